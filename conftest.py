@@ -1,0 +1,33 @@
+"""What all tests share: validation on, and shapes checked everywhere.
+
+pytest's doctest collection under importlib bypasses jaxtyping's import hook for modules that are
+not imported yet, so both packages are imported here, first.
+"""
+
+import os
+
+import pyro
+import pytest
+
+import analysis
+import pyro_vae
+
+__all__ = ["analysis", "pyro_vae"]
+
+
+@pytest.fixture(autouse=True)
+def _validated_and_seeded():
+    pyro.enable_validation(True)
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """In CI a test that is skipped has failed, unless what is missing is a GPU."""
+    report = (yield).get_result()
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if "CUDA" not in reason:
+            report.outcome = "failed"
+            report.longrepr = f"skipped in CI: {reason}"

@@ -1,0 +1,14 @@
+"""Variational autoencoders written as Pyro programs.
+
+A VAE is three distributions: a prior p(z), a likelihood p(x | z) and a posterior q(z | x). Swap any
+of them in one line, train the pair by stochastic variational inference, and learn whether the
+result is any good.
+"""
+
+from pyro_vae import likelihoods, networks, posteriors, priors
+from pyro_vae.model import VAE, build
+from pyro_vae.training import fit, load
+
+__version__ = "0.1.0"
+
+__all__ = ["VAE", "build", "fit", "likelihoods", "load", "networks", "posteriors", "priors"]

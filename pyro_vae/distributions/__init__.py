@@ -1,0 +1,10 @@
+"""Densities and Kullback-Leibler divergences that torch and Pyro lack.
+
+Importing this package registers the divergences of :mod:`pyro_vae.distributions.kl`.
+"""
+
+from pyro_vae.distributions import kl as _kl
+
+__all__: list[str] = []
+
+del _kl

@@ -1,0 +1,20 @@
+"""Likelihoods p(x | z).
+
+A likelihood is an `nn.Module` that owns its decoder. `likelihood(z)`, with z `(*batch, latent_dim)`,
+returns a distribution with batch shape `(*batch,)` and the datum's event shape, which has a `mean`.
+It declares in `support` the data it is a density on (binary, unit, real, integers, counts) and asks
+its decoder for as many outputs an element as it needs.
+"""
+
+from torch import nn
+
+from pyro_vae.likelihoods.binary import Bernoulli
+from pyro_vae.likelihoods.continuous import ContinuousBernoulli, Normal
+
+LIKELIHOODS: dict[str, type[nn.Module]] = {
+    "bernoulli": Bernoulli,
+    "continuous_bernoulli": ContinuousBernoulli,
+    "normal": Normal,
+}
+
+__all__ = ["LIKELIHOODS", "Bernoulli", "ContinuousBernoulli", "Normal"]

@@ -1,0 +1,20 @@
+"""Priors p(z).
+
+A prior is an `nn.Module` called without arguments. It returns a distribution with batch shape `()`
+and event shape `(latent_dim,)`, has `latent_dim`, and declares its `support` as a word. `build`
+hands the constructor, by name, what it asks for among `latent_dim, event_shape, encoder, decoder,
+posterior, train_data, train_size`. A prior never computes its own KL: that is the objective's work.
+"""
+
+from torch import nn
+
+from pyro_vae.priors.gaussian import StandardNormal
+from pyro_vae.priors.mixture import GaussianMixture, Vamp
+
+PRIORS: dict[str, type[nn.Module]] = {
+    "standard_normal": StandardNormal,
+    "gaussian_mixture": GaussianMixture,
+    "vamp": Vamp,
+}
+
+__all__ = ["PRIORS", "GaussianMixture", "StandardNormal", "Vamp"]

@@ -1,0 +1,214 @@
+"""What every entry of the dictionaries must do. A new part is covered the moment it is registered."""
+
+import copy
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from pyro_vae import likelihoods, networks, posteriors, priors
+from pyro_vae.log_densities import log_densities
+from pyro_vae.model import build
+from pyro_vae.objectives import OBJECTIVES
+
+EVENT_SHAPE = (1, 2, 2)
+LATENT_DIM = 2
+PRIORS, LIKELIHOODS = priors.PRIORS, likelihoods.LIKELIHOODS
+POSTERIORS, NETWORKS = posteriors.POSTERIORS, networks.NETWORKS
+
+
+def data(support: str, n: int = 5) -> torch.Tensor:
+    """Data on a likelihood's support."""
+    uniform = torch.rand(n, *EVENT_SHAPE)
+    return {
+        "binary": (uniform < 0.5).float(),
+        "unit": uniform,
+        "real": 4 * uniform - 2,
+        "integers": (uniform * 4).floor(),
+        "counts": (uniform * 9).floor(),
+    }[support]
+
+
+def grid(support: str, points: int) -> tuple[torch.Tensor, float]:
+    """Points over the support of one variable, and what each of them weighs in a sum."""
+    low, high = {"real": (-12.0, 12.0), "unit": (0.0, 1.0)}[support]
+    width = (high - low) / points
+    return low + width * (torch.arange(points) + 0.5), width
+
+
+def mass(
+    distribution: torch.distributions.Distribution, support: str, points: int
+) -> torch.Tensor:
+    """The mass of a two-dimensional density, by the midpoint rule, for each batch element."""
+    line, width = grid(support, points)
+    batch = distribution.batch_shape
+    z = torch.cartesian_prod(line, line).reshape(-1, *[1] * len(batch), 2)
+    return distribution.log_prob(z.expand(-1, *batch, 2)).exp().sum(0).detach() * width**2
+
+
+def assert_gradients(module: nn.Module, loss: torch.Tensor) -> None:
+    loss.backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, f"{name} has no gradient"
+        assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
+
+
+def assert_round_trip(module: nn.Module, other: nn.Module) -> None:
+    """A `state_dict` carries everything: loaded into another instance, it is the same function."""
+    other.load_state_dict(module.state_dict())
+    for (name, mine), (_, yours) in zip(
+        module.state_dict().items(), other.state_dict().items(), strict=True
+    ):
+        torch.testing.assert_close(mine, yours, rtol=0, atol=0, msg=name)
+
+
+def a_vae(**parts: type[nn.Module]):
+    return build(EVENT_SHAPE, LATENT_DIM, network=partial(networks.MLP, hidden=(8,)), **parts)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_prior(name):
+    vae = a_vae(prior=PRIORS[name])
+    prior = vae.prior
+    p = prior()
+    assert p.batch_shape == ()
+    assert p.event_shape == (LATENT_DIM,)
+    z = p.sample((7,))
+    assert z.shape == (7, LATENT_DIM)
+    assert p.support.check(z).all()
+    assert p.expand((4, 7)).log_prob(z.expand(4, 7, LATENT_DIM)).shape == (4, 7)
+    assert mass(p, prior.support, 400) == pytest.approx(1, abs=1e-2)
+    if list(prior.parameters()):
+        assert_gradients(prior, -p.log_prob(z).sum())
+    assert_round_trip(vae, a_vae(prior=PRIORS[name]))
+    twin = copy.deepcopy(vae)
+    torch.testing.assert_close(twin.prior().log_prob(z), vae.prior().log_prob(z))
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_posterior(name):
+    vae = a_vae(posterior=POSTERIORS[name])
+    posterior = vae.posterior
+    x = data("binary")
+    q = posterior(x)
+    assert q.batch_shape == (5,)
+    assert q.event_shape == (LATENT_DIM,)
+    assert q.has_rsample
+    z = q.rsample((3,))
+    assert q.support.check(z).all()
+    assert q.expand((3, 5)).log_prob(z).shape == (3, 5)
+    torch.testing.assert_close(mass(q, posterior.support, 400), torch.ones(5), atol=1e-2, rtol=0)
+    assert posterior.embed(x).shape == (5, LATENT_DIM)
+    # Leading axes are free, and a datum's posterior does not depend on them.
+    torch.testing.assert_close(posterior.embed(x.expand(2, *x.shape))[1], posterior.embed(x))
+    assert_gradients(posterior, (z.square().sum() - q.log_prob(z).sum()))
+    assert_round_trip(vae, a_vae(posterior=POSTERIORS[name]))
+
+
+def likelihood_cases():
+    for name, part in LIKELIHOODS.items():
+        yield pytest.param(part, {}, id=name)
+    for scale in ("fixed", "element", "decoded"):
+        yield pytest.param(likelihoods.Normal, {"scale": scale}, id=f"normal-{scale}")
+
+
+@pytest.mark.parametrize(("part", "options"), list(likelihood_cases()))
+def test_likelihood(part, options):
+    vae = a_vae(likelihood=partial(part, **options) if options else part)
+    likelihood = vae.likelihood
+    z = torch.randn(3, 5, LATENT_DIM)
+    p = likelihood(z)
+    assert p.batch_shape == (3, 5)
+    assert p.event_shape == EVENT_SHAPE
+    assert p.mean.shape == (3, 5, *EVENT_SHAPE)
+    assert vae.decode(z).shape == (3, 5, *EVENT_SHAPE)
+    assert p.expand((2, 3, 5)).batch_shape == (2, 3, 5)
+    x = data(likelihood.support).expand(3, 5, *EVENT_SHAPE)
+    assert p.support.check(x).all()
+    assert p.support.check(p.sample()).all()
+    assert_gradients(likelihood, -p.log_prob(x).sum())
+    assert_round_trip(vae, a_vae(likelihood=partial(part, **options) if options else part))
+
+
+@pytest.mark.parametrize(("part", "options"), list(likelihood_cases()))
+def test_likelihood_has_mass_one(part, options):
+    """With one element, over its support."""
+    vae = build((1,), LATENT_DIM, likelihood=partial(part, **options), network=networks.MLP)
+    p = vae.likelihood(torch.randn(4, LATENT_DIM))
+    support = vae.likelihood.support
+    if support == "binary":
+        points, width = torch.tensor([0.0, 1.0]), 1.0
+    else:
+        points, width = grid(support, 20_000)
+    total = p.log_prob(points[:, None, None].expand(-1, 4, 1)).exp().sum(0) * width
+    torch.testing.assert_close(total, torch.ones(4), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network(name):
+    shapes = [((1, 4, 4), (2, 3)), ((3,), (2, 1, 4, 4))]  # an encoder, and a decoder
+    for input_shape, output_shape in shapes:
+        network = NETWORKS[name](input_shape, output_shape)
+        x = torch.rand(2, 5, *input_shape)
+        assert network(x).shape == (2, 5, *output_shape)
+        torch.testing.assert_close(network(x)[1], network(x[1]))
+        assert network(x[0, 0].round().int()).shape == output_shape
+        assert_gradients(network, network(x).square().sum())
+        assert_round_trip(network, NETWORKS[name](input_shape, output_shape))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("prior", PRIORS)
+def test_objective_reaches_every_parameter(prior, posterior, objective):
+    vae = a_vae(prior=PRIORS[prior], posterior=POSTERIORS[posterior])
+    maximised = OBJECTIVES[objective]()
+    x = data("binary")
+    terms = log_densities(vae.model, vae.guide, x, num_particles=maximised.num_particles)
+    value = maximised(terms)
+    assert value.loss.shape == (5,)
+    for name, logged in value.values.items():
+        assert logged.shape == (5,), name
+        assert logged.isfinite().all(), name
+        assert not logged.requires_grad, name
+    assert_gradients(vae, value.loss.mean())
+
+
+@pytest.mark.parametrize("family", [PRIORS, LIKELIHOODS, POSTERIORS])
+def test_support_is_a_word(family):
+    allowed = {
+        "real",
+        "positive",
+        "unit",
+        "simplex",
+        "sphere",
+        "one_hot",
+        "binary",
+        "integers",
+        "counts",
+    }
+    for part in family.values():
+        assert part.support in allowed
+
+
+def test_vamp_holds_one_copy_of_the_posterior():
+    vae = a_vae(prior=priors.Vamp)
+    assert not any(name.startswith("prior.") and "encoder" in name for name in vae.state_dict())
+    assert len({id(p) for p in vae.parameters()}) == len(list(vae.parameters()))
+
+
+def test_vamp_is_the_mixture_of_its_components():
+    vae = a_vae(prior=partial(priors.Vamp, components=3))
+    z = torch.randn(6, LATENT_DIM)
+    q = vae.posterior(vae.prior.pseudo_inputs)
+    expected = torch.logsumexp(q.log_prob(z[:, None]), 1) - math.log(3)
+    torch.testing.assert_close(vae.prior().log_prob(z), expected)
+
+
+def test_vamp_starts_from_training_data():
+    x = data("binary", 20)
+    vae = build(EVENT_SHAPE, LATENT_DIM, prior=partial(priors.Vamp, components=4), train_data=x)
+    for start in vae.prior.pseudo_inputs:
+        assert (x == start).flatten(1).all(1).any()

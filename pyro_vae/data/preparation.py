@@ -1,0 +1,234 @@
+"""What a likelihood needs of a data set: binarised, dequantised, scaled, or as it is."""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor, nn
+
+from pyro_vae.data.dataset import SPLITS, SUPPORTS, Dataset
+
+Binarisation = Literal["dynamic", "static", "threshold", "none"]
+
+# The likelihoods' supports that data of each native support can be prepared for.
+_FITS = {
+    "binary": ("binary",),
+    "integers": ("binary", "unit", "real", "integers"),
+    "counts": ("counts",),
+    "unit": ("binary", "unit", "real"),
+    "real": ("real",),
+}
+
+# What error messages propose.
+_EXAMPLES = {
+    "binary": "binary (bernoulli)",
+    "unit": "unit (continuous_bernoulli)",
+    "real": "real (normal)",
+    "integers": "integers",
+    "counts": "counts",
+}
+
+# Each split is prepared once with its own seed, whatever the run's is. Changing one of these, or the
+# number of rows at a time, changes every reported test number.
+_SEEDS = {split: 714_025 + index for index, split in enumerate(SPLITS)}
+_ROWS_AT_A_TIME = 4096
+
+
+class _Scaled(nn.Module):
+    """x = v / top, as floats.
+
+    Args:
+        top: The highest value of v; 1 leaves the values as they are.
+    """
+
+    def __init__(self, top: int = 1) -> None:
+        super().__init__()
+        self.top = top
+
+    def forward(self, v: Real[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        # Not the default type: a draw of the same seed must be the same under any of them.
+        return v.to(torch.float32) / self.top
+
+
+class _Dequantised(nn.Module):
+    """x = (v + u) / levels with u ~ Uniform(0, 1), drawn anew at each call.
+
+    Args:
+        levels: The number of levels 0, ..., levels - 1 of v.
+
+    References:
+        A note on the evaluation of generative models (Theis et al., 2016), section 3.1,
+        https://arxiv.org/abs/1511.01844
+    """
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def forward(self, v: Real[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        v = v.to(torch.float32)
+        x = (v + torch.rand_like(v)) / self.levels
+        # Rounding reaches 0 and 1, where densities on the open interval may be infinite.
+        smallest = torch.finfo(x.dtype).eps
+        return x.clamp(smallest, 1 - smallest)
+
+
+class _BernoulliDraw(nn.Module):
+    """x ~ Bernoulli(p), drawn anew at each call."""
+
+    def forward(self, p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return (torch.rand_like(p) < p).to(p.dtype)
+
+
+class _AtLeastHalf(nn.Module):
+    """x = 1 where p >= 1/2, else 0."""
+
+    def forward(self, p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return (p >= 0.5).to(p.dtype)
+
+
+class PreparedData:
+    """A data set joined with the support of a likelihood.
+
+    A training loop takes batches of `train`, raw and in their narrowest type, and calls `transform`
+    on them; evaluation reads `fixed(split)`, which is the same for every seed. A *binary* likelihood
+    gets binary data, or grey values binarised; a *unit* likelihood unit floats, or integers as
+    (v + u) / levels or v / (levels - 1); a *real* one real or unit floats, or v / (levels - 1);
+    *integers* and *counts* pass as they are.
+
+    >>> from pyro_vae.data import digits
+    >>> PreparedData(digits(), "binary").description
+    'digits: levels 0..16 binarised anew at each visit, Bernoulli(v / 16)'
+
+    Args:
+        dataset: The data set.
+        likelihood_support: The support that the likelihood declares: binary, unit, real, integers or
+            counts.
+        binarisation: How grey values become binary: "dynamic" draws Bernoulli(v / (levels - 1)) anew
+            at each visit; "static" draws the training set once, always the same; "threshold" is 1
+            from half upwards; "none" refuses to.
+        dequantise: Whether levels get uniform noise when the likelihood is a density on [0, 1], so
+            that it bounds the probability of the levels. Without, it may grow without bound.
+
+    `train` is what a training loop indexes; `transform` is a module, raw batch -> x in the
+    likelihood's support, as floats (integers and counts stay as they are), with noise of the global
+    stream of the batch's device; `binarisation` becomes None where nothing was binarised;
+    `description` says in a line what was done.
+
+    Raises:
+        ValueError: If an option is unknown, or the likelihood is no density on such data.
+    """
+
+    transform: nn.Module
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        likelihood_support: str,
+        *,
+        binarisation: Binarisation = "dynamic",
+        dequantise: bool = True,
+    ) -> None:
+        for option, value, allowed in (
+            ("likelihood_support", likelihood_support, tuple(SUPPORTS)),
+            ("binarisation", binarisation, get_args(Binarisation)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{option} must be one of {', '.join(allowed)}, got {value!r}.")
+        fits = _FITS[dataset.support]
+        if likelihood_support not in fits:
+            raise ValueError(
+                f"{dataset.name} holds {dataset.support} data ({SUPPORTS[dataset.support]}), on which "
+                f"a likelihood of {likelihood_support} data is no density; use a likelihood whose "
+                f"support is {' or '.join(_EXAMPLES[word] for word in fits)}."
+            )
+        binarised = likelihood_support == "binary" and dataset.support != "binary"
+        if binarised and binarisation == "none":
+            raise ValueError(
+                f"{dataset.name} holds {_values(dataset)}, on which a likelihood of binary data is no "
+                "density; use binarisation dynamic, static or threshold, or a likelihood whose support "
+                f"is {' or '.join(_EXAMPLES[word] for word in fits if word in ('unit', 'real'))}."
+            )
+        self.dataset = dataset
+        self.likelihood_support = likelihood_support
+        self.binarisation: Binarisation | None = binarisation if binarised else None
+        self._dequantised = (
+            dequantise and likelihood_support == "unit" and dataset.support == "integers"
+        )
+        self._fixed: dict[str, Tensor] = {}
+        self._prepare, how = self._preparation()
+        self.description = f"{dataset.name}: {_values(dataset)} {how}"
+        static = self.binarisation == "static"
+        self.train = self.fixed("train") if static else dataset.train
+        self.transform = _Scaled() if static else self._prepare
+
+    def fixed(self, split: str) -> Real[Tensor, " n *event"]:
+        """The split in the likelihood's support, drawn once with a seed of its own.
+
+        It depends neither on the run's seed nor on when it is called, and leaves the global random
+        stream where it was. Binary data are uint8, unit and real data float32.
+
+        Args:
+            split: "train", "validation" or "test".
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        raw = self.dataset.split(split)
+        if self.likelihood_support in ("integers", "counts", self.dataset.support):
+            return raw
+        if split not in self._fixed:
+            dtype = torch.uint8 if self.likelihood_support == "binary" else torch.float32
+            # Only the CPU's stream is set, and set back: torch.manual_seed would move every device's.
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(_SEEDS[split])
+                parts = [self._prepare(rows).to(dtype) for rows in raw.split(_ROWS_AT_A_TIME)]
+            self._fixed[split] = torch.cat(parts)
+        return self._fixed[split]
+
+    def bits_per_dim(self, log_density: float) -> float | None:
+        """Bits per dimension of a mean log density: the length of an ideal code for an element.
+
+        Args:
+            log_density: Mean log p(x) per datum, in nats.
+
+        Returns:
+            -log p(x) / (D ln 2) for D binary elements, integers or counts; log2(levels) more for
+            dequantised levels, a bound of the levels' own; None for other densities, which depend on
+            the data's unit and measure no code.
+        """
+        continuous = self.likelihood_support in ("unit", "real")
+        if continuous and not self._dequantised:
+            return None
+        bits = -log_density / (math.prod(self.dataset.event_shape) * math.log(2))
+        return bits + math.log2(self.dataset.levels or 1) if self._dequantised else bits
+
+    def _preparation(self) -> tuple[nn.Module, str]:
+        """What turns raw values into the likelihood's support, and how to say it."""
+        if self.likelihood_support in ("integers", "counts"):
+            return nn.Identity(), "as they are"
+        levels = self.dataset.levels
+        top = 1 if levels is None else levels - 1
+        scaled, p = _Scaled(top), "v" if levels is None else f"v / {top}"
+        if self.binarisation == "dynamic":
+            how = f"binarised anew at each visit, Bernoulli({p})"
+            return nn.Sequential(scaled, _BernoulliDraw()), how
+        if self.binarisation == "static":
+            return nn.Sequential(scaled, _BernoulliDraw()), f"binarised once, Bernoulli({p})"
+        if self.binarisation == "threshold":
+            return nn.Sequential(scaled, _AtLeastHalf()), f"binarised, 1 where {p} >= 0.5"
+        if levels is None:
+            return scaled, "as they are"
+        if self._dequantised:
+            how = f"dequantised anew at each visit, (v + u) / {levels} with u ~ Uniform(0, 1)"
+            return _Dequantised(levels), how
+        return scaled, f"scaled to [0, 1], {p}"
+
+
+def _values(dataset: Dataset) -> str:
+    if dataset.levels is not None:
+        return f"levels 0..{dataset.levels - 1}"
+    return {"binary": "binary values", "unit": "values in [0, 1]", "real": "real values"}.get(
+        dataset.support, dataset.support
+    )

@@ -1,0 +1,141 @@
+"""`array_file`: the user's own `.npy` and `.npz`, good and bad."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_vae.data import array_file
+from pyro_vae.data.dataset import SPLITS
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (50, 6, 6), dtype=np.uint8)
+LABELS = np.arange(50)
+
+
+def test_npy(tmp_path):
+    np.save(tmp_path / "mine.npy", IMAGES)
+    dataset = array_file(tmp_path / "mine.npy")
+    assert (dataset.name, dataset.support, dataset.levels) == ("mine", "integers", 256)
+    assert dataset.event_shape == (1, 6, 6)
+    assert [len(dataset.split(split)) for split in SPLITS] == [35, 5, 10]
+    assert dataset.labels == {}
+
+
+def test_levels_option(tmp_path):
+    np.save(tmp_path / "mine.npy", IMAGES.astype(int) // 16)
+    assert array_file(tmp_path / "mine.npy").support == "counts"
+    assert array_file(tmp_path / "mine.npy", levels=16).levels == 16
+
+
+@pytest.mark.parametrize("names", [("arr_0",), ("x",), ("train",), ("x", "y")])
+def test_npz_of_one_array(tmp_path, names):
+    np.savez_compressed(tmp_path / "mine.npz", **dict(zip(names, (IMAGES, LABELS), strict=False)))
+    dataset = array_file(tmp_path / "mine.npz")
+    assert [len(dataset.split(split)) for split in SPLITS] == [35, 5, 10]
+    for split, labels in dataset.labels.items():
+        assert torch.equal(dataset.split(split)[:, 0], torch.as_tensor(IMAGES)[labels])
+    assert set(dataset.labels) == (set(SPLITS) if "y" in names else set())
+
+
+def test_npz_of_splits(tmp_path):
+    arrays = {"train": IMAGES, "test": IMAGES[:20], "train_labels": LABELS}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    dataset = array_file(tmp_path / "mine.npz")
+    assert [len(dataset.split(split)) for split in SPLITS] == [45, 5, 20]
+    assert {split: len(labels) for split, labels in dataset.labels.items()} == {
+        "train": 45,
+        "validation": 5,
+    }
+    np.savez(tmp_path / "mine.npz", validation=IMAGES[:3], test_labels=LABELS[:20], **arrays)
+    dataset = array_file(tmp_path / "mine.npz")
+    assert [len(dataset.split(split)) for split in SPLITS] == [50, 3, 20]
+    assert set(dataset.labels) == {"train", "test"}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, r"found arrays named \(none\)"),
+        (
+            {"images": IMAGES, "y": LABELS},
+            "found arrays named images, y; allowed are one array, x",
+        ),
+        ({"train": IMAGES, "train_labels": LABELS}, "found arrays named train, train_labels"),
+        ({"train": IMAGES, "test": IMAGES, "valid": IMAGES}, "named test, train, valid; allowed"),
+        ({"x": IMAGES, "y": LABELS[:-1]}, "50 rows but 49 labels"),
+        ({"train": IMAGES, "test": IMAGES, "test_labels": LABELS[:9]}, "50 rows but 9 labels"),
+        ({"train": IMAGES, "test": IMAGES[:, :5]}, "event shape"),
+        ({"train": IMAGES[:0], "test": IMAGES}, "train split is empty"),
+        ({"x": IMAGES[..., None]}, "channels last"),
+        ({"x": LABELS}, "looks like labels"),
+        ({"x": np.where(IMAGES > 9, 0.5, np.nan)}, "not finite"),
+        ({"x": IMAGES.astype(str)}, "dtype"),
+    ],
+)
+def test_bad_contents_are_refused_with_the_path(tmp_path, arrays, message):
+    path = tmp_path / "mine.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=message) as caught:
+        array_file(path)
+    assert str(path) in str(caught.value)
+
+
+def damaged(folder: Path, kind: str) -> Path:
+    """A file in the folder that is no good in the way that `kind` says."""
+    path = folder / ("mine.npz" if "npz" in kind else "mine.npy")
+    np.save(folder / "good.npy", IMAGES)
+    np.savez_compressed(folder / "good.npz", x=IMAGES)
+    whole = path.with_stem("good").read_bytes()
+    if "directory" in kind:
+        path.mkdir()
+    elif "missing" not in kind:
+        middle = len(whole) // 2
+        path.write_bytes(
+            {
+                "empty": b"",
+                "text": b"a,b\n1,2\n",
+                "cut short": whole[:middle],
+                "only a header": whole[:60],
+                "overwritten": whole[:middle] + bytes(64) + whole[middle + 64 :],
+                "pickled": pickle.dumps({"x": [1, 2, 3]}),
+            }[kind.removesuffix(" npz")]
+        )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "no such file"),
+        ("directory", "no such file"),
+        ("empty", "is empty"),
+        ("text", "damaged or something else"),
+        ("cut short", "damaged or something else"),
+        ("only a header", "damaged or something else"),
+        ("pickled", "without pickles"),
+        ("empty npz", "is empty"),
+        ("cut short npz", "damaged or something else"),
+        ("only a header npz", "damaged or something else"),
+        ("overwritten npz", "damaged or something else"),
+    ],
+)
+def test_damaged_files_are_refused_with_the_path(tmp_path, kind, message):
+    path = damaged(tmp_path, kind)
+    with pytest.raises(ValueError, match=message) as caught:
+        array_file(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_object_arrays_are_not_unpickled(tmp_path, suffix):
+    path = tmp_path / f"mine{suffix}"
+    array = np.array([{"run": "me"}] * 20, dtype=object)
+    if suffix == ".npy":
+        np.save(path, array)
+    else:
+        np.savez(path, x=array)
+    with pytest.raises(ValueError, match="without pickles"):
+        array_file(path)

@@ -1,0 +1,197 @@
+"""`Dataset`: the support read from an array, its checks, and the fixed split."""
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_vae.data import Dataset, digits
+from pyro_vae.data.dataset import SPLITS
+
+ROWS = 40
+
+
+def values(*shape: int, high: int = 5) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, high, (ROWS, *shape))
+
+
+@pytest.mark.parametrize(
+    ("array", "levels", "support", "kept_levels", "dtype"),
+    [
+        (values(4, high=2).astype(bool), None, "binary", None, torch.uint8),
+        (values(4, high=2), None, "binary", None, torch.uint8),
+        (values(4, high=2).astype(float), None, "binary", None, torch.uint8),
+        (values(4, high=2), 2, "integers", 2, torch.uint8),
+        (values(4).astype(np.uint8), None, "integers", 256, torch.uint8),
+        (values(4).astype(float), 17, "integers", 17, torch.uint8),
+        (values(4, high=4096), 4096, "integers", 4096, torch.int16),
+        (values(4), None, "counts", None, torch.uint8),
+        (values(4).astype(np.uint32) * 100, None, "counts", None, torch.int16),
+        (values(4) * 20_000, None, "counts", None, torch.int32),
+        (values(4) * 2**40, None, "counts", None, torch.int64),
+        (values(4).astype(">i4"), None, "counts", None, torch.uint8),
+        (values(4) / 5, None, "unit", None, torch.float32),
+        ((values(4) / 5).astype(np.float16), None, "unit", None, torch.float32),
+        (values(4) - 0.5, None, "real", None, torch.float32),
+        (torch.randn(ROWS, 4, dtype=torch.float64), None, "real", None, torch.float32),
+        (torch.from_numpy(values(4)).to(torch.uint16), None, "counts", None, torch.uint8),
+    ],
+)
+def test_support_is_read_from_the_array(array, levels, support, kept_levels, dtype):
+    dataset = Dataset.from_array(array, levels=levels)
+    assert dataset.support == support
+    assert dataset.levels == kept_levels
+    assert {dataset.split(split).dtype for split in SPLITS} == {dtype}
+    together = torch.cat([dataset.split(split) for split in SPLITS]).double()
+    given = torch.as_tensor(np.asarray(array).astype(np.float64))
+    assert torch.allclose(together.sum(0), given.sum(0), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "event_shape"),
+    [((6,), (6,)), ((6, 7), (1, 6, 7)), ((1, 6, 7), (1, 6, 7)), ((3, 6, 7), (3, 6, 7))],
+)
+def test_event_shapes(shape, event_shape):
+    assert Dataset.from_array(values(*shape)).event_shape == event_shape
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (values(), "looks like labels"),
+        (np.array(3.0), "looks like labels"),
+        (values(28, 28, 1), r"channels last.*moveaxis\(array, -1, 1\)"),
+        (values(28, 28, 3), "channels last"),
+        (values(2, 8, 8), "must be .*1 or 3 channels"),
+        (values(1, 3, 8, 8), "must be .*1 or 3 channels"),
+        (values(4)[:9], "at least 10 rows to be split, got 9"),
+        (values(0), r"empty, of shape \(28, 0\)"),
+        (values(4) - 2, "goes down to -2; give real data as floats"),
+        (values(4).astype(str), "booleans, integers or floats, got an array of dtype"),
+        (values(4).astype(object), "booleans, integers or floats, got an array of dtype object"),
+        (values(4).astype(complex), "booleans, integers or floats, got an array of dtype complex"),
+        (torch.ones(ROWS, 4, dtype=torch.complex64), "got torch.complex64"),
+        (torch.ones(ROWS, 4).to_sparse(), "dense tensor"),
+        (np.where(values(4) == 0, np.nan, 0.5), "not finite"),
+        (np.where(values(4) == 0, np.inf, 0.5), "not finite"),
+        (values(4) * 1e300, "not finite in float32"),
+    ],
+)
+def test_bad_arrays_are_refused(array, message):
+    with pytest.raises(ValueError, match=message):
+        Dataset.from_array(array)
+
+
+@pytest.mark.parametrize(
+    ("array", "levels", "message"),
+    [
+        (values(4), 1, "levels of integers must be at least 2, got 1"),
+        (values(4, high=17), 16, "between 0 and 15, got values from 0 to 16"),
+        (values(4) - 1, 16, "between 0 and 15, got values from -1"),
+        (values(4) / 2, 16, "got fractions"),
+    ],
+)
+def test_values_outside_the_levels_are_refused(array, levels, message):
+    with pytest.raises(ValueError, match=message):
+        Dataset.from_array(array, levels=levels)
+
+
+def test_split_is_fixed_disjoint_and_leaves_the_global_stream():
+    array = np.arange(2 * 105).reshape(105, 2)
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first = Dataset.from_array(array, labels=array[:, 0])
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    second = Dataset.from_array(torch.from_numpy(array))
+    assert [len(first.split(split)) for split in SPLITS] == [74, 10, 21]
+    assert all(torch.equal(first.split(split), second.split(split)) for split in SPLITS)
+    assert sorted(torch.cat([first.split(split)[:, 0] for split in SPLITS])) == list(array[:, 0])
+    assert all(
+        torch.equal(first.labels[split], first.split(split)[:, 0].long()) for split in SPLITS
+    )
+
+
+def test_data_do_not_share_the_users_memory():
+    array = values(4)
+    dataset = Dataset.from_splits({"train": array, "test": array})
+    before = dataset.test.clone()
+    array += 1
+    assert torch.equal(dataset.test, before)
+
+
+def test_labels_must_be_as_many_as_rows():
+    with pytest.raises(ValueError, match="40 rows but 39 labels"):
+        Dataset.from_array(values(4), labels=np.zeros(39))
+    with pytest.raises(ValueError, match="single value"):
+        Dataset.from_array(values(4), labels=np.array(1))
+    with pytest.raises(ValueError, match="test split has 40 rows but 3 labels"):
+        Dataset.from_splits({"train": values(4), "test": values(4)}, labels={"test": np.zeros(3)})
+
+
+def test_validation_is_the_last_tenth_of_training_data_that_came_split():
+    array = values(4)
+    labels = np.arange(ROWS)
+    dataset = Dataset.from_splits({"train": array, "test": array[:7]}, labels={"train": labels})
+    assert [len(dataset.split(split)) for split in SPLITS] == [36, 4, 7]
+    assert torch.equal(dataset.validation, torch.as_tensor(array[-4:]).to(torch.uint8))
+    assert dataset.labels["validation"].tolist() == [36, 37, 38, 39]
+
+
+def test_splits_share_one_support():
+    # The test split alone would be binary, the training split alone would fit in uint8.
+    dataset = Dataset.from_splits(
+        {"train": values(4), "validation": values(4) * 100, "test": values(4, high=2)}
+    )
+    assert dataset.support == "counts"
+    assert {dataset.split(split).dtype for split in SPLITS} == {torch.int16}
+    with pytest.raises(ValueError, match="must have one type"):
+        Dataset.from_splits({"train": values(4), "test": values(4) / 5})
+    with pytest.raises(ValueError, match="splits must be train, test and perhaps"):
+        Dataset.from_splits({"train": values(4), "valid": values(4)})
+    with pytest.raises(ValueError, match=r"training data's event shape \(4,\), got \(5,\)"):
+        Dataset.from_splits({"train": values(4), "test": values(5)})
+
+
+@pytest.mark.parametrize(
+    ("support", "levels", "value", "message"),
+    [
+        ("grey", None, 0.0, "support must be one of binary, integers"),
+        ("integers", None, 0.0, "levels of integers must be at least 2, got None"),
+        ("unit", 256, 0.0, "only integers have levels, got 256 for unit data"),
+        ("binary", None, 2.0, "between 0 and 1, got values from 2 to 2"),
+        ("binary", None, 0.5, "got fractions"),
+        ("integers", 4, 4.0, "between 0 and 3"),
+        ("counts", None, -1.0, "must hold counts data"),
+        ("unit", None, 1.5, "must hold unit data, between 0 and 1"),
+        ("unit", None, float("nan"), "not finite"),
+        ("real", None, float("-inf"), "not finite"),
+    ],
+)
+def test_construction_checks(support, levels, value, message):
+    good = torch.zeros(3, 2)
+    with pytest.raises(ValueError, match=message):
+        Dataset("mine", support, levels, good, good, torch.full((3, 2), value))
+
+
+def test_unknown_split_is_refused():
+    with pytest.raises(ValueError, match="one of train, validation, test, got 'valid'"):
+        digits().split("valid")
+
+
+def test_digits():
+    dataset = digits()
+    assert [len(dataset.split(split)) for split in SPLITS] == [1257, 180, 360]
+    assert dataset.event_shape == (1, 8, 8)
+    assert (dataset.support, dataset.levels) == ("integers", 17)
+    assert dataset.train.dtype == torch.uint8
+    together = torch.cat([dataset.split(split) for split in SPLITS]).flatten(1)
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    # Each of sklearn's images once, with its label.
+    ours = torch.cat([together, torch.cat([dataset.labels[s] for s in SPLITS])[:, None]], 1)
+    theirs = torch.cat([torch.as_tensor(images), torch.as_tensor(labels)[:, None]], 1)
+    assert sorted(ours.tolist()) == sorted(theirs.tolist())
+    # The split that reported numbers stand on: it must not drift with versions of torch.
+    assert dataset.labels["test"][:10].tolist() == [3, 2, 4, 3, 3, 5, 6, 2, 8, 8]
+    assert dataset.train.sum() == 393277

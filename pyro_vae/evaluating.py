@@ -1,0 +1,38 @@
+"""Looking at a program without leaving a trace: modes and random streams are put back."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(*programs: Callable[..., Any], seed: int | None = None) -> Iterator[None]:
+    """Evaluation mode and no gradients; afterwards all is as it was found.
+
+    Batch normalisation then uses its running statistics, and dropout drops nothing.
+
+    Args:
+        programs: Modules, or their methods, such as `vae.model`. What belongs to no module passes.
+        seed: The seed of a random stream of its own, on the CPU and on the programs' device, so that
+            the global stream does not move. None to draw from the global one.
+    """
+    owners = [getattr(program, "__self__", program) for program in programs]
+    owners = [owner for owner in owners if isinstance(owner, nn.Module)]
+    modules = [module for owner in owners for module in owner.modules()]
+    modes = [module.training for module in modules]
+    devices = {p.device for owner in owners for p in owner.parameters() if p.device.type == "cuda"}
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        if seed is not None:
+            stack.enter_context(torch.random.fork_rng(devices))
+            torch.manual_seed(seed)
+        try:
+            for module in modules:
+                module.training = False
+            yield
+        finally:
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode

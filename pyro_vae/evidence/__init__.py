@@ -1,0 +1,9 @@
+"""Evidence: log p(x), how well it is known, and how good the guide is, image by image.
+
+Everything here has beta = 1, whatever trained the model.
+"""
+
+from pyro_vae.evidence.evaluation import Evaluation, evaluate, fixed_rows
+from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
+
+__all__ = ["Evaluation", "ImportanceWeighting", "evaluate", "fixed_rows", "importance_weighting"]

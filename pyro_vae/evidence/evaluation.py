@@ -1,0 +1,172 @@
+"""What a trained VAE is worth on data: evidence, the ELBO's terms, the guide and the latent units."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Real
+from pyro.nn import PyroModule
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
+
+from pyro_vae.evaluating import evaluating
+from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
+from pyro_vae.log_densities import distribution_at, log_densities
+from pyro_vae.statistics import active_units, khat_threshold
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The evaluation of a VAE on n data, with beta = 1 whatever trained it.
+
+    Args:
+        importance_weighting: log p(x), reconstruction, KL, k-hat and ESS of each datum.
+        embeddings: The deterministic code of each datum.
+        kl_by_dimension: The KL of each latent dimension in nats, a mean over data, where posterior
+            and prior are both diagonal normals; otherwise None: it is then no sum over dimensions.
+    """
+
+    importance_weighting: ImportanceWeighting
+    embeddings: Float[np.ndarray, "n latent"]
+    kl_by_dimension: Float[np.ndarray, " latent"] | None
+
+    @property
+    def khat(self) -> Float[np.ndarray, " n"] | None:
+        """The k-hat of each datum, as in `ImportanceWeighting`."""
+        return self.importance_weighting.khat
+
+    @property
+    def ess(self) -> Float[np.ndarray, " n"]:
+        """The effective sample size of each datum, as in `ImportanceWeighting`."""
+        return self.importance_weighting.ess
+
+    @property
+    def num_samples(self) -> int:
+        """The number of draws for each datum."""
+        return self.importance_weighting.num_samples
+
+    @property
+    def active_units(self) -> int | None:
+        """The number of latent dimensions whose embedding varies over data; None for one datum."""
+        return active_units(self.embeddings) if len(self.embeddings) > 1 else None
+
+    @property
+    def khat_share_above(self) -> float | None:
+        """The share of data with a k-hat above the threshold: whose log p(x) is not to be trusted.
+
+        None where there were too few draws for a k-hat.
+        """
+        khat = self.importance_weighting.khat
+        if khat is None:
+            return None
+        return float((khat > khat_threshold(self.importance_weighting.num_samples)).mean())
+
+    def summary(self) -> dict[str, float | int | None]:
+        """The entries of `metrics.json`: means per datum in nats, counts and shares.
+
+        What is not defined, or not finite, is None.
+        """
+        weighted = self.importance_weighting
+        return {
+            "elbo": _finite(weighted.elbo.mean()),
+            "elbo_samples": weighted.num_samples,
+            "reconstruction": _finite(weighted.reconstruction.mean()),
+            "kl": _finite(weighted.kl.mean()),
+            "log_evidence": _finite(weighted.mean_log_evidence),
+            "log_evidence_se": _finite(weighted.log_evidence_se),
+            "log_evidence_samples": weighted.num_samples,
+            "active_units": self.active_units,
+            "khat_share_above": self.khat_share_above,
+            "n": len(self.embeddings),
+        }
+
+
+def fixed_rows(n: int, at_most: int) -> Int[Tensor, " rows"]:
+    """Which of n data are evaluated when all are too many: always the same, from everywhere.
+
+    A split may be sorted by label, so its first rows would not do.
+    """
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    return order[:at_most].sort().values
+
+
+def evaluate(
+    vae: PyroModule,
+    x: Real[Tensor, " n *event"],
+    *,
+    num_samples: int = 1000,
+    max_plate_nesting: int = 1,
+    max_elements: int = 2_000_000,
+    seed: int = 0,
+    progress: bool = False,
+) -> Evaluation:
+    """Evaluate a VAE, or another program, on data.
+
+    It runs in evaluation mode (batch normalisation uses its running statistics) and puts back each
+    module's own. Its random numbers have a seed of their own, and the global stream does not move:
+    the result is the same wherever it is called, and training goes on as if it had not been.
+
+    Args:
+        vae: A program with `model(x)`, `guide(x)`, `embed(x)` and `latent_sites`.
+        x: Data in the likelihood's support, on the program's device; integers, such as binary data
+            as bytes, are made floats chunk by chunk.
+        num_samples: The number of draws for each datum.
+        max_plate_nesting: The number of plates nested in one another.
+        max_elements: Draws x data x elements of a datum held at once.
+        seed: The seed of the draws.
+        progress: Show a bar.
+
+    Raises:
+        ValueError: If there are no data, or `num_samples` or `max_elements` is below 1.
+    """
+    with evaluating(vae, seed=seed):
+        weighted = importance_weighting(
+            vae.model,
+            vae.guide,
+            x,
+            num_samples=num_samples,
+            max_plate_nesting=max_plate_nesting,
+            max_elements=max_elements,
+            progress=progress,
+        )
+        embeddings, kls = [], []
+        for chunk in x.split(max(1, max_elements // max(1, x[0].numel()))):
+            data = chunk if chunk.is_floating_point() else chunk.to(torch.get_default_dtype())
+            embeddings.append(vae.embed(data).double().cpu().numpy())
+            kls.append(_kl_by_dimension(vae, data, max_plate_nesting))
+    return Evaluation(
+        importance_weighting=weighted,
+        embeddings=np.concatenate(embeddings),
+        kl_by_dimension=None if kls[0] is None else np.concatenate(kls).mean(0),
+    )
+
+
+def _kl_by_dimension(
+    vae: PyroModule, x: Float[Tensor, " batch *event"], max_plate_nesting: int
+) -> Float[np.ndarray, "batch latent"] | None:
+    """KL(q(z_j | x) || p(z_j)) for each datum and dimension j, if both are diagonal normals."""
+    if len(vae.latent_sites) != 1:
+        return None
+    (site,) = vae.latent_sites
+    terms = log_densities(vae.model, vae.guide, x, max_plate_nesting=max_plate_nesting)
+    q, p = (
+        _diagonal_normal(distribution_at(trace, site))
+        for trace in (terms.guide_trace, terms.model_trace)
+    )
+    if q is None or p is None:
+        return None
+    (kl,) = kl_divergence(q, p)  # One particle.
+    return kl.double().cpu().numpy()
+
+
+def _diagonal_normal(distribution: Distribution) -> Normal | None:
+    """The normals that a distribution of vectors is a product of; None if it is another."""
+    if not isinstance(distribution, Independent) or len(distribution.event_shape) != 1:
+        return None
+    base = distribution.base_dist
+    return base if isinstance(base, Normal) else None
+
+
+def _finite(value: float | np.floating | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -1,0 +1,118 @@
+"""The figures of a run: the arrays are drawn from a trained VAE here, the figures elsewhere."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Real, Shaped
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from analysis.forest import plot_latents
+from analysis.guide import plot_guide_quality
+from analysis.images import plot_reconstructions, plot_samples
+from analysis.latent import plot_dimensions, plot_latent_space
+from analysis.learning import plot_learning_curves
+from analysis.predictive import compare, plot_predictive_check
+from pyro_vae.evaluating import evaluating
+from pyro_vae.evidence import Evaluation
+from pyro_vae.inference_data import unconditioned
+from pyro_vae.log_densities import distribution_at
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import xarray
+
+DOTS_PER_INCH = 140
+
+
+def draw_figures(
+    vae: PyroModule,
+    tree: "xarray.DataTree",
+    evaluation: Evaluation,
+    history: Sequence[Mapping[str, float | int | None]],
+    x_test: Real[Tensor, " n *event"],
+    labels: Shaped[Tensor, " n"] | None,
+    out: Path,
+    *,
+    seed: int = 0,
+    num_reconstructions: int = 20,
+    num_samples: int = 64,
+    num_checked: int = 1000,
+) -> list[Path]:
+    """Draw every figure of a trained VAE, or of another program, into a directory.
+
+    The global random state is left as it was found.
+
+    Args:
+        vae: A program with `model(x)`, whose observed site is `"x"`, `embed(x)` and `decode(z)`.
+        tree: From `from_svi`, of a few test data.
+        evaluation: From `evaluate`, of test data.
+        history: The epochs of training, see `plot_learning_curves`.
+        x_test: The test data, in the likelihood's support; integers are made floats.
+        labels: A label for each, if there are any.
+        out: The directory, made if it is missing.
+        seed: The seed of what is drawn from the prior.
+        num_reconstructions: The number of data reconstructed.
+        num_samples: The number of samples from the prior shown.
+        num_checked: The number of test data, and of new ones, in the predictive check, at most.
+
+    Returns:
+        The files.
+    """
+    device = next((p.device for p in vae.parameters()), x_test.device)
+    x = x_test.to(device, torch.get_default_dtype())
+    shown, checked = x[:num_reconstructions], x[:num_checked]
+    with evaluating(vae, seed=seed):
+        codes = torch.cat([vae.embed(part) for part in x.split(1000)])
+        reconstructions = vae.decode(codes[: len(shown)])
+        # The model reads no more of its argument than the number of data.
+        means, _ = _new_data(vae.model, x[:1].expand(num_samples, *x.shape[1:]))
+        _, new = _new_data(vae.model, checked)
+
+    limits = _limits(checked)
+    weights = evaluation.importance_weighting
+    figures: dict[str, Callable[[], matplotlib.figure.Figure]] = {
+        "learning_curves": lambda: plot_learning_curves(history),
+        "reconstructions": lambda: plot_reconstructions(
+            _array(shown), _array(reconstructions), limits
+        ),
+        "prior_samples": lambda: plot_samples(_array(means), limits),
+        "kl_by_dimension": lambda: plot_dimensions(
+            evaluation.kl_by_dimension, evaluation.embeddings
+        ),
+        "predictive_check": lambda: plot_predictive_check(compare(_array(checked), _array(new))),
+        "latent_space": lambda: plot_latent_space(
+            _array(codes), None if labels is None else _array(labels)
+        ),
+        "guide_quality": lambda: plot_guide_quality(
+            weights.khat, weights.ess, weights.num_samples
+        ),
+        "forest": lambda: plot_latents(tree),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, plot in figures.items():
+        paths.append(out / f"{name}.png")
+        plot().savefig(paths[-1], dpi=DOTS_PER_INCH)
+    return paths
+
+
+def _new_data(model: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+    """As many new data from the model as it is given: the means of p(x | z), z ~ p(z), and x."""
+    trace = poutine.trace(unconditioned(model)).get_trace(like)
+    x = cast("dict[str, Any]", trace.nodes["x"])["value"]
+    return distribution_at(trace, "x").mean, x
+
+
+def _limits(data: Tensor) -> tuple[float, float]:
+    """What is black and what is white: 0 and 1, or the extremes of data that go beyond."""
+    low, high = float(data.min()), float(data.max())
+    return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()

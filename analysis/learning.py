@@ -1,0 +1,82 @@
+"""How training went: the bound and its two terms, epoch by epoch."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis.canvas import BLUE, ORANGE, new_figure, tidy
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+TERMS = {
+    "elbo": "ELBO (higher is better)",
+    "reconstruction": "reconstruction, E[log p(x | z)]",
+    "kl": "KL(q(z | x) || p(z))",
+}
+# Of the epochs, the share at the start that may run out of the panels.
+CROPPED_SHARE = 0.1
+
+
+def plot_learning_curves(
+    history: Sequence[Mapping[str, float | int | None]],
+) -> "matplotlib.figure.Figure":
+    """ELBO = reconstruction - KL by epoch, of the training data and of the validation data.
+
+    The vertical axes show all but the first tenth of the epochs in full: the fall of the first
+    steps is larger than everything after it.
+
+    Args:
+        history: For each epoch `epoch`, `elbo`, `reconstruction`, `kl`, `beta`, and the first
+            three again with `validation_` before them, in nats per datum; what was not measured is
+            absent or None.
+
+    Raises:
+        ValueError: If the history is empty.
+    """
+    if not history:
+        raise ValueError("history must hold at least one epoch, got none.")
+    epochs = _column(history, "epoch")
+    betas = _column(history, "beta")
+    betas = betas[np.isfinite(betas)]
+    figure = new_figure(11.0, 3.6)
+    panels = figure.subplots(1, len(TERMS))
+    for ax, (field, title) in zip(panels, TERMS.items(), strict=True):
+        curves = {
+            "training": (BLUE, "-", _column(history, field)),
+            "validation": (ORANGE, "--", _column(history, f"validation_{field}")),
+        }
+        for name, (colour, line, values) in curves.items():
+            if np.isfinite(values).any():
+                # One epoch is a point, which a line would not show.
+                marker = "o" if len(epochs) < 15 else None
+                ax.plot(epochs, values, line, color=colour, marker=marker, ms=4, label=name)
+        ax.set(title=title, xlabel="epoch", ylabel="nats/datum")
+        ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        _crop(ax, [values for _, _, values in curves.values()])
+    # The curves rise to the right, so this corner is free.
+    panels[0].legend(loc="lower right", frameon=False)
+    weight = ""
+    if len(betas) and not (betas == 1).all():
+        last = "" if np.ptp(betas) == 0 else f" to {betas[-1]:.3g}"
+        weight = f"; trained with beta {betas[0]:.3g}{last} before the KL"
+    figure.suptitle(f"ELBO = reconstruction - KL{weight}")
+    tidy(panels)
+    return figure
+
+
+def _column(history: Sequence[Mapping[str, float | int | None]], field: str) -> np.ndarray:
+    """A field over the epochs, NaN where it was not measured."""
+    values = [epoch.get(field) for epoch in history]
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _crop(ax: "matplotlib.axes.Axes", curves: Sequence[np.ndarray]) -> None:
+    """Let the first epochs run out of the panel where they would flatten all the others."""
+    late = np.concatenate([values[int(CROPPED_SHARE * len(values)) :] for values in curves])
+    late = late[np.isfinite(late)]
+    if len(late) > 1 and np.ptp(late) > 0:
+        margin = 0.08 * np.ptp(late)
+        ax.set_ylim(late.min() - margin, late.max() + margin)

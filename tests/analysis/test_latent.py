@@ -1,0 +1,78 @@
+"""The latent space: dimensions and codes in the plane."""
+
+import numpy as np
+import pytest
+
+from analysis.latent import plot_dimensions, plot_latent_space, project
+
+RNG = np.random.default_rng(0)
+
+
+def test_dimensions_are_sorted_and_counted(words):
+    scale = np.array([0.01, 1.0, 0.0, 0.5])
+    kl = np.array([0.1, 3.0, 0.0, 1.0])
+    axes, text = words(plot_dimensions(kl, RNG.normal(size=(500, 4)) * scale))
+    assert [bar.get_height() for bar in axes[0].patches] == [3.0, 1.0, 0.1, 0.0]
+    assert [label.get_text() for label in axes[1].get_xticklabels()] == ["1", "3", "0", "2"]
+    assert "KL 4.1 nats in all; 2 of 4 units active" in text
+    assert "threshold 0.01" in text
+    assert "nats" in axes[0].get_ylabel()
+    assert axes[1].get_ylabel()
+    assert axes[1].get_xlabel()
+
+
+@pytest.mark.parametrize("latent", [1, 8, 200])
+def test_dimensions_without_kl_and_of_a_collapsed_model(words, latent):
+    codes = RNG.normal(size=(50, latent))
+    axes, text = words(plot_dimensions(None, codes))
+    assert len(axes) == 1
+    assert f"{latent} of {latent} units active" in text
+    axes, text = words(plot_dimensions(np.zeros(latent), 0 * codes))
+    assert f"KL 0.0 nats in all; 0 of {latent} units active" in text
+    assert "ignored" in text
+
+
+def test_projection():
+    plane = RNG.normal(size=(30, 2))
+    assert project(plane).points is plane
+    line = np.linspace(-1, 1, 30)[:, None] * np.array([[3.0, 4.0, 0.0]])
+    projection = project(line + 1e-3 * RNG.normal(size=(30, 3)))
+    assert "100% of the variance" in projection.axes[0]
+    np.testing.assert_allclose(np.abs(projection.points[[0, -1], 0]), 5, atol=0.01)
+    assert not project(plane[:, :1]).isotropic
+    assert "constant" in project(np.zeros((30, 3))).axes[0]
+
+
+@pytest.mark.parametrize("latent", [1, 2, 7])
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (None, False),
+        (np.zeros(60, dtype=int), True),
+        (np.arange(60) % 15, True),
+        (np.array(["cat", "dog", "cow"] * 20), True),
+        (RNG.normal(size=60), True),
+    ],
+    ids=["none", "one class", "15 classes", "words", "real"],
+)
+def test_latent_space(words, latent, labels, said):
+    axes, text = words(plot_latent_space(RNG.normal(size=(60, latent)), labels))
+    assert axes[0].get_xlabel()
+    assert axes[0].get_ylabel()
+    assert sum(len(drawn.get_offsets()) for drawn in axes[0].collections) == 60
+    assert ("by label" in text) == said
+    if latent > 1:
+        assert axes[0].get_aspect() == 1
+
+
+def test_names_of_one_place_are_pulled_apart(words):
+    codes = RNG.normal(size=(100, 2))
+    axes, _ = words(plot_latent_space(codes, np.arange(100) % 5))
+    places = np.array([text.get_position() for text in axes[0].texts])
+    gaps = np.linalg.norm(places[:, None] - places, axis=-1)
+    assert gaps[~np.eye(5, dtype=bool)].min() > 0.05 * np.ptp(codes, axis=0).max()
+
+
+def test_a_constant_code(words):
+    axes, _ = words(plot_latent_space(np.zeros((20, 4)), np.arange(20) % 2))
+    assert "constant" in axes[0].get_xlabel()

@@ -1,0 +1,426 @@
+"""The training loop: epochs, validation, early stopping, and a state that can be resumed to the bit."""
+
+import copy
+import logging
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pyro_vae.data import Dataset, PreparedData
+from pyro_vae.evaluating import evaluating
+from pyro_vae.objectives import ELBO
+from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
+from pyro_vae.training.schedules import TIED_TO_LENGTH, Schedule, learning_rate_schedule
+from pyro_vae.training.step import PATIENCE, Step, Totals, objective_value
+
+log = logging.getLogger(__name__)
+
+# An epoch's record: plain numbers by name, densities in nats per datum.
+Record = dict[str, float | int | None]
+
+# The validation ELBO uses the same noise every epoch, so that epochs compare.
+VALIDATION_SEED = 20_140_401
+VALIDATION_BATCH = 1000
+
+
+class NonFiniteError(RuntimeError):
+    """Training ended because no step had a finite loss and gradient for a while."""
+
+
+class Training:
+    """A training in progress: all that a checkpoint holds, and how to go on from there.
+
+    Whenever it is stopped and resumed, parameters end as if it had never been stopped, bit for bit
+    on the same machine with the same number of threads: the order of the data is a function of
+    `order_seed` and the epoch, and the state of every random stream is in the checkpoint.
+
+    Args:
+        program: A VAE, or any module with `model(x)` and `guide(x)`, on its device.
+        data: Data prepared for the program's likelihood.
+        objective: What is maximised; the ELBO if None.
+        epochs: The number of passes over the training split.
+        max_steps: A bound on the number of steps, if fewer.
+        batch_size: The number of data a step. An epoch's last batch may be smaller.
+        lr: Adam's learning rate.
+        lr_schedule: How it changes by epoch: "constant", "cosine" to zero, "exponential" to a
+            hundredth, or "plateau" (halved after 10 epochs without a better validation ELBO).
+        clip_norm: The largest norm of a gradient; a longer one is shortened to it. None for no limit.
+        early_stopping: Stop after so many epochs without a better validation ELBO, and go back to
+            the best epoch's parameters. None to train to the end.
+
+    Raises:
+        ValueError: If an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        program: nn.Module,
+        data: PreparedData,
+        objective: nn.Module | None = None,
+        *,
+        epochs: int = 100,
+        max_steps: int | None = None,
+        batch_size: int = 64,
+        lr: float = 1e-3,
+        lr_schedule: Schedule = "constant",
+        clip_norm: float | None = None,
+        early_stopping: int | None = None,
+    ) -> None:
+        _at_least("epochs", epochs, 0)
+        _at_least("max_steps", max_steps, 0)
+        _at_least("batch_size", batch_size, 1)
+        _at_least("early_stopping", early_stopping, 1)
+        for name, value in (("lr", lr), ("clip_norm", clip_norm)):
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {value}.")
+        self.program = program
+        self.data = data
+        self.device = next(program.parameters()).device
+        self.objective: Any = (ELBO() if objective is None else objective).to(self.device)
+        self.batch_size = min(batch_size, len(data.train))
+        self.steps_per_epoch = math.ceil(len(data.train) / self.batch_size)
+        self.steps = epochs * self.steps_per_epoch
+        if max_steps is not None:
+            self.steps = min(self.steps, max_steps)
+        self.early_stopping = early_stopping
+        self.lr_schedule: Schedule = lr_schedule
+        self._step = Step(program, self.objective, data.transform, lr, clip_norm)
+        self._schedule = learning_rate_schedule(lr_schedule, self._step.optimizer, epochs)
+        self.step = 0
+        self.order_seed = int(torch.randint(2**40, ()))
+        self.totals = Totals.zero(self.device)
+        self.seconds = 0.0
+        self.history: list[Record] = []
+        self.best: dict[str, Tensor] | None = None
+        self.best_epoch = 0
+        self.stopped_early = False
+        # On the device in the type the set is kept in; batches are gathered there.
+        self._train = data.train.to(self.device)
+        self._order: tuple[int, Tensor] | None = None
+
+    # ---- running -----------------------------------------------------------------------------
+
+    def run(
+        self,
+        *,
+        checkpoint: Path | None = None,
+        describe: dict[str, Any] | None = None,
+        checkpoint_seconds: float = 10.0,
+        on_checkpoint: Callable[["Training"], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+        progress: bool = False,
+    ) -> list[Record]:
+        """Train from where it is to the end, and return the records of all epochs.
+
+        Args:
+            checkpoint: Where to keep the state; None for nowhere.
+            describe: Plain values to keep in the checkpoint beside the state.
+            checkpoint_seconds: The time between checkpoints. They change nothing in the outcome.
+            on_checkpoint: Called after each checkpoint.
+            stop: Training stops before the next step once this is true, checkpoint written.
+            progress: Whether to show a bar.
+
+        Raises:
+            NonFiniteError: After `PATIENCE` steps in a row without a finite loss and gradient. The
+                last checkpoint stays.
+            OSError: If a checkpoint cannot be written; the one before stays.
+        """
+        saved = time.monotonic()
+
+        def save() -> None:
+            nonlocal saved
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, {**self.state_dict(), **(describe or {})})
+                if on_checkpoint is not None:
+                    on_checkpoint(self)
+            saved = time.monotonic()
+
+        save()
+        bar = tqdm(
+            total=self.steps, initial=self.step, disable=not progress, unit="step", mininterval=0.5
+        )
+        first = True
+        self.program.train()
+        # The parameters belong to the module. Pyro's global store is left as it was found, so that
+        # a second VAE in this process is a second VAE.
+        with bar, pyro.get_param_store().scope():
+            while not self.ended:
+                if stop is not None and stop():
+                    break
+                started = time.perf_counter()
+                # Validation costs a third of a small step: it checks the first batch, no more.
+                with pyro.validation_enabled(first):
+                    self._one_step()
+                first = False
+                self.seconds += time.perf_counter() - started
+                bar.update()
+                ended = self.step % self.steps_per_epoch == 0 or self.step == self.steps
+                if ended:
+                    self._end_epoch()
+                    self._show(bar)
+                elif self.device.type == "cpu" and self.step % 50 == 0:
+                    self._check_finite()
+                    self._show(bar)
+                if time.monotonic() - saved > checkpoint_seconds:
+                    save()
+            save()
+        if self.ended and self.best is not None:
+            self.program.load_state_dict(self.best)
+        self.program.eval()
+        return self.history
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.step >= self.steps or self.stopped_early
+
+    def _one_step(self) -> None:
+        self.objective.set_progress(self.step / self.steps_per_epoch)
+        self._step(self._batch(self.step), self.step, self.totals)
+        self.step += 1
+
+    def _batch(self, step: int) -> Tensor:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(self.order_seed + epoch)
+            order = torch.randperm(len(self._train), generator=generator)
+            self._order = epoch, order.to(self.device)
+        start = position * self.batch_size
+        return self._train.index_select(0, self._order[1][start : start + self.batch_size])
+
+    def _end_epoch(self) -> None:
+        self._check_finite()
+        epoch = math.ceil(self.step / self.steps_per_epoch)
+        record: Record = {"epoch": epoch, "step": self.step}
+        # With every step of the epoch skipped there is no mean.
+        record |= self.totals.means() if int(self.totals.data) else {}
+        record |= {f"validation_{name}": value for name, value in self.validate().items()}
+        record["lr"] = self._step.optimizer.param_groups[0]["lr"]
+        record["skipped"] = int(self.totals.skipped)
+        record["seconds"] = self.seconds
+        if not self.history:
+            for site, how in getattr(self.objective, "kl_by_site", {}).items():
+                log.info("KL at site %r: %s.", site, how)
+        self.history.append(record)
+        if record["skipped"]:
+            log.warning(
+                "epoch %d: %d steps without a finite gradient were skipped.",
+                epoch,
+                record["skipped"],
+            )
+        log.info("%s", describe_record(record))
+        if self.step % self.steps_per_epoch:
+            # `max_steps` ended the run inside an epoch. A longer run may go on with it.
+            return
+        self.seconds = 0.0
+        in_a_row, first_skipped = self.totals.in_a_row, self.totals.first_skipped
+        self.totals = Totals.zero(self.device)
+        self.totals.in_a_row, self.totals.first_skipped = in_a_row, first_skipped
+        score = record["validation_elbo"]
+        if isinstance(self._schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self._schedule.step(score if score is not None else -math.inf)
+        else:
+            self._schedule.step()
+        self._consider_stopping(epoch)
+
+    def _consider_stopping(self, epoch: int) -> None:
+        if self.early_stopping is None:
+            return
+        scores = [record["validation_elbo"] for record in self.history]
+        comparable = [-math.inf if score is None else score for score in scores]
+        if comparable[-1] >= max(comparable):
+            self.best = copy.deepcopy(self.program.state_dict())
+            self.best_epoch = epoch
+        elif epoch - self.best_epoch >= self.early_stopping:
+            log.info("stopped early: no better validation ELBO since epoch %d.", self.best_epoch)
+            self.stopped_early = True
+
+    def validate(self) -> dict[str, float | None]:
+        """ELBO, reconstruction and KL on the validation split, in nats per datum, always beta = 1."""
+        split = self.data.fixed("validation")
+        elbo = ELBO()
+        sums = {"elbo": 0.0, "reconstruction": 0.0, "kl": 0.0}
+        with evaluating(self.program, seed=VALIDATION_SEED):
+            for rows in split.split(VALIDATION_BATCH):
+                x = rows.to(self.device, torch.get_default_dtype())
+                values = objective_value(self.program, elbo, x).values
+                for name in sums:
+                    sums[name] += float(values[name].sum(dtype=torch.float64))
+        means = {name: total / len(split) for name, total in sums.items()}
+        # NaN never appears in a record: what is not finite is not known.
+        return {name: mean if math.isfinite(mean) else None for name, mean in means.items()}
+
+    def _check_finite(self) -> None:
+        if int(self.totals.in_a_row) < PATIENCE:
+            return
+        step = int(self.totals.first_skipped)
+        why = self._step.explain(self._batch(step))
+        raise NonFiniteError(
+            f"{PATIENCE} steps in a row had no finite loss and gradient, from step {step + 1} on: {why}."
+        )
+
+    def _show(self, bar: tqdm) -> None:
+        means = self.totals.means() or (self.history[-1] if self.history else {})
+        shown = {name: means.get(name) for name in ("elbo", "reconstruction", "kl")}
+        if all(value is not None for value in shown.values()):
+            text = ", ".join(f"{name} {value:.2f}" for name, value in shown.items())
+            epochs = math.ceil(self.steps / self.steps_per_epoch)
+            epoch = math.ceil(self.step / self.steps_per_epoch)
+            bar.set_postfix_str(f"epoch {epoch}/{epochs}: {text} nats/datum", refresh=False)
+
+    # ---- state -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that going on depends on, as tensors and plain values."""
+        return {
+            "program": self.program.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self._step.optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "schedule_steps": self.steps,
+            "random_state": torch.get_rng_state(),
+            "cuda_random_state": torch.cuda.get_rng_state()
+            if self.device.type == "cuda"
+            else None,
+            "step": self.step,
+            "order_seed": self.order_seed,
+            "batch_size": self.batch_size,
+            "train_size": len(self.data.train),
+            "totals": asdict(self.totals),
+            "seconds": self.seconds,
+            "history": self.history,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "stopped_early": self.stopped_early,
+            "threads": torch.get_num_threads(),
+            "compile": "off",
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a saved state, so that `run` goes on from there.
+
+        Raises:
+            ValueError: If the state is of another model, objective or batch layout.
+        """
+        for name, now in (("batch_size", self.batch_size), ("train_size", len(self.data.train))):
+            if state[name] != now:
+                raise ValueError(
+                    f"the checkpoint was trained with {name} {state[name]}, got {now}."
+                )
+        if self.lr_schedule in TIED_TO_LENGTH and state["schedule_steps"] != self.steps:
+            raise ValueError(
+                f"the schedule {self.lr_schedule} is tied to the length of training: the checkpoint's is "
+                f"{state['schedule_steps']} steps, got {self.steps}."
+            )
+        load_parameters(self.program, state["program"])
+        load_parameters(self.objective, state["objective"])
+        self._step.optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self.step = state["step"]
+        self.order_seed = state["order_seed"]
+        self.totals = Totals.from_dict(state["totals"], self.device)
+        self.seconds = state["seconds"]
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.stopped_early = state["stopped_early"]
+        self.history = list(state["history"])
+        if len(self.history) > self.step // self.steps_per_epoch and not self.ended:
+            # The record of an epoch that `max_steps` cut short, and that now goes on.
+            self.history.pop()
+        # Sums are split among threads: another number of them gives other last bits.
+        torch.set_num_threads(state["threads"])
+        torch.set_rng_state(state["random_state"])
+        if state["cuda_random_state"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_random_state"])
+
+    @property
+    def seconds_per_epoch(self) -> float | None:
+        """The median over epochs of the time spent in training steps alone."""
+        seconds = [float(record["seconds"] or 0.0) for record in self.history]
+        return statistics.median(seconds) if seconds else None
+
+
+def fit(
+    vae: nn.Module,
+    data: Dataset | PreparedData | Tensor | np.ndarray,
+    objective: nn.Module | None = None,
+    *,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    **options: Any,
+) -> list[Record]:
+    """Train a VAE on data and return a record for each epoch. Afterwards it is in evaluation mode.
+
+    Args:
+        vae: A VAE, trained in place, on the device its parameters are on.
+        data: A set, or an array `(n, ...)` of your own. Grey levels are binarised at each visit for a
+            likelihood of binary data; give a `PreparedData` to choose otherwise.
+        objective: What is maximised; the ELBO if None.
+        checkpoint: A file to keep the state in.
+        resume: Whether to go on from that file where it exists.
+        progress: Whether to show a bar.
+        **options: Those of `Training`: epochs, batch_size, lr and so on.
+
+    Raises:
+        ValueError: If the data or an option do not fit.
+        NonFiniteError: If no step had a finite gradient for a while.
+    """
+    if isinstance(data, (Tensor, np.ndarray)):
+        data = Dataset.from_array(data)
+    if isinstance(data, Dataset):
+        data = PreparedData(data, support_of(vae))
+    training = Training(vae, data, objective, **options)
+    path = None if checkpoint is None else Path(checkpoint)
+    if resume and path is not None and path.exists():
+        training.load_state_dict(load_checkpoint(path))
+    return training.run(checkpoint=path, progress=progress)
+
+
+def support_of(program: Any) -> str:
+    """The support of the data that a program's likelihood is a density on."""
+    return program.likelihood.support
+
+
+def load_parameters(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load a `state_dict`, or say in one line how it differs.
+
+    Raises:
+        ValueError: If names or shapes differ: the state is another module's.
+    """
+    own = module.state_dict()
+    different = [
+        name for name in own.keys() | state.keys() if name not in own or name not in state
+    ]
+    different += [n for n in own.keys() & state.keys() if own[n].shape != state[n].shape]
+    if different:
+        names = ", ".join(sorted(different)[:4]) + (", ..." if len(different) > 4 else "")
+        raise ValueError(
+            f"the checkpoint is of another {type(module).__name__}: {len(different)} tensors differ in "
+            f"name or shape ({names})."
+        )
+    module.load_state_dict(state)
+
+
+def describe_record(record: Record) -> str:
+    """A record in one line, in nats per datum."""
+    parts = [f"epoch {record['epoch']}"]
+    for prefix, label in (("", "train"), ("validation_", "validation")):
+        values = [(name, record.get(prefix + name)) for name in ("elbo", "reconstruction", "kl")]
+        text = ", ".join(f"{name} {value:.2f}" for name, value in values if value is not None)
+        parts.append(f"{label}: {text or 'not finite'}")
+    return "; ".join(parts) + " nats/datum"
+
+
+def _at_least(name: str, value: int | None, minimum: int) -> None:
+    if value is not None and value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}.")

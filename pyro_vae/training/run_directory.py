@@ -1,0 +1,149 @@
+"""A run directory: what one training leaves behind, and how it is read again."""
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pyro.nn import PyroModule
+
+from pyro_vae.training.checkpoint import load_checkpoint, write_atomically
+from pyro_vae.training.configuration import (
+    DEFAULT_MODEL,
+    Configuration,
+    build_vae,
+    read_yaml,
+    to_yaml,
+)
+from pyro_vae.training.loop import Record, load_parameters
+
+log = logging.getLogger(__name__)
+
+
+class RunDirectory:
+    """`runs/<name>/`: config.yaml, checkpoint.pt, metrics.csv, metrics.json, and what is drawn.
+
+    Args:
+        path: The directory.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.records = self.path / "metrics.csv"
+        self.metrics = self.path / "metrics.json"
+        self.inference_data = self.path / "inference_data.nc"
+        self.figures = self.path / "figures"
+        self.log = self.path / "train.log"
+        self.model = self.path / "model.py"
+
+    @classmethod
+    def unused(cls, parent: Path, name: str) -> "RunDirectory":
+        """The first of `name`, `name-2`, `name-3`, ... that is not there yet."""
+        counter = 1
+        while (path := parent / (name if counter == 1 else f"{name}-{counter}")).exists():
+            counter += 1
+        return cls(path)
+
+    @property
+    def holds_a_run(self) -> bool:
+        """Whether there is something that a new run would overwrite."""
+        return self.config.exists() or self.checkpoint.exists()
+
+    def check_free(self, overwrite: bool) -> None:
+        """Make sure that nothing would be lost.
+
+        Raises:
+            ValueError: If the path is a file, or holds a run and `overwrite` is false.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} must be a directory, got a file.")
+        if self.holds_a_run and not overwrite:
+            raise ValueError(
+                f"{self.path} holds a run already: --resume goes on with it, --overwrite deletes it, "
+                "another --out keeps it."
+            )
+
+    def create(self, configuration: Configuration) -> Configuration:
+        """Make the directory, delete an old run's files, write the configuration; return it.
+
+        A model file of the user's own is copied beside it, and the configuration names the copy.
+        """
+        for old in (self.checkpoint, self.config, self.records, self.metrics, self.inference_data):
+            old.unlink(missing_ok=True)
+        self.log.unlink(missing_ok=True)
+        shutil.rmtree(self.figures, ignore_errors=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        if configuration["model"] != DEFAULT_MODEL:
+            source = Path(configuration["model"])
+            if source.resolve() != self.model.resolve():
+                write_atomically(self.model, source.read_bytes())
+            configuration = {**configuration, "model": str(self.model)}
+        else:
+            self.model.unlink(missing_ok=True)
+        write_atomically(self.config, to_yaml(configuration).encode())
+        return configuration
+
+    def write_records(self, history: list[Record]) -> None:
+        """Write metrics.csv, a row an epoch."""
+        names = list(dict.fromkeys(name for record in history for name in record))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_atomically(self.records, text.getvalue().encode())
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write metrics.json; what is not defined is null, and NaN is an error."""
+        write_atomically(
+            self.metrics, (json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode()
+        )
+
+
+def model_hash(configuration: Configuration) -> str:
+    """The SHA-256 of the model file that a configuration names."""
+    import pyro_vae.model
+
+    path = (
+        pyro_vae.model.__file__
+        if configuration["model"] == DEFAULT_MODEL
+        else configuration["model"]
+    )
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def load(path: str | Path) -> PyroModule:
+    """The trained VAE of a run, in evaluation mode on the CPU, with `vae.configuration` beside it.
+
+    Args:
+        path: A run directory, as `scripts/svi_train.py` leaves it.
+
+    Raises:
+        ValueError: If there is no run, its checkpoint is damaged or another model's, or the model
+            file was changed after the run.
+    """
+    run = RunDirectory(path)
+    if not run.holds_a_run:
+        raise ValueError(f"no run at {path}: a run directory holds config.yaml and checkpoint.pt.")
+    configuration = read_yaml(run.config)
+    state = load_checkpoint(run.checkpoint)
+    if configuration["model"] != DEFAULT_MODEL:
+        # The copy in this directory, wherever the directory is now.
+        configuration["model"] = str(run.model)
+    if state["model_hash"] != model_hash(configuration):
+        if configuration["model"] != DEFAULT_MODEL:
+            raise ValueError(
+                f"{run.model} was changed after the run: its hash is not the checkpoint's."
+            )
+        log.warning("pyro_vae/model.py was changed since %s was trained.", path)
+    vae = build_vae(configuration, state["event_shape"], train_size=state["train_size"])
+    load_parameters(vae, state["program"] if state["best"] is None else state["best"])
+    vae.eval()
+    vae.configuration = configuration  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
+    return vae

@@ -1,0 +1,293 @@
+"""Train a VAE by stochastic variational inference, evaluate it, and draw what it learned.
+
+`python scripts/svi_train.py` alone trains on scikit-learn's digits. `--help` lists the options of
+the parts chosen: `python scripts/svi_train.py --prior vamp --help`.
+"""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+
+from pyro_vae.data import PreparedData, default_root
+from pyro_vae.training.checkpoint import load_checkpoint
+from pyro_vae.training.configuration import (
+    Configuration,
+    build_objective,
+    build_vae,
+    likelihood_support,
+    load_data,
+    parse,
+    preparation_options,
+    to_yaml,
+    training_options,
+)
+from pyro_vae.training.interruption import interruptible
+from pyro_vae.training.loop import NonFiniteError, Training, describe_record
+from pyro_vae.training.run_directory import RunDirectory, model_hash
+
+log = logging.getLogger("pyro_vae")
+
+QUICK_IMAGES = 1000
+EVIDENCE_SAMPLES = 1000
+# So many data and draws go to inference_data.nc; what is said of all data is in metrics.json.
+STORED_IMAGES = 64
+STORED_DRAWS = 100
+
+
+def options(
+    out: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    data_root: str | None = None,
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    evaluate: Literal["full", "quick", "none"] = "quick",
+) -> None:
+    """The options of a run that belong to no part.
+
+    Args:
+        out: The run directory; runs/<data>-<prior>-<seed>, with a counter, if not given.
+        resume: Go on with the run in --out, which needs no other option.
+        overwrite: Delete the run that --out holds.
+        data_root: Where data sets lie; the environment variable PYRO_VAE_DATA, or data, if not given.
+        seed: The seed of every random stream but the test split's.
+        device: Where to train.
+        evaluate: Evidence on all test data, on at most 1,000 fixed ones, or no evaluation.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    try:
+        return run(parse(sys.argv[1:] if arguments is None else arguments, options))
+    except (ValueError, OSError, ImportError) as error:
+        print(f"svi_train.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except NonFiniteError as error:
+        print(f"svi_train.py: {error}", file=sys.stderr)
+        return 1
+
+
+def run(configuration: Configuration) -> int:
+    """Everything up to the first step can be refused; from there on a directory holds what was done."""
+    if configuration["print_config"]:
+        print(to_yaml(configuration), end="")
+        return 0
+    pyro.enable_validation(True)
+    pyro.set_rng_seed(configuration["seed"])
+    device = chosen_device(configuration["device"])
+    root = Path(configuration["data_root"]) if configuration["data_root"] else default_root()
+    data = PreparedData(
+        load_data(configuration, root),
+        likelihood_support(configuration),
+        **preparation_options(configuration),
+    )
+    vae = build_vae(
+        configuration,
+        data.dataset.event_shape,
+        train_data=data.transform(data.train[: min(len(data.train), 10_000)]),
+        train_size=len(data.train),
+    ).to(device)
+    training = Training(
+        vae, data, build_objective(configuration), **training_options(configuration)
+    )
+
+    directory = run_directory(configuration)
+    if configuration["resume"]:
+        if directory.checkpoint.exists():
+            training.load_state_dict(load_checkpoint(directory.checkpoint))
+    else:
+        directory.check_free(configuration["overwrite"])
+        configuration = directory.create(configuration)
+    with logged_to(directory.log):
+        return train(configuration, directory, training)
+
+
+def train(configuration: Configuration, directory: RunDirectory, training: Training) -> int:
+    """Train to the end or to an interruption, then evaluate."""
+    data, vae = training.data, training.program
+    print(f"{data.description}\n{describe(configuration, vae)}\n{directory.path}/")
+    log.info("%s; %s", data.description, describe(configuration, vae))
+    with interruptible() as interruption:
+        training.run(
+            checkpoint=directory.checkpoint,
+            describe={
+                "event_shape": list(data.dataset.event_shape),
+                "model_hash": model_hash(configuration),
+            },
+            on_checkpoint=lambda state: directory.write_records(state.history),
+            stop=interruption,
+            progress=True,
+        )
+    if interruption():
+        print(
+            f"stopped at step {training.step} of {training.steps}; "
+            f"go on with: python scripts/svi_train.py --resume --out {directory.path}"
+        )
+        return interruption.exit_code
+    if training.history:
+        print(describe_record(training.history[-1]))
+    if configuration["evaluate"] != "none":
+        conclude(configuration, directory, training)
+    return 0
+
+
+def conclude(configuration: Configuration, directory: RunDirectory, training: Training) -> None:
+    """Evaluate on test data, and write metrics.json, inference_data.nc and the figures."""
+    from analysis.figures import draw_figures
+    from pyro_vae.evidence import evaluate, fixed_rows
+    from pyro_vae.inference_data import from_svi, write_netcdf
+
+    data, vae = training.data, cast("PyroModule", training.program)
+    test = data.fixed("test")
+    rows = fixed_rows(
+        len(test), len(test) if configuration["evaluate"] == "full" else QUICK_IMAGES
+    )
+    x = test[rows]
+    labels = data.dataset.labels.get("test")
+    labels = None if labels is None else labels[rows]
+
+    evaluation = evaluate(vae, x, num_samples=EVIDENCE_SAMPLES, progress=True)
+    metrics = {
+        "data": data.dataset.name,
+        "binarisation": data.binarisation,
+        "split": "test",
+        "n_train": len(data.train),
+        **{
+            family: configuration[family]["name"]
+            for family in ("prior", "likelihood", "posterior")
+        },
+        "objective": configuration["objective"]["name"],
+        "latent_dim": configuration["latent_dim"],
+        **evaluation.summary(),
+        "parameters": sum(parameter.numel() for parameter in vae.parameters()),
+        "epochs": len(training.history),
+        "steps": training.step,
+        "seconds_per_epoch": training.seconds_per_epoch,
+        "compile": "off",
+        "compile_seconds": None,
+        "seed": configuration["seed"],
+        "torch": torch.__version__,
+        "pyro": pyro.__version__,
+        "git_commit": git_commit(),
+    }
+    log_evidence = metrics["log_evidence"]
+    metrics["bits_per_dim"] = None if log_evidence is None else data.bits_per_dim(log_evidence)
+    directory.write_metrics(metrics)
+    print(table(metrics))
+
+    stored = x[:STORED_IMAGES].to(next(vae.parameters()).device, torch.get_default_dtype())
+    tree = from_svi(
+        vae.model,
+        vae.guide,
+        stored,
+        num_draws=STORED_DRAWS,
+        constant_data=None if labels is None else {"label": labels[:STORED_IMAGES].numpy()},
+        configuration=configuration,
+    )
+    write_netcdf(tree, directory.inference_data)
+    draw_figures(vae, tree, evaluation, training.history, x, labels, directory.figures)
+    print(f"metrics.json, inference_data.nc and figures are in {directory.path}/")
+
+
+def run_directory(configuration: Configuration) -> RunDirectory:
+    """The directory asked for, or the next free one."""
+    if configuration["out"] is not None:
+        return RunDirectory(configuration["out"])
+    names = Path(configuration["data"].get("path", configuration["data"]["name"])).stem
+    name = f"{names}-{configuration['prior']['name']}-{configuration['seed']}"
+    return RunDirectory.unused(Path("runs"), name)
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: If CUDA is asked for and absent.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "--device cuda asks for a GPU, but torch finds none here; use cpu or auto."
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def describe(configuration: Configuration, vae: Any) -> str:
+    """The model in one line."""
+    names = {
+        family: configuration[family]["name"] for family in ("prior", "likelihood", "posterior")
+    }
+    parameters = sum(parameter.numel() for parameter in vae.parameters())
+    return (
+        f"p(z) {names['prior']}, p(x|z) {names['likelihood']}, q(z|x) {names['posterior']}, "
+        f"{configuration['network']['name']}, z in {configuration['latent_dim']} dimensions, "
+        f"{parameters:,} parameters"
+    )
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The evaluation as a person reads it."""
+
+    def number(name: str, form: str = ".2f") -> str:
+        return "not defined" if metrics[name] is None else format(metrics[name], form)
+
+    samples = f"{metrics['log_evidence_samples']:,} importance samples"
+    rows = [
+        ("log p(x)", number("log_evidence"), f"nats +- {number('log_evidence_se')}, {samples}"),
+        ("ELBO", number("elbo"), "nats = reconstruction - KL"),
+        ("reconstruction", number("reconstruction"), "nats, E_q log p(x|z)"),
+        ("KL", number("kl"), "nats, KL(q(z|x) || p(z))"),
+        ("bits per dimension", number("bits_per_dim", ".4f"), ""),
+        ("active units", number("active_units", "d"), f"of {metrics['latent_dim']}"),
+        (
+            "k-hat above threshold",
+            number("khat_share_above", ".1%"),
+            "of images: log p(x) is less sure there",
+        ),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    title = f"test split of {metrics['data']}, {metrics['n']:,} data, mean per datum"
+    lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
+    return "\n".join([title, *lines])
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Keep a log of the run beside it; warnings are shown as well."""
+    log.setLevel(logging.INFO)
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    screen = logging.StreamHandler()
+    screen.setLevel(logging.WARNING)
+    for handler in (file, screen):
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in (file, screen):
+            log.removeHandler(handler)
+            handler.close()
+
+
+def git_commit() -> str | None:
+    """The commit of this checkout, if it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,366 @@
+"""The main program, as a person runs it."""
+
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_vae import load
+from pyro_vae.training.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "svi_train.py"
+SHORT = ["--max-steps", "2", "--network.hidden", "[8]"]
+
+
+def main(*arguments: str) -> int:
+    """Run the program in this process."""
+    return runpy.run_path(str(SCRIPT))["main"]([str(a) for a in arguments])
+
+
+def start(*arguments: str | Path) -> subprocess.Popen:
+    """Run the program in a process of its own, on one thread."""
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def refused(capsys, *arguments: str) -> str:
+    """Run the program on bad input, and return the one line that it says."""
+    capsys.readouterr()
+    assert main(*arguments) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def test_a_run_leaves_everything(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main("--out", out, *SHORT) == 0
+    screen = capsys.readouterr().out
+    assert re.search(r"log p\(x\) +-\d+\.\d+ +nats \+- \d", screen)
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        *("config.yaml", "checkpoint.pt", "metrics.csv", "metrics.json", "inference_data.nc"),
+        *("figures", "train.log"),
+    }
+    metrics = json.loads((out / "metrics.json").read_text())
+    expected = [
+        "data",
+        "binarisation",
+        "split",
+        "n",
+        "n_train",
+        "prior",
+        "likelihood",
+        "posterior",
+        "objective",
+        "latent_dim",
+        "elbo",
+        "elbo_samples",
+        "reconstruction",
+        "kl",
+        "log_evidence",
+        "log_evidence_se",
+        "log_evidence_samples",
+        "bits_per_dim",
+        "active_units",
+        "khat_share_above",
+        "parameters",
+        "epochs",
+        "steps",
+        "seconds_per_epoch",
+        "compile",
+        "compile_seconds",
+        "seed",
+        "torch",
+        "pyro",
+        "git_commit",
+    ]
+    assert set(metrics) == set(expected)
+    assert metrics["elbo"] == pytest.approx(metrics["reconstruction"] - metrics["kl"])
+    assert metrics["log_evidence"] >= metrics["elbo"]
+    figures = {path.name for path in (out / "figures").iterdir()}
+    assert len(figures) == 8
+    assert "KL at site 'z': analytic" in (out / "train.log").read_text()
+
+    vae = load(out)
+    assert not vae.training
+    assert vae.configuration["network"]["hidden"] == [8]
+    state = load_checkpoint(out / "checkpoint.pt")["program"]
+    for name, value in vae.state_dict().items():
+        assert (value == state[name]).all()
+
+
+def test_a_run_repeats_from_its_configuration(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    main("--out", one, *SHORT, "--seed", "5", "--evaluate", "none")
+    main("--out", other, "--config", one / "config.yaml")
+    first, second = (load_checkpoint(out / "checkpoint.pt")["program"] for out in (one, other))
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_the_bare_directory_has_a_counter(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main(*SHORT, "--evaluate", "none") == 0
+    names = sorted(path.name for path in Path("runs").iterdir())
+    assert names == ["digits-standard_normal-0", "digits-standard_normal-0-2"]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["--prior", "vamp", "--prior.components", "5"],
+        ["--prior", "gaussian_mixture", "--posterior", "full_normal"],
+        [
+            "--likelihood",
+            "continuous_bernoulli",
+            "--network",
+            "gated_mlp",
+            "--network.hidden",
+            "[8]",
+        ],
+        ["--likelihood", "normal", "--likelihood.scale", "decoded", "--objective", "beta"],
+        ["--binarisation", "static", "--lr-schedule", "cosine", "--early-stopping", "3"],
+    ],
+)
+def test_other_parts(tmp_path, parts):
+    out = tmp_path / "run"
+    assert main("--out", out, *SHORT, *parts) == 0
+    assert "NaN" not in (out / "metrics.json").read_text()
+    load(out)
+
+
+def test_data_of_ones_own(tmp_path):
+    path = tmp_path / "faces.npy"
+    np.save(path, (np.random.default_rng(0).random((60, 9)) * 3).astype(np.float32))
+    out = tmp_path / "run"
+    assert main("--data", path, "--likelihood", "normal", "--out", out, *SHORT) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["data"] == "faces"
+    assert metrics["bits_per_dim"] is None
+
+
+def test_a_model_file_goes_along_with_the_run(tmp_path):
+    """Editing the default prior in a copy of model.py changes what trains, and what is loaded."""
+    mine = tmp_path / "mine.py"
+    original = (ROOT / "pyro_vae" / "model.py").read_text()
+    edited = original.replace("= StandardNormal", "= GaussianMixture").replace(
+        "import StandardNormal", "import GaussianMixture"
+    )
+    mine.write_text(edited)
+    out = tmp_path / "run"
+    assert main("--model", mine, "--out", out, *SHORT, "--evaluate", "none") == 0
+    mine.unlink()
+    assert type(load(out).prior).__name__ == "GaussianMixture"
+    (out / "model.py").write_text(edited + "\n# changed\n")
+    with pytest.raises(ValueError, match=r"model.py was changed after the run"):
+        load(out)
+
+
+def test_editing_the_default_in_the_checkout_changes_what_trains(tmp_path):
+    """A user's way: clone, edit that line of pyro_vae/model.py, run the script."""
+    for folder in ("pyro_vae", "analysis", "scripts"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    path = tmp_path / "pyro_vae" / "model.py"
+    text = path.read_text()
+    assert "prior: Callable[..., nn.Module] = StandardNormal," in text
+    text = text.replace(
+        "prior: Callable[..., nn.Module] = StandardNormal,",
+        "prior: Callable[..., nn.Module] = Vamp,",
+    ).replace("from pyro_vae.priors import StandardNormal", "from pyro_vae.priors import Vamp")
+    path.write_text(text)
+    command = [
+        sys.executable,
+        "scripts/svi_train.py",
+        *SHORT,
+        "--evaluate",
+        "none",
+        "--out",
+        "run",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert "vamp" in (tmp_path / "run" / "config.yaml").read_text()
+    state = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    assert "prior.pseudo_inputs" in state["program"]
+
+
+# ---- bad input -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--priorr", "vamp"], "unknown option --priorr"),
+        (
+            ["--binarisation", "none"],
+            "use binarisation dynamic, static or threshold, or a likelihood",
+        ),
+        (["--latent-dim", "0"], "latent_dim must be at least 1, got 0"),
+        (["--network.hidden", "[0]"], "hidden sizes must be at least 1"),
+        (["--data", "nosuch.npy"], "nosuch.npy"),
+        (["--objective.beta", "-1"], "beta must be at least 0"),
+    ],
+)
+def test_bad_options_leave_nothing(tmp_path, capsys, arguments, message):
+    out = tmp_path / "run"
+    assert message in refused(capsys, "--out", out, *arguments)
+    assert not out.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: CUDA is not absent")
+def test_cuda_asked_for_and_absent(tmp_path, capsys):
+    assert "torch finds none" in refused(capsys, "--device", "cuda", "--out", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "values", [np.full((20, 4), np.nan), np.full((20, 4), 2.0), np.zeros((20, 0))]
+)
+def test_bad_arrays_leave_nothing(tmp_path, capsys, values):
+    path = tmp_path / "x.npy"
+    np.save(path, values)
+    assert str(path) in refused(capsys, "--data", path, "--out", tmp_path / "run") or "x" in str(
+        path
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_with_a_run_is_kept(tmp_path, capsys):
+    out = tmp_path / "run"
+    main("--out", out, *SHORT, "--evaluate", "none")
+    before = (out / "checkpoint.pt").read_bytes()
+    assert "holds a run already" in refused(capsys, "--out", out, *SHORT)
+    assert (out / "checkpoint.pt").read_bytes() == before
+    assert main("--out", out, *SHORT, "--overwrite", "--seed", "1", "--evaluate", "none") == 0
+    assert (out / "checkpoint.pt").read_bytes() != before
+
+
+def test_a_checkpoint_cut_short_is_refused(tmp_path, capsys):
+    out = tmp_path / "run"
+    main("--out", out, *SHORT, "--evaluate", "none")
+    whole = (out / "checkpoint.pt").read_bytes()
+    (out / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
+    assert "cut short" in refused(capsys, "--resume", "--out", out)
+    with pytest.raises(ValueError, match="cut short"):
+        load(out)
+
+
+# ---- stopping and going on -------------------------------------------------------------------
+
+LONG = ["--epochs", "12", "--network.hidden", "[16]", "--evaluate", "none"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The checkpoint of a run that nothing stopped."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    process = start("--out", out, *LONG)
+    _, error = process.communicate()
+    assert process.returncode == 0, error
+    return load_checkpoint(out / "checkpoint.pt")
+
+
+def resume_and_compare(out: Path, uninterrupted: dict) -> None:
+    process = start("--resume", "--out", out)
+    _, error = process.communicate()
+    assert process.returncode == 0, error
+    state = load_checkpoint(out / "checkpoint.pt")
+    assert state["step"] == uninterrupted["step"]
+    for name, value in uninterrupted["program"].items():
+        assert (state["program"][name] == value).all(), name
+    rows = (out / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 1 + 12
+    assert [path.name for path in out.glob(".*")] == []
+
+
+# Stops the process at an exact step, from inside: outside, a sleep would guess.
+AT_STEP = """
+import os, runpy, signal, sys
+from pyro_vae.training import checkpoint, loop
+step, number, where = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+one_step = loop.Training._one_step
+def counted(self):
+    one_step(self)
+    if where == "step" and self.step == step:
+        os.kill(os.getpid(), number)
+loop.Training._one_step = counted
+run = loop.Training.run
+loop.Training.run = lambda self, **options: run(self, **{**options, "checkpoint_seconds": 0.05})
+write = checkpoint.write_atomically
+def half_written(path, content):
+    if where == "checkpoint" and path.name == "checkpoint.pt" and checkpoint.torch.load(
+            checkpoint.io.BytesIO(content), weights_only=True)["step"] >= step:
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_bytes(content[: len(content) // 2])
+        os.kill(os.getpid(), number)
+    write(path, content)
+checkpoint.write_atomically = half_written
+sys.argv = sys.argv[4:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("step", "number", "where", "code"),
+    [
+        (5, signal.SIGKILL, "step", -signal.SIGKILL),
+        (87, signal.SIGKILL, "step", -signal.SIGKILL),
+        (100, signal.SIGKILL, "step", -signal.SIGKILL),
+        (130, signal.SIGKILL, "checkpoint", -signal.SIGKILL),
+        (47, signal.SIGINT, "step", 130),
+        (111, signal.SIGTERM, "step", 143),
+    ],
+)
+def test_resume_is_bit_exact_after(tmp_path, uninterrupted, step, number, where, code):
+    out = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-c",
+        AT_STEP,
+        str(step),
+        str(int(number)),
+        where,
+        SCRIPT,
+        "--out",
+        out,
+        *LONG,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False
+    )
+    assert process.returncode == code, process.stderr
+    if code > 0:
+        assert f"--resume --out {out}" in process.stdout
+        assert load_checkpoint(out / "checkpoint.pt")["step"] == step
+    resume_and_compare(out, uninterrupted)
+
+
+@pytest.mark.slow
+def test_resume_after_kill_9_from_outside(tmp_path, uninterrupted):
+    out = tmp_path / "run"
+    process = start("--out", out, *LONG)
+    while not (out / "checkpoint.pt").exists():
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    resume_and_compare(out, uninterrupted)

@@ -1,0 +1,200 @@
+"""The command line: every option from its class, errors in one line."""
+
+import pytest
+import yaml
+
+from pyro_vae.training.configuration import (
+    FAMILIES,
+    ConfigurationError,
+    build_vae,
+    load_data,
+    parse,
+    to_yaml,
+)
+
+
+def options(out: str | None = None, resume: bool = False, overwrite: bool = False, seed: int = 0):
+    """Options of a program.
+
+    Args:
+        out: Where.
+        resume: Go on.
+        overwrite: Delete.
+        seed: The seed.
+    """
+
+
+def test_the_bare_command_has_the_defaults_of_build():
+    configuration = parse([], options)
+    assert configuration["prior"] == {"name": "standard_normal"}
+    assert configuration["data"] == {"name": "digits"}
+    assert configuration["latent_dim"] == 8
+    assert configuration["network"]["hidden"] == [400]
+
+
+@pytest.mark.parametrize(("family", "name"), [(f, n) for f in FAMILIES for n in FAMILIES[f]])
+def test_every_part_is_a_choice(family, name):
+    needed = ["--data.path", "x.npy"] if name == "array_file" else []
+    assert parse([f"--{family}", name, *needed], options)[family]["name"] == name
+
+
+def test_options_of_parts_are_typed_as_in_the_design():
+    line = "--data mnist --prior vamp --prior.components 500 --posterior diagonal_normal --network mlp"
+    configuration = parse(
+        [*line.split(), "--network.hidden", "[400, 400]", "--batch-size=7"], options
+    )
+    assert configuration["prior"] == {"name": "vamp", "components": 500}
+    assert configuration["network"]["hidden"] == [400, 400]
+    assert configuration["batch_size"] == 7
+
+
+def test_a_file_of_ones_own_is_a_data_set():
+    configuration = parse(["--data", "some/x.npz"], options)
+    assert configuration["data"] == {"name": "array_file", "path": "some/x.npz", "levels": None}
+
+
+def test_yaml_round_trip(tmp_path):
+    line = [
+        "--prior",
+        "vamp",
+        "--prior.components",
+        "7",
+        "--objective.beta",
+        "4",
+        "--clip-norm",
+        "1",
+    ]
+    configuration = parse(line, options)
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(configuration))
+    again = parse(["--config", str(path)], options)
+    assert {**again, "config": None} == configuration
+    # What is typed comes after what is in the file, and another part drops the file's options.
+    changed = parse(["--config", str(path), "--prior", "standard_normal", "--lr", "0.5"], options)
+    assert changed["prior"] == {"name": "standard_normal"}
+    assert changed["lr"] == 0.5
+    assert changed["objective"]["beta"] == 4
+    path.write_text("prior: vamp\n")
+    assert parse(["--config", str(path)], options)["prior"]["components"] == 500
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "--priorr vamp",
+            r"unknown option --priorr: did you mean --prior\? allowed are --batch-size",
+        ),
+        (
+            "--prior vampp",
+            "--prior must be one of standard_normal, gaussian_mixture, vamp, got 'vampp'",
+        ),
+        ("--data nosuch", "--data must be one of digits.*got 'nosuch'"),
+        ("--prior", "--prior needs a name: standard_normal"),
+        (
+            "--prior.components 3",
+            "unknown option --prior.components: the prior chosen has no options",
+        ),
+        ("--prior vamp --prior.component 3", "the prior chosen has --prior.components"),
+        ("--prior vamp --prior.components x", "--prior.components must be int, got 'x'"),
+        ("--network.hidden 3", "--network.hidden must be a list, got '3'"),
+        (
+            "--lr-schedule foo",
+            "--lr-schedule must be one of constant, cosine, exponential, plateau",
+        ),
+        ("--clip-norm x", "--clip-norm must be float or null, got 'x'"),
+        ("--epochs", "--epochs: expected one argument"),
+        ("stray", "unknown option stray"),
+        ("--resume", "--resume needs --out"),
+        ("--resume --out /nonexistent", "no configuration at /nonexistent/config.yaml"),
+        ("--config /nonexistent", "no configuration at /nonexistent"),
+        ("--model nosuch.py", "--model must be 'vae' or a Python file, got 'nosuch.py'"),
+    ],
+)
+def test_errors_are_one_line(line, message):
+    with pytest.raises(ConfigurationError, match=message) as raised:
+        parse(line.split(), options)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["- a\n- list\n", "just text", "a: [", "nosuch: 3\n", "prior: {x: 1}\n"]
+)
+def test_bad_yaml_is_refused(tmp_path, content):
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError) as raised:
+        parse(["--config", str(path)], options)
+    assert "\n" not in str(raised.value)
+
+
+def test_help_lists_the_options_of_the_parts_chosen(capsys):
+    with pytest.raises(SystemExit) as raised:
+        parse(["--prior", "vamp", "--help"], options)
+    assert raised.value.code == 0
+    text = capsys.readouterr().out
+    assert "--prior.components" in text
+    assert "--objective.warmup-epochs" in text
+    assert "CONFIG" not in text.replace("--config CONFIG", "")
+
+
+def test_a_resumed_run_may_only_be_lengthened(tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(parse(["--lr", "0.5"], options)))
+    resume = ["--resume", "--out", str(tmp_path)]
+    configuration = parse([*resume, "--epochs", "7"], options)
+    assert (configuration["lr"], configuration["epochs"]) == (0.5, 7)
+    with pytest.raises(
+        ConfigurationError, match=r"--lr cannot change when a run is resumed: it has 0\.5"
+    ):
+        parse([*resume, "--lr", "0.1"], options)
+
+
+MODEL = '''
+from pyro_vae.model import *
+from pyro_vae.model import VAE
+from pyro_vae import priors, likelihoods, posteriors, networks
+import pyro_vae.model
+
+class WideNormal(priors.StandardNormal):
+    """p(z) = N(z | 0, 9 I)."""
+
+    def __init__(self, latent_dim: int, wideness: float = 3.0) -> None:
+        super().__init__(latent_dim)
+        self.wideness = wideness
+
+    def forward(self):
+        return dist.Normal(self.loc, self.wideness).to_event(1)
+
+import pyro.distributions as dist
+
+def build(event_shape, latent_dim=5, *, prior=WideNormal, likelihood=likelihoods.Bernoulli,
+          posterior=posteriors.FullNormal, network=networks.MLP, train_data=None, train_size=None):
+    return pyro_vae.model.build(event_shape, latent_dim, prior=prior, likelihood=likelihood,
+        posterior=posterior, network=network, train_data=train_data, train_size=train_size)
+'''
+
+
+def test_a_model_file_of_ones_own_brings_its_defaults(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(MODEL)
+    configuration = parse(["--model", str(path), "--prior.wideness", "2"], options)
+    assert configuration["prior"] == {"name": "wide_normal", "wideness": 2}
+    assert configuration["posterior"]["name"] == "full_normal"
+    vae = build_vae(configuration, (1, 2, 2))
+    assert vae.prior().base_dist.scale.tolist() == [2.0] * 5
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("1/0", "ZeroDivisionError"), ("x = 1", "must define build")]
+)
+def test_a_bad_model_file_is_refused(tmp_path, content, message):
+    path = tmp_path / "mine.py"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match=message):
+        parse(["--model", str(path)], options)
+
+
+def test_data_is_loaded_from_its_options(tmp_path):
+    configuration = parse(["--data", "digits"], options)
+    assert load_data(configuration, tmp_path).name == "digits"
+    assert yaml.safe_load(to_yaml(configuration))["data"] == {"name": "digits"}

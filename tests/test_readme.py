@@ -1,0 +1,43 @@
+"""The README's code runs, and its tables are what the dictionaries say."""
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+from pyro_vae.training.configuration import FAMILIES
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_walk_from_equations_to_code():
+    result = doctest.testfile(str(README), module_relative=False)
+    assert result.attempted > 10
+    assert result.failed == 0
+
+
+def test_the_lines_that_train_and_sample():
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (program,) = [block for block in blocks if ">>>" not in block]
+    scope: dict = {}
+    exec(compile(program.replace("epochs=20", "epochs=1"), str(README), "exec"), scope)
+    assert scope["images"].shape == (16, 1, 8, 8)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_table_of_parts(family):
+    row = re.search(
+        rf"^\| `--{family}` \| (.*?)(?:, or the path .*)? \|$", README.read_text(), re.MULTILINE
+    )
+    names = [name for name in FAMILIES[family] if name != "array_file"]
+    assert row is not None
+    assert row[1] == ", ".join(f"`{name}`" for name in names)
+
+
+def test_the_worked_example_of_contributing(monkeypatch):
+    text = (README.parent / "CONTRIBUTING.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    scope: dict = {"__name__": "example"}
+    exec(re.sub(r"^   ", "", program, flags=re.MULTILINE), scope)
+    assert scope["Laplace"](3)().sample().shape == (3,)

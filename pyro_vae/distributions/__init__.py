@@ -4,7 +4,8 @@ Importing this package registers the divergences of :mod:`pyro_vae.distributions
 """
 
 from pyro_vae.distributions import kl as _kl
+from pyro_vae.distributions.mixture import DiagonalNormalMixture
 
-__all__: list[str] = []
+__all__ = ["DiagonalNormalMixture"]
 
 del _kl

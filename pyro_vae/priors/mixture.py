@@ -10,6 +10,8 @@ from jaxtyping import Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_vae.distributions import DiagonalNormalMixture
+
 
 def _check(latent_dim: int, components: int) -> None:
     if latent_dim < 1:
@@ -45,9 +47,7 @@ class GaussianMixture(nn.Module):
 
     def forward(self) -> dist.Distribution:
         scale = F.softplus(self.raw_scale) + 1e-5
-        return dist.MixtureSameFamily(
-            dist.Categorical(logits=self.logits), dist.Normal(self.loc, scale).to_event(1)
-        )
+        return DiagonalNormalMixture(self.logits, self.loc, scale)
 
 
 class Vamp(nn.Module):
@@ -95,7 +95,10 @@ class Vamp(nn.Module):
 
     def forward(self) -> dist.Distribution:
         (posterior,) = self._posterior
-        return dist.MixtureSameFamily(
-            dist.Categorical(logits=self.pseudo_inputs.new_zeros(len(self.pseudo_inputs))),
-            posterior(self.pseudo_inputs),
-        )
+        components = posterior(self.pseudo_inputs)
+        logits = self.pseudo_inputs.new_zeros(len(self.pseudo_inputs))
+        if isinstance(components, dist.Independent) and isinstance(
+            normal := components.base_dist, dist.Normal
+        ):
+            return DiagonalNormalMixture(logits, normal.loc, normal.scale)
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits), components)

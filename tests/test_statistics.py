@@ -15,6 +15,8 @@ from pyro_vae.statistics import (
     unit_activity,
 )
 
+pytestmark = pytest.mark.arviz
+
 
 def arviz_khat(log_weights):
     """One datum at a time. ArviZ takes MINUS the log weights."""

@@ -147,7 +147,7 @@ class Training:
 
         save()
         bar = tqdm(
-            total=self.steps, initial=self.step, disable=not progress, unit="step", mininterval=0.5
+            total=self.steps, initial=self.step, disable=not progress, unit="step"
         )
         first = True
         self.program.train()

@@ -7,29 +7,40 @@ about a quarter of an hour; `--mnist-epochs 100` is the larger setting for a GPU
 """
 
 import argparse
-import json
 import math
 import shlex
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from analysis.study import (
+    Cell,
+    Results,
+    StudyError,
+    cells_of,
+    common_command,
+    fill_cell,
+    made_with,
+    markdown,
+    mean_and_spread,
+    read_results,
+    svi_train,
+    svi_train_command,
+    write_between_markers,
+)
+from pyro_vae.training.provenance import provenance
+
 if TYPE_CHECKING:
     from pyro_vae import VAE
-
-# A cell is what metrics.json says of a run, and the command; a result is kept under "row/seed".
-Results = dict[str, dict[str, Any]]
 
 ROWS = {
     "digits": "digits, the default run",
@@ -48,8 +59,6 @@ KEPT = (
 )
 
 RESULTS = Path(__file__).with_suffix(".json")
-SVI_TRAIN = Path(__file__).resolve().parents[1] / "svi_train.py"
-MARKERS = "<!-- first_numbers -->", "<!-- /first_numbers -->"
 
 
 # ---- the network by hand: from here to the next line there is torch, and no Pyro ---------------
@@ -108,7 +117,7 @@ def train_by_hand(
     total = epochs * math.ceil(len(grey) / BATCH_SIZE)
     total = total if max_steps is None else min(total, max_steps)
     step, seconds = 0, []
-    with tqdm(total=total, unit="step", mininterval=0.5) as bar:
+    with tqdm(total=total, unit="step") as bar:
         while step < total:
             started = time.perf_counter()
             order = torch.randperm(len(grey), device=grey.device)
@@ -154,10 +163,8 @@ def as_vae(plain: PlainVAE, event_shape: Sequence[int]) -> "VAE":
     return vae
 
 
-def cell_by_hand(seed: int, epochs: int, max_steps: int | None) -> dict[str, Any]:
+def cell_by_hand(seed: int, epochs: int, max_steps: int | None) -> Cell:
     """Train the network by hand, and evaluate it as `scripts/svi_train.py` does."""
-    import pyro
-
     from pyro_vae.data import PreparedData, default_root, mnist
     from pyro_vae.evidence import evaluate, fixed_rows
 
@@ -184,9 +191,7 @@ def cell_by_hand(seed: int, epochs: int, max_steps: int | None) -> dict[str, Any
         "steps": steps,
         "epochs": math.ceil(steps / math.ceil(len(grey) / BATCH_SIZE)),
         "seconds_per_epoch": seconds,
-        "torch": torch.__version__,
-        "pyro": pyro.__version__,
-        "git_commit": git_commit(),
+        **provenance(),
     }
 
 
@@ -209,34 +214,9 @@ def arguments_of(row: str, seed: int, mnist_epochs: int, max_steps: int | None) 
 
 def command_of(row: str, arguments: Sequence[str]) -> str:
     """What to type, at the root of a checkout, to get a cell."""
-    program = "studies/first_numbers.py" if row == "mnist_by_hand" else "svi_train.py"
-    return shlex.join(["python", f"scripts/{program}", *arguments])
-
-
-def cell_of_svi_train(arguments: Sequence[str]) -> dict[str, Any]:
-    """Run `scripts/svi_train.py` in a temporary directory and read its metrics.json.
-
-    Raises:
-        RuntimeError: If it ends with an error, which it has printed.
-    """
-    with tempfile.TemporaryDirectory() as directory:
-        out = Path(directory) / "run"
-        done = subprocess.run(
-            [sys.executable, str(SVI_TRAIN), *arguments, "--out", str(out)], check=False
-        )
-        if done.returncode:
-            raise RuntimeError(f"scripts/svi_train.py ended with exit code {done.returncode}.")
-        return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-
-
-def git_commit() -> str | None:
-    """The commit of this checkout, if it is one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() if answer.returncode == 0 else None
+    if row == "mnist_by_hand":
+        return shlex.join(["python", "scripts/studies/first_numbers.py", *arguments])
+    return svi_train_command(arguments)
 
 
 def run(
@@ -259,47 +239,16 @@ def run(
         again: Fill those that are there, too.
 
     Raises:
-        RuntimeError: If a program ends with an error, or its log p(x) is not finite.
+        StudyError: If a program ends with an error, or its log p(x) is not finite.
     """
-    from pyro_vae.training.checkpoint import write_atomically
-
-    path.parent.mkdir(parents=True, exist_ok=True)
     for row in rows:
         for seed in seeds:
             arguments = arguments_of(row, seed, mnist_epochs, max_steps)
-            command = command_of(row, arguments)
-            cell = f"{row}/{seed}"
-            if not again and read(path).get(cell, {}).get("command") == command:
-                print(f"{cell} is there: {command}")
-                continue
-            print(f"{cell}: {command}", flush=True)
             if row == "mnist_by_hand":
-                metrics = cell_by_hand(seed, mnist_epochs, max_steps)
+                make = partial(cell_by_hand, seed, mnist_epochs, max_steps)
             else:
-                metrics = cell_of_svi_train(arguments)
-            if metrics["log_evidence"] is None:
-                raise RuntimeError(f"log p(x) of {cell} is not finite; nothing was stored.")
-            found = {"command": command, **{name: metrics[name] for name in KEPT}}
-            # Read anew: another process may have filled another cell.
-            results = {**read(path), cell: found}
-            results = {name: results[name] for name in sorted(results)}
-            content = json.dumps(results, indent=2, allow_nan=False) + "\n"
-            write_atomically(path, content.encode())
-            print(f"{cell}: log p(x) {found['log_evidence']:.2f} nats/datum", flush=True)
-
-
-def read(path: Path) -> Results:
-    """The results stored, none if there is no file.
-
-    Raises:
-        ValueError: If the file is damaged.
-    """
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
+                make = partial(svi_train, arguments, KEPT)
+            fill_cell(path, f"{row}/{seed}", command_of(row, arguments), make, again=again)
 
 
 # ---- tables ------------------------------------------------------------------------------------
@@ -314,42 +263,34 @@ def tables(results: Results) -> str:
     Raises:
         ValueError: If the cells of a row were made by different commands: no mean is over those.
     """
-    lines = [
-        "| | log p(x) | ELBO | k-hat above | images x samples | steps | seeds | command |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    header = ("", "log p(x)", "ELBO", "k-hat above", "images x samples", "steps", "command")
+    rows = []
     for row, title in ROWS.items():
-        cells = _cells(results, row)
+        cells = cells_of(results, row)
         if not cells:
             continue
-        commands = {cell["command"].removesuffix(str(seed)) + "S" for seed, cell in cells.items()}
-        if len(commands) > 1:
-            raise ValueError(
-                f"the cells of {row} must have one command but for the seed, got "
-                f"{' and '.join(sorted(commands))}; run them again with one."
-            )
         first = next(iter(cells.values()))
-        entries = (
-            title,
-            *(
-                _mean_and_spread([c[name] for c in cells.values()])
-                for name in ("log_evidence", "elbo")
-            ),
-            f"{statistics.mean(c['khat_share_above'] for c in cells.values()):.0%}",
-            f"{first['n']:,} x {first['log_evidence_samples']:,}",
-            f"{first['steps']:,}",
-            ", ".join(map(str, cells)),
-            f"`{commands.pop()}`",
+        rows.append(
+            (
+                title,
+                *(
+                    mean_and_spread([c[n] for c in cells.values()])
+                    for n in ("log_evidence", "elbo")
+                ),
+                f"{statistics.mean(c['khat_share_above'] for c in cells.values()):.0%}",
+                f"{first['n']:,} x {first['log_evidence_samples']:,}",
+                f"{first['steps']:,}",
+                f"`{common_command(cells)}`, S = {', '.join(map(str, cells))}",
+            )
         )
-        lines.append(f"| {' | '.join(entries)} |")
-    lines += ["", _legend(results), "", *(f"- {target}" for target in targets(results))]
-    return "\n".join(lines)
+    reached = "\n".join(f"- {target}" for target in targets(results))
+    return f"{markdown(header, rows)}\n\n{_legend(results)}\n\n{reached}"
 
 
 def targets(results: Results) -> list[str]:
     """Each target, whether it was reached, and by what numbers; differences are seed by seed."""
     evidence = {
-        row: {seed: cell["log_evidence"] for seed, cell in _cells(results, row).items()}
+        row: {seed: cell["log_evidence"] for seed, cell in cells_of(results, row).items()}
         for row in ROWS
     }
 
@@ -366,7 +307,9 @@ def targets(results: Results) -> list[str]:
     def said(met: bool, row: str, other: str, differences: dict[int, float]) -> str:
         if not differences:
             return "not measured"
-        steps = {cell["steps"] for name in (row, other) for cell in _cells(results, name).values()}
+        steps = {
+            cell["steps"] for name in (row, other) for cell in cells_of(results, name).values()
+        }
         if len(steps) > 1:
             return f"not comparable, after {' and '.join(f'{n:,}' for n in sorted(steps))} steps"
         by_seed = ", ".join(f"{value:+.2f}" for value in differences.values())
@@ -386,30 +329,14 @@ def targets(results: Results) -> list[str]:
     ]
 
 
-def _cells(results: Results, row: str) -> dict[int, dict[str, Any]]:
-    """The cells of a row by seed, in order."""
-    seeds = sorted(
-        int(name.partition("/")[2]) for name in results if name.partition("/")[0] == row
-    )
-    return {seed: results[f"{row}/{seed}"] for seed in seeds}
-
-
-def _mean_and_spread(values: Sequence[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}"
-
-
 def _legend(results: Results) -> str:
     """What the numbers of the table are, and what made them."""
     errors = [f"{data} {value:.2f}" for data, value in _standard_errors(results).items()]
-    versions = sorted({f"torch {cell['torch']}, pyro {cell['pyro']}" for cell in results.values()})
-    commits = sorted({cell["git_commit"] or "none" for cell in results.values()})
     return (
         "Nats per datum on fixed test images, binarised once: mean ± standard deviation over "
         "seeds. The images are the same for all; their choice alone has a standard error of "
         f"{', '.join(errors) or 'unknown size'}. `k-hat above` is the share of images whose k-hat "
-        "is above its threshold: there, log p(x) is rather higher than said. Made with "
-        f"{'; '.join(versions) or 'nothing yet'}; commit {', '.join(commits) or 'none'}."
+        "is above its threshold: there, log p(x) is rather higher than said. " + made_with(results)
     )
 
 
@@ -423,22 +350,6 @@ def _standard_errors(results: Results) -> dict[str, float]:
 
 def _verdict(met: bool) -> str:
     return "reached" if met else "**missed**"
-
-
-def write_readme(path: Path, table: str) -> None:
-    """Replace what is between the markers in a Markdown file.
-
-    Raises:
-        ValueError: If the file has no such pair of markers.
-    """
-    from pyro_vae.training.checkpoint import write_atomically
-
-    start, end = MARKERS
-    before, opened, rest = path.read_text(encoding="utf-8").partition(start)
-    _, closed, after = rest.partition(end)
-    if not (opened and closed):
-        raise ValueError(f"{path} must hold {start} and, after it, {end}.")
-    write_atomically(path, f"{before}{start}\n{table}\n{end}{after}".encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -470,15 +381,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 max_steps=options.max_steps,
                 again=options.again,
             )
-        table = tables(read(options.results))
+        table = tables(read_results(options.results))
         if options.write_readme:
-            write_readme(options.write_readme, table)
+            write_between_markers(options.write_readme, "first_numbers", table)
         else:
             print(table)
     except (ValueError, OSError, ImportError) as error:
         print(f"first_numbers.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
+    except StudyError as error:
         print(f"first_numbers.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,0 +1,147 @@
+"""A study: a table of cells, each a run, kept as they come and written into the README.
+
+A cell is a dictionary of plain values with the `command` that gives it. Cells are kept in one JSON
+file under "row/seed", written anew after each, so that a study that is stopped goes on where it was.
+"""
+
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.training.checkpoint import write_atomically
+
+Cell = dict[str, Any]
+Results = dict[str, Cell]
+
+SVI_TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "svi_train.py"
+
+
+class StudyError(RuntimeError):
+    """A program of the study ended with an error, or gave no number."""
+
+
+def read_results(path: Path) -> Results:
+    """The cells stored, none if there is no file.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+
+
+def fill_cell(
+    path: Path, name: str, command: str, make: Callable[[], Cell], *, again: bool = False
+) -> None:
+    """Make a cell and store it, unless it is there by the same command.
+
+    Args:
+        path: The results.
+        name: "row/seed".
+        command: What to type, at the root of a checkout, to get the cell.
+        make: Gives the cell; its `log_evidence` must be a number.
+        again: Make it in any case.
+
+    Raises:
+        StudyError: If the cell has no log p(x).
+    """
+    if not again and read_results(path).get(name, {}).get("command") == command:
+        print(f"{name} is there: {command}")  # noqa: T201 - a study's progress
+        return
+    print(f"{name}: {command}", flush=True)  # noqa: T201
+    cell = make()
+    if cell["log_evidence"] is None:
+        raise StudyError(f"log p(x) of {name} is not finite; nothing was stored.")
+    # Read anew: another process may have filled another cell.
+    results = {**read_results(path), name: {"command": command, **cell}}
+    results = {name: results[name] for name in sorted(results)}
+    write_atomically(path, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
+
+
+def svi_train_command(arguments: Sequence[str]) -> str:
+    """What to type, at the root of a checkout, to run `scripts/svi_train.py`."""
+    return shlex.join(["python", "scripts/svi_train.py", *arguments])
+
+
+def svi_train(arguments: Sequence[str], kept: Iterable[str]) -> Cell:
+    """Run `scripts/svi_train.py` in a temporary directory; return these entries of metrics.json.
+
+    Raises:
+        StudyError: If it ends with an error, which it has printed.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        out = Path(directory) / "run"
+        command = [sys.executable, str(SVI_TRAIN), *arguments, "--out", str(out)]
+        done = subprocess.run(command, check=False)
+        if done.returncode:
+            raise StudyError(f"scripts/svi_train.py ended with exit code {done.returncode}.")
+        metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    return {name: metrics[name] for name in kept}
+
+
+def cells_of(results: Results, row: str) -> dict[int, Cell]:
+    """The cells of a row by seed, in order."""
+    named = (name.partition("/") for name in results)
+    seeds = sorted(int(seed) for name, _, seed in named if name == row)
+    return {seed: results[f"{row}/{seed}"] for seed in seeds}
+
+
+def common_command(cells: dict[int, Cell]) -> str:
+    """The command of a row's cells, with S for the seed, which comes last.
+
+    Raises:
+        ValueError: If they were made by different commands: no mean is over those.
+    """
+    commands = {cell["command"].removesuffix(str(seed)) + "S" for seed, cell in cells.items()}
+    if len(commands) > 1:
+        raise ValueError(
+            "the cells of a row must have one command but for the seed, got "
+            f"{' and '.join(sorted(commands))}; run them again with one."
+        )
+    return commands.pop()
+
+
+def mean_and_spread(values: Sequence[float | None], digits: int = 2) -> str:
+    """The mean and, of several, the standard deviation; "not defined" if a value is not."""
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < len(values) or not numbers:
+        return "not defined"
+    spread = f" ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else ""
+    return f"{statistics.mean(numbers):.{digits}f}{spread}"
+
+
+def made_with(results: Results) -> str:
+    """The versions and commits that made the results."""
+    versions = sorted({f"torch {cell['torch']}, pyro {cell['pyro']}" for cell in results.values()})
+    commits = sorted({(cell["git_commit"] or "none")[:10] for cell in results.values()})
+    return f"Made with {'; '.join(versions)}; commit {', '.join(commits)}."
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_between_markers(path: Path, name: str, text: str) -> None:
+    """Replace what is between `<!-- name -->` and `<!-- /name -->` in a Markdown file.
+
+    Raises:
+        ValueError: If the file has no such pair of markers.
+    """
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, opened, rest = path.read_text(encoding="utf-8").partition(start)
+    _, closed, after = rest.partition(end)
+    if not (opened and closed):
+        raise ValueError(f"{path} must hold {start} and, after it, {end}.")
+    write_atomically(path, f"{before}{start}\n{text}\n{end}{after}".encode())

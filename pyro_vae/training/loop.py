@@ -146,9 +146,7 @@ class Training:
             saved = time.monotonic()
 
         save()
-        bar = tqdm(
-            total=self.steps, initial=self.step, disable=not progress, unit="step"
-        )
+        bar = tqdm(total=self.steps, initial=self.step, disable=not progress, unit="step")
         first = True
         self.program.train()
         # The parameters belong to the module. Pyro's global store is left as it was found, so that

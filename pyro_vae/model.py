@@ -16,7 +16,7 @@ from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.networks import MLP
+from pyro_vae.networks import MLP, on_log_scale
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 
@@ -92,7 +92,8 @@ def build(
     """A VAE from the classes of its parts. The defaults above are the command line's.
 
     Each constructor is handed, by parameter name, what it asks for among `latent_dim`,
-    `event_shape`, `encoder`, `decoder`, `posterior`, `train_data` and `train_size`.
+    `event_shape`, `encoder`, `decoder`, `posterior`, `train_data` and `train_size`. An encoder of
+    counts reads log(1 + x).
 
     Args:
         event_shape: The shape of a datum.
@@ -104,19 +105,26 @@ def build(
         train_data: Training data in the likelihood's support, for parts that start from data.
         train_size: The number of training data.
     """
+    encoder, decoder = partial(network, tuple(event_shape)), partial(network, (latent_dim,))
+    if _class_of(likelihood).support == "counts":
+        encoder = on_log_scale(encoder)
     given: dict[str, Any] = {
         "event_shape": tuple(event_shape),
         "latent_dim": latent_dim,
-        "encoder": partial(network, tuple(event_shape)),
-        "decoder": partial(network, (latent_dim,)),
+        "encoder": encoder,
+        "decoder": decoder,
         "train_data": train_data,
         "train_size": train_size,
     }
 
     def construct(part: Callable[..., nn.Module]) -> nn.Module:
         # A partial's own signature fails on an unknown option before the call can name it.
-        asked = inspect.signature(part.func if isinstance(part, partial) else part).parameters
+        asked = inspect.signature(_class_of(part)).parameters
         return part(**{name: value for name, value in given.items() if name in asked})
 
     given["posterior"] = construct(posterior)
     return VAE(construct(prior), construct(likelihood), given["posterior"])
+
+
+def _class_of(part: Callable[..., nn.Module]) -> Any:
+    return part.func if isinstance(part, partial) else part

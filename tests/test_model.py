@@ -80,6 +80,13 @@ def test_build_hands_what_is_asked_for():
     assert asked == {"event_shape": EVENT_SHAPE, "train_size": 100, "train_data": data}
 
 
+def test_an_encoder_of_counts_reads_logarithms():
+    vae = build((3,), 2, likelihood=likelihoods.Poisson)
+    x = torch.tensor([[0.0, 7.0, 1000.0]])
+    torch.testing.assert_close(vae.posterior.encoder(x), vae.posterior.encoder.network(x.log1p()))
+    assert vae.posterior.encoder(-x).isfinite().all()
+
+
 def test_prior_predictive(x):
     vae = build(EVENT_SHAPE, 4)
     new = Predictive(poutine.uncondition(vae.model), num_samples=5)(x)["x"]

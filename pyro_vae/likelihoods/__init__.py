@@ -10,11 +10,13 @@ from torch import nn
 
 from pyro_vae.likelihoods.binary import Bernoulli
 from pyro_vae.likelihoods.continuous import ContinuousBernoulli, Normal
+from pyro_vae.likelihoods.counts import Poisson
 
 LIKELIHOODS: dict[str, type[nn.Module]] = {
     "bernoulli": Bernoulli,
     "continuous_bernoulli": ContinuousBernoulli,
     "normal": Normal,
+    "poisson": Poisson,
 }
 
-__all__ = ["LIKELIHOODS", "Bernoulli", "ContinuousBernoulli", "Normal"]
+__all__ = ["LIKELIHOODS", "Bernoulli", "ContinuousBernoulli", "Normal", "Poisson"]

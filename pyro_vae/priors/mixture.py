@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vae.distributions import DiagonalNormalMixture
+from pyro_vae.networks import running_statistics
 
 
 def _check(latent_dim: int, components: int) -> None:
@@ -54,7 +55,9 @@ class Vamp(nn.Module):
     """p(z) = 1/K sum_k q(z | u_k): the aggregate posterior of K learned pseudo-inputs u_k.
 
     The posterior is the VAE's own and is not registered here a second time: a `state_dict` holds
-    one copy of it, and its parameters are trained through both roles.
+    one copy of it, and its parameters are trained through both roles. Batch normalisation in it
+    uses its running statistics for pseudo-inputs, which never enter them: `running_statistics` says
+    why.
 
     Args:
         latent_dim: The dimension of z.
@@ -95,7 +98,8 @@ class Vamp(nn.Module):
 
     def forward(self) -> dist.Distribution:
         (posterior,) = self._posterior
-        components = posterior(self.pseudo_inputs)
+        with running_statistics(posterior):
+            components = posterior(self.pseudo_inputs)
         logits = self.pseudo_inputs.new_zeros(len(self.pseudo_inputs))
         if isinstance(components, dist.Independent) and isinstance(
             normal := components.base_dist, dist.Normal

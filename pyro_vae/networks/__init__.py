@@ -1,0 +1,45 @@
+"""Encoders and decoders: tensors to tensors, with any leading axes.
+
+A network is a class called with the shape of what it reads and the shape of what it gives::
+
+    encoder = partial(MLP, event_shape)     # output shape -> network that reads x
+    decoder = partial(MLP, (latent_dim,))   # output shape -> network that reads z
+
+A likelihood asks its decoder for `(outputs_per_element, *event_shape)`, a posterior its encoder
+for `(parameters, latent_dim)`. Leading axes (batch, particles) pass through. `mlp` and `gated_mlp`
+take any event, `conv`, `gated_conv` and `resnet` images `(channels, height, width)`.
+"""
+
+from torch import nn
+
+from pyro_vae.networks.convolutional import Conv, GatedConv, ResNet
+from pyro_vae.networks.dense import MLP, GatedMLP
+from pyro_vae.networks.layers import Activation
+from pyro_vae.networks.log_scale import LogScale, on_log_scale
+from pyro_vae.networks.network import Network, NetworkFactory
+from pyro_vae.networks.normalisation import BatchNorm, Norm, running_statistics
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "mlp": MLP,
+    "gated_mlp": GatedMLP,
+    "conv": Conv,
+    "gated_conv": GatedConv,
+    "resnet": ResNet,
+}
+
+__all__ = [
+    "MLP",
+    "NETWORKS",
+    "Activation",
+    "BatchNorm",
+    "Conv",
+    "GatedConv",
+    "GatedMLP",
+    "LogScale",
+    "Network",
+    "NetworkFactory",
+    "Norm",
+    "ResNet",
+    "on_log_scale",
+    "running_statistics",
+]

@@ -6,6 +6,7 @@ file under "row/seed", written anew after each, so that a study that is stopped 
 
 import json
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -73,8 +74,15 @@ def svi_train_command(arguments: Sequence[str]) -> str:
     return shlex.join(["python", "scripts/svi_train.py", *arguments])
 
 
-def svi_train(arguments: Sequence[str], kept: Iterable[str]) -> Cell:
+def svi_train(
+    arguments: Sequence[str], kept: Iterable[str], *, picture: Path | None = None
+) -> Cell:
     """Run `scripts/svi_train.py` in a temporary directory; return these entries of metrics.json.
+
+    Args:
+        arguments: The program's, without `--out`.
+        kept: Names of entries.
+        picture: Where to keep its figure of samples from the prior; None to keep none.
 
     Raises:
         StudyError: If it ends with an error, which it has printed.
@@ -85,6 +93,9 @@ def svi_train(arguments: Sequence[str], kept: Iterable[str]) -> Cell:
         done = subprocess.run(command, check=False)
         if done.returncode:
             raise StudyError(f"scripts/svi_train.py ended with exit code {done.returncode}.")
+        if picture is not None:
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(out / "figures" / "prior_samples.png", picture)
         metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     return {name: metrics[name] for name in kept}
 

@@ -10,17 +10,39 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pyro_vae.data.arrays import array_file
+from pyro_vae.data.colour_sets import celeba, cifar10, svhn
+from pyro_vae.data.count_files import mouse_bladder, newsgroups
+from pyro_vae.data.counts import count_file
 from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.digits import digits
+from pyro_vae.data.image_files import dsprites, freyface, omniglot, static_mnist
+from pyro_vae.data.image_folders import image_folder
+from pyro_vae.data.own_data import OWN_DATA, own_data
+from pyro_vae.data.photos import photos
 from pyro_vae.data.preparation import PreparedData
-from pyro_vae.data.torchvision_sets import fashion_mnist, mnist
+from pyro_vae.data.tables import table_file
+from pyro_vae.data.torchvision_sets import fashion_mnist, kmnist, mnist
 
-# A loader that reads from a folder of data sets takes it as `root`.
+# A loader that reads from a folder of data sets takes it as `root`; one of the user's own, `path`.
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
+    "photos": photos,
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,
+    "kmnist": kmnist,
+    "static_mnist": static_mnist,
+    "omniglot": omniglot,
+    "freyface": freyface,
+    "dsprites": dsprites,
+    "cifar10": cifar10,
+    "svhn": svhn,
+    "celeba": celeba,
+    "newsgroups": newsgroups,
+    "mouse_bladder": mouse_bladder,
     "array_file": array_file,
+    "image_folder": image_folder,
+    "count_file": count_file,
+    "table_file": table_file,
 }
 
 
@@ -31,11 +53,27 @@ def default_root() -> Path:
 
 __all__ = [
     "DATASETS",
+    "OWN_DATA",
     "Dataset",
     "PreparedData",
     "array_file",
+    "celeba",
+    "cifar10",
+    "count_file",
     "default_root",
     "digits",
+    "dsprites",
     "fashion_mnist",
+    "freyface",
+    "image_folder",
+    "kmnist",
     "mnist",
+    "mouse_bladder",
+    "newsgroups",
+    "omniglot",
+    "own_data",
+    "photos",
+    "static_mnist",
+    "svhn",
+    "table_file",
 ]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ from jaxtyping import Int, Real
 from torch import Tensor
 
 SPLITS = ("train", "validation", "test")
+
+Support = Literal["binary", "integers", "counts", "unit", "real"]
 
 # What the values of each support are.
 SUPPORTS = {
@@ -21,6 +24,10 @@ SUPPORTS = {
 }
 
 _SPLIT_SEED = 20140501
+
+# uint8 that stay below this many levels of 256 would be pictures almost black: more likely they are
+# counts, or pictures of fewer levels.
+_DARKEST_PICTURES = 64
 
 # Types on which torch has few operations, and the one that takes their place.
 _PLAIN_INTEGERS = {
@@ -45,12 +52,13 @@ class Dataset:
         train: The training data, `(n, *event_shape)`.
         validation: The validation data.
         test: The test data.
-        labels: Labels or factors of a split, by its name; may be empty.
-        label_names: What label 0, 1, ... is called.
+        labels: Labels `(n,)` or factors `(n, factors)` of a split, by its name; may be empty.
+        label_names: What label 0, 1, ... is called; of factors, what the first, second, ... is.
+        event_names: What element 0, 1, ... of a datum is called: a word, a gene, a column of a table.
 
     Raises:
         ValueError: If splits are empty or differ in event shape, values lie outside the support,
-            or labels are not as long as their split.
+            labels are not as long as their split, or names are not as many as elements.
     """
 
     name: str
@@ -60,7 +68,8 @@ class Dataset:
     validation: Real[Tensor, " n_validation ..."] = field(repr=False)
     test: Real[Tensor, " n_test ..."] = field(repr=False)
     labels: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    label_names: tuple[str, ...] = ()
+    label_names: tuple[str, ...] = field(default=(), repr=False)
+    event_names: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.support not in SUPPORTS:
@@ -85,6 +94,11 @@ class Dataset:
                     f"{self.name}: the {split} split has {len(self.split(split))} rows "
                     f"but {len(labels)} labels."
                 )
+        if self.event_names and self.event_shape != (len(self.event_names),):
+            raise ValueError(
+                f"{self.name}: {len(self.event_names)} names do not fit an event of shape "
+                f"{self.event_shape}."
+            )
 
     @classmethod
     def from_array(
@@ -93,25 +107,34 @@ class Dataset:
         *,
         labels: np.ndarray | Tensor | None = None,
         levels: int | None = None,
+        support: Support | None = None,
         name: str = "array",
+        label_names: Sequence[str] = (),
+        event_names: Sequence[str] = (),
     ) -> "Dataset":
         """A data set from one array, split 70 / 10 / 20 by a permutation that is always the same.
 
         The native support is read from the values: booleans, or 0 and 1 alone, are binary; with
         `levels` they are integers of so many levels; uint8 are integers of 256 levels (images);
         other integers of 0 or more are counts; floats in [0, 1] are unit, other finite floats real.
+        Where that would be a guess (uint8 with low values alone, floats without a fraction), it is
+        refused until `levels` or `support` says what the values are.
 
         Args:
             array: `(n, d)`, `(n, height, width)` or `(n, 1 or 3 channels, height, width)`.
             labels: A label, or a row of factors, for each row.
             levels: The number of levels of integers 0, ..., levels - 1.
+            support: One of `SUPPORTS`, instead of what the values say.
             name: What the set is called in logs and tables.
+            label_names: What label 0, 1, ... is called.
+            event_names: What element 0, 1, ... of a datum is called.
 
         Raises:
             ValueError: If type, shape or values are none of these, fewer than 10 rows are given, or
                 there is not one label a row.
         """
-        values = _as_events(_as_tensor(array, name), name)
+        # Not copied: the rows of each split are, below.
+        values = _as_events(_as_tensor(array, name, copy=False), name)
         n = len(values)
         if n < 10:
             raise ValueError(f"{name} must have at least 10 rows to be split, got {n}.")
@@ -126,7 +149,10 @@ class Dataset:
             {split: values[index] for split, index in rows.items()},
             labels=None if targets is None else {s: targets[index] for s, index in rows.items()},
             levels=levels,
+            support=support,
             name=name,
+            label_names=label_names,
+            event_names=event_names,
         )
 
     @classmethod
@@ -136,7 +162,10 @@ class Dataset:
         *,
         labels: Mapping[str, np.ndarray | Tensor] | None = None,
         levels: int | None = None,
+        support: Support | None = None,
         name: str = "array",
+        label_names: Sequence[str] = (),
+        event_names: Sequence[str] = (),
     ) -> "Dataset":
         """A data set from arrays that are split already; the support is read as in `from_array`.
 
@@ -145,7 +174,10 @@ class Dataset:
                 the training data.
             labels: Labels or factors for some of the splits.
             levels: The number of levels of integers 0, ..., levels - 1.
+            support: One of `SUPPORTS`, instead of what the values say.
             name: What the set is called in logs and tables.
+            label_names: What label 0, 1, ... is called.
+            event_names: What element 0, 1, ... of a datum is called.
 
         Raises:
             ValueError: As `from_array`, and if the splits differ in type or event shape.
@@ -168,8 +200,20 @@ class Dataset:
                 if "train" in parts:
                     parts["validation"] = parts["train"][-n_validation:]
                     parts["train"] = parts["train"][:-n_validation]
-        support, levels = _native_support(list(tensors.values()), levels, name)
-        return cls(name, support, levels, *(tensors[split] for split in SPLITS), labels=targets)
+        kind, levels = (
+            (support, levels)
+            if support is not None
+            else _native_support(list(tensors.values()), levels, name)
+        )
+        return cls(
+            name,
+            kind,
+            levels,
+            *(tensors[split] for split in SPLITS),
+            labels=targets,
+            label_names=tuple(label_names),
+            event_names=tuple(event_names),
+        )
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -230,7 +274,7 @@ def permutation(n: int, *, seed: int) -> Int[Tensor, " n"]:
     return torch.randperm(n, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
 
 
-def _as_tensor(array: np.ndarray | Tensor, what: str) -> Tensor:
+def _as_tensor(array: np.ndarray | Tensor, what: str, *, copy: bool = True) -> Tensor:
     """The array as a tensor of integers or float32, on the CPU."""
     if isinstance(array, Tensor):
         if array.is_complex() or array.layout != torch.strided:
@@ -252,13 +296,20 @@ def _as_tensor(array: np.ndarray | Tensor, what: str) -> Tensor:
         dtype = np.int64
     # What float32 cannot hold becomes infinite here and is refused with the other infinities.
     with np.errstate(over="ignore"):
-        return torch.from_numpy(array.astype(dtype, order="C"))
+        # torch takes no array that is not to be written.
+        return torch.from_numpy(
+            array.astype(dtype, order="C", copy=copy or not array.flags.writeable)
+        )
 
 
 def _as_labels(array: np.ndarray | Tensor, what: str) -> Tensor:
     labels = _as_tensor(array, what)
     if labels.dim() == 0:
         raise ValueError(f"{what} must be an array with one entry a row, got a single value.")
+    if labels.dim() > 2:
+        raise ValueError(
+            f"{what} must have the shape (n,), or (n, factors), got {tuple(labels.shape)}, as data have."
+        )
     return labels if labels.is_floating_point() else labels.to(torch.int64)
 
 
@@ -268,6 +319,16 @@ def _as_events(values: Tensor, what: str) -> Tensor:
     allowed = "(n, d), (n, height, width) or (n, 1 or 3 channels, height, width)"
     if len(shape) < 2:
         raise ValueError(f"{what} looks like labels: its shape must be {allowed}, got {shape}.")
+    if len(shape) == 2 and _are_labels(values):
+        raise ValueError(
+            f"{what} looks like labels: it has shape {shape} and "
+            f"{'one whole number' if shape[1] == 1 else 'a single 1'} in each row."
+        )
+    if len(shape) == 3 and shape[-1] in (1, 3):
+        raise ValueError(
+            f"{what} looks like a single picture with its channels last: its shape must be {allowed}, "
+            f"got {shape} (as narrow pictures it would be {(shape[0], 1, *shape[1:])})."
+        )
     if len(shape) == 3:
         return values.unsqueeze(1)
     if len(shape) == 2 or (len(shape) == 4 and shape[1] in (1, 3)):
@@ -278,6 +339,18 @@ def _as_events(values: Tensor, what: str) -> Tensor:
             "place, with numpy.moveaxis(array, -1, 1)."
         )
     raise ValueError(f"the shape of {what} must be {allowed}, got {shape}.")
+
+
+def _are_labels(values: Tensor) -> bool:
+    """Whether a matrix is a column of integers, or has 0 everywhere but for a single 1 in each row."""
+    if values.numel() == 0:
+        return False
+    if values.shape[1] == 1:
+        return not values.is_floating_point()
+    low, high = values.aminmax()
+    return bool(
+        low == 0 and high == 1 and ((values != 0).sum(1) == 1).all() and (values.sum(1) == 1).all()
+    )
 
 
 def _native_support(
@@ -291,17 +364,33 @@ def _native_support(
         )
     if levels is not None:
         return "integers", levels
-    if all(bool(((values == 0) | (values == 1)).all()) for values in splits):
+    bounds = [values.aminmax() for values in splits if values.numel()]
+    low = min((bound.min.item() for bound in bounds), default=0)
+    high = max((bound.max.item() for bound in bounds), default=0)
+    floats = splits[0].is_floating_point()
+    whole = low >= 0 and not (
+        floats and any(bool((values != values.round()).any()) for values in splits)
+    )
+    if whole and high <= 1:
         return "binary", None
     if torch.uint8 in types:
+        if high < _DARKEST_PICTURES:
+            raise ValueError(
+                f"{name} holds uint8 from {low} to {high}, which may be grey levels or counts: say which "
+                f"with levels (--data.levels {high + 1}, or 256) or support (--data.support counts)."
+            )
         return "integers", 256
-    low = min(values.min().item() for values in splits if values.numel())
-    if splits[0].is_floating_point():
-        high = max(values.max().item() for values in splits if values.numel())
+    if floats:
+        if whole and math.isfinite(high):
+            raise ValueError(
+                f"{name} holds floats without a fraction, from {low:g} to {high:g}, which may be grey "
+                f"levels, counts or real: say which with levels (--data.levels {high + 1:.0f}) or "
+                "support (--data.support counts, --data.support real)."
+            )
         return ("unit" if low >= 0 and high <= 1 else "real"), None
     if low < 0:
         raise ValueError(
             f"integers must be 0 or more (levels or counts), but {name} goes down to {low}; give real "
-            "data as floats."
+            "data as floats, or say so with support (--data.support real)."
         )
     return "counts", None

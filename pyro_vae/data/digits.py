@@ -34,10 +34,10 @@ def digits() -> Dataset:
     parts = permutation(len(images), seed=_SPLIT_SEED).split([1257, 180, 360])
     splits = dict(zip(SPLITS, parts, strict=True))
     return Dataset(
-        name="digits",
-        support="integers",
-        levels=17,
-        **{split: images[rows] for split, rows in splits.items()},
+        "digits",
+        "integers",
+        17,
+        *(images[rows] for rows in parts),
         labels={split: labels[rows] for split, rows in splits.items()},
         label_names=tuple("0123456789"),
     )

@@ -52,10 +52,47 @@ def fashion_mnist(root: Path) -> Dataset:
     return _load("fashion_mnist", "FashionMNIST", root)
 
 
+def kmnist(root: Path) -> Dataset:
+    """Characters of old Japanese books: 70,000 images of 28 x 28 pixels in 256 grey levels.
+
+    Splits and files are as in `mnist`.
+
+    Args:
+        root: The folder that holds `KMNIST/raw`.
+
+    Raises:
+        ValueError: If the files are missing and cannot be downloaded, or one is damaged.
+        ImportError: If torchvision cannot be imported.
+
+    References:
+        Deep learning for classical Japanese literature (Clanuwat et al., 2018),
+        https://arxiv.org/abs/1812.01718
+    """
+    return _load("kmnist", "KMNIST", root)
+
+
+def import_torchvision() -> ModuleType:
+    """torchvision's data sets, imported when first needed: it takes seconds.
+
+    Raises:
+        ImportError: If it cannot be imported, with what to install.
+    """
+    try:
+        import torchvision.datasets
+    # A torchvision built for another torch fails with a RuntimeError (operator nms does not exist).
+    except (ImportError, RuntimeError) as error:
+        raise ImportError(
+            f"this data set is read by torchvision, which cannot be imported ({error}). "
+            f"Install the build that goes with torch {torch.__version__}: take both from the same "
+            "index, pip install torch torchvision"
+        ) from error
+    return torchvision.datasets
+
+
 def _load(
     name: str, class_name: str, root: Path, label_names: tuple[str, ...] | None = None
 ) -> Dataset:
-    torchvision_mnist = _import_torchvision()
+    torchvision_mnist = import_torchvision().mnist
     torchvision_class = getattr(torchvision_mnist, class_name)
     folder = Path(root) / class_name / "raw"
     # Each file of the set (without .gz) and the checksum of its .gz.
@@ -89,20 +126,6 @@ def _load(
         labels={"train": labels[:-10_000], "validation": labels[-10_000:], "test": test_labels},
         label_names=label_names or tuple(torchvision_class.classes),
     )
-
-
-def _import_torchvision() -> ModuleType:
-    """torchvision's module of MNIST-like sets, imported when first needed: it takes seconds."""
-    try:
-        from torchvision.datasets import mnist as torchvision_mnist
-    # A torchvision built for another torch fails with a RuntimeError (operator nms does not exist).
-    except (ImportError, RuntimeError) as error:
-        raise ImportError(
-            f"MNIST and Fashion-MNIST are read by torchvision, which cannot be imported ({error}). "
-            f"Install the build that goes with torch {torch.__version__}: take both from the same "
-            "index, pip install torch torchvision"
-        ) from error
-    return torchvision_mnist
 
 
 def _gz(file: Path) -> Path:

@@ -29,6 +29,17 @@ def test_levels_option(tmp_path):
     assert array_file(tmp_path / "mine.npy", levels=16).levels == 16
 
 
+@pytest.mark.parametrize("names", [("x",), ("x", "y"), ("train", "test")])
+def test_support_option(tmp_path, names):
+    dark = IMAGES // 16
+    arrays = dict(zip(names, (dark, LABELS if "y" in names else dark), strict=False))
+    np.savez(tmp_path / "mine.npz", **arrays)
+    with pytest.raises(ValueError, match=r"mine.npz: .* may be grey levels or counts"):
+        array_file(tmp_path / "mine.npz")
+    assert array_file(tmp_path / "mine.npz", support="counts").support == "counts"
+    assert array_file(tmp_path / "mine.npz", levels=256).levels == 256
+
+
 @pytest.mark.parametrize("names", [("arr_0",), ("x",), ("train",), ("x", "y")])
 def test_npz_of_one_array(tmp_path, names):
     np.savez_compressed(tmp_path / "mine.npz", **dict(zip(names, (IMAGES, LABELS), strict=False)))
@@ -70,6 +81,8 @@ def test_npz_of_splits(tmp_path):
         ({"train": IMAGES[:0], "test": IMAGES}, "train split is empty"),
         ({"x": IMAGES[..., None]}, "channels last"),
         ({"x": LABELS}, "looks like labels"),
+        ({"x": LABELS, "y": IMAGES}, "looks like labels"),
+        ({"x": IMAGES, "y": IMAGES}, r"labels of mine must have the shape \(n,\)"),
         ({"x": np.where(IMAGES > 9, 0.5, np.nan)}, "not finite"),
         ({"x": IMAGES.astype(str)}, "dtype"),
     ],

@@ -21,7 +21,7 @@ def values(*shape: int, high: int = 5) -> np.ndarray:
         (values(4, high=2), None, "binary", None, torch.uint8),
         (values(4, high=2).astype(float), None, "binary", None, torch.uint8),
         (values(4, high=2), 2, "integers", 2, torch.uint8),
-        (values(4).astype(np.uint8), None, "integers", 256, torch.uint8),
+        (values(4, high=256).astype(np.uint8), None, "integers", 256, torch.uint8),
         (values(4).astype(float), 17, "integers", 17, torch.uint8),
         (values(4, high=4096), 4096, "integers", 4096, torch.int16),
         (values(4), None, "counts", None, torch.uint8),
@@ -47,6 +47,52 @@ def test_support_is_read_from_the_array(array, levels, support, kept_levels, dty
 
 
 @pytest.mark.parametrize(
+    ("array", "support", "levels", "dtype"),
+    [
+        (values(4).astype(np.uint8), "counts", None, torch.uint8),
+        (values(4).astype(np.uint8), "integers", 5, torch.uint8),
+        (values(4).astype(float), "counts", None, torch.uint8),
+        (values(4).astype(float), "real", None, torch.float32),
+        (values(4) - 3, "real", None, torch.float32),
+        (values(4, high=2), "counts", None, torch.uint8),
+        (values(4, high=2).astype(bool), "unit", None, torch.float32),
+    ],
+)
+def test_support_may_be_given(array, support, levels, dtype):
+    dataset = Dataset.from_array(array, levels=levels, support=support)
+    assert (dataset.support, dataset.levels) == (support, levels)
+    assert {dataset.split(split).dtype for split in SPLITS} == {dtype}
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (values(4).astype(np.uint8), r"grey levels or counts: .*--data.levels 5, or 256.*counts"),
+        (values(4, high=64).astype(np.uint8), "uint8 from 0 to 63, which may be"),
+        (values(4).astype(float), r"floats without a fraction, from 0 to 4.*--data.levels 5"),
+        (digits().train.double() * 16, "may be grey levels, counts or real"),
+    ],
+)
+def test_what_takes_a_guess_is_refused(array, message):
+    with pytest.raises(ValueError, match=message):
+        Dataset.from_array(array)
+
+
+@pytest.mark.parametrize(
+    ("support", "levels", "message"),
+    [
+        ("counts", 5, "only integers have levels, got 5 for counts data"),
+        ("integers", None, "levels of integers must be at least 2, got None"),
+        ("binary", None, "between 0 and 1, got values from 0 to 4"),
+        ("unit", None, "between 0 and 1, got values from 0 to 4"),
+    ],
+)
+def test_a_support_that_does_not_fit_is_refused(support, levels, message):
+    with pytest.raises(ValueError, match=message):
+        Dataset.from_array(values(4), support=support, levels=levels)
+
+
+@pytest.mark.parametrize(
     ("shape", "event_shape"),
     [((6,), (6,)), ((6, 7), (1, 6, 7)), ((1, 6, 7), (1, 6, 7)), ((3, 6, 7), (3, 6, 7))],
 )
@@ -59,6 +105,11 @@ def test_event_shapes(shape, event_shape):
     [
         (values(), "looks like labels"),
         (np.array(3.0), "looks like labels"),
+        (values(1), "looks like labels: it has shape .* one whole number in each row"),
+        (np.eye(5)[values()], "looks like labels: it has shape .* a single 1 in each row"),
+        (np.eye(5, dtype=bool)[values()], "a single 1 in each row"),
+        (values(48, 3), "looks like a single picture with its channels last.*40, 1, 48, 3"),
+        (values(48, 1), "looks like a single picture"),
         (values(28, 28, 1), r"channels last.*moveaxis\(array, -1, 1\)"),
         (values(28, 28, 3), "channels last"),
         (values(2, 8, 8), "must be .*1 or 3 channels"),
@@ -111,17 +162,46 @@ def test_split_is_fixed_disjoint_and_leaves_the_global_stream():
     )
 
 
+def test_what_looks_like_labels_may_be_data_of_another_type():
+    assert Dataset.from_array(values(1) / 3).event_shape == (1,)
+    # Rows that sum to one, but hold more than a single one.
+    assert Dataset.from_array(np.eye(4)[values(high=4)] * 0.5 + 0.125).support == "unit"
+
+
 def test_data_do_not_share_the_users_memory():
+    array = values(4).astype(np.uint8) + 100
+    for dataset in (
+        Dataset.from_splits({"train": array, "test": array}),
+        Dataset.from_array(array),
+    ):
+        before = dataset.test.clone()
+        array += 1
+        assert torch.equal(dataset.test, before)
+
+
+@pytest.mark.parametrize("change", ["read-only", "reversed", "transposed"])
+def test_arrays_in_any_order_of_memory(change):
     array = values(4)
-    dataset = Dataset.from_splits({"train": array, "test": array})
-    before = dataset.test.clone()
-    array += 1
-    assert torch.equal(dataset.test, before)
+    given = {"read-only": array.copy(), "reversed": array[::-1].copy()[::-1]}.get(
+        change, np.asfortranarray(array)
+    )
+    given.flags.writeable = change != "read-only"
+    dataset = Dataset.from_array(given)
+    assert torch.equal(dataset.train, Dataset.from_array(array).train)
+
+
+def test_names_of_elements():
+    dataset = Dataset.from_array(values(3), event_names=["a", "b", "c"], label_names=["x"])
+    assert (dataset.event_names, dataset.label_names) == (("a", "b", "c"), ("x",))
+    with pytest.raises(ValueError, match=r"2 names do not fit an event of shape \(3,\)"):
+        Dataset.from_array(values(3), event_names=["a", "b"])
 
 
 def test_labels_must_be_as_many_as_rows():
     with pytest.raises(ValueError, match="40 rows but 39 labels"):
         Dataset.from_array(values(4), labels=np.zeros(39))
+    with pytest.raises(ValueError, match=r"must have the shape \(n,\).*as data have"):
+        Dataset.from_array(values(4), labels=values(4, 4))
     with pytest.raises(ValueError, match="single value"):
         Dataset.from_array(values(4), labels=np.array(1))
     with pytest.raises(ValueError, match="test split has 40 rows but 3 labels"):

@@ -1,6 +1,7 @@
-"""MNIST and Fashion-MNIST from every state a folder may be in. The network is never used."""
+"""MNIST and sets of its format from every state a folder may be in. The network is never used."""
 
 import gzip
+import inspect
 import os
 import shutil
 import sys
@@ -11,7 +12,7 @@ from urllib.error import URLError
 import pytest
 import torch
 
-from pyro_vae.data import DATASETS, Dataset, default_root, fashion_mnist, mnist
+from pyro_vae.data import DATASETS, Dataset, default_root, fashion_mnist, kmnist, mnist
 from pyro_vae.data.dataset import SPLITS
 
 NAMES = (
@@ -21,6 +22,7 @@ NAMES = (
     "t10k-labels-idx1-ubyte",
 )
 SETS = [(mnist, "MNIST"), (fashion_mnist, "FashionMNIST")]
+SET_NAMES = {"MNIST": "mnist", "FashionMNIST": "fashion_mnist", "KMNIST": "kmnist"}
 
 
 def real_root(class_name: str) -> Path:
@@ -89,7 +91,7 @@ def test_gz_alone_are_read_and_nothing_is_written(
     root = real_root(class_name)
     before = contents(root / class_name)
     dataset = load(root)
-    check(dataset, {"MNIST": "mnist", "FashionMNIST": "fashion_mnist"}[class_name])
+    check(dataset, SET_NAMES[class_name])
     assert contents(root / class_name) == before
     # Every digit, or piece of clothing, has its place in each split.
     assert all(len(dataset.labels[split].unique()) == 10 for split in SPLITS)
@@ -118,12 +120,12 @@ def test_gz_in_a_read_only_folder(tmp_path):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(("load", "class_name"), SETS)
+@pytest.mark.parametrize(("load", "class_name"), [*SETS, (kmnist, "KMNIST")])
 def test_uncompressed_files_are_read(tmp_path, load: Callable[[Path], Dataset], class_name: str):
     write_plain_set(tmp_path, class_name)
     before = contents(tmp_path)
     dataset = load(tmp_path)
-    check(dataset, {"MNIST": "mnist", "FashionMNIST": "fashion_mnist"}[class_name])
+    check(dataset, SET_NAMES[class_name])
     assert contents(tmp_path) == before
     # Rows were numbered modulo ten, 50,000 before the validation split.
     assert dataset.train[1234].unique().tolist() == [4]
@@ -209,4 +211,13 @@ def test_default_root(monkeypatch):
 
 
 def test_dictionary_names_the_sets():
-    assert set(DATASETS) == {"digits", "mnist", "fashion_mnist", "array_file"}
+    scikit_learn = {"digits", "photos"}
+    torchvision = {"mnist", "fashion_mnist", "kmnist", "cifar10", "svhn", "celeba"}
+    files = {"static_mnist", "omniglot", "freyface", "dsprites", "newsgroups", "mouse_bladder"}
+    own = {"array_file", "image_folder", "count_file", "table_file"}
+    assert set(DATASETS) == scikit_learn | torchvision | files | own
+    for name, load in DATASETS.items():
+        parameters = inspect.signature(load).parameters
+        # What the command line hands a loader, and what it asks the user for.
+        assert ("root" in parameters) == (name in torchvision | files)
+        assert ("path" in parameters) == (name in own)

@@ -1,0 +1,105 @@
+"""`own_data`, and paths of one's own on the command line."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import sparse
+
+from pyro_vae.data import DATASETS, own_data
+from pyro_vae.training.configuration import ConfigurationError, load_data, parse
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
+
+
+def options(out: str | None = None) -> None:
+    """The program's own options.
+
+    Args:
+        out: Where.
+    """
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder, the current one, with something of each kind in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "faces").mkdir()
+    for index, image in enumerate(IMAGES):
+        Image.fromarray(image).save(tmp_path / "faces" / f"{index}.png")
+    np.save("x.npy", IMAGES)
+    np.savez("x.npz", x=IMAGES)
+    sparse.save_npz("s.npz", sparse.csr_array(IMAGES[:, 0]))
+    np.savetxt(
+        "t.csv", IMAGES[:, 0], delimiter=",", fmt="%d", header="a,b,c,d,e,f,g,h", comments=""
+    )
+    (tmp_path / "notes.txt").write_text("1 2 3")
+    (tmp_path / "notes").write_text("1 2 3")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "loader", "support"),
+    [
+        ("faces", "image_folder", "integers"),
+        ("./faces/", "image_folder", "integers"),
+        ("x.npy", "array_file", "integers"),
+        ("x.npz", "array_file", "integers"),
+        ("s.npz", "count_file", "counts"),
+        ("t.csv", "table_file", "counts"),
+    ],
+)
+def test_a_path_is_a_data_set(folder, path, loader, support):
+    assert own_data(path) == loader
+    for line in (["--data", path], [f"--data={folder / path}"]):
+        configuration = parse(line, options)
+        assert configuration["data"]["name"] == loader
+        dataset = load_data(configuration, folder)
+        assert dataset.support == support
+        assert len(dataset.train) == 14
+
+
+def test_missing_paths_are_known_by_their_suffix(folder):
+    for suffix, loader in {
+        ".npy": "array_file",
+        ".npz": "array_file",
+        ".csv": "table_file",
+        ".parquet": "table_file",
+    }.items():
+        path = f"some/where{suffix}"
+        assert own_data(path) == loader
+        with pytest.raises(ValueError, match=f"{path} must be .* but there is no such file"):
+            DATASETS[loader](path)
+
+
+def test_options_of_a_path_are_its_loaders(folder):
+    configuration = parse(["--data", "faces", "--data.size", "4", "--data.channels", "3"], options)
+    assert load_data(configuration, folder).event_shape == (3, 4, 4)
+    assert load_data(parse(["--data", "t.csv", "--data.label", "a"], options), folder).labels
+    with pytest.raises(ConfigurationError, match=r"--data.channels must be"):
+        parse(["--data", "faces", "--data.channels", "2"], options)
+
+
+def test_a_name_comes_before_a_folder(folder):
+    (folder / "digits").mkdir()
+    assert parse(["--data", "digits"], options)["data"] == {"name": "digits"}
+    assert parse(["--data", "./digits"], options)["data"]["name"] == "image_folder"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("notes.txt", "a folder of images, or a .npy, .npz, .csv or .parquet file, got notes.txt"),
+        ("notes", "a folder of images, or .*, got notes"),
+        ("nowhere/faces", "a folder of images, or .*, but there is no nowhere/faces"),
+        ("x.xlsx", "a folder of images, or .*, but there is no x.xlsx"),
+        ("mnits", "--data must be one of digits.* or a folder of images, or a .npy.* got 'mnits'"),
+        ("", "--data must be one of digits"),
+        ("a" * 5000, "--data must be one of digits"),
+        ("a\0b", "--data must be one of digits"),
+        ("a" * 5000 + "/b", "but there is no"),
+    ],
+)
+def test_what_is_neither_name_nor_path_is_refused_in_one_line(folder, path, message):
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        parse(["--data", path], options)
+    assert "\n" not in str(caught.value)

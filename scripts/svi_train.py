@@ -5,12 +5,11 @@ the parts chosen: `python scripts/svi_train.py --prior vamp --help`.
 """
 
 import logging
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import pyro
 import torch
@@ -18,19 +17,20 @@ from pyro.nn import PyroModule
 
 from pyro_vae.data import PreparedData, default_root
 from pyro_vae.training.checkpoint import load_checkpoint
+from pyro_vae.training.command_line import parse
 from pyro_vae.training.configuration import (
-    Configuration,
     build_objective,
     build_vae,
     likelihood_support,
     load_data,
-    parse,
     preparation_options,
     to_yaml,
     training_options,
 )
 from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
+from pyro_vae.training.plain_yaml import Configuration
+from pyro_vae.training.provenance import provenance
 from pyro_vae.training.run_directory import RunDirectory, model_hash
 
 log = logging.getLogger("pyro_vae")
@@ -40,40 +40,29 @@ EVIDENCE_SAMPLES = 1000
 # So many data and draws go to inference_data.nc; what is said of all data is in metrics.json.
 STORED_IMAGES = 64
 STORED_DRAWS = 100
-
-
-def options(
-    out: str | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    data_root: str | None = None,
-    seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    evaluate: Literal["full", "quick", "none"] = "quick",
-) -> None:
-    """The options of a run that belong to no part.
-
-    Args:
-        out: The run directory; runs/<data>-<prior>-<seed>, with a counter, if not given.
-        resume: Go on with the run in --out, which needs no other option.
-        overwrite: Delete the run that --out holds.
-        data_root: Where data sets lie; the environment variable PYRO_VAE_DATA, or data, if not given.
-        seed: The seed of every random stream but the test split's.
-        device: Where to train.
-        evaluate: Evidence on all test data, on at most 1,000 fixed ones, or no evaluation.
-    """
+# A path may be this long; what is longer is no word that a person typed.
+LONGEST_WORD = 1000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     try:
-        return run(parse(sys.argv[1:] if arguments is None else arguments, options))
+        return run(parse(sys.argv[1:] if arguments is None else arguments))
     except (ValueError, OSError, ImportError) as error:
-        print(f"svi_train.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"svi_train.py: error: {in_one_line(error)}", file=sys.stderr)
         return 2
     except NonFiniteError as error:
         print(f"svi_train.py: {error}", file=sys.stderr)
         return 1
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error says; values of any length and any characters are cut to fit a line."""
+    words = [
+        word if len(word) <= LONGEST_WORD else f"{word[:50]}...{word[-50:]}"
+        for word in str(error).split()
+    ]
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(words))
 
 
 def run(configuration: Configuration) -> int:
@@ -102,8 +91,11 @@ def run(configuration: Configuration) -> int:
 
     directory = run_directory(configuration)
     if configuration["resume"]:
+        directory.check_plain()
         if directory.checkpoint.exists():
-            training.load_state_dict(load_checkpoint(directory.checkpoint))
+            state = load_checkpoint(directory.checkpoint)
+            directory.check_model(configuration["model"], state)
+            training.load_state_dict(state)
     else:
         directory.check_free(configuration["overwrite"])
         configuration = directory.create(configuration)
@@ -113,6 +105,7 @@ def run(configuration: Configuration) -> int:
 
 def train(configuration: Configuration, directory: RunDirectory, training: Training) -> int:
     """Train to the end or to an interruption, then evaluate."""
+    made_by = provenance()  # Before anyone edits the code that is running.
     data, vae = training.data, training.program
     print(f"{data.description}\n{describe(configuration, vae)}\n{directory.path}/")
     log.info("%s; %s", data.description, describe(configuration, vae))
@@ -136,11 +129,16 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
     if training.history:
         print(describe_record(training.history[-1]))
     if configuration["evaluate"] != "none":
-        conclude(configuration, directory, training)
+        conclude(configuration, directory, training, made_by)
     return 0
 
 
-def conclude(configuration: Configuration, directory: RunDirectory, training: Training) -> None:
+def conclude(
+    configuration: Configuration,
+    directory: RunDirectory,
+    training: Training,
+    made_by: dict[str, str | None],
+) -> None:
     """Evaluate on test data, and write metrics.json, inference_data.nc and the figures."""
     from analysis.figures import draw_figures
     from pyro_vae.evidence import evaluate, fixed_rows
@@ -151,7 +149,7 @@ def conclude(configuration: Configuration, directory: RunDirectory, training: Tr
     rows = fixed_rows(
         len(test), len(test) if configuration["evaluate"] == "full" else QUICK_IMAGES
     )
-    x = test[rows]
+    x = test[rows].to(training.device)
     labels = data.dataset.labels.get("test")
     labels = None if labels is None else labels[rows]
 
@@ -175,16 +173,14 @@ def conclude(configuration: Configuration, directory: RunDirectory, training: Tr
         "compile": "off",
         "compile_seconds": None,
         "seed": configuration["seed"],
-        "torch": torch.__version__,
-        "pyro": pyro.__version__,
-        "git_commit": git_commit(),
+        **made_by,
     }
     log_evidence = metrics["log_evidence"]
     metrics["bits_per_dim"] = None if log_evidence is None else data.bits_per_dim(log_evidence)
     directory.write_metrics(metrics)
     print(table(metrics))
 
-    stored = x[:STORED_IMAGES].to(next(vae.parameters()).device, torch.get_default_dtype())
+    stored = x[:STORED_IMAGES].to(torch.get_default_dtype())
     tree = from_svi(
         vae.model,
         vae.guide,
@@ -277,16 +273,6 @@ def logged_to(path: Path) -> Iterator[None]:
         for handler in (file, screen):
             log.removeHandler(handler)
             handler.close()
-
-
-def git_commit() -> str | None:
-    """The commit of this checkout, if it is one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() if answer.returncode == 0 else None
 
 
 if __name__ == "__main__":

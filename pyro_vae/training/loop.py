@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.evaluating import evaluating
 from pyro_vae.objectives import ELBO
-from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
+from pyro_vae.training.checkpoint import check_state, is_like, load_checkpoint, save_checkpoint
 from pyro_vae.training.schedules import TIED_TO_LENGTH, Schedule, learning_rate_schedule
 from pyro_vae.training.step import PATIENCE, Step, Totals, objective_value
 
@@ -308,8 +308,15 @@ class Training:
         """Go back to a saved state, so that `run` goes on from there.
 
         Raises:
-            ValueError: If the state is of another model, objective or batch layout.
+            ValueError: If the state is of another model, objective or batch layout, or no state of a
+                training.
         """
+        # All of it before anything is taken over: a state may be somebody else's.
+        check_parameters(self.program, state.get("program"))
+        check_parameters(self.objective, state.get("objective"))
+        check_state(state, self.state_dict(), [p.shape for p in self._step.parameters])
+        if state["best"] is not None:
+            check_parameters(self.program, state["best"])
         for name, now in (("batch_size", self.batch_size), ("train_size", len(self.data.train))):
             if state[name] != now:
                 raise ValueError(
@@ -320,8 +327,8 @@ class Training:
                 f"the schedule {self.lr_schedule} is tied to the length of training: the checkpoint's is "
                 f"{state['schedule_steps']} steps, got {self.steps}."
             )
-        load_parameters(self.program, state["program"])
-        load_parameters(self.objective, state["objective"])
+        self.program.load_state_dict(state["program"])
+        self.objective.load_state_dict(state["objective"])
         self._step.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self.step = state["step"]
@@ -389,24 +396,35 @@ def support_of(program: Any) -> str:
     return program.likelihood.support
 
 
-def load_parameters(module: nn.Module, state: dict[str, Tensor]) -> None:
+def load_parameters(module: nn.Module, state: Any) -> None:
     """Load a `state_dict`, or say in one line how it differs.
 
     Raises:
-        ValueError: If names or shapes differ: the state is another module's.
+        ValueError: If names, shapes or types differ: the state is another module's.
+    """
+    check_parameters(module, state)
+    module.load_state_dict(state)
+
+
+def check_parameters(module: nn.Module, state: Any) -> None:
+    """Make sure that a `state_dict` is a module's.
+
+    Raises:
+        ValueError: If names, shapes or types differ.
     """
     own = module.state_dict()
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise ValueError(f"the checkpoint has no tensors of a {type(module).__name__}.")
     different = [
         name for name in own.keys() | state.keys() if name not in own or name not in state
     ]
-    different += [n for n in own.keys() & state.keys() if own[n].shape != state[n].shape]
+    different += [n for n in own.keys() & state.keys() if not is_like(state[n], own[n])]
     if different:
         names = ", ".join(sorted(different)[:4]) + (", ..." if len(different) > 4 else "")
         raise ValueError(
             f"the checkpoint is of another {type(module).__name__}: {len(different)} tensors differ in "
-            f"name or shape ({names})."
+            f"name, shape or type ({names})."
         )
-    module.load_state_dict(state)
 
 
 def describe_record(record: Record) -> str:

@@ -13,14 +13,11 @@ from typing import Any
 from pyro.nn import PyroModule
 
 from pyro_vae.training.checkpoint import load_checkpoint, write_atomically
-from pyro_vae.training.configuration import (
-    DEFAULT_MODEL,
-    Configuration,
-    build_vae,
-    read_yaml,
-    to_yaml,
-)
+from pyro_vae.training.command_line import parse_stored, stored_arguments, stored_model
+from pyro_vae.training.configuration import build_vae, to_yaml
 from pyro_vae.training.loop import Record, load_parameters
+from pyro_vae.training.model_files import DEFAULT_MODEL
+from pyro_vae.training.plain_yaml import Configuration
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +67,56 @@ class RunDirectory:
                 "another --out keeps it."
             )
 
+    def check_plain(self) -> None:
+        """Make sure that writing here writes nowhere else: somebody's directory may hold links.
+
+        Raises:
+            ValueError: If an entry is a link, or neither a file nor the folder of figures.
+        """
+        written = {entry.name for entry in vars(self).values()} - {self.path.name}
+        entries = [
+            entry
+            for entry in (self.path.iterdir() if self.path.is_dir() else ())
+            # Files are written under temporary names that begin and end otherwise.
+            if any(name in entry.name for name in written)
+        ]
+        if self.figures.is_dir() and not self.figures.is_symlink():
+            entries += self.figures.iterdir()
+        for entry in entries:
+            if entry.is_symlink() or not (entry.is_file() or entry == self.figures):
+                raise ValueError(
+                    f"{entry} must be a plain file: a link or another kind of entry in a run directory "
+                    "could lead out of it."
+                )
+
+    def check_model(self, model: str, state: Mapping[str, Any]) -> None:
+        """Make sure that a checkpoint was trained with this model file.
+
+        Args:
+            model: The configuration's `model`.
+            state: The checkpoint.
+
+        Raises:
+            ValueError: If it was another of the user's own. If it was another pyro_vae/model.py, there
+                is a warning.
+        """
+        if state.get("model_hash") == model_hash({"model": model}):
+            return
+        if model != DEFAULT_MODEL:
+            raise ValueError(
+                f"{self.model} was changed after the run: its hash is not the checkpoint's."
+            )
+        log.warning("pyro_vae/model.py was changed since %s was trained.", self.path)
+
     def create(self, configuration: Configuration) -> Configuration:
         """Make the directory, delete an old run's files, write the configuration; return it.
 
         A model file of the user's own is copied beside it, and the configuration names the copy.
+
+        Raises:
+            ValueError: As `check_plain`.
         """
+        self.check_plain()
         for old in (self.checkpoint, self.config, self.records, self.metrics, self.inference_data):
             old.unlink(missing_ok=True)
         self.log.unlink(missing_ok=True)
@@ -118,32 +160,46 @@ def model_hash(configuration: Configuration) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def load(path: str | Path) -> PyroModule:
+def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
     """The trained VAE of a run, in evaluation mode on the CPU, with `vae.configuration` beside it.
+
+    The run may be somebody else's: nothing in it is executed. Its configuration is limited to
+    registered parts and their options, its checkpoint to tensors and plain values.
 
     Args:
         path: A run directory, as `scripts/svi_train.py` leaves it.
+        trust_model_file: Run the model file that the run brings along. It is a program, and may do
+            anything: read it first.
 
     Raises:
-        ValueError: If there is no run, its checkpoint is damaged or another model's, or the model
-            file was changed after the run.
+        ValueError: If there is no run, its configuration or checkpoint is damaged or another model's,
+            or it has a model file of its own, which is not trusted or was changed after the run.
     """
     run = RunDirectory(path)
     if not run.holds_a_run:
         raise ValueError(f"no run at {path}: a run directory holds config.yaml and checkpoint.pt.")
-    configuration = read_yaml(run.config)
+    arguments = stored_arguments(run.path, trust_model_file=trust_model_file)
     state = load_checkpoint(run.checkpoint)
-    if configuration["model"] != DEFAULT_MODEL:
-        # The copy in this directory, wherever the directory is now.
-        configuration["model"] = str(run.model)
-    if state["model_hash"] != model_hash(configuration):
-        if configuration["model"] != DEFAULT_MODEL:
-            raise ValueError(
-                f"{run.model} was changed after the run: its hash is not the checkpoint's."
-            )
-        log.warning("pyro_vae/model.py was changed since %s was trained.", path)
+    _check_description(run.checkpoint, state)
+    # Before the model file is run.
+    run.check_model(stored_model(arguments), state)
+    configuration = parse_stored(arguments)
     vae = build_vae(configuration, state["event_shape"], train_size=state["train_size"])
     load_parameters(vae, state["program"] if state["best"] is None else state["best"])
     vae.eval()
     vae.configuration = configuration  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
     return vae
+
+
+def _check_description(path: Path, state: Mapping[str, Any]) -> None:
+    """Make sure that a checkpoint says what it is of."""
+    shape, size = state.get("event_shape"), state.get("train_size")
+    if not (
+        isinstance(shape, (list, tuple))
+        and 1 <= len(shape) <= 8
+        and all(type(length) is int and 1 <= length < 2**40 for length in shape)
+        and type(size) is int
+        and isinstance(state.get("model_hash"), str)
+        and "best" in state
+    ):
+        raise ValueError(f"{path} is not the checkpoint of a run: it does not say of what data.")

@@ -6,7 +6,9 @@ from PIL import Image
 from scipy import sparse
 
 from pyro_vae.data import DATASETS, own_data
-from pyro_vae.training.configuration import ConfigurationError, load_data, parse
+from pyro_vae.training.command_line import parse
+from pyro_vae.training.configuration import load_data
+from pyro_vae.training.plain_yaml import ConfigurationError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
 

@@ -169,10 +169,12 @@ def test_a_model_file_goes_along_with_the_run(tmp_path):
     out = tmp_path / "run"
     assert main("--model", mine, "--out", out, *SHORT, "--evaluate", "none") == 0
     mine.unlink()
-    assert type(load(out).prior).__name__ == "GaussianMixture"
+    with pytest.raises(ValueError, match=r"a model file of its own.*trust_model_file=True"):
+        load(out)
+    assert type(load(out, trust_model_file=True).prior).__name__ == "GaussianMixture"
     (out / "model.py").write_text(edited + "\n# changed\n")
     with pytest.raises(ValueError, match=r"model.py was changed after the run"):
-        load(out)
+        load(out, trust_model_file=True)
 
 
 def test_editing_the_default_in_the_checkout_changes_what_trains(tmp_path):

@@ -1,0 +1,353 @@
+"""The command line: every option of every part, from its class, with errors in one line.
+
+Nothing here lists a part or an option of one. Names come from the families' dictionaries, options
+from the constructors' signatures, defaults from the signature of `build` in the model file.
+"""
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+from jsonargparse import SUPPRESS, ArgumentParser, set_loader
+
+from pyro_vae.data import OWN_DATA, PreparedData
+from pyro_vae.training.arguments import (
+    ListArgument,
+    last,
+    normalised,
+    overridden,
+    read_arguments,
+    spell,
+)
+from pyro_vae.training.configuration import FAMILIES, UNSAVED
+from pyro_vae.training.loop import Training
+from pyro_vae.training.model_files import (
+    DEFAULT_MODEL,
+    model_defaults,
+    model_file,
+    model_parts,
+)
+from pyro_vae.training.plain_yaml import (
+    Configuration,
+    ConfigurationError,
+    NotPlainError,
+    load_plain,
+)
+
+# What constructors are handed, and so is nobody's option.
+HANDED = {
+    *("event_shape", "latent_dim", "encoder", "decoder", "posterior", "train_data", "train_size"),
+    *("input_shape", "output_shape", "root"),
+}
+
+# What a resumed run may be given anew: how long, where, and what to do afterwards.
+RESUMABLE = ("epochs", "max_steps", "device", "data_root", "evaluate")
+
+
+def run_options(
+    out: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    trust_model_file: bool = False,
+    data_root: str | None = None,
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    evaluate: Literal["full", "quick", "none"] = "quick",
+) -> None:
+    """The options of a run that belong to no part.
+
+    Args:
+        out: The run directory; runs/<data>-<prior>-<seed>, with a counter, if not given.
+        resume: Go on with the run in --out, which needs no other option.
+        overwrite: Delete the run that --out holds.
+        trust_model_file: Run the model file that the run in --out, or --config, brings along. It is
+            a program, and may do anything: read it first.
+        data_root: Where data sets lie; the environment variable PYRO_VAE_DATA, or data, if not given.
+        seed: The seed of every random stream but the test split's.
+        device: Where to train.
+        evaluate: Evidence on all test data, on at most 1,000 fixed ones, or no evaluation.
+    """
+
+
+set_loader("pyro_vae", load_plain, (yaml.YAMLError,), json_superset=True)
+
+
+class _Parser(ArgumentParser):
+    """jsonargparse's parser with our spelling of options, and errors in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise ConfigurationError(self._in_one_line(message))
+
+    def _in_one_line(self, message: str) -> str:
+        if "nrecognized arguments" in message:
+            unknown = re.findall(r"--[\w.]+", message) or [message.rsplit(":", 1)[-1].strip()]
+            return f"unknown option {spell(unknown[0])}: {self._alternatives(unknown[0])}."
+        line = " ".join(message.split())
+        if required := re.match(r"the following arguments are required: (.*)", line):
+            names = ", ".join(f"--{name}" for name in required[1].split(", "))
+            return f"{spell(names)} is needed, and has no default."
+        key = re.match(r'Parser key "([\w.]+)":\s*(.*)', line)
+        if key is None:
+            return spell(line)
+        option = f"--{key[1].removesuffix('.name')}"
+        expected = re.match(r"Expected an? (.+)\. Got value: (.*)", key[2])
+        expected = expected or re.match(r".*Subtypes: \[(.*?)\] .*Given value: (.*)", key[2])
+        reason = f"must be {_in_words(expected[1])}, got {expected[2]!r}" if expected else key[2]
+        return f"{spell(option)} {reason}."
+
+    def _alternatives(self, unknown: str) -> str:
+        options = sorted(
+            {o for action in self._actions for o in action.option_strings if o[:2] == "--"}
+        )
+        family, dot, _ = unknown.removeprefix("--").partition(".")
+        if dot and family in FAMILIES:
+            own = [
+                spell(o)
+                for o in options
+                if o.startswith(f"--{family}.") and not o.endswith(".name")
+            ]
+            return f"the {family} chosen has {', '.join(own) if own else 'no options'}"
+        top = [
+            o for o in options if ("." not in o and o != "--print_shtab") or o.endswith(".name")
+        ]
+        top = sorted({o.removesuffix(".name") for o in top})
+        close = difflib.get_close_matches(unknown, top, n=1)
+        meant = f"did you mean {spell(close[0])}? " if close else ""
+        return f"{meant}allowed are {', '.join(map(spell, top))}"
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        return spell(super().format_help(*args, **kwargs))
+
+
+def _in_words(kind: str) -> str:
+    """A type as a person says it: "one of a, b" for `Literal['a', 'b']`."""
+    if literal := re.fullmatch(r"typing\.Literal\[(.*)\]", kind):
+        return f"one of {literal[1].replace(chr(39), '')}"
+    name = re.sub(r"(?:<class '|typing\.|collections\.abc\.|'>)", "", kind)
+    name = name.replace(", NoneType", " or null")
+    return "a list" if name.startswith("Sequence") else name
+
+
+def parse(
+    arguments: Sequence[str], run_defaults: Callable[..., Any] = run_options
+) -> Configuration:
+    """The configuration that a command line asks for.
+
+    Args:
+        arguments: The command line, without the program's name.
+        run_defaults: A function whose parameters are the program's own options.
+
+    Returns:
+        Plain values by name; a part is a dictionary of its `name` and its options.
+
+    Raises:
+        ConfigurationError: If an option or a value is unknown, in one line.
+        SystemExit: After `--help`.
+    """
+    given = list(normalised(arguments))
+    trusted = last(given, "trust_model_file") == "true"
+    saved: list[str] = []
+    for name in ("config", "out"):
+        if last(given, name) == "":
+            raise ConfigurationError(f"--{name} must be a path, got ''.")
+    if (config := last(given, "config")) is not None:
+        saved = read_arguments(Path(config))
+        if _own_model(saved) and not trusted and last(given, "model") is None:
+            raise ConfigurationError(
+                f"{config} names a model file, {last(saved, 'model')!r}, which is a program: if you "
+                "trust it, give it with --model, or add --trust-model-file."
+            )
+    if last(given, "resume") == "true":
+        if (out := last(given, "out")) is None:
+            raise ConfigurationError(
+                "--resume needs --out DIR, the directory of the run to go on with."
+            )
+        stored = stored_arguments(Path(out), trust_model_file=trusted)
+        return _resumed(stored, given, run_defaults)
+    return _parsed(overridden(saved, given), run_defaults)
+
+
+def stored_arguments(directory: Path, *, trust_model_file: bool) -> list[str]:
+    """The command line that would give the configuration of a run; nothing of the run is executed.
+
+    Args:
+        directory: The run directory, which may be somebody else's.
+        trust_model_file: Whether the model file in it may be run. Whatever the configuration says,
+            that file is the only one that is.
+
+    Raises:
+        ConfigurationError: If there is no configuration, it is damaged, or it needs a model file that
+            is not trusted or not there.
+    """
+    path = directory / "config.yaml"
+    if path.exists() and not path.is_file():
+        raise ConfigurationError(f"{path} must be a file.")
+    arguments = read_arguments(path)
+    if not _own_model(arguments):
+        return arguments
+    model = directory / "model.py"
+    if not trust_model_file:
+        raise ConfigurationError(
+            f"{directory} was trained with a model file of its own, {model}, which is a program: read "
+            "it, and if you trust it add --trust-model-file (in Python, trust_model_file=True)."
+        )
+    if model.is_symlink() or not model.is_file():
+        raise ConfigurationError(
+            f"{directory} must hold the model file it was trained with, as {model}."
+        )
+    return [
+        *(token for token in arguments if not token.startswith("--model=")),
+        f"--model={model}",
+    ]
+
+
+def parse_stored(arguments: list[str]) -> Configuration:
+    """The configuration that `stored_arguments` stand for, checked as a command line is.
+
+    Raises:
+        ConfigurationError: If a part is not registered, or an option not its own or not of its type.
+    """
+    configuration = _parsed(arguments, run_options)
+    return {name: value for name, value in configuration.items() if name not in UNSAVED}
+
+
+def stored_model(arguments: list[str]) -> str:
+    """What `--model` is in a command line."""
+    return last(arguments, "model") or DEFAULT_MODEL
+
+
+def _own_model(arguments: list[str]) -> bool:
+    return last(arguments, "model") not in (None, DEFAULT_MODEL)
+
+
+def _resumed(
+    saved: list[str], given: list[str], run_defaults: Callable[..., Any]
+) -> Configuration:
+    before = _parsed(saved, run_defaults)
+    after = _parsed(overridden(saved, given), run_defaults)
+    for name, value in after.items():
+        if name not in (*RESUMABLE, *UNSAVED) and value != before[name]:
+            allowed = ", ".join(f"--{option.replace('_', '-')}" for option in RESUMABLE)
+            raise ConfigurationError(
+                f"--{name.replace('_', '-')} cannot change when a run is resumed: it has {before[name]}, "
+                f"got {value}; what may change is {allowed}."
+            )
+    return after
+
+
+def _parsed(arguments: list[str], run_defaults: Callable[..., Any]) -> Configuration:
+    model = last(arguments, "model")
+    model = DEFAULT_MODEL if model is None else model
+    parts = model_parts(model_file(model))
+    defaults = model_defaults(model_file(model))
+    parser = _Parser(
+        prog="svi_train.py",
+        description="Train a VAE by stochastic variational inference, evaluate it and draw what it learned.",
+        epilog="Options of another part are listed with it: --prior vamp --help.",
+        allow_abbrev=False,
+        parser_mode="pyro_vae",
+    )
+    parser.add_argument(
+        "--config", type=str | None, default=None, help="Read options from this YAML file."
+    )
+    parser.add_argument(
+        "--print_config", type=bool, default=False, help="Write the options as YAML and stop."
+    )
+    parser.add_argument(
+        "--model",
+        type=str,
+        default=DEFAULT_MODEL,
+        help="The model file: `vae`, which is pyro_vae/model.py, or your own with the same `build`.",
+    )
+    parser.add_function_arguments(run_defaults, as_group=False)
+    parser.add_argument(
+        "--latent_dim",
+        type=int,
+        default=defaults["latent_dim"],
+        help="The length of the axis the decoder reads.",
+    )
+    parser.add_class_arguments(
+        PreparedData, skip={"dataset", "likelihood_support"}, as_group=False
+    )
+    parser.add_class_arguments(Training, skip={"program", "data", "objective"}, as_group=False)
+    for family, choices in {**FAMILIES, **parts}.items():
+        name = last(arguments, f"{family}.name")
+        name = defaults[family] if name is None else name
+        if name not in choices:
+            kinds = f" or {OWN_DATA} of your own" if family == "data" else ""
+            raise ConfigurationError(
+                f"--{family} must be one of {', '.join(choices)}{kinds}, got {name!r}."
+            )
+        skip: set[str | int] = {*(HANDED & inspect.signature(choices[name]).parameters.keys())}
+        if inspect.isclass(choices[name]):
+            parser.add_class_arguments(choices[name], family, skip=skip, as_group=True)
+        else:
+            parser.add_function_arguments(choices[name], family, skip=skip, as_group=True)
+        assert parser.groups is not None
+        parser.groups[family].add_argument(
+            f"--{family}.name", type=str, default=name, help=f"One of {', '.join(choices)}."
+        )
+    for action in parser._actions:
+        # jsonargparse reads a part's options from a file under the option that names the part here.
+        if action.option_strings and action.option_strings[0][2:] in FAMILIES:
+            action.help = SUPPRESS
+    for token in arguments:
+        _check_plain(token)
+    try:
+        parsed = _plain(parser.parse_args(arguments).as_dict())
+    except RecursionError as error:
+        raise ConfigurationError("an option's value is nested too deeply.") from error
+    _check_as_written(arguments, parsed)
+    return parsed
+
+
+def _check_plain(token: str) -> None:
+    """Refuse what the parser's own YAML would expand: anchors, and brackets without end."""
+    option, equals, value = token.partition("=")
+    if value == "--":
+        # argparse drops it, and reads an empty list.
+        raise ConfigurationError(f"{spell(option)} needs a value, got '--'.")
+    if not set(token) & set("[{&*"):
+        return
+    try:
+        load_plain(value if equals and option.startswith("--") else token)
+    except NotPlainError as error:
+        raise ConfigurationError(f"{spell(option)[:100]}: {error}.") from error
+    except yaml.YAMLError:
+        # A word, or for the parser to refuse.
+        return
+
+
+def _check_as_written(arguments: list[str], parsed: Configuration) -> None:
+    """Refuse values that the parser's own YAML reads as something else than what is written."""
+    for position, token in enumerate(arguments):
+        option, equals, text = token.partition("=")
+        family, _, name = option[2:].partition(".")
+        value = parsed.get(family)
+        if name and isinstance(value, Mapping):
+            value = value.get(name)
+        if not equals:
+            text = arguments[position + 1] if position + 1 < len(arguments) else ""
+        if not option.startswith("--"):
+            continue
+        if isinstance(token, ListArgument) and isinstance(value, str):
+            raise ConfigurationError(f"{spell(option)} must be one value, got the list {text}.")
+        # 1:30 is 90 and 1_0 is 10 to YAML 1.1.
+        if type(value) in (int, float) and set(text) & set(":_"):
+            raise ConfigurationError(f"{spell(option)} must be a number, got {text!r}.")
+
+
+def _plain(value: Any) -> Any:
+    """Values that YAML, JSON and a weights-only checkpoint can hold."""
+    if isinstance(value, Mapping):
+        named = {"name": value["name"]} if "name" in value else {}
+        return {str(name): _plain(item) for name, item in {**named, **value}.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)

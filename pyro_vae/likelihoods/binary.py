@@ -1,16 +1,15 @@
 """Likelihoods of binary data."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import pyro.distributions as dist
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_vae.networks import NetworkFactory
+from pyro_vae.likelihoods.likelihood import Likelihood
 
 
-class Bernoulli(nn.Module):
+class Bernoulli(Likelihood):
     """p(x | z) = prod_i Bernoulli(x_i | sigmoid(f_i(z))), for x in {0, 1}.
 
     Args:
@@ -24,12 +23,6 @@ class Bernoulli(nn.Module):
 
     support: ClassVar[str] = "binary"
 
-    def __init__(self, event_shape: Sequence[int], decoder: NetworkFactory) -> None:
-        super().__init__()
-        self.event_shape = tuple(event_shape)
-        self.decoder = decoder((1, *self.event_shape))
-
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
-        event_dim = len(self.event_shape)
-        (logits,) = self.decoder(z).unbind(-1 - event_dim)
-        return dist.Bernoulli(logits=logits).to_event(event_dim)
+        (logits,) = self.outputs(z)
+        return dist.Bernoulli(logits=logits).to_event(self.event_dim)

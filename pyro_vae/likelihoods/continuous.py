@@ -10,12 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_vae.likelihoods.likelihood import Likelihood
 from pyro_vae.networks import NetworkFactory
 
 NormalScale = Literal["fixed", "learned", "element", "decoded"]
 
 
-class ContinuousBernoulli(nn.Module):
+class ContinuousBernoulli(Likelihood):
     """p(x | z) = prod_i C(l_i) l_i^x_i (1 - l_i)^(1 - x_i), l = sigmoid(f(z)), for x in [0, 1].
 
     The Bernoulli's formula with the constant C that makes it a density on [0, 1].
@@ -30,18 +31,12 @@ class ContinuousBernoulli(nn.Module):
 
     support: ClassVar[str] = "unit"
 
-    def __init__(self, event_shape: Sequence[int], decoder: NetworkFactory) -> None:
-        super().__init__()
-        self.event_shape = tuple(event_shape)
-        self.decoder = decoder((1, *self.event_shape))
-
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
-        event_dim = len(self.event_shape)
-        (logits,) = self.decoder(z).unbind(-1 - event_dim)
-        return dist.ContinuousBernoulli(logits=logits).to_event(event_dim)
+        (logits,) = self.outputs(z)
+        return dist.ContinuousBernoulli(logits=logits).to_event(self.event_dim)
 
 
-class Normal(nn.Module):
+class Normal(Likelihood):
     """p(x | z) = prod_i N(x_i | f_i(z), sigma_i^2), for real x.
 
     Args:
@@ -72,7 +67,6 @@ class Normal(nn.Module):
         initial_scale: float = 0.3,
         minimum_scale: float = 1e-2,
     ) -> None:
-        super().__init__()
         if scale not in get_args(NormalScale):
             raise ValueError(
                 f"scale must be one of {', '.join(get_args(NormalScale))}, got {scale!r}."
@@ -82,21 +76,21 @@ class Normal(nn.Module):
                 "the scales must satisfy 0 < minimum_scale < initial_scale, "
                 f"got minimum_scale {minimum_scale} and initial_scale {initial_scale}."
             )
-        self.event_shape = tuple(event_shape)
+        decoded = scale == "decoded"
+        super().__init__(event_shape, decoder, outputs_per_element=2 if decoded else 1)
         self.minimum_scale = minimum_scale
-        self.decoded = scale == "decoded"
-        self.decoder = decoder((2 if self.decoded else 1, *self.event_shape))
+        self.decoded = decoded
         shape = self.event_shape if scale == "element" else ()
         # softplus^-1, so that the scale starts where it was asked to.
-        raw_scale = torch.full(shape, math.log(math.expm1(initial_scale - minimum_scale)))
+        above = initial_scale - minimum_scale
+        raw_scale = torch.full(shape, above + math.log(-math.expm1(-above)))
         if scale in ("learned", "element"):
             self.raw_scale = nn.Parameter(raw_scale)
         else:
             self.register_buffer("raw_scale", raw_scale, persistent=False)
 
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
-        event_dim = len(self.event_shape)
-        loc, *rest = self.decoder(z).unbind(-1 - event_dim)
+        loc, *rest = self.outputs(z)
         raw_scale = self.raw_scale + rest[0] if self.decoded else self.raw_scale
         scale = F.softplus(raw_scale) + self.minimum_scale
-        return dist.Normal(loc, scale.expand_as(loc)).to_event(event_dim)
+        return dist.Normal(loc, scale.expand_as(loc)).to_event(self.event_dim)

@@ -1,20 +1,19 @@
 """Likelihoods of counts."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import pyro.distributions as dist
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_vae.networks import NetworkFactory
+from pyro_vae.likelihoods.likelihood import Likelihood
 
 # A floor under every rate: softplus underflows to 0 in float32, and log 0 is not finite.
 MINIMUM_RATE = 1e-6
 
 
-class Poisson(nn.Module):
+class Poisson(Likelihood):
     """p(x | z) = prod_i Poisson(x_i | lambda_i), lambda = softplus(f(z)), for counts x.
 
     Args:
@@ -28,12 +27,6 @@ class Poisson(nn.Module):
 
     support: ClassVar[str] = "counts"
 
-    def __init__(self, event_shape: Sequence[int], decoder: NetworkFactory) -> None:
-        super().__init__()
-        self.event_shape = tuple(event_shape)
-        self.decoder = decoder((1, *self.event_shape))
-
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
-        event_dim = len(self.event_shape)
-        (outputs,) = self.decoder(z).unbind(-1 - event_dim)
-        return dist.Poisson(F.softplus(outputs) + MINIMUM_RATE).to_event(event_dim)
+        (outputs,) = self.outputs(z)
+        return dist.Poisson(F.softplus(outputs) + MINIMUM_RATE).to_event(self.event_dim)

@@ -1,6 +1,7 @@
 """Training: the loop, its checkpoints, and the run directory."""
 
-from pyro_vae.training.loop import NonFiniteError, Training, fit
+from pyro_vae.training.fit import fit
+from pyro_vae.training.loop import NonFiniteError, Training
 from pyro_vae.training.run_directory import RunDirectory, load
 
 __all__ = ["NonFiniteError", "RunDirectory", "Training", "fit", "load"]

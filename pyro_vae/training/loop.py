@@ -10,17 +10,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_vae.data import Dataset, PreparedData
+from pyro_vae.data import PreparedData
 from pyro_vae.evaluating import evaluating
 from pyro_vae.objectives import ELBO
-from pyro_vae.training.checkpoint import check_state, is_like, load_checkpoint, save_checkpoint
+from pyro_vae.training.checkpoint import save_checkpoint
 from pyro_vae.training.schedules import TIED_TO_LENGTH, Schedule, learning_rate_schedule
+from pyro_vae.training.state_checks import check_parameters, check_state
 from pyro_vae.training.step import PATIENCE, Step, Totals, objective_value
 
 log = logging.getLogger(__name__)
@@ -352,79 +352,6 @@ class Training:
         """The median over epochs of the time spent in training steps alone."""
         seconds = [float(record["seconds"] or 0.0) for record in self.history]
         return statistics.median(seconds) if seconds else None
-
-
-def fit(
-    vae: nn.Module,
-    data: Dataset | PreparedData | Tensor | np.ndarray,
-    objective: nn.Module | None = None,
-    *,
-    checkpoint: str | Path | None = None,
-    resume: bool = False,
-    progress: bool = False,
-    **options: Any,
-) -> list[Record]:
-    """Train a VAE on data and return a record for each epoch. Afterwards it is in evaluation mode.
-
-    Args:
-        vae: A VAE, trained in place, on the device its parameters are on.
-        data: A set, or an array `(n, ...)` of your own. Grey levels are binarised at each visit for a
-            likelihood of binary data; give a `PreparedData` to choose otherwise.
-        objective: What is maximised; the ELBO if None.
-        checkpoint: A file to keep the state in.
-        resume: Whether to go on from that file where it exists.
-        progress: Whether to show a bar.
-        **options: Those of `Training`: epochs, batch_size, lr and so on.
-
-    Raises:
-        ValueError: If the data or an option do not fit.
-        NonFiniteError: If no step had a finite gradient for a while.
-    """
-    if isinstance(data, (Tensor, np.ndarray)):
-        data = Dataset.from_array(data)
-    if isinstance(data, Dataset):
-        data = PreparedData(data, support_of(vae))
-    training = Training(vae, data, objective, **options)
-    path = None if checkpoint is None else Path(checkpoint)
-    if resume and path is not None and path.exists():
-        training.load_state_dict(load_checkpoint(path))
-    return training.run(checkpoint=path, progress=progress)
-
-
-def support_of(program: Any) -> str:
-    """The support of the data that a program's likelihood is a density on."""
-    return program.likelihood.support
-
-
-def load_parameters(module: nn.Module, state: Any) -> None:
-    """Load a `state_dict`, or say in one line how it differs.
-
-    Raises:
-        ValueError: If names, shapes or types differ: the state is another module's.
-    """
-    check_parameters(module, state)
-    module.load_state_dict(state)
-
-
-def check_parameters(module: nn.Module, state: Any) -> None:
-    """Make sure that a `state_dict` is a module's.
-
-    Raises:
-        ValueError: If names, shapes or types differ.
-    """
-    own = module.state_dict()
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise ValueError(f"the checkpoint has no tensors of a {type(module).__name__}.")
-    different = [
-        name for name in own.keys() | state.keys() if name not in own or name not in state
-    ]
-    different += [n for n in own.keys() & state.keys() if not is_like(state[n], own[n])]
-    if different:
-        names = ", ".join(sorted(different)[:4]) + (", ..." if len(different) > 4 else "")
-        raise ValueError(
-            f"the checkpoint is of another {type(module).__name__}: {len(different)} tensors differ in "
-            f"name, shape or type ({names})."
-        )
 
 
 def describe_record(record: Record) -> str:

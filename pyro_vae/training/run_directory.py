@@ -15,9 +15,10 @@ from pyro.nn import PyroModule
 from pyro_vae.training.checkpoint import load_checkpoint, write_atomically
 from pyro_vae.training.command_line import parse_stored, stored_arguments, stored_model
 from pyro_vae.training.configuration import build_vae, to_yaml
-from pyro_vae.training.loop import Record, load_parameters
+from pyro_vae.training.loop import Record
 from pyro_vae.training.model_files import DEFAULT_MODEL
 from pyro_vae.training.plain_yaml import Configuration
+from pyro_vae.training.state_checks import load_parameters
 
 log = logging.getLogger(__name__)
 

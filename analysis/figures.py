@@ -35,9 +35,10 @@ def draw_figures(
     evaluation: Evaluation,
     history: Sequence[Mapping[str, float | int | None]],
     x_test: Real[Tensor, " n *event"],
-    labels: Shaped[Tensor, " n"] | None,
+    labels: Shaped[Tensor, " n *factors"] | None,
     out: Path,
     *,
+    label_names: Sequence[str] = (),
     seed: int = 0,
     num_reconstructions: int = 20,
     num_samples: int = 64,
@@ -53,8 +54,9 @@ def draw_figures(
         evaluation: From `evaluate`, of test data.
         history: The epochs of training, see `plot_learning_curves`.
         x_test: The test data, in the likelihood's support; integers are made floats.
-        labels: A label for each, if there are any.
+        labels: A label, or a row of factors, for each, if there are any.
         out: The directory, made if it is missing.
+        label_names: What label 0, 1, ... is called; of factors, what the first, second, ... is.
         seed: The seed of what is drawn from the prior.
         num_reconstructions: The number of data reconstructed.
         num_samples: The number of samples from the prior shown.
@@ -86,7 +88,7 @@ def draw_figures(
         ),
         "predictive_check": lambda: plot_predictive_check(compare(_array(checked), _array(new))),
         "latent_space": lambda: plot_latent_space(
-            _array(codes), None if labels is None else _array(labels)
+            _array(codes), None if labels is None else _array(labels), label_names
         ),
         "guide_quality": lambda: plot_guide_quality(
             weights.khat, weights.ess, weights.num_samples

@@ -1,5 +1,6 @@
 """The latent space: which dimensions carry information, and where the data lie."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
+# So many panels are still readable.
+MOST_FACTORS = 6
 # More labels than these have no colours that can be told apart.
 MOST_CLASSES = 20
 
@@ -109,18 +112,23 @@ def project(codes: Float[np.ndarray, "n latent"]) -> Projection:
 
 
 def plot_latent_space(
-    codes: Float[np.ndarray, "n latent"], labels: Shaped[np.ndarray, " n"] | None = None
+    codes: Float[np.ndarray, "n latent"],
+    labels: Shaped[np.ndarray, " n *factors"] | None = None,
+    names: Sequence[str] = (),
 ) -> "matplotlib.figure.Figure":
     """The embedded test data in the plane, coloured by label.
 
     Up to 20 labels get a colour each and stand written at the median of their data; real-valued or
-    more labels get a colour scale.
+    more labels get a colour scale. Factors get a panel each.
 
     Args:
         codes: The embedded data.
-        labels: A label for each, if there are any.
+        labels: A label, or a row of factors, for each, if there are any.
+        names: What label 0, 1, ... is called; of factors, what the first, second, ... is.
     """
     projection = project(codes)
+    if labels is not None and labels.ndim > 1:
+        return _plot_factors(projection, labels, names)
     figure = new_figure(7.2, 6.0)
     ax = figure.subplots()
     size = float(np.clip(8000 / len(codes), 3, 20))
@@ -130,7 +138,7 @@ def plot_latent_space(
         drawn = ax.scatter(*projection.points.T, s=size, c=labels, cmap="viridis", linewidth=0)
         figure.colorbar(drawn, ax=ax, label="label")
     else:
-        _scatter_classes(ax, projection, labels, size)
+        _scatter_classes(ax, projection, labels, size, names)
     ax.set(xlabel=projection.axes[0], ylabel=projection.axes[1])
     if projection.isotropic:
         ax.set_aspect("equal", adjustable="datalim")
@@ -140,8 +148,38 @@ def plot_latent_space(
     return figure
 
 
+def _plot_factors(
+    projection: Projection, factors: np.ndarray, names: Sequence[str]
+) -> "matplotlib.figure.Figure":
+    """A panel for each of the first factors, whose values are a colour scale."""
+    shown = min(factors.shape[1], MOST_FACTORS)
+    columns = min(shown, 3)
+    rows = -(-shown // columns)
+    figure = new_figure(3.4 * columns + 0.6, 3.2 * rows + 0.6)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    size = float(np.clip(4000 / len(factors), 2, 12))
+    for index, ax in enumerate(axes.flat):
+        if index >= shown:
+            ax.set_axis_off()
+            continue
+        values = factors[:, index]
+        drawn = ax.scatter(*projection.points.T, s=size, c=values, cmap="viridis", linewidth=0)
+        figure.colorbar(drawn, ax=ax)
+        ax.set_title(names[index] if index < len(names) else f"factor {index}")
+    figure.supxlabel(projection.axes[0])
+    figure.supylabel(projection.axes[1])
+    of = f" (the first {shown} of {factors.shape[1]})" if shown < factors.shape[1] else ""
+    figure.suptitle(f"Codes of {len(factors)} test data, by factor{of}")
+    tidy(list(axes.flat[:shown]), grid="both")
+    return figure
+
+
 def _scatter_classes(
-    ax: "matplotlib.axes.Axes", projection: Projection, labels: np.ndarray, size: float
+    ax: "matplotlib.axes.Axes",
+    projection: Projection,
+    labels: np.ndarray,
+    size: float,
+    names: Sequence[str],
 ) -> None:
     """A colour for each label, whose name stands in the legend and among its data."""
     points = projection.points
@@ -153,11 +191,13 @@ def _scatter_classes(
     places = unit * _apart(medians / unit, distance=0.055)
     for index, label in enumerate(classes):
         mine = points[labels == label]
+        numbered = np.issubdtype(labels.dtype, np.integer) and 0 <= label < len(names)
+        called = names[int(label)] if numbered else str(label)
         # The colours come round again after ten labels, with another mark.
         colour = LABEL_COLOURS[index % len(LABEL_COLOURS)]
         marker = "o" if index < len(LABEL_COLOURS) else "^"
         ax.scatter(
-            *mine.T, s=size, color=colour, marker=marker, alpha=0.8, linewidth=0, label=str(label)
+            *mine.T, s=size, color=colour, marker=marker, alpha=0.8, linewidth=0, label=called
         )
         x, y = places[index]
         box = {
@@ -166,7 +206,7 @@ def _scatter_classes(
             "edgecolor": colour,
             "alpha": 0.9,
         }
-        ax.text(x, y, str(label), ha="center", va="center", fontweight="bold", bbox=box)
+        ax.text(x, y, called, ha="center", va="center", fontweight="bold", bbox=box)
     # The marks of the legend have one size, however many data there are.
     ax.legend(
         title="label",

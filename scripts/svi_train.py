@@ -190,7 +190,16 @@ def conclude(
         configuration=configuration,
     )
     write_netcdf(tree, directory.inference_data)
-    draw_figures(vae, tree, evaluation, training.history, x, labels, directory.figures)
+    draw_figures(
+        vae,
+        tree,
+        evaluation,
+        training.history,
+        x,
+        labels,
+        directory.figures,
+        label_names=data.dataset.label_names,
+    )
     print(f"metrics.json, inference_data.nc and figures are in {directory.path}/")
 
 

@@ -76,3 +76,18 @@ def test_names_of_one_place_are_pulled_apart(words):
 def test_a_constant_code(words):
     axes, _ = words(plot_latent_space(np.zeros((20, 4)), np.arange(20) % 2))
     assert "constant" in axes[0].get_xlabel()
+
+
+def test_factors_get_a_panel_each(words):
+    factors = RNG.integers(0, 4, size=(60, 8))
+    axes, text = words(plot_latent_space(RNG.normal(size=(60, 3)), factors, ["shape", "scale"]))
+    titles = [ax.get_title() for ax in axes if ax.get_title()]
+    assert titles == ["shape", "scale", "factor 2", "factor 3", "factor 4", "factor 5"]
+    assert "the first 6 of 8" in text
+
+
+def test_labels_are_called_by_their_names(words):
+    labels = np.repeat([0, 1], 30)
+    _, text = words(plot_latent_space(RNG.normal(size=(60, 2)), labels, ["temple", "flower"]))
+    assert "temple" in text
+    assert "flower" in text

@@ -54,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NonFiniteError as error:
         print(f"svi_train.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        # Not in training, which ends by itself: while data are read, or in the evaluation.
+        print("svi_train.py: stopped; --resume goes on with a run that has begun", file=sys.stderr)
+        return 130
 
 
 def in_one_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from analysis.images import plot_reconstructions, plot_samples
 from analysis.latent import plot_dimensions, plot_latent_space
 from analysis.learning import plot_learning_curves
 from analysis.predictive import compare, plot_predictive_check
+from analysis.vectors import is_long, plot_largest
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence import Evaluation
 from pyro_vae.inference_data import unconditioned
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import xarray
 
 DOTS_PER_INCH = 140
+RECONSTRUCTIONS = "The largest elements of test data, and the mean of p(x | z) at the code of x"
 
 
 def draw_figures(
@@ -39,6 +41,7 @@ def draw_figures(
     out: Path,
     *,
     label_names: Sequence[str] = (),
+    event_names: Sequence[str] = (),
     seed: int = 0,
     num_reconstructions: int = 20,
     num_samples: int = 64,
@@ -57,6 +60,7 @@ def draw_figures(
         labels: A label, or a row of factors, for each, if there are any.
         out: The directory, made if it is missing.
         label_names: What label 0, 1, ... is called; of factors, what the first, second, ... is.
+        event_names: What the elements of a datum are called.
         seed: The seed of what is drawn from the prior.
         num_reconstructions: The number of data reconstructed.
         num_samples: The number of samples from the prior shown.
@@ -79,10 +83,16 @@ def draw_figures(
     weights = evaluation.importance_weighting
     figures: dict[str, Callable[[], matplotlib.figure.Figure]] = {
         "learning_curves": lambda: plot_learning_curves(history),
-        "reconstructions": lambda: plot_reconstructions(
-            _array(shown), _array(reconstructions), limits
+        "reconstructions": lambda: (
+            plot_largest(_array(reconstructions), event_names, _array(shown), RECONSTRUCTIONS)
+            if is_long(x_test.shape[1:])
+            else plot_reconstructions(_array(shown), _array(reconstructions), limits)
         ),
-        "prior_samples": lambda: plot_samples(_array(means), limits),
+        "prior_samples": lambda: (
+            plot_largest(_array(means), event_names)
+            if is_long(x_test.shape[1:])
+            else plot_samples(_array(means), limits)
+        ),
         "kl_by_dimension": lambda: plot_dimensions(
             evaluation.kl_by_dimension, evaluation.embeddings
         ),

@@ -76,10 +76,11 @@ class Normal(Likelihood):
                 "the scales must satisfy 0 < minimum_scale < initial_scale, "
                 f"got minimum_scale {minimum_scale} and initial_scale {initial_scale}."
             )
-        decoded = scale == "decoded"
-        super().__init__(event_shape, decoder, outputs_per_element=2 if decoded else 1)
+        # First: the decoder is asked for so many.
+        self.outputs_per_element = 2 if scale == "decoded" else 1
+        super().__init__(event_shape, decoder)
         self.minimum_scale = minimum_scale
-        self.decoded = decoded
+        self.decoded = scale == "decoded"
         shape = self.event_shape if scale == "element" else ()
         # softplus^-1, so that the scale starts where it was asked to.
         above = initial_scale - minimum_scale

@@ -15,18 +15,17 @@ class Likelihood(nn.Module):
     Args:
         event_shape: The shape of a datum.
         decoder: Output shape -> network that reads z.
-        outputs_per_element: The number of decoder outputs for each element of a datum.
     """
 
     # The data that the likelihood is a density on: binary, unit, real, integers or counts.
     support: ClassVar[str]
+    # The number of decoder outputs for each element of a datum. No option: the density fixes it.
+    outputs_per_element: int = 1
 
-    def __init__(
-        self, event_shape: Sequence[int], decoder: NetworkFactory, outputs_per_element: int = 1
-    ) -> None:
+    def __init__(self, event_shape: Sequence[int], decoder: NetworkFactory) -> None:
         super().__init__()
         self.event_shape = tuple(event_shape)
-        self.decoder = decoder((outputs_per_element, *self.event_shape))
+        self.decoder = decoder((self.outputs_per_element, *self.event_shape))
 
     @property
     def event_dim(self) -> int:

@@ -179,7 +179,8 @@ def write_netcdf(tree: "xarray.DataTree", path: str | os.PathLike[str]) -> Path:
         for node in tree.leaves
     }
     # In the same directory, so that the replacement is one step on one file system.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # One name for all: what a killed process left behind is overwritten by the next.
+    partial = path.with_name(f".{path.name}.tmp")
     try:
         tree.to_netcdf(partial, engine="h5netcdf", encoding=encoding)
         partial.replace(path)

@@ -7,7 +7,7 @@ from the constructors' signatures, defaults from the signature of `build` in the
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -132,14 +132,11 @@ def _in_words(kind: str) -> str:
     return "a list" if name.startswith("Sequence") else name
 
 
-def parse(
-    arguments: Sequence[str], run_defaults: Callable[..., Any] = run_options
-) -> Configuration:
+def parse(arguments: Sequence[str]) -> Configuration:
     """The configuration that a command line asks for.
 
     Args:
         arguments: The command line, without the program's name.
-        run_defaults: A function whose parameters are the program's own options.
 
     Returns:
         Plain values by name; a part is a dictionary of its `name` and its options.
@@ -167,8 +164,8 @@ def parse(
                 "--resume needs --out DIR, the directory of the run to go on with."
             )
         stored = stored_arguments(Path(out), trust_model_file=trusted)
-        return _resumed(stored, given, run_defaults)
-    return _parsed(overridden(saved, given), run_defaults)
+        return _resumed(stored, given)
+    return _parsed(overridden(saved, given))
 
 
 def stored_arguments(directory: Path, *, trust_model_file: bool) -> list[str]:
@@ -211,7 +208,7 @@ def parse_stored(arguments: list[str]) -> Configuration:
     Raises:
         ConfigurationError: If a part is not registered, or an option not its own or not of its type.
     """
-    configuration = _parsed(arguments, run_options)
+    configuration = _parsed(arguments)
     return {name: value for name, value in configuration.items() if name not in UNSAVED}
 
 
@@ -224,11 +221,9 @@ def _own_model(arguments: list[str]) -> bool:
     return last(arguments, "model") not in (None, DEFAULT_MODEL)
 
 
-def _resumed(
-    saved: list[str], given: list[str], run_defaults: Callable[..., Any]
-) -> Configuration:
-    before = _parsed(saved, run_defaults)
-    after = _parsed(overridden(saved, given), run_defaults)
+def _resumed(saved: list[str], given: list[str]) -> Configuration:
+    before = _parsed(saved)
+    after = _parsed(overridden(saved, given))
     for name, value in after.items():
         if name not in (*RESUMABLE, *UNSAVED) and value != before[name]:
             allowed = ", ".join(f"--{option.replace('_', '-')}" for option in RESUMABLE)
@@ -239,7 +234,7 @@ def _resumed(
     return after
 
 
-def _parsed(arguments: list[str], run_defaults: Callable[..., Any]) -> Configuration:
+def _parsed(arguments: list[str]) -> Configuration:
     model = last(arguments, "model")
     model = DEFAULT_MODEL if model is None else model
     parts = model_parts(model_file(model))
@@ -263,7 +258,7 @@ def _parsed(arguments: list[str], run_defaults: Callable[..., Any]) -> Configura
         default=DEFAULT_MODEL,
         help="The model file: `vae`, which is pyro_vae/model.py, or your own with the same `build`.",
     )
-    parser.add_function_arguments(run_defaults, as_group=False)
+    parser.add_function_arguments(run_options, as_group=False)
     parser.add_argument(
         "--latent_dim",
         type=int,

@@ -13,14 +13,6 @@ from pyro_vae.training.plain_yaml import ConfigurationError
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
 
 
-def options(out: str | None = None) -> None:
-    """The program's own options.
-
-    Args:
-        out: Where.
-    """
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder, the current one, with something of each kind in it."""
@@ -53,7 +45,7 @@ def folder(tmp_path, monkeypatch):
 def test_a_path_is_a_data_set(folder, path, loader, support):
     assert own_data(path) == loader
     for line in (["--data", path], [f"--data={folder / path}"]):
-        configuration = parse(line, options)
+        configuration = parse(line)
         assert configuration["data"]["name"] == loader
         dataset = load_data(configuration, folder)
         assert dataset.support == support
@@ -74,17 +66,17 @@ def test_missing_paths_are_known_by_their_suffix(folder):
 
 
 def test_options_of_a_path_are_its_loaders(folder):
-    configuration = parse(["--data", "faces", "--data.size", "4", "--data.channels", "3"], options)
+    configuration = parse(["--data", "faces", "--data.size", "4", "--data.channels", "3"])
     assert load_data(configuration, folder).event_shape == (3, 4, 4)
-    assert load_data(parse(["--data", "t.csv", "--data.label", "a"], options), folder).labels
+    assert load_data(parse(["--data", "t.csv", "--data.label", "a"]), folder).labels
     with pytest.raises(ConfigurationError, match=r"--data.channels must be"):
-        parse(["--data", "faces", "--data.channels", "2"], options)
+        parse(["--data", "faces", "--data.channels", "2"])
 
 
 def test_a_name_comes_before_a_folder(folder):
     (folder / "digits").mkdir()
-    assert parse(["--data", "digits"], options)["data"] == {"name": "digits"}
-    assert parse(["--data", "./digits"], options)["data"]["name"] == "image_folder"
+    assert parse(["--data", "digits"])["data"] == {"name": "digits"}
+    assert parse(["--data", "./digits"])["data"]["name"] == "image_folder"
 
 
 @pytest.mark.parametrize(
@@ -103,5 +95,5 @@ def test_a_name_comes_before_a_folder(folder):
 )
 def test_what_is_neither_name_nor_path_is_refused_in_one_line(folder, path, message):
     with pytest.raises(ConfigurationError, match=message) as caught:
-        parse(["--data", path], options)
+        parse(["--data", path])
     assert "\n" not in str(caught.value)

@@ -234,14 +234,25 @@ def test_cuda_asked_for_and_absent(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "values", [np.full((20, 4), np.nan), np.full((20, 4), 2.0), np.zeros((20, 0))]
+    ("values", "likelihood", "message"),
+    [
+        (np.full((20, 4), np.nan), "normal", "not finite"),
+        (np.full((20, 4), 2.0), "normal", "floats without a fraction"),
+        (np.full((20, 4), 2.5), "bernoulli", "a likelihood of binary data is no density"),
+        (
+            np.full((20, 4), -0.5),
+            "continuous_bernoulli",
+            "a likelihood of unit data is no density",
+        ),
+        (np.zeros((20, 0)), "normal", "empty"),
+    ],
 )
-def test_bad_arrays_leave_nothing(tmp_path, capsys, values):
+def test_bad_arrays_leave_nothing(tmp_path, capsys, values, likelihood, message):
     path = tmp_path / "x.npy"
     np.save(path, values)
-    assert str(path) in refused(capsys, "--data", path, "--out", tmp_path / "run") or "x" in str(
-        path
-    )
+    line = refused(capsys, "--data", path, "--likelihood", likelihood, "--out", tmp_path / "run")
+    assert str(path) in line or f"{path.stem} holds" in line
+    assert message in line
     assert not (tmp_path / "run").exists()
 
 
@@ -263,6 +274,21 @@ def test_a_checkpoint_cut_short_is_refused(tmp_path, capsys):
     assert "cut short" in refused(capsys, "--resume", "--out", out)
     with pytest.raises(ValueError, match="cut short"):
         load(out)
+
+
+def test_an_interruption_outside_training_is_one_line(tmp_path, capsys):
+    """Ctrl-C while data are read or in the evaluation: no traceback, and the run can go on."""
+    program = runpy.run_path(str(SCRIPT))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    program["main"].__globals__["conclude"] = interrupted
+    out = tmp_path / "run"
+    assert program["main"](["--out", str(out), *SHORT]) == 130
+    assert "svi_train.py: stopped; --resume goes on" in capsys.readouterr().err
+    assert main("--resume", "--out", out) == 0
+    assert (out / "metrics.json").exists()
 
 
 # ---- stopping and going on -------------------------------------------------------------------

@@ -10,19 +10,8 @@ from pyro_vae.training.configuration import FAMILIES, build_vae, load_data, to_y
 from pyro_vae.training.plain_yaml import ConfigurationError
 
 
-def options(out: str | None = None, resume: bool = False, overwrite: bool = False, seed: int = 0):
-    """Options of a program.
-
-    Args:
-        out: Where.
-        resume: Go on.
-        overwrite: Delete.
-        seed: The seed.
-    """
-
-
 def test_the_bare_command_has_the_defaults_of_build():
-    configuration = parse([], options)
+    configuration = parse([])
     assert configuration["prior"] == {"name": "standard_normal"}
     assert configuration["data"] == {"name": "digits"}
     assert configuration["latent_dim"] == 8
@@ -33,21 +22,19 @@ def test_the_bare_command_has_the_defaults_of_build():
 def test_every_part_is_a_choice(family, name):
     own = "path" in inspect.signature(FAMILIES[family][name]).parameters
     needed = ["--data.path", "x.npy"] if own else []
-    assert parse([f"--{family}", name, *needed], options)[family]["name"] == name
+    assert parse([f"--{family}", name, *needed])[family]["name"] == name
 
 
 def test_options_of_parts_are_typed_as_in_the_design():
     line = "--data mnist --prior vamp --prior.components 500 --posterior diagonal_normal --network mlp"
-    configuration = parse(
-        [*line.split(), "--network.hidden", "[400, 400]", "--batch-size=7"], options
-    )
+    configuration = parse([*line.split(), "--network.hidden", "[400, 400]", "--batch-size=7"])
     assert configuration["prior"] == {"name": "vamp", "components": 500}
     assert configuration["network"]["hidden"] == [400, 400]
     assert configuration["batch_size"] == 7
 
 
 def test_a_file_of_ones_own_is_a_data_set():
-    configuration = parse(["--data", "some/x.npz"], options)
+    configuration = parse(["--data", "some/x.npz"])
     assert configuration["data"]["name"] == "array_file"
     assert configuration["data"]["path"] == "some/x.npz"
 
@@ -63,18 +50,18 @@ def test_yaml_round_trip(tmp_path):
         "--clip-norm",
         "1",
     ]
-    configuration = parse(line, options)
+    configuration = parse(line)
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(configuration))
-    again = parse(["--config", str(path)], options)
+    again = parse(["--config", str(path)])
     assert {**again, "config": None} == configuration
     # What is typed comes after what is in the file, and another part drops the file's options.
-    changed = parse(["--config", str(path), "--prior", "standard_normal", "--lr", "0.5"], options)
+    changed = parse(["--config", str(path), "--prior", "standard_normal", "--lr", "0.5"])
     assert changed["prior"] == {"name": "standard_normal"}
     assert changed["lr"] == 0.5
     assert changed["objective"]["beta"] == 4
     path.write_text("prior: vamp\n")
-    assert parse(["--config", str(path)], options)["prior"]["components"] == 500
+    assert parse(["--config", str(path)])["prior"]["components"] == 500
 
 
 @pytest.mark.parametrize(
@@ -112,7 +99,7 @@ def test_yaml_round_trip(tmp_path):
 )
 def test_errors_are_one_line(line, message):
     with pytest.raises(ConfigurationError, match=message) as raised:
-        parse(line.split(), options)
+        parse(line.split())
     assert "\n" not in str(raised.value)
 
 
@@ -123,13 +110,13 @@ def test_bad_yaml_is_refused(tmp_path, content):
     path = tmp_path / "config.yaml"
     path.write_text(content)
     with pytest.raises(ConfigurationError) as raised:
-        parse(["--config", str(path)], options)
+        parse(["--config", str(path)])
     assert "\n" not in str(raised.value)
 
 
 def test_help_lists_the_options_of_the_parts_chosen(capsys):
     with pytest.raises(SystemExit) as raised:
-        parse(["--prior", "vamp", "--help"], options)
+        parse(["--prior", "vamp", "--help"])
     assert raised.value.code == 0
     text = capsys.readouterr().out
     assert "--prior.components" in text
@@ -138,14 +125,14 @@ def test_help_lists_the_options_of_the_parts_chosen(capsys):
 
 
 def test_a_resumed_run_may_only_be_lengthened(tmp_path):
-    (tmp_path / "config.yaml").write_text(to_yaml(parse(["--lr", "0.5"], options)))
+    (tmp_path / "config.yaml").write_text(to_yaml(parse(["--lr", "0.5"])))
     resume = ["--resume", "--out", str(tmp_path)]
-    configuration = parse([*resume, "--epochs", "7"], options)
+    configuration = parse([*resume, "--epochs", "7"])
     assert (configuration["lr"], configuration["epochs"]) == (0.5, 7)
     with pytest.raises(
         ConfigurationError, match=r"--lr cannot change when a run is resumed: it has 0\.5"
     ):
-        parse([*resume, "--lr", "0.1"], options)
+        parse([*resume, "--lr", "0.1"])
 
 
 MODEL = '''
@@ -176,7 +163,7 @@ def build(event_shape, latent_dim=5, *, prior=WideNormal, likelihood=likelihoods
 def test_a_model_file_of_ones_own_brings_its_defaults(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(MODEL)
-    configuration = parse(["--model", str(path), "--prior.wideness", "2"], options)
+    configuration = parse(["--model", str(path), "--prior.wideness", "2"])
     assert configuration["prior"] == {"name": "wide_normal", "wideness": 2}
     assert configuration["posterior"]["name"] == "full_normal"
     vae = build_vae(configuration, (1, 2, 2))
@@ -190,10 +177,10 @@ def test_a_bad_model_file_is_refused(tmp_path, content, message):
     path = tmp_path / "mine.py"
     path.write_text(content)
     with pytest.raises(ConfigurationError, match=message):
-        parse(["--model", str(path)], options)
+        parse(["--model", str(path)])
 
 
 def test_data_is_loaded_from_its_options(tmp_path):
-    configuration = parse(["--data", "digits"], options)
+    configuration = parse(["--data", "digits"])
     assert load_data(configuration, tmp_path).name == "digits"
     assert yaml.safe_load(to_yaml(configuration))["data"] == {"name": "digits"}

@@ -181,8 +181,8 @@ def conclude(
         "epochs": len(training.history),
         "steps": training.step,
         "seconds_per_epoch": training.seconds_per_epoch,
-        "compile": "off",
-        "compile_seconds": None,
+        "compile": training.compiled,
+        "compile_seconds": training.compile_seconds,
         "seed": configuration["seed"],
         **made_by,
     }

@@ -1,6 +1,7 @@
 """What a likelihood needs of a data set: binarised, dequantised, scaled, or as it is."""
 
 import math
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -8,8 +9,10 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from pyro_vae.data.dataset import SPLITS, SUPPORTS, Dataset
+from pyro_vae.data.noise import hashed_uniform
 
 Binarisation = Literal["dynamic", "static", "threshold", "none"]
+Uniform = Callable[[Tensor], Tensor]
 
 # The likelihoods' supports that data of each native support can be prepared for.
 _FITS = {
@@ -56,29 +59,39 @@ class _Dequantised(nn.Module):
 
     Args:
         levels: The number of levels 0, ..., levels - 1 of v.
+        uniform: What draws u, of a tensor's shape.
 
     References:
         A note on the evaluation of generative models (Theis et al., 2016), section 3.1,
         https://arxiv.org/abs/1511.01844
     """
 
-    def __init__(self, levels: int) -> None:
+    def __init__(self, levels: int, uniform: Uniform) -> None:
         super().__init__()
         self.levels = levels
+        self.uniform = uniform
 
     def forward(self, v: Real[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         v = v.to(torch.float32)
-        x = (v + torch.rand_like(v)) / self.levels
+        x = (v + self.uniform(v)) / self.levels
         # Rounding reaches 0 and 1, where densities on the open interval may be infinite.
         smallest = torch.finfo(x.dtype).eps
         return x.clamp(smallest, 1 - smallest)
 
 
 class _BernoulliDraw(nn.Module):
-    """x ~ Bernoulli(p), drawn anew at each call."""
+    """x ~ Bernoulli(p), drawn anew at each call: 1 where u < p.
+
+    Args:
+        uniform: What draws u ~ Uniform(0, 1), of a tensor's shape.
+    """
+
+    def __init__(self, uniform: Uniform) -> None:
+        super().__init__()
+        self.uniform = uniform
 
     def forward(self, p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return (torch.rand_like(p) < p).to(p.dtype)
+        return (self.uniform(p) < p).to(p.dtype)
 
 
 class _AtLeastHalf(nn.Module):
@@ -157,11 +170,12 @@ class PreparedData:
             dequantise and likelihood_support == "unit" and dataset.support == "integers"
         )
         self._fixed: dict[str, Tensor] = {}
-        self._prepare, how = self._preparation()
+        self._prepare, how = self._preparation(torch.rand_like)
         self.description = f"{dataset.name}: {_values(dataset)} {how}"
         static = self.binarisation == "static"
         self.train = self.fixed("train") if static else dataset.train
-        self.transform = _Scaled() if static else self._prepare
+        # Cheap noise at each step; the splits that numbers are reported on keep the generator's own.
+        self.transform = _Scaled() if static else self._preparation(hashed_uniform)[0]
 
     def fixed(self, split: str) -> Real[Tensor, " n *event"]:
         """The split in the likelihood's support, drawn once with a seed of its own.
@@ -204,7 +218,7 @@ class PreparedData:
         bits = -log_density / (math.prod(self.dataset.event_shape) * math.log(2))
         return bits + math.log2(self.dataset.levels or 1) if self._dequantised else bits
 
-    def _preparation(self) -> tuple[nn.Module, str]:
+    def _preparation(self, uniform: Uniform) -> tuple[nn.Module, str]:
         """What turns raw values into the likelihood's support, and how to say it."""
         if self.likelihood_support in ("integers", "counts"):
             return nn.Identity(), "as they are"
@@ -213,16 +227,18 @@ class PreparedData:
         scaled, p = _Scaled(top), "v" if levels is None else f"v / {top}"
         if self.binarisation == "dynamic":
             how = f"binarised anew at each visit, Bernoulli({p})"
-            return nn.Sequential(scaled, _BernoulliDraw()), how
+            return nn.Sequential(scaled, _BernoulliDraw(uniform)), how
         if self.binarisation == "static":
-            return nn.Sequential(scaled, _BernoulliDraw()), f"binarised once, Bernoulli({p})"
+            return nn.Sequential(
+                scaled, _BernoulliDraw(uniform)
+            ), f"binarised once, Bernoulli({p})"
         if self.binarisation == "threshold":
             return nn.Sequential(scaled, _AtLeastHalf()), f"binarised, 1 where {p} >= 0.5"
         if levels is None:
             return scaled, "as they are"
         if self._dequantised:
             how = f"dequantised anew at each visit, (v + u) / {levels} with u ~ Uniform(0, 1)"
-            return _Dequantised(levels), how
+            return _Dequantised(levels, uniform), how
         return scaled, f"scaled to [0, 1], {p}"
 
 

@@ -49,4 +49,6 @@ class Network(nn.Module):
         # Counts arrive as integers; products need floats.
         dtype = next(self.head.parameters()).dtype
         flat = inputs.reshape(-1, *self.reads).to(dtype)
-        return self.head(self.layers(flat)).reshape(*leading, *self.output_shape)
+        outputs = self.head(self.layers(flat)).reshape(*leading, *self.output_shape)
+        # Under autocast the head's product is bfloat16; a scale or a KL needs more digits than that.
+        return outputs.to(dtype)

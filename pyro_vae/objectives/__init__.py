@@ -8,9 +8,10 @@ its weights as 0-dim buffers, has `num_particles`, and is told how far training 
 
 from torch import nn
 
-from pyro_vae.objectives.elbo import ELBO, ObjectiveValue
+from pyro_vae.objectives.elbo import ELBO
+from pyro_vae.objectives.value import ObjectiveValue, objective_value
 
 # `beta` is the option of that name of `elbo`, under the name of its paper.
 OBJECTIVES: dict[str, type[nn.Module]] = {"elbo": ELBO, "beta": ELBO}
 
-__all__ = ["ELBO", "OBJECTIVES", "ObjectiveValue"]
+__all__ = ["ELBO", "OBJECTIVES", "ObjectiveValue", "objective_value"]

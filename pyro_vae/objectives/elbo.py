@@ -1,6 +1,5 @@
 """The evidence lower bound, with a weight on its Kullback-Leibler term."""
 
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -8,21 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyro_vae.log_densities import LogDensities, distribution_at
+from pyro_vae.objectives.value import ObjectiveValue
 
 KL = Literal["auto", "monte_carlo"]
-
-
-@dataclass(frozen=True)
-class ObjectiveValue:
-    """What an objective says of a batch.
-
-    Args:
-        loss: What training minimises, for each datum, in nats.
-        values: Named values to log, for each datum, in nats.
-    """
-
-    loss: Float[Tensor, " batch"]
-    values: dict[str, Float[Tensor, " batch"]]
 
 
 class ELBO(nn.Module):

@@ -5,10 +5,11 @@ import logging
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pyro
 import torch
@@ -17,13 +18,21 @@ from tqdm import tqdm
 
 from pyro_vae.data import PreparedData
 from pyro_vae.evaluating import evaluating
-from pyro_vae.objectives import ELBO
+from pyro_vae.objectives import ELBO, objective_value
 from pyro_vae.training.checkpoint import save_checkpoint
+from pyro_vae.training.compiled import CompileMode
+from pyro_vae.training.non_finite import NonFiniteError, explain
 from pyro_vae.training.schedules import TIED_TO_LENGTH, Schedule, learning_rate_schedule
 from pyro_vae.training.state_checks import check_parameters, check_state
-from pyro_vae.training.step import PATIENCE, Step, Totals, objective_value
+from pyro_vae.training.step import PATIENCE, Loss, Step
+from pyro_vae.training.totals import Totals
 
 log = logging.getLogger(__name__)
+
+Precision = Literal["float32", "bfloat16"]
+
+# How far a compiled gradient may be from the eager one: the compiler rounds in fewer places.
+_TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 5e-2}
 
 # An epoch's record: plain numbers by name, densities in nats per datum.
 Record = dict[str, float | int | None]
@@ -31,10 +40,6 @@ Record = dict[str, float | int | None]
 # The validation ELBO uses the same noise every epoch, so that epochs compare.
 VALIDATION_SEED = 20_140_401
 VALIDATION_BATCH = 1000
-
-
-class NonFiniteError(RuntimeError):
-    """Training ended because no step had a finite loss and gradient for a while."""
 
 
 class Training:
@@ -57,6 +62,10 @@ class Training:
         clip_norm: The largest norm of a gradient; a longer one is shortened to it. None for no limit.
         early_stopping: Stop after so many epochs without a better validation ELBO, and go back to
             the best epoch's parameters. None to train to the end.
+        compile: Whether the step is compiled: "on", "off", or "auto" where the work that is left
+            pays for the compiler.
+        precision: In what the networks' products are computed while training: "float32", or
+            "bfloat16" by autocast. Parameters, densities and evaluation are float32 in both.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -75,6 +84,8 @@ class Training:
         lr_schedule: Schedule = "constant",
         clip_norm: float | None = None,
         early_stopping: int | None = None,
+        compile: CompileMode = "auto",
+        precision: Precision = "float32",
     ) -> None:
         _at_least("epochs", epochs, 0)
         _at_least("max_steps", max_steps, 0)
@@ -83,6 +94,10 @@ class Training:
         for name, value in (("lr", lr), ("clip_norm", clip_norm)):
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {value}.")
+        if precision not in get_args(Precision):
+            raise ValueError(
+                f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}."
+            )
         self.program = program
         self.data = data
         self.device = next(program.parameters()).device
@@ -94,11 +109,21 @@ class Training:
             self.steps = min(self.steps, max_steps)
         self.early_stopping = early_stopping
         self.lr_schedule: Schedule = lr_schedule
-        self._step = Step(program, self.objective, data.transform, lr, clip_norm)
+        self.precision: Precision = precision
+        named = [*program.named_parameters(), *self.objective.named_parameters("objective")]
+        self._step = Step(
+            self._loss,
+            {name: parameter for name, parameter in named if parameter.requires_grad},
+            lr=lr,
+            clip_norm=clip_norm,
+            compile=compile,
+            expected_steps=self._expected_steps,
+            tolerance=_TOLERANCES[precision],
+            modules=(program, self.objective, data.transform),
+        )
         self._schedule = learning_rate_schedule(lr_schedule, self._step.optimizer, epochs)
         self.step = 0
         self.order_seed = int(torch.randint(2**40, ()))
-        self.totals = Totals.zero(self.device)
         self.seconds = 0.0
         self.history: list[Record] = []
         self.best: dict[str, Tensor] | None = None
@@ -184,24 +209,60 @@ class Training:
 
     def _one_step(self) -> None:
         self.objective.set_progress(self.step / self.steps_per_epoch)
-        self._step(self._batch(self.step), self.step, self.totals)
+        self._step(self._rows(self.step))
         self.step += 1
 
-    def _batch(self, step: int) -> Tensor:
+    def _loss(self, rows: Tensor) -> Loss:
+        """The objective's mean loss at some rows of the training data, and what it logs."""
+        autocast = torch.autocast(
+            self.device.type,
+            torch.bfloat16,
+            enabled=self.precision == "bfloat16",
+            cache_enabled=False,
+        )
+        with autocast:
+            x = self.data.transform(self._train.index_select(0, rows))
+            value = objective_value(self.program, self.objective, x)
+        sums = {name: v.sum(dtype=torch.float64) for name, v in value.values.items()}
+        return Loss(value.loss.mean(), len(rows), sums)
+
+    def _expected_steps(self, form: str) -> int:
+        """How many steps of a batch of this form the training takes."""
+        full = form == str(self.batch_size)
+        short = len(self.data.train) % self.batch_size != 0
+        epochs = math.ceil(self.steps / self.steps_per_epoch)
+        return epochs * (self.steps_per_epoch - short) if full else epochs
+
+    @property
+    def totals(self) -> Totals:
+        """What the present epoch has added up."""
+        return self._step.totals
+
+    @property
+    def compiled(self) -> str:
+        """Whether steps of a full batch are compiled, in a word: on or off."""
+        return self._step.compiled.decisions.get(str(self.batch_size), "off")
+
+    @property
+    def compile_seconds(self) -> float | None:
+        """The time that compiling took; None if nothing was compiled."""
+        return self._step.compiled.seconds or None
+
+    def _rows(self, step: int) -> Tensor:
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             generator = torch.Generator().manual_seed(self.order_seed + epoch)
             order = torch.randperm(len(self._train), generator=generator)
             self._order = epoch, order.to(self.device)
         start = position * self.batch_size
-        return self._train.index_select(0, self._order[1][start : start + self.batch_size])
+        return self._order[1][start : start + self.batch_size]
 
     def _end_epoch(self) -> None:
         self._check_finite()
         epoch = math.ceil(self.step / self.steps_per_epoch)
         record: Record = {"epoch": epoch, "step": self.step}
         # With every step of the epoch skipped there is no mean.
-        record |= self.totals.means() if int(self.totals.data) else {}
+        record |= self.totals.means()
         record |= {f"validation_{name}": value for name, value in self.validate().items()}
         record["lr"] = self._step.optimizer.param_groups[0]["lr"]
         record["skipped"] = int(self.totals.skipped)
@@ -221,14 +282,15 @@ class Training:
             # `max_steps` ended the run inside an epoch. A longer run may go on with it.
             return
         self.seconds = 0.0
-        in_a_row, first_skipped = self.totals.in_a_row, self.totals.first_skipped
-        self.totals = Totals.zero(self.device)
-        self.totals.in_a_row, self.totals.first_skipped = in_a_row, first_skipped
+        self.totals.start_epoch()
         score = record["validation_elbo"]
-        if isinstance(self._schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self._schedule.step(score if score is not None else -math.inf)
-        else:
-            self._schedule.step()
+        with warnings.catch_warnings():
+            # It misses a call of `optimizer.step()`, which a step that may be a graph does not make.
+            warnings.filterwarnings("ignore", "Detected call of", UserWarning)
+            if isinstance(self._schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                self._schedule.step(score if score is not None else -math.inf)
+            else:
+                self._schedule.step()
         self._consider_stopping(epoch)
 
     def _consider_stopping(self, epoch: int) -> None:
@@ -262,7 +324,9 @@ class Training:
         if int(self.totals.in_a_row) < PATIENCE:
             return
         step = int(self.totals.first_skipped)
-        why = self._step.explain(self._batch(step))
+        rows = self._rows(step)
+        x = self.data.transform(self._train.index_select(0, rows))
+        why = explain(self.program, self.objective, x)
         raise NonFiniteError(
             f"{PATIENCE} steps in a row had no finite loss and gradient, from step {step + 1} on: {why}."
         )
@@ -301,7 +365,7 @@ class Training:
             "best_epoch": self.best_epoch,
             "stopped_early": self.stopped_early,
             "threads": torch.get_num_threads(),
-            "compile": "off",
+            "compile": dict(self._step.compiled.decisions),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -314,7 +378,7 @@ class Training:
         # All of it before anything is taken over: a state may be somebody else's.
         check_parameters(self.program, state.get("program"))
         check_parameters(self.objective, state.get("objective"))
-        check_state(state, self.state_dict(), [p.shape for p in self._step.parameters])
+        check_state(state, self.state_dict(), [p.shape for p in self._step.parameters.values()])
         if state["best"] is not None:
             check_parameters(self.program, state["best"])
         for name, now in (("batch_size", self.batch_size), ("train_size", len(self.data.train))):
@@ -329,11 +393,11 @@ class Training:
             )
         self.program.load_state_dict(state["program"])
         self.objective.load_state_dict(state["objective"])
-        self._step.optimizer.load_state_dict(state["optimizer"])
+        self._step.load_state_dict(state["optimizer"], state["totals"])
+        self._step.compiled.decisions = dict(state["compile"])
         self._schedule.load_state_dict(state["schedule"])
         self.step = state["step"]
         self.order_seed = state["order_seed"]
-        self.totals = Totals.from_dict(state["totals"], self.device)
         self.seconds = state["seconds"]
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.stopped_early = state["stopped_early"]

@@ -43,6 +43,8 @@ def check_state(
             _check_history(value)
         elif name == "totals":
             _check_totals(value, own[name])
+        elif name == "compile":
+            _check_decisions(value)
         else:
             _check_form(name, value, own[name])
     for name, (low, high) in _RANGES.items():
@@ -142,6 +144,13 @@ def _check_totals(value: Any, own: Mapping[str, Any]) -> None:
     ):
         raise ValueError("the checkpoint's totals.sums must be numbers by name.")
     _check_form("totals", {**value, "sums": {}}, {**own, "sums": {}})
+
+
+def _check_decisions(value: Any) -> None:
+    if not isinstance(value, Mapping) or not all(
+        type(form) is str and decision in ("on", "off") for form, decision in value.items()
+    ):
+        raise ValueError("the checkpoint's compile must be on or off for each form of a batch.")
 
 
 def _check_cuda_state(value: Any, own: Tensor | None) -> None:

@@ -1,80 +1,58 @@
-"""One update of model, guide and objective, on the device from end to end."""
+"""One update of whatever a loss depends on, on the device from end to end."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyro
 import torch
-from jaxtyping import Shaped
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
-from pyro_vae.log_densities import log_densities
-from pyro_vae.objectives import ObjectiveValue
+from pyro_vae.training.compiled import Compiled, CompileMode
+from pyro_vae.training.totals import Totals
 
 # So many steps in a row without a finite loss and gradient end a run.
 PATIENCE = 20
 
 
-@dataclass
-class Totals:
-    """What an epoch has added up so far, on the device: read once, not every step.
+@dataclass(frozen=True)
+class Loss:
+    """What a batch costs.
 
     Args:
-        sums: Each logged value, summed over the data of the steps taken.
-        data: The number of data in the steps taken.
-        skipped: The number of steps skipped.
-        in_a_row: The number of steps skipped since the last one taken.
-        first_skipped: The step at which the present row of skipped ones began.
+        mean: What is minimised.
+        data: The number of data that it is a mean over.
+        sums: Values to log, summed over the data, without a gradient.
     """
 
-    data: Tensor
-    skipped: Tensor
-    in_a_row: Tensor
-    first_skipped: Tensor
-    sums: dict[str, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def zero(cls, device: torch.device) -> "Totals":
-        """Nothing added up yet."""
-        counts = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(4)]
-        return cls(*counts, sums={})
-
-    @classmethod
-    def from_dict(cls, saved: dict[str, Any], device: torch.device) -> "Totals":
-        """What `dataclasses.asdict` gave, back on the device."""
-        counts = {name: value.to(device) for name, value in saved.items() if name != "sums"}
-        return cls(
-            **counts, sums={name: value.to(device) for name, value in saved["sums"].items()}
-        )
-
-    def means(self) -> dict[str, float]:
-        """Each value's mean per datum over the steps taken. This reads from the device."""
-        data = max(int(self.data), 1)
-        return {name: float(total) / data for name, total in self.sums.items()}
-
-
-def objective_value(
-    program: Any, objective: Any, x: Shaped[Tensor, " batch *event"]
-) -> ObjectiveValue:
-    """The objective of a program at x."""
-    terms = log_densities(program.model, program.guide, x, num_particles=objective.num_particles)
-    return objective(terms)
+    mean: Tensor
+    data: int = 1
+    sums: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Step:
-    """A step of Adam down the objective's mean loss per datum.
+    """A step of Adam down a loss; the program behind the loss may be any.
 
     A step whose loss or gradient is not finite changes no parameter and no moment of the optimiser:
     fused Adam reads that from a tensor, so nothing waits for the device. After `PATIENCE` skipped
     steps in a row all others are skipped too, so that the parameters stay as they were when it
     began.
 
+    All of it is one function of tensors that changes in place what it trains. So it can be compiled
+    whole, from the noise to the new parameters; `Compiled` says when it is.
+
     Args:
-        program: Has `model(x)` and `guide(x)`.
-        objective: Called on the pair's log densities.
-        transform: A raw batch to x, as `PreparedData.transform`.
+        loss: Gives the loss of a batch; its noise is drawn from the global random stream.
+        parameters: What is trained, by name: leaves with a gradient.
         lr: Adam's learning rate.
         clip_norm: The largest norm a gradient may have; a longer one is shortened to it.
+        compile: "on", "off", or "auto" to compile where the work that is expected pays for it.
+        expected_steps: How many steps a batch of this form will be taken for, for "auto".
+        tolerance: How far the compiled gradient may be from the eager one, as a share of its norm.
+        modules: What the loss is made of. A graph cannot follow an attribute that is bound anew.
+
+    Raises:
+        ValueError: If there is nothing to train.
 
     References:
         Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015),
@@ -83,70 +61,118 @@ class Step:
 
     def __init__(
         self,
-        program: nn.Module,
-        objective: nn.Module,
-        transform: nn.Module,
+        loss: Callable[..., Loss],
+        parameters: Mapping[str, Tensor],
+        *,
         lr: float,
-        clip_norm: float | None,
+        clip_norm: float | None = None,
+        compile: CompileMode = "off",
+        expected_steps: Callable[[str], int] = lambda form: 0,
+        tolerance: float = 1e-3,
+        modules: Sequence[nn.Module] = (),
     ) -> None:
-        self.program: Any = program
-        self.objective: Any = objective
-        self.transform = transform
+        if not parameters:
+            raise ValueError("there is no parameter with a gradient to train.")
+        self.loss = loss
+        self.parameters = dict(parameters)
         self.clip_norm = clip_norm
-        self.parameters = [
-            p for p in (*program.parameters(), *objective.parameters()) if p.requires_grad
-        ]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, fused=True)
+        self.optimizer = torch.optim.Adam(list(self.parameters.values()), lr=lr, fused=True)
+        device = next(iter(self.parameters.values())).device
+        self._start_moments()
+        self.totals = Totals.zero(device)
+        # A tensor, so that a graph reads it anew; fused Adam wants this type on each device.
+        dtype = torch.float32 if device.type == "cuda" else torch.float64
+        self._lr = torch.tensor(lr, dtype=dtype, device=device)
+        self._lr_now = lr
+        self.compiled = Compiled(
+            self._take,
+            compile,
+            expected_steps,
+            names=self._names,
+            tolerance=tolerance,
+            modules=modules,
+        )
 
-    def __call__(self, raw: Shaped[Tensor, " batch *event"], step: int, totals: Totals) -> None:
-        """Take a step and add what the objective logs to `totals`."""
-        self.optimizer.zero_grad(set_to_none=True)
-        value = objective_value(self.program, self.objective, self.transform(raw))
-        loss = value.loss.mean()
-        loss.backward()
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+    def __call__(self, *batch: Any) -> Tensor:
+        """Take a step, add what it logs to `totals`, and return its loss, on the device."""
+        lr = self.optimizer.param_groups[0]["lr"]
+        if lr != self._lr_now:
+            self._lr.fill_(lr)
+            self._lr_now = lr
+        (loss,) = self.compiled(*batch)
+        return loss
+
+    def load_state_dict(self, optimizer: dict[str, Any], totals: Mapping[str, Any]) -> None:
+        """Take over the optimiser's state and the totals."""
+        self.optimizer.load_state_dict(optimizer)
+        self._start_moments()
+        self.totals = Totals.from_dict(totals, self.totals.data.device)
+        # A graph would go on with the tensors of before.
+        self.compiled.forget()
+
+    def _take(self, *batch: Any) -> tuple[Tensor]:
+        loss = self.loss(*batch)
+        found = torch.autograd.grad(loss.mean, list(self.parameters.values()), allow_unused=True)
+        # Adam leaves what the loss does not depend on as it is.
+        trained = [
+            (p, g) for p, g in zip(self.parameters.values(), found, strict=True) if g is not None
+        ]
+        with torch.no_grad():
+            self._update([p for p, _ in trained], [_like(g, p) for p, g in trained], loss)
+        return (loss.mean.detach(),)
+
+    def _update(self, parameters: list[Tensor], gradients: list[Tensor], loss: Loss) -> None:
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
+            # As torch.nn.utils.clip_grad_norm_ does it.
+            scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1)
+            gradients = [gradient * scale for gradient in gradients]
+        taken = loss.mean.isfinite() & norm.isfinite() & (self.totals.in_a_row < PATIENCE)
+        moments = [self.optimizer.state[parameter] for parameter in parameters]
+        group = self.optimizer.param_groups[0]
+        adam(
+            parameters,
+            gradients,
+            [moment["exp_avg"] for moment in moments],
+            [moment["exp_avg_sq"] for moment in moments],
+            [],
+            [moment["step"] for moment in moments],
+            fused=True,
+            found_inf=(~taken).to(torch.float32),
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=self._lr,
+            weight_decay=0.0,
+            eps=group["eps"],
+            maximize=False,
+        )
+        self.totals.add(taken, loss.data, loss.sums)
 
-        taken = loss.isfinite() & norm.isfinite() & (totals.in_a_row < PATIENCE)
-        self.optimizer.found_inf = (~taken).to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
+    def _start_moments(self) -> None:
+        """Make the optimiser's state now: a step that it skips does."""
+        if self.optimizer.state:
+            return
+        for parameter in self.parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
+        one = torch.ones((), device=next(iter(self.parameters.values())).device)
+        self.optimizer.found_inf = one  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
-        skipped = (~taken).to(torch.int64)
-        begins = (totals.in_a_row == 0) & ~taken
-        totals.first_skipped = torch.where(begins, step, totals.first_skipped)
-        totals.skipped = totals.skipped + skipped
-        totals.in_a_row = torch.where(taken, 0, totals.in_a_row + 1)
-        totals.data = totals.data + len(raw) * taken
-        for name, per_datum in value.values.items():
-            # where, not a product: 0 times NaN is NaN.
-            total = torch.where(taken, per_datum.sum(dtype=torch.float64), 0.0)
-            totals.sums[name] = totals.sums[name] + total if name in totals.sums else total
+    def _names(self) -> dict[str, Tensor]:
+        """What the compiled step is compared in. A gradient is seen in the mean that it moves."""
+        moments = {
+            f"the gradient of {name}": self.optimizer.state[parameter]["exp_avg"]
+            for name, parameter in self.parameters.items()
+        }
+        return moments | {
+            f"the total of {name}": total for name, total in self.totals.sums.items()
+        }
 
-    def explain(self, raw: Shaped[Tensor, " batch *event"]) -> str:
-        """Replay a batch with validation on and name the first term that is not finite."""
-        x = self.transform(raw)
-        with pyro.validation_enabled(False):
-            terms = log_densities(self.program.model, self.program.guide, x)
-        named = [
-            (f"log q at site {name!r} of the guide", v) for name, v in terms.guide_sites.items()
-        ]
-        named += [
-            (f"log p at site {name!r} of the model", v) for name, v in terms.model_sites.items()
-        ]
-        term = next((name for name, value in named if not value.isfinite().all()), None)
-        reason = ""
-        with pyro.validation_enabled(True):
-            try:
-                self.optimizer.zero_grad(set_to_none=True)
-                objective_value(self.program, self.objective, x).loss.mean().backward()
-            except (ValueError, RuntimeError) as error:
-                reason = f" ({' '.join(str(error).split())[:200]})"
-        if term is not None:
-            return f"{term} is not finite{reason}"
-        names = [*self.program.named_parameters(), *self.objective.named_parameters()]
-        for name, parameter in names:
-            if parameter.grad is not None and not parameter.grad.isfinite().all():
-                return f"the gradient of {name} is not finite{reason}"
-        return f"the batch gives finite terms when it is replayed with new noise{reason}"
+
+def _like(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient in the parameter's layout, which fused Adam takes for granted."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from pyro_vae.data import digits
-from pyro_vae.objectives import ELBO
-from pyro_vae.training.step import objective_value
+from pyro_vae.objectives import ELBO, objective_value
 
 STUDY = Path(__file__).parents[2] / "scripts" / "studies" / "first_numbers.py"
 

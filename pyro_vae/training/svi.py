@@ -1,0 +1,132 @@
+"""Stochastic variational inference of any reparameterised Pyro program, compiled."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import pyro
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyro_vae.training.compiled import CompileMode
+from pyro_vae.training.step import Loss, Step
+
+
+def negative_elbo(
+    model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Tensor:
+    """-(log p(x, z) - log q(z | x)) at one draw of z, in nats: the loss of Pyro's `Trace_ELBO`.
+
+    It stays on the device, where Pyro's own reads each site's term. Plates' subsampling and
+    `poutine.scale` enter it.
+
+    Raises:
+        ValueError: If a latent site of the guide is not reparameterisable.
+    """
+    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    replayed = poutine.replay(model, trace=guide_trace)
+    model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+    for name in guide_trace.stochastic_nodes:
+        distribution: Any = guide_trace.nodes[name].get("fn")
+        if not distribution.has_rsample:
+            raise ValueError(
+                f"the guide must be reparameterisable, but site {name!r} is a "
+                f"{type(distribution).__name__} without rsample."
+            )
+    # Pyro's types allow for a program without sites, whose sum is the number 0.
+    return cast("Tensor", guide_trace.log_prob_sum() - model_trace.log_prob_sum())
+
+
+class CompiledSVI:
+    """Pyro's `SVI`, with the step one compiled graph: for your own model and guide.
+
+    >>> import torch, pyro.distributions as dist
+    >>> def model(x):
+    ...     z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+    >>> svi = CompiledSVI(model, pyro.infer.autoguide.AutoNormal(model), lr=0.01, compile="off")
+    >>> svi.step(torch.ones(20)).shape  # a tensor: reading it is up to you
+    torch.Size([])
+
+    The first step runs as it is, with validation; the second is made both ways and compared. What
+    cannot be traced, or disagrees, goes on as it is, and the log (`pyro_vae.training`) says why.
+
+    Args:
+        model: A Pyro model. What it reads beside its arguments must be changed in place, if at all.
+        guide: Its guide, with reparameterised sites.
+        loss: `loss(model, guide, *args)` gives what is minimised, a tensor that nobody has read:
+            `.item()` cannot be compiled, so Pyro's own ELBO classes cannot.
+        lr: The learning rate of Adam.
+        clip_norm: The largest norm of a gradient; a longer one is shortened to it. None for no limit.
+        compile: "on", or "off".
+
+    Raises:
+        ValueError: If `compile` is neither.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        loss: Callable[..., Tensor] = negative_elbo,
+        *,
+        lr: float = 1e-3,
+        clip_norm: float | None = None,
+        compile: CompileMode = "on",
+    ) -> None:
+        self.model = model
+        self.guide = guide
+        self.loss = loss
+        self._options: dict[str, Any] = {"lr": lr, "clip_norm": clip_norm, "compile": compile}
+        self._step: Step | None = None
+
+    def step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Take a step and return its loss, a tensor on the device that the next step may overwrite.
+
+        Shapes of tensors and all other arguments are constants of a graph: others make another one.
+
+        Raises:
+            ValueError: If nothing in model and guide has a gradient, or a site is not
+                reparameterisable.
+        """
+        if self._step is not None:
+            with pyro.validation_enabled(False):
+                return self._step(args, kwargs)
+        step = self.prepare(*args, **kwargs)
+        with pyro.validation_enabled(True):
+            return step(args, kwargs)
+
+    def prepare(self, *args: Any, **kwargs: Any) -> Step:
+        """Find the parameters, by running model and guide once without training. `step` does it too."""
+        with poutine.trace(param_only=True) as found:
+            self.loss(self.model, self.guide, *args, **kwargs)
+        self._step = Step(
+            self._loss,
+            _parameters(found.trace),
+            modules=_modules(self.model, self.guide),
+            **self._options,
+        )
+        return self._step
+
+    @property
+    def compiled(self) -> bool:
+        """Whether a step is compiled, so far."""
+        return self._step is not None and "on" in self._step.compiled.decisions.values()
+
+    def _loss(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Loss:
+        return Loss(self.loss(self.model, self.guide, *args, **kwargs))
+
+
+def _modules(*programs: Any) -> list[nn.Module]:
+    """The modules that programs are, or are methods of."""
+    owners = [getattr(program, "__self__", program) for program in programs]
+    return [owner for owner in owners if isinstance(owner, nn.Module)]
+
+
+def _parameters(trace: poutine.Trace) -> dict[str, Tensor]:
+    nodes = cast("dict[str, dict[str, Any]]", trace.nodes)
+    # A constrained parameter is trained as the unconstrained one behind it.
+    return {
+        name: value.unconstrained() if hasattr(value, "unconstrained") else value
+        for name, value in ((name, node["value"]) for name, node in nodes.items())
+    }

@@ -36,7 +36,8 @@ class NumPyroEpoch(Way):
             def initial(key: Any) -> Any:
                 of_weight, of_bias = jax.random.split(key)
                 return {
-                    "weight": jax.random.uniform(of_weight, (inputs, outputs), float, -1, 1) * bound,
+                    "weight": jax.random.uniform(of_weight, (inputs, outputs), float, -1, 1)
+                    * bound,
                     "bias": jax.random.uniform(of_bias, (outputs,), float, -1, 1) * bound,
                 }
 
@@ -47,7 +48,9 @@ class NumPyroEpoch(Way):
             with numpyro.plate("data", len(x)):
                 prior = dist.Normal(jnp.zeros(setting.latent_dim), 1.0).to_event(1)
                 z: Any = numpyro.sample("z", prior)
-                h = jax.nn.softplus(linear("decoder_hidden", z, setting.latent_dim, setting.hidden))
+                h = jax.nn.softplus(
+                    linear("decoder_hidden", z, setting.latent_dim, setting.hidden)
+                )
                 logits = linear("decoder_head", h, setting.hidden, pixels)
                 numpyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
 

@@ -33,7 +33,9 @@ class PythaeTrainer(Way):
 
         pixels, setting = self.images.shape[1], self.setting
         if setting.num_particles != 1:
-            raise ValueError(f"pythae's VAE draws z once, got num_particles {setting.num_particles}.")
+            raise ValueError(
+                f"pythae's VAE draws z once, got num_particles {setting.num_particles}."
+            )
 
         class Encoder(BaseEncoder):
             def __init__(self) -> None:

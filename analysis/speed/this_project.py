@@ -45,9 +45,7 @@ class ThisEager(Way):
             prior=priors.StandardNormal,
             likelihood=likelihoods.Bernoulli,
             posterior=posteriors.DiagonalNormal,
-            network=partial(
-                networks.MLP, hidden=(self.setting.hidden,), activation="softplus"
-            ),
+            network=partial(networks.MLP, hidden=(self.setting.hidden,), activation="softplus"),
         )
         self.training = Training(
             vae.to(self.device),
@@ -74,9 +72,16 @@ class ThisCompiled(ThisEager):
     compile: ClassVar[str] = "on"
 
     def run_epoch(self) -> float | None:
-        """The next epoch. The first compiles."""
+        """The next epoch. The first ones compile.
+
+        Raises:
+            RuntimeError: If the step went back to eager: its time would be another's.
+        """
         loss = super().run_epoch()
-        self.compile_seconds = self.training.compiled_seconds  # pyright: ignore[reportAttributeAccessIssue]
+        training: Any = self.training
+        if training.compiled != "on":
+            raise RuntimeError("the step was not compiled, and ran eagerly; its log says why.")
+        self.compile_seconds = training.compile_seconds
         return loss
 
 

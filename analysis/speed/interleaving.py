@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from analysis.speed.registry import WAYS
 from analysis.speed.way import Setting, missing_packages
@@ -76,7 +76,7 @@ class Surroundings:
 
 
 class Worker:
-    """The process of one way, started and prepared. Leaving the context ends it.
+    """The process of one way, started and prepared, until it is closed.
 
     Raises:
         WayFailed: If it cannot be prepared.
@@ -125,12 +125,6 @@ class Worker:
             # What a dead process has not read cannot be flushed.
             with suppress(BrokenPipeError):
                 stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _ask(self, line: str) -> dict[str, Any]:
         assert self._process.stdin is not None

@@ -44,11 +44,10 @@ def processor() -> str:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return platform.processor() or platform.machine()
-    fields = dict(
-        (part.strip() for part in line.split(":", 1))
-        for line in text.partition("\n\n")[0].splitlines()
-        if ":" in line
-    )
+    fields = {}
+    for line in text.partition("\n\n")[0].splitlines():
+        key, _, value = line.partition(":")
+        fields[key.strip()] = value.strip()
     name = fields.get("model name", platform.machine())
     return f"{name}, family {fields.get('cpu family', '?')}, model {fields.get('model', '?')}"
 

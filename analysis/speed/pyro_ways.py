@@ -1,6 +1,6 @@
 """The task with Pyro as it comes: `SVI` with `Trace_ELBO`, in memory and as its tutorial has it."""
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import pyro
@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -69,7 +70,7 @@ class PyroInMemory(Way):
             vectorize_particles=True,
             max_plate_nesting=1,
         )
-        optimizer = pyro.optim.Adam({"lr": self.setting.lr})
+        optimizer = PyroOptim(torch.optim.Adam, {"lr": self.setting.lr})
         self.svi = SVI(networks.model, networks.guide, optimizer, loss=elbo)
 
     def run_epoch(self) -> float | None:
@@ -78,8 +79,13 @@ class PyroInMemory(Way):
         order = torch.randperm(len(self.images), device=self.device)
         with pyro.validation_enabled(False):
             for rows in order.split(self.setting.batch_size):
-                total += float(self.svi.step(binarised(self.images, rows)))
+                total += self._step(binarised(self.images, rows))
         return total / len(self.images)
+
+    def _step(self, x: Tensor) -> float:
+        """A step, and its loss, summed over the batch."""
+        # Pyro's types allow several losses.
+        return float(cast("float", self.svi.step(x)))
 
 
 class _Pictures(Dataset):
@@ -137,6 +143,5 @@ class PyroExample(PyroInMemory):
         total = 0.0
         with pyro.validation_enabled(False):
             for pictures in self.loader:
-                x = torch.bernoulli(pictures.to(self.device).flatten(1))
-                total += float(self.svi.step(x))
+                total += self._step(torch.bernoulli(pictures.to(self.device).flatten(1)))
         return total / len(self.images)

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from analysis.speed import report
 from analysis.speed.figure import plot_benchmark
-from analysis.speed.images import IMAGE_SETS, grey_images
+from analysis.speed.images import IMAGE_SETS
 from analysis.speed.machine import made_by
 from analysis.speed.registry import WAYS
 from analysis.speed.suite import Options, Skipped, available_cores
@@ -69,19 +69,13 @@ def run(options: argparse.Namespace, stored: Path, command: str) -> None:
         threads=options.threads,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    checked = False
+    # Now, rather than after an hour.
+    report.read(stored)
     for name in names:
         suite = report.SUITES[name]
         made = made_by(command, chosen.threads)
         try:
-            if name == "gpu" or checked:
-                result = suite.run(chosen)
-            else:
-                # Now, rather than after an hour.
-                grey_images(chosen.data, chosen.data_root, 1)
-                report.read(stored)
-                checked = True
-                result = suite.run(chosen)
+            result = suite.run(chosen)
         except Skipped as skipped:
             print(skipped)
             continue

@@ -7,7 +7,7 @@ from typing import Any
 from analysis.speed.interleaving import Measurement, Surroundings, measure
 from analysis.speed.suite import Options, Result
 from analysis.speed.summary import ratio, spread
-from analysis.speed.targets import CPU_TARGETS, ratio_verdicts
+from analysis.speed.targets import CPU_TARGETS, ratio_verdicts, targets_of
 from analysis.speed.way import Setting
 from analysis.study import markdown
 
@@ -34,7 +34,7 @@ def run(options: Options) -> Result:
         "data": options.data,
         "rounds": options.rounds,
         "ways": stored(measured),
-        "targets": ratio_verdicts(CPU_TARGETS, measured),
+        "targets": ratio_verdicts(targets_of(options.data, CPU_TARGETS), measured),
     }
 
 

@@ -1,6 +1,7 @@
 """The benchmark as a picture: a panel or three for each suite that was run."""
 
 from collections.abc import Callable, Mapping
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from analysis.canvas import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 # This project's ways stand out.
 COLOURS = {"this_eager": ORANGE, "this_compiled": BLUE, "this_bfloat16": GREEN}
-WIDTH, HEIGHT = 5.0, 3.8
+WIDTH, HEIGHT = 5.0, 4.2
 
 # Draws one panel.
 Panel = Callable[["matplotlib.axes.Axes"], None]
@@ -60,14 +61,14 @@ def _ways(result: Result, title: str) -> list[Panel]:
         bars.sort(key=lambda bar: -_median(bar[2]))
         for place, (_, name, times) in enumerate(bars):
             _bar(ax, place, times, COLOURS.get(name, GREY))
-        ax.set_yticks(range(len(bars)), [bar[0] for bar in bars])
+        ax.set_yticks(range(len(bars)), [fill(bar[0], 26) for bar in bars], fontsize="small")
         ax.set(title=title, xlabel=f"milliseconds a step, batch {size}")
 
     return [draw]
 
 
 def _cpu(result: Result) -> list[Panel]:
-    return _ways(result, "whole epochs in memory")
+    return _ways(result, "whole epochs")
 
 
 def _gpu(result: Result) -> list[Panel]:
@@ -90,6 +91,8 @@ def _start(result: Result) -> list[Panel]:
 
 
 def _scaling(result: Result) -> list[Panel]:
+    from matplotlib.ticker import LogLocator
+
     def panel(axis: str, points: list[dict[str, Any]], *, legend: bool) -> Panel:
         def draw(ax: "matplotlib.axes.Axes") -> None:
             for number, name in enumerate(points[0]["seconds_a_step"]):
@@ -103,6 +106,8 @@ def _scaling(result: Result) -> list[Panel]:
             ax.set_yscale("log")
             ax.set_xticks(values, [str(value) for value in values])
             ax.minorticks_off()
+            # A decade has few ticks by itself, and some panels span less.
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
             ax.yaxis.set_major_formatter("{x:g}")
             ax.set(title=f"against {TITLES[axis]}", xlabel=TITLES[axis])
             ax.set_ylabel("milliseconds a step")

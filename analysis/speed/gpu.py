@@ -6,9 +6,10 @@ import torch
 
 from analysis.speed import epochs
 from analysis.speed.equality import CASES, Case, compare
+from analysis.speed.images import grey_images
 from analysis.speed.interleaving import Surroundings, measure
 from analysis.speed.suite import Options, Result, Skipped
-from analysis.speed.targets import GPU_TARGETS, Verdict, ratio_verdicts
+from analysis.speed.targets import GPU_TARGETS, Verdict, ratio_verdicts, targets_of
 from analysis.speed.way import Setting
 from analysis.study import markdown
 
@@ -26,9 +27,12 @@ def run(options: Options) -> Result:
 
     Raises:
         Skipped: If there is none.
+        ValueError: If there are no such images.
     """
     if not torch.cuda.is_available():
         raise Skipped("no GPU: skipped")
+    # Now, rather than after the comparisons.
+    grey_images(options.data, options.data_root, 1)
     equality = [_equality(name, case, options) for name, case in CASES.items()]
     names = options.ways or GPU_WAYS
     setting = replace(Setting(), device="cuda")
@@ -43,7 +47,7 @@ def run(options: Options) -> Result:
         "rounds": options.rounds,
         "equality": equality,
         "ways": epochs.stored(measured),
-        "targets": [*equality, *ratio_verdicts(GPU_TARGETS, measured)],
+        "targets": [*equality, *ratio_verdicts(targets_of(options.data, GPU_TARGETS), measured)],
     }
 
 

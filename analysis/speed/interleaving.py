@@ -15,11 +15,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from analysis.speed.images import grey_images
 from analysis.speed.registry import WAYS
 from analysis.speed.way import Setting, missing_packages
 
 # A second one, because a last batch of another size may be compiled when it comes again.
 WARM_UP_EPOCHS = 2
+
+# How long a process may take to end, in seconds.
+PATIENCE = 10
 
 INSTALL = "pip install -e '.[benchmark]'"
 
@@ -117,14 +121,19 @@ class Worker:
         return self._ask("epoch")
 
     def close(self) -> None:
-        """End the process, now."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
+        """End the process: it cleans up after itself, if it is not in the middle of something."""
+        assert self._process.stdin is not None
+        # What a dead process has not read cannot be flushed.
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for stream in (self._process.stdout, self._errors):
             assert stream is not None
-            # What a dead process has not read cannot be flushed.
-            with suppress(BrokenPipeError):
-                stream.close()
+            stream.close()
 
     def _ask(self, line: str) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -169,7 +178,12 @@ def measure(
 
     Returns:
         A measurement for each name, whatever became of it.
+
+    Raises:
+        ValueError: If there are no such images.
     """
+    # Here, rather than in each process.
+    grey_images(around.data, around.data_root, 1)
     measured = {name: Measurement(WAYS[name].title, WAYS[name].note) for name in names}
     workers: dict[str, Worker] = {}
     try:

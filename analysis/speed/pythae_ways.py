@@ -3,7 +3,9 @@
 # The peer is an extra, and checked where it is installed.
 # pyright: reportMissingImports=false
 
+import shutil
 import tempfile
+import weakref
 from typing import Any, ClassVar
 
 import torch
@@ -64,7 +66,8 @@ class PythaeTrainer(Way):
                 return ModelOutput(reconstruction=self.layers(z))
 
         torch.manual_seed(setting.seed)
-        self._directory = tempfile.TemporaryDirectory()
+        directory = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
         configuration = VAEConfig(
             input_dim=(pixels,), latent_dim=setting.latent_dim, reconstruction_loss="bce"
         )
@@ -73,7 +76,7 @@ class PythaeTrainer(Way):
             VAE(configuration, encoder=Encoder(), decoder=Decoder()),
             BaseDataset(x, torch.zeros(len(x))),
             training_config=BaseTrainerConfig(
-                output_dir=self._directory.name,
+                output_dir=directory,
                 per_device_train_batch_size=setting.batch_size,
                 learning_rate=setting.lr,
                 optimizer_params={"fused": True},

@@ -44,6 +44,11 @@ PRECISION_GAP = 0.3
 Verdict = dict[str, Any]
 
 
+def targets_of(data: str, targets: Sequence[RatioTarget]) -> Sequence[RatioTarget]:
+    """The targets, if the images are those they were set for; none otherwise."""
+    return targets if data == "mnist" else ()
+
+
 def ratio_verdicts(
     targets: Sequence[RatioTarget], measured: Mapping[str, Measurement]
 ) -> list[Verdict]:

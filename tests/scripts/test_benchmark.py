@@ -68,7 +68,8 @@ def test_a_small_run_is_printed_stored_drawn_and_shown_again(
     printed = capsys.readouterr().out
     assert "| PyTorch by hand, in memory, eager |" in printed
     assert "not installed (pip install -e '.[benchmark]')" in printed
-    assert "this_compiled / by_hand <= 0.75: not measured" in printed
+    # The targets are of MNIST.
+    assert "<=" not in printed
 
     stored = json.loads((tmp_path / "benchmark.json").read_text())["cpu"]
     assert stored["made_by"]["command"].startswith("python scripts/benchmark.py --data digits")

@@ -1,0 +1,85 @@
+"""The benchmark's command line: what it prints, writes and refuses."""
+
+import json
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from analysis.speed.registry import WAYS
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    return SimpleNamespace(**runpy.run_path(str(SCRIPT), run_name="benchmark"))
+
+
+def test_without_a_gpu_its_suite_is_skipped(benchmark, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert benchmark.main(["--suite", "gpu", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "no GPU: skipped\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--suite", "tpu"], "argument --suite: invalid choice: 'tpu'"),
+        (["--rounds", "0"], "must be a whole number of at least 1, got '0'"),
+        (["--threads", "1000"], "must be a whole number from 1 to"),
+        (["--ways", "by_hand,magic"], "got 'magic'"),
+        (["--data", "cats"], "argument --data: invalid choice: 'cats'"),
+        (["--table", "--out", "nowhere"], "is not there: measure something first"),
+        (["--write-readme", "README.md", "--out", "nowhere"], "measure something first"),
+        (["--fast"], "unrecognized arguments: --fast"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(benchmark, arguments, said, capsys):
+    try:
+        code = benchmark.main(arguments)
+    except SystemExit as exit:
+        code = exit.code
+    assert code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("benchmark.py: error: ")
+    assert said in printed.err
+
+
+def test_damaged_results_are_refused_before_anything_is_measured(benchmark, tmp_path, capsys):
+    (tmp_path / "benchmark.json").write_text("[]")
+    assert benchmark.main(["--data", "digits", "--out", str(tmp_path)]) == 2
+    assert "must hold suites among cpu" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_small_run_is_printed_stored_drawn_and_shown_again(
+    benchmark, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(WAYS["numpyro"], "requires", ("no_such_package",))
+    arguments = ["--data", "digits", "--ways", "by_hand,numpyro", "--rounds", "2"]
+    arguments += ["--threads", "1", "--out", str(tmp_path)]
+    assert benchmark.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "| PyTorch by hand, in memory, eager |" in printed
+    assert "not installed (pip install -e '.[benchmark]')" in printed
+    # The targets are of MNIST.
+    assert "<=" not in printed
+
+    stored = json.loads((tmp_path / "benchmark.json").read_text())["cpu"]
+    assert stored["made_by"]["command"].startswith("python scripts/benchmark.py --data digits")
+    assert stored["made_by"]["machine"]["threads"] == 1
+    assert len(stored["ways"]["by_hand"]["seconds"]) == 2
+    assert (tmp_path / "benchmark.png").stat().st_size > 10_000
+
+    assert benchmark.main(["--table", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"### An epoch on the CPU\n\n{printed}"
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- benchmark -->\n<!-- /benchmark -->\n")
+    assert benchmark.main(["--write-readme", str(readme), "--out", str(tmp_path)]) == 0
+    assert printed in readme.read_text()

@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 
-from pyro_vae.data.dataset import SPLITS, SUPPORTS, Dataset
+from pyro_vae.data.dataset import SPLITS, Dataset
+from pyro_vae.data.memory_mapped import MemoryMapped
+from pyro_vae.data.values import SUPPORTS
 
 Binarisation = Literal["dynamic", "static", "threshold", "none"]
 
@@ -111,7 +113,7 @@ class PreparedData:
         dequantise: Whether levels get uniform noise when the likelihood is a density on [0, 1], so
             that it bounds the probability of the levels. Without, it may grow without bound.
 
-    `train` is what a training loop indexes; `transform` is a module, raw batch -> x in the
+    `train` is what a training loop takes batches of, in memory or on the disk; `transform` is a module, raw batch -> x in the
     likelihood's support, as floats (integers and counts stay as they are), with noise of the global
     stream of the batch's device; `binarisation` becomes None where nothing was binarised;
     `description` says in a line what was done.
@@ -150,6 +152,11 @@ class PreparedData:
                 "density; use binarisation dynamic, static or threshold, or a likelihood whose support "
                 f"is {' or '.join(_EXAMPLES[word] for word in fits if word in ('unit', 'real'))}."
             )
+        if binarised and binarisation == "static" and isinstance(dataset.train, MemoryMapped):
+            raise ValueError(
+                f"the training split of {dataset.name} is memory-mapped, and static binarisation keeps a "
+                "copy of it in memory; use binarisation dynamic or threshold."
+            )
         self.dataset = dataset
         self.likelihood_support = likelihood_support
         self.binarisation: Binarisation | None = binarisation if binarised else None
@@ -160,7 +167,7 @@ class PreparedData:
         self._prepare, how = self._preparation()
         self.description = f"{dataset.name}: {_values(dataset)} {how}"
         static = self.binarisation == "static"
-        self.train = self.fixed("train") if static else dataset.train
+        self.train: Tensor | MemoryMapped = self.fixed("train") if static else dataset.train
         self.transform = _Scaled() if static else self._prepare
 
     def fixed(self, split: str) -> Real[Tensor, " n *event"]:
@@ -173,7 +180,7 @@ class PreparedData:
             split: "train", "validation" or "test".
 
         Raises:
-            ValueError: If there is no such split.
+            ValueError: If there is no such split, or it stays on the disk.
         """
         raw = self.dataset.split(split)
         if self.likelihood_support in ("integers", "counts", self.dataset.support):

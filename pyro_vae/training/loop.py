@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pyro_vae.data import PreparedData
 from pyro_vae.evaluating import evaluating
 from pyro_vae.objectives import ELBO
 from pyro_vae.training.checkpoint import save_checkpoint
+from pyro_vae.training.feeds import Batches, feed
 from pyro_vae.training.schedules import TIED_TO_LENGTH, Schedule, learning_rate_schedule
 from pyro_vae.training.state_checks import check_parameters, check_state
 from pyro_vae.training.step import PATIENCE, Step, Totals, objective_value
@@ -104,9 +106,8 @@ class Training:
         self.best: dict[str, Tensor] | None = None
         self.best_epoch = 0
         self.stopped_early = False
-        # On the device in the type the set is kept in; batches are gathered there.
-        self._train = data.train.to(self.device)
-        self._order: tuple[int, Tensor] | None = None
+        batches = Batches(len(data.train), self.batch_size)
+        self._feed = feed(data, batches, self.order_seed, self.device)
 
     # ---- running -----------------------------------------------------------------------------
 
@@ -133,7 +134,8 @@ class Training:
         Raises:
             NonFiniteError: After `PATIENCE` steps in a row without a finite loss and gradient. The
                 last checkpoint stays.
-            OSError: If a checkpoint cannot be written; the one before stays.
+            OSError: If a checkpoint cannot be written, or data on the disk cannot be read any more; the
+                checkpoint before stays.
         """
         saved = time.monotonic()
 
@@ -151,7 +153,7 @@ class Training:
         self.program.train()
         # The parameters belong to the module. Pyro's global store is left as it was found, so that
         # a second VAE in this process is a second VAE.
-        with bar, pyro.get_param_store().scope():
+        with bar, closing(self._feed), pyro.get_param_store().scope():
             while not self.ended:
                 if stop is not None and stop():
                     break
@@ -188,13 +190,7 @@ class Training:
         self.step += 1
 
     def _batch(self, step: int) -> Tensor:
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(self.order_seed + epoch)
-            order = torch.randperm(len(self._train), generator=generator)
-            self._order = epoch, order.to(self.device)
-        start = position * self.batch_size
-        return self._train.index_select(0, self._order[1][start : start + self.batch_size])
+        return self._feed.rows(self._feed.argument(step))
 
     def _end_epoch(self) -> None:
         self._check_finite()
@@ -294,6 +290,7 @@ class Training:
             "order_seed": self.order_seed,
             "batch_size": self.batch_size,
             "train_size": len(self.data.train),
+            "order": self._feed.order,
             "totals": asdict(self.totals),
             "seconds": self.seconds,
             "history": self.history,
@@ -317,7 +314,11 @@ class Training:
         check_state(state, self.state_dict(), [p.shape for p in self._step.parameters])
         if state["best"] is not None:
             check_parameters(self.program, state["best"])
-        for name, now in (("batch_size", self.batch_size), ("train_size", len(self.data.train))):
+        for name, now in (
+            ("batch_size", self.batch_size),
+            ("train_size", len(self.data.train)),
+            ("order", self._feed.order),
+        ):
             if state[name] != now:
                 raise ValueError(
                     f"the checkpoint was trained with {name} {state[name]}, got {now}."
@@ -332,7 +333,7 @@ class Training:
         self._step.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self.step = state["step"]
-        self.order_seed = state["order_seed"]
+        self.order_seed = self._feed.order_seed = state["order_seed"]
         self.totals = Totals.from_dict(state["totals"], self.device)
         self.seconds = state["seconds"]
         self.best, self.best_epoch = state["best"], state["best_epoch"]

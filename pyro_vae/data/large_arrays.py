@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.data.dataset import Dataset
@@ -58,7 +57,10 @@ def memory_mapped(
         raise ValueError(f"{name} is empty, of shape {file.shape}.")
     rows = held_out_rows(n, file.row_bytes)
     held_out = np.sort(np.concatenate([*rows.values()]))
-    parts: dict[str, list[Tensor]] = {split: [] for split in rows}
+    # Made at once: pieces of them between the blocks read would leave holes in memory.
+    splits = {
+        split: torch.empty((len(numbers), *event), dtype=dtype) for split, numbers in rows.items()
+    }
     extents: list[Extent] = []
     labels = len(file.shape) == 2
     step = max(1, _CHECKED_BYTES // file.row_bytes)
@@ -75,15 +77,17 @@ def memory_mapped(
             values = as_tensor(file.read(first, stop), name, copy=False).reshape(-1, *event)
             labels = labels and are_labels(values)
             for split, numbers in rows.items():
-                parts[split].append(values[_within(numbers, first, stop)])
+                here = slice(*np.searchsorted(numbers, [first, stop]))
+                splits[split][here] = values[torch.from_numpy(numbers[here] - first)]
             trained = torch.ones(stop - first, dtype=torch.bool)
-            trained[_within(held_out, first, stop)] = False
+            here = slice(*np.searchsorted(held_out, [first, stop]))
+            trained[torch.from_numpy(held_out[here] - first)] = False
             if trained.any():
                 extents = [Extent.joined([*extents, Extent.of(values[trained])])]
             bar.update((stop - first) * file.row_bytes)
     if labels:
         raise labels_error(file.shape, name)
-    validation, test = (torch.cat(parts[split]) for split in ("validation", "test"))
+    validation, test = splits["validation"], splits["test"]
     train = MemoryMapped(file, event, held_out, dtype, extents[0])
     if support is None:
         extent = Extent.joined([*extents, Extent.of(validation), Extent.of(test)])
@@ -115,9 +119,3 @@ def held_out_rows(n: int, row_bytes: int) -> dict[str, np.ndarray]:
         "validation": np.sort(drawn[which[:n_validation]]),
         "test": np.sort(drawn[which[n_validation:]]),
     }
-
-
-def _within(numbers: np.ndarray, first: int, stop: int) -> Tensor:
-    """Those of ascending row numbers that lie in a block, counted from its first row."""
-    low, high = np.searchsorted(numbers, [first, stop])
-    return torch.from_numpy(numbers[low:high] - first)

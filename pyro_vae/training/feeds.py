@@ -207,8 +207,8 @@ class Streamed:
             self._current = None
             if self._ahead is None or self._ahead.key != key:
                 self._ahead = self._started(key)
-            ahead, self._ahead = self._ahead, None
-            rows, order = ahead.content.result()
+            # It stays there until it is read, so that `close` can stop it after a KeyboardInterrupt.
+            rows, order = self._ahead.content.result()
             if self.device.type == "cuda":
                 # They were made on the reader's stream, and are used on this one until they go.
                 for tensor in (rows, order):

@@ -1,7 +1,9 @@
 """Batches from memory and from the disk: the same ones, each row once an epoch, from any step on."""
 
 import os
+import signal
 import threading
+import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -256,6 +258,26 @@ def test_no_reader_is_left_behind(dataset, error):
 
     with pytest.raises(error):
         training.run(stop=stop)
+    assert readers() == []
+
+
+def test_a_reader_that_is_waited_for_can_be_stopped(dataset, monkeypatch):
+    """Ctrl-C while the disk is slow."""
+    made = streamed(dataset)
+    read = []
+
+    def slow(self, rows):
+        read.append(rows)
+        if len(read) == 1:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        time.sleep(0.05)
+        return torch.zeros((rows.stop - rows.start, 1, 8, 8), dtype=torch.uint8)
+
+    monkeypatch.setattr(type(dataset.train), "__getitem__", slow)
+    with pytest.raises(KeyboardInterrupt):
+        batch(made, 0)
+    made.close()
+    assert len(read) < 5
     assert readers() == []
 
 

@@ -10,6 +10,7 @@ import gc
 gc.disable()
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from pyro_vae.training.configuration import (
 from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
 from pyro_vae.training.plain_yaml import Configuration
+from pyro_vae.training.processes import LostProcessError, Processes
 from pyro_vae.training.provenance import provenance
 from pyro_vae.training.run_directory import RunDirectory, model_hash
 
@@ -47,6 +49,8 @@ EVIDENCE_SAMPLES = 1000
 # So many data and draws go to inference_data.nc; what is said of all data is in metrics.json.
 STORED_IMAGES = 64
 STORED_DRAWS = 100
+# The exit code where another process was asked to stop: the shell's for SIGTERM.
+STOPPED = 143
 # A path may be this long; what is longer is no word that a person typed.
 LONGEST_WORD = 1000
 
@@ -56,9 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(parse(sys.argv[1:] if arguments is None else arguments))
     except (ValueError, OSError, ImportError) as error:
-        print(f"svi_train.py: error: {in_one_line(error)}", file=sys.stderr)
+        # Of several processes, which all have the same to say, the first says it.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"svi_train.py: error: {in_one_line(error)}", file=sys.stderr)
         return 2
-    except NonFiniteError as error:
+    except (NonFiniteError, LostProcessError) as error:
         print(f"svi_train.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -84,6 +90,15 @@ def run(configuration: Configuration) -> int:
     pyro.enable_validation(True)
     pyro.set_rng_seed(configuration["seed"])
     device = chosen_device(configuration["device"])
+    processes = Processes.joined(device)
+    try:
+        return run_among(processes, device, configuration)
+    finally:
+        processes.leave()
+
+
+def run_among(processes: Processes, device: torch.device, configuration: Configuration) -> int:
+    """Run this process's part: the first one alone writes and prints."""
     root = Path(configuration["data_root"]) if configuration["data_root"] else default_root()
     data = PreparedData(
         load_data(configuration, root),
@@ -97,9 +112,15 @@ def run(configuration: Configuration) -> int:
         train_size=len(data.train),
     ).to(device)
     training = Training(
-        vae, data, build_objective(configuration), **training_options(configuration)
+        vae,
+        data,
+        build_objective(configuration),
+        processes=processes,
+        **training_options(configuration),
     )
 
+    if not (processes.first or configuration["resume"]):
+        return follow(training)
     directory = run_directory(configuration)
     if configuration["resume"]:
         directory.check_plain()
@@ -107,11 +128,20 @@ def run(configuration: Configuration) -> int:
             state = load_checkpoint(directory.checkpoint)
             directory.check_model(configuration["model"], state)
             training.load_state_dict(state)
+        if not processes.first:
+            return follow(training)
     else:
         directory.check_free(configuration["overwrite"])
         configuration = directory.create(configuration)
     with logged_to(directory.log):
         return train(configuration, directory, training)
+
+
+def follow(training: Training) -> int:
+    """Train with the first process, and leave the rest to it."""
+    with interruptible() as interruption:
+        training.run(stop=interruption)
+    return 0 if training.ended else interruption.exit_code or STOPPED
 
 
 def train(configuration: Configuration, directory: RunDirectory, training: Training) -> int:
@@ -131,12 +161,12 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
             stop=interruption,
             progress=True,
         )
-    if interruption():
+    if not training.ended:
         print(
             f"stopped at step {training.step} of {training.steps}; "
             f"go on with: python scripts/svi_train.py --resume --out {directory.path}"
         )
-        return interruption.exit_code
+        return interruption.exit_code or STOPPED
     if training.history:
         print(describe_record(training.history[-1]))
     if configuration["evaluate"] != "none":
@@ -236,7 +266,12 @@ def chosen_device(name: str) -> torch.device:
         )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    # torchrun gives each process on a machine a number, and with it a GPU.
+    return (
+        torch.device(name, int(os.environ.get("LOCAL_RANK", "0")))
+        if name == "cuda"
+        else torch.device(name)
+    )
 
 
 def describe(configuration: Configuration, vae: Any) -> str:

@@ -76,6 +76,8 @@ def trace(
     )
     try:
         graph = tracer(*arguments)
+    except TracingError:
+        raise
     # A user's program may fail in any way on tensors without content.
     except Exception as error:
         raise TracingError(one_line(error)) from error

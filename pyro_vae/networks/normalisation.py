@@ -79,6 +79,20 @@ class BatchNorm(nn.Module):
 _BATCH_NORMS = (BatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
+def require_separable(module: nn.Module) -> None:
+    """Make sure that no part of a module looks at the batch as a whole.
+
+    Raises:
+        ValueError: If there is batch normalisation: processes that share a batch see a part each.
+    """
+    names = [name for name, part in module.named_modules() if isinstance(part, _BATCH_NORMS)]
+    if names:
+        raise ValueError(
+            f"batch normalisation ({names[0]}) needs the whole batch, of which each of several processes "
+            "sees a part: use layer normalisation (--network.norm layer), or one process."
+        )
+
+
 @contextmanager
 def running_statistics(module: nn.Module) -> Iterator[None]:
     """Inside, batch normalisation in `module` uses its running statistics and leaves them alone.

@@ -268,7 +268,9 @@ def _parsed(arguments: list[str]) -> Configuration:
     parser.add_class_arguments(
         PreparedData, skip={"dataset", "likelihood_support"}, as_group=False
     )
-    parser.add_class_arguments(Training, skip={"program", "data", "objective"}, as_group=False)
+    parser.add_class_arguments(
+        Training, skip={"program", "data", "objective", "processes"}, as_group=False
+    )
     for family, choices in {**FAMILIES, **parts}.items():
         name = last(arguments, f"{family}.name")
         name = defaults[family] if name is None else name

@@ -46,6 +46,7 @@ class Compiled:
         names: What the function changes and must change alike both ways, by what it is.
         tolerance: How far each may be from the eager one, as a share of the change's norm.
         modules: Whose attributes the function must not bind anew.
+        form: Names the form of some arguments; their shapes if None.
 
     Raises:
         ValueError: If the mode is unknown.
@@ -60,6 +61,7 @@ class Compiled:
         names: Callable[[], Mapping[str, Tensor]],
         tolerance: float,
         modules: Sequence[nn.Module] = (),
+        form: Callable[..., str] | None = None,
     ) -> None:
         if mode not in get_args(CompileMode):
             raise ValueError(
@@ -71,6 +73,7 @@ class Compiled:
         self.names = names
         self.tolerance = tolerance
         self.modules = modules
+        self.form = form or _shapes
         # By form, "on" or "off". Who goes on with a training sets them first, and gets the same.
         self.decisions: dict[str, str] = {}
         self.seconds = 0.0
@@ -95,7 +98,7 @@ class Compiled:
             filled = [next(remaining) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             return self.function(*pytree.tree_unflatten(filled, structure))
 
-        form = ",".join("x".join(map(str, tensor.shape)) for tensor in tensors)
+        form = self.form(*arguments)
         if form not in self.decisions:
             outputs, self.decisions[form] = self._first(of_tensors, form, tensors)
             return outputs
@@ -198,15 +201,12 @@ class Compiled:
         outputs: list[Tensor],
     ) -> str | None:
         """What differs beyond the tolerance between the compiled call, just made, and the eager one."""
-        for name, ours, theirs in zip(
-            ("loss", *[""] * len(outputs)), outputs, eager_outputs, strict=False
-        ):
-            far = (ours.double() - theirs.double()).norm()
-            limit = max(_LOSS_TOLERANCE, 0.01 * self.tolerance) * theirs.double().norm()
-            if theirs.isfinite().all() and not far <= limit + 1e-12:
-                return (
-                    f"its {name or 'output'} is {ours.tolist()}, the eager one {theirs.tolist()}"
-                )
+        for place, (ours, theirs) in enumerate(zip(outputs, eager_outputs, strict=True)):
+            far, size = (ours.double() - theirs.double()).norm(), theirs.double().norm()
+            limit = self.tolerance if place else max(_LOSS_TOLERANCE, 0.01 * self.tolerance)
+            if theirs.isfinite().all() and not far <= limit * size + 1e-12:
+                what = "its gradient" if place else f"its loss is {float(ours)}, which"
+                return f"{what} differs from the eager one by {float(far / size):.1e} of its norm"
         places = {tensor.data_ptr(): index for index, tensor in enumerate(changed)}
         moves = {
             name: (
@@ -223,6 +223,11 @@ class Compiled:
             ):
                 return f"{name} differs from the eager one by {float(far / move):.1e} of its norm"
         return None
+
+
+def _shapes(*arguments: Any) -> str:
+    tensors = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
+    return ",".join("x".join(map(str, tensor.shape)) for tensor in tensors)
 
 
 class _Noise:

@@ -22,6 +22,23 @@ from pyro_vae.data.orders import BlockOrder, Pool, permutation
 
 
 @dataclass(frozen=True)
+class Share:
+    """A process's part of a batch.
+
+    Args:
+        start: Its first row in the batch.
+        rows: How many rows it has.
+        of: The rows of the whole batch.
+        weight: What its mean counts in the mean of the whole.
+    """
+
+    start: int
+    rows: int
+    of: int
+    weight: float
+
+
+@dataclass(frozen=True)
 class Batches:
     """How an epoch is cut into batches, and a batch among processes.
 
@@ -39,11 +56,22 @@ class Batches:
 
     def place(self, step: int) -> tuple[int, int, int]:
         """The epoch of batch `step`, and from where to where in its order this process's rows lie."""
+        epoch, first, _ = self._batch(step)
+        share = self.share(step)
+        return epoch, first + share.start, first + share.start + share.rows
+
+    def share(self, step: int) -> "Share":
+        """This process's part of batch `step`."""
+        _, _, size = self._batch(step)
+        start, stop = (size * rank // self.ranks for rank in (self.rank, self.rank + 1))
+        # A batch of fewer rows than processes: who has none looks at one that does not count.
+        rows = max(stop - start, 1)
+        return Share(min(start, size - 1), rows, size, (stop - start) / size)
+
+    def _batch(self, step: int) -> tuple[int, int, int]:
         epoch, position = divmod(step, -(-self.rows // self.batch_size))
         first = position * self.batch_size
-        size = min(self.batch_size, self.rows - first)
-        start, stop = (first + size * rank // self.ranks for rank in (self.rank, self.rank + 1))
-        return epoch, start, stop
+        return epoch, first, min(self.batch_size, self.rows - first)
 
 
 class Feed(Protocol):

@@ -7,7 +7,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,12 +19,15 @@ from tqdm import tqdm
 
 from pyro_vae.data import PreparedData
 from pyro_vae.evaluating import evaluating
-from pyro_vae.objectives import ELBO, objective_value
+from pyro_vae.networks.normalisation import require_separable
+from pyro_vae.objectives import ELBO, ObjectiveValue, objective_value
 from pyro_vae.training.checkpoint import save_checkpoint
 from pyro_vae.training.compiled import CompileMode
-from pyro_vae.training.feeds import Batches, feed
+from pyro_vae.training.feeds import Batches, Share, feed
 from pyro_vae.training.non_finite import NonFiniteError, explain
+from pyro_vae.training.processes import Processes
 from pyro_vae.training.schedules import TIED_TO_LENGTH, Schedule, learning_rate_schedule
+from pyro_vae.training.shared_noise import Draw, SharedNoise, draws_of
 from pyro_vae.training.state_checks import check_parameters, check_state
 from pyro_vae.training.step import PATIENCE, Loss, Step
 from pyro_vae.training.totals import Totals
@@ -42,6 +45,9 @@ Record = dict[str, float | int | None]
 # The validation ELBO uses the same noise every epoch, so that epochs compare.
 VALIDATION_SEED = 20_140_401
 VALIDATION_BATCH = 1000
+
+# Every so many steps several processes ask each other whether to stop.
+_AGREEMENT = 10
 
 
 class Training:
@@ -68,6 +74,7 @@ class Training:
             pays for the compiler.
         precision: In what the networks' products are computed while training: "float32", or
             "bfloat16" by autocast. Parameters, densities and evaluation are float32 in both.
+        processes: Those that train together, each on its share of every batch; one alone if None.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -88,6 +95,7 @@ class Training:
         early_stopping: int | None = None,
         compile: CompileMode = "auto",
         precision: Precision = "float32",
+        processes: Processes | None = None,
     ) -> None:
         _at_least("epochs", epochs, 0)
         _at_least("max_steps", max_steps, 0)
@@ -100,6 +108,7 @@ class Training:
             raise ValueError(
                 f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}."
             )
+        self.processes = processes or Processes()
         self.program = program
         self.data = data
         self.device = next(program.parameters()).device
@@ -122,6 +131,8 @@ class Training:
             expected_steps=self._expected_steps,
             tolerance=_TOLERANCES[precision],
             modules=(program, self.objective, data.transform),
+            form=lambda argument, share: str(share.of),
+            processes=self.processes,
         )
         self._schedule = learning_rate_schedule(lr_schedule, self._step.optimizer, epochs)
         self.step = 0
@@ -131,8 +142,14 @@ class Training:
         self.best: dict[str, Tensor] | None = None
         self.best_epoch = 0
         self.stopped_early = False
-        batches = Batches(len(data.train), self.batch_size)
-        self._feed = feed(data, batches, self.order_seed, self.device)
+        self._batches = Batches(
+            len(data.train), self.batch_size, self.processes.rank, self.processes.size
+        )
+        self._feed = feed(data, self._batches, self.order_seed, self.device)
+        if self.processes.size > 1:
+            require_separable(program)
+        # What the loss draws for a share of a batch, when processes share the noise.
+        self._draws: dict[tuple[int, int], list[Draw]] = {}
 
     # ---- running -----------------------------------------------------------------------------
 
@@ -159,6 +176,7 @@ class Training:
         Raises:
             NonFiniteError: After `PATIENCE` steps in a row without a finite loss and gradient. The
                 last checkpoint stays.
+            LostProcessError: If another of several processes ends. The last checkpoint stays.
             OSError: If a checkpoint cannot be written, or data on the disk cannot be read any more; the
                 checkpoint before stays.
         """
@@ -166,30 +184,34 @@ class Training:
 
         def save() -> None:
             nonlocal saved
-            if checkpoint is not None:
+            if checkpoint is not None and self.processes.first:
                 save_checkpoint(checkpoint, {**self.state_dict(), **(describe or {})})
                 if on_checkpoint is not None:
                     on_checkpoint(self)
             saved = time.monotonic()
 
         save()
-        bar = tqdm(total=self.steps, initial=self.step, disable=not progress, unit="step")
+        self.processes.follow_first([*self.program.state_dict().values()])
+        shown = progress and self.processes.first
+        bar = tqdm(total=self.steps, initial=self.step, disable=not shown, unit="step")
         first = True
         self.program.train()
         # The parameters belong to the module. Pyro's global store is left as it was found, so that
         # a second VAE in this process is a second VAE.
         with bar, closing(self._feed), pyro.get_param_store().scope():
             while not self.ended:
-                if stop is not None and stop():
+                if self._agree(stop is not None and stop()):
                     break
                 started = time.perf_counter()
                 # Validation costs a third of a small step: it checks the first batch, no more.
                 with pyro.validation_enabled(first):
                     self._one_step()
                 first = False
+                ended = self.step % self.steps_per_epoch == 0 or self.step == self.steps
+                if ended and self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
                 self.seconds += time.perf_counter() - started
                 bar.update()
-                ended = self.step % self.steps_per_epoch == 0 or self.step == self.steps
                 if ended:
                     self._end_epoch()
                     self._show(bar)
@@ -209,13 +231,35 @@ class Training:
         """Whether there is nothing left to train."""
         return self.step >= self.steps or self.stopped_early
 
+    def _agree(self, stop: bool) -> bool:
+        """Whether to stop, which several processes must do at the same step."""
+        if self.processes.size == 1:
+            return stop
+        return self.step % _AGREEMENT == 0 and self.processes.any(stop, device=self.device)[0]
+
     def _one_step(self) -> None:
         self.objective.set_progress(self.step / self.steps_per_epoch)
-        self._step(self._feed.argument(self.step))
+        argument, share = self._feed.argument(self.step), self._batches.share(self.step)
+        if self.processes.size > 1 and (share.rows, share.of) not in self._draws:
+            with pyro.validation_enabled(False):
+                draws = draws_of(lambda part: self._value(part).loss, argument, share.of)
+            self._draws[share.rows, share.of] = draws
+        self._step(argument, share)
         self.step += 1
 
-    def _loss(self, argument: Tensor) -> Loss:
-        """The objective's mean loss at a batch of the feed, and what it logs."""
+    def _loss(self, argument: Tensor, share: Share) -> Loss:
+        """The objective's mean loss at a share of a batch, and what it logs."""
+        noise = (
+            SharedNoise(self._draws[share.rows, share.of], share.start, share.rows)
+            if self.processes.size > 1
+            else nullcontext()
+        )
+        with noise:
+            value = self._value(argument)
+        sums = {name: v.sum(dtype=torch.float64) for name, v in value.values.items()}
+        return Loss(value.loss.mean(), share.rows, sums, share.weight)
+
+    def _value(self, argument: Tensor) -> ObjectiveValue:
         autocast = torch.autocast(
             self.device.type,
             torch.bfloat16,
@@ -224,16 +268,13 @@ class Training:
         )
         with autocast:
             x = self.data.transform(self._feed.rows(argument))
-            value = objective_value(self.program, self.objective, x)
-        sums = {name: v.sum(dtype=torch.float64) for name, v in value.values.items()}
-        return Loss(value.loss.mean(), len(x), sums)
+            return objective_value(self.program, self.objective, x)
 
     def _expected_steps(self, form: str) -> int:
-        """How many steps of a batch of this form the training takes."""
-        full = form.split("x")[0] == str(self.batch_size)
+        """How many steps of a batch of so many rows the training takes."""
         short = len(self.data.train) % self.batch_size != 0
         epochs = math.ceil(self.steps / self.steps_per_epoch)
-        return epochs * (self.steps_per_epoch - short) if full else epochs
+        return epochs * (self.steps_per_epoch - short) if form == str(self.batch_size) else epochs
 
     @property
     def totals(self) -> Totals:
@@ -243,9 +284,7 @@ class Training:
     @property
     def compiled(self) -> str:
         """Whether steps of a full batch are compiled, in a word: on or off."""
-        decisions = self._step.compiled.decisions.items()
-        size = str(self.batch_size)
-        return next((word for form, word in decisions if form.split("x")[0] == size), "off")
+        return self._step.compiled.decisions.get(str(self.batch_size), "off")
 
     @property
     def compile_seconds(self) -> float | None:
@@ -302,6 +341,20 @@ class Training:
 
     def validate(self) -> dict[str, float | None]:
         """ELBO, reconstruction and KL on the validation split, in nats per datum, always beta = 1."""
+        if self.processes.size > 1:
+            # The first one's, for all: what follows from it, such as an end, they must do alike.
+            names = ("elbo", "reconstruction", "kl")
+            known = self._validation() if self.processes.first else dict.fromkeys(names)
+            values = [math.nan if known[name] is None else known[name] for name in names]
+            shared = torch.tensor(values, dtype=torch.float64, device=self.device)
+            self.processes.follow_first([shared])
+            return {
+                n: v if math.isfinite(v) else None
+                for n, v in zip(names, shared.tolist(), strict=True)
+            }
+        return self._validation()
+
+    def _validation(self) -> dict[str, float | None]:
         split = self.data.fixed("validation")
         elbo = ELBO()
         sums = {"elbo": 0.0, "reconstruction": 0.0, "kl": 0.0}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from pyro_vae.training.compiled import Compiled, CompileMode
+from pyro_vae.training.processes import Processes
 from pyro_vae.training.totals import Totals
 
 # So many steps in a row without a finite loss and gradient end a run.
@@ -23,11 +24,13 @@ class Loss:
         mean: What is minimised.
         data: The number of data that it is a mean over.
         sums: Values to log, summed over the data, without a gradient.
+        weight: What it counts in the mean over all processes; 1 for a single one.
     """
 
     mean: Tensor
-    data: int = 1
+    data: int | Tensor = 1
     sums: Mapping[str, Tensor] = field(default_factory=dict)
+    weight: float = 1.0
 
 
 class Step:
@@ -39,7 +42,9 @@ class Step:
     began.
 
     All of it is one function of tensors that changes in place what it trains. So it can be compiled
-    whole, from the noise to the new parameters; `Compiled` says when it is.
+    whole, from the noise to the new parameters; `Compiled` says when it is. With several processes
+    what is compiled ends with the gradient: one sum over all of them follows, and the same update in
+    each.
 
     Args:
         loss: Gives the loss of a batch; its noise is drawn from the global random stream.
@@ -50,6 +55,8 @@ class Step:
         expected_steps: How many steps a batch of this form will be taken for, for "auto".
         tolerance: How far the compiled gradient may be from the eager one, as a share of its norm.
         modules: What the loss is made of. A graph cannot follow an attribute that is bound anew.
+        form: A name for the form of a batch, from what the loss is called with; its shapes if None.
+        processes: Those that train together.
 
     Raises:
         ValueError: If there is nothing to train.
@@ -70,12 +77,15 @@ class Step:
         expected_steps: Callable[[str], int] = lambda form: 0,
         tolerance: float = 1e-3,
         modules: Sequence[nn.Module] = (),
+        form: Callable[..., str] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         if not parameters:
             raise ValueError("there is no parameter with a gradient to train.")
         self.loss = loss
         self.parameters = dict(parameters)
         self.clip_norm = clip_norm
+        self.processes = processes or Processes()
         self.optimizer = torch.optim.Adam(list(self.parameters.values()), lr=lr, fused=True)
         device = next(iter(self.parameters.values())).device
         self._start_moments()
@@ -85,12 +95,13 @@ class Step:
         self._lr = torch.tensor(lr, dtype=dtype, device=device)
         self._lr_now = lr
         self.compiled = Compiled(
-            self._take,
+            self._take if self.processes.size == 1 else self._part,
             compile,
             expected_steps,
             names=self._names,
             tolerance=tolerance,
             modules=modules,
+            form=form,
         )
 
     def __call__(self, *batch: Any) -> Tensor:
@@ -99,8 +110,8 @@ class Step:
         if lr != self._lr_now:
             self._lr.fill_(lr)
             self._lr_now = lr
-        (loss,) = self.compiled(*batch)
-        return loss
+        loss, *parts = self.compiled(*batch)
+        return self._together(*parts) if parts else loss
 
     def load_state_dict(self, optimizer: dict[str, Any], totals: Mapping[str, Any]) -> None:
         """Take over the optimiser's state and the totals."""
@@ -110,16 +121,44 @@ class Step:
         # A graph would go on with the tensors of before.
         self.compiled.forget()
 
-    def _take(self, *batch: Any) -> tuple[Tensor]:
+    def _take(self, *batch: Any) -> tuple[Tensor, ...]:
+        """The whole step."""
         loss = self.loss(*batch)
-        found = torch.autograd.grad(loss.mean, list(self.parameters.values()), allow_unused=True)
-        # Adam leaves what the loss does not depend on as it is.
-        trained = [
-            (p, g) for p, g in zip(self.parameters.values(), found, strict=True) if g is not None
-        ]
+        trained = self._gradients(loss)
         with torch.no_grad():
             self._update([p for p, _ in trained], [_like(g, p) for p, g in trained], loss)
         return (loss.mean.detach(),)
+
+    def _part(self, *batch: Any) -> tuple[Tensor, ...]:
+        """A process's part of the loss and, in one vector, of all that is summed over processes."""
+        loss = self.loss(*batch)
+        trained = self._gradients(loss)
+        # Python's own, so set by the first call, which is always eager, and the same for all.
+        self._trained = [p for p, _ in trained]
+        self._logged = list(loss.sums)
+        counts = (loss.weight > 0) * torch.stack([total.float() for total in loss.sums.values()])
+        means = loss.weight * torch.cat([*(g.flatten() for _, g in trained), loss.mean.view(1)])
+        data = means.new_full((1,), int(loss.data) if loss.weight > 0 else 0)
+        return loss.mean.detach(), torch.cat([means.detach(), data, counts])
+
+    def _together(self, parts: Tensor) -> Tensor:
+        """The step, once every process has its part."""
+        # What a graph returns may be a buffer that it uses again.
+        whole = parts.clone()
+        self.processes.add(whole)
+        sizes = [parameter.numel() for parameter in self._trained]
+        *flat, mean, data, sums = whole.split([*sizes, 1, 1, len(self._logged)])
+        gradients = [g.view_as(p) for g, p in zip(flat, self._trained, strict=True)]
+        logged = dict(zip(self._logged, sums.double(), strict=True))
+        with torch.no_grad():
+            self._update(self._trained, gradients, Loss(mean[0], data[0].long(), logged))
+        return mean[0]
+
+    def _gradients(self, loss: Loss) -> list[tuple[Tensor, Tensor]]:
+        """Each parameter that the loss depends on, with its gradient; Adam leaves the others alone."""
+        found = torch.autograd.grad(loss.mean, list(self.parameters.values()), allow_unused=True)
+        both = zip(self.parameters.values(), found, strict=True)
+        return [(parameter, gradient) for parameter, gradient in both if gradient is not None]
 
     def _update(self, parameters: list[Tensor], gradients: list[Tensor], loss: Loss) -> None:
         norm = torch.nn.utils.get_total_norm(gradients)

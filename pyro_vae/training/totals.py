@@ -49,7 +49,7 @@ class Totals:
         sums = {name: value.clone().to(device) for name, value in saved["sums"].items()}
         return cls(**counts, sums=sums)
 
-    def add(self, taken: Tensor, data: int, sums: Mapping[str, Tensor]) -> None:
+    def add(self, taken: Tensor, data: int | Tensor, sums: Mapping[str, Tensor]) -> None:
         """Add a step.
 
         Args:

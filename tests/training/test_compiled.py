@@ -212,7 +212,8 @@ def test_noise_is_fresh_each_step_and_the_same_for_a_seed():
         # The same rows, and nothing learned from them: what differs is the noise.
         training._step._lr.zero_()
         rows = torch.arange(10)
-        return [float(training._step(rows)) for _ in range(6)]
+        share = training._batches.share(0)
+        return [float(training._step(rows, share)) for _ in range(6)]
 
     one = losses(1)
     assert len(set(one)) == 6

@@ -1,0 +1,127 @@
+"""Operations written anew are the same functions."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pyro_vae.compilation import compile_graph, trace
+from pyro_vae.compilation.decompositions import TABLE, log1p_exp
+from pyro_vae.compilation.products import through_onednn
+
+X = torch.cat([torch.linspace(-120, 120, 4801), torch.tensor([0.0, -1e-8, 1e-8, 20.0, 20.1])])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log1p_exp(dtype):
+    """Against float64, to a few roundings of the value."""
+    a = -X.abs().to(dtype)
+    exact = torch.log1p(torch.exp(a.double()))
+    relative = ((log1p_exp(a).double() - exact) / exact.clamp(min=1e-30)).abs()
+    assert relative[exact > 1e-30].max() < 4 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        F.softplus,
+        lambda x: F.softplus(x, beta=2.0, threshold=5.0),
+        F.logsigmoid,
+        lambda x: F.binary_cross_entropy_with_logits(x, (x > 1).to(x.dtype), reduction="none"),
+    ],
+)
+def test_functions_and_gradients(function):
+    def with_gradient(x):
+        value = function(x)
+        return value.detach(), torch.autograd.grad(value.sum(), x)[0]
+
+    x = X.clone().requires_grad_()
+    traced = trace(with_gradient, x)
+    targets = {node.target for node in traced.graph.graph.nodes}
+    assert not targets & set(TABLE)
+    for mine, exact in zip(
+        traced(x), with_gradient(x.detach().double().requires_grad_()), strict=True
+    ):
+        torch.testing.assert_close(mine.double(), exact, rtol=2e-6, atol=1e-6)
+
+
+def a_step(parameters, moments, gradients, found_inf):
+    torch._fused_adam_(
+        parameters,
+        gradients,
+        moments[0],
+        moments[1],
+        [],
+        moments[2],
+        lr=torch.tensor(0.01, dtype=torch.float64),
+        beta1=0.9,
+        beta2=0.999,
+        weight_decay=0.0,
+        eps=1e-8,
+        amsgrad=False,
+        maximize=False,
+        found_inf=found_inf,
+    )
+
+
+def test_adam_is_torchs_and_leaves_what_it_skips():
+    shapes = [(3, 4), (5,)]
+
+    def start():
+        torch.manual_seed(0)
+        parameters = [torch.randn(s) for s in shapes]
+        zeros = [[torch.zeros(s) for s in shapes] for _ in range(2)]
+        return parameters, [*zeros, [torch.zeros(()) for _ in shapes]]
+
+    (mine, my_moments), (theirs, their_moments) = start(), start()
+    gradients, skipped = [torch.zeros(s) for s in shapes], torch.zeros(())
+
+    def traced_step(*_):
+        # As the step of training does: the count comes first, and is taken back where it is skipped.
+        torch._foreach_add_(my_moments[2], 1)
+        a_step(mine, my_moments, gradients, skipped)
+        torch._foreach_sub_(my_moments[2], [skipped] * 2)
+        return ()
+
+    graph = trace(traced_step, torch.zeros(1))
+    for step in range(12):
+        for gradient in gradients:
+            gradient.normal_(generator=torch.Generator().manual_seed(step))
+        skipped.fill_(float(step % 4 == 3))
+        before = [p.clone() for p in mine]
+        graph(torch.zeros(1))
+        torch._foreach_add_(their_moments[2], 1)
+        a_step(theirs, their_moments, gradients, skipped)
+        torch._foreach_sub_(their_moments[2], [skipped] * 2)
+        for ours, yours in zip(
+            [*mine, *sum(my_moments, [])], [*theirs, *sum(their_moments, [])], strict=True
+        ):
+            torch.testing.assert_close(ours, yours, rtol=1e-5, atol=1e-7)
+        assert all((a == b).all() for a, b in zip(mine, before, strict=True)) == (step % 4 == 3)
+
+
+def test_products_through_onednn():
+    """In every orientation that a layer and its gradients have, with and without a bias."""
+
+    def products(x, w, g, b):
+        return x @ w.t(), g @ w, g.t() @ x, torch.addmm(b, x, w.t()), x.double() @ w.double().t()
+
+    arguments = torch.randn(64, 90), torch.randn(70, 90), torch.randn(64, 70), torch.randn(70)
+    traced = trace(products, *arguments)
+    exact = products(*arguments)
+    through_onednn(traced.graph.graph)
+    traced.graph.recompile()
+    targets = [node.target for node in traced.graph.graph.nodes]
+    assert targets.count(torch.ops.pyro_vae.mm.default) == 4
+    assert targets.count(torch.ops.aten.mm.default) == 1
+    for mine, right in zip(traced(*arguments), exact, strict=True):
+        torch.testing.assert_close(mine, right, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_products():
+    w = torch.randn(300, 200)
+    traced = trace(lambda x: (F.softplus(x @ w),), torch.randn(100, 300))
+    x = torch.randn(100, 300)
+    torch.testing.assert_close(
+        compile_graph(traced, x)(x)[0], F.softplus(x @ w), rtol=1e-4, atol=1e-4
+    )

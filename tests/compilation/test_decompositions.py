@@ -1,5 +1,7 @@
 """Operations written anew are the same functions."""
 
+from itertools import chain
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -93,7 +95,7 @@ def test_adam_is_torchs_and_leaves_what_it_skips():
         a_step(theirs, their_moments, gradients, skipped)
         torch._foreach_sub_(their_moments[2], [skipped] * 2)
         for ours, yours in zip(
-            [*mine, *sum(my_moments, [])], [*theirs, *sum(their_moments, [])], strict=True
+            chain(mine, *my_moments), chain(theirs, *their_moments), strict=True
         ):
             torch.testing.assert_close(ours, yours, rtol=1e-5, atol=1e-7)
         assert all((a == b).all() for a, b in zip(mine, before, strict=True)) == (step % 4 == 3)

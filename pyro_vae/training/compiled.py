@@ -17,8 +17,8 @@ from pyro_vae.compilation import (
     one_line,
     trace,
 )
+from pyro_vae.compilation.work import counted
 from pyro_vae.training.cuda_graph import captured
-from pyro_vae.training.work import counted
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,168 @@
+"""The suite `evaluation`: importance-weighted log p(x) beside the decoder's matrix products alone."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+from analysis.speed.interleaving import thread_variables
+from analysis.speed.suite import Options, Result
+from analysis.speed.summary import ratio, spread
+from analysis.speed.targets import EVALUATION_BYTES, EVALUATION_RATIO, at_most
+from analysis.speed.way import Setting
+from analysis.study import markdown
+
+# What the targets are set for.
+DRAWS = 5_000
+IMAGES = 10_000
+# So few that what an evaluation takes beside its images, compiling above all, is seen.
+FEW = 10
+# The draws of a product. Those of `importance_weighting` for an image of 784 elements.
+ROWS = 2_500
+
+
+def run(options: Options) -> Result:
+    """Evaluate some images and multiply as many matrices, in turn, in a process of its own.
+
+    Raises:
+        RuntimeError: If the process fails.
+    """
+    options.say(
+        f"log p(x) of {options.images} images with {DRAWS:,} draws each, {options.rounds} rounds"
+    )
+    found = _child(options)
+    # A straight line through few and many images.
+    per_image, fixed = [], []
+    for few, many in zip(found["few_seconds"], found["many_seconds"], strict=True):
+        per_image.append((many - few) / (options.images - FEW))
+        fixed.append(max(0.0, few - FEW * per_image[-1]))
+    seconds = [first + IMAGES * each for first, each in zip(fixed, per_image, strict=True)]
+    products = [each / options.images * IMAGES for each in found["products_seconds"]]
+    times = ratio(seconds, products)
+    what = f"log p(x) of {IMAGES:,} images with {DRAWS:,} draws"
+    extra = found["peak_bytes"] - found["bytes_before"]
+    targets = [
+        at_most(f"{what} / its matrix products", times and times.median, EVALUATION_RATIO),
+        at_most(f"{what}: extra memory", extra / 2**20, EVALUATION_BYTES / 2**20, "MiB"),
+    ]
+    if times is not None:
+        targets[0] |= {"lowest": times.lowest, "highest": times.highest}
+    return {
+        "data": options.data,
+        "rounds": options.rounds,
+        "images": options.images,
+        **found,
+        "seconds": seconds,
+        "products": products,
+        "extra_bytes": extra,
+        # They were set for these images.
+        "targets": targets if options.data == "mnist" else [],
+    }
+
+
+def table(result: Result) -> str:
+    """Times and memory in Markdown."""
+    rows = []
+    for title, values in (
+        (f"log p(x), {DRAWS:,} draws an image", result["seconds"]),
+        ("the decoder's matrix products alone", result["products"]),
+    ):
+        found = spread(values)
+        assert found is not None
+        rows.append((title, f"{found.median:.1f}", f"{found.lowest:.1f} to {found.highest:.1f}"))
+    return (
+        f"{markdown(('', f'seconds for {IMAGES:,} images', 'range'), rows)}\n\n"
+        f"Extrapolated: a straight line through {FEW} and {result['images']} images, medians and "
+        f"ranges of {result['rounds']} rounds; the first evaluation, which compiled, took "
+        f"{result['first_seconds']:.1f} s for {FEW}. Products of {ROWS:,} draws a time. Evaluating "
+        f"added {result['extra_bytes'] / 2**20:,.0f} MiB, the compiler in it, to the process."
+    )
+
+
+def main(images: int, rounds: int, data: str, data_root: str | None) -> dict[str, Any]:
+    """Time some evaluations and as many products, and say what memory the first ones took."""
+    import torch
+
+    from analysis.speed.images import grey_images
+    from analysis.speed.worker import peak_bytes
+    from pyro_vae import build, networks
+    from pyro_vae.evidence import evaluate
+
+    setting = Setting()
+    x = (grey_images(data, data_root, images) > 127).byte()
+    torch.manual_seed(setting.seed)
+    network = partial(networks.MLP, hidden=(setting.hidden,), activation="softplus")
+    vae = build((x.shape[1],), setting.latent_dim, network=network)
+    # Networks are made, and libraries imported, that any evaluation needs.
+    evaluate(vae, x[:1], num_samples=30, compile="off")
+    before = peak_bytes()
+
+    def evaluation(count: int) -> float:
+        started = time.perf_counter()
+        evaluate(vae, x[:count], num_samples=DRAWS, compile="on")
+        return time.perf_counter() - started
+
+    first = evaluation(FEW)
+    times: dict[str, list[float]] = {"few_seconds": [], "many_seconds": [], "products_seconds": []}
+    widths = (setting.latent_dim, setting.hidden, x.shape[1])
+    half = images // 2
+    for _ in range(rounds):
+        times["few_seconds"].append(evaluation(FEW))
+        # Before and after, so that what drifts within a round favours nobody.
+        products = products_seconds(half, widths)
+        times["many_seconds"].append(evaluation(images))
+        products += products_seconds(images - half, widths)
+        times["products_seconds"].append(products)
+    return {
+        **times,
+        "first_seconds": first,
+        "bytes_before": before,
+        "peak_bytes": peak_bytes(),
+    }
+
+
+def products_seconds(images: int, widths: tuple[int, ...]) -> float:
+    """The time of a decoder's matrix products for `DRAWS` draws an image, and of nothing else.
+
+    Args:
+        images: The number of images.
+        widths: Of the latent, of the hidden layers and of an image.
+    """
+    import torch
+
+    layers = [torch.randn(ROWS, width) for width in widths]
+    weights = [torch.randn(width, before) for before, width in pairwise(widths)]
+
+    def multiply() -> None:
+        for before, weight, after in zip(layers[:-1], weights, layers[1:], strict=True):
+            torch.mm(before, weight.mT, out=after)
+
+    # The first one makes threads.
+    multiply()
+    started = time.perf_counter()
+    for _ in range(images * DRAWS // ROWS):
+        multiply()
+    return time.perf_counter() - started
+
+
+def _child(options: Options) -> dict[str, Any]:
+    job = [options.images, options.rounds, options.data, options.data_root]
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.speed.evaluation", json.dumps(job)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **thread_variables(options.threads)},
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise RuntimeError(f"the evaluation failed: {lines[-1][:300]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*json.loads(sys.argv[1]))))  # noqa: T201 - read by `run`

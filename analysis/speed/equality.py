@@ -11,13 +11,13 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.speed.this_project import step_options
 from pyro_vae import build, likelihoods, networks, priors
 from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.networks import NetworkFactory
 from pyro_vae.objectives import ELBO
 from pyro_vae.posteriors.gaussian import MINIMUM_SCALE
-from pyro_vae.training.loop import Training
+from pyro_vae.training.compiled import CompileMode
+from pyro_vae.training.loop import Precision, Training
 
 # A step's first call is eager, its second compiles: the compiled one runs from the third on.
 STEPS = 6
@@ -89,7 +89,7 @@ class Case:
 
     prior: Callable[..., nn.Module] = priors.StandardNormal
     network: Callable[..., nn.Module] = MLP
-    precision: str = "float32"
+    precision: Precision = "float32"
     num_particles: int = 1
     images: int = 256 * STEPS
 
@@ -120,7 +120,9 @@ class Equality:
     passed: bool
 
 
-def compare(case: Case, device: str, modes: tuple[str, str] = ("off", "on")) -> Equality:
+def compare(
+    case: Case, device: str, modes: tuple[CompileMode, CompileMode] = ("off", "on")
+) -> Equality:
     """Train twice from one start, on the same images in the same order, with the same noise.
 
     Args:
@@ -141,7 +143,7 @@ def compare(case: Case, device: str, modes: tuple[str, str] = ("off", "on")) -> 
     return Equality(distance, difference, passed)
 
 
-def _train(case: Case, device: str, mode: str) -> tuple[Tensor, Tensor, float]:
+def _train(case: Case, device: str, mode: CompileMode) -> tuple[Tensor, Tensor, float]:
     """The parameters before and after, in one vector each, and the last epoch's mean ELBO."""
     torch.manual_seed(0)
     # Drawn once, so that binarisation is no noise either.
@@ -164,7 +166,8 @@ def _train(case: Case, device: str, mode: str) -> tuple[Tensor, Tensor, float]:
         # So many that a last batch of another size is compiled as well.
         epochs=max(1, -(-STEPS // batches) + 1),
         batch_size=256,
-        **step_options(mode, case.precision),
+        compile=mode,
+        precision=case.precision,
     )
     start = nn.utils.parameters_to_vector(vae.parameters()).detach().clone()
     training.run()

@@ -30,7 +30,7 @@ def grey_images(
     folder = default_root() if root is None else Path(root)
     options = {} if name == "digits" else {"root": folder}
     dataset = DATASETS[name](**options)
-    images = dataset.train.flatten(1)
+    images = dataset.split("train").flatten(1)
     top = (dataset.levels or 2) - 1
     if top != 255:
         images = (images.to(torch.int64) * 255 // top).to(torch.uint8)

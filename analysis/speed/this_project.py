@@ -1,6 +1,5 @@
 """The task with this project: the same program, eager, compiled, and compiled in bfloat16."""
 
-import inspect
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,28 +9,19 @@ from analysis.speed.way import Way
 from pyro_vae import build, likelihoods, networks, posteriors, priors
 from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.objectives import ELBO
-from pyro_vae.training.loop import Training
+from pyro_vae.training.compiled import CompileMode
+from pyro_vae.training.loop import Precision, Training
 
 # More than anyone runs: an epoch at a time is asked for.
 EPOCHS = 1_000_000
-
-
-def step_options(compile: str, precision: str) -> dict[str, Any]:
-    """The options of `Training` that choose its step."""
-    options = {"compile": compile, "precision": precision}
-    # TEMPORARY, until `Training` has both: eager float32 is what it does without them.
-    known = inspect.signature(Training).parameters.keys()
-    if options == {"compile": "off", "precision": "float32"}:
-        return {name: value for name, value in options.items() if name in known}
-    return options
 
 
 class ThisEager(Way):
     """`Training` with the step as Pyro runs it."""
 
     title: ClassVar[str] = "this project, eager"
-    compile: ClassVar[str] = "off"
-    precision: ClassVar[str] = "float32"
+    compile: ClassVar[CompileMode] = "off"
+    precision: ClassVar[Precision] = "float32"
 
     def prepare(self) -> None:
         """Build VAE and training. What is compiled is compiled at the first step."""
@@ -54,7 +44,8 @@ class ThisEager(Way):
             epochs=EPOCHS,
             batch_size=self.setting.batch_size,
             lr=self.setting.lr,
-            **step_options(self.compile, self.precision),
+            compile=self.compile,
+            precision=self.precision,
         )
 
     def run_epoch(self) -> float | None:
@@ -69,7 +60,7 @@ class ThisCompiled(ThisEager):
     """`Training` with the step traced once and compiled."""
 
     title: ClassVar[str] = "this project, compiled"
-    compile: ClassVar[str] = "on"
+    compile: ClassVar[CompileMode] = "on"
 
     def run_epoch(self) -> float | None:
         """The next epoch. The first ones compile.
@@ -89,4 +80,4 @@ class ThisBfloat16(ThisCompiled):
     """`Training` with the compiled step in bfloat16."""
 
     title: ClassVar[str] = "this project, compiled, bfloat16"
-    precision: ClassVar[str] = "bfloat16"
+    precision: ClassVar[Precision] = "bfloat16"

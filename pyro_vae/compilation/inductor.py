@@ -1,11 +1,13 @@
 """A traced graph to machine code, with PyTorch's compiler."""
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable
 
 from torch import Tensor
 
+from pyro_vae.compilation.products import through_onednn
 from pyro_vae.compilation.tracing import Traced, one_line
 
 # Eager's own random numbers: the same seed gives both the same noise, and on a CPU the compiler's
@@ -33,6 +35,9 @@ def compile_graph(traced: Traced, *arguments: Tensor) -> Callable[..., tuple[Ten
     import torch._inductor.config
     from torch._inductor import standalone_compile
 
+    graph = copy.deepcopy(traced.graph)
+    through_onednn(graph.graph)
+    graph.recompile()
     quiet = logging.getLogger("torch.utils.cpp_extension")
     level = quiet.level
     # It says that there is no GPU, where the CUDA toolkit is installed, and nothing else.
@@ -45,7 +50,7 @@ def compile_graph(traced: Traced, *arguments: Tensor) -> Callable[..., tuple[Ten
             warnings.catch_warnings(action="ignore"),
         ):
             compiled = standalone_compile(
-                traced.graph, [*traced.state, *arguments], dynamic_shapes="from_example_inputs"
+                graph, [*traced.state, *arguments], dynamic_shapes="from_example_inputs"
             )
     # A compiler is large: what it raises is listed nowhere.
     except Exception as error:

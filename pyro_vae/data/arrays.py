@@ -5,13 +5,20 @@ from pathlib import Path
 
 import numpy as np
 
-from pyro_vae.data.dataset import SPLITS, Dataset, Support
+from pyro_vae.data.dataset import SPLITS, Dataset
+from pyro_vae.data.large_arrays import memory_mapped
+from pyro_vae.data.memory import read_whole
+from pyro_vae.data.npy_file import NpyFile, is_npy
+from pyro_vae.data.values import Support
 
 _LABELS = {split: f"{split}_labels" for split in SPLITS}
 
 
 def array_file(
-    path: str | Path, levels: int | None = None, support: Support | None = None
+    path: str | Path,
+    levels: int | None = None,
+    support: Support | None = None,
+    memory_map: bool | None = None,
 ) -> Dataset:
     """Data from a NumPy file, `.npy` or `.npz`.
 
@@ -19,18 +26,35 @@ def array_file(
     named `train`, `test` and perhaps `validation` (otherwise the last tenth of `train`) are taken as
     they are, with perhaps `train_labels`, `validation_labels` and `test_labels`.
 
+    A memory-mapped `.npy` may be larger than memory: training reads it by shuffled blocks, and at
+    most 10,000 rows each are held out for validation and test.
+
     Args:
         path: The file.
         levels: The number of levels of integers 0, ..., levels - 1. Without, uint8 has 256 and other
             integers are counts.
         support: What the values are, where they do not say it themselves: binary, integers, counts,
             unit or real.
+        memory_map: Leave the training data of a .npy on the disk; if null, those of one larger than a
+            quarter of this machine's memory.
 
     Raises:
         ValueError: If the file cannot be read, its arrays' names, types, shapes or values are not
             what a data set can be made of, or it takes a guess what the values are.
+        OSError: If a memory-mapped file is changed or taken away while it is read.
     """
     path = Path(path)
+    # os.path takes any text for a path, however long; a Path's own is_file raises.
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} must be a .npy or .npz file, but there is no such file.")
+    if (size := path.stat().st_size) == 0:
+        raise ValueError(f"{path} is empty.")
+    if memory_map or (memory_map is None and not read_whole(size) and is_npy(path)):
+        file = NpyFile.open(path)
+        try:
+            return memory_mapped(file, levels=levels, support=support)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     arrays = _read(path)
     names = set(arrays)
     try:
@@ -59,11 +83,6 @@ def array_file(
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     """The file's arrays by name."""
-    # os.path takes any text for a path, however long; a Path's own is_file raises.
-    if not os.path.isfile(path):
-        raise ValueError(f"{path} must be a .npy or .npz file, but there is no such file.")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty.")
     try:
         # Opened here, because NumPy leaves a file that it finds damaged open.
         with path.open("rb") as file:

@@ -1,8 +1,16 @@
-"""Whether an array will fit into this machine's memory, before it is made."""
+"""Whether an array will fit into this machine's memory, before it is made or read."""
 
 import math
 import os
 from collections.abc import Sequence
+
+# Of a file that is read whole, memory holds two or three copies at once while it is split.
+_READ_WHOLE = 0.25
+
+
+def read_whole(size: int) -> bool:
+    """Whether a file of so many bytes is small enough to be read into memory as a whole."""
+    return size <= _READ_WHOLE * _memory()
 
 
 def require_memory(shape: Sequence[int], itemsize: int, what: str) -> None:

@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 
-from pyro_vae.data.dataset import SPLITS, SUPPORTS, Dataset
+from pyro_vae.data.dataset import SPLITS, Dataset
+from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.noise import hashed_uniform
+from pyro_vae.data.values import SUPPORTS
 
 Binarisation = Literal["dynamic", "static", "threshold", "none"]
 Uniform = Callable[[Tensor], Tensor]
@@ -124,7 +126,7 @@ class PreparedData:
         dequantise: Whether levels get uniform noise when the likelihood is a density on [0, 1], so
             that it bounds the probability of the levels. Without, it may grow without bound.
 
-    `train` is what a training loop indexes; `transform` is a module, raw batch -> x in the
+    `train` is what a training loop takes batches of, in memory or on the disk; `transform` is a module, raw batch -> x in the
     likelihood's support, as floats (integers and counts stay as they are), with noise of the global
     stream of the batch's device; `binarisation` becomes None where nothing was binarised;
     `description` says in a line what was done.
@@ -163,6 +165,11 @@ class PreparedData:
                 "density; use binarisation dynamic, static or threshold, or a likelihood whose support "
                 f"is {' or '.join(_EXAMPLES[word] for word in fits if word in ('unit', 'real'))}."
             )
+        if binarised and binarisation == "static" and isinstance(dataset.train, MemoryMapped):
+            raise ValueError(
+                f"the training split of {dataset.name} is memory-mapped, and static binarisation keeps a "
+                "copy of it in memory; use binarisation dynamic or threshold."
+            )
         self.dataset = dataset
         self.likelihood_support = likelihood_support
         self.binarisation: Binarisation | None = binarisation if binarised else None
@@ -173,7 +180,7 @@ class PreparedData:
         self._prepare, how = self._preparation(torch.rand_like)
         self.description = f"{dataset.name}: {_values(dataset)} {how}"
         static = self.binarisation == "static"
-        self.train = self.fixed("train") if static else dataset.train
+        self.train: Tensor | MemoryMapped = self.fixed("train") if static else dataset.train
         # Cheap noise at each step; the splits that numbers are reported on keep the generator's own.
         self.transform = _Scaled() if static else self._preparation(hashed_uniform)[0]
 
@@ -187,7 +194,7 @@ class PreparedData:
             split: "train", "validation" or "test".
 
         Raises:
-            ValueError: If there is no such split.
+            ValueError: If there is no such split, or it stays on the disk.
         """
         raw = self.dataset.split(split)
         if self.likelihood_support in ("integers", "counts", self.dataset.support):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyro_vae.data.dataset import Dataset, Support
+from pyro_vae.data.dataset import Dataset
+from pyro_vae.data.values import Support
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,6 +7,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,6 +22,7 @@ from pyro_vae.evaluating import evaluating
 from pyro_vae.objectives import ELBO, objective_value
 from pyro_vae.training.checkpoint import save_checkpoint
 from pyro_vae.training.compiled import CompileMode
+from pyro_vae.training.feeds import Batches, feed
 from pyro_vae.training.non_finite import NonFiniteError, explain
 from pyro_vae.training.schedules import TIED_TO_LENGTH, Schedule, learning_rate_schedule
 from pyro_vae.training.state_checks import check_parameters, check_state
@@ -129,9 +131,8 @@ class Training:
         self.best: dict[str, Tensor] | None = None
         self.best_epoch = 0
         self.stopped_early = False
-        # On the device in the type the set is kept in; batches are gathered there.
-        self._train = data.train.to(self.device)
-        self._order: tuple[int, Tensor] | None = None
+        batches = Batches(len(data.train), self.batch_size)
+        self._feed = feed(data, batches, self.order_seed, self.device)
 
     # ---- running -----------------------------------------------------------------------------
 
@@ -158,7 +159,8 @@ class Training:
         Raises:
             NonFiniteError: After `PATIENCE` steps in a row without a finite loss and gradient. The
                 last checkpoint stays.
-            OSError: If a checkpoint cannot be written; the one before stays.
+            OSError: If a checkpoint cannot be written, or data on the disk cannot be read any more; the
+                checkpoint before stays.
         """
         saved = time.monotonic()
 
@@ -176,7 +178,7 @@ class Training:
         self.program.train()
         # The parameters belong to the module. Pyro's global store is left as it was found, so that
         # a second VAE in this process is a second VAE.
-        with bar, pyro.get_param_store().scope():
+        with bar, closing(self._feed), pyro.get_param_store().scope():
             while not self.ended:
                 if stop is not None and stop():
                     break
@@ -209,11 +211,11 @@ class Training:
 
     def _one_step(self) -> None:
         self.objective.set_progress(self.step / self.steps_per_epoch)
-        self._step(self._rows(self.step))
+        self._step(self._feed.argument(self.step))
         self.step += 1
 
-    def _loss(self, rows: Tensor) -> Loss:
-        """The objective's mean loss at some rows of the training data, and what it logs."""
+    def _loss(self, argument: Tensor) -> Loss:
+        """The objective's mean loss at a batch of the feed, and what it logs."""
         autocast = torch.autocast(
             self.device.type,
             torch.bfloat16,
@@ -221,14 +223,14 @@ class Training:
             cache_enabled=False,
         )
         with autocast:
-            x = self.data.transform(self._train.index_select(0, rows))
+            x = self.data.transform(self._feed.rows(argument))
             value = objective_value(self.program, self.objective, x)
         sums = {name: v.sum(dtype=torch.float64) for name, v in value.values.items()}
-        return Loss(value.loss.mean(), len(rows), sums)
+        return Loss(value.loss.mean(), len(x), sums)
 
     def _expected_steps(self, form: str) -> int:
         """How many steps of a batch of this form the training takes."""
-        full = form == str(self.batch_size)
+        full = form.split("x")[0] == str(self.batch_size)
         short = len(self.data.train) % self.batch_size != 0
         epochs = math.ceil(self.steps / self.steps_per_epoch)
         return epochs * (self.steps_per_epoch - short) if full else epochs
@@ -241,21 +243,14 @@ class Training:
     @property
     def compiled(self) -> str:
         """Whether steps of a full batch are compiled, in a word: on or off."""
-        return self._step.compiled.decisions.get(str(self.batch_size), "off")
+        decisions = self._step.compiled.decisions.items()
+        size = str(self.batch_size)
+        return next((word for form, word in decisions if form.split("x")[0] == size), "off")
 
     @property
     def compile_seconds(self) -> float | None:
         """The time that compiling took; None if nothing was compiled."""
         return self._step.compiled.seconds or None
-
-    def _rows(self, step: int) -> Tensor:
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(self.order_seed + epoch)
-            order = torch.randperm(len(self._train), generator=generator)
-            self._order = epoch, order.to(self.device)
-        start = position * self.batch_size
-        return self._order[1][start : start + self.batch_size]
 
     def _end_epoch(self) -> None:
         self._check_finite()
@@ -324,8 +319,7 @@ class Training:
         if int(self.totals.in_a_row) < PATIENCE:
             return
         step = int(self.totals.first_skipped)
-        rows = self._rows(step)
-        x = self.data.transform(self._train.index_select(0, rows))
+        x = self.data.transform(self._feed.rows(self._feed.argument(step)))
         why = explain(self.program, self.objective, x)
         raise NonFiniteError(
             f"{PATIENCE} steps in a row had no finite loss and gradient, from step {step + 1} on: {why}."
@@ -358,6 +352,7 @@ class Training:
             "order_seed": self.order_seed,
             "batch_size": self.batch_size,
             "train_size": len(self.data.train),
+            "order": self._feed.order,
             "totals": asdict(self.totals),
             "seconds": self.seconds,
             "history": self.history,
@@ -381,7 +376,11 @@ class Training:
         check_state(state, self.state_dict(), [p.shape for p in self._step.parameters.values()])
         if state["best"] is not None:
             check_parameters(self.program, state["best"])
-        for name, now in (("batch_size", self.batch_size), ("train_size", len(self.data.train))):
+        for name, now in (
+            ("batch_size", self.batch_size),
+            ("train_size", len(self.data.train)),
+            ("order", self._feed.order),
+        ):
             if state[name] != now:
                 raise ValueError(
                     f"the checkpoint was trained with {name} {state[name]}, got {now}."
@@ -397,7 +396,7 @@ class Training:
         self._step.compiled.decisions = dict(state["compile"])
         self._schedule.load_state_dict(state["schedule"])
         self.step = state["step"]
-        self.order_seed = state["order_seed"]
+        self.order_seed = self._feed.order_seed = state["order_seed"]
         self.seconds = state["seconds"]
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.stopped_early = state["stopped_early"]

@@ -171,7 +171,7 @@ def cell_by_hand(seed: int, epochs: int, max_steps: int | None) -> Cell:
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = mnist(default_root())
-    grey = data.train.flatten(1).to(device)
+    grey = data.split("train").flatten(1).to(device)
     plain = PlainVAE(grey.shape[1], HIDDEN, LATENT_DIM).to(device)
     steps, seconds = train_by_hand(
         plain, grey, (data.levels or 2) - 1, epochs=epochs, max_steps=max_steps

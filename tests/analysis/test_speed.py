@@ -1,6 +1,5 @@
 """The benchmark's ways do the same work, and its medians, ratios and verdicts are what they say."""
 
-import inspect
 import math
 from contextlib import closing
 from types import SimpleNamespace
@@ -21,23 +20,17 @@ from analysis.speed.registry import WAYS
 from analysis.speed.suite import Options
 from analysis.speed.summary import ratio, spread
 from analysis.speed.targets import CPU_TARGETS, RatioTarget, at_most, describe, ratio_verdicts
-from analysis.speed.this_project import ThisCompiled
 from analysis.speed.way import Setting, missing_packages
-from pyro_vae.training.loop import Training
 
 # Two batches, of which the last is smaller.
 SMALL = Setting(hidden=16, latent_dim=3, batch_size=48, lr=1e-2)
 COMPILED = ("by_hand_compiled", "this_compiled", "this_bfloat16")
-# TEMPORARY, until `Training` has the option: without it the compiled ways cannot run.
-HAS_COMPILE = "compile" in inspect.signature(Training).parameters
 
 
 def trainable():
     """Every way that trains and whose packages are here."""
     for name, way in WAYS.items():
         if missing_packages(way) or way is MatrixProducts:
-            continue
-        if issubclass(way, ThisCompiled) and not HAS_COMPILE:
             continue
         yield name
 
@@ -354,8 +347,8 @@ def test_eager_equals_eager_and_another_rate_does_not(monkeypatch):
     same = equality.compare(case, "cpu", ("off", "off"))
     assert same == equality.Equality(0.0, 0.0, passed=True)
 
-    options = iter([{}, {"lr": 2e-3}])
-    monkeypatch.setattr(equality, "step_options", lambda *_: next(options))
+    training, options = equality.Training, iter([{}, {"lr": 2e-3}])
+    monkeypatch.setattr(equality, "Training", lambda *a, **o: training(*a, **o, **next(options)))
     assert not equality.compare(case, "cpu", ("off", "off")).passed
 
 

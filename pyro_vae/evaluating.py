@@ -19,8 +19,7 @@ def evaluating(*programs: Callable[..., Any], seed: int | None = None) -> Iterat
         seed: The seed of a random stream of its own, on the CPU and on the programs' device, so that
             the global stream does not move. None to draw from the global one.
     """
-    owners = [getattr(program, "__self__", program) for program in programs]
-    owners = [owner for owner in owners if isinstance(owner, nn.Module)]
+    owners = owners_of(*programs)
     modules = [module for owner in owners for module in owner.modules()]
     modes = [module.training for module in modules]
     devices = {p.device for owner in owners for p in owner.parameters() if p.device.type == "cuda"}
@@ -36,3 +35,9 @@ def evaluating(*programs: Callable[..., Any], seed: int | None = None) -> Iterat
         finally:
             for module, mode in zip(modules, modes, strict=True):
                 module.training = mode
+
+
+def owners_of(*programs: Callable[..., Any]) -> list[nn.Module]:
+    """The modules that are programs, or whose methods they are."""
+    owners = [getattr(program, "__self__", program) for program in programs]
+    return [owner for owner in owners if isinstance(owner, nn.Module)]

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
@@ -54,13 +55,17 @@ class LogDensities:
         """
         if site not in self.model_sites:
             return None
+        traces = (self.guide_trace, self.model_trace)
+        shape = self.guide_sites[site].shape
+        expanded = [distribution_at(trace, site).batch_shape for trace in traces]
+        if torch.broadcast_shapes(*expanded) != shape:
+            return None
+        # Once for all particles, unless their own draws set a distribution's parameters.
+        q, p = (_nodes(trace)[site][_FOR_ONE_PARTICLE] for trace in traces)
         try:
-            kl = kl_divergence(
-                distribution_at(self.guide_trace, site), distribution_at(self.model_trace, site)
-            )
+            return kl_divergence(q, p).expand(shape)
         except NotImplementedError:
             return None
-        return kl if kl.shape == self.guide_sites[site].shape else None
 
 
 def distribution_at(trace: Trace, site: str) -> Distribution:
@@ -98,7 +103,7 @@ def log_densities(
 
     def particles(program: Callable[..., Any]) -> Callable[..., Any]:
         return pyro.plate("num_particles_vectorized", num_particles, dim=-max_plate_nesting - 1)(
-            program
+            _BeforeParticles()(program)
         )
 
     model_trace, guide_trace = get_importance_trace(
@@ -119,6 +124,17 @@ def log_densities(
         model_trace=model_trace,
         guide_trace=guide_trace,
     )
+
+
+# The key of a trace's node.
+_FOR_ONE_PARTICLE = "for_one_particle"
+
+
+class _BeforeParticles(Messenger):
+    """Keeps each site's distribution as it is before the plate of particles around it expands it."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg[_FOR_ONE_PARTICLE] = msg["fn"]
 
 
 def _by_datum(trace: Trace, data_plate: str, axes: int) -> dict[str, Tensor]:

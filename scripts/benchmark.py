@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from analysis.speed import report
+from analysis.speed import evaluation, report
 from analysis.speed.figure import plot_benchmark
 from analysis.speed.images import IMAGE_SETS
 from analysis.speed.machine import made_by
@@ -64,6 +64,7 @@ def run(options: argparse.Namespace, stored: Path, command: str) -> None:
     chosen = Options(
         rounds=options.rounds,
         ways=options.ways,
+        images=options.images,
         data=options.data,
         data_root=root,
         threads=options.threads,
@@ -84,7 +85,7 @@ def run(options: argparse.Namespace, stored: Path, command: str) -> None:
         report.write(stored, name, result)
         print(report.section(name, result, suite.table), flush=True)
         results = report.read(stored)
-        if results.keys() - {"precision"}:
+        if results.keys() - {"precision", "evaluation"}:
             plot_benchmark(results).savefig(stored.with_suffix(".png"), dpi=110)
         print(f"written: {stored}", file=sys.stderr)
 
@@ -112,6 +113,12 @@ def parser() -> Parser:
         "--rounds", type=positive, default=5, help="How often everything is measured."
     )
     made.add_argument("--ways", type=ways, help=f"These ways alone, of {', '.join(WAYS)}.")
+    made.add_argument(
+        "--images",
+        type=images,
+        default=300,
+        help="The images that `evaluation` extrapolates from.",
+    )
     made.add_argument("--data", choices=IMAGE_SETS, default="mnist", help="The images.")
     made.add_argument("--data-root", type=Path, help="The folder of data sets.")
     made.add_argument("--threads", type=cores, default=available_cores(), help="Cores to use.")
@@ -125,6 +132,15 @@ def positive(text: str) -> int:
     """A whole number of 1 or more."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def images(text: str) -> int:
+    """A number of images that a line can be drawn through."""
+    if not text.isdecimal() or int(text) <= evaluation.FEW:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number above {evaluation.FEW}, got {text!r}"
+        )
     return int(text)
 
 

@@ -147,6 +147,17 @@ def test_closed_form_kl_of_a_conditional_latent_is_by_particle():
     torch.testing.assert_close(terms.closed_form_kl("z1"), expected)
 
 
+def test_closed_form_kl_is_taken_once_for_all_particles():
+    vae, x = build((4, 4), latent_dim=2), binary()
+    terms = log_densities(vae.model, vae.guide, x, num_particles=6)
+    kl = terms.closed_form_kl("z")
+    assert kl is not None
+    assert kl.shape == (6, len(x))
+    assert kl.stride(0) == 0
+    expected = torch.distributions.kl_divergence(vae.posterior(x), vae.prior())
+    torch.testing.assert_close(kl, expected.expand(6, -1))
+
+
 def test_closed_form_kl_is_none_where_there_is_none():
     vae = build((4, 4), latent_dim=2, prior=GaussianMixture)
     assert log_densities(vae.model, vae.guide, binary()).closed_form_kl("z") is None

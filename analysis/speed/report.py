@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
-from analysis.speed import epochs, gpu, memory, precision, scaling, start
+from analysis.speed import epochs, evaluation, gpu, memory, precision, scaling, start
 from analysis.speed.suite import Result
 from analysis.speed.targets import describe
 from pyro_vae.training.checkpoint import write_atomically
@@ -17,6 +17,7 @@ SUITES: dict[str, ModuleType] = {
     "scaling": scaling,
     "memory": memory,
     "precision": precision,
+    "evaluation": evaluation,
     "gpu": gpu,
 }
 HEADINGS = {
@@ -25,6 +26,7 @@ HEADINGS = {
     "scaling": "A step against batch size, latent dimension and particles",
     "memory": "Memory against the number of images",
     "precision": "What bfloat16 costs",
+    "evaluation": "log p(x) beside the decoder's matrix products",
     "gpu": "On a GPU",
 }
 

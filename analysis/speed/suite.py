@@ -25,6 +25,7 @@ class Options:
     Args:
         rounds: The number of times that everything is measured.
         ways: The ways of a suite that compares ways; its own if None.
+        images: The number of images of a suite that extrapolates from a few.
         data: The set of images.
         data_root: The folder of data sets; the default one if None.
         threads: The number of cores to use.
@@ -33,6 +34,7 @@ class Options:
 
     rounds: int = 5
     ways: tuple[str, ...] | None = None
+    images: int = 300
     data: str = "mnist"
     data_root: str | None = None
     threads: int = field(default_factory=available_cores)

@@ -7,9 +7,9 @@ import torch
 
 from analysis.speed.way import Way
 from pyro_vae import build, likelihoods, networks, posteriors, priors
+from pyro_vae.compilation.work import CompileMode
 from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.objectives import ELBO
-from pyro_vae.training.compiled import CompileMode
 from pyro_vae.training.loop import Precision, Training
 
 # More than anyone runs: an epoch at a time is asked for.

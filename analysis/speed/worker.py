@@ -54,10 +54,19 @@ def peak_bytes() -> int:
 
     Not `getrusage`: its peak is that of the parent, too, if the parent was larger.
     """
+    return _status_bytes("VmHWM")
+
+
+def held_bytes() -> int:
+    """The memory that this process holds now, in bytes."""
+    return _status_bytes("VmRSS")
+
+
+def _status_bytes(name: str) -> int:
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no VmHWM; memory can be measured on Linux only.")
+    raise OSError(f"/proc/self/status has no {name}; memory can be measured on Linux only.")
 
 
 @contextmanager

@@ -54,6 +54,28 @@ def log_sigmoid_backward(grad: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
     return grad * (-x).sigmoid()
 
 
+def binary_cross_entropy_with_logits(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: int = 1,
+) -> Tensor:
+    """-p t log sigmoid(l) - (1 - t) log sigmoid(-l), weighted, and reduced as torch's numbers say.
+
+    Without gradients it is one operation, which the compiler would write with its own log1p.
+    """
+    softplus_of_minus = (-logits).clamp(min=0) + log1p_exp(-logits.abs())
+    if pos_weight is not None:
+        softplus_of_minus = (1 + (pos_weight - 1) * target) * softplus_of_minus
+    loss = (1 - target) * logits + softplus_of_minus
+    if weight is not None:
+        loss = loss * weight
+    if reduction == 0:
+        return loss
+    return loss.mean() if reduction == 1 else loss.sum()
+
+
 def fused_adam_(
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
@@ -100,6 +122,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.softplus_backward.default: softplus_backward,
     aten.log_sigmoid_forward.default: log_sigmoid_forward,
     aten.log_sigmoid_backward.default: log_sigmoid_backward,
+    aten.binary_cross_entropy_with_logits.default: binary_cross_entropy_with_logits,
     aten._fused_adam_.default: fused_adam_,
     aten._fused_adam_.tensor_lr: fused_adam_,
 }

@@ -76,8 +76,9 @@ def trace(
     )
     try:
         graph = tracer(*arguments)
-    except TracingError:
-        raise
+    except TracingError as error:
+        # Pyro adds to the message the sites that it has seen.
+        raise TracingError(str(error).partition("\n")[0]) from error
     # A user's program may fail in any way on tensors without content.
     except Exception as error:
         raise TracingError(one_line(error)) from error

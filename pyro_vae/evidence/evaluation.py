@@ -10,6 +10,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
+from pyro_vae.compilation.work import CompileMode
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
 from pyro_vae.log_densities import distribution_at, log_densities
@@ -99,6 +100,7 @@ def evaluate(
     max_plate_nesting: int = 1,
     max_elements: int = 2_000_000,
     seed: int = 0,
+    compile: CompileMode = "auto",
     progress: bool = False,
 ) -> Evaluation:
     """Evaluate a VAE, or another program, on data.
@@ -115,10 +117,12 @@ def evaluate(
         max_plate_nesting: The number of plates nested in one another.
         max_elements: Draws x data x elements of a datum held at once.
         seed: The seed of the draws.
+        compile: Whether to compile, as in `importance_weighting`.
         progress: Show a bar.
 
     Raises:
-        ValueError: If there are no data, or `num_samples` or `max_elements` is below 1.
+        ValueError: If there are no data, `num_samples` or `max_elements` is below 1, or `compile` is
+            none of these.
     """
     with evaluating(vae, seed=seed):
         weighted = importance_weighting(
@@ -128,6 +132,7 @@ def evaluate(
             num_samples=num_samples,
             max_plate_nesting=max_plate_nesting,
             max_elements=max_elements,
+            compile=compile,
             progress=progress,
         )
         embeddings, kls = [], []

@@ -13,13 +13,18 @@ from jaxtyping import Float, Real
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae.log_densities import LogDensities, log_densities
+from pyro_vae.compilation.work import CompileMode
+from pyro_vae.evidence.terms import Terms
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
     effective_sample_size,
     log_mean_exp,
     pareto_khat,
 )
+
+# So many log weights are held at once, but all of a datum's: 2 MB. One datum's k-hat at a time would
+# be all overhead, and more than fit into the cache would be slower.
+_HELD = 250_000
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,14 @@ def importance_weighting(
     num_samples: int = 1000,
     max_plate_nesting: int = 1,
     max_elements: int = 2_000_000,
+    compile: CompileMode = "auto",
     progress: bool = False,
 ) -> ImportanceWeighting:
     """Estimate log p(x) with the guide as proposal, and its diagnostics, datum by datum.
 
-    Data and draws are taken in chunks, so that memory stays bounded whatever their number. Pyro
-    validates the first chunk and, for speed, no other: the same program runs in all of them.
+    Data and draws are taken in chunks, so that memory stays bounded whatever their number: by
+    `max_elements`, and the K log weights of a datum. Pyro validates the first chunk and, for speed,
+    no other: the same program runs in all of them.
 
     Args:
         model: A Pyro model called with data, in a plate "data".
@@ -89,10 +96,13 @@ def importance_weighting(
         num_samples: The number K of draws for each datum.
         max_plate_nesting: The number of plates nested in one another.
         max_elements: Draws x data x elements of a datum held at once.
+        compile: "on" or "off"; "auto" to compile the chunks' computation where there is so much to
+            compute that it pays. It changes speed and rounding, and no draw.
         progress: Show a bar.
 
     Raises:
-        ValueError: If there are no data, or `num_samples` or `max_elements` is below 1.
+        ValueError: If there are no data, `num_samples` or `max_elements` is below 1, or `compile` is
+            none of these.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
@@ -103,66 +113,79 @@ def importance_weighting(
     if len(x) == 0:
         raise ValueError("importance_weighting needs at least one datum, got none.")
 
-    # All draws of a few data, rather than a few draws of all: each datum is encoded once.
+    # All draws of a few data, rather than a few draws of all: each datum is encoded once. If they are
+    # too many, in parts of one size; the last draws up to `parts` - 1 that are left out.
     pairs = max(1, max_elements // max(1, x[0].numel()))
-    particles = min(num_samples, pairs)
-    chunks = x.split(max(1, pairs // num_samples))
+    parts = -(-num_samples // pairs)
+    batch = min(len(x), max(1, pairs // num_samples))
+    terms = Terms(
+        model,
+        guide,
+        num_particles=-(-num_samples // parts),
+        max_plate_nesting=max_plate_nesting,
+        compile=compile,
+        expected_calls=len(x) // batch * parts,
+    )
+    held = batch * max(1, _HELD // (num_samples * batch))
     results: list[ImportanceWeighting] = []
     bar = tqdm(total=len(x), desc="importance weighting", unit="datum", disable=not progress)
     with bar, torch.no_grad(), ExitStack() as speed:
-        for chunk in chunks:
-            data = chunk if chunk.is_floating_point() else chunk.to(torch.get_default_dtype())
-            draws = []
-            for start in range(0, num_samples, particles):
-                count = min(particles, num_samples - start)
-                terms = log_densities(
-                    model, guide, data, num_particles=count, max_plate_nesting=max_plate_nesting
-                )
-                draws.append(_Draws.of(terms))
-                if start == 0 and not results:  # The first chunk has passed.
-                    speed.enter_context(pyro.validation_enabled(False))
-            results.append(_summarise(draws))
-            bar.update(len(chunk))
+        for first in range(0, len(x), held):
+            draws = _Draws(num_samples, min(held, len(x) - first))
+            for start in range(0, draws.data, batch):
+                chunk = x[first + start : first + min(start + batch, draws.data)]
+                data = chunk if chunk.is_floating_point() else chunk.to(torch.get_default_dtype())
+                for part in range(parts):
+                    draws.put(part * terms.num_particles, start, *terms(data))
+                    if not results and not start and not part:  # The first chunk has passed.
+                        speed.enter_context(pyro.validation_enabled(False))
+                bar.update(len(chunk))
+            results.append(draws.summary(analytic=terms.analytic))
     return _concatenate(results)
 
 
-@dataclass(frozen=True)
 class _Draws:
-    """The terms of some draws and some data, on the CPU and in float64."""
+    """The terms of all draws for some data, on the CPU and in float64, as they come in.
 
-    log_weight: Float[np.ndarray, "particles batch"]
-    log_likelihood: Float[np.ndarray, "particles batch"]
-    kl: Float[np.ndarray, "particles batch"]
-    analytic: bool
+    Args:
+        num_samples: The number of draws for each datum.
+        data: The number of data.
+    """
 
-    @classmethod
-    def of(cls, terms: LogDensities) -> "_Draws":
-        log_likelihood = terms.log_likelihood.double()
-        log_ratio = terms.log_posterior.double() - terms.log_prior.double()
-        site_kls = [terms.closed_form_kl(name) for name in terms.guide_sites]
-        known = [site_kl.double() for site_kl in site_kls if site_kl is not None]
-        analytic = len(known) == len(site_kls)
-        kl = sum(known, torch.zeros_like(log_ratio)) if analytic else log_ratio
-        return cls(
-            log_weight=(log_likelihood - log_ratio).cpu().numpy(),
-            log_likelihood=log_likelihood.cpu().numpy(),
-            kl=kl.cpu().numpy(),
-            analytic=analytic,
+    def __init__(self, num_samples: int, data: int) -> None:
+        self.num_samples = num_samples
+        self.data = data
+        self.log_weights = np.empty((num_samples, data))
+        self.log_likelihood = np.zeros(data)
+        self.kl = np.zeros(data)
+
+    def put(
+        self,
+        draw: int,
+        datum: int,
+        log_weights: Float[Tensor, "particles batch"],
+        log_likelihood: Float[Tensor, "particles batch"],
+        kl: Float[Tensor, "particles batch"],
+    ) -> None:
+        """Put a chunk's terms where they belong, but draws beyond the last."""
+        count = min(len(log_weights), self.num_samples - draw)
+        columns = slice(datum, datum + log_weights.shape[1])
+        self.log_weights[draw : draw + count, columns] = log_weights[:count].cpu().numpy()
+        for total, term in ((self.log_likelihood, log_likelihood), (self.kl, kl)):
+            total[columns] += term[:count].sum(0).cpu().numpy()
+
+    def summary(self, *, analytic: bool) -> ImportanceWeighting:
+        """What they say of each datum."""
+        enough = self.num_samples >= MINIMUM_SAMPLES
+        return ImportanceWeighting(
+            log_evidence=log_mean_exp(self.log_weights),
+            reconstruction=self.log_likelihood / self.num_samples,
+            kl=self.kl / self.num_samples,
+            ess=effective_sample_size(self.log_weights),
+            khat=pareto_khat(self.log_weights) if enough else None,
+            num_samples=self.num_samples,
+            kl_estimate="analytic" if analytic else "Monte Carlo",
         )
-
-
-def _summarise(draws: list[_Draws]) -> ImportanceWeighting:
-    log_weights = np.concatenate([part.log_weight for part in draws])
-    num_samples = len(log_weights)
-    return ImportanceWeighting(
-        log_evidence=log_mean_exp(log_weights),
-        reconstruction=np.concatenate([part.log_likelihood for part in draws]).mean(0),
-        kl=np.concatenate([part.kl for part in draws]).mean(0),
-        ess=effective_sample_size(log_weights),
-        khat=pareto_khat(log_weights) if num_samples >= MINIMUM_SAMPLES else None,
-        num_samples=num_samples,
-        kl_estimate="analytic" if draws[0].analytic else "Monte Carlo",
-    )
 
 
 def _concatenate(results: list[ImportanceWeighting]) -> ImportanceWeighting:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pyro
 import torch
@@ -17,12 +17,10 @@ from pyro_vae.compilation import (
     one_line,
     trace,
 )
+from pyro_vae.compilation.work import CompileMode, counted
 from pyro_vae.training.cuda_graph import captured
-from pyro_vae.training.work import counted
 
 log = logging.getLogger(__name__)
-
-CompileMode = Literal["auto", "on", "off"]
 
 _LOSS_TOLERANCE = 1e-4
 # A gradient this much smaller than all of them together is rounding, and is not compared.

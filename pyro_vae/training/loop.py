@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pyro_vae.compilation.work import CompileMode
 from pyro_vae.data import PreparedData
 from pyro_vae.evaluating import evaluating
 from pyro_vae.networks.normalisation import require_separable
 from pyro_vae.objectives import ELBO, ObjectiveValue, objective_value
 from pyro_vae.training.checkpoint import save_checkpoint
-from pyro_vae.training.compiled import CompileMode
 from pyro_vae.training.feeds import Batches, Share, feed
 from pyro_vae.training.non_finite import NonFiniteError, explain
 from pyro_vae.training.processes import Processes

@@ -7,7 +7,7 @@ import pyro
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_vae.training.compiled import CompileMode
+from pyro_vae.compilation.work import CompileMode
 from pyro_vae.training.step import Loss, Step
 
 

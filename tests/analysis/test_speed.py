@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from analysis.speed import epochs, equality, gpu, interleaving, memory, report, scaling, start
+from analysis.speed import (
+    epochs,
+    equality,
+    evaluation,
+    gpu,
+    interleaving,
+    memory,
+    report,
+    scaling,
+    start,
+)
 from analysis.speed.by_hand import MINIMUM_SCALE, ByHand, MatrixProducts, PlainVAE, binarised
 from analysis.speed.cuda_graph import ByHandCudaGraph
 from analysis.speed.figure import plot_benchmark
@@ -304,6 +314,15 @@ def results():
             "command": "python scripts/svi_train.py",
             "targets": [],
         },
+        "evaluation": {
+            "images": 300,
+            "rounds": 1,
+            "seconds": [300.0],
+            "products": {"torch.mm": [400.0], "oneDNN": [250.0]},
+            "first_seconds": 9.0,
+            "extra_bytes": 70 * 2**20,
+            "targets": [],
+        },
         "gpu": {**cpu, "device": "H200", "cuda": "13.0", "equality": [entry], "targets": [entry]},
     }
     made = made_by("python scripts/benchmark.py", 1)
@@ -317,6 +336,8 @@ def test_the_page_says_what_was_reached_and_missed(results):
     assert "- start <= 8 s: missed by 12.5 % (9 s)" in page
     assert "| in memory | 1,024 MiB |" in page
     assert "| float32 | -97.25 |  |" in page
+    assert "matrix products alone, oneDNN | 250.0 | 250.0 to 250.0 |" in page
+    assert "70 MiB" in page
     assert "| one | 1e-6 | 1e-7 | reached |" in page
     assert f"torch {torch.__version__.split('+')[0]}" in page
 
@@ -378,6 +399,40 @@ def test_the_gpu_suite_on_a_cpu_measures_every_way_there_is(monkeypatch, scripte
 
 def test_peak_memory_is_of_this_process():
     assert memory.main(300)["bytes"] > 2**27
+
+
+def test_an_evaluation_is_extrapolated_from_few_images(monkeypatch):
+    found = {
+        "few_seconds": [2.0, 1.0],
+        "many_seconds": [3.0, 4.0],
+        "products_seconds": {"torch.mm": [5.0, 5.0], "oneDNN": [2.0, 1.0]},
+        "first_seconds": 20.0,
+        "bytes_before": 2**20,
+        "peak_bytes": 3 * 2**20,
+    }
+    monkeypatch.setattr(evaluation, "_child", lambda _: found)
+    result = evaluation.run(Options(images=110))
+    assert result["seconds"] == pytest.approx([20 + 9990 * 0.02, 20 + 9990 * 0.03])
+    time, memory = result["targets"]
+    products = [2 / 110 * 10_000, 1 / 110 * 10_000]
+    assert time["lowest"] == pytest.approx(result["seconds"][0] / products[0])
+    assert time["highest"] == pytest.approx(result["seconds"][1] / products[1])
+    assert memory["value"] == 2
+    assert evaluation.run(Options(images=110, data="digits"))["targets"] == []
+
+
+def test_an_evaluation_that_fails_says_why():
+    with pytest.raises(RuntimeError, match="data must be one of"):
+        evaluation.run(Options(data="cats"))
+
+
+@pytest.mark.slow
+def test_evaluations_and_products_are_timed(monkeypatch):
+    monkeypatch.setattr(evaluation, "DRAWS", 2 * evaluation.ROWS)
+    found = evaluation.main(12, 1, "digits", None)
+    assert all(len(found[name]) == 1 for name in ("few_seconds", "many_seconds"))
+    assert all(times[0] > 0 for times in found["products_seconds"].values())
+    assert found["peak_bytes"] >= found["bytes_before"]
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ def test_without_a_gpu_its_suite_is_skipped(benchmark, capsys, monkeypatch, tmp_
     ("arguments", "said"),
     [
         (["--suite", "tpu"], "argument --suite: invalid choice: 'tpu'"),
+        (["--images", "10"], "must be a whole number above 10, got '10'"),
         (["--rounds", "0"], "must be a whole number of at least 1, got '0'"),
         (["--threads", "1000"], "must be a whole number from 1 to"),
         (["--ways", "by_hand,magic"], "got 'magic'"),

@@ -100,8 +100,7 @@ def fused_adam_(
     p <- p - lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
 
     Moments that are all but 0 become 0. Where a gradient stays away, as that of a pixel which is
-    seldom lit, they decay into numbers below float32's normal ones, which a CPU computes with so
-    slowly that an epoch takes 15 % longer after a thousand steps.
+    seldom lit, they would decay into numbers below float32's normal ones, which CPUs are slow with.
 
     References:
         Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015),

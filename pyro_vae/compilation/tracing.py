@@ -61,7 +61,7 @@ def trace(
 
     Raises:
         TracingError: If the function depends on the content of a tensor in Python (`.item()`, `if`),
-            binds a new tensor to an attribute of a module, or fails.
+            reads an attribute of a module and binds a new tensor to it, or fails.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -85,8 +85,11 @@ def trace(
     finally:
         watch.restore()
         bound = attributes.restore()
-    if bound is not None:
-        raise TracingError(f"it binds {bound} anew, where a graph needs it changed in place")
+    read = {id(getattr(graph, node.target)) for node in graph.graph.nodes if node.op == "get_attr"}
+    for name, before in bound:
+        # What is only written, such as a cache for the rest of the call, carries nothing on.
+        if id(before) in read:
+            raise TracingError(f"it binds {name} anew, where a graph needs it changed in place")
     return _with_state_as_inputs(graph)
 
 

@@ -76,6 +76,31 @@ def test_what_is_bound_anew_is_named_and_put_back():
     assert module.mean is before
 
 
+class Caches(nn.Module):
+    """Keeps a tensor for the rest of a call, as Pyro's coupling transforms do."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = None
+
+    def forward(self, x):
+        self.kept = 2 * x
+        self.new = x
+        return (self.kept + 1,)
+
+
+def test_a_cache_within_a_call_is_no_state():
+    module = Caches()
+    trace(module, torch.ones(2), modules=[module])
+    assert module.kept is None
+    assert not hasattr(module, "new")
+    module(torch.ones(2))
+    before = module.kept
+    traced = trace(module, torch.ones(2), modules=[module])
+    assert module.kept is before
+    assert (traced(torch.full((2,), 3.0))[0] == 7).all()
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [

@@ -149,7 +149,27 @@ class WithDropout(networks.MLP):
         return super().forward(nn.functional.dropout(inputs.to(torch.float32), 0.2, self.training))
 
 
+class CouplingFlow(nn.Module):
+    """A prior with a flow of two affine couplings over a standard normal."""
+
+    support = "real"
+
+    def __init__(self, latent_dim):
+        super().__init__()
+        self.latent_dim = latent_dim
+        couplings = [dist.transforms.affine_coupling(latent_dim, [6]) for _ in range(2)]
+        self.couplings = nn.ModuleList(couplings)
+        self.register_buffer("zeros", torch.zeros(latent_dim))
+        self.swap = dist.transforms.Permute(torch.tensor([2, 0, 1]))
+
+    def forward(self):
+        first, second = self.couplings
+        base = dist.Normal(self.zeros, 1.0, validate_args=False).to_event(1)
+        return dist.TransformedDistribution(base, [first, self.swap, second], validate_args=False)
+
+
 VARIANTS = {
+    "flow prior": {"prior": CouplingFlow},
     "many particles": {"objective": OBJECTIVES["elbo"](num_particles=3)},
     "Monte Carlo KL": {"objective": OBJECTIVES["elbo"](kl="monte_carlo"), "prior": priors.Vamp},
     "warm-up": {"objective": OBJECTIVES["beta"](beta=4.0, warmup_epochs=1.5)},

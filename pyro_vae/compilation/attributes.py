@@ -15,7 +15,7 @@ class Attributes:
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         parts = {id(part): part for module in modules for part in module.modules()}
-        self._stores = [
+        self._stores: list[tuple[str, dict[str, Any]]] = [
             (type(part).__name__, store)
             for part in parts.values()
             for store in (part.__dict__, part._buffers, part._parameters)

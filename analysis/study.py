@@ -4,6 +4,7 @@ A cell is a dictionary of plain values with the `command` that gives it. Cells a
 file under "row/seed", written anew after each, so that a study that is stopped goes on where it was.
 """
 
+import argparse
 import json
 import shlex
 import shutil
@@ -25,6 +26,54 @@ SVI_TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "svi_train.py"
 
 class StudyError(RuntimeError):
     """A program of the study ended with an error, or gave no number."""
+
+
+def study_parser(description: str, results: Path) -> argparse.ArgumentParser:
+    """The options that all studies have.
+
+    Args:
+        description: The program's docstring, whose first line is shown.
+        results: Where results are kept.
+    """
+    parser = argparse.ArgumentParser(
+        description=description.partition("\n")[0], allow_abbrev=False
+    )
+    parser.add_argument("--again", action="store_true", help="Repeat what is there, too.")
+    parser.add_argument("--table", action="store_true", help="Print the table; make nothing.")
+    parser.add_argument("--write-readme", type=Path, help="Put the table there; make nothing.")
+    parser.add_argument("--results", type=Path, default=results, help="Where results are kept.")
+    return parser
+
+
+def run_study(
+    name: str,
+    options: argparse.Namespace,
+    fill: Callable[[], None],
+    tables: Callable[[Results], str],
+) -> int:
+    """Make what is not there, print or place the table, and return the program's exit code.
+
+    Args:
+        name: The program's, without its suffix, and that of the README's markers.
+        options: What `study_parser` read.
+        fill: Makes the cells.
+        tables: Results to Markdown.
+    """
+    try:
+        if not (options.table or options.write_readme):
+            fill()
+        table = tables(read_results(options.results))
+        if options.write_readme:
+            write_between_markers(options.write_readme, name, table)
+        else:
+            print(table)  # noqa: T201 - what the program is for
+    except (ValueError, OSError, ImportError, StudyError) as error:
+        print(f"{name}.py: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        return 1 if isinstance(error, StudyError) else 2
+    except KeyboardInterrupt:
+        print(f"{name}.py: stopped; the same command goes on with the next cell", file=sys.stderr)  # noqa: T201
+        return 130
+    return 0
 
 
 def read_results(path: Path) -> Results:
@@ -50,7 +99,7 @@ def fill_cell(
         path: The results.
         name: "row/seed".
         command: What to type, at the root of a checkout, to get the cell.
-        make: Gives the cell; its `log_evidence` must be a number.
+        make: Gives the cell; its `log_evidence`, if it has one, must be a number.
         again: Make it in any case.
 
     Raises:
@@ -61,7 +110,7 @@ def fill_cell(
         return
     print(f"{name}: {command}", flush=True)  # noqa: T201
     cell = make()
-    if cell["log_evidence"] is None:
+    if cell.get("log_evidence", 0.0) is None:
         raise StudyError(f"log p(x) of {name} is not finite; nothing was stored.")
     # Read anew: another process may have filled another cell.
     results = {**read_results(path), name: {"command": command, **cell}}
@@ -122,7 +171,7 @@ def common_command(cells: dict[int, Cell]) -> str:
     return commands.pop()
 
 
-def mean_and_spread(values: Sequence[float | None], digits: int = 2) -> str:
+def mean_and_spread(values: Sequence[float | int | None], digits: int = 2) -> str:
     """The mean and, of several, the standard deviation; "not defined" if a value is not."""
     numbers = [value for value in values if value is not None]
     if len(numbers) < len(values) or not numbers:

@@ -6,7 +6,7 @@ called as it is written. Read this file first and edit it freely: change a defau
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -15,10 +15,7 @@ from jaxtyping import Float, Real
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
-from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.networks import MLP, on_log_scale
-from pyro_vae.posteriors import DiagonalNormal
-from pyro_vae.priors import StandardNormal
+from pyro_vae import likelihoods, networks, posteriors, priors
 
 
 class VAE(PyroModule):
@@ -30,7 +27,8 @@ class VAE(PyroModule):
         posterior: `posterior(x)` is q(z | x), with event shape `(latent_dim,)`.
 
     Raises:
-        ValueError: If prior and posterior differ in support or in latent dimension.
+        ValueError: If prior and posterior differ in support, in latent dimension, or in the number of
+            values of a discrete variable.
 
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114
@@ -43,10 +41,16 @@ class VAE(PyroModule):
 
     def __init__(self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module) -> None:
         super().__init__()
-        for word, p, q in (
-            ("support", prior.support, posterior.support),
-            ("latent_dim", prior.latent_dim, posterior.latent_dim),
-        ):
+        if prior.support != posterior.support:
+            raise ValueError(
+                "prior and posterior must have the same support: "
+                f"{type(prior).__name__} has {prior.support}, "
+                f"{type(posterior).__name__} has {posterior.support}. "
+                f"On {prior.support}, posteriors are {names_of_support(posteriors.POSTERIORS, prior.support)}; "
+                f"on {posterior.support}, priors are {names_of_support(priors.PRIORS, posterior.support)}."
+            )
+        for word in ("latent_dim", "values"):
+            p, q = (getattr(part, word, None) for part in (prior, posterior))
             if p != q:
                 raise ValueError(
                     f"prior and posterior must have the same {word}: "
@@ -82,18 +86,19 @@ def build(
     event_shape: Sequence[int],
     latent_dim: int = 8,
     *,
-    prior: Callable[..., nn.Module] = StandardNormal,
-    likelihood: Callable[..., nn.Module] = Bernoulli,
-    posterior: Callable[..., nn.Module] = DiagonalNormal,
-    network: Callable[..., nn.Module] = MLP,
+    prior: Callable[..., nn.Module] = priors.StandardNormal,
+    likelihood: Callable[..., nn.Module] = likelihoods.Bernoulli,
+    posterior: Callable[..., nn.Module] = posteriors.DiagonalNormal,
+    network: Callable[..., nn.Module] = networks.MLP,
     train_data: Real[Tensor, " n *event"] | None = None,
     train_size: int | None = None,
+    levels: int | None = None,
 ) -> VAE:
     """A VAE from the classes of its parts. The defaults above are the command line's.
 
     Each constructor is handed, by parameter name, what it asks for among `latent_dim`,
-    `event_shape`, `encoder`, `decoder`, `posterior`, `train_data` and `train_size`. An encoder of
-    counts reads log(1 + x).
+    `event_shape`, `encoder`, `decoder`, `posterior`, `train_data`, `train_size` and `levels`. An
+    encoder of counts reads log(1 + x), one of integers x / (levels - 1).
 
     Args:
         event_shape: The shape of a datum.
@@ -104,10 +109,17 @@ def build(
         network: The class of encoder and decoder, called with an input and an output shape.
         train_data: Training data in the likelihood's support, for parts that start from data.
         train_size: The number of training data.
+        levels: The number of levels 0, ..., levels - 1 of the data; None if they have none.
+
+    Raises:
+        ValueError: If parts do not fit together, or a likelihood of integers is given no `levels`.
     """
     encoder, decoder = partial(network, tuple(event_shape)), partial(network, (latent_dim,))
-    if _class_of(likelihood).support == "counts":
-        encoder = on_log_scale(encoder)
+    support = _class_of(likelihood).support
+    if support == "counts":
+        encoder = networks.on_log_scale(encoder)
+    if support == "integers":
+        encoder = networks.on_unit_scale(encoder, levels)
     given: dict[str, Any] = {
         "event_shape": tuple(event_shape),
         "latent_dim": latent_dim,
@@ -115,6 +127,7 @@ def build(
         "decoder": decoder,
         "train_data": train_data,
         "train_size": train_size,
+        "levels": levels,
     }
 
     def construct(part: Callable[..., nn.Module]) -> nn.Module:
@@ -124,6 +137,11 @@ def build(
 
     given["posterior"] = construct(posterior)
     return VAE(construct(prior), construct(likelihood), given["posterior"])
+
+
+def names_of_support(parts: Mapping[str, Any], support: Any) -> str:
+    """The names of a family's parts of a support, for a message."""
+    return ", ".join(name for name, part in parts.items() if part.support == support) or "none"
 
 
 def _class_of(part: Callable[..., nn.Module]) -> Any:

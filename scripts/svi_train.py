@@ -21,15 +21,14 @@ import pyro
 import torch
 from pyro.nn import PyroModule
 
-from pyro_vae.data import PreparedData, default_root
+from pyro_vae.data import default_root
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.command_line import parse
 from pyro_vae.training.configuration import (
     build_objective,
     build_vae,
-    likelihood_support,
     load_data,
-    preparation_options,
+    prepare_data,
     to_yaml,
     training_options,
 )
@@ -100,16 +99,13 @@ def run(configuration: Configuration) -> int:
 def run_among(processes: Processes, device: torch.device, configuration: Configuration) -> int:
     """Run this process's part: the first one alone writes and prints."""
     root = Path(configuration["data_root"]) if configuration["data_root"] else default_root()
-    data = PreparedData(
-        load_data(configuration, root),
-        likelihood_support(configuration),
-        **preparation_options(configuration),
-    )
+    data = prepare_data(configuration, load_data(configuration, root))
     vae = build_vae(
         configuration,
         data.dataset.event_shape,
         train_data=data.transform(data.train[: min(len(data.train), 10_000)]),
         train_size=len(data.train),
+        levels=data.dataset.levels,
     ).to(device)
     training = Training(
         vae,
@@ -155,6 +151,7 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
             checkpoint=directory.checkpoint,
             describe={
                 "event_shape": list(data.dataset.event_shape),
+                "levels": data.dataset.levels,
                 "model_hash": model_hash(configuration),
             },
             on_checkpoint=lambda state: directory.write_records(state.history),

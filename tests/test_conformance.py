@@ -15,6 +15,7 @@ from pyro_vae.objectives import OBJECTIVES
 
 EVENT_SHAPE = (1, 2, 2)
 LATENT_DIM = 2
+LEVELS = 4
 PRIORS, LIKELIHOODS = priors.PRIORS, likelihoods.LIKELIHOODS
 POSTERIORS, NETWORKS = posteriors.POSTERIORS, networks.NETWORKS
 
@@ -26,26 +27,64 @@ def data(support: str, n: int = 5) -> torch.Tensor:
         "binary": (uniform < 0.5).float(),
         "unit": uniform,
         "real": 4 * uniform - 2,
-        "integers": (uniform * 4).floor(),
+        "integers": (uniform * LEVELS).floor(),
         "counts": (uniform * 9).floor(),
     }[support]
 
 
-def grid(support: str, points: int) -> tuple[torch.Tensor, float]:
+def grid(support: str, points: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Points over the support of one variable, and what each of them weighs in a sum."""
-    low, high = {"real": (-12.0, 12.0), "unit": (0.0, 1.0)}[support]
+    low, high = {
+        "real": (-40.0, 40.0),
+        "unit": (0.0, 1.0),
+        "positive": (-14.0, 8.0),  # of log z
+        "sparse": (-40.0, 40.0),
+    }[support]
     width = (high - low) / points
-    return low + width * (torch.arange(points) + 0.5), width
+    line = low + width * (torch.arange(points) + 0.5)
+    if support == "positive":
+        return line.exp(), width * line.exp()
+    weight = torch.full((points,), width)
+    if support == "sparse":
+        # An atom at 0 beside the density.
+        return torch.cat([torch.zeros(1), line]), torch.cat([torch.ones(1), weight])
+    return line, weight
+
+
+def plane(support: str, points: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points over a support with a latent_dim of two, and what each of them weighs in a sum."""
+    if support == "one_hot":
+        return torch.eye(2), torch.ones(2)
+    if support == "simplex":
+        line, weight = grid("unit", points**2)
+        return torch.stack([line, 1 - line], -1), weight
+    if support == "sphere":
+        angles = 2 * math.pi * torch.arange(points) / points
+        return torch.stack([angles.cos(), angles.sin()], -1), torch.full_like(
+            angles, 2 * math.pi / points
+        )
+    line, weight = grid(support, points)
+    return torch.cartesian_prod(line, line), torch.cartesian_prod(weight, weight).prod(-1)
 
 
 def mass(
     distribution: torch.distributions.Distribution, support: str, points: int
 ) -> torch.Tensor:
-    """The mass of a two-dimensional density, by the midpoint rule, for each batch element."""
-    line, width = grid(support, points)
+    """The mass of a density with a latent_dim of two, by the midpoint rule, for each batch element."""
+    z, weight = plane(support, points)
     batch = distribution.batch_shape
-    z = torch.cartesian_prod(line, line).reshape(-1, *[1] * len(batch), 2)
-    return distribution.log_prob(z.expand(-1, *batch, 2)).exp().sum(0).detach() * width**2
+    z = z.reshape(-1, *[1] * len(batch), 2).expand(-1, *batch, 2)
+    weight = weight.reshape(-1, *[1] * len(batch))
+    return (distribution.log_prob(z).detach().exp() * weight).sum(0)
+
+
+def partner(parts: dict[str, type[nn.Module]], support: str) -> type[nn.Module]:
+    """The first part of a support."""
+    return next(part for part in parts.values() if part.support == support)
+
+
+def class_of(part):
+    return part.func if isinstance(part, partial) else part
 
 
 def assert_gradients(module: nn.Module, loss: torch.Tensor) -> None:
@@ -65,7 +104,13 @@ def assert_round_trip(module: nn.Module, other: nn.Module) -> None:
 
 
 def a_vae(**parts: type[nn.Module]):
-    return build(EVENT_SHAPE, LATENT_DIM, network=partial(networks.MLP, hidden=(8,)), **parts)
+    """A small VAE of these parts. Where they leave a choice, a prior and a posterior that fit."""
+    if "prior" in parts and "posterior" not in parts:
+        parts["posterior"] = partner(POSTERIORS, class_of(parts["prior"]).support)
+    if "posterior" in parts and "prior" not in parts:
+        parts["prior"] = partner(PRIORS, class_of(parts["posterior"]).support)
+    hidden = partial(networks.MLP, hidden=(8,))
+    return build(EVENT_SHAPE, LATENT_DIM, network=hidden, levels=LEVELS, **parts)
 
 
 @pytest.mark.parametrize("name", PRIORS)
@@ -79,7 +124,7 @@ def test_prior(name):
     assert z.shape == (7, LATENT_DIM)
     assert p.support.check(z).all()
     assert p.expand((4, 7)).log_prob(z.expand(4, 7, LATENT_DIM)).shape == (4, 7)
-    assert mass(p, prior.support, 400) == pytest.approx(1, abs=1e-2)
+    assert mass(p, prior.support, 500) == pytest.approx(1, abs=1e-2)
     if list(prior.parameters()):
         assert_gradients(prior, -p.log_prob(z).sum())
     assert_round_trip(vae, a_vae(prior=PRIORS[name]))
@@ -99,7 +144,8 @@ def test_posterior(name):
     z = q.rsample((3,))
     assert q.support.check(z).all()
     assert q.expand((3, 5)).log_prob(z).shape == (3, 5)
-    torch.testing.assert_close(mass(q, posterior.support, 400), torch.ones(5), atol=1e-2, rtol=0)
+    total = mass(posterior(x), posterior.support, 500)
+    torch.testing.assert_close(total, torch.ones(5), atol=1e-2, rtol=0)
     assert posterior.embed(x).shape == (5, LATENT_DIM)
     # Leading axes are free, and a datum's posterior does not depend on them.
     torch.testing.assert_close(posterior.embed(x.expand(2, *x.shape))[1], posterior.embed(x))
@@ -135,14 +181,18 @@ def test_likelihood(part, options):
 @pytest.mark.parametrize(("part", "options"), list(likelihood_cases()))
 def test_likelihood_has_mass_one(part, options):
     """With one element, over its support."""
-    vae = build((1,), LATENT_DIM, likelihood=partial(part, **options), network=networks.MLP)
+    part = partial(part, **options)
+    vae = build((1,), LATENT_DIM, likelihood=part, network=networks.MLP, levels=LEVELS)
     p = vae.likelihood(torch.randn(4, LATENT_DIM))
     support = vae.likelihood.support
-    if support in ("binary", "counts"):
-        points, width = torch.arange(2.0 if support == "binary" else 200.0), 1.0
+    whole = {"binary": 2, "integers": LEVELS, "counts": 2000}
+    if support in whole:
+        points = torch.arange(float(whole[support]))
+        weight = torch.ones_like(points)
     else:
-        points, width = grid(support, 20_000)
-    total = p.log_prob(points[:, None, None].expand(-1, 4, 1)).exp().sum(0) * width
+        points, weight = grid(support, 20_000)
+    density = p.log_prob(points[:, None, None].expand(-1, 4, 1)).exp()
+    total = (density * weight[:, None]).sum(0)
     torch.testing.assert_close(total, torch.ones(4), atol=1e-3, rtol=0)
 
 
@@ -160,8 +210,10 @@ def test_network(name):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("posterior", POSTERIORS)
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize(
+    ("prior", "posterior"),
+    [(p, q) for p in PRIORS for q in POSTERIORS if PRIORS[p].support == POSTERIORS[q].support],
+)
 def test_objective_reaches_every_parameter(prior, posterior, objective):
     vae = a_vae(prior=PRIORS[prior], posterior=POSTERIORS[posterior])
     maximised = OBJECTIVES[objective]()
@@ -185,6 +237,7 @@ def test_support_is_a_word(family):
         "simplex",
         "sphere",
         "one_hot",
+        "sparse",
         "binary",
         "integers",
         "counts",

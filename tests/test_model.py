@@ -37,7 +37,11 @@ def test_traces_read_as_the_mathematics(x):
     ("prior", "posterior", "message"),
     [
         (priors.StandardNormal(3), posteriors.DiagonalNormal, "same latent_dim: .*has 3.*has 4"),
-        (priors.StandardNormal(4), None, "same support: .*has real.*has simplex"),
+        (
+            priors.StandardNormal(4),
+            None,
+            "same support: .*has real.*has simplex.*On real, posteriors are diagonal_normal",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(prior, posterior, message):
@@ -85,6 +89,18 @@ def test_an_encoder_of_counts_reads_logarithms():
     x = torch.tensor([[0.0, 7.0, 1000.0]])
     torch.testing.assert_close(vae.posterior.encoder(x), vae.posterior.encoder.network(x.log1p()))
     assert vae.posterior.encoder(-x).isfinite().all()
+
+
+def test_an_encoder_of_integers_reads_the_unit_interval():
+    class Levels(likelihoods.Poisson):
+        support = "integers"
+
+    vae = build((3,), 2, likelihood=Levels, levels=11)
+    x = torch.tensor([[0, 5, 10]])
+    network = vae.posterior.encoder.network
+    torch.testing.assert_close(vae.posterior.encoder(x), network(torch.tensor([[0, 0.5, 1]])))
+    with pytest.raises(ValueError, match="levels, got None"):
+        build((3,), 2, likelihood=Levels)
 
 
 def test_prior_predictive(x):

@@ -1,15 +1,13 @@
 """The suite `evaluation`: importance-weighted log p(x) beside the decoder's matrix products alone."""
 
 import json
-import os
-import subprocess
 import sys
 import time
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from analysis.speed.interleaving import thread_variables
+from analysis.speed.child import result_of
 from analysis.speed.suite import Options, Result
 from analysis.speed.summary import ratio, spread
 from analysis.speed.targets import EVALUATION_BYTES, EVALUATION_RATIO, at_most
@@ -169,17 +167,7 @@ def products_seconds(images: int, widths: tuple[int, ...], routine: str) -> floa
 
 def _child(options: Options) -> dict[str, Any]:
     job = [options.images, options.rounds, options.data, options.data_root]
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis.speed.evaluation", json.dumps(job)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **thread_variables(options.threads)},
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise RuntimeError(f"the evaluation failed: {lines[-1][:300]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return result_of("analysis.speed.evaluation", json.dumps(job), options.threads)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """The suite `memory`: the peak memory of training against the number of images."""
 
 import json
-import os
-import subprocess
 import sys
 from functools import partial
 from typing import Any
 
-from analysis.speed.interleaving import thread_variables
+from analysis.speed.child import ChildFailed, result_of
 from analysis.speed.suite import Options, Result
 from analysis.study import markdown
 
@@ -62,17 +60,10 @@ def main(images: int) -> dict[str, Any]:
 
 
 def _peak_of(module: str, images: int, options: Options) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", module, str(images)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **thread_variables(options.threads)},
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        return {"bytes": None, "status": f"failed: {lines[-1][:300]}"}
-    return json.loads(done.stdout.splitlines()[-1])
+    try:
+        return result_of(module, str(images), options.threads)
+    except ChildFailed as error:
+        return {"bytes": None, "status": f"failed: {error}"}
 
 
 def _shown(point: dict[str, Any]) -> str:

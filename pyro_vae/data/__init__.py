@@ -19,7 +19,7 @@ from pyro_vae.data.image_files import dsprites, freyface, omniglot, static_mnist
 from pyro_vae.data.image_folders import image_folder
 from pyro_vae.data.own_data import OWN_DATA, own_data
 from pyro_vae.data.photos import photos
-from pyro_vae.data.preparation import PreparedData
+from pyro_vae.data.preparation import PreparedData, SupportMismatchError
 from pyro_vae.data.tables import table_file
 from pyro_vae.data.torchvision_sets import fashion_mnist, kmnist, mnist
 
@@ -56,6 +56,7 @@ __all__ = [
     "OWN_DATA",
     "Dataset",
     "PreparedData",
+    "SupportMismatchError",
     "array_file",
     "celeba",
     "cifar10",

@@ -25,19 +25,23 @@ _FITS = {
     "real": ("real",),
 }
 
-# What error messages propose.
-_EXAMPLES = {
-    "binary": "binary (bernoulli)",
-    "unit": "unit (continuous_bernoulli)",
-    "real": "real (normal)",
-    "integers": "integers",
-    "counts": "counts",
-}
-
 # Each split is prepared once with its own seed, whatever the run's is. Changing one of these, or the
 # number of rows at a time, changes every reported test number.
 _SEEDS = {split: 714_025 + index for index, split in enumerate(SPLITS)}
 _ROWS_AT_A_TIME = 4096
+
+
+class SupportMismatchError(ValueError):
+    """A likelihood is no density on the data.
+
+    Args:
+        message: What does not fit.
+        fits: The supports of likelihoods that would.
+    """
+
+    def __init__(self, message: str, fits: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.fits = fits
 
 
 class _Scaled(nn.Module):
@@ -132,7 +136,8 @@ class PreparedData:
     `description` says in a line what was done.
 
     Raises:
-        ValueError: If an option is unknown, or the likelihood is no density on such data.
+        ValueError: If an option is unknown.
+        SupportMismatchError: A ValueError, if the likelihood is no density on such data.
     """
 
     transform: nn.Module
@@ -153,17 +158,20 @@ class PreparedData:
                 raise ValueError(f"{option} must be one of {', '.join(allowed)}, got {value!r}.")
         fits = _FITS[dataset.support]
         if likelihood_support not in fits:
-            raise ValueError(
+            raise SupportMismatchError(
                 f"{dataset.name} holds {dataset.support} data ({SUPPORTS[dataset.support]}), on which "
                 f"a likelihood of {likelihood_support} data is no density; use a likelihood whose "
-                f"support is {' or '.join(_EXAMPLES[word] for word in fits)}."
+                f"support is {' or '.join(fits)}.",
+                fits,
             )
         binarised = likelihood_support == "binary" and dataset.support != "binary"
         if binarised and binarisation == "none":
-            raise ValueError(
+            others = tuple(word for word in fits if word != "binary")
+            raise SupportMismatchError(
                 f"{dataset.name} holds {_values(dataset)}, on which a likelihood of binary data is no "
                 "density; use binarisation dynamic, static or threshold, or a likelihood whose support "
-                f"is {' or '.join(_EXAMPLES[word] for word in fits if word in ('unit', 'real'))}."
+                f"is {' or '.join(others)}.",
+                others,
             )
         if binarised and binarisation == "static" and isinstance(dataset.train, MemoryMapped):
             raise ValueError(

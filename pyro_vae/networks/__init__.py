@@ -18,6 +18,7 @@ from pyro_vae.networks.layers import Activation
 from pyro_vae.networks.log_scale import LogScale, on_log_scale
 from pyro_vae.networks.network import Network, NetworkFactory
 from pyro_vae.networks.normalisation import BatchNorm, Norm, running_statistics
+from pyro_vae.networks.unit_scale import UnitScale, on_unit_scale
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "mlp": MLP,
@@ -40,6 +41,8 @@ __all__ = [
     "NetworkFactory",
     "Norm",
     "ResNet",
+    "UnitScale",
     "on_log_scale",
+    "on_unit_scale",
     "running_statistics",
 ]

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, get_args
 
 import pyro
@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 _LOSS_TOLERANCE = 1e-4
 # A gradient this much smaller than all of them together is rounding, and is not compared.
 _NEGLIGIBLE = 1e-6
+
+
+# A number that is another at each call would be compiled at each call.
+_MOST_GRAPHS = 8
 
 
 class Compiled:
@@ -75,6 +79,7 @@ class Compiled:
         # By form, "on" or "off". Who goes on with a training sets them first, and gets the same.
         self.decisions: dict[str, str] = {}
         self.seconds = 0.0
+        self._told = False
         self._runners: dict[Any, Callable[..., tuple[Tensor, ...]]] = {}
 
     def __call__(self, *arguments: Any) -> tuple[Tensor, ...]:
@@ -83,13 +88,13 @@ class Compiled:
             return self.function(*arguments)
         leaves, structure = pytree.tree_flatten(arguments)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        # Whatever is no tensor is a constant of the graph.
-        key = (
-            structure,
-            *((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves),
-        )
+        if not all(isinstance(leaf, Hashable) for leaf in leaves):
+            return self._uncompiled(arguments, "an argument can be no constant of a graph")
+        key = (structure, *map(_constant, leaves))
         if runner := self._runners.get(key):
             return runner(*tensors)
+        if len(self._runners) >= _MOST_GRAPHS:
+            return self._uncompiled(arguments, "arguments that are no tensors keep changing")
 
         def of_tensors(*values: Tensor) -> tuple[Tensor, ...]:
             remaining = iter(values)
@@ -104,6 +109,12 @@ class Compiled:
             self._runners[key] = of_tensors
             return of_tensors(*tensors)
         return self._compile(key, of_tensors, form, tensors)
+
+    def _uncompiled(self, arguments: tuple[Any, ...], reason: str) -> tuple[Tensor, ...]:
+        if not self._told:
+            log.warning("compiled step: some calls run eagerly, as %s; give tensors.", reason)
+            self._told = True
+        return self.function(*arguments)
 
     def forget(self) -> None:
         """Compile anew at the next call: tensors that the function changes were bound anew."""
@@ -221,6 +232,14 @@ class Compiled:
             ):
                 return f"{name} differs from the eager one by {float(far / move):.1e} of its norm"
         return None
+
+
+def _constant(leaf: Any) -> Any:
+    """What a graph is for: a tensor's form, and the value of whatever is no tensor."""
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device
+    # With its type, as 1 and True are equal.
+    return type(leaf), leaf
 
 
 def _shapes(*arguments: Any) -> str:

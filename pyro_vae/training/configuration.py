@@ -19,6 +19,7 @@ from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.training.loop import Training
 from pyro_vae.training.model_files import MODEL_FAMILIES, model_file, model_parts
 from pyro_vae.training.plain_yaml import Configuration, ConfigurationError
+from pyro_vae.training.preparing import prepared
 
 FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "data": DATASETS,
@@ -56,8 +57,11 @@ def build_vae(
     *,
     train_data: Tensor | None = None,
     train_size: int | None = None,
+    levels: int | None = None,
 ) -> PyroModule:
     """The VAE that a configuration names, untrained.
+
+    The data's description goes to `build` by name, as far as a model file of one's own asks for it.
 
     Raises:
         ValueError: If parts do not fit together.
@@ -68,14 +72,17 @@ def build_vae(
         for family, choices in model_parts(module).items()
     }
 
+    asked = inspect.signature(module.build).parameters
+
     def build(**data: Any) -> PyroModule:
-        return module.build(tuple(event_shape), configuration["latent_dim"], **parts, **data)
+        given = {**parts, **{name: value for name, value in data.items() if name in asked}}
+        return module.build(tuple(event_shape), configuration["latent_dim"], **given)
 
     sizes = [configuration["latent_dim"], *_integers([configuration[f] for f in MODEL_FAMILIES])]
     try:
         if max(sizes) > LARGE_SIZE or math.prod(event_shape) > LARGE_DATUM:
-            _check_memory(build, train_size)
-        return build(train_data=train_data, train_size=train_size)
+            _check_memory(build, train_size, levels)
+        return build(train_data=train_data, train_size=train_size, levels=levels)
     except (OverflowError, MemoryError, RuntimeError, TypeError) as error:
         # torch says so in each of these types; what is no matter of size is a program's mistake.
         if not re.search(
@@ -96,7 +103,9 @@ def _integers(value: Any) -> Iterator[int]:
         yield value
 
 
-def _check_memory(build: Callable[..., nn.Module], train_size: int | None) -> None:
+def _check_memory(
+    build: Callable[..., nn.Module], train_size: int | None, levels: int | None
+) -> None:
     """Build without memory first: a system may grant more than it has, and then end the process.
 
     Raises:
@@ -104,7 +113,7 @@ def _check_memory(build: Callable[..., nn.Module], train_size: int | None) -> No
     """
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            vae = build(train_size=train_size)
+            vae = build(train_size=train_size, levels=levels)
     # A part that looks at its tensors, or needs data, cannot be measured so.
     except (ValueError, RuntimeError) as error:
         if re.search("overflow", str(error), re.IGNORECASE):
@@ -120,10 +129,17 @@ def _check_memory(build: Callable[..., nn.Module], train_size: int | None) -> No
         )
 
 
-def likelihood_support(configuration: Configuration) -> str:
-    """The support of the data that the configured likelihood is a density on."""
+def prepare_data(configuration: Configuration, dataset: Dataset) -> PreparedData:
+    """The data as the configured likelihood needs them.
+
+    Raises:
+        ValueError: If the likelihood is no density on such data.
+    """
     parts = model_parts(model_file(configuration["model"]))
-    return parts["likelihood"][configuration["likelihood"]["name"]].support  # pyright: ignore[reportFunctionMemberAccess]
+    likelihood = parts["likelihood"][configuration["likelihood"]["name"]]
+    names = inspect.signature(PreparedData).parameters.keys() & configuration.keys()
+    options = {name: configuration[name] for name in names - {"dataset", "likelihood_support"}}
+    return prepared(dataset, likelihood, **options)
 
 
 def build_objective(configuration: Configuration) -> nn.Module:
@@ -135,12 +151,6 @@ def training_options(configuration: Configuration) -> dict[str, Any]:
     """The options of `Training` in a configuration."""
     names = inspect.signature(Training).parameters.keys() & configuration.keys()
     return {name: configuration[name] for name in names - {"program", "data", "objective"}}
-
-
-def preparation_options(configuration: Configuration) -> dict[str, Any]:
-    """The options of `PreparedData` in a configuration."""
-    names = inspect.signature(PreparedData).parameters.keys() & configuration.keys()
-    return {name: configuration[name] for name in names - {"dataset", "likelihood_support"}}
 
 
 def _options(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.loop import Record, Training
+from pyro_vae.training.preparing import prepared
 
 
 def fit(
@@ -40,14 +41,9 @@ def fit(
     if isinstance(data, (Tensor, np.ndarray)):
         data = Dataset.from_array(data)
     if isinstance(data, Dataset):
-        data = PreparedData(data, support_of(vae))
+        data = prepared(data, vae.likelihood)
     training = Training(vae, data, objective, **options)
     path = None if checkpoint is None else Path(checkpoint)
     if resume and path is not None and path.exists():
         training.load_state_dict(load_checkpoint(path))
     return training.run(checkpoint=path, progress=progress)
-
-
-def support_of(program: Any) -> str:
-    """The support of the data that a program's likelihood is a density on."""
-    return program.likelihood.support

@@ -185,7 +185,12 @@ def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
     # Before the model file is run.
     run.check_model(stored_model(arguments), state)
     configuration = parse_stored(arguments)
-    vae = build_vae(configuration, state["event_shape"], train_size=state["train_size"])
+    vae = build_vae(
+        configuration,
+        state["event_shape"],
+        train_size=state["train_size"],
+        levels=state.get("levels"),
+    )
     load_parameters(vae, state["program"] if state["best"] is None else state["best"])
     vae.eval()
     vae.configuration = configuration  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
@@ -200,6 +205,7 @@ def _check_description(path: Path, state: Mapping[str, Any]) -> None:
         and 1 <= len(shape) <= 8
         and all(type(length) is int and 1 <= length < 2**40 for length in shape)
         and type(size) is int
+        and (state.get("levels") is None or type(state["levels"]) is int)
         and isinstance(state.get("model_hash"), str)
         and "best" in state
     ):

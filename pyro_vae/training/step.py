@@ -85,6 +85,7 @@ class Step:
         self.loss = loss
         self.parameters = dict(parameters)
         self.clip_norm = clip_norm
+        self.modules = modules
         self.processes = processes or Processes()
         self.optimizer = torch.optim.Adam(list(self.parameters.values()), lr=lr, fused=True)
         device = next(iter(self.parameters.values())).device
@@ -205,9 +206,13 @@ class Step:
             f"the gradient of {name}": self.optimizer.state[parameter]["exp_avg"]
             for name, parameter in self.parameters.items()
         }
-        return moments | {
-            f"the total of {name}": total for name, total in self.totals.sums.items()
+        buffers = {
+            f"the buffer {name}": buffer
+            for module in self.modules
+            for name, buffer in module.named_buffers()
         }
+        totals = {f"the total of {name}": total for name, total in self.totals.sums.items()}
+        return moments | buffers | totals
 
 
 def _like(gradient: Tensor, parameter: Tensor) -> Tensor:

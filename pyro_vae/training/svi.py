@@ -5,9 +5,10 @@ from typing import Any, cast
 
 import pyro
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.compilation.work import CompileMode
+from pyro_vae.evaluating import owners_of
 from pyro_vae.training.step import Loss, Step
 
 
@@ -103,7 +104,7 @@ class CompiledSVI:
         self._step = Step(
             self._loss,
             _parameters(found.trace),
-            modules=_modules(self.model, self.guide),
+            modules=owners_of(self.model, self.guide),
             **self._options,
         )
         return self._step
@@ -115,12 +116,6 @@ class CompiledSVI:
 
     def _loss(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Loss:
         return Loss(self.loss(self.model, self.guide, *args, **kwargs))
-
-
-def _modules(*programs: Any) -> list[nn.Module]:
-    """The modules that programs are, or are methods of."""
-    owners = [getattr(program, "__self__", program) for program in programs]
-    return [owner for owner in owners if isinstance(owner, nn.Module)]
 
 
 def _parameters(trace: poutine.Trace) -> dict[str, Tensor]:

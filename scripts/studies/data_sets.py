@@ -15,17 +15,16 @@ from pathlib import Path
 
 from analysis.study import (
     Results,
-    StudyError,
     cells_of,
     common_command,
     fill_cell,
     made_with,
     markdown,
     mean_and_spread,
-    read_results,
+    run_study,
+    study_parser,
     svi_train,
     svi_train_command,
-    write_between_markers,
 )
 
 # Each set's own options. All else is the default: what the set needs is a likelihood of its support.
@@ -85,38 +84,25 @@ def tables(results: Results) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser = study_parser(__doc__, RESULTS)
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="These sets.")
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), help="These seeds.")
     parser.add_argument("--steps", type=int, default=2000, help="The number of training steps.")
-    parser.add_argument("--again", action="store_true", help="Repeat what is there, too.")
-    parser.add_argument("--table", action="store_true", help="Print the table, and train nothing.")
-    parser.add_argument("--write-readme", type=Path, help="Put the table there; train nothing.")
     parser.add_argument("--samples", type=Path, help="Keep figures of samples of the first seed.")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="Where results are kept.")
     options = parser.parse_args(arguments)
-    try:
-        if not (options.table or options.write_readme):
-            for seed in options.seeds:
-                for row in options.only:
-                    given = arguments_of(row, seed, options.steps)
-                    keep = options.samples if seed == options.seeds[0] else None
-                    picture = None if keep is None else keep / f"{row}.png"
-                    make = partial(svi_train, given, KEPT, picture=picture)
-                    name, command = f"{row}/{seed}", svi_train_command(given)
-                    fill_cell(options.results, name, command, make, again=options.again)
-        table = tables(read_results(options.results))
-        if options.write_readme:
-            write_between_markers(options.write_readme, "data_sets", table)
-        else:
-            print(table)
-    except (ValueError, OSError, StudyError) as error:
-        print(f"data_sets.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1 if isinstance(error, StudyError) else 2
-    except KeyboardInterrupt:
-        print("data_sets.py: stopped; the same command goes on with the next", file=sys.stderr)
-        return 130
-    return 0
+    return run_study("data_sets", options, partial(fill, options), tables)
+
+
+def fill(options: argparse.Namespace) -> None:
+    """Train what is not there yet, and store it row by row."""
+    for seed in options.seeds:
+        for row in options.only:
+            given = arguments_of(row, seed, options.steps)
+            keep = options.samples if seed == options.seeds[0] else None
+            picture = None if keep is None else keep / f"{row}.png"
+            make = partial(svi_train, given, KEPT, picture=picture)
+            name, command = f"{row}/{seed}", svi_train_command(given)
+            fill_cell(options.results, name, command, make, again=options.again)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ is there, `--write-readme README.md` puts it between the README's markers. On tw
 about a quarter of an hour; `--mnist-epochs 100` is the larger setting for a GPU.
 """
 
-import argparse
 import math
 import shlex
 import statistics
@@ -25,17 +24,16 @@ from tqdm import tqdm
 from analysis.study import (
     Cell,
     Results,
-    StudyError,
     cells_of,
     common_command,
     fill_cell,
     made_with,
     markdown,
     mean_and_spread,
-    read_results,
+    run_study,
+    study_parser,
     svi_train,
     svi_train_command,
-    write_between_markers,
 )
 from pyro_vae.training.provenance import provenance
 
@@ -355,50 +353,24 @@ def _verdict(met: bool) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser = study_parser(__doc__, RESULTS)
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="These rows.")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="These seeds.")
     parser.add_argument(
         "--mnist-epochs", type=int, default=10, help="The epochs of the MNIST rows."
     )
     parser.add_argument("--max-steps", type=int, help="A bound on the number of steps, if fewer.")
-    parser.add_argument("--again", action="store_true", help="Repeat what is there, too.")
-    parser.add_argument("--table", action="store_true", help="Print the table, and train nothing.")
-    parser.add_argument(
-        "--write-readme", type=Path, help="Put the table in this file, and train nothing."
-    )
-    parser.add_argument(
-        "--results", type=Path, default=RESULTS, help="Where the results are kept."
-    )
     options = parser.parse_args(arguments)
-    try:
-        if not (options.table or options.write_readme):
-            run(
-                options.results,
-                options.only,
-                options.seeds,
-                mnist_epochs=options.mnist_epochs,
-                max_steps=options.max_steps,
-                again=options.again,
-            )
-        table = tables(read_results(options.results))
-        if options.write_readme:
-            write_between_markers(options.write_readme, "first_numbers", table)
-        else:
-            print(table)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"first_numbers.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except StudyError as error:
-        print(f"first_numbers.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            "first_numbers.py: stopped; the same command goes on with the next cell",
-            file=sys.stderr,
-        )
-        return 130
-    return 0
+    fill = partial(
+        run,
+        options.results,
+        options.only,
+        options.seeds,
+        mnist_epochs=options.mnist_epochs,
+        max_steps=options.max_steps,
+        again=options.again,
+    )
+    return run_study("first_numbers", options, fill, tables)
 
 
 if __name__ == "__main__":

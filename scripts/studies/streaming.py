@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from analysis.study import (
     Cell,
     Results,
     StudyError,
+    fill_cell,
     made_with,
     markdown,
-    read_results,
-    write_between_markers,
+    run_study,
+    study_parser,
 )
-from pyro_vae.training.checkpoint import write_atomically
 
 SIZES = (0.5, 2.0, 6.0)
 SHAPE = (28, 28)
@@ -182,35 +183,17 @@ def tables(results: Results) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser = study_parser(__doc__, RESULTS)
     parser.add_argument("--sizes", nargs="+", type=float, default=SIZES, help="In GB.")
     parser.add_argument("--steps", type=int, default=300, help="The number of training steps.")
     parser.add_argument("--folder", type=Path, help="Where files are written, and deleted again.")
-    parser.add_argument("--again", action="store_true", help="Repeat what is there, too.")
-    parser.add_argument("--table", action="store_true", help="Print the table; measure nothing.")
-    parser.add_argument("--write-readme", type=Path, help="Put the table there; measure nothing.")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="Where results are kept.")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--in-memory", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    try:
-        if options.measure:
-            print(json.dumps(measure(options.measure, options.steps, not options.in_memory)))
-            return 0
-        if not (options.table or options.write_readme):
-            fill(options)
-        table = tables(read_results(options.results))
-        if options.write_readme:
-            write_between_markers(options.write_readme, "streaming", table)
-        else:
-            print(table)
-    except (ValueError, OSError, StudyError) as error:
-        print(f"streaming.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1 if isinstance(error, StudyError) else 2
-    except KeyboardInterrupt:
-        print("streaming.py: stopped; the same command goes on with the next", file=sys.stderr)
-        return 130
-    return 0
+    if options.measure:
+        print(json.dumps(measure(options.measure, options.steps, not options.in_memory)))
+        return 0
+    return run_study("streaming", options, partial(fill, options), tables)
 
 
 def fill(options: argparse.Namespace) -> None:
@@ -220,17 +203,8 @@ def fill(options: argparse.Namespace) -> None:
         name = f"{size:g} GB, {'on the disk' if memory_map else 'in memory'}"
         given = ["--sizes", f"{size:g}", "--steps", str(options.steps)]
         command = shlex.join(["python", "scripts/studies/streaming.py", *given])
-        results = read_results(options.results)
-        if not options.again and results.get(name, {}).get("command") == command:
-            print(f"{name} is there: {command}")
-            continue
-        print(f"{name}: {command}", flush=True)
-        results[name] = {
-            "command": command,
-            **cell(options.folder, size, options.steps, memory_map),
-        }
-        text = json.dumps(dict(sorted(results.items())), indent=2, allow_nan=False) + "\n"
-        write_atomically(options.results, text.encode())
+        make = partial(cell, options.folder, size, options.steps, memory_map)
+        fill_cell(options.results, name, command, make, again=options.again)
 
 
 if __name__ == "__main__":

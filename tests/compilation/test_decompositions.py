@@ -128,7 +128,12 @@ def test_products_through_onednn():
     def products(x, w, g, b):
         return x @ w.t(), g @ w, g.t() @ x, torch.addmm(b, x, w.t()), x.double() @ w.double().t()
 
-    arguments = torch.randn(64, 90), torch.randn(70, 90), torch.randn(64, 70), torch.randn(70)
+    arguments = (
+        torch.randn(128, 120),
+        torch.randn(100, 120),
+        torch.randn(128, 100),
+        torch.randn(100),
+    )
     traced = trace(products, *arguments)
     exact = products(*arguments)
     through_onednn(traced.graph.graph)

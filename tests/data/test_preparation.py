@@ -168,9 +168,7 @@ def test_binary_data_are_not_binarised():
 
 @pytest.mark.parametrize("native", ["integers", "unit"])
 def test_grey_data_reach_no_bernoulli_without_binarisation(native):
-    message = (
-        "use binarisation dynamic, static or threshold, or .*continuous_bernoulli.* or .*normal"
-    )
+    message = "use binarisation dynamic, static or threshold, or .*support is unit or real"
     with pytest.raises(ValueError, match=message):
         PreparedData(dataset_of(native), "binary", binarisation="none")
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from pyro_vae import load
+from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -162,9 +163,8 @@ def test_a_model_file_goes_along_with_the_run(tmp_path):
     """Editing the default prior in a copy of model.py changes what trains, and what is loaded."""
     mine = tmp_path / "mine.py"
     original = (ROOT / "pyro_vae" / "model.py").read_text()
-    edited = original.replace("= StandardNormal", "= GaussianMixture").replace(
-        "import StandardNormal", "import GaussianMixture"
-    )
+    edited = original.replace("= priors.StandardNormal", "= priors.GaussianMixture")
+    assert edited != original
     mine.write_text(edited)
     out = tmp_path / "run"
     assert main("--model", mine, "--out", out, *SHORT, "--evaluate", "none") == 0
@@ -183,12 +183,9 @@ def test_editing_the_default_in_the_checkout_changes_what_trains(tmp_path):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     path = tmp_path / "pyro_vae" / "model.py"
     text = path.read_text()
-    assert "prior: Callable[..., nn.Module] = StandardNormal," in text
-    text = text.replace(
-        "prior: Callable[..., nn.Module] = StandardNormal,",
-        "prior: Callable[..., nn.Module] = Vamp,",
-    ).replace("from pyro_vae.priors import StandardNormal", "from pyro_vae.priors import Vamp")
-    path.write_text(text)
+    line = "prior: Callable[..., nn.Module] = priors.{},"
+    assert line.format("StandardNormal") in text
+    path.write_text(text.replace(line.format("StandardNormal"), line.format("Vamp")))
     command = [
         sys.executable,
         "scripts/svi_train.py",
@@ -253,6 +250,10 @@ def test_bad_arrays_leave_nothing(tmp_path, capsys, values, likelihood, message)
     line = refused(capsys, "--data", path, "--likelihood", likelihood, "--out", tmp_path / "run")
     assert str(path) in line or f"{path.stem} holds" in line
     assert message in line
+    if "density" in message:
+        # Both sides and the parts that would fit.
+        assert f"{LIKELIHOODS[likelihood].__name__} does not fit" in line
+        assert re.search(r"real: (\w+, )*normal\b", line)
     assert not (tmp_path / "run").exists()
 
 

@@ -4,6 +4,7 @@ import itertools
 import logging
 from functools import partial
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -289,6 +290,30 @@ def test_a_machine_without_a_compiler_trains_eagerly(monkeypatch, caplog):
     assert "No working C++ compiler" in caplog.text
 
 
+def test_a_buffer_that_disagrees_is_seen(monkeypatch, caplog):
+    counts: set[int] = set()
+
+    def one_more(traced, *_):
+        def run(*arguments):
+            outputs = traced(*arguments)
+            for tensor in traced.changed:
+                if tensor.data_ptr() in counts:
+                    tensor += 1
+            return outputs
+
+        return run
+
+    monkeypatch.setattr(compiled, "compile_graph", one_more)
+    training = a_training(network=partial(networks.MLP, hidden=(8,), norm="batch"))
+    batches = [b for name, b in training.program.named_buffers() if name.endswith("batches")]
+    counts.update(count.data_ptr() for count in batches)
+    training.run()
+    assert counts
+    assert training.compiled == "off"
+    assert "the buffer" in caplog.text
+    assert all(int(count) == training.step for count in batches)
+
+
 def wrong(traced, *_, place=0.0):
     """A graph that was compiled wrongly: it moves what it should not."""
 
@@ -408,6 +433,34 @@ def test_svi_of_any_program_is_pyros(auto):
     torch.testing.assert_close(torch.tensor(mine), torch.tensor(expected), rtol=1e-4, atol=1e-3)
     for name, value in pyro.get_param_store().items():
         torch.testing.assert_close(mine_found[name], value.detach(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("without_compiler")
+def test_constants_and_layouts_have_graphs_of_their_own(caplog):
+    """1 and True are equal, and a transposed matrix has a square one's shape."""
+
+    def model(x, scale):
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).expand([4]).to_event(1), obs=x)
+
+    svi = CompiledSVI(model, pyro.infer.autoguide.AutoNormal(model))
+    x = torch.randn(4, 4)
+    for arguments in ((x, 1), (x, True), (x.t(), 1)):
+        for _ in range(3):
+            assert svi.step(*arguments).isfinite()
+    graphs = svi._step.compiled._runners
+    assert len(graphs) == 3
+    # What can be no constant of a graph, and what never is the same, runs as it is.
+    for scale in (np.ones(2), *range(20, 40)):
+        assert svi.step(x, scale).isfinite()
+    assert len(graphs) == 8
+    (message,) = (
+        record.message
+        for record in caplog.records
+        if record.name.startswith("pyro_vae") and record.levelno >= logging.WARNING
+    )
+    assert "some calls run eagerly" in message
 
 
 def test_svi_refuses_sites_that_are_not_reparameterisable():

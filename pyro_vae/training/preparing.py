@@ -1,0 +1,29 @@
+"""Data joined with a likelihood, and what to choose instead where they do not fit."""
+
+from typing import Any
+
+from pyro_vae.data import Dataset, PreparedData, SupportMismatchError
+from pyro_vae.likelihoods import LIKELIHOODS
+from pyro_vae.model import names_of_support
+
+
+def prepared(dataset: Dataset, likelihood: Any, **options: Any) -> PreparedData:
+    """The data as a likelihood needs them.
+
+    Args:
+        dataset: The data set.
+        likelihood: A likelihood, or its class.
+        **options: Those of `PreparedData`.
+
+    Raises:
+        ValueError: If an option is unknown, or the likelihood is no density on such data. The message
+            names the likelihoods that are.
+    """
+    try:
+        return PreparedData(dataset, likelihood.support, **options)
+    except SupportMismatchError as error:
+        fitting = [f"{word}: {names_of_support(LIKELIHOODS, word)}" for word in error.fits]
+        name = getattr(likelihood, "__name__", type(likelihood).__name__)
+        raise ValueError(
+            f"{name} does not fit: {error} These are {'; '.join(fitting)}."
+        ) from error

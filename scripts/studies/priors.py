@@ -1,0 +1,139 @@
+"""Every prior on the real line: log p(x) on static MNIST with the same network, data and steps.
+
+`python scripts/studies/priors.py` trains and evaluates what is not in `priors.json` yet, prior by
+prior; stopped and started again, it goes on with the next. `--table` prints what is there,
+`--write-readme README.md` puts it between the README's markers. On two cores it takes about an
+hour; `--steps 50000` is the larger setting for a GPU.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from analysis.study import (
+    Results,
+    cells_of,
+    common_command,
+    fill_cell,
+    made_with,
+    markdown,
+    mean_and_spread,
+    run_study,
+    study_parser,
+    svi_train,
+    svi_train_command,
+)
+from pyro_vae.priors import PRIORS
+
+# Options of one prior alone. All else is the default; as many components as Vamp has by default.
+OPTIONS: dict[str, tuple[str, ...]] = {"gaussian_mixture": ("--prior.components", "500")}
+# The network, the data and the batch are those of the published comparison of priors.
+SETTING = (
+    *("--data", "static_mnist", "--latent-dim", "40", "--network", "gated_mlp"),
+    *("--batch-size", "100", "--lr", "0.0005", "--epochs", "100000"),
+)
+KEPT = (
+    *("data", "prior", "posterior", "latent_dim", "seed", "steps", "epochs", "n", "n_train"),
+    *("log_evidence", "log_evidence_se", "log_evidence_samples", "elbo", "kl", "reconstruction"),
+    *("active_units", "khat_share_above", "parameters", "seconds_per_epoch"),
+    *("torch", "pyro", "git_commit"),
+)
+RESULTS = Path(__file__).with_suffix(".json")
+
+# "A flow prior is better than Vamp by so many nats", on the same network.
+FLOW_ABOVE_VAMP = 1.0
+
+
+def rows() -> list[str]:
+    """The priors compared: all that are real."""
+    supports = {name: vars(part).get("support") for name, part in PRIORS.items()}
+    return [name for name, support in supports.items() if support == "real"]
+
+
+def arguments_of(row: str, seed: int, steps: int) -> list[str]:
+    """The arguments of `scripts/svi_train.py` that give a cell; the seed comes last."""
+    prior = ["--prior", row, *OPTIONS.get(row, ())]
+    return [*SETTING, *prior, "--max-steps", str(steps), "--seed", str(seed)]
+
+
+def tables(results: Results) -> str:
+    """The results in Markdown, a row a prior."""
+    header = ("prior", "log p(x)", "ELBO", "KL", "active", "parameters", "s / epoch", "command")
+    lines, first = [], None
+    for row in rows():
+        cells = cells_of(results, row)
+        if not cells:
+            continue
+        first = first or next(iter(cells.values()))
+        column = partial(_column, list(cells.values()))
+        parameters = max(cell["parameters"] for cell in cells.values())
+        lines.append(
+            (
+                row,
+                *(column(name) for name in ("log_evidence", "elbo", "kl")),
+                column("active_units", 0),
+                f"{parameters:,}",
+                column("seconds_per_epoch", 1),
+                f"`{common_command(cells)}`, S = {', '.join(map(str, cells))}",
+            )
+        )
+    if first is None:
+        return "No cell has been made yet."
+    note = (
+        f"Nats per datum, mean and standard deviation over seeds: {first['n']:,} fixed test images, "
+        f"{first['log_evidence_samples']:,} importance samples, {first['steps']:,} steps. "
+        f"{made_with(results)}"
+    )
+    return "\n\n".join([markdown(header, lines), note, *_findings(results)])
+
+
+def _column(cells: Sequence[dict], name: str, digits: int = 2) -> str:
+    return mean_and_spread([cell[name] for cell in cells], digits)
+
+
+def _findings(results: Results) -> list[str]:
+    """How each prior stands beside Vamp, with the same seeds."""
+    vamp = cells_of(results, "vamp")
+    differences = {}
+    for row in rows():
+        cells = cells_of(results, row)
+        seeds = cells.keys() & vamp.keys()
+        if row != "vamp" and seeds:
+            gaps = [cells[s]["log_evidence"] - vamp[s]["log_evidence"] for s in seeds]
+            differences[row] = sum(gaps) / len(gaps)
+    if not differences:
+        return []
+    best = max(differences, key=lambda row: differences[row])
+    reached = "reached" if differences[best] >= FLOW_ABOVE_VAMP else "missed"
+    finding = (
+        f"- the best prior beside Vamp, {best}: {differences[best]:+.2f} nats; a learned prior "
+        f"{FLOW_ABOVE_VAMP:g} nat better than Vamp on the same network: {reached}"
+    )
+    return [finding]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    assert __doc__ is not None
+    parser = study_parser(__doc__, RESULTS)
+    parser.add_argument("--only", nargs="+", choices=rows(), default=rows(), help="These priors.")
+    parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), help="These seeds.")
+    parser.add_argument("--steps", type=int, default=5000, help="The number of training steps.")
+    options = parser.parse_args(arguments)
+    return run_study("priors", options, partial(fill, options), tables)
+
+
+def fill(options: argparse.Namespace) -> None:
+    """Train what is not there yet, and store it prior by prior."""
+    for seed in options.seeds:
+        for row in options.only:
+            given = arguments_of(row, seed, options.steps)
+            make = partial(svi_train, given, KEPT)
+            name, command = f"{row}/{seed}", svi_train_command(given)
+            fill_cell(options.results, name, command, make, again=options.again)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,11 +4,15 @@ import copy
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from pyro import poutine
+from pyro.infer import Predictive
 from torch import nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
+from pyro_vae.inference_data import from_svi
 from pyro_vae.log_densities import log_densities
 from pyro_vae.model import build
 from pyro_vae.objectives import OBJECTIVES
@@ -194,6 +198,34 @@ def test_likelihood_has_mass_one(part, options):
     density = p.log_prob(points[:, None, None].expand(-1, 4, 1)).exp()
     total = (density * weight[:, None]).sum(0)
     torch.testing.assert_close(total, torch.ones(4), atol=1e-3, rtol=0)
+
+
+FAMILIES = {"prior": PRIORS, "likelihood": LIKELIHOODS, "posterior": POSTERIORS}
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [(family, name) for family, parts in FAMILIES.items() for name in parts]
+)
+def test_prior_predictive_and_export(family, name):
+    """New data come from the model alone, and everything goes into the tree that ArviZ reads."""
+    vae = a_vae(**{family: FAMILIES[family][name]})
+    x = data(vae.likelihood.support)
+    new = Predictive(poutine.uncondition(vae.model), num_samples=3)(x)
+    assert new["z"].shape == (3, 5, LATENT_DIM)
+    assert new["x"].shape == (3, *x.shape)
+    assert vae.likelihood(new["z"]).support.check(new["x"]).all()
+    tree = from_svi(vae.model, vae.guide, x, num_draws=4, num_prior_draws=2)
+    assert tree["posterior"]["z"].shape == (1, 4, 5, LATENT_DIM)
+    assert tree["prior_predictive"]["x"].shape == (1, 2, *x.shape)
+    for group in (
+        "posterior",
+        "sample_stats",
+        "posterior_predictive",
+        "prior",
+        "prior_predictive",
+    ):
+        for values in tree[group].values():
+            assert np.isfinite(values).all()
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -49,6 +49,11 @@ def a_training(compile="on", *, network=None, objective=None, n=60, **parts) -> 
     }
     pyro.set_rng_seed(0)
     network = partial(networks.MLP, hidden=(8,)) if network is None else network
+    for one, other in (("prior", "posterior"), ("posterior", "prior")):
+        if one in parts and other not in parts:
+            # The first of the same support.
+            supported = [p for p in FAMILIES[other].values() if p.support == parts[one].support]
+            parts[other] = supported[0]
     likelihood = parts.get("likelihood", likelihoods.Bernoulli)
     support = (likelihood.func if isinstance(likelihood, partial) else likelihood).support
     data = PreparedData(dataset(support, n), support)

@@ -10,7 +10,12 @@ from torch import nn
 
 from pyro_vae.likelihoods.binary import Bernoulli
 from pyro_vae.likelihoods.continuous import ContinuousBernoulli, Normal
-from pyro_vae.likelihoods.counts import Poisson
+from pyro_vae.likelihoods.counts import (
+    Multinomial,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+)
 from pyro_vae.likelihoods.likelihood import Likelihood
 
 LIKELIHOODS: dict[str, type[nn.Module]] = {
@@ -18,6 +23,19 @@ LIKELIHOODS: dict[str, type[nn.Module]] = {
     "continuous_bernoulli": ContinuousBernoulli,
     "normal": Normal,
     "poisson": Poisson,
+    "negative_binomial": NegativeBinomial,
+    "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomial,
+    "multinomial": Multinomial,
 }
 
-__all__ = ["LIKELIHOODS", "Bernoulli", "ContinuousBernoulli", "Likelihood", "Normal", "Poisson"]
+__all__ = [
+    "LIKELIHOODS",
+    "Bernoulli",
+    "ContinuousBernoulli",
+    "Likelihood",
+    "Multinomial",
+    "NegativeBinomial",
+    "Normal",
+    "Poisson",
+    "ZeroInflatedNegativeBinomial",
+]

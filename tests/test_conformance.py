@@ -162,6 +162,10 @@ def likelihood_cases():
         yield pytest.param(part, {}, id=name)
     for scale in ("fixed", "element", "decoded"):
         yield pytest.param(likelihoods.Normal, {"scale": scale}, id=f"normal-{scale}")
+    for part in (likelihoods.NegativeBinomial, likelihoods.ZeroInflatedNegativeBinomial):
+        for library in (False, True):
+            options = {"dispersion": "decoded", "library": library}
+            yield pytest.param(part, options, id=f"{part.__name__}-decoded-{library}")
 
 
 @pytest.mark.parametrize(("part", "options"), list(likelihood_cases()))
@@ -184,9 +188,11 @@ def test_likelihood(part, options):
 
 @pytest.mark.parametrize(("part", "options"), list(likelihood_cases()))
 def test_likelihood_has_mass_one(part, options):
-    """With one element, over its support."""
+    """With one element, over its support; given a total, with two elements that share it."""
+    given_total = getattr(part, "given_total", False)
     part = partial(part, **options)
-    vae = build((1,), LATENT_DIM, likelihood=part, network=networks.MLP, levels=LEVELS)
+    event_shape = (2,) if given_total else (1,)
+    vae = build(event_shape, LATENT_DIM, likelihood=part, network=networks.MLP, levels=LEVELS)
     p = vae.likelihood(torch.randn(4, LATENT_DIM))
     support = vae.likelihood.support
     whole = {"binary": 2, "integers": LEVELS, "counts": 2000}
@@ -195,7 +201,12 @@ def test_likelihood_has_mass_one(part, options):
         weight = torch.ones_like(points)
     else:
         points, weight = grid(support, 20_000)
-    density = p.log_prob(points[:, None, None].expand(-1, 4, 1)).exp()
+    x = points[:, None]
+    if given_total:
+        total_count = 40
+        x = torch.stack([points, total_count - points], -1)[: total_count + 1]
+        weight = weight[: total_count + 1]
+    density = p.log_prob(x[:, None].expand(-1, 4, -1)).exp()
     total = (density * weight[:, None]).sum(0)
     torch.testing.assert_close(total, torch.ones(4), atol=1e-3, rtol=0)
 

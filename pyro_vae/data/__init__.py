@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pyro_vae.data.arrays import array_file
 from pyro_vae.data.colour_sets import celeba, cifar10, svhn
-from pyro_vae.data.count_files import mouse_bladder, newsgroups
+from pyro_vae.data.count_files import mouse_bladder, newsgroups, newsgroups_halves
 from pyro_vae.data.counts import count_file
 from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.digits import digits
@@ -71,6 +71,7 @@ __all__ = [
     "mnist",
     "mouse_bladder",
     "newsgroups",
+    "newsgroups_halves",
     "omniglot",
     "own_data",
     "photos",

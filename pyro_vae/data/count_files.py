@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Integer
+from torch import Tensor
 
 from pyro_vae.data.dataset import Dataset, permutation
 from pyro_vae.data.root_files import read_npz
@@ -12,6 +14,10 @@ from pyro_vae.data.root_files import read_npz
 if TYPE_CHECKING:
     from scipy import sparse
 
+_NEWSGROUPS_FILE = "20news/20ng_bow_3072.npz"
+_NEWSGROUPS_SOURCE = (
+    "http://qwone.com/~jason/20Newsgroups/, as prepared in https://github.com/adjidieng/ETM"
+)
 _NEWSGROUPS_SHA256 = "281f221db9301344eda14cc5661349d04a3282af47b10c79dfa982d0d33644e4"
 _MOUSE_BLADDER_SHA256 = "bc47a36da624108fdc708836b2cf79f4e1a6104f98db9309caf0faa652b68997"
 
@@ -27,7 +33,8 @@ def newsgroups(root: Path) -> Dataset:
     are the words. There are no labels.
 
     `20news/20ng_bow_3072.npz` holds three sparse matrices of int32 as SciPy's CSR format has them,
-    `train_data`, `train_indices`, `train_indptr` and likewise `valid` and `test`; and `vocab` (3072,).
+    `train_data`, `train_indices`, `train_indptr` and likewise `valid`, `test` and the halves of the test
+    posts, `test_h1` and `test_h2` (`newsgroups_halves`); and `vocab` (3072,).
 
     Args:
         root: The folder that holds `20news`.
@@ -43,7 +50,7 @@ def newsgroups(root: Path) -> Dataset:
     words = 3_072
     arrays = read_npz(
         root,
-        "20news/20ng_bow_3072.npz",
+        _NEWSGROUPS_FILE,
         sha256=_NEWSGROUPS_SHA256,
         shapes={
             **{f"{split}_data": (entries,) for split, (_, entries) in posts.items()},
@@ -51,7 +58,7 @@ def newsgroups(root: Path) -> Dataset:
             **{f"{split}_indptr": (n + 1,) for split, (n, _) in posts.items()},
             "vocab": (words,),
         },
-        source="http://qwone.com/~jason/20Newsgroups/, as prepared in https://github.com/adjidieng/ETM",
+        source=_NEWSGROUPS_SOURCE,
     )
     train, validation, test = (
         torch.from_numpy(_sparse(arrays, f"{split}_", (n, words)).toarray())
@@ -66,6 +73,46 @@ def newsgroups(root: Path) -> Dataset:
         test,
         event_names=tuple(arrays["vocab"].tolist()),
     )
+
+
+def newsgroups_halves(
+    root: Path,
+) -> tuple[Integer[Tensor, "7531 3072"], Integer[Tensor, "7531 3072"]]:
+    """The words of each test post of `newsgroups` in two halves, whose sum is the post.
+
+    For document completion: z is inferred from the first half, and the second is scored.
+
+    Args:
+        root: The folder that holds `20news`.
+
+    Returns:
+        The first and the second halves, in the order of the test posts.
+
+    Raises:
+        ValueError: If the file is missing, damaged or another one.
+
+    References:
+        Topic modeling in embedding spaces (Dieng et al., 2020), section 6,
+        https://doi.org/10.1162/tacl_a_00325
+    """
+    posts, words = 7_531, 3_072
+    entries = {"h1": 217_606, "h2": 228_113}
+    arrays = read_npz(
+        root,
+        _NEWSGROUPS_FILE,
+        sha256=_NEWSGROUPS_SHA256,
+        shapes={
+            f"test_{half}_{part}": (n,)
+            for half, count in entries.items()
+            for part, n in (("data", count), ("indices", count), ("indptr", posts + 1))
+        },
+        source=_NEWSGROUPS_SOURCE,
+    )
+    first, second = (
+        torch.from_numpy(_sparse(arrays, f"test_{half}_", (posts, words)).toarray())
+        for half in entries
+    )
+    return first, second
 
 
 def mouse_bladder(root: Path, genes: int = 1_000) -> Dataset:

@@ -223,7 +223,8 @@ class PreparedData:
             log_density: Mean log p(x) per datum, in nats.
 
         Returns:
-            -log p(x) / (D ln 2) for D binary elements, integers or counts; log2(levels) more for
+            -log p(x) / (D ln 2) for D binary elements, integers or counts (of counts given their
+            total, where that is what the likelihood is a density of); log2(levels) more for
             dequantised levels, a bound of the levels' own; None for other densities, which depend on
             the data's unit and measure no code.
         """

@@ -8,16 +8,61 @@ its decoder for as many outputs an element as it needs; `Likelihood` does the la
 
 from torch import nn
 
-from pyro_vae.likelihoods.binary import Bernoulli
-from pyro_vae.likelihoods.continuous import ContinuousBernoulli, Normal
-from pyro_vae.likelihoods.counts import Poisson
+from pyro_vae.likelihoods.binary import AutoregressiveBernoulli, Bernoulli
+from pyro_vae.likelihoods.continuous import (
+    Beta,
+    ContinuousBernoulli,
+    Laplace,
+    LogitNormal,
+    LowRankNormal,
+    Normal,
+    StudentT,
+)
+from pyro_vae.likelihoods.counts import (
+    Multinomial,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+)
+from pyro_vae.likelihoods.integers import Categorical, DiscretizedLogistic, LogisticMixture
 from pyro_vae.likelihoods.likelihood import Likelihood
 
 LIKELIHOODS: dict[str, type[nn.Module]] = {
     "bernoulli": Bernoulli,
+    "autoregressive_bernoulli": AutoregressiveBernoulli,
     "continuous_bernoulli": ContinuousBernoulli,
+    "beta": Beta,
+    "logit_normal": LogitNormal,
     "normal": Normal,
+    "laplace": Laplace,
+    "student_t": StudentT,
+    "low_rank_normal": LowRankNormal,
+    "discretized_logistic": DiscretizedLogistic,
+    "logistic_mixture": LogisticMixture,
+    "categorical": Categorical,
     "poisson": Poisson,
+    "negative_binomial": NegativeBinomial,
+    "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomial,
+    "multinomial": Multinomial,
 }
 
-__all__ = ["LIKELIHOODS", "Bernoulli", "ContinuousBernoulli", "Likelihood", "Normal", "Poisson"]
+__all__ = [
+    "LIKELIHOODS",
+    "AutoregressiveBernoulli",
+    "Bernoulli",
+    "Beta",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "Laplace",
+    "Likelihood",
+    "LogisticMixture",
+    "LogitNormal",
+    "LowRankNormal",
+    "Multinomial",
+    "NegativeBinomial",
+    "Normal",
+    "Poisson",
+    "StudentT",
+    "ZeroInflatedNegativeBinomial",
+]

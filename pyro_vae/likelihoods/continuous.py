@@ -10,10 +10,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_vae import distributions
 from pyro_vae.likelihoods.likelihood import Likelihood
+from pyro_vae.likelihoods.location_scale import LocationScale, ScaleKind
 from pyro_vae.networks import NetworkFactory
 
-NormalScale = Literal["fixed", "learned", "element", "decoded"]
+Precision = Literal["learned", "element", "decoded"]
+Factor = Literal["learned", "decoded"]
+# A floor under both concentrations of a Beta, whose log Gamma is infinite at 0.
+_MINIMUM_CONCENTRATION = 1e-2
+# Degrees of freedom are between 2, where the variance ends, and 100, a normal but for its far tails.
+_DEGREES = (2.0, 100.0)
 
 
 class ContinuousBernoulli(Likelihood):
@@ -33,10 +40,106 @@ class ContinuousBernoulli(Likelihood):
 
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
         (logits,) = self.outputs(z)
-        return dist.ContinuousBernoulli(logits=logits).to_event(self.event_dim)
+        return distributions.ContinuousBernoulli(logits).to_event(self.event_dim)
 
 
-class Normal(Likelihood):
+class Beta(Likelihood):
+    """p(x | z) = prod_i Beta(x_i | m_i n_i, (1 - m_i) n_i), m = sigmoid(f(z)), for x in [0, 1].
+
+    m is the mean, and m (1 - m) / (1 + n) the variance, but for a floor of 0.01 under the two
+    concentrations. A Beta has density 0 or infinity at 0 and 1: values within 1e-6 of an end have the
+    density there. Where many values are exactly 0 or 1, that rewards a mean at the end without
+    measure: dequantise such data.
+
+    Args:
+        event_shape: The shape of a datum.
+        decoder: Output shape -> network f that reads z.
+        precision: What n is: one number "learned" for all elements; one learned number an "element";
+            or "decoded", a second output of the decoder.
+        initial_precision: n at the start.
+
+    Raises:
+        ValueError: If `precision` is unknown, or `initial_precision` not above 0 and finite.
+
+    References:
+        Beta Regression for Modelling Rates and Proportions (Ferrari & Cribari-Neto, 2004),
+        https://doi.org/10.1080/0266476042000214501
+    """
+
+    support: ClassVar[str] = "unit"
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        decoder: NetworkFactory,
+        precision: Precision = "learned",
+        initial_precision: float = 5.0,
+    ) -> None:
+        if precision not in get_args(Precision):
+            raise ValueError(
+                f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}."
+            )
+        if not 0 < initial_precision < math.inf:
+            raise ValueError(
+                f"initial_precision must be above 0 and finite, got {initial_precision}."
+            )
+        # First: the decoder is asked for so many.
+        self.outputs_per_element = 1 + (precision == "decoded")
+        super().__init__(event_shape, decoder)
+        shape = self.event_shape if precision == "element" else ()
+        # softplus^-1.
+        raw = initial_precision + math.log(-math.expm1(-initial_precision))
+        self.raw_precision = nn.Parameter(torch.full(shape, raw))
+
+    def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
+        logits, *rest = self.outputs(z)
+        raw = self.raw_precision + rest[0] if rest else self.raw_precision
+        precision = F.softplus(raw)
+        return distributions.Beta(
+            precision * torch.sigmoid(logits) + _MINIMUM_CONCENTRATION,
+            precision * torch.sigmoid(-logits) + _MINIMUM_CONCENTRATION,
+        ).to_event(self.event_dim)
+
+
+class LogitNormal(LocationScale):
+    """p(x | z): logit x_i ~ N(f_i(z), sigma_i^2), for x in [0, 1].
+
+    Values within 1e-6 of 0 and 1, whose logit is infinite at the end, have the density there.
+
+    Args:
+        event_shape: The shape of a datum.
+        decoder: Output shape -> network f that reads z.
+        scale: What sigma is: "fixed" at `initial_scale`; one number "learned" for all elements; one
+            learned number an "element"; or "decoded", a second output of the decoder.
+        initial_scale: sigma at the start, in the unit of logits.
+        minimum_scale: A floor under a sigma that is not fixed.
+
+    Raises:
+        ValueError: If `scale` is unknown, or `initial_scale` is not above `minimum_scale` > 0.
+
+    References:
+        Logistic-normal distributions: some properties and uses (Atchison & Shen, 1980),
+        https://doi.org/10.1093/biomet/67.2.261
+    """
+
+    support: ClassVar[str] = "unit"
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        decoder: NetworkFactory,
+        scale: ScaleKind = "learned",
+        initial_scale: float = 1.0,
+        minimum_scale: float = 1e-2,
+    ) -> None:
+        super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale)
+
+    def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
+        loc, scale, _ = self.parameters_of(z)
+        return distributions.LogitNormal(loc, scale).to_event(self.event_dim)
+
+
+class Normal(LocationScale):
     """p(x | z) = prod_i N(x_i | f_i(z), sigma_i^2), for real x.
 
     Args:
@@ -63,35 +166,160 @@ class Normal(Likelihood):
         self,
         event_shape: Sequence[int],
         decoder: NetworkFactory,
-        scale: NormalScale = "learned",
+        scale: ScaleKind = "learned",
         initial_scale: float = 0.3,
         minimum_scale: float = 1e-2,
     ) -> None:
-        if scale not in get_args(NormalScale):
-            raise ValueError(
-                f"scale must be one of {', '.join(get_args(NormalScale))}, got {scale!r}."
-            )
-        if not 0 < minimum_scale < initial_scale < math.inf:
-            raise ValueError(
-                "the scales must satisfy 0 < minimum_scale < initial_scale, "
-                f"got minimum_scale {minimum_scale} and initial_scale {initial_scale}."
-            )
-        # First: the decoder is asked for so many.
-        self.outputs_per_element = 2 if scale == "decoded" else 1
-        super().__init__(event_shape, decoder)
-        self.minimum_scale = minimum_scale
-        self.decoded = scale == "decoded"
-        shape = self.event_shape if scale == "element" else ()
-        # softplus^-1, so that the scale starts where it was asked to.
-        above = initial_scale - minimum_scale
-        raw_scale = torch.full(shape, above + math.log(-math.expm1(-above)))
-        if scale in ("learned", "element"):
-            self.raw_scale = nn.Parameter(raw_scale)
-        else:
-            self.register_buffer("raw_scale", raw_scale, persistent=False)
+        super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale)
 
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
-        loc, *rest = self.outputs(z)
-        raw_scale = self.raw_scale + rest[0] if self.decoded else self.raw_scale
-        scale = F.softplus(raw_scale) + self.minimum_scale
-        return dist.Normal(loc, scale.expand_as(loc)).to_event(self.event_dim)
+        loc, scale, _ = self.parameters_of(z)
+        return dist.Normal(loc, scale).to_event(self.event_dim)
+
+
+class Laplace(LocationScale):
+    """p(x | z) = prod_i Laplace(x_i | f_i(z), b_i), for real x: absolute errors instead of squared ones.
+
+    Args:
+        event_shape: The shape of a datum.
+        decoder: Output shape -> network f that reads z.
+        scale: What b is: "fixed" at `initial_scale`; one number "learned" for all elements; one
+            learned number an "element"; or "decoded", a second output of the decoder.
+        initial_scale: b at the start, in the data's unit.
+        minimum_scale: A floor under a b that is not fixed.
+
+    Raises:
+        ValueError: If `scale` is unknown, or `initial_scale` is not above `minimum_scale` > 0.
+    """
+
+    support: ClassVar[str] = "real"
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        decoder: NetworkFactory,
+        scale: ScaleKind = "learned",
+        initial_scale: float = 0.2,
+        minimum_scale: float = 1e-2,
+    ) -> None:
+        super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale)
+
+    def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
+        loc, scale, _ = self.parameters_of(z)
+        return dist.Laplace(loc, scale).to_event(self.event_dim)
+
+
+class StudentT(LocationScale):
+    """p(x | z) = prod_i StudentT(x_i | f_i(z), s_i, nu), for real x: outliers pull little.
+
+    The degrees of freedom nu are one learned number, between 2 and 100.
+
+    Args:
+        event_shape: The shape of a datum.
+        decoder: Output shape -> network f that reads z.
+        scale: What s is: "fixed" at `initial_scale`; one number "learned" for all elements; one
+            learned number an "element"; or "decoded", a second output of the decoder.
+        initial_scale: s at the start, in the data's unit.
+        minimum_scale: A floor under a s that is not fixed.
+        initial_df: nu at the start.
+
+    Raises:
+        ValueError: If `scale` is unknown, `initial_scale` is not above `minimum_scale` > 0, or
+            `initial_df` is out of range.
+
+    References:
+        Student-t Variational Autoencoder for Robust Density Estimation (Takahashi et al., 2018),
+        https://doi.org/10.24963/ijcai.2018/374
+    """
+
+    support: ClassVar[str] = "real"
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        decoder: NetworkFactory,
+        scale: ScaleKind = "learned",
+        initial_scale: float = 0.2,
+        minimum_scale: float = 1e-2,
+        initial_df: float = 5.0,
+    ) -> None:
+        super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale)
+        low, high = _DEGREES
+        if not low < initial_df < high:
+            raise ValueError(f"initial_df must be between {low:g} and {high:g}, got {initial_df}.")
+        share = (initial_df - low) / (high - low)
+        self.raw_df = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
+
+    def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
+        loc, scale, _ = self.parameters_of(z)
+        low, high = _DEGREES
+        df = low + (high - low) * torch.sigmoid(self.raw_df)
+        return dist.StudentT(df, loc, scale).to_event(self.event_dim)
+
+
+class LowRankNormal(LocationScale):
+    """p(x | z) = N(x | f(z), W W^T + diag(sigma^2)), for real x with correlated elements.
+
+    Neighbouring pixels err together: a draw is a picture with soft errors in place of white noise.
+
+    Args:
+        event_shape: The shape of a datum.
+        decoder: Output shape -> network f that reads z.
+        rank: The number of columns of W.
+        factor: What W is: "learned", one matrix for all z, or "decoded", so many further outputs of
+            the decoder an element, each bounded by 10 in the data's unit.
+        scale: What sigma is: "fixed" at `initial_scale`; one number "learned" for all elements; one
+            learned number an "element"; or "decoded", a second output of the decoder.
+        initial_scale: sigma at the start, in the data's unit.
+        minimum_scale: A floor under a sigma that is not fixed.
+
+    Raises:
+        ValueError: If `rank` is below 1, `factor` or `scale` is unknown, or `initial_scale` is not above
+            `minimum_scale` > 0.
+
+    References:
+        Structured Uncertainty Prediction Networks (Dorta et al., 2018), https://arxiv.org/abs/1802.07079,
+        which has a sparse precision; Stochastic Segmentation Networks (Monteiro et al., 2020),
+        https://arxiv.org/abs/2006.06015, which has the low rank
+    """
+
+    support: ClassVar[str] = "real"
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        decoder: NetworkFactory,
+        rank: int = 5,
+        factor: Factor = "learned",
+        scale: ScaleKind = "learned",
+        initial_scale: float = 0.3,
+        minimum_scale: float = 1e-2,
+    ) -> None:
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank}.")
+        if factor not in get_args(Factor):
+            raise ValueError(
+                f"factor must be one of {', '.join(get_args(Factor))}, got {factor!r}."
+            )
+        # Before the rest: the decoder is asked for so many.
+        self.further_outputs = rank if factor == "decoded" else 0
+        super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale)
+        if factor == "learned":
+            # Small: which direction is correlated is for the data to say, and at 0 they are all alike.
+            elements = math.prod(self.event_shape)
+            start = initial_scale / math.sqrt(rank) * torch.randn(elements, rank)
+            self.factor = nn.Parameter(0.1 * start)
+
+    def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
+        loc, scale, further = self.parameters_of(z)
+        if further:
+            factor = 10 * torch.tanh(torch.stack(further, -1) / 10)
+            factor = factor.flatten(-1 - self.event_dim, -2)
+        else:
+            factor = self.factor
+            if not self.decoded:
+                # Neither depends on z: one factorisation for the whole batch.
+                scale = (F.softplus(self.raw_scale) + self.minimum_scale).expand(self.event_shape)
+            else:
+                factor = factor.expand(*loc.shape[: loc.dim() - self.event_dim], *factor.shape)
+        return distributions.LowRankNormal(loc, factor, scale, self.event_dim)

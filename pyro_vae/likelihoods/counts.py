@@ -1,16 +1,26 @@
 """Likelihoods of counts."""
 
-from typing import ClassVar
+import math
+from collections.abc import Sequence
+from typing import ClassVar, Literal, get_args
 
 import pyro.distributions as dist
-from jaxtyping import Float
-from torch import Tensor
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_vae.distributions import Multinomial as MultinomialDistribution
+from pyro_vae.distributions import NegativeBinomial as NegativeBinomialDistribution
 from pyro_vae.likelihoods.likelihood import Likelihood
+from pyro_vae.networks import NetworkFactory
+
+Dispersion = Literal["learned", "decoded"]
 
 # A floor under every rate: softplus underflows to 0 in float32, and log 0 is not finite.
 MINIMUM_RATE = 1e-6
+# Inverse dispersions are between exp(-12) and exp(12), smoothly: a Poisson from there on.
+_LOG_DISPERSION = 12.0
 
 
 class Poisson(Likelihood):
@@ -30,3 +40,195 @@ class Poisson(Likelihood):
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
         (outputs,) = self.outputs(z)
         return dist.Poisson(F.softplus(outputs) + MINIMUM_RATE).to_event(self.event_dim)
+
+
+class _NegativeBinomials(Likelihood):
+    """What both negative binomials are: a mean from the decoder, and an inverse dispersion.
+
+    The decoder's planes are, in this order: the logarithms of means or of proportions, the library
+    size if asked for, the inverse dispersion if decoded, and the gate of an inflated one.
+    """
+
+    support: ClassVar[str] = "counts"
+    log_start: Tensor
+    inflated: ClassVar[bool]
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        decoder: NetworkFactory,
+        library: bool,
+        dispersion: Dispersion,
+        initial_inverse_dispersion: float,
+        train_data: Real[Tensor, " n *event"] | None,
+    ) -> None:
+        if dispersion not in get_args(Dispersion):
+            raise ValueError(
+                f"dispersion must be one of {', '.join(get_args(Dispersion))}, got {dispersion!r}."
+            )
+        limit = math.exp(_LOG_DISPERSION)
+        if not 1 / limit < initial_inverse_dispersion < limit:
+            raise ValueError(
+                f"initial_inverse_dispersion must be between {1 / limit:.1g} and {limit:.1g}, "
+                f"got {initial_inverse_dispersion}."
+            )
+        self.library, self.dispersion = library, dispersion
+        # Before the rest: the decoder is asked for so many.
+        self.outputs_per_element = 1 + library + (dispersion == "decoded") + self.inflated
+        super().__init__(event_shape, decoder)
+        start = torch.zeros(() if library else self.event_shape)
+        if train_data is not None:
+            counts = train_data.double()
+            mean = counts.sum() / len(counts) if library else counts.mean(0)
+            start = mean.clamp(min=1 / max(len(counts), 1)).log().float()
+        # A buffer that is saved: a model that is loaded does not see the training data again.
+        self.register_buffer("log_start", start)
+        raw = _LOG_DISPERSION * math.atanh(math.log(initial_inverse_dispersion) / _LOG_DISPERSION)
+        self.raw_inverse_dispersion = nn.Parameter(torch.full(self.event_shape, raw))
+
+    def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
+        planes = list(self.outputs(z))
+        log_mean = planes.pop(0)
+        if self.library:
+            axes = tuple(range(-self.event_dim, 0))
+            log_size = planes.pop(0).mean(axes, keepdim=True)
+            log_mean = log_mean - log_mean.logsumexp(axes, keepdim=True) + log_size
+        raw = self.raw_inverse_dispersion
+        if self.dispersion == "decoded":
+            raw = raw + planes.pop(0)
+        log_inverse_dispersion = _LOG_DISPERSION * torch.tanh(raw / _LOG_DISPERSION)
+        return NegativeBinomialDistribution(
+            log_mean + self.log_start,
+            log_inverse_dispersion.expand_as(log_mean),
+            planes.pop(0) if self.inflated else None,
+        ).to_event(self.event_dim)
+
+
+class NegativeBinomial(_NegativeBinomials):
+    """p(x | z) = prod_i NB(x_i | mu_i(z), t_i), with variance mu + mu^2 / t, for counts x.
+
+    mu_i = m_i exp(f_i(z)), where m_i is the element's mean in the training data (1 without them).
+    With a `library`, mu_i = l(z) rho_i(z): proportions rho = softmax(f(z)) over the elements, times
+    a total l(z) = L exp(mean_i g_i(z)), the average of a further plane g of the decoder (one number
+    for each datum, whatever the network) and L the mean total of the training data (1 without them).
+
+    Args:
+        event_shape: The shape of a datum.
+        decoder: Output shape -> networks f, and g, that read z.
+        library: Whether a total and proportions are decoded apart.
+        dispersion: What t is: one "learned" number an element, or "decoded", those numbers' logarithms
+            moved by a further output of the decoder.
+        initial_inverse_dispersion: t at the start. Large is near a Poisson.
+        train_data: Training data, whose mean the mean starts from.
+
+    Raises:
+        ValueError: If `dispersion` is unknown, or `initial_inverse_dispersion` out of range.
+
+    References:
+        Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018),
+        https://doi.org/10.1038/s41592-018-0229-2
+    """
+
+    inflated: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        decoder: NetworkFactory,
+        library: bool = False,
+        dispersion: Dispersion = "learned",
+        initial_inverse_dispersion: float = 1.0,
+        train_data: Real[Tensor, " n *event"] | None = None,
+    ) -> None:
+        super().__init__(
+            event_shape, decoder, library, dispersion, initial_inverse_dispersion, train_data
+        )
+
+
+class ZeroInflatedNegativeBinomial(_NegativeBinomials):
+    """p(x | z) = prod_i [w_i(z) [x_i = 0] + (1 - w_i(z)) NB(x_i | l(z) rho_i(z), t_i)], for counts x.
+
+    Negative binomials, some of whose zeros are of another cause: a molecule that was there and was
+    not caught. The proportions rho = softmax(f(z)), the total l(z) and t are those of
+    `NegativeBinomial`; w = sigmoid(h(z)) is decoded. The original draws l as a latent variable of its
+    own; here it is a function of z, which leaves the one latent site "z".
+
+    Args:
+        event_shape: The shape of a datum.
+        decoder: Output shape -> networks f, g and h that read z.
+        library: Whether a total and proportions are decoded apart; else mu_i = m_i exp(f_i(z)).
+        dispersion: What t is: one "learned" number an element, or "decoded", those numbers' logarithms
+            moved by a further output of the decoder.
+        initial_inverse_dispersion: t at the start. Large is near a Poisson.
+        train_data: Training data, whose mean total l starts from.
+
+    Raises:
+        ValueError: If `dispersion` is unknown, or `initial_inverse_dispersion` out of range.
+
+    References:
+        Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018),
+        https://doi.org/10.1038/s41592-018-0229-2
+    """
+
+    inflated: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        decoder: NetworkFactory,
+        library: bool = True,
+        dispersion: Dispersion = "learned",
+        initial_inverse_dispersion: float = 1.0,
+        train_data: Real[Tensor, " n *event"] | None = None,
+    ) -> None:
+        super().__init__(
+            event_shape, decoder, library, dispersion, initial_inverse_dispersion, train_data
+        )
+
+
+class Multinomial(Likelihood):
+    """p(x | z, N) = Multinomial(x | N = sum_i x_i, softmax(f(z))), for counts x: bags of words.
+
+    A density given the datum's own total N, about which it says nothing: log p(x) of such a model is
+    comparable with others that are given the total, and not with a Poisson's.
+
+    Args:
+        event_shape: The shape of a datum, all elements of which share the total.
+        decoder: Output shape -> network f that reads z.
+        total_count: The total of draws and means; None for the training data's mean total, rounded
+            (1 without them, so that the mean is the proportions).
+        train_data: Training data, for that total.
+
+    Raises:
+        ValueError: If `total_count` is below 1.
+
+    References:
+        Variational Autoencoders for Collaborative Filtering (Liang et al., 2018),
+        https://arxiv.org/abs/1802.05814; Neural Variational Inference for Text Processing (Miao et
+        al., 2016), https://arxiv.org/abs/1511.06038
+    """
+
+    support: ClassVar[str] = "counts"
+    given_total: ClassVar[bool] = True
+    total_count: Tensor
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        decoder: NetworkFactory,
+        total_count: int | None = None,
+        train_data: Real[Tensor, " n *event"] | None = None,
+    ) -> None:
+        if total_count is not None and total_count < 1:
+            raise ValueError(f"total_count must be at least 1, got {total_count}.")
+        super().__init__(event_shape, decoder)
+        total = torch.tensor(1.0 if total_count is None else float(total_count))
+        if total_count is None and train_data is not None:
+            mean = train_data.double().sum() / max(len(train_data), 1)
+            total = mean.round().clamp(min=1).float()
+        # A buffer that is saved: a model that is loaded does not see the training data again.
+        self.register_buffer("total_count", total)
+
+    def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
+        (logits,) = self.outputs(z)
+        return MultinomialDistribution(logits, self.total_count, self.event_dim)

@@ -21,6 +21,8 @@ class Likelihood(nn.Module):
     support: ClassVar[str]
     # The number of decoder outputs for each element of a datum. No option: the density fixes it.
     outputs_per_element: int = 1
+    # Whether the density is given the datum's total: for each total, not over all of them, its mass is one.
+    given_total: ClassVar[bool] = False
 
     def __init__(self, event_shape: Sequence[int], decoder: NetworkFactory) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from pyro_vae.networks.convolutional import Conv, GatedConv, ResNet
 from pyro_vae.networks.dense import MLP, GatedMLP
 from pyro_vae.networks.layers import Activation
 from pyro_vae.networks.log_scale import LogScale, on_log_scale
+from pyro_vae.networks.masked import MaskedMLP
 from pyro_vae.networks.network import Network, NetworkFactory
 from pyro_vae.networks.normalisation import BatchNorm, Norm, running_statistics
 from pyro_vae.networks.unit_scale import UnitScale, on_unit_scale
@@ -37,6 +38,7 @@ __all__ = [
     "GatedConv",
     "GatedMLP",
     "LogScale",
+    "MaskedMLP",
     "Network",
     "NetworkFactory",
     "Norm",

@@ -1,11 +1,9 @@
 """Newsgroup posts and mouse bladder cells from the files of the data root."""
 
-import numpy as np
 import pytest
 import torch
-from scipy import sparse
 
-from pyro_vae.data import mouse_bladder, newsgroups
+from pyro_vae.data import mouse_bladder, newsgroups, newsgroups_halves
 from pyro_vae.data.dataset import SPLITS
 
 
@@ -19,15 +17,11 @@ def test_newsgroups(data_root):
     assert len(set(dataset.event_names)) == 3072
     assert dataset.labels == {}
     # Document completion's halves make the test posts, so rows and columns are where they belong.
-    with np.load(data_root / "20news" / "20ng_bow_3072.npz") as file:
-        halves = [
-            sparse.csr_array(
-                tuple(file[f"test_{half}_{part}"] for part in ("data", "indices", "indptr")),
-                shape=(7_531, 3_072),
-            )
-            for half in ("h1", "h2")
-        ]
-    assert np.array_equal((halves[0] + halves[1]).toarray(), dataset.test.numpy())
+    first, second = newsgroups_halves(data_root)
+    assert first.dtype == torch.int16
+    assert torch.equal(first + second, dataset.test)
+    # Halves of each post, to a word.
+    assert (first.sum(1) - second.sum(1)).abs().max() <= 1
     # "windows" and "dos" go together.
     index = dataset.event_names.index
     counts = dataset.train[:, [index("windows"), index("dos"), index("god")]].float()

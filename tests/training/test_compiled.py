@@ -35,7 +35,7 @@ PARTS = [(family, name) for family, parts in FAMILIES.items() for name in parts]
 def dataset(support: str, n: int = 60) -> Dataset:
     """Pictures of 8 x 8 on a likelihood's support; split 42, 6, 12."""
     uniform = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    if support in ("binary", "unit"):
+    if support in ("binary", "unit", "integers"):
         return Dataset.from_array((uniform * 17).floor().to(torch.uint8), levels=17)
     if support == "real":
         return Dataset.from_array(4 * uniform - 2)
@@ -64,6 +64,7 @@ def a_training(compile="on", *, network=None, objective=None, n=60, **parts) -> 
         **parts,
         train_data=data.transform(data.train),
         train_size=42,
+        levels=data.dataset.levels,
     )
     return Training(
         vae, data, objective, batch_size=10, compile=compile, **{"epochs": 2, **options}

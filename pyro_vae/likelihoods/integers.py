@@ -1,0 +1,164 @@
+"""Likelihoods of the levels 0, ..., levels - 1, such as those of pixels."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from pyro_vae import distributions
+from pyro_vae.likelihoods.likelihood import Likelihood
+from pyro_vae.likelihoods.location_scale import LocationScale, ScaleKind
+from pyro_vae.networks import NetworkFactory
+
+# Of the whole range: a logistic this narrow is within one of 256 levels.
+_MINIMUM_SCALE = 1e-3
+
+
+def _check_levels(levels: int) -> None:
+    if levels < 2:
+        raise ValueError(f"levels must be at least 2, got {levels}.")
+
+
+class DiscretizedLogistic(LocationScale):
+    """p(x_i | z) = F((x_i + 1/2 - m_i) / s_i) - F((x_i - 1/2 - m_i) / s_i), F = sigmoid, for levels x.
+
+    m = (levels - 1) (1/2 + f(z)). The lowest level has all the mass below it, the highest all above.
+
+    Args:
+        event_shape: The shape of a datum.
+        decoder: Output shape -> network f that reads z.
+        levels: The number of levels of the data.
+        scale: What s / (levels - 1) is: "fixed" at `initial_scale`; one number "learned" for all
+            elements; one learned number an "element"; or "decoded", a second output of the decoder.
+        initial_scale: s / (levels - 1) at the start.
+        minimum_scale: A floor under an s / (levels - 1) that is not fixed.
+
+    Raises:
+        ValueError: If there are fewer than two levels, `scale` is unknown, or `initial_scale` is not
+            above `minimum_scale` > 0.
+
+    References:
+        Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), section
+        5, https://arxiv.org/abs/1606.04934
+    """
+
+    support: ClassVar[str] = "integers"
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        decoder: NetworkFactory,
+        levels: int,
+        scale: ScaleKind = "learned",
+        initial_scale: float = 0.1,
+        minimum_scale: float = _MINIMUM_SCALE,
+    ) -> None:
+        _check_levels(levels)
+        super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale)
+        self.levels = levels
+
+    def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
+        loc, scale, _ = self.parameters_of(z)
+        top = self.levels - 1
+        return distributions.DiscretizedLogistic(
+            top * (0.5 + loc), top * scale, self.levels
+        ).to_event(self.event_dim)
+
+
+class LogisticMixture(Likelihood):
+    """p(x | z) = prod_pixels sum_k w_k prod_c DiscretizedLogistic(x_c | m_kc(x_<c), s_kc), for levels x.
+
+    Everything is decoded. In images of three channels a pixel's red, green and blue share the
+    component, and green's location is linear in red, blue's in red and green; otherwise each element
+    has a mixture of its own. `mean` is exact but for the clipping of such moved locations.
+
+    Args:
+        event_shape: The shape of a datum, (channels, rows, columns) or any other.
+        decoder: Output shape -> network that reads z.
+        levels: The number of levels of the data.
+        components: The number of logistics in each mixture.
+
+    Raises:
+        ValueError: If there are fewer than two levels or no components.
+
+    References:
+        PixelCNN++ (Salimans et al., 2017), sections 2.1 and 2.2, https://arxiv.org/abs/1701.05517
+    """
+
+    support: ClassVar[str] = "integers"
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        decoder: NetworkFactory,
+        levels: int,
+        components: int = 5,
+    ) -> None:
+        _check_levels(levels)
+        if components < 1:
+            raise ValueError(f"components must be at least 1, got {components}.")
+        self.tied = len(event_shape) == 3 and event_shape[0] == 3
+        # First: the decoder is asked for so many. A pixel's three coefficients take its three channels.
+        self.outputs_per_element = (4 if self.tied else 3) * components
+        super().__init__(event_shape, decoder)
+        self.levels = levels
+        self.components = components
+        # The components start side by side: from one place they would stay together.
+        start = (torch.arange(components) + 0.5) / components
+        start = start.view(components, *[1] * self.event_dim)
+        self.register_buffer("start", start, persistent=False)
+
+    start: Tensor
+
+    def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
+        axis = -1 - self.event_dim
+        outputs = self.decoder(z).unflatten(axis, (-1, self.components)).unbind(axis - 1)
+        logits, loc, raw_scale = outputs[:3]
+        # 0.1 of the range where the decoder gives 0.
+        scale = F.softplus(raw_scale - 2.25) + _MINIMUM_SCALE
+        top = self.levels - 1
+        if self.tied:
+            # One number a pixel, whatever the network gives for its channels.
+            logits = logits.mean(axis + 1, keepdim=True)
+        return distributions.LogisticMixture(
+            logits,
+            top * (self.start + loc),
+            top * scale,
+            self.levels,
+            self.event_dim,
+            torch.tanh(outputs[3]) if self.tied else None,
+        )
+
+
+class Categorical(Likelihood):
+    """p(x_i | z) = softmax(f_i(z)) at x_i, for levels x: their order has to be learned.
+
+    Args:
+        event_shape: The shape of a datum.
+        decoder: Output shape -> network f that reads z, which gives `levels` numbers an element.
+        levels: The number of levels of the data.
+
+    Raises:
+        ValueError: If there are fewer than two levels.
+
+    References:
+        Pixel Recurrent Neural Networks (van den Oord et al., 2016), section 3,
+        https://arxiv.org/abs/1601.06759
+    """
+
+    support: ClassVar[str] = "integers"
+
+    def __init__(self, event_shape: Sequence[int], decoder: NetworkFactory, levels: int) -> None:
+        _check_levels(levels)
+        # First: the decoder is asked for so many.
+        self.outputs_per_element = levels
+        super().__init__(event_shape, decoder)
+        self.levels = levels
+
+    def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
+        logits = self.decoder(z).movedim(-1 - self.event_dim, -1)
+        return distributions.CategoricalLevels(logits=logits).to_event(self.event_dim)

@@ -29,6 +29,15 @@ def test_outputs_read_the_elements_before_and_no_others(elements, hidden):
     assert (jacobian[torch.tril_indices(elements, elements, -1).unbind()] != 0).all()
 
 
+def test_hidden_units_alone_connect_each_element_to_all_before():
+    network = random_network(7, 60)
+    network.skip.data.zero_()
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: network(x, torch.full((60,), 9.0)), torch.rand(7)
+    )
+    assert (jacobian[torch.tril_indices(7, 7, -1).unbind()] != 0).all()
+
+
 @pytest.mark.parametrize("hidden", [2, 30])
 def test_all_events_have_mass_one_and_draws_their_frequencies(hidden):
     network = random_network(4, hidden)

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 _CELLS, _NODES = 32, 10
 # Outside of the cells the density is below e^-40 of its largest value: 4e-18.
 _DROP = 40.0
-# Convergence is quadratic: after four steps nothing is left to gain in float64.
-_NEWTON_STEPS = 5
+# Convergence is quadratic. In a tail the density changes much within a cell: the first steps are short.
+_NEWTON_STEPS = 7
 
 
 class PolarAngle:
@@ -179,7 +179,7 @@ class PolarAngle:
         density = (self._log_density(kappa, x) - log_total).exp().clamp(min=1e-30)
         by_kappa, _ = _horner(polynomial(table.slope), s)
         derivative = -by_kappa / density
-        return tuple(values.mT.reshape(uniform.shape) for values in (angle, derivative))
+        return angle.mT.reshape(uniform.shape), derivative.mT.reshape(uniform.shape)
 
 
 class _Table(NamedTuple):
@@ -206,8 +206,8 @@ class _Known(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (derivative,) = ctx.saved_tensors
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (derivative,), (grad,) = ctx.saved_tensors, grad_outputs
         return grad * derivative, None, None
 
 

@@ -1,9 +1,9 @@
 """Densities and Kullback-Leibler divergences that torch and Pyro lack.
 
-Importing this package registers the divergences of :mod:`pyro_vae.distributions.kl`.
+Importing this package registers the divergences of its files `kl*.py`.
 """
 
-from pyro_vae.distributions import kl as _kl
+from pyro_vae.distributions import kl as _kl, kl_sphere as _kl_sphere
 from pyro_vae.distributions.autoregressive_bernoulli import AutoregressiveBernoulli
 from pyro_vae.distributions.categorical_levels import CategoricalLevels
 from pyro_vae.distributions.discretized_logistic import DiscretizedLogistic, LogisticMixture
@@ -11,7 +11,10 @@ from pyro_vae.distributions.low_rank_normal import LowRankNormal
 from pyro_vae.distributions.mixture import DiagonalNormalMixture
 from pyro_vae.distributions.multinomial import Multinomial
 from pyro_vae.distributions.negative_binomial import NegativeBinomial
+from pyro_vae.distributions.power_spherical import PowerSpherical
+from pyro_vae.distributions.spherical_uniform import SphericalUniform
 from pyro_vae.distributions.unit_interval import Beta, ContinuousBernoulli, LogitNormal
+from pyro_vae.distributions.von_mises_fisher import VonMisesFisher
 
 __all__ = [
     "AutoregressiveBernoulli",
@@ -25,6 +28,9 @@ __all__ = [
     "LowRankNormal",
     "Multinomial",
     "NegativeBinomial",
+    "PowerSpherical",
+    "SphericalUniform",
+    "VonMisesFisher",
 ]
 
-del _kl
+del _kl, _kl_sphere

@@ -20,6 +20,7 @@ from pyro_vae.networks.masked import MaskedMLP
 from pyro_vae.networks.network import Network, NetworkFactory
 from pyro_vae.networks.normalisation import BatchNorm, Norm, running_statistics
 from pyro_vae.networks.unit_scale import UnitScale, on_unit_scale
+from pyro_vae.networks.unit_vector import unit_vector
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "mlp": MLP,
@@ -47,4 +48,5 @@ __all__ = [
     "on_log_scale",
     "on_unit_scale",
     "running_statistics",
+    "unit_vector",
 ]

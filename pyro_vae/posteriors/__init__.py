@@ -9,10 +9,13 @@ declares its `support` as a word, which has to be the prior's.
 from torch import nn
 
 from pyro_vae.posteriors.gaussian import DiagonalNormal, FullNormal
+from pyro_vae.posteriors.spherical import PowerSpherical, VonMisesFisher
 
 POSTERIORS: dict[str, type[nn.Module]] = {
     "diagonal_normal": DiagonalNormal,
     "full_normal": FullNormal,
+    "von_mises_fisher": VonMisesFisher,
+    "power_spherical": PowerSpherical,
 }
 
-__all__ = ["POSTERIORS", "DiagonalNormal", "FullNormal"]
+__all__ = ["POSTERIORS", "DiagonalNormal", "FullNormal", "PowerSpherical", "VonMisesFisher"]

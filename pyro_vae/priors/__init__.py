@@ -10,11 +10,23 @@ from torch import nn
 
 from pyro_vae.priors.gaussian import StandardNormal
 from pyro_vae.priors.mixture import GaussianMixture, Vamp
+from pyro_vae.priors.spherical import PowerSpherical, SphericalUniform, VonMisesFisher
 
 PRIORS: dict[str, type[nn.Module]] = {
     "standard_normal": StandardNormal,
     "gaussian_mixture": GaussianMixture,
     "vamp": Vamp,
+    "spherical_uniform": SphericalUniform,
+    "power_spherical": PowerSpherical,
+    "von_mises_fisher": VonMisesFisher,
 }
 
-__all__ = ["PRIORS", "GaussianMixture", "StandardNormal", "Vamp"]
+__all__ = [
+    "PRIORS",
+    "GaussianMixture",
+    "PowerSpherical",
+    "SphericalUniform",
+    "StandardNormal",
+    "Vamp",
+    "VonMisesFisher",
+]

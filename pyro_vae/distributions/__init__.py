@@ -3,7 +3,8 @@
 Importing this package registers the divergences of its files `kl*.py`.
 """
 
-from pyro_vae.distributions import kl as _kl, kl_sphere as _kl_sphere
+from pyro_vae.distributions import kl as _kl
+from pyro_vae.distributions import kl_sphere as _kl_sphere
 from pyro_vae.distributions.autoregressive_bernoulli import AutoregressiveBernoulli
 from pyro_vae.distributions.categorical_levels import CategoricalLevels
 from pyro_vae.distributions.discretized_logistic import DiscretizedLogistic, LogisticMixture

@@ -4,8 +4,11 @@ Importing this package registers the divergences of :mod:`pyro_vae.distributions
 """
 
 from pyro_vae.distributions import kl as _kl
+from pyro_vae.distributions.logistic import Logistic
+from pyro_vae.distributions.low_rank_normal import LowRankNormal
 from pyro_vae.distributions.mixture import DiagonalNormalMixture
+from pyro_vae.distributions.student_t import StudentT
 
-__all__ = ["DiagonalNormalMixture"]
+__all__ = ["DiagonalNormalMixture", "Logistic", "LowRankNormal", "StudentT"]
 
 del _kl

@@ -17,7 +17,7 @@ from pyro_vae.networks.dense import MLP, GatedMLP
 from pyro_vae.networks.layers import Activation
 from pyro_vae.networks.log_scale import LogScale, on_log_scale
 from pyro_vae.networks.network import Network, NetworkFactory
-from pyro_vae.networks.normalisation import BatchNorm, Norm, running_statistics
+from pyro_vae.networks.normalisation import BatchNorm, Norm, Standardised, running_statistics
 from pyro_vae.networks.unit_scale import UnitScale, on_unit_scale
 
 NETWORKS: dict[str, type[nn.Module]] = {
@@ -41,6 +41,7 @@ __all__ = [
     "NetworkFactory",
     "Norm",
     "ResNet",
+    "Standardised",
     "UnitScale",
     "on_log_scale",
     "on_unit_scale",

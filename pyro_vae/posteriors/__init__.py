@@ -8,11 +8,27 @@ declares its `support` as a word, which has to be the prior's.
 
 from torch import nn
 
-from pyro_vae.posteriors.gaussian import DiagonalNormal, FullNormal
+from pyro_vae.posteriors.committed import BatchNormalised, CommittedRate
+from pyro_vae.posteriors.gaussian import DiagonalNormal, FullNormal, LowRankNormal
+from pyro_vae.posteriors.heavy_tailed import Laplace, StudentT
 
 POSTERIORS: dict[str, type[nn.Module]] = {
     "diagonal_normal": DiagonalNormal,
+    "low_rank_normal": LowRankNormal,
     "full_normal": FullNormal,
+    "laplace": Laplace,
+    "student_t": StudentT,
+    "batch_normalised": BatchNormalised,
+    "committed_rate": CommittedRate,
 }
 
-__all__ = ["POSTERIORS", "DiagonalNormal", "FullNormal"]
+__all__ = [
+    "POSTERIORS",
+    "BatchNormalised",
+    "CommittedRate",
+    "DiagonalNormal",
+    "FullNormal",
+    "Laplace",
+    "LowRankNormal",
+    "StudentT",
+]

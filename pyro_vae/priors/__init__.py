@@ -9,12 +9,24 @@ posterior, train_data, train_size`. A prior never computes its own KL: that is t
 from torch import nn
 
 from pyro_vae.priors.gaussian import StandardNormal
+from pyro_vae.priors.heavy_tailed import Laplace, Logistic, StudentT
 from pyro_vae.priors.mixture import GaussianMixture, Vamp
 
 PRIORS: dict[str, type[nn.Module]] = {
     "standard_normal": StandardNormal,
+    "laplace": Laplace,
+    "student_t": StudentT,
+    "logistic": Logistic,
     "gaussian_mixture": GaussianMixture,
     "vamp": Vamp,
 }
 
-__all__ = ["PRIORS", "GaussianMixture", "StandardNormal", "Vamp"]
+__all__ = [
+    "PRIORS",
+    "GaussianMixture",
+    "Laplace",
+    "Logistic",
+    "StandardNormal",
+    "StudentT",
+    "Vamp",
+]

@@ -5,7 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from pyro_vae.log_densities import log_densities
+from pyro_vae.model import build
+from pyro_vae.objectives import ELBO
 from pyro_vae.training.configuration import FAMILIES
 
 README = Path(__file__).parents[1] / "README.md"
@@ -37,9 +41,15 @@ def test_the_table_of_parts(family):
     assert row[1] == ", ".join(f"`{name}`" for name in names)
 
 
-def test_the_worked_example_of_contributing(monkeypatch):
+def test_the_worked_example_of_contributing():
     text = (README.parent / "CONTRIBUTING.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     scope: dict = {"__name__": "example"}
     exec(re.sub(r"^   ", "", program, flags=re.MULTILINE), scope)
-    assert scope["Laplace"](3)().sample().shape == (3,)
+    gumbel = scope["Gumbel"]
+    assert gumbel(3)().sample().shape == (3,)
+    assert "Gumbel" not in {part.__name__ for part in FAMILIES["prior"].values()}
+    vae = build((1, 2, 2), 3, prior=gumbel)
+    objective = ELBO()
+    objective(log_densities(vae.model, vae.guide, torch.rand(4, 1, 2, 2).round()))
+    assert objective.kl_by_site == {"z": "analytic"}

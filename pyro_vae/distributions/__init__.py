@@ -8,12 +8,14 @@ from pyro_vae.distributions import kl_sphere as _kl_sphere
 from pyro_vae.distributions.autoregressive_bernoulli import AutoregressiveBernoulli
 from pyro_vae.distributions.categorical_levels import CategoricalLevels
 from pyro_vae.distributions.discretized_logistic import DiscretizedLogistic, LogisticMixture
+from pyro_vae.distributions.logistic import Logistic
 from pyro_vae.distributions.low_rank_normal import LowRankNormal
 from pyro_vae.distributions.mixture import DiagonalNormalMixture
 from pyro_vae.distributions.multinomial import Multinomial
 from pyro_vae.distributions.negative_binomial import NegativeBinomial
 from pyro_vae.distributions.power_spherical import PowerSpherical
 from pyro_vae.distributions.spherical_uniform import SphericalUniform
+from pyro_vae.distributions.student_t import StudentT
 from pyro_vae.distributions.unit_interval import Beta, ContinuousBernoulli, LogitNormal
 from pyro_vae.distributions.von_mises_fisher import VonMisesFisher
 
@@ -24,6 +26,7 @@ __all__ = [
     "ContinuousBernoulli",
     "DiagonalNormalMixture",
     "DiscretizedLogistic",
+    "Logistic",
     "LogisticMixture",
     "LogitNormal",
     "LowRankNormal",
@@ -31,6 +34,7 @@ __all__ = [
     "NegativeBinomial",
     "PowerSpherical",
     "SphericalUniform",
+    "StudentT",
     "VonMisesFisher",
 ]
 

@@ -40,11 +40,7 @@ class LowRankNormal(TorchDistribution):
         batch, event = loc.shape[: loc.dim() - event_dim], loc.shape[loc.dim() - event_dim :]
         self.loc, self.factor = loc.flatten(-event_dim), factor
         self.scale = scale.flatten(-event_dim)
-        standard = (factor / self.scale[..., None]).double()
-        identity = torch.eye(factor.shape[-1], dtype=torch.float64, device=factor.device)
-        # Without a look at its success, which would stop the graph: I + V^T V is positive definite.
-        self._cholesky = torch.linalg.cholesky_ex(identity + standard.mT @ standard).L
-        self._standard = standard
+        self.woodbury = woodbury(factor, self.scale)
         super().__init__(batch, event, validate_args=validate_args)
 
     @property
@@ -56,7 +52,7 @@ class LowRankNormal(TorchDistribution):
         """The same distributions, broadcast; nothing is copied, nor factorised again."""
         new = LowRankNormal.__new__(LowRankNormal)
         new.loc = self.loc.expand(*batch_shape, self.loc.shape[-1])
-        for name in ("factor", "scale", "_cholesky", "_standard"):
+        for name in ("factor", "scale", "woodbury"):
             setattr(new, name, getattr(self, name))
         TorchDistribution.__init__(
             new, torch.Size(batch_shape), self.event_shape, validate_args=False
@@ -68,16 +64,14 @@ class LowRankNormal(TorchDistribution):
         """log p(x), in float64 inside: both terms of the quadratic form are large where sigma is small."""
         if self._validate_args:
             self._validate_sample(value)
-        x = value.flatten(-len(self.event_shape))
-        d = (x - self.loc).double() / self.scale
-        projected = (self._standard.mT @ d[..., None]) if self._standard.dim() > 2 else None
-        if projected is None:
-            # A matrix product for the whole batch.
-            projected = (d @ self._standard)[..., None]
-        inner = torch.linalg.solve_triangular(self._cholesky, projected, upper=False)[..., 0]
+        standard, cholesky, log_determinant = self.woodbury
+        x = value.flatten(-len(self.event_shape)).double()
+        d = (x - self.loc.double()) / self.scale.double()
+        # With one factor for all it is a matrix product for the whole batch.
+        shared = standard.dim() == 2
+        projected = (d @ standard)[..., None] if shared else standard.mT @ d[..., None]
+        inner = torch.linalg.solve_triangular(cholesky, projected, upper=False)[..., 0]
         quadratic = d.square().sum(-1) - inner.square().sum(-1)
-        log_determinant = 2 * self.scale.double().log().sum(-1)
-        log_determinant = log_determinant + 2 * self._cholesky.diagonal(0, -2, -1).log().sum(-1)
         constant = d.shape[-1] * math.log(2 * math.pi)
         return (-(quadratic + log_determinant + constant) / 2).to(self.loc.dtype)
 
@@ -91,6 +85,11 @@ class LowRankNormal(TorchDistribution):
         return x.view(shape + self.event_shape)
 
     @property
+    def covariance_matrix(self) -> Float[Tensor, "*leading elements elements"]:
+        """W W^T + diag(sigma^2), with as many leading axes as the factor has."""
+        return self.factor @ self.factor.mT + torch.diag_embed(self.scale.square())
+
+    @property
     def mean(self) -> Float[Tensor, "*batch_event"]:
         """mu."""
         return self.loc.reshape(self._extended_shape())
@@ -100,3 +99,20 @@ class LowRankNormal(TorchDistribution):
         """sum_r W_ir^2 + sigma_i^2, of each element."""
         variance = self.factor.square().sum(-1) + self.scale.square()
         return variance.expand_as(self.loc).reshape(self._extended_shape())
+
+
+def woodbury(
+    factor: Float[Tensor, "*leading elements rank"], scale: Float[Tensor, "*leading elements"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """V = W / sigma, the Cholesky factor of I + V^T V, and log |W W^T + diag(sigma^2)|, in float64.
+
+    References:
+        Gaussian Processes for Machine Learning (Rasmussen & Williams, 2006), appendix A.3.
+    """
+    scale = scale.double()
+    standard = factor.double() / scale[..., None]
+    identity = torch.eye(factor.shape[-1], dtype=torch.float64, device=factor.device)
+    # Without a look at its success, which would stop the graph: I + V^T V is positive definite.
+    cholesky = torch.linalg.cholesky_ex(identity + standard.mT @ standard).L
+    diagonal = cholesky.diagonal(dim1=-2, dim2=-1)
+    return standard, cholesky, 2 * (scale.log().sum(-1) + diagonal.log().sum(-1))

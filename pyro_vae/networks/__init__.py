@@ -18,7 +18,7 @@ from pyro_vae.networks.layers import Activation
 from pyro_vae.networks.log_scale import LogScale, on_log_scale
 from pyro_vae.networks.masked import MaskedMLP
 from pyro_vae.networks.network import Network, NetworkFactory
-from pyro_vae.networks.normalisation import BatchNorm, Norm, running_statistics
+from pyro_vae.networks.normalisation import BatchNorm, Norm, Standardised, running_statistics
 from pyro_vae.networks.unit_scale import UnitScale, on_unit_scale
 from pyro_vae.networks.unit_vector import unit_vector
 
@@ -44,6 +44,7 @@ __all__ = [
     "NetworkFactory",
     "Norm",
     "ResNet",
+    "Standardised",
     "UnitScale",
     "on_log_scale",
     "on_unit_scale",

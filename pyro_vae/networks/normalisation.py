@@ -5,14 +5,51 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 Norm = Literal["none", "batch", "layer"]
 
 
-class BatchNorm(nn.Module):
+class _BatchStatistics(nn.Module):
+    """A mean and a variance of each feature, of the batches seen so far: the running statistics.
+
+    Abstract: a layer says what it does with them, and moves them.
+
+    They are the plain mean of the first batches' and, once that gives a batch less weight than
+    `momentum`, move by `momentum`: they are those of data from the first step on. torch's start at
+    0 and 1 and hold a part of that for dozens of steps. A batch whose statistics are not finite
+    leaves no mark, as its step leaves none on the parameters.
+
+    Args:
+        features: The number of features.
+        momentum: The weight of the newest batch.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    batches: Tensor
+
+    def __init__(self, features: int, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_var", torch.ones(features))
+        self.register_buffer("batches", torch.tensor(0))
+
+    @torch.no_grad()
+    def _move(
+        self, mean: Float[Tensor, " features"], variance: Float[Tensor, " features"]
+    ) -> None:
+        self.batches += 1
+        newest = (1 / self.batches).clamp(min=self.momentum).to(mean.dtype)
+        for running, batch in ((self.running_mean, mean), (self.running_var, variance)):
+            moved = torch.lerp(running, batch, newest)
+            running.copy_(torch.where(moved.isfinite(), moved, running))
+
+
+class BatchNorm(_BatchStatistics):
     """gamma (h - m) / sqrt(v + eps) + beta, with a mean m and a variance v for each feature.
 
     Features are axis 1. Which statistics m and v are:
@@ -23,11 +60,6 @@ class BatchNorm(nn.Module):
     - in training, too, the running statistics where there is but one value a feature (one datum
       in a dense layer), which has no variance, and inside `running_statistics`. They do not move.
 
-    The running statistics are the plain mean of the first batches' and, once that gives a batch
-    less weight than `momentum`, move by `momentum`: they are those of data from the first step on.
-    torch's start at 0 and 1 and hold a part of that for dozens of steps. A batch whose statistics
-    are not finite leaves no mark, as its step leaves none on the parameters.
-
     Args:
         features: The length of axis 1.
         momentum: The weight of the newest batch in the running statistics.
@@ -37,19 +69,11 @@ class BatchNorm(nn.Module):
         Batch Normalization (Ioffe & Szegedy, 2015), https://arxiv.org/abs/1502.03167
     """
 
-    running_mean: Tensor
-    running_var: Tensor
-    batches: Tensor
-
     def __init__(self, features: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.momentum = momentum
+        super().__init__(features, momentum)
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(features))
         self.bias = nn.Parameter(torch.zeros(features))
-        self.register_buffer("running_mean", torch.zeros(features))
-        self.register_buffer("running_var", torch.ones(features))
-        self.register_buffer("batches", torch.tensor(0))
 
     def forward(
         self, h: Float[Tensor, " n features *positions"]
@@ -65,18 +89,54 @@ class BatchNorm(nn.Module):
         self._move(mean, variance)
         return normalised
 
-    @torch.no_grad()
-    def _move(
-        self, mean: Float[Tensor, " features"], variance: Float[Tensor, " features"]
-    ) -> None:
-        self.batches += 1
-        newest = (1 / self.batches).clamp(min=self.momentum).to(mean.dtype)
-        for running, batch in ((self.running_mean, mean), (self.running_var, variance)):
-            moved = torch.lerp(running, batch, newest)
-            running.copy_(torch.where(moved.isfinite(), moved, running))
+
+class Standardised(_BatchStatistics):
+    """(h - m) / sqrt(v): in a batch each feature has mean 0 and variance 1 exactly, however small v is.
+
+    `BatchNorm` divides by sqrt(v + eps), and what comes out of a small v has a variance below 1.
+    Here nothing is added. In float64, where a float32 feature that is not constant cannot have a
+    standard deviation below 2^-40 of its largest value, a smaller one is rounding: the feature is
+    constant and becomes 0.
+
+    Which statistics are used when is as in `BatchNorm`; its variance in a batch is that of the
+    batch (divided by n), in the running statistics an estimate of the population's (by n - 1).
+
+    Args:
+        features: The length of axis 1.
+        momentum: The weight of the newest batch in the running statistics.
+
+    References:
+        Batch Normalization (Ioffe & Szegedy, 2015), https://arxiv.org/abs/1502.03167
+    """
+
+    def __init__(self, features: int, momentum: float = 0.1) -> None:
+        super().__init__(features, momentum)
+
+    def forward(self, h: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
+        if not self.training or len(h) < 2:
+            mean, variance = self.running_mean.double(), self.running_var.double()
+            return _standardised(h.double() - mean, variance, variance > 0).to(h.dtype)
+        values = h.double()
+        mean = values.mean(0)
+        variance = (values - mean).square().mean(0)
+        rounding = values.detach().abs().amax(0) * 2.0**-40
+        varies = variance > rounding.square()
+        unbiased = torch.where(varies, variance, 0.0) * (len(h) / (len(h) - 1))
+        self._move(mean.to(h.dtype), unbiased.to(h.dtype))
+        return _standardised(values - mean, variance, varies).to(h.dtype)
 
 
-_BATCH_NORMS = (BatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+def _standardised(
+    centred: Float[Tensor, "n features"],
+    variance: Float[Tensor, " features"],
+    varies: Bool[Tensor, " features"],
+) -> Float[Tensor, "n features"]:
+    # The inner where keeps the root's infinite derivative at 0 out of the gradient.
+    scale = torch.where(varies, variance, 1.0).sqrt()
+    return torch.where(varies, centred / scale, centred)
+
+
+_BATCH_NORMS = (_BatchStatistics, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def require_separable(module: nn.Module) -> None:
@@ -109,7 +169,7 @@ def running_statistics(module: nn.Module) -> Iterator[None]:
     in evaluation. All other layers keep their mode.
 
     Args:
-        module: A module that holds `BatchNorm`, or torch's own, anywhere inside.
+        module: A module that holds `BatchNorm`, `Standardised`, or torch's own, anywhere inside.
     """
     training = [m for m in module.modules() if isinstance(m, _BATCH_NORMS) and m.training]
     try:

@@ -8,14 +8,32 @@ declares its `support` as a word, which has to be the prior's.
 
 from torch import nn
 
-from pyro_vae.posteriors.gaussian import DiagonalNormal, FullNormal
+from pyro_vae.posteriors.committed import BatchNormalised, CommittedRate
+from pyro_vae.posteriors.gaussian import DiagonalNormal, FullNormal, LowRankNormal
+from pyro_vae.posteriors.heavy_tailed import Laplace, StudentT
 from pyro_vae.posteriors.spherical import PowerSpherical, VonMisesFisher
 
 POSTERIORS: dict[str, type[nn.Module]] = {
     "diagonal_normal": DiagonalNormal,
+    "low_rank_normal": LowRankNormal,
     "full_normal": FullNormal,
+    "laplace": Laplace,
+    "student_t": StudentT,
+    "batch_normalised": BatchNormalised,
+    "committed_rate": CommittedRate,
     "von_mises_fisher": VonMisesFisher,
     "power_spherical": PowerSpherical,
 }
 
-__all__ = ["POSTERIORS", "DiagonalNormal", "FullNormal", "PowerSpherical", "VonMisesFisher"]
+__all__ = [
+    "POSTERIORS",
+    "BatchNormalised",
+    "CommittedRate",
+    "DiagonalNormal",
+    "FullNormal",
+    "Laplace",
+    "LowRankNormal",
+    "PowerSpherical",
+    "StudentT",
+    "VonMisesFisher",
+]

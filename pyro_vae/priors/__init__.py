@@ -9,11 +9,15 @@ posterior, train_data, train_size`. A prior never computes its own KL: that is t
 from torch import nn
 
 from pyro_vae.priors.gaussian import StandardNormal
+from pyro_vae.priors.heavy_tailed import Laplace, Logistic, StudentT
 from pyro_vae.priors.mixture import GaussianMixture, Vamp
 from pyro_vae.priors.spherical import PowerSpherical, SphericalUniform, VonMisesFisher
 
 PRIORS: dict[str, type[nn.Module]] = {
     "standard_normal": StandardNormal,
+    "laplace": Laplace,
+    "student_t": StudentT,
+    "logistic": Logistic,
     "gaussian_mixture": GaussianMixture,
     "vamp": Vamp,
     "spherical_uniform": SphericalUniform,
@@ -24,9 +28,12 @@ PRIORS: dict[str, type[nn.Module]] = {
 __all__ = [
     "PRIORS",
     "GaussianMixture",
+    "Laplace",
+    "Logistic",
     "PowerSpherical",
     "SphericalUniform",
     "StandardNormal",
+    "StudentT",
     "Vamp",
     "VonMisesFisher",
 ]

@@ -1,0 +1,182 @@
+"""Normal posteriors that cannot collapse onto N(0, I): their mean KL has a lower bound above 0."""
+
+import math
+from collections.abc import Callable
+from typing import ClassVar, Literal, get_args
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyro_vae.networks import NetworkFactory, Standardised
+from pyro_vae.posteriors.gaussian import (
+    MINIMUM_SCALE,
+    DiagonalNormal,
+    FullNormal,
+    LowRankNormal,
+)
+
+NormalPosterior = Literal["diagonal_normal", "low_rank_normal", "full_normal"]
+
+_NORMALS: dict[str, Callable[..., nn.Module]] = {
+    "diagonal_normal": DiagonalNormal,
+    "low_rank_normal": LowRankNormal,
+    "full_normal": FullNormal,
+}
+
+
+class BatchNormalised(nn.Module):
+    """q(z | x) = N(z | gamma h_i(x) + beta_i, Sigma(x)), h the encoder's means, standardised over the batch.
+
+    The mean over a batch of mu_i^2 is then gamma^2 + beta_i^2, and so, whatever the encoder does,
+    the mean over the batch of KL(q(z | x) || N(0, I)) is at least sum_i (gamma^2 + beta_i^2) / 2
+    nats. This holds for the statistics of the batch, in training; in evaluation the running ones
+    are used, and it holds about. The bound is imposed: that all units are then active is no
+    evidence that the decoder uses them. Nothing is added to the variance, as that would loosen the
+    bound; a mean that is the same for all of a batch has no spread to scale, and is beta.
+
+    gamma is fixed, as a learned one can go to 0; beta is learned. A Vamp prior's pseudo-inputs are
+    standardised with the running statistics. Several processes, of which each sees a part of a
+    batch, refuse this posterior.
+
+    Args:
+        latent_dim: The dimension of z.
+        encoder: Output shape -> network that reads x.
+        of: The normal posterior whose means are normalised.
+        gamma: The standard deviation of each mean over a batch.
+
+    Raises:
+        ValueError: If `latent_dim` is below 1, `of` is unknown, or `gamma` is not above 0 and finite.
+
+    References:
+        A Batch Normalized Inference Network Keeps the KL Vanishing Away (Zhu et al., 2020),
+        https://arxiv.org/abs/2004.12585
+    """
+
+    support: ClassVar[str] = "real"
+
+    def __init__(
+        self,
+        latent_dim: int,
+        encoder: NetworkFactory,
+        of: NormalPosterior = "diagonal_normal",
+        gamma: float = 0.6,
+    ) -> None:
+        super().__init__()
+        if of not in _NORMALS:
+            raise ValueError(
+                f"of must be one of {', '.join(get_args(NormalPosterior))}, got {of!r}."
+            )
+        if not 0 < gamma < math.inf:
+            raise ValueError(f"gamma must be above 0 and finite, got {gamma}.")
+        self.latent_dim = latent_dim
+        self.posterior = _NORMALS[of](
+            latent_dim, lambda shape: _NormalisedMeans(encoder(shape), latent_dim, gamma)
+        )
+
+    def forward(self, x: Real[Tensor, "*batch_event"]) -> dist.Distribution:
+        return self.posterior(x)
+
+    def embed(self, x: Real[Tensor, "*batch_event"]) -> Float[Tensor, "*batch latent"]:
+        """The posterior mean gamma h(x) + beta."""
+        return self.posterior.embed(x)
+
+
+class _NormalisedMeans(nn.Module):
+    """A normal posterior's encoder, the first row of whose output, the mean, is normalised."""
+
+    def __init__(self, network: nn.Module, latent_dim: int, gamma: float) -> None:
+        super().__init__()
+        self.network = network
+        self.standardised = Standardised(latent_dim)
+        self.gamma = gamma
+        self.beta = nn.Parameter(torch.zeros(latent_dim))
+
+    def forward(
+        self, x: Real[Tensor, "*batch_event"]
+    ) -> Float[Tensor, "*batch parameters latent"]:
+        outputs = self.network(x)
+        loc = outputs[..., :1, :]
+        standard = self.standardised(loc.reshape(-1, loc.shape[-1])).view_as(loc)
+        return torch.cat([self.gamma * standard + self.beta, outputs[..., 1:, :]], -2)
+
+
+class CommittedRate(nn.Module):
+    r"""q(z | x) = prod_i N(z_i | mu_i(x), sigma_i(x)^2) with KL(q || N(0, I)) >= rate for every x.
+
+    With delta = rate / latent_dim and t = log sigma, one variable has the KL
+
+        mu^2 / 2 + f(t),    f(t) = (e^(2 t) - 1) / 2 - t >= 0.
+
+    f has the value delta at a t_low < 0 and at a t_high > 0. The encoder's outputs (a, b) give
+    t = t_low + (t_high - t_low) sigmoid(b), and mu = sqrt(2 (delta - f(t))) + softplus(a), so that
+    each variable has at least delta nats. This is the independent delta-VAE, with an interpolation
+    of log sigma for one of sigma, and softplus for max(0, a), which has no gradient below 0. Means
+    are above 0: so are a code's, not a standard normal's, and samples of the prior may lie where no
+    datum is. The bound is one against N(0, I), not against another prior.
+
+    Args:
+        latent_dim: The dimension of z.
+        encoder: Output shape -> network that reads x.
+        rate: The least KL(q(z | x) || N(0, I)) of a datum, in nats, shared equally by the variables.
+
+    Raises:
+        ValueError: If `latent_dim` is below 1, or `rate` is not above 0 and finite.
+
+    References:
+        Preventing Posterior Collapse with delta-VAEs (Razavi et al., 2019), appendix on independent
+        delta-VAEs, https://arxiv.org/abs/1901.03416
+    """
+
+    support: ClassVar[str] = "real"
+
+    def __init__(self, latent_dim: int, encoder: NetworkFactory, rate: float = 2.0) -> None:
+        super().__init__()
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim must be at least 1, got {latent_dim}.")
+        if not 0 < rate < math.inf:
+            raise ValueError(f"rate must be above 0 and finite, got {rate}.")
+        self.latent_dim = latent_dim
+        delta = rate / latent_dim
+        # What float32 can round away from mu, sigma, and a KL that is computed from them.
+        self.delta = delta + 1e-6 * (1 + delta)
+        low, high = _log_scales(self.delta)
+        self.low, self.high = max(low, math.log(MINIMUM_SCALE)), high
+        self.encoder = encoder((2, latent_dim))
+
+    def forward(self, x: Real[Tensor, "*batch_event"]) -> dist.Distribution:
+        loc, scale = self._loc_and_scale(x)
+        return dist.Normal(loc, scale).to_event(1)
+
+    def embed(self, x: Real[Tensor, "*batch_event"]) -> Float[Tensor, "*batch latent"]:
+        """The posterior mean mu(x)."""
+        return self._loc_and_scale(x)[0]
+
+    def _loc_and_scale(
+        self, x: Real[Tensor, "*batch_event"]
+    ) -> tuple[Float[Tensor, "*batch latent"], Float[Tensor, "*batch latent"]]:
+        outputs = self.encoder(x)
+        raw_loc, raw_scale = outputs.double().unbind(-2)
+        # Short of both ends, where the root below has an infinite derivative.
+        share = 1e-3 + (1 - 2e-3) * torch.sigmoid(raw_scale)
+        log_scale = self.low + (self.high - self.low) * share
+        of_scale = torch.expm1(2 * log_scale) / 2 - log_scale
+        loc = (2 * (self.delta - of_scale)).sqrt() + F.softplus(raw_loc)
+        return loc.to(outputs.dtype), log_scale.exp().to(outputs.dtype)
+
+
+def _log_scales(delta: float) -> tuple[float, float]:
+    """The t < 0 and the t > 0 at which KL(N(0, e^(2 t)) || N(0, 1)) is delta, by bisection."""
+
+    def root(inside: float, outside: float) -> float:
+        for _ in range(200):
+            middle = (inside + outside) / 2
+            if math.expm1(2 * middle) / 2 - middle < delta:
+                inside = middle
+            else:
+                outside = middle
+        return inside
+
+    return root(0.0, -1 - delta), root(0.0, 1 + math.log(4 * (1 + delta)) / 2)

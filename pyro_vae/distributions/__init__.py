@@ -4,8 +4,10 @@ Importing this package registers the divergences of :mod:`pyro_vae.distributions
 """
 
 from pyro_vae.distributions import kl as _kl
+from pyro_vae.distributions.coupling import CouplingFlow
+from pyro_vae.distributions.flow import NormalFlow
 from pyro_vae.distributions.mixture import DiagonalNormalMixture
 
-__all__ = ["DiagonalNormalMixture"]
+__all__ = ["CouplingFlow", "DiagonalNormalMixture", "NormalFlow"]
 
 del _kl

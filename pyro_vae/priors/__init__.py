@@ -8,6 +8,7 @@ posterior, train_data, train_size`. A prior never computes its own KL: that is t
 
 from torch import nn
 
+from pyro_vae.priors.flow import Flow
 from pyro_vae.priors.gaussian import StandardNormal
 from pyro_vae.priors.mixture import GaussianMixture, Vamp
 
@@ -15,6 +16,7 @@ PRIORS: dict[str, type[nn.Module]] = {
     "standard_normal": StandardNormal,
     "gaussian_mixture": GaussianMixture,
     "vamp": Vamp,
+    "flow": Flow,
 }
 
-__all__ = ["PRIORS", "GaussianMixture", "StandardNormal", "Vamp"]
+__all__ = ["PRIORS", "Flow", "GaussianMixture", "StandardNormal", "Vamp"]

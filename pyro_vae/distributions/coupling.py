@@ -1,6 +1,7 @@
 """Affine coupling layers: an invertible map both of whose directions are one pass."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -22,7 +23,7 @@ class _Coupling(nn.Module):
         self.first = nn.Linear(max(kept, 1), hidden[0])
         self.of_context = nn.Linear(context, hidden[0], bias=False) if context else None
         layers: list[nn.Module] = [nn.ReLU()]
-        for width, following in zip(hidden[:-1], hidden[1:], strict=True):
+        for width, following in pairwise(hidden):
             layers += [nn.Linear(width, following), nn.ReLU()]
         last = nn.Linear(hidden[-1], 2 * moved)
         nn.init.zeros_(last.weight)

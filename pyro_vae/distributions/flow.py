@@ -97,8 +97,3 @@ class NormalFlow(TorchDistribution):
     def _log_normal(self, noise: Tensor) -> Tensor:
         constant = math.log(2 * math.pi) / 2
         return -(noise.square() / 2 + self.scale.log() + constant).sum(-1)
-
-    @property
-    def image_of_loc(self) -> Float[Tensor, "*batch dim"]:
-        """f(mu, h): the median's image where f is the identity or monotone, never a draw."""
-        return self.bijection(self.loc, self.context)[0]

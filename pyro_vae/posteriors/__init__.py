@@ -8,11 +8,13 @@ declares its `support` as a word, which has to be the prior's.
 
 from torch import nn
 
+from pyro_vae.posteriors.flow import CouplingFlowPosterior
 from pyro_vae.posteriors.gaussian import DiagonalNormal, FullNormal
 
 POSTERIORS: dict[str, type[nn.Module]] = {
     "diagonal_normal": DiagonalNormal,
     "full_normal": FullNormal,
+    "coupling_flow": CouplingFlowPosterior,
 }
 
-__all__ = ["POSTERIORS", "DiagonalNormal", "FullNormal"]
+__all__ = ["POSTERIORS", "CouplingFlowPosterior", "DiagonalNormal", "FullNormal"]

@@ -7,7 +7,9 @@ from pyro_vae.distributions import kl as _kl
 from pyro_vae.distributions import kl_sphere as _kl_sphere
 from pyro_vae.distributions.autoregressive_bernoulli import AutoregressiveBernoulli
 from pyro_vae.distributions.categorical_levels import CategoricalLevels
+from pyro_vae.distributions.coupling import CouplingFlow
 from pyro_vae.distributions.discretized_logistic import DiscretizedLogistic, LogisticMixture
+from pyro_vae.distributions.flow import NormalFlow
 from pyro_vae.distributions.logistic import Logistic
 from pyro_vae.distributions.low_rank_normal import LowRankNormal
 from pyro_vae.distributions.mixture import DiagonalNormalMixture
@@ -24,6 +26,7 @@ __all__ = [
     "Beta",
     "CategoricalLevels",
     "ContinuousBernoulli",
+    "CouplingFlow",
     "DiagonalNormalMixture",
     "DiscretizedLogistic",
     "Logistic",
@@ -32,6 +35,7 @@ __all__ = [
     "LowRankNormal",
     "Multinomial",
     "NegativeBinomial",
+    "NormalFlow",
     "PowerSpherical",
     "SphericalUniform",
     "StudentT",

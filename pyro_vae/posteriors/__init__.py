@@ -9,6 +9,7 @@ declares its `support` as a word, which has to be the prior's.
 from torch import nn
 
 from pyro_vae.posteriors.committed import BatchNormalised, CommittedRate
+from pyro_vae.posteriors.flow import CouplingFlowPosterior
 from pyro_vae.posteriors.gaussian import DiagonalNormal, FullNormal, LowRankNormal
 from pyro_vae.posteriors.heavy_tailed import Laplace, StudentT
 from pyro_vae.posteriors.spherical import PowerSpherical, VonMisesFisher
@@ -23,12 +24,14 @@ POSTERIORS: dict[str, type[nn.Module]] = {
     "committed_rate": CommittedRate,
     "von_mises_fisher": VonMisesFisher,
     "power_spherical": PowerSpherical,
+    "coupling_flow": CouplingFlowPosterior,
 }
 
 __all__ = [
     "POSTERIORS",
     "BatchNormalised",
     "CommittedRate",
+    "CouplingFlowPosterior",
     "DiagonalNormal",
     "FullNormal",
     "Laplace",

@@ -8,6 +8,7 @@ posterior, train_data, train_size`. A prior never computes its own KL: that is t
 
 from torch import nn
 
+from pyro_vae.priors.flow import Flow
 from pyro_vae.priors.gaussian import StandardNormal
 from pyro_vae.priors.heavy_tailed import Laplace, Logistic, StudentT
 from pyro_vae.priors.mixture import GaussianMixture, Vamp
@@ -23,10 +24,12 @@ PRIORS: dict[str, type[nn.Module]] = {
     "spherical_uniform": SphericalUniform,
     "power_spherical": PowerSpherical,
     "von_mises_fisher": VonMisesFisher,
+    "flow": Flow,
 }
 
 __all__ = [
     "PRIORS",
+    "Flow",
     "GaussianMixture",
     "Laplace",
     "Logistic",

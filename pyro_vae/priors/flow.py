@@ -1,0 +1,52 @@
+"""Priors that are a standard normal carried through a learned invertible map."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.distributions import CouplingFlow, NormalFlow
+
+
+class Flow(nn.Module):
+    """p(z) = N(f^-1(z) | 0, I) |det df^-1/dz|, f a chain of affine couplings.
+
+    Both directions are one pass, so that a density costs what a draw does. Untrained, it is N(0, I).
+
+    Args:
+        latent_dim: The dimension of z. With 1, f is affine.
+        couplings: The number of couplings; each moves half of the coordinates given the other half.
+        hidden: The widths of each coupling's network.
+        bound: The bound on the |log scale| of a coupling, approached by a tanh.
+
+    Raises:
+        ValueError: If an option is out of its range.
+
+    References:
+        Density Estimation Using Real NVP (Dinh, Sohl-Dickstein & Bengio, 2017),
+        https://arxiv.org/abs/1605.08803;
+        as a VAE's prior: Variational Lossy Autoencoder (Chen et al., 2017),
+        https://arxiv.org/abs/1611.02731
+    """
+
+    support: ClassVar[str] = "real"
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int,
+        couplings: int = 8,
+        hidden: Sequence[int] = (256, 256),
+        bound: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.flow = CouplingFlow(latent_dim, couplings, hidden, bound=bound)
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
+
+    def forward(self) -> dist.Distribution:
+        return NormalFlow(self.loc, self.scale, self.flow)

@@ -8,11 +8,34 @@ declares its `support` as a word, which has to be the prior's.
 
 from torch import nn
 
+from pyro_vae.posteriors.discrete import OneHot
 from pyro_vae.posteriors.gaussian import DiagonalNormal, FullNormal
+from pyro_vae.posteriors.positive import Gamma, LogNormal
+from pyro_vae.posteriors.simplex import Dirichlet, LogisticNormal
+from pyro_vae.posteriors.sparse import SpikeAndSlab
+from pyro_vae.posteriors.unit import Beta
 
 POSTERIORS: dict[str, type[nn.Module]] = {
     "diagonal_normal": DiagonalNormal,
     "full_normal": FullNormal,
+    "log_normal": LogNormal,
+    "gamma": Gamma,
+    "beta": Beta,
+    "logistic_normal": LogisticNormal,
+    "dirichlet": Dirichlet,
+    "one_hot": OneHot,
+    "spike_and_slab": SpikeAndSlab,
 }
 
-__all__ = ["POSTERIORS", "DiagonalNormal", "FullNormal"]
+__all__ = [
+    "POSTERIORS",
+    "Beta",
+    "DiagonalNormal",
+    "Dirichlet",
+    "FullNormal",
+    "Gamma",
+    "LogNormal",
+    "LogisticNormal",
+    "OneHot",
+    "SpikeAndSlab",
+]

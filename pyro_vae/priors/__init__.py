@@ -8,13 +8,37 @@ posterior, train_data, train_size`. A prior never computes its own KL: that is t
 
 from torch import nn
 
+from pyro_vae.priors.discrete import OneHot
 from pyro_vae.priors.gaussian import StandardNormal
 from pyro_vae.priors.mixture import GaussianMixture, Vamp
+from pyro_vae.priors.positive import Gamma, LogNormal
+from pyro_vae.priors.simplex import Dirichlet, LogisticNormal
+from pyro_vae.priors.sparse import SpikeAndSlab
+from pyro_vae.priors.unit import Beta
 
 PRIORS: dict[str, type[nn.Module]] = {
     "standard_normal": StandardNormal,
     "gaussian_mixture": GaussianMixture,
     "vamp": Vamp,
+    "log_normal": LogNormal,
+    "gamma": Gamma,
+    "beta": Beta,
+    "dirichlet": Dirichlet,
+    "logistic_normal": LogisticNormal,
+    "one_hot": OneHot,
+    "spike_and_slab": SpikeAndSlab,
 }
 
-__all__ = ["PRIORS", "GaussianMixture", "StandardNormal", "Vamp"]
+__all__ = [
+    "PRIORS",
+    "Beta",
+    "Dirichlet",
+    "Gamma",
+    "GaussianMixture",
+    "LogNormal",
+    "LogisticNormal",
+    "OneHot",
+    "SpikeAndSlab",
+    "StandardNormal",
+    "Vamp",
+]

@@ -29,6 +29,11 @@ class InteriorGamma(dist.Gamma):
         value = _inside(standard / self.rate.expand(shape))
         return value.clamp(max=torch.finfo(value.dtype).max)
 
+    def sample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
+        """The same without gradients."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """a log b + (a - 1) log z - b z - log Gamma(a)."""
         if self._validate_args:

@@ -14,8 +14,8 @@ def mean_log_complement(a: Tensor, b: Tensor) -> Tensor:
 
     The series -sum_m B(1 + m/a, b) b / m has terms that fall as m^(-1 - b): cut at M of them it is
     wrong by some M^-b / b. By parts it is -int_0^1 (1 - x^a)^b / (1 - x) dx, and with x = sigmoid(y) and
-    y = sinh(t), the trapezoid rule converges exponentially. Its error is below 1e-8, relative to the
-    value, for a and b from 0.02 to 200.
+    y = sinh(t), the trapezoid rule converges exponentially. Tests hold it to 1e-4, relative to the
+    value, for a and b from 0.05 to 30.
     """
     a, b = a.double()[..., None], b.double()[..., None]
     t = torch.arange(-5.0, 9.5, STEP, dtype=torch.float64, device=a.device)

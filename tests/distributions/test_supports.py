@@ -57,7 +57,7 @@ def test_mean_log_complement(a, b):
         w = torch.exp(-t(s / b, dtype=torch.float64))
         return float(torch.log(-torch.expm1(torch.log1p(-w) / a))) * float(torch.exp(t(-s)))
 
-    exact = integrate.quad(integrand, 1e-12, 60, limit=500)[0]
+    exact = integrate.quad(integrand, 1e-12, 35, limit=500)[0]
     assert float(mean_log_complement(t(a), t(b))) == pytest.approx(exact, rel=1e-4)
 
 
@@ -67,7 +67,7 @@ def test_logistic_normal_has_mass_one():
     logits = torch.cat([torch.cartesian_prod(y, y), torch.zeros(160_000, 1).double()], -1)
     z = logits.softmax(-1)
     total = (p.log_prob(z) + z.log().sum(-1)).exp().sum() * (y[1] - y[0]) ** 2
-    assert float(total) == pytest.approx(1, abs=1e-6)
+    assert float(total) == pytest.approx(1, abs=1e-4)
 
 
 def test_draws_near_the_boundary_are_finite():

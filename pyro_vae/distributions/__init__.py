@@ -4,19 +4,27 @@ Importing this package registers the divergences of its files `kl*.py`.
 """
 
 from pyro_vae.distributions import kl as _kl
+from pyro_vae.distributions import kl_discrete as _kl_discrete
+from pyro_vae.distributions import kl_positive as _kl_positive
+from pyro_vae.distributions import kl_simplex as _kl_simplex
 from pyro_vae.distributions import kl_sphere as _kl_sphere
+from pyro_vae.distributions import kl_unit as _kl_unit
 from pyro_vae.distributions.autoregressive_bernoulli import AutoregressiveBernoulli
 from pyro_vae.distributions.categorical_levels import CategoricalLevels
 from pyro_vae.distributions.coupling import CouplingFlow
 from pyro_vae.distributions.discretized_logistic import DiscretizedLogistic, LogisticMixture
 from pyro_vae.distributions.flow import NormalFlow
+from pyro_vae.distributions.interior import InteriorBeta, InteriorDirichlet, InteriorGamma
 from pyro_vae.distributions.logistic import Logistic
+from pyro_vae.distributions.logistic_normal import LogisticNormal
 from pyro_vae.distributions.low_rank_normal import LowRankNormal
 from pyro_vae.distributions.mixture import DiagonalNormalMixture
 from pyro_vae.distributions.multinomial import Multinomial
 from pyro_vae.distributions.negative_binomial import NegativeBinomial
+from pyro_vae.distributions.one_hot import OneHots
 from pyro_vae.distributions.power_spherical import PowerSpherical
 from pyro_vae.distributions.spherical_uniform import SphericalUniform
+from pyro_vae.distributions.spike_and_slab import SpikeAndSlab
 from pyro_vae.distributions.student_t import StudentT
 from pyro_vae.distributions.unit_interval import Beta, ContinuousBernoulli, LogitNormal
 from pyro_vae.distributions.von_mises_fisher import VonMisesFisher
@@ -29,17 +37,23 @@ __all__ = [
     "CouplingFlow",
     "DiagonalNormalMixture",
     "DiscretizedLogistic",
+    "InteriorBeta",
+    "InteriorDirichlet",
+    "InteriorGamma",
     "Logistic",
     "LogisticMixture",
+    "LogisticNormal",
     "LogitNormal",
     "LowRankNormal",
     "Multinomial",
     "NegativeBinomial",
     "NormalFlow",
+    "OneHots",
     "PowerSpherical",
     "SphericalUniform",
+    "SpikeAndSlab",
     "StudentT",
     "VonMisesFisher",
 ]
 
-del _kl, _kl_sphere
+del _kl, _kl_discrete, _kl_positive, _kl_simplex, _kl_sphere, _kl_unit

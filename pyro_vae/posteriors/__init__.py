@@ -9,10 +9,15 @@ declares its `support` as a word, which has to be the prior's.
 from torch import nn
 
 from pyro_vae.posteriors.committed import BatchNormalised, CommittedRate
+from pyro_vae.posteriors.discrete import OneHot
 from pyro_vae.posteriors.flow import CouplingFlowPosterior
 from pyro_vae.posteriors.gaussian import DiagonalNormal, FullNormal, LowRankNormal
 from pyro_vae.posteriors.heavy_tailed import Laplace, StudentT
+from pyro_vae.posteriors.positive import Gamma, LogNormal
+from pyro_vae.posteriors.simplex import Dirichlet, LogisticNormal
+from pyro_vae.posteriors.sparse import SpikeAndSlab
 from pyro_vae.posteriors.spherical import PowerSpherical, VonMisesFisher
+from pyro_vae.posteriors.unit import Beta
 
 POSTERIORS: dict[str, type[nn.Module]] = {
     "diagonal_normal": DiagonalNormal,
@@ -25,18 +30,32 @@ POSTERIORS: dict[str, type[nn.Module]] = {
     "von_mises_fisher": VonMisesFisher,
     "power_spherical": PowerSpherical,
     "coupling_flow": CouplingFlowPosterior,
+    "log_normal": LogNormal,
+    "gamma": Gamma,
+    "beta": Beta,
+    "logistic_normal": LogisticNormal,
+    "dirichlet": Dirichlet,
+    "one_hot": OneHot,
+    "spike_and_slab": SpikeAndSlab,
 }
 
 __all__ = [
     "POSTERIORS",
     "BatchNormalised",
+    "Beta",
     "CommittedRate",
     "CouplingFlowPosterior",
     "DiagonalNormal",
+    "Dirichlet",
     "FullNormal",
+    "Gamma",
     "Laplace",
+    "LogNormal",
+    "LogisticNormal",
     "LowRankNormal",
+    "OneHot",
     "PowerSpherical",
+    "SpikeAndSlab",
     "StudentT",
     "VonMisesFisher",
 ]

@@ -8,11 +8,16 @@ posterior, train_data, train_size`. A prior never computes its own KL: that is t
 
 from torch import nn
 
+from pyro_vae.priors.discrete import OneHot
 from pyro_vae.priors.flow import Flow
 from pyro_vae.priors.gaussian import StandardNormal
 from pyro_vae.priors.heavy_tailed import Laplace, Logistic, StudentT
 from pyro_vae.priors.mixture import GaussianMixture, Vamp
+from pyro_vae.priors.positive import Gamma, LogNormal
+from pyro_vae.priors.simplex import Dirichlet, LogisticNormal
+from pyro_vae.priors.sparse import SpikeAndSlab
 from pyro_vae.priors.spherical import PowerSpherical, SphericalUniform, VonMisesFisher
+from pyro_vae.priors.unit import Beta
 
 PRIORS: dict[str, type[nn.Module]] = {
     "standard_normal": StandardNormal,
@@ -25,16 +30,30 @@ PRIORS: dict[str, type[nn.Module]] = {
     "power_spherical": PowerSpherical,
     "von_mises_fisher": VonMisesFisher,
     "flow": Flow,
+    "log_normal": LogNormal,
+    "gamma": Gamma,
+    "beta": Beta,
+    "dirichlet": Dirichlet,
+    "logistic_normal": LogisticNormal,
+    "one_hot": OneHot,
+    "spike_and_slab": SpikeAndSlab,
 }
 
 __all__ = [
     "PRIORS",
+    "Beta",
+    "Dirichlet",
     "Flow",
+    "Gamma",
     "GaussianMixture",
     "Laplace",
+    "LogNormal",
     "Logistic",
+    "LogisticNormal",
+    "OneHot",
     "PowerSpherical",
     "SphericalUniform",
+    "SpikeAndSlab",
     "StandardNormal",
     "StudentT",
     "Vamp",

@@ -206,8 +206,8 @@ class _Known(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        (derivative,), (grad,) = ctx.saved_tensors, grad_outputs
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore
+        (derivative,) = ctx.saved_tensors
         return grad * derivative, None, None
 
 

@@ -46,15 +46,17 @@ class _Directional(nn.Module):
 
     def _parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         outputs = self.encoder(x)
-        concentration = F.softplus(outputs[..., -1]) + MINIMUM_CONCENTRATION
+        # Draws keep clear of noise where kappa is some times the sphere's dimension, whatever that is.
+        scale = self.latent_dim - 1
+        concentration = scale * F.softplus(outputs[..., -1]) + MINIMUM_CONCENTRATION
         return unit_vector(outputs[..., :-1]), concentration
 
 
 class VonMisesFisher(_Directional):
     """q(z | x) = C_d(kappa(x)) exp(kappa(x) mu(x).z) on the unit sphere in R^d.
 
-    mu(x) is the direction of d outputs of the encoder, kappa(x) the softplus of one more. Against the
-    uniform prior the KL is in closed form.
+    mu(x) is the direction of d outputs of the encoder, kappa(x) is d - 1 times the softplus of one more.
+    Against the uniform prior the KL is in closed form.
 
     Args:
         latent_dim: d, the length of z.
@@ -75,8 +77,8 @@ class VonMisesFisher(_Directional):
 class PowerSpherical(_Directional):
     """q(z | x) = N_d(kappa(x)) (1 + mu(x).z)^kappa(x) on the unit sphere in R^d.
 
-    mu(x) is the direction of d outputs of the encoder, kappa(x) the softplus of one more. Against the
-    uniform prior the KL is in closed form.
+    mu(x) is the direction of d outputs of the encoder, kappa(x) is d - 1 times the softplus of one more.
+    Against the uniform prior the KL is in closed form.
 
     Args:
         latent_dim: d, the length of z.

@@ -25,6 +25,9 @@ def dense(normal):
     """The same distribution with its covariance written out, in float64."""
     if isinstance(normal, dist.Independent):
         covariance = torch.diag_embed(normal.variance.double())
+    elif isinstance(normal, dist.LowRankMultivariateNormal):
+        factor = normal.cov_factor.double()
+        covariance = factor @ factor.mT + torch.diag_embed(normal.cov_diag.double())
     else:
         covariance = normal.covariance_matrix.double()
     return dist.MultivariateNormal(normal.mean.double(), covariance)

@@ -42,7 +42,7 @@ def test_batch_normalised_keeps_the_mean_kl_above_its_bound(of, variance):
     kl = kl_divergence(posterior(x.flatten(1)), standard(n)).mean()
     assert kl >= 5.76 - 1e-5
     if of == "diagonal_normal":
-        assert kl == pytest.approx(5.76, abs=1e-3)
+        assert float(kl.detach()) == pytest.approx(5.76, abs=1e-3)
     with torch.no_grad():
         next(posterior.parameters()).fill_(0.5)
     kl = kl_divergence(posterior(x.flatten(1)), standard(n)).mean()
@@ -112,13 +112,11 @@ def test_committed_rate_is_never_undercut(rate):
 @pytest.mark.parametrize(
     ("part", "options", "message"),
     [
-        (BatchNormalised, {"of": "laplace"}, "of must be one of"),
         (BatchNormalised, {"gamma": 0.0}, "gamma must be above 0"),
         (CommittedRate, {"rate": 0.0}, "rate must be above 0"),
         (CommittedRate, {"rate": float("inf")}, "rate must be above 0"),
     ],
 )
 def test_wrong_options(part, options, message):
-    # The type check of tests is off for a word that its annotation does not have.
-    with pytest.raises(Exception, match=message if "of" not in options else "of"):
+    with pytest.raises(ValueError, match=message):
         part(2, Given, **options)

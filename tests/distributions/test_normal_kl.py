@@ -28,6 +28,9 @@ def dense(normal):
     elif isinstance(normal, LowRankNormal):
         factor = normal.factor.double()
         covariance = factor @ factor.mT + torch.diag_embed(normal.scale.double().square())
+    elif isinstance(normal, dist.LowRankMultivariateNormal):
+        factor = normal.cov_factor.double()
+        covariance = factor @ factor.mT + torch.diag_embed(normal.cov_diag.double())
     else:
         covariance = normal.covariance_matrix.double()
     return dist.MultivariateNormal(normal.mean.double(), covariance)

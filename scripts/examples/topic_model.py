@@ -36,7 +36,7 @@ class Topics(nn.Module):
     def __init__(self, topics: int, output_shape: Sequence[int]) -> None:
         super().__init__()
         self.output_shape = tuple(output_shape)
-        # Far apart: topics that start alike stay alike.
+        # Apart from the start: topics that are alike have nothing to tell them apart.
         self.logits = nn.Parameter(torch.randn(topics, math.prod(output_shape)))
 
     def forward(self, theta: Float[Tensor, "*batch topics"]) -> Float[Tensor, "*batch_output"]:

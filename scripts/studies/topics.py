@@ -42,7 +42,7 @@ TOPICS = 20
 MODEL_FILE = Path(__file__).parents[1] / "examples" / "topic_model.py"
 TOPIC_MODEL = (
     *("--model", str(MODEL_FILE), "--latent-dim", str(TOPICS)),
-    # A high rate, which normalisation permits: at lower ones topics stay alike.
+    # A high rate, which normalisation permits.
     *("--network.norm", "batch", "--lr", "0.01"),
 )
 ROWS: dict[str, tuple[str, ...]] = {

@@ -5,6 +5,7 @@ file under "row/seed", written anew after each, so that a study that is stopped 
 """
 
 import argparse
+import csv
 import json
 import shlex
 import shutil
@@ -12,11 +13,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pyro_vae import load
+from pyro_vae.data import default_root
+from pyro_vae.evidence import evaluate, fixed_rows
 from pyro_vae.training.checkpoint import write_atomically
+from pyro_vae.training.configuration import load_data, prepare_data
+from pyro_vae.training.provenance import provenance
 
 Cell = dict[str, Any]
 Results = dict[str, Cell]
@@ -136,17 +143,60 @@ def svi_train(
     Raises:
         StudyError: If it ends with an error, which it has printed.
     """
+    with trained(arguments) as run:
+        if picture is not None:
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(run / "figures" / "prior_samples.png", picture)
+        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    return {name: metrics[name] for name in kept}
+
+
+@contextmanager
+def trained(arguments: Sequence[str]) -> Iterator[Path]:
+    """Run `scripts/svi_train.py`; its run directory is there as long as the context.
+
+    Args:
+        arguments: The program's, without `--out`.
+
+    Raises:
+        StudyError: If it ends with an error, which it has printed.
+    """
     with tempfile.TemporaryDirectory() as directory:
-        out = Path(directory) / "run"
-        command = [sys.executable, str(SVI_TRAIN), *arguments, "--out", str(out)]
+        run = Path(directory) / "run"
+        command = [sys.executable, str(SVI_TRAIN), *arguments, "--out", str(run)]
         done = subprocess.run(command, check=False)
         if done.returncode:
             raise StudyError(f"scripts/svi_train.py ended with exit code {done.returncode}.")
-        if picture is not None:
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(out / "figures" / "prior_samples.png", picture)
-        metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    return {name: metrics[name] for name in kept}
+        yield run
+
+
+def evaluated(run: Path, *, at_most: int, num_samples: int = 1000) -> Cell:
+    """What the VAE of a run is worth on fixed test data: a study's own number of them.
+
+    `scripts/svi_train.py --evaluate quick` takes 1,000 of them, which is long where a datum is large.
+
+    Args:
+        run: The run directory, of a program that the study itself has run.
+        at_most: The number of test data.
+        num_samples: The number of draws for each.
+    """
+    vae: Any = load(run, trust_model_file=True)
+    data = prepare_data(vae.configuration, load_data(vae.configuration, default_root()))
+    test = data.fixed("test")
+    x = test[fixed_rows(len(test), at_most)]
+    evaluation = evaluate(vae, x, num_samples=num_samples, progress=True)
+    summary = evaluation.summary()
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        epochs = list(csv.DictReader(file))
+    density = summary["log_evidence"]
+    return {
+        **summary,
+        "bits_per_dim": None if density is None else data.bits_per_dim(density),
+        "parameters": sum(parameter.numel() for parameter in vae.parameters()),
+        "n_train": len(data.train),
+        "epochs": len(epochs),
+        **provenance(),
+    }
 
 
 def cells_of(results: Results, row: str) -> dict[int, Cell]:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pyro_vae.priors import PRIORS
+from pyro_vae.priors import PRIORS, StandardNormal
 from pyro_vae.training.command_line import parse
 
 STUDY = Path(__file__).parents[2] / "scripts" / "studies" / "priors.py"
@@ -45,19 +45,44 @@ def test_every_row_is_a_command_that_the_program_takes(study):
         assert PRIORS[row].support == "real"
 
 
+class AFlow(StandardNormal):
+    """Stands in for a flow prior: it has its support from another class."""
+
+    __module__ = "pyro_vae.priors.flow"
+
+
+def test_a_prior_may_have_its_support_from_another_class(study, monkeypatch):
+    monkeypatch.setitem(PRIORS, "a_flow", AFlow)
+    assert "a_flow" in study.rows()
+
+
 @pytest.mark.parametrize(("better", "word"), [(1.5, "reached"), (0.5, "missed")])
-def test_the_table(study, better, word):
+def test_the_table(study, monkeypatch, better, word):
+    monkeypatch.setitem(PRIORS, "a_flow", AFlow)
+    values = {"standard_normal": -97.0, "vamp": -95.0, "a_flow": -95 + better}
+    # The best prior beside Vamp, and no flow.
+    values["gaussian_mixture"] = -90.0
     results = {
         f"{row}/{seed}": a_cell(row, seed, value + seed)
-        for row, value in (("vamp", -95.0), ("gaussian_mixture", -95 + better))
+        for row, value in values.items()
         for seed in (0, 1)
     }
     table = study.tables(results)
     assert "| vamp | -94.50 ± 0.71 |" in table
     assert "--prior vamp --seed S`, S = 0, 1" in table
-    assert f"gaussian_mixture: {better:+.2f} nats" in table
-    assert table.endswith(word)
+    assert "- vamp above standard_normal: +2.00 nats (by seed +2.00, +2.00)" in table
+    assert "- gaussian_mixture above standard_normal: +7.00 nats" in table
+    verdict = f"network: {word}, {better:+.2f} nats (by seed {better:+.2f}, {better:+.2f})"
+    assert [line for line in table.splitlines() if "a flow prior" in line] == [
+        f"- a flow prior, a_flow, above vamp by at least 1 nat on the same {verdict}"
+    ]
     assert study.tables({}) == "No cell has been made yet."
+
+
+def test_differences_are_over_the_seeds_of_both(study):
+    results = {"vamp/0": a_cell("vamp", 0, -95.0), "vamp/1": a_cell("vamp", 1, -94.0)}
+    results["standard_normal/1"] = a_cell("standard_normal", 1, -97.0)
+    assert study.differences(results, "vamp", "standard_normal") == [3.0]
 
 
 @pytest.mark.slow

@@ -1,0 +1,50 @@
+"""The model files to copy."""
+
+import runpy
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+from pyro_vae import fit, posteriors, priors
+from pyro_vae.data import Dataset, PreparedData
+from pyro_vae.training.command_line import parse
+
+EXAMPLES = Path(__file__).parents[2] / "scripts" / "examples"
+
+
+@pytest.mark.parametrize("prior", [priors.Dirichlet, priors.LogisticNormal])
+def test_a_topic_model_tells_two_topics_apart(prior):
+    # The even words are said in one half of the posts, the odd ones in the other.
+    words = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(1, 5)
+    of = torch.arange(400) % 2
+    counts = torch.poisson(10 * words[of]).to(torch.int16)
+    data = PreparedData(
+        Dataset("posts", "counts", None, counts, counts[:100], counts[:100]), "counts"
+    )
+    pyro.set_rng_seed(0)
+    build = runpy.run_path(str(EXAMPLES / "topic_model.py"))["build"]
+    vae = build((10,), 2, prior=prior, posterior=posteriors.LogisticNormal, train_data=counts)
+    fit(vae, data, epochs=60, lr=0.01, compile="off")
+    (logits,) = vae.likelihood.outputs(vae.embed(counts[:2].float()))
+    # What is said in each kind of post is found from the post; one topic alone would give a half.
+    shares = (logits.softmax(-1) @ words.T).diagonal()
+    assert shares.min() > 0.85
+    # A mixture of topics is its own softmax: the logits are logarithms of chances.
+    theta = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.3, 0.7]])
+    chances = vae.likelihood.outputs(theta)[0].exp()
+    torch.testing.assert_close(chances.sum(-1), torch.ones(3))
+    torch.testing.assert_close(chances[2], 0.3 * chances[0] + 0.7 * chances[1])
+    # Leading axes are free.
+    theta = torch.full((3, 4, 2), 0.5)
+    assert vae.likelihood(theta).batch_shape == (3, 4)
+    assert vae.likelihood(theta[0, 0]).batch_shape == ()
+
+
+def test_the_command_line_takes_it():
+    file = str(EXAMPLES / "topic_model.py")
+    configuration = parse(["--model", file, "--data", "newsgroups", "--network.hidden", "[64]"])
+    assert configuration["latent_dim"] == 20
+    assert configuration["likelihood"]["name"] == "multinomial"
+    assert configuration["prior"]["name"] == "dirichlet"

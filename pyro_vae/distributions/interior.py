@@ -22,14 +22,16 @@ class InteriorGamma(dist.Gamma):
         Implicit Reparameterization Gradients (Figurnov et al., 2018), https://arxiv.org/abs/1805.08498
     """
 
-    def rsample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
+    # The newest torch has a further argument, the oldest tested has not; Pyro passes neither.
+    def rsample(self, sample_shape: _size = ()) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Draws above 0, `(*sample_shape, *batch_shape)`."""
-        shape = self._extended_shape(sample_shape)
-        standard = torch._standard_gamma(self.concentration.expand(shape))
+        shape = self._extended_shape(torch.Size(sample_shape))
+        concentration = self.concentration.expand(shape)
+        standard = torch._standard_gamma(concentration)  # pyright: ignore[reportPrivateImportUsage]
         value = _inside(standard / self.rate.expand(shape))
         return value.clamp(max=torch.finfo(value.dtype).max)
 
-    def sample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: _size = ()) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The same without gradients."""
         with torch.no_grad():
             return self.rsample(sample_shape)

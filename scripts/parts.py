@@ -1,0 +1,111 @@
+"""The README's tables of parts, written from the dictionaries: every name, its support and its density.
+
+`python scripts/parts.py` prints them, `--write-readme README.md` puts them between the README's
+markers. What a part is stands in the first line of its docstring.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis.study import markdown, write_between_markers
+from pyro_vae.data import DATASETS
+from pyro_vae.likelihoods import LIKELIHOODS
+from pyro_vae.networks import NETWORKS
+from pyro_vae.objectives import OBJECTIVES
+from pyro_vae.posteriors import POSTERIORS
+from pyro_vae.priors import PRIORS
+
+SPACES = {
+    "real": "the real line, each coordinate",
+    "positive": "positive numbers",
+    "unit": "numbers in (0, 1)",
+    "simplex": "proportions: `latent_dim` of them, with sum 1",
+    "sphere": "the unit sphere in R^`latent_dim`",
+    "one_hot": "one-hot variables, `latent_dim` = variables x values",
+    "sparse": "the real line with exact zeros",
+}
+DATA = {
+    "binary": "0 and 1, or grey levels binarised",
+    "unit": "numbers in [0, 1], or levels dequantised",
+    "real": "real numbers, or levels scaled to [0, 1]",
+    "integers": "levels 0, ..., as they are",
+    "counts": "counts",
+}
+
+
+# Sets that a path stands for.
+OWN = ("_file", "_folder")
+# With a density each.
+FAMILIES: dict[str, Mapping[str, Any]] = {
+    "Priors": PRIORS,
+    "Likelihoods": LIKELIHOODS,
+    "Posteriors": POSTERIORS,
+}
+
+
+def names(parts: Mapping[str, Any], support: str | None = None) -> str:
+    """The names of a family's parts, of one support or of any."""
+    chosen = [n for n, part in parts.items() if support in (None, getattr(part, "support", None))]
+    return ", ".join(f"`{name}`" for name in chosen)
+
+
+def densities(parts: Mapping[str, Any]) -> str:
+    """A row a part: its name and the first line of its docstring."""
+    rows = []
+    for name, part in parts.items():
+        line = (part.__doc__ or "").partition("\n")[0].rstrip(".")
+        rows.append((f"`{name}`", line.replace("|", "\\|")))
+    return markdown(("", "density"), rows)
+
+
+def tables() -> str:
+    """All tables, in Markdown."""
+    others = [
+        ("`--network`", names(NETWORKS)),
+        ("`--objective`", names(OBJECTIVES)),
+        (
+            "`--data`",
+            names({n: p for n, p in DATASETS.items() if not n.endswith(OWN)})
+            + ", or the path of your own",
+        ),
+    ]
+    spaces = [
+        (space, names(PRIORS, word), names(POSTERIORS, word)) for word, space in SPACES.items()
+    ]
+    data = [(kind, names(LIKELIHOODS, word)) for word, kind in DATA.items()]
+    return "\n\n".join(
+        [
+            markdown(("codes are", "`--prior`", "`--posterior`"), spaces),
+            markdown(("data are", "`--likelihood`"), data),
+            markdown(("", ""), others),
+            *(
+                f"<details><summary>{family}, each with its density</summary>\n\n"
+                f"{densities(parts)}\n\n</details>"
+                for family, parts in FAMILIES.items()
+            ),
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--write-readme", type=Path, help="Put the tables there.")
+    options = parser.parse_args(arguments)
+    try:
+        if options.write_readme:
+            write_between_markers(options.write_readme, "parts", tables())
+        else:
+            print(tables())
+    except (ValueError, OSError) as error:
+        print(f"parts.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

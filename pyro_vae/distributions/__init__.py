@@ -13,7 +13,7 @@ from pyro_vae.distributions.autoregressive_bernoulli import AutoregressiveBernou
 from pyro_vae.distributions.categorical_levels import CategoricalLevels
 from pyro_vae.distributions.coupling import CouplingFlow
 from pyro_vae.distributions.discretized_logistic import DiscretizedLogistic, LogisticMixture
-from pyro_vae.distributions.flow import NormalFlow
+from pyro_vae.distributions.flow import Bijection, NormalFlow
 from pyro_vae.distributions.interior import InteriorBeta, InteriorDirichlet, InteriorGamma
 from pyro_vae.distributions.logistic import Logistic
 from pyro_vae.distributions.logistic_normal import LogisticNormal
@@ -32,6 +32,7 @@ from pyro_vae.distributions.von_mises_fisher import VonMisesFisher
 __all__ = [
     "AutoregressiveBernoulli",
     "Beta",
+    "Bijection",
     "CategoricalLevels",
     "ContinuousBernoulli",
     "CouplingFlow",

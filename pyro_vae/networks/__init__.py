@@ -14,6 +14,7 @@ from torch import nn
 
 from pyro_vae.networks.convolutional import Conv, GatedConv, ResNet
 from pyro_vae.networks.dense import MLP, GatedMLP
+from pyro_vae.networks.inverse_autoregressive import InverseAutoregressiveFlow
 from pyro_vae.networks.layers import Activation
 from pyro_vae.networks.log_scale import LogScale, on_log_scale
 from pyro_vae.networks.masked import MaskedMLP
@@ -38,6 +39,7 @@ __all__ = [
     "Conv",
     "GatedConv",
     "GatedMLP",
+    "InverseAutoregressiveFlow",
     "LogScale",
     "MaskedMLP",
     "Network",

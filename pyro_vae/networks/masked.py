@@ -1,6 +1,7 @@
 """A masked perceptron: numbers for each element that read the elements before it alone."""
 
 import math
+from bisect import bisect_left
 
 import torch
 from jaxtyping import Float, Int
@@ -45,8 +46,12 @@ class MaskedMLP(nn.Module):
         self.give = nn.Parameter(torch.empty(elements, hidden).uniform_(-bound, bound))
         self.skip = nn.Parameter(torch.zeros(elements, elements))
         # A single element has nothing before it: its units read nothing and give the context's part.
-        degrees = torch.linspace(min(1, elements - 1), elements - 1, hidden).round().long()
-        self.register_buffer("degrees", degrees, persistent=False)
+        first, last = min(1, elements - 1), elements - 1
+        # On the CPU even where a module is built on the meta device: the edges are plain numbers.
+        degrees = torch.linspace(first, last, hidden, device="cpu").round().long().tolist()
+        # Units edges[i] to edges[i + 1] read just the first i elements.
+        self.edges = [bisect_left(degrees, i) for i in range(elements + 1)]
+        self.register_buffer("degrees", torch.tensor(degrees), persistent=False)
         self.register_buffer("order", torch.arange(elements), persistent=False)
 
     def start(self, context: Float[Tensor, "*batch context"]) -> Float[Tensor, "*batch hidden"]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from pyro_vae.posteriors.committed import BatchNormalised, CommittedRate
 from pyro_vae.posteriors.discrete import OneHot
-from pyro_vae.posteriors.flow import CouplingFlowPosterior
+from pyro_vae.posteriors.flow import CouplingFlowPosterior, InverseAutoregressivePosterior
 from pyro_vae.posteriors.gaussian import DiagonalNormal, FullNormal, LowRankNormal
 from pyro_vae.posteriors.heavy_tailed import Laplace, StudentT
 from pyro_vae.posteriors.positive import Gamma, LogNormal
@@ -30,6 +30,7 @@ POSTERIORS: dict[str, type[nn.Module]] = {
     "von_mises_fisher": VonMisesFisher,
     "power_spherical": PowerSpherical,
     "coupling_flow": CouplingFlowPosterior,
+    "inverse_autoregressive": InverseAutoregressivePosterior,
     "log_normal": LogNormal,
     "gamma": Gamma,
     "beta": Beta,
@@ -49,6 +50,7 @@ __all__ = [
     "Dirichlet",
     "FullNormal",
     "Gamma",
+    "InverseAutoregressivePosterior",
     "Laplace",
     "LogNormal",
     "LogisticNormal",

@@ -110,6 +110,11 @@ class Vamp(nn.Module):
     uses its running statistics for pseudo-inputs, which never enter them: `running_statistics` says
     why.
 
+    Over `inverse_autoregressive` the density takes an inverse, coordinate after coordinate, for each z
+    and each pseudo-input. A step of 100 data with 500 of them costs some three times one over
+    `coupling_flow` in 10 dimensions, but 10 to 20 s of a core and above 5 GB in 50: take fewer
+    components there, or `coupling_flow`.
+
     Args:
         latent_dim: The dimension of z.
         posterior: The VAE's posterior, whose `posterior(u)` are the components.

@@ -73,12 +73,13 @@ def test_a_draw_has_the_density_of_its_value_in_value_and_gradient(part):
         torch.testing.assert_close(mine, yours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", FLOWS)
 def test_the_samplers_gradient(part):
     """d/dtheta E[g(z)] of draws, against differences of the integral of g(z) p(z)."""
-    prior = moved(part(2, transforms=2, hidden=(8,)).double())
+    prior = moved(part(2, transforms=2, hidden=(8,)).double(), 0.1)
     bias = prior.flow.transform.transforms[0].hyper[-1].bias
-    line = torch.linspace(-12, 12, 1201, dtype=torch.float64)
+    line = torch.linspace(-7, 7, 701, dtype=torch.float64)
     plane, area = torch.cartesian_prod(line, line), (line[1] - line[0]) ** 2
 
     def g(z):
@@ -92,12 +93,12 @@ def test_the_samplers_gradient(part):
     found, error = torch.stack(rows).mean(0), torch.stack(rows).std(0) / 50**0.5
     for i in (0, len(bias) // 2, len(bias) - 1):
         with torch.no_grad():
-            bias[i] += 1e-4
+            bias[i] += 1e-3
             above = exact()
-            bias[i] -= 2e-4
+            bias[i] -= 2e-3
             below = exact()
-            bias[i] += 1e-4
-        assert abs(found[i] - (above - below) / 2e-4) < 4 * error[i] + 1e-3
+            bias[i] += 1e-3
+        assert abs(found[i] - (above - below) / 2e-3) < 4 * error[i] + 1e-3
 
 
 @pytest.mark.parametrize("part", FLOWS)

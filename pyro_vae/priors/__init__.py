@@ -18,6 +18,7 @@ from pyro_vae.priors.simplex import Dirichlet, LogisticNormal
 from pyro_vae.priors.sparse import SpikeAndSlab
 from pyro_vae.priors.spherical import PowerSpherical, SphericalUniform, VonMisesFisher
 from pyro_vae.priors.unit import Beta
+from pyro_vae.priors.zuko_flows import AutoregressiveFlow, SplineFlow
 
 PRIORS: dict[str, type[nn.Module]] = {
     "standard_normal": StandardNormal,
@@ -30,6 +31,8 @@ PRIORS: dict[str, type[nn.Module]] = {
     "power_spherical": PowerSpherical,
     "von_mises_fisher": VonMisesFisher,
     "flow": Flow,
+    "spline_flow": SplineFlow,
+    "autoregressive_flow": AutoregressiveFlow,
     "log_normal": LogNormal,
     "gamma": Gamma,
     "beta": Beta,
@@ -41,6 +44,7 @@ PRIORS: dict[str, type[nn.Module]] = {
 
 __all__ = [
     "PRIORS",
+    "AutoregressiveFlow",
     "Beta",
     "Dirichlet",
     "Flow",
@@ -54,6 +58,7 @@ __all__ = [
     "PowerSpherical",
     "SphericalUniform",
     "SpikeAndSlab",
+    "SplineFlow",
     "StandardNormal",
     "StudentT",
     "Vamp",

@@ -27,8 +27,6 @@ POSTERIORS: dict[str, type[nn.Module]] = {
     "student_t": StudentT,
     "batch_normalised": BatchNormalised,
     "committed_rate": CommittedRate,
-    "von_mises_fisher": VonMisesFisher,
-    "power_spherical": PowerSpherical,
     "coupling_flow": CouplingFlowPosterior,
     "inverse_autoregressive": InverseAutoregressivePosterior,
     "log_normal": LogNormal,
@@ -36,6 +34,8 @@ POSTERIORS: dict[str, type[nn.Module]] = {
     "beta": Beta,
     "logistic_normal": LogisticNormal,
     "dirichlet": Dirichlet,
+    "von_mises_fisher": VonMisesFisher,
+    "power_spherical": PowerSpherical,
     "one_hot": OneHot,
     "spike_and_slab": SpikeAndSlab,
 }

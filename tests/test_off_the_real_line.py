@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.distributions import kl_divergence
 
-from pyro_vae import posteriors, priors
+from pyro_vae import networks, posteriors, priors
 from pyro_vae.distributions import OneHots
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.log_densities import log_densities
@@ -303,3 +303,22 @@ def test_a_learned_prior_learns_the_shares_of_its_values():
         kl_divergence(q, prior().expand((10,))).sum().backward()
         optimiser.step()
     torch.testing.assert_close(prior().mean, q.mean.mean(0), atol=1e-3, rtol=0)
+
+
+# ---- a decoder of shares ---------------------------------------------------------------------
+
+
+def test_a_decoder_reads_uniform_shares_as_standard():
+    z = priors.Dirichlet(8)().sample((50_000,))
+    read = networks.on_simplex_scale(lambda shape: nn.Identity())((8,))(z)
+    torch.testing.assert_close(read.mean(0), torch.zeros(8), atol=0.03, rtol=0)
+    torch.testing.assert_close(read.var(0), torch.full((8,), 7 / 8), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize(("support", "scaled"), [("simplex", True), ("unit", False)])
+def test_only_decoders_of_shares_do(support, scaled):
+    prior = next(part for part in priors.PRIORS.values() if part.support == support)
+    posterior = next(part for part in posteriors.POSTERIORS.values() if part.support == support)
+    vae = build((3,), 4, prior=prior, posterior=posterior)
+    found = any(isinstance(part, networks.SimplexScale) for part in vae.modules())
+    assert found == scaled

@@ -98,7 +98,8 @@ def build(
 
     Each constructor is handed, by parameter name, what it asks for among `latent_dim`,
     `event_shape`, `encoder`, `decoder`, `posterior`, `train_data`, `train_size` and `levels`. An
-    encoder of counts reads log(1 + x), one of integers x / (levels - 1).
+    encoder of counts reads log(1 + x), one of integers x / (levels - 1), and a decoder of points of
+    the simplex these less their mean, over their spread.
 
     Args:
         event_shape: The shape of a datum.
@@ -120,6 +121,8 @@ def build(
         encoder = networks.on_log_scale(encoder)
     if support == "integers":
         encoder = networks.on_unit_scale(encoder, levels)
+    if _class_of(prior).support == "simplex":
+        decoder = networks.on_simplex_scale(decoder)
     given: dict[str, Any] = {
         "event_shape": tuple(event_shape),
         "latent_dim": latent_dim,

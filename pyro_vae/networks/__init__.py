@@ -20,6 +20,7 @@ from pyro_vae.networks.log_scale import LogScale, on_log_scale
 from pyro_vae.networks.masked import MaskedMLP
 from pyro_vae.networks.network import Network, NetworkFactory
 from pyro_vae.networks.normalisation import BatchNorm, Norm, Standardised, running_statistics
+from pyro_vae.networks.simplex_scale import SimplexScale, on_simplex_scale
 from pyro_vae.networks.unit_scale import UnitScale, on_unit_scale
 from pyro_vae.networks.unit_vector import unit_vector
 
@@ -46,9 +47,11 @@ __all__ = [
     "NetworkFactory",
     "Norm",
     "ResNet",
+    "SimplexScale",
     "Standardised",
     "UnitScale",
     "on_log_scale",
+    "on_simplex_scale",
     "on_unit_scale",
     "running_statistics",
     "unit_vector",

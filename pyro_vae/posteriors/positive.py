@@ -9,23 +9,8 @@ from torch.nn import functional as F
 
 from pyro_vae.distributions import InteriorGamma
 from pyro_vae.networks import NetworkFactory
+from pyro_vae.posteriors.bounds import LARGEST_LOG, LARGEST_SCALE, bounded, concentration
 from pyro_vae.posteriors.gaussian import MINIMUM_SCALE
-
-# A floor under concentrations: below, draws underflow.
-MINIMUM_CONCENTRATION = 0.05
-
-
-def _concentration(raw: Tensor) -> Tensor:
-    return F.softplus(raw + 1) + MINIMUM_CONCENTRATION
-
-
-# Logarithms of means stay within this, so that draws are finite in float32.
-LARGEST_LOG = 20.0
-LARGEST_SCALE = 5.0
-
-
-def _bounded(value: Tensor, bound: float) -> Tensor:
-    return bound * (value / bound).tanh()
 
 
 class LogNormal(nn.Module):
@@ -50,8 +35,8 @@ class LogNormal(nn.Module):
 
     def forward(self, x: Real[Tensor, "*batch_event"]) -> dist.Distribution:
         first, second = self.encoder(x).unbind(-2)
-        scale = _bounded(F.softplus(second) + MINIMUM_SCALE, LARGEST_SCALE)
-        return dist.LogNormal(_bounded(first, LARGEST_LOG), scale).to_event(1)
+        scale = bounded(F.softplus(second) + MINIMUM_SCALE, LARGEST_SCALE)
+        return dist.LogNormal(bounded(first, LARGEST_LOG), scale).to_event(1)
 
     def embed(self, x: Real[Tensor, "*batch_event"]) -> Float[Tensor, "*batch latent"]:
         """The posterior mean."""
@@ -80,9 +65,9 @@ class Gamma(nn.Module):
 
     def forward(self, x: Real[Tensor, "*batch_event"]) -> dist.Distribution:
         first, second = self.encoder(x).unbind(-2)
-        concentration = _concentration(first)
-        mean = _bounded(second, LARGEST_LOG).exp()
-        return InteriorGamma(concentration, concentration / mean).to_event(1)
+        shape = concentration(first)
+        mean = bounded(second, LARGEST_LOG).exp()
+        return InteriorGamma(shape, shape / mean).to_event(1)
 
     def embed(self, x: Real[Tensor, "*batch_event"]) -> Float[Tensor, "*batch latent"]:
         """The posterior mean."""

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from pyro_vae.distributions import InteriorDirichlet
 from pyro_vae.distributions import LogisticNormal as _LogisticNormal
 from pyro_vae.networks import NetworkFactory
+from pyro_vae.posteriors.bounds import LARGEST_LOG, LARGEST_SCALE, bounded, concentration
 from pyro_vae.posteriors.gaussian import MINIMUM_SCALE
-from pyro_vae.posteriors.positive import _bounded, _concentration
 
 
 class LogisticNormal(nn.Module):
@@ -36,12 +36,12 @@ class LogisticNormal(nn.Module):
 
     def forward(self, x: Real[Tensor, "*batch_event"]) -> dist.Distribution:
         first, second = self.encoder(x).unbind(-2)
-        scale = _bounded(F.softplus(second) + MINIMUM_SCALE, 5.0)
-        return _LogisticNormal(_bounded(first, 20.0), scale)
+        scale = bounded(F.softplus(second) + MINIMUM_SCALE, LARGEST_SCALE)
+        return _LogisticNormal(bounded(first, LARGEST_LOG), scale)
 
     def embed(self, x: Real[Tensor, "*batch_event"]) -> Float[Tensor, "*batch latent"]:
         """softmax(m(x)); the mean has no closed form."""
-        return _bounded(self.encoder(x).select(-2, 0), 20.0).softmax(-1)
+        return bounded(self.encoder(x).select(-2, 0), LARGEST_LOG).softmax(-1)
 
 
 class Dirichlet(nn.Module):
@@ -65,7 +65,7 @@ class Dirichlet(nn.Module):
         self.encoder = encoder((1, latent_dim))
 
     def forward(self, x: Real[Tensor, "*batch_event"]) -> dist.Distribution:
-        return InteriorDirichlet(_concentration(self.encoder(x).squeeze(-2)))
+        return InteriorDirichlet(concentration(self.encoder(x).squeeze(-2)))
 
     def embed(self, x: Real[Tensor, "*batch_event"]) -> Float[Tensor, "*batch latent"]:
         """The posterior mean."""

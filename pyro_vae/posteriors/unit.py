@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pyro_vae.distributions import InteriorBeta
 from pyro_vae.networks import NetworkFactory
-from pyro_vae.posteriors.positive import _concentration
+from pyro_vae.posteriors.bounds import concentration
 
 
 class Beta(nn.Module):
@@ -33,7 +33,7 @@ class Beta(nn.Module):
 
     def forward(self, x: Real[Tensor, "*batch_event"]) -> dist.Distribution:
         first, second = self.encoder(x).unbind(-2)
-        return InteriorBeta(_concentration(first), _concentration(second)).to_event(1)
+        return InteriorBeta(concentration(first), concentration(second)).to_event(1)
 
     def embed(self, x: Real[Tensor, "*batch_event"]) -> Float[Tensor, "*batch latent"]:
         """The posterior mean."""

@@ -7,6 +7,7 @@ from scipy import integrate
 from torch.distributions import kl_divergence
 
 from pyro_vae.distributions import (
+    InteriorBeta,
     InteriorDirichlet,
     InteriorGamma,
     LogisticNormal,
@@ -79,6 +80,15 @@ def test_draws_near_the_boundary_are_finite():
         z = p.rsample((1000,))
         assert p.support.check(z).all()
         assert p.log_prob(z).isfinite().all()
+
+
+def test_draws_of_beta_stay_off_both_ends():
+    """In float32 most of these are nearer to 1 than any number below it."""
+    q = InteriorBeta(t([0.05, 0.02, 5.0]), t([0.05, 5.0, 0.02]))
+    z = q.rsample((20_000,))
+    assert (z > 0).all()
+    assert (z < 1).all()
+    assert q.log_prob(z).isfinite().all()
 
 
 def test_spikes_are_exact_zeros_and_slab_gradients_exact():

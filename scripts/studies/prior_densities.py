@@ -22,6 +22,7 @@ from analysis.canvas import new_figure
 from analysis.prior_density import draw_density, end_for, latent_dim
 from pyro_vae import build, fit
 from pyro_vae.data import PreparedData, digits
+from pyro_vae.objectives import ELBO
 from pyro_vae.posteriors import POSTERIORS
 from pyro_vae.priors import PRIORS
 
@@ -68,7 +69,8 @@ def draw_page(names: Sequence[str], epochs: int, path: Path) -> None:
         before.set_axis_on()
         after.set_axis_on()
         untrained = copy.deepcopy(vae).eval()
-        fit(vae, data, epochs=epochs)
+        # Without a warm-up codes on a sphere take longer than this to be used.
+        fit(vae, data, ELBO(warmup_epochs=epochs / 3), epochs=epochs)
         codes = vae.embed(test)
         # One window for both, so that they compare.
         end = end_for(vae.prior, codes)
@@ -85,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     names = list(PRIORS)
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="These priors.")
-    parser.add_argument("--epochs", type=int, default=100, help="Passes over the digits.")
+    parser.add_argument("--epochs", type=int, default=60, help="Passes over the digits.")
     parser.add_argument("--out", type=Path, default=PICTURE, help="The picture to write.")
     options = parser.parse_args(arguments)
     pyro.enable_validation(True)

@@ -63,7 +63,7 @@ def arguments_of(row: str, seed: int, steps: int) -> list[str]:
 
 def tables(results: Results) -> str:
     """The results in Markdown, a row a prior."""
-    header = ("prior", "log p(x)", "ELBO", "KL", "active", "parameters", "s / epoch", "command")
+    header = ("prior", "log p(x)", "ELBO", "KL", "active", "parameters", "command")
     lines, first = [], None
     for row in rows():
         cells = cells_of(results, row)
@@ -78,7 +78,6 @@ def tables(results: Results) -> str:
                 *(column(name) for name in ("log_evidence", "elbo", "kl")),
                 column("active_units", 0),
                 f"{parameters:,}",
-                column("seconds_per_epoch", 1),
                 f"`{common_command(cells)}`, S = {', '.join(map(str, cells))}",
             )
         )

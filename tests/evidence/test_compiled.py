@@ -41,7 +41,12 @@ def data(support: str, n: int = 7) -> torch.Tensor:
 def a_vae(**parts):
     pyro.set_rng_seed(0)
     parts = {"network": partial(networks.MLP, hidden=(8,)), **parts}
-    vae = build(EVENT_SHAPE, 3, train_data=data("binary"), train_size=7, **parts)
+    for one, other in (("prior", "posterior"), ("posterior", "prior")):
+        if one in parts and other not in parts:
+            # The first of the same support.
+            fitting = (p for p in FAMILIES[other].values() if p.support == parts[one].support)
+            parts[other] = next(fitting)
+    vae = build(EVENT_SHAPE, 3, train_data=data("binary"), train_size=7, levels=4, **parts)
     evaluate(vae, data(vae.likelihood.support), num_samples=1)  # Lazy layers are made.
     return vae
 

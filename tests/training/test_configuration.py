@@ -5,6 +5,7 @@ import inspect
 import pytest
 import yaml
 
+from pyro_vae.priors import PRIORS
 from pyro_vae.training.command_line import parse
 from pyro_vae.training.configuration import FAMILIES, build_vae, load_data, to_yaml
 from pyro_vae.training.plain_yaml import ConfigurationError
@@ -28,7 +29,7 @@ def test_every_part_is_a_choice(family, name):
 def test_options_of_parts_are_typed_as_in_the_design():
     line = "--data mnist --prior vamp --prior.components 500 --posterior diagonal_normal --network mlp"
     configuration = parse([*line.split(), "--network.hidden", "[400, 400]", "--batch-size=7"])
-    assert configuration["prior"] == {"name": "vamp", "components": 500}
+    assert configuration["prior"] == {"name": "vamp", "components": 500, "start": "data"}
     assert configuration["network"]["hidden"] == [400, 400]
     assert configuration["batch_size"] == 7
 
@@ -73,7 +74,7 @@ def test_yaml_round_trip(tmp_path):
         ),
         (
             "--prior vampp",
-            "--prior must be one of standard_normal, gaussian_mixture, vamp, got 'vampp'",
+            f"--prior must be one of {', '.join(PRIORS)}, got 'vampp'",
         ),
         ("--data nosuch", "--data must be one of digits.*got 'nosuch'"),
         ("--prior", "--prior needs a name: standard_normal"),

@@ -278,8 +278,13 @@ def test_a_reader_that_is_waited_for_can_be_stopped(dataset, monkeypatch):
         return torch.zeros((rows.stop - rows.start, 1, 8, 8), dtype=torch.uint8)
 
     monkeypatch.setattr(type(dataset.train), "__getitem__", slow)
-    with pytest.raises(KeyboardInterrupt):
-        batch(made, 0)
+    # Python leaves the signal ignored where whoever started it had it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            batch(made, 0)
+    finally:
+        signal.signal(signal.SIGINT, before)
     made.close()
     assert len(read) == 1
     assert readers() == []

@@ -15,8 +15,7 @@ def unit_vector(h: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
     """
     # In float64 neither do the squares of large outputs overflow, nor those of small ones vanish.
     wide = h.double()
-    first = torch.zeros_like(wide)
-    first[..., 0] = 1
+    first = (torch.arange(h.shape[-1], device=h.device) == 0).to(wide.dtype)
     # Before the division, so that its gradient is not nan where it is not used.
     safe = torch.where(wide.square().sum(-1, keepdim=True) > _SHORTEST**2, wide, first)
     return (safe / safe.norm(dim=-1, keepdim=True)).to(h.dtype)

@@ -38,6 +38,12 @@ class Said(nn.Module):
 # A triangle with 1e4 below a diagonal of 1e-3 is singular in float32, and its density no number.
 SINGULAR = ("full_normal", "small")
 CASES = [(name, said) for name in POSTERIORS for said in SAID]
+ELBOS = [
+    (*case, kl)
+    for case in CASES
+    for kl in ("auto", "monte_carlo")
+    if (*case, kl) != (*SINGULAR, "monte_carlo")
+]
 
 
 def a_vae(name, said):
@@ -62,11 +68,8 @@ def test_posterior_at_extremes(name, said):
     assert q.support.check(q.expand((2, 6)).sample()).all()
 
 
-@pytest.mark.parametrize("kl", ["auto", "monte_carlo"])
-@pytest.mark.parametrize(("name", "said"), CASES)
+@pytest.mark.parametrize(("name", "said", "kl"), ELBOS)
 def test_elbo_and_its_gradient_at_extremes(name, said, kl):
-    if (name, said, kl) == (*SINGULAR, "monte_carlo"):
-        pytest.skip("its density is no number")
     torch.manual_seed(0)
     vae = a_vae(name, said)
     x = (torch.rand(6, 3) < 0.5).float()

@@ -11,7 +11,6 @@ from pyro_vae.distributions import kl_sphere as _kl_sphere
 from pyro_vae.distributions import kl_unit as _kl_unit
 from pyro_vae.distributions.autoregressive_bernoulli import AutoregressiveBernoulli
 from pyro_vae.distributions.categorical_levels import CategoricalLevels
-from pyro_vae.distributions.coupling import CouplingFlow
 from pyro_vae.distributions.discretized_logistic import DiscretizedLogistic, LogisticMixture
 from pyro_vae.distributions.flow import Bijection, NormalFlow
 from pyro_vae.distributions.interior import InteriorBeta, InteriorDirichlet, InteriorGamma
@@ -35,7 +34,6 @@ __all__ = [
     "Bijection",
     "CategoricalLevels",
     "ContinuousBernoulli",
-    "CouplingFlow",
     "DiagonalNormalMixture",
     "DiscretizedLogistic",
     "InteriorBeta",

@@ -1,12 +1,9 @@
 """Closed-form divergences KL(q || p) of normals that torch does not register."""
 
-import math
-
 import torch
 from torch import Tensor
 from torch.distributions import (
     Independent,
-    Laplace,
     LowRankMultivariateNormal,
     MultivariateNormal,
     Normal,
@@ -144,22 +141,3 @@ def kl_low_rank_full(q: LowRankNormal, p: MultivariateNormal) -> Tensor:
 def kl_full_low_rank(q: MultivariateNormal, p: LowRankNormal) -> Tensor:
     """torch's."""
     return kl_divergence(q, _torchs(p))
-
-
-@register_kl(Normal, Laplace)
-def kl_normal_laplace(q: Normal, p: Laplace) -> Tensor:
-    r"""KL(N(m, s^2) || Laplace(mu, b)), in nats.
-
-    E|z - mu| / b + log(2 b) - 1/2 log(2 pi e s^2), where, with a = (m - mu) / s, the folded normal
-    has E|z - mu| = s sqrt(2 / pi) exp(-a^2 / 2) + (m - mu) erf(a / sqrt(2)).
-
-    References:
-        The Folded Normal Distribution (Leone, Nelson & Nottingham, 1961),
-        https://doi.org/10.1080/00401706.1961.10489974
-    """
-    difference = q.loc - p.loc
-    ratio = difference / q.scale
-    distance = q.scale * math.sqrt(2 / math.pi) * torch.exp(-ratio.square() / 2)
-    distance = distance + difference * torch.erf(ratio / math.sqrt(2))
-    entropy = 0.5 * (1 + math.log(2 * math.pi)) + q.scale.log()
-    return distance / p.scale + (2 * p.scale).log() - entropy

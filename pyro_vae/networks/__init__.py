@@ -13,6 +13,7 @@ take any event, `conv`, `gated_conv` and `resnet` images `(channels, height, wid
 from torch import nn
 
 from pyro_vae.networks.convolutional import Conv, GatedConv, ResNet
+from pyro_vae.networks.coupling import CouplingFlow
 from pyro_vae.networks.dense import MLP, GatedMLP
 from pyro_vae.networks.inverse_autoregressive import InverseAutoregressiveFlow
 from pyro_vae.networks.layers import Activation
@@ -38,6 +39,7 @@ __all__ = [
     "Activation",
     "BatchNorm",
     "Conv",
+    "CouplingFlow",
     "GatedConv",
     "GatedMLP",
     "InverseAutoregressiveFlow",

@@ -8,8 +8,8 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_vae.distributions import Bijection, CouplingFlow, NormalFlow
-from pyro_vae.networks import InverseAutoregressiveFlow, NetworkFactory
+from pyro_vae.distributions import Bijection, NormalFlow
+from pyro_vae.networks import CouplingFlow, InverseAutoregressiveFlow, NetworkFactory
 from pyro_vae.posteriors.gaussian import MINIMUM_SCALE
 
 

@@ -7,7 +7,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.distributions import CouplingFlow, NormalFlow
+from pyro_vae.distributions import NormalFlow
+from pyro_vae.networks import CouplingFlow
 
 
 class Flow(nn.Module):

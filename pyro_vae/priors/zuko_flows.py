@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyro_vae.distributions import NormalFlow
-from pyro_vae.distributions.coupling import check_hidden
+from pyro_vae.networks.coupling import check_hidden
 
 # zuko's own is 1e-3; with it, a saturated network's splines have draws whose square root rounds to nan.
 SMALLEST_SLOPE = 1e-2

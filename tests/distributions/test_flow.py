@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pyro_vae.distributions import CouplingFlow, NormalFlow
+from pyro_vae.distributions import NormalFlow
+from pyro_vae.networks import CouplingFlow
 
 
 def moved(dim: int, context: int = 0) -> CouplingFlow:

@@ -10,9 +10,12 @@ from typing import Any, cast
 import pyro
 import torch
 from jaxtyping import Float
-from pyro.infer.enum import get_importance_trace
+from pyro import poutine
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
@@ -46,6 +49,35 @@ class LogDensities:
     def log_weight(self) -> Float[Tensor, "particles batch"]:
         """The log importance weight log p(x, z) - log q(z | x)."""
         return self.log_likelihood + self.log_prior - self.log_posterior
+
+    @property
+    def draws(self) -> list[Tensor]:
+        """Each latent site's draws as the model reads them: only its densities depend on these."""
+        nodes = _nodes(self.model_trace)
+        return [nodes[name]["value"] for name in self.model_sites if name in self.guide_sites]
+
+    def log_posterior_at_fixed_draws(self) -> Float[Tensor, "particles batch"]:
+        """log q(z | x) again, with a gradient through the guide's parameters alone: the score.
+
+        Without it, the gradient of log q(z | x) is the one along the path of the draws.
+
+        Raises:
+            ValueError: If the guide has several sites: a later one's parameters may depend on the
+                draws of an earlier one.
+        """
+        if len(self.guide_sites) != 1:
+            raise ValueError(
+                "the score of one latent site can be told apart, got the sites "
+                f"{', '.join(self.guide_sites)}."
+            )
+        (name,) = self.guide_sites
+        site = _nodes(self.guide_trace)[name]
+        score = site["fn"].log_prob(site["value"].detach())
+        if score.shape != self.log_posterior.shape:
+            raise ValueError(
+                f"the score of site {name!r} can be told apart where it is in the plate over data alone."
+            )
+        return score
 
     def closed_form_kl(self, site: str) -> Float[Tensor, "particles batch"] | None:
         """KL(q || p) at a latent site, in nats; None where no closed form is registered.
@@ -106,10 +138,18 @@ def log_densities(
             _BeforeParticles()(program)
         )
 
-    model_trace, guide_trace = get_importance_trace(
-        "flat", max_plate_nesting + 1, particles(model), particles(guide), args, kwargs
-    )
     axes = max_plate_nesting + 1
+    guide_trace = poutine.trace(particles(guide)).get_trace(*args, **kwargs)
+    replayed = poutine.replay(particles(model), trace=_forked(guide_trace))
+    model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+    if is_validation_enabled():
+        check_model_guide_match(model_trace, guide_trace, axes)
+    guide_trace, model_trace = map(prune_subsample_sites, (guide_trace, model_trace))
+    for trace in (model_trace, guide_trace):
+        trace.compute_log_prob()
+        for site in _nodes(trace).values():
+            if site["type"] == "sample" and is_validation_enabled():
+                check_site_shape(site, axes)
     model_sites = _by_datum(model_trace, data_plate, axes)
     guide_sites = _by_datum(guide_trace, data_plate, axes)
     latent = [name for name in model_sites if name in guide_sites]
@@ -135,6 +175,19 @@ class _BeforeParticles(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         msg[_FOR_ONE_PARTICLE] = msg["fn"]
+
+
+def _forked(trace: Trace) -> Trace:
+    """The trace, with tensors of their own for the draws: equal, and one step on for a gradient.
+
+    The model reads these. So what reaches a draw from the model's densities can be told, and weighed,
+    apart from what reaches it from the guide's.
+    """
+    forked = trace.copy()
+    for name, site in _nodes(trace).items():
+        if site["type"] == "sample" and isinstance(site["value"], Tensor):
+            _nodes(forked)[name] = {**site, "value": site["value"].view_as(site["value"])}
+    return forked
 
 
 def _by_datum(trace: Trace, data_plate: str, axes: int) -> dict[str, Tensor]:

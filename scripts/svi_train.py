@@ -110,7 +110,7 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
     training = Training(
         vae,
         data,
-        build_objective(configuration),
+        build_objective(configuration, train_size=len(data.train)),
         processes=processes,
         **training_options(configuration),
     )

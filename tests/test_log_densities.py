@@ -170,3 +170,58 @@ def test_distribution_at_a_site_is_expanded():
     vae = build((4, 4), latent_dim=2)
     terms = log_densities(vae.model, vae.guide, binary(), num_particles=3)
     assert distribution_at(terms.model_trace, "z").batch_shape == (3, 5)
+
+
+def test_the_score_is_what_the_whole_gradient_has_beyond_the_path():
+    """For N(mu, sigma): the path of log q is -1 / sigma in sigma, and nothing in mu."""
+    loc, scale = torch.zeros(5, 2, requires_grad=True), torch.full((5, 2), 0.7, requires_grad=True)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+
+    terms = log_densities(model, guide, torch.randn(5), num_particles=3)
+    score = terms.log_posterior_at_fixed_draws()
+    assert torch.equal(score, terms.log_posterior)
+    (z,) = terms.draws
+    z = z.detach()
+    of_score = torch.autograd.grad(score.sum(), [loc, scale], retain_graph=True)
+    torch.testing.assert_close(of_score[0], ((z - loc) / scale**2).sum(0))
+    torch.testing.assert_close(of_score[1], (((z - loc) / scale) ** 2 - 1).sum(0) / scale)
+    whole = torch.autograd.grad(terms.log_posterior.sum(), [loc, scale])
+    torch.testing.assert_close(whole[0], torch.zeros(5, 2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(whole[1], -3 / scale)
+
+
+def test_only_the_models_densities_depend_on_the_models_draws():
+    vae = build((4, 4), latent_dim=3)
+    terms = log_densities(vae.model, vae.guide, torch.ones(5, 4, 4), num_particles=2)
+    (z,) = terms.draws
+    (at_model,) = torch.autograd.grad(terms.log_prior.sum(), z, retain_graph=True)
+    torch.testing.assert_close(at_model, -z)
+    (at_guide,) = torch.autograd.grad(
+        terms.log_posterior.sum(), z, allow_unused=True, retain_graph=True
+    )
+    assert at_guide is None
+
+
+def test_the_score_of_one_of_several_sites_cannot_be_told_apart():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0))
+            b = pyro.sample("b", dist.Normal(a, 1.0))
+            pyro.sample("x", dist.Normal(b, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(x, 1.0))
+            pyro.sample("b", dist.Normal(a, 1.0))
+
+    terms = log_densities(model, guide, torch.randn(5))
+    with pytest.raises(ValueError, match="got the sites a, b"):
+        terms.log_posterior_at_fixed_draws()

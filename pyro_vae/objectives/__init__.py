@@ -1,17 +1,16 @@
 """Objectives: what stochastic variational inference maximises.
 
-An objective is an `nn.Module` called on the evaluated pair (`LogDensities`). It returns an
+An `Objective` is an `nn.Module` called on the evaluated pair (`LogDensities`). It returns an
 `ObjectiveValue`: a loss per datum, to be minimised, and named values to log, all in nats. It owns
-its weights as 0-dim buffers, has `num_particles`, and is told how far training is by
-`set_progress`. It weighs terms; nothing scales the model's sites.
+its weights as 0-dim buffers, has `num_particles`, is told how far training is by `set_progress`, and
+says by `check` what it cannot serve. It weighs terms; nothing scales the model's sites.
 """
 
-from torch import nn
-
 from pyro_vae.objectives.elbo import ELBO
+from pyro_vae.objectives.objective import Objective
 from pyro_vae.objectives.value import ObjectiveValue, objective_value
 
 # `beta` is the option of that name of `elbo`, under the name of its paper.
-OBJECTIVES: dict[str, type[nn.Module]] = {"elbo": ELBO, "beta": ELBO}
+OBJECTIVES: dict[str, type[Objective]] = {"elbo": ELBO, "beta": ELBO}
 
-__all__ = ["ELBO", "OBJECTIVES", "ObjectiveValue", "objective_value"]
+__all__ = ["ELBO", "OBJECTIVES", "Objective", "ObjectiveValue", "objective_value"]

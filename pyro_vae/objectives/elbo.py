@@ -1,18 +1,16 @@
 """The evidence lower bound, with a weight on its Kullback-Leibler term."""
 
-from typing import Literal, get_args
-
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_vae.log_densities import LogDensities, distribution_at
+from pyro_vae.log_densities import LogDensities
+from pyro_vae.objectives.divergence import KL, check_kl, divergence
+from pyro_vae.objectives.objective import Objective
 from pyro_vae.objectives.value import ObjectiveValue
 
-KL = Literal["auto", "monte_carlo"]
 
-
-class ELBO(nn.Module):
+class ELBO(Objective):
     """E_q[log p(x | z)] - beta KL(q(z | x) || p(z)); with beta = 1, a lower bound of log p(x).
 
     This is Pyro's `Trace_ELBO`, taken apart by term. The KL is in closed form at each site where one
@@ -37,7 +35,6 @@ class ELBO(nn.Module):
     """
 
     beta: Tensor
-    progress: Tensor
 
     def __init__(
         self,
@@ -46,27 +43,15 @@ class ELBO(nn.Module):
         num_particles: int = 1,
         kl: KL = "auto",
     ) -> None:
-        super().__init__()
+        super().__init__(num_particles)
         if not 0 <= beta < float("inf"):
             raise ValueError(f"beta must be at least 0 and finite, got {beta}.")
         if not 0 <= warmup_epochs < float("inf"):
             raise ValueError(f"warmup_epochs must be at least 0 and finite, got {warmup_epochs}.")
-        if num_particles < 1:
-            raise ValueError(f"num_particles must be at least 1, got {num_particles}.")
-        if kl not in get_args(KL):
-            raise ValueError(f"kl must be one of {', '.join(get_args(KL))}, got {kl!r}.")
+        self.kl = check_kl(kl)
         self.warmup_epochs = warmup_epochs
-        self.num_particles = num_particles
-        self.kl = kl
-        # How each latent site's KL was computed, once the objective has been called.
-        self.kl_by_site: dict[str, str] = {}
-        # Buffers, so that a traced step reads them anew and a checkpoint holds them.
+        # A buffer, so that a traced step reads it anew and a checkpoint holds it.
         self.register_buffer("beta", torch.tensor(float(beta)))
-        self.register_buffer("progress", torch.tensor(0.0))
-
-    def set_progress(self, epochs: float) -> None:
-        """Say how many epochs, with their fraction, have been trained."""
-        self.progress.fill_(epochs)
 
     @property
     def weight(self) -> Float[Tensor, ""]:
@@ -75,9 +60,9 @@ class ELBO(nn.Module):
             return self.beta
         return self.beta * (self.progress / self.warmup_epochs).clamp(max=1)
 
-    def forward(self, terms: LogDensities) -> ObjectiveValue:
+    def value(self, terms: LogDensities) -> ObjectiveValue:
         reconstruction = terms.log_likelihood.mean(0)
-        kl = self._kl(terms)
+        kl = divergence(terms, self.kl, self.kl_by_site)
         loss = self.weight * kl - reconstruction
         values = {
             "elbo": reconstruction - kl,
@@ -86,19 +71,3 @@ class ELBO(nn.Module):
             "beta": self.weight.expand_as(kl),
         }
         return ObjectiveValue(loss, {name: value.detach() for name, value in values.items()})
-
-    def _kl(self, terms: LogDensities) -> Float[Tensor, " batch"]:
-        kl = torch.zeros_like(terms.log_likelihood[0])
-        for name, log_posterior in terms.guide_sites.items():
-            q = distribution_at(terms.guide_trace, name)
-            if not q.has_rsample:
-                raise ValueError(
-                    f"the ELBO needs a reparameterisable guide, but site {name!r} is a "
-                    f"{type(q).__name__} without rsample."
-                )
-            site_kl = terms.closed_form_kl(name) if self.kl == "auto" else None
-            self.kl_by_site[name] = "Monte Carlo" if site_kl is None else "analytic"
-            if site_kl is None:
-                site_kl = log_posterior - terms.model_sites[name]
-            kl = kl + site_kl.mean(0)
-        return kl

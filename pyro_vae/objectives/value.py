@@ -16,10 +16,13 @@ class ObjectiveValue:
     Args:
         loss: What training minimises, for each datum, in nats.
         values: Named values to log, for each datum, in nats.
+        own_loss: What the parameters that the objective owns minimise, for each datum; None if it
+            owns none.
     """
 
     loss: Float[Tensor, " batch"]
     values: dict[str, Float[Tensor, " batch"]]
+    own_loss: Float[Tensor, " batch"] | None = None
 
 
 def objective_value(

@@ -15,7 +15,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.data import DATASETS, Dataset, PreparedData
-from pyro_vae.objectives import OBJECTIVES
+from pyro_vae.objectives import OBJECTIVES, Objective
 from pyro_vae.training.loop import Training
 from pyro_vae.training.model_files import MODEL_FAMILIES, model_file, model_parts
 from pyro_vae.training.plain_yaml import Configuration, ConfigurationError
@@ -142,9 +142,18 @@ def prepare_data(configuration: Configuration, dataset: Dataset) -> PreparedData
     return prepared(dataset, likelihood, **options)
 
 
-def build_objective(configuration: Configuration) -> nn.Module:
-    """The objective that a configuration names."""
-    return OBJECTIVES[configuration["objective"]["name"]](**_options(configuration["objective"]))
+def build_objective(configuration: Configuration, *, train_size: int) -> Objective:
+    """The objective that a configuration names, handed what it asks for.
+
+    Args:
+        configuration: Plain values by name, the latent dimension among them.
+        train_size: The number of training data.
+    """
+    objective = OBJECTIVES[configuration["objective"]["name"]]
+    given = {"train_size": train_size, "latent_dim": configuration["latent_dim"]}
+    asked = inspect.signature(objective).parameters
+    handed = {name: value for name, value in given.items() if name in asked}
+    return objective(**handed, **_options(configuration["objective"]))
 
 
 def training_options(configuration: Configuration) -> dict[str, Any]:

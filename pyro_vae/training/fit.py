@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pyro_vae.data import Dataset, PreparedData
+from pyro_vae.objectives import Objective
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.loop import Record, Training
 from pyro_vae.training.preparing import prepared
@@ -15,7 +16,7 @@ from pyro_vae.training.preparing import prepared
 def fit(
     vae: nn.Module,
     data: Dataset | PreparedData | Tensor | np.ndarray,
-    objective: nn.Module | None = None,
+    objective: Objective | None = None,
     *,
     checkpoint: str | Path | None = None,
     resume: bool = False,

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -20,8 +20,9 @@ from tqdm import tqdm
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.data import PreparedData
 from pyro_vae.evaluating import evaluating
+from pyro_vae.log_densities import log_densities
 from pyro_vae.networks.normalisation import require_separable
-from pyro_vae.objectives import ELBO, ObjectiveValue, objective_value
+from pyro_vae.objectives import ELBO, Objective, ObjectiveValue, objective_value
 from pyro_vae.training.checkpoint import save_checkpoint
 from pyro_vae.training.feeds import Batches, Share, feed
 from pyro_vae.training.non_finite import NonFiniteError, explain
@@ -29,7 +30,7 @@ from pyro_vae.training.processes import Processes
 from pyro_vae.training.schedules import TIED_TO_LENGTH, Schedule, learning_rate_schedule
 from pyro_vae.training.shared_noise import Draw, SharedNoise, draws_of
 from pyro_vae.training.state_checks import check_parameters, check_state
-from pyro_vae.training.step import PATIENCE, Loss, Step
+from pyro_vae.training.step import PATIENCE, Loss, Own, Step
 from pyro_vae.training.totals import Totals
 
 log = logging.getLogger(__name__)
@@ -77,14 +78,14 @@ class Training:
         processes: Those that train together, each on its share of every batch; one alone if None.
 
     Raises:
-        ValueError: If an option is out of its range.
+        ValueError: If an option is out of its range, or the objective cannot serve the program.
     """
 
     def __init__(
         self,
         program: nn.Module,
         data: PreparedData,
-        objective: nn.Module | None = None,
+        objective: Objective | None = None,
         *,
         epochs: int = 100,
         max_steps: int | None = None,
@@ -112,7 +113,7 @@ class Training:
         self.program = program
         self.data = data
         self.device = next(program.parameters()).device
-        self.objective: Any = (ELBO() if objective is None else objective).to(self.device)
+        self.objective: Objective = (ELBO() if objective is None else objective).to(self.device)
         self.batch_size = min(batch_size, len(data.train))
         self.steps_per_epoch = math.ceil(len(data.train) / self.batch_size)
         self.steps = epochs * self.steps_per_epoch
@@ -121,10 +122,10 @@ class Training:
         self.early_stopping = early_stopping
         self.lr_schedule: Schedule = lr_schedule
         self.precision: Precision = precision
-        named = [*program.named_parameters(), *self.objective.named_parameters("objective")]
+        self._check_objective()
         self._step = Step(
             self._loss,
-            {name: parameter for name, parameter in named if parameter.requires_grad},
+            _with_gradient(program.named_parameters()),
             lr=lr,
             clip_norm=clip_norm,
             compile=compile,
@@ -133,6 +134,11 @@ class Training:
             modules=(program, self.objective, data.transform),
             form=lambda argument, share: str(share.of),
             processes=self.processes,
+            own=Own(
+                _with_gradient(self.objective.named_parameters("objective")),
+                self.objective.own_lr,
+                self.objective.own_betas,
+            ),
         )
         self._schedule = learning_rate_schedule(lr_schedule, self._step.optimizer, epochs)
         self.step = 0
@@ -150,6 +156,22 @@ class Training:
             require_separable(program)
         # What the loss draws for a share of a batch, when processes share the noise.
         self._draws: dict[tuple[int, int], list[Draw]] = {}
+
+    def _check_objective(self) -> None:
+        """Make sure that the objective serves the program, from its terms at a few data."""
+        if self.processes.size > 1 and self.objective.couples_batch:
+            raise ValueError(
+                f"{type(self.objective).__name__} couples the data of a batch, of which each process "
+                "sees a part: train in one process."
+            )
+        # In evaluation mode, so that no running statistics move.
+        with evaluating(self.program, seed=0), pyro.validation_enabled(True):
+            x = self.data.transform(self.data.train[:2]).to(self.device)
+            program: Any = self.program
+            terms = log_densities(
+                program.model, program.guide, x, num_particles=self.objective.num_particles
+            )
+            self.objective.check(terms)
 
     # ---- running -----------------------------------------------------------------------------
 
@@ -257,7 +279,8 @@ class Training:
         with noise:
             value = self._value(argument)
         sums = {name: v.sum(dtype=torch.float64) for name, v in value.values.items()}
-        return Loss(value.loss.mean(), share.rows, sums, share.weight)
+        own = None if value.own_loss is None else value.own_loss.mean()
+        return Loss(value.loss.mean(), share.rows, sums, share.weight, own)
 
     def _value(self, argument: Tensor) -> ObjectiveValue:
         autocast = torch.autocast(
@@ -302,7 +325,7 @@ class Training:
         record["skipped"] = int(self.totals.skipped)
         record["seconds"] = self.seconds
         if not self.history:
-            for site, how in getattr(self.objective, "kl_by_site", {}).items():
+            for site, how in self.objective.kl_by_site.items():
                 log.info("KL at site %r: %s.", site, how)
         self.history.append(record)
         if record["skipped"]:
@@ -478,6 +501,10 @@ def describe_record(record: Record) -> str:
         text = ", ".join(f"{name} {value:.2f}" for name, value in values if value is not None)
         parts.append(f"{label}: {text or 'not finite'}")
     return "; ".join(parts) + " nats/datum"
+
+
+def _with_gradient(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: parameter for name, parameter in named if parameter.requires_grad}
 
 
 def _at_least(name: str, value: int | None, minimum: int) -> None:

@@ -25,12 +25,29 @@ class Loss:
         data: The number of data that it is a mean over.
         sums: Values to log, summed over the data, without a gradient.
         weight: What it counts in the mean over all processes; 1 for a single one.
+        own: What the loss's own parameters minimise; None if it has none.
     """
 
     mean: Tensor
     data: int | Tensor = 1
     sums: Mapping[str, Tensor] = field(default_factory=dict)
     weight: float = 1.0
+    own: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Own:
+    """Parameters of the loss itself, such as a critic's, which are trained down a loss of their own.
+
+    Args:
+        parameters: Leaves with a gradient, by name.
+        lr: Adam's learning rate for them.
+        betas: Adam's decays of the first and second moment for them.
+    """
+
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
 
 
 class Step:
@@ -57,9 +74,11 @@ class Step:
         modules: What the loss is made of. A graph cannot follow an attribute that is bound anew.
         form: A name for the form of a batch, from what the loss is called with; its shapes if None.
         processes: Those that train together.
+        own: The loss's own parameters, trained in the same step down `Loss.own`; its gradient is taken
+            before either update, and is not clipped.
 
     Raises:
-        ValueError: If there is nothing to train.
+        ValueError: If there is nothing to train, or there are several processes and `own` parameters.
 
     References:
         Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015),
@@ -79,22 +98,32 @@ class Step:
         modules: Sequence[nn.Module] = (),
         form: Callable[..., str] | None = None,
         processes: Processes | None = None,
+        own: Own | None = None,
     ) -> None:
         if not parameters:
             raise ValueError("there is no parameter with a gradient to train.")
         self.loss = loss
-        self.parameters = dict(parameters)
+        self.own = own or Own()
+        self.trained = dict(parameters)
+        # In the optimiser's order.
+        self.parameters = {**self.trained, **self.own.parameters}
         self.clip_norm = clip_norm
         self.modules = modules
         self.processes = processes or Processes()
-        self.optimizer = torch.optim.Adam(list(self.parameters.values()), lr=lr, fused=True)
+        if self.own.parameters and self.processes.size > 1:
+            raise ValueError("a loss with parameters of its own trains in one process.")
+        groups: list[dict[str, Any]] = [{"params": list(self.trained.values())}]
+        if self.own.parameters:
+            of_loss = list(self.own.parameters.values())
+            groups.append({"params": of_loss, "lr": self.own.lr, "betas": self.own.betas})
+        self.optimizer = torch.optim.Adam(groups, lr=lr, fused=True)
         device = next(iter(self.parameters.values())).device
         self._start_moments()
         self.totals = Totals.zero(device)
         # A tensor, so that a graph reads it anew; fused Adam wants this type on each device.
         dtype = torch.float32 if device.type == "cuda" else torch.float64
-        self._lr = torch.tensor(lr, dtype=dtype, device=device)
-        self._lr_now = lr
+        self._lrs_now = [group["lr"] for group in self.optimizer.param_groups]
+        self._lrs = [torch.tensor(lr, dtype=dtype, device=device) for lr in self._lrs_now]
         self.compiled = Compiled(
             self._take if self.processes.size == 1 else self._part,
             compile,
@@ -107,10 +136,10 @@ class Step:
 
     def __call__(self, *batch: Any) -> Tensor:
         """Take a step, add what it logs to `totals`, and return its loss, on the device."""
-        lr = self.optimizer.param_groups[0]["lr"]
-        if lr != self._lr_now:
-            self._lr.fill_(lr)
-            self._lr_now = lr
+        for place, group in enumerate(self.optimizer.param_groups):
+            if group["lr"] != self._lrs_now[place]:
+                self._lrs[place].fill_(group["lr"])
+                self._lrs_now[place] = group["lr"]
         loss, *parts = self.compiled(*batch)
         return self._together(*parts) if parts else loss
 
@@ -125,15 +154,18 @@ class Step:
     def _take(self, *batch: Any) -> tuple[Tensor, ...]:
         """The whole step."""
         loss = self.loss(*batch)
-        trained = self._gradients(loss)
+        # The two losses may share what they are made of.
+        shared = loss.own is not None
+        trained = _gradients(loss.mean, self.trained, retain_graph=shared)
+        own = _gradients(loss.own, self.own.parameters) if loss.own is not None else []
         with torch.no_grad():
-            self._update([p for p, _ in trained], [_like(g, p) for p, g in trained], loss)
+            self._update(_apart(trained), loss, _apart(own))
         return (loss.mean.detach(),)
 
     def _part(self, *batch: Any) -> tuple[Tensor, ...]:
         """A process's part of the loss and, in one vector, of all that is summed over processes."""
         loss = self.loss(*batch)
-        trained = self._gradients(loss)
+        trained = _gradients(loss.mean, self.trained)
         # Python's own, so set by the first call, which is always eager, and the same for all.
         self._trained = [p for p, _ in trained]
         self._logged = list(loss.sums)
@@ -152,24 +184,36 @@ class Step:
         gradients = [g.view_as(p) for g, p in zip(flat, self._trained, strict=True)]
         logged = dict(zip(self._logged, sums.double(), strict=True))
         with torch.no_grad():
-            self._update(self._trained, gradients, Loss(mean[0], data[0].long(), logged))
+            self._update((self._trained, gradients), Loss(mean[0], data[0].long(), logged))
         return mean[0]
 
-    def _gradients(self, loss: Loss) -> list[tuple[Tensor, Tensor]]:
-        """Each parameter that the loss depends on, with its gradient; Adam leaves the others alone."""
-        found = torch.autograd.grad(loss.mean, list(self.parameters.values()), allow_unused=True)
-        both = zip(self.parameters.values(), found, strict=True)
-        return [(parameter, gradient) for parameter, gradient in both if gradient is not None]
-
-    def _update(self, parameters: list[Tensor], gradients: list[Tensor], loss: Loss) -> None:
+    def _update(
+        self,
+        trained: tuple[list[Tensor], list[Tensor]],
+        loss: Loss,
+        own: tuple[list[Tensor], list[Tensor]] = ([], []),
+    ) -> None:
+        """Take the step, parameters and their gradients, unless something is not finite."""
+        parameters, gradients = trained
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.clip_norm is not None:
             # As torch.nn.utils.clip_grad_norm_ does it.
             scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1)
             gradients = [gradient * scale for gradient in gradients]
         taken = loss.mean.isfinite() & norm.isfinite() & (self.totals.in_a_row < PATIENCE)
+        if own[0]:
+            taken = taken & torch.nn.utils.get_total_norm(own[1]).isfinite()
+        for place, (leaves, slopes) in enumerate(((parameters, gradients), own)):
+            if leaves:
+                self._adam(place, leaves, slopes, taken)
+        self.totals.add(taken, loss.data, loss.sums)
+
+    def _adam(
+        self, place: int, parameters: list[Tensor], gradients: list[Tensor], taken: Tensor
+    ) -> None:
+        """Adam's update of parameters of one group, if it is to be taken."""
         moments = [self.optimizer.state[parameter] for parameter in parameters]
-        group = self.optimizer.param_groups[0]
+        group = self.optimizer.param_groups[place]
         adam(
             parameters,
             gradients,
@@ -182,12 +226,11 @@ class Step:
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
-            lr=self._lr,
+            lr=self._lrs[place],
             weight_decay=0.0,
             eps=group["eps"],
             maximize=False,
         )
-        self.totals.add(taken, loss.data, loss.sums)
 
     def _start_moments(self) -> None:
         """Make the optimiser's state now: a step that it skips does."""
@@ -213,6 +256,21 @@ class Step:
         }
         totals = {f"the total of {name}": total for name, total in self.totals.sums.items()}
         return moments | buffers | totals
+
+
+def _gradients(
+    loss: Tensor, parameters: Mapping[str, Tensor], *, retain_graph: bool | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """Each parameter that a loss depends on, with its gradient; Adam leaves the others alone."""
+    leaves = list(parameters.values())
+    found = torch.autograd.grad(loss, leaves, retain_graph=retain_graph, allow_unused=True)
+    both = zip(leaves, found, strict=True)
+    return [(parameter, gradient) for parameter, gradient in both if gradient is not None]
+
+
+def _apart(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters and their gradients, in the parameters' layout."""
+    return [p for p, _ in pairs], [_like(gradient, p) for p, gradient in pairs]
 
 
 def _like(gradient: Tensor, parameter: Tensor) -> Tensor:

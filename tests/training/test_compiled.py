@@ -237,7 +237,7 @@ def test_noise_is_fresh_each_step_and_the_same_for_a_seed():
         training = a_training(epochs=1)
         torch.manual_seed(seed)
         # The same rows, and nothing learned from them: what differs is the noise.
-        training._step._lr.zero_()
+        training._step._lrs[0].zero_()
         rows = torch.arange(10)
         share = training._batches.share(0)
         return [float(training._step(rows, share)) for _ in range(6)]

@@ -149,7 +149,7 @@ def log_densities(
         trace.compute_log_prob()
         for site in _nodes(trace).values():
             if site["type"] == "sample" and is_validation_enabled():
-                check_site_shape(site, axes)
+                check_site_shape(cast("Any", site), axes)
     model_sites = _by_datum(model_trace, data_plate, axes)
     guide_sites = _by_datum(guide_trace, data_plate, axes)
     latent = [name for name in model_sites if name in guide_sites]

@@ -48,7 +48,7 @@ class ELBO(Objective):
             raise ValueError(f"beta must be at least 0 and finite, got {beta}.")
         if not 0 <= warmup_epochs < float("inf"):
             raise ValueError(f"warmup_epochs must be at least 0 and finite, got {warmup_epochs}.")
-        self.kl = check_kl(kl)
+        self.kl: KL = check_kl(kl)
         self.warmup_epochs = warmup_epochs
         # A buffer, so that a traced step reads it anew and a checkpoint holds it.
         self.register_buffer("beta", torch.tensor(float(beta)))

@@ -1,6 +1,7 @@
 """One update of whatever a loss depends on, on the device from end to end."""
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,6 +134,48 @@ class Step:
             modules=modules,
             form=form,
         )
+
+    def over(
+        self,
+        names: Collection[str],
+        expected_steps: Callable[[str], int],
+        *,
+        loss: Callable[..., Loss] | None = None,
+        totals: Totals | None = None,
+    ) -> "Step":
+        """A step of some of the parameters, and of the loss's own, that leaves the others as they are.
+
+        It is compiled by itself. The optimiser is this step's: a parameter has one state of Adam and one
+        learning rate, whichever step moves it.
+
+        Args:
+            names: Of the parameters that it trains.
+            expected_steps: How many such steps a batch of this form will be taken for.
+            loss: Its loss; this step's if None.
+            totals: Where it adds up; totals of its own if None.
+
+        Raises:
+            ValueError: If it would train nothing, or there are several processes.
+        """
+        if not names:
+            raise ValueError("there is no parameter with a gradient to train.")
+        if self.processes.size > 1:
+            raise ValueError("a step of some of the parameters trains in one process.")
+        part = copy.copy(self)
+        part.loss = self.loss if loss is None else loss
+        part.trained = {name: self.trained[name] for name in names}
+        part.parameters = {**part.trained, **self.own.parameters}
+        part.totals = Totals.zero(self.totals.data.device) if totals is None else totals
+        part.compiled = Compiled(
+            part._take,
+            self.compiled.mode,
+            expected_steps,
+            names=part._names,
+            tolerance=self.compiled.tolerance,
+            modules=self.modules,
+            form=self.compiled.form,
+        )
+        return part
 
     def __call__(self, *batch: Any) -> Tensor:
         """Take a step, add what it logs to `totals`, and return its loss, on the device."""

@@ -92,6 +92,10 @@ class Feed(Protocol):
         """The raw batch, in the type the set is kept in."""
         ...
 
+    def beside(self, batches: Batches, order_seed: int) -> "Feed":
+        """A feed of the same rows, held once, with an order and a place in it of its own."""
+        ...
+
     def close(self) -> None:
         """End what goes on in the background. The feed can be used again."""
         ...
@@ -143,6 +147,9 @@ class InMemory:
 
     def rows(self, argument: Int[Tensor, " batch"]) -> Shaped[Tensor, " batch *event"]:
         return self._train.index_select(0, argument)
+
+    def beside(self, batches: Batches, order_seed: int) -> "InMemory":
+        return InMemory(self._train, batches, order_seed, self.device, self.blocks)
 
     def close(self) -> None:
         pass
@@ -213,6 +220,10 @@ class Streamed:
 
     def rows(self, argument: Shaped[Tensor, " batch *event"]) -> Shaped[Tensor, " batch *event"]:
         return argument
+
+    def beside(self, batches: Batches, order_seed: int) -> "Streamed":
+        """With a reader and two pools of its own."""
+        return Streamed(self._train, batches, order_seed, self.device, self.blocks)
 
     def close(self) -> None:
         """End the reader and let go of what it read."""

@@ -23,6 +23,7 @@ from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import log_densities
 from pyro_vae.networks.normalisation import require_separable
 from pyro_vae.objectives import ELBO, Objective, ObjectiveValue, objective_value
+from pyro_vae.training.aggressive import Aggressive
 from pyro_vae.training.checkpoint import save_checkpoint
 from pyro_vae.training.feeds import Batches, Share, feed
 from pyro_vae.training.non_finite import NonFiniteError, explain
@@ -73,6 +74,10 @@ class Training:
             the best epoch's parameters. None to train to the end.
         compile: Whether the step is compiled: "on", "off", or "auto" where the work that is left
             pays for the compiler.
+        aggressive_steps: Before each step of the model, train the guide alone until its bound stops
+            improving, for at most so many steps (100 in the paper by He et al., 2019), so that it does
+            not lag behind and collapse. After the first epoch that the mutual information of x and z
+            on validation data did not climb in, training goes on as usual. 0 for never.
         precision: In what the networks' products are computed while training: "float32", or
             "bfloat16" by autocast. Parameters, densities and evaluation are float32 in both.
         processes: Those that train together, each on its share of every batch; one alone if None.
@@ -95,6 +100,7 @@ class Training:
         clip_norm: float | None = None,
         early_stopping: int | None = None,
         compile: CompileMode = "auto",
+        aggressive_steps: int = 0,
         precision: Precision = "float32",
         processes: Processes | None = None,
     ) -> None:
@@ -102,6 +108,7 @@ class Training:
         _at_least("max_steps", max_steps, 0)
         _at_least("batch_size", batch_size, 1)
         _at_least("early_stopping", early_stopping, 1)
+        _at_least("aggressive_steps", aggressive_steps, 0)
         for name, value in (("lr", lr), ("clip_norm", clip_norm)):
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {value}.")
@@ -152,6 +159,19 @@ class Training:
             len(data.train), self.batch_size, self.processes.rank, self.processes.size
         )
         self._feed = feed(data, self._batches, self.order_seed, self.device)
+        self._aggressive = (
+            Aggressive(
+                program,
+                self.objective,
+                data,
+                self._step,
+                self._feed,
+                batch_size=self.batch_size,
+                most=aggressive_steps,
+            )
+            if aggressive_steps
+            else None
+        )
         if self.processes.size > 1:
             require_separable(program)
         # What the loss draws for a share of a batch, when processes share the noise.
@@ -220,7 +240,8 @@ class Training:
         self.program.train()
         # The parameters belong to the module. Pyro's global store is left as it was found, so that
         # a second VAE in this process is a second VAE.
-        with bar, closing(self._feed), pyro.get_param_store().scope():
+        inner = nullcontext() if self._aggressive is None else closing(self._aggressive)
+        with bar, closing(self._feed), inner, pyro.get_param_store().scope():
             while not self.ended:
                 if self._agree(stop is not None and stop()):
                     break
@@ -266,7 +287,7 @@ class Training:
             with pyro.validation_enabled(False):
                 draws = draws_of(lambda part: self._value(part).loss, argument, share.of)
             self._draws[share.rows, share.of] = draws
-        self._step(argument, share)
+        (self._aggressive or self._step)(argument, share)
         self.step += 1
 
     def _loss(self, argument: Tensor, share: Share) -> Loss:
@@ -307,12 +328,17 @@ class Training:
     @property
     def compiled(self) -> str:
         """Whether steps of a full batch are compiled, in a word: on or off."""
-        return self._step.compiled.decisions.get(str(self.batch_size), "off")
+        decisions = [step.compiled.decisions.get(str(self.batch_size)) for step in self._steps]
+        return "on" if "on" in decisions else "off"
 
     @property
     def compile_seconds(self) -> float | None:
         """The time that compiling took; None if nothing was compiled."""
-        return self._step.compiled.seconds or None
+        return sum(step.compiled.seconds for step in self._steps) or None
+
+    @property
+    def _steps(self) -> tuple[Step, ...]:
+        return (self._step, *(self._aggressive.parts if self._aggressive is not None else ()))
 
     def _end_epoch(self) -> None:
         self._check_finite()
@@ -324,6 +350,8 @@ class Training:
         record["lr"] = self._step.optimizer.param_groups[0]["lr"]
         record["skipped"] = int(self.totals.skipped)
         record["seconds"] = self.seconds
+        if self._aggressive is not None:
+            record |= self._aggressive.end_epoch(whole=self.step % self.steps_per_epoch == 0)
         if not self.history:
             for site, how in self.objective.kl_by_site.items():
                 log.info("KL at site %r: %s.", site, how)
@@ -437,6 +465,7 @@ class Training:
             "stopped_early": self.stopped_early,
             "threads": torch.get_num_threads(),
             "compile": dict(self._step.compiled.decisions),
+            "aggressive": None if self._aggressive is None else self._aggressive.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -470,6 +499,8 @@ class Training:
         self.objective.load_state_dict(state["objective"])
         self._step.load_state_dict(state["optimizer"], state["totals"])
         self._step.compiled.decisions = dict(state["compile"])
+        if self._aggressive is not None:
+            self._aggressive.load_state_dict(state["aggressive"], state["order_seed"])
         self._schedule.load_state_dict(state["schedule"])
         self.step = state["step"]
         self.order_seed = self._feed.order_seed = state["order_seed"]

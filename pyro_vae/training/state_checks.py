@@ -45,6 +45,8 @@ def check_state(
             _check_totals(value, own[name])
         elif name == "compile":
             _check_decisions(value)
+        elif name == "aggressive":
+            _check_aggressive(value, own[name])
         else:
             _check_form(name, value, own[name])
     for name, (low, high) in _RANGES.items():
@@ -151,6 +153,25 @@ def _check_decisions(value: Any) -> None:
         type(form) is str and decision in ("on", "off") for form, decision in value.items()
     ):
         raise ValueError("the checkpoint's compile must be on or off for each form of a batch.")
+
+
+def _check_aggressive(value: Any, own: Mapping[str, Any] | None) -> None:
+    if (value is None) != (own is None):
+        had, has = ("without", "with") if value is None else ("with", "without")
+        raise ValueError(f"the checkpoint was trained {had} aggressive_steps, got one {has}.")
+    if own is None:
+        return
+    _check_names("aggressive", value, own.keys())
+    plain = {name: item for name, item in own.items() if type(item) in (bool, int, float)}
+    for name, item in plain.items():
+        _check_form(f"aggressive.{name}", value[name], item)
+        if type(item) is int and not 0 <= value[name] <= _RANGES["step"][1]:
+            raise ValueError(
+                f"the checkpoint's aggressive.{name} must be from 0 to {_RANGES['step'][1]}."
+            )
+    _check_totals(value["totals"], own["totals"])
+    for name in ("compile_inner", "compile_outer"):
+        _check_decisions(value[name])
 
 
 def _check_cuda_state(value: Any, own: Tensor | None) -> None:

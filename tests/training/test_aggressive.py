@@ -244,6 +244,7 @@ def resumed_at(at: int, path, **options) -> None:
     same(straight, resumed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [3, 10, 16])
 def test_resume_is_bit_exact(tmp_path, at):
     resumed_at(at, tmp_path / "checkpoint.pt", lr_schedule="cosine")

@@ -137,12 +137,14 @@ class LocalGradient:
         try:
             with pyro.validation_enabled(False):
                 traced = trace(self._eager, x, modules=[self.program])
-                if traced.changed:
-                    raise TracingError("it changes a tensor in place, and would do so twice")
                 runner = compile_graph(traced, x)
+            before = [(tensor, tensor.clone()) for tensor in traced.changed]
             # Eager below draws the same noise again, and leaves the stream behind it.
             with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
                 (ours,) = runner(x)
+            # What it may have changed in place, eager below changes again.
+            for tensor, value in before:
+                tensor.copy_(value)
         except (TracingError, CompilerError) as error:
             reason = str(error)
         except RuntimeError as error:

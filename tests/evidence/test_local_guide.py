@@ -179,6 +179,7 @@ def test_the_same_seed_is_the_same_guide():
     assert not torch.equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "prior"), PAIRS)
 def test_the_graph_of_every_posterior_is_the_eager_gradient(name, prior, monkeypatch):
     calls = []
@@ -221,7 +222,7 @@ def test_the_compiled_refinement_is_the_eager_one(caplog):
 
 def test_a_posterior_without_an_encoder_is_refused(linear_gaussian):
     case = linear_gaussian(n=3)
-    with pytest.raises(ValueError, match="LinearPosterior has none at `posterior.encoder`"):
+    with pytest.raises(ValueError, match=r"LinearPosterior has none at `posterior\.encoder`"):
         refined(case.vae, case.x, steps=1)
     with pytest.raises(ValueError, match="needs a program with a posterior, got a Linear without"):
         refined(nn.Linear(2, 2), case.x, steps=1)

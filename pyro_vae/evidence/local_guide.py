@@ -2,7 +2,7 @@
 
 import copy
 from contextlib import ExitStack
-from typing import Any, cast
+from typing import Any
 
 import pyro
 import torch
@@ -129,6 +129,10 @@ class Table(nn.Module):
             raise nothing, they have NaN.
     """
 
+    projections: Tensor
+    keys: Tensor
+    first_keys: Tensor
+
     def __init__(
         self, x: Float[Tensor, " n *event"], values: Float[Tensor, " n *parameters"]
     ) -> None:
@@ -165,8 +169,7 @@ class Table(nn.Module):
         return values.view(*batch_shape, *values.shape[1:])
 
     def _keys(self, x: Tensor) -> Float[Tensor, "rows 4"]:
-        projections = cast("Tensor", self.projections)
-        return x.reshape(-1, len(projections)).double() @ projections
+        return x.reshape(-1, len(self.projections)).double() @ self.projections
 
 
 def _local_copy(vae: Any) -> tuple[Any, Any]:

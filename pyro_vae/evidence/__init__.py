@@ -5,5 +5,16 @@ Everything here has beta = 1, whatever trained the model.
 
 from pyro_vae.evidence.evaluation import Evaluation, evaluate, fixed_rows
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
+from pyro_vae.evidence.inference_gaps import InferenceGaps, inference_gaps
+from pyro_vae.evidence.local_guide import refined
 
-__all__ = ["Evaluation", "ImportanceWeighting", "evaluate", "fixed_rows", "importance_weighting"]
+__all__ = [
+    "Evaluation",
+    "ImportanceWeighting",
+    "InferenceGaps",
+    "evaluate",
+    "fixed_rows",
+    "importance_weighting",
+    "inference_gaps",
+    "refined",
+]

@@ -25,6 +25,9 @@ UNIT_NATS = 0.01
 PATIENCE_STEPS = 1000
 PATIENCE_EPOCHS = 3
 
+# What a training that ends has to have had for its end to say something.
+FEWEST_STEPS = 200
+
 # Units that the prior prunes are no alarm, unless so many times fewer are left than once were.
 PRUNED = 4
 
@@ -72,10 +75,10 @@ def units_in_use(
         embed = getattr(program, "embed", None)
         if embed is None:
             return None
-        embeddings = embed(x).flatten(1)
+        embeddings = embed(x).detach().flatten(1)
         return Units(active_units(embeddings.cpu().numpy()), embeddings.shape[1])
     try:
-        kl = divergence_by_coordinate(terms, "auto", {}).mean(0, dtype=torch.float64)
+        kl = divergence_by_coordinate(terms, "auto", {}).detach().mean(0, dtype=torch.float64)
     except ValueError:
         return None
     return Units(int((kl > UNIT_NATS).sum()), len(kl))
@@ -110,7 +113,8 @@ def collapse_alarm(
         rows.append(row)
     if not collapsed or max(rows[:-1], default=0) >= PATIENCE_EPOCHS:
         return None
-    if rows[-1] < PATIENCE_EPOCHS and not ended:
+    at_the_end = ended and int(history[-1]["step"] or 0) >= FEWEST_STEPS
+    if rows[-1] < PATIENCE_EPOCHS and not at_the_end:
         return None
     return f"epoch {history[-1]['epoch']}: {_describe(history[-1], total, most)}. {REMEDIES}"
 

@@ -1,7 +1,5 @@
 """What every objective has in common."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +25,8 @@ class Objective(nn.Module):
     """
 
     # Whether a datum's loss depends on the rest of the batch: several processes see a part of it each.
-    couples_batch: ClassVar[bool] = False
+    # An objective may say so of itself, where it is a matter of its options.
+    couples_batch: bool = False
 
     progress: Tensor
 
@@ -46,6 +45,10 @@ class Objective(nn.Module):
     def set_progress(self, epochs: float) -> None:
         """Say how many epochs, with their fraction, have been trained."""
         self.progress.fill_(epochs)
+
+    def settled(self, epochs: float) -> bool:
+        """Whether weights that change while training runs do so no more after so many epochs."""
+        return True
 
     def check(self, terms: LogDensities) -> None:
         """Make sure that the objective can serve a program, from its terms at a few data.

@@ -20,11 +20,12 @@ from tqdm import tqdm
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.data import PreparedData
 from pyro_vae.evaluating import evaluating
-from pyro_vae.log_densities import log_densities
+from pyro_vae.log_densities import LogDensities, log_densities
 from pyro_vae.networks.normalisation import require_separable
 from pyro_vae.objectives import ELBO, Objective, ObjectiveValue, objective_value
 from pyro_vae.training.aggressive import Aggressive
 from pyro_vae.training.checkpoint import save_checkpoint
+from pyro_vae.training.collapse import Units, collapse_alarm, units_in_use
 from pyro_vae.training.feeds import Batches, Share, feed
 from pyro_vae.training.non_finite import NonFiniteError, explain
 from pyro_vae.training.processes import Processes
@@ -155,6 +156,7 @@ class Training:
         self.best: dict[str, Tensor] | None = None
         self.best_epoch = 0
         self.stopped_early = False
+        self._units: Units | None = None
         self._batches = Batches(
             len(data.train), self.batch_size, self.processes.rank, self.processes.size
         )
@@ -257,6 +259,7 @@ class Training:
                 bar.update()
                 if ended:
                     self._end_epoch()
+                    self._watch_the_code()
                     self._show(bar)
                 elif self.device.type == "cpu" and self.step % 50 == 0:
                     self._check_finite()
@@ -347,6 +350,7 @@ class Training:
         # With every step of the epoch skipped there is no mean.
         record |= self.totals.means()
         record |= {f"validation_{name}": value for name, value in self.validate().items()}
+        record["active_units"] = self._units.active if self._units else None
         record["lr"] = self._step.optimizer.param_groups[0]["lr"]
         record["skipped"] = int(self.totals.skipped)
         record["seconds"] = self.seconds
@@ -390,6 +394,19 @@ class Training:
             log.info("stopped early: no better validation ELBO since epoch %d.", self.best_epoch)
             self.stopped_early = True
 
+    def _watch_the_code(self) -> None:
+        """Warn if the code has collapsed, and say at the end how much of it is in use."""
+        if not self.processes.first:
+            return
+        total = self._units.total if self._units else None
+        alarm = collapse_alarm(
+            self.history, total, settled=self.objective.settled, ended=self.ended
+        )
+        if alarm is not None:
+            log.warning("%s", alarm)
+        elif self.ended and self._units:
+            log.info("%d of %d units are in use.", self._units.active, self._units.total)
+
     def validate(self) -> dict[str, float | None]:
         """ELBO, reconstruction and KL on the validation split, in nats per datum, always beta = 1."""
         if self.processes.size > 1:
@@ -409,12 +426,18 @@ class Training:
         split = self.data.fixed("validation")
         elbo = ELBO()
         sums = {"elbo": 0.0, "reconstruction": 0.0, "kl": 0.0}
+        first: tuple[Tensor, LogDensities] | None = None
         with evaluating(self.program, seed=VALIDATION_SEED):
             for rows in split.split(VALIDATION_BATCH):
                 x = rows.to(self.device, torch.get_default_dtype())
-                values = objective_value(self.program, elbo, x).values
+                program: Any = self.program
+                terms = log_densities(program.model, program.guide, x)
+                values = elbo(terms).values
                 for name in sums:
                     sums[name] += float(values[name].sum(dtype=torch.float64))
+                first = first or (x, terms)
+            # After all that draws, so that an `embed` that draws, too, changes nothing before.
+            self._units = units_in_use(self.program, *first) if first else None
         means = {name: total / len(split) for name, total in sums.items()}
         # NaN never appears in a record: what is not finite is not known.
         return {name: mean if math.isfinite(mean) else None for name, mean in means.items()}

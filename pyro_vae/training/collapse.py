@@ -1,0 +1,150 @@
+"""Whether the code says anything about the data: what training watches, and the alarm it raises."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Real
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae.log_densities import LogDensities, distribution_at
+from pyro_vae.objectives.divergence import divergence_by_coordinate
+from pyro_vae.statistics import active_units
+
+# The mean KL to the prior bounds what the code says about a datum. Below 0.1 nats, a seventh of a bit,
+# it cannot tell two data apart.
+COLLAPSED_NATS = 0.1
+
+# Of one coordinate; about what a normal with the least active mean, a variance of 0.01, must have.
+UNIT_NATS = 0.01
+
+# At the start of training a code may be unused, and for an epoch by chance: alarm is raised after so
+# many steps, and so many epochs in a row.
+PATIENCE_STEPS = 1000
+PATIENCE_EPOCHS = 3
+
+# What a training that ends has to have had for its end to say something.
+FEWEST_STEPS = 200
+
+# Units that the prior prunes are no alarm, unless so many times fewer are left than once were.
+PRUNED = 4
+
+REMEDIES = (
+    "What helps: a weight of the KL that grows (--objective.warmup-epochs 10, or --objective.schedule "
+    "cyclical --objective.cycle-epochs 10), free nats (--objective.free-bits 0.1), or a posterior that "
+    "cannot collapse (--posterior batch_normalised, --posterior committed_rate)."
+)
+
+# As the training loop's: plain numbers by name.
+Record = Mapping[str, float | int | None]
+
+
+@dataclass(frozen=True)
+class Units:
+    """How many units of a code are in use.
+
+    Args:
+        active: Those that are.
+        total: All.
+    """
+
+    active: int
+    total: int
+
+
+def units_in_use(
+    program: Any, x: Real[Tensor, " batch *event"], terms: LogDensities
+) -> Units | None:
+    """The units of a code that say something about x; None where there is no way to count them.
+
+    On the real line these are the `active_units` of the program's embedding. Elsewhere a variance has
+    another scale, so that a unit is in use if its mean KL is above 0.01 nats, provided that guide and
+    prior are products over units. They are not on the simplex and the sphere.
+
+    Args:
+        program: A program in evaluation mode.
+        x: Data.
+        terms: The terms of the program at x.
+    """
+    if len(x) < 2 or len(terms.guide_sites) != 1:
+        return None
+    (site,) = terms.guide_sites
+    if _on_the_real_line(distribution_at(terms.guide_trace, site).support):
+        embed = getattr(program, "embed", None)
+        if embed is None:
+            return None
+        embeddings = embed(x).detach().flatten(1)
+        return Units(active_units(embeddings.cpu().numpy()), embeddings.shape[1])
+    try:
+        kl = divergence_by_coordinate(terms, "auto", {}).detach().mean(0, dtype=torch.float64)
+    except ValueError:
+        return None
+    return Units(int((kl > UNIT_NATS).sum()), len(kl))
+
+
+def collapse_alarm(
+    history: Sequence[Record],
+    total: int | None,
+    *,
+    settled: Callable[[float], bool],
+    ended: bool,
+) -> str | None:
+    """What to warn of after the last epoch of the history; None for nothing new.
+
+    It is a function of the history alone, so that a resumed training says what it would have said.
+    It speaks once: when the code has been collapsed for three epochs, or is at the end of training.
+
+    Args:
+        history: The records of all epochs.
+        total: The number of units; None if unknown.
+        settled: Whether the objective's weights have their last values after so many epochs. Before,
+            a code may well be unused.
+        ended: Whether training has ended.
+    """
+    # How many epochs in a row, up to each one, that count for an alarm.
+    most, row, rows, collapsed = 0, 0, [], False
+    for record in history:
+        most = max(most, int(record.get("active_units") or 0))
+        collapsed = _has_collapsed(record, most)
+        late = int(record["step"] or 0) >= PATIENCE_STEPS and settled(float(record["epoch"] or 0))
+        row = row + 1 if collapsed and late else 0
+        rows.append(row)
+    if not collapsed or max(rows[:-1], default=0) >= PATIENCE_EPOCHS:
+        return None
+    at_the_end = ended and int(history[-1]["step"] or 0) >= FEWEST_STEPS
+    if rows[-1] < PATIENCE_EPOCHS and not at_the_end:
+        return None
+    return f"epoch {history[-1]['epoch']}: {_describe(history[-1], total, most)}. {REMEDIES}"
+
+
+def _has_collapsed(record: Record, most: int) -> bool:
+    """Whether the rate is below its threshold, or too few units are left of the most there were."""
+    rate, active = record.get("validation_kl"), record.get("active_units")
+    if rate is not None and rate < COLLAPSED_NATS:
+        return True
+    return active is not None and (active == 0 or PRUNED * active < most)
+
+
+def _describe(record: Record, total: int | None, most: int) -> str:
+    rate, active = record.get("validation_kl"), record.get("active_units")
+    below = rate is not None and rate < COLLAPSED_NATS
+    reasons = []
+    if active is not None and total is not None:
+        reasons.append(f"{total - int(active)} of {total} units are inactive")
+    if rate is not None:
+        threshold = f", {'below' if below else 'not below'} {COLLAPSED_NATS}"
+        reasons.append(f"its rate is {rate:.3g} nats/datum{threshold}")
+    what = (
+        f"most of the code has died, of which {most} units were active"
+        if active and not below
+        else "the code has collapsed and says next to nothing about x"
+    )
+    return f"{what}: {' and '.join(reasons)}"
+
+
+def _on_the_real_line(support: Any) -> bool:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support is constraints.real

@@ -1,0 +1,213 @@
+"""The alarm that a code has collapsed, from both sides."""
+
+import logging
+import re
+from functools import partial
+
+import pyro
+import torch
+from torch import nn
+
+from pyro_vae import build, posteriors, priors
+from pyro_vae.data import PreparedData, digits
+from pyro_vae.log_densities import log_densities
+from pyro_vae.objectives import ELBO
+from pyro_vae.training import Training, collapse
+from pyro_vae.training.collapse import Units, collapse_alarm, units_in_use
+
+STEPS = 1000
+
+
+def records(rates, active=None):
+    """Epochs of 1,000 steps with such rates, and numbers of active units."""
+    active = active or [None] * len(rates)
+    return [
+        {"epoch": i + 1, "step": STEPS * (i + 1), "validation_kl": rate, "active_units": units}
+        for i, (rate, units) in enumerate(zip(rates, active, strict=True))
+    ]
+
+
+def alarms(history, settled=lambda epochs: True, total=8, ends=False):
+    """The epochs at which there is an alarm."""
+    return [
+        n
+        for n in range(1, len(history) + 1)
+        if collapse_alarm(history[:n], total, settled=settled, ended=ends and n == len(history))
+    ]
+
+
+# ---- when ------------------------------------------------------------------------------------
+
+
+def test_the_alarm_is_raised_at_the_third_epoch_in_a_row_and_once():
+    assert alarms(records([0.01] * 8), ends=True) == [3]
+    assert alarms(records([5.0, 5.0] + [0.01] * 5)) == [5]
+    assert alarms(records([0.01] * 4 + [5.0] + [0.01] * 5), ends=True) == [3]
+
+
+def test_a_code_that_comes_back_is_no_alarm():
+    assert alarms(records([0.01, 0.01, 3.0, 0.01, 0.01, 3.0]), ends=True) == []
+
+
+def test_at_the_end_one_epoch_is_enough():
+    assert alarms(records([5.0, 5.0, 0.01]), ends=True) == [3]
+    assert alarms(records([5.0, 5.0, 0.01])) == []
+
+
+def test_the_start_of_training_does_not_count():
+    early = [{**record, "step": 20 * record["epoch"]} for record in records([0.01] * 40)]
+    assert alarms(early) == []
+    assert alarms(early, ends=True) == [40]
+    # Whether a code will be used cannot be told from so few steps.
+    assert alarms(early[:9], ends=True) == []
+
+
+def test_epochs_before_weights_have_settled_do_not_count():
+    history = records([0.01] * 10)
+    assert alarms(history, settled=lambda epochs: epochs >= 6) == [8]
+    assert alarms(history, settled=ELBO(warmup_epochs=6.0).settled) == [8]
+
+
+def test_units_that_die_are_an_alarm_and_units_that_are_pruned_none():
+    rates = [5.0] * 8
+    assert alarms(records(rates, [8, 8, 1, 1, 1, 1, 1, 1]), ends=True) == [5]
+    assert alarms(records(rates, [8, 8, 6, 5, 4, 3, 2, 2]), ends=True) == []
+    assert alarms(records(rates, [0] * 8)) == [3]
+
+
+def test_records_without_units_or_rate_are_no_alarm():
+    assert alarms(records([None] * 5), ends=True) == []
+    assert alarms([{"epoch": 1, "step": 5000}], ends=True) == []
+    assert collapse_alarm([], None, settled=lambda epochs: True, ended=True) is None
+
+
+def test_what_it_says():
+    said = collapse_alarm(
+        records([0.003] * 3, [8, 1, 0]), 8, settled=lambda epochs: True, ended=False
+    )
+    assert said is not None
+    assert said.startswith(
+        "epoch 3: the code has collapsed and says next to nothing about x: 8 of 8 units are "
+        "inactive and its rate is 0.003 nats/datum, below 0.1. What helps: "
+    )
+    died = collapse_alarm(
+        records([2.0] * 4, [8, 1, 1, 1]), 8, settled=lambda epochs: True, ended=False
+    )
+    assert "most of the code has died, of which 8 units were active: 7 of 8 units" in died
+    assert "its rate is 2 nats/datum, not below 0.1" in died
+
+
+def test_the_options_it_names_exist():
+    """A configuration of the command line has each, and each is taken."""
+    options = re.findall(r"--([a-z]+)\.([a-z-]+)( \w+)?", collapse.REMEDIES)
+    assert {family for family, _, _ in options} == {"objective"}
+    taken = {
+        name.replace("-", "_"): value.strip() if name == "schedule" else float(value)
+        for _, name, value in options
+    }
+    warmup = {"warmup_epochs": taken.pop("warmup_epochs")}
+    free_bits = {"free_bits": taken.pop("free_bits")}
+    for kept in (warmup, free_bits, taken):
+        ELBO(**kept)
+    for name in re.findall(r"--posterior (\w+)", collapse.REMEDIES):
+        assert name in posteriors.POSTERIORS
+
+
+# ---- which units -----------------------------------------------------------------------------
+
+
+class Says(nn.Module):
+    """An encoder whose outputs are given: the first of a row for x that is bright, or not."""
+
+    def __init__(self, dark, bright):
+        super().__init__()
+        self.register_buffer("outputs", torch.stack([torch.tensor(dark), torch.tensor(bright)]))
+
+    def forward(self, x):
+        return self.outputs[(x.flatten(-2).mean(-1) > 0.5).long()]
+
+
+def counted(dark, bright, prior, posterior, latent_dim):
+    torch.manual_seed(0)
+    vae = build((2, 2), latent_dim, prior=prior, posterior=posterior)
+    vae.posterior.encoder = Says(dark, bright)
+    x = torch.cat([torch.zeros(5, 2, 2), torch.ones(5, 2, 2)])
+    return units_in_use(vae, x, log_densities(vae.model, vae.guide, x))
+
+
+def test_on_the_real_line_units_are_those_whose_mean_varies():
+    # The second unit's KL is large, but its mean is the same for all.
+    dark, bright = [[-1.0, 3.0, 0.0], [0.5, 0.5, 0.5]], [[1.0, 3.0, 0.1], [0.5, 0.5, 0.5]]
+    units = counted(dark, bright, priors.StandardNormal, posteriors.DiagonalNormal, 3)
+    assert units == Units(1, 3)
+    assert counted(dark, bright, priors.GaussianMixture, posteriors.DiagonalNormal, 3) == units
+
+
+def test_elsewhere_they_are_those_with_a_rate():
+    prior, posterior = (partial(family.OneHot, values=2) for family in (priors, posteriors))
+    equal = [[0.0, 0.0], [0.0, 0.0]]
+    assert counted(equal, equal, prior, posterior, 4) == Units(0, 2)
+    assert counted(equal, [[0.0, 0.0], [0.5, -0.5]], prior, posterior, 4) == Units(1, 2)
+    same = [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]]
+    assert counted(same, same, priors.Beta, posteriors.Beta, 3).total == 3
+
+
+def test_where_units_cannot_be_counted_there_are_none():
+    torch.manual_seed(0)
+    x = torch.bernoulli(torch.full((6, 4, 4), 0.3))
+    vae = build((4, 4), 3, prior=priors.Dirichlet, posterior=posteriors.Dirichlet)
+    assert units_in_use(vae, x, log_densities(vae.model, vae.guide, x)) is None
+    vae = build((4, 4), 3)
+    one = log_densities(vae.model, vae.guide, x[:1])
+    assert units_in_use(vae, x[:1], one) is None
+    terms = log_densities(vae.model, vae.guide, x)
+    assert units_in_use(object(), x, terms) is None  # No `embed`.
+    assert units_in_use(vae, x, terms).total == 3
+
+
+# ---- in training -----------------------------------------------------------------------------
+
+
+def trained(caplog, **options):
+    pyro.set_rng_seed(0)
+    objective = ELBO(**options)
+    data = PreparedData(digits(), "binary")
+    training = Training(
+        build((1, 8, 8), 4), data, objective, epochs=8, batch_size=32, lr=3e-3, compile="off"
+    )
+    with caplog.at_level(logging.INFO, "pyro_vae.training"):
+        training.run()
+    said = [record for record in caplog.records if "units are" in record.getMessage()]
+    return training, said
+
+
+def test_a_collapsed_model_raises_one_alarm(caplog, monkeypatch):
+    monkeypatch.setattr(collapse, "PATIENCE_STEPS", 100)
+    training, (alarm, line) = trained(caplog, beta=50.0)
+    assert alarm.levelno == logging.WARNING
+    assert "4 of 4 units are inactive and its rate is 0.0" in alarm.getMessage()
+    assert training.history[-1]["active_units"] == 0
+    assert line.levelno == logging.INFO
+
+
+def test_a_healthy_model_raises_none_and_says_what_is_in_use(caplog, monkeypatch):
+    monkeypatch.setattr(collapse, "PATIENCE_STEPS", 100)
+    training, (line,) = trained(caplog)
+    assert line.levelno == logging.INFO
+    active = training.history[-1]["active_units"]
+    assert active >= 2
+    assert line.getMessage() == f"{active} of 4 units are in use."
+
+
+def test_the_record_and_the_randomness_of_training(caplog):
+    training, _ = trained(caplog)
+    assert all(type(record["active_units"]) is int for record in training.history)
+    state = training.state_dict()
+    resumed = Training(
+        build((1, 8, 8), 4), training.data, ELBO(), epochs=8, batch_size=32, lr=3e-3
+    )
+    resumed.load_state_dict(state)
+    assert resumed.history == training.history
+    before = torch.get_rng_state()
+    resumed.validate()
+    assert (torch.get_rng_state() == before).all()

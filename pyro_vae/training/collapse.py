@@ -33,8 +33,9 @@ PRUNED = 4
 
 REMEDIES = (
     "What helps: a weight of the KL that grows (--objective.warmup-epochs 10, or --objective.schedule "
-    "cyclical --objective.cycle-epochs 10), free nats (--objective.free-bits 0.1), or a posterior that "
-    "cannot collapse (--posterior batch_normalised, --posterior committed_rate)."
+    "cyclical --objective.cycle-epochs 10), free nats (--objective.free-bits 0.1), a posterior that "
+    "cannot collapse (--posterior batch_normalised, --posterior committed_rate), or one that catches up "
+    "before each step of the model (--aggressive-steps 30)."
 )
 
 # As the training loop's: plain numbers by name.

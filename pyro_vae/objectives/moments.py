@@ -138,9 +138,10 @@ class DIP(Objective):
         q = latent.posterior
         c = covariance_of_means(q.mean[0])
         if self.version == "ii":
+            within = covariance(q)
             # Some normals have fewer leading axes than the batch: a covariance that all share.
-            within = covariance(q).double()
-            c = c + within.mean(tuple(range(within.dim() - 2)))
+            each = within.expand(*q.batch_shape, *within.shape[-2:])
+            c = c + each.double().mean((0, 1))
         return c, latent.prior.variance.double().mean((0, 1))
 
 

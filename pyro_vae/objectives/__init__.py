@@ -7,10 +7,31 @@ says by `check` what it cannot serve. It weighs terms; nothing scales the model'
 """
 
 from pyro_vae.objectives.elbo import ELBO
+from pyro_vae.objectives.factor import Factor
+from pyro_vae.objectives.maximum_mean_discrepancy import Info
+from pyro_vae.objectives.moments import DIP
 from pyro_vae.objectives.objective import Objective
+from pyro_vae.objectives.total_correlation import BetaTC
 from pyro_vae.objectives.value import ObjectiveValue, objective_value
 
 # `beta` is the option of that name of `elbo`, under the name of its paper.
-OBJECTIVES: dict[str, type[Objective]] = {"elbo": ELBO, "beta": ELBO}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "elbo": ELBO,
+    "beta": ELBO,
+    "beta_tc": BetaTC,
+    "factor": Factor,
+    "info": Info,
+    "dip": DIP,
+}
 
-__all__ = ["ELBO", "OBJECTIVES", "Objective", "ObjectiveValue", "objective_value"]
+__all__ = [
+    "DIP",
+    "ELBO",
+    "OBJECTIVES",
+    "BetaTC",
+    "Factor",
+    "Info",
+    "Objective",
+    "ObjectiveValue",
+    "objective_value",
+]

@@ -7,10 +7,31 @@ says by `check` what it cannot serve. It weighs terms; nothing scales the model'
 """
 
 from pyro_vae.objectives.elbo import ELBO
+from pyro_vae.objectives.importance_weighted import CIWAE, IWAE, MIWAE
 from pyro_vae.objectives.objective import Objective
+from pyro_vae.objectives.pathwise import STL, DReG
 from pyro_vae.objectives.value import ObjectiveValue, objective_value
 
 # `beta` is the option of that name of `elbo`, under the name of its paper.
-OBJECTIVES: dict[str, type[Objective]] = {"elbo": ELBO, "beta": ELBO}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "elbo": ELBO,
+    "beta": ELBO,
+    "iwae": IWAE,
+    "dreg": DReG,
+    "stl": STL,
+    "miwae": MIWAE,
+    "ciwae": CIWAE,
+}
 
-__all__ = ["ELBO", "OBJECTIVES", "Objective", "ObjectiveValue", "objective_value"]
+__all__ = [
+    "CIWAE",
+    "ELBO",
+    "IWAE",
+    "MIWAE",
+    "OBJECTIVES",
+    "STL",
+    "DReG",
+    "Objective",
+    "ObjectiveValue",
+    "objective_value",
+]

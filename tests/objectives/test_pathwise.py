@@ -20,6 +20,11 @@ NOISE = 0.7
 X = torch.tensor([0.8, -0.5, 0.3], dtype=torch.float64)
 COVARIANCE = torch.linalg.inv(torch.eye(2, dtype=torch.float64) + A.mT @ A / NOISE**2)
 MEAN = COVARIANCE @ A.mT @ X / NOISE**2
+# A guide off the posterior in mean and covariance.
+OFF = (
+    MEAN + torch.tensor([0.4, -0.3], dtype=torch.float64),
+    torch.tensor([[0.5, 0.0], [0.2, 0.8]], dtype=torch.float64),
+)
 
 PAIRS = pytest.mark.parametrize(
     ("prior", "posterior"),
@@ -91,9 +96,6 @@ def a_vae(**parts):
     return vae, torch.bernoulli(torch.full((4, 4), 0.3))
 
 
-OFF = MEAN + torch.tensor([0.4, -0.3]), torch.tensor([[0.5, 0.0], [0.2, 0.8]])
-
-
 @pytest.mark.parametrize("beta", [1.0, 2.5])
 @pytest.mark.parametrize("num_particles", [1, 3])
 def test_stl_has_the_exact_gradient_of_the_elbo_as_its_mean(num_particles, beta):
@@ -133,20 +135,24 @@ def test_dreg_has_the_mean_gradient_of_iwae(num_particles):
 
 
 def test_more_particles_help_dregs_signal_and_bury_iwaes():
-    """The signal-to-noise ratio falls as 1 / sqrt(K) for IWAE and grows as sqrt(K) for DReG."""
-    noise, signal = {}, {}
+    """Mean over deviation of a wide guide's gradient: 1 / sqrt(K) for IWAE, sqrt(K) for DReG."""
+    wide = OFF[0], torch.tensor([[0.9, 0.0], [0.2, 1.0]])
+    noise, ratio = {}, {}
     for k in (4, 64):
         for objective in (IWAE(), DReG()):
-            drawn = gradients(objective, 4_000, k, *OFF)
+            drawn = gradients(objective, 5_000, k, *wide)
             noise[k, type(objective)] = drawn.std(0)
-            # The same for both, so of the one that has it clearer.
-            signal[k] = drawn.mean(0).abs()
-    ratio = {key: (signal[key[0]] / of_noise).mean() for key, of_noise in noise.items()}
-    assert 2.5 < ratio[64, DReG] / ratio[4, DReG] < 6  # sqrt(16) = 4
-    assert 1 / 6 < ratio[64, IWAE] / ratio[4, IWAE] < 1 / 2.5
-    assert (noise[64, IWAE] / noise[64, DReG] > 3).all()
+            if isinstance(objective, DReG):
+                # The two have one mean, of which this is the clearer estimate.
+                signal = drawn.mean(0).abs()
+        for kind in (IWAE, DReG):
+            ratio[k, kind] = (signal / noise[k, kind]).mean()
+    assert 3 < ratio[64, DReG] / ratio[4, DReG] < 5.3  # sqrt(16) = 4
+    assert 1 / 5.3 < ratio[64, IWAE] / ratio[4, IWAE] < 1 / 3
+    assert (noise[64, IWAE] / noise[64, DReG] > 20).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parts",
     [
@@ -166,7 +172,7 @@ def test_more_particles_help_dregs_signal_and_bury_iwaes():
     ids=["stl", "dreg"],
 )
 def test_the_mean_is_that_of_the_whole_gradient(parts, ours, whole, num_particles):
-    """Of each parameter tensor in a random direction, over 40 batches of 100 copies of a datum."""
+    """Of each parameter tensor in a random direction, over 30 batches of 100 copies of a datum."""
     vae, x = a_vae(**parts)
     x = x.expand(100, 4, 4)
     parameters = list(vae.parameters())
@@ -174,7 +180,7 @@ def test_the_mean_is_that_of_the_whole_gradient(parts, ours, whole, num_particle
     means = {}
     for seed, objective in enumerate((ours, whole)):
         batches = []
-        for batch in range(40):
+        for batch in range(30):
             loss = value(vae, x, objective, num_particles, seed=1000 * seed + batch).loss.mean()
             grads = torch.autograd.grad(loss, parameters)
             batches.append(
@@ -249,10 +255,8 @@ def test_draws_of_weight_zero_spoil_no_gradient():
 
     def model(x):
         with pyro.plate("data", len(x)):
-            # No mass below 0.
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            outside = torch.where(z > 0, 0.0, -math.inf)
-            pyro.factor("outside", outside)
+            # Below 0 its log density is -inf, where validation does not forbid to ask.
+            z = pyro.sample("z", dist.HalfNormal(1.0, validate_args=False))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     def guide(x):
@@ -298,18 +302,18 @@ def test_a_guide_whose_score_cannot_be_told_apart_is_refused(objective):
             pyro.sample("b", dist.Normal(a, 1.0))
 
     def pixels(x):
-        with pyro.plate("data", len(x), dim=-1), pyro.plate("pixels", 3, dim=-2):
-            return pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("pixels", 3, dim=-2), pyro.plate("data", x.shape[-1], dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     def of_pixels(x):
-        z = pixels(x)
-        with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("x", dist.Normal(z.sum(-2), 1.0), obs=x)
+        with pyro.plate("pixels", 3, dim=-2), pyro.plate("data", x.shape[-1], dim=-1):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
 
     with pytest.raises(ValueError, match="has the sites a, b: use the objective iwae or elbo"):
         objective(log_densities(model, guide, torch.randn(5)))
     with pytest.raises(ValueError, match="site 'z' is in a plate of its own"):
-        objective(log_densities(of_pixels, pixels, torch.randn(5), max_plate_nesting=2))
+        objective(log_densities(pixels, of_pixels, torch.randn(3, 5), max_plate_nesting=2))
 
 
 @pytest.mark.parametrize("objective", [STL(), DReG()])

@@ -76,8 +76,8 @@ class DReG(Objective):
     but the noise of this one falls with K. With K = 1 it is `stl`. Parameters that are in both
     roles, such as an encoder's beside a Vamp prior, have both gradients.
 
-    The gradient at `terms.draws` is weighed where it passes. So no other objective's gradient may be
-    taken of the same terms.
+    The gradient at `terms.draws` is weighed where it passes, whoever asks for it: the terms are good for
+    this objective alone, and once.
 
     Flows are inverted once more, for the score. The same guides are served as by `stl`.
 
@@ -86,7 +86,7 @@ class DReG(Objective):
 
     Raises:
         ValueError: At construction, if `num_particles` is below 1. When called, if the guide is not of a
-            single reparameterisable site whose draws have a density.
+            single reparameterisable site whose draws have a density, or the terms were used already.
 
     References:
         Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives (Tucker, Lawson, Gu &
@@ -105,6 +105,8 @@ class DReG(Objective):
         log_weight = terms.log_weight.detach()
         bound, share = log_mean_weight(log_weight), log_weight.softmax(0)
         for draws in terms.draws:
+            if draws._backward_hooks:
+                raise ValueError("DReG weighs the gradient of terms once: evaluate the pair anew.")
             if draws.requires_grad:
                 draws.register_hook(partial(_weighed, share))
         log_joint = terms.log_likelihood + terms.log_prior

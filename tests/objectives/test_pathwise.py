@@ -219,7 +219,7 @@ def test_values_are_the_bounds_and_the_models_gradient_is_the_whole_one(prior, p
             torch.autograd.grad(plain.loss.sum(), parameters),
         )
         for name, expected in plain.values.items():
-            if name != "kl" and name != "elbo":  # In closed form, where there is one.
+            if name not in ("kl", "elbo"):  # In closed form, where there is one.
                 torch.testing.assert_close(pathwise.values[name], expected)
 
 

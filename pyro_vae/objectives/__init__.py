@@ -8,9 +8,11 @@ says by `check` what it cannot serve. It weighs terms; nothing scales the model'
 
 from pyro_vae.objectives.elbo import ELBO
 from pyro_vae.objectives.factor import Factor
+from pyro_vae.objectives.importance_weighted import CIWAE, IWAE, MIWAE
 from pyro_vae.objectives.maximum_mean_discrepancy import Info
 from pyro_vae.objectives.moments import DIP
 from pyro_vae.objectives.objective import Objective
+from pyro_vae.objectives.pathwise import STL, DReG
 from pyro_vae.objectives.total_correlation import BetaTC
 from pyro_vae.objectives.value import ObjectiveValue, objective_value
 
@@ -18,6 +20,11 @@ from pyro_vae.objectives.value import ObjectiveValue, objective_value
 OBJECTIVES: dict[str, type[Objective]] = {
     "elbo": ELBO,
     "beta": ELBO,
+    "stl": STL,
+    "iwae": IWAE,
+    "dreg": DReG,
+    "miwae": MIWAE,
+    "ciwae": CIWAE,
     "beta_tc": BetaTC,
     "factor": Factor,
     "info": Info,
@@ -25,10 +32,15 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 
 __all__ = [
+    "CIWAE",
     "DIP",
     "ELBO",
+    "IWAE",
+    "MIWAE",
     "OBJECTIVES",
+    "STL",
     "BetaTC",
+    "DReG",
     "Factor",
     "Info",
     "Objective",

@@ -42,6 +42,7 @@ class Scaled(nn.Module):
 
     support = "real"
     latent_dim = 1
+    weight: Tensor
 
     def __init__(self, weight: float, shift: float, scale: float) -> None:
         super().__init__()

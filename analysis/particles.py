@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # K draws of log p(x, z) - log q(z | x) for each datum -> the bound of log p(x) that they estimate.
 Bound = Callable[[Float[Tensor, "particles batch"]], Float[Tensor, " batch"]]
 
-_COLOURS = (BLUE, ORANGE, GREEN, LABEL_COLOURS[6], LABEL_COLOURS[0], LABEL_COLOURS[4], GREY)
+_COLOURS = (BLUE, ORANGE, GREEN, LABEL_COLOURS[5], LABEL_COLOURS[1], LABEL_COLOURS[0], GREY)
 _MARKERS = "osD^vPX"
 
 
@@ -200,14 +200,21 @@ def plot_particles(
     for place, (name, points) in enumerate(curves.items()):
         colour = _COLOURS[place % len(_COLOURS)]
         marker = _MARKERS[place % len(_MARKERS)]
+        # Objectives of one bound lie on one another: every other one is thin, so that both are seen.
+        wide = place % 2 == 0
+        drawn: dict[str, Any] = {
+            "color": colour,
+            "lw": 3.0 if wide else 1.3,
+            "ms": 7.5 if wide else 4.0,
+        }
         ks = [point.num_particles for point in points]
         for group, line, own in zip(groups, ("-", "--"), (marker, None), strict=False):
             noises = [point.gradients[group] for point in points]
-            style: dict[str, Any] = {"color": colour, "linestyle": line, "marker": own, "ms": 5}
+            style = {**drawn, "linestyle": line, "marker": own}
             panels[0].plot(ks, [_drawn(noise.variance) for noise in noises], **style)
             panels[1].plot(ks, [_drawn(noise.signal_to_noise) for noise in noises], **style)
         means, errors = [p.bound for p in points], [p.bound_se for p in points]
-        panels[2].errorbar(ks, means, errors, color=colour, marker=marker, ms=5, label=name)
+        panels[2].errorbar(ks, means, errors, **drawn, elinewidth=1, marker=marker, label=name)
     panels[0].set(title="variance of the gradient", ylabel="trace of its covariance, nats²")
     panels[1].set(
         title="signal-to-noise ratio of the gradient", ylabel="|mean| / √(trace of cov.)"

@@ -178,7 +178,8 @@ def tables(results: Results) -> str:
         f"Nats per datum, {first['repeats']} gradients of one batch of {first['batch']} test images at "
         "fixed parameters of a VAE that the ELBO has trained. The variance is the trace of the gradient's "
         f"covariance, and falls by a factor of {PARTICLES[-1]} where draws are averaged. SNR is the norm of "
-        f"the mean gradient over the root of that trace. {made_with(results)}"
+        f"the mean gradient over the root of that trace. K counts all draws: miwae has them in {GROUPS} "
+        f"groups, and ciwae has {CIWAE_ELBO_SHARE:g} of the ELBO. {made_with(results)}"
     )
     return "\n\n".join([markdown(header, lines), note])
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from analysis.particles import (
     GradientNoise,
     ParticleNoise,
+    _Moments,
     elbo_of,
     iwae_of,
     particle_noise,
@@ -154,6 +155,19 @@ def test_elsewhere_the_bounds_differ_and_one_particle_has_one(x):
     noise = particle_noise(vae, ELBO(num_particles=8), x, groups_of(vae), repeats=300)
     assert abs(noise.bound - float(exact.mean())) < 5 * noise.bound_se
     assert 0 < noise.bound_se < 0.02
+
+
+def test_moments_are_those_of_all_vectors_at_once():
+    vectors = 3 + torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    moments = _Moments()
+    for vector in vectors:
+        moments.add(vector)
+    noise = moments.noise()
+    trace = float(torch.cov(vectors.mT).trace())
+    assert noise.variance == pytest.approx(trace, rel=1e-12)
+    squared = float(vectors.mean(0).square().sum())
+    assert noise.squared_signal == pytest.approx(squared - trace / 5, rel=1e-12)
+    assert noise.signal_to_noise == pytest.approx(math.sqrt((squared - trace / 5) / trace))
 
 
 def test_nothing_is_left_behind(x):

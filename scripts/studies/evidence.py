@@ -60,7 +60,7 @@ SETTING = (
 )
 SAMPLES = 5000
 # So many images are evaluated before what is known of them is stored.
-CHUNK = 100
+CHUNK = 500
 RESULTS = Path(__file__).with_suffix(".json")
 
 

@@ -18,8 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pyro_vae import load
-from pyro_vae.data import default_root
+from pyro_vae.data import PreparedData, default_root
 from pyro_vae.evidence import evaluate, fixed_rows
 from pyro_vae.training.checkpoint import write_atomically
 from pyro_vae.training.configuration import load_data, prepare_data
@@ -170,6 +172,19 @@ def trained(arguments: Sequence[str]) -> Iterator[Path]:
         yield run
 
 
+def with_test_data(run: Path, at_most: int) -> tuple[Any, PreparedData, Tensor]:
+    """The VAE of a run, its prepared data, and fixed test data.
+
+    Args:
+        run: The run directory, of a program that the study itself has run.
+        at_most: The number of test data.
+    """
+    vae: Any = load(run, trust_model_file=True)
+    data = prepare_data(vae.configuration, load_data(vae.configuration, default_root()))
+    test = data.fixed("test")
+    return vae, data, test[fixed_rows(len(test), at_most)]
+
+
 def evaluated(run: Path, *, at_most: int, num_samples: int = 1000) -> Cell:
     """What the VAE of a run is worth on fixed test data: a study's own number of them.
 
@@ -180,10 +195,7 @@ def evaluated(run: Path, *, at_most: int, num_samples: int = 1000) -> Cell:
         at_most: The number of test data.
         num_samples: The number of draws for each.
     """
-    vae: Any = load(run, trust_model_file=True)
-    data = prepare_data(vae.configuration, load_data(vae.configuration, default_root()))
-    test = data.fixed("test")
-    x = test[fixed_rows(len(test), at_most)]
+    vae, data, x = with_test_data(run, at_most)
     evaluation = evaluate(vae, x, num_samples=num_samples, progress=True)
     summary = evaluation.summary()
     with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:

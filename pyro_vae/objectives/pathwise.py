@@ -50,6 +50,10 @@ class STL(Objective):
         super().set_progress(epochs)
         self.elbo.set_progress(epochs)
 
+    def settled(self, epochs: float) -> bool:
+        """Whether the weight has reached beta after so many epochs."""
+        return self.elbo.settled(epochs)
+
     def check(self, terms: LogDensities) -> None:
         super().check(terms)
         check_path(type(self).__name__, terms)

@@ -104,6 +104,10 @@ class BetaTC(Objective):
             return torch.ones_like(self.beta)
         return (self.progress / self.warmup_epochs).clamp(max=1)
 
+    def settled(self, epochs: float) -> bool:
+        """Whether the weights have their last values after so many epochs."""
+        return epochs >= self.warmup_epochs
+
     def check(self, terms: LogDensities) -> None:
         super().check(terms)
         check_coordinates(latent_site(terms, type(self).__name__), type(self).__name__)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -55,7 +54,7 @@ class Factor(Objective):
         Disentangling by Factorising (Kim & Mnih, 2018), https://arxiv.org/abs/1802.05983
     """
 
-    couples_batch: ClassVar[bool] = True
+    couples_batch: bool = True
 
     gamma: Tensor
 

@@ -1,7 +1,7 @@
 """The evidence lower bound with a discrepancy of aggregate posterior and prior."""
 
 import math
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -52,7 +52,7 @@ class Info(Objective):
         (Tolstikhin et al., 2018), section 4, https://arxiv.org/abs/1711.01558
     """
 
-    couples_batch: ClassVar[bool] = True
+    couples_batch: bool = True
 
     alpha: Tensor
     strength: Tensor

@@ -1,7 +1,7 @@
 """The evidence lower bound with a penalty on the aggregate posterior's covariance."""
 
 import math
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -55,7 +55,7 @@ class DIP(Objective):
         Sattigeri & Balakrishnan, 2018), https://arxiv.org/abs/1711.00848
     """
 
-    couples_batch: ClassVar[bool] = True
+    couples_batch: bool = True
 
     off_diagonal: Tensor
     diagonal: Tensor

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -67,7 +67,7 @@ class BetaTC(Objective):
         Duvenaud, 2018), https://arxiv.org/abs/1802.04942
     """
 
-    couples_batch: ClassVar[bool] = True
+    couples_batch: bool = True
 
     alpha: Tensor
     beta: Tensor

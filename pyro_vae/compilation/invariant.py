@@ -1,5 +1,6 @@
-"""What of a graph does not depend on one of its arguments, computed once for many of its values."""
+"""What of a graph does not depend on its last arguments, computed once for many of their values."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,26 +15,34 @@ from pyro_vae.compilation.tracing import Traced
 
 @dataclass(frozen=True)
 class Split:
-    """A graph of many arguments as two: `of_last(*others, *once(*others), last)` is its value.
+    """A graph as two: `rest(*first, *once(*first), *last)` is its value.
 
     Args:
-        once: The products, and what they need, that do not depend on the last argument.
-        of_last: The rest.
+        once: The products, and what they need, that do not depend on the last arguments.
+        rest: What is left.
     """
 
     once: Traced
-    of_last: Traced
+    rest: Traced
 
 
-def split(traced: Traced) -> Split:
-    """Take out of a graph the products and convolutions that do not depend on its last argument.
+def split(traced: Traced, last: int) -> Split:
+    """Take out of a graph the products and convolutions that do not depend on its last arguments.
 
     Such are an encoder at the data, when the latents move, or a mixture's components. Cheap operations
     after them stay where they were: the compiler makes one loop of them and their neighbours.
+
+    Args:
+        traced: A graph that changes nothing in place and draws no random number.
+        last: How many arguments are the last, at least 1.
     """
-    nodes = list(traced.graph.graph.nodes)
+    graph = copy.deepcopy(traced.graph.graph)
+    # What is never used, such as copies for a backward pass that is not taken, is not handed on.
+    graph.eliminate_dead_code()
+    nodes = list(graph.nodes)
     inputs = [node for node in nodes if node.op == "placeholder"]
-    fixed = _independent(nodes, inputs[-1])
+    first, moving = inputs[:-last], inputs[-last:]
+    fixed = _independent(nodes, moving)
     wanted = [n for n in nodes if n in fixed and n.op != "placeholder" and _is_product(n)]
     early: set[Node] = set()
     while wanted:
@@ -48,20 +57,19 @@ def split(traced: Traced) -> Split:
         for node in nodes
         if node in early and any(user not in early for user in node.users) and _is_tensor(node)
     ]
-    others = inputs[:-1]
-    once = _graph(others, [n for n in nodes if n in early], lambda copies: tuple(copies[n] for n in handed))
+    once = _graph(first, [n for n in nodes if n in early], lambda copies: tuple(copies[n] for n in handed))
     late = [n for n in nodes if n not in early and n.op == "call_function"]
     (result,) = (node for node in nodes if node.op == "output")
 
     def outputs(copies: dict[Node, Node]) -> Any:
         return torch.fx.map_arg(result.args[0], lambda node: copies[node])
 
-    of_last = _graph([*others, *handed, inputs[-1]], late, outputs)
-    return Split(Traced(once, traced.state), Traced(of_last, traced.state))
+    rest = _graph([*first, *handed, *moving], late, outputs)
+    return Split(Traced(once, traced.state), Traced(rest, traced.state))
 
 
-def _independent(nodes: list[Node], argument: Node) -> set[Node]:
-    dependent = {argument}
+def _independent(nodes: list[Node], arguments: list[Node]) -> set[Node]:
+    dependent = set(arguments)
     for node in nodes:
         if any(used in dependent for used in node.all_input_nodes):
             dependent.add(node)

@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
-from pyro_vae.evidence.endpoints import Endpoints
-from pyro_vae.evidence.hamiltonian import Evaluate, adapted_step_sizes, transition
+from pyro_vae.evidence.endpoints import Densities, Endpoints
+from pyro_vae.evidence.hamiltonian import adapted_step_sizes, transition
 
 # Step sizes are found in a pass over a tenth of the temperatures, but no fewer than these, after a few
 # more transitions at the first.
@@ -88,7 +88,7 @@ class Chunk:
     Args:
         rows: Which of the data they are.
         endpoints: The program's densities.
-        evaluate: The densities at these data.
+        densities: They, at these data.
         x: The data; their last row may be repeated.
         path: b_0, ..., b_T.
         step_sizes: The step size of each datum at b_1, ..., b_(T - 1).
@@ -99,7 +99,7 @@ class Chunk:
 
     rows: slice
     endpoints: Endpoints
-    evaluate: Evaluate
+    densities: Densities
     x: Tensor
     path: Sequence[float]
     step_sizes: Tensor
@@ -119,7 +119,7 @@ class Chunk:
         return self._walk(start, self.path[::-1], self.step_sizes.flip(0))
 
     def _walk(self, start: Tensor, path: Sequence[float], step_sizes: Tensor) -> Weights:
-        point = self.evaluate(start.contiguous())
+        point = self.densities(start.contiguous())
         log_weights = torch.zeros_like(point.log_q)
         acceptance = torch.zeros_like(point.log_q)
         for t in range(1, len(path)):
@@ -127,7 +127,7 @@ class Chunk:
             if t == len(path) - 1:
                 break
             point, accepted = transition(
-                self.evaluate,
+                self.densities,
                 point,
                 path[t],
                 step_sizes[t - 1],
@@ -187,14 +187,14 @@ def chunks(
             if start == 0:
                 endpoints.validate(data)
                 speed.enter_context(pyro.validation_enabled(False))
-            evaluate = endpoints.at(data)
-            step_sizes = _step_sizes(endpoints, evaluate, data, scale, options)
+            densities = endpoints.at(data)
+            step_sizes = _step_sizes(endpoints, densities, data, scale, options)
             if options.adaptations:
                 bar.update(options.adaptations + _WARM_UP)
             yield Chunk(
                 slice(start, start + len(rows)),
                 endpoints,
-                evaluate,
+                densities,
                 data,
                 path,
                 step_sizes,
@@ -205,16 +205,16 @@ def chunks(
 
 
 def _step_sizes(
-    endpoints: Endpoints, evaluate: Evaluate, x: Tensor, scale: Tensor, options: Options
+    endpoints: Endpoints, densities: Densities, x: Tensor, scale: Tensor, options: Options
 ) -> Tensor:
     """A step size for each datum at b_1, ..., b_(T - 1), from a shorter pass of other chains."""
     transitions = options.num_temperatures - 1
     if not options.adaptations:
         return scale.new_ones(0, len(x), dtype=torch.float64)
     short = schedule(options.adaptations + 1)[1:-1]
-    start = evaluate(endpoints.draws(x, options.num_chains).contiguous())
+    start = densities(endpoints.draws(x, options.num_chains).contiguous())
     found = adapted_step_sizes(
-        evaluate, start, short, scale, options.leapfrog_steps, warm_up=_WARM_UP
+        densities, start, short, scale, options.leapfrog_steps, warm_up=_WARM_UP
     )
     # Between the short pass's temperatures, linear.
     place = torch.linspace(0, len(found) - 1, transitions + 2, device=found.device)[1:-1]

@@ -1,8 +1,6 @@
 """The two ends of the path from the guide to the joint density, with their gradients."""
 
 import logging
-import time
-from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
 import pyro
@@ -13,10 +11,9 @@ from pyro.nn import PyroModule
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.compilation import CompilerError, TracingError, compile_graph, one_line, trace
-from pyro_vae.compilation.invariant import Split, split
 from pyro_vae.compilation.work import CompileMode, counted
 from pyro_vae.evaluating import owners_of
+from pyro_vae.evidence.data_graph import DataGraph
 from pyro_vae.evidence.unconstrained import Unconstrained, unconstrained
 from pyro_vae.log_densities import distribution_at, log_densities
 
@@ -55,10 +52,8 @@ class Endpoints:
     """log q(z | x) and log p(x, z) of a program with one latent site, as functions of u in R^d.
 
     The path of annealing needs both at each point, and the gradient of any mixture of the two is that
-    mixture of theirs. The first evaluation is eager. If compiling pays, the second is made both ways,
-    and where they agree, data of the same shape are compiled from there on; where they do not, or there
-    is no graph or no compiler, a line in the log says why. What depends on the data alone, such as the
-    encoder, is then computed once for each x. Nothing here draws a random number.
+    mixture of theirs. Inside a trajectory the gradients are enough. `DataGraph` says how both are
+    compiled, if the first evaluation's counted work says that it pays.
 
     Args:
         vae: A program with `model(x)`, `guide(x)` and one latent site.
@@ -87,11 +82,24 @@ class Endpoints:
         self.num_chains = num_chains
         self.compile: CompileMode = compile
         self.expected_calls = expected_calls
+        # Whether the first evaluation has decided whether to compile.
+        self.decided = False
         self._bijection: Unconstrained | None = None
-        self._shape: torch.Size | None = None
-        self._runner: Callable[..., tuple[Tensor, ...]] | None = None
-        self._split: Split | None = None
-        self._calls = 0
+        modules = owners_of(vae)
+        ends = ("log q(z | x)", "log p(x, z)")
+        gradients = {f"gradient of {end}": _GRADIENT_TOLERANCE for end in ends}
+        self.densities = DataGraph(
+            self._densities,
+            what="densities",
+            outputs=dict.fromkeys(ends, _TOLERANCE) | gradients,
+            modules=modules,
+        )
+        self.leapfrog = DataGraph(
+            self._leapfrog,
+            what="leapfrog step",
+            outputs={"position": _TOLERANCE, "momentum": _GRADIENT_TOLERANCE},
+            modules=modules,
+        )
 
     def draws(
         self, x: Float[Tensor, " batch *event"], num_draws: int
@@ -125,34 +133,21 @@ class Endpoints:
         """
         log_densities(self.vae.model, self.vae.guide, x)
 
+    @property
+    def compile_seconds(self) -> float:
+        """What compiling took."""
+        return self.densities.seconds + self.leapfrog.seconds
+
     def inverse(self, z: Float[Tensor, "*batch event"]) -> Float[Tensor, "*batch real"]:
         """z as a point u of R^d."""
         assert self._bijection is not None, "the guide is looked at first"
         return self._bijection.inverse(z)
 
-    def at(
-        self, x: Float[Tensor, " batch *event"]
-    ) -> Callable[[Float[Tensor, "chains batch real"]], Point]:
-        """The function of u at some data."""
-        once: tuple[Tensor, ...] | None = None
+    def at(self, x: Float[Tensor, " batch *event"]) -> "Densities":
+        """The densities at some data, as functions of u."""
+        return Densities(self, x)
 
-        def evaluate(u: Tensor) -> Point:
-            nonlocal once
-            self._calls += 1
-            if self._calls == 1:
-                return Point(u, *self._first(x, u))
-            if x.shape != self._shape:
-                return Point(u, *self._eager(x, u))
-            if self._runner is None:
-                return Point(u, *self._compile(x, u))
-            if once is None:
-                assert self._split is not None
-                once = tuple(self._split.once(x))
-            return Point(u, *self._runner(x, *once, u))
-
-        return evaluate
-
-    def _eager(self, x: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+    def _densities(self, x: Tensor, u: Tensor) -> tuple[Tensor, ...]:
         assert self._bijection is not None
         with torch.enable_grad():
             u = u.detach().requires_grad_()
@@ -176,55 +171,63 @@ class Endpoints:
             values.append(torch.where(usable, total, -torch.inf))
         return (*values, *gradients)
 
-    def _first(self, x: Tensor, u: Tensor) -> tuple[Tensor, ...]:
-        if self.compile == "on":
-            self._shape = x.shape
-        if self.compile != "auto":
-            return self._eager(x, u)
-        outputs, work = counted(self._eager, x, u)
-        pays = work.pays(self.expected_calls)
-        self._shape = x.shape if pays else None
+    def _leapfrog(
+        self, x: Tensor, b: Tensor, stride: Tensor, momentum: Tensor, u: Tensor
+    ) -> tuple[Tensor, ...]:
+        u = u + stride * momentum
+        _, _, of_q, of_joint = self._densities(x, u)
+        return u, momentum + stride * ((1 - b) * of_q + b * of_joint)
+
+    def decide(self, x: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+        """Evaluate for the first time, and decide whether to compile."""
+        self.decided = True
+        if self.compile == "off":
+            return self._densities(x, u)
+        outputs, work = counted(self._densities, x, u)
+        on = self.compile == "on" or work.pays(self.expected_calls)
         log.info(
-            "compiled gradients, %s: %s; %d calls of %.2g floating-point operations would save about "
-            "%.0f s.",
-            self._form(x),
-            "on" if pays else "off",
+            "compiled annealing, data %s, %d chains: %s; %d calls of %.2g floating-point operations would "
+            "save about %.0f s.",
+            "x".join(map(str, x.shape)),
+            self.num_chains,
+            "on" if on else "off",
             self.expected_calls,
             work.flops,
             work.seconds_saved(self.expected_calls),
         )
+        if on:
+            for graph in (self.densities, self.leapfrog):
+                graph.compile_for(x.shape)
         return outputs
 
-    def _compile(self, x: Tensor, u: Tensor) -> tuple[Tensor, ...]:
-        """Make this call both ways, and choose the way of the calls to come."""
-        started = time.perf_counter()
-        expected = self._eager(x, u)
-        try:
-            traced = trace(self._eager, x, u, modules=owners_of(self.vae))
-            if traced.changed:
-                raise TracingError("it changes a tensor in place, and would do so twice")
-            parts = split(traced)
-            once = tuple(parts.once(x))
-            runner = compile_graph(parts.of_last, x, *once, u)
-            reason = _difference(runner(x, *once, u), expected)
-            self._split, self._runner = parts, runner
-        except (TracingError, CompilerError) as error:
-            reason = str(error)
-        except RuntimeError as error:
-            reason = one_line(error)
-        if reason is None:
-            log.info(
-                "compiled gradients, %s: ready after %.1f s, and equal to the eager ones.",
-                self._form(x),
-                time.perf_counter() - started,
-            )
-        else:
-            self._shape = self._runner = None
-            log.warning("compiled gradients, %s: off, it runs eagerly: %s", self._form(x), reason)
-        return expected
 
-    def _form(self, x: Tensor) -> str:
-        return f"data {'x'.join(map(str, x.shape))}, {self.num_chains} chains"
+class Densities:
+    """log q(z | x) and log p(x, z) at some data.
+
+    Args:
+        endpoints: Both densities at any data.
+        x: The data.
+    """
+
+    def __init__(self, endpoints: Endpoints, x: Float[Tensor, " batch *event"]) -> None:
+        self._endpoints = endpoints
+        self._x = x
+
+    def __call__(self, u: Float[Tensor, "chains batch real"]) -> Point:
+        """Both log densities at u, and their gradients."""
+        run = self._endpoints.densities if self._endpoints.decided else self._endpoints.decide
+        return Point(u, *run(self._x, u))
+
+    def leapfrog(
+        self,
+        b: Float[Tensor, ""],
+        stride: Float[Tensor, "chains batch real"],
+        momentum: Float[Tensor, "chains batch real"],
+        u: Float[Tensor, "chains batch real"],
+    ) -> tuple[Float[Tensor, "chains batch real"], Float[Tensor, "chains batch real"]]:
+        """u + stride momentum, and momentum + stride d log f_b / du there: no density is computed."""
+        u, momentum = self._endpoints.leapfrog(self._x, b, stride, momentum, u)
+        return u, momentum
 
 
 def _holding(site: str, value: Tensor) -> Trace:
@@ -241,15 +244,3 @@ def _is_latent(node: Any) -> bool:
         and not node["infer"].get("is_auxiliary")
         and type(node["fn"]).__name__ != "_Subsample"
     )
-
-
-def _difference(outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> str | None:
-    """What differs beyond the tolerance, if anything does."""
-    names = ("log q(z | x)", "log p(x, z)", "gradient of log q(z | x)", "gradient of log p(x, z)")
-    tolerances = (_TOLERANCE, _TOLERANCE, _GRADIENT_TOLERANCE, _GRADIENT_TOLERANCE)
-    for name, tolerance, ours, theirs in zip(names, tolerances, outputs, expected, strict=True):
-        limit = tolerance * float(theirs.nan_to_num(0, 0, 0).abs().max())
-        if not torch.allclose(ours, theirs, rtol=0, atol=limit, equal_nan=True):
-            far = float((ours - theirs).abs().max())
-            return f"its {name} is {far:.1e} from the eager one"
-    return None

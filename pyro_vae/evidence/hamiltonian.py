@@ -1,13 +1,13 @@
 """Hamiltonian Monte Carlo along the path from q(z | x) to p(x, z), many chains of many data at once."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyro_vae.evidence.endpoints import Point
+from pyro_vae.evidence.endpoints import Densities, Point
 
 # The best share of accepted proposals in many dimensions (Neal, 2011, section 5.4.4.3).
 TARGET_ACCEPTANCE = 0.65
@@ -21,11 +21,9 @@ _JITTER = 0.2
 _GAIN = 0.5
 _WINDOW = 5
 
-Evaluate = Callable[[Tensor], Point]
-
 
 def transition(
-    evaluate: Evaluate,
+    densities: Densities,
     point: Point,
     b: float,
     step_size: Float[Tensor, " batch"],
@@ -38,7 +36,7 @@ def transition(
     finite is rejected.
 
     Args:
-        evaluate: Gives both densities and their gradients at any u.
+        densities: Both log densities, and their gradients, at any u.
         point: Where the chains are.
         b: How far along the path, in (0, 1].
         step_size: The leapfrog step of each datum, in units of `scale`.
@@ -57,11 +55,13 @@ def transition(
     threshold = torch.rand_like(like).log()
     stride = (step_size * jitter).unsqueeze(-1).to(scale.dtype) * scale
 
-    proposal, p = point, momentum + stride * _gradient(point, b) / 2
-    for step in range(leapfrog_steps):
-        proposal = evaluate(proposal.u + stride * p)
-        last = step == leapfrog_steps - 1
-        p = p + stride * _gradient(proposal, b) * (0.5 if last else 1.0)
+    u, p = point.u, momentum + stride * _mixed(b, point) / 2
+    # A tensor: a graph reads it anew.
+    b_tensor = torch.full((), b, dtype=u.dtype, device=u.device)
+    for _ in range(leapfrog_steps - 1):
+        u, p = densities.leapfrog(b_tensor, stride, p, u)
+    proposal = densities(u + stride * p)
+    p = p + stride * _mixed(b, proposal) / 2
     gain = _log_density(proposal, b) - _kinetic(p) - (_log_density(point, b) - _kinetic(momentum))
     # From where the density is 0, whatever has one is accepted.
     finite = _log_density(proposal, b).isfinite() & p.isfinite().all(-1)
@@ -72,7 +72,7 @@ def transition(
 
 
 def adapted_step_sizes(
-    evaluate: Evaluate,
+    densities: Densities,
     point: Point,
     path: Sequence[float],
     scale: Float[Tensor, "batch real"],
@@ -87,7 +87,7 @@ def adapted_step_sizes(
     leave their distribution not quite what it is said to be.
 
     Args:
-        evaluate: Gives both densities and their gradients at any u.
+        densities: Both log densities, and their gradients, at any u.
         point: Draws of q(z | x).
         path: Increasing b, in (0, 1].
         scale: The diagonal preconditioner of each datum.
@@ -99,7 +99,7 @@ def adapted_step_sizes(
     found = []
     for i, b in enumerate([*([path[0]] * warm_up), *path]):
         point, acceptance = transition(
-            evaluate, point, b, log_step.exp(), scale, leapfrog_steps
+            densities, point, b, log_step.exp(), scale, leapfrog_steps
         )
         # Quicker while there is farther to go.
         gain = _GAIN * max(1.0, 3.0 * (1 - i / warm_up)) if warm_up else _GAIN
@@ -111,7 +111,7 @@ def adapted_step_sizes(
     return padded.unfold(0, _WINDOW, 1).mean(-1).exp()
 
 
-def _gradient(point: Point, b: float) -> Tensor:
+def _mixed(b: float, point: Point) -> Tensor:
     return (1 - b) * point.gradient_q + b * point.gradient_joint
 
 

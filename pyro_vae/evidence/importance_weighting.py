@@ -1,7 +1,7 @@
 """log p(x) by importance weighting, with the ELBO of the same draws taken apart."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import pyro
 import torch
-from jaxtyping import Float, Real
+from jaxtyping import Float, Int, Real
+from scipy.special import logsumexp
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,6 +19,7 @@ from pyro_vae.evidence.terms import Terms
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
     effective_sample_size,
+    khat_threshold,
     log_mean_exp,
     pareto_khat,
 )
@@ -26,10 +28,22 @@ from pyro_vae.statistics import (
 # be all overhead, and more than fit into the cache would be slower.
 _HELD = 250_000
 
+# What `trust` asks for: k-hats above the threshold for at most this share of data, at least so many
+# effective draws for the median datum (log p(x) is then low by about 1 / (2 ESS), 0.01 nats), and at
+# most so many nats from the last doubling of the draws.
+_MOST_KHATS_ABOVE = 0.1
+_FEWEST_EFFECTIVE = 50
+_LARGEST_GAIN = 0.05
+
 
 @dataclass(frozen=True)
 class ImportanceWeighting:
     """What K draws from the guide say of each datum. Log densities are in nats.
+
+    `curve` is how the IWAE-k bounds L_k = E[log 1/k sum_{j <= k} w_j], w = p(x, z) / q(z | x), grow
+    from the ELBO, k = 1, to `log_evidence`, k = K. For each k the K draws are cut into floor(K / k)
+    blocks, and a point is the mean over blocks of the log mean weight: an unbiased estimate of L_k.
+    All points share the draws. In expectation they never fall with k, as a sample nearly so.
 
     Args:
         log_evidence: log 1/K sum_k p(x, z_k) / q(z_k | x), the IWAE-K bound: at most log p(x) in
@@ -42,6 +56,12 @@ class ImportanceWeighting:
         num_samples: The number K of draws.
         kl_estimate: "analytic" if every latent site's KL has a closed form, otherwise "Monte
             Carlo", the mean of log q(z | x) - log p(z) over the draws.
+        curve_samples: The k of the curve's points, rising: 1, 2, 5, 10, 20, 50, ..., K / 2 and K.
+        curve: The IWAE-k bound of each datum. At k = 1 it is the ELBO with its KL by Monte Carlo,
+            from the same draws as `elbo`, which takes the closed form where there is one.
+
+    References:
+        Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
     """
 
     log_evidence: Float[np.ndarray, " n"]
@@ -51,6 +71,35 @@ class ImportanceWeighting:
     khat: Float[np.ndarray, " n"] | None
     num_samples: int
     kl_estimate: Literal["analytic", "Monte Carlo"]
+    curve_samples: Int[np.ndarray, " points"]
+    curve: Float[np.ndarray, "points n"]
+
+    @classmethod
+    def concatenate(cls, results: Sequence["ImportanceWeighting"]) -> "ImportanceWeighting":
+        """One result of data that were evaluated in chunks, in their order.
+
+        Raises:
+            ValueError: If there are none, or they differ in the number of draws or in how the KL
+                was estimated.
+        """
+        forms = {(result.num_samples, result.kl_estimate) for result in results}
+        if len(forms) != 1:
+            raise ValueError(
+                "chunks must be at least one and have the same number of draws and the same "
+                f"estimate of the KL, got {sorted(forms)}."
+            )
+        khats = [result.khat for result in results if result.khat is not None]
+        return cls(
+            log_evidence=np.concatenate([result.log_evidence for result in results]),
+            reconstruction=np.concatenate([result.reconstruction for result in results]),
+            kl=np.concatenate([result.kl for result in results]),
+            ess=np.concatenate([result.ess for result in results]),
+            khat=np.concatenate(khats) if khats else None,
+            num_samples=results[0].num_samples,
+            kl_estimate=results[0].kl_estimate,
+            curve_samples=results[0].curve_samples,
+            curve=np.concatenate([result.curve for result in results], axis=1),
+        )
 
     @property
     def elbo(self) -> Float[np.ndarray, " n"]:
@@ -68,8 +117,97 @@ class ImportanceWeighting:
 
         It does not hold the bound's own gap, which `khat` and `ess` warn of.
         """
-        n = len(self.log_evidence)
-        return float(self.log_evidence.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+        return _standard_error(self.log_evidence)
+
+    @property
+    def khat_share_above(self) -> float | None:
+        """The share of data with a k-hat above the threshold: whose log p(x) is not to be trusted.
+
+        None where there were too few draws for a k-hat.
+        """
+        if self.khat is None:
+            return None
+        return float((self.khat > khat_threshold(self.num_samples)).mean())
+
+    @property
+    def last_doubling(self) -> Float[np.ndarray, " n"] | None:
+        """What the bound of each datum gained from K / 2 draws to K, in nats; None for one draw.
+
+        Where the weights have a variance the bound's gap is proportional to 1 / K, so that as much
+        as the last doubling gained is still missing.
+        """
+        return self.curve[-1] - self.curve[-2] if len(self.curve) > 1 else None
+
+    def curve_means(self) -> Float[np.ndarray, " points"]:
+        """The mean over data of each point of the curve, in nats per datum."""
+        return self.curve.mean(1)
+
+    def curve_standard_errors(self) -> Float[np.ndarray, " points"] | None:
+        """The standard errors of `curve_means` from the choice of data; None for one datum.
+
+        Points share data and draws: their differences are known better than each of them.
+        """
+        n = self.curve.shape[1]
+        return self.curve.std(1, ddof=1) / math.sqrt(n) if n > 1 else None
+
+    def summary(self) -> dict[str, float | int | str | None]:
+        """Means per datum in nats, shares and counts; what is not defined, or not finite, is None."""
+        gain = self.last_doubling
+        return {
+            "n": len(self.log_evidence),
+            "num_samples": self.num_samples,
+            "log_evidence": _finite(self.mean_log_evidence),
+            "log_evidence_se": _finite(self.log_evidence_se),
+            "elbo": _finite(self.elbo.mean()),
+            "reconstruction": _finite(self.reconstruction.mean()),
+            "kl": _finite(self.kl.mean()),
+            "kl_estimate": self.kl_estimate,
+            "ess_median": _finite(np.median(self.ess)),
+            "khat_share_above": self.khat_share_above,
+            "last_doubling": None if gain is None else _finite(gain.mean()),
+            "trust": self.trust(),
+        }
+
+    def trust(self) -> str:
+        """One sentence on how far to trust `log_evidence`, a lower bound in expectation.
+
+        Asked, in this order: that at most 10 % of data have a k-hat above the threshold; that the
+        last doubling of the draws gained at most 0.05 nats per datum; that the median datum has at
+        least 50 effective draws. Where k-hats are high, more draws converge too slowly to help.
+        """
+        above, gain = self.khat_share_above, self.last_doubling
+        ess = float(np.median(self.ess))
+        if not np.isfinite(self.log_evidence).all():
+            bad = (~np.isfinite(self.log_evidence)).mean()
+            return f"Not to be trusted: log p(x) is not finite for {bad:.1%} of data."
+        if above is None or gain is None:
+            return (
+                f"Not to be judged: {self.num_samples} draws are too few for a k-hat, which takes at "
+                f"least {MINIMUM_SAMPLES}."
+            )
+        mean = float(gain.mean())
+        seen = (
+            f"k-hat is above {khat_threshold(self.num_samples):.2f} for {above:.1%} of data (at most "
+            f"{_MOST_KHATS_ABOVE:.0%} is fine), the last doubling of the draws gained {mean:.3f} nats "
+            f"per datum (at most {_LARGEST_GAIN} is fine), and the median effective sample size is "
+            f"{ess:.0f} of {self.num_samples} (at least {_FEWEST_EFFECTIVE} is fine)"
+        )
+        if above > _MOST_KHATS_ABOVE:
+            return (
+                f"Not to be trusted, log p(x) is too low by an unknown amount: {seen}; use annealed "
+                "importance sampling rather than more draws."
+            )
+        if not mean <= _LARGEST_GAIN:
+            return (
+                f"A lower bound that still rises, too low by {mean:.2f} nats per datum or more: "
+                f"{seen}; take more draws, or a guide refined for each datum."
+            )
+        if ess < _FEWEST_EFFECTIVE:
+            return (
+                f"To be trusted to about {max(mean, 0.5 / max(ess, 1.0)):.2f} nats per datum and no "
+                f"further: {seen}; take more draws, or a guide refined for each datum."
+            )
+        return f"To be trusted to about {max(mean, 0.01):.2f} nats per datum: {seen}."
 
 
 def importance_weighting(
@@ -141,7 +279,7 @@ def importance_weighting(
                         speed.enter_context(pyro.validation_enabled(False))
                 bar.update(len(chunk))
             results.append(draws.summary(analytic=terms.analytic))
-    return _concatenate(results)
+    return ImportanceWeighting.concatenate(results)
 
 
 class _Draws:
@@ -177,6 +315,7 @@ class _Draws:
     def summary(self, *, analytic: bool) -> ImportanceWeighting:
         """What they say of each datum."""
         enough = self.num_samples >= MINIMUM_SAMPLES
+        samples = _curve_samples(self.num_samples)
         return ImportanceWeighting(
             log_evidence=log_mean_exp(self.log_weights),
             reconstruction=self.log_likelihood / self.num_samples,
@@ -185,17 +324,36 @@ class _Draws:
             khat=pareto_khat(self.log_weights) if enough else None,
             num_samples=self.num_samples,
             kl_estimate="analytic" if analytic else "Monte Carlo",
+            curve_samples=samples,
+            curve=_curve(self.log_weights, samples),
         )
 
 
-def _concatenate(results: list[ImportanceWeighting]) -> ImportanceWeighting:
-    khats = [result.khat for result in results if result.khat is not None]
-    return ImportanceWeighting(
-        log_evidence=np.concatenate([result.log_evidence for result in results]),
-        reconstruction=np.concatenate([result.reconstruction for result in results]),
-        kl=np.concatenate([result.kl for result in results]),
-        ess=np.concatenate([result.ess for result in results]),
-        khat=np.concatenate(khats) if khats else None,
-        num_samples=results[0].num_samples,
-        kl_estimate=results[0].kl_estimate,
-    )
+def _curve_samples(num_samples: int) -> Int[np.ndarray, " points"]:
+    """1, 2, 5, 10, ... up to K, with K / 2, for the last doubling, and K itself."""
+    grid = (base * 10**power for power in range(len(str(num_samples))) for base in (1, 2, 5))
+    points = {k for k in grid if k <= num_samples} | {max(1, num_samples // 2), num_samples}
+    return np.array(sorted(points))
+
+
+def _curve(
+    log_weights: Float[np.ndarray, "num_samples batch"], samples: Int[np.ndarray, " points"]
+) -> Float[np.ndarray, "points batch"]:
+    """For each k, the mean over disjoint blocks of k draws of the log mean weight."""
+    points = []
+    for k in samples.tolist():
+        blocks = len(log_weights) // k
+        block = log_weights[: blocks * k].reshape(blocks, k, -1)
+        # A weight of zero makes a block -inf, and its mean, too; only -inf beside +inf is a NaN.
+        with np.errstate(invalid="ignore"):
+            points.append((logsumexp(block, axis=1) - math.log(k)).mean(0))
+    return np.stack(points)
+
+
+def _standard_error(values: Float[np.ndarray, " n"]) -> float | None:
+    """The standard error of a mean over data; None for one datum."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+
+
+def _finite(value: float | np.floating | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None

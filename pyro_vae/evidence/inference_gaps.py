@@ -1,0 +1,351 @@
+"""What inference loses: to the guide's family, and to one encoder for all data."""
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyro
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_vae.compilation.work import CompileMode
+from pyro_vae.evaluating import evaluating
+from pyro_vae.evidence.local_guide import refined
+from pyro_vae.evidence.terms import Terms
+from pyro_vae.statistics import MINIMUM_SAMPLES, khat_threshold, log_mean_exp, pareto_khat
+
+# What `trust` asks for: at most so many nats per datum from the last third of the steps, and k-hats
+# above the threshold for at most this share of data.
+_LARGEST_GAIN = 0.05
+_MOST_KHATS_ABOVE = 0.1
+
+
+@dataclass(frozen=True)
+class InferenceGaps:
+    """log p(x) - ELBO(q) = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)], in nats, for each datum.
+
+    q is the encoder's answer and q* the best of the same family for this datum alone. The first
+    bracket is the approximation gap, KL(q* || p(z | x)): what the family cannot say. The second is
+    the amortisation gap: what the encoder missed of what it could have said. A richer family closes
+    the one, a larger or longer trained encoder the other. An amortisation gap that is larger on test
+    data than on training data says that the encoder overfits, and a decoder trained with it pays.
+
+    ELBOs are means of log p(x, z) - log q(z | x), from the same noise for every guide, so that the
+    differences are known better than their parts.
+
+    Args:
+        log_evidence: log p(x), or the estimate of it.
+        elbo_amortised: The ELBO of the encoder's guide.
+        elbo_local: The ELBO of the local optimum.
+        approximation_error: The Monte Carlo standard error of `approximation`; a given `log_evidence`
+            adds its own error, which is not in here.
+        amortisation_error: The Monte Carlo standard error of `amortisation`.
+        last_third: What the last third of the steps, a restart at a lower learning rate, added to
+            `elbo_local`. Near 0 the optimum is reached.
+        last_third_error: Its Monte Carlo standard error.
+        khat: The tail shape of the local guide's importance weights; None for fewer draws than it can
+            be fitted to.
+        num_samples: The number of draws for each datum.
+        steps: The number of steps of the local optimum.
+        evidence: Where `log_evidence` is from: "given", or "importance weighting" with the local guide.
+
+    References:
+        Inference Suboptimality in Variational Autoencoders (Cremer, Li & Duvenaud, 2018),
+        https://arxiv.org/abs/1801.03558
+    """
+
+    log_evidence: Float[np.ndarray, " n"]
+    elbo_amortised: Float[np.ndarray, " n"]
+    elbo_local: Float[np.ndarray, " n"]
+    approximation_error: Float[np.ndarray, " n"]
+    amortisation_error: Float[np.ndarray, " n"]
+    last_third: Float[np.ndarray, " n"]
+    last_third_error: Float[np.ndarray, " n"]
+    khat: Float[np.ndarray, " n"] | None
+    num_samples: int
+    steps: int
+    evidence: Literal["given", "importance weighting"]
+
+    @classmethod
+    def concatenate(cls, results: Sequence["InferenceGaps"]) -> "InferenceGaps":
+        """One result of data that were evaluated in chunks, in their order.
+
+        Raises:
+            ValueError: If there are none, or they differ in draws, steps or the source of log p(x).
+        """
+        forms = {(result.num_samples, result.steps, result.evidence) for result in results}
+        if len(forms) != 1:
+            raise ValueError(
+                "chunks must be at least one and have the same draws, steps and source of log p(x), "
+                f"got {sorted(forms)}."
+            )
+
+        def joined(name: str) -> np.ndarray:
+            return np.concatenate([getattr(result, name) for result in results])
+
+        first = results[0]
+        return cls(
+            **{name: joined(name) for name in _COLUMNS},
+            khat=None if first.khat is None else joined("khat"),
+            num_samples=first.num_samples,
+            steps=first.steps,
+            evidence=first.evidence,
+        )
+
+    @property
+    def approximation(self) -> Float[np.ndarray, " n"]:
+        """log p(x) - ELBO(q*) = KL(q* || p(z | x)), the approximation gap."""
+        return self.log_evidence - self.elbo_local
+
+    @property
+    def amortisation(self) -> Float[np.ndarray, " n"]:
+        """ELBO(q*) - ELBO(q), the amortisation gap."""
+        return self.elbo_local - self.elbo_amortised
+
+    @property
+    def inference(self) -> Float[np.ndarray, " n"]:
+        """log p(x) - ELBO(q) = KL(q || p(z | x)), the sum of both gaps."""
+        return self.log_evidence - self.elbo_amortised
+
+    def summary(self) -> dict[str, float | int | str | None]:
+        """Means per datum in nats, with two errors each.
+
+        `..._se` is the standard error over data, which holds the draws' noise, too; `..._error` is
+        that noise alone. What is not defined, or not finite, is None.
+        """
+        summary: dict[str, float | int | str | None] = {"n": len(self.log_evidence)}
+        for name in (
+            *("log_evidence", "elbo_amortised", "elbo_local"),
+            *("approximation", "amortisation", "inference", "last_third"),
+        ):
+            values = getattr(self, name)
+            summary[name] = _finite(values.mean())
+            if len(values) > 1:
+                summary[f"{name}_se"] = _finite(values.std(ddof=1) / math.sqrt(len(values)))
+            else:
+                summary[f"{name}_se"] = None
+        for name in ("approximation_error", "amortisation_error", "last_third_error"):
+            summary[name] = _finite(_error_of_mean(getattr(self, name)))
+        summary["khat_share_above"] = self._khat_share_above
+        return summary | {
+            "num_samples": self.num_samples,
+            "steps": self.steps,
+            "evidence": self.evidence,
+            "trust": self.trust(),
+        }
+
+    def trust(self) -> str:
+        """One sentence on how far to trust the gaps.
+
+        The local optimum counts as reached if the last third of the steps gained at most 0.05 nats
+        per datum; log p(x) by importance weighting counts as known if at most 10 % of data have a k-hat
+        above the threshold; a mean gap counts as seen above twice its Monte Carlo error.
+        """
+        if not np.isfinite(self.inference).all() or not np.isfinite(self.elbo_local).all():
+            return "Not to be trusted: a log density is not finite."
+        gain, error = float(self.last_third.mean()), _error_of_mean(self.last_third_error)
+        parts = []
+        if gain - 2 * error > _LARGEST_GAIN:
+            parts.append(
+                f"the local optimum is not reached (the last third of {self.steps} steps gained "
+                f"{gain:.3f} nats per datum, at most {_LARGEST_GAIN} is fine), so the amortisation gap "
+                "is a lower bound and the approximation gap too large by as much: take more steps"
+            )
+        else:
+            parts.append(
+                f"the local optimum is reached (the last third of {self.steps} steps gained "
+                f"{gain:.3f} nats per datum, at most {_LARGEST_GAIN} is fine)"
+            )
+        above = self._khat_share_above
+        if self.evidence == "given":
+            parts.append(
+                "the given log p(x), if it is a lower bound in expectation as annealed importance "
+                "sampling's, makes the approximation gap a lower bound, too"
+            )
+        elif above is None or above > _MOST_KHATS_ABOVE:
+            share = "unknown" if above is None else f"above the threshold for {above:.1%} of data"
+            parts.append(
+                f"log p(x) is a loose lower bound (k-hat is {share}, at most {_MOST_KHATS_ABOVE:.0%} is "
+                "fine), and the approximation gap with it: give log_evidence from annealed importance "
+                "sampling"
+            )
+        else:
+            parts.append(
+                f"log p(x), and the approximation gap with it, is a lower bound in expectation (k-hat is "
+                f"above the threshold for {above:.1%} of data, at most {_MOST_KHATS_ABOVE:.0%} is fine)"
+            )
+        for name in ("approximation", "amortisation"):
+            mean, error = (
+                getattr(self, name).mean(),
+                _error_of_mean(getattr(self, f"{name}_error")),
+            )
+            if abs(mean) <= 2 * error:
+                parts.append(f"the {name} gap is within its Monte Carlo error of {error:.3f} nats")
+            elif mean < 0:
+                parts.append(
+                    f"the {name} gap is negative, {mean:.3f} nats, so a bound or an ELBO is wrong by that"
+                )
+        sentence = "; ".join(parts)
+        return f"{sentence[0].upper()}{sentence[1:]}."
+
+    @property
+    def _khat_share_above(self) -> float | None:
+        if self.khat is None:
+            return None
+        return float((self.khat > khat_threshold(self.num_samples)).mean())
+
+
+_COLUMNS = (
+    *("log_evidence", "elbo_amortised", "elbo_local", "approximation_error"),
+    *("amortisation_error", "last_third", "last_third_error"),
+)
+
+
+def inference_gaps(
+    vae: Any,
+    x: Real[Tensor, " n *event"],
+    *,
+    log_evidence: Real[np.ndarray, " n"] | None = None,
+    steps: int = 1000,
+    lr: float = 0.03,
+    num_particles: int = 8,
+    num_samples: int = 1000,
+    max_elements: int = 2_000_000,
+    seed: int = 0,
+    compile: CompileMode = "auto",
+    progress: bool = False,
+) -> InferenceGaps:
+    """Take apart log p(x) - ELBO into what the family and what the encoder loses, datum by datum.
+
+    The local optimum q* is that of `refined`, found twice: two thirds of the steps, and the last third
+    as a restart from there at a third of the learning rate, whose gain says whether the first was
+    enough. Train and test data are two calls.
+
+    Args:
+        vae: A program as `refined` takes it.
+        x: Data in the likelihood's support, on the program's device; integers are made floats.
+        log_evidence: log p(x) of each datum in nats, such as from annealed importance sampling; None
+            to estimate it from the local guide's draws by importance weighting.
+        steps: The number of Adam's steps for each datum.
+        lr: Adam's first learning rate.
+        num_particles: The number of draws for each datum and step.
+        num_samples: The number of draws for each datum on which all ELBOs are reported.
+        max_elements: Draws x data x elements of a datum held at once.
+        seed: The seed of the draws. The global random stream does not move.
+        compile: "on" or "off"; "auto" to compile where there is so much to compute that it pays.
+        progress: Show a bar.
+
+    Raises:
+        ValueError: If `log_evidence` is not one finite number for each datum, `steps` is below 3,
+            `num_samples` below 2, another option is out of its range, or the program's posterior has
+            no encoder.
+
+    References:
+        Inference Suboptimality in Variational Autoencoders (Cremer, Li & Duvenaud, 2018),
+        https://arxiv.org/abs/1801.03558
+    """
+    for word, value, least in (("steps", steps, 3), ("num_samples", num_samples, 2)):
+        if value < least:
+            raise ValueError(f"{word} must be at least {least}, got {value}.")
+    given = None if log_evidence is None else np.asarray(log_evidence, np.float64)
+    if given is not None and (given.shape != (len(x),) or not np.isfinite(given).all()):
+        raise ValueError(
+            f"log_evidence must be one finite number for each of {len(x)} data, got shape "
+            f"{given.shape} with {int((~np.isfinite(given)).sum())} that are not finite."
+        )
+    last = steps // 3
+    options: dict[str, Any] = {
+        "num_particles": num_particles,
+        "max_elements": max_elements,
+        "compile": compile,
+        "progress": progress,
+    }
+    first = refined(vae, x, steps=steps - last, lr=lr, seed=seed, **options)
+    local = refined(first, x, steps=last, lr=lr / 3, seed=seed + 1, **options)
+
+    # All draws of a few data, or of one datum in parts of one size.
+    pairs = max(1, max_elements // max(1, x[0].numel()))
+    parts = -(-num_samples // pairs)
+    batch = min(len(x), max(1, pairs // num_samples))
+    programs = (vae, first, local)
+    terms = [
+        Terms(
+            program.model,
+            program.guide,
+            num_particles=-(-num_samples // parts),
+            max_plate_nesting=1,
+            compile=compile,
+            expected_calls=len(x) // batch * parts,
+        )
+        for program in programs
+    ]
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in (*_COLUMNS, "khat")}
+    bar = tqdm(total=len(x), desc="inference gaps", unit="datum", disable=not progress)
+    # A seed of its own: the ELBOs are reported on other draws than those that chose the guide.
+    with bar, evaluating(vae, seed=seed + 2), ExitStack() as speed:
+        for start in range(0, len(x), batch):
+            chunk = x[start : start + batch]
+            data = chunk if chunk.is_floating_point() else chunk.to(torch.get_default_dtype())
+            noise = int(torch.randint(2**62, ()))
+            log_weights = []
+            for of_program in terms:
+                torch.manual_seed(noise)  # Common draws.
+                draws = [of_program(data)[0].cpu().numpy() for _ in range(parts)]
+                log_weights.append(np.concatenate(draws)[:num_samples])
+            found = _columns(*log_weights, None if given is None else given[start : start + batch])
+            for name, column in found.items():
+                columns[name].append(column)
+            if not start:  # The first chunk has passed.
+                speed.enter_context(pyro.validation_enabled(False))
+            bar.update(len(chunk))
+    return InferenceGaps(
+        **{name: np.concatenate(columns[name]) for name in _COLUMNS},
+        khat=np.concatenate(columns["khat"]) if columns["khat"] else None,
+        num_samples=num_samples,
+        steps=steps,
+        evidence="importance weighting" if given is None else "given",
+    )
+
+
+def _columns(
+    amortised: Float[np.ndarray, "num_samples batch"],
+    first: Float[np.ndarray, "num_samples batch"],
+    local: Float[np.ndarray, "num_samples batch"],
+    log_evidence: Float[np.ndarray, " batch"] | None,
+) -> dict[str, Float[np.ndarray, " batch"]]:
+    """What the log weights of three guides say of each datum."""
+    known = log_evidence is not None
+    evidence = log_evidence if known else log_mean_exp(local)
+    # To first order, log mean w moves by the mean of w over its mean; with it moves the ELBO.
+    moved = -local if known else np.exp(local - evidence) - local
+    columns = {
+        "log_evidence": evidence,
+        "elbo_amortised": amortised.mean(0),
+        "elbo_local": local.mean(0),
+        "approximation_error": _error(moved),
+        "amortisation_error": _error(local - amortised),
+        "last_third": (local - first).mean(0),
+        "last_third_error": _error(local - first),
+    }
+    if len(local) >= MINIMUM_SAMPLES:
+        columns["khat"] = pareto_khat(local)
+    return columns
+
+
+def _error(draws: Float[np.ndarray, "num_samples batch"]) -> Float[np.ndarray, " batch"]:
+    """The standard error of a mean of draws."""
+    return draws.std(0, ddof=1) / math.sqrt(len(draws))
+
+
+def _error_of_mean(errors: Float[np.ndarray, " n"]) -> float:
+    """The error of a mean over data whose errors are independent."""
+    return float(np.sqrt((errors**2).sum()) / len(errors))
+
+
+def _finite(value: float | np.floating | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -299,8 +299,9 @@ class Evaluating:
                 name = f"{method}-{digest(depends_on)}"
                 found = kept.read(name, kind, len(part))
                 if found is None:
-                    # Of the seed and the rows alone, so that methods and options meet the same noise.
-                    seed = int(digest({"seed": self.options.seed, "rows": part})[:15], 16)
+                    # Options meet the same noise, methods each their own.
+                    own = {"method": method, "seed": self.options.seed, "rows": part}
+                    seed = int(digest(own)[:15], 16)
                     started = time.perf_counter()
                     with evaluating(self.vae, seed=seed):
                         result = make(part, seed)

@@ -108,7 +108,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--images", type=int, default=100, help="the number of images")
     parser.add_argument("--chains", type=int, default=16, help="chains for each image")
-    parser.add_argument("--temperatures", type=int, default=500, help="temperatures of a whole run")
+    parser.add_argument(
+        "--temperatures", type=int, default=500, help="temperatures of a whole run"
+    )
     parser.add_argument("--leapfrog-steps", type=int, default=10, help="of a transition")
     parser.add_argument("--latent-dim", type=int, default=50, help="the dimension of z")
     parser.add_argument("--hidden", type=int, nargs="+", default=[200, 200], help="decoder widths")

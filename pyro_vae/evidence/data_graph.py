@@ -97,9 +97,7 @@ class DataGraph:
             log.warning("%s: off, it runs eagerly: %s", form, reason)
         return expected
 
-    def _difference(
-        self, outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]
-    ) -> str | None:
+    def _difference(self, outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> str | None:
         """What differs beyond the tolerance, if anything does."""
         for (name, tolerance), ours, theirs in zip(
             self.outputs.items(), outputs, expected, strict=True

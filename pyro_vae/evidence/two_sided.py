@@ -55,7 +55,11 @@ class TwoSidedCheck:
     def gap_se(self) -> float | None:
         """The standard error of `mean_gap`, from data and chains; None for one datum."""
         n = len(self.gap)
-        return float(self.gap.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+        if n == 1:
+            return None
+        # An infinite one has no deviation.
+        with np.errstate(invalid="ignore"):
+            return float(self.gap.std(ddof=1) / math.sqrt(n))
 
     def summary(self) -> dict[str, float | int | None]:
         """Means per datum in nats, and counts, for a file. What is not finite is None."""

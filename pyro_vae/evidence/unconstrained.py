@@ -158,7 +158,10 @@ def unconstrained(
             differentiable density there, or it is not one of vectors.
     """
     base: Distribution = distribution
-    while hasattr(base, "base_dist") and type(base).__name__ in ("Independent", "ExpandedDistribution"):
+    while hasattr(base, "base_dist") and type(base).__name__ in (
+        "Independent",
+        "ExpandedDistribution",
+    ):
         base = base.base_dist
     found = support if support is not None else _word(distribution.support)
     if found not in SERVED or not distribution.has_rsample or isinstance(base, SpikeAndSlab):

@@ -65,6 +65,8 @@ class DataGraph:
         """f(x, *moving)."""
         if x.shape != self._shape:
             return self.function(x, *moving)
+        # A graph is for one layout.
+        moving = tuple(tensor.contiguous() for tensor in moving)
         if self._runner is None or self._once is None:
             return self._compile(x, *moving)
         if x is not self._x:

@@ -123,8 +123,8 @@ def test_chunks_and_parts(linear_gaussian):
     assert whole.summary()["n"] == 14
     one = two_sided_check(case.vae, case.x, num_data=1, **options)
     assert one.gap_se is None
+    other = two_sided_check(case.vae, case.x, num_data=1, **{**options, "num_chains": 3})
     with pytest.raises(ValueError, match=r"one num_chains, got \[2, 3\]"):
-        other = two_sided_check(case.vae, case.x, num_data=1, **{**options, "num_chains": 3})
         TwoSidedCheck.concatenate([one, other])
     with pytest.raises(ValueError, match="nothing to concatenate"):
         TwoSidedCheck.concatenate([])

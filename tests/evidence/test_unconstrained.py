@@ -108,7 +108,7 @@ def test_supports_are_read_from_constraints(distribution, kind):
 @pytest.mark.parametrize(
     ("distribution", "word"),
     [
-        (SphericalUniform(3), None),
+        (SphericalUniform(ONES), None),
         (dist.Bernoulli(0.5 * ONES).to_event(1), None),
         (dist.OneHotCategorical(ONES), None),
         (dist.Pareto(ONES, ONES).to_event(1), None),

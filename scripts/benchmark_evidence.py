@@ -87,7 +87,11 @@ def timed(chunk: Chunk, vae: VAE, options: argparse.Namespace) -> tuple[float, d
     chunk.forward()
     seconds = (time.perf_counter() - started) / options.transitions
     rows = options.images * options.chains
-    weights = [w.detach() for w in vae.likelihood.decoder.parameters() if w.dim() == 2]
+    weights = [
+        weight.detach()
+        for name, weight in vae.likelihood.named_parameters()
+        if name.startswith("decoder.") and weight.dim() == 2
+    ]
     forward = [(torch.randn(rows, w.shape[1]), w.t()) for w in weights]
     backward = [(torch.randn(rows, w.shape[0]), w) for w in weights]
     products = {}

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -203,13 +204,15 @@ def simulated(
     like = like_x[rows]
     like = like if like.is_floating_point() else like.to(torch.get_default_dtype())
     drawn = poutine.trace(poutine.uncondition(vae.model)).get_trace(like)
-    observed = [n for n, node in drawn.nodes.items() if node.get("infer", {}).get("was_observed")]
+    # Whose every key Pyro's types call optional.
+    nodes = cast("dict[str, dict[str, Any]]", drawn.nodes)
+    observed = [n for n, node in nodes.items() if node.get("infer", {}).get("was_observed")]
     if len(observed) != 1:
         raise ValueError(
             "two_sided_check needs a model with one observed site, but it has "
             f"{', '.join(map(repr, observed)) or 'none'}."
         )
-    return drawn.nodes[observed[0]]["value"], drawn.nodes[vae.latent_sites[0]]["value"]
+    return nodes[observed[0]]["value"], nodes[vae.latent_sites[0]]["value"]
 
 
 def _finite(value: float | None) -> float | None:

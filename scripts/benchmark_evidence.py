@@ -87,7 +87,11 @@ def timed(chunk: Chunk, vae: VAE, options: argparse.Namespace) -> tuple[float, d
     chunk.forward()
     seconds = (time.perf_counter() - started) / options.transitions
     rows = options.images * options.chains
-    weights = [w.detach() for w in vae.likelihood.decoder.parameters() if w.dim() == 2]
+    weights = [
+        weight.detach()
+        for name, weight in vae.likelihood.named_parameters()
+        if name.startswith("decoder.") and weight.dim() == 2
+    ]
     forward = [(torch.randn(rows, w.shape[1]), w.t()) for w in weights]
     backward = [(torch.randn(rows, w.shape[0]), w) for w in weights]
     products = {}
@@ -108,7 +112,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--images", type=int, default=100, help="the number of images")
     parser.add_argument("--chains", type=int, default=16, help="chains for each image")
-    parser.add_argument("--temperatures", type=int, default=500, help="temperatures of a whole run")
+    parser.add_argument(
+        "--temperatures", type=int, default=500, help="temperatures of a whole run"
+    )
     parser.add_argument("--leapfrog-steps", type=int, default=10, help="of a transition")
     parser.add_argument("--latent-dim", type=int, default=50, help="the dimension of z")
     parser.add_argument("--hidden", type=int, nargs="+", default=[200, 200], help="decoder widths")

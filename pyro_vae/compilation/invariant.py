@@ -57,7 +57,9 @@ def split(traced: Traced, last: int) -> Split:
         for node in nodes
         if node in early and any(user not in early for user in node.users) and _is_tensor(node)
     ]
-    once = _graph(first, [n for n in nodes if n in early], lambda copies: tuple(copies[n] for n in handed))
+    once = _graph(
+        first, [n for n in nodes if n in early], lambda copies: tuple(copies[n] for n in handed)
+    )
     late = [n for n in nodes if n not in early and n.op == "call_function"]
     (result,) = (node for node in nodes if node.op == "output")
 

@@ -58,7 +58,11 @@ class AnnealedImportanceSampling:
         It does not hold the bound's own gap: `trust` and `two_sided_check` speak of that.
         """
         n = len(self.log_evidence)
-        return float(self.log_evidence.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+        if n == 1:
+            return None
+        # An infinite one has no deviation.
+        with np.errstate(invalid="ignore"):
+            return float(self.log_evidence.std(ddof=1) / math.sqrt(n))
 
     @property
     def shortfall(self) -> Float[np.ndarray, " n"]:

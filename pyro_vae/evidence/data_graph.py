@@ -65,6 +65,8 @@ class DataGraph:
         """f(x, *moving)."""
         if x.shape != self._shape:
             return self.function(x, *moving)
+        # A graph is for one layout.
+        moving = tuple(tensor.contiguous() for tensor in moving)
         if self._runner is None or self._once is None:
             return self._compile(x, *moving)
         if x is not self._x:
@@ -97,9 +99,7 @@ class DataGraph:
             log.warning("%s: off, it runs eagerly: %s", form, reason)
         return expected
 
-    def _difference(
-        self, outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]
-    ) -> str | None:
+    def _difference(self, outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> str | None:
         """What differs beyond the tolerance, if anything does."""
         for (name, tolerance), ours, theirs in zip(
             self.outputs.items(), outputs, expected, strict=True

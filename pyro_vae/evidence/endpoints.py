@@ -1,7 +1,7 @@
 """The two ends of the path from the guide to the joint density, with their gradients."""
 
 import logging
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import pyro
 import torch
@@ -111,13 +111,15 @@ class Endpoints:
         """
         plate = pyro.plate("num_particles_vectorized", num_draws, dim=-2)
         drawn = poutine.trace(plate(self.vae.guide)).get_trace(x)
-        names = [name for name, node in drawn.nodes.items() if _is_latent(node)]
+        # Whose every key Pyro's types call optional.
+        nodes = cast("dict[str, dict[str, Any]]", drawn.nodes)
+        names = [name for name, node in nodes.items() if _is_latent(node)]
         if names != [self.site]:
             raise ValueError(
                 f"annealed importance sampling needs a guide with the site {self.site!r} alone, but it "
                 f"has {', '.join(map(repr, names)) or 'none'}."
             )
-        z = drawn.nodes[self.site]["value"]
+        z = nodes[self.site]["value"]
         if self._bijection is None:
             word = getattr(getattr(self.vae, "posterior", None), "support", None)
             self._bijection = unconstrained(

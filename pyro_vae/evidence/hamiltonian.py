@@ -98,16 +98,16 @@ def adapted_step_sizes(
     log_step = torch.full_like(point.log_q[0], -math.log(point.u.shape[-1]) / 4)
     found = []
     for i, b in enumerate([*([path[0]] * warm_up), *path]):
-        point, acceptance = transition(
-            densities, point, b, log_step.exp(), scale, leapfrog_steps
-        )
+        point, acceptance = transition(densities, point, b, log_step.exp(), scale, leapfrog_steps)
         # Quicker while there is farther to go.
         gain = _GAIN * max(1.0, 3.0 * (1 - i / warm_up)) if warm_up else _GAIN
         log_step = log_step + gain * (acceptance.mean(0) - TARGET_ACCEPTANCE)
         if i >= warm_up:
             found.append(log_step)
     sizes = torch.stack(found)
-    padded = torch.cat([sizes[:1].expand(_WINDOW // 2, -1), sizes, sizes[-1:].expand(_WINDOW // 2, -1)])
+    padded = torch.cat(
+        [sizes[:1].expand(_WINDOW // 2, -1), sizes, sizes[-1:].expand(_WINDOW // 2, -1)]
+    )
     return padded.unfold(0, _WINDOW, 1).mean(-1).exp()
 
 
@@ -128,4 +128,6 @@ def _kinetic(momentum: Tensor) -> Tensor:
 
 
 def _where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(accepted if new.dim() == accepted.dim() else accepted.unsqueeze(-1), new, old)
+    return torch.where(
+        accepted if new.dim() == accepted.dim() else accepted.unsqueeze(-1), new, old
+    )

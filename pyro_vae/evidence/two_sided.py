@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -55,7 +56,11 @@ class TwoSidedCheck:
     def gap_se(self) -> float | None:
         """The standard error of `mean_gap`, from data and chains; None for one datum."""
         n = len(self.gap)
-        return float(self.gap.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+        if n == 1:
+            return None
+        # An infinite one has no deviation.
+        with np.errstate(invalid="ignore"):
+            return float(self.gap.std(ddof=1) / math.sqrt(n))
 
     def summary(self) -> dict[str, float | int | None]:
         """Means per datum in nats, and counts, for a file. What is not finite is None."""
@@ -199,13 +204,15 @@ def simulated(
     like = like_x[rows]
     like = like if like.is_floating_point() else like.to(torch.get_default_dtype())
     drawn = poutine.trace(poutine.uncondition(vae.model)).get_trace(like)
-    observed = [n for n, node in drawn.nodes.items() if node.get("infer", {}).get("was_observed")]
+    # Whose every key Pyro's types call optional.
+    nodes = cast("dict[str, dict[str, Any]]", drawn.nodes)
+    observed = [n for n, node in nodes.items() if node.get("infer", {}).get("was_observed")]
     if len(observed) != 1:
         raise ValueError(
             "two_sided_check needs a model with one observed site, but it has "
             f"{', '.join(map(repr, observed)) or 'none'}."
         )
-    return drawn.nodes[observed[0]]["value"], drawn.nodes[vae.latent_sites[0]]["value"]
+    return nodes[observed[0]]["value"], nodes[vae.latent_sites[0]]["value"]
 
 
 def _finite(value: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -66,8 +67,10 @@ class Positive(Unconstrained):
     ]:
         """exp(u), sum_i u_i, and whether no coordinate under- or overflows."""
         limits = torch.finfo(u.dtype)
-        inside = ((u > math.log(limits.tiny) - _SLACK) & (u < math.log(limits.max))).all(-1)
-        return u.exp().clamp(limits.tiny, limits.max), u.sum(-1), inside
+        lowest, highest = math.log(limits.tiny), math.log(limits.max) - _SLACK
+        inside = ((u > lowest - _SLACK) & (u < highest + _SLACK)).all(-1)
+        # Clamped before exp, whose derivative would be infinite where its value is.
+        return u.clamp(lowest, highest).exp().clamp(min=limits.tiny), u.sum(-1), inside
 
 
 class Unit(Unconstrained):
@@ -157,8 +160,11 @@ def unconstrained(
         ValueError: If the support is another than real, positive, unit or simplex, the distribution has no
             differentiable density there, or it is not one of vectors.
     """
-    base: Distribution = distribution
-    while hasattr(base, "base_dist") and type(base).__name__ in ("Independent", "ExpandedDistribution"):
+    base: Any = distribution
+    while hasattr(base, "base_dist") and type(base).__name__ in (
+        "Independent",
+        "ExpandedDistribution",
+    ):
         base = base.base_dist
     found = support if support is not None else _word(distribution.support)
     if found not in SERVED or not distribution.has_rsample or isinstance(base, SpikeAndSlab):
@@ -185,7 +191,13 @@ def _word(support: object) -> str | None:
     if isinstance(support, type(constraints.real)):
         return "real"
     if isinstance(support, (constraints.greater_than, constraints.greater_than_eq)):
-        return "positive" if support.lower_bound == 0 else None
+        return "positive" if _all(support.lower_bound, 0) else None
     if isinstance(support, constraints.interval):
-        return "unit" if (support.lower_bound, support.upper_bound) == (0, 1) else None
+        bounds = _all(support.lower_bound, 0) and _all(support.upper_bound, 1)
+        return "unit" if bounds else None
     return "simplex" if isinstance(support, type(constraints.simplex)) else None
+
+
+def _all(bound: object, value: float) -> bool:
+    """Whether a bound, a number or a tensor, is a number everywhere."""
+    return bool(torch.as_tensor(bound).eq(value).all())

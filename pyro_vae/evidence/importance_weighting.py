@@ -346,7 +346,8 @@ def _curve(
         block = log_weights[: blocks * k].reshape(blocks, k, -1)
         # A weight of zero makes a block -inf, and its mean, too; only -inf beside +inf is a NaN.
         with np.errstate(invalid="ignore"):
-            points.append((logsumexp(block, axis=1) - math.log(k)).mean(0))
+            totals = np.asarray(logsumexp(block, axis=1))
+            points.append((totals - math.log(k)).mean(0))
     return np.stack(points)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from pyro_vae import networks, posteriors, priors
 from pyro_vae.evidence import importance_weighting, local_gradient, refined
+from pyro_vae.evidence.local_guide import Table
 from pyro_vae.log_densities import log_densities
 from pyro_vae.model import VAE, build
 
@@ -88,7 +89,7 @@ def test_the_start_is_the_encoders_answer(name):
 
 def test_the_optimum_of_a_full_normal_is_the_posterior(linear_gaussian):
     case = linear_gaussian(n=10)
-    program = refined(with_guide(case, posteriors.FullNormal), case.x, steps=600, lr=0.1)
+    program = refined(with_guide(case, posteriors.FullNormal), case.x, steps=250, lr=0.3)
     gap = case.log_evidence - elbo(program, case.x)
     assert gap.mean() == pytest.approx(0, abs=0.02)
     assert gap.max() < 0.1
@@ -99,12 +100,12 @@ def test_chunks_of_data_are_independent(linear_gaussian, float64):
     case = linear_gaussian(n=7)
     vae = with_guide(case, posteriors.DiagonalNormal)
     means = [
-        refined(vae, case.x, steps=300, lr=0.1, max_elements=max_elements).embed(case.x)
+        refined(vae, case.x, steps=100, lr=0.3, max_elements=max_elements).embed(case.x)
         for max_elements in (5 * 8 * 3, 10**6)
     ]
     exact = case.vae.posterior.embed(case.x)
     for mean in means:
-        torch.testing.assert_close(mean, exact, rtol=0, atol=0.05)
+        torch.testing.assert_close(mean, exact, rtol=0, atol=0.15)
 
 
 def test_refinement_makes_no_datum_worse():
@@ -163,6 +164,21 @@ def test_any_order_and_any_part_of_the_data_and_no_other():
         ValueError, match="knows only the 20 data that it was refined for, got 2 others"
     ):
         program.guide(torch.cat([x[:3], x[:2] + 0.01]))
+
+
+@pytest.mark.parametrize("n", [1, 2, 50])
+def test_a_table_knows_its_rows(n):
+    """Also of data that are nearly the same, and of repeated ones."""
+    x = torch.rand(1, 4, 4) + 1e-5 * torch.rand(n, 4, 4)
+    values = torch.randn(n, 2, 3)
+    table = Table(x, values)
+    order = torch.randperm(n).repeat(2)
+    torch.testing.assert_close(table(x[order]), values[order], rtol=0, atol=0)
+    torch.testing.assert_close(table(x[order].view(2, n, 4, 4)), values[order].view(2, n, 2, 3))
+    with pytest.raises(
+        ValueError, match=f"only the {n} data that it was refined for, got 1 others"
+    ):
+        table(x[:1] + 1)
 
 
 def test_refined_again_goes_on_from_there():

@@ -3,18 +3,27 @@
 Everything here has beta = 1, whatever trained the model.
 """
 
+from pyro_vae.evidence.annealed_importance_sampling import (
+    AnnealedImportanceSampling,
+    annealed_importance_sampling,
+)
 from pyro_vae.evidence.evaluation import Evaluation, evaluate, fixed_rows
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
 from pyro_vae.evidence.inference_gaps import InferenceGaps, inference_gaps
 from pyro_vae.evidence.local_guide import refined
+from pyro_vae.evidence.two_sided import TwoSidedCheck, two_sided_check
 
 __all__ = [
+    "AnnealedImportanceSampling",
     "Evaluation",
     "ImportanceWeighting",
     "InferenceGaps",
+    "TwoSidedCheck",
+    "annealed_importance_sampling",
     "evaluate",
     "fixed_rows",
     "importance_weighting",
     "inference_gaps",
     "refined",
+    "two_sided_check",
 ]

@@ -55,7 +55,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"no checkpoint at {path}.")
     try:
-        _check_archive(path)
+        check_archive(path)
         with warnings.catch_warnings():
             # What torch says of old formats and TorchScript; both are refused.
             warnings.simplefilter("ignore")
@@ -68,14 +68,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def _check_archive(path: Path) -> None:
+def check_archive(path: Path) -> None:
     """Make sure that reading takes no more memory than the file has bytes.
 
-    `torch.save` compresses nothing, so what a file holds is as long as the file.
+    `torch.save` and `numpy.savez` compress nothing, so what a file holds is as long as the file.
+
+    Raises:
+        ValueError: If the archive is compressed, or claims to hold more than it is long.
     """
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise ValueError("a checkpoint is not compressed.")
+        raise ValueError("the archive is compressed.")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise ValueError("the entries are longer than the file.")

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 class RunDirectory:
     """`runs/<name>/`: config.yaml, checkpoint.pt, metrics.csv, metrics.json, and what is drawn.
 
+    `evaluation` holds what `scripts/evaluate.py` found out, and in its folder `kept` the chunks
+    from which a stopped evaluation goes on.
+
     Args:
         path: The directory.
     """
@@ -38,6 +41,7 @@ class RunDirectory:
         self.metrics = self.path / "metrics.json"
         self.inference_data = self.path / "inference_data.nc"
         self.figures = self.path / "figures"
+        self.evaluation = self.path / "evaluation"
         self.log = self.path / "train.log"
         self.model = self.path / "model.py"
 
@@ -48,6 +52,11 @@ class RunDirectory:
         while (path := parent / (name if counter == 1 else f"{name}-{counter}")).exists():
             counter += 1
         return cls(path)
+
+    @property
+    def kept(self) -> Path:
+        """The folder of an evaluation's chunks."""
+        return self.evaluation / "kept"
 
     @property
     def holds_a_run(self) -> bool:
@@ -72,7 +81,7 @@ class RunDirectory:
         """Make sure that writing here writes nowhere else: somebody's directory may hold links.
 
         Raises:
-            ValueError: If an entry is a link, or neither a file nor the folder of figures.
+            ValueError: If an entry is a link, or neither a file nor one of the run's own folders.
         """
         written = {entry.name for entry in vars(self).values()} - {self.path.name}
         entries = [
@@ -81,10 +90,15 @@ class RunDirectory:
             # Files are written under temporary names that begin and end otherwise.
             if any(name in entry.name for name in written)
         ]
-        if self.figures.is_dir() and not self.figures.is_symlink():
-            entries += self.figures.iterdir()
+        folders = (self.figures, self.evaluation, self.kept)
+        for folder in folders:
+            # Nothing is looked for behind a link: it is among the entries, and refused below.
+            if folder.is_dir() and not (folder.is_symlink() or folder.parent.is_symlink()):
+                entries += folder.iterdir()
         for entry in entries:
-            if entry.is_symlink() or not (entry.is_file() or entry == self.figures):
+            if entry.is_symlink() or not (
+                entry.is_file() or (entry in folders and entry.is_dir())
+            ):
                 raise ValueError(
                     f"{entry} must be a plain file: a link or another kind of entry in a run directory "
                     "could lead out of it."
@@ -122,6 +136,7 @@ class RunDirectory:
             old.unlink(missing_ok=True)
         self.log.unlink(missing_ok=True)
         shutil.rmtree(self.figures, ignore_errors=True)
+        shutil.rmtree(self.evaluation, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
         if configuration["model"] != DEFAULT_MODEL:
             source = Path(configuration["model"])

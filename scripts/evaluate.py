@@ -1,0 +1,657 @@
+"""How much evidence there is for a trained VAE: log p(x), how well it is known, and what the guide costs.
+
+`python scripts/evaluate.py RUN` takes a run directory of `scripts/svi_train.py` and estimates log p(x)
+by importance weighting, with its IWAE-k curve, and by annealed importance sampling, and bounds it from
+both sides on simulated data. Results go to RUN/evaluation/. They are kept chunk by chunk: a program that
+was stopped, and is called again in the same way, goes on where it was and gives the same numbers.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import numpy as np
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_vae.data import PreparedData, default_root
+from pyro_vae.evaluating import evaluating
+from pyro_vae.evidence import (
+    AnnealedImportanceSampling,
+    ImportanceWeighting,
+    InferenceGaps,
+    TwoSidedCheck,
+    annealed_importance_sampling,
+    importance_weighting,
+    inference_gaps,
+    refined,
+    two_sided_check,
+)
+from pyro_vae.training.checkpoint import write_atomically
+from pyro_vae.training.configuration import MODEL_FAMILIES, load_data, prepare_data
+from pyro_vae.training.kept import Kept, code_hash, digest, to_arrays, write_arrays
+from pyro_vae.training.provenance import provenance
+from pyro_vae.training.run_directory import RunDirectory, load
+
+METHODS = ("importance_weighting", "annealing", "two_sided", "gaps")
+# What the bare command does; a model that has no annealing loses that, and no more.
+USUAL = ("importance_weighting", "annealing", "two_sided")
+SPLITS = ("test", "validation", "train")
+# A chunk is what a stopped program loses at most. On a GPU, few data would leave most of it idle.
+DRAWS_AT_A_TIME = 250_000
+# Chains x data x elements of a datum: about a minute with the usual 500 temperatures.
+CHAINED_AT_A_TIME = {"cpu": 102_400, "cuda": 2_048_000}
+DOTS_PER_INCH = 140
+LONGEST_WORD = 1000
+
+# How a person says the names of a summary; each is followed by its standard error, if it has one.
+LABELS = {
+    "log_evidence": "log p(x)",
+    "elbo": "ELBO",
+    "reconstruction": "reconstruction, E_q log p(x|z)",
+    "kl": "KL(q(z|x) || p(z))",
+    "bits_per_dim": "bits per dimension",
+    "ess_median": "effective draws, median",
+    "khat_share_above": "k-hat above threshold",
+    "last_doubling": "gained by the last doubling of K",
+    "above_importance_weighting": "above importance weighting",
+    "acceptance": "proposals accepted",
+    "ess": "effective chains",
+    "shortfall": "shortfall to expect",
+    "lower": "lower bound",
+    "upper": "upper bound",
+    "gap": "upper - lower",
+    "elbo_amortised": "ELBO of the encoder's guide",
+    "elbo_local": "ELBO of each datum's own guide",
+    "approximation": "approximation gap, the family's",
+    "amortisation": "amortisation gap, the encoder's",
+    "inference": "inference gap, both",
+    "last_third": "gained by the last third of the steps",
+}
+FORMS = {
+    "bits_per_dim": ".4f",
+    "ess_median": ".0f",
+    "ess": ".1f",
+    "khat_share_above": ".1%",
+    "acceptance": ".1%",
+}
+# What is a setting, and stands in the title.
+TITLED = ("n", "trust", "num_samples", "num_chains", "num_temperatures", "leapfrog_steps", "steps")
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM, which otherwise ends a process without a word."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and exit with 2."""
+        if message.startswith("unrecognized arguments: "):
+            allowed = ", ".join(
+                o for a in self._actions for o in a.option_strings if o[:2] == "--"
+            )
+            message = f"unknown {message.partition(': ')[2]}: allowed are RUN and {allowed}."
+        raise ValueError(message.removeprefix("argument "))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    typed = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
+    try:
+        with sigterm_as_interrupt():
+            run(parser().parse_args(typed))
+    except (ValueError, OSError, ImportError) as error:
+        print(f"evaluate.py: error: {in_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(
+            "evaluate.py: stopped; the same command goes on with the chunk it was at",
+            file=sys.stderr,
+        )
+        return 143 if isinstance(stop, Stopped) else 130
+    return 0
+
+
+def parser() -> Parser:
+    """The options."""
+    options = Parser(
+        prog="evaluate.py",
+        usage="evaluate.py RUN [options]",
+        description=str(__doc__).partition("\n")[0],
+        allow_abbrev=False,
+    )
+    add = options.add_argument
+    whole, some = at_least(1), at_least(0)
+    add("run", metavar="RUN", type=Path, help="The run directory.")
+    add("--split", choices=SPLITS, default="test", help="The data. Default: test.")
+    add(
+        "--images",
+        type=number_or_all,
+        default=1000,
+        metavar="N|all",
+        help="So many fixed data for importance weighting; fewer are among more. Default: 1000.",
+    )
+    add(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        metavar="METHOD",
+        help=f"Which of {', '.join(METHODS)}. Default: {' '.join(USUAL)}, as far as the model has them.",
+    )
+    add(
+        "--samples",
+        type=whole,
+        metavar="N",
+        default=1000,
+        help="Draws K for each datum. Default: 1000.",
+    )
+    add(
+        "--annealed-images",
+        type=number_or_all,
+        default=100,
+        metavar="N|all",
+        help="So many of the data for annealing and gaps. Default: 100.",
+    )
+    add(
+        "--simulated",
+        type=whole,
+        metavar="N",
+        default=50,
+        help="Data for the two-sided check. Default: 50.",
+    )
+    add(
+        "--chains", type=whole, metavar="N", default=16, help="Chains for each datum. Default: 16."
+    )
+    add(
+        "--temperatures",
+        type=whole,
+        metavar="N",
+        default=500,
+        help="Steps from the guide to the joint density. Default: 500.",
+    )
+    add(
+        "--leapfrog-steps",
+        type=whole,
+        metavar="N",
+        default=10,
+        help="Of a transition of the chains. Default: 10.",
+    )
+    add(
+        "--refine-steps",
+        type=some,
+        metavar="N",
+        default=0,
+        help="Fit the guide to each datum by so many steps, for importance weighting and as the start of "
+        "annealing; simulated data keep the encoder's. Default: 0, none.",
+    )
+    add(
+        "--gap-steps",
+        type=whole,
+        metavar="N",
+        default=1000,
+        help="Steps of each datum's own guide in gaps. Default: 1000.",
+    )
+    add("--seed", type=some, metavar="N", default=0, help="The seed of all draws. Default: 0.")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="Where to compute. Default: auto.",
+    )
+    add("--data-root", type=Path, help="Where data lie; else PYRO_VAE_DATA, or data.")
+    add(
+        "--trust-model-file",
+        action="store_true",
+        help="Run the model file that the run brings along. It is a program: read it first.",
+    )
+    add("--again", action="store_true", help="Forget what is kept of these methods.")
+    return options
+
+
+@dataclass(frozen=True)
+class Evaluating:
+    """A trained run and its data, ready to be evaluated.
+
+    Args:
+        options: The command line's.
+        directory: The run's.
+        vae: The trained program, on the device.
+        data: Its data.
+        x: The split, on the CPU.
+        order: The split's rows in a fixed order: fewer data are the first of more.
+        device: Where to compute.
+        identity: What every number depends on: checkpoint, configuration, code, device.
+        made_by: Versions and commit.
+    """
+
+    options: argparse.Namespace
+    directory: RunDirectory
+    vae: PyroModule
+    data: PreparedData
+    x: Tensor
+    order: Tensor
+    device: torch.device
+    identity: dict[str, Any]
+    made_by: dict[str, str | None]
+
+    def first(self, number: int | None) -> Tensor:
+        """So many rows, or all that are evaluated."""
+        order = self.order[: self.options.images]
+        return order[:number]
+
+    def batch(self, rows: Tensor) -> Tensor:
+        """The data of these rows, as floats on the device."""
+        x = self.x[rows].to(self.device)
+        return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+    def guided(self, x: Tensor, seed: int) -> PyroModule:
+        """The program, its guide fitted to each datum if that was asked for."""
+        steps = self.options.refine_steps
+        return refined(self.vae, x, steps=steps, seed=seed) if steps else self.vae
+
+    def in_chunks(
+        self,
+        method: str,
+        kind: Any,
+        parts: Sequence[Tensor],
+        settings: dict[str, Any],
+        make: Callable[[Tensor, int], Any],
+    ) -> tuple[Any, float]:
+        """A method's result, from the chunks that are kept and those that are made; and its seconds.
+
+        Args:
+            method: Its name.
+            kind: Its result's class.
+            parts: The rows of each chunk, or the numbers of simulated data.
+            settings: The method's own options, without the seed.
+            make: Gives the result of a chunk from its rows and its seed.
+        """
+        kept, results, total = Kept(self.directory.kept), [], 0.0
+        size = sum(len(part) for part in parts)
+        with tqdm(total=size, desc=method.replace("_", " "), unit="datum") as bar:
+            for part in parts:
+                simulated = method == "two_sided"
+                depends_on = {
+                    **self.identity,
+                    "method": method,
+                    **settings,
+                    "seed": self.options.seed,
+                    "split": self.options.split,
+                    "rows": part,
+                    "x": self.x[:1] if simulated else self.x[part],
+                }
+                name = f"{method}-{digest(depends_on)}"
+                found = kept.read(name, kind, len(part))
+                if found is None:
+                    # Options meet the same noise, methods each their own.
+                    own = {"method": method, "seed": self.options.seed, "rows": part}
+                    seed = int(digest(own)[:15], 16)
+                    started = time.perf_counter()
+                    with evaluating(self.vae, seed=seed):
+                        result = make(part, seed)
+                    found = result, time.perf_counter() - started
+                    kept.write(name, *found)
+                results.append(found[0])
+                total += found[1]
+                bar.update(len(part))
+        return kind.concatenate(results), total
+
+
+def run(options: argparse.Namespace) -> None:
+    """Check everything, then evaluate; each method's results are written once they are there."""
+    pyro.enable_validation(True)
+    made_by = provenance()
+    subject = prepared(options, made_by)
+    print(f"{subject.data.description}\n{options.run}/")
+    if options.again:
+        Kept(subject.directory.kept).forget(options.methods or USUAL)
+    results: dict[str, Any] = {}
+    for method in METHODS:
+        if method not in (options.methods or USUAL):
+            continue
+        try:
+            result, seconds, rows = EVALUATIONS[method](subject, results)
+        except ValueError as error:
+            # Asked for by name, it is an error; otherwise the model just has no such thing.
+            if options.methods or method == "importance_weighting":
+                raise
+            print(f"\n{method.replace('_', ' ')}: left out. {in_one_line(error)}")
+            continue
+        results[method] = result
+        conclude(subject, method, results, seconds, rows)
+    figure(subject, results)
+    print(f"\nnumbers, arrays and figures are in {subject.directory.evaluation}/")
+
+
+def prepared(options: argparse.Namespace, made_by: dict[str, str | None]) -> Evaluating:
+    """The run and its data, checked before anything is written.
+
+    Raises:
+        ValueError: If there is no run, it is damaged or holds links, its data are not there, or the
+            split is empty; or CUDA is asked for and absent.
+    """
+    directory = RunDirectory(options.run)
+    if directory.path.exists() and not directory.path.is_dir():
+        raise ValueError(f"RUN must be a run directory, got the file {directory.path}.")
+    directory.check_plain()
+    device = chosen_device(options.device)
+    vae: Any = load(directory.path, trust_model_file=options.trust_model_file)
+    configuration = vae.configuration
+    data = prepare_data(
+        configuration, load_data(configuration, options.data_root or default_root())
+    )
+    x = data.fixed(options.split)
+    if len(x) == 0:
+        raise ValueError(f"the {options.split} split of {data.dataset.name} holds no data.")
+    checkpoint = hashlib.sha256(directory.checkpoint.read_bytes()).hexdigest()
+    return Evaluating(
+        options,
+        directory,
+        vae.to(device),
+        data,
+        x,
+        # As in `fixed_rows`, whose rows are these, sorted.
+        torch.randperm(len(x), generator=torch.Generator().manual_seed(0)),
+        device,
+        {
+            "checkpoint": checkpoint,
+            # The data themselves count, not where they lie; a model file's hash is in the checkpoint.
+            "parts": {name: configuration[name] for name in (*MODEL_FAMILIES, "latent_dim")},
+            "code": code_hash(),
+            "device": device.type,
+        },
+        made_by,
+    )
+
+
+Found = tuple[Any, float, Tensor | None]
+
+
+def by_importance_weighting(subject: Evaluating, results: dict[str, Any]) -> Found:
+    """log p(x) by K draws from the guide, and the IWAE-k curve."""
+    options, rows = subject.options, subject.first(None)
+
+    def make(part: Tensor, seed: int) -> ImportanceWeighting:
+        x = subject.batch(part)
+        vae = subject.guided(x, seed)
+        return importance_weighting(vae.model, vae.guide, x, num_samples=options.samples)
+
+    parts = rows.split(drawn_at_a_time(subject))
+    settings = {"samples": options.samples, "refine_steps": options.refine_steps}
+    name = "importance_weighting"
+    return *subject.in_chunks(name, ImportanceWeighting, parts, settings, make), rows
+
+
+def by_annealing(subject: Evaluating, results: dict[str, Any]) -> Found:
+    """log p(x) by chains from the guide to the joint density."""
+    rows = subject.first(subject.options.annealed_images)
+    settings = chains(subject)
+
+    def make(part: Tensor, seed: int) -> AnnealedImportanceSampling:
+        x = subject.batch(part)
+        return annealed_importance_sampling(subject.guided(x, seed), x, seed=seed, **settings)
+
+    parts = rows.split(chained_at_a_time(subject))
+    depends = {**settings, "refine_steps": subject.options.refine_steps}
+    return *subject.in_chunks("annealing", AnnealedImportanceSampling, parts, depends, make), rows
+
+
+def by_two_sides(subject: Evaluating, results: dict[str, Any]) -> Found:
+    """log p(x) of simulated data from below and above."""
+    settings = chains(subject)
+    like_x = subject.batch(torch.zeros(1, dtype=torch.long))
+
+    def make(part: Tensor, seed: int) -> TwoSidedCheck:
+        return two_sided_check(subject.vae, like_x, num_data=len(part), seed=seed, **settings)
+
+    numbers = torch.arange(subject.options.simulated)
+    parts = numbers.split(chained_at_a_time(subject))
+    return *subject.in_chunks("two_sided", TwoSidedCheck, parts, settings, make), None
+
+
+def by_gaps(subject: Evaluating, results: dict[str, Any]) -> Found:
+    """What the guide costs, and why: its family, or the encoder."""
+    options, rows = subject.options, subject.first(subject.options.annealed_images)
+    annealed = results.get("annealing")
+    evidence = (
+        None if annealed is None else dict(zip(rows.tolist(), annealed.log_evidence, strict=True))
+    )
+
+    def known(part: Tensor) -> np.ndarray | None:
+        return None if evidence is None else np.array([evidence[row] for row in part.tolist()])
+
+    def make(part: Tensor, seed: int) -> InferenceGaps:
+        return inference_gaps(
+            subject.vae,
+            subject.batch(part),
+            log_evidence=known(part),
+            steps=options.gap_steps,
+            num_samples=options.samples,
+            seed=seed,
+        )
+
+    settings = {
+        "steps": options.gap_steps,
+        "samples": options.samples,
+        "log_evidence": None if annealed is None else annealed.log_evidence,
+    }
+    parts = rows.split(drawn_at_a_time(subject))
+    return *subject.in_chunks("gaps", InferenceGaps, parts, settings, make), rows
+
+
+EVALUATIONS: dict[str, Callable[[Evaluating, dict[str, Any]], Found]] = {
+    "importance_weighting": by_importance_weighting,
+    "annealing": by_annealing,
+    "two_sided": by_two_sides,
+    "gaps": by_gaps,
+}
+
+
+def chains(subject: Evaluating) -> dict[str, Any]:
+    """The settings of the chains."""
+    options = subject.options
+    return {
+        "num_chains": options.chains,
+        "num_temperatures": options.temperatures,
+        "leapfrog_steps": options.leapfrog_steps,
+    }
+
+
+def drawn_at_a_time(subject: Evaluating) -> int:
+    """The number of data in a chunk of draws from the guide."""
+    return min(1000, max(1, DRAWS_AT_A_TIME // subject.options.samples))
+
+
+def chained_at_a_time(subject: Evaluating) -> int:
+    """The number of data in a chunk of chains."""
+    elements = subject.options.chains * max(1, math.prod(subject.x.shape[1:]))
+    return max(1, CHAINED_AT_A_TIME[subject.device.type] // elements)
+
+
+def conclude(
+    subject: Evaluating, method: str, results: dict[str, Any], seconds: float, rows: Tensor | None
+) -> None:
+    """Write <method>.json and <method>.npz, and print what a person wants to know.
+
+    The JSON is flat: what the number was made of and by, the result's `summary()`, and its sentence. In
+    the npz are the result's fields, under the names that its class documents, and `rows`, the row of
+    the split that each datum is.
+    """
+    options, configuration, result = subject.options, subject.vae.configuration, results[method]
+    summary = {**result.summary(), "trust": result.trust()}
+    if method == "annealing" and "importance_weighting" in results:
+        # Of the same data: they are the first of those that were importance weighted.
+        n = len(result.log_evidence)
+        gain = result.log_evidence - results["importance_weighting"].log_evidence[:n]
+        summary["above_importance_weighting"] = float(gain.mean())
+        summary["above_importance_weighting_se"] = (
+            float(gain.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+        )
+    if (density := summary.get("log_evidence")) is not None:
+        summary["bits_per_dim"] = subject.data.bits_per_dim(density)
+    record = {
+        "method": method,
+        "data": subject.data.dataset.name,
+        "binarisation": subject.data.binarisation,
+        "split": options.split if rows is not None else "simulated",
+        **{part: configuration[part]["name"] for part in ("prior", "likelihood", "posterior")},
+        "latent_dim": configuration["latent_dim"],
+        **summary,
+        "refine_steps": 0 if method in ("two_sided", "gaps") else options.refine_steps,
+        "seed": options.seed,
+        "seconds": round(seconds, 3),
+        "device": subject.device.type,
+        "checkpoint_sha256": subject.identity["checkpoint"],
+        **subject.made_by,
+    }
+    record = {name: finite(value) for name, value in record.items()}
+    folder = subject.directory.evaluation
+    folder.mkdir(exist_ok=True)
+    arrays = to_arrays(result) | ({} if rows is None else {"rows": rows.numpy()})
+    write_arrays(folder / f"{method}.npz", arrays)
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    write_atomically(folder / f"{method}.json", text.encode())
+    print(table(method, record))
+
+
+def figure(subject: Evaluating, results: dict[str, Any]) -> None:
+    """Draw the IWAE-k curve over the data that annealing has, too, or over all."""
+    weighted, annealed = results.get("importance_weighting"), results.get("annealing")
+    if weighted is None:
+        return
+    from analysis.evidence import plot_iwae_curve
+
+    n = len(weighted.log_evidence) if annealed is None else len(annealed.log_evidence)
+    drawn = plot_iwae_curve(
+        weighted.curve_samples,
+        weighted.curve[:, :n],
+        None if annealed is None else annealed.log_evidence,
+        None if annealed is None else annealed.num_chains,
+    )
+    drawn.savefig(subject.directory.evaluation / "iwae_curve.png", dpi=DOTS_PER_INCH)
+
+
+def table(method: str, record: dict[str, Any]) -> str:
+    """A method's numbers as a person reads them: nats per datum but for counts and shares."""
+    settings = [
+        f"{record[name]:,} {name.removeprefix('num_').replace('_', ' ')}"
+        for name in TITLED
+        if name not in ("n", "trust") and record.get(name) is not None
+    ]
+    if record["refine_steps"]:
+        settings.append(f"guide refined by {record['refine_steps']:,} steps")
+    title = (
+        f"{method.replace('_', ' ')}: {record['n']:,} {record['split']} data of {record['data']}, means in "
+        f"nats per datum; {', '.join(settings)}; {record['seconds']:.1f} s"
+    )
+
+    def value(name: str, form: str) -> str:
+        return "not defined" if record[name] is None else format(record[name], form)
+
+    names = list(record)
+    # A result's own numbers are those between the model and the seed.
+    own = names[names.index("latent_dim") + 1 : names.index("refine_steps")]
+    rows = []
+    for name in own:
+        if name in TITLED or name.endswith("_se") or isinstance(record[name], str):
+            continue
+        error = record.get(f"{name}_se")
+        rows.append(
+            (
+                LABELS.get(name, name.replace("_", " ")),
+                value(name, FORMS.get(name, ".3f")),
+                "" if error is None else f"+- {error:.3f}",
+            )
+        )
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
+    lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
+    wrapped = textwrap.wrap(title, 100, subsequent_indent="  ")
+    sentence = textwrap.wrap(record["trust"], 98, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join(["", *wrapped, *lines, *sentence])
+
+
+def finite(value: Any) -> Any:
+    """The value, or None if it is a number that JSON does not know."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def at_least(lowest: int) -> Callable[[str], int]:
+    """What reads a whole number that is not below another."""
+
+    def read(text: str) -> int:
+        # Digits alone: int() would take 1_000 and others' digits, too, and any length.
+        if not (text.isascii() and text.isdigit() and len(text) < 16) or int(text) < lowest:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number of at least {lowest}, got {text!r}."
+            )
+        return int(text)
+
+    return read
+
+
+def number_or_all(text: str) -> int | None:
+    """A number of data, or None for all."""
+    if text == "all":
+        return None
+    try:
+        return at_least(1)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"must be all, or {str(error)[8:]}") from error
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: If CUDA is asked for and absent.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "--device cuda asks for a GPU, but torch finds none here; use cpu or auto."
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error says; values of any length and any characters are cut to fit a line."""
+    words = [
+        word if len(word) <= LONGEST_WORD else f"{word[:50]}...{word[-50:]}"
+        for word in str(error).split()
+    ]
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(words))
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM stops the program at once, as Ctrl-C does: a file is whole or absent anyway."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -216,11 +216,15 @@ def test_other_priors_and_guides_by_quadrature(prior, posterior):
     with torch.no_grad():
         # Flows start as the identity.
         for parameter in getattr(vae.posterior, "flow", vae.posterior).parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_(0.05 * torch.randn_like(parameter))
     axis = torch.linspace(-9, 9, 361)
     z = torch.cartesian_prod(axis, axis)
     expected = by_quadrature(vae, counts(), z, 2 * math.log(18 / 360))
-    assert_close(annealed_importance_sampling(vae, counts(), num_chains=256, **SHORT), expected)
+    # Untrained flows are narrower than what they meet, so weights from them have long tails.
+    result = annealed_importance_sampling(
+        vae, counts(), num_chains=256, num_temperatures=100, leapfrog_steps=4
+    )
+    assert_close(result, expected)
 
 
 class TwoBumps(PyroModule):

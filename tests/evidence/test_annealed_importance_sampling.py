@@ -200,8 +200,14 @@ def test_latents_on_the_simplex_by_quadrature(posterior):
 @pytest.mark.parametrize(
     ("prior", "posterior"),
     [
-        (partial(priors.GaussianMixture, components=3), posteriors.DiagonalNormal),
-        (priors.StandardNormal, posteriors.CouplingFlowPosterior),
+        pytest.param(
+            partial(priors.GaussianMixture, components=3),
+            posteriors.DiagonalNormal,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            priors.StandardNormal, posteriors.CouplingFlowPosterior, marks=pytest.mark.slow
+        ),
         pytest.param(
             priors.StandardNormal,
             posteriors.InverseAutoregressivePosterior,

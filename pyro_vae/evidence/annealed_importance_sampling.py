@@ -69,8 +69,8 @@ class AnnealedImportanceSampling:
         """About how far `log_evidence` is below log p(x) in expectation, in nats, as the weights tell.
 
         (C / ESS - 1) / 2C, half of the mean weight's relative variance. Chains that all miss a mode
-        have equal weights, and it is 0. It is infinite where no weight is above 0, and not defined, NaN
-        never: with one chain it is infinite, too, as one weight tells nothing.
+        have equal weights, and it is 0. It is infinite where no weight is above 0, and with one chain,
+        whose weight says nothing of its own error.
         """
         if self.num_chains == 1:
             return np.full(len(self.ess), np.inf)

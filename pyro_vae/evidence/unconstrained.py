@@ -191,9 +191,9 @@ def _word(support: object) -> str | None:
     if isinstance(support, type(constraints.real)):
         return "real"
     if isinstance(support, (constraints.greater_than, constraints.greater_than_eq)):
-        return "positive" if _all(support.lower_bound, 0) else None
+        return "positive" if _all(support.lower_bound, 0.0) else None
     if isinstance(support, constraints.interval):
-        bounds = _all(support.lower_bound, 0) and _all(support.upper_bound, 1)
+        bounds = _all(support.lower_bound, 0.0) and _all(support.upper_bound, 1.0)
         return "unit" if bounds else None
     return "simplex" if isinstance(support, type(constraints.simplex)) else None
 

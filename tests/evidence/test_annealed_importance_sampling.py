@@ -200,8 +200,14 @@ def test_latents_on_the_simplex_by_quadrature(posterior):
 @pytest.mark.parametrize(
     ("prior", "posterior"),
     [
-        (partial(priors.GaussianMixture, components=3), posteriors.DiagonalNormal),
-        (priors.StandardNormal, posteriors.CouplingFlowPosterior),
+        pytest.param(
+            partial(priors.GaussianMixture, components=3),
+            posteriors.DiagonalNormal,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            priors.StandardNormal, posteriors.CouplingFlowPosterior, marks=pytest.mark.slow
+        ),
         pytest.param(
             priors.StandardNormal,
             posteriors.InverseAutoregressivePosterior,
@@ -216,11 +222,15 @@ def test_other_priors_and_guides_by_quadrature(prior, posterior):
     with torch.no_grad():
         # Flows start as the identity.
         for parameter in getattr(vae.posterior, "flow", vae.posterior).parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_(0.05 * torch.randn_like(parameter))
     axis = torch.linspace(-9, 9, 361)
     z = torch.cartesian_prod(axis, axis)
     expected = by_quadrature(vae, counts(), z, 2 * math.log(18 / 360))
-    assert_close(annealed_importance_sampling(vae, counts(), num_chains=256, **SHORT), expected)
+    # Untrained flows are narrower than what they meet, so weights from them have long tails.
+    result = annealed_importance_sampling(
+        vae, counts(), num_chains=256, num_temperatures=100, leapfrog_steps=4
+    )
+    assert_close(result, expected)
 
 
 class TwoBumps(PyroModule):

@@ -28,6 +28,7 @@ def log_evidence(case, x):
     return scipy.stats.multivariate_normal(decoder.bias.numpy(), covariance.numpy()).logpdf(x)
 
 
+@pytest.mark.slow
 def test_the_bounds_enclose_the_evidence(linear_gaussian):
     case, n = shifted(linear_gaussian(widen=1.6)), 150
     check = two_sided_check(case.vae, case.x, num_data=n, **SHORT)

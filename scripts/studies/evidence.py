@@ -26,7 +26,7 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.evidence_curves import EvidenceCurve, plot_evidence_curves
+from analysis.evidence import EvidenceCurve, plot_evidence_curves
 from analysis.study import (
     Cell,
     Results,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.evidence import plot_iwae_curve
+from analysis.evidence import EvidenceCurve, plot_evidence_curves, plot_iwae_curve
 
 RNG = np.random.default_rng(0)
 SAMPLES = np.array([1, 2, 5, 10, 50, 100])
@@ -78,3 +78,16 @@ def test_sizes_that_do_not_fit():
     with pytest.raises(ValueError, match=r"annealed must be of the curve's 40 data, got \(3,\)"):
         # Past the shapes' check, which would see it first.
         plot_iwae_curve.__wrapped__(SAMPLES, curve(), np.zeros(3))
+
+
+def test_the_figure_of_several_models():
+    curves = {
+        "elbo": EvidenceCurve([1, 10, 100], [-100.0, -97.0, -96.0], -95.5),
+        "iwae": EvidenceCurve([1, 10, 100], [-101.0, -96.0, -95.0], -94.9),
+    }
+    (ax,) = plot_evidence_curves(curves).axes
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["elbo, IWAE-k", "elbo, AIS", "iwae, IWAE-k", "iwae, AIS"]
+    assert ax.get_xscale() == "log"
+    with pytest.raises(ValueError, match="curves must hold at least one model"):
+        plot_evidence_curves({})

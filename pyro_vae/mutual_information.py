@@ -59,7 +59,7 @@ def mutual_information(
 
     Args:
         vae: A program with `model(x)` and `guide(x)` and one latent site.
-        x: Data in the likelihood's support, on the program's device.
+        x: Data in the likelihood's support, on the program's device; integers are made floats.
         max_data: The largest n. Of more data a random choice is taken; n^2 densities are computed.
         seed: The seed of that choice and of the draws.
 
@@ -81,6 +81,7 @@ def mutual_information(
         generator = torch.Generator("cpu").manual_seed(seed)
         chosen = torch.randperm(len(x), generator=generator, device="cpu")[:max_data]
         x = x[chosen.to(x.device)]
+    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
     n = len(x)
     with evaluating(vae, seed=seed):
         terms = log_densities(vae.model, vae.guide, x)

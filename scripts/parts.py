@@ -38,11 +38,13 @@ DATA = {
 
 # Sets that a path stands for.
 OWN = ("_file", "_folder")
-# With a density each.
-FAMILIES: dict[str, Mapping[str, Any]] = {
-    "Priors": PRIORS,
-    "Likelihoods": LIKELIHOODS,
-    "Posteriors": POSTERIORS,
+# What the first line of each part's docstring is.
+DENSITY, MAXIMISED = "density", "what is maximised"
+FAMILIES: dict[str, tuple[Mapping[str, Any], str]] = {
+    "Priors": (PRIORS, DENSITY),
+    "Likelihoods": (LIKELIHOODS, DENSITY),
+    "Posteriors": (POSTERIORS, DENSITY),
+    "Objectives": (OBJECTIVES, MAXIMISED),
 }
 
 
@@ -52,13 +54,13 @@ def names(parts: Mapping[str, Any], support: str | None = None) -> str:
     return ", ".join(f"`{name}`" for name in chosen)
 
 
-def densities(parts: Mapping[str, Any]) -> str:
+def formulas(parts: Mapping[str, Any], what: str) -> str:
     """A row a part: its name and the first line of its docstring."""
     rows = []
     for name, part in parts.items():
         line = (part.__doc__ or "").partition("\n")[0].rstrip(".")
         rows.append((f"`{name}`", line.replace("|", "\\|")))
-    return markdown(("", "density"), rows)
+    return markdown(("", what), rows)
 
 
 def tables() -> str:
@@ -82,9 +84,9 @@ def tables() -> str:
             markdown(("data are", "`--likelihood`"), data),
             markdown(("", ""), others),
             *(
-                f"<details><summary>{family}, each with its density</summary>\n\n"
-                f"{densities(parts)}\n\n</details>"
-                for family, parts in FAMILIES.items()
+                f"<details><summary>{family}, and for each its formula</summary>\n\n"
+                f"{formulas(parts, what)}\n\n</details>"
+                for family, (parts, what) in FAMILIES.items()
             ),
         ]
     )

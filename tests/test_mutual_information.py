@@ -132,3 +132,10 @@ def test_bad_input_is_refused():
         mutual_information(a_vae(1.0, 1.0), x, max_data=0)
     with pytest.raises(ValueError, match="at least one datum"):
         mutual_information(a_vae(1.0, 1.0), x[:0])
+
+
+def test_integers_are_made_floats():
+    torch.manual_seed(0)
+    vae = build((4, 4), latent_dim=3)
+    x = torch.bernoulli(torch.full((20, 4, 4), 0.3))
+    assert mutual_information(vae, x.to(torch.uint8)) == mutual_information(vae, x)

@@ -14,6 +14,7 @@ from pyro_vae.data import digits
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.log_densities import log_densities
 from pyro_vae.networks import NETWORKS
+from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.posteriors import POSTERIORS
 from pyro_vae.priors import PRIORS
 from pyro_vae.training.preparing import prepared
@@ -24,6 +25,7 @@ FAMILIES = {
     "likelihood": LIKELIHOODS,
     "posterior": POSTERIORS,
     "network": NETWORKS,
+    "objective": OBJECTIVES,
 }
 PARTS = [(family, name) for family, parts in FAMILIES.items() for name in parts]
 

@@ -379,3 +379,26 @@ def test_a_model_file_is_run_when_trusted(tmp_path, capsys):
     assert "--trust-model-file" in refused(capsys, run, *TINY)
     options = ["--methods", "importance_weighting", "--trust-model-file"]
     assert main(run, *WEIGHTED, *options) == 0
+
+
+@pytest.mark.parametrize("objective", ["elbo", "stl", "iwae", "dreg", "miwae", "ciwae", "info"])
+def test_a_mixture_prior_and_a_flow_posterior_go_through_all_of_it(tmp_path, capsys, objective):
+    """Objective, importance weighting, refinement, annealing, both its sides, and the gaps."""
+    parts = ["--prior", "gaussian_mixture", "--posterior", "coupling_flow"]
+    run = train(tmp_path / "run", *parts, "--objective", objective)
+    refined = ["--refine-steps", "2"] if objective == "elbo" else []
+    assert main(run, *TINY, *ALL, *refined) == 0
+    assert records(run).keys() == set(METHODS)
+    for name, values in found(run).items():
+        if values.dtype.kind == "f" and "khat" not in name:
+            assert np.isfinite(values).all(), name
+    capsys.readouterr()
+
+
+def test_what_cannot_serve_a_flow_says_so_before_a_run_is_there(tmp_path, capsys):
+    program = runpy.run_path(str(ROOT / "scripts" / "svi_train.py"))["main"]
+    options = ["--posterior", "coupling_flow", "--objective", "beta_tc"]
+    assert program(["--out", str(tmp_path / "run"), *SHORT, *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "BetaTC" in line
+    assert not (tmp_path / "run").exists()

@@ -33,7 +33,7 @@ class Info(Objective):
     with alpha = 1 from nothing.
 
     Args:
-        alpha: The share of the mutual information that goes unpunished, at most 1.
+        alpha: The share of the mutual information that goes unpunished, from 0 to 1.
         strength: The weight lambda of the aggregate posterior's divergence, at least 1 - alpha.
         kernel: "inverse_multiquadratic", C / (C + |z - z'|^2), with tails that still see a z far from
             the prior, or "gaussian", exp(-|z - z'|^2 / C).
@@ -67,8 +67,8 @@ class Info(Objective):
         kl: KL = "auto",
     ) -> None:
         super().__init__(num_particles)
-        if not -math.inf < alpha <= 1:
-            raise ValueError(f"alpha must be at most 1 and finite, got {alpha}.")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must be from 0 to 1, got {alpha}.")
         if not 1 - alpha <= strength < math.inf:
             raise ValueError(
                 f"strength must be at least 1 - alpha = {1 - alpha} and finite, got {strength}."

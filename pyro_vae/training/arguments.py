@@ -45,7 +45,7 @@ def normalised(arguments: Sequence[str]) -> Iterator[str]:
         option = "--" + option[2:].replace("-", "_")
         family = option[2:]
         if family in FLAGS:
-            if value.lower() not in ("", "true", "false"):
+            if equals and value.lower() not in ("true", "false"):
                 raise ConfigurationError(f"{spell(option)} takes no value, got {value!r}.")
             yield f"{option}={value.lower() or 'true'}"
             continue

@@ -142,8 +142,8 @@ def test_a_batch_of_one_has_no_penalty(prior):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alpha": 1.5}, "alpha must be at most 1 and finite, got 1.5"),
-        ({"alpha": math.nan}, "alpha must be at most 1 and finite, got nan"),
+        ({"alpha": 1.5}, "alpha must be from 0 to 1, got 1.5"),
+        ({"alpha": math.nan}, "alpha must be from 0 to 1, got nan"),
         ({"alpha": 0.0, "strength": 0.5}, r"strength must be at least 1 - alpha = 1.0 .* got 0.5"),
         ({"strength": math.inf}, "strength must be at least"),
         ({"kernel": "linear"}, "kernel must be one of inverse_multiquadratic, gaussian, got"),

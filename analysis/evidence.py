@@ -111,8 +111,14 @@ def plot_evidence_curves(curves: Mapping[str, EvidenceCurve]) -> "matplotlib.fig
         ax.plot(curve.samples, curve.bounds, "o-", color=colour, ms=4, label=f"{name}, IWAE-k")
         ax.axhline(curve.annealed, color=colour, linestyle="--", label=f"{name}, AIS")
     ax.set(xscale="log", xlabel="importance samples k", ylabel="bound of log p(x), nats/datum")
-    # The curves rise to the right, and the lines lie above them.
-    ax.legend(loc="lower right", frameon=False, ncols=1, fontsize=8)
+    # Below the axes: curves of several models leave no corner free.
+    ax.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.14),
+        frameon=False,
+        ncols=len(curves),
+        fontsize=8,
+    )
     tidy([ax], grid="both")
     return figure
 

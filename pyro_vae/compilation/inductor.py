@@ -2,8 +2,10 @@
 
 import copy
 import logging
+import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 from torch import Tensor
 
@@ -32,6 +34,21 @@ def compile_graph(traced: Traced, *arguments: Tensor) -> Callable[..., tuple[Ten
     Raises:
         CompilerError: Whatever the compiler fails at, such as without a C++ compiler.
     """
+    try:
+        compiled = _compiled(traced, arguments)
+    except CompilerError as error:
+        if not _removed_what_was_cut(error.__cause__):
+            raise
+        compiled = _compiled(traced, arguments)
+    state = traced.state
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(compiled(*state, *inputs))
+
+    return run
+
+
+def _compiled(traced: Traced, arguments: tuple[Tensor, ...]) -> Callable[..., tuple[Tensor, ...]]:
     import torch._inductor.config
     from torch._inductor import standalone_compile
 
@@ -49,7 +66,7 @@ def compile_graph(traced: Traced, *arguments: Tensor) -> Callable[..., tuple[Ten
             # The compiler's of its own parts, none of which a user could mend.
             warnings.catch_warnings(action="ignore"),
         ):
-            compiled = standalone_compile(
+            return standalone_compile(
                 graph, [*traced.state, *arguments], dynamic_shapes="from_example_inputs"
             )
     # A compiler is large: what it raises is listed nowhere.
@@ -57,9 +74,18 @@ def compile_graph(traced: Traced, *arguments: Tensor) -> Callable[..., tuple[Ten
         raise CompilerError(one_line(error)) from error
     finally:
         quiet.setLevel(level)
-    state = traced.state
 
-    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(compiled(*state, *inputs))
 
-    return run
+def _removed_what_was_cut(error: BaseException | None) -> bool:
+    """Remove a library that the compiler's cache holds in part: a process was killed as it was written.
+
+    Otherwise this graph would run eagerly from then on, and a run that is resumed would end with other
+    last bits than one that was never stopped.
+    """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    found = re.search(r"(/\S+\.so): (?:file too short|invalid ELF header)", str(error))
+    if found is None or Path(cache_dir()) not in Path(found[1]).parents:
+        return False
+    Path(found[1]).unlink(missing_ok=True)
+    return True

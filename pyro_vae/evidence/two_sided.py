@@ -89,9 +89,10 @@ class TwoSidedCheck:
         if self.mean_gap < -4 * error - 0.01:
             return f"Something is wrong: the upper bound is below the lower one by {-self.mean_gap:.2g} nats."
         return (
-            f"{'Good' if close else 'Not to be trusted'}: on data simulated from the model, the bounds are "
-            f"{size} apart, and log p(x) lies between them in expectation; on real data that holds as far "
-            "as they are like simulated ones." + ("" if close else " Take more temperatures.")
+            f"{'Good' if close else 'Not to be trusted'}: on data simulated from the model, the upper "
+            f"bound less the lower one is {size}, and log p(x) lies between them in expectation; on real "
+            "data that holds as far as they are like simulated ones."
+            + ("" if close else " Take more temperatures.")
         )
 
     @classmethod

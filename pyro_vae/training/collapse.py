@@ -1,6 +1,7 @@
 """Whether the code says anything about the data: what training watches, and the alarm it raises."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,10 +50,13 @@ class Units:
     Args:
         active: Those that are.
         total: All.
+        above_rate: Those whose mean KL to the prior is above 0.01 nats; None where guide or prior is no
+            product over units.
     """
 
     active: int
     total: int
+    above_rate: int | None = None
 
 
 def units_in_use(
@@ -72,17 +76,17 @@ def units_in_use(
     if len(x) < 2 or len(terms.guide_sites) != 1:
         return None
     (site,) = terms.guide_sites
-    if _on_the_real_line(distribution_at(terms.guide_trace, site).support):
-        embed = getattr(program, "embed", None)
-        if embed is None:
-            return None
-        embeddings = embed(x).detach().flatten(1)
-        return Units(active_units(embeddings.cpu().numpy()), embeddings.shape[1])
-    try:
+    above_rate, total = None, 0
+    with suppress(ValueError):  # No product over units.
         kl = divergence_by_coordinate(terms, "auto", {}).detach().mean(0, dtype=torch.float64)
-    except ValueError:
+        above_rate, total = int((kl > UNIT_NATS).sum()), len(kl)
+    if not _on_the_real_line(distribution_at(terms.guide_trace, site).support):
+        return None if above_rate is None else Units(above_rate, total, above_rate)
+    embed = getattr(program, "embed", None)
+    if embed is None:
         return None
-    return Units(int((kl > UNIT_NATS).sum()), len(kl))
+    embeddings = embed(x).detach().flatten(1)
+    return Units(active_units(embeddings.cpu().numpy()), embeddings.shape[1], above_rate)
 
 
 def collapse_alarm(
@@ -134,6 +138,8 @@ def _describe(record: Record, total: int | None, most: int) -> str:
     reasons = []
     if active is not None and total is not None:
         reasons.append(f"{total - int(active)} of {total} units are inactive")
+    if (above := record.get("units_above_rate")) is not None and total is not None:
+        reasons.append(f"{total - int(above)} have a rate below {UNIT_NATS} nats")
     if rate is not None:
         threshold = f", {'below' if below else 'not below'} {COLLAPSED_NATS}"
         reasons.append(f"its rate is {rate:.3g} nats/datum{threshold}")
@@ -142,7 +148,7 @@ def _describe(record: Record, total: int | None, most: int) -> str:
         if active and not below
         else "the code has collapsed and says next to nothing about x"
     )
-    return f"{what}: {' and '.join(reasons)}"
+    return f"{what}: {', '.join(reasons)}"
 
 
 def _on_the_real_line(support: Any) -> bool:

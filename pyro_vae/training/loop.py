@@ -25,7 +25,7 @@ from pyro_vae.networks.normalisation import require_separable
 from pyro_vae.objectives import ELBO, Objective, ObjectiveValue, objective_value
 from pyro_vae.training.aggressive import Aggressive
 from pyro_vae.training.checkpoint import save_checkpoint
-from pyro_vae.training.collapse import Units, collapse_alarm, units_in_use
+from pyro_vae.training.collapse import UNIT_NATS, Units, collapse_alarm, units_in_use
 from pyro_vae.training.feeds import Batches, Share, feed
 from pyro_vae.training.non_finite import NonFiniteError, explain
 from pyro_vae.training.processes import Processes
@@ -351,6 +351,7 @@ class Training:
         record |= self.totals.means()
         record |= {f"validation_{name}": value for name, value in self.validate().items()}
         record["active_units"] = self._units.active if self._units else None
+        record["units_above_rate"] = self._units.above_rate if self._units else None
         record["lr"] = self._step.optimizer.param_groups[0]["lr"]
         record["skipped"] = int(self.totals.skipped)
         record["seconds"] = self.seconds
@@ -406,6 +407,8 @@ class Training:
             log.warning("%s", alarm)
         elif self.ended and self._units:
             log.info("%d of %d units are in use.", self._units.active, self._units.total)
+            if self._units.above_rate is not None:
+                log.info("%d have a rate above %g nats.", self._units.above_rate, UNIT_NATS)
 
     def validate(self) -> dict[str, float | None]:
         """ELBO, reconstruction and KL on the validation split, in nats per datum, always beta = 1."""

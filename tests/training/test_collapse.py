@@ -88,7 +88,7 @@ def test_what_it_says():
     assert said is not None
     assert said.startswith(
         "epoch 3: the code has collapsed and says next to nothing about x: 8 of 8 units are "
-        "inactive and its rate is 0.003 nats/datum, below 0.1. What helps: "
+        "inactive, its rate is 0.003 nats/datum, below 0.1. What helps: "
     )
     died = collapse_alarm(
         records([2.0] * 4, [8, 1, 1, 1]), 8, settled=lambda epochs: True, ended=False
@@ -139,15 +139,17 @@ def test_on_the_real_line_units_are_those_whose_mean_varies():
     # The second unit's KL is large, but its mean is the same for all.
     dark, bright = [[-1.0, 3.0, 0.0], [0.5, 0.5, 0.5]], [[1.0, 3.0, 0.1], [0.5, 0.5, 0.5]]
     units = counted(dark, bright, priors.StandardNormal, posteriors.DiagonalNormal, 3)
-    assert units == Units(1, 3)
-    assert counted(dark, bright, priors.GaussianMixture, posteriors.DiagonalNormal, 3) == units
+    assert units == Units(1, 3, above_rate=2)
+    # A mixture is no product, so that its units have no rate each.
+    mixed = counted(dark, bright, priors.GaussianMixture, posteriors.DiagonalNormal, 3)
+    assert mixed == Units(1, 3)
 
 
 def test_elsewhere_they_are_those_with_a_rate():
     prior, posterior = (partial(family.OneHot, values=2) for family in (priors, posteriors))
     equal = [[0.0, 0.0], [0.0, 0.0]]
-    assert counted(equal, equal, prior, posterior, 4) == Units(0, 2)
-    assert counted(equal, [[0.0, 0.0], [0.5, -0.5]], prior, posterior, 4) == Units(1, 2)
+    assert counted(equal, equal, prior, posterior, 4) == Units(0, 2, 0)
+    assert counted(equal, [[0.0, 0.0], [0.5, -0.5]], prior, posterior, 4) == Units(1, 2, 1)
     same = [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]]
     assert counted(same, same, priors.Beta, posteriors.Beta, 3).total == 3
 
@@ -185,7 +187,10 @@ def test_a_collapsed_model_raises_one_alarm(caplog, monkeypatch):
     monkeypatch.setattr(collapse, "PATIENCE_STEPS", 100)
     training, (alarm, line) = trained(caplog, beta=50.0)
     assert alarm.levelno == logging.WARNING
-    assert "4 of 4 units are inactive and its rate is 0.0" in alarm.getMessage()
+    assert (
+        "4 of 4 units are inactive, 4 have a rate below 0.01 nats, its rate is 0.0"
+        in alarm.getMessage()
+    )
     assert training.history[-1]["active_units"] == 0
     assert line.levelno == logging.INFO
 

@@ -1,6 +1,5 @@
 """log p(x) by annealed importance sampling, from the guide to the joint density."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence.annealing import Options, chunks
+from pyro_vae.evidence.numbers import finite, standard_error
 from pyro_vae.statistics import effective_sample_size, log_mean_exp
 
 # Thresholds of `trust`. Step sizes aim at 0.65; below this, chains hardly move.
@@ -57,12 +57,7 @@ class AnnealedImportanceSampling:
 
         It does not hold the bound's own gap: `trust` and `two_sided_check` speak of that.
         """
-        n = len(self.log_evidence)
-        if n == 1:
-            return None
-        # An infinite one has no deviation.
-        with np.errstate(invalid="ignore"):
-            return float(self.log_evidence.std(ddof=1) / math.sqrt(n))
+        return standard_error(self.log_evidence)
 
     @property
     def shortfall(self) -> Float[np.ndarray, " n"]:
@@ -80,11 +75,11 @@ class AnnealedImportanceSampling:
     def summary(self) -> dict[str, float | int | None]:
         """Means per datum in nats, counts and shares, for a file. What is not finite is None."""
         return {
-            "log_evidence": _finite(self.mean_log_evidence),
-            "log_evidence_se": _finite(self.log_evidence_se),
-            "acceptance": _finite(float(self.acceptance.mean())),
-            "ess": _finite(float(self.ess.mean())),
-            "shortfall": _finite(float(self.shortfall.mean())),
+            "log_evidence": finite(self.mean_log_evidence),
+            "log_evidence_se": finite(self.log_evidence_se),
+            "acceptance": finite(float(self.acceptance.mean())),
+            "ess": finite(float(self.ess.mean())),
+            "shortfall": finite(float(self.shortfall.mean())),
             "num_chains": self.num_chains,
             "num_temperatures": self.num_temperatures,
             "leapfrog_steps": self.leapfrog_steps,
@@ -215,7 +210,3 @@ def annealed_importance_sampling(
                 )
             )
     return AnnealedImportanceSampling.concatenate(results)
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

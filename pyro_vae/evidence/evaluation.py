@@ -1,6 +1,5 @@
 """What a trained VAE is worth on data: evidence, the ELBO's terms, the guide and the latent units."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +12,9 @@ from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
+from pyro_vae.evidence.numbers import finite
 from pyro_vae.log_densities import distribution_at, log_densities
-from pyro_vae.statistics import active_units, khat_threshold
+from pyro_vae.statistics import active_units
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,7 @@ class Evaluation:
 
         None where there were too few draws for a k-hat.
         """
-        khat = self.importance_weighting.khat
-        if khat is None:
-            return None
-        return float((khat > khat_threshold(self.importance_weighting.num_samples)).mean())
+        return self.importance_weighting.khat_share_above
 
     def summary(self) -> dict[str, float | int | None]:
         """The entries of `metrics.json`: means per datum in nats, counts and shares.
@@ -70,12 +67,12 @@ class Evaluation:
         """
         weighted = self.importance_weighting
         return {
-            "elbo": _finite(weighted.elbo.mean()),
+            "elbo": finite(weighted.elbo.mean()),
             "elbo_samples": weighted.num_samples,
-            "reconstruction": _finite(weighted.reconstruction.mean()),
-            "kl": _finite(weighted.kl.mean()),
-            "log_evidence": _finite(weighted.mean_log_evidence),
-            "log_evidence_se": _finite(weighted.log_evidence_se),
+            "reconstruction": finite(weighted.reconstruction.mean()),
+            "kl": finite(weighted.kl.mean()),
+            "log_evidence": finite(weighted.mean_log_evidence),
+            "log_evidence_se": finite(weighted.log_evidence_se),
             "log_evidence_samples": weighted.num_samples,
             "active_units": self.active_units,
             "khat_share_above": self.khat_share_above,
@@ -171,7 +168,3 @@ def _diagonal_normal(distribution: Distribution) -> Normal | None:
         return None
     base = distribution.base_dist
     return base if isinstance(base, Normal) else None
-
-
-def _finite(value: float | np.floating | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
+from pyro_vae.evidence.numbers import finite, share_above_threshold, standard_error
 from pyro_vae.evidence.terms import Terms
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
@@ -117,7 +118,7 @@ class ImportanceWeighting:
 
         It does not hold the bound's own gap, which `khat` and `ess` warn of.
         """
-        return _standard_error(self.log_evidence)
+        return standard_error(self.log_evidence)
 
     @property
     def khat_share_above(self) -> float | None:
@@ -125,9 +126,7 @@ class ImportanceWeighting:
 
         None where there were too few draws for a k-hat.
         """
-        if self.khat is None:
-            return None
-        return float((self.khat > khat_threshold(self.num_samples)).mean())
+        return share_above_threshold(self.khat, self.num_samples)
 
     @property
     def last_doubling(self) -> Float[np.ndarray, " n"] | None:
@@ -156,15 +155,15 @@ class ImportanceWeighting:
         return {
             "n": len(self.log_evidence),
             "num_samples": self.num_samples,
-            "log_evidence": _finite(self.mean_log_evidence),
-            "log_evidence_se": _finite(self.log_evidence_se),
-            "elbo": _finite(self.elbo.mean()),
-            "reconstruction": _finite(self.reconstruction.mean()),
-            "kl": _finite(self.kl.mean()),
+            "log_evidence": finite(self.mean_log_evidence),
+            "log_evidence_se": finite(self.log_evidence_se),
+            "elbo": finite(self.elbo.mean()),
+            "reconstruction": finite(self.reconstruction.mean()),
+            "kl": finite(self.kl.mean()),
             "kl_estimate": self.kl_estimate,
-            "ess_median": _finite(np.median(self.ess)),
+            "ess_median": finite(np.median(self.ess)),
             "khat_share_above": self.khat_share_above,
-            "last_doubling": None if gain is None else _finite(gain.mean()),
+            "last_doubling": None if gain is None else finite(gain.mean()),
             "trust": self.trust(),
         }
 
@@ -349,12 +348,3 @@ def _curve(
             totals = np.asarray(logsumexp(block, axis=1))
             points.append((totals - math.log(k)).mean(0))
     return np.stack(points)
-
-
-def _standard_error(values: Float[np.ndarray, " n"]) -> float | None:
-    """The standard error of a mean over data; None for one datum."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
-
-
-def _finite(value: float | np.floating | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None

@@ -16,8 +16,9 @@ from tqdm import tqdm
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence.local_guide import refined
+from pyro_vae.evidence.numbers import finite, share_above_threshold, standard_error
 from pyro_vae.evidence.terms import Terms
-from pyro_vae.statistics import MINIMUM_SAMPLES, khat_threshold, log_mean_exp, pareto_khat
+from pyro_vae.statistics import MINIMUM_SAMPLES, log_mean_exp, pareto_khat
 
 # What `trust` asks for: at most so many nats per datum from the last third of the steps, and k-hats
 # above the threshold for at most this share of data.
@@ -124,13 +125,10 @@ class InferenceGaps:
             *("approximation", "amortisation", "inference", "last_third"),
         ):
             values = getattr(self, name)
-            summary[name] = _finite(values.mean())
-            if len(values) > 1:
-                summary[f"{name}_se"] = _finite(values.std(ddof=1) / math.sqrt(len(values)))
-            else:
-                summary[f"{name}_se"] = None
+            summary[name] = finite(values.mean())
+            summary[f"{name}_se"] = finite(standard_error(values))
         for name in ("approximation_error", "amortisation_error", "last_third_error"):
-            summary[name] = _finite(_error_of_mean(getattr(self, name)))
+            summary[name] = finite(_error_of_mean(getattr(self, name)))
         summary["khat_share_above"] = self._khat_share_above
         return summary | {
             "num_samples": self.num_samples,
@@ -195,9 +193,7 @@ class InferenceGaps:
 
     @property
     def _khat_share_above(self) -> float | None:
-        if self.khat is None:
-            return None
-        return float((self.khat > khat_threshold(self.num_samples)).mean())
+        return share_above_threshold(self.khat, self.num_samples)
 
 
 _COLUMNS = (
@@ -345,7 +341,3 @@ def _error(draws: Float[np.ndarray, "num_samples batch"]) -> Float[np.ndarray, "
 def _error_of_mean(errors: Float[np.ndarray, " n"]) -> float:
     """The error of a mean over data whose errors are independent."""
     return float(np.sqrt((errors**2).sum()) / len(errors))
-
-
-def _finite(value: float | np.floating | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None

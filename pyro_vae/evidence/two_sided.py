@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence.annealing import Options, chunks
+from pyro_vae.evidence.numbers import finite, standard_error
 from pyro_vae.statistics import log_mean_exp
 
 # Threshold of `trust`, in nats.
@@ -55,21 +56,16 @@ class TwoSidedCheck:
     @property
     def gap_se(self) -> float | None:
         """The standard error of `mean_gap`, from data and chains; None for one datum."""
-        n = len(self.gap)
-        if n == 1:
-            return None
-        # An infinite one has no deviation.
-        with np.errstate(invalid="ignore"):
-            return float(self.gap.std(ddof=1) / math.sqrt(n))
+        return standard_error(self.gap)
 
     def summary(self) -> dict[str, float | int | None]:
         """Means per datum in nats, and counts, for a file. What is not finite is None."""
         return {
-            "lower": _finite(float(self.lower.mean())),
-            "upper": _finite(float(self.upper.mean())),
-            "gap": _finite(self.mean_gap),
-            "gap_se": _finite(self.gap_se),
-            "acceptance": _finite(float(self.acceptance.mean())),
+            "lower": finite(float(self.lower.mean())),
+            "upper": finite(float(self.upper.mean())),
+            "gap": finite(self.mean_gap),
+            "gap_se": finite(self.gap_se),
+            "acceptance": finite(float(self.acceptance.mean())),
             "num_chains": self.num_chains,
             "num_temperatures": self.num_temperatures,
             "leapfrog_steps": self.leapfrog_steps,
@@ -214,7 +210,3 @@ def simulated(
             f"{', '.join(map(repr, observed)) or 'none'}."
         )
     return nodes[observed[0]]["value"], nodes[vae.latent_sites[0]]["value"]
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,27 @@
+"""Numbers of an evaluation as a person and a file have them."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+from pyro_vae.statistics import khat_threshold
+
+
+def finite(value: float | np.floating | None) -> float | None:
+    """The value as a float; None if it is not finite, or None."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def standard_error(values: Float[np.ndarray, " n"]) -> float | None:
+    """Of the mean of n values, s / sqrt(n); None for one. Not a number if one of them is infinite."""
+    n = len(values)
+    if n == 1:
+        return None
+    with np.errstate(invalid="ignore"):
+        return float(values.std(ddof=1) / math.sqrt(n))
+
+
+def share_above_threshold(khat: Float[np.ndarray, " n"] | None, num_samples: int) -> float | None:
+    """The share of data with a k-hat above `khat_threshold`; None where there is no k-hat."""
+    return None if khat is None else float((khat > khat_threshold(num_samples)).mean())

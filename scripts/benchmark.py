@@ -85,7 +85,7 @@ def run(options: argparse.Namespace, stored: Path, command: str) -> None:
         report.write(stored, name, result)
         print(report.section(name, result, suite.table), flush=True)
         results = report.read(stored)
-        if results.keys() - {"precision", "evaluation"}:
+        if results.keys() - {"precision", "evaluation", "annealing"}:
             plot_benchmark(results).savefig(stored.with_suffix(".png"), dpi=110)
         print(f"written: {stored}", file=sys.stderr)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
-from analysis.speed import epochs, evaluation, gpu, memory, precision, scaling, start
+from analysis.speed import annealing, epochs, evaluation, gpu, memory, precision, scaling, start
 from analysis.speed.suite import Result
 from analysis.speed.targets import describe
 from pyro_vae.training.checkpoint import write_atomically
@@ -18,6 +18,7 @@ SUITES: dict[str, ModuleType] = {
     "memory": memory,
     "precision": precision,
     "evaluation": evaluation,
+    "annealing": annealing,
     "gpu": gpu,
 }
 HEADINGS = {
@@ -27,6 +28,7 @@ HEADINGS = {
     "memory": "Memory against the number of images",
     "precision": "What bfloat16 costs",
     "evaluation": "log p(x) beside the decoder's matrix products",
+    "annealing": "Annealed importance sampling beside the decoder's matrix products",
     "gpu": "On a GPU",
 }
 

@@ -44,6 +44,8 @@ PRECISION_GAP = 0.3
 # alone, and the memory it adds.
 EVALUATION_RATIO = 1.5
 EVALUATION_BYTES = 10**9
+# Of annealing, by its decoder's products alone.
+ANNEALING_RATIO = 1.5
 
 # What a target became: "target", "value", "bound", "verdict", and "lowest" and "highest" of rounds.
 Verdict = dict[str, Any]

@@ -9,6 +9,7 @@ import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from analysis.speed import (
+    annealing,
     epochs,
     equality,
     evaluation,
@@ -323,6 +324,14 @@ def results():
             "extra_bytes": 70 * 2**20,
             "targets": [],
         },
+        "annealing": {
+            "rounds": 1,
+            "seconds": [37.0],
+            "products": {"torch.mm": [60.0], "oneDNN": [30.0]},
+            "transitions": 559,
+            "compile_seconds": 4.0,
+            "targets": [],
+        },
         "gpu": {**cpu, "device": "H200", "cuda": "13.0", "equality": [entry], "targets": [entry]},
     }
     made = made_by("python scripts/benchmark.py", 1)
@@ -433,6 +442,33 @@ def test_evaluations_and_products_are_timed(monkeypatch):
     assert all(len(found[name]) == 1 for name in ("few_seconds", "many_seconds"))
     assert all(times[0] > 0 for times in found["products_seconds"].values())
     assert found["peak_bytes"] >= found["bytes_before"]
+
+
+def test_annealing_is_extrapolated_from_a_few_transitions(monkeypatch):
+    found = {
+        "transition_seconds": [0.1, 0.2],
+        "products_seconds": {"torch.mm": [0.3, 0.3], "oneDNN": [0.1, 0.4]},
+        "transitions": 559,
+        "compile_seconds": 4.0,
+    }
+    monkeypatch.setattr(annealing, "_child", lambda _: found)
+    result = annealing.run(Options())
+    assert result["seconds"] == pytest.approx([55.9, 111.8])
+    (target,) = result["targets"]
+    assert target["lowest"] == pytest.approx(111.8 / 150)
+    assert target["highest"] == pytest.approx(55.9 / 50)
+    assert annealing.run(Options(data="digits"))["targets"] == []
+
+
+@pytest.mark.slow
+def test_transitions_and_their_products_are_timed(monkeypatch):
+    monkeypatch.setattr(annealing, "IMAGES", 3)
+    monkeypatch.setattr(annealing, "TRANSITIONS", 2)
+    found = annealing.main(1, "digits", None)
+    assert found["transition_seconds"][0] > 0
+    assert all(times[0] > 0 for times in found["products_seconds"].values())
+    # 499 of 500 temperatures, 50 that find step sizes, and 10 before these.
+    assert found["transitions"] == 559
 
 
 @pytest.mark.slow

@@ -202,7 +202,7 @@ def parser() -> Parser:
     )
     add(
         "--gap-steps",
-        type=whole,
+        type=at_least(3),
         metavar="N",
         default=1000,
         help="Steps of each datum's own guide in gaps. Default: 1000.",

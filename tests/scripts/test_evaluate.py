@@ -301,7 +301,7 @@ def refused(capsys, *arguments: str | Path) -> str:
         (["--annealed-images", "-3"], "--annealed-images: must be all"),
         (["--simulated", "0"], "--simulated: must be"),
         (["--refine-steps", "1.5"], "--refine-steps: must be a whole number of at least 0"),
-        (["--gap-steps", "0"], "--gap-steps: must be"),
+        (["--gap-steps", "2"], "--gap-steps: must be a whole number of at least 3, got '2'"),
         (["--methods", "ais"], "'ais' (choose from"),
         (["--methods"], "--methods: expected at least one argument"),
         (["--split", "all"], "'all' (choose from"),

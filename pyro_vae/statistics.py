@@ -21,6 +21,9 @@ ACTIVE_VARIANCE = 0.01
 EQUAL_NATS = 1e-3
 EQUAL_SHARE = 1e-6
 
+# As a share of the largest weight. What is divided by less overflows, well before the number itself is 0.
+SMALLEST_QUARTILE = 1e-306
+
 
 def log_mean_exp(
     log_weights: Real[np.ndarray, "num_samples batch"],
@@ -87,8 +90,8 @@ def pareto_khat(log_weights: Real[np.ndarray, "num_samples batch"]) -> Float[np.
 
     weights = np.exp(log_weights - largest)
     exceedances = weights[1:] - weights[0]
-    # The fit divides by the first quartile: where even that is 0, the tail is a few huge weights.
-    fits = usable & ~equal & (exceedances[_first_quartile(tail)] > 0)
+    # The fit divides by the first quartile: where even that is next to 0, the tail is a few huge weights.
+    fits = usable & ~equal & (exceedances[_first_quartile(tail)] > SMALLEST_QUARTILE)
     khat = np.where(usable & equal, -np.inf, np.inf)
     khat[fits] = _generalised_pareto_shape(exceedances[:, fits])
     return khat

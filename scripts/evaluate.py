@@ -202,7 +202,7 @@ def parser() -> Parser:
     )
     add(
         "--gap-steps",
-        type=whole,
+        type=at_least(3),
         metavar="N",
         default=1000,
         help="Steps of each datum's own guide in gaps. Default: 1000.",
@@ -263,7 +263,8 @@ class Evaluating:
     def guided(self, x: Tensor, seed: int) -> PyroModule:
         """The program, its guide fitted to each datum if that was asked for."""
         steps = self.options.refine_steps
-        return refined(self.vae, x, steps=steps, seed=seed) if steps else self.vae
+        # On other draws than those that `seed` gives, on which the guide is scored.
+        return refined(self.vae, x, steps=steps, seed=seed + 1) if steps else self.vae
 
     def in_chunks(
         self,

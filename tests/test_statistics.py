@@ -102,7 +102,7 @@ def test_one_huge_weight_is_seen(height):
     np.testing.assert_allclose(effective_sample_size(log_weights), 1, rtol=1e-4)
 
 
-@pytest.mark.parametrize("height", [800.0, 1e6])
+@pytest.mark.parametrize("height", [710.0, 725.0, 745.0, 800.0, 1e6])
 def test_one_weight_beyond_float64_is_infinitely_bad(height):
     log_weights = np.random.default_rng(0).standard_normal((1000, 3))
     log_weights[17] = height

@@ -135,7 +135,11 @@ class ImportanceWeighting:
         Where the weights have a variance the bound's gap is proportional to 1 / K, so that as much
         as the last doubling gained is still missing.
         """
-        return self.curve[-1] - self.curve[-2] if len(self.curve) > 1 else None
+        if self.num_samples == 1:
+            return None
+        # Not always the last point but one: of 150 draws, k = 100 lies between.
+        half = self.curve_samples.tolist().index(self.num_samples // 2)
+        return self.curve[-1] - self.curve[half]
 
     def curve_means(self) -> Float[np.ndarray, " points"]:
         """The mean over data of each point of the curve, in nats per datum."""

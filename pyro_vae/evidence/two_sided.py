@@ -79,8 +79,12 @@ class TwoSidedCheck:
         """
         if not math.isfinite(self.mean_gap):
             return "The bounds say nothing: some of them are not finite."
-        error = self.gap_se or 0.0
-        size = f"{self.mean_gap:.2g} nats" + (f" (± {error:.1g})" if self.gap_se else "")
+        if self.gap_se is None:
+            return (
+                "One simulated datum says nothing of the noise of its own gap: take at least two."
+            )
+        error = self.gap_se
+        size = f"{self.mean_gap:.2g} nats" + (f" (± {error:.1g})" if error else "")
         close = self.mean_gap + 2 * error <= LARGEST_GAP
         if self.mean_gap < -4 * error - 0.01:
             return f"Something is wrong: the upper bound is below the lower one by {-self.mean_gap:.2g} nats."

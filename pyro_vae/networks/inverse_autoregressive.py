@@ -29,6 +29,8 @@ class _GatedStep(nn.Module):
 
     def _gates(self, raw: Tensor) -> Tensor:
         """logit s. Bounded, so that the inverse divides by nothing near 0."""
+        # Under autocast products are bfloat16; a determinant of many gates needs more digits than that.
+        raw = raw.to(self.of_context.weight.dtype)
         return _GATE + self.bound * torch.tanh(raw / self.bound)
 
     def forward(self, u: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,14 @@ def test_points_are_1_2_5_with_the_last_doubling(linear_gaussian, num_samples, p
     assert result.curve.dtype == np.float64
 
 
+@pytest.mark.parametrize(("num_samples", "half"), [(2, 1), (3, 1), (7, 3), (150, 75), (1000, 500)])
+def test_the_last_doubling_is_from_half_of_the_draws(linear_gaussian, num_samples, half):
+    """Other points may lie between: of 150 draws, 100 is one."""
+    result = weighted(linear_gaussian(n=3, widen=1.5), num_samples)
+    at = result.curve_samples.tolist().index(half)
+    np.testing.assert_array_equal(result.last_doubling, result.curve[-1] - result.curve[at])
+
+
 def test_points_are_means_over_disjoint_blocks(linear_gaussian):
     """Brute force, from the weights of the same draws; 103 draws leave some over at most k."""
     case = linear_gaussian(n=4, widen=1.6)

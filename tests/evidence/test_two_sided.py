@@ -160,3 +160,8 @@ def test_refusals(linear_gaussian):
         two_sided_check(case.vae, case.x[:0])
     with pytest.raises(ValueError, match="one observed site, but it has 'x', 'y'"):
         two_sided_check(TwoObserved(), torch.zeros(3, 2).double())
+
+
+@pytest.mark.parametrize("upper", [-0.3, 0.3])
+def test_one_datum_is_not_judged(upper):
+    assert check_of([0.0], [upper]).trust().startswith("One simulated datum says nothing")

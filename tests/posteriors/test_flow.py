@@ -252,3 +252,19 @@ def test_flows_come_closer_to_a_known_evidence_than_a_normal():
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):
         InverseAutoregressivePosterior(**{"latent_dim": 2, "encoder": Given, **options})
+
+
+def test_under_autocast_gates_have_all_digits():
+    """Untrained, the map is a multiplication without a network, so that it is the same in bfloat16."""
+    flow, u, context = (
+        InverseAutoregressiveFlow(8, 4, 9, 3),
+        torch.randn(20, 8),
+        torch.zeros(20, 3),
+    )
+    z, log_det = flow(u, context)
+    with torch.autocast("cpu", torch.bfloat16):
+        for ours, theirs in zip(
+            (*flow(u, context), *flow.inverse(z, context)), (z, log_det, u, log_det), strict=True
+        ):
+            assert ours.dtype == torch.float32
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

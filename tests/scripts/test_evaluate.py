@@ -286,6 +286,30 @@ def refused(capsys, *arguments: str | Path) -> str:
     return line
 
 
+def test_a_refined_guide_is_scored_on_other_draws_than_it_was_fitted_to(run):
+    """With the same ones the score would be too high, and annealing's weights not unbiased."""
+    program = runpy.run_path(str(SCRIPT))["main"]
+    seeds = {}
+
+    def watched(name):
+        original = program.__globals__[name]
+
+        def watching(*arguments, **options):
+            # Where no seed is given, the draws are from the global stream.
+            seeds[name] = options.get("seed", torch.initial_seed())
+            return original(*arguments, **options)
+
+        program.__globals__[name] = watching
+
+    scored = ("importance_weighting", "annealed_importance_sampling")
+    for name in ("refined", *scored):
+        watched(name)
+    for method, name in (("importance_weighting", scored[0]), ("annealing", scored[1])):
+        options = ["--refine-steps", "1", "--methods", method]
+        assert program([str(run), *TINY, *options]) == 0
+        assert seeds["refined"] != seeds[name]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -301,7 +325,7 @@ def refused(capsys, *arguments: str | Path) -> str:
         (["--annealed-images", "-3"], "--annealed-images: must be all"),
         (["--simulated", "0"], "--simulated: must be"),
         (["--refine-steps", "1.5"], "--refine-steps: must be a whole number of at least 0"),
-        (["--gap-steps", "0"], "--gap-steps: must be"),
+        (["--gap-steps", "2"], "--gap-steps: must be a whole number of at least 3, got '2'"),
         (["--methods", "ais"], "'ais' (choose from"),
         (["--methods"], "--methods: expected at least one argument"),
         (["--split", "all"], "'all' (choose from"),

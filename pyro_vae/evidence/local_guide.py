@@ -19,6 +19,10 @@ from pyro_vae.log_densities import log_densities
 # The draws on which a datum's refined parameters are compared with the encoder's.
 _CHOICE_DRAWS = 128
 
+# A seed's stream begins here above it, beyond that of whoever scores the guide with the same seed: on the
+# draws that it was fitted to, a guide looks better than it is.
+_APART = 2**61
+
 
 def refined(
     vae: Any,
@@ -59,7 +63,7 @@ def refined(
         lr: Adam's first learning rate.
         num_particles: The number of draws from the guide for each datum and step.
         max_elements: Draws x data x elements of a datum held at once.
-        seed: The seed of the draws.
+        seed: The seed of the draws. They are others than those that the same seed gives elsewhere.
         compile: "on" or "off"; "auto" to compile a step where there is so much to compute that it pays.
         progress: Show a bar.
 
@@ -92,7 +96,7 @@ def refined(
     chunks = -(-n // largest)
     batch = -(-n // chunks)
     values: list[Tensor] = []
-    with evaluating(program, seed=seed), ExitStack() as speed:
+    with evaluating(program, seed=seed + _APART), ExitStack() as speed:
         step: LocalGradient | None = None
         bar = speed.enter_context(
             tqdm(total=chunks * steps, desc="refining", unit="step", disable=not progress)

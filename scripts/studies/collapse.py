@@ -139,7 +139,8 @@ def _findings(results: Results) -> list[str]:
         seeds = sorted(plain.keys() & cells.keys())
         if row == "plain" or not seeds:
             continue
-        gains = [cells[s]["log_evidence"] - plain[s]["log_evidence"] for s in seeds]
+        pairs = [(cells[s]["log_evidence"], plain[s]["log_evidence"]) for s in seeds]
+        gains = [None if None in pair else pair[0] - pair[1] for pair in pairs]
         held = min(cells[s]["kl"] for s in seeds) >= COLLAPSED
         state = "holds its code" if held else "collapses, too"
         lines.append(f"- {row} {state}; log p(x) less plain's: {mean_and_spread(gains)} nats")

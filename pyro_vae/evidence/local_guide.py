@@ -12,16 +12,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
-from pyro_vae.evaluating import evaluating
+from pyro_vae.evaluating import evaluating, seed_apart
 from pyro_vae.evidence.local_gradient import LocalGradient, Rows
 from pyro_vae.log_densities import log_densities
 
 # The draws on which a datum's refined parameters are compared with the encoder's.
 _CHOICE_DRAWS = 128
-
-# A seed's stream begins here above it, beyond that of whoever scores the guide with the same seed: on the
-# draws that it was fitted to, a guide looks better than it is.
-_APART = 2**61
 
 
 def refined(
@@ -96,7 +92,8 @@ def refined(
     chunks = -(-n // largest)
     batch = -(-n // chunks)
     values: list[Tensor] = []
-    with evaluating(program, seed=seed + _APART), ExitStack() as speed:
+    # On the draws that it was fitted to, a guide looks better than it is.
+    with evaluating(program, seed=seed_apart(seed, "refined")), ExitStack() as speed:
         step: LocalGradient | None = None
         bar = speed.enter_context(
             tqdm(total=chunks * steps, desc="refining", unit="step", disable=not progress)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.data import PreparedData
-from pyro_vae.evaluating import evaluating
+from pyro_vae.evaluating import evaluating, seed_apart
 from pyro_vae.log_densities import log_densities
 from pyro_vae.mutual_information import mutual_information
 from pyro_vae.objectives import Objective
@@ -23,9 +23,6 @@ log = logging.getLogger(__name__)
 
 # So many inner steps are compared, in their mean loss, with as many before them.
 WINDOW = 10
-
-# The seeds of the inner batches' orders begin here above the order seed, beyond every epoch's own.
-_APART = 2**41
 
 # The mutual information is that among so many validation data, under the same noise every epoch.
 VALIDATION_DATA = 1000
@@ -99,7 +96,9 @@ class Aggressive:
         guide, model = ([n for n in step.trained if n in names] for names in (guide, model))
         # Full batches alone: each epoch leaves out other rows, fewer than a batch.
         rows = len(data.train) // batch_size * batch_size
-        self.feed = feed.beside(Batches(rows, batch_size), feed.order_seed + _APART)
+        self.feed = feed.beside(
+            Batches(rows, batch_size), seed_apart(feed.order_seed, "aggressive")
+        )
         self._share = Share(0, batch_size, batch_size, 1.0)
         self.ordinary = step
         # Two epochs and two windows are the least that the phase and an update of it may have.
@@ -182,7 +181,7 @@ class Aggressive:
         """Go back to a saved state. The ordinary step has gone back to its own already."""
         self.active, self.best = state["active"], float(state["best"])
         self.taken, self.steps, self.skipped = state["taken"], state["steps"], state["skipped"]
-        self.feed.order_seed = order_seed + _APART
+        self.feed.order_seed = seed_apart(order_seed, "aggressive")
         self.inner.totals = Totals.from_dict(state["totals"], self.device)
         self.outer.totals = self.ordinary.totals
         for step, name in ((self.inner, "compile_inner"), (self.outer, "compile_outer")):

@@ -355,3 +355,11 @@ def test_a_strong_decoder_keeps_its_latent_variable_in_use():
     assert information[0] < 0.1
     assert rates[1] > 0.5
     assert information[1] > 0.4
+
+
+def test_inner_batches_come_in_an_order_of_their_own():
+    training = a_training()
+    inner, outer = training._aggressive.feed, training._feed
+    for step in range(3):
+        same = torch.equal(inner.argument(step), outer.argument(step))
+        assert not same, f"the inner batch {step} is the epoch's own"

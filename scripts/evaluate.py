@@ -315,6 +315,8 @@ class Evaluating:
 
 def run(options: argparse.Namespace) -> None:
     """Check everything, then evaluate; each method's results are written once they are there."""
+    if "gaps" in (options.methods or USUAL) and options.samples < 2:
+        raise ValueError(f"--samples must be at least 2 for gaps, got {options.samples}.")
     pyro.enable_validation(True)
     made_by = provenance()
     subject = prepared(options, made_by)
@@ -374,6 +376,7 @@ def prepared(options: argparse.Namespace, made_by: dict[str, str | None]) -> Eva
             # The data themselves count, not where they lie; a model file's hash is in the checkpoint.
             "parts": {name: configuration[name] for name in (*MODEL_FAMILIES, "latent_dim")},
             "code": code_hash(),
+            "program": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
             "device": device.type,
         },
         made_by,

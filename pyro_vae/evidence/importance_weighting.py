@@ -139,7 +139,8 @@ class ImportanceWeighting:
             return None
         # Not always the last point but one: of 150 draws, k = 100 lies between.
         half = self.curve_samples.tolist().index(self.num_samples // 2)
-        return self.curve[-1] - self.curve[half]
+        with np.errstate(invalid="ignore"):  # Of two that are -inf.
+            return self.curve[-1] - self.curve[half]
 
     def curve_means(self) -> Float[np.ndarray, " points"]:
         """The mean over data of each point of the curve, in nats per datum."""
@@ -151,7 +152,10 @@ class ImportanceWeighting:
         Points share data and draws: their differences are known better than each of them.
         """
         n = self.curve.shape[1]
-        return self.curve.std(1, ddof=1) / math.sqrt(n) if n > 1 else None
+        if n == 1:
+            return None
+        with np.errstate(invalid="ignore"):  # An infinite one has no deviation.
+            return self.curve.std(1, ddof=1) / math.sqrt(n)
 
     def summary(self) -> dict[str, float | int | str | None]:
         """Means per datum in nats, shares and counts; what is not defined, or not finite, is None."""

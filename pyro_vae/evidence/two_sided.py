@@ -46,7 +46,8 @@ class TwoSidedCheck:
     @property
     def gap(self) -> Float[np.ndarray, " n"]:
         """upper - lower: of a single datum it may be negative, its expectation is not."""
-        return self.upper - self.lower
+        with np.errstate(invalid="ignore"):  # Of two that are -inf.
+            return self.upper - self.lower
 
     @property
     def mean_gap(self) -> float:

@@ -141,3 +141,22 @@ def test_summary_is_plain(linear_gaussian):
     one = weighted(linear_gaussian(n=1), 1).summary()
     for undefined in ("log_evidence_se", "khat_share_above", "last_doubling"):
         assert one[undefined] is None
+
+
+def test_data_of_density_zero_warn_of_nothing():
+    """-inf of log p(x) leaves no number, and no warning."""
+    weighted = ImportanceWeighting(
+        log_evidence=np.array([-np.inf, -1.0]),
+        reconstruction=np.array([-np.inf, -1.0]),
+        kl=np.zeros(2),
+        ess=np.array([0.0, 2.0]),
+        khat=None,
+        num_samples=2,
+        kl_estimate="analytic",
+        curve_samples=np.array([1, 2]),
+        curve=np.array([[-np.inf, -2.0], [-np.inf, -1.0]]),
+    )
+    summary = weighted.summary()
+    assert summary["log_evidence"] is None
+    assert summary["last_doubling"] is None
+    assert weighted.curve_standard_errors() is not None

@@ -316,6 +316,7 @@ def test_a_refined_guide_is_scored_on_other_draws_than_it_was_fitted_to(run):
         (["--images", "0"], "--images: must be all, or a whole number of at least 1, got '0'"),
         (["--images", "some"], "must be all, or a whole number of at least 1, got 'some'"),
         (["--samples", "0"], "--samples: must be a whole number of at least 1, got '0'"),
+        (["--methods", "gaps", "--samples", "1"], "--samples must be at least 2 for gaps, got 1"),
         (["--samples", "1e3"], "--samples: must be a whole number of at least 1, got '1e3'"),
         (["--samples", "9" * 5000], "--samples: must be a whole number"),
         (["--seed", "-1"], "--seed: must be a whole number of at least 0, got '-1'"),

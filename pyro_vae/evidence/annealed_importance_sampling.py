@@ -63,8 +63,9 @@ class AnnealedImportanceSampling:
     def shortfall(self) -> Float[np.ndarray, " n"]:
         """About how far `log_evidence` is below log p(x) in expectation, in nats, as the weights tell.
 
-        (C / ESS - 1) / 2C, half of the mean weight's relative variance. Chains that all miss a mode
-        have equal weights, and it is 0. It is infinite where no weight is above 0, and with one chain,
+        (C / ESS - 1) / 2C, half of the mean weight's relative variance, for small ones: it is never
+        above a half, and near there says "more". Chains that all miss a mode have equal weights, and
+        it is 0. It is infinite where no weight is above 0, and with one chain,
         whose weight says nothing of its own error.
         """
         if self.num_chains == 1:

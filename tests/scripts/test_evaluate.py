@@ -89,6 +89,14 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.fixture
+def interruptible():
+    """Ctrl-C interrupts, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def written(monkeypatch):
     """The names of the chunks that are made and kept from here on."""
     names = []
@@ -153,6 +161,7 @@ def test_the_numbers_are_those_of_the_library(run):
     assert record["bits_per_dim"] == pytest.approx(data.bits_per_dim(record["log_evidence"]))
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_stopped_anywhere_it_goes_on_to_the_same_numbers(
     trained, run, capsys, monkeypatch, written
 ):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 
@@ -192,15 +193,16 @@ class Aggressive:
         """The names of those that log q(z | x) or its draws depend on."""
         rows = self.data.fixed("validation")[:2].to(self.device, torch.get_default_dtype())
         program: Any = self.program
-        with evaluating(program, seed=0), torch.enable_grad():
+        # Pyro's global store is left as it was found.
+        with evaluating(program, seed=0), torch.enable_grad(), pyro.get_param_store().scope():
             terms = log_densities(program.model, program.guide, rows)
             of_guide = [t for t in (terms.log_posterior, *terms.draws) if t.requires_grad]
             if not of_guide:
                 return set()
             total = torch.stack([t.sum() for t in of_guide]).sum()
             found = torch.autograd.grad(total, [*parameters.values()], allow_unused=True)
-        # Said now, not after the first epoch.
-        mutual_information(program, rows)
+            # Said now, not after the first epoch.
+            mutual_information(program, rows)
         return {n for n, gradient in zip(parameters, found, strict=True) if gradient is not None}
 
     def _update_guide(self) -> None:

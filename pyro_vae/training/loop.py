@@ -187,7 +187,11 @@ class Training:
                 "sees a part: train in one process."
             )
         # In evaluation mode, so that no running statistics move.
-        with evaluating(self.program, seed=0), pyro.validation_enabled(True):
+        with (
+            evaluating(self.program, seed=0),
+            pyro.validation_enabled(True),
+            pyro.get_param_store().scope(),
+        ):
             x = self.data.transform(self.data.train[:2]).to(self.device)
             program: Any = self.program
             terms = log_densities(

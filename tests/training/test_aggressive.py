@@ -363,3 +363,9 @@ def test_inner_batches_come_in_an_order_of_their_own():
     for step in range(3):
         same = torch.equal(inner.argument(step), outer.argument(step))
         assert not same, f"the inner batch {step} is the epoch's own"
+
+
+def test_pyros_store_is_left_as_it_was():
+    pyro.clear_param_store()
+    a_training(epochs=1, max_steps=2).run()
+    assert not pyro.get_param_store()

@@ -70,7 +70,7 @@ def test_yaml_round_trip(tmp_path):
     [
         (
             "--priorr vamp",
-            r"unknown option --priorr: did you mean --prior\? allowed are --batch-size",
+            r"unknown option --priorr: did you mean --prior\? allowed are --aggressive-steps",
         ),
         (
             "--prior vampp",

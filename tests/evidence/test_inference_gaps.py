@@ -67,11 +67,12 @@ def test_of_a_diagonal_normal_the_approximation_gap_is_the_mean_fields(linear_ga
     expected = (precision.diagonal().log().sum() - precision.logdet()).item() / 2
     assert expected > 0.1
     # Importance weighting finds the evidence; with the exact one the gap is the known one, too.
-    np.testing.assert_allclose(result.log_evidence, case.log_evidence, atol=0.1)
+    # Of 4,000 draws from a guide narrower than the posterior, a datum's has an error near 0.1 nats.
+    np.testing.assert_allclose(result.log_evidence, case.log_evidence, atol=0.3)
     exact = replace(result, log_evidence=case.log_evidence)
-    for gap in (result.approximation, exact.approximation):
+    for gap, slack in ((result.approximation, 0.3), (exact.approximation, 0.05)):
         assert gap.mean() == pytest.approx(expected, abs=0.05)
-        assert np.all(np.abs(gap - expected) < 5 * result.approximation_error + 0.05)
+        assert np.all(np.abs(gap - expected) < 5 * result.approximation_error + slack)
     assert result.amortisation.min() > 0
 
 

@@ -295,30 +295,6 @@ def refused(capsys, *arguments: str | Path) -> str:
     return line
 
 
-def test_a_refined_guide_is_scored_on_other_draws_than_it_was_fitted_to(run):
-    """With the same ones the score would be too high, and annealing's weights not unbiased."""
-    program = runpy.run_path(str(SCRIPT))["main"]
-    seeds = {}
-
-    def watched(name):
-        original = program.__globals__[name]
-
-        def watching(*arguments, **options):
-            # Where no seed is given, the draws are from the global stream.
-            seeds[name] = options.get("seed", torch.initial_seed())
-            return original(*arguments, **options)
-
-        program.__globals__[name] = watching
-
-    scored = ("importance_weighting", "annealed_importance_sampling")
-    for name in ("refined", *scored):
-        watched(name)
-    for method, name in (("importance_weighting", scored[0]), ("annealing", scored[1])):
-        options = ["--refine-steps", "1", "--methods", method]
-        assert program([str(run), *TINY, *options]) == 0
-        assert seeds["refined"] != seeds[name]
-
-
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -415,7 +391,7 @@ def test_a_model_file_is_run_when_trusted(tmp_path, capsys):
     assert main(run, *WEIGHTED, *options) == 0
 
 
-@pytest.mark.parametrize("objective", ["elbo", "stl", "iwae", "dreg", "miwae", "ciwae", "info"])
+@pytest.mark.parametrize("objective", ["elbo", "dreg", "info"])
 def test_a_mixture_prior_and_a_flow_posterior_go_through_all_of_it(tmp_path, capsys, objective):
     """Objective, importance weighting, refinement, annealing, both its sides, and the gaps."""
     parts = ["--prior", "gaussian_mixture", "--posterior", "coupling_flow"]

@@ -242,6 +242,19 @@ def mean_and_spread(values: Sequence[float | int | None], digits: int = 2) -> st
     return f"{statistics.mean(numbers):.{digits}f}{spread}"
 
 
+def differences(results: Results, row: str, other: str, of: str = "log_evidence") -> list[float]:
+    """An entry of a row's cells less that of another's, seed by seed, where both are defined."""
+    ours, theirs = cells_of(results, row), cells_of(results, other)
+    pairs = [(ours[seed][of], theirs[seed][of]) for seed in sorted(ours.keys() & theirs.keys())]
+    return [pair[0] - pair[1] for pair in pairs if None not in pair]
+
+
+def nats_by_seed(gaps: Sequence[float]) -> str:
+    """The mean of differences in nats, and each."""
+    by_seed = ", ".join(f"{gap:+.2f}" for gap in gaps)
+    return f"{statistics.mean(gaps):+.2f} nats (by seed {by_seed})"
+
+
 def made_with(results: Results) -> str:
     """The versions and commits that made the results."""
     versions = sorted({f"torch {cell['torch']}, pyro {cell['pyro']}" for cell in results.values()})

@@ -41,9 +41,11 @@ from pyro_vae.evidence import (
     refined,
     two_sided_check,
 )
+from pyro_vae.evidence.numbers import standard_error
 from pyro_vae.training.checkpoint import write_atomically
 from pyro_vae.training.configuration import MODEL_FAMILIES, load_data, prepare_data
 from pyro_vae.training.kept import Kept, code_hash, digest, to_arrays, write_arrays
+from pyro_vae.training.programs import chosen_device, in_one_line
 from pyro_vae.training.provenance import provenance
 from pyro_vae.training.run_directory import RunDirectory, load
 
@@ -56,7 +58,6 @@ DRAWS_AT_A_TIME = 250_000
 # Chains x data x elements of a datum: about a minute with the usual 500 temperatures.
 CHAINED_AT_A_TIME = {"cpu": 102_400, "cuda": 2_048_000}
 DOTS_PER_INCH = 140
-LONGEST_WORD = 1000
 
 # How a person says the names of a summary; each is followed by its standard error, if it has one.
 LABELS = {
@@ -503,9 +504,7 @@ def conclude(
         n = len(result.log_evidence)
         gain = result.log_evidence - results["importance_weighting"].log_evidence[:n]
         summary["above_importance_weighting"] = float(gain.mean())
-        summary["above_importance_weighting_se"] = (
-            float(gain.std(ddof=1) / math.sqrt(n)) if n > 1 else None
-        )
+        summary["above_importance_weighting_se"] = standard_error(gain)
     if (density := summary.get("log_evidence")) is not None:
         summary["bits_per_dim"] = subject.data.bits_per_dim(density)
     record = {
@@ -616,30 +615,6 @@ def number_or_all(text: str) -> int | None:
         return at_least(1)(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"must be all, or {str(error)[8:]}") from error
-
-
-def chosen_device(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        ValueError: If CUDA is asked for and absent.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "--device cuda asks for a GPU, but torch finds none here; use cpu or auto."
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def in_one_line(error: Exception) -> str:
-    """What an error says; values of any length and any characters are cut to fit a line."""
-    words = [
-        word if len(word) <= LONGEST_WORD else f"{word[:50]}...{word[-50:]}"
-        for word in str(error).split()
-    ]
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(words))
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
 from pyro_vae.training.plain_yaml import Configuration
 from pyro_vae.training.processes import LostProcessError, Processes
+from pyro_vae.training.programs import chosen_device, in_one_line
 from pyro_vae.training.provenance import provenance
 from pyro_vae.training.run_directory import RunDirectory, model_hash
 
@@ -50,8 +51,6 @@ STORED_IMAGES = 64
 STORED_DRAWS = 100
 # The exit code where another process was asked to stop: the shell's for SIGTERM.
 STOPPED = 143
-# A path may be this long; what is longer is no word that a person typed.
-LONGEST_WORD = 1000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,15 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Not in training, which ends by itself: while data are read, or in the evaluation.
         print("svi_train.py: stopped; --resume goes on with a run that has begun", file=sys.stderr)
         return 130
-
-
-def in_one_line(error: Exception) -> str:
-    """What an error says; values of any length and any characters are cut to fit a line."""
-    words = [
-        word if len(word) <= LONGEST_WORD else f"{word[:50]}...{word[-50:]}"
-        for word in str(error).split()
-    ]
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(words))
 
 
 def run(configuration: Configuration) -> int:
@@ -249,26 +239,6 @@ def run_directory(configuration: Configuration) -> RunDirectory:
     names = Path(configuration["data"].get("path", configuration["data"]["name"])).stem
     name = f"{names}-{configuration['prior']['name']}-{configuration['seed']}"
     return RunDirectory.unused(Path("runs"), name)
-
-
-def chosen_device(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        ValueError: If CUDA is asked for and absent.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "--device cuda asks for a GPU, but torch finds none here; use cpu or auto."
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    # torchrun gives each process on a machine a number, and with it a GPU.
-    return (
-        torch.device(name, int(os.environ.get("LOCAL_RANK", "0")))
-        if name == "cuda"
-        else torch.device(name)
-    )
 
 
 def describe(configuration: Configuration, vae: Any) -> str:

@@ -20,10 +20,12 @@ from analysis.study import (
     Results,
     cells_of,
     common_command,
+    differences,
     fill_cell,
     made_with,
     markdown,
     mean_and_spread,
+    nats_by_seed,
     run_study,
     study_parser,
     svi_train_command,
@@ -125,21 +127,9 @@ def _findings(results: Results) -> list[str]:
         density, bound = (differences(results, row, "elbo", of) for of in ("log_evidence", "elbo"))
         if row != "elbo" and density and bound:
             lines.append(
-                f"- {row} less elbo: log p(x) {_gaps(density)}, ELBO {statistics.mean(bound):+.2f} nats"
+                f"- {row} less elbo: log p(x) {nats_by_seed(density)}, ELBO {statistics.mean(bound):+.2f} nats"
             )
     return ["\n".join(lines)] if lines else []
-
-
-def differences(results: Results, row: str, other: str, of: str) -> list[float]:
-    """An entry of a row's cells less that of another's, seed by seed, where both are defined."""
-    ours, theirs = cells_of(results, row), cells_of(results, other)
-    pairs = [(ours[seed][of], theirs[seed][of]) for seed in sorted(ours.keys() & theirs.keys())]
-    return [pair[0] - pair[1] for pair in pairs if None not in pair]
-
-
-def _gaps(gaps: Sequence[float]) -> str:
-    by_seed = ", ".join(f"{gap:+.2f}" for gap in gaps)
-    return f"{statistics.mean(gaps):+.2f} nats (by seed {by_seed})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

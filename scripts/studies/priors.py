@@ -17,10 +17,12 @@ from analysis.study import (
     Results,
     cells_of,
     common_command,
+    differences,
     fill_cell,
     made_with,
     markdown,
     mean_and_spread,
+    nats_by_seed,
     run_study,
     study_parser,
     svi_train,
@@ -98,7 +100,7 @@ def _column(cells: Sequence[dict], name: str, digits: int = 2) -> str:
 def _findings(results: Results) -> list[str]:
     """How each prior stands beside the standard normal, and a flow beside Vamp, with the same seeds."""
     lines = [
-        f"- {row} above standard_normal: {_gaps(gaps)}"
+        f"- {row} above standard_normal: {nats_by_seed(gaps)}"
         for row in rows()
         if row != "standard_normal" and (gaps := differences(results, row, "standard_normal"))
     ]
@@ -111,23 +113,9 @@ def _findings(results: Results) -> list[str]:
         reached = "reached" if statistics.mean(gaps) >= FLOW_ABOVE_VAMP else "missed"
         lines.append(
             f"- a flow prior, {row}, above vamp by at least {FLOW_ABOVE_VAMP:g} nat on the same "
-            f"network: {reached}, {_gaps(gaps)}"
+            f"network: {reached}, {nats_by_seed(gaps)}"
         )
     return ["\n".join(lines)] if lines else []
-
-
-def differences(results: Results, row: str, other: str) -> list[float]:
-    """log p(x) of a prior less that of another, seed by seed."""
-    ours, theirs = cells_of(results, row), cells_of(results, other)
-    return [
-        ours[seed]["log_evidence"] - theirs[seed]["log_evidence"]
-        for seed in sorted(ours.keys() & theirs.keys())
-    ]
-
-
-def _gaps(gaps: Sequence[float]) -> str:
-    by_seed = ", ".join(f"{gap:+.2f}" for gap in gaps)
-    return f"{statistics.mean(gaps):+.2f} nats (by seed {by_seed})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

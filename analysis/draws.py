@@ -1,0 +1,150 @@
+"""Arrays drawn from a trained VAE, block by block: the thin layer between a program and the checks.
+
+Everything here runs in evaluation mode under a seed of its own, and leaves the global random stream
+and each module's mode as they were. A block's size bounds the memory; the numbers depend on it no
+more than on any other seed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyro
+import torch
+from jaxtyping import Float, Real
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from pyro_vae.evaluating import evaluating
+from pyro_vae.inference_data import unconditioned
+from pyro_vae.log_densities import LogDensities, distribution_at, log_densities
+
+# Elements of data held at a time.
+MAX_ELEMENTS = 8_000_000
+
+
+class UndefinedCheckError(ValueError):
+    """A check that this program or these data do not have; the message says why."""
+
+
+@dataclass(frozen=True)
+class NewData:
+    """Full draws from the model: z ~ p(z), x ~ p(x | z).
+
+    Args:
+        z: The codes.
+        x: The data, in the narrowest type that holds them.
+    """
+
+    z: Float[np.ndarray, " n *latent"]
+    x: Real[np.ndarray, " n *event"]
+
+
+def new_data(vae: Any, like: Real[Tensor, " _ *event"], n: int, *, seed: int) -> NewData:
+    """n new data from the model.
+
+    Args:
+        vae: A program with `model(x)`, one latent site and the observed site `"x"`.
+        like: A datum or more in the likelihood's support: of it the model reads shape and device.
+        n: How many.
+        seed: The seed of the draws.
+    """
+    site = latent_site(vae)
+    size = block_size(like, 1)
+    codes, data = [], []
+    with evaluating(vae, seed=seed):
+        for start in range(0, n, size):
+            block = as_floats(like[:1]).expand(min(size, n - start), *like.shape[1:])
+            trace = poutine.trace(unconditioned(vae.model)).get_trace(block)
+            nodes = cast("dict[str, Any]", trace.nodes)
+            codes.append(to_array(nodes[site]["value"]))
+            data.append(narrowed(to_array(nodes["x"]["value"])))
+    return NewData(np.concatenate(codes), np.concatenate(data))
+
+
+def mean_data(vae: Any, z: Float[np.ndarray, " n *latent"]) -> Float[np.ndarray, " n *event"]:
+    """The mean of p(x | z) at each code."""
+    device = next((p.device for p in vae.parameters()), torch.device("cpu"))
+    with evaluating(vae):
+        parts = torch.as_tensor(z, dtype=torch.get_default_dtype()).split(1000)
+        return np.concatenate([to_array(vae.decode(part.to(device))) for part in parts])
+
+
+def guide_blocks(
+    vae: Any, x: Real[Tensor, " n *event"], num_draws: int, *, seed: int
+) -> Iterator[tuple[slice, LogDensities]]:
+    """The terms of `num_draws` draws from the guide for each datum, a block of data at a time.
+
+    Each block is a slice of the data and their `LogDensities`, of shape `(num_draws, block)`, whose
+    traces hold the guide's and the model's distributions and values.
+    """
+    size = block_size(x, num_draws)
+    with evaluating(vae, seed=seed):
+        for start in range(0, len(x), size):
+            rows = slice(start, min(start + size, len(x)))
+            with pyro.validation_enabled(start == 0):
+                yield (
+                    rows,
+                    log_densities(
+                        vae.model, vae.guide, as_floats(x[rows]), num_particles=num_draws
+                    ),
+                )
+
+
+def elements(terms: LogDensities, site: str = "x") -> Distribution:
+    """p(x_i | z) of each element, of which p(x | z) is the product.
+
+    Raises:
+        UndefinedCheckError: If p(x | z) is no product over elements.
+    """
+    distribution = distribution_at(terms.model_trace, site)
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    if distribution.event_shape:
+        raise UndefinedCheckError(
+            f"p(x | z) is no product over elements: {type(distribution).__name__} has events of "
+            f"shape {tuple(distribution.event_shape)}."
+        )
+    return distribution
+
+
+def latent_site(vae: Any) -> str:
+    """The name of the program's one latent site.
+
+    Raises:
+        UndefinedCheckError: If it has several.
+    """
+    if len(vae.latent_sites) != 1:
+        raise UndefinedCheckError(
+            f"one latent site can be checked, got {', '.join(vae.latent_sites)}."
+        )
+    return vae.latent_sites[0]
+
+
+def block_size(
+    x: Real[Tensor, " _ *event"], num_draws: int, max_elements: int = MAX_ELEMENTS
+) -> int:
+    """How many data with their draws are held at once."""
+    return max(1, max_elements // max(1, num_draws * x[0].numel()))
+
+
+def as_floats(x: Real[Tensor, " n *event"]) -> Float[Tensor, " n *event"]:
+    """Integers, such as binary data as bytes, as floats."""
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
+def to_array(tensor: Tensor) -> np.ndarray:
+    """A tensor as an array on the CPU."""
+    return tensor.detach().cpu().numpy()
+
+
+def narrowed(x: np.ndarray) -> np.ndarray:
+    """Whole numbers from 0 to 255 as bytes, and to 65,535 as two; anything else as it is."""
+    for kind in (np.uint8, np.uint16):
+        limits = np.iinfo(kind)
+        # The first test is quick, and ends it for most floats.
+        if x.min() >= 0 and x.max() <= limits.max and (x == np.floor(x)).all():
+            return x.astype(kind)
+    return x

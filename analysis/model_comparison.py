@@ -248,7 +248,9 @@ class ModelComparison:
             return f"{best} leads {second} by {amount} nats per datum"
         equal = int((~self.told_apart).sum())
         if equal > 2:
-            return f"{equal} of {len(self.models)} models cannot be told apart from {best}, the best"
+            return (
+                f"{equal} of {len(self.models)} models cannot be told apart from {best}, the best"
+            )
         return f"{best} and {second} cannot be told apart: {amount} nats per datum"
 
     def _finding(self) -> str:

@@ -167,9 +167,7 @@ def _draw_histogram(ax: "matplotlib.axes.Axes", pair: Preferences) -> None:
         ylabel="data",
     )
     ax.set_title("The best against the next; end bars hold what lies beyond", fontsize=10)
-    ax.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False, fontsize=8, ncols=3
-    )
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False, fontsize=8, ncols=3)
 
 
 def paired_report(comparison: ModelComparison) -> str:

@@ -217,7 +217,7 @@ def test_loo_of_the_decoder_ranks_the_worst_guide_first():
         (None, 0.2, "There is no k-hat of a to warn"),
         (0.9, 0.2, "the lead of a is, if anything, too small"),
         (0.2, 0.9, "the lead of a over b may be too large, and the order wrong"),
-        (0.9, 0.9, "suffers most"),
+        (0.9, 0.9, "they suffer alike, so that a difference may be wrong either way"),
     ],
 )
 def test_the_reading_says_in_which_direction_it_may_be_wrong(best, next_best, words):
@@ -229,6 +229,22 @@ def test_the_reading_says_in_which_direction_it_may_be_wrong(best, next_best, wo
     assert words in reading
     assert ("--methods annealing" in reading) == (0.9 in (best, next_best))
     assert "training seeds" in reading
+
+
+@pytest.mark.parametrize(
+    ("best", "next_best", "words"),
+    [
+        (0.3, 0.8, "b suffers more than a, whose lead over it is more likely too large"),
+        (0.8, 0.3, "a suffers more than others, over which its lead is more likely too small"),
+    ],
+)
+def test_which_of_two_suffers_more(best, next_best, words):
+    values, place = RNG.normal(-90, 10, 200), np.arange(200) / 200
+    models = [
+        HeldOut(name, v, np.where(place < share, 0.9, 0.1), 1000)
+        for name, v, share in (("a", values, best), ("b", values - 1, next_best))
+    ]
+    assert words in compare_models(models).reading()
 
 
 def test_different_numbers_of_draws_are_said():
@@ -304,7 +320,7 @@ def test_figure(words, count):
     axes, text = words(figure)
     assert "leads" in text
     assert "nats per datum" in text
-    assert "k-hat 100%" in text
+    assert "k-hat high 100%" in text
     for model, mean in zip(comparison.models, comparison.means, strict=True):
         assert model.name in text
         assert f"{mean:.2f} nats" in text

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -315,10 +316,8 @@ def _draw(vae: Any, x: Tensor, site: str, seed: int, undefined: str | None) -> _
                 part["own"] = (f * c).sum(1).unsqueeze(0)
             if isinstance(p, Independent) and p.reinterpreted_batch_ndims == 1:
                 part["prior_coordinates"] = p.base_dist.log_prob(z)
-                try:
+                with suppress(NotImplementedError):
                     part["kl"] = kl_divergence(each, p.base_dist)
-                except NotImplementedError:
-                    pass
         parts.append({k: None if v is None else v[0].cpu() for k, v in part.items()})
     joined = {
         name: None if value is None else torch.cat([cast("Tensor", part[name]) for part in parts])

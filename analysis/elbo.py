@@ -152,8 +152,10 @@ def plot_elbo_terms(
     _draw_steps(right, terms, steps)
     if decomposition is not None and decomposition.saturated:
         right.set_xlabel(
-            f"nats    (mutual information: saturated at log N = {decomposition.log_n:.1f};\n"
-            "it may be larger, and the total correlation smaller by as much)"
+            "nats per datum, means\n"
+            f"mutual information is saturated at log N = {decomposition.log_n:.1f}: it may be larger,\n"
+            "and the total correlation or marginal KL smaller by as much",
+            fontsize=8,
         )
     elbo = terms.elbo
     error = standard_error(elbo)
@@ -239,7 +241,7 @@ def _draw_steps(
     for row, value in ((0, start), (len(steps) + 1, end)):
         ax.plot([value, value], [row - 0.3, row + 0.3], color="black", linewidth=3)
         ax.text(value + 0.03 * span, row, f"{value:.2f}", va="center", fontweight="bold")
-    names = ["reconstruction", *(f"− {name}" for name, _, _ in steps), "ELBO"]
+    names = ["reconstruction", *(f"- {name}" for name, _, _ in steps), "ELBO"]
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.set_xlabel("nats per datum, means")

@@ -285,6 +285,8 @@ def test_no_stream_moves_and_modes_are_put_back():
 
 
 class TwoSites(nn.Module):
+    """What a program with two latent sites declares."""
+
     latent_sites = ("z1", "z2")
 
 

@@ -79,7 +79,8 @@ class RateDecomposition:
         total_correlation: TC = E[log q(z) - sum_d log q(z_d)]; None for a guide without marginals.
         total_correlation_se: Its standard error.
         dimension_wise_kl: DWKL = E[sum_d log q(z_d) - log p(z)]: sum_d KL(q(z_d) || p(z_d)) under a
-            prior of independent coordinates; None as before.
+            prior of independent coordinates, and under others no KL, which may be negative; None as
+            before.
         dimension_wise_kl_se: Its standard error.
         marginal_kl: KL(q(z) || p(z)) = TC + DWKL.
         marginal_kl_se: Its standard error.

@@ -196,7 +196,7 @@ def _draw_plane(ax: "matplotlib.axes.Axes", terms: ElboTerms) -> None:
         ax.set(xlim=limits[0], ylim=limits[1])
         ax.plot(rate.mean(), reconstruction.mean(), "o", color=ORANGE, label="mean")
         ax.plot([], [], "--", color=GREY, linewidth=0.8, label="equal ELBO (1, 25, 50, 75, 99 %)")
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, frameon=False, ncols=2)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.05), fontsize=8, frameon=False, ncols=2)
     ax.set(
         xlabel="rate KL(q(z | x) || p(z)), nats",
         ylabel="reconstruction E[log p(x | z)], nats",

@@ -116,7 +116,7 @@ def log_marginal(
     if not bool(torch.isfinite(z).all() & torch.isfinite(loc).all() & torch.isfinite(scale).all()):
         return torch.full_like(z, math.nan)
     mixture = _Line(loc, scale)
-    points, inverse = z.unique(return_inverse=True)
+    points, inverse = z.contiguous().unique(return_inverse=True)
     if not interpolate or len(points) <= FIRST_KNOTS:
         return mixture(points)[0][inverse]
     shares = torch.linspace(0, 1, FIRST_KNOTS // 2, dtype=z.dtype)
@@ -155,7 +155,7 @@ def log_marginal(
 
 def _narrowest(loc: Tensor, scale: Tensor, knots: Tensor) -> Tensor:
     """The smallest scale of the components in each piece and the two beside it; inf for none."""
-    pieces = torch.searchsorted(knots, loc)
+    pieces = torch.searchsorted(knots, loc.contiguous())
     least = torch.full((len(knots) + 1,), math.inf, dtype=scale.dtype)
     least.scatter_reduce_(0, pieces, scale, "amin")
     return torch.minimum(torch.minimum(least[:-2], least[1:-1]), least[2:])

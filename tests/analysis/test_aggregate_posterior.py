@@ -1,6 +1,7 @@
 """The rate taken apart, against closed forms, quadrature and the estimators of a batch."""
 
 import math
+from typing import Any, cast
 
 import numpy as np
 import pyro
@@ -207,8 +208,8 @@ def test_a_spiky_dimension_is_flagged_and_exact():
 
 @pytest.mark.parametrize("name", posteriors.POSTERIORS)
 def test_every_posterior_has_a_decomposition(name):
-    posterior = posteriors.POSTERIORS[name]
-    prior = next(p for p in priors.PRIORS.values() if p.support == posterior.support)
+    posterior: Any = posteriors.POSTERIORS[name]
+    prior = next(p for p in cast("Any", priors.PRIORS).values() if p.support == posterior.support)
     pyro.set_rng_seed(0)
     vae = build((1, 4, 4), 4, prior=prior, posterior=posterior)
     x = binary(40)

@@ -50,9 +50,9 @@ def plot_reconstructions(
     for index, pair in enumerate(zip(originals, reconstructions, strict=True)):
         band, column = divmod(index, columns)
         for row, datum in enumerate(pair):
-            _draw(cells[3 * band + row, column], datum, limits)
+            draw_datum(cells[3 * band + row, column], datum, limits)
     for ax in cells.flat:
-        _strip(ax)
+        strip(ax)
     for index, ax in enumerate(cells[:, 0]):
         name = ("data", "model", "")[index % 3]
         ax.set_ylabel(name, rotation="horizontal", ha="right", va="center")
@@ -77,14 +77,14 @@ def plot_samples(
     figure = new_figure(max(0.75 * columns, 6.0), 0.75 * rows + 0.5)
     cells = figure.subplots(rows, columns, squeeze=False)
     for ax, sample in zip(cells.flat, samples, strict=False):
-        _draw(ax, sample, limits)
+        draw_datum(ax, sample, limits)
     for ax in cells.flat:
-        _strip(ax)
+        strip(ax)
     figure.suptitle(title)
     return figure
 
 
-def _draw(ax: "matplotlib.axes.Axes", datum: np.ndarray, limits: tuple[float, float]) -> None:
+def draw_datum(ax: "matplotlib.axes.Axes", datum: np.ndarray, limits: tuple[float, float]) -> None:
     """One datum: an image, or the profile of an event that is none."""
     low, high = limits
     if is_image(datum.shape):
@@ -101,6 +101,7 @@ def _draw(ax: "matplotlib.axes.Axes", datum: np.ndarray, limits: tuple[float, fl
         ax.set_ylim(low - margin, high + margin)
 
 
-def _strip(ax: "matplotlib.axes.Axes") -> None:
+def strip(ax: "matplotlib.axes.Axes") -> None:
+    """Take away the frame and the ticks."""
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)

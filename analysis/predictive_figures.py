@@ -31,6 +31,8 @@ IMAGES, REPLICATES, VECTORS, ELEMENTS = 10, 4, 6, 40
 
 NOTHING_VARIES = "no statistic varies over the data sets: there is nothing to draw."
 LONGEST_NAME = 34
+# Above so many elements in a bin, roots hide the rare counts.
+MOST_ROOTS = 5_000
 
 # What is measured of a data set's statistics.
 TEST_STATISTICS: dict[str, Callable[..., Any]] = {"mean": np.mean, "sd": np.std}
@@ -222,8 +224,8 @@ def plot_rootogram(
 ) -> "matplotlib.figure.Figure":
     """How often each count occurs, in real data and in data sets, by `arviz_plots.plot_ppc_rootogram`.
 
-    All elements are pooled. The roots of frequencies are drawn, so that rare counts show beside
-    frequent ones. Large counts are binned as `count_frequencies` says, and named below the axis.
+    All elements are pooled. The roots of frequencies are drawn, or logarithms if there are many, so
+    that rare counts show beside frequent ones. Large counts are binned as `count_frequencies` says, and named below the axis.
 
     Args:
         real: Counts of the real data.
@@ -237,6 +239,7 @@ def plot_rootogram(
     from arviz_base import from_dict
 
     frequencies = count_frequencies(real, generated)
+    many = frequencies.observed.max() > MOST_ROOTS
     tree = from_dict(
         {
             "observed_data": {"counts": frequencies.binned(real).reshape(-1)},
@@ -251,6 +254,7 @@ def plot_rootogram(
         panels=1,
         size=(10.0, 4.6),
         ci_prob=0.95,
+        yscale="symlog" if many else "sqrt",
         point_estimate="mean",
         visuals={
             "predictive_markers": {"color": BLUE},
@@ -261,7 +265,7 @@ def plot_rootogram(
     )
     (ax,) = figure.axes
     ax.set_xticks(range(len(frequencies.labels)), frequencies.labels, rotation=60, ha="right")
-    ax.set(xlabel="count of an element", ylabel="elements (root scale)")
+    ax.set(xlabel="count of an element", ylabel=f"elements ({'log' if many else 'root'} scale)")
     ax.tick_params(labelsize=9)
     _key(figure, "data sets from the model: mean and 95% interval", "the real data")
     figure.suptitle(frequencies.title())
@@ -325,7 +329,8 @@ def plot_same_image(
         for ax in list(panels):
             ax.set_axis_off()
         tidy([ax for ax in figure.axes if ax.lines], grid="both")
-        figure.supxlabel(f"the datum's {ELEMENTS} largest elements, by rank")
+        # Not of the whole figure: the key would lie on it.
+        figure.axes[-2].set_xlabel(f"the datum's {ELEMENTS} largest elements, by rank")
         figure.supylabel("value")
         _key(figure, "90% of the replicates", "the datum")
     else:

@@ -123,7 +123,9 @@ def count_frequencies(
         ValueError: If the shapes do not match, or counts are below zero.
     """
     if generated.shape[1:] != real.shape or not len(generated):
-        raise ValueError(f"data sets must be of shape {real.shape}, got {generated.shape[1:]}.")
+        raise ValueError(
+            f"generated must be one or more data sets of shape {real.shape}, got {generated.shape}."
+        )
     if min(int(real.min()), int(generated.min())) < 0:
         raise ValueError(f"counts must be at least 0, got {min(real.min(), generated.min())}.")
     edges = _edges(int(real.max()))

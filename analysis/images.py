@@ -102,6 +102,6 @@ def draw_datum(ax: "matplotlib.axes.Axes", datum: np.ndarray, limits: tuple[floa
 
 
 def strip(ax: "matplotlib.axes.Axes") -> None:
-    """Take away a panel's frame and ticks."""
+    """Take away the frame and the ticks."""
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)

@@ -34,8 +34,8 @@ def nominal(p_values, level=0.05):
 
 
 def test_p_values_are_nominal_under_a_true_model():
-    sets, size = 200, 60
-    p, x = forecasts(MODEL.draw(sets * size, 11), draws=40)
+    sets, size = 150, 60
+    p, x = forecasts(MODEL.draw(sets * size, 11), draws=25)
     results = [
         calibration(part, outcome, seed=seed, num_flips=199)
         for seed, (part, outcome) in enumerate(
@@ -52,12 +52,12 @@ def test_p_values_are_nominal_under_a_true_model():
 
 
 def test_pit_p_values_are_nominal_under_a_true_model():
-    sets, size = 200, 100
-    model = LinearGaussian(event_shape=(20,))
-    pit = leave_one_element_out(model.vae(), model.draw(sets * size, 3), num_samples=200).pit
+    sets, size = 150, 60
+    model = LinearGaussian(event_shape=(8,))
+    pit = leave_one_element_out(model.vae(), model.draw(sets * size, 3), num_samples=100).pit
     results = [
         element_pit(part, seed=seed, num_flips=199)
-        for seed, part in enumerate(pit.reshape(sets, size, 20))
+        for seed, part in enumerate(pit.reshape(sets, size, 8))
     ]
     assert nominal([result.p_value for result in results])
     assert nominal([result.location.p_value for result in results])
@@ -74,7 +74,7 @@ def test_pit_p_values_are_nominal_under_a_true_model():
     ],
 )
 def test_faults_of_the_model_are_found(faults, flipped, direction):
-    result = calibration(*forecasts(MODEL.draw(1000, 2, flipped=flipped), **faults))
+    result = calibration(*forecasts(MODEL.draw(600, 2, flipped=flipped), **faults))
     assert result.p_value is not None
     assert result.p_value < 1e-3
     assert np.sign(result.sharpness_t) == direction
@@ -84,7 +84,7 @@ def test_faults_of_the_model_are_found(faults, flipped, direction):
 
 def test_a_collapsed_latent_is_calibrated_and_resolves_nothing():
     # Each pixel has its true marginal: forecasts come true. What it costs is in the score.
-    x = MODEL.draw(1000, 2)
+    x = MODEL.draw(600, 2)
     collapsed = calibration(*forecasts(x, collapsed=True))
     healthy = calibration(*forecasts(x))
     assert collapsed.p_value is not None
@@ -95,7 +95,7 @@ def test_a_collapsed_latent_is_calibrated_and_resolves_nothing():
 
 
 def test_same_image_forecasts_fail_even_for_a_true_model():
-    x = MODEL.draw(1000, 2)
+    x = MODEL.draw(600, 2)
     result = calibration(same_image_probability(MODEL.vae(), x), x.numpy())
     assert result.p_value is not None
     assert result.p_value < 1e-3
@@ -144,10 +144,10 @@ def test_numbers_by_hand():
 
 
 def test_the_map_finds_the_place():
-    x = MODEL.draw(1000, 2)
+    x = MODEL.draw(600, 2)
     p, _ = forecasts(x)
     turned = x.numpy().copy()
-    turned[:300, 0, 3, 5] = 1
+    turned[:180, 0, 3, 5] = 1
     shown = calibration(p, turned).elements
     assert shown.fails[0, 3, 5]
     assert shown.fails.sum() <= 2

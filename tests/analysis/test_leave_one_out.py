@@ -89,7 +89,7 @@ def test_same_image_has_seen_the_element():
         (likelihoods.StudentT, torch.randn_like),
         (likelihoods.NegativeBinomial, lambda z: torch.poisson(torch.full_like(z, 1.7))),
         (
-            likelihoods.DiscretizedLogistic,
+            partial(likelihoods.DiscretizedLogistic, levels=256),
             lambda z: torch.randint(0, 256, z.shape).to(z.dtype),
         ),
         (likelihoods.Beta, torch.rand_like),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Real
+from jaxtyping import Float
 
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.simulated_ranks import JOINT, LOG_GUIDE, LOG_WEIGHT, Ranks, simulated_ranks
@@ -183,7 +183,7 @@ class SimulationBasedCalibration:
         last = "This is said of the guide, and nothing of whether the model resembles real data."
         if self.rate < NO_RATE:
             last += (
-                f" And mind the rate of {self.rate:.2f} nats per datum: the guide is next to the prior, "
+                f" And mind the rate of {max(self.rate, 0.0):.2f} nats per datum: the guide is next to the prior, "
                 "and where the decoder ignores the code that is the posterior and passes."
             )
         return f"{first} {last}"
@@ -255,8 +255,7 @@ def simulation_based_calibration(ranks: Ranks, *, seed: int = 0) -> SimulationBa
 
 
 def plot_sbc(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure":
-    """By `arviz_plots.plot_ecdf_pit`: the ECDF of u less the diagonal, of the joint quantities and the
-    worst dimensions.
+    """The ECDF of u less the diagonal, of the joint quantities and the worst dimensions, by ArviZ.
 
     A curve within the band is of a guide that passes. One that lies above first and below then is of
     true codes at both ends of the guide's draws, a guide too narrow; the other way round, too wide;

@@ -38,29 +38,29 @@ def p_values(check):
 
 @pytest.mark.parametrize("exact", [GAUSSIAN, CORRELATED, MIXTURE])
 def test_exact_guide_fails_at_its_nominal_rate(exact):
-    """Each quantity of 150 repetitions: p below 0.05 in about 5 % of them, never in far more."""
-    repetitions = 150
+    """Each quantity of 60 repetitions: p below 0.05 in about 5 % of them, never in far more."""
+    repetitions = 60
     vae, like = exact.vae(), exact.draw(2, 0)
-    ranks = simulated_ranks(vae, like, 60 * repetitions, num_draws=49)
+    ranks = simulated_ranks(vae, like, 40 * repetitions, num_draws=19)
     parts = np.split(ranks.ranks, repetitions)
     rates = np.split(ranks.rate, repetitions)
     low, smallest = np.zeros(len(ranks.names)), 0
     for seed, (part, rate) in enumerate(zip(parts, rates, strict=True)):
-        check = simulation_based_calibration(Ranks(part, ranks.names, 49, rate), seed=seed)
+        check = simulation_based_calibration(Ranks(part, ranks.names, 19, rate), seed=seed)
         low += check.p_value < 0.05
         smallest += check.adjusted.min() < 0.05
     assert low.max() <= binom.isf(1e-5, repetitions, 0.05)
     assert smallest <= binom.isf(1e-5, repetitions, 0.05)
     # Over all quantities, which are not independent: neither too many nor none.
-    assert 0.02 < low.mean() / repetitions < 0.08
+    assert 0.01 < low.mean() / repetitions < 0.1
 
 
 def test_exact_guide_covers():
-    check = checked(GAUSSIAN, n=4000)
+    check = checked(GAUSSIAN, n=2000)
     for level in (0.5, 0.8, 0.9, 0.95):
         for coverage, error in (check.pooled_coverage(level), check.joint_coverage(level)):
             assert coverage == pytest.approx(level, abs=4 * error)
-        error = math.sqrt(level * (1 - level) / 4000)
+        error = math.sqrt(level * (1 - level) / 2000)
         np.testing.assert_allclose(check.coverage(level), level, atol=4.5 * error)
     assert check.told_apart == pytest.approx(0.5, abs=4 * check.told_apart_se)
     assert "No fault of the guide found" in check.reading()
@@ -68,7 +68,7 @@ def test_exact_guide_covers():
 
 @pytest.mark.parametrize(("scale", "word"), [(0.7, "too narrow"), (1.4, "too wide")])
 def test_wrong_width_is_found_and_measured(scale, word):
-    check = checked(GAUSSIAN, guide_scale=scale, num_draws=499)
+    check = checked(GAUSSIAN, guide_scale=scale, num_draws=199)
     found = p_values(check)
     assert max(found[name] for name in ("z[0]", "z[1]", "z[2]", "log q(z | x)")) < 1e-3
     np.testing.assert_allclose(check.spread[:3], 1 / scale, rtol=0.12)

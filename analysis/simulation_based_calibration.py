@@ -1,5 +1,6 @@
 """Simulation-based calibration: is the guide the posterior, on data that the model itself made?"""
 
+import inspect
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -261,7 +262,6 @@ def plot_sbc(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure":
     true codes at both ends of the guide's draws, a guide too narrow; the other way round, too wide;
     all on one side, shifted.
     """
-    import arviz_plots
     from arviz_base import from_dict
     from arviz_plots import plot_ecdf_pit
 
@@ -277,7 +277,7 @@ def plot_sbc(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure":
         }
     )
     # The two lines mark what departs in ways of their own; the band below is that of the p-values.
-    early = arviz_plots.__version__.startswith("0.")
+    early = "ci_prob" in inspect.signature(plot_ecdf_pit).parameters
     marks = ("credible_interval",) if early else ("suspicious_points", "p_value_text")
     figure = arviz_figure(
         plot_ecdf_pit,

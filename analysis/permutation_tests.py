@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Real
 
-from analysis.two_sample import p_text
+from analysis.p_values import p_text
 from pyro_vae.evidence.numbers import finite
 
 # The p-values of permutations are multiples of 1 / 1000.

@@ -22,6 +22,7 @@ from analysis.data_statistics import (
     profiles_for,
     statistics_for,
 )
+from analysis.p_values import holm, p_text
 from analysis.permutation_tests import (
     ProfileComparison,
     SpectrumComparison,
@@ -39,8 +40,6 @@ from analysis.two_sample import (
     Comparison,
     compare_scores,
     distance_text,
-    holm,
-    p_text,
 )
 from pyro_vae.evidence.numbers import finite
 

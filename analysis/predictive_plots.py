@@ -11,6 +11,7 @@ from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.data_statistics import Nearest
 from analysis.draws import UndefinedCheckError
 from analysis.images import draw_datum, strip
+from analysis.p_values import p_text
 from analysis.permutation_tests import (
     ProfileComparison,
     SpectrumComparison,
@@ -18,7 +19,6 @@ from analysis.permutation_tests import (
 from analysis.two_sample import (
     SMALL_DISTANCE,
     Comparison,
-    p_text,
 )
 from analysis.vectors import is_long
 

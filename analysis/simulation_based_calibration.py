@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
+from analysis.p_values import holm, p_text
 from analysis.simulated_ranks import JOINT, LOG_GUIDE, LOG_WEIGHT, Ranks, simulated_ranks
 from pyro_vae.evidence.numbers import finite, standard_error
 
@@ -85,11 +86,7 @@ class SimulationBasedCalibration:
     @property
     def adjusted(self) -> Float[np.ndarray, " quantities"]:
         """The p-values by Holm's method: below 0.05 anywhere in 5 % of cases if nothing is wrong."""
-        order = np.argsort(self.p_value)
-        steps = self.p_value[order] * np.arange(len(order), 0, -1)
-        adjusted = np.empty(len(order))
-        adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
-        return adjusted
+        return holm(self.p_value)
 
     def coverage(self, level: float) -> Float[np.ndarray, " latent"]:
         """How often each dimension's true code lies in the guide's central interval of a probability."""
@@ -167,8 +164,8 @@ class SimulationBasedCalibration:
         smallest = float(adjusted.min())
         ninety, joint = self.pooled_coverage(0.9)[0], self.joint_coverage(0.9)[0]
         seen = (
-            f"the smallest of {len(self.names)} p-values on {len(self.pit)} data that the model made is "
-            f"{_shown(smallest)} after Holm's correction, and the true code is told from the guide's "
+            f"the smallest of {len(self.names)} p-values on {len(self.pit)} data that the model made has, "
+            f"after Holm's correction, p {p_text(smallest)}, and the true code is told from the guide's "
             f"draws in {self.told_apart:.1%} of pairs, where 50% is chance"
         )
         if smallest >= SIGNIFICANT:
@@ -268,7 +265,7 @@ def plot_sbc(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure":
     from analysis.arviz_figures import arviz_figure
 
     shown = [*range(sbc.dimensions, len(sbc.names)), *sbc.worst(WORST)]
-    titles = [f"{sbc.names[index]}\np = {_shown(sbc.p_value[index])}" for index in shown]
+    titles = [f"{sbc.names[index]}\np {p_text(sbc.p_value[index])}" for index in shown]
     tree = from_dict(
         {
             "prior_sbc": {
@@ -419,7 +416,3 @@ def _departure(u: Float[np.ndarray, " n"]) -> float:
     ordered = np.sort(u)
     steps = np.arange(len(u) + 1) / len(u)
     return float(max((steps[1:] - ordered).max(), (ordered - steps[:-1]).max()))
-
-
-def _shown(p_value: float) -> str:
-    return f"{p_value:.2g}" if p_value >= 1e-99 else "0 (below 1e-99)"

@@ -11,8 +11,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Real
+from jaxtyping import Float, Real
 
+from analysis.p_values import p_text
 from pyro_vae.evidence.numbers import finite, standard_error
 
 # A Kolmogorov-Smirnov distance up to here is small: of 100 real and 100 generated data one cannot
@@ -195,29 +196,6 @@ def compare_scores(
         first, second = untied[: len(real)], untied[len(real) :]
         _, p_value = np.asarray(ks_2samp(first, second, method=method))
     return Comparison(name, label or name, real, generated, float(distance), float(p_value))
-
-
-def holm(p_values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """The p-values adjusted for their number: below a, the hypothesis is rejected at family-wise a.
-
-    References:
-        A simple sequentially rejective multiple test procedure (Holm, 1979),
-        https://www.jstor.org/stable/4615733
-    """
-    order: Int[np.ndarray, " n"] = np.argsort(p_values)
-    adjusted = np.empty(len(p_values))
-    factors = np.arange(len(p_values), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p_values[order]), 1)
-    return adjusted
-
-
-def p_text(p_value: float) -> str:
-    """As it is written after "p".
-
-    >>> p_text(0.00004), p_text(0.25)
-    ('< 0.001', '= 0.250')
-    """
-    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
 
 
 def distance_text(distance: float) -> str:

@@ -1,0 +1,226 @@
+"""Does each check find what it is meant to find, and nothing where nothing is wrong?
+
+`python scripts/studies/checks.py` takes small VAEs whose posterior is known exactly, plants a fault, makes
+data sets anew, and counts how often each check rejects at 5 %: one time in twenty where nothing is
+wrong. A case that is in `checks.json` is not made again. `--table` prints what is there,
+`--write-readme README.md` puts it between the README's markers.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from analysis.calibration import calibration, element_pit
+from analysis.draws import new_data, to_array
+from analysis.exact_models import BernoulliMixture, LinearGaussian
+from analysis.leave_one_out import leave_one_element_out
+from analysis.p_values import holm
+from analysis.pit import pit_check
+from analysis.predictive import predictive_checks
+from analysis.simulation_based_calibration import simulated_ranks, simulation_based_calibration
+from analysis.study import (
+    Cell,
+    Results,
+    fill_cell,
+    made_with,
+    markdown,
+    run_study,
+    study_parser,
+)
+from pyro_vae.training.provenance import provenance
+
+RESULTS = Path(__file__).with_suffix(".json")
+# Of each data set: data, new data from the model, training data, and draws from the guide.
+DATA, GENERATED, TRAIN, DRAWS = 200, 1000, 500, 99
+LEVEL = 0.05
+
+NORMAL, BINARY = LinearGaussian(), BernoulliMixture()
+# Of its posterior, the correlations are strong.
+CORRELATED = LinearGaussian((4,), noise=0.3, seed=2)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, and the data that it is checked on.
+
+    Args:
+        model: Whose data they are.
+        fault: What is wrong.
+        vae: Makes the VAE.
+        data: Makes so many data under a seed.
+        support: The data's.
+    """
+
+    model: str
+    fault: str
+    vae: Callable[[], Any]
+    data: Callable[[int, int], Tensor]
+    support: str
+
+
+def normal(
+    fault: str, *, truth: LinearGaussian = NORMAL, shift: float = 0.0, **faults: Any
+) -> Case:
+    """A case of the linear-Gaussian VAE."""
+    return Case(
+        "linear-Gaussian",
+        fault,
+        lambda: truth.vae(**faults),
+        lambda n, seed: truth.draw(n, seed, shift=shift),
+        "real",
+    )
+
+
+def binary(fault: str, *, flipped: float = 0.0, **faults: Any) -> Case:
+    """A case of the mixture of binary images."""
+    return Case(
+        "binary mixture",
+        fault,
+        lambda: BINARY.vae(**faults),
+        lambda n, seed: BINARY.draw(n, seed, flipped=flipped),
+        "binary",
+    )
+
+
+CASES: dict[str, Case] = {
+    "normal": normal("none"),
+    "normal_noise": normal("model's noise 1.1 times too wide", noise_ratio=1.1),
+    "normal_collapsed": normal("model ignores the latent", collapsed=True),
+    "normal_shifted": normal("data moved by a tenth of the noise", shift=0.05),
+    "normal_narrow": normal("guide 0.7 times as wide", guide_scale=0.7),
+    "normal_wide": normal("guide 1.4 times as wide", guide_scale=1.4),
+    "normal_moved": normal("guide off by half its scale", guide_shift=0.5),
+    "normal_diagonal": normal(
+        "guide without the posterior's correlations", truth=CORRELATED, diagonal=True
+    ),
+    "binary": binary("none"),
+    "binary_sure": binary("model's logits 1.2 times as large", sharpness=1.2),
+    "binary_collapsed": binary("model ignores the latent", collapsed=True),
+    "binary_missing": binary("two of the model's five modes missing", missing=2),
+    "binary_flipped": binary("2 % of the data's pixels turned over", flipped=0.02),
+    "binary_guide": binary("guide's logits twice as large", guide_sharpness=2.0),
+}
+
+# What stands above each column.
+CHECKS = {
+    "statistics": "statistics",
+    "profiles": "profiles",
+    "spectrum": "spectrum",
+    "nearest": "nearest training datum",
+    "pit": "PIT of the first statistic",
+    "left_out": "left-out elements",
+    "sbc_dimensions": "SBC, dimensions",
+    "sbc_joint": "SBC, joint",
+}
+READING = (
+    "The share of data sets on which a check has p < 0.05; of several p-values the smallest after Holm's "
+    "correction. Where nothing is wrong 5 % is right; a fault of the model is for the first six to find, and one "
+    f"of the guide for SBC, simulation-based calibration. Each data set has {DATA} data, {GENERATED:,} new ones "
+    f"from the model, {TRAIN} training data and {DRAWS} draws from the guide for each datum, of 64 elements (4 "
+    "where the guide lacks correlations). Bold: outside the 99.9 % binomial interval around 5 %."
+)
+
+
+def p_values(case: Case, seed: int) -> dict[str, float]:
+    """A p-value of each check, of data and draws under a seed."""
+    vae = case.vae()
+    x, train = case.data(DATA, 2 * seed), to_array(case.data(TRAIN, 2 * seed + 1))
+    # Other draws than those of the data under the same number.
+    generated = new_data(vae, x, GENERATED, seed=10_000 + seed).x
+    checks = predictive_checks(to_array(x), generated, train, support=case.support, seed=seed)
+    found = {comparison.name: comparison.p_value for comparison in checks.comparisons}
+    nearest = found.pop("nearest_training")
+    first = checks.comparisons[0]
+    left_out = leave_one_element_out(vae, x, num_samples=DRAWS, seed=seed)
+    judged = (
+        element_pit(left_out.pit, seed=seed)
+        if left_out.probability is None
+        else calibration(left_out.probability, left_out.outcome, seed=seed)
+    )
+    ranks = simulated_ranks(vae, x, DATA, num_draws=DRAWS, seed=20_000 + seed)
+    sbc = simulation_based_calibration(ranks, seed=seed)
+    return {
+        "statistics": smallest(found.values()),
+        "profiles": smallest(profile.p_value for profile in checks.profiles),
+        "spectrum": 1.0 if checks.spectrum is None else checks.spectrum.p_value,
+        "nearest": nearest,
+        "pit": pit_check(first.name, first.real, first.generated, seed=seed).p_value,
+        "left_out": 1.0 if judged.p_value is None else judged.p_value,
+        "sbc_dimensions": smallest(sbc.p_value[: sbc.dimensions]),
+        "sbc_joint": smallest(sbc.p_value[sbc.dimensions :]),
+    }
+
+
+def smallest(p_values: Iterable[float]) -> float:
+    """The smallest after Holm's correction."""
+    return float(holm(np.array(list(p_values), dtype=np.float64)).min())
+
+
+def rejected(name: str, repeats: int) -> Cell:
+    """How many of so many data sets each check rejects."""
+    found = [
+        p_values(CASES[name], seed) for seed in tqdm(range(repeats), desc=name, unit="data set")
+    ]
+    return {
+        "repeats": repeats,
+        "rejected": {check: sum(p[check] < LEVEL for p in found) for check in CHECKS},
+        **provenance(),
+    }
+
+
+def tables(results: Results) -> str:
+    """The cells as Markdown."""
+    from scipy.stats import binom
+
+    shown = {name: results[name] for name in CASES if name in results}
+    if not shown:
+        return "No cell has been made yet."
+    rows = []
+    for name, cell in shown.items():
+        case, repeats = CASES[name], cell["repeats"]
+        low, high = binom.ppf((0.0005, 0.9995), repeats, LEVEL)
+        shares = []
+        for check in CHECKS:
+            count = cell["rejected"][check]
+            share = f"{count / repeats:.0%}"
+            shares.append(share if low <= count <= high else f"**{share}**")
+        rows.append((case.model, case.fault, *shares, str(repeats), f"`{cell['command']}`"))
+    header = ("model", "fault", *CHECKS.values(), "data sets", "command")
+    return "\n\n".join((markdown(header, rows), f"{READING} {made_with(shown)}"))
+
+
+def fill(options: argparse.Namespace) -> None:
+    """Make the cells that are not there."""
+    for name in options.only or CASES:
+        words = ("--only", name, "--repeats", str(options.repeats))
+        command = shlex.join(["python", "scripts/studies/checks.py", *words])
+        fill_cell(
+            options.results,
+            name,
+            command,
+            lambda name=name: rejected(name, options.repeats),
+            again=options.again,
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    parser = study_parser(str(__doc__), RESULTS)
+    parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE", help="Which cases.")
+    parser.add_argument("--repeats", type=int, default=200, help="Data sets of each case.")
+    options = parser.parse_args(arguments)
+    if options.repeats < 1:
+        parser.error(f"--repeats must be at least 1, got {options.repeats}")
+    return run_study("checks", options, lambda: fill(options), tables)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

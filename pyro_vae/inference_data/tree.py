@@ -100,7 +100,7 @@ def groups_of(
         "observed_data": {
             name: (
                 names.dims(model[name]),
-                _stored(model[name])[0],
+                np.asarray(_stored(model[name])[0]),
                 {"long_name": f"observed {name}"},
             )
             for name in observed

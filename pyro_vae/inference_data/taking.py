@@ -66,6 +66,8 @@ def take(
         size = arguments.size or 0
         rows = blocks(size, num_stored, block_size or arguments.block_size(num_draws))
         parts = [(some.stop - some.start, arguments.rows(some)) for some in rows]
+        # What many draws at once are checked against has the shapes of the first block.
+        layout = look(model, guide, parts[0][1].args, parts[0][1].kwargs, **options)
 
     plate = layout.data_plate if layout.is_local else None
     kept: tuple[Draws, dict[str, np.ndarray]] | None = None

@@ -1,4 +1,4 @@
-"""`write_zarr`: a directory or a file, all of it or nothing, and what opens it."""
+"""`write_zarr`: all of it or nothing, and what opens it."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from pyro_vae.inference_data import from_svi, write_zarr
 
 pytestmark = pytest.mark.arviz
 
-NAMES = ("inference_data.zarr", "inference_data.zarr.zip")
+NAMES = ("inference_data.zarr",)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,12 +41,10 @@ def write_netcdf(tree: "xarray.DataTree", path: str | os.PathLike[str]) -> Path:
 def write_zarr(tree: "xarray.DataTree", path: str | os.PathLike[str]) -> Path:
     """Write a tree to a Zarr store, all of it or nothing.
 
-    A directory, or one file if the path ends in `.zip`. `xarray.open_datatree(path, engine="zarr")`
-    opens it, and so does `arviz.from_zarr` from ArviZ 1.0 on; the 0.x line's refuses any Zarr that
+    The store is a directory. `xarray.open_datatree(path, engine="zarr")` opens it, and so does `arviz.from_zarr` from ArviZ 1.0 on; the 0.x line's refuses any Zarr that
     today's xarray takes. The format is Zarr's second, which both read without a warning.
 
-    A file is replaced in one step. A directory takes two, with the old one beside it meanwhile, as
-    `.NAME.old`: a process killed between them leaves that, and the new one as `.NAME.tmp`.
+    To replace a store takes two steps, with the old one beside it meanwhile, as `.NAME.old`: a process killed between them leaves that, and the new one as `.NAME.tmp`.
 
     Args:
         tree: What `from_svi` returns.
@@ -58,33 +55,24 @@ def write_zarr(tree: "xarray.DataTree", path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ImportError: If `zarr` is not installed.
-        ValueError: If there is something else than a store of this kind at the path.
+        ValueError: If there is something else than a Zarr store at the path.
     """
     try:
         import zarr  # noqa: F401
     except ImportError as error:
         raise ImportError("write_zarr needs Zarr: pip install zarr.") from error
     path = Path(path)
-    packed = path.suffix == ".zip"
-    if path.exists() and path.is_dir() == packed:
-        kinds = ("a directory", "a file") if packed else ("a file", "a directory")
-        raise ValueError(f"{path} is {kinds[0]}, and the store would be {kinds[1]}.")
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file, and the store would be a directory.")
     if path.is_dir() and any(path.iterdir()) and not (path / ".zgroup").exists():
         raise ValueError(f"{path} is a directory, and no Zarr store: it is not replaced.")
-    partial, old, archive = (
-        path.with_name(f".{path.name}.{what}") for what in ("tmp", "old", "tmp.zip")
-    )
+    partial, old = (path.with_name(f".{path.name}.{what}") for what in ("tmp", "old"))
     try:
         for directory in (partial, old):
             shutil.rmtree(directory, ignore_errors=True)
         tree.to_zarr(partial, mode="w", zarr_format=2, consolidated=True)
-        if packed:
-            _pack(partial, archive)
-            archive.replace(path)
-        else:
-            _exchange(partial, path, old)
+        _exchange(partial, path, old)
     finally:
-        archive.unlink(missing_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -101,11 +89,3 @@ def _exchange(new: Path, path: Path, old: Path) -> None:
         if old.exists():
             old.rename(path)
         raise
-
-
-def _pack(directory: Path, archive: Path) -> None:
-    """The files of a directory, as they are: Zarr's chunks are compressed."""
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
-        for member in sorted(directory.rglob("*")):
-            if member.is_file():
-                file.write(member, member.relative_to(directory).as_posix())

@@ -143,6 +143,7 @@ def _look_at_two(
         guide(*arguments.args, **arguments.kwargs)
     two = arguments.rows(slice(0, 2))
     store = pyro.get_param_store()
+    before = set(store.keys())
     with store.scope(store.get_state()):
         try:
             layout = look(model, guide, two.args, two.kwargs, **options)
@@ -150,6 +151,9 @@ def _look_at_two(
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
             raise _NoBlocksError(f"of two data alone, {type(error).__name__}: {reason}") from error
+        made = [name for name in store if name not in before and store[name].shape[:1] == (2,)]
+    if made:
+        raise _NoBlocksError(f"the parameter {made[0]!r} has a value for each datum.")
     if not layout.is_local:
         raise _NoBlocksError("not every sample site is in the plate over data.")
     if layout.data_size != 2 or layout.subsample.nodes:

@@ -46,7 +46,7 @@ log = logging.getLogger("pyro_vae")
 
 QUICK_IMAGES = 1000
 EVIDENCE_SAMPLES = 1000
-# So many data and draws go to inference_data.nc; what is said of all data is in metrics.json.
+# So many draws go to inference_data.nc, of so many data; statistics are there for all evaluated ones.
 STORED_IMAGES = 64
 STORED_DRAWS = 100
 # The exit code where another process was asked to stop: the shell's for SIGTERM.
@@ -208,13 +208,13 @@ def conclude(
     directory.write_metrics(metrics)
     print(table(metrics))
 
-    stored = x[:STORED_IMAGES].to(torch.get_default_dtype())
     tree = from_svi(
         vae.model,
         vae.guide,
-        stored,
+        x.to(torch.get_default_dtype()),
         num_draws=STORED_DRAWS,
-        constant_data=None if labels is None else {"label": labels[:STORED_IMAGES].numpy()},
+        num_stored=STORED_IMAGES,
+        constant_data=None if labels is None else {"label": labels.numpy()},
         configuration=configuration,
     )
     write_netcdf(tree, directory.inference_data)

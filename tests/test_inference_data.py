@@ -60,6 +60,14 @@ def test_groups_and_dimensions(tree):
         "prior_predictive": {"x": ("chain", "draw", "image", *EVENT)},
         "observed_data": {"x": ("image", *EVENT)},
         "constant_data": {"label": ("image",), "index": ("image",)},
+        "per_datum": {
+            "z_mean": ("image", "latent_dim"),
+            "z_sd": ("image", "latent_dim"),
+            **dict.fromkeys(
+                ("elbo", "reconstruction", "kl", "log_evidence", "ess", "label", "index"),
+                ("image",),
+            ),
+        },
     }
     assert {g: {k: v.dims for k, v in tree[g].data_vars.items()} for g in tree.children} == dims
     assert tree["posterior_predictive"]["x"].shape == (1, DRAWS, DATA, *SHAPE)
@@ -145,16 +153,19 @@ def test_evaluation_mode_and_no_trace_left_behind(vae, x):
     seen = []
     vae.posterior.register_forward_hook(lambda module, *_: seen.append(module.training))
     tree = from_svi(vae.model, vae.guide, x, num_draws=2)
-    assert seen == [False]
+    assert set(seen) == {False}
     assert [module.training for module in vae.modules()] == modes
     assert isinstance(tree["posterior"]["z"].values, np.ndarray)
     assert all(parameter.grad is None for parameter in vae.parameters())
 
 
-@pytest.mark.parametrize("option", ["num_draws", "num_prior_draws"])
-def test_no_draws(vae, x, option):
-    with pytest.raises(ValueError, match=f"{option} must be at least 1, got 0"):
-        from_svi(vae.model, vae.guide, x, **{option: 0})
+@pytest.mark.parametrize(
+    ("option", "least"),
+    [("num_draws", 1), ("num_prior_draws", 0), ("num_stored", 1), ("block_size", 1)],
+)
+def test_no_draws(vae, x, option, least):
+    with pytest.raises(ValueError, match=f"{option} must be at least {least}, got {least - 1}"):
+        from_svi(vae.model, vae.guide, x, **{option: least - 1})
 
 
 def nested_model(x):
@@ -212,7 +223,7 @@ def test_axes_of_two_lengths_get_two_names():
     tree = from_svi(model, guide, torch.randn(4), num_draws=3)
     assert tree["posterior"]["u"].dims[-1] == "latent_dim"
     assert tree["posterior"]["v"].dims[-1] == "v_latent_dim"
-    assert tree["observed_data"]["x"].dims == ("image",)
+    assert tree["observed_data"]["x"].dims == ("data",)
 
 
 def test_round_trip(tree, tmp_path):

@@ -1,0 +1,89 @@
+"""The terms of draws, and what they say of each datum, all in float64."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pyro_vae.inference_data.draws import Draws
+from pyro_vae.inference_data.sites import Site
+from pyro_vae.statistics import (
+    MINIMUM_SAMPLES,
+    effective_sample_size,
+    log_mean_exp,
+    pareto_khat,
+)
+
+# Names that ArviZ gives no meaning of its own: it takes `log_likelihood` for pointwise LOO, which
+# ranks the worst guide first when the datum is an image.
+TERMS = {
+    "log_p_x_given_z": "log p(x | z), summed over the observed sites and factors",
+    "log_p_z": "log p(z), summed over the latent sites",
+    "log_q_z_given_x": "log q(z | x), summed over the guide's sites",
+    "log_weight": "log p(x | z) + log p(z) - log q(z | x)",
+}
+STATISTICS = {
+    "elbo": ("ELBO: the mean of log_weight over draws", "nats"),
+    "reconstruction": ("E_q log p(x | z): the mean over draws", "nats"),
+    "kl": ("KL(q(z | x) || p(z)), the mean of log q(z | x) - log p(z) over draws", "nats"),
+    "log_evidence": ("log p(x) by importance weighting: the log of the mean weight", "nats"),
+    "ess": ("effective sample size of the importance weights", "draws"),
+    "khat": ("Pareto k-hat of the importance weights; trust log_evidence below about 0.7", "1"),
+}
+
+
+def terms_of(draws: Draws, data_plate: str | None) -> dict[str, np.ndarray]:
+    """log p(x | z), log p(z), log q(z | x) and the log weight of each draw.
+
+    A latent site that the guide lacks was drawn from the model at the other values: its own density
+    is then its proposal's, too.
+
+    Args:
+        draws: The draws.
+        data_plate: The plate over data, for terms of shape `(draw, data)`. None for those of all data
+            together, of shape `(draw,)`.
+    """
+    like = (*draws.model.values(), *draws.guide.values())[0].total(data_plate)
+    terms = {name: np.zeros_like(like) for name in TERMS}
+    for name, site in draws.model.items():
+        if site.kind == "latent":
+            terms["log_p_z"] += site.total(data_plate)
+            if name not in draws.guide:
+                terms["log_q_z_given_x"] += site.total(data_plate)
+        elif site.kind != "deterministic":
+            terms["log_p_x_given_z"] += site.total(data_plate)
+    for site in draws.guide.values():
+        if site.kind != "deterministic":
+            terms["log_q_z_given_x"] += site.total(data_plate)
+    # The subtraction cancels hundreds of nats, so it is done in float64.
+    terms["log_weight"] = terms["log_p_x_given_z"] + terms["log_p_z"] - terms["log_q_z_given_x"]
+    return terms
+
+
+def statistics_of(
+    terms: Mapping[str, np.ndarray], latent: Mapping[str, Site], data_plate: str
+) -> dict[str, np.ndarray]:
+    """`STATISTICS` of each datum, and the mean and standard deviation of its latent sites' draws.
+
+    Args:
+        terms: Of shape `(draw, data)`.
+        latent: The latent sites.
+        data_plate: The plate over data, whose axis leads.
+    """
+    weights = terms["log_weight"]
+    statistics = {
+        "elbo": weights.mean(0),
+        "reconstruction": terms["log_p_x_given_z"].mean(0),
+        "kl": (terms["log_q_z_given_x"] - terms["log_p_z"]).mean(0),
+        "log_evidence": log_mean_exp(weights),
+        "ess": effective_sample_size(weights),
+    }
+    if len(weights) >= MINIMUM_SAMPLES:
+        statistics["khat"] = pareto_khat(weights)
+    for name, site in latent.items():
+        if not site.is_category:
+            axis = site.plates.index(data_plate)
+            mean = site.values.mean(0, dtype=np.float64)
+            sd = site.values.std(0, dtype=np.float64)
+            statistics[f"{name}_mean"] = np.moveaxis(mean, axis, 0)
+            statistics[f"{name}_sd"] = np.moveaxis(sd, axis, 0)
+    return statistics

@@ -84,6 +84,22 @@ def plot_samples(
     return figure
 
 
+def draw_datum(
+    ax: "matplotlib.axes.Axes",
+    datum: Real[np.ndarray, " *event"],
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> None:
+    """One datum, an image or a profile, in a panel without ticks and frame.
+
+    Args:
+        ax: The panel.
+        datum: What to draw.
+        limits: The values drawn black and white, or at the foot and the head of a profile.
+    """
+    _draw(ax, datum, limits)
+    _strip(ax)
+
+
 def _draw(ax: "matplotlib.axes.Axes", datum: np.ndarray, limits: tuple[float, float]) -> None:
     """One datum: an image, or the profile of an event that is none."""
     low, high = limits

@@ -1,4 +1,4 @@
-"""Does the model make data like the real ones? Statistics of real data and of new data from it.
+"""Does the model make data like the real ones? All checks of new data against data held out.
 
 The new data are full draws x ~ p(x | z) with z from the *prior*. Replicates with z ~ q(z | x) have
 seen the image that they are compared with, and fail such a check even when the model is true. The
@@ -7,151 +7,265 @@ real data must not have trained the model.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Real
 
-from analysis.canvas import BLUE, ORANGE, new_figure, tidy
-from analysis.images import is_image
+from analysis.data_statistics import (
+    Nearest,
+    Statistic,
+    blocks,
+    measured,
+    nearest_training,
+    profiles_for,
+    statistics_for,
+)
+from analysis.predictive_plots import (
+    plot_comparisons,
+    plot_nearest,
+    plot_profiles,
+    plot_spectrum,
+)
+from analysis.two_sample import (
+    SMALL_DISTANCE,
+    Comparison,
+    ProfileComparison,
+    SpectrumComparison,
+    compare_profiles,
+    compare_scores,
+    compare_spectra,
+    holm,
+    p_text,
+)
+from pyro_vae.evidence.numbers import finite
 
-if TYPE_CHECKING:
-    import matplotlib.figure
+__all__ = [
+    "PredictiveChecks",
+    "compare_statistics",
+    "plot_comparisons",
+    "plot_nearest",
+    "plot_profiles",
+    "plot_spectrum",
+    "predictive_checks",
+]
+
+# A generated datum this much nearer to the training data than test data are, in the median, is taken
+# for a copy rather than a new one.
+_COPY_RATIO = 0.5
+
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A statistic of n real and m new data, and how far apart their distributions are.
-
-    Under a true model both are draws from one distribution: the difference of means is then about
-    standard normal, and the p-value uniform, or above uniform where values tie.
+class PredictiveChecks:
+    """What tells generated data from real data that did not train the model, and what does not.
 
     Args:
-        statistic: What was measured.
-        real: The statistic of each real datum.
-        new: The statistic of each datum from the model.
-        standard_errors: Mean of the new less mean of the real, in standard errors of the
-            difference. NaN if neither varies.
-        ks: The Kolmogorov-Smirnov distance, the largest gap between the distribution functions.
-        p_value: The chance of a larger distance under a true model.
+        comparisons: Of each statistic, of the distance to the nearest training datum, and of each
+            score.
+        profiles: Of row and column means, or of the elements.
+        spectrum: Of the covariance; None for data of which there are too few, or that do not vary.
+        nearest: The training datum nearest to each generated datum.
+        nearest_real: The training datum nearest to each real datum.
     """
 
-    statistic: str
-    real: Float[np.ndarray, " n"]
-    new: Float[np.ndarray, " m"]
-    standard_errors: float
-    ks: float
-    p_value: float
+    comparisons: tuple[Comparison, ...]
+    profiles: tuple[ProfileComparison, ...] = ()
+    spectrum: SpectrumComparison | None = None
+    nearest: Nearest | None = None
+    nearest_real: Nearest | None = None
+
+    @cached_property
+    def p_values(self) -> dict[str, float]:
+        """Every p-value that was computed, by name."""
+        named = [*self.comparisons, *self.profiles]
+        spectrum = {} if self.spectrum is None else {"spectrum": self.spectrum.p_value}
+        return {check.name: check.p_value for check in named} | spectrum
+
+    @cached_property
+    def furthest(self) -> Comparison:
+        """The comparison with the largest Kolmogorov-Smirnov distance."""
+        return max(self.comparisons, key=lambda comparison: comparison.ks_distance)
+
+    @property
+    def num_below(self) -> int:
+        """How many p-values are below 0.05."""
+        return sum(p < _LEVEL for p in self.p_values.values())
+
+    @property
+    def smallest_holm(self) -> float:
+        """The smallest p-value after Holm's correction for their number."""
+        return float(holm(np.array(list(self.p_values.values()))).min())
+
+    def summary(self) -> dict[str, Any]:
+        """Every p-value, what they come to, each check's own summary, and a reading."""
+        return {
+            "n_real": len(self.comparisons[0].real),
+            "n_generated": len(self.comparisons[0].generated),
+            "num_p_values": len(self.p_values),
+            "num_p_values_below_0.05": self.num_below,
+            "smallest_holm_p_value": finite(self.smallest_holm),
+            "p_values": {name: finite(p) for name, p in self.p_values.items()},
+            "furthest": self.furthest.name,
+            "furthest_ks_distance": finite(self.furthest.ks_distance),
+            "comparisons": {c.name: c.summary() for c in self.comparisons},
+            "profiles": {p.name: p.summary() for p in self.profiles},
+            "spectrum": None if self.spectrum is None else self.spectrum.summary(),
+            "nearest_training": self._nearest_summary(),
+            "reading": self.reading(),
+        }
+
+    def reading(self) -> str:
+        """What is furthest off and in which direction; then how many p-values say so."""
+        worst, count = self.furthest, len(self.p_values)
+        size = "small" if worst.ks_distance <= SMALL_DISTANCE else "large"
+        text = (
+            f"Generated data are furthest from real data in {worst.name}: distance of the "
+            f"distributions {worst.ks_distance:.2f}, {size} (0 is equal, up to {SMALL_DISTANCE} "
+            f"small, 1 apart), generated {worst.direction()}. "
+        )
+        expected = _LEVEL * count
+        text += (
+            f"{self.num_below} of {count} p-values are below {_LEVEL}, where a true model has "
+            f"{expected:.1f} on average; after Holm's correction the smallest is "
+            f"{self.smallest_holm:.2g}. "
+        )
+        if self.smallest_holm >= _LEVEL:
+            text += "So many data do not tell the model from a true one."
+        elif worst.ks_distance <= SMALL_DISTANCE:
+            text += (
+                "The model is not the truth, but what these checks see of that is small: it is "
+                "found because there are many data."
+            )
+        else:
+            text += f"The model does not make such data: mend what shows in {worst.name} first."
+        copies = self._copies()
+        if copies is not None and copies > 2 * _LEVEL:
+            text += (
+                f" {copies:.0%} of the generated data are less than half as far from a training "
+                "datum as the median test datum: the model may copy its training data."
+            )
+        return text
+
+    def _copies(self) -> float | None:
+        """The excess share of generated data over real ones that lie very near a training datum."""
+        if self.nearest is None or self.nearest_real is None:
+            return None
+        limit = _COPY_RATIO * float(np.median(self.nearest_real.distance))
+        copied, chance = (
+            float((d < limit).mean()) for d in (self.nearest.distance, self.nearest_real.distance)
+        )
+        return max(0.0, copied - chance)
+
+    def _nearest_summary(self) -> dict[str, Any] | None:
+        if self.nearest is None or self.nearest_real is None:
+            return None
+        return {
+            "real_median": finite(np.median(self.nearest_real.distance)),
+            "generated_median": finite(np.median(self.nearest.distance)),
+            "generated_smallest": finite(self.nearest.distance.min()),
+            "share_of_copies": finite(self._copies()),
+        }
 
 
-def compare(
-    real: Real[np.ndarray, " n *event"], new: Real[np.ndarray, " m *event"]
-) -> list[Comparison]:
-    """Compare three statistics of real data and of new data from the model.
+def predictive_checks(
+    real: Real[np.ndarray, " n *event"],
+    generated: Real[np.ndarray, " m *event"],
+    train: Real[np.ndarray, " t *event"],
+    *,
+    support: str,
+    scores: Mapping[str, tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]] | None = None,
+    seed: int = 0,
+) -> PredictiveChecks:
+    """T(x), x ~ data, against T(x'), x' ~ p(x | z), z ~ p(z), for a family of statistics T.
 
-    Of images: ink, total variation and left-right symmetry; of other data: mean, variance and the
-    share of zeros.
+    The statistics are those of `statistics_for`, the distance to the nearest training datum, and any
+    scores; then the means of `profiles_for` and the spectrum of the covariance. Distances and
+    spectrum of counts are those of log(1 + x), or a few large counts would be all there is to see.
 
     Args:
         real: Data that did not train the model.
-        new: Draws x ~ p(x | z), z ~ p(z).
+        generated: New data from the model, `analysis.draws.new_data`.
+        train: Its training data, without the real ones.
+        support: "binary", "unit", "integers", "counts" or "real".
+        scores: Of real and of generated data by name, such as the ELBO; the numbers of data may be
+            others.
+        seed: The seed of ties, permutations, and data chosen.
+
+    Returns:
+        Every p-value computed, and effect sizes. Read those first: with enough data every wrong
+        model is rejected.
+
+    Raises:
+        ValueError: If the shapes differ, there are no data, or a score has a statistic's name.
+
+    References:
+        Posterior predictive assessment of model fitness via realized discrepancies (Gelman, Meng &
+        Stern, 1996), http://www3.stat.sinica.edu.tw/statistica/j6n4/j6n41/j6n41.htm
     """
-    from scipy.stats import ks_2samp
-
-    of_real, of_new = statistics(real), statistics(new)
-    comparisons = []
-    for name, a in of_real.items():
-        b = of_new[name]
-        variance = a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b)
-        difference = (b.mean() - a.mean()) / np.sqrt(variance) if variance > 0 else np.nan
-        ks, p_value = np.asarray(ks_2samp(a, b, method="asymp"))
-        comparisons.append(Comparison(name, a, b, float(difference), float(ks), float(p_value)))
-    return comparisons
-
-
-def statistics(data: Real[np.ndarray, " n *event"]) -> dict[str, Float[np.ndarray, " n"]]:
-    """Three statistics of each datum, by name."""
-    data = data.astype(np.float64)
-    if not is_image(data.shape[1:]):
-        flat = data.reshape(len(data), -1)
-        return {
-            "mean of the elements": flat.mean(1),
-            "variance of the elements": flat.var(1),
-            "share of zeros": (flat == 0).mean(1),
-        }
-    elements = tuple(range(1, data.ndim))
-    return {
-        "ink: mean intensity": data.mean(elements),
-        "total variation: mean step between neighbours": total_variation(data),
-        "left-right symmetry: correlation with the mirror image": symmetry(data),
-    }
-
-
-def total_variation(images: Float[np.ndarray, " n *axes"]) -> Float[np.ndarray, " n"]:
-    """Mean |difference| of vertical and horizontal neighbours: edges and noise raise it."""
-    steps = [np.abs(np.diff(images, axis=axis)).reshape(len(images), -1) for axis in (-2, -1)]
-    return np.concatenate(steps, axis=1).mean(1)
-
-
-def symmetry(images: Float[np.ndarray, " n *axes"]) -> Float[np.ndarray, " n"]:
-    """Correlation of each image with its mirror image, 0 for an image of one intensity."""
-    centred = images - images.mean(tuple(range(1, images.ndim)), keepdims=True)
-    flat = centred.reshape(len(images), -1)
-    mirrored = centred[..., ::-1].reshape(len(images), -1)
-    scale = (flat**2).sum(1)
-    return np.divide((flat * mirrored).sum(1), scale, out=np.zeros_like(scale), where=scale > 0)
+    if not len(real) or not len(generated) or real.shape[1:] != generated.shape[1:]:
+        raise ValueError(
+            "real and generated must hold data of one shape, got arrays of shape "
+            f"{real.shape} and {generated.shape}."
+        )
+    transform = np.log1p if support == "counts" else None
+    statistics = statistics_for(real.shape[1:], support)
+    comparisons = compare_statistics(real, generated, statistics, seed=seed)
+    near_real, near = (
+        nearest_training(data, train, transform=transform) for data in (real, generated)
+    )
+    given = dict(scores or {})
+    taken = given.keys() & {"nearest_training", "spectrum", *(s.name for s in statistics)}
+    if taken:
+        raise ValueError(f"scores must have names of their own, got {', '.join(sorted(taken))}.")
+    measure = "distance to the nearest training datum: rms" + (
+        " of log(1 + x)" if transform else ""
+    )
+    more = [
+        compare_scores(
+            "nearest_training", near_real.distance, near.distance, label=measure, seed=seed
+        ),
+        *(compare_scores(name, *pair, seed=seed) for name, pair in given.items()),
+    ]
+    profiles = [
+        compare_profiles(
+            profile.name,
+            *(
+                np.concatenate([profile.measure(block) for block in blocks(data)])
+                for data in (real, generated)
+            ),
+            label=profile.label,
+            seed=seed,
+        )
+        for profile in profiles_for(real.shape[1:])
+    ]
+    spectrum = compare_spectra(
+        *(data.reshape(len(data), -1) for data in (real, generated)),
+        seed=seed,
+        transform=transform,
+    )
+    return PredictiveChecks((*comparisons, *more), tuple(profiles), spectrum, near, near_real)
 
 
-def plot_predictive_check(comparisons: Sequence[Comparison]) -> "matplotlib.figure.Figure":
-    """The distributions of each statistic over real and over new data, side by side.
+def compare_statistics(
+    real: Real[np.ndarray, " n *event"],
+    generated: Real[np.ndarray, " m *event"],
+    statistics: Sequence[Statistic],
+    *,
+    seed: int = 0,
+) -> tuple[Comparison, ...]:
+    """`compare_scores` of each statistic, in order.
 
     Args:
-        comparisons: From `compare`.
+        real: Data that did not train the model.
+        generated: New data from the model.
+        statistics: From `statistics_for`.
+        seed: The seed of the ties.
     """
-    figure = new_figure(3.9 * len(comparisons), 3.9)
-    panels = figure.subplots(1, len(comparisons), squeeze=False)[0]
-    for ax, comparison in zip(panels, comparisons, strict=True):
-        samples: Mapping[str, tuple[np.ndarray, str]] = {
-            f"{len(comparison.real)} test data": (comparison.real, BLUE),
-            f"{len(comparison.new)} new, z ~ p(z)": (comparison.new, ORANGE),
-        }
-        edges = _bins(comparison.real, comparison.new)
-        for name, (values, colour) in samples.items():
-            weights = np.full(len(values), 1 / len(values))
-            style = {"bins": edges, "weights": weights, "histtype": "stepfilled"}
-            ax.hist(values, **style, color=colour, alpha=0.2)
-            ax.hist(values, **style | {"histtype": "step"}, color=colour, lw=1.6, label=name)
-        p = comparison.p_value
-        off = f"new mean {comparison.standard_errors:+.1f} standard errors off"
-        if np.isnan(comparison.standard_errors):
-            off = "neither varies"
-        ax.set_title(
-            f"{off}\n"
-            f"KS distance {comparison.ks:.2f}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}",
-            fontsize=10,
-        )
-        ax.set_xlabel(comparison.statistic.replace(": ", ":\n", 1))
-        ax.margins(x=0.02)
-    panels[0].set_ylabel("share of the data")
-    tidy(panels)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False
+    of_real, of_generated = measured(real, statistics), measured(generated, statistics)
+    return tuple(
+        compare_scores(s.name, of_real[s.name], of_generated[s.name], label=s.label, seed=seed)
+        for s in statistics
     )
-    figure.suptitle("Does the model make data like the test data? The curves should coincide")
-    return figure
-
-
-def _bins(*samples: np.ndarray) -> list[float]:
-    """Edges of at most 31 bins, each with as many of the values that a count can take.
-
-    Else the ink of small binary images, a count over 64, would look like a comb.
-    """
-    values = np.unique(np.round(np.concatenate(samples), 9))
-    low, high = values[0], values[-1]
-    if low == high:
-        return [low - 0.5, low + 0.5]
-    step = np.diff(values).min()
-    width = step * np.ceil((high - low) / step / 30)
-    return [
-        low - step / 2 + width * index for index in range(32) if index * width < high - low + width
-    ]

@@ -50,9 +50,9 @@ def plot_reconstructions(
     for index, pair in enumerate(zip(originals, reconstructions, strict=True)):
         band, column = divmod(index, columns)
         for row, datum in enumerate(pair):
-            _draw(cells[3 * band + row, column], datum, limits)
+            draw_datum(cells[3 * band + row, column], datum, limits)
     for ax in cells.flat:
-        _strip(ax)
+        strip(ax)
     for index, ax in enumerate(cells[:, 0]):
         name = ("data", "model", "")[index % 3]
         ax.set_ylabel(name, rotation="horizontal", ha="right", va="center")
@@ -77,9 +77,9 @@ def plot_samples(
     figure = new_figure(max(0.75 * columns, 6.0), 0.75 * rows + 0.5)
     cells = figure.subplots(rows, columns, squeeze=False)
     for ax, sample in zip(cells.flat, samples, strict=False):
-        _draw(ax, sample, limits)
+        draw_datum(ax, sample, limits)
     for ax in cells.flat:
-        _strip(ax)
+        strip(ax)
     figure.suptitle(title)
     return figure
 
@@ -89,19 +89,13 @@ def draw_datum(
     datum: Real[np.ndarray, " *event"],
     limits: tuple[float, float] = (0.0, 1.0),
 ) -> None:
-    """One datum, an image or a profile, in a panel without ticks and frame.
+    """One datum, an image or the profile of an event that is none, in a panel without ticks and frame.
 
     Args:
         ax: The panel.
         datum: What to draw.
         limits: The values drawn black and white, or at the foot and the head of a profile.
     """
-    _draw(ax, datum, limits)
-    _strip(ax)
-
-
-def _draw(ax: "matplotlib.axes.Axes", datum: np.ndarray, limits: tuple[float, float]) -> None:
-    """One datum: an image, or the profile of an event that is none."""
     low, high = limits
     if is_image(datum.shape):
         colour = datum.ndim == 3 and len(datum) == 3
@@ -115,8 +109,10 @@ def _draw(ax: "matplotlib.axes.Axes", datum: np.ndarray, limits: tuple[float, fl
         ax.fill_between(np.arange(len(values)), foot, values, step="mid", color=BLUE, linewidth=0)
         margin = 0.05 * (high - low)
         ax.set_ylim(low - margin, high + margin)
+    strip(ax)
 
 
-def _strip(ax: "matplotlib.axes.Axes") -> None:
+def strip(ax: "matplotlib.axes.Axes") -> None:
+    """Take ticks and frame away from a panel."""
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)

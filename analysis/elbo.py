@@ -1,0 +1,403 @@
+"""The ELBO datum by datum: reconstruction and rate, the best and the worst of them, and their figures."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int, Real, Shaped
+
+from analysis.aggregate_posterior import RateDecomposition
+from analysis.canvas import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
+from analysis.draws import UndefinedCheckError
+from analysis.images import draw_datum, strip
+from analysis.vectors import is_long, plot_largest
+from pyro_vae.evidence import Evaluation
+from pyro_vae.evidence.numbers import finite, standard_error
+from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+# Of a summary: the smallest, the quartiles with the tails' ends, the largest.
+QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+
+# How many of the worst and of the best data a summary names.
+EXTREMES = 5
+
+# The mean of the worst hundredth of data lies so many interquartile ranges below the median, or
+# more: it is about 2 for a normal distribution.
+LONG_TAIL = 4.0
+
+# More data than these are drawn as a density.
+MOST_POINTS = 5000
+
+
+@dataclass(frozen=True)
+class ElboTerms:
+    """ELBO = E_q[log p(x | z)] - KL(q(z | x) || p(z)) of each datum, in nats.
+
+    Args:
+        reconstruction: E_q[log p(x | z)].
+        rate: KL(q(z | x) || p(z)).
+        embeddings: The deterministic code of each datum.
+    """
+
+    reconstruction: Float[np.ndarray, " n"]
+    rate: Float[np.ndarray, " n"]
+    embeddings: Float[np.ndarray, "n latent"]
+
+    @property
+    def elbo(self) -> Float[np.ndarray, " n"]:
+        """The bound itself: at most log p(x) in expectation."""
+        return self.reconstruction - self.rate
+
+    @property
+    def terms(self) -> dict[str, Float[np.ndarray, " n"]]:
+        """The terms by name, each so that high is good but for the rate, which is a cost."""
+        return {"reconstruction": self.reconstruction, "rate": self.rate, "elbo": self.elbo}
+
+    def extremes(
+        self, count: int = EXTREMES
+    ) -> dict[str, tuple[Int[np.ndarray, " worst"], Int[np.ndarray, " best"]]]:
+        """The rows with the worst and with the best of each term, the most extreme first.
+
+        The worst rate is the highest: so many nats a datum costs.
+        """
+        found = {}
+        for name, values in self.terms.items():
+            order = np.argsort(-values if name == "rate" else values, kind="stable")
+            found[name] = (order[:count], order[::-1][:count])
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """Each term's mean, standard error and quantiles over data, and its worst and best rows."""
+        extremes = self.extremes()
+        found: dict[str, Any] = {"n": len(self.rate)}
+        for name, values in self.terms.items():
+            worst, best = extremes[name]
+            found |= {
+                name: finite(values.mean()),
+                f"{name}_se": finite(standard_error(values)),
+                f"{name}_quantiles": {
+                    str(q): finite(np.quantile(values, q)) if np.isfinite(values).all() else None
+                    for q in QUANTILES
+                },
+                f"{name}_worst": worst.tolist(),
+                f"{name}_best": best.tolist(),
+            }
+        return found | {
+            "active_units": int((unit_activity(self.embeddings) > ACTIVE_VARIANCE).sum()),
+            "reading": self.reading(),
+        }
+
+    def reading(self) -> str:
+        """Whether a few data carry the loss, and what to look at."""
+        elbo = self.elbo
+        if not np.isfinite(elbo).all():
+            bad = (~np.isfinite(elbo)).mean()
+            return f"Not to be read: the ELBO is not finite for {bad:.1%} of data."
+        low, median, high = np.quantile(elbo, (0.25, 0.5, 0.75))
+        worst = np.sort(elbo)[: max(1, len(elbo) // 100)].mean()
+        reach = (median - worst) / max(high - low, 1e-12)
+        means = (
+            f"A datum costs {-elbo.mean():.2f} nats on average, {-self.reconstruction.mean():.2f} "
+            f"for the reconstruction and {self.rate.mean():.2f} for the code."
+        )
+        if reach > LONG_TAIL:
+            return (
+                f"{means} The worst 1 % cost {median - worst:.1f} nats more than the median datum, "
+                f"{reach:.1f} interquartile ranges (about 2 are usual): look at them, they are "
+                "outliers, errors in the data or a kind of data that the model does not know."
+            )
+        return (
+            f"{means} No few data carry the loss: the worst 1 % lie {reach:.1f} interquartile "
+            "ranges below the median (about 2 are usual)."
+        )
+
+
+def elbo_terms(evaluation: Evaluation) -> ElboTerms:
+    """The terms of each evaluated datum, means over its draws from the guide.
+
+    Args:
+        evaluation: What `pyro_vae.evidence.evaluate` gives.
+    """
+    weighted = evaluation.importance_weighting
+    return ElboTerms(
+        *(np.asarray(v, np.float64) for v in (weighted.reconstruction, weighted.kl, evaluation.embeddings))
+    )
+
+
+def plot_elbo_terms(
+    terms: ElboTerms, decomposition: RateDecomposition | None = None
+) -> "matplotlib.figure.Figure":
+    """Reconstruction and rate of each datum, and how the mean ELBO comes about.
+
+    Data on one of the thin lines have the same ELBO; towards the upper left it is better. On the
+    right each bar takes away from the mean reconstruction what its term costs.
+
+    Args:
+        terms: The terms of each datum.
+        decomposition: The rate taken apart; it is of the training data, so that a last step leads
+            from their rate to that of these data.
+    """
+    figure = new_figure(10.0, 4.4)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    _draw_plane(left, terms)
+    steps = _steps(terms, decomposition)
+    _draw_steps(right, terms, steps)
+    if decomposition is not None and decomposition.saturated:
+        right.set_xlabel(
+            f"nats    (mutual information: saturated at log N = {decomposition.log_n:.1f};\n"
+            "it may be larger, and the total correlation smaller by as much)"
+        )
+    elbo = terms.elbo
+    error = standard_error(elbo)
+    figure.suptitle(
+        f"ELBO {elbo.mean():.2f}{'' if error is None else f' ± {error:.2f}'} nats over {len(elbo)} "
+        "data, and its terms"
+    )
+    return figure
+
+
+def _draw_plane(ax: "matplotlib.axes.Axes", terms: ElboTerms) -> None:
+    rate, reconstruction = terms.rate, terms.reconstruction
+    shown = np.isfinite(rate) & np.isfinite(reconstruction)
+    rate, reconstruction = rate[shown], reconstruction[shown]
+    if len(rate) > MOST_POINTS:
+        ax.hexbin(rate, reconstruction, gridsize=50, mincnt=1, bins="log", cmap="Blues", linewidths=0)
+    else:
+        size = float(np.clip(8000 / max(len(rate), 1), 3, 16))
+        ax.scatter(rate, reconstruction, s=size, color=BLUE, alpha=0.5, linewidth=0)
+    if len(rate):
+        limits = ax.get_xlim(), ax.get_ylim()
+        for level in np.quantile(terms.elbo[shown], (0.01, 0.25, 0.5, 0.75, 0.99)):
+            ax.axline((0, level), slope=1, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
+            # Written where the line leaves the panel, at its right or at its head.
+            x = min(limits[0][1], limits[1][1] - level)
+            if limits[0][0] < x and limits[1][0] < x + level:
+                ax.annotate(
+                    f"{level:.0f}",
+                    (x, x + level),
+                    xytext=(3, 2),
+                    textcoords="offset points",
+                    fontsize=8,
+                    color="0.35",
+                    annotation_clip=False,
+                )
+        ax.set(xlim=limits[0], ylim=limits[1])
+        ax.plot(rate.mean(), reconstruction.mean(), "o", color=ORANGE, label="mean")
+        ax.plot([], [], "--", color=GREY, linewidth=0.8, label="equal ELBO (1, 25, 50, 75, 99 %)")
+        ax.legend(loc="lower left", fontsize=8, framealpha=0.9)
+    ax.set(
+        xlabel="rate KL(q(z | x) || p(z)), nats",
+        ylabel="reconstruction E[log p(x | z)], nats",
+    )
+    tidy([ax], grid=None)
+
+
+def _steps(
+    terms: ElboTerms, decomposition: RateDecomposition | None
+) -> list[tuple[str, float, str]]:
+    """What leads from the mean reconstruction down to the mean ELBO: names, nats and colours."""
+    rate = float(terms.rate.mean())
+    if decomposition is None:
+        return [("rate", rate, BLUE)]
+    steps = [("mutual information", decomposition.mutual_information, BLUE)]
+    if decomposition.total_correlation is None or decomposition.dimension_wise_kl is None:
+        steps.append(("marginal KL", decomposition.marginal_kl, ORANGE))
+    else:
+        steps.append(("total correlation", decomposition.total_correlation, ORANGE))
+        steps.append(("dimension-wise KL", decomposition.dimension_wise_kl, GREEN))
+    steps.append(("these data's rate\nless the training data's", rate - decomposition.rate, GREY))
+    return steps
+
+
+def _draw_steps(
+    ax: "matplotlib.axes.Axes", terms: ElboTerms, steps: Sequence[tuple[str, float, str]]
+) -> None:
+    start, end = float(terms.reconstruction.mean()), float(terms.elbo.mean())
+    ax.axvline(start, color="0.7", linewidth=0.8, zorder=1)
+    level = start
+    low = high = start
+    for row, (_, nats, colour) in enumerate(steps, start=1):
+        ax.barh(row, -nats, left=level, color=colour, height=0.6)
+        low, high = min(low, level - nats), max(high, level - nats)
+        level -= nats
+    span = max(high - low, 0.1)
+    ax.set_xlim(low - 0.12 * span, high + 0.42 * span)
+    level = start
+    for row, (_, nats, _) in enumerate(steps, start=1):
+        ax.text(max(level, level - nats) + 0.02 * span, row, f"{-nats:+.2f}", va="center")
+        level -= nats
+    for row, value in ((0, start), (len(steps) + 1, end)):
+        ax.plot([value, value], [row - 0.3, row + 0.3], color="black", linewidth=3)
+        ax.text(value + 0.03 * span, row, f"{value:.2f}", va="center", fontweight="bold")
+    names = ["reconstruction", *(f"− {name}" for name, _, _ in steps), "ELBO"]
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set_xlabel("nats per datum, means")
+    tidy([ax], grid="x")
+
+
+def plot_spectrum(
+    decomposition: RateDecomposition, terms: ElboTerms | None = None
+) -> "matplotlib.figure.Figure":
+    """What each latent dimension says of the datum, and how its distribution misses the prior.
+
+    A dimension's KL is I(x; z_d) + KL(q(z_d) || p(z_d)); they add up to the rate only if the
+    dimensions are independent, given x as without it. Dimensions are sorted by the sum. A grey
+    one is ignored by the model.
+
+    Args:
+        decomposition: The rate taken apart.
+        terms: The terms of other data, to mark the variance of their codes as well.
+
+    Raises:
+        UndefinedCheckError: If the guide's coordinates have no densities of their own.
+    """
+    spectrum = decomposition.by_dimension
+    if spectrum is None:
+        raise UndefinedCheckError(f"no spectrum: {decomposition.undefined}")
+    information, marginal = spectrum.mutual_information, spectrum.marginal_kl
+    extra = np.zeros_like(information) if marginal is None else marginal
+    order = np.argsort(-(information + extra), kind="stable")
+    latent, rank = len(order), np.arange(len(order))
+    active = decomposition.active[order]
+    figure = new_figure(max(8.0, min(0.22 * latent + 3, 12.0)), 5.2)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.5, 1))
+    colours = np.where(active, BLUE, "0.75").tolist()
+    upper.bar(rank, information[order], color=colours)
+    # Noise may make an estimate of next to nothing negative: nothing to see.
+    upper.bar(
+        rank, np.maximum(extra[order], 0), bottom=np.maximum(information[order], 0), color=ORANGE
+    )
+    handles = [upper.bar([], [], color=BLUE, label="mutual information I(x; z_d)")]
+    if marginal is not None:
+        handles.append(upper.bar([], [], color=ORANGE, label="KL(q(z_d) || p(z_d)), best near 0"))
+    flags = decomposition.saturated_dimensions
+    saturated = np.zeros(latent, bool) if flags is None else flags[order]
+    height = float((information + extra).max(initial=0.0))
+    if saturated.any():
+        upper.axhline(
+            decomposition.log_n, color=GREY, linestyle=":", label="log N, the most that is seen"
+        )
+        height = max(height, decomposition.log_n)
+        for place in rank[saturated]:
+            upper.annotate(
+                "*", (place, (information + extra)[order][place]), ha="center", fontsize=12
+            )
+        upper.plot([], [], linestyle="", marker="$*$", color="black", label="saturated: a lower bound")
+    upper.set(ylabel="nats", ylim=(0, max(1.25 * height, 0.01)))
+    upper.legend(frameon=False, fontsize=9, loc="upper right")
+    _draw_activity(lower, decomposition.activity[order], terms, order)
+    step = max(1, latent // 25)
+    lower.set_xticks(rank[::step], [str(index) for index in order[::step]])
+    lower.set_xlabel("latent dimension d, sorted by its KL to the prior")
+    said = "" if marginal is None else f", {marginal.sum():.2f} nats off the prior"
+    figure.suptitle(
+        f"{active.sum()} of {latent} units active; alone they say "
+        f"{information.sum():.1f} nats of the datum{said}"
+    )
+    tidy([upper, lower])
+    return figure
+
+
+def _draw_activity(
+    ax: "matplotlib.axes.Axes", activity: np.ndarray, terms: ElboTerms | None, order: np.ndarray
+) -> None:
+    active, rank = activity > ACTIVE_VARIANCE, np.arange(len(activity))
+    low = max(min(activity.min(), ACTIVE_VARIANCE) / 3, 1e-8)
+    for where, colour, name in ((active, BLUE, "active"), (~active, GREY, "ignored")):
+        if where.any():
+            drawn = np.maximum(activity[where], 1.5 * low)
+            ax.plot(rank[where], drawn, "o", color=colour, label=name)
+    high = max(activity.max(), ACTIVE_VARIANCE)
+    if terms is not None and len(terms.embeddings) > 1:
+        other = unit_activity(terms.embeddings)[order]
+        ax.plot(rank, np.maximum(other, 1.5 * low), "x", color="black", ms=5, label="evaluated data")
+        high = max(high, other.max())
+    ax.axhline(ACTIVE_VARIANCE, color=ORANGE, linestyle="--", label=f"threshold {ACTIVE_VARIANCE}")
+    ax.set(yscale="log", ylim=(low, 20 * high), ylabel="variance of the code")
+    ax.legend(frameon=False, ncols=4, fontsize=9, loc="upper right")
+
+
+def plot_extremes(
+    x: Real[np.ndarray, " n *event"],
+    terms: ElboTerms,
+    means: Real[np.ndarray, " n *event"] | Callable[[np.ndarray], np.ndarray],
+    *,
+    labels: Shaped[np.ndarray, " n"] | None = None,
+    names: Sequence[str] = (),
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> "matplotlib.figure.Figure":
+    """The data with the worst and the best reconstruction, rate and ELBO, above the model's means.
+
+    Each stands with its number of nats. A bad reconstruction is what the decoder cannot make; a
+    high rate is what the guide has to say at length; a low ELBO is what the model finds unlikely.
+
+    Args:
+        x: The data of which `terms` are.
+        terms: Their terms.
+        means: The means of p(x | z) at their codes, or a function that gives those of a few codes.
+        labels: A label for each datum, if there are any.
+        names: Of long vectors, what the elements are called.
+        limits: The values drawn black and white.
+
+    Raises:
+        ValueError: If the data are not those of the terms, by their number.
+    """
+    if len(x) != len(terms.rate):
+        raise ValueError(f"x must have a datum for each of {len(terms.rate)} terms, got {len(x)}.")
+    long = is_long(x.shape[1:])
+    chosen = terms.extremes(2 if long else EXTREMES)
+    rows = np.concatenate([half for pair in chosen.values() for half in pair])
+    made = means(terms.embeddings[rows]) if callable(means) else means[rows]
+    said = []
+    for name, pair in chosen.items():
+        for word, half in zip(("worst", "best"), pair, strict=True):
+            for row in half:
+                label = "" if labels is None else f"\n{labels[row]}"
+                said.append((name, word, f"{terms.terms[name][row]:.1f}{label}"))
+    title = "The data with the worst and the best terms, in nats, above the means of p(x | z)"
+    if long:
+        figure = plot_largest(made, names, x[rows], title="Data with the worst and the best terms: their largest elements")
+        for ax, (name, word, number) in zip(figure.axes, said, strict=False):
+            ax.set_title(f"{word} {_CALLED[name]}: {number} nats".replace("\n", " "), fontsize=8)
+        return figure
+    return _plot_bands(x[rows], made, chosen, [number for *_, number in said], title, limits)
+
+
+_CALLED: Mapping[str, str] = {"reconstruction": "reconstruction", "rate": "rate", "elbo": "ELBO"}
+
+
+def _plot_bands(
+    x: np.ndarray,
+    means: np.ndarray,
+    chosen: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    numbers: Sequence[str],
+    title: str,
+    limits: tuple[float, float],
+) -> "matplotlib.figure.Figure":
+    """A band a term, of data above their means: the worst on the left, the best on the right."""
+    width = len(next(iter(chosen.values()))[0])
+    figure = new_figure(max(2 * width + 1.0, 8.0), 2.55 * len(chosen) + 0.6)
+    bands = figure.subfigures(len(chosen), 1, squeeze=False)[:, 0]
+    index = 0
+    for band, name in zip(bands, chosen, strict=True):
+        cells = band.subplots(2, 2 * width + 1, width_ratios=[*[1] * width, 0.3, *[1] * width])
+        for ax in cells.flat:
+            strip(ax)
+        for column in (*range(width), *range(width + 1, 2 * width + 1)):
+            draw_datum(cells[0, column], x[index], limits)
+            draw_datum(cells[1, column], means[index], limits)
+            cells[0, column].set_title(numbers[index], fontsize=9)
+            index += 1
+        for row, what in enumerate(("data", "model")):
+            cells[row, 0].set_ylabel(what, rotation="horizontal", ha="right", va="center")
+        worst, best = ("highest", "lowest") if name == "rate" else ("worst", "best")
+        band.suptitle(f"{worst} {_CALLED[name]}, left;  {best}, right", fontsize=10)
+    figure.suptitle(title)
+    return figure

@@ -36,6 +36,7 @@ from analysis.two_sample import (
     compare_profiles,
     compare_scores,
     compare_spectra,
+    distance_text,
     holm,
     p_text,
 )
@@ -120,17 +121,16 @@ class PredictiveChecks:
     def reading(self) -> str:
         """What is furthest off and in which direction; then how many p-values say so."""
         worst, count = self.furthest, len(self.p_values)
-        size = "small" if worst.ks_distance <= SMALL_DISTANCE else "large"
         text = (
-            f"Generated data are furthest from real data in {worst.name}: distance of the "
-            f"distributions {worst.ks_distance:.2f}, {size} (0 is equal, up to {SMALL_DISTANCE} "
-            f"small, 1 apart), generated {worst.direction()}. "
+            f"Generated data are furthest from real data in {worst.title}: the distance of the "
+            f"distributions is {distance_text(worst.ks_distance)}, and generated data have "
+            f"{worst.direction()}. "
         )
         expected = _LEVEL * count
         text += (
             f"{self.num_below} of {count} p-values are below {_LEVEL}, where a true model has "
-            f"{expected:.1f} on average; after Holm's correction the smallest is "
-            f"{self.smallest_holm:.2g}. "
+            f"{expected:.1f} on average; after Holm's correction the smallest is p "
+            f"{p_text(self.smallest_holm)}. "
         )
         if self.smallest_holm >= _LEVEL:
             text += "So many data do not tell the model from a true one."
@@ -140,7 +140,7 @@ class PredictiveChecks:
                 "found because there are many data."
             )
         else:
-            text += f"The model does not make such data: mend what shows in {worst.name} first."
+            text += f"The model does not make such data: look at {worst.title} first."
         copies = self._copies()
         if copies is not None and copies > 2 * _LEVEL:
             text += (

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Panels side by side, and in all: of more comparisons those that are furthest off are drawn.
 _COLUMNS, _PANELS = 4, 12
 _BINS = 30
-_PAIRS = 10
+_PAIRS, _SCATTERED = 10, 4
 
 
 class Checks(Protocol):
@@ -46,13 +46,13 @@ def plot_comparisons(checks: Checks) -> "matplotlib.figure.Figure":
     """
     ranked = sorted(checks.comparisons, key=lambda c: -c.ks_distance)[:_PANELS]
     shown = [c for c in checks.comparisons if c in ranked]
-    columns = min(_COLUMNS, len(shown))
-    rows = math.ceil(len(shown) / columns)
-    figure = new_figure(max(3.1 * columns, 9.0), 3.0 * rows + 0.9)
+    rows = math.ceil(len(shown) / _COLUMNS)
+    columns = math.ceil(len(shown) / rows)
+    figure = new_figure(max(3.1 * columns, 9.3), 3.0 * rows + 0.9)
     cells = figure.subplots(rows, columns, squeeze=False)
     for ax, comparison in zip(cells.flat, shown, strict=False):
         _draw_histograms(ax, comparison.real, comparison.generated)
-        ax.set_title(_title(comparison), fontsize=10)
+        ax.set_title(_title(comparison), fontsize=9)
         ax.set_xlabel(_broken(comparison.label), fontsize=9)
         _say_non_finite(ax, comparison)
     for ax in list(cells.flat)[len(shown) :]:
@@ -61,17 +61,20 @@ def plot_comparisons(checks: Checks) -> "matplotlib.figure.Figure":
         ax.set_ylabel("share of the data")
     tidy(list(cells.flat)[: len(shown)])
     figure.legend(
-        *cells[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False
+        *cells[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
     )
     worst = ranked[0]
     figure.suptitle(
         "Does the model make data like the test data? The curves should coincide.\n"
         + (
-            "The distances are small: the largest KS distance is "
+            "The distances are small; furthest off: "
             if worst.ks_distance <= SMALL_DISTANCE
             else "Furthest off: "
         )
-        + f"{_name(worst.name)}, KS {worst.ks_distance:.2f}"
+        + f"{worst.title}, KS distance {worst.ks_distance:.2f}"
     )
     return figure
 
@@ -125,12 +128,18 @@ def plot_spectrum(checks: Checks) -> "matplotlib.figure.Figure":
     spectrum = checks.spectrum
     if spectrum is None:
         raise UndefinedCheckError("no spectrum: there are too few data, or they do not vary.")
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     figure = new_figure(11.0, 4.4)
     left, right = figure.subplots(1, 2)
     ranks = np.arange(1, len(spectrum.real) + 1)
     left.plot(ranks, spectrum.real, "o-", ms=3, color=BLUE, label="test data")
     left.plot(ranks, spectrum.generated, "o-", ms=3, color=ORANGE, label="new, z ~ p(z)")
     left.set(xlabel="rank", ylabel="eigenvalue of the covariance", yscale="log")
+    # A range of less than a decade would else have one number.
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    left.yaxis.set_minor_formatter(NullFormatter())
     left.set_title(
         f"{len(ranks)} axes with {spectrum.explained:.0%} of the variance of all data", fontsize=10
     )
@@ -147,7 +156,9 @@ def plot_spectrum(checks: Checks) -> "matplotlib.figure.Figure":
     )
     right.legend(frameon=False)
     tidy([left, right])
-    figure.suptitle("Do new data vary along as many directions, and as much? The lines should coincide")
+    figure.suptitle(
+        "Do new data vary along as many directions, and as much? The lines should coincide"
+    )
     return figure
 
 
@@ -165,20 +176,13 @@ def plot_nearest(
         nearest: Of the generated data, from `nearest_training`.
         real: Of test data, to compare the distances with.
     """
-    shown = np.argsort(nearest.distance, kind="stable")[:_PAIRS]
+    long = is_long(generated.shape[1:])
+    shown = np.argsort(nearest.distance, kind="stable")[: _SCATTERED if long else _PAIRS]
     pairs = (generated[shown], train[nearest.row[shown]])
-    low = min(0.0, *(float(p.min()) for p in pairs))
-    limits = (low, max(low + 1e-9, *(float(p.max()) for p in pairs)))
     figure = new_figure(11.0, 6.2)
     upper, lower = figure.subfigures(2, 1, height_ratios=(1.2, 1.5))
-    cells = upper.subplots(2, len(shown), squeeze=False)
-    for row, data in enumerate(pairs):
-        for ax, datum in zip(cells[row], data, strict=True):
-            draw_datum(ax, datum, limits)
-    for ax, distance in zip(cells[0], nearest.distance[shown], strict=True):
-        ax.set_title(f"{distance:.3g}", fontsize=9)
-    for ax, name in zip(cells[:, 0], ("new", "training"), strict=True):
-        ax.set_ylabel(name, rotation="horizontal", ha="right", va="center")
+    draw = _draw_scatters if long else _draw_pairs
+    draw(upper, *pairs, nearest.distance[shown])
     ax = lower.subplots()
     _draw_histograms(ax, None if real is None else real.distance, nearest.distance)
     ax.set(xlabel="rms distance to the nearest training datum", ylabel="share of the data")
@@ -193,9 +197,50 @@ def plot_nearest(
             fontsize=10,
         )
     figure.suptitle(
-        "Does the model copy? The new data nearest to a training datum, above it, with their distance"
+        "Does the model copy? The new data that are nearest to a training datum, with it, and their "
+        "distance"
     )
     return figure
+
+
+def _draw_pairs(
+    sheet: "matplotlib.figure.SubFigure",
+    new: np.ndarray,
+    known: np.ndarray,
+    distances: np.ndarray,
+) -> None:
+    """Each new datum above its nearest training datum."""
+    low = min(0.0, float(new.min()), float(known.min()))
+    limits = (low, max(low + 1e-9, float(new.max()), float(known.max())))
+    cells = sheet.subplots(2, len(new), squeeze=False)
+    for row, data in zip(cells, (new, known), strict=True):
+        for ax, datum in zip(row, data, strict=True):
+            draw_datum(ax, datum, limits)
+    for ax, distance in zip(cells[0], distances, strict=True):
+        ax.set_title(f"{distance:.3g}", fontsize=9)
+    for ax, name in zip(cells[:, 0], ("new", "training"), strict=True):
+        ax.set_ylabel(name, rotation="horizontal", ha="right", va="center")
+
+
+def _draw_scatters(
+    sheet: "matplotlib.figure.SubFigure",
+    new: np.ndarray,
+    known: np.ndarray,
+    distances: np.ndarray,
+) -> None:
+    """Each element of a new datum against that of its nearest training datum: a copy is a line."""
+    cells = sheet.subplots(1, len(new), squeeze=False)[0]
+    for ax, x, y, distance in zip(cells, known, new, distances, strict=True):
+        ax.plot(x, y, "o", ms=3, color=ORANGE, alpha=0.3)
+        ax.axline((0, 0), slope=1, color=GREY, lw=1)
+        if min(x.min(), y.min()) >= 0:
+            # A count of 0 or 1 beside one of hundreds.
+            ax.set_xscale("symlog", linthresh=1)
+            ax.set_yscale("symlog", linthresh=1)
+        ax.set_title(f"{distance:.3g}", fontsize=9)
+        ax.set_xlabel("training datum", fontsize=9)
+    cells[0].set_ylabel("new datum, by element")
+    tidy(cells, grid="both")
 
 
 def _plot_elements(profile: ProfileComparison) -> "matplotlib.figure.Figure":
@@ -227,15 +272,17 @@ def _title(comparison: Comparison) -> str:
     if comparison.deviations is None:
         off = "neither varies" if comparison.standard_errors is None else "test data do not vary"
     else:
-        off = f"new mean {comparison.deviations:+.2f} sd"
+        off = f"new mean {comparison.deviations:+.2f} s.d."
         if comparison.standard_errors is not None:
-            off += f" ({comparison.standard_errors:+.1f} standard errors)"
-    return f"{off}\nKS distance {comparison.ks_distance:.2f}, p {p_text(comparison.p_value)}"
+            off += f" ({comparison.standard_errors:+.1f} s.e.)"
+    return f"KS distance {comparison.ks_distance:.2f}, p {p_text(comparison.p_value)}\n{off}"
 
 
 def _draw_histograms(
     ax: "matplotlib.axes.Axes", real: np.ndarray | None, generated: np.ndarray
 ) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     samples = [(f"{len(generated)} new, z ~ p(z)", generated, ORANGE)]
     if real is not None:
         samples.insert(0, (f"{len(real)} test data", real, BLUE))
@@ -252,6 +299,8 @@ def _draw_histograms(
         ax.hist(inside, **style, color=colour, alpha=0.2)
         ax.hist(inside, **style | {"histtype": "step"}, color=colour, lw=1.6, label=name)
     ax.margins(x=0.02)
+    if all((values == np.round(values)).all() for values in kept):
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 def _say_non_finite(ax: "matplotlib.axes.Axes", comparison: Comparison) -> None:

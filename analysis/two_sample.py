@@ -58,6 +58,11 @@ class Comparison:
     ks_distance: float
     p_value: float
 
+    @property
+    def title(self) -> str:
+        """What the label says before its colon."""
+        return self.label.partition(":")[0]
+
     @cached_property
     def difference(self) -> float | None:
         """Mean of the generated less mean of the real scores; None if there are no finite ones."""
@@ -95,17 +100,17 @@ class Comparison:
         return int((~np.isfinite(self.real)).sum()), int((~np.isfinite(self.generated)).sum())
 
     def direction(self) -> str:
-        """Where the generated data lie: "higher by ...", or "no higher and no lower ..."."""
+        """Where the generated data lie: "a mean higher by ...", or with the same mean the spread."""
+        if not self.difference:
+            return "the same mean"
+        word = "higher" if self.difference > 0 else "lower"
         if self.deviations is None:
-            if not self.difference:
-                return "the same mean"
-            return f"{'higher' if self.difference > 0 else 'lower'} by {abs(self.difference):.3g}"
-        size = abs(self.deviations)
-        if size < 0.05:
-            spread = _finite(self.generated).std() / _finite(self.real).std()
-            return f"about the same mean, and {spread:.2f} times the spread"
-        word = "higher" if self.deviations > 0 else "lower"
-        return f"{word} by {size:.2f} standard deviations"
+            return f"a mean {word} by {abs(self.difference):.3g}, where real data do not vary"
+        spread = _finite(self.generated).std() / _finite(self.real).std()
+        spread_text = f"{spread:.2f} times the spread"
+        if abs(self.deviations) < 0.05:
+            return f"about the same mean and {spread_text}"
+        return f"a mean {word} by {abs(self.deviations):.2f} standard deviations and {spread_text}"
 
     def summary(self) -> dict[str, Any]:
         """Means, their difference with its standard error, effect sizes, p-value, counts and reading."""
@@ -132,16 +137,14 @@ class Comparison:
 
     def reading(self) -> str:
         """How far generated data are off in this score, and whether that could be chance."""
-        size = "small" if self.ks_distance <= SMALL_DISTANCE else "large"
         chance = (
             "more than chance explains"
             if self.p_value < 0.05
             else "no more than chance explains with so many data"
         )
         text = (
-            f"{self.name}: the distance of the two distributions is {self.ks_distance:.2f}, {size} "
-            f"(0 is equal, up to {SMALL_DISTANCE} small, 1 apart), with generated data "
-            f"{self.direction()}; {chance} (p {p_text(self.p_value)})."
+            f"{self.title}: the distance of the two distributions is {distance_text(self.ks_distance)}; "
+            f"generated data have {self.direction()}; {chance} (p {p_text(self.p_value)})."
         )
         bad_real, bad_generated = self.non_finite
         if bad_real or bad_generated:
@@ -201,7 +204,7 @@ class ProfileComparison:
         """Which element's mean is furthest off, and whether that could be chance."""
         i = self.worst
         return (
-            f"{self.name}: element {i} is furthest off, mean {self.generated[i]:.3g} of generated "
+            f"{self.name.replace('_', ' ')}: element {i} is furthest off, mean {self.generated[i]:.3g} of generated "
             f"against {self.real[i]:.3g} of real data, {self.t[i]:+.1f} standard errors; as the largest "
             f"of {len(self.t)} that is {'more than' if self.p_value < 0.05 else 'within'} chance "
             f"(p {p_text(self.p_value)})."
@@ -415,9 +418,7 @@ def compare_spectra(
     if total == 0:
         return None
     # Not transposed: the random start must belong to the elements, not to the data's order.
-    left, scale, _ = randomized_svd(
-        pooled, axes, n_iter=4, transpose=False, random_state=seed
-    )
+    left, scale, _ = randomized_svd(pooled, axes, n_iter=4, transpose=False, random_state=seed)
     kept = scale > 1e-6 * scale[0]
     y = left[:, kept] * scale[kept]
     y -= y.mean(0)
@@ -469,6 +470,16 @@ def p_text(p_value: float) -> str:
     ('< 0.001', '= 0.250')
     """
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
+
+
+def distance_text(distance: float) -> str:
+    """A Kolmogorov-Smirnov distance with what it means.
+
+    >>> distance_text(0.04)
+    '0.04, small (0 is equal, up to 0.1 small, 1 apart)'
+    """
+    size = "small" if distance <= SMALL_DISTANCE else "not small"
+    return f"{distance:.2f}, {size} (0 is equal, up to {SMALL_DISTANCE} small, 1 apart)"
 
 
 def _check(name: str, real: np.ndarray, generated: np.ndarray) -> None:

@@ -4,8 +4,11 @@
 few arguments. Both are handled here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -27,9 +30,50 @@ def arviz_figure(
 
     before = set(pyplot.get_fignums())
     sheet = {"figsize": (width, height), "figsize_units": "inches", "layout": "constrained"}
+    sheet |= options.pop("figure_kwargs", {})
     try:
         collection = plot(*args, backend="matplotlib", figure_kwargs=sheet, **options)
         return collection.viz["figure"].item()
     finally:
         for number in set(pyplot.get_fignums()) - before:
             pyplot.close(number)
+
+
+def pit_figure(
+    pits: Mapping[str, Float[np.ndarray, " n"]], *, columns: int, width: float, height: float
+) -> "matplotlib.figure.Figure":
+    """ECDF(u) - u of each sample of PITs by `arviz_plots.plot_ecdf_pit`, with no band and no p-value.
+
+    What is left out differs between the lines, in look and in meaning, and holds for independent
+    PITs only.
+
+    Args:
+        pits: Samples of one size; a name is its panel's title.
+        columns: Panels beside one another.
+        width: In inches.
+        height: In inches.
+    """
+    import inspect
+
+    import arviz_plots
+    import xarray as xr
+    from arviz_base import from_dict
+
+    tree = from_dict({"prior_sbc": {name: pit[None] for name, pit in pits.items()}})
+    assert isinstance(tree, xr.DataTree)
+    older = "ci_prob" in inspect.signature(arviz_plots.plot_ecdf_pit).parameters
+    bands = ("credible_interval",) if older else ("suspicious_points", "p_value_text")
+    figure = arviz_figure(
+        arviz_plots.plot_ecdf_pit,
+        tree,
+        width=width,
+        height=height,
+        col_wrap=columns,
+        figure_kwargs={"sharey": False},
+        visuals=dict.fromkeys((*bands, "remove_axis", "xlabel", "ylabel"), False),
+    )
+    # 1.3 draws a line at zero, which no option takes away, before the curve.
+    for ax in figure.axes:
+        for line in ax.lines[:-1]:
+            line.remove()
+    return figure

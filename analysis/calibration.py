@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Float, Int, Real
 
 from analysis.calibration_figures import (
     plot_calibration_map,
@@ -46,6 +46,9 @@ LEAST_ELEMENT_VARIANCE = 5.0
 LEVEL = 0.05
 LARGEST_ERROR = 0.02
 
+# Beyond this many standard errors sharpness has a direction.
+_CLEAR = 3.0
+
 # Keeps the logit of a forecast that is all but certain within +-4.6, so that no one event decides.
 _FLOOR = 0.01
 
@@ -62,6 +65,9 @@ class Calibration:
         count: The elements in each bin.
         bin_t: The sum of x_i - p_i in each bin over its standard error.
         p_value: By sign flips of whole images, of the largest |t| of all bins, of bias and of sharpness.
+        p_value_against_model: The same for the difference between these data and data that the model made,
+            forecast in the same way: what the guide does to both is gone. None without such data.
+        sharpness_t_against_model: `sharpness_t` of that difference.
         bias: The mean of x_i - p_i: above 0, the ones are more than was forecast.
         bias_se: Its standard error.
         sharpness_t: The sum of (x_i - p_i) logit p_i over its standard error. Above 0 outcomes are more
@@ -86,6 +92,8 @@ class Calibration:
     count: Int[np.ndarray, " bins"]
     bin_t: Float[np.ndarray, " bins"]
     p_value: float | None
+    p_value_against_model: float | None
+    sharpness_t_against_model: float | None
     bias: float
     bias_se: float | None
     sharpness_t: float
@@ -107,6 +115,8 @@ class Calibration:
             name: finite(getattr(self, name))
             for name in (
                 "p_value",
+                "p_value_against_model",
+                "sharpness_t_against_model",
                 "bias",
                 "bias_se",
                 "sharpness_t",
@@ -137,29 +147,44 @@ class Calibration:
         """Whether the forecasts come true, what is wrong with them, and where."""
         if self.p_value is None:
             return "Nothing to judge: every element is certain."
+        how = ""
+        if self.p_value_against_model is not None:
+            differ = self.p_value_against_model < LEVEL
+            t = self.sharpness_t_against_model or 0.0
+            how = (
+                f" Data that the model made, forecast with the same guide, "
+                f"{'differ' if differ else 'do not differ'}, p = {self.p_value_against_model:.2g}: "
+                + (
+                    f"the model is wrong{_direction(t)}."
+                    if differ
+                    else "the model need not be wrong."
+                )
+            )
         what = (
             f"In doubtful elements forecast and observed shares differ by {self.doubtful_error:.3f} "
-            f"({self.doubtful_error_by_chance:.3f} by chance; at most {LARGEST_ERROR} is fine)"
+            f"({self.doubtful_error_by_chance:.3f} by chance; at most {LARGEST_ERROR} is fine)."
         )
         if self.p_value >= LEVEL:
-            return (
-                f"Calibrated as far as {self.n} images show, p = {self.p_value:.2g}. {what}. "
-                f"{self.elements.reading()}"
-            )
-        direction = "too sure" if self.sharpness_t < 0 else "too unsure"
-        if abs(self.sharpness_t) < 3:
-            direction = "neither too sure nor too unsure over all"
-        small = "" if self.doubtful_error > LARGEST_ERROR else " Significant, and small."
-        return (
-            f"Not calibrated, p = {self.p_value:.2g}: the forecasts are {direction}. {what}.{small} "
-            f"{self.elements.reading()}"
-        )
+            verdict = f"Calibrated as far as {self.n} images show, p = {self.p_value:.2g}."
+        else:
+            small = " by little" if self.doubtful_error <= LARGEST_ERROR else ""
+            direction = _direction(self.sharpness_t)
+            verdict = f"Not calibrated{small}, p = {self.p_value:.2g}{direction}."
+        return f"{verdict} {what}{how} {self.elements.reading()}"
+
+
+def _direction(t: float) -> str:
+    """In words, where it is clear."""
+    if abs(t) < _CLEAR:
+        return ""
+    return ", its forecasts too sure" if t < 0 else ", its forecasts too unsure"
 
 
 def calibration(
     probability: Float[np.ndarray, " n *event"],
     outcome: Real[np.ndarray, " n *event"],
     *,
+    simulated: tuple[Float[np.ndarray, " m *event"], Real[np.ndarray, " m *event"]] | None = None,
     seed: int = 0,
     num_flips: int = NUM_FLIPS,
 ) -> Calibration:
@@ -172,6 +197,9 @@ def calibration(
     Args:
         probability: The forecasts, such as `leave_one_element_out(...).probability`.
         outcome: What came, 0 or 1.
+        simulated: Forecasts and outcomes of as many data that the model made, with the same guide and
+            number of draws. A poor guide's weights are biased, and make forecasts fail where the model
+            is true; a pair's difference, one datum of each, changes its sign with even odds all the same.
         seed: The seed of bootstrap and signs.
         num_flips: The number of choices of signs.
 
@@ -187,34 +215,24 @@ def calibration(
         Increasing the Reliability of Reliability Diagrams (Broecker & Smith, 2007),
         https://doi.org/10.1175/WAF993.1; A New Vector Partition of the Probability Score (Murphy, 1973)
     """
-    if probability.shape != outcome.shape:
-        raise ValueError(
-            f"outcome must have the shape {probability.shape} of probability, got {outcome.shape}."
-        )
-    n = len(probability)
-    if n < 2:
-        raise ValueError(f"calibration needs at least two images, got {n}.")
-    p = probability.reshape(n, -1).astype(np.float64)
-    x = outcome.reshape(n, -1).astype(np.float64)
-    if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError("probability must lie between 0 and 1.")
-    if not ((x == 0) | (x == 1)).all():
-        raise ValueError("outcome must be 0 or 1.")
+    p, x = _checked(probability, outcome)
+    n = len(p)
     residual, variance = x - p, p * (1 - p)
 
-    index = _bins(p, variance)
-    bins = int(index.max()) + 1
-
-    def by_image(values: np.ndarray) -> Float[np.ndarray, "n bins"]:
-        place = index + bins * np.arange(n)[:, None]
-        return np.bincount(place.ravel(), values.ravel(), n * bins).reshape(n, bins)
-
-    count, off, doubt = by_image(np.ones_like(p)), by_image(residual), by_image(variance)
+    edges = _edges(p, variance)
+    bins = len(edges) + 1
+    index = np.digitize(p, edges)
+    count, doubt = (_by_image(index, values, bins) for values in (np.ones_like(p), variance))
+    off = _by_image(index, residual, bins)
     size = count.sum(0)
-    forecast = by_image(p).sum(0) / size
+    forecast = _by_image(index, p, bins).sum(0) / size
     gap = off.sum(0) / size
-    sharpness = (residual * np.log((p + _FLOOR) / (1 - p + _FLOOR))).sum(1)
-    scores = np.column_stack([off, residual.sum(1), sharpness])
+    scores = _scores(p, x, edges)
+    against = None
+    if simulated is not None:
+        own = _scores(*_checked(*simulated), edges)
+        pairs = min(n, len(own))
+        against = sign_flips(scores[:pairs] - own[:pairs], seed=seed, num_flips=num_flips)
     flips = sign_flips(scores, seed=seed, num_flips=num_flips)
     band = forecast + bootstrap_interval(off, count, seed=seed)
     # E|sum of centred contributions|, as for a normal sum.
@@ -230,6 +248,8 @@ def calibration(
         count=size.astype(np.int64),
         bin_t=flips.t[:bins],
         p_value=flips.p_value,
+        p_value_against_model=None if against is None else against.p_value,
+        sharpness_t_against_model=None if against is None else finite(against.t[-1]),
         bias=float(per_image.mean()),
         bias_se=standard_error(per_image),
         sharpness_t=float(np.nan_to_num(flips.t[-1])),
@@ -254,25 +274,59 @@ def calibration(
     )
 
 
-def _bins(
+def _checked(
+    probability: Float[np.ndarray, " n *event"], outcome: Real[np.ndarray, " n *event"]
+) -> tuple[Float[np.ndarray, "n elements"], Float[np.ndarray, "n elements"]]:
+    """Both as rows of float64, if they can be forecasts and what came."""
+    if probability.shape != outcome.shape:
+        raise ValueError(
+            f"outcome must have the shape {probability.shape} of probability, got {outcome.shape}."
+        )
+    if len(probability) < 2:
+        raise ValueError(f"calibration needs at least two images, got {len(probability)}.")
+    p, x = (a.reshape(len(a), -1).astype(np.float64) for a in (probability, outcome))
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"probability must lie from 0 to 1, got {p.min():.3g} to {p.max():.3g}.")
+    if not ((x == 0) | (x == 1)).all():
+        raise ValueError(f"outcome must be 0 or 1, got {x.min():.3g} to {x.max():.3g}.")
+    return p, x
+
+
+def _scores(
+    p: Float[np.ndarray, "n elements"], x: Float[np.ndarray, "n elements"], edges: np.ndarray
+) -> Float[np.ndarray, "n scores"]:
+    """Each image's sum of x - p in each bin, over all, and weighted with the logit of p."""
+    off = _by_image(np.digitize(p, edges), x - p, len(edges) + 1)
+    sharpness = ((x - p) * np.log((p + _FLOOR) / (1 - p + _FLOOR))).sum(1)
+    return np.column_stack([off, off.sum(1), sharpness])
+
+
+def _by_image(
+    index: Int[np.ndarray, "n elements"], values: Float[np.ndarray, "n elements"], bins: int
+) -> Float[np.ndarray, "n bins"]:
+    """The sum of an image's values in each bin."""
+    n = len(index)
+    place = index + bins * np.arange(n)[:, None]
+    return np.bincount(place.ravel(), values.ravel(), n * bins).reshape(n, bins)
+
+
+def _edges(
     p: Float[np.ndarray, "n elements"], variance: Float[np.ndarray, "n elements"]
-) -> Int[np.ndarray, "n elements"]:
-    """The bin of each forecast. One without enough expected events joins its neighbour nearer to 1/2."""
-    index = np.digitize(p, EDGES[1:-1])
-    doubt = np.bincount(index.ravel(), variance.ravel(), len(EDGES) - 1)
-    middle = len(doubt) // 2
-    joined = np.arange(len(doubt))
-    for start, step in ((0, 1), (len(doubt) - 1, -1)):
-        held, first = 0.0, start
-        for k in range(start, middle, step):
+) -> Float[np.ndarray, " edges"]:
+    """What parts the bins. One without enough expected events joins its neighbour nearer to 1/2."""
+    inner = np.array(EDGES[1:-1])
+    doubt = np.bincount(np.digitize(p, inner).ravel(), variance.ravel(), len(inner) + 1)
+    middle = int(np.argmax(doubt))
+    kept = []
+    # From either end to the bin with most doubt; what is gathered moves on until it is enough.
+    for bins, inwards in ((range(middle), 0), (range(len(inner), middle, -1), -1)):
+        held = 0.0
+        for k in bins:
             held += doubt[k]
-            joined[first : k + step : step] = k
             if held >= LEAST_BIN_VARIANCE:
-                held, first = 0.0, k + step
-            else:
-                # What is gathered so far moves on with the next bin.
-                joined[first : k + 2 * step : step] = k + step
-    return np.unique(joined[index], return_inverse=True)[1].reshape(p.shape)
+                kept.append(inner[k + inwards])
+                held = 0.0
+    return np.sort(kept)
 
 
 def _weighted(values: np.ndarray, weights: np.ndarray) -> float:

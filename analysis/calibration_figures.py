@@ -1,4 +1,260 @@
-def plot_calibration_map(*a): ...
-def plot_element_pit(*a): ...
-def plot_isotonic(*a): ...
-def plot_reliability(*a): ...
+"""Figures of calibration: the reliability diagram, the PIT, and where in the picture forecasts fail."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Real
+
+from analysis.arviz_figures import arviz_figure
+from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
+from analysis.images import is_image
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+    from analysis.calibration import Calibration
+    from analysis.element_pit import ElementMap, ElementPit
+
+# Elements that the isotonic regression takes, and draws for its band.
+MOST_ELEMENTS = 20_000
+BAND_DRAWS = 100
+
+
+def plot_reliability(
+    calibration: "Calibration",
+    descriptive: "Calibration | None" = None,
+    simulated: "Calibration | None" = None,
+) -> "matplotlib.figure.Figure":
+    """Observed shares against forecasts, and the gap between them on a scale of its own.
+
+    Forecasts that come true lie on the diagonal. Above it where p > 1/2 and below where p < 1/2, they are
+    too unsure; the other way round too sure. Bands are 95 %, by bootstrap over images.
+
+    Args:
+        calibration: Of the leave-one-out forecasts.
+        descriptive: Of `same_image_probability`, which has seen the element: it is off for a true model.
+        simulated: Of leave-one-out forecasts of data that the model made: what the guide does alone.
+    """
+    figure = new_figure(11.0, 5.4)
+    axes = figure.subplots(2, 2, sharex="col", height_ratios=[3, 1.1])
+    left, right = axes[0]
+    left.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
+    right.axhline(0, color="0.6", linewidth=1)
+    if descriptive is not None:
+        gap = descriptive.observed - descriptive.forecast
+        name = "with the element in sight: no test"
+        left.plot(descriptive.forecast, descriptive.observed, color=GREY, linewidth=1, label=name)
+        right.plot(descriptive.forecast, gap, color=GREY, linewidth=1)
+    for shown, colour, name in (
+        (simulated, ORANGE, "the model's own data, same guide"),
+        (calibration, BLUE, "data, each element from the others"),
+    ):
+        if shown is None:
+            continue
+        f = shown.forecast
+        for ax, shift in ((left, 0.0), (right, f)):
+            values = shown.observed - shift
+            ends = np.stack([shown.observed - shown.low, shown.high - shown.observed])
+            ax.errorbar(
+                f,
+                values,
+                ends,
+                fmt="o-",
+                ms=4,
+                linewidth=1.2,
+                elinewidth=1.2,
+                color=colour,
+                label=name,
+            )
+    left.legend(frameon=False, fontsize=9, loc="upper left")
+    left.set(xlim=(-0.01, 1.01), ylim=(-0.02, 1.02), ylabel="observed share of ones")
+    left.set_title(f"Bars: 95 %, by bootstrap over {calibration.n} images", fontsize=10)
+    right.set(xlim=(-0.01, 1.01), ylabel="observed - forecast")
+    right.set_title(
+        f"In doubtful elements off by {calibration.doubtful_error:.3f}, "
+        f"by chance {calibration.doubtful_error_by_chance:.3f}",
+        fontsize=10,
+    )
+    for ax, values, label in (
+        (axes[1, 0], calibration.count, "elements"),
+        (axes[1, 1], np.nan_to_num(calibration.bin_t), "gap in s.e."),
+    ):
+        ax.bar(calibration.forecast, values, width=0.03, color=BLUE)
+        ax.set(xlabel="forecast p(x_i = 1 | all other elements)", ylabel=label)
+    axes[1, 0].set(yscale="log", ylim=(max(0.3 * calibration.count.min(), 0.5), None))
+    axes[1, 1].axhline(0, color="0.6", linewidth=1)
+    tidy(axes.flat, grid="both")
+    figure.suptitle(f"{_verdict(calibration.p_value)}: on the diagonal, forecasts come true")
+    figure.align_ylabels(axes[:, 0])
+    figure.align_ylabels(axes[:, 1])
+    return figure
+
+
+def plot_element_pit(pit: "ElementPit") -> "matplotlib.figure.Figure":
+    """The histogram of the leave-one-out PIT, flat where forecasts come true, with 95 % bands over data."""
+    figure = new_figure(7.2, 4.0)
+    ax = figure.subplots()
+    centres = (pit.edges[:-1] + pit.edges[1:]) / 2
+    ends = np.stack([pit.density - pit.low, pit.high - pit.density])
+    ax.bar(centres, pit.density, width=0.94 * np.diff(pit.edges), color=BLUE, alpha=0.55)
+    ax.errorbar(centres, pit.density, np.maximum(ends, 0), fmt="none", color=BLUE, elinewidth=1.5)
+    ax.axhline(1, color=ORANGE, linestyle="--", label="forecasts come true")
+    ax.legend(frameon=False, loc="lower center", fontsize=9)
+    ax.set(
+        xlim=(0, 1),
+        ylim=(0, None),
+        xlabel="PIT of an element, forecast from all others (0: as low as can be)",
+        ylabel="density over all elements",
+    )
+    ax.set_title(
+        f"Mean {0.5 + pit.bias:.3f} (0.5 is right), variance {pit.spread:.2f} of a uniform one's\n"
+        "high ends: forecasts too narrow; high middle: too wide",
+        fontsize=10,
+    )
+    figure.suptitle(f"{_verdict(pit.p_value)}: bars 95 %, by bootstrap over {pit.n} data")
+    tidy([ax])
+    return figure
+
+
+def plot_calibration_map(result: "Calibration | ElementPit") -> "matplotlib.figure.Figure":
+    """Where in the picture forecasts fail: each element's mean error over its standard error, failures marked.
+
+    A vector's elements are drawn from left to right. Elements that vary too little to be judged are blank.
+
+    Args:
+        result: A `Calibration`, or an `ElementPit`, which has a map of location and one of width.
+    """
+    from analysis.element_pit import ElementPit
+
+    if isinstance(result, ElementPit):
+        maps = {
+            "Location: red where data are larger than forecast": result.location,
+            "Width: red where forecasts are too narrow": result.width,
+        }
+    else:
+        maps = {"Red where ones are more than forecast": result.elements}
+    pictures = is_image(next(iter(maps.values())).mean.shape)
+    figure = new_figure(6.0 * len(maps), 5.2) if pictures else new_figure(10.0, 3.4 * len(maps))
+    shape = (1, len(maps)) if pictures else (len(maps), 1)
+    for ax, (title, shown) in zip(
+        figure.subplots(*shape, squeeze=False).flat, maps.items(), strict=True
+    ):
+        if pictures:
+            _draw_picture(ax, shown)
+        else:
+            _draw_profile(ax, shown)
+        judged = shown.t.size - shown.left_out
+        limit = "" if shown.threshold is None else f", beyond {shown.threshold:.1f} s.e."
+        ax.set_title(f"{title}\n{shown.fails.sum()} of {judged} elements fail{limit}", fontsize=10)
+    figure.suptitle(f"Where forecasts fail ({result.n} data). Chance alone marks 1 map in 20")
+    return figure
+
+
+def plot_isotonic(
+    probability: Float[np.ndarray, " n *event"],
+    outcome: Real[np.ndarray, " n *event"],
+    *,
+    seed: int = 0,
+) -> "matplotlib.figure.Figure":
+    """P(x_i = 1 | p_i) by isotonic regression, without bins, as `arviz_plots.plot_ppc_pava` draws it.
+
+    ArviZ takes the forecast to be the mean of draws from the posterior predictive. Here the draws are
+    outcomes drawn from each forecast, stratified so that their mean is the forecast but for 1 / 100. Its
+    band is what forecasts that come true give in 95 % of cases if all elements are independent. Those of
+    one image are not, and the band is too narrow by what that makes: `calibration` has the test. Where
+    there are more than 20,000 elements, so many are taken by chance, which leaves few of an image.
+
+    Args:
+        probability: The forecasts.
+        outcome: What came, 0 or 1.
+        seed: The seed of the draws, and of the choice of elements.
+
+    References:
+        Stable reliability diagrams for probabilistic classifiers (Dimitriadis, Gneiting & Jordan, 2021),
+        https://doi.org/10.1073/pnas.2016191118
+    """
+    from arviz_base import from_dict
+    from arviz_plots import plot_ppc_pava
+
+    generator = np.random.default_rng(seed)
+    p, x = probability.reshape(-1), outcome.reshape(-1).astype(np.float64)
+    total = len(p)
+    if total > MOST_ELEMENTS:
+        chosen = generator.choice(total, MOST_ELEMENTS, replace=False)
+        p, x = p[chosen], x[chosen]
+    strata = np.broadcast_to(np.arange(BAND_DRAWS)[:, None], (BAND_DRAWS, len(p)))
+    uniform = (generator.permuted(strata, axis=0) + generator.random(strata.shape)) / BAND_DRAWS
+    draws = (uniform < p).astype(np.float64)
+    tree = from_dict({"posterior_predictive": {"x": draws[None]}, "observed_data": {"x": x}})
+    figure = arviz_figure(
+        plot_ppc_pava,
+        tree,
+        width=6.6,
+        height=6.2,
+        data_type="binary",
+        ci_prob=0.95,
+        visuals={
+            "xlabel": {"text": "forecast p(x_i = 1 | all other elements)"},
+            "ylabel": {"text": "observed share of ones, isotonic"},
+            "title": False,
+        },
+    )
+    (ax,) = figure.axes
+    ax.set_aspect("equal")
+    ax.set_title(
+        f"{len(p):,} of {total:,} elements. Band: 95 % if forecasts come true and\n"
+        "elements are independent; within an image they are not, so it is too narrow",
+        fontsize=10,
+    )
+    figure.suptitle("On the diagonal, forecasts come true")
+    return figure
+
+
+def _verdict(p_value: float | None) -> str:
+    if p_value is None:
+        return "Nothing to judge"
+    return f"{'Calibrated' if p_value >= 0.05 else 'Not calibrated'}, p = {p_value:.2g}"
+
+
+def _draw_picture(ax: "matplotlib.axes.Axes", shown: "ElementMap") -> None:
+    """t as colours, of colour images the furthest channel's, and a dot on each failing element."""
+    t, fails = shown.t, shown.fails
+    if t.ndim == 3:
+        furthest = np.nan_to_num(np.abs(t)).argmax(0)[None]
+        t, fails = np.take_along_axis(t, furthest, 0)[0], fails.any(0)
+    known = np.abs(t[np.isfinite(t)])
+    # What chance gives stays pale, and a few extreme elements do not make all others so.
+    limit = max(1.5 * (shown.threshold or 1), float(np.quantile(known, 0.98)) if known.size else 1)
+    image = ax.imshow(t, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    ax.set_facecolor("0.85")
+    rows, columns = np.nonzero(fails)
+    ax.scatter(columns, rows, s=float(np.clip(4000 / t.size, 1.5, 30)), color="black", linewidth=0)
+    unknown = "; grey: too nearly certain to be judged" if shown.left_out else ""
+    ax.set(xticks=[], yticks=[], xlabel=f"black dots: failing elements{unknown}")
+    bar = ax.figure.colorbar(
+        image, ax=ax, label=f"{shown.what}, in s.e.", extend="both", shrink=0.9
+    )
+    if shown.threshold is not None:
+        for end in (-shown.threshold, shown.threshold):
+            bar.ax.axhline(end, color="black", linewidth=1)
+
+
+def _draw_profile(ax: "matplotlib.axes.Axes", shown: "ElementMap") -> None:
+    """t of each element from left to right."""
+    t = shown.t.reshape(-1)
+    fails = shown.fails.reshape(-1)
+    where = np.arange(len(t))
+    size = float(np.clip(1500 / len(t), 3, 25))
+    ax.axhline(0, color="0.6", linewidth=1)
+    if shown.threshold is not None:
+        for end in (-shown.threshold, shown.threshold):
+            ax.axhline(end, color=ORANGE, linestyle="--", linewidth=1)
+    ax.scatter(where[~fails], t[~fails], s=size, color=GREY, linewidth=0, label="as forecast")
+    ax.scatter(where[fails], t[fails], s=2 * size, color=ORANGE, linewidth=0, label="fails")
+    ax.legend(frameon=False, ncols=2, fontsize=9, loc="upper right")
+    low, high = ax.get_ylim()
+    ax.set(
+        ylim=(low, high + 0.15 * (high - low)), xlabel="element", ylabel=f"{shown.what}\nin s.e."
+    )
+    tidy([ax])

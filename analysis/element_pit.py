@@ -74,9 +74,7 @@ class ElementMap:
             return "No element varies enough to be judged."
         if not self.fails.any():
             return f"None of {judged} elements fails by itself{left}."
-        return (
-            f"{self.fails.sum()} of {judged} elements fail{left}: look where they lie in the picture."
-        )
+        return f"{self.fails.sum()} of {judged} elements fail{left}: look where they lie in the picture."
 
 
 def element_map(
@@ -171,7 +169,9 @@ class ElementPit:
         """Whether the forecasts come true, and how they err."""
         fails = f"{self.location.fails.sum()} elements fail in location, {self.width.fails.sum()} in width."
         if self.p_value is not None and self.p_value >= LEVEL:
-            return f"The PIT is uniform as far as {self.n} data show, p = {self.p_value:.2g}. {fails}"
+            return (
+                f"The PIT is uniform as far as {self.n} data show, p = {self.p_value:.2g}. {fails}"
+            )
         errors = []
         if abs(self.bias_t) > _CLEAR:
             errors.append("too low" if self.bias > 0 else "too high")
@@ -231,7 +231,7 @@ def element_pit(
         element_map(values.reshape(pit.shape), what, seed=seed, num_flips=num_flips)
         for values, what in (
             (location, "mean PIT - 1/2"),
-            (width, "variance of the PIT over a uniform one's, - 1"),
+            (width, "variance of the PIT over 1/12, - 1"),
         )
     ]
     return ElementPit(

@@ -1,16 +1,168 @@
 """How far the guide can be trusted, image by image: k-hat and ESS of its importance weights."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Real
+from jaxtyping import Int, Real
 
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
-from pyro_vae.statistics import khat_threshold
+from analysis.images import _draw, _strip
+from pyro_vae.evidence.numbers import finite, share_above_threshold
+from pyro_vae.statistics import MINIMUM_SAMPLES, khat_threshold
 
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
+
+# A guide is called good if at most this share of data has a k-hat above the threshold, and the median
+# datum at least so many effective draws: log p(x) is then low by about 1 / (2 ESS), 0.01 nats.
+MOST_KHATS_ABOVE = 0.1
+FEWEST_EFFECTIVE = 50
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# So many of the worst rows are in the summary.
+ROWS = 10
+
+
+@dataclass(frozen=True)
+class GuideQuality:
+    """k-hat and ESS of the weights p(x, z) / q(z | x), z ~ q(z | x), for each of n data.
+
+    k-hat says how heavy the weights' tail is, and has one side: a guide wider than p(z | x) scores
+    well, as does one that misses a mode. The effective sample size falls with the first.
+
+    Args:
+        khat: -inf where the weights are constant, inf where one is not finite or a few outweigh all;
+            None for too few draws.
+        ess: Effective draws, from 0 to `num_samples`.
+        num_samples: The number S of draws for each datum.
+    """
+
+    khat: Real[np.ndarray, " n"] | None
+    ess: Real[np.ndarray, " n"]
+    num_samples: int
+
+    @property
+    def worst(self) -> Int[np.ndarray, " n"]:
+        """All rows, the worst first: by falling k-hat, then by rising ESS."""
+        if self.khat is None:
+            return np.argsort(self.ess, kind="stable")
+        return np.lexsort((self.ess, -self.khat))
+
+    @property
+    def constant(self) -> int:
+        """The number of data whose weights are constant, k-hat = -inf."""
+        return 0 if self.khat is None else int(np.isneginf(self.khat).sum())
+
+    @property
+    def unfitted(self) -> int:
+        """The number of data whose weights have no tail to fit, k-hat = inf."""
+        return 0 if self.khat is None else int(np.isposinf(self.khat).sum())
+
+    def summary(self) -> dict[str, Any]:
+        """Shares, counts and quantiles over data, and the worst rows."""
+        khat = self.khat
+        with np.errstate(invalid="ignore"):  # Between two that are infinite.
+            khats = None if khat is None else np.quantile(khat, QUANTILES)
+        return {
+            "n": len(self.ess),
+            "num_samples": self.num_samples,
+            "khat_threshold": None if khat is None else khat_threshold(self.num_samples),
+            "khat_share_above": share_above_threshold(khat, self.num_samples),
+            "khat_median": None if khat is None else finite(np.median(khat)),
+            "khat_constant": self.constant,
+            "khat_infinite": self.unfitted,
+            "ess_median": finite(np.median(self.ess)),
+            "quantiles": [
+                {
+                    "probability": probability,
+                    "khat": None if khats is None else finite(khats[index]),
+                    "ess": finite(np.quantile(self.ess, probability)),
+                }
+                for index, probability in enumerate(QUANTILES)
+            ],
+            "worst": [
+                {
+                    "row": int(row),
+                    "khat": None if khat is None else finite(khat[row]),
+                    "ess": finite(self.ess[row]),
+                }
+                for row in self.worst[:ROWS]
+            ],
+            "reading": self.reading(),
+        }
+
+    def reading(self) -> str:
+        """Whether the guide can carry an estimate of log p(x), and what to do if not."""
+        n, ess = len(self.ess), float(np.median(self.ess))
+        effective = (
+            f"the median effective sample size is {ess:.0f} of {self.num_samples} (at least "
+            f"{FEWEST_EFFECTIVE} is fine)"
+        )
+        above = share_above_threshold(self.khat, self.num_samples)
+        if above is None:
+            return f"Not to be judged by k-hat, which takes at least {MINIMUM_SAMPLES} draws; {effective}."
+        seen = (
+            f"k-hat is above {khat_threshold(self.num_samples):.2f} for {above:.1%} of {n} data (at "
+            f"most {MOST_KHATS_ABOVE:.0%} is fine), and {effective}"
+        )
+        if above > MOST_KHATS_ABOVE:
+            first = (
+                f"The guide misses the posterior's tails: {seen}. Its log p(x) is too low for those "
+                "data; use annealed importance sampling there, or a richer family."
+            )
+        elif ess < FEWEST_EFFECTIVE:
+            first = (
+                f"The guide is much wider than the posterior, or elsewhere: {seen}. k-hat does not "
+                "see that; take more draws, and look at the inference gaps."
+            )
+        else:
+            first = (
+                f"The guide is a good proposal: {seen}. That is no proof: draws that all miss the "
+                "same mode look good by both."
+            )
+        counted = []
+        if self.constant:
+            counted.append(
+                f"For {self.constant} data all weights are equal: an exact guide, or a collapsed code "
+                "if the rate is 0."
+            )
+        if self.unfitted:
+            counted.append(
+                f"For {self.unfitted} data there is no tail to fit: weights are not finite, or a few "
+                "outweigh all others, or many tie, as those of a code with few values; they count as "
+                "above."
+            )
+        return " ".join([first, *counted])
+
+
+def guide_quality(
+    khat: Real[np.ndarray, " n"] | None, ess: Real[np.ndarray, " n"], num_samples: int
+) -> GuideQuality:
+    """k-hat, ESS = (sum_s w_s)^2 / sum_s w_s^2, and which data they are worst for.
+
+    Args:
+        khat: As `pyro_vae.statistics.pareto_khat` gives it; None if there were too few draws.
+        ess: As `effective_sample_size` gives it.
+        num_samples: The number S of draws from the guide for each datum.
+
+    Raises:
+        ValueError: If there are no data, the lengths differ, or an ESS is not from 0 to S.
+
+    References:
+        Pareto Smoothed Importance Sampling (Vehtari et al., 2024), https://arxiv.org/abs/1507.02646
+    """
+    if len(ess) == 0 or (khat is not None and len(khat) != len(ess)):
+        raise ValueError(
+            "khat and ess must be of the same data, at least one, got "
+            f"{None if khat is None else len(khat)} and {len(ess)}."
+        )
+    # Sums of weights that are all but equal are rounded.
+    if not (ess.min() >= 0 and ess.max() <= num_samples * (1 + 1e-6)):
+        raise ValueError(
+            f"ess must be from 0 to {num_samples}, got {ess.min():.3g} to {ess.max():.3g}."
+        )
+    return GuideQuality(khat, ess, num_samples)
 
 
 def plot_guide_quality(
@@ -48,6 +200,58 @@ def plot_guide_quality(
     )
     tidy([left, right])
     figure.suptitle("Importance weights p(x, z) / q(z | x): low k-hat and high ESS are good")
+    return figure
+
+
+def plot_worst_images(
+    x: Real[np.ndarray, " n *event"],
+    means: Real[np.ndarray, " n *event"],
+    quality: GuideQuality,
+    limits: tuple[float, float] = (0.0, 1.0),
+    columns: int = 8,
+) -> "matplotlib.figure.Figure":
+    """The data whose guide is worst, and best, above their reconstructions.
+
+    Args:
+        x: The data.
+        means: Their reconstructions, such as the mean of p(x | z) at the code of x.
+        quality: Of the same data.
+        limits: The values drawn black and white, or at the foot and the head of a profile.
+        columns: The number of data in a row.
+
+    Raises:
+        ValueError: If the numbers of data differ.
+    """
+    if not len(x) == len(means) == len(quality.ess):
+        raise ValueError(
+            f"data, means and quality must be of the same data, got {len(x)}, {len(means)} and "
+            f"{len(quality.ess)}."
+        )
+    columns = min(columns, len(x))
+    figure = new_figure(max(1.25 * columns + 1.0, 6.0), 7.4)
+    order = quality.worst
+    bands = figure.subfigures(2, 1)
+    for band, rows, title in (
+        (
+            bands[0],
+            order[:columns],
+            "The guide is worst for these: highest k-hat, then lowest ESS",
+        ),
+        (bands[1], order[::-1][:columns], "The guide is best for these"),
+    ):
+        cells = band.subplots(2, columns, squeeze=False)
+        for column, row in enumerate(rows):
+            _draw(cells[0, column], x[row], limits)
+            _draw(cells[1, column], means[row], limits)
+            said = f"ESS {quality.ess[row]:.3g}"
+            if quality.khat is not None:
+                said = f"k-hat {quality.khat[row]:.2f}\n{said}"
+            cells[0, column].set_title(f"row {row}\n{said}", fontsize=9)
+        for ax in cells.flat:
+            _strip(ax)
+        for ax, name in zip(cells[:, 0], ("data", "model"), strict=True):
+            ax.set_ylabel(name, rotation="horizontal", ha="right", va="center")
+        band.suptitle(title)
     return figure
 
 

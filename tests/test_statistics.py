@@ -33,6 +33,30 @@ def test_khat_is_arviz(num_samples, scale):
     )
 
 
+@pytest.mark.parametrize("num_samples", [100, 1000])
+@pytest.mark.parametrize("k", [0.3, 0.8, 1.5, 3.0])
+def test_khat_is_arviz_with_heavy_tails(num_samples, k):
+    log_weights = -k * np.log(np.random.default_rng(1).uniform(size=(num_samples, 20)))
+    np.testing.assert_allclose(
+        pareto_khat(log_weights), arviz_khat(log_weights), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_khat_is_arviz_with_ties():
+    """Each weight twice over or more, as of draws that repeat."""
+    log_weights = np.repeat(np.random.default_rng(0).standard_normal((500, 20)), 2, axis=0)
+    rounded = np.round(2 * np.random.default_rng(1).standard_normal((1000, 20)), 1)
+    for tied in (log_weights, rounded):
+        np.testing.assert_allclose(pareto_khat(tied), arviz_khat(tied), rtol=1e-12, atol=1e-12)
+
+
+def test_more_than_a_quarter_of_the_tail_tied_at_its_foot_has_no_fit():
+    """Of codes with few values. ArviZ divides by 0 and returns what its prior alone would."""
+    log_weights = np.log(1 + np.arange(1000) % 3)[:, None] * np.ones(2)
+    log_weights[0] += 1
+    np.testing.assert_array_equal(pareto_khat(log_weights), np.inf)
+
+
 @pytest.mark.parametrize("k", [0.3, 0.7, 1.0])
 def test_khat_is_the_shape_of_pareto_weights(k):
     """w = u^-k with u uniform is Pareto with shape k: the mean of k-hat over many sets is near it.

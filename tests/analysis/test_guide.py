@@ -1,9 +1,13 @@
 """k-hat and ESS, from both sides: good guides, bad ones, and no k-hat at all."""
 
+import json
+
 import numpy as np
 import pytest
 
-from analysis.guide import plot_guide_quality
+from analysis.exact_models import LinearGaussian
+from analysis.guide import guide_quality, plot_guide_quality, plot_worst_images
+from pyro_vae.evidence import evaluate
 
 RNG = np.random.default_rng(0)
 
@@ -40,3 +44,66 @@ def test_too_few_draws(words):
     axes, text = words(plot_guide_quality(None, np.full(9, 7.0), 10))
     assert "10 draws are too few for a k-hat" in text
     assert axes[0].get_ylabel()
+
+
+def test_worst_rows_by_hand():
+    khat = np.array([0.1, 0.9, -np.inf, np.inf, np.inf, 0.5])
+    ess = np.array([50.0, 3.0, 100.0, 2.0, 1.0, 20.0])
+    quality = guide_quality(khat, ess, 100)
+    np.testing.assert_array_equal(quality.worst, [4, 3, 1, 5, 0, 2])
+    summary = quality.summary()
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary["khat_share_above"] == pytest.approx(3 / 6)  # 0.5 is the threshold, not above.
+    assert (summary["khat_constant"], summary["khat_infinite"]) == (1, 2)
+    assert summary["ess_median"] == 11.5
+    assert [row["row"] for row in summary["worst"]] == [4, 3, 1, 5, 0, 2]
+    assert summary["worst"][0]["khat"] is None
+    assert "misses the posterior's tails" in summary["reading"]
+    assert "For 1 data all weights are equal" in summary["reading"]
+    assert "For 2 data there is no tail" in summary["reading"]
+
+
+def test_without_khat_the_lowest_ess_is_worst():
+    quality = guide_quality(None, np.array([3.0, 1.0, 2.0]), 5)
+    np.testing.assert_array_equal(quality.worst, [1, 2, 0])
+    assert quality.summary()["khat_share_above"] is None
+    assert "at least 25 draws" in quality.reading()
+
+
+def test_khat_is_one_sided_and_ess_is_not():
+    """A guide far too wide: no k-hat above the threshold, and few effective draws."""
+    exact = LinearGaussian((1, 4, 4), latent_dim=3)
+    x = exact.draw(60, 1)
+    readings = {}
+    for scale in (0.5, 1.0, 5.0):
+        found = evaluate(exact.vae(guide_scale=scale), x, num_samples=300)
+        readings[scale] = guide_quality(found.khat, found.ess, 300).reading()
+    assert "misses the posterior's tails" in readings[0.5]
+    assert "good proposal" in readings[1.0]
+    assert "much wider" in readings[5.0]
+    assert "For 60 data all weights are equal" in readings[1.0]
+
+
+@pytest.mark.parametrize(
+    ("khat", "ess", "message"),
+    [
+        (np.zeros(2), np.ones(3), "got 2 and 3"),
+        (None, np.zeros(0), "at least one, got None and 0"),
+        (None, np.array([11.0]), "from 0 to 10, got 11 to 11"),
+    ],
+)
+def test_bad_numbers_are_refused(khat, ess, message):
+    with pytest.raises(ValueError, match=message):
+        guide_quality(khat, ess, 10)
+
+
+def test_worst_images(words):
+    khat = np.r_[np.linspace(0, 1, 19), np.inf]
+    quality = guide_quality(khat, RNG.uniform(1, 100, 20), 100)
+    images = RNG.uniform(size=(20, 1, 8, 8))
+    axes, text = words(plot_worst_images(images, images, quality, columns=5))
+    assert len(axes) == 20
+    assert "row 19\nk-hat inf" in text
+    assert "row 0\nk-hat 0.00" in text
+    with pytest.raises(ValueError, match="got 19, 20 and 20"):
+        plot_worst_images(images[1:], images, quality)

@@ -1,0 +1,134 @@
+"""Training against test data: an exact guide has no gaps, an encoder fitted to few data has."""
+
+import json
+import math
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from analysis.exact_models import BernoulliMixture, LinearGaussian
+from analysis.generalisation import Generalisation, generalisation, plot_generalisation
+from pyro_vae.model import VAE
+from pyro_vae.priors import StandardNormal
+
+EXACT = LinearGaussian((1, 4, 4), latent_dim=3)
+
+
+class Memory(nn.Module):
+    """The exact posterior of data that it knows; of others it misses the mean."""
+
+    support = "real"
+
+    def __init__(self, exact, known, miss):
+        super().__init__()
+        self.latent_dim = exact.latent_dim
+        self.encoder = MemoryEncoder(exact, known, miss)
+
+    def forward(self, x):
+        mean, scale = self.encoder(x).chunk(2, -1)
+        return dist.Normal(mean, scale.exp()).to_event(1)
+
+    def embed(self, x):
+        return self(x).mean
+
+
+class MemoryEncoder(nn.Module):
+    def __init__(self, exact, known, miss):
+        super().__init__()
+        posterior = exact.vae().posterior
+        self.posterior, self.known, self.miss = posterior, known.flatten(1), miss
+        self.log_scale = posterior.scale_tril.inverse().mT.norm(dim=0).log().neg()
+
+    def forward(self, x):
+        mean = self.posterior.embed(x)
+        distance = torch.cdist(x.flatten(-3).flatten(0, -2), self.known).amin(-1)
+        unknown = (distance > 1e-4).to(x).view(*mean.shape[:-1], 1)
+        return torch.cat([mean + self.miss * unknown, self.log_scale.expand_as(mean)], -1)
+
+
+def overfitted(known, miss=0.3):
+    exact = EXACT.vae()
+    return VAE(StandardNormal(3), exact.likelihood, Memory(EXACT, known, miss))
+
+
+def small(vae, train, test, **options):
+    return generalisation(
+        vae, train, test, **{"num_samples": 100, "gap_steps": 60, "num_gap_data": 20} | options
+    )
+
+
+def test_exact_guide_has_no_gaps_and_no_difference():
+    result = small(EXACT.vae(), EXACT.draw(200, 1), EXACT.draw(200, 2))
+    for split in (result.train, result.test):
+        assert np.abs(split["inference"]).max() < 1.5
+        assert abs(split["inference"].mean()) < 0.1
+        assert not split["khat_above"].any()
+    for name in ("log_evidence", "elbo"):
+        difference, error = result.difference(name)
+        assert abs(difference) < 4 * error
+    truth = EXACT.log_evidence(EXACT.draw(200, 1)).numpy()
+    np.testing.assert_allclose(result.train["log_evidence"].mean(), truth.mean(), atol=1e-3)
+    assert "No overfitting of the decoder" in result.reading()
+    assert "No overfitting of the encoder" in result.reading()
+
+
+def test_encoder_that_overfits_is_found():
+    train, test = EXACT.draw(30, 1), EXACT.draw(30, 2)
+    result = small(overfitted(train), train, test)
+    assert result.left_out is None
+    assert result.clearly_above("amortisation", -1)
+    assert not result.clearly_above("log_evidence", 1)
+    # The family is the same: KL between the diagonal and the posterior.
+    difference, error = result.difference("approximation")
+    assert abs(difference) < 5 * error + 0.05
+    assert "The encoder overfits" in result.reading()
+    assert "No overfitting of the decoder" in result.reading()
+
+
+def test_decoder_that_overfits_is_found():
+    train = EXACT.draw(100, 1)
+    result = small(EXACT.vae(), train, EXACT.draw(100, 2, shift=1.0))
+    assert result.clearly_above("log_evidence", 1)
+    assert "The decoder overfits" in result.reading()
+
+
+def test_without_an_encoder_the_gap_is_not_taken_apart():
+    exact = BernoulliMixture((1, 4, 4))
+    result = small(exact.vae(), exact.draw(20, 1), exact.draw(20, 2))
+    assert "amortisation" not in result.train
+    assert "replaces the posterior's encoder" in result.summary()["gaps_left_out"]
+    assert "not taken apart" in result.reading()
+
+
+def test_differences_by_hand():
+    names = ("log_evidence", "elbo", "reconstruction", "rate", "inference")
+    train = {name: np.array([1.0, 3.0]) for name in names}
+    test = {name: np.array([0.0, 0.0, 3.0]) for name in names}
+    result = Generalisation(train, test, 10, "it has none.")
+    difference, error = result.difference("elbo")
+    assert difference == pytest.approx(1.0)
+    assert error == pytest.approx(math.sqrt(2 / 2 + 3 / 3))
+    summary = result.summary()
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary["terms"]["elbo"]["difference_se"] == pytest.approx(math.sqrt(2))
+
+
+def test_bad_numbers_are_refused():
+    x = EXACT.draw(3, 0)
+    with pytest.raises(ValueError, match="num_gap_data must be at least 1, got 0"):
+        generalisation(EXACT.vae(), x, x, num_gap_data=0)
+    with pytest.raises(ValueError, match="at least one datum, got none"):
+        generalisation(EXACT.vae(), x[:0], x)
+
+
+def test_figure(words):
+    rng = np.random.default_rng(0)
+    names = ("log_evidence", "elbo", "reconstruction", "rate", "inference", "amortisation")
+    train, test = ({name: rng.normal(size=20) for name in names} for _ in range(2))
+    axes, text = words(plot_generalisation(Generalisation(train, test, 10, None)))
+    assert "amortisation gap" in text
+    assert "training" in text
+    assert all(ax.get_xlabel() and ax.get_title() for ax in axes)

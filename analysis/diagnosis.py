@@ -135,6 +135,12 @@ class Subject:
         return narrowed(to_array(self.train))
 
     @cached_property
+    def limits(self) -> tuple[float, float]:
+        """What is drawn black and white: 0 and 1, or the extremes of data that go beyond."""
+        low, high = float(self.real.min()), float(self.real.max())
+        return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+
+    @cached_property
     def data_sets(self) -> int:
         """The number of new data sets."""
         return int(np.clip(GENERATED_ELEMENTS // max(1, self.x.numel()), 1, DATA_SETS))

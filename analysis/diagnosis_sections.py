@@ -53,8 +53,6 @@ from pyro_vae.statistics import khat_threshold
 
 # Data with replicates, and replicates of each.
 SHOWN, REPLICATES = 8, 5
-# The guide is fitted to so many training and test data each, to find its gaps.
-GENERALISATION_DATA = 100
 
 
 def predictive(subject: Subject) -> Section:
@@ -166,7 +164,16 @@ def elbo(subject: Subject) -> Section:
         for name, values in (("ELBO", terms.reconstruction - terms.rate), ("rate", terms.rate)):
             parts.numbers[name] = f"{values.mean():.2f} nats per datum"
         parts.draw("terms", lambda: plot_elbo_terms(terms, decomposition))
-        parts.draw("extremes", lambda: plot_extremes(subject.real, terms, subject.reconstructions))
+        parts.draw(
+            "extremes",
+            lambda: plot_extremes(
+                subject.real,
+                terms,
+                subject.reconstructions,
+                names=subject.event_names,
+                limits=subject.limits,
+            ),
+        )
     if terms is not None and decomposition is not None:
         parts.draw("spectrum", lambda: plot_spectrum(decomposition, terms))
     if decomposition is not None:
@@ -197,7 +204,12 @@ def guide(subject: Subject) -> Section:
             )
         parts.numbers["effective draws, median"] = f"{np.median(ess):.0f} of {draws}"
         parts.draw("quality", lambda: plot_guide_quality(khat, ess, draws))
-        parts.draw("worst", lambda: plot_worst_images(subject.real, quality))
+        parts.draw(
+            "worst",
+            lambda: plot_worst_images(
+                subject.real, subject.reconstructions, quality, subject.limits
+            ),
+        )
     sbc = parts.add("sbc", lambda: _ranked(subject))
     if sbc is not None:
         parts.numbers["told from the posterior"] = f"{sbc.told_apart:.1%} of pairs, 50% is chance"
@@ -207,8 +219,8 @@ def guide(subject: Subject) -> Section:
         "generalisation",
         lambda: generalisation(
             subject.vae,
-            subject.train[:GENERALISATION_DATA].to(subject.x.device),
-            subject.x[:GENERALISATION_DATA],
+            subject.train.to(subject.x.device),
+            subject.x,
             seed=subject.seed_of("generalisation"),
         ),
     )

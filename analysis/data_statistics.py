@@ -6,6 +6,7 @@ the model are two samples to compare, see `analysis.two_sample`.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
@@ -221,7 +222,7 @@ def dispersion(counts: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, " n
 
 def nearest_training(
     data: Shaped[np.ndarray, " n *event"],
-    train: Shaped[np.ndarray, " t *event"],
+    train: Shaped[np.ndarray, " t *known"],
     *,
     transform: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Nearest:
@@ -318,7 +319,8 @@ def _parts(where: np.ndarray, *, corners: bool) -> Float[np.ndarray, " n"]:
     # Nothing connects an image with the next one.
     structure = np.zeros((3, 3, 3), dtype=bool)
     structure[1] = generate_binary_structure(2, 2 if corners else 1)
-    labels, count = label(where != 0, structure)
+    labels = np.empty(where.shape, dtype=np.int32)
+    count = cast("int", label(where != 0, structure, output=labels))
     image = np.zeros(count + 1, dtype=np.int64)
     image[labels] = np.arange(len(where))[:, None, None]
     return np.bincount(image[1:], minlength=len(where)).astype(np.float64)

@@ -22,6 +22,12 @@ from analysis.data_statistics import (
     profiles_for,
     statistics_for,
 )
+from analysis.permutation_tests import (
+    ProfileComparison,
+    SpectrumComparison,
+    compare_profiles,
+    compare_spectra,
+)
 from analysis.predictive_plots import (
     plot_comparisons,
     plot_nearest,
@@ -31,11 +37,7 @@ from analysis.predictive_plots import (
 from analysis.two_sample import (
     SMALL_DISTANCE,
     Comparison,
-    ProfileComparison,
-    SpectrumComparison,
-    compare_profiles,
     compare_scores,
-    compare_spectra,
     distance_text,
     holm,
     p_text,

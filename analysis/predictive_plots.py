@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Real
@@ -11,11 +11,13 @@ from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.data_statistics import Nearest
 from analysis.draws import UndefinedCheckError
 from analysis.images import draw_datum
+from analysis.permutation_tests import (
+    ProfileComparison,
+    SpectrumComparison,
+)
 from analysis.two_sample import (
     SMALL_DISTANCE,
     Comparison,
-    ProfileComparison,
-    SpectrumComparison,
     p_text,
 )
 from analysis.vectors import is_long
@@ -30,12 +32,16 @@ _BINS = 30
 _PAIRS, _SCATTERED = 10, 4
 
 
+@runtime_checkable
 class Checks(Protocol):
     """What of `PredictiveChecks` is drawn."""
 
-    comparisons: tuple[Comparison, ...]
-    profiles: tuple[ProfileComparison, ...]
-    spectrum: SpectrumComparison | None
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]: ...  # noqa: D102
+    @property
+    def profiles(self) -> tuple[ProfileComparison, ...]: ...  # noqa: D102
+    @property
+    def spectrum(self) -> SpectrumComparison | None: ...  # noqa: D102
 
 
 def plot_comparisons(checks: Checks) -> "matplotlib.figure.Figure":
@@ -185,7 +191,10 @@ def plot_nearest(
     draw(upper, *pairs, nearest.distance[shown])
     ax = lower.subplots()
     _draw_histograms(ax, None if real is None else real.distance, nearest.distance)
-    ax.set(xlabel="rms distance to the nearest training datum", ylabel="share of the data")
+    ax.set(
+        xlabel="distance to the nearest training datum, rms over the elements",
+        ylabel="share of the data",
+    )
     ax.legend(frameon=False)
     tidy([ax])
     median = float(np.median(nearest.distance))
@@ -252,7 +261,8 @@ def _plot_elements(profile: ProfileComparison) -> "matplotlib.figure.Figure":
     both = np.concatenate([profile.real, profile.generated])
     i = profile.worst
     ax.plot(profile.real[i], profile.generated[i], "o", ms=8, mfc="none", color=ORANGE)
-    ax.axline((float(both.max()),) * 2, slope=1, color=GREY, lw=1)
+    top = float(both.max())
+    ax.axline((top, top), slope=1, color=GREY, lw=1)
     if positive and (both > 0).any():
         least = float(both[both > 0].min())
         ax.set_xscale("symlog", linthresh=least)
@@ -291,13 +301,9 @@ def _draw_histograms(
     for (name, values, colour), finite_values in zip(samples, kept, strict=True):
         # What is beyond the range is drawn at its end.
         inside = np.clip(finite_values, edges[0], edges[-1])
-        style = {
-            "bins": edges,
-            "weights": np.full(len(inside), 1 / len(values)),
-            "histtype": "stepfilled",
-        }
-        ax.hist(inside, **style, color=colour, alpha=0.2)
-        ax.hist(inside, **style | {"histtype": "step"}, color=colour, lw=1.6, label=name)
+        style: dict[str, Any] = {"bins": edges, "weights": np.full(len(inside), 1 / len(values))}
+        ax.hist(inside, **style, histtype="stepfilled", color=colour, alpha=0.2)
+        ax.hist(inside, **style, histtype="step", color=colour, lw=1.6, label=name)
     ax.margins(x=0.02)
     if all((values == np.round(values)).all() for values in kept):
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))

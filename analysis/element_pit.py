@@ -177,7 +177,11 @@ class ElementPit:
             errors.append("too low" if self.bias > 0 else "too high")
         if abs(self.spread_t) > _CLEAR:
             errors.append("too narrow" if self.spread > 1 else "too wide")
-        how = f"the forecasts are {' and '.join(errors)}" if errors else "in shape"
+        how = (
+            f"the forecasts are {' and '.join(errors)}"
+            if errors
+            else "no clear bias or width, but another shape"
+        )
         small = abs(self.bias) <= LARGEST_BIAS and abs(self.spread - 1) <= LARGEST_SPREAD
         p = "" if self.p_value is None else f", p = {self.p_value:.2g}"
         return (

@@ -1,0 +1,246 @@
+"""Calibration: nominal for a true model, and what finds which fault."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.calibration import (
+    calibration,
+    element_pit,
+    plot_calibration_map,
+    plot_element_pit,
+    plot_isotonic,
+    plot_reliability,
+    same_image_probability,
+)
+from analysis.exact_models import BernoulliMixture, LinearGaussian
+from analysis.leave_one_out import leave_one_element_out
+from analysis.sign_flips import bootstrap_interval, sign_flips
+
+pytestmark = pytest.mark.arviz
+
+MODEL = BernoulliMixture()
+
+
+def forecasts(x, draws=60, **faults):
+    result = leave_one_element_out(MODEL.vae(**faults), x, num_samples=draws)
+    return result.probability, result.outcome
+
+
+def nominal(p_values, level=0.05):
+    """Whether so many are below the level as there should be, within 1e-4 on either side."""
+    low, high = stats.binom.ppf([1e-4, 1 - 1e-4], len(p_values), level)
+    return low <= np.sum(np.array(p_values) < level) <= high
+
+
+def test_p_values_are_nominal_under_a_true_model():
+    sets, size = 150, 60
+    p, x = forecasts(MODEL.draw(sets * size, 11), draws=25)
+    results = [
+        calibration(part, outcome, seed=seed, num_flips=199)
+        for seed, (part, outcome) in enumerate(
+            zip(p.reshape(sets, size, 1, 8, 8), x.reshape(sets, size, 1, 8, 8), strict=True)
+        )
+    ]
+    assert nominal([result.p_value for result in results])
+    assert nominal([result.elements.p_value for result in results])
+    covered = np.concatenate([(r.low <= r.forecast) & (r.forecast <= r.high) for r in results])
+    assert 0.9 < covered.mean() < 0.98
+    assert np.mean([r.error for r in results]) == pytest.approx(
+        np.mean([r.error_by_chance for r in results]), rel=0.1
+    )
+
+
+def test_pit_p_values_are_nominal_under_a_true_model():
+    sets, size = 150, 60
+    model = LinearGaussian(event_shape=(8,))
+    pit = leave_one_element_out(model.vae(), model.draw(sets * size, 3), num_samples=100).pit
+    results = [
+        element_pit(part, seed=seed, num_flips=199)
+        for seed, part in enumerate(pit.reshape(sets, size, 8))
+    ]
+    assert nominal([result.p_value for result in results])
+    assert nominal([result.location.p_value for result in results])
+    assert nominal([result.width.p_value for result in results])
+
+
+@pytest.mark.parametrize(
+    ("faults", "flipped", "direction"),
+    [
+        ({"sharpness": 1.5}, 0.0, -1),
+        ({"sharpness": 0.7}, 0.0, 1),
+        ({}, 0.1, -1),
+        ({"missing": 2}, 0.0, -1),
+    ],
+)
+def test_faults_of_the_model_are_found(faults, flipped, direction):
+    result = calibration(*forecasts(MODEL.draw(600, 2, flipped=flipped), **faults))
+    assert result.p_value is not None
+    assert result.p_value < 1e-3
+    assert np.sign(result.sharpness_t) == direction
+    assert "Not calibrated" in result.reading()
+    assert ("too sure" if direction < 0 else "too unsure") in result.reading()
+
+
+def test_a_collapsed_latent_is_calibrated_and_resolves_nothing():
+    # Each pixel has its true marginal: forecasts come true. What it costs is in the score.
+    x = MODEL.draw(600, 2)
+    collapsed = calibration(*forecasts(x, collapsed=True))
+    healthy = calibration(*forecasts(x))
+    assert collapsed.p_value is not None
+    assert collapsed.p_value > 0.01
+    assert collapsed.brier_se is not None
+    assert collapsed.brier > healthy.brier + 3 * collapsed.brier_se
+    assert collapsed.resolution < healthy.resolution
+
+
+def test_same_image_forecasts_fail_even_for_a_true_model():
+    x = MODEL.draw(600, 2)
+    result = calibration(same_image_probability(MODEL.vae(), x), x.numpy())
+    assert result.p_value is not None
+    assert result.p_value < 1e-3
+    assert result.sharpness_t > 5
+
+
+def test_the_models_own_data_tell_the_guides_fault_from_the_models():
+    rng = np.random.default_rng(0)
+    truth = rng.random((2, 500, 30))
+    x = (rng.random(truth.shape) < truth).astype(float)
+    # A guide that makes every forecast too unsure, of any data.
+    blurred = 0.5 + 0.6 * (truth - 0.5)
+    alone = calibration(blurred[0], x[0])
+    beside = calibration(blurred[0], x[0], simulated=(blurred[1], x[1]))
+    assert alone.p_value is not None
+    assert alone.p_value < 1e-3
+    assert alone.p_value_against_model is None
+    assert beside.p_value_against_model is not None
+    assert beside.p_value_against_model > 1e-3
+    assert "need not be wrong" in beside.reading()
+    wrong = calibration(truth[0], x[0], simulated=(blurred[1], x[1]))
+    assert wrong.p_value_against_model is not None
+    assert wrong.p_value_against_model < 1e-3
+    assert "the model is wrong, its forecasts too sure" in wrong.reading()
+
+
+def test_numbers_by_hand():
+    p = np.full((4, 50), 0.25)
+    x = np.zeros((4, 50))
+    x[:, :20] = 1
+    result = calibration(p, x)
+    assert result.forecast.tolist() == [0.25]
+    assert result.observed == pytest.approx([0.4])
+    assert result.bias == pytest.approx(0.15)
+    assert result.error == pytest.approx(0.15)
+    assert result.doubtful_error == pytest.approx(0.15)
+    assert result.brier == pytest.approx(0.4 * 0.75**2 + 0.6 * 0.25**2)
+    assert result.brier == pytest.approx(
+        result.uncertainty - result.resolution + result.reliability
+    )
+    # Sixteen choices of signs: the sum is as large in two of them.
+    assert result.p_value == pytest.approx(1 / 8, abs=0.03)
+    # Elements with an expected variance of 4 x 0.19 are too few events to judge.
+    assert result.elements.left_out == 50
+    assert result.summary()["elements"]["p_value"] is None
+
+
+def test_the_map_finds_the_place():
+    x = MODEL.draw(600, 2)
+    p, _ = forecasts(x)
+    turned = x.numpy().copy()
+    turned[:180, 0, 3, 5] = 1
+    shown = calibration(p, turned).elements
+    assert shown.fails[0, 3, 5]
+    assert shown.fails.sum() <= 2
+    assert shown.summary()["worst_element"] == [0, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("faults", "shift", "words_of_it"),
+    [
+        ({"noise_ratio": 1.15}, 0.0, "too wide"),
+        ({"noise_ratio": 0.85}, 0.0, "too narrow"),
+        ({}, 0.05, "too low"),
+    ],
+)
+def test_faults_of_a_gaussian_are_found(faults, shift, words_of_it):
+    model = LinearGaussian()
+    x = model.draw(500, 4, shift=shift)
+    result = element_pit(leave_one_element_out(model.vae(**faults), x, num_samples=200).pit)
+    assert result.p_value is not None
+    assert result.p_value < 1e-3
+    assert words_of_it in result.reading()
+
+
+def test_sign_flips_keep_rare_events_in_bounds():
+    # One column never had its five expected events: its own variance is next to nothing.
+    scores = np.full((1000, 1), -0.005)
+    assert abs(sign_flips(scores, seed=0).t[0]) > 30
+    known = sign_flips(scores, seed=0, least_variance=np.array([5.0]))
+    assert known.t == pytest.approx([-5 / np.sqrt(5)])
+    left_out = sign_flips(scores, seed=0, keep=np.array([False]))
+    assert left_out.p_value is None
+    with pytest.raises(ValueError, match="at least two images, got 1"):
+        sign_flips(scores[:1], seed=0)
+
+
+def test_bootstrap_interval_is_that_of_a_mean():
+    values = np.random.default_rng(0).normal(size=(400, 1))
+    low, high = bootstrap_interval(values, np.ones((400, 1)), seed=0)
+    error = values.std() / 20
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_bad_arguments():
+    p = np.full((4, 3), 0.5)
+    with pytest.raises(ValueError, match="shape"):
+        calibration(p, np.zeros((4, 2)))
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        calibration(2 * p + 0.5, np.zeros((4, 3)))
+    with pytest.raises(ValueError, match="outcome must be 0 or 1"):
+        calibration(p, p)
+    with pytest.raises(ValueError, match="at least two"):
+        calibration(p[:1], np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="at least two"):
+        element_pit(p[:1])
+    with pytest.raises(ValueError, match="pit must lie"):
+        element_pit(p + 1)
+
+
+def test_figures(words):
+    x = MODEL.draw(200, 2)
+    p, outcome = forecasts(x)
+    result = calibration(p, outcome)
+    same = calibration(same_image_probability(MODEL.vae(), x), outcome)
+    axes, text = words(plot_reliability(result, same, result))
+    assert len(axes) == 4
+    assert "no test" in text
+    assert "bootstrap over 200 images" in text
+    _, text = words(plot_calibration_map(result))
+    assert "64 elements fail" in text
+    pit = element_pit(np.random.default_rng(0).random((50, 7)))
+    _, text = words(plot_element_pit(pit))
+    assert "bootstrap over 50 data" in text
+    axes, text = words(plot_calibration_map(pit))
+    assert len(axes) == 2
+    assert "Width" in text
+
+
+def test_map_of_a_colour_image_and_of_certain_elements(words):
+    pit = element_pit(np.random.default_rng(0).random((50, 3, 6, 6)))
+    axes, _ = words(plot_calibration_map(pit))
+    assert axes[0].images[0].get_array().shape == (6, 6)
+    certain = calibration(np.zeros((4, 5, 5)), np.zeros((4, 5, 5)))
+    assert certain.p_value is None
+    assert "Nothing to judge" in certain.reading()
+    _, text = words(plot_calibration_map(certain))
+    assert "0 of 0 elements fail" in text
+
+
+def test_isotonic_forecasts_are_ours(words):
+    rng = np.random.default_rng(0)
+    p = rng.random((50, 20))
+    figure = plot_isotonic(p, (rng.random(p.shape) < p).astype(float))
+    (ax,), text = words(figure)
+    assert "1,000 of 1,000 elements" in text
+    line = next(line for line in ax.lines if len(line.get_xdata()) == p.size)
+    np.testing.assert_allclose(line.get_xdata(), np.sort(p.ravel()), atol=0.011)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -78,7 +79,8 @@ class RateDecomposition:
         total_correlation: TC = E[log q(z) - sum_d log q(z_d)]; None for a guide without marginals.
         total_correlation_se: Its standard error.
         dimension_wise_kl: DWKL = E[sum_d log q(z_d) - log p(z)]: sum_d KL(q(z_d) || p(z_d)) under a
-            prior of independent coordinates; None as before.
+            prior of independent coordinates, and under others no KL, which may be negative; None as
+            before.
         dimension_wise_kl_se: Its standard error.
         marginal_kl: KL(q(z) || p(z)) = TC + DWKL.
         marginal_kl_se: Its standard error.
@@ -132,10 +134,14 @@ class RateDecomposition:
 
     def summary(self) -> dict[str, Any]:
         """The terms in nats per datum with their standard errors, and lists by dimension."""
-        names = ("mutual_information", "total_correlation", "dimension_wise_kl", "marginal_kl", "rate")
-        terms = {
-            key: finite(getattr(self, key)) for name in names for key in (name, f"{name}_se")
-        }
+        names = (
+            "mutual_information",
+            "total_correlation",
+            "dimension_wise_kl",
+            "marginal_kl",
+            "rate",
+        )
+        terms = {key: finite(getattr(self, key)) for name in names for key in (name, f"{name}_se")}
         return {
             "n": self.num_data,
             "num_draws": self.num_draws,
@@ -174,28 +180,28 @@ class RateDecomposition:
                 f"The code says nothing: the rate is {self.rate:.3f} nats, so the posterior is "
                 "collapsed onto the prior; train with warm-up, free bits or a weaker decoder."
             )
-        sentences = [
-            f"Of the rate of {self.rate:.2f} nats, {self.mutual_information:.2f} say which datum it "
-            f"is; the other {self.marginal_kl:.2f} are lost because the codes of all data are not "
-            "distributed as the prior, and are best near 0."
-        ]
-        if self.saturated:
-            rest = "the marginal KL" if self.total_correlation is None else "the total correlation"
-            sentences.append(
-                f"But {self.num_data} data cannot tell more than log N = {self.log_n:.2f} nats: the "
-                f"mutual information is that or more, and {rest} is at most what is said here, as "
-                "the excess lands in it; only their sum is sure."
-            )
-        elif self.marginal_kl > self.mutual_information:
-            sentences.append("More is lost than said: a richer prior would help.")
-        if self.total_correlation is None or self.dimension_wise_kl is None:
-            sentences.append(f"The marginal KL is not taken further apart: {self.undefined}")
-        else:
-            sentences.append(
-                f"Of that, {self.total_correlation:.2f} are dependence between dimensions (total "
+        parts = f"The marginal KL is not taken further apart: {self.undefined}"
+        if self.total_correlation is not None and self.dimension_wise_kl is not None:
+            parts = (
+                f"Of these, {self.total_correlation:.2f} are dependence between dimensions (total "
                 f"correlation) and {self.dimension_wise_kl:.2f} the dimensions' own shapes."
             )
-        return " ".join(sentences)
+        if self.saturated:
+            rest = "marginal KL" if self.total_correlation is None else "total correlation"
+            return (
+                f"Saturated: of the rate of {self.rate:.2f} nats, {self.mutual_information:.2f} or "
+                f"more say which datum it is, as {self.num_data} data cannot show more than log N = "
+                f"{self.log_n:.2f}. Any excess is in the other {self.marginal_kl:.2f} nats, the "
+                f"marginal KL, whose {rest} is therefore an upper bound. {parts}"
+            )
+        advice = ""
+        if self.marginal_kl > self.mutual_information:
+            advice = " More is lost than said: a richer prior would help."
+        return (
+            f"Of the rate of {self.rate:.2f} nats, {self.mutual_information:.2f} say which datum it "
+            f"is; the other {self.marginal_kl:.2f} are lost because the codes of all data are not "
+            f"distributed as the prior, and are best near 0.{advice} {parts}"
+        )
 
 
 def decompose_rate(
@@ -239,7 +245,9 @@ def decompose_rate(
     normal, undefined, latent = _kind(vae, x_train[:1], site)
     if not normal:
         num_draws = min(num_draws, max(CHECKED, PAIRS // (n * latent)))
-    draws = _draw(vae, x_train[_rows(n, num_draws, seed).to(x_train.device)], site, seed, undefined)
+    draws = _draw(
+        vae, x_train[_rows(n, num_draws, seed).to(x_train.device)], site, seed, undefined
+    )
     aggregate = _Normals(draws) if normal else _Pairs(draws)
     codes = []
     for block, q in _guides(vae, x_train, site, seed):
@@ -309,10 +317,8 @@ def _draw(vae: Any, x: Tensor, site: str, seed: int, undefined: str | None) -> _
                 part["own"] = (f * c).sum(1).unsqueeze(0)
             if isinstance(p, Independent) and p.reinterpreted_batch_ndims == 1:
                 part["prior_coordinates"] = p.base_dist.log_prob(z)
-                try:
+                with suppress(NotImplementedError):
                     part["kl"] = kl_divergence(each, p.base_dist)
-                except NotImplementedError:
-                    pass
         parts.append({k: None if v is None else v[0].cpu() for k, v in part.items()})
     joined = {
         name: None if value is None else torch.cat([cast("Tensor", part[name]) for part in parts])
@@ -399,9 +405,7 @@ class _Pairs:
             else:
                 each = _coordinates(q).log_prob(z).double().cpu()
                 log_q = each.sum(-1)
-                self.coordinates[rows] = torch.logaddexp(
-                    self.coordinates[rows], each.logsumexp(1)
-                )
+                self.coordinates[rows] = torch.logaddexp(self.coordinates[rows], each.logsumexp(1))
             self.joint[rows] = torch.logaddexp(self.joint[rows], log_q.logsumexp(1))
 
     def finish(self, n: int) -> tuple[Tensor, Tensor | None, float | None]:

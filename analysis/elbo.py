@@ -1,6 +1,5 @@
 """The ELBO datum by datum: reconstruction and rate, the best and the worst of them, and their figures."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -126,7 +125,10 @@ def elbo_terms(evaluation: Evaluation) -> ElboTerms:
     """
     weighted = evaluation.importance_weighting
     return ElboTerms(
-        *(np.asarray(v, np.float64) for v in (weighted.reconstruction, weighted.kl, evaluation.embeddings))
+        *(
+            np.asarray(v, np.float64)
+            for v in (weighted.reconstruction, weighted.kl, evaluation.embeddings)
+        )
     )
 
 
@@ -150,8 +152,10 @@ def plot_elbo_terms(
     _draw_steps(right, terms, steps)
     if decomposition is not None and decomposition.saturated:
         right.set_xlabel(
-            f"nats    (mutual information: saturated at log N = {decomposition.log_n:.1f};\n"
-            "it may be larger, and the total correlation smaller by as much)"
+            "nats per datum, means\n"
+            f"mutual information is saturated at log N = {decomposition.log_n:.1f}: it may be larger,\n"
+            "and the total correlation or marginal KL smaller by as much",
+            fontsize=8,
         )
     elbo = terms.elbo
     error = standard_error(elbo)
@@ -167,7 +171,9 @@ def _draw_plane(ax: "matplotlib.axes.Axes", terms: ElboTerms) -> None:
     shown = np.isfinite(rate) & np.isfinite(reconstruction)
     rate, reconstruction = rate[shown], reconstruction[shown]
     if len(rate) > MOST_POINTS:
-        ax.hexbin(rate, reconstruction, gridsize=50, mincnt=1, bins="log", cmap="Blues", linewidths=0)
+        ax.hexbin(
+            rate, reconstruction, gridsize=50, mincnt=1, bins="log", cmap="Blues", linewidths=0
+        )
     else:
         size = float(np.clip(8000 / max(len(rate), 1), 3, 16))
         ax.scatter(rate, reconstruction, s=size, color=BLUE, alpha=0.5, linewidth=0)
@@ -190,7 +196,7 @@ def _draw_plane(ax: "matplotlib.axes.Axes", terms: ElboTerms) -> None:
         ax.set(xlim=limits[0], ylim=limits[1])
         ax.plot(rate.mean(), reconstruction.mean(), "o", color=ORANGE, label="mean")
         ax.plot([], [], "--", color=GREY, linewidth=0.8, label="equal ELBO (1, 25, 50, 75, 99 %)")
-        ax.legend(loc="lower left", fontsize=8, framealpha=0.9)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.05), fontsize=8, frameon=False, ncols=2)
     ax.set(
         xlabel="rate KL(q(z | x) || p(z)), nats",
         ylabel="reconstruction E[log p(x | z)], nats",
@@ -227,7 +233,7 @@ def _draw_steps(
         low, high = min(low, level - nats), max(high, level - nats)
         level -= nats
     span = max(high - low, 0.1)
-    ax.set_xlim(low - 0.12 * span, high + 0.42 * span)
+    ax.set_xlim(low - 0.12 * span, high + 0.28 * span)
     level = start
     for row, (_, nats, _) in enumerate(steps, start=1):
         ax.text(max(level, level - nats) + 0.02 * span, row, f"{-nats:+.2f}", va="center")
@@ -235,7 +241,7 @@ def _draw_steps(
     for row, value in ((0, start), (len(steps) + 1, end)):
         ax.plot([value, value], [row - 0.3, row + 0.3], color="black", linewidth=3)
         ax.text(value + 0.03 * span, row, f"{value:.2f}", va="center", fontweight="bold")
-    names = ["reconstruction", *(f"− {name}" for name, _, _ in steps), "ELBO"]
+    names = ["reconstruction", *(f"- {name}" for name, _, _ in steps), "ELBO"]
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.set_xlabel("nats per datum, means")
@@ -258,6 +264,8 @@ def plot_spectrum(
     Raises:
         UndefinedCheckError: If the guide's coordinates have no densities of their own.
     """
+    from matplotlib.patches import Patch
+
     spectrum = decomposition.by_dimension
     if spectrum is None:
         raise UndefinedCheckError(f"no spectrum: {decomposition.undefined}")
@@ -274,32 +282,30 @@ def plot_spectrum(
     upper.bar(
         rank, np.maximum(extra[order], 0), bottom=np.maximum(information[order], 0), color=ORANGE
     )
-    handles = [upper.bar([], [], color=BLUE, label="mutual information I(x; z_d)")]
+    handles: list[Any] = [Patch(color=BLUE, label="mutual information I(x; z_d)")]
     if marginal is not None:
-        handles.append(upper.bar([], [], color=ORANGE, label="KL(q(z_d) || p(z_d)), best near 0"))
+        handles.append(Patch(color=ORANGE, label="KL(q(z_d) || p(z_d)), best near 0"))
     flags = decomposition.saturated_dimensions
     saturated = np.zeros(latent, bool) if flags is None else flags[order]
     height = float((information + extra).max(initial=0.0))
     if saturated.any():
-        upper.axhline(
-            decomposition.log_n, color=GREY, linestyle=":", label="log N, the most that is seen"
-        )
+        line = upper.axhline(decomposition.log_n, color=GREY, linestyle=":")
+        line.set_label("log N, the most that is seen; *: saturated, a lower bound")
+        handles.append(line)
         height = max(height, decomposition.log_n)
         for place in rank[saturated]:
             upper.annotate(
                 "*", (place, (information + extra)[order][place]), ha="center", fontsize=12
             )
-        upper.plot([], [], linestyle="", marker="$*$", color="black", label="saturated: a lower bound")
     upper.set(ylabel="nats", ylim=(0, max(1.25 * height, 0.01)))
-    upper.legend(frameon=False, fontsize=9, loc="upper right")
+    upper.legend(handles=handles, frameon=False, fontsize=9, loc="upper right")
     _draw_activity(lower, decomposition.activity[order], terms, order)
     step = max(1, latent // 25)
     lower.set_xticks(rank[::step], [str(index) for index in order[::step]])
     lower.set_xlabel("latent dimension d, sorted by its KL to the prior")
-    said = "" if marginal is None else f", {marginal.sum():.2f} nats off the prior"
+    said = "" if marginal is None else f", KL(q(z_d) || p(z_d)) to {marginal.sum():.2f}"
     figure.suptitle(
-        f"{active.sum()} of {latent} units active; alone they say "
-        f"{information.sum():.1f} nats of the datum{said}"
+        f"{active.sum()} of {latent} units active; I(x; z_d) sums to {information.sum():.1f} nats{said}"
     )
     tidy([upper, lower])
     return figure
@@ -317,7 +323,9 @@ def _draw_activity(
     high = max(activity.max(), ACTIVE_VARIANCE)
     if terms is not None and len(terms.embeddings) > 1:
         other = unit_activity(terms.embeddings)[order]
-        ax.plot(rank, np.maximum(other, 1.5 * low), "x", color="black", ms=5, label="evaluated data")
+        ax.plot(
+            rank, np.maximum(other, 1.5 * low), "x", color="black", ms=5, label="evaluated data"
+        )
         high = max(high, other.max())
     ax.axhline(ACTIVE_VARIANCE, color=ORANGE, linestyle="--", label=f"threshold {ACTIVE_VARIANCE}")
     ax.set(yscale="log", ylim=(low, 20 * high), ylabel="variance of the code")
@@ -363,7 +371,12 @@ def plot_extremes(
                 said.append((name, word, f"{terms.terms[name][row]:.1f}{label}"))
     title = "The data with the worst and the best terms, in nats, above the means of p(x | z)"
     if long:
-        figure = plot_largest(made, names, x[rows], title="Data with the worst and the best terms: their largest elements")
+        figure = plot_largest(
+            made,
+            names,
+            x[rows],
+            title="Data with the worst and the best terms: their largest elements",
+        )
         for ax, (name, word, number) in zip(figure.axes, said, strict=False):
             ax.set_title(f"{word} {_CALLED[name]}: {number} nats".replace("\n", " "), fontsize=8)
         return figure

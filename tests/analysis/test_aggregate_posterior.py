@@ -1,6 +1,7 @@
 """The rate taken apart, against closed forms, quadrature and the estimators of a batch."""
 
 import math
+from typing import Any, cast
 
 import numpy as np
 import pyro
@@ -145,9 +146,7 @@ def test_a_true_model_has_the_channels_capacity_and_meets_its_prior():
     assert found.by_dimension.marginal_kl is not None
     np.testing.assert_allclose(found.by_dimension.marginal_kl, 0, atol=0.02)
     # A code moved away from its prior shows in each dimension's own shape, and nowhere else.
-    moved = decompose_rate(
-        model.vae(guide_shift=3.0), model.draw(4000, seed=1), num_draws=4000
-    )
+    moved = decompose_rate(model.vae(guide_shift=3.0), model.draw(4000, seed=1), num_draws=4000)
     assert parts(moved)[2] > found.marginal_kl + 0.5
     np.testing.assert_allclose(parts(moved)[:2], parts(found)[:2], atol=1e-3)
 
@@ -182,7 +181,7 @@ def test_the_three_are_the_mean_rate_of_the_same_draws_and_the_batchs_own_decomp
 def test_all_data_are_in_the_mixture_and_not_those_drawn_for_alone():
     x = 100 * torch.arange(400.0)[:, None].expand(400, 2)
     found = decompose_rate(a_vae(1.0), x, num_draws=20)
-    assert found.mutual_information == pytest.approx(math.log(400), abs=1e-9)
+    assert found.mutual_information == pytest.approx(math.log(400), abs=1e-7)
     assert found.num_draws == 20
 
 
@@ -209,8 +208,8 @@ def test_a_spiky_dimension_is_flagged_and_exact():
 
 @pytest.mark.parametrize("name", posteriors.POSTERIORS)
 def test_every_posterior_has_a_decomposition(name):
-    posterior = posteriors.POSTERIORS[name]
-    prior = next(p for p in priors.PRIORS.values() if p.support == posterior.support)
+    posterior: Any = posteriors.POSTERIORS[name]
+    prior = next(p for p in cast("Any", priors.PRIORS).values() if p.support == posterior.support)
     pyro.set_rng_seed(0)
     vae = build((1, 4, 4), 4, prior=prior, posterior=posterior)
     x = binary(40)
@@ -220,7 +219,7 @@ def test_every_posterior_has_a_decomposition(name):
     assert found.mutual_information + found.marginal_kl == pytest.approx(found.rate, abs=1e-9)
     if found.total_correlation is None:
         assert found.undefined
-        assert found.undefined in found.reading()
+        assert found.summary()["undefined"] == found.undefined
         assert found.by_dimension is None
     else:
         assert sum(parts(found)) == pytest.approx(found.rate, abs=1e-9)
@@ -270,7 +269,9 @@ def test_blocks_change_nothing(monkeypatch):
     whole = decompose_rate(vae, x, num_draws=50)
     monkeypatch.setattr(aggregate_posterior, "BLOCK", 16 * 9)
     monkeypatch.setattr("analysis.normal_mixtures.ELEMENTS", 100)
-    np.testing.assert_allclose(parts(decompose_rate(vae, x, num_draws=50)), parts(whole), atol=1e-9)
+    np.testing.assert_allclose(
+        parts(decompose_rate(vae, x, num_draws=50)), parts(whole), atol=1e-9
+    )
 
 
 def test_no_stream_moves_and_modes_are_put_back():
@@ -285,6 +286,8 @@ def test_no_stream_moves_and_modes_are_put_back():
 
 
 class TwoSites(nn.Module):
+    """What a program with two latent sites declares."""
+
     latent_sites = ("z1", "z2")
 
 
@@ -301,7 +304,8 @@ def test_one_hot_codes_say_what_bayes_rule_says():
     model = BernoulliMixture()
     x = model.draw(500, seed=3)
     found = decompose_rate(model.vae(), x, num_draws=5000)
-    q = model.vae().posterior(x).probs.double().reshape(500, -1)
+    pixels = dist.Bernoulli(logits=model.logits.double()).to_event(1)
+    q = pixels.log_prob(x.flatten(1).double().unsqueeze(1)).softmax(1)
     mixture = q.mean(0)
     truth = float((q * (q.clamp_min(1e-300).log() - mixture.log())).sum(1).mean())
     assert found.mutual_information == pytest.approx(truth, abs=4 * found.mutual_information_se)

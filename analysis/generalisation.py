@@ -211,15 +211,16 @@ def plot_generalisation(result: Generalisation) -> "matplotlib.figure.Figure":
         name for name in ("log_evidence", "elbo", "reconstruction", "rate") if name in result.train
     ]
     for place, name in enumerate(levels):
-        difference, error = result.difference(name)
-        left.errorbar(difference, place, xerr=2 * error, fmt="o", color=BLUE, capsize=3)
+        difference, se = result.difference(name)
+        left.errorbar(difference, place, xerr=2 * se, fmt="o", color=BLUE, capsize=3)
+    log_evidence, error = result.difference("log_evidence")
     left.axvline(0, color=GREY, linestyle="--")
     left.set(
         yticks=range(len(levels)),
         yticklabels=[LABELS[name] for name in levels],
         ylim=(len(levels) - 0.5, -0.5),
         xlabel="training less test data, nats per datum",
-        title="Left of 0: higher on test data; right: on training data",
+        title=f"log p(x) is {log_evidence:+.2f} ± {error:.2f} nats on training data",
     )
     gaps = [name for name in ("inference", *_GAPS) if name in result.train]
     for split, colour, name, moved in (
@@ -239,7 +240,10 @@ def plot_generalisation(result: Generalisation) -> "matplotlib.figure.Figure":
         )
     right.set(
         yticks=range(len(gaps)),
-        yticklabels=[f"{LABELS[gap]}\n{len(result.test[gap])} data" for gap in gaps],
+        yticklabels=[
+            f"{LABELS[gap]}\n{len(result.train[gap])} and {len(result.test[gap])} data"
+            for gap in gaps
+        ],
         ylim=(len(gaps) - 0.5, -0.5),
         xlabel="nats per datum",
         title="An encoder that overfits loses more on test data",

@@ -76,8 +76,8 @@ class GuideQuality:
             "quantiles": [
                 {
                     "probability": probability,
-                    "khat": None if khats is None else finite(khats[index]),
-                    "ess": finite(np.quantile(self.ess, probability)),
+                    "khat": None if khats is None else finite(float(khats[index])),
+                    "ess": finite(float(np.quantile(self.ess, probability))),
                 }
                 for index, probability in enumerate(QUANTILES)
             ],

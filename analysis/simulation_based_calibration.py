@@ -1,5 +1,6 @@
 """Simulation-based calibration: is the guide the posterior, on data that the model itself made?"""
 
+import inspect
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -261,7 +262,6 @@ def plot_sbc(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure":
     true codes at both ends of the guide's draws, a guide too narrow; the other way round, too wide;
     all on one side, shifted.
     """
-    import arviz_plots
     from arviz_base import from_dict
     from arviz_plots import plot_ecdf_pit
 
@@ -277,7 +277,7 @@ def plot_sbc(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure":
         }
     )
     # The two lines mark what departs in ways of their own; the band below is that of the p-values.
-    early = arviz_plots.__version__.startswith("0.")
+    early = "ci_prob" in inspect.signature(plot_ecdf_pit).parameters
     marks = ("credible_interval",) if early else ("suspicious_points", "p_value_text")
     figure = arviz_figure(
         plot_ecdf_pit,
@@ -290,7 +290,10 @@ def plot_sbc(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure":
     )
     band = KOLMOGOROV / math.sqrt(len(sbc.pit))
     largest = max(_departure(sbc.pit[:, index]) for index in shown)
-    for index, ax in enumerate(figure.axes):
+    panels, empty = figure.axes[: len(shown)], figure.axes[len(shown) :]
+    for ax in empty:
+        ax.set_axis_off()
+    for index, ax in enumerate(panels):
         ax.axhspan(-band, band, color=GREY, alpha=0.3, linewidth=0)
         ax.axhline(0, color=GREY, linestyle="--", linewidth=1)
         limit = 1.1 * max(1.5 * band, largest)
@@ -300,7 +303,7 @@ def plot_sbc(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure":
         "u, the rank of the true code among the guide's draws, as a share", fontsize=10
     )
     figure.supylabel("ECDF of u less the diagonal", fontsize=10)
-    tidy(figure.axes)
+    tidy(panels)
     wrong = int((sbc.adjusted < SIGNIFICANT).sum())
     figure.suptitle(
         f"Guide against posterior on {len(sbc.pit)} data of the model's own: {wrong} of "

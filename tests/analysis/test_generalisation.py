@@ -36,11 +36,13 @@ class Memory(nn.Module):
 
 
 class MemoryEncoder(nn.Module):
+    """Means and log scales, as an encoder gives them."""
+
     def __init__(self, exact, known, miss):
         super().__init__()
         posterior = exact.vae().posterior
         self.posterior, self.known, self.miss = posterior, known.flatten(1), miss
-        self.log_scale = posterior.scale_tril.inverse().mT.norm(dim=0).log().neg()
+        self.log_scale = posterior.scale_tril.inverse().norm(dim=0).log().neg()
 
     def forward(self, x):
         mean = self.posterior.embed(x)

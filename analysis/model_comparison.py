@@ -32,6 +32,9 @@ STANDARD_ERRORS = 2.0
 # The share of data with a k-hat above the threshold from which a model's log p(x) is too low as a whole.
 MOST_KHATS_ABOVE = 0.1
 
+# Shares that differ by less are alike.
+ALIKE = 0.05
+
 # So many names are listed in a sentence; the others are counted.
 _MOST_NAMES = 4
 
@@ -242,13 +245,15 @@ class ModelComparison:
 
     def finding(self) -> str:
         """The result in a few words, for a title."""
-        best, second = self.names[:2]
+        best, second = (shortened(name) for name in self.names[:2])
         amount = _amount(self.differences[1], self.difference_standard_errors[1])
         if self.told_apart[1]:
             return f"{best} leads {second} by {amount} nats per datum"
         equal = int((~self.told_apart).sum())
         if equal > 2:
-            return f"{equal} of {len(self.models)} models cannot be told apart from {best}, the best"
+            return (
+                f"{equal} of {len(self.models)} models cannot be told apart from {best}, the best"
+            )
         return f"{best} and {second} cannot be told apart: {amount} nats per datum"
 
     def _finding(self) -> str:
@@ -296,12 +301,20 @@ class ModelComparison:
             said += f"the lead of {best.name} over {names} may be too large, and the order wrong"
         else:
             worst = max(low, key=lambda model: model.khat_share_above or 0.0)
-            wrong = (
-                f"the lead of {best.name} is more likely too small than too large"
-                if worst is best
-                else f"the lead of {best.name} over it is more likely too large than too small"
-            )
-            said += f"{worst.name} suffers most, so that {wrong}"
+            more = (worst.khat_share_above or 0.0) - (best.khat_share_above or 0.0)
+            least = min(model.khat_share_above or 0.0 for model in others)
+            if more > ALIKE:
+                said += (
+                    f"{worst.name} suffers more than {best.name}, whose lead over it is more likely "
+                    "too large than too small"
+                )
+            elif (best.khat_share_above or 0.0) - least > ALIKE:
+                said += (
+                    f"{best.name} suffers more than others, over which its lead is more likely too "
+                    "small than too large"
+                )
+            else:
+                said += "they suffer alike, so that a difference may be wrong either way"
         return f"{said}; `scripts/evaluate.py RUN --methods annealing` is surer."
 
 
@@ -400,7 +413,7 @@ def plot_model_comparison(comparison: ModelComparison) -> "matplotlib.figure.Fig
     numbers = ax.twinx()
     numbers.set_ylim(ax.get_ylim())
     notes = [
-        f"{mean:.2f} nats, k-hat {'unknown' if share is None else f'{share:.0%}'}, weight {weight:.2f}"
+        f"{mean:.2f} nats, k-hat high {'?' if share is None else f'{share:.0%}'}, weight {weight:.2f}"
         for mean, share, weight in zip(
             comparison.means,
             [model.khat_share_above for model in models],

@@ -105,14 +105,14 @@ def plot_paired_differences(comparison: ModelComparison) -> "matplotlib.figure.F
         comparison: Of two models or more.
     """
     best, *others = comparison.names
-    figure = new_figure(10.0, 4.6)
+    figure = new_figure(10.0, 4.6 + 0.17 * len(others))
     left, right = figure.subplots(1, 2)
     pair = preferences(comparison)
     _draw_histogram(left, pair)
     share = (np.arange(comparison.n) + 0.5) / comparison.n
     for name, colour in zip(others, _COLOURS * len(others), strict=False):
         against = preferences(comparison, second=name)
-        label = f"{shortened(name)}: {1 - against.share_for_first:.0%} prefer it"
+        label = f"{shortened(name)}: {(against.difference < 0).mean():.0%} prefer it"
         right.plot(np.sort(against.difference), share, color=colour, lw=1.6, label=label)
     right.axvline(0, color="0.4", linewidth=0.8)
     smallest, largest = np.quantile(
@@ -121,18 +121,14 @@ def plot_paired_differences(comparison: ModelComparison) -> "matplotlib.figure.F
     # One model far behind would press the others into a line.
     if max(abs(smallest), abs(largest)) > 30:
         right.set_xscale("symlog", linthresh=1.0)
-    right.set(
-        ylim=(0, 1),
-        xlabel=f"log p(x) of {shortened(best)} minus the model's, nats",
-        ylabel="share of the data at or below",
-    )
+    right.set(ylim=(0, 1), ylabel="share of the data at or below")
+    right.set_xlabel(f"log p(x) of {shortened(best)} minus the model's, nats", fontsize=8)
     right.set_title("Each model against the best", fontsize=10)
     right.legend(
         loc="upper center",
         bbox_to_anchor=(0.5, -0.17),
         frameon=False,
         fontsize=8,
-        ncols=1 if len(others) < 3 else 2,
     )
     tidy([left, right])
     figure.suptitle(
@@ -162,14 +158,12 @@ def _draw_histogram(ax: "matplotlib.axes.Axes", pair: Preferences) -> None:
     ax.axvline(0, color="0.4", linewidth=0.8)
     mean = float(pair.difference.mean())
     ax.axvline(mean, color=GREEN, linestyle="--", label=f"mean {mean:.2f}")
-    ax.set(
-        xlabel=f"log p(x) of {shortened(pair.first)} minus {shortened(pair.second)}'s, nats",
-        ylabel="data",
+    ax.set_xlabel(
+        f"log p(x) of {shortened(pair.first)} minus {shortened(pair.second)}'s, nats", fontsize=8
     )
+    ax.set_ylabel("data")
     ax.set_title("The best against the next; end bars hold what lies beyond", fontsize=10)
-    ax.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False, fontsize=8, ncols=3
-    )
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False, fontsize=8)
 
 
 def paired_report(comparison: ModelComparison) -> str:

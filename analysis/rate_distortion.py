@@ -173,8 +173,12 @@ def plot_rate_distortion(
     _check(points)
     figure = new_figure(9.0, 6.0)
     ax = figure.subplots()
-    rates = np.array([point.rate for point in points])
-    distortions = np.array([point.distortion for point in points])
+    # With the ends of their bars.
+    ends = np.array([-2.0, 2.0])
+    rates = np.ravel([point.rate + (point.rate_se or 0.0) * ends for point in points])
+    distortions = np.ravel(
+        [point.distortion + (point.distortion_se or 0.0) * ends for point in points]
+    )
     _set_limits(ax, rates, distortions)
     _draw_lines(ax, log_evidence)
     for point, colour in zip(points, _COLOURS * len(points), strict=False):
@@ -280,6 +284,7 @@ def _name_points(
         label = ax.annotate(
             shortened(point.name),
             (point.rate, point.distortion),
+            xytext=(0, 0),
             textcoords="offset points",
             fontsize=9,
             zorder=4,

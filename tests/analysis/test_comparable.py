@@ -1,0 +1,77 @@
+"""Runs whose log densities are of the same data compare, and no others."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from analysis.comparable import DataRecord, NotComparableError, check_comparable, data_record
+from pyro_vae.data import PreparedData, digits
+
+RECORD = DataRecord(
+    "runs/a", "mnist", "binary", 256, "dynamic", False, False, "test", 1000, "0123"
+)
+
+
+def test_the_same_data_compare():
+    check_comparable(RECORD, [])
+    check_comparable(RECORD, [RECORD, replace(RECORD, run="runs/b")])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("data", "fashion", "data mnist against fashion"),
+        ("binarisation", "static", "binarisation dynamic against static"),
+        ("binarisation", "threshold", "binarisation dynamic against threshold"),
+        ("binarisation", None, "binarisation dynamic against none"),
+        ("likelihood_support", "unit", "support of the likelihood binary against unit"),
+        ("levels", None, "levels 256 against none"),
+        ("dequantised", True, "dequantisation no against yes"),
+        ("given_total", True, "counts given their total no against yes"),
+        ("split", "validation", "split test against validation"),
+        ("rows", 500, "number of data 1000 against 500"),
+        ("x_digest", "4567", "digest.* 0123 against 4567"),
+    ],
+)
+def test_a_difference_is_one_line_that_names_both(name, value, words):
+    other = replace(RECORD, run="runs/b", **{name: value})
+    with pytest.raises(NotComparableError, match=f"runs/a and runs/b .*{words}") as error:
+        check_comparable(RECORD, [RECORD, other])
+    assert "\n" not in str(error.value)
+
+
+def test_the_reason_comes_before_what_follows_from_it():
+    other = replace(RECORD, run="b", likelihood_support="unit", dequantised=True, x_digest="9")
+    with pytest.raises(NotComparableError, match="support"):
+        check_comparable(RECORD, [other])
+
+
+def test_records_of_prepared_data():
+    dataset = digits()
+    records = {}
+    for name, support, options in (
+        ("dynamic", "binary", {}),
+        ("threshold", "binary", {"binarisation": "threshold"}),
+        ("dequantised", "unit", {}),
+        ("scaled", "unit", {"dequantise": False}),
+    ):
+        data = PreparedData(dataset, support, **options)
+        records[name] = data_record(name, data, data.fixed("test"))
+        check_comparable(records[name], [data_record(name, data, data.fixed("test").clone())])
+    assert records["dequantised"].dequantised
+    assert not records["scaled"].dequantised
+    for one in records.values():
+        for other in records.values():
+            if one is not other:
+                with pytest.raises(NotComparableError, match="do not compare"):
+                    check_comparable(one, [other])
+
+
+def test_other_rows_are_other_data():
+    data = PreparedData(digits(), "binary")
+    x = data.fixed("test")
+    some = data_record("a", data, x[:100])
+    assert some.rows == 100
+    with pytest.raises(NotComparableError, match="values of the data"):
+        check_comparable(some, [data_record("b", data, x[torch.arange(100, 200)])])

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int, Real
 
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.images import _draw, _strip
+from analysis.images import draw_datum, strip
 from pyro_vae.evidence.numbers import finite, share_above_threshold
 from pyro_vae.statistics import MINIMUM_SAMPLES, khat_threshold
 
@@ -241,14 +241,14 @@ def plot_worst_images(
     ):
         cells = band.subplots(2, columns, squeeze=False)
         for column, row in enumerate(rows):
-            _draw(cells[0, column], x[row], limits)
-            _draw(cells[1, column], means[row], limits)
+            draw_datum(cells[0, column], x[row], limits)
+            draw_datum(cells[1, column], means[row], limits)
             said = f"ESS {quality.ess[row]:.3g}"
             if quality.khat is not None:
                 said = f"k-hat {quality.khat[row]:.2f}\n{said}"
             cells[0, column].set_title(f"row {row}\n{said}", fontsize=9)
         for ax in cells.flat:
-            _strip(ax)
+            strip(ax)
         for ax, name in zip(cells[:, 0], ("data", "model"), strict=True):
             ax.set_ylabel(name, rotation="horizontal", ha="right", va="center")
         band.suptitle(title)

@@ -216,6 +216,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     from analysis.comparable import check_comparable, data_record
     from analysis.diagnosis import Steps
     from analysis.model_comparison import HeldOut, compare_models, plot_model_comparison
+    from analysis.paired_differences import plot_paired_differences
     from analysis.rate_distortion import (
         RateDistortion,
         plot_rate_distortion,
@@ -251,6 +252,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
             comparison = compare_models(held_out)
             files = {
                 "comparison.png": png(plot_model_comparison(comparison)),
+                "paired_differences.png": png(plot_paired_differences(comparison)),
                 "rate_distortion.png": png(plot_rate_distortion(points)),
             }
     found, plane = comparison.summary(), rate_distortion_summary(points)

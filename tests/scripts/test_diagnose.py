@@ -7,12 +7,15 @@ import os
 import runpy
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from analysis import diagnosis_sections
+from analysis.generalisation import generalisation
 from pyro_vae.training import load
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -49,7 +52,7 @@ def diagnosed(trained, folder):
     with pytest.MonkeyPatch.context() as patch:
         screen = io.StringIO()
         patch.setattr("sys.stdout", screen)
-        assert main(run, *TINY) == 0
+        assert main(run, *TINY, drawn=True) == 0
     return run, screen.getvalue()
 
 
@@ -59,9 +62,21 @@ def run(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "run")
 
 
-def main(*arguments: str | Path) -> int:
-    """Run the program in this process."""
-    return runpy.run_path(str(SCRIPT))["main"]([str(argument) for argument in arguments])
+def main(*arguments: str | Path, drawn: bool = False) -> int:
+    """Run the program in this process; figures are made, and only drawn if that is looked at."""
+    program = runpy.run_path(str(SCRIPT))["main"]
+    if not drawn:
+        program.__globals__["png"] = lambda figure: b"no picture"
+    return program([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_steps():
+    """Each datum's own guide is fitted by a few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        quick = partial(generalisation, gap_steps=3, num_gap_data=4)
+        patch.setattr(diagnosis_sections, "generalisation", quick)
+        yield
 
 
 def record(run: Path) -> dict:
@@ -128,7 +143,7 @@ def test_one_seed_gives_the_same_bits_and_another_gives_others(diagnosed, run):
     whole = record(diagnosed[0])
     options = [*TINY, "--sections", "elbo", "pit"]
     before = torch.get_rng_state()
-    assert main(run, *options) == 0
+    assert main(run, *options, drawn=True) == 0
     assert (torch.get_rng_state() == before).all()
     again = record(run)
     # Whatever other sections there are.
@@ -332,8 +347,6 @@ def test_overwriting_a_run_deletes_its_diagnosis(run):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("when", ["computing", "writing"])
 def test_stopped_it_leaves_nothing_half(run, capsys, monkeypatch, how, when):
-    from analysis import diagnosis_sections
-
     program = runpy.run_path(str(SCRIPT))["main"]
     arguments = [str(run), *TINY, "--sections", "elbo"]
     name = {"computing": "plot_elbo_terms", "writing": "write_atomically"}[when]

@@ -238,9 +238,9 @@ def test_other_data_and_other_guides(tmp_path, capsys, name):
 SEVERAL = '''
 """Two latent sites."""
 
+import functools
+
 import pyro
-import pyro.distributions as dist
-import torch
 
 from pyro_vae import model
 
@@ -260,6 +260,7 @@ class Two(model.VAE):
             pyro.sample("w", self.posterior(x))
 
 
+@functools.wraps(model.build)
 def build(*arguments, **options):
     vae = model.build(*arguments, **options)
     return Two(vae.prior, vae.likelihood, vae.posterior)

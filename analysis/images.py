@@ -84,8 +84,18 @@ def plot_samples(
     return figure
 
 
-def draw_datum(ax: "matplotlib.axes.Axes", datum: np.ndarray, limits: tuple[float, float]) -> None:
-    """One datum: an image, or the profile of an event that is none."""
+def draw_datum(
+    ax: "matplotlib.axes.Axes",
+    datum: Real[np.ndarray, " *event"],
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> None:
+    """One datum, an image or the profile of an event that is none, in a panel without ticks and frame.
+
+    Args:
+        ax: The panel.
+        datum: What to draw.
+        limits: The values drawn black and white, or at the foot and the head of a profile.
+    """
     low, high = limits
     if is_image(datum.shape):
         colour = datum.ndim == 3 and len(datum) == 3
@@ -99,9 +109,10 @@ def draw_datum(ax: "matplotlib.axes.Axes", datum: np.ndarray, limits: tuple[floa
         ax.fill_between(np.arange(len(values)), foot, values, step="mid", color=BLUE, linewidth=0)
         margin = 0.05 * (high - low)
         ax.set_ylim(low - margin, high + margin)
+    strip(ax)
 
 
 def strip(ax: "matplotlib.axes.Axes") -> None:
-    """Take away the frame and the ticks."""
+    """Take ticks and frame away from a panel."""
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)

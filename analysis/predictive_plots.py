@@ -10,7 +10,7 @@ from jaxtyping import Real
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.data_statistics import Nearest
 from analysis.draws import UndefinedCheckError
-from analysis.images import draw_datum, strip
+from analysis.images import draw_datum
 from analysis.p_values import p_text
 from analysis.permutation_tests import (
     ProfileComparison,
@@ -225,7 +225,6 @@ def _draw_pairs(
     for row, data in zip(cells, (new, known), strict=True):
         for ax, datum in zip(row, data, strict=True):
             draw_datum(ax, datum, limits)
-            strip(ax)
     for ax, distance in zip(cells[0], distances, strict=True):
         ax.set_title(f"{distance:.3g}", fontsize=9)
     for ax, name in zip(cells[:, 0], ("new", "training"), strict=True):

@@ -314,4 +314,5 @@ def _name_points(
 
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+    across = one[0] < other[2] and other[0] < one[2]
+    return bool(across and one[1] < other[3] and other[1] < one[3])

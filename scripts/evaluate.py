@@ -10,16 +10,13 @@ import argparse
 import hashlib
 import json
 import math
-import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pyro
@@ -28,7 +25,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae.data import PreparedData, default_root
+from pyro_vae.data import PreparedData
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence import (
     AnnealedImportanceSampling,
@@ -43,11 +40,20 @@ from pyro_vae.evidence import (
 )
 from pyro_vae.evidence.numbers import standard_error
 from pyro_vae.training.checkpoint import write_atomically
-from pyro_vae.training.configuration import MODEL_FAMILIES, load_data, prepare_data
 from pyro_vae.training.kept import Kept, code_hash, digest, to_arrays, write_arrays
-from pyro_vae.training.programs import chosen_device, in_one_line
+from pyro_vae.training.model_files import MODEL_FAMILIES
+from pyro_vae.training.programs import (
+    Parser,
+    Stopped,
+    at_least,
+    chosen_device,
+    in_one_line,
+    number_or_all,
+    sigterm_as_interrupt,
+    trained_run,
+)
 from pyro_vae.training.provenance import provenance
-from pyro_vae.training.run_directory import RunDirectory, load
+from pyro_vae.training.run_directory import RunDirectory
 
 METHODS = ("importance_weighting", "annealing", "two_sided", "gaps")
 # What the bare command does; a model that has no annealing loses that, and no more.
@@ -92,23 +98,6 @@ FORMS = {
 }
 # What is a setting, and stands in the title.
 TITLED = ("n", "trust", "num_samples", "num_chains", "num_temperatures", "leapfrog_steps", "steps")
-
-
-class Stopped(KeyboardInterrupt):
-    """SIGTERM, which otherwise ends a process without a word."""
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and exit with 2."""
-        if message.startswith("unrecognized arguments: "):
-            allowed = ", ".join(
-                o for a in self._actions for o in a.option_strings if o[:2] == "--"
-            )
-            message = f"unknown {message.partition(': ')[2]}: allowed are RUN and {allowed}."
-        raise ValueError(message.removeprefix("argument "))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -243,7 +232,7 @@ class Evaluating:
 
     options: argparse.Namespace
     directory: RunDirectory
-    vae: PyroModule
+    vae: Any
     data: PreparedData
     x: Tensor
     order: Tensor
@@ -346,39 +335,31 @@ def prepared(options: argparse.Namespace, made_by: dict[str, str | None]) -> Eva
     """The run and its data, checked before anything is written.
 
     Raises:
-        ValueError: If there is no run, it is damaged or holds links, its data are not there, or the
-            split is empty; or CUDA is asked for and absent.
+        ValueError: As `trained_run`, or CUDA is asked for and absent.
     """
-    directory = RunDirectory(options.run)
-    if directory.path.exists() and not directory.path.is_dir():
-        raise ValueError(f"RUN must be a run directory, got the file {directory.path}.")
-    directory.check_plain()
-    device = chosen_device(options.device)
-    vae: Any = load(directory.path, trust_model_file=options.trust_model_file)
-    configuration = vae.configuration
-    data = prepare_data(
-        configuration, load_data(configuration, options.data_root or default_root())
+    trained = trained_run(
+        options.run,
+        options.split,
+        device=chosen_device(options.device),
+        data_root=options.data_root,
+        trust_model_file=options.trust_model_file,
     )
-    x = data.fixed(options.split)
-    if len(x) == 0:
-        raise ValueError(f"the {options.split} split of {data.dataset.name} holds no data.")
-    checkpoint = hashlib.sha256(directory.checkpoint.read_bytes()).hexdigest()
+    configuration = trained.vae.configuration
     return Evaluating(
         options,
-        directory,
-        vae.to(device),
-        data,
-        x,
-        # As in `fixed_rows`, whose rows are these, sorted.
-        torch.randperm(len(x), generator=torch.Generator().manual_seed(0)),
-        device,
+        trained.directory,
+        trained.vae,
+        trained.data,
+        trained.x,
+        trained.order,
+        trained.device,
         {
-            "checkpoint": checkpoint,
+            "checkpoint": trained.checkpoint_hash,
             # The data themselves count, not where they lie; a model file's hash is in the checkpoint.
             "parts": {name: configuration[name] for name in (*MODEL_FAMILIES, "latent_dim")},
             "code": code_hash(),
             "program": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
-            "device": device.type,
+            "device": trained.device.type,
         },
         made_by,
     )
@@ -591,44 +572,6 @@ def table(method: str, record: dict[str, Any]) -> str:
 def finite(value: Any) -> Any:
     """The value, or None if it is a number that JSON does not know."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def at_least(lowest: int) -> Callable[[str], int]:
-    """What reads a whole number that is not below another."""
-
-    def read(text: str) -> int:
-        # Digits alone: int() would take 1_000 and others' digits, too, and any length.
-        if not (text.isascii() and text.isdigit() and len(text) < 16) or int(text) < lowest:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number of at least {lowest}, got {text!r}."
-            )
-        return int(text)
-
-    return read
-
-
-def number_or_all(text: str) -> int | None:
-    """A number of data, or None for all."""
-    if text == "all":
-        return None
-    try:
-        return at_least(1)(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"must be all, or {str(error)[8:]}") from error
-
-
-@contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM stops the program at once, as Ctrl-C does: a file is whole or absent anyway."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.command_line import parse
 from pyro_vae.training.configuration import (
     build_objective,
-    build_vae,
+    build_vae_for,
     load_data,
     prepare_data,
     to_yaml,
@@ -90,13 +90,7 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
     """Run this process's part: the first one alone writes and prints."""
     root = Path(configuration["data_root"]) if configuration["data_root"] else default_root()
     data = prepare_data(configuration, load_data(configuration, root))
-    vae = build_vae(
-        configuration,
-        data.dataset.event_shape,
-        train_data=data.transform(data.train[: min(len(data.train), 10_000)]),
-        train_size=len(data.train),
-        levels=data.dataset.levels,
-    ).to(device)
+    vae = build_vae_for(configuration, data).to(device)
     training = Training(
         vae,
         data,

@@ -93,6 +93,24 @@ def build_vae(
         raise ConfigurationError(f"a VAE of these sizes cannot be built: {reason}.") from error
 
 
+def build_vae_for(configuration: Configuration, data: PreparedData) -> PyroModule:
+    """The VAE that a configuration names, untrained, for these data.
+
+    Parts that start from data see 10,000 training data at most. Under one seed of the global random
+    stream it is the same VAE, wherever it is built.
+
+    Raises:
+        ValueError: As `build_vae`.
+    """
+    return build_vae(
+        configuration,
+        data.dataset.event_shape,
+        train_data=data.transform(data.train[: min(len(data.train), 10_000)]),
+        train_size=len(data.train),
+        levels=data.dataset.levels,
+    )
+
+
 def _integers(value: Any) -> Iterator[int]:
     if isinstance(value, Mapping):
         value = list(value.values())

@@ -1,11 +1,111 @@
 """What programs that a person calls have in common."""
 
+import argparse
+import hashlib
 import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
 import torch
+from jaxtyping import Int, Real
+from torch import Tensor
+
+from pyro_vae.data import PreparedData, default_root
+from pyro_vae.training.configuration import load_data, prepare_data
+from pyro_vae.training.run_directory import RunDirectory, load
 
 # A path may be this long; what is longer is no word that a person typed.
 LONGEST_WORD = 1000
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM, which otherwise ends a process without a word."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong.
+
+        Raises:
+            ValueError: Always, and `main` says it.
+        """
+        if message.startswith("unrecognized arguments: "):
+            allowed = ", ".join(
+                o for a in self._actions for o in a.option_strings if o[:2] == "--"
+            )
+            message = f"unknown {message.partition(': ')[2]}: allowed are RUN and {allowed}."
+        raise ValueError(message.removeprefix("argument "))
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A trained run and its data.
+
+    Args:
+        directory: The run's.
+        vae: The trained program, on the device, with `configuration`.
+        data: Its data.
+        x: The split, on the CPU.
+        device: Where to compute.
+        checkpoint_hash: The SHA-256 of the checkpoint.
+    """
+
+    directory: RunDirectory
+    vae: Any
+    data: PreparedData
+    x: Real[Tensor, " n *event"]
+    device: torch.device
+    checkpoint_hash: str
+
+    @property
+    def order(self) -> Int[Tensor, " n"]:
+        """The split's rows in a fixed order: fewer data are the first of more.
+
+        The first rows of it, sorted, are those of `fixed_rows`.
+        """
+        return torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0))
+
+
+def trained_run(
+    path: Path,
+    split: str,
+    *,
+    device: torch.device,
+    data_root: Path | None = None,
+    trust_model_file: bool = False,
+) -> TrainedRun:
+    """A run and a split of its data, as a program reads them that is about to write beside them.
+
+    Args:
+        path: The run directory.
+        split: "train", "validation" or "test".
+        device: Where to compute.
+        data_root: Where data lie; None for the usual place.
+        trust_model_file: As of `load`.
+
+    Raises:
+        ValueError: If there is no run, it is damaged or holds links, its data are not there, or the
+            split is empty.
+    """
+    directory = RunDirectory(path)
+    if directory.path.exists() and not directory.path.is_dir():
+        raise ValueError(f"RUN must be a run directory, got the file {directory.path}.")
+    directory.check_plain()
+    vae: Any = load(directory.path, trust_model_file=trust_model_file)
+    configuration = vae.configuration
+    data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
+    x = data.fixed(split)
+    if len(x) == 0:
+        raise ValueError(f"the {split} split of {data.dataset.name} holds no data.")
+    checkpoint = hashlib.sha256(directory.checkpoint.read_bytes()).hexdigest()
+    return TrainedRun(directory, vae.to(device), data, x, device, checkpoint)
 
 
 def in_one_line(error: Exception) -> str:
@@ -35,3 +135,45 @@ def chosen_device(name: str) -> torch.device:
         if name == "cuda"
         else torch.device(name)
     )
+
+
+def at_least(lowest: int) -> Callable[[str], int]:
+    """What reads a whole number that is not below another."""
+
+    def read(text: str) -> int:
+        # Digits alone: int() would take 1_000 and others' digits, too, and any length.
+        if not (text.isascii() and text.isdigit() and len(text) < 16) or int(text) < lowest:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number of at least {lowest}, got {text!r}."
+            )
+        return int(text)
+
+    return read
+
+
+def number_or_all(text: str) -> int | None:
+    """A number of data, or None for all."""
+    if text == "all":
+        return None
+    try:
+        return at_least(1)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"must be all, or {str(error)[8:]}") from error
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM stops the program at once, as Ctrl-C does: a file is whole or absent anyway.
+
+    Raises:
+        Stopped: In whatever is running, when SIGTERM comes.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

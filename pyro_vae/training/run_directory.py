@@ -27,7 +27,7 @@ class RunDirectory:
     """`runs/<name>/`: config.yaml, checkpoint.pt, metrics.csv, metrics.json, and what is drawn.
 
     `evaluation` holds what `scripts/evaluate.py` found out, and in its folder `kept` the chunks
-    from which a stopped evaluation goes on.
+    from which a stopped evaluation goes on. `diagnosis` holds what `scripts/diagnose.py` found out.
 
     Args:
         path: The directory.
@@ -42,6 +42,7 @@ class RunDirectory:
         self.inference_data = self.path / "inference_data.nc"
         self.figures = self.path / "figures"
         self.evaluation = self.path / "evaluation"
+        self.diagnosis = self.path / "diagnosis"
         self.log = self.path / "train.log"
         self.model = self.path / "model.py"
 
@@ -90,7 +91,7 @@ class RunDirectory:
             # Files are written under temporary names that begin and end otherwise.
             if any(name in entry.name for name in written)
         ]
-        folders = (self.figures, self.evaluation, self.kept)
+        folders = (self.figures, self.evaluation, self.kept, self.diagnosis)
         for folder in folders:
             # Nothing is looked for behind a link: it is among the entries, and refused below.
             if folder.is_dir() and not (folder.is_symlink() or folder.parent.is_symlink()):
@@ -135,8 +136,8 @@ class RunDirectory:
         for old in (self.checkpoint, self.config, self.records, self.metrics, self.inference_data):
             old.unlink(missing_ok=True)
         self.log.unlink(missing_ok=True)
-        shutil.rmtree(self.figures, ignore_errors=True)
-        shutil.rmtree(self.evaluation, ignore_errors=True)
+        for folder in (self.figures, self.evaluation, self.diagnosis):
+            shutil.rmtree(folder, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
         if configuration["model"] != DEFAULT_MODEL:
             source = Path(configuration["model"])

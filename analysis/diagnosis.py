@@ -1,0 +1,313 @@
+"""What a diagnosis is made of: a trained VAE with data, arrays that its sections share, and a bar over all steps.
+
+Each array is drawn once, when a section first asks for it. What a program or its data do not have is
+left out, and its reason recorded.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor
+from tqdm import tqdm
+
+from analysis.data_statistics import Statistic, measured, statistics_for
+from analysis.draws import (
+    MAX_ELEMENTS,
+    UndefinedCheckError,
+    as_floats,
+    guide_blocks,
+    mean_data,
+    narrowed,
+    new_data,
+    to_array,
+)
+from analysis.leave_one_out import LeaveOneOut, leave_one_element_out
+from pyro_vae.evaluating import evaluating, seed_apart
+from pyro_vae.evidence import Evaluation, evaluate
+from pyro_vae.log_densities import distribution_at
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+Made = TypeVar("Made")
+
+# New data sets, each as large as the real one: so many, or as fit into so many elements.
+DATA_SETS = 20
+GENERATED_ELEMENTS = 50_000_000
+# Draws for each datum whose ELBO is set beside that of generated data: the same number for both.
+SCORE_SAMPLES = 100
+# Draws for each datum whose elements are forecast from one another.
+FORECAST_SAMPLES = 200
+# What a part raises that this program or these data do not have.
+UNDEFINED = (UndefinedCheckError, ValueError, NotImplementedError)
+
+
+class Steps:
+    """Named steps, one bar over all of them, and the seconds that each took without those inside it.
+
+    Args:
+        names: All that may come; those that do not are taken as done by `finish`.
+        visible: Whether to show the bar.
+    """
+
+    def __init__(self, names: Collection[str] = (), *, visible: bool = False) -> None:
+        self.seconds: dict[str, float] = {}
+        self._left = set(names)
+        self._bar = tqdm(total=len(self._left), unit="step", disable=not visible)
+        self._inside: list[list[float]] = []
+        self._names: list[str] = []
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Name what is being done, and take it as done afterwards."""
+        started = time.perf_counter()
+        self._inside.append([])
+        self._names.append(name)
+        self._bar.set_description(name)
+        try:
+            yield
+        finally:
+            total = time.perf_counter() - started
+            own = total - sum(self._inside.pop())
+            self._names.pop()
+            if self._inside:
+                self._inside[-1].append(total)
+                self._bar.set_description(self._names[-1])
+            self.seconds[name] = self.seconds.get(name, 0.0) + own
+            self.finish([name])
+
+    def finish(self, names: Collection[str]) -> None:
+        """Take steps as done, whether they came or not."""
+        done = self._left & set(names)
+        self._left -= done
+        self._bar.update(len(done))
+
+    def close(self) -> None:
+        """End the bar."""
+        self._bar.close()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained VAE and data that did not train it, with everything that is drawn for its diagnosis.
+
+    Args:
+        vae: The program, on its device.
+        x: The n data, in the likelihood's support, on the device.
+        train: The training data, in the likelihood's support, on the CPU.
+        support: The likelihood's: binary, unit, integers, counts or real.
+        untrained: Gives the same program as training found it.
+        num_samples: The number of draws from the guide for each datum's importance weights.
+        seed: The seed of all draws.
+        event_names: What the elements of a datum are called.
+        step: Names what is being done.
+    """
+
+    vae: Any
+    x: Real[Tensor, " n *event"]
+    train: Real[Tensor, " t *event"]
+    support: str
+    untrained: Callable[[], Any]
+    num_samples: int = 1000
+    seed: int = 0
+    event_names: tuple[str, ...] = ()
+    step: Steps = field(default_factory=Steps)
+
+    def seed_of(self, what: str) -> int:
+        """A seed of a purpose's own."""
+        return seed_apart(self.seed, what)
+
+    @cached_property
+    def real(self) -> Real[np.ndarray, " n *event"]:
+        """x as an array."""
+        return narrowed(to_array(self.x))
+
+    @cached_property
+    def training(self) -> Real[np.ndarray, " t *event"]:
+        """The training data as an array."""
+        return narrowed(to_array(self.train))
+
+    @cached_property
+    def limits(self) -> tuple[float, float]:
+        """What is drawn black and white: 0 and 1, or the extremes of data that go beyond."""
+        low, high = float(self.real.min()), float(self.real.max())
+        return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+
+    @cached_property
+    def data_sets(self) -> int:
+        """The number of new data sets."""
+        return int(np.clip(GENERATED_ELEMENTS // max(1, self.x.numel()), 1, DATA_SETS))
+
+    @cached_property
+    def all_generated(self) -> Real[np.ndarray, " m *event"]:
+        """x ~ p(x | z), z ~ p(z): `data_sets` sets of n, one after the other."""
+        with self.step("new data from the model"):
+            n = self.data_sets * len(self.x)
+            return new_data(self.vae, self.x, n, seed=self.seed_of("new data")).x
+
+    @property
+    def generated(self) -> Real[np.ndarray, " n *event"]:
+        """The first of the new data sets."""
+        return self.all_generated[: len(self.x)]
+
+    @cached_property
+    def before_training(self) -> Real[np.ndarray, " n *event"]:
+        """n new data from the untrained program."""
+        with self.step("new data before training"):
+            vae = self.untrained()
+            return new_data(vae, self.x, len(self.x), seed=self.seed_of("before training")).x
+
+    @cached_property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """What is measured of each datum."""
+        return statistics_for(tuple(self.x.shape[1:]), self.support)
+
+    @cached_property
+    def real_statistics(self) -> dict[str, Float[np.ndarray, " n"]]:
+        """Each statistic of the data."""
+        return measured(self.real, self.statistics)
+
+    @cached_property
+    def generated_statistics(self) -> dict[str, Float[np.ndarray, "sets n"]]:
+        """Each statistic of each new data set."""
+        data = self.all_generated
+        with self.step("statistics of new data"):
+            found = measured(data, self.statistics)
+            return {name: v.reshape(self.data_sets, -1) for name, v in found.items()}
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """Importance weights of the data, with `num_samples` draws."""
+        with self.step("importance weights"):
+            seed = self.seed_of("importance weights")
+            return evaluate(self.vae, self.x, num_samples=self.num_samples, seed=seed)
+
+    @cached_property
+    def scores(self) -> dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
+        """What the program says of real and of generated data: the ELBO, its terms, the reconstruction's error."""
+        generated = torch.as_tensor(self.generated, device=self.x.device)
+        with self.step("scores of new data"):
+            of_real, of_generated = (
+                _scores(self.vae, x, self.seed_of(f"scores of {name}"))
+                for name, x in (("data", self.x), ("new data", generated))
+            )
+        return {name: (of_real[name], of_generated[name]) for name in of_real}
+
+    @cached_property
+    def reconstructions(self) -> Float[np.ndarray, " n *event"]:
+        """The mean of p(x | z) at the code of each datum."""
+        return reconstructed(self.vae, self.x)
+
+    @cached_property
+    def leave_one_out(self) -> LeaveOneOut:
+        """Each element forecast from the others of its datum."""
+        with self.step("forecasts of elements"):
+            seed = self.seed_of("forecasts")
+            return leave_one_element_out(self.vae, self.x, num_samples=FORECAST_SAMPLES, seed=seed)
+
+
+@dataclass(frozen=True)
+class Section:
+    """What a section found.
+
+    Args:
+        record: Plain values for a file, with a "reading".
+        figures: By name.
+        numbers: What a person sees first: what it is, and the number with its unit.
+        readings: Sentences by part.
+        left_out: Why, of parts that this program or these data do not have.
+    """
+
+    record: dict[str, Any]
+    figures: "dict[str, matplotlib.figure.Figure]"
+    numbers: dict[str, str]
+    readings: dict[str, str]
+    left_out: dict[str, str]
+
+
+class Parts:
+    """A section in the making: each part is made, or left out with its reason.
+
+    Args:
+        subject: What is diagnosed.
+        name: The section's name.
+    """
+
+    def __init__(self, subject: Subject, name: str) -> None:
+        self.subject = subject
+        self.name = name
+        self.record: dict[str, Any] = {}
+        self.numbers: dict[str, str] = {}
+        self.readings: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
+        self._figures: dict[str, Any] = {}
+
+    def add(self, name: str, make: Callable[[], Made]) -> Made | None:
+        """Make a part, and record its `summary()`; None if it is left out."""
+        try:
+            with self.subject.step(f"{self.name}: {name}"):
+                made = make()
+        except UNDEFINED as error:
+            self.left_out[name] = str(error)
+            self.record[name] = {"left_out": str(error)}
+            return None
+        summary: Mapping[str, Any] = made if isinstance(made, Mapping) else made.summary()  # pyright: ignore
+        self.record[name] = dict(summary)
+        self.readings[name] = summary["reading"]
+        return made
+
+    def draw(self, name: str, plot: "Callable[[], matplotlib.figure.Figure]") -> None:
+        """Draw a figure; one that these data do not have is left out."""
+        try:
+            with self.subject.step(f"{self.name}: figures"):
+                self._figures[name] = plot()
+        except UNDEFINED as error:
+            self.left_out[f"{name}.png"] = str(error)
+
+    def section(self) -> Section:
+        """The section.
+
+        Raises:
+            UndefinedCheckError: If all parts were left out.
+        """
+        if not self.readings:
+            raise UndefinedCheckError(next(iter(self.left_out.values())))
+        self.record["reading"] = " ".join(self.readings.values())
+        return Section(self.record, self._figures, self.numbers, self.readings, self.left_out)
+
+
+def reconstructed(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, " n *event"]:
+    """The mean of p(x | z) at the code of each datum."""
+    size = max(1, MAX_ELEMENTS // max(1, x[0].numel()))
+    with evaluating(vae):
+        codes = [to_array(vae.embed(as_floats(part))) for part in x.split(size)]
+    return mean_data(vae, np.concatenate(codes))
+
+
+def replicates(
+    vae: Any, x: Real[Tensor, " n *event"], num_draws: int, *, seed: int
+) -> Real[np.ndarray, " draws n *event"]:
+    """x' ~ p(x' | z), z ~ q(z | x): data beside the one whose code they share. They describe, and test nothing."""
+    drawn = [
+        to_array(distribution_at(terms.model_trace, "x").sample())
+        for _, terms in guide_blocks(vae, x, num_draws, seed=seed)
+    ]
+    return np.concatenate(drawn, axis=1)
+
+
+def _scores(vae: Any, x: Tensor, seed: int) -> dict[str, Float[np.ndarray, " n"]]:
+    weights = evaluate(vae, x, num_samples=SCORE_SAMPLES, seed=seed).importance_weighting
+    difference = (reconstructed(vae, x) - to_array(x)).reshape(len(x), -1).astype(np.float64)
+    return {
+        "elbo": weights.elbo,
+        "reconstruction": weights.reconstruction,
+        "rate": weights.kl,
+        "reconstruction_error": np.square(difference).mean(1),
+    }

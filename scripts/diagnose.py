@@ -1,0 +1,449 @@
+"""What is right and wrong with a trained VAE: everything that `analysis` asks of it, in one command.
+
+`python scripts/diagnose.py RUN` takes a run directory of `scripts/svi_train.py` and writes figures and
+diagnosis.json to RUN/diagnosis/. `python scripts/diagnose.py RUN1 RUN2 ...` compares runs by log p(x)
+of the same held-out data, and by rate and distortion.
+"""
+
+import argparse
+import importlib.metadata
+import io
+import json
+import math
+import shutil
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.util import get_rng_state, set_rng_state
+from torch import Tensor
+
+from pyro_vae.training.checkpoint import write_atomically
+from pyro_vae.training.configuration import build_vae_for
+from pyro_vae.training.programs import (
+    Parser,
+    Stopped,
+    TrainedRun,
+    at_least,
+    chosen_device,
+    in_one_line,
+    number_or_all,
+    sigterm_as_interrupt,
+    trained_run,
+)
+from pyro_vae.training.provenance import provenance
+from pyro_vae.training.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+    from analysis.diagnosis import Section
+
+SECTIONS = ("predictive", "calibration", "pit", "elbo", "guide")
+# The data must not have trained the model.
+SPLITS = ("test", "validation")
+# Of training data that lie on the disk so many are read; others are taken whole.
+FROM_DISK = 10_000
+DOTS_PER_INCH = 140
+WIDTH = 100
+LIBRARIES = ("arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "numpy", "scipy")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    typed = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
+    try:
+        with sigterm_as_interrupt():
+            run(parser().parse_args(typed))
+    except (ValueError, OSError, ImportError) as error:
+        print(f"diagnose.py: error: {in_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print("diagnose.py: stopped; nothing new was written", file=sys.stderr)
+        return 143 if isinstance(stop, Stopped) else 130
+    return 0
+
+
+def parser() -> Parser:
+    """The options."""
+    options = Parser(
+        prog="diagnose.py",
+        usage="diagnose.py RUN [RUN ...] [options]",
+        description=str(__doc__).partition("\n")[0],
+        allow_abbrev=False,
+    )
+    add = options.add_argument
+    add(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        type=Path,
+        help="A run directory to diagnose, or several to compare.",
+    )
+    add("--split", choices=SPLITS, default="test", help="The data. Default: test.")
+    add(
+        "--images",
+        type=number_or_all,
+        default=1000,
+        metavar="N|all",
+        help="So many fixed data of the split. Default: 1000.",
+    )
+    add(
+        "--samples",
+        type=at_least(1),
+        metavar="N",
+        default=1000,
+        help="Draws from the guide for each datum's importance weights. Default: 1000.",
+    )
+    add(
+        "--sections",
+        nargs="+",
+        choices=SECTIONS,
+        metavar="SECTION",
+        help=f"Of one run, which of {', '.join(SECTIONS)}. Default: all that it has.",
+    )
+    add("--seed", type=at_least(0), metavar="N", default=0, help="The seed of all draws.")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="Where to compute. Default: auto.",
+    )
+    add("--data-root", type=Path, help="Where data lie; else PYRO_VAE_DATA, or data.")
+    add(
+        "--trust-model-file",
+        action="store_true",
+        help="Run the model file that a run brings along. It is a program: read it first.",
+    )
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="Of several runs, where to write. Default: runs/comparison, or the next free number.",
+    )
+    return options
+
+
+def run(options: argparse.Namespace) -> None:
+    """Diagnose one run, or compare several."""
+    pyro.enable_validation(True)
+    made_by = {**provenance(), **versions()}
+    if len(options.runs) == 1:
+        if options.out is not None:
+            raise ValueError("--out is for several runs: a diagnosis is written to RUN/diagnosis.")
+        diagnose(options, made_by)
+        return
+    if options.sections is not None:
+        raise ValueError(
+            f"--sections is for one run, got {len(options.runs)}: they are compared, not diagnosed."
+        )
+    compare(options, made_by)
+
+
+def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> None:
+    """Make the sections of one run, then write them."""
+    trained = opened(options, options.runs[0])
+    from analysis.diagnosis import UNDEFINED, Steps, Subject
+    from analysis.diagnosis_sections import SECTIONS as MAKERS
+
+    rows = fixed(trained, options)
+    print(f"{trained.data.description}\n{trained.directory.path}/", flush=True)
+    names = [name for name in MAKERS if name in (options.sections or SECTIONS)]
+    steps = {name: MAKERS[name].all_steps(name) for name in names}
+    started = time.perf_counter()
+    sections: dict[str, Section] = {}
+    records: dict[str, Any] = {}
+    files: dict[str, bytes] = {}
+    seconds: dict[str, float] = {}
+    with closing(Steps({s for each in steps.values() for s in each}, visible=True)) as step:
+        subject = Subject(
+            vae=trained.vae,
+            x=trained.x[rows].to(trained.device),
+            train=training_data(trained),
+            support=trained.data.likelihood_support,
+            untrained=lambda: untrained(trained),
+            num_samples=options.samples,
+            seed=options.seed,
+            event_names=tuple(trained.data.dataset.event_names),
+            step=step,
+        )
+        for name in names:
+            begun = time.perf_counter()
+            try:
+                found = sections[name] = MAKERS[name].make(subject)
+            except UNDEFINED as error:
+                # Asked for by name, it is an error; otherwise the run just has no such thing.
+                if options.sections:
+                    raise
+                records[name] = {"left_out": in_one_line(error)}
+            else:
+                with step(f"{name}: figures"):
+                    pictures = {f"{name}_{key}.png": png(f) for key, f in found.figures.items()}
+                files |= pictures
+                records[name] = {**found.record, "figures": sorted(pictures)}
+            step.finish(steps[name])
+            seconds[name] = time.perf_counter() - begun
+    record = {
+        **about(trained, options, rows),
+        **records,
+        "n_train": len(trained.data.train),
+        "data_sets": subject.data_sets,
+        "seconds": {
+            "total": time.perf_counter() - started,
+            "sections": seconds,
+            "steps": step.seconds,
+        },
+        **made_by,
+    }
+    written(trained.directory.diagnosis, files, "diagnosis.json", record)
+    for name in names:
+        print(table(name, sections.get(name), records[name], seconds[name]))
+    print(f"\nnumbers and figures are in {trained.directory.diagnosis}/")
+
+
+def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None:
+    """Evaluate several runs on the same data, then write how they compare."""
+    names = distinct(options.runs)
+    out = free(options.out or RunDirectory.unused(Path("runs"), "comparison").path)
+    from analysis.comparable import check_comparable, data_record
+    from analysis.diagnosis import Steps
+    from analysis.model_comparison import HeldOut, compare_models, plot_model_comparison
+    from analysis.paired_differences import plot_paired_differences
+    from analysis.rate_distortion import (
+        RateDistortion,
+        plot_rate_distortion,
+        rate_distortion_summary,
+    )
+    from pyro_vae.evidence import evaluate
+
+    runs = {name: opened(options, path) for name, path in zip(names, options.runs, strict=True)}
+    rows = {name: fixed(trained, options) for name, trained in runs.items()}
+    first, *others = (
+        data_record(
+            name,
+            trained.data,
+            trained.x[rows[name]],
+            split=options.split,
+            given_total=getattr(trained.vae.likelihood, "given_total", False),
+        )
+        for name, trained in runs.items()
+    )
+    check_comparable(first, others)
+    started = time.perf_counter()
+    held_out, points = [], []
+    with closing(Steps([*names, "figures"], visible=True)) as step:
+        for name, trained in runs.items():
+            with step(name):
+                x = trained.x[rows[name]].to(trained.device)
+                weights = evaluate(
+                    trained.vae, x, num_samples=options.samples, seed=options.seed
+                ).importance_weighting
+            held_out.append(HeldOut(name, weights.log_evidence, weights.khat, weights.num_samples))
+            points.append(RateDistortion.of(name, weights.reconstruction, weights.kl))
+        with step("figures"):
+            comparison = compare_models(held_out)
+            files = {
+                "comparison.png": png(plot_model_comparison(comparison)),
+                "paired_differences.png": png(plot_paired_differences(comparison)),
+                "rate_distortion.png": png(plot_rate_distortion(points)),
+            }
+    found, plane = comparison.summary(), rate_distortion_summary(points)
+    record = {
+        "runs": {name: about(trained, options, rows[name]) for name, trained in runs.items()},
+        "comparison": found,
+        "rate_distortion": plane,
+        "figures": sorted(files),
+        "seconds": {"total": time.perf_counter() - started, "steps": step.seconds},
+        **made_by,
+    }
+    written(out, files, "comparison.json", record)
+    print(compared(first.data, options.split, found, plane))
+    print(f"\nnumbers and figures are in {out}/")
+
+
+def opened(options: argparse.Namespace, path: Path) -> TrainedRun:
+    """A run, checked before anything is computed.
+
+    Raises:
+        ValueError: As `trained_run`, or CUDA is asked for and absent.
+    """
+    return trained_run(
+        path,
+        options.split,
+        device=chosen_device(options.device),
+        data_root=options.data_root,
+        trust_model_file=options.trust_model_file,
+    )
+
+
+def fixed(trained: TrainedRun, options: argparse.Namespace) -> Tensor:
+    """The rows of the split that are looked at, as in `fixed_rows`."""
+    return trained.order[: options.images].sort().values
+
+
+def training_data(trained: TrainedRun) -> Tensor:
+    """The training data in the likelihood's support; of those on the disk the first ones."""
+    data = trained.data
+    if isinstance(data.train, Tensor):
+        return data.fixed("train")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return data.transform(data.train[:FROM_DISK])
+
+
+def untrained(trained: TrainedRun) -> Any:
+    """The program as its training found it; the global random streams are put back."""
+    state = get_rng_state()
+    try:
+        pyro.set_rng_seed(trained.vae.configuration["seed"])
+        return build_vae_for(trained.vae.configuration, trained.data).to(trained.device)
+    finally:
+        set_rng_state(state)
+
+
+def about(trained: TrainedRun, options: argparse.Namespace, rows: Tensor) -> dict[str, Any]:
+    """What the numbers are of."""
+    configuration = trained.vae.configuration
+    return {
+        "data": trained.data.dataset.name,
+        "binarisation": trained.data.binarisation,
+        "split": options.split,
+        "n": len(rows),
+        **{part: configuration[part]["name"] for part in ("prior", "likelihood", "posterior")},
+        "latent_dim": configuration["latent_dim"],
+        "num_samples": options.samples,
+        "seed": options.seed,
+        "device": trained.device.type,
+        "checkpoint_sha256": trained.checkpoint_hash,
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Of the libraries that numbers and figures come from, beside torch and Pyro."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def distinct(paths: Sequence[Path]) -> list[str]:
+    """What to call each run: its directory's name, or the whole path where names repeat.
+
+    Raises:
+        ValueError: If a run comes twice.
+    """
+    counts = Counter(path.resolve() for path in paths)
+    for path in paths:
+        if counts[path.resolve()] > 1:
+            raise ValueError(f"{path} is given twice: a run is compared with others.")
+    names = [path.resolve().name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def free(out: Path) -> Path:
+    """A directory that is empty, not there yet, or holds an older comparison and nothing else.
+
+    Raises:
+        ValueError: If it holds anything else.
+    """
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise ValueError(f"--out must be a directory, got {out}.")
+    entries = list(out.iterdir()) if out.exists() else []
+    for entry in entries:
+        if entry.is_symlink() or not entry.is_file() or entry.suffix not in (".json", ".png"):
+            raise ValueError(f"--out {out} holds {entry.name}, which is of no comparison.")
+    if entries and not (out / "comparison.json").exists():
+        raise ValueError(f"--out {out} must be empty, or hold an older comparison.")
+    return out
+
+
+def png(figure: "matplotlib.figure.Figure") -> bytes:
+    """A figure as a file's content."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=DOTS_PER_INCH, format="png")
+    return buffer.getvalue()
+
+
+def written(folder: Path, files: Mapping[str, bytes], name: str, record: dict[str, Any]) -> None:
+    """Write a folder anew: the record goes first and comes last, so that it says only what is there.
+
+    Raises:
+        OSError: If the disk is full or the folder not writable; nothing is then in it.
+    """
+    content = (json.dumps(plain(record), indent=2, allow_nan=False) + "\n").encode()
+    (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        for key, picture in files.items():
+            write_atomically(folder / key, picture)
+        write_atomically(folder / name, content)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def plain(value: Any) -> Any:
+    """Values as JSON knows them: what is not finite is None, and times are in milliseconds' detail."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def table(name: str, section: "Section | None", record: Mapping[str, Any], seconds: float) -> str:
+    """A section as a person reads it: its numbers, then how to read them."""
+    if section is None:
+        return "\n".join(["", *wrapped(f"{name}: left out. {record['left_out']}", "")])
+    width = max(map(len, section.numbers), default=0)
+    lines = [f"  {label:<{width}}  {number}" for label, number in section.numbers.items()]
+    for part, reading in section.readings.items():
+        lines += wrapped(f"{part.replace('_', ' ')}: {reading}", "  ")
+    for part, reason in section.left_out.items():
+        lines += wrapped(
+            f"{part.replace('_', ' ')}: left out. {in_one_line(ValueError(reason))}", "  "
+        )
+    return "\n".join(["", f"{name}, {seconds:.1f} s", *lines])
+
+
+def compared(data: str, split: str, found: Mapping[str, Any], plane: Mapping[str, Any]) -> str:
+    """A comparison as a person reads it, the best run first."""
+
+    def lines() -> Iterator[tuple[str, str, str, str]]:
+        yield "", "log p(x)", "below the best", "k-hat above threshold"
+        for model in found["models"]:
+            share = model["khat_share_above"]
+            yield (
+                model["name"],
+                f"{model['log_evidence']:.2f} +- {model['log_evidence_se']:.2f}",
+                f"{model['difference']:.2f} +- {model['difference_se']:.2f}",
+                "not defined" if share is None else f"{share:.1%}",
+            )
+
+    rows = list(lines())
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    shown = [
+        f"  {row[0]:<{widths[0]}}  "
+        + "  ".join(f"{word:>{width}}" for word, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+    title = f"{found['n']:,} {split} data of {data}, nats per datum"
+    readings = [line for each in (found, plane) for line in wrapped(each["reading"], "  ")]
+    return "\n".join(["", title, *shown, *readings])
+
+
+def wrapped(text: str, indent: str) -> list[str]:
+    """Text in lines of a terminal's width, those after the first further in."""
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,420 @@
+"""What is right and wrong with a run, as a person asks for it."""
+
+import hashlib
+import io
+import json
+import os
+import runpy
+import shutil
+import signal
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from analysis import diagnosis_sections
+from analysis.generalisation import generalisation
+from pyro_vae.training import load
+from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
+
+pytestmark = [pytest.mark.slow, pytest.mark.arviz]
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "diagnose.py"
+SHORT = ["--max-steps", "2", "--network.hidden", "[8]", "--latent-dim", "2", "--evaluate", "none"]
+TINY = ["--images", "30", "--samples", "30", "--device", "cpu"]
+SECTIONS = ["predictive", "calibration", "pit", "elbo", "guide"]
+
+
+def train(out: Path, *options: str) -> Path:
+    """A run of two steps."""
+    program = runpy.run_path(str(ROOT / "scripts" / "svi_train.py"))["main"]
+    assert program(["--out", str(out), *SHORT, *options]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("diagnose")
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    return train(folder / "digits")
+
+
+@pytest.fixture(scope="module")
+def diagnosed(trained, folder):
+    """A diagnosed copy, which no test changes, and what stood on the screen."""
+    run = shutil.copytree(trained, folder / "diagnosed")
+    with pytest.MonkeyPatch.context() as patch:
+        screen = io.StringIO()
+        patch.setattr("sys.stdout", screen)
+        assert main(run, *TINY, drawn=True) == 0
+    return run, screen.getvalue()
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy, to be written into."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def main(*arguments: str | Path, drawn: bool = False) -> int:
+    """Run the program in this process; figures are made, and only drawn if that is looked at."""
+    program = runpy.run_path(str(SCRIPT))["main"]
+    if not drawn:
+        program.__globals__["png"] = lambda figure: b"no picture"
+    return program([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_steps():
+    """Each datum's own guide is fitted by a few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        quick = partial(generalisation, gap_steps=3, num_gap_data=4)
+        patch.setattr(diagnosis_sections, "generalisation", quick)
+        yield
+
+
+def record(run: Path) -> dict:
+    """A run's diagnosis. Only constants of JSON itself are read."""
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    text = (run / "diagnosis" / "diagnosis.json").read_text()
+    return json.loads(text, parse_constant=refuse)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C interrupts, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_what_it_leaves(trained, diagnosed):
+    run, screen = diagnosed
+    after = hashes(run)
+    before = hashes(trained)
+    assert {name: after[name] for name in before} == before
+    found = record(run)
+    assert [name for name in found if name in SECTIONS] == SECTIONS
+    figures = {name for section in SECTIONS for name in found[section]["figures"]}
+    assert {path.name for path in (run / "diagnosis").iterdir()} == {*figures, "diagnosis.json"}
+    for path in (run / "diagnosis").glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    for name in SECTIONS:
+        assert found[name]["reading"]
+        # Nothing is left out of a binary run with a normal guide.
+        assert "left out" not in screen
+        assert f"\n{name}, " in screen
+    assert 0 <= min(found["predictive"]["p_values"].values()) <= 1
+    for name in ("mutual_information", "total_correlation", "dimension_wise_kl"):
+        assert isinstance(found["elbo"][name], float)
+        assert found["elbo"][f"{name}_se"] >= 0
+    assert {"khat", "ess", "sbc", "quality", "generalisation"} <= found["guide"].keys()
+    assert 0 <= found["guide"]["khat"]["share_above"] <= 1
+    assert 1 <= found["guide"]["ess"]["median"] <= 30
+    assert (found["n"], found["split"], found["num_samples"], found["seed"]) == (30, "test", 30, 0)
+    assert found["checkpoint_sha256"] == before["checkpoint.pt"]
+    assert {"torch", "pyro", "git_commit", "arviz_stats", "device", "n_train"} <= found.keys()
+    assert found["seconds"]["sections"].keys() == set(SECTIONS)
+    words = " ".join(screen.split())
+    for section in SECTIONS:
+        for part in found[section].values():
+            if isinstance(part, dict) and "reading" in part:
+                assert " ".join(part["reading"].split()) in words
+
+
+def test_one_seed_gives_the_same_bits_and_another_gives_others(diagnosed, run):
+    whole = record(diagnosed[0])
+    options = [*TINY, "--sections", "elbo", "pit"]
+    before = torch.get_rng_state()
+    assert main(run, *options, drawn=True) == 0
+    assert (torch.get_rng_state() == before).all()
+    again = record(run)
+    # Whatever other sections there are.
+    for name in ("elbo", "pit"):
+        assert again[name] == whole[name]
+        for figure in again[name]["figures"]:
+            one, two = (folder / "diagnosis" / figure for folder in (run, diagnosed[0]))
+            assert one.read_bytes() == two.read_bytes()
+    # What is of the former diagnosis is gone.
+    assert main(run, *TINY, "--sections", "pit", "--seed", "1") == 0
+    assert record(run)["pit"] != whole["pit"]
+    assert not {"elbo", "guide"} & record(run).keys()
+    names = {path.name for path in (run / "diagnosis").iterdir()}
+    assert names == {*record(run)["pit"]["figures"], "diagnosis.json"}
+
+
+def test_the_bar_names_every_step_and_ends_full(run, monkeypatch):
+    from analysis import diagnosis
+
+    bars = []
+    monkeypatch.setattr(
+        diagnosis, "tqdm", lambda **options: bars.append(_Bar(**options)) or bars[-1]
+    )
+    assert main(run, *TINY, "--sections", "calibration", "pit") == 0
+    (bar,) = bars
+    assert bar.n == bar.total > 5
+    assert set(record(run)["seconds"]["steps"]) <= set(bar.names)
+    # None came that was not foreseen.
+    assert len(set(bar.names)) <= bar.total
+
+
+class _Bar:
+    def __init__(self, *, total, unit, disable):
+        self.total, self.n, self.names = total, 0, []
+
+    def update(self, count):
+        self.n += count
+
+    def set_description(self, name):
+        self.names.append(name)
+
+    def close(self):
+        pass
+
+
+def test_the_untrained_program_is_that_of_training(tmp_path):
+    """One step of next to no length."""
+    run = train(tmp_path / "run", "--max-steps", "1", "--lr", "1e-12", "--seed", "3")
+    program = runpy.run_path(str(SCRIPT))
+    options = program["parser"]().parse_args([str(run)])
+    trained = program["opened"](options, run)
+    before = torch.get_rng_state()
+    untrained = program["untrained"](trained)
+    assert (torch.get_rng_state() == before).all()
+    for name, value in load(run).state_dict().items():
+        torch.testing.assert_close(untrained.state_dict()[name], value, atol=1e-6, rtol=0)
+
+
+DATA = {
+    "counts": lambda rng: rng.poisson(3 * rng.random((120, 1)), (120, 6)),
+    "reals": lambda rng: rng.normal(size=(120, 5)) @ rng.normal(size=(5, 5)),
+}
+RUNS = {
+    "counts": ["--likelihood", "poisson"],
+    "reals": ["--likelihood", "normal"],
+    "one_hot": ["--prior", "one_hot", "--posterior", "one_hot"],
+    "flow": ["--prior", "gaussian_mixture", "--posterior", "coupling_flow"],
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_other_data_and_other_guides(tmp_path, capsys, name):
+    options = list(RUNS[name])
+    if name in DATA:
+        path = tmp_path / f"{name}.npy"
+        np.save(path, DATA[name](np.random.default_rng(0)))
+        options += ["--data", str(path)]
+    run = train(tmp_path / "run", *options)
+    assert main(run, "--images", "12", *TINY[2:]) == 0
+    found = record(run)
+    for section in SECTIONS:
+        assert found[section]["reading"]
+    if name == "counts":
+        assert "predictive_rootogram.png" in found["predictive"]["figures"]
+    if name in DATA:
+        assert found["calibration"]["elements"]["p_value"] is not None
+    if name in ("one_hot", "flow"):
+        assert found["elbo"]["mutual_information"] is not None
+        assert found["elbo"]["total_correlation"] is None
+
+
+SEVERAL = '''
+"""Two latent sites."""
+
+import functools
+
+import pyro
+
+from pyro_vae import model
+
+
+class Two(model.VAE):
+    latent_sites = ("z", "w")
+
+    def model(self, x, y=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior())
+            w = pyro.sample("w", self.prior())
+            return pyro.sample("x", self.likelihood(z + w), obs=x)
+
+    def guide(self, x, y=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.posterior(x))
+            pyro.sample("w", self.posterior(x))
+
+
+@functools.wraps(model.build)
+def build(*arguments, **options):
+    vae = model.build(*arguments, **options)
+    return Two(vae.prior, vae.likelihood, vae.posterior)
+'''
+
+
+def test_several_latent_sites(tmp_path, capsys):
+    """What asks for one is left out with its reason; asked for by name, it is an error."""
+    mine = tmp_path / "mine.py"
+    mine.write_text(SEVERAL)
+    run = train(tmp_path / "run", "--model", str(mine))
+    assert "--trust-model-file" in refused(capsys, run, *TINY)
+    trusted = [*TINY, "--trust-model-file"]
+    assert main(run, *trusted) == 0
+    found = record(run)
+    assert "one latent site" in found["pit"]["statistics"]["left_out"]
+    assert "one latent site" in found["guide"]["sbc"]["left_out"]
+    assert found["elbo"]["terms"]["elbo"] < 0
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "sbc: left out. one latent site can be checked, got z, w." in screen
+
+
+def refused(capsys, *arguments: str | Path) -> str:
+    capsys.readouterr()
+    assert main(*arguments) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("diagnose.py: error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--images", "0"], "--images: must be all, or a whole number of at least 1, got '0'"),
+        (["--images", "some"], "must be all, or a whole number of at least 1, got 'some'"),
+        (["--samples", "0"], "--samples: must be a whole number of at least 1, got '0'"),
+        (["--samples", "9" * 5000], "--samples: must be a whole number"),
+        (["--seed", "-1"], "--seed: must be a whole number of at least 0, got '-1'"),
+        (["--sections", "all"], "'all' (choose from"),
+        (["--sections"], "--sections: expected at least one argument"),
+        (["--split", "train"], "'train' (choose from"),
+        (["--device", "tpu"], "'tpu' (choose from"),
+        (["--out", "x"], "--out is for several runs"),
+        (["--draws=5"], "unknown --draws=5: allowed are RUN and --help, --split"),
+    ],
+)
+def test_a_wrong_option_is_one_line(run, capsys, options, says):
+    line = refused(capsys, run, *options)
+    assert says in line
+    assert len(line) < 600
+    assert not (run / "diagnosis").exists()
+
+
+def test_a_wrong_run_is_one_line(run, tmp_path, capsys, monkeypatch):
+    assert "no run at" in refused(capsys, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    assert "got the file" in refused(capsys, run / "config.yaml")
+    assert "required: RUN" in refused(capsys)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "torch finds none here" in refused(capsys, run, "--device", "cuda")
+    (run / "checkpoint.pt").write_bytes(b"PK")
+    assert "cut short" in refused(capsys, run)
+    assert not (run / "diagnosis").exists()
+
+
+@pytest.mark.parametrize("name", ["diagnosis", "diagnosis/diagnosis.json", "diagnosis/a.png"])
+def test_a_link_out_of_the_directory_is_refused(run, tmp_path, capsys, name):
+    target = tmp_path / "target"
+    target.mkdir()
+    entry = run / name
+    entry.parent.mkdir(exist_ok=True)
+    entry.symlink_to(target)
+    assert "must be a plain file" in refused(capsys, run, *TINY)
+    assert list(target.iterdir()) == []
+
+
+def test_overwriting_a_run_deletes_its_diagnosis(run):
+    (run / "diagnosis").mkdir()
+    (run / "diagnosis" / "diagnosis.json").write_text("{}")
+    train(run, "--overwrite")
+    assert not (run / "diagnosis").exists()
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", ["computing", "writing"])
+def test_stopped_it_leaves_nothing_half(run, capsys, monkeypatch, how, when):
+    program = runpy.run_path(str(SCRIPT))["main"]
+    arguments = [str(run), *TINY, "--sections", "elbo"]
+    name = {"computing": "plot_elbo_terms", "writing": "write_atomically"}[when]
+    where = diagnosis_sections.__dict__ if when == "computing" else program.__globals__
+    real = where[name]
+
+    def stop(path, *rest):
+        if when == "computing" or str(path).endswith(".json"):
+            os.kill(os.getpid(), how)
+        return real(path, *rest)
+
+    monkeypatch.setitem(where, name, stop)
+    assert program(arguments) == 128 + how
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "diagnose.py: stopped; nothing new was written"
+    )
+    assert not (run / "diagnosis").exists()
+
+
+def test_several_runs_are_compared(trained, folder, tmp_path, capsys, monkeypatch):
+    other = train(folder / "other", "--latent-dim", "3", "--seed", "1")
+    monkeypatch.chdir(tmp_path)
+    for name in ("comparison", "comparison-2"):
+        assert main(trained, other, *TINY) == 0
+        assert f"are in runs/{name}/" in capsys.readouterr().out
+        found = json.loads((tmp_path / "runs" / name / "comparison.json").read_text())
+        assert found["runs"].keys() == {"digits", "other"}
+        assert found["comparison"]["n"] == 30
+        assert {model["name"] for model in found["comparison"]["models"]} == {"digits", "other"}
+        assert found["comparison"]["models"][0]["difference"] == 0
+        names = {path.name for path in (tmp_path / "runs" / name).iterdir()}
+        assert names == {*found["figures"], "comparison.json"}
+        assert {"comparison.png", "rate_distortion.png"} <= names
+    # An older comparison's place may be taken; another's may not.
+    assert main(trained, other, *TINY, "--out", tmp_path / "runs" / "comparison") == 0
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "a.txt").write_text("mine")
+    assert "holds a.txt" in refused(capsys, trained, other, *TINY, "--out", mine)
+    assert "must be a directory" in refused(capsys, trained, other, "--out", mine / "a.txt")
+    line = refused(capsys, trained, other, *TINY, "--sections", "elbo")
+    assert "--sections is for one run, got 2" in line
+
+
+def test_runs_that_do_not_compare_are_refused(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "is given twice" in refused(capsys, trained, trained, *TINY)
+    assert "is given twice" in refused(capsys, trained, trained / ".." / "digits", *TINY)
+    other = train(tmp_path / "other", "--binarisation", "threshold")
+    line = refused(capsys, trained, other, *TINY)
+    assert "log p(x) of digits and other do not compare: binarisation dynamic against" in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_collapsed_model(run):
+    """All weights are 0: every pixel is a coin, whatever the code, and the guide knows no datum."""
+    state = load_checkpoint(run / "checkpoint.pt")
+    state["program"] = {name: 0 * value for name, value in state["program"].items()}
+    state["best"] = None
+    save_checkpoint(run / "checkpoint.pt", state)
+    assert main(run, *TINY) == 0
+    found = record(run)
+    assert found["elbo"]["mutual_information"] == pytest.approx(0, abs=1e-6)
+    assert found["elbo"]["terms"]["reconstruction"] == pytest.approx(64 * np.log(0.5))
+
+
+@pytest.mark.parametrize("n", ["1", "2"])
+def test_hardly_any_data(run, n):
+    assert main(run, "--images", n, *TINY[2:]) == 0
+    assert record(run)["n"] == int(n)

@@ -78,19 +78,17 @@ def guide_blocks(
     """The terms of `num_draws` draws from the guide for each datum, a block of data at a time.
 
     Each block is a slice of the data and their `LogDensities`, of shape `(num_draws, block)`, whose
-    traces hold the guide's and the model's distributions and values.
+    traces hold the guide's and the model's distributions and values. Until the last block has been
+    taken, random numbers that the caller draws come from the same stream, too.
     """
     size = block_size(x, num_draws)
     with evaluating(vae, seed=seed):
         for start in range(0, len(x), size):
             rows = slice(start, min(start + size, len(x)))
             with pyro.validation_enabled(start == 0):
-                yield (
-                    rows,
-                    log_densities(
-                        vae.model, vae.guide, as_floats(x[rows]), num_particles=num_draws
-                    ),
-                )
+                block = as_floats(x[rows])
+                terms = log_densities(vae.model, vae.guide, block, num_particles=num_draws)
+            yield rows, terms
 
 
 def elements(terms: LogDensities, site: str = "x") -> Distribution:

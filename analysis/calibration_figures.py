@@ -97,7 +97,7 @@ def plot_reliability(
 
 def plot_element_pit(pit: "ElementPit") -> "matplotlib.figure.Figure":
     """The histogram of the leave-one-out PIT, flat where forecasts come true, with 95 % bands over data."""
-    figure = new_figure(7.2, 4.0)
+    figure = new_figure(8.0, 4.6)
     ax = figure.subplots()
     centres = (pit.edges[:-1] + pit.edges[1:]) / 2
     ends = np.stack([pit.density - pit.low, pit.high - pit.density])
@@ -118,11 +118,12 @@ def plot_element_pit(pit: "ElementPit") -> "matplotlib.figure.Figure":
         ylabel="density over all elements",
     )
     ax.set_title(
-        f"Mean {0.5 + pit.bias:.3f} (0.5 is right), variance {pit.spread:.2f} of a uniform one's\n"
-        "high ends: forecasts too narrow; high middle: too wide",
-        fontsize=10,
+        f"Mean {0.5 + pit.bias:.3f} (0.5 is right), variance {pit.spread:.2f} of a uniform one's. "
+        f"Bars: 95 %, by bootstrap over {pit.n} data\n"
+        "High ends: forecasts too narrow; high middle: too wide",
+        fontsize=9,
     )
-    figure.suptitle(f"{_verdict(pit)}. Bars: 95 %, by bootstrap over {pit.n} data")
+    figure.suptitle(_verdict(pit))
     tidy([ax])
     return figure
 
@@ -139,11 +140,11 @@ def plot_calibration_map(result: "Calibration | ElementPit") -> "matplotlib.figu
 
     if isinstance(result, ElementPit):
         maps = {
-            "Location: red where data are larger than forecast": result.location,
-            "Width: red where forecasts are too narrow": result.width,
+            "Location: {} where data are larger than forecast": result.location,
+            "Width: {} where forecasts are too narrow": result.width,
         }
     else:
-        maps = {"Red where ones are more than forecast": result.elements}
+        maps = {"{} where ones are more than forecast": result.elements}
     pictures = is_image(next(iter(maps.values())).mean.shape)
     figure = new_figure(6.0 * len(maps), 5.2) if pictures else new_figure(10.0, 3.4 * len(maps))
     shape = (1, len(maps)) if pictures else (len(maps), 1)
@@ -155,19 +156,20 @@ def plot_calibration_map(result: "Calibration | ElementPit") -> "matplotlib.figu
         else:
             _draw_profile(ax, shown)
         judged = shown.t.size - shown.left_out
-        limit = "" if shown.threshold is None else f", beyond {shown.threshold:.1f} s.e."
-        ax.set_title(f"{title}\n{shown.fails.sum()} of {judged} elements fail{limit}", fontsize=10)
+        limit = "" if shown.threshold is None else f" (beyond {shown.threshold:.1f} s.e.;"
+        chance = f"{limit} by chance in 1 map of 20)" if limit else ""
+        where = title.format("red" if pictures else "above 0")
+        ax.set_title(
+            f"{where[0].upper()}{where[1:]}\n{shown.fails.sum()} of {judged} elements fail{chance}",
+            fontsize=10,
+        )
     if result.p_value_against_model is not None:
-        figure.suptitle(
-            f"Where forecasts fail more than of the model's own data ({result.n} data). "
-            "Chance alone marks 1 map in 20"
-        )
+        title = f"Where data fail more than the model's own ({result.n} data)"
     elif result.trusted is False:
-        figure.suptitle(
-            f"Where forecasts fail ({result.n} data). The guide is not trusted: it may do this alone"
-        )
+        title = f"Where forecasts fail ({result.n} data; guide not trusted)"
     else:
-        figure.suptitle(f"Where forecasts fail ({result.n} data). Chance alone marks 1 map in 20")
+        title = f"Where forecasts fail ({result.n} data)"
+    figure.suptitle(title)
     return figure
 
 

@@ -239,15 +239,19 @@ def first_verdict(against: float | None, trusted: bool | None, direction: str) -
         direction: How the forecasts err, against those of the model's own data; or nothing.
     """
     if against is not None:
-        how = f": {direction}" if direction else ""
-        if against < LEVEL:
+        together = "Without that comparison, model and guide together: "
+        if against >= LEVEL:
             return (
-                f"The model is wrong{how}. Data that it made, forecast with the same guide, differ "
-                f"from these, p = {against:.2g}. Without that comparison, model and guide together: "
+                "The model need not be wrong: data that it made, forecast with the same guide, do not "
+                f"differ from these, p = {against:.2g}. {together}"
             )
+        how = f": {direction}" if direction else ""
+        doubt = ""
+        if trusted is False:
+            doubt = "How they err may yet be the guide's, which is not trusted. "
         return (
-            "The model need not be wrong: data that it made, forecast with the same guide, do not "
-            f"differ from these, p = {against:.2g}. Without that comparison, model and guide together: "
+            f"The model is wrong{how}. Data that it made, forecast with the same guide, differ from "
+            f"these, p = {against:.2g}. {doubt}{together}"
         )
     if trusted is False:
         return (

@@ -324,7 +324,7 @@ def test_figures(words):
     assert "need not be wrong" in text
     assert "own data, same guide" in text
     _, text = words(plot_calibration_map(beside))
-    assert "more than of the model's own data" in text
+    assert "fail more than the model's own" in text
     axes, text = words(plot_calibration_map(pit))
     assert len(axes) == 2
     assert "Width" in text

@@ -241,7 +241,7 @@ def _verdict(result: "Calibration | ElementPit") -> str:
         return f"{found}, p = {against:.2g} against its own data"
     if p_value is None:
         return "Nothing to judge"
-    doubt = " (or the guide, which is not trusted)" if result.trusted is False else ""
+    doubt = "; guide not trusted" if result.trusted is False else ""
     return f"{'Calibrated' if p_value >= LEVEL else 'Not calibrated'}, p = {p_value:.2g}{doubt}"
 
 

@@ -143,7 +143,7 @@ class ElementPit:
         bias_t_against_model: bias - model_bias in standard errors.
         spread_t_against_model: spread - model_spread in standard errors.
         location: The map of PIT - 1/2, or of its difference from the model's own data.
-        width: The map of 12 (PIT - 1/2)^2 - 1, or of its difference.
+        width: The map of 4 |PIT - 1/2| - 1, or of its difference: above 0 the forecasts are too narrow.
         trusted: Whether the guide's weights are to be believed; None if nobody said.
         n: The number of data.
     """
@@ -333,9 +333,7 @@ def element_pit(
     suffix = "" if own is None else ",\ndata less the model's own"
     maps = [
         element_map(values.reshape(-1, *event), what + suffix, seed=seed, num_flips=num_flips)
-        for values, what in zip(
-            fields, ("mean PIT - 1/2", "variance of the PIT over 1/12, - 1"), strict=True
-        )
+        for values, what in zip(fields, ("mean PIT - 1/2", "mean 4 |PIT - 1/2| - 1"), strict=True)
     ]
     bias, spread = _moments(flat)
     model_bias, model_spread = (None, None) if own is None else _moments(own)
@@ -389,11 +387,14 @@ def _smooth(flat: Float[np.ndarray, "n elements"]) -> Float[np.ndarray, "n degre
 
 
 def _fields(flat: Float[np.ndarray, "n elements"]) -> list[Float[np.ndarray, "n elements"]]:
-    """What bias and spread are the means of."""
-    return [flat - 0.5, 12 * (flat - 0.5) ** 2 - 1]
+    """What the maps are the means of: location and width.
+
+    Both are symmetric around zero for a uniform PIT, so that flips of signs are right however few the
+    data. The square of PIT - 1/2 is not: of 30 data with 64 elements it rejects a true model in 18 %.
+    """
+    return [flat - 0.5, 4 * np.abs(flat - 0.5) - 1]
 
 
 def _moments(flat: Float[np.ndarray, "n elements"]) -> tuple[float, float]:
     """Bias and spread."""
-    location, width = _fields(flat)
-    return float(location.mean()), float(1 + width.mean())
+    return float((flat - 0.5).mean()), float(12 * np.square(flat - 0.5).mean())

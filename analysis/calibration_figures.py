@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MOST_ELEMENTS = 20_000
 BAND_DRAWS = 100
 
+# p-values below this are a failure.
+LEVEL = 0.05
+
 
 def plot_reliability(
     calibration: "Calibration",
@@ -39,8 +42,8 @@ def plot_reliability(
     figure = new_figure(11.0, 5.4)
     axes = figure.subplots(2, 2, sharex="col", height_ratios=[3, 1.1])
     left, right = axes[0]
-    left.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
-    right.axhline(0, color="0.6", linewidth=1)
+    left.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--")
+    right.axhline(0, color="black", linewidth=1, linestyle="--")
     if descriptive is not None:
         gap = descriptive.observed - descriptive.forecast
         name = "with the element in sight: no test"
@@ -82,10 +85,11 @@ def plot_reliability(
     ):
         ax.bar(calibration.forecast, values, width=0.03, color=BLUE)
         ax.set(xlabel="forecast p(x_i = 1 | all other elements)", ylabel=label)
-    axes[1, 0].set(yscale="log", ylim=(max(0.3 * calibration.count.min(), 0.5), None))
+    # Bars on a logarithmic axis start at one element, so that their lengths can be compared.
+    axes[1, 0].set(yscale="log", ylim=(1, None))
     axes[1, 1].axhline(0, color="0.6", linewidth=1)
     tidy(axes.flat, grid="both")
-    figure.suptitle(f"{_verdict(calibration.p_value)}: on the diagonal, forecasts come true")
+    figure.suptitle(f"{_verdict(calibration)}: on the diagonal, forecasts come true")
     figure.align_ylabels(axes[:, 0])
     figure.align_ylabels(axes[:, 1])
     return figure
@@ -93,26 +97,33 @@ def plot_reliability(
 
 def plot_element_pit(pit: "ElementPit") -> "matplotlib.figure.Figure":
     """The histogram of the leave-one-out PIT, flat where forecasts come true, with 95 % bands over data."""
-    figure = new_figure(7.2, 4.0)
+    figure = new_figure(8.0, 4.6)
     ax = figure.subplots()
     centres = (pit.edges[:-1] + pit.edges[1:]) / 2
     ends = np.stack([pit.density - pit.low, pit.high - pit.density])
     ax.bar(centres, pit.density, width=0.94 * np.diff(pit.edges), color=BLUE, alpha=0.55)
     ax.errorbar(centres, pit.density, np.maximum(ends, 0), fmt="none", color=BLUE, elinewidth=1.5)
-    ax.axhline(1, color=ORANGE, linestyle="--", label="forecasts come true")
-    ax.legend(frameon=False, loc="lower center", fontsize=9)
+    ax.axhline(1, color="black", linestyle="--", linewidth=1, label="forecasts come true")
+    top = pit.density.max()
+    if pit.model_density is not None:
+        name = "the model's own data, same guide"
+        ax.stairs(pit.model_density, pit.edges, color=ORANGE, linewidth=1.5, label=name)
+        top = max(top, pit.model_density.max())
+    ax.legend(frameon=False, loc="upper center", fontsize=9, ncols=2)
     ax.set(
         xlim=(0, 1),
-        ylim=(0, None),
+        # Room for the legend above what is drawn.
+        ylim=(0, 1.25 * max(top, float(pit.high.max()))),
         xlabel="PIT of an element, forecast from all others (0: as low as can be)",
         ylabel="density over all elements",
     )
     ax.set_title(
-        f"Mean {0.5 + pit.bias:.3f} (0.5 is right), variance {pit.spread:.2f} of a uniform one's\n"
-        "high ends: forecasts too narrow; high middle: too wide",
-        fontsize=10,
+        f"Mean {0.5 + pit.bias:.3f} (0.5 is right), variance {pit.spread:.2f} of a uniform one's. "
+        f"Bars: 95 %, by bootstrap over {pit.n} data\n"
+        "High ends: forecasts too narrow; high middle: too wide",
+        fontsize=9,
     )
-    figure.suptitle(f"{_verdict(pit.p_value)}: bars 95 %, by bootstrap over {pit.n} data")
+    figure.suptitle(_verdict(pit))
     tidy([ax])
     return figure
 
@@ -129,11 +140,11 @@ def plot_calibration_map(result: "Calibration | ElementPit") -> "matplotlib.figu
 
     if isinstance(result, ElementPit):
         maps = {
-            "Location: red where data are larger than forecast": result.location,
-            "Width: red where forecasts are too narrow": result.width,
+            "Location: {} where data are larger than forecast": result.location,
+            "Width: {} where forecasts are too narrow": result.width,
         }
     else:
-        maps = {"Red where ones are more than forecast": result.elements}
+        maps = {"{} where ones are more than forecast": result.elements}
     pictures = is_image(next(iter(maps.values())).mean.shape)
     figure = new_figure(6.0 * len(maps), 5.2) if pictures else new_figure(10.0, 3.4 * len(maps))
     shape = (1, len(maps)) if pictures else (len(maps), 1)
@@ -145,9 +156,20 @@ def plot_calibration_map(result: "Calibration | ElementPit") -> "matplotlib.figu
         else:
             _draw_profile(ax, shown)
         judged = shown.t.size - shown.left_out
-        limit = "" if shown.threshold is None else f", beyond {shown.threshold:.1f} s.e."
-        ax.set_title(f"{title}\n{shown.fails.sum()} of {judged} elements fail{limit}", fontsize=10)
-    figure.suptitle(f"Where forecasts fail ({result.n} data). Chance alone marks 1 map in 20")
+        limit = "" if shown.threshold is None else f" (beyond {shown.threshold:.1f} s.e.;"
+        chance = f"{limit} by chance in 1 map of 20)" if limit else ""
+        where = title.format("red" if pictures else "above 0")
+        ax.set_title(
+            f"{where[0].upper()}{where[1:]}\n{shown.fails.sum()} of {judged} elements fail{chance}",
+            fontsize=10,
+        )
+    if result.p_value_against_model is not None:
+        title = f"Where data fail more than the model's own ({result.n} data)"
+    elif result.trusted is False:
+        title = f"Where forecasts fail ({result.n} data; guide not trusted)"
+    else:
+        title = f"Where forecasts fail ({result.n} data)"
+    figure.suptitle(title)
     return figure
 
 
@@ -211,10 +233,16 @@ def plot_isotonic(
     return figure
 
 
-def _verdict(p_value: float | None) -> str:
+def _verdict(result: "Calibration | ElementPit") -> str:
+    """The finding, of the comparison with the model's own data where there is one."""
+    p_value, against = result.p_value, result.p_value_against_model
+    if against is not None:
+        found = "The model is wrong" if against < LEVEL else "The model need not be wrong"
+        return f"{found}, p = {against:.2g} against its own data"
     if p_value is None:
         return "Nothing to judge"
-    return f"{'Calibrated' if p_value >= 0.05 else 'Not calibrated'}, p = {p_value:.2g}"
+    doubt = "; guide not trusted" if result.trusted is False else ""
+    return f"{'Calibrated' if p_value >= LEVEL else 'Not calibrated'}, p = {p_value:.2g}{doubt}"
 
 
 def _draw_picture(ax: "matplotlib.axes.Axes", shown: "ElementMap") -> None:

@@ -69,7 +69,8 @@ class NegativeBinomial(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         x, log_mean = value.double(), self.log_mean.double()
-        log_t = self.log_inverse_dispersion.double()
+        # Log-gamma functions are most of the work: one for each t, not one for each copy of it.
+        log_t = _once(self.log_inverse_dispersion).double()
         t, log_odds = log_t.exp(), log_mean - log_t
         log_prob = (
             torch.lgamma(x + t)
@@ -112,3 +113,11 @@ class NegativeBinomial(TorchDistribution):
         gate = torch.sigmoid(self.gate_logits)
         inflated = mean + mean.square() * (dispersion + gate)
         return torch.sigmoid(-self.gate_logits) * inflated
+
+
+def _once(tensor: Tensor) -> Tensor:
+    """One of the copies along each axis that `expand` made, which broadcast as they did."""
+    for axis, stride in enumerate(tensor.stride()):
+        if stride == 0 and tensor.shape[axis] > 1:
+            tensor = tensor.narrow(axis, 0, 1)
+    return tensor

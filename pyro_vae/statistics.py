@@ -70,9 +70,9 @@ def pareto_khat(log_weights: Real[np.ndarray, "num_samples batch"]) -> Float[np.
     weight is NaN or infinite, that all are zero, or that a few outweigh the rest beyond float64.
 
     A code with few values has few different weights, and no tail for a continuous distribution to be
-    fitted to. Where more than a quarter of the tail of M ties at its foot ArviZ divides by zero and
-    returns 5 / (M + 10), whatever the weights; where the tail has at most M / 4 different ones the fit
-    is of their spacing, and calls guides bad that are next to exact. There, k-hat is 1 + log(max_s w_s / sum_s w_s) / log S: the k at which
+    fitted to. Where more than a quarter of the tail ties at its foot the fit divides by zero (ArviZ
+    returns 5 / (tail + 10), or NaN, whatever the weights); where the tail has at most a quarter as many
+    values as draws, the fit is of their spacing, and calls guides bad that are next to exact. There, k-hat is 1 + log(max_s w_s / sum_s w_s) / log S: the k at which
     the largest of S Pareto weights is about so large a share of their sum. It is 0 for equal weights, 1
     for a single one, and at the threshold where one draw is a tenth of the sum (of 2,000 draws or fewer).
 

@@ -84,8 +84,8 @@ class GuideQuality:
             "worst": [
                 {
                     "row": int(row),
-                    "khat": None if khat is None else finite(khat[row]),
-                    "ess": finite(self.ess[row]),
+                    "khat": None if khat is None else finite(float(khat[row])),
+                    "ess": finite(float(self.ess[row])),
                 }
                 for row in self.worst[:ROWS]
             ],

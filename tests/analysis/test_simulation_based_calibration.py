@@ -166,6 +166,9 @@ def test_figures(words):
     check = checked(CORRELATED, n=200, diagonal=True)
     axes, text = words(plot_sbc(check))
     assert sum(bool(ax.lines) for ax in axes) == 7
+    for ax in axes[:7]:
+        curve = max((line.get_xydata() for line in ax.lines), key=len)
+        np.testing.assert_array_equal(curve[[0, -1]], [[0, 0], [1, 0]])
     assert "log weight" in text
     assert "z[0]" in text
     axes, text = words(plot_calibration_by_dimension(check))

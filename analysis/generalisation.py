@@ -236,7 +236,7 @@ def plot_generalisation(result: Generalisation) -> "matplotlib.figure.Figure":
         yticklabels=[LABELS[name] for name in levels],
         ylim=(len(levels) - 0.5, -0.5),
         xlabel="training less test data, nats per datum",
-        title=f"log p(x) is {log_evidence:+.2f} ± {error:.2f} nats on training data",
+        title=f"log p(x), training less test: {log_evidence:+.2f} ± {error:.2f} nats",
     )
     gaps = [name for name in ("inference", *_GAPS) if name in result.train]
     for split, colour, name, moved in (

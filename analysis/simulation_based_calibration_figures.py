@@ -171,6 +171,8 @@ def plot_coverage(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure"
 def _to_the_ends(curve: "matplotlib.lines.Line2D") -> None:
     """ECDF(u) - u from (0, 0) to (1, 0), of which ArviZ draws what lies between the data."""
     u, height = (np.asarray(values) for values in curve.get_data())
+    # Steps would draw a gap in the data as level, where the curve falls.
+    curve.set_drawstyle("default")
     curve.set_data(np.r_[0, u[0], u, 1], np.r_[0, -u[0], height, 0])
 
 

@@ -120,6 +120,7 @@ def test_encoder_that_overfits_is_found():
     assert "No overfitting of the decoder" in result.reading()
 
 
+@pytest.mark.slow
 def test_encoder_trained_long_on_few_digits_loses_more_on_others():
     """Nothing planted: 50 binary digits, and so many steps that the encoder knows them by heart."""
     from sklearn.datasets import load_digits

@@ -12,7 +12,12 @@ from torch import Tensor
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.guide import MOST_KHATS_ABOVE
 from pyro_vae.evaluating import evaluating
-from pyro_vae.evidence import fixed_rows, importance_weighting, inference_gaps
+from pyro_vae.evidence import (
+    NoEncoderError,
+    fixed_rows,
+    importance_weighting,
+    inference_gaps,
+)
 from pyro_vae.evidence.numbers import finite, standard_error
 from pyro_vae.statistics import khat_threshold
 
@@ -98,23 +103,26 @@ class Generalisation:
     def reading(self) -> str:
         """Whether decoder and encoder do worse on test data than on training data."""
         sentences = []
-        difference, error = self.difference("log_evidence")
-        seen = f"log p(x) is {difference:.2f} ± {error:.2f} nats higher on training data"
+        seen = f"log p(x) of training less test data is {self._said('log_evidence', 1)}"
         if self.clearly_above("log_evidence", 1):
             sentences.append(
                 f"The decoder overfits: {seen}; stop earlier, make it smaller, or use more data."
             )
+        elif self.clearly_above("log_evidence", -1):
+            sentences.append(
+                f"No overfitting of the decoder is seen: {seen}, so that the test data are the easier "
+                "ones for this model."
+            )
         else:
-            sentences.append(f"No overfitting of the decoder is seen: {seen} (0 is best).")
+            sentences.append(f"No overfitting of the decoder is seen: {seen}.")
         name = "inference" if self.left_out else "amortisation"
-        difference, error = self.difference(name)
-        seen = f"the {LABELS[name]} is {-difference:.2f} ± {error:.2f} nats larger on test data"
+        seen = f"the {LABELS[name]} of test less training data is {self._said(name, -1)}"
         if self.clearly_above(name, -1):
             sentences.append(
                 f"The encoder overfits: {seen}; regularise it, or refine its answer for each test datum."
             )
         else:
-            sentences.append(f"No overfitting of the encoder is seen: {seen} (0 is best).")
+            sentences.append(f"No overfitting of the encoder is seen: {seen}.")
         if self.left_out:
             sentences.append(f"The gap is not taken apart: {self.left_out}")
         if "khat_above" in self.train:
@@ -125,6 +133,16 @@ class Generalisation:
                     "log p(x) is too low: a difference there may be the guide's."
                 )
         return " ".join(sentences)
+
+    def _said(self, name: str, sign: int) -> str:
+        """A difference with its sign and error, and what it is if nothing is seen."""
+        difference, error = self.difference(name)
+        said = f"{sign * difference:+.2f} ± {error:.2f} nats"
+        if abs(difference) <= CLEAR * error:
+            said += " (above 0 is overfitting; 0 is within two standard errors)"
+        elif sign * difference < 0:
+            said += " (above 0 would be overfitting)"
+        return said
 
 
 def generalisation(
@@ -192,9 +210,7 @@ def generalisation(
                 )
                 found |= {name: getattr(gaps, name) for name in _GAPS}
                 trust.append(gaps.trust())
-            except ValueError as error:
-                if "encoder" not in str(error) and "posterior" not in str(error):
-                    raise
+            except NoEncoderError as error:
                 left_out = str(error)
         splits.append(found)
     return Generalisation(splits[0], splits[1], num_samples, left_out, tuple(trust))
@@ -220,7 +236,7 @@ def plot_generalisation(result: Generalisation) -> "matplotlib.figure.Figure":
         yticklabels=[LABELS[name] for name in levels],
         ylim=(len(levels) - 0.5, -0.5),
         xlabel="training less test data, nats per datum",
-        title=f"log p(x) is {log_evidence:+.2f} ± {error:.2f} nats on training data",
+        title=f"log p(x), training less test: {log_evidence:+.2f} ± {error:.2f} nats",
     )
     gaps = [name for name in ("inference", *_GAPS) if name in result.train]
     for split, colour, name, moved in (

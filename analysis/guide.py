@@ -28,8 +28,8 @@ ROWS = 10
 class GuideQuality:
     """k-hat and ESS of the weights p(x, z) / q(z | x), z ~ q(z | x), for each of n data.
 
-    k-hat says how heavy the weights' tail is, and has one side: a guide wider than p(z | x) scores
-    well, as does one that misses a mode. The effective sample size falls with the first.
+    k-hat says how heavy the weights' tail is. A guide wider than p(z | x) scores well on it if there
+    are draws enough, as does one that misses a mode. The effective sample size falls with the first.
 
     Args:
         khat: -inf where the weights are constant, inf where one is not finite or a few outweigh all;
@@ -69,10 +69,10 @@ class GuideQuality:
             "num_samples": self.num_samples,
             "khat_threshold": None if khat is None else khat_threshold(self.num_samples),
             "khat_share_above": share_above_threshold(khat, self.num_samples),
-            "khat_median": None if khat is None else finite(np.median(khat)),
+            "khat_median": None if khat is None else finite(float(np.median(khat))),
             "khat_constant": self.constant,
             "khat_infinite": self.unfitted,
-            "ess_median": finite(np.median(self.ess)),
+            "ess_median": finite(float(np.median(self.ess))),
             "quantiles": [
                 {
                     "probability": probability,
@@ -84,8 +84,8 @@ class GuideQuality:
             "worst": [
                 {
                     "row": int(row),
-                    "khat": None if khat is None else finite(khat[row]),
-                    "ess": finite(self.ess[row]),
+                    "khat": None if khat is None else finite(float(khat[row])),
+                    "ess": finite(float(self.ess[row])),
                 }
                 for row in self.worst[:ROWS]
             ],
@@ -108,13 +108,14 @@ class GuideQuality:
         )
         if above > MOST_KHATS_ABOVE:
             first = (
-                f"The guide misses the posterior's tails: {seen}. Its log p(x) is too low for those "
-                "data; use annealed importance sampling there, or a richer family."
+                f"The guide misses the posterior's tails, or is so much wider that few draws meet it: "
+                f"{seen}. Its log p(x) is too low for those data; use annealed importance sampling "
+                "there, or a richer family."
             )
         elif ess < FEWEST_EFFECTIVE:
             first = (
                 f"The guide is much wider than the posterior, or elsewhere: {seen}. k-hat does not "
-                "see that; take more draws, and look at the inference gaps."
+                "see that; take more draws, and ask `inference_gaps` what the guide loses."
             )
         else:
             first = (
@@ -130,8 +131,7 @@ class GuideQuality:
         if self.unfitted:
             counted.append(
                 f"For {self.unfitted} data there is no tail to fit: weights are not finite, or a few "
-                "outweigh all others, or many tie, as those of a code with few values; they count as "
-                "above."
+                "outweigh all others beyond float64; they count as above."
             )
         return " ".join([first, *counted])
 
@@ -170,7 +170,7 @@ def plot_guide_quality(
 ) -> "matplotlib.figure.Figure":
     """k-hat of each image, sorted, and the effective share of its draws.
 
-    k-hat is one-sided: a guide too wide scores well on it, and shows in the ESS.
+    A guide somewhat too wide scores well on k-hat, and shows in the ESS.
 
     Args:
         khat: The tail shape of each image's importance weights: -inf where they are constant (an

@@ -21,6 +21,9 @@ ACTIVE_VARIANCE = 0.01
 EQUAL_NATS = 1e-3
 EQUAL_SHARE = 1e-6
 
+# A tail of at most so many different weights, as a share of its length, is of a code with few values.
+MOST_TIED_VALUES = 0.25
+
 # As a share of the largest weight. What is divided by less overflows, well before the number itself is 0.
 SMALLEST_QUARTILE = 1e-306
 
@@ -66,7 +69,15 @@ def pareto_khat(log_weights: Real[np.ndarray, "num_samples batch"]) -> Float[np.
     weights are equal (an exact posterior, a collapsed latent), nothing to worry about; +inf that a
     weight is NaN or infinite, that all are zero, or that a few outweigh the rest beyond float64.
 
-    k-hat has one side: a guide wider than p(z | x) scores well. Read it with
+    A code with few values has few different weights, and no tail for a continuous distribution to be
+    fitted to. Where more than a quarter of the tail ties at its foot the fit divides by zero (ArviZ
+    returns 5 / (tail + 10), or NaN, whatever the weights); where the tail has at most a quarter as many
+    values as draws, the fit is of their spacing, and calls guides bad that are next to exact. There, k-hat is 1 + log(max_s w_s / sum_s w_s) / log S: the k at which
+    the largest of S Pareto weights is about so large a share of their sum. It is 0 for equal weights, 1
+    for a single one, and at the threshold where one draw is a tenth of the sum (of 2,000 draws or fewer).
+
+    k-hat is of these draws. A guide much wider than p(z | x) has bounded weights and a k below 0, and
+    scores well with draws enough; with too few, its k-hat is high, too. Read it with
     `effective_sample_size`.
 
     Args:
@@ -78,22 +89,30 @@ def pareto_khat(log_weights: Real[np.ndarray, "num_samples batch"]) -> Float[np.
     References:
         Pareto Smoothed Importance Sampling (Vehtari et al., 2024), https://arxiv.org/abs/1507.02646
     """
-    if len(log_weights) < MINIMUM_SAMPLES:
-        raise ValueError(
-            f"pareto_khat needs at least {MINIMUM_SAMPLES} draws, got {len(log_weights)}."
-        )
-    log_weights, usable = _usable(log_weights)
-    tail = _tail_length(len(log_weights))
-    log_weights = np.sort(np.partition(log_weights, -tail - 1, axis=0)[-tail - 1 :], axis=0)
+    num_samples = len(log_weights)
+    if num_samples < MINIMUM_SAMPLES:
+        raise ValueError(f"pareto_khat needs at least {MINIMUM_SAMPLES} draws, got {num_samples}.")
+    all_weights, usable = _usable(log_weights)
+    tail = _tail_length(num_samples)
+    quartile = _first_quartile(tail)
+    # The tail, after the next smaller weight, from which it is measured.
+    log_weights = np.sort(np.partition(all_weights, -tail - 1, axis=0)[-tail - 1 :], axis=0)
     smallest, largest = log_weights[1], log_weights[-1]
     equal = largest - smallest <= EQUAL_NATS + EQUAL_SHARE * np.abs(largest)
+
+    with np.errstate(invalid="ignore"):  # Between two weights of zero.
+        steps = np.diff(log_weights, axis=0) > EQUAL_SHARE * np.abs(log_weights[1:])
+    tied = ~steps[: quartile + 1].any(0) | (steps[1:].sum(0) + 1 <= MOST_TIED_VALUES * tail)
+    tied &= usable & ~equal
 
     weights = np.exp(log_weights - largest)
     exceedances = weights[1:] - weights[0]
     # The fit divides by the first quartile: where even that is next to 0, the tail is a few huge weights.
-    fits = usable & ~equal & (exceedances[_first_quartile(tail)] > SMALLEST_QUARTILE)
+    fits = usable & ~equal & ~tied & (exceedances[quartile] > SMALLEST_QUARTILE)
     khat = np.where(usable & equal, -np.inf, np.inf)
     khat[fits] = _generalised_pareto_shape(exceedances[:, fits])
+    share = largest[tied] - logsumexp(all_weights[:, tied], axis=0)
+    khat[tied] = 1 + share / math.log(num_samples)
     return khat
 
 

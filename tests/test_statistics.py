@@ -1,6 +1,7 @@
 """Statistics of importance weights, with ArviZ as the oracle."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -50,11 +51,72 @@ def test_khat_is_arviz_with_ties():
         np.testing.assert_allclose(pareto_khat(tied), arviz_khat(tied), rtol=1e-12, atol=1e-12)
 
 
-def test_more_than_a_quarter_of_the_tail_tied_at_its_foot_has_no_fit():
-    """Of codes with few values. ArviZ divides by 0 and returns what its prior alone would."""
-    log_weights = np.log(1 + np.arange(1000) % 3)[:, None] * np.ones(2)
-    log_weights[0] += 2
-    np.testing.assert_array_equal(pareto_khat(log_weights), np.inf)
+def drawn_codes(p, q, num_samples, rng):
+    """Log weights of draws from each of the guides q over a few codes."""
+    codes = np.array([rng.choice(len(guide), num_samples, p=guide) for guide in q])
+    return np.log(np.take_along_axis(p / q, codes, 1)).T - 90
+
+
+def test_a_tail_tied_at_its_foot_by_hand():
+    """ArviZ divides by 0: 1.3 returns NaN, and 0.8 what its last step makes of k = 0."""
+    weights = (1.0 + np.arange(1000) % 3)[:, None] * np.ones(2)
+    weights[0] = 8
+    log_weights = np.log(weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of the division.
+        said = arviz_khat(log_weights)[0]
+    assert np.isnan(said) or said == pytest.approx(5 / (94 + 10))
+    expected = 1 + np.log(8 / weights[:, 0].sum()) / np.log(1000)
+    np.testing.assert_allclose(pareto_khat(log_weights), expected)
+    zeros = np.full((1000, 1), -np.inf)
+    for equal, share in ((50, 1 / 50), (2, 1 / 2), (1, 1)):
+        zeros[:equal] = -70
+        zeros[equal:] = -np.inf
+        np.testing.assert_allclose(pareto_khat(zeros), 1 + np.log(share) / np.log(1000))
+
+
+@pytest.mark.parametrize("codes", [5, 10, 64])
+@pytest.mark.parametrize("rounding", [0.0, 1e-5])
+def test_a_guide_of_few_codes_that_is_next_to_exact_is_not_called_bad(codes, rounding):
+    """Float32 parts equal weights; a fit would find a tail in the rounding."""
+    rng = np.random.default_rng(codes)
+    p = rng.dirichlet(np.ones(codes), 100)
+    q = p * np.exp(0.1 * rng.standard_normal(p.shape))
+    log_weights = drawn_codes(p, q / q.sum(1, keepdims=True), 1000, rng)
+    log_weights += rounding * rng.uniform(-1, 1, log_weights.shape)
+    assert effective_sample_size(log_weights).min() > 900
+    assert pareto_khat(log_weights).max() < 0.3
+
+
+def test_a_rare_code_that_outweighs_all_is_called_bad():
+    """p = 0.5 for a code that the guide gives 0.002: if it is drawn, few draws carry half the sum."""
+    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.002, 0.499, 0.499])
+    log_weights = drawn_codes(p, np.tile(q, (100, 1)), 1000, np.random.default_rng(0))
+    drawn = log_weights.max(0) > -89
+    assert drawn.mean() > 0.7
+    khat = pareto_khat(log_weights)
+    assert (khat[drawn] > khat_threshold(1000)).mean() > 0.95
+    # What is never drawn is not seen.
+    assert khat[~drawn].max() == -np.inf
+
+
+def test_one_draw_of_a_tenth_is_at_the_threshold():
+    log_weights = np.zeros((1000, 1))
+    for share, above in ((0.11, True), (0.09, False)):
+        log_weights[0] = np.log(999 * share / (1 - share))
+        assert (pareto_khat(log_weights) > khat_threshold(1000)) == above
+
+
+def test_a_wide_guide_is_seen_by_khat_only_with_few_draws():
+    """N(0, 16 I) for N(0, I) in three dimensions: bounded weights, of which k-hat tends to -2 / 3."""
+    z = 4 * np.random.default_rng(0).standard_normal((30_000, 20, 3))
+    log_weights = (-(z**2) / 2 + z**2 / 32).sum(-1)
+    few, many = pareto_khat(log_weights[:100]), pareto_khat(log_weights)
+    assert (few > khat_threshold(100)).mean() > 0.9
+    assert many.max() < 0
+    # E_q[w]^2 / E_q[w^2] of each dimension is sqrt(2 - 1 / 16) / 4.
+    share = (math.sqrt(2 - 1 / 16) / 4) ** 3
+    np.testing.assert_allclose(effective_sample_size(log_weights), 30_000 * share, rtol=0.1)
 
 
 @pytest.mark.parametrize("k", [0.3, 0.7, 1.0])

@@ -237,9 +237,9 @@ def inference_gaps(
         progress: Show a bar.
 
     Raises:
+        NoEncoderError: If the program's posterior has no encoder; a ValueError.
         ValueError: If `log_evidence` is not one finite number for each datum, `steps` is below 3,
-            `num_samples` below 2, another option is out of its range, or the program's posterior has
-            no encoder.
+            `num_samples` below 2, or another option is out of its range.
 
     References:
         Inference Suboptimality in Variational Autoencoders (Cremer, Li & Duvenaud, 2018),

@@ -20,6 +20,10 @@ from pyro_vae.log_densities import log_densities
 _CHOICE_DRAWS = 128
 
 
+class NoEncoderError(ValueError):
+    """The program has no encoder at `posterior.encoder` that a datum's own parameters could replace."""
+
+
 def refined(
     vae: Any,
     x: Real[Tensor, " n *event"],
@@ -64,8 +68,9 @@ def refined(
         progress: Show a bar.
 
     Raises:
-        ValueError: If the program's posterior has no encoder, there are no data, an option is out of
-            its range, or, from the guide, if it is called with data that are not among `x`.
+        NoEncoderError: If the program's posterior has no encoder; a ValueError.
+        ValueError: If there are no data, an option is out of its range, or, from the guide, if it is
+            called with data that are not among `x`.
 
     References:
         Semi-Amortized Variational Autoencoders (Kim et al., 2018), https://arxiv.org/abs/1802.02550;
@@ -176,7 +181,7 @@ class Table(nn.Module):
 def _local_copy(vae: Any) -> tuple[Any, Any]:
     """A copy of the program with a posterior of its own, and the module in it that owns the encoder."""
     if getattr(vae, "posterior", None) is None:
-        raise ValueError(
+        raise NoEncoderError(
             f"a local guide needs a program with a posterior, got a {type(vae).__name__} without."
         )
     program = copy.deepcopy(vae)
@@ -186,7 +191,7 @@ def _local_copy(vae: Any) -> tuple[Any, Any]:
     while not isinstance(getattr(owner, "encoder", None), nn.Module):
         owner = getattr(owner, "posterior", None)
         if owner is None:
-            raise ValueError(
+            raise NoEncoderError(
                 "a local guide replaces the posterior's encoder, but "
                 f"{type(vae.posterior).__name__} has none at `posterior.encoder`."
             )

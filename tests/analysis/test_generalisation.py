@@ -11,6 +11,7 @@ from torch import nn
 
 from analysis.exact_models import BernoulliMixture, LinearGaussian
 from analysis.generalisation import Generalisation, generalisation, plot_generalisation
+from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.model import VAE
 from pyro_vae.priors import StandardNormal
 
@@ -33,6 +34,35 @@ class Memory(nn.Module):
 
     def embed(self, x):
         return self(x).mean
+
+
+class NormalPosterior(nn.Module):
+    """N(mean, scale) of an encoder that gives the mean and the log scale."""
+
+    support = "real"
+
+    def __init__(self, encoder, latent_dim):
+        super().__init__()
+        self.encoder, self.latent_dim = encoder, latent_dim
+
+    def forward(self, x):
+        values = self.encoder(x.reshape(-1, *x.shape[-3:])).reshape(*x.shape[:-3], -1)
+        mean, log_scale = values.chunk(2, -1)
+        return dist.Normal(mean, log_scale.exp()).to_event(1)
+
+    def embed(self, x):
+        return self(x).mean
+
+
+class Shaped(nn.Module):
+    """Logits of a flat network in the shape of a decoder's output."""
+
+    def __init__(self, network, shape):
+        super().__init__()
+        self.network, self.shape = network, shape
+
+    def forward(self, z):
+        return self.network(z).reshape(*z.shape[:-1], *self.shape)
 
 
 class MemoryEncoder(nn.Module):
@@ -88,6 +118,58 @@ def test_encoder_that_overfits_is_found():
     assert abs(difference) < 5 * error + 0.05
     assert "The encoder overfits" in result.reading()
     assert "No overfitting of the decoder" in result.reading()
+
+
+@pytest.mark.slow
+def test_encoder_trained_long_on_few_digits_loses_more_on_others():
+    """Nothing planted: 50 binary digits, and so many steps that the encoder knows them by heart."""
+    from sklearn.datasets import load_digits
+
+    torch.manual_seed(0)
+    x = torch.tensor(load_digits().images[:80] > 7.5).float().unsqueeze(1)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 8))
+    decoder = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 64))
+    train, test = x[:50], x[50:]
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=0.005)
+    for _ in range(1000):
+        mean, log_scale = encoder(train).chunk(2, -1)
+        z = mean + log_scale.exp() * torch.randn_like(mean)
+        loss = (
+            nn.functional.binary_cross_entropy_with_logits(
+                decoder(z), train.flatten(1), reduction="sum"
+            )
+            + 0.5 * (mean**2 + (2 * log_scale).exp() - 1 - 2 * log_scale).sum()
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    vae = VAE(
+        StandardNormal(4),
+        Bernoulli((1, 8, 8), lambda shape: Shaped(decoder, shape)),
+        NormalPosterior(encoder, 4),
+    )
+    result = small(vae, train, test, num_gap_data=30, gap_steps=100)
+    assert result.clearly_above("amortisation", -1)
+    assert result.test["amortisation"].mean() > 3 * result.train["amortisation"].mean()
+    assert "The encoder overfits" in result.reading()
+
+
+def test_a_difference_says_its_sign():
+    names = ("log_evidence", "elbo", "reconstruction", "rate", "inference", "amortisation")
+    rng = np.random.default_rng(0)
+    test = {name: rng.normal(size=50) for name in names}
+    result = Generalisation(test, test, 10, None)
+    assert "log p(x) of training less test data is +0.00 ± " in result.reading()
+    assert "0 is within two standard errors" in result.reading()
+    lower = Generalisation({name: test[name] - 5 for name in names}, test, 10, None)
+    assert "of training less test data is -5.00 ± " in lower.reading()
+    assert "the test data are the easier" in lower.reading()
+    assert "gap of test less training data is +5.00 ± " in lower.reading()
+
+
+def test_an_error_of_something_else_is_not_swallowed():
+    with pytest.raises(ValueError, match="steps must be at least 3, got 2"):
+        small(EXACT.vae(), EXACT.draw(5, 1), EXACT.draw(5, 2), gap_steps=2)
 
 
 def test_decoder_that_overfits_is_found():

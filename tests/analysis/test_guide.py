@@ -5,7 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from analysis.exact_models import BernoulliMixture, LinearGaussian
 from analysis.guide import guide_quality, plot_guide_quality, plot_worst_images
+from pyro_vae.evaluating import evaluating
+from pyro_vae.evidence import importance_weighting
+from pyro_vae.statistics import khat_threshold
 
 RNG = np.random.default_rng(0)
 
@@ -79,6 +83,39 @@ def test_without_khat_the_lowest_ess_is_worst():
 )
 def test_readings_pair_khat_with_ess(khat, ess, said):
     assert said in guide_quality(np.full(60, khat), np.full(60, ess), 300).reading()
+
+
+def measured(exact, num_samples=1000, **faults):
+    vae = exact.vae(**faults)
+    with evaluating(vae, seed=0):
+        found = importance_weighting(
+            vae.model, vae.guide, exact.draw(50, 1), num_samples=num_samples
+        )
+    return guide_quality(found.khat, found.ess, num_samples)
+
+
+def test_a_wide_guide_has_a_low_khat_and_a_low_ess():
+    """4 times too wide in 3 dimensions: ESS = S (sqrt(2 - 1 / 16) / 4)^3 = 42; k-hat falls to -2 / 3.
+
+    With a thousand draws its tail is still of draws near the posterior's edge: k-hat is about 1/2.
+    """
+    exact = LinearGaussian((1, 4, 4), latent_dim=3)
+    quality = measured(exact, guide_scale=4.0)
+    assert np.median(quality.ess) == pytest.approx(42, rel=0.15)
+    assert np.median(quality.khat) < khat_threshold(1000)
+    wide = guide_quality(quality.khat - 0.3, quality.ess, 1000)  # As of more draws.
+    assert "much wider than the posterior" in wide.reading()
+    few = measured(exact, guide_scale=5.0)
+    assert (few.khat > khat_threshold(1000)).mean() > 0.9
+    assert "or is so much wider that few draws meet it" in few.reading()
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 0.98, 1.02])
+def test_a_code_of_few_values_next_to_exact_is_not_warned_of(sharpness):
+    quality = measured(BernoulliMixture((1, 4, 4)), guide_sharpness=sharpness)
+    assert "good proposal" in quality.reading()
+    assert quality.summary()["khat_share_above"] == 0
+    assert quality.unfitted == 0
 
 
 @pytest.mark.parametrize(

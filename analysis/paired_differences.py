@@ -7,7 +7,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from analysis.canvas import BLUE, GREEN, LABEL_COLOURS, ORANGE, new_figure, tidy
-from analysis.model_comparison import HeldOut, ModelComparison, shortened, wrapped
+from analysis.held_out import HeldOut
+from analysis.model_comparison import ModelComparison
+from analysis.titles import shortened, wrapped
 from pyro_vae.statistics import khat_threshold
 
 if TYPE_CHECKING:

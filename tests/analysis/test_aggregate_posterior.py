@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from analysis import aggregate_posterior
-from analysis.aggregate_posterior import RateDecomposition, decompose_rate
+from analysis import aggregate_densities, aggregate_posterior
+from analysis.aggregate_posterior import decompose_rate
 from analysis.draws import UndefinedCheckError
 from analysis.exact_models import BernoulliMixture, LinearGaussian
+from analysis.rate_decomposition import RateDecomposition
 from pyro_vae import build, posteriors, priors
 from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import log_densities
@@ -267,7 +268,8 @@ def test_the_spectrum_adds_up():
 def test_blocks_change_nothing(monkeypatch):
     vae, x = random_vae(), binary(70)
     whole = decompose_rate(vae, x, num_draws=50)
-    monkeypatch.setattr(aggregate_posterior, "BLOCK", 16 * 9)
+    for module in (aggregate_posterior, aggregate_densities):
+        monkeypatch.setattr(module, "BLOCK", 16 * 9)
     monkeypatch.setattr("analysis.normal_mixtures.ELEMENTS", 100)
     np.testing.assert_allclose(
         parts(decompose_rate(vae, x, num_draws=50)), parts(whole), atol=1e-9

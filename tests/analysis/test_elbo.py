@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.aggregate_posterior import RateDecomposition, Spectrum, decompose_rate
+from analysis.aggregate_posterior import decompose_rate
 from analysis.draws import UndefinedCheckError
-from analysis.elbo import ElboTerms, elbo_terms, plot_elbo_terms, plot_extremes, plot_spectrum
+from analysis.elbo import ElboTerms, elbo_terms
+from analysis.elbo_figures import plot_elbo_terms, plot_spectrum
 from analysis.exact_models import BernoulliMixture, LinearGaussian
+from analysis.extremes import plot_extremes
+from analysis.rate_decomposition import RateDecomposition, Spectrum
 from pyro_vae.evidence import evaluate
 
 RNG = np.random.default_rng(0)

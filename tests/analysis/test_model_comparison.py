@@ -11,14 +11,10 @@ import torch
 from scipy import stats
 
 from analysis.exact_models import LinearGaussian
-from analysis.model_comparison import (
-    HeldOut,
-    ModelComparison,
-    compare_models,
-    elpd_data,
-    plot_model_comparison,
-    shortened,
-)
+from analysis.held_out import HeldOut, elpd_data
+from analysis.model_comparison import ModelComparison, compare_models
+from analysis.model_comparison_figure import plot_model_comparison
+from analysis.titles import shortened
 from pyro_vae.evidence import importance_weighting
 
 pytestmark = pytest.mark.arviz

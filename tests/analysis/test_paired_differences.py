@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis.model_comparison import HeldOut, ModelComparison
+from analysis.held_out import HeldOut
+from analysis.model_comparison import ModelComparison
 from analysis.paired_differences import paired_report, plot_paired_differences, preferences
 
 RNG = np.random.default_rng(0)

@@ -38,13 +38,8 @@ def plot_elbo_terms(
     _draw_plane(left, terms)
     steps = _steps(terms, decomposition)
     _draw_steps(right, terms, steps)
-    if decomposition is not None and decomposition.saturated:
-        right.set_xlabel(
-            "nats per datum, means\n"
-            f"mutual information is saturated at log N = {decomposition.log_n:.1f}: it may be larger,\n"
-            "and the total correlation or marginal KL smaller by as much",
-            fontsize=8,
-        )
+    if decomposition is not None:
+        figure.supxlabel("\n".join(_notes(decomposition)), fontsize=9, color="0.25")
     elbo = terms.elbo
     error = standard_error(elbo)
     figure.suptitle(
@@ -104,9 +99,27 @@ def _steps(
         steps.append(("marginal KL", decomposition.marginal_kl, ORANGE))
     else:
         steps.append(("total correlation", decomposition.total_correlation, ORANGE))
-        steps.append(("dimension-wise KL", decomposition.dimension_wise_kl, GREEN))
+        name = "KL" if decomposition.dimension_wise_is_kl else "term*"
+        steps.append((f"dimension-wise {name}", decomposition.dimension_wise_kl, GREEN))
     steps.append(("these data's rate\nless the training data's", rate - decomposition.rate, GREY))
     return steps
+
+
+def _notes(decomposition: RateDecomposition) -> list[str]:
+    """What has to be known to read the steps: whose they are, and where a term is none of its name."""
+    notes = [f"The rate is taken apart over {decomposition.num_data:,} training data."]
+    if decomposition.saturated:
+        rest = "marginal KL" if decomposition.total_correlation is None else "total correlation"
+        notes[0] += (
+            f" Mutual information is saturated, at log N = {decomposition.log_n:.1f}: it may be larger, "
+            f"and the {rest} smaller."
+        )
+    if decomposition.total_correlation is not None and not decomposition.dimension_wise_is_kl:
+        notes.append(
+            "*: no KL, and it may be negative, as the prior's dimensions depend on one another; total "
+            "correlation and this add up to KL(q(z) || p(z))."
+        )
+    return notes
 
 
 def _draw_steps(
@@ -191,7 +204,11 @@ def plot_spectrum(
     step = max(1, latent // 25)
     lower.set_xticks(rank[::step], [str(index) for index in order[::step]])
     lower.set_xlabel("latent dimension d, sorted by its KL to the prior")
-    said = "" if marginal is None else f", KL(q(z_d) || p(z_d)) to {marginal.sum():.2f}"
+    said = (
+        ". The prior's dimensions depend on one another: no KL of each"
+        if marginal is None
+        else f", KL(q(z_d) || p(z_d)) to {marginal.sum():.2f}"
+    )
     figure.suptitle(
         f"{active.sum()} of {latent} units active; I(x; z_d) sums to {information.sum():.1f} nats{said}"
     )

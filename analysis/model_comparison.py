@@ -237,7 +237,7 @@ def _check(models: Sequence[HeldOut]) -> None:
 
 def _arviz_compare(models: Sequence[HeldOut]) -> tuple[Any, list[str]]:
     """ArviZ's table of log p(x) below each datum's best, and what it warned of."""
-    import arviz_stats
+    from arviz_stats import compare  # pyright: ignore[reportPrivateImportUsage]
 
     highest = np.max([model.log_evidence for model in models], axis=0)
     below = {
@@ -247,9 +247,9 @@ def _arviz_compare(models: Sequence[HeldOut]) -> tuple[Any, list[str]]:
         for model in models
     }
     # The older line does not round.
-    options = inspect.signature(arviz_stats.compare).parameters
+    options = inspect.signature(compare).parameters
     exact: dict[str, Any] = {"round_to": "none"} if "round_to" in options else {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        table = arviz_stats.compare(below, **exact)
+        table = compare(below, **exact)
     return table, [str(warning.message) for warning in caught]

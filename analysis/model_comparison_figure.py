@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from analysis.arviz_figures import arviz_figure
 from analysis.canvas import BLUE, GREY, ORANGE, tidy
 from analysis.comparison_reading import STANDARD_ERRORS
+from analysis.held_out import MOST_KHATS_ABOVE
 from analysis.model_comparison import ModelComparison
 from analysis.titles import shortened, wrapped
 
@@ -38,7 +39,7 @@ def plot_model_comparison(comparison: ModelComparison) -> "matplotlib.figure.Fig
         arviz_plots.plot_compare,
         table,
         width=10.0,
-        height=1.9 + 0.42 * len(models),
+        height=2.1 + 0.42 * len(models),
         relative_scale=False,
         visuals={"title": False, "point_estimate": {"color": BLUE}, "ref_line": {"color": GREY}},
     )
@@ -53,6 +54,13 @@ def plot_model_comparison(comparison: ModelComparison) -> "matplotlib.figure.Fig
         f"± {STANDARD_ERRORS:g} paired standard errors",
         fontsize=10,
     )
+    if any(model.too_low for model in models):
+        figure.supxlabel(
+            f"orange: log p(x) is too low, as k-hat is above its threshold for more than "
+            f"{MOST_KHATS_ABOVE:.0%} of data",
+            fontsize=9,
+            color=ORANGE,
+        )
     ax.tick_params(labelsize=10)
     numbers = ax.twinx()
     numbers.set_ylim(ax.get_ylim())

@@ -86,6 +86,15 @@ class RateDecomposition:
         return math.log(self.num_data)
 
     @property
+    def dimension_wise_is_kl(self) -> bool:
+        """Whether DWKL is sum_d KL(q(z_d) || p(z_d)), so that it is not negative.
+
+        It is not under a prior whose dimensions depend on one another, such as a mixture: there DWKL
+        falls by the prior's own correlation, as far as the codes follow it.
+        """
+        return self.by_dimension is not None and self.by_dimension.marginal_kl is not None
+
+    @property
     def saturated(self) -> bool:
         """Whether I(x; z) is above log N - 2: it may be larger, and TC smaller by as much."""
         return self.mutual_information > self.log_n - SATURATION
@@ -113,11 +122,12 @@ class RateDecomposition:
         )
         terms = {key: finite(getattr(self, key)) for name in names for key in (name, f"{name}_se")}
         return {
-            "n": self.num_data,
+            "n_train": self.num_data,
             "num_draws": self.num_draws,
             **terms,
             "log_n": self.log_n,
             "saturated": self.saturated,
+            "dimension_wise_is_kl": self.dimension_wise_is_kl,
             "active_units": int(self.active.sum()),
             "by_dimension": self._listed(),
             "interpolation_error": finite(self.interpolation_error),
@@ -147,20 +157,26 @@ class RateDecomposition:
             return "Not to be read: the guide or the prior has densities that are not finite."
         if self.rate < COLLAPSED:
             return (
-                f"The code says nothing: the rate is {self.rate:.3f} nats, so the posterior is "
-                "collapsed onto the prior; train with warm-up, free bits or a weaker decoder."
+                f"The code says nothing: the rate is {self.rate:.3f} nats over {self.num_data:,} training "
+                "data, so the posterior is collapsed onto the prior; train with warm-up, free bits or a weaker decoder."
             )
         parts = f"The marginal KL is not taken further apart: {self.undefined}"
         if self.total_correlation is not None and self.dimension_wise_kl is not None:
+            rest = (
+                f"{self.dimension_wise_kl:.2f} the dimensions' own shapes."
+                if self.dimension_wise_is_kl
+                else f"{self.dimension_wise_kl:.2f} the rest, which is no KL and may be negative, as "
+                "the prior's dimensions depend on one another: read the sum."
+            )
             parts = (
                 f"Of these, {self.total_correlation:.2f} are dependence between dimensions (total "
-                f"correlation) and {self.dimension_wise_kl:.2f} the dimensions' own shapes."
+                f"correlation) and {rest}"
             )
         if self.saturated:
             rest = "marginal KL" if self.total_correlation is None else "total correlation"
             return (
                 f"Saturated: of the rate of {self.rate:.2f} nats, {self.mutual_information:.2f} or "
-                f"more say which datum it is, as {self.num_data} data cannot show more than log N = "
+                f"more say which datum it is, as {self.num_data:,} training data cannot show more than log N = "
                 f"{self.log_n:.2f}. Any excess is in the other {self.marginal_kl:.2f} nats, the "
                 f"marginal KL, whose {rest} is therefore an upper bound. {parts}"
             )
@@ -168,7 +184,7 @@ class RateDecomposition:
         if self.marginal_kl > self.mutual_information:
             advice = " More is lost than said: a richer prior would help."
         return (
-            f"Of the rate of {self.rate:.2f} nats, {self.mutual_information:.2f} say which datum it "
-            f"is; the other {self.marginal_kl:.2f} are lost because the codes of all data are not "
+            f"Of the rate of {self.rate:.2f} nats over {self.num_data:,} training data, "
+            f"{self.mutual_information:.2f} say which datum it is; the other {self.marginal_kl:.2f} are lost because the codes of all data are not "
             f"distributed as the prior, and are best near 0.{advice} {parts}"
         )

@@ -13,9 +13,17 @@ from analysis.titles import shortened, wrapped
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
+    import matplotlib.text
 
 _COLOURS = (BLUE, ORANGE, GREEN, *LABEL_COLOURS)
 _LINES = 6
+
+# Left, lower, right and upper edge, in pixels.
+Box = tuple[float, float, float, float]
+
+# Where a name may stand around its point: at these distances, in points, and angles.
+_RADII = (10, 22, 36, 52, 70, 90, 115, 140)
+_ANGLES = tuple(math.radians(a) for a in (20, -20, 160, 200, 60, -60, 120, 240, 90, 270))
 
 
 def plot_rate_distortion(
@@ -67,9 +75,13 @@ def plot_rate_distortion(
     )
     tidy([ax], grid=None)
     best = max(points, key=lambda point: point.elbo)
-    head = f"{shortened(best.name)} has the {'' if len(points) == 1 else 'highest '}ELBO"
+    name, said = shortened(best.name), f"{best.elbo:.2f} nats per datum"
     figure.suptitle(
-        wrapped(f"{head}, {best.elbo:.2f} nats per datum; lower left is better"), fontsize=12
+        f"{name}: ELBO {best.elbo:.2f} = -(rate {best.rate:.2f} + distortion {best.distortion:.2f}) nats "
+        "per datum"
+        if len(points) == 1
+        else wrapped(f"{name} has the highest ELBO, {said}; lower left is better"),
+        fontsize=12,
     )
     _name_points(figure, ax, points)
     return figure
@@ -108,17 +120,20 @@ def _line(ax: "matplotlib.axes.Axes", total: float, label: str, colour: str, sty
     ax.plot(
         [start, end], [total - start, total - end], color=colour, linestyle=style, lw=0.9, zorder=1
     )
-    at = start + 0.02 * (right - left)
+    # What is known of the truth is named at the other end, where no ELBO is.
+    truth = colour == GREEN
+    at = end - 0.02 * (right - left) if truth else start + 0.02 * (right - left)
     ax.text(
         at,
-        total - at,
+        total - at - (0.012 * (high - low) if truth else 0.0),
         label,
         rotation=-45,
         rotation_mode="anchor",
         transform_rotates_text=True,
         fontsize=8,
-        color="0.45" if colour != GREEN else GREEN,
-        va="bottom",
+        color=GREEN if truth else "0.45",
+        ha="right" if truth else "left",
+        va="top" if truth else "bottom",
         zorder=1,
     )
 
@@ -128,50 +143,80 @@ def _name_points(
     ax: "matplotlib.axes.Axes",
     points: Sequence[RateDistortion],
 ) -> None:
-    """Each name beside its point, in the first place around it that no name or point has taken."""
+    """Each name beside its point, where it covers least: no name, point, bar or line's name if it can."""
     figure.draw_without_rendering()
-    places = [
-        (math.cos(angle), math.sin(angle), radius)
-        for radius in (10, 22, 36, 52, 70, 90)
-        for angle in np.deg2rad([20, -20, 160, 200, 60, -60, 120, 240, 90, 270])
-    ]
+    unit = figure.dpi / 72
+    taken = [_edges(text) for text in ax.texts]
+    for point in points:
+        errors = 2 * np.array([point.rate_se or 0.0, point.distortion_se or 0.0])
+        centre = np.array([point.rate, point.distortion])
+        low, high = ax.transData.transform([centre - errors, centre + errors])
+        (x, y), thick = (low + high) / 2, 6 * unit
+        taken += [
+            (x - thick, y - thick, x + thick, y + thick),
+            (low[0] - unit, y - 2 * unit, high[0] + unit, y + 2 * unit),
+            (x - 2 * unit, low[1] - unit, x + 2 * unit, high[1] + unit),
+        ]
+    frame = _edges(ax)
     spots = ax.transData.transform([(point.rate, point.distortion) for point in points])
-    margin = figure.dpi / 72
-    taken = [(x - 5 * margin, y - 5 * margin, x + 5 * margin, y + 5 * margin) for x, y in spots]
-    frame = ax.get_window_extent()
-    for point, spot in zip(points, spots, strict=True):
+    for point, spot, colour in zip(points, spots, _COLOURS * len(points), strict=False):
         label = ax.annotate(
             shortened(point.name),
             (point.rate, point.distortion),
             xytext=(0, 0),
             textcoords="offset points",
             fontsize=9,
+            va="bottom",
             zorder=4,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
         )
-        for across, up, radius in places:
-            label.set(position=(radius * across, radius * up), va="center")
-            label.set_ha("left" if across > 0.1 else "right" if across < -0.1 else "center")
-            box = label.get_window_extent()
-            edges = (box.x0, box.y0, box.x1, box.y1)
-            inside = (
-                edges[0] > frame.x0
-                and edges[1] > frame.y0
-                and edges[2] < frame.x1
-                and edges[3] < frame.y1
-            )
-            if inside and not any(_overlap(edges, other) for other in taken):
-                break
-        taken.append(edges)
-        if radius > 22:
-            end = ax.transData.inverted().transform(
-                (float(np.clip(spot[0], box.x0, box.x1)), float(np.clip(spot[1], box.y0, box.y1)))
-            )
+        left, bottom, right, top = _edges(label)
+        boxes = [
+            _beside(spot, (right - left, top - bottom), angle, radius * unit)
+            for radius in _RADII
+            for angle in _ANGLES
+        ]
+        # Of equal ones the first, which is the nearest.
+        covered = [_covered(box, frame, taken) + _misread(box, spot, spots) for box in boxes]
+        box = boxes[int(np.argmin(covered))]
+        label.set_position(((box[0] - spot[0]) / unit, (box[1] - spot[1]) / unit))
+        taken.append(box)
+        if _distances(box, spot) > 14 * unit:
+            end = ax.transData.inverted().transform(np.clip(spot, box[:2], box[2:]))
             ax.plot(
-                [point.rate, end[0]], [point.distortion, end[1]], color="0.6", lw=0.7, zorder=2
+                [point.rate, end[0]], [point.distortion, end[1]], color=colour, lw=0.9, zorder=2
             )
 
 
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+def _edges(artist: "matplotlib.axes.Axes | matplotlib.text.Text") -> Box:
+    box = artist.get_window_extent()
+    return box.x0, box.y0, box.x1, box.y1
+
+
+def _beside(spot: np.ndarray, size: tuple[float, float], angle: float, radius: float) -> Box:
+    """A box of this size whose near edge, or corner, is at this angle and distance from a spot."""
+    across, up = math.cos(angle), math.sin(angle)
+    x, y = spot + radius * np.array([across, up])
+    shift = 0.5 if abs(across) < 0.1 else float(across < 0)
+    left, bottom = x - shift * size[0], y - size[1] / 2
+    return left, bottom, left + size[0], bottom + size[1]
+
+
+def _covered(box: Box, frame: Box, taken: Sequence[Box]) -> int:
+    """How many boxes it meets; leaving the frame is worst."""
+    inside = box[0] > frame[0] and box[1] > frame[1] and box[2] < frame[2] and box[3] < frame[3]
+    return (0 if inside else 1000) + sum(_overlap(box, other) for other in taken)
+
+
+def _misread(box: Box, spot: np.ndarray, spots: np.ndarray) -> int:
+    """How many points are nearer to a name than its own is."""
+    return int((_distances(box, spots) < _distances(box, spot) - 1e-6).sum())
+
+
+def _distances(box: Box, spots: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(np.clip(spots, box[:2], box[2:]) - spots, axis=-1)
+
+
+def _overlap(one: Box, other: Box) -> bool:
     across = one[0] < other[2] and other[0] < one[2]
     return bool(across and one[1] < other[3] and other[1] < one[3])

@@ -194,6 +194,16 @@ def test_few_data_saturate_and_the_excess_is_total_correlation():
     assert parts(few)[1] > 5
     assert "log N = 4.09" in few.reading()
     assert few.summary()["saturated"] is True
+    assert few.summary()["n_train"] == 60
+    assert few.summary()["log_n"] == pytest.approx(math.log(60))
+    assert "60 training data" in few.reading()
+    enough = decompose_rate(
+        LinearGaussian().vae(), LinearGaussian().draw(2000, seed=2), num_draws=300
+    )
+    assert not enough.saturated
+    assert enough.saturated_dimensions is not None
+    assert not enough.saturated_dimensions.any()
+    assert "over 2,000 training data" in enough.reading()
 
 
 def test_a_spiky_dimension_is_flagged_and_exact():
@@ -247,6 +257,8 @@ def test_a_prior_without_coordinates_has_the_sum_alone():
     assert found.by_dimension.marginal_kl is None
     assert found.by_dimension.rate is None
     assert sum(parts(found)) == pytest.approx(found.rate, abs=1e-9)
+    assert not found.dimension_wise_is_kl
+    assert "no KL and may be negative" in found.reading() or found.rate < 0.1
 
 
 def test_the_spectrum_adds_up():

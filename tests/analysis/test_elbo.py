@@ -101,9 +101,10 @@ def test_the_steps_lead_from_reconstruction_to_elbo(words, n, form):
     axes, text = words(plot_elbo_terms(terms, taken))
     assert f"{terms.elbo.mean():.2f}" in text
     assert f"{terms.reconstruction.mean():.2f}" in text
-    assert ("total correlation" in text) == (form in ("whole", "saturated"))
-    assert ("marginal KL" in text) == (form == "marginal")
-    assert ("saturated at log N = 6.9" in text) == (form == "saturated")
+    assert ("- total correlation" in text) == (form in ("whole", "saturated"))
+    assert ("- marginal KL" in text) == (form == "marginal")
+    assert ("saturated, at log N = 6.9" in text) == (form == "saturated")
+    assert ("over 1,000 training data" in text) == (taken is not None)
     bars = sum(bar.get_width() for bar in axes[1].patches)
     assert bars == pytest.approx(-terms.rate.mean())
 

@@ -48,7 +48,7 @@ def plot_extremes(
     made = means(terms.embeddings[rows]) if callable(means) else means[rows]
     said = []
     for name, pair in chosen.items():
-        for word, half in zip(("worst", "best"), pair, strict=True):
+        for word, half in zip(_ends(name), pair, strict=True):
             for row in half:
                 label = "" if labels is None else f"\n{labels[row]}"
                 said.append((name, word, f"{terms.terms[name][row]:.1f}{label}"))
@@ -67,6 +67,10 @@ def plot_extremes(
 
 
 _CALLED: Mapping[str, str] = {"reconstruction": "reconstruction", "rate": "rate", "elbo": "ELBO"}
+
+
+def _ends(name: str) -> tuple[str, str]:
+    return ("highest", "lowest") if name == "rate" else ("worst", "best")
 
 
 def _plot_bands(
@@ -93,7 +97,7 @@ def _plot_bands(
             index += 1
         for row, what in enumerate(("data", "model")):
             cells[row, 0].set_ylabel(what, rotation="horizontal", ha="right", va="center")
-        worst, best = ("highest", "lowest") if name == "rate" else ("worst", "best")
+        worst, best = _ends(name)
         band.suptitle(f"{worst} {_CALLED[name]}, left;  {best}, right", fontsize=10)
     figure.suptitle(title)
     return figure

@@ -70,6 +70,8 @@ def elpd_data(held_out: HeldOut) -> Any:
     older = "kind" in inspect.signature(ELPDData).parameters
     kind: dict[str, Any] = {"kind": "held_out"} if older else {}
     khat = held_out.khat
+    # It may be None, whatever its annotation says.
+    shape: Any = None if khat is None else xarray.DataArray(khat, dims="datum", name="pareto_k")
     return ELPDData(
         **kind,
         elpd=float(held_out.log_evidence.sum()),
@@ -81,5 +83,5 @@ def elpd_data(held_out: HeldOut) -> Any:
         warning=held_out.too_low,
         good_k=math.nan if khat is None else khat_threshold(held_out.num_samples),
         elpd_i=xarray.DataArray(held_out.log_evidence, dims="datum", name="elpd_i"),
-        pareto_k=None if khat is None else xarray.DataArray(khat, dims="datum", name="pareto_k"),
+        pareto_k=shape,
     )

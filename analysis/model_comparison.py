@@ -199,7 +199,7 @@ def compare_models(
         al., 2017), section 5.2, https://arxiv.org/abs/1507.04544
     """
     _check(models)
-    kept = np.isfinite(np.stack([model.log_evidence for model in models])).all(0)
+    kept = np.asarray(np.isfinite([model.log_evidence for model in models]).all(axis=0))
     if not (kept.all() or leave_out_non_finite):
         bad = {model.name: int((~np.isfinite(model.log_evidence)).sum()) for model in models}
         counts = listed([f"{count:,} of {name}" for name, count in bad.items() if count])

@@ -183,7 +183,7 @@ def paired_report(comparison: ModelComparison, *, data: str = "held-out data") -
         "weight",
         "told apart",
     )
-    rows = [heads]
+    rows: list[tuple[str, ...]] = [heads]
     for rank, model in enumerate(comparison.models):
         share = model.khat_share_above
         gap = comparison.differences[rank], comparison.difference_standard_errors[rank]

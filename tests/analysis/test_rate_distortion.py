@@ -7,6 +7,7 @@ import pyro
 import pytest
 from scipy import stats
 
+from analysis.aggregate_posterior import decompose_rate
 from analysis.exact_models import LinearGaussian
 from analysis.rate_distortion import (
     RateDistortion,
@@ -48,6 +49,27 @@ def test_exact_guides_are_on_the_line_of_log_evidence():
     assert not points["true"].collapsed
     assert points["collapsed"].rate == pytest.approx(0, abs=1e-5)
     assert points["collapsed"].collapsed
+
+
+def test_a_collapsed_latent_is_at_the_auto_decoding_limit():
+    """A planted fault: no rate, no information, no active unit, and the best that no code can do."""
+    exact = LinearGaussian((1, 4, 4))
+    vae, x = exact.vae(collapsed=True), exact.draw(200, 1)
+    pyro.set_rng_seed(0)
+    result = importance_weighting(vae.model, vae.guide, x, num_samples=30, compile="off")
+    point = RateDistortion.of("collapsed", result.reconstruction, result.kl)
+    without = stats.norm.logpdf(x.flatten(1).double(), exact.bias.double(), exact.noise)
+    assert point.distortion == pytest.approx(-without.sum(1).mean(), abs=1e-3)
+    assert "collapsed: collapsed" in rate_distortion_reading([point, HEALTHY])
+    found = decompose_rate(vae, x, num_draws=200)
+    assert found.mutual_information == pytest.approx(0, abs=1e-6)
+    assert found.summary()["active_units"] == 0
+    assert "says nothing" in found.reading()
+    assert not found.saturated
+    healthy = decompose_rate(exact.vae(), x, num_draws=200)
+    assert healthy.mutual_information > 1
+    assert healthy.summary()["active_units"] == exact.latent_dim
+    assert "says nothing" not in healthy.reading()
 
 
 def test_reading():

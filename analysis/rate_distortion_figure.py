@@ -181,7 +181,7 @@ def _name_points(
         box = boxes[int(np.argmin(covered))]
         label.set_position(((box[0] - spot[0]) / unit, (box[1] - spot[1]) / unit))
         taken.append(box)
-        if _distances(box, spot) > 14 * unit:
+        if _distances(box, spot[None]).item() > 14 * unit:
             end = ax.transData.inverted().transform(np.clip(spot, box[:2], box[2:]))
             ax.plot(
                 [point.rate, end[0]], [point.distortion, end[1]], color=colour, lw=0.9, zorder=2
@@ -210,7 +210,7 @@ def _covered(box: Box, frame: Box, taken: Sequence[Box]) -> int:
 
 def _misread(box: Box, spot: np.ndarray, spots: np.ndarray) -> int:
     """How many points are nearer to a name than its own is."""
-    return int((_distances(box, spots) < _distances(box, spot) - 1e-6).sum())
+    return int((_distances(box, spots) < _distances(box, spot[None]) - 1e-6).sum())
 
 
 def _distances(box: Box, spots: np.ndarray) -> np.ndarray:

@@ -7,7 +7,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from analysis.canvas import BLUE, GREEN, LABEL_COLOURS, ORANGE, new_figure, tidy
-from analysis.model_comparison import HeldOut, ModelComparison, shortened, wrapped
+from analysis.held_out import HeldOut
+from analysis.model_comparison import ModelComparison
+from analysis.titles import shortened, wrapped
 from pyro_vae.statistics import khat_threshold
 
 if TYPE_CHECKING:
@@ -166,23 +168,31 @@ def _draw_histogram(ax: "matplotlib.axes.Axes", pair: Preferences) -> None:
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False, fontsize=8)
 
 
-def paired_report(comparison: ModelComparison) -> str:
+def paired_report(comparison: ModelComparison, *, data: str = "held-out data") -> str:
     """The comparison as a table of plain text, best first, in nats per datum.
 
     Args:
         comparison: Of two models or more.
+        data: What they are compared on.
     """
-    heads = ("model", "log p(x)", "below the best", "k-hat above", "weight", "told apart")
-    rows = [heads]
+    heads: tuple[str, ...] = (
+        "model",
+        "log p(x)",
+        "below the best",
+        "k-hat above",
+        "weight",
+        "told apart",
+    )
+    rows: list[tuple[str, ...]] = [heads]
     for rank, model in enumerate(comparison.models):
         share = model.khat_share_above
         gap = comparison.differences[rank], comparison.difference_standard_errors[rank]
         rows.append(
             (
                 model.name,
-                f"{comparison.means[rank]:.2f} ± {comparison.standard_errors[rank]:.2f}",
-                "-" if rank == 0 else f"{gap[0]:.3f} ± {gap[1]:.3f}",
-                "unknown" if share is None else f"{share:.1%}",
+                f"{comparison.means[rank]:.2f} +- {comparison.standard_errors[rank]:.2f}",
+                "-" if rank == 0 else f"{gap[0]:.3f} +- {gap[1]:.3f}",
+                "not defined" if share is None else f"{share:.1%}",
                 f"{comparison.weights[rank]:.2f}",
                 "-" if rank == 0 else "yes" if comparison.told_apart[rank] else "no",
             )
@@ -195,5 +205,5 @@ def paired_report(comparison: ModelComparison) -> str:
         ).rstrip()
         for row in rows
     ]
-    title = f"held-out log p(x) of {comparison.n:,} data, nats per datum ± standard error"
-    return "\n".join([title, *lines])
+    title = f"log p(x) of {comparison.n:,} {data}, nats per datum +- standard error"
+    return "\n".join([title, *(f"  {line}" for line in lines)])

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from analysis import aggregate_posterior
-from analysis.aggregate_posterior import RateDecomposition, decompose_rate
+from analysis import aggregate_densities, aggregate_posterior
+from analysis.aggregate_posterior import decompose_rate
 from analysis.draws import UndefinedCheckError
 from analysis.exact_models import BernoulliMixture, LinearGaussian
+from analysis.rate_decomposition import RateDecomposition
 from pyro_vae import build, posteriors, priors
 from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import log_densities
@@ -193,6 +194,16 @@ def test_few_data_saturate_and_the_excess_is_total_correlation():
     assert parts(few)[1] > 5
     assert "log N = 4.09" in few.reading()
     assert few.summary()["saturated"] is True
+    assert few.summary()["n_train"] == 60
+    assert few.summary()["log_n"] == pytest.approx(math.log(60))
+    assert "60 training data" in few.reading()
+    enough = decompose_rate(
+        LinearGaussian().vae(), LinearGaussian().draw(2000, seed=2), num_draws=300
+    )
+    assert not enough.saturated
+    assert enough.saturated_dimensions is not None
+    assert not enough.saturated_dimensions.any()
+    assert "over 2,000 training data" in enough.reading()
 
 
 def test_a_spiky_dimension_is_flagged_and_exact():
@@ -246,6 +257,8 @@ def test_a_prior_without_coordinates_has_the_sum_alone():
     assert found.by_dimension.marginal_kl is None
     assert found.by_dimension.rate is None
     assert sum(parts(found)) == pytest.approx(found.rate, abs=1e-9)
+    assert not found.dimension_wise_is_kl
+    assert "no KL and may be negative" in found.reading() or found.rate < 0.1
 
 
 def test_the_spectrum_adds_up():
@@ -267,7 +280,8 @@ def test_the_spectrum_adds_up():
 def test_blocks_change_nothing(monkeypatch):
     vae, x = random_vae(), binary(70)
     whole = decompose_rate(vae, x, num_draws=50)
-    monkeypatch.setattr(aggregate_posterior, "BLOCK", 16 * 9)
+    for module in (aggregate_posterior, aggregate_densities):
+        monkeypatch.setattr(module, "BLOCK", 16 * 9)
     monkeypatch.setattr("analysis.normal_mixtures.ELEMENTS", 100)
     np.testing.assert_allclose(
         parts(decompose_rate(vae, x, num_draws=50)), parts(whole), atol=1e-9

@@ -1,6 +1,7 @@
 """Runs whose log densities are of the same data compare, and no others."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -50,12 +51,13 @@ def test_the_reason_comes_before_what_follows_from_it():
 def test_records_of_prepared_data():
     dataset = digits()
     records = {}
-    for name, support, options in (
+    cases: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("dynamic", "binary", {}),
         ("threshold", "binary", {"binarisation": "threshold"}),
         ("dequantised", "unit", {}),
         ("scaled", "unit", {"dequantise": False}),
-    ):
+    )
+    for name, support, options in cases:
         data = PreparedData(dataset, support, **options)
         records[name] = data_record(name, data, data.fixed("test"))
         check_comparable(records[name], [data_record(name, data, data.fixed("test").clone())])

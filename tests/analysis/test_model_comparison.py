@@ -11,14 +11,10 @@ import torch
 from scipy import stats
 
 from analysis.exact_models import LinearGaussian
-from analysis.model_comparison import (
-    HeldOut,
-    ModelComparison,
-    compare_models,
-    elpd_data,
-    plot_model_comparison,
-    shortened,
-)
+from analysis.held_out import HeldOut, elpd_data
+from analysis.model_comparison import ModelComparison, compare_models
+from analysis.model_comparison_figure import plot_model_comparison
+from analysis.titles import shortened
 from pyro_vae.evidence import importance_weighting
 
 pytestmark = pytest.mark.arviz
@@ -62,8 +58,8 @@ def three():
 def test_the_true_model_is_first_by_the_closed_form(three):
     comparison = compare_models(three)
     assert comparison.names == ("true", "wide", "collapsed")
-    for rank, fault in ((1, {"noise_ratio": 1.5}), (2, {"collapsed": True})):
-        expected = divergence(marginal()[1], marginal(**fault)[1])
+    for rank, fault in ((1, marginal(noise_ratio=1.5)), (2, marginal(collapsed=True))):
+        expected = divergence(marginal()[1], fault[1])
         error = comparison.difference_standard_errors[rank]
         assert comparison.differences[rank] == pytest.approx(expected, abs=4 * error)
         assert comparison.differences[rank] > 20 * error
@@ -89,16 +85,16 @@ def test_by_hand(three):
 
 def test_arviz_has_the_same_numbers_but_for_its_sign(three):
     """Its sign is another on each line; its deviation divides by n, ours by n - 1."""
-    import arviz_stats
+    from arviz_stats import __version__, compare  # pyright: ignore[reportPrivateImportUsage]
 
-    options = {} if arviz_stats.__version__ < "1" else {"round_to": "none"}
+    options = {} if __version__ < "1" else {"round_to": "none"}
     with _quiet():
-        table = arviz_stats.compare({m.name: elpd_data(m) for m in three}, **options)
+        table = compare({m.name: elpd_data(m) for m in three}, **options)
     ours = compare_models(three)
     n = ours.n
     assert tuple(table.index) == ours.names
     np.testing.assert_allclose(table["elpd"], n * ours.means)
-    sign = 1 if arviz_stats.__version__ < "1" else -1
+    sign = 1 if __version__ < "1" else -1
     np.testing.assert_allclose(sign * table["elpd_diff"], n * ours.differences, atol=1e-6)
     correction = math.sqrt((n - 1) / n)
     np.testing.assert_allclose(table["dse"], n * correction * ours.difference_standard_errors)
@@ -177,8 +173,8 @@ def test_loo_of_the_decoder_ranks_the_worst_guide_first():
 
     All these models have the same p(x), and ours says so.
     """
-    import arviz_stats
     from arviz_base import from_dict
+    from arviz_stats import loo as leave_one_out  # pyright: ignore[reportPrivateImportUsage]
 
     x = EXACT.draw(200, 3)
     loo, models = {}, []
@@ -192,7 +188,7 @@ def test_loo_of_the_decoder_ranks_the_worst_guide_first():
             {"posterior": {"a": np.zeros((1, 400))}, "log_likelihood": {"x": log_likelihood[None]}}
         )
         with _quiet():
-            loo[scale] = arviz_stats.loo(tree).elpd / len(x)
+            loo[scale] = leave_one_out(tree).elpd / len(x)  # pyright: ignore[reportAttributeAccessIssue]
         pyro.set_rng_seed(0)
         result = importance_weighting(vae.model, vae.guide, x, num_samples=2000, compile="off")
         models.append(HeldOut(str(scale), result.log_evidence, result.khat, 2000))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis.model_comparison import HeldOut, ModelComparison
+from analysis.held_out import HeldOut
+from analysis.model_comparison import ModelComparison
 from analysis.paired_differences import paired_report, plot_paired_differences, preferences
 
 RNG = np.random.default_rng(0)
@@ -64,9 +65,10 @@ def test_figure_of_identical_models(words):
 
 def test_report():
     lines = paired_report(
-        comparison(np.r_[np.ones(100), 2 * np.ones(100)], RNG.normal(9, 99, 200))
+        comparison(np.r_[np.ones(100), 2 * np.ones(100)], RNG.normal(9, 99, 200)),
+        data="test data of digits",
     ).splitlines()
-    assert "200 data, nats per datum" in lines[0]
+    assert "200 test data of digits, nats per datum" in lines[0]
     heads = [word for word in lines[1].split("  ") if word]
     assert [word.strip() for word in heads] == [
         "model",
@@ -76,8 +78,8 @@ def test_report():
         "weight",
         "told apart",
     ]
-    assert lines[2].startswith("best")
-    assert "1.500 ± 0.035" in lines[3]
+    assert lines[2].startswith("  best")
+    assert "1.500 +- 0.035" in lines[3]
     assert lines[3].endswith("yes")
     assert lines[4].endswith("no")
     assert len({len(line) for line in lines[1:]}) == 1

@@ -7,13 +7,14 @@ import pyro
 import pytest
 from scipy import stats
 
+from analysis.aggregate_posterior import decompose_rate
 from analysis.exact_models import LinearGaussian
 from analysis.rate_distortion import (
     RateDistortion,
-    plot_rate_distortion,
     rate_distortion_reading,
     rate_distortion_summary,
 )
+from analysis.rate_distortion_figure import plot_rate_distortion
 from pyro_vae.evidence import importance_weighting
 
 RNG = np.random.default_rng(0)
@@ -50,6 +51,27 @@ def test_exact_guides_are_on_the_line_of_log_evidence():
     assert points["collapsed"].collapsed
 
 
+def test_a_collapsed_latent_is_at_the_auto_decoding_limit():
+    """A planted fault: no rate, no information, no active unit, and the best that no code can do."""
+    exact = LinearGaussian((1, 4, 4))
+    vae, x = exact.vae(collapsed=True), exact.draw(200, 1)
+    pyro.set_rng_seed(0)
+    result = importance_weighting(vae.model, vae.guide, x, num_samples=30, compile="off")
+    point = RateDistortion.of("collapsed", result.reconstruction, result.kl)
+    without = stats.norm.logpdf(x.flatten(1).double(), exact.bias.double(), exact.noise)
+    assert point.distortion == pytest.approx(-without.sum(1).mean(), abs=1e-3)
+    assert "collapsed: collapsed" in rate_distortion_reading([point, HEALTHY])
+    found = decompose_rate(vae, x, num_draws=200)
+    assert found.mutual_information == pytest.approx(0, abs=1e-6)
+    assert found.summary()["active_units"] == 0
+    assert "says nothing" in found.reading()
+    assert not found.saturated
+    healthy = decompose_rate(exact.vae(), x, num_draws=200)
+    assert healthy.mutual_information > 1
+    assert healthy.summary()["active_units"] == exact.latent_dim
+    assert "says nothing" not in healthy.reading()
+
+
 def test_reading():
     reading = rate_distortion_reading([COLLAPSED, SHARP, HEALTHY])
     assert "healthy is on the best iso-ELBO line, -100.00 nats" in reading
@@ -72,8 +94,8 @@ def test_bad_arguments():
         plot_rate_distortion([])
     with pytest.raises(ValueError, match="'sharp' more than once"):
         rate_distortion_reading([SHARP, SHARP])
-    with pytest.raises(ValueError, match="got 3 and 2"):
-        RateDistortion.of("a", np.zeros(3), np.zeros(2))
+    with pytest.raises(ValueError, match="at least one, got 0 and 0"):
+        RateDistortion.of("a", np.zeros(0), np.zeros(0))
     with pytest.raises(ValueError, match="1 of 2 data of a"):
         RateDistortion.of("a", np.array([-np.inf, 0.0]), np.zeros(2))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.aggregate_posterior import RateDecomposition, decompose_rate
+from analysis.aggregate_posterior import decompose_rate
 from analysis.calibration import (
     Calibration,
     ElementPit,
@@ -22,7 +22,9 @@ from analysis.calibration import (
     same_image_probability,
 )
 from analysis.diagnosis import FORECAST_SAMPLES, Parts, Section, Subject, replicates
-from analysis.elbo import elbo_terms, plot_elbo_terms, plot_extremes, plot_spectrum
+from analysis.elbo import elbo_terms
+from analysis.elbo_figures import plot_elbo_terms, plot_spectrum
+from analysis.extremes import plot_extremes
 from analysis.generalisation import generalisation, plot_generalisation
 from analysis.guide import guide_quality, plot_guide_quality, plot_worst_images
 from analysis.pit import PitCheck, pit_check, plot_pit
@@ -41,6 +43,7 @@ from analysis.predictive_figures import (
     plot_test_statistics,
     predictive_tree,
 )
+from analysis.rate_decomposition import RateDecomposition
 from analysis.simulation_based_calibration import (
     SimulationBasedCalibration,
     plot_coverage,
@@ -153,7 +156,7 @@ def pit(subject: Subject) -> Section:
 
 
 def elbo(subject: Subject) -> Section:
-    """What the ELBO is made of, and what its rate says, from the full training set."""
+    """What the ELBO is made of, and what its rate says of the training data given."""
     parts = Parts(subject, "elbo")
     terms = parts.add("terms", lambda: elbo_terms(subject.evaluation))
     decomposition = parts.add(

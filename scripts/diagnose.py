@@ -15,7 +15,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -215,13 +215,12 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     out = free(options.out or RunDirectory.unused(Path("runs"), "comparison").path)
     from analysis.comparable import check_comparable, data_record
     from analysis.diagnosis import Steps
-    from analysis.model_comparison import HeldOut, compare_models, plot_model_comparison
-    from analysis.paired_differences import plot_paired_differences
-    from analysis.rate_distortion import (
-        RateDistortion,
-        plot_rate_distortion,
-        rate_distortion_summary,
-    )
+    from analysis.held_out import HeldOut
+    from analysis.model_comparison import compare_models
+    from analysis.model_comparison_figure import plot_model_comparison
+    from analysis.paired_differences import paired_report, plot_paired_differences
+    from analysis.rate_distortion import RateDistortion, rate_distortion_summary
+    from analysis.rate_distortion_figure import plot_rate_distortion
     from pyro_vae.evidence import evaluate
 
     runs = {name: opened(options, path) for name, path in zip(names, options.runs, strict=True)}
@@ -265,7 +264,9 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
         **made_by,
     }
     written(out, files, "comparison.json", record)
-    print(compared(first.data, options.split, found, plane))
+    readings = [line for each in (found, plane) for line in wrapped(each["reading"], "  ")]
+    report = paired_report(comparison, data=f"{options.split} data of {first.data}")
+    print("\n".join(["", report, *readings]))
     print(f"\nnumbers and figures are in {out}/")
 
 
@@ -412,32 +413,6 @@ def table(name: str, section: "Section | None", record: Mapping[str, Any], secon
             f"{part.replace('_', ' ')}: left out. {in_one_line(ValueError(reason))}", "  "
         )
     return "\n".join(["", f"{name}, {seconds:.1f} s", *lines])
-
-
-def compared(data: str, split: str, found: Mapping[str, Any], plane: Mapping[str, Any]) -> str:
-    """A comparison as a person reads it, the best run first."""
-
-    def lines() -> Iterator[tuple[str, str, str, str]]:
-        yield "", "log p(x)", "below the best", "k-hat above threshold"
-        for model in found["models"]:
-            share = model["khat_share_above"]
-            yield (
-                model["name"],
-                f"{model['log_evidence']:.2f} +- {model['log_evidence_se']:.2f}",
-                f"{model['difference']:.2f} +- {model['difference_se']:.2f}",
-                "not defined" if share is None else f"{share:.1%}",
-            )
-
-    rows = list(lines())
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    shown = [
-        f"  {row[0]:<{widths[0]}}  "
-        + "  ".join(f"{word:>{width}}" for word, width in zip(row[1:], widths[1:], strict=True))
-        for row in rows
-    ]
-    title = f"{found['n']:,} {split} data of {data}, nats per datum"
-    readings = [line for each in (found, plane) for line in wrapped(each["reading"], "  ")]
-    return "\n".join(["", title, *shown, *readings])
 
 
 def wrapped(text: str, indent: str) -> list[str]:

@@ -105,7 +105,7 @@ def test_the_size_of_a_block_bounds_memory_and_leaves_stored_draws(x, block_size
     program.lengths.clear()
     tree = from_svi(program.model, program.guide, x, **options, block_size=block_size)
     # Each block once, with all its draws, and a few looks before.
-    assert len(program.lengths) <= 4 + math.ceil((N - 10) / (block_size or N))
+    assert len(program.lengths) <= 5 + math.ceil((N - 10) / (block_size or N))
     assert max(program.lengths) == max(10, min(block_size or N, N - 10))
     for group in ("posterior", "sample_stats"):
         assert tree[group].to_dataset().equals(whole[group].to_dataset())

@@ -197,6 +197,47 @@ def test_a_program_that_mixes_up_draws_is_run_one_by_one(y):
     np.testing.assert_allclose(tree["log_likelihood"]["y"].values[0], expected, rtol=1e-4)
 
 
+def test_a_program_that_reads_one_draw_for_all_is_run_one_by_one(y):
+    """`w[-1]` is the only element of a vector, and the last of many draws: right in that one."""
+
+    def model(y):
+        w = pyro.sample("w", dist.Normal(torch.zeros(1), 1).to_event(1))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(w[-1], 1.0), obs=y)
+
+    tree = from_svi(model, autoguide.AutoNormal(model), y, num_draws=20)
+    w = torch.as_tensor(tree["posterior"]["w"].values[0])
+    expected = dist.Normal(w, 1.0).log_prob(y)
+    np.testing.assert_allclose(tree["log_likelihood"]["y"].values[0], expected, rtol=1e-4)
+    assert tree.attrs["draws_taken"].startswith("one by one: the site 'y' of a draw differs")
+
+
+def test_a_program_that_mixes_up_new_data_is_run_one_by_one():
+    """The mean of what is observed has no axis of draws; of new data, it is a mean over draws."""
+
+    def model(x, y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+        with pyro.plate("a", 4):
+            x = pyro.sample("x", dist.Normal(mu, 0.1), obs=x)
+        with pyro.plate("b", 3):
+            pyro.sample("y", dist.Normal(x.mean(), 0.1), obs=y)
+
+    def guide(x, y):
+        pyro.sample("mu", dist.Normal(0.0, 5.0))
+
+    tree = from_svi(model, guide, torch.zeros(4), torch.zeros(3), num_draws=20)
+    for group in ("posterior_predictive", "prior_predictive"):
+        x, y = (tree[group][name].values[0].mean(-1) for name in ("x", "y"))
+        np.testing.assert_allclose(x, y, atol=0.5)
+
+
+def test_how_draws_were_taken_is_said(x, y):
+    tree = from_svi(regression, autoguide.AutoNormal(regression), x, y, num_draws=5)
+    assert tree.attrs["draws_taken"] == "at once"
+    tree = from_svi(one_by_one, autoguide.AutoNormal(one_by_one), x, y, num_draws=5)
+    assert tree.attrs["draws_taken"].startswith("one by one: RuntimeError: ")
+
+
 def test_guide_of_several(x, y):
     guide = autoguide.AutoGuideList(regression)
     guide.append(autoguide.AutoDelta(poutine.block(regression, expose=["s"])))
@@ -244,9 +285,20 @@ def test_subsample(x, y):
         with pyro.plate("data", N, subsample_size=6) as rows:
             pyro.sample("y", dist.Normal((x[rows] * w).sum(-1), 0.5), obs=y[rows])
 
-    tree = from_svi(model, autoguide.AutoNormal(model), x, y, num_draws=10)
-    rows = tree["observed_data"].coords["data"].values.tolist()
+    labels = np.arange(100, 100 + N)
+    tree = from_svi(
+        model,
+        autoguide.AutoNormal(model),
+        x,
+        y,
+        num_draws=10,
+        coords={"data": labels},
+        constant_data={"label": labels},
+    )
+    rows = (tree["observed_data"].coords["data"].values - 100).tolist()
     assert len(set(rows)) == 6
+    assert tree["constant_data"]["label"].dims == ("data",)
+    np.testing.assert_array_equal(tree["constant_data"]["label"], labels[rows])
     np.testing.assert_array_equal(tree["observed_data"]["y"], y[rows])
     w = torch.as_tensor(tree["posterior"]["w"].values[0])
     expected = dist.Normal(w @ x[rows].T, 0.5).log_prob(y[rows])
@@ -338,6 +390,43 @@ def test_plates_in_a_loop():
 
     tree = from_svi(model, autoguide.AutoNormal(model), torch.zeros(3), num_draws=10)
     assert tree["posterior_predictive"]["y2"].shape == (1, 10)
+
+
+def test_a_subsample_stands_for_all_data_where_a_plate_is_summed_over():
+    """In a loop, and inside a datum that has terms of its own."""
+
+    def loop(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        for i in pyro.plate("data", N, subsample_size=5):
+            pyro.sample(f"y{i}", dist.Normal(mu, 1.0), obs=y[i])
+
+    y = torch.randn(N)
+    tree = from_svi(loop, autoguide.AutoNormal(loop), y, num_draws=10)
+    mu = torch.as_tensor(tree["posterior"]["mu"].values[0])
+    rows = [int(name[1:]) for name in tree["observed_data"].data_vars]
+    expected = N / 5 * dist.Normal(mu, 1.0).log_prob(y[rows][:, None]).sum(0)
+    np.testing.assert_allclose(
+        tree["sample_stats"]["log_p_x_given_z"].values[0], expected, rtol=1e-5
+    )
+
+    def nested_guide(x):
+        with pyro.plate("data", len(x), dim=-2):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0))
+
+    def nested(x):
+        with pyro.plate("data", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0))
+            with pyro.plate("time", 8, subsample_size=2, dim=-1) as times:
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, times])
+
+    x = torch.randn(4, 8)
+    tree = from_svi(nested, nested_guide, x, num_draws=10)
+    times = tree["observed_data"].coords["time"].values.tolist()
+    z = torch.as_tensor(tree["posterior"]["z"].values[0])[..., None]
+    expected = 8 / 2 * dist.Normal(z, 1.0).log_prob(x[:, times]).sum(-1)
+    np.testing.assert_allclose(
+        tree["sample_stats"]["log_p_x_given_z"].values[0], expected, rtol=1e-5
+    )
 
 
 def test_sites_that_come_and_go_are_refused(y):

@@ -51,7 +51,8 @@ def from_svi(
     Any model and guide will do: hand-written or automatic, with global or local latent sites, with
     parameters in Pyro's store or in modules, with masks, factors, computed sites, subsampled plates
     (all draws share one subsample) or no plate at all. Draws are taken at once if the programs can do
-    that, which is tried and checked, and one by one if not. Modules among `model` and `guide`, or
+    that, which is tried and checked, and one by one if not: the attribute `draws_taken` says which, and
+    why. Modules among `model` and `guide`, or
     whose methods they are, are in evaluation mode meanwhile.
 
     `posterior` holds the latent and the computed sites; `posterior_predictive` data drawn at the
@@ -86,14 +87,15 @@ def from_svi(
             none, which a model with an improper prior needs.
         num_stored: The number of data whose raw draws are kept, where each datum has its own.
         block_size: The number of data taken at once. None for about 4 million elements.
-        coords: Dimension -> the values along it, of all data or of those stored. Without, integers
-            from 0; of a subsample, its rows.
+        coords: Dimension -> the values along it, of all data or of those stored; of all the data of a
+            subsampled plate, those in it are taken. Without, integers from 0; of a subsample, its rows.
         dims: Site -> the names of its event axes. Without, for a site in the plate over data, `row,
             column` after a `channel` for two or three axes, and for one `latent_dim` if the site is
             latent and `element` if observed; for others `SITE_dim_0` and so on. For a variable of
             `constant_data`, the names of all its axes.
         constant_data: Variables that are no site, such as labels; an axis in front that is as long as
             the data, or as those stored, is theirs.
+            Of all the data of a subsample, those in it are taken.
         configuration: The options of the run, stored as the attribute `configuration` in JSON.
         attrs: Further attributes of the tree.
         data_plate: The plate over data. None for the outermost one with an observed site in it.
@@ -137,7 +139,16 @@ def from_svi(
     names = Names(layout.data_plate, data_dim, dims, taken.draws.model)
     groups = groups_of(taken, prior, names)
     stored = taken.terms["log_weight"].shape[1] if taken.statistics else taken.size
-    constants = constants_of(constant_data or {}, dims, names, size=taken.size, stored=stored)
+    subsampled = {
+        names.data_dim if plate == names.data_plate else plate: subsample
+        for plate, subsample in layout.subsampled().items()
+    }
+    size, rows = subsampled.get(names.data_dim, (None, None))
+    constants = {
+        name: np.asarray(values)[rows] if np.shape(values)[:1] == (size,) else values
+        for name, values in (constant_data or {}).items()
+    }
+    constants = constants_of(constants, dims, names, size=taken.size, stored=stored)
     groups["constant_data"] = constants[0]
     if taken.statistics:
         groups["per_datum"] |= constants[1]
@@ -145,17 +156,22 @@ def from_svi(
     labels = {dim: np.asarray(values) for dim, values in (coords or {}).items()}
     known = {dim: n for group in groups.values() for v in group.values() for dim, n in _sizes(v)}
     for dim, values in labels.items():
+        size, rows = subsampled.get(dim, (None, None))
+        if rows is not None and len(values) == size:
+            labels[dim] = values[rows]
+            continue
         expected = [stored, taken.size] if dim == names.data_dim else [known.get(dim)]
         if dim in known and len(values) not in expected:
-            raise ValueError(
-                f"coords of {dim!r} must be {' or '.join(map(str, sorted(set(expected))))} values, "
-                f"got {len(values)}."
-            )
-    for plate, rows in layout.subsampled().items():
-        labels.setdefault(names.data_dim if plate == names.data_plate else plate, rows)
+            lengths = " or ".join(sorted({str(length) for length in expected}))
+            raise ValueError(f"coords of {dim!r} must be {lengths} values, got {len(values)}.")
+    for dim, (_, rows) in subsampled.items():
+        labels.setdefault(dim, rows)
 
     made = about()
     root = made | {"model": name_of(model), "guide": name_of(guide), "sampling": SAMPLING}
+    root["draws_taken"] = "at once"
+    if not layout.at_once:
+        root["draws_taken"] = f"one by one: {layout.obstacle}" if layout.obstacle else "one by one"
     root |= dict(attrs or {})
     if configuration is not None:
         # NetCDF attributes are strings or numbers: None, booleans and mappings are refused.

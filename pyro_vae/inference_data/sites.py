@@ -1,5 +1,6 @@
 """What a Pyro trace says of each site: its kind, its plates, its values and its log density."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -28,7 +29,8 @@ class Site:
         log_density: Its log density in nats, `(draw, *plates)`, in float64. Masks enter, scales and
             subsampling do not.
         plates: The names of its plates, the outermost first.
-        shares: For each plate, how many of the data there are for each that is in the subsample.
+        shares: Plate -> how many of the data there are for each that is in the subsample, of plates
+            in a loop, too.
         is_discrete: Whether its values are whole numbers.
         is_category: Whether they are categories, which have no mean.
         is_point: Whether it has all its mass in one point.
@@ -39,7 +41,7 @@ class Site:
     values: np.ndarray
     log_density: np.ndarray
     plates: tuple[str, ...]
-    shares: tuple[float, ...]
+    shares: Mapping[str, float]
     is_discrete: bool
     is_category: bool
     is_point: bool
@@ -53,12 +55,21 @@ class Site:
         """The log density summed over all plates but one.
 
         Args:
-            data_plate: The plate that is kept: `(draw, data)`. None to sum over all, `(draw,)`, with
-                a subsample standing for all data.
+            data_plate: The plate that is kept: `(draw, data)`. None to sum over all, `(draw,)`. Of
+                the plates summed over, a subsample stands for all data.
         """
         axes = tuple(1 + axis for axis, p in enumerate(self.plates) if p != data_plate)
-        share = 1.0 if data_plate is not None else float(np.prod(self.shares))
+        share = math.prod(n for plate, n in self.shares.items() if plate != data_plate)
         return share * self.log_density.sum(axes)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The sites of a guide, of the model at the guide's values, and of new data at those."""
+
+    model: dict[str, Site]
+    guide: dict[str, Site]
+    replicates: dict[str, Site]
 
 
 def nodes_of(trace: Trace) -> dict[str, dict[str, Any]]:
@@ -164,7 +175,10 @@ def read(
             values=values,
             log_density=log_density.astype(np.float64),
             plates=tuple(frame.name for frame in frames),
-            shares=tuple((frame.full_size or frame.size) / frame.size for frame in frames),
+            shares={
+                frame.name: (frame.full_size or frame.size) / frame.size
+                for frame in node["cond_indep_stack"]
+            },
             is_discrete=kind != "deterministic" and fn.support.is_discrete,
             is_category=isinstance(base, torch.distributions.Categorical),
             is_point=isinstance(base, dist.Delta),
@@ -222,7 +236,7 @@ def replayed(program: Callable[..., Any], *traces: Trace) -> Callable[..., Any]:
     """The program with the latent values and the subsamples of traces, where it has their sites."""
     merged = Trace()
     for trace in traces:
-        for name, node in trace.nodes.items():
+        for name, node in cast("dict[str, dict[str, Any]]", trace.nodes).items():
             if node["type"] == "sample" and not node["is_observed"] and name not in merged.nodes:
                 merged.add_node(name, **node)
     return poutine.replay(program, trace=merged)

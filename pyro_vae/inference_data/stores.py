@@ -41,10 +41,12 @@ def write_netcdf(tree: "xarray.DataTree", path: str | os.PathLike[str]) -> Path:
 def write_zarr(tree: "xarray.DataTree", path: str | os.PathLike[str]) -> Path:
     """Write a tree to a Zarr store, all of it or nothing.
 
-    The store is a directory. `xarray.open_datatree(path, engine="zarr")` opens it, and so does `arviz.from_zarr` from ArviZ 1.0 on; the 0.x line's refuses any Zarr that
-    today's xarray takes. The format is Zarr's second, which both read without a warning.
+    The store is a directory. `xarray.open_datatree(path, engine="zarr")` opens it, and so does
+    `arviz.from_zarr` from ArviZ 1.0 on; the 0.x line's refuses any Zarr that today's xarray takes. The
+    format is Zarr's second, which both read without a warning.
 
-    To replace a store takes two steps, with the old one beside it meanwhile, as `.NAME.old`: a process killed between them leaves that, and the new one as `.NAME.tmp`.
+    To replace a store takes two steps, with the old one beside it meanwhile, as `.NAME.old`: a
+    process killed between them leaves that, and the new one as `.NAME.tmp`.
 
     Args:
         tree: What `from_svi` returns.

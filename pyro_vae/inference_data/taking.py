@@ -9,8 +9,9 @@ import pyro
 from pyro.infer.util import is_validation_enabled
 
 from pyro_vae.inference_data.blocks import Arguments, blocks
-from pyro_vae.inference_data.draws import Draws, Layout, draw, look
-from pyro_vae.inference_data.sites import Site
+from pyro_vae.inference_data.draws import draw
+from pyro_vae.inference_data.layout import Layout, look
+from pyro_vae.inference_data.sites import Draws, Site
 from pyro_vae.inference_data.terms import statistics_of, terms_of
 
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pyro_vae.inference_data.draws import Draws
-from pyro_vae.inference_data.sites import Site
+from pyro_vae.inference_data.sites import Draws, Site
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
     effective_sample_size,

@@ -63,7 +63,7 @@ def groups_of(
             if name in sites
         }
 
-    terms = {
+    terms: dict[str, Variable] = {
         name: (
             [*SAMPLES, *([names.data_dim] if plate else [])],
             values[None],

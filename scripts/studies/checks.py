@@ -215,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     parser = study_parser(str(__doc__), RESULTS)
     parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE", help="Which cases.")
-    parser.add_argument("--repeats", type=int, default=200, help="Data sets of each case.")
+    parser.add_argument("--repeats", type=int, default=100, help="Data sets of each case.")
     options = parser.parse_args(arguments)
     if options.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {options.repeats}")

@@ -39,7 +39,9 @@ def test_a_case_has_every_check(study, name, monkeypatch):
 
 def test_the_table_marks_what_is_off(study):
     table = study.tables({"normal": a_cell(study, left_out=200), "binary": a_cell(study, pit=25)})
-    assert "| linear-Gaussian | none | 5% | 5% | 5% | 5% | 5% | **100%** | 5% | 5% | 200 |" in table
+    assert (
+        "| linear-Gaussian | none | 5% | 5% | 5% | 5% | 5% | **100%** | 5% | 5% | 200 |" in table
+    )
     assert "**12%**" in table
     assert study.tables({}) == "No cell has been made yet."
 

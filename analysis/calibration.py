@@ -16,7 +16,13 @@ from analysis.calibration_figures import (
     plot_isotonic,
     plot_reliability,
 )
-from analysis.element_pit import ElementMap, ElementPit, element_map, element_pit
+from analysis.element_pit import (
+    ElementMap,
+    ElementPit,
+    element_map,
+    element_pit,
+    first_verdict,
+)
 from analysis.leave_one_out import same_image_probability
 from analysis.sign_flips import NUM_FLIPS, bootstrap_interval, sign_flips
 from pyro_vae.evidence.numbers import finite, standard_error
@@ -64,7 +70,8 @@ class Calibration:
         high: Its upper end.
         count: The elements in each bin.
         bin_t: The sum of x_i - p_i in each bin over its standard error.
-        p_value: By sign flips of whole images, of the largest |t| of all bins, of bias and of sharpness.
+        p_value: By sign flips of whole images, of the largest |t| of all bins, of bias and of sharpness. It
+            judges model and guide together.
         p_value_against_model: The same for the difference between these data and data that the model made,
             forecast in the same way: what the guide does to both is gone. None without such data.
         sharpness_t_against_model: `sharpness_t` of that difference.
@@ -81,7 +88,9 @@ class Calibration:
         reliability: The part of it that calibration would save, in bins.
         resolution: The part of `uncertainty` that the forecasts save, in bins.
         uncertainty: The Brier score of forecasting the overall share for each element.
-        elements: Where it fails: x_i - p_i for each element, its mean over images.
+        elements: Where it fails: x_i - p_i for each element, its mean over images; or its difference from
+            data that the model made, where there are such.
+        trusted: Whether the guide's weights are to be believed; None if nobody said.
         n: The number of images.
     """
 
@@ -107,6 +116,7 @@ class Calibration:
     resolution: float
     uncertainty: float
     elements: ElementMap
+    trusted: bool | None
     n: int
 
     def summary(self) -> dict[str, Any]:
@@ -137,6 +147,7 @@ class Calibration:
         }
         return {
             "n": self.n,
+            "trusted": None if self.trusted is None else int(self.trusted),
             **numbers,
             "bins": {**bins, "count": self.count.tolist()},
             "elements": self.elements.summary(),
@@ -147,19 +158,6 @@ class Calibration:
         """Whether the forecasts come true, what is wrong with them, and where."""
         if self.p_value is None:
             return "Nothing to judge: every element is certain."
-        how = ""
-        if self.p_value_against_model is not None:
-            differ = self.p_value_against_model < LEVEL
-            t = self.sharpness_t_against_model or 0.0
-            how = (
-                f" Data that the model made, forecast with the same guide, "
-                f"{'differ' if differ else 'do not differ'}, p = {self.p_value_against_model:.2g}: "
-                + (
-                    f"the model is wrong{_direction(t)}."
-                    if differ
-                    else "the model need not be wrong."
-                )
-            )
         what = (
             f"In doubtful elements forecast and observed shares differ by {self.doubtful_error:.3f} "
             f"({self.doubtful_error_by_chance:.3f} by chance; at most {LARGEST_ERROR} is fine)."
@@ -169,15 +167,21 @@ class Calibration:
         else:
             small = " by little" if self.doubtful_error <= LARGEST_ERROR else ""
             direction = _direction(self.sharpness_t)
-            verdict = f"Not calibrated{small}, p = {self.p_value:.2g}{direction}."
-        return f"{verdict} {what}{how} {self.elements.reading()}"
+            how = f": {direction}" if direction else ""
+            verdict = f"Not calibrated{small}, p = {self.p_value:.2g}{how}."
+        lead = first_verdict(
+            self.p_value_against_model,
+            self.trusted,
+            _direction(self.sharpness_t_against_model or 0.0),
+        )
+        return f"{lead}{verdict} {what} {self.elements.reading()}"
 
 
 def _direction(t: float) -> str:
     """In words, where it is clear."""
     if abs(t) < _CLEAR:
         return ""
-    return ", its forecasts too sure" if t < 0 else ", its forecasts too unsure"
+    return f"the forecasts are too {'sure' if t < 0 else 'unsure'}"
 
 
 def calibration(
@@ -185,6 +189,7 @@ def calibration(
     outcome: Real[np.ndarray, " n *event"],
     *,
     simulated: tuple[Float[np.ndarray, " m *event"], Real[np.ndarray, " m *event"]] | None = None,
+    trusted: bool | None = None,
     seed: int = 0,
     num_flips: int = NUM_FLIPS,
 ) -> Calibration:
@@ -200,12 +205,13 @@ def calibration(
         simulated: Forecasts and outcomes of as many data that the model made, with the same guide and
             number of draws. A poor guide's weights are biased, and make forecasts fail where the model
             is true; a pair's difference, one datum of each, changes its sign with even odds all the same.
+        trusted: `LeaveOneOut.trusted`, for the reading.
         seed: The seed of bootstrap and signs.
         num_flips: The number of choices of signs.
 
     Returns:
-        A p-value below 0.05 says that the forecasts are wrong, or that the guide they were made with is;
-        `doubtful_error` above 0.02, that they are so by more than a little.
+        Read `p_value_against_model` first: below 0.05 the model is wrong. `p_value` below 0.05 says that
+        the forecasts are wrong, or that the guide they were made with is; `doubtful_error` above 0.02, that they are so by more than a little.
 
     Raises:
         ValueError: If the shapes differ, there are fewer than two images, or these are no probabilities
@@ -229,10 +235,21 @@ def calibration(
     gap = off.sum(0) / size
     scores = _scores(p, x, edges)
     against = None
+    field, expected, suffix = residual, variance.sum(0), ""
     if simulated is not None:
-        own = _scores(*_checked(*simulated), edges)
-        pairs = min(n, len(own))
-        against = sign_flips(scores[:pairs] - own[:pairs], seed=seed, num_flips=num_flips)
+        own_p, own_x = _checked(*simulated)
+        if simulated[0].shape[1:] != probability.shape[1:]:
+            raise ValueError(
+                f"simulated must have events of shape {probability.shape[1:]}, "
+                f"got {simulated[0].shape[1:]}."
+            )
+        pairs = min(n, len(own_p))
+        own_p, own_x = own_p[:pairs], own_x[:pairs]
+        difference = scores[:pairs] - _scores(own_p, own_x, edges)
+        against = sign_flips(difference, seed=seed, num_flips=num_flips)
+        field = residual[:pairs] - (own_x - own_p)
+        expected = (variance[:pairs] + own_p * (1 - own_p)).sum(0)
+        suffix = ",\ndata less the model's own"
     flips = sign_flips(scores, seed=seed, num_flips=num_flips)
     band = forecast + bootstrap_interval(off, count, seed=seed)
     # E|sum of centred contributions|, as for a normal sum.
@@ -263,13 +280,14 @@ def calibration(
         resolution=float(np.average((forecast + gap - share) ** 2, weights=size)),
         uncertainty=share * (1 - share),
         elements=element_map(
-            residual.reshape(probability.shape),
-            "observed - forecast share",
+            field.reshape(-1, *probability.shape[1:]),
+            f"observed - forecast share{suffix}",
             seed=seed,
-            least_variance=variance.sum(0).reshape(probability.shape[1:]),
-            keep=(variance.sum(0) >= LEAST_ELEMENT_VARIANCE).reshape(probability.shape[1:]),
+            least_variance=expected.reshape(probability.shape[1:]),
+            keep=(expected >= LEAST_ELEMENT_VARIANCE).reshape(probability.shape[1:]),
             num_flips=num_flips,
         ),
+        trusted=trusted,
         n=n,
     )
 

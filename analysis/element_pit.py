@@ -12,6 +12,11 @@ from pyro_vae.evidence.numbers import finite
 # Of the histogram. Forecasts from 200 draws have no finer structure.
 BINS = 20
 
+# Legendre polynomials whose means are tested. Bins are not: a bin has few events where data are few or
+# elements dependent, and the signs of rare events cannot be flipped. That rejects a true model in 20 %
+# of cases with 60 data of 8 elements.
+DEGREES = 6
+
 # p-values below this are a failure.
 LEVEL = 0.05
 
@@ -29,7 +34,7 @@ class ElementMap:
 
     Args:
         what: What it is the mean of.
-        mean: The mean over data.
+        mean: The mean over data, or of the difference from the model's own data.
         t: The mean over its standard error; not a number where an element was left out.
         threshold: The |t| that the largest of all elements exceeds by chance in 5 % of cases.
         fails: The elements above it.
@@ -123,14 +128,23 @@ class ElementPit:
         density: Of the PIT in each: 1 if all is well.
         low: The lower end of its 95 % band, by bootstrap over data.
         high: The upper end.
-        p_value: By sign flips of whole data, of the largest |t| of all bins, of bias and of spread.
+        model_density: Of the PIT of data that the model made; None without them.
+        p_value: By sign flips of whole data, of the largest |t| of six Legendre polynomials. It judges
+            model and guide together.
+        p_value_against_model: The same for the difference between these data and data that the model
+            made: what the guide does to both is gone. None without them.
         bias: The mean PIT - 1/2: above 0 the data are larger than was forecast.
         bias_t: In standard errors.
         spread: The variance of the PIT around 1/2 over that of a uniform one: above 1 the forecasts are
             too narrow, below 1 too wide.
         spread_t: spread - 1 in standard errors.
-        location: The map of PIT - 1/2.
-        width: The map of 12 (PIT - 1/2)^2 - 1.
+        model_bias: The `bias` of the data that the model made; None without them.
+        model_spread: Their `spread`.
+        bias_t_against_model: bias - model_bias in standard errors.
+        spread_t_against_model: spread - model_spread in standard errors.
+        location: The map of PIT - 1/2, or of its difference from the model's own data.
+        width: The map of 12 (PIT - 1/2)^2 - 1, or of its difference.
+        trusted: Whether the guide's weights are to be believed; None if nobody said.
         n: The number of data.
     """
 
@@ -138,28 +152,47 @@ class ElementPit:
     density: Float[np.ndarray, " bins"]
     low: Float[np.ndarray, " bins"]
     high: Float[np.ndarray, " bins"]
+    model_density: Float[np.ndarray, " bins"] | None
     p_value: float | None
+    p_value_against_model: float | None
     bias: float
     bias_t: float
     spread: float
     spread_t: float
+    model_bias: float | None
+    model_spread: float | None
+    bias_t_against_model: float | None
+    spread_t_against_model: float | None
     location: ElementMap
     width: ElementMap
+    trusted: bool | None
     n: int
 
     def summary(self) -> dict[str, Any]:
         """Shares, counts and p-values; lists go by bin."""
+        names = (
+            "p_value",
+            "p_value_against_model",
+            "bias",
+            "bias_t",
+            "spread",
+            "spread_t",
+            "model_bias",
+            "model_spread",
+            "bias_t_against_model",
+            "spread_t_against_model",
+        )
+        bins = {
+            name: None
+            if getattr(self, name) is None
+            else [finite(value) for value in getattr(self, name)]
+            for name in ("density", "low", "high", "model_density")
+        }
         return {
             "n": self.n,
-            "p_value": finite(self.p_value),
-            "bias": finite(self.bias),
-            "bias_t": finite(self.bias_t),
-            "spread": finite(self.spread),
-            "spread_t": finite(self.spread_t),
-            "bins": {
-                name: [finite(value) for value in getattr(self, name)]
-                for name in ("density", "low", "high")
-            },
+            "trusted": None if self.trusted is None else int(self.trusted),
+            **{name: finite(getattr(self, name)) for name in names},
+            "bins": bins,
             "location": self.location.summary(),
             "width": self.width.summary(),
             "reading": self.reading(),
@@ -168,87 +201,195 @@ class ElementPit:
     def reading(self) -> str:
         """Whether the forecasts come true, and how they err."""
         fails = f"{self.location.fails.sum()} elements fail in location, {self.width.fails.sum()} in width."
-        if self.p_value is not None and self.p_value >= LEVEL:
-            return (
-                f"The PIT is uniform as far as {self.n} data show, p = {self.p_value:.2g}. {fails}"
-            )
-        errors = []
-        if abs(self.bias_t) > _CLEAR:
-            errors.append("too low" if self.bias > 0 else "too high")
-        if abs(self.spread_t) > _CLEAR:
-            errors.append("too narrow" if self.spread > 1 else "too wide")
-        how = (
-            f"the forecasts are {' and '.join(errors)}"
-            if errors
-            else "no clear bias or width, but another shape"
+        direction = _direction(
+            self.bias_t_against_model or 0.0,
+            self.spread_t_against_model or 0.0,
         )
-        small = abs(self.bias) <= LARGEST_BIAS and abs(self.spread - 1) <= LARGEST_SPREAD
+        lead = first_verdict(self.p_value_against_model, self.trusted, direction)
+        return f"{lead}{self._alone()} {fails}"
+
+    def _alone(self) -> str:
+        """The same without a look at data that the model made."""
         p = "" if self.p_value is None else f", p = {self.p_value:.2g}"
+        if self.p_value is not None and self.p_value >= LEVEL:
+            return f"The PIT is uniform as far as {self.n} data show{p}."
+        how = _direction(self.bias_t, self.spread_t) or "no clear bias or width, but another shape"
+        small = abs(self.bias) <= LARGEST_BIAS and abs(self.spread - 1) <= LARGEST_SPREAD
+        own_mean, own_spread = (
+            "" if value is None else f"{name}{value:.{digits}f}"
+            for name, value, digits in (
+                (", the model's own data have ", _shifted(self.model_bias), 3),
+                (", the model's own data's ", self.model_spread, 2),
+            )
+        )
         return (
             f"The PIT is not uniform{p}: {how}. Its mean is {0.5 + self.bias:.3f} where 0.5 is right "
-            f"(within {LARGEST_BIAS} is fine), its variance {self.spread:.2f} times a uniform one's "
-            f"(within {LARGEST_SPREAD} of 1 is fine)."
-            f"{' Significant, and small on average.' if small else ''} {fails}"
+            f"(within {LARGEST_BIAS} is fine{own_mean}), its variance {self.spread:.2f} times a "
+            f"uniform one's (within {LARGEST_SPREAD} of 1 is fine{own_spread})."
+            f"{' Significant, and small on average.' if small else ''}"
         )
+
+
+def first_verdict(against: float | None, trusted: bool | None, direction: str) -> str:
+    """The sentence that a reading starts with: what, besides the guide, the failure is evidence of.
+
+    Args:
+        against: The p-value against data that the model made, which the guide cannot spoil.
+        trusted: Whether the guide's weights are to be believed; None if nobody said.
+        direction: How the forecasts err, against those of the model's own data; or nothing.
+    """
+    if against is not None:
+        how = f": {direction}" if direction else ""
+        if against < LEVEL:
+            return (
+                f"The model is wrong{how}. Data that it made, forecast with the same guide, differ "
+                f"from these, p = {against:.2g}. Without that comparison, model and guide together: "
+            )
+        return (
+            "The model need not be wrong: data that it made, forecast with the same guide, do not "
+            f"differ from these, p = {against:.2g}. Without that comparison, model and guide together: "
+        )
+    if trusted is False:
+        return (
+            "No evidence about the model: the guide's weights are not trusted, and a failure may be "
+            "the guide's alone. Compare with data that the model made (`simulated`). "
+        )
+    return ""
+
+
+def _shifted(bias: float | None) -> float | None:
+    return None if bias is None else 0.5 + bias
+
+
+def _direction(bias_t: float, spread_t: float) -> str:
+    """In words, where it is clear."""
+    errors = []
+    if abs(bias_t) > _CLEAR:
+        errors.append("too low" if bias_t > 0 else "too high")
+    if abs(spread_t) > _CLEAR:
+        errors.append("too narrow" if spread_t > 0 else "too wide")
+    return f"the forecasts are {' and '.join(errors)}" if errors else ""
 
 
 def element_pit(
-    pit: Float[np.ndarray, " n *event"], *, seed: int = 0, num_flips: int = NUM_FLIPS
+    pit: Float[np.ndarray, " n *event"],
+    *,
+    simulated: Float[np.ndarray, " m *event"] | None = None,
+    trusted: bool | None = None,
+    seed: int = 0,
+    num_flips: int = NUM_FLIPS,
 ) -> ElementPit:
     """F(x_i | x_-i) is uniform for every element, if the model is true: histogram, bias, spread and maps.
 
-    The share of a datum's PITs in each bin, their mean and their squared distance from 1/2 are known
-    under a true model; what a datum's differ by has mean zero. The largest |t| of all is held against
-    random signs of whole data, so that dependence within a datum does no harm.
+    Under a true model the means of a datum's Legendre polynomials P_k(2 u - 1), k = 1, ..., 6, have
+    expectation zero; the first is the bias, the second the spread. The largest |t| of all is held
+    against random signs of whole data, so that dependence within a datum does no harm. It is Neyman's
+    smooth test, by coordinates.
+
+    The PIT is that of an estimated forecast, biased by about 1 / ESS towards what the guide believes: with
+    a poor guide it fails though the model is true. With `simulated` the same is done to the difference
+    between a datum and one that the model made. Under a true model the two are exchangeable whatever
+    the guide, and the signs' test is exact.
 
     Args:
         pit: Such as `leave_one_element_out(...).pit`.
+        simulated: The PIT of as many data that the model made, with the same guide and number of draws.
+        trusted: `LeaveOneOut.trusted`, for the reading.
         seed: The seed of bootstrap and signs.
         num_flips: The number of choices of signs.
 
     Returns:
-        A p-value below 0.05 says that the forecasts are wrong, or that the guide they were made with is;
-        `bias` and `spread` say how.
+        Read `p_value_against_model` first: below 0.05 the model is wrong. `p_value` below 0.05 says that
+        the forecasts are wrong, or that the guide they were made with is; `bias` and `spread` say how.
 
     Raises:
-        ValueError: If there are fewer than two data, or a PIT lies outside 0 and 1.
+        ValueError: If there are fewer than two data, events differ, or a PIT lies outside 0 and 1.
 
     References:
         Probabilistic forecasts, calibration and sharpness (Gneiting, Balabdaoui & Raftery, 2007),
-        https://doi.org/10.1111/j.1467-9868.2007.00587.x
+        https://doi.org/10.1111/j.1467-9868.2007.00587.x; "Smooth test" for goodness of fit (Neyman, 1937),
+        https://doi.org/10.1080/03461238.1937.10404821
     """
-    n = len(pit)
-    if n < 2:
-        raise ValueError(f"element_pit needs at least two data, got {n}.")
-    flat = pit.reshape(n, -1).astype(np.float64)
-    if not ((flat >= 0) & (flat <= 1)).all():
-        raise ValueError("pit must lie between 0 and 1.")
-    edges = np.linspace(0, 1, BINS + 1)
-    index = np.minimum((flat * BINS).astype(np.int64), BINS - 1)
-    place = (index + BINS * np.arange(n)[:, None]).ravel()
-    share = np.bincount(place, minlength=n * BINS).reshape(n, BINS) * (BINS / flat.shape[1])
-    location, width = flat - 0.5, 12 * (flat - 0.5) ** 2 - 1
-    scores = np.column_stack([share - 1, location.mean(1), width.mean(1)])
+    n, event = len(pit), pit.shape[1:]
+    flat = _checked(pit, "pit")
+    share, scores, fields = _shares(flat), _smooth(flat), _fields(flat)
     flips = sign_flips(scores, seed=seed, num_flips=num_flips)
     low, high = bootstrap_interval(share, np.ones_like(share), seed=seed)
+    own = against = None
+    if simulated is not None:
+        if simulated.shape[1:] != event:
+            raise ValueError(
+                f"simulated must have events of shape {event}, got {simulated.shape[1:]}."
+            )
+        own = _checked(simulated, "simulated")
+        pairs = min(n, len(own))
+        difference = scores[:pairs] - _smooth(own[:pairs])
+        against = sign_flips(difference, seed=seed, num_flips=num_flips)
+        fields = [a[:pairs] - b[:pairs] for a, b in zip(fields, _fields(own), strict=True)]
+    suffix = "" if own is None else ",\ndata less the model's own"
     maps = [
-        element_map(values.reshape(pit.shape), what, seed=seed, num_flips=num_flips)
-        for values, what in (
-            (location, "mean PIT - 1/2"),
-            (width, "variance of the PIT over 1/12, - 1"),
+        element_map(values.reshape(-1, *event), what + suffix, seed=seed, num_flips=num_flips)
+        for values, what in zip(
+            fields, ("mean PIT - 1/2", "variance of the PIT over 1/12, - 1"), strict=True
         )
     ]
+    bias, spread = _moments(flat)
+    model_bias, model_spread = (None, None) if own is None else _moments(own)
     return ElementPit(
-        edges=edges,
+        edges=np.linspace(0, 1, BINS + 1),
         density=share.mean(0),
         low=low,
         high=high,
+        model_density=None if own is None else _shares(own).mean(0),
         p_value=flips.p_value,
-        bias=float(location.mean()),
-        bias_t=float(np.nan_to_num(flips.t[-2])),
-        spread=float(1 + width.mean()),
-        spread_t=float(np.nan_to_num(flips.t[-1])),
+        p_value_against_model=None if against is None else against.p_value,
+        bias=bias,
+        bias_t=float(np.nan_to_num(flips.t[0])),
+        spread=spread,
+        spread_t=float(np.nan_to_num(flips.t[1])),
+        model_bias=model_bias,
+        model_spread=model_spread,
+        bias_t_against_model=None if against is None else finite(against.t[0]),
+        spread_t_against_model=None if against is None else finite(against.t[1]),
         location=maps[0],
         width=maps[1],
+        trusted=trusted,
         n=n,
     )
+
+
+def _checked(pit: Float[np.ndarray, " n *event"], name: str) -> Float[np.ndarray, "n elements"]:
+    """As rows of float64, if it can be a PIT."""
+    if len(pit) < 2:
+        raise ValueError(f"{name} needs at least two data, got {len(pit)}.")
+    flat = pit.reshape(len(pit), -1).astype(np.float64)
+    if not ((flat >= 0) & (flat <= 1)).all():
+        raise ValueError(f"{name} must lie between 0 and 1.")
+    return flat
+
+
+def _shares(flat: Float[np.ndarray, "n elements"]) -> Float[np.ndarray, "n bins"]:
+    """The density of each datum's PIT in each bin."""
+    n = len(flat)
+    index = np.minimum((flat * BINS).astype(np.int64), BINS - 1)
+    place = (index + BINS * np.arange(n)[:, None]).ravel()
+    return np.bincount(place, minlength=n * BINS).reshape(n, BINS) * (BINS / flat.shape[1])
+
+
+def _smooth(flat: Float[np.ndarray, "n elements"]) -> Float[np.ndarray, "n degrees"]:
+    """The mean over a datum's elements of each Legendre polynomial but the constant one."""
+    from numpy.polynomial.legendre import legval
+
+    means = [legval(2 * flat - 1, np.eye(DEGREES + 1)[k]).mean(1) for k in range(1, DEGREES + 1)]
+    return np.column_stack(means)
+
+
+def _fields(flat: Float[np.ndarray, "n elements"]) -> list[Float[np.ndarray, "n elements"]]:
+    """What bias and spread are the means of."""
+    return [flat - 0.5, 12 * (flat - 0.5) ** 2 - 1]
+
+
+def _moments(flat: Float[np.ndarray, "n elements"]) -> tuple[float, float]:
+    """Bias and spread."""
+    location, width = _fields(flat)
+    return float(location.mean()), float(1 + width.mean())

@@ -6,15 +6,14 @@ has not, and the others are all it may use. So it can be held against x_i, which
 """
 
 from dataclasses import dataclass
-from functools import singledispatch
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Real
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Laplace, Normal, Poisson
+from torch.distributions import Bernoulli, Distribution
 
+from analysis.distribution_functions import distribution_function
 from analysis.draws import (
     UndefinedCheckError,
     as_floats,
@@ -23,7 +22,6 @@ from analysis.draws import (
     narrowed,
     to_array,
 )
-from pyro_vae.distributions import DiscretizedLogistic
 from pyro_vae.evaluating import seed_apart
 from pyro_vae.evidence.numbers import finite, share_above_threshold, standard_error
 from pyro_vae.statistics import (
@@ -223,13 +221,14 @@ def _score_and_rank(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log p(x_i | x_-i), and of x_i' ~ p(x_i | x_-i) the probabilities to be below x_i and to equal it."""
     # p(x_i | z_s) is already part of w_s, so that it is divided out.
-    log_ratios = log_weights - distribution.log_prob(x)
+    log_prob = distribution.log_prob(x)
+    log_ratios = log_weights - log_prob
     largest = log_ratios.amax(0)
     weights = log_ratios.sub_(largest).exp_()
     total = weights.sum(0)
     score = -(total.double().log() + largest)
     weights /= total
-    cumulative = _closed_form(distribution, x)
+    cumulative = distribution_function(distribution, x, log_prob)
     if cumulative is not None:
         below, equal = cumulative
         return score, (weights * below).sum(0), (weights * equal).sum(0)
@@ -239,28 +238,3 @@ def _score_and_rank(
     # The datum counts as one draw more, as in (rank + u) / (S + 1): of several, it is as good as any.
     own = weights.square_().sum(0)
     return score, below / (1 + own), (equal + own) / (1 + own)
-
-
-@singledispatch
-def _closed_form(distribution: Distribution, x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """P(x' < x) and P(x' = x), where they have a closed form that is right; None otherwise."""
-    return None
-
-
-@_closed_form.register(Normal)
-@_closed_form.register(Laplace)
-def _(distribution: Distribution, x: Tensor) -> tuple[Tensor, Tensor]:
-    return distribution.cdf(x), torch.zeros(())
-
-
-@_closed_form.register
-def _(distribution: Poisson, x: Tensor) -> tuple[Tensor, Tensor]:
-    equal = distribution.log_prob(x).exp()
-    upper = torch.special.gammaincc(x + 1, distribution.rate)
-    return (upper - equal).clamp_(min=0), equal
-
-
-@_closed_form.register
-def _(distribution: DiscretizedLogistic, x: Tensor) -> tuple[Tensor, Tensor]:
-    below = torch.sigmoid((x - 0.5 - distribution.loc) / distribution.scale)
-    return torch.where(x <= 0, 0.0, below), distribution.log_prob(x).exp()

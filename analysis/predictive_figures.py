@@ -37,7 +37,7 @@ LONGEST_NAME = 34
 MOST_ROOTS = 5_000
 
 # What is measured of a data set's statistics.
-MEASURES: dict[str, Callable[..., Any]] = {"mean": np.mean, "s.d.": np.std}
+MEASURES: dict[str, Callable[..., Any]] = {"mean": np.mean, "spread": np.std}
 # Of more test statistics those furthest off are drawn.
 PANELS = 8
 
@@ -120,7 +120,7 @@ class DataSetCheck:
 
     Args:
         name: Of the statistic.
-        measure: What T is of the data set's statistics, "mean" or "s.d.".
+        measure: What T is of the data set's statistics, "mean" or "spread", the standard deviation.
         real: T of the real data set.
         generated: T of each data set from the model.
         p_value: 2 (1 + k) / (D + 1), at most 1, where k data sets lie at or beyond the real one on the
@@ -193,8 +193,8 @@ class DataSetChecks:
         """How many real values lie beyond all data sets, how many chance puts there, and the furthest."""
         datasets, count = len(self.checks[0].generated), len(self.checks)
         text = (
-            f"{self.num_outside} of {count} means and standard deviations of the real data's statistics "
-            f"lie beyond those of all {datasets} data sets from the model; of a true model "
+            f"{self.num_outside} of {count} means and spreads (standard deviations) of the real data's "
+            f"statistics lie beyond those of all {datasets} data sets from the model; of a true model "
             f"{2 * count / (datasets + 1):.1f} would on average."
         )
         if self.ranked:
@@ -278,7 +278,7 @@ def plot_test_statistics(found: DataSetChecks) -> "matplotlib.figure.Figure":
     _key(figure, f"ECDF over {datasets} data sets from the model", "the real data set")
     some = f"; the {len(shown)} furthest off" if len(shown) < count else ""
     figure.suptitle(
-        f"Is the real data set one among the model's? {found.num_outside} of {count} means and s.d. "
+        f"Is the real data set one among the model's? {found.num_outside} of {count} means and spreads "
         f"lie beyond all{some}"
     )
     return figure

@@ -57,6 +57,9 @@ RATE_PARTS = {
     "dimension_wise_kl": "dimension-wise KL",
 }
 
+# For each training and test datum: what both lose to few draws is gone from their difference.
+GENERALISATION_SAMPLES = 200
+
 # Data with replicates, and replicates of each.
 SHOWN, REPLICATES = 8, 5
 
@@ -294,6 +297,7 @@ def guide(subject: Subject) -> Section:
             subject.vae,
             subject.train.to(subject.x.device),
             subject.x,
+            num_samples=min(GENERALISATION_SAMPLES, subject.num_samples),
             seed=subject.seed_of("generalisation"),
         ),
     )

@@ -56,10 +56,11 @@ def test_a_true_model_is_rejected_at_the_nominal_rate_and_false_ones_are_found()
     for level in (0.05, 0.5):
         low, high = binom.ppf([1e-4, 1 - 1e-4], repetitions, level)
         assert ((low <= (p <= level + 1e-9).sum(0)) & ((p <= level + 1e-9).sum(0) <= high)).all()
-    for fault in ({"collapsed": True}, {"noise_ratio": 3.0}):
-        sets = ink(replicated(exact.vae(**fault), exact.draw(1, seed=0), 3999, 30, seed=2))
+    for false in (exact.vae(collapsed=True), exact.vae(noise_ratio=3.0)):
+        sets = ink(replicated(false, exact.draw(1, seed=0), 3999, 30, seed=2))
         _, deviation = data_set_checks({"ink": real[:3].ravel()}, {"ink": sets}).checks
         assert deviation.p_value < 1e-3
+        assert deviation.deviations is not None
         assert abs(deviation.deviations) > 3
 
 

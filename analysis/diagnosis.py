@@ -46,6 +46,9 @@ GENERATED_ELEMENTS = 50_000_000
 SCORE_SAMPLES = 100
 # Draws for each datum whose elements are forecast from one another.
 FORECAST_SAMPLES = 200
+# What a part raises that this program or these data do not have; the second is torch's word for what
+# a distribution lacks. A ValueError is a mistake, and ends the program.
+UNDEFINED = (UndefinedCheckError, NotImplementedError)
 # What the scores are, as a person reads it.
 SCORES = {
     "elbo": "ELBO (nats)",
@@ -294,7 +297,7 @@ class Parts:
         try:
             with self.subject.step(f"{self.name}: {name}"):
                 made = make()
-        except UndefinedCheckError as error:
+        except UNDEFINED as error:
             self.left_out[name] = str(error)
             self.record[name] = {"left_out": str(error)}
             return None
@@ -311,7 +314,7 @@ class Parts:
             with self.subject.step(f"{self.name}: figures"):
                 self._figures[name] = plot()
             self._captions[name] = caption
-        except UndefinedCheckError as error:
+        except UNDEFINED as error:
             self.left_out[f"{name}.png"] = str(error)
 
     def section(self) -> Section:

@@ -20,8 +20,9 @@ from analysis.calibration import (
     same_image_probability,
 )
 from analysis.diagnosis import FORECAST_SAMPLES, SCORES, Parts, Section, Subject, replicates
+from analysis.draws import UndefinedCheckError
 from analysis.elbo import elbo_terms, plot_elbo_terms, plot_extremes, plot_spectrum
-from analysis.generalisation import generalisation, plot_generalisation
+from analysis.generalisation import Generalisation, generalisation, plot_generalisation
 from analysis.guide import guide_quality, plot_guide_quality, plot_worst_images
 from analysis.leave_one_out import LeaveOneOut
 from analysis.pit import PitCheck, pit_check, plot_pit
@@ -293,13 +294,7 @@ def guide(subject: Subject) -> Section:
         )
     gaps = parts.add(
         "generalisation",
-        lambda: generalisation(
-            subject.vae,
-            subject.train.to(subject.x.device),
-            subject.x,
-            num_samples=min(GENERALISATION_SAMPLES, subject.num_samples),
-            seed=subject.seed_of("generalisation"),
-        ),
+        lambda: _generalisation(subject),
     )
     if gaps is not None:
         parts.draw(
@@ -493,6 +488,22 @@ def _calibration_numbers(found: Calibration | ElementPit) -> dict[str, str]:
             f"{found.doubtful_error:.4f}, by chance {found.doubtful_error_by_chance:.4f}"
         )
     return numbers
+
+
+def _generalisation(subject: Subject) -> Generalisation:
+    try:
+        return generalisation(
+            subject.vae,
+            subject.train.to(subject.x.device),
+            subject.x,
+            num_samples=min(GENERALISATION_SAMPLES, subject.num_samples),
+            seed=subject.seed_of("generalisation"),
+        )
+    except ValueError as error:
+        # Of a guide that cannot be fitted to each datum; any other is a mistake.
+        if not str(error).startswith("a local guide needs"):
+            raise
+        raise UndefinedCheckError(str(error)) from error
 
 
 def _ranked(subject: Subject) -> SimulationBasedCalibration:

@@ -53,6 +53,7 @@ def test_a_true_model_is_rejected_at_the_nominal_rate_and_false_ones_are_found()
             for values, sets in zip(real, new.reshape(repetitions, datasets, n), strict=True)
         ]
     )
+    assert p.min() == pytest.approx(0.05)
     for level in (0.05, 0.5):
         low, high = binom.ppf([1e-4, 1 - 1e-4], repetitions, level)
         assert ((low <= (p <= level + 1e-9).sum(0)) & ((p <= level + 1e-9).sum(0) <= high)).all()

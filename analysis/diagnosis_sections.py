@@ -372,6 +372,7 @@ class _Pits:
 
 
 def _pit_checks(subject: Subject) -> list[PitCheck]:
+    subject.check_several()
     real, generated = subject.real_statistics, subject.generated_statistics
     return [
         pit_check(
@@ -507,6 +508,7 @@ def _generalisation(subject: Subject) -> Generalisation:
 
 
 def _ranked(subject: Subject) -> SimulationBasedCalibration:
+    subject.check_several()
     ranks = simulated_ranks(
         subject.vae, subject.x, len(subject.x), seed=subject.seed_of("simulated ranks")
     )

@@ -83,7 +83,8 @@ def statistics_for(event_shape: Sequence[int], support: str) -> tuple[Statistic,
         raise ValueError(f"support must be one of {', '.join(supports)}, got {support!r}.")
     if is_image(tuple(event_shape)):
         fixed = support in ("binary", "unit")
-        ink = {"binary": "v = 1", "unit": "v >= 1/2"}.get(support, "above half of its range")
+        bounds = {"binary": "= 1", "unit": ">= 1/2"}
+        ink = f"pixels {bounds.get(support, 'above half the range')}"
         return (
             Statistic("ink", "ink: mean intensity", ink_share),
             Statistic(

@@ -28,6 +28,7 @@ from analysis.draws import (
     new_data,
     to_array,
 )
+from analysis.element_pit import ElementPit, element_pit
 from analysis.leave_one_out import LeaveOneOut, leave_one_element_out
 from pyro_vae.evaluating import evaluating, seed_apart
 from pyro_vae.evidence import Evaluation, evaluate
@@ -45,8 +46,16 @@ GENERATED_ELEMENTS = 50_000_000
 SCORE_SAMPLES = 100
 # Draws for each datum whose elements are forecast from one another.
 FORECAST_SAMPLES = 200
-# What a part raises that this program or these data do not have.
-UNDEFINED = (UndefinedCheckError, ValueError, NotImplementedError)
+# What a part raises that this program or these data do not have; the second is torch's word for what
+# a distribution lacks. A ValueError is a mistake, and ends the program.
+UNDEFINED = (UndefinedCheckError, NotImplementedError)
+# What the scores are, as a person reads it.
+SCORES = {
+    "elbo": "ELBO (nats)",
+    "reconstruction": "reconstruction (nats): E_q log p(x | z)",
+    "rate": "rate (nats)",
+    "reconstruction_error": "reconstruction error: mean square",
+}
 
 
 class Steps:
@@ -209,8 +218,39 @@ class Subject:
     def leave_one_out(self) -> LeaveOneOut:
         """Each element forecast from the others of its datum."""
         with self.step("forecasts of elements"):
-            seed = self.seed_of("forecasts")
-            return leave_one_element_out(self.vae, self.x, num_samples=FORECAST_SAMPLES, seed=seed)
+            return self._forecasts(self.x, "forecasts")
+
+    @cached_property
+    def own_leave_one_out(self) -> LeaveOneOut:
+        """The same of n data that the model made: what fails there is the guide's, not the model's."""
+        own = torch.as_tensor(self.generated).to(self.x)
+        with self.step("forecasts of new data"):
+            return self._forecasts(own, "forecasts of new data")
+
+    @cached_property
+    def element_pit(self) -> ElementPit:
+        """Each element's place in its forecast, beside those of the model's own data."""
+        forecasts = self.leave_one_out
+        return element_pit(
+            forecasts.pit,
+            simulated=self.own_leave_one_out.pit,
+            trusted=forecasts.trusted,
+            seed=self.seed_of("element pit"),
+        )
+
+    def check_several(self) -> None:
+        """Raise what a part does that a single datum does not have.
+
+        Raises:
+            UndefinedCheckError: If there are fewer than two data.
+        """
+        if len(self.x) < 2:
+            raise UndefinedCheckError(f"at least two data can be checked, got {len(self.x)}.")
+
+    def _forecasts(self, x: Tensor, purpose: str) -> LeaveOneOut:
+        return leave_one_element_out(
+            self.vae, x, num_samples=FORECAST_SAMPLES, seed=self.seed_of(purpose)
+        )
 
 
 @dataclass(frozen=True)
@@ -220,6 +260,7 @@ class Section:
     Args:
         record: Plain values for a file, with a "reading".
         figures: By name.
+        captions: What each figure answers, by name.
         numbers: What a person sees first: what it is, and the number with its unit.
         readings: Sentences by part.
         left_out: Why, of parts that this program or these data do not have.
@@ -227,6 +268,7 @@ class Section:
 
     record: dict[str, Any]
     figures: "dict[str, matplotlib.figure.Figure]"
+    captions: dict[str, str]
     numbers: dict[str, str]
     readings: dict[str, str]
     left_out: dict[str, str]
@@ -248,6 +290,7 @@ class Parts:
         self.readings: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
         self._figures: dict[str, Any] = {}
+        self._captions: dict[str, str] = {}
 
     def add(self, name: str, make: Callable[[], Made]) -> Made | None:
         """Make a part, and record its `summary()`; None if it is left out."""
@@ -263,11 +306,14 @@ class Parts:
         self.readings[name] = summary["reading"]
         return made
 
-    def draw(self, name: str, plot: "Callable[[], matplotlib.figure.Figure]") -> None:
-        """Draw a figure; one that these data do not have is left out."""
+    def draw(
+        self, name: str, caption: str, plot: "Callable[[], matplotlib.figure.Figure]"
+    ) -> None:
+        """Draw a figure, with what it answers; one that these data do not have is left out."""
         try:
             with self.subject.step(f"{self.name}: figures"):
                 self._figures[name] = plot()
+            self._captions[name] = caption
         except UNDEFINED as error:
             self.left_out[f"{name}.png"] = str(error)
 
@@ -280,7 +326,14 @@ class Parts:
         if not self.readings:
             raise UndefinedCheckError(next(iter(self.left_out.values())))
         self.record["reading"] = " ".join(self.readings.values())
-        return Section(self.record, self._figures, self.numbers, self.readings, self.left_out)
+        return Section(
+            self.record,
+            self._figures,
+            self._captions,
+            self.numbers,
+            self.readings,
+            self.left_out,
+        )
 
 
 def reconstructed(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, " n *event"]:

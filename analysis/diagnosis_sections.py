@@ -14,19 +14,18 @@ from analysis.calibration import (
     Calibration,
     ElementPit,
     calibration,
-    element_pit,
     plot_calibration_map,
     plot_element_pit,
-    plot_isotonic,
     plot_reliability,
     same_image_probability,
 )
-from analysis.diagnosis import FORECAST_SAMPLES, Parts, Section, Subject, replicates
+from analysis.diagnosis import FORECAST_SAMPLES, SCORES, Parts, Section, Subject, replicates
 from analysis.elbo import elbo_terms
 from analysis.elbo_figures import plot_elbo_terms, plot_spectrum
 from analysis.extremes import plot_extremes
-from analysis.generalisation import generalisation, plot_generalisation
+from analysis.generalisation import Generalisation, generalisation, plot_generalisation
 from analysis.guide import guide_quality, plot_guide_quality, plot_worst_images
+from analysis.leave_one_out import LeaveOneOut
 from analysis.pit import PitCheck, pit_check, plot_pit
 from analysis.predictive import (
     plot_comparisons,
@@ -36,16 +35,17 @@ from analysis.predictive import (
 )
 from analysis.predictive import plot_spectrum as plot_covariance
 from analysis.predictive_figures import (
-    plot_distributions,
+    DataSetChecks,
+    data_set_checks,
     plot_prior_predictive,
     plot_rootogram,
     plot_same_image,
     plot_test_statistics,
-    predictive_tree,
 )
 from analysis.rate_decomposition import RateDecomposition
 from analysis.simulation_based_calibration import (
     SimulationBasedCalibration,
+    plot_calibration_by_dimension,
     plot_coverage,
     plot_sbc,
     simulated_ranks,
@@ -53,6 +53,15 @@ from analysis.simulation_based_calibration import (
 )
 from analysis.two_sample import compare_scores
 from pyro_vae.statistics import khat_threshold
+
+RATE_PARTS = {
+    "mutual_information": "mutual information",
+    "total_correlation": "total correlation",
+    "dimension_wise_kl": "dimension-wise KL",
+}
+
+# For each training and test datum: what both lose to few draws is gone from their difference.
+GENERALISATION_SAMPLES = 200
 
 # Data with replicates, and replicates of each.
 SHOWN, REPLICATES = 8, 5
@@ -69,6 +78,11 @@ def predictive(subject: Subject) -> Section:
             subject.training,
             support=subject.support,
             scores=subject.scores,
+            labels=SCORES,
+            statistics=(
+                subject.real_statistics,
+                {name: sets[0] for name, sets in subject.generated_statistics.items()},
+            ),
             seed=subject.seed_of("predictive checks"),
         ),
     )
@@ -76,28 +90,50 @@ def predictive(subject: Subject) -> Section:
         parts.record["p_values"] = checks.summary()["p_values"]
         parts.numbers["p-values below 0.05"] = f"{checks.num_below} of {len(checks.p_values)}"
         parts.numbers["furthest off"] = (
-            f"{checks.furthest.name}, distance {checks.furthest.ks_distance:.2f}"
+            f"{checks.furthest.title}, distance {checks.furthest.ks_distance:.2f}"
         )
-        parts.draw("comparisons", lambda: plot_comparisons(checks))
-        parts.draw("profiles", lambda: plot_profiles(checks))
-        parts.draw("covariance", lambda: plot_covariance(checks))
+        parts.draw(
+            "comparisons",
+            "Are statistics and scores of new data distributed as those of real data?",
+            lambda: plot_comparisons(checks),
+        )
+        parts.draw(
+            "profiles",
+            "Where in a datum do new data differ from real ones?",
+            lambda: plot_profiles(checks),
+        )
+        parts.draw(
+            "covariance",
+            "Do new data vary along as many directions as real ones, and as much?",
+            lambda: plot_covariance(checks),
+        )
         if (nearest := checks.nearest) is not None:
             parts.draw(
                 "nearest",
+                "Does the model copy its training data?",
                 lambda: plot_nearest(
                     subject.generated, subject.training, nearest, checks.nearest_real
                 ),
             )
-        tree = predictive_tree(subject.real_statistics, subject.generated_statistics)
-        parts.draw("distributions", lambda: plot_distributions(tree))
-        parts.draw("test_statistics", lambda: plot_test_statistics(tree))
         if subject.support == "counts":
             flat = subject.real.reshape(len(subject.real), -1)
-            sets = subject.all_generated.reshape(subject.data_sets, *flat.shape)
-            parts.draw("rootogram", lambda: plot_rootogram(flat, sets))
+            counts = subject.all_generated.reshape(subject.data_sets, *flat.shape)
+            parts.draw(
+                "rootogram",
+                "Does each count occur as often in new data as in real ones?",
+                lambda: plot_rootogram(flat, counts),
+            )
+    sets = parts.add("data_sets", lambda: _data_sets(subject))
+    if sets is not None:
+        parts.draw(
+            "test_statistics",
+            "Is the whole real data set one among the model's: means and spreads of statistics?",
+            lambda: plot_test_statistics(sets),
+        )
     if parts.add("before_training", lambda: _before_training(subject)) is not None:
         parts.draw(
             "prior_predictive",
+            "What do new data look like, and what did they before training?",
             lambda: plot_prior_predictive(
                 subject.real, subject.before_training, subject.generated
             ),
@@ -107,6 +143,7 @@ def predictive(subject: Subject) -> Section:
         seed = subject.seed_of("replicates")
         parts.draw(
             "same_image",
+            "What does the code of a datum keep of it?",
             lambda: plot_same_image(
                 subject.real[:SHOWN], replicates(subject.vae, x, REPLICATES, seed=seed)
             ),
@@ -122,21 +159,25 @@ def calibrated(subject: Subject) -> Section:
         return parts.section()
     forecasts = subject.leave_one_out
     seed = subject.seed_of("calibration")
-    probability = forecasts.probability
-    if probability is None:
-        found = parts.add("elements", lambda: element_pit(forecasts.pit, seed=seed))
+    found: Calibration | ElementPit | None
+    if forecasts.probability is None:
+        found = parts.add("elements", lambda: _element_pit(subject))
     else:
-        found = parts.add(
-            "elements", lambda: calibration(probability, forecasts.outcome, seed=seed)
-        )
+        found = parts.add("elements", lambda: _calibration(subject, seed))
         if found is not None:
-            with subject.step("calibration: reconstructions"):
-                seen = calibration(_seen(subject), forecasts.outcome, seed=seed)
-            parts.draw("reliability", lambda: plot_reliability(found, descriptive=seen))
-            parts.draw("isotonic", lambda: plot_isotonic(probability, forecasts.outcome))
+            seen, own = _seen(subject, seed), _own_calibration(subject, seed)
+            parts.draw(
+                "reliability",
+                "Do forecasts of elements come true, for real data and for the model's own?",
+                lambda: plot_reliability(found, descriptive=seen, simulated=own),
+            )
     if found is not None:
         parts.numbers |= _calibration_numbers(found)
-        parts.draw("map", lambda: plot_calibration_map(found))
+        parts.draw(
+            "map",
+            "Where in a datum do forecasts fail?",
+            lambda: plot_calibration_map(found),
+        )
     return parts.section()
 
 
@@ -147,11 +188,19 @@ def pit(subject: Subject) -> Section:
     if checks is not None:
         off = [check for check in checks.checks if check.departure != "none"]
         parts.numbers["statistics off"] = f"{len(off)} of {len(checks.checks)}"
-        parts.draw("statistics", lambda: plot_pit(checks.checks))
-    seed = subject.seed_of("element pit")
-    elements = parts.add("elements", lambda: element_pit(subject.leave_one_out.pit, seed=seed))
+        parts.draw(
+            "statistics",
+            "Are real data too low, too high, too wide or too narrow among new ones?",
+            lambda: plot_pit(checks.checks),
+        )
+    elements = parts.add("elements", lambda: _element_pit(subject))
     if elements is not None:
-        parts.draw("elements", lambda: plot_element_pit(elements))
+        parts.numbers |= _against_numbers(elements)
+        parts.draw(
+            "elements",
+            "Are forecasts of elements too low, too high, too wide or too narrow?",
+            lambda: plot_element_pit(elements),
+        )
     return parts.section()
 
 
@@ -166,9 +215,14 @@ def elbo(subject: Subject) -> Section:
     if terms is not None:
         for name, values in (("ELBO", terms.reconstruction - terms.rate), ("rate", terms.rate)):
             parts.numbers[name] = f"{values.mean():.2f} nats per datum"
-        parts.draw("terms", lambda: plot_elbo_terms(terms, decomposition))
+        parts.draw(
+            "terms",
+            "What is the ELBO made of, in each datum and on average?",
+            lambda: plot_elbo_terms(terms, decomposition),
+        )
         parts.draw(
             "extremes",
+            "Which data does the model describe best and worst?",
             lambda: plot_extremes(
                 subject.real,
                 terms,
@@ -178,12 +232,16 @@ def elbo(subject: Subject) -> Section:
             ),
         )
     if terms is not None and decomposition is not None:
-        parts.draw("spectrum", lambda: plot_spectrum(decomposition, terms))
+        parts.draw(
+            "spectrum",
+            "Which latent dimensions carry the rate?",
+            lambda: plot_spectrum(decomposition, terms),
+        )
     if decomposition is not None:
-        for name in ("mutual_information", "total_correlation", "dimension_wise_kl"):
+        for name, label in RATE_PARTS.items():
             for key in (name, f"{name}_se"):
                 parts.record[key] = getattr(decomposition, key)
-            parts.numbers[name.replace("_", " ")] = _nats(decomposition, name)
+            parts.numbers[label] = _nats(decomposition, name)
     return parts.section()
 
 
@@ -206,9 +264,14 @@ def guide(subject: Subject) -> Section:
                 f"{evaluation.khat_share_above:.1%} of data, threshold {threshold:.2f}"
             )
         parts.numbers["effective draws, median"] = f"{np.median(ess):.0f} of {draws}"
-        parts.draw("quality", lambda: plot_guide_quality(khat, ess, draws))
+        parts.draw(
+            "quality",
+            "Can importance weights of the guide be trusted?",
+            lambda: plot_guide_quality(khat, ess, draws),
+        )
         parts.draw(
             "worst",
+            "For which data is the guide worst?",
             lambda: plot_worst_images(
                 subject.real, subject.reconstructions, quality, subject.limits
             ),
@@ -216,19 +279,31 @@ def guide(subject: Subject) -> Section:
     sbc = parts.add("sbc", lambda: _ranked(subject))
     if sbc is not None:
         parts.numbers["told from the posterior"] = f"{sbc.told_apart:.1%} of pairs, 50% is chance"
-        parts.draw("sbc", lambda: plot_sbc(sbc))
-        parts.draw("coverage", lambda: plot_coverage(sbc))
+        parts.draw(
+            "sbc",
+            "Is the guide the posterior of data that the model made, jointly and by dimension?",
+            lambda: plot_sbc(sbc),
+        )
+        parts.draw(
+            "dimensions",
+            "In which dimensions is the guide shifted, too narrow or too wide?",
+            lambda: plot_calibration_by_dimension(sbc),
+        )
+        parts.draw(
+            "coverage",
+            "Do the guide's intervals hold the true code as often as they say?",
+            lambda: plot_coverage(sbc),
+        )
     gaps = parts.add(
         "generalisation",
-        lambda: generalisation(
-            subject.vae,
-            subject.train.to(subject.x.device),
-            subject.x,
-            seed=subject.seed_of("generalisation"),
-        ),
+        lambda: _generalisation(subject),
     )
     if gaps is not None:
-        parts.draw("generalisation", lambda: plot_generalisation(gaps))
+        parts.draw(
+            "generalisation",
+            "Do decoder and encoder overfit?",
+            lambda: plot_generalisation(gaps),
+        )
     return parts.section()
 
 
@@ -251,18 +326,21 @@ class Maker:
         return [*self.shared, *(f"{name}: {part}" for part in (*self.parts, "figures"))]
 
 
+_FORECASTS = ("forecasts of elements", "forecasts of new data")
 _NEW = ("new data from the model", "statistics of new data")
 
 SECTIONS = {
     "predictive": Maker(
         predictive,
-        ("checks", "before_training", "same_image"),
+        ("checks", "data_sets", "before_training", "same_image"),
         (*_NEW, "scores of new data", "new data before training"),
     ),
     "calibration": Maker(
-        calibrated, ("forecasts", "elements", "reconstructions"), ("forecasts of elements",)
+        calibrated,
+        ("forecasts", "elements", "reconstructions"),
+        (_NEW[0], *_FORECASTS),
     ),
-    "pit": Maker(pit, ("statistics", "elements"), (*_NEW, "forecasts of elements")),
+    "pit": Maker(pit, ("statistics", "elements"), (*_NEW, *_FORECASTS)),
     "elbo": Maker(elbo, ("terms", "decomposition"), ("importance weights",)),
     "guide": Maker(guide, ("quality", "sbc", "generalisation"), ("importance weights",)),
 }
@@ -296,6 +374,7 @@ class _Pits:
 
 
 def _pit_checks(subject: Subject) -> list[PitCheck]:
+    subject.check_several()
     real, generated = subject.real_statistics, subject.generated_statistics
     return [
         pit_check(
@@ -350,15 +429,63 @@ def _same_image(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _seen(subject: Subject) -> np.ndarray:
-    return same_image_probability(
-        subject.vae, subject.x, num_samples=FORECAST_SAMPLES, seed=subject.seed_of("seen")
+def _data_sets(subject: Subject) -> DataSetChecks:
+    """By the labels that a person reads."""
+    titles = {
+        statistic.name: statistic.label.partition(":")[0] for statistic in subject.statistics
+    }
+    return data_set_checks(
+        *(
+            {titles[name]: values for name, values in found.items()}
+            for found in (subject.real_statistics, subject.generated_statistics)
+        )
     )
 
 
+def _element_pit(subject: Subject) -> ElementPit:
+    subject.check_several()
+    return subject.element_pit
+
+
+def _calibration(subject: Subject, seed: int) -> Calibration:
+    subject.check_several()
+    return calibration(
+        *_forecasts(subject.leave_one_out),
+        simulated=_forecasts(subject.own_leave_one_out),
+        seed=seed,
+    )
+
+
+def _own_calibration(subject: Subject, seed: int) -> Calibration:
+    return calibration(*_forecasts(subject.own_leave_one_out), seed=seed)
+
+
+def _seen(subject: Subject, seed: int) -> Calibration:
+    with subject.step("calibration: reconstructions"):
+        probability = same_image_probability(
+            subject.vae, subject.x, num_samples=FORECAST_SAMPLES, seed=subject.seed_of("seen")
+        )
+        return calibration(probability, subject.leave_one_out.outcome, seed=seed)
+
+
+def _forecasts(forecasts: LeaveOneOut) -> tuple[np.ndarray, np.ndarray]:
+    assert forecasts.probability is not None
+    return forecasts.probability, forecasts.outcome
+
+
+def _against_numbers(found: Calibration | ElementPit) -> dict[str, str]:
+    """First what no guide can spoil, then what it can."""
+    return {
+        label: "not defined" if p_value is None else f"{p_value:.2g}"
+        for label, p_value in (
+            ("p-value against the model's own data", found.p_value_against_model),
+            ("p-value of model and guide together", found.p_value),
+        )
+    }
+
+
 def _calibration_numbers(found: Calibration | ElementPit) -> dict[str, str]:
-    p_value = "not defined" if found.p_value is None else f"{found.p_value:.2g}"
-    numbers = {"p-value": p_value}
+    numbers = _against_numbers(found)
     if isinstance(found, Calibration):
         numbers["error in doubtful elements"] = (
             f"{found.doubtful_error:.4f}, by chance {found.doubtful_error_by_chance:.4f}"
@@ -366,7 +493,18 @@ def _calibration_numbers(found: Calibration | ElementPit) -> dict[str, str]:
     return numbers
 
 
+def _generalisation(subject: Subject) -> Generalisation:
+    return generalisation(
+        subject.vae,
+        subject.train.to(subject.x.device),
+        subject.x,
+        num_samples=min(GENERALISATION_SAMPLES, subject.num_samples),
+        seed=subject.seed_of("generalisation"),
+    )
+
+
 def _ranked(subject: Subject) -> SimulationBasedCalibration:
+    subject.check_several()
     ranks = simulated_ranks(
         subject.vae, subject.x, len(subject.x), seed=subject.seed_of("simulated ranks")
     )

@@ -13,7 +13,7 @@ from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.guide import MOST_KHATS_ABOVE
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence import (
-    NoEncoderError,
+    NoLocalGuideError,
     fixed_rows,
     importance_weighting,
     inference_gaps,
@@ -210,7 +210,7 @@ def generalisation(
                 )
                 found |= {name: getattr(gaps, name) for name in _GAPS}
                 trust.append(gaps.trust())
-            except NoEncoderError as error:
+            except NoLocalGuideError as error:
                 left_out = str(error)
         splits.append(found)
     return Generalisation(splits[0], splits[1], num_samples, left_out, tuple(trust))

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from jaxtyping import Float, Int, Real
@@ -32,13 +32,42 @@ SIGNIFICANT = 0.05
 TAILS = (0.1, 0.9)
 # So many standard errors make a contrast worth naming as what is wrong.
 CLEAR = 2.0
+# A shift fills one tail and empties the other, a wrong width does the same to both: of the tail that
+# changes less, at least this share of what the other one changes by.
+BOTH_TAILS = 0.25
+# A shift moves the mean PIT by some 0.3 to 0.7 of what it adds to the tails, a wrong width by nothing.
+# Less than this share of it is no shift worth naming beside the width.
+SHIFT_TO_TAILS = 0.15
 # A mere shift moves the mean PIT by about 0.6 of the largest departure, and a wrong width the share of
 # extreme PITs by more than all of it. Less than this share of it has another cause.
 EXPLAINED = 0.4
 COLUMNS = 4
 LONGEST_LABEL = 30
 
-Departure = Literal["none", "too narrow", "too wide", "too low", "too high", "another form"]
+Departure = Literal[
+    "none",
+    "too low",
+    "too high",
+    "too narrow",
+    "too wide",
+    "too low and too narrow",
+    "too low and too wide",
+    "too high and too narrow",
+    "too high and too wide",
+    "another form",
+]
+
+# What generated data are then, in a sentence after the statistic's name.
+_FOUND = {
+    "too low": "is too low in generated data",
+    "too high": "is too high in generated data",
+    "too narrow": "varies too little in generated data: real data often fall in or beyond the tails "
+    "of what the model makes",
+    "too wide": "varies too much in generated data: real data seldom reach the tails of what the "
+    "model makes",
+    "another form": "is distributed otherwise in generated data, by neither a shift nor a change of "
+    "width alone",
+}
 
 
 def randomised_pit(
@@ -113,10 +142,15 @@ class PitCheck:
         return math.sqrt((1 / len(self.pit) + 1 / self.num_reference) / 12)
 
     @property
+    def tails(self) -> tuple[float, float]:
+        """The shares of PITs below 0.1 and above 0.9: 0.1 each under a true model."""
+        low, high = TAILS
+        return float((self.pit < low).mean()), float((self.pit > high).mean())
+
+    @property
     def extreme(self) -> float:
         """The share of PITs below 0.1 or above 0.9: 0.2 under a true model."""
-        low, high = TAILS
-        return float(((self.pit < low) | (self.pit > high)).mean())
+        return sum(self.tails)
 
     @property
     def extreme_se(self) -> float:
@@ -126,18 +160,26 @@ class PitCheck:
 
     @property
     def departure(self) -> Departure:
-        """What the generated data are, next to the real: the clearer of a wrong width and a shift."""
+        """What the generated data are, next to the real: shifted first, then of a wrong width.
+
+        Both tails together say nothing of the width of shifted data: a large shift fills one of them.
+        """
         if not self.p_value < SIGNIFICANT:
             return "none"
-        share = 1 - (TAILS[1] - TAILS[0])
-        width = (self.extreme - share) / self.extreme_se
-        shift = (self.mean - 0.5) / self.mean_se
-        explained = max(abs(self.extreme - share), abs(self.mean - 0.5)) / self.largest_departure
-        if max(abs(width), abs(shift)) < CLEAR or explained < EXPLAINED:
+        expected = 1 - TAILS[1], TAILS[0]
+        off = self.mean - 0.5
+        lesser, greater = sorted(
+            (tail - share for tail, share in zip(self.tails, expected, strict=True)), key=abs
+        )
+        width = lesser + greater
+        wrong_width = abs(width) > CLEAR * self.extreme_se and lesser / greater > BOTH_TAILS
+        shifted = abs(off) > CLEAR * self.mean_se and abs(off) > SHIFT_TO_TAILS * abs(width)
+        causes = [abs(off)] * shifted + [abs(width)] * wrong_width
+        if not causes or max(causes) < EXPLAINED * self.largest_departure:
             return "another form"
-        if abs(width) >= abs(shift):
-            return "too narrow" if width > 0 else "too wide"
-        return "too low" if shift > 0 else "too high"
+        words = ["too low" if off > 0 else "too high"] * shifted
+        words += ["too narrow" if width > 0 else "too wide"] * wrong_width
+        return cast("Departure", " and ".join(words))
 
     def summary(self) -> dict[str, Any]:
         """The p-value, mean PIT and share of extreme PITs, as plain values."""
@@ -169,16 +211,7 @@ class PitCheck:
                 f"generated data ({numbers}). Distribution functions less than about "
                 f"{size:.2f} apart may pass unseen."
             )
-        found = {
-            "too narrow": "varies too little in generated data: real data often fall in or beyond "
-            "the tails of what the model makes",
-            "too wide": "varies too much in generated data: real data seldom reach the tails of what "
-            "the model makes",
-            "too low": "is too low in generated data",
-            "too high": "is too high in generated data",
-            "another form": "is distributed otherwise in generated data, by neither a shift nor a "
-            "change of width alone",
-        }[self.departure]
+        found = " and ".join(_FOUND[word] for word in self.departure.split(" and "))
         return (
             f"{label}: {found} ({numbers}). The model does not make this of real data; look at "
             "where the curve leaves its band, and at new data beside real ones."

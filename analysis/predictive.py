@@ -8,7 +8,7 @@ real data must not have trained the model.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Real
@@ -58,6 +58,8 @@ __all__ = [
 _COPY_RATIO = 0.5
 
 _LEVEL = 0.05
+
+MeasuredStatistics: TypeAlias = Mapping[str, Float[np.ndarray, " _"]]
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,8 @@ def predictive_checks(
     *,
     support: str,
     scores: Mapping[str, tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]] | None = None,
+    labels: Mapping[str, str] | None = None,
+    statistics: tuple[MeasuredStatistics, MeasuredStatistics] | None = None,
     seed: int = 0,
 ) -> PredictiveChecks:
     """T(x), x ~ data, against T(x'), x' ~ p(x | z), z ~ p(z), for a family of statistics T.
@@ -193,6 +197,8 @@ def predictive_checks(
         support: "binary", "unit", "integers", "counts" or "real".
         scores: Of real and of generated data by name, such as the ELBO; the numbers of data may be
             others.
+        labels: What the scores are, for axes, "name: explanation"; their names, if not given.
+        statistics: The statistics of real and of generated data, if they are measured already.
         seed: The seed of ties, permutations, and data chosen.
 
     Returns:
@@ -212,13 +218,13 @@ def predictive_checks(
             f"{real.shape} and {generated.shape}."
         )
     transform = np.log1p if support == "counts" else None
-    statistics = statistics_for(real.shape[1:], support)
-    comparisons = compare_statistics(real, generated, statistics, seed=seed)
+    family = statistics_for(real.shape[1:], support)
+    comparisons = compare_statistics(real, generated, family, statistics, seed=seed)
     near_real, near = (
         nearest_training(data, train, transform=transform) for data in (real, generated)
     )
     given = dict(scores or {})
-    taken = given.keys() & {"nearest_training", "spectrum", *(s.name for s in statistics)}
+    taken = given.keys() & {"nearest_training", "spectrum", *(s.name for s in family)}
     if taken:
         raise ValueError(f"scores must have names of their own, got {', '.join(sorted(taken))}.")
     measure = "distance to the nearest training datum: rms" + (
@@ -228,7 +234,10 @@ def predictive_checks(
         compare_scores(
             "nearest_training", near_real.distance, near.distance, label=measure, seed=seed
         ),
-        *(compare_scores(name, *pair, seed=seed) for name, pair in given.items()),
+        *(
+            compare_scores(name, *pair, label=(labels or {}).get(name, ""), seed=seed)
+            for name, pair in given.items()
+        ),
     ]
     profiles = [
         compare_profiles(
@@ -254,6 +263,7 @@ def compare_statistics(
     real: Real[np.ndarray, " n *event"],
     generated: Real[np.ndarray, " m *event"],
     statistics: Sequence[Statistic],
+    given: tuple[MeasuredStatistics, MeasuredStatistics] | None = None,
     *,
     seed: int = 0,
 ) -> tuple[Comparison, ...]:
@@ -263,9 +273,10 @@ def compare_statistics(
         real: Data that did not train the model.
         generated: New data from the model.
         statistics: From `statistics_for`.
+        given: Their values of real and of generated data, if they are measured already.
         seed: The seed of the ties.
     """
-    of_real, of_generated = measured(real, statistics), measured(generated, statistics)
+    of_real, of_generated = given or (measured(data, statistics) for data in (real, generated))
     return tuple(
         compare_scores(s.name, of_real[s.name], of_generated[s.name], label=s.label, seed=seed)
         for s in statistics

@@ -7,17 +7,19 @@ model the real data set is one more of them, so that what it shares with few of 
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Integer, Real
+from jaxtyping import Float, Integer, Real
 
 from analysis.arviz_figures import arviz_figure
 from analysis.canvas import BLUE, ORANGE, new_figure, tidy
 from analysis.counts import count_frequencies
+from analysis.draws import UndefinedCheckError
 from analysis.images import draw_datum, strip
-from analysis.pit import randomised_pit
 from analysis.vectors import is_long
+from pyro_vae.evidence.numbers import finite
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -35,7 +37,9 @@ LONGEST_NAME = 34
 MOST_ROOTS = 5_000
 
 # What is measured of a data set's statistics.
-TEST_STATISTICS: dict[str, Callable[..., Any]] = {"mean": np.mean, "sd": np.std}
+MEASURES: dict[str, Callable[..., Any]] = {"mean": np.mean, "spread": np.std}
+# Of more test statistics those furthest off are drawn.
+PANELS = 8
 
 
 def predictive_tree(
@@ -58,10 +62,7 @@ def predictive_tree(
     import xarray as xr
     from arviz_base import from_dict
 
-    shapes = {name: np.shape(values) for name, values in real.items()}
-    found = {name: np.shape(values)[1:] for name, values in generated.items()}
-    if not shapes or shapes != found:
-        raise ValueError(f"data sets must be of the real data's statistics {shapes}, got {found}.")
+    _check_alike(real, generated)
     tree = from_dict(
         {
             "observed_data": {name: np.asarray(v, np.float64) for name, v in real.items()},
@@ -83,18 +84,18 @@ def plot_distributions(tree: "xr.DataTree") -> "matplotlib.figure.Figure":
         tree: Of `predictive_tree`. What never varies is left out.
 
     Raises:
-        ValueError: If nothing varies.
+        UndefinedCheckError: If nothing varies.
     """
     import arviz_plots
 
     # Of what never varies there is no curve.
     names = [
         name
-        for name, values in tree["observed_data"].data_vars.items()
-        if np.ptp(values.values) > 0 or np.ptp(tree[GROUP][name].values) > 0
+        for name in map(str, tree["observed_data"].data_vars)
+        if any(np.ptp(np.asarray(tree[group][name])) > 0 for group in ("observed_data", GROUP))
     ]
     if not names:
-        raise ValueError(NOTHING_VARIES)
+        raise UndefinedCheckError(NOTHING_VARIES)
     figure = _quiet_figure(
         arviz_plots.plot_ppc_dist,
         tree,
@@ -113,94 +114,155 @@ def plot_distributions(tree: "xr.DataTree") -> "matplotlib.figure.Figure":
     return figure
 
 
-def _test_statistics(
-    values: Mapping[str, Real[np.ndarray, "*datasets n"]],
-) -> dict[str, dict[str, Any]]:
-    """Mean and standard deviation over the n data, of each data set.
+@dataclass(frozen=True)
+class DataSetCheck:
+    """T of the real data set among T of D data sets from the model.
 
-    Returns:
-        By name and by test statistic: a number, or one for each data set.
+    Args:
+        name: Of the statistic.
+        measure: What T is of the data set's statistics, "mean" or "spread", the standard deviation.
+        real: T of the real data set.
+        generated: T of each data set from the model.
+        p_value: 2 (1 + k) / (D + 1), at most 1, where k data sets lie at or beyond the real one on the
+            side with fewer. Under a true model it is below or at a with a probability of at most a.
     """
-    return {
-        name: {t: measure(v, axis=-1) for t, measure in TEST_STATISTICS.items()}
-        for name, v in values.items()
-    }
+
+    name: str
+    measure: str
+    real: float
+    generated: Float[np.ndarray, " datasets"]
+    p_value: float
+
+    @property
+    def deviations(self) -> float | None:
+        """(T(real) - mean T) / s.d. of T over data sets: how far off it is. None if none vary."""
+        spread = float(self.generated.std())
+        return finite((self.real - self.generated.mean()) / spread) if spread > 0 else None
+
+    @property
+    def outside(self) -> bool:
+        """Whether the real data set lies beyond all data sets from the model."""
+        return not self.generated.min() <= self.real <= self.generated.max()
+
+    def words(self) -> str:
+        """How far it is, and p: beyond all data sets the least that so many can give, an upper bound."""
+        far = "no data set varies" if self.deviations is None else f"{self.deviations:+.1f} s.d."
+        return f"{far}, p {'≤' if self.outside else '='} {self.p_value:.2g}"
 
 
-def test_statistic_p_values(
+@dataclass(frozen=True)
+class DataSetChecks:
+    """The checks of each statistic's mean and standard deviation over data sets.
+
+    Args:
+        checks: At least one.
+    """
+
+    checks: tuple[DataSetCheck, ...]
+
+    @property
+    def ranked(self) -> list[DataSetCheck]:
+        """Those that vary, the furthest off first."""
+        varying = [check for check in self.checks if check.deviations is not None]
+        return sorted(varying, key=lambda check: -abs(check.deviations or 0.0))
+
+    @property
+    def num_outside(self) -> int:
+        """How many real values lie beyond all data sets."""
+        return sum(check.outside for check in self.checks)
+
+    def summary(self) -> dict[str, Any]:
+        """Each real value, the mean and spread of the data sets', the distance, p, and a reading."""
+        return {
+            "data_sets": len(self.checks[0].generated),
+            "outside": self.num_outside,
+            "checks": {
+                f"{check.name}: {check.measure}": {
+                    "real": finite(check.real),
+                    "generated_mean": finite(check.generated.mean()),
+                    "generated_sd": finite(check.generated.std()),
+                    "deviations": check.deviations,
+                    "p_value": finite(check.p_value),
+                }
+                for check in self.checks
+            },
+            "reading": self.reading(),
+        }
+
+    def reading(self) -> str:
+        """How many real values lie beyond all data sets, how many chance puts there, and the furthest."""
+        datasets, count = len(self.checks[0].generated), len(self.checks)
+        text = (
+            f"{self.num_outside} of {count} means and spreads (standard deviations) of the real data's "
+            f"statistics lie beyond those of all {datasets} data sets from the model; of a true model "
+            f"{2 * count / (datasets + 1):.1f} would on average."
+        )
+        if self.ranked:
+            worst = self.ranked[0]
+            text += f" Furthest off is the {worst.measure} of {worst.name}: {worst.words()}."
+        return text
+
+
+def data_set_checks(
     real: Mapping[str, Real[np.ndarray, " n"]],
     generated: Mapping[str, Real[np.ndarray, "datasets n"]],
-    *,
-    seed: int = 0,  # noqa: PT028, by its name alone it looks like a test.
-) -> dict[str, dict[str, float]]:
-    """p = 2 min(u, 1 - u), u the PIT of T(real data) among T(each data set): a tail area, two-sided.
-
-    Exactly uniform under a true model, ties included: they are broken at random. With D data sets
-    it cannot be much below 2 / (D + 1).
+) -> DataSetChecks:
+    """T(real data) among T(data set), T the mean and the standard deviation of each statistic.
 
     Args:
         real: Of each statistic, the values of the n real data, which did not train the model.
         generated: The values of as many new data in each data set.
-        seed: The seed of how ties are broken.
 
     Returns:
-        By the name of the statistic and of the test statistic T, `mean` or `sd`, the standard deviation. Below
-        0.05 the model's data sets are unlike the real one in T; of many such p-values, 5 % are below
-        in any case.
+        Read the distance in standard deviations of data sets first: D data sets give no p-value below
+        2 / (D + 1), however far the real one is off.
+
+    Raises:
+        ValueError: If the names or the numbers of data differ, or there are none.
 
     References:
         Posterior Predictive Assessment of Model Fitness via Realized Discrepancies (Gelman, Meng &
         Stern, 1996), https://www3.stat.sinica.edu.tw/statistica/j6n4/j6n41/j6n41.htm
     """
-    observed, replicated = _test_statistics(real), _test_statistics(generated)
-    p_values: dict[str, dict[str, float]] = {}
-    for name, measured in observed.items():
-        p_values[name] = {}
-        for t, value in measured.items():
-            pit = randomised_pit(np.atleast_1d(value), replicated[name][t], seed=seed)
-            p_values[name][t] = float(2 * min(pit[0], 1 - pit[0]))
-    return p_values
+    _check_alike(real, generated)
+    checks = []
+    for name, values in real.items():
+        for measure, function in MEASURES.items():
+            t = float(function(np.asarray(values, np.float64)))
+            sets = function(np.asarray(generated[name], np.float64), axis=-1)
+            beyond = min(int((sets <= t).sum()), int((sets >= t).sum()))
+            p_value = min(1.0, 2 * (1 + beyond) / (1 + len(sets)))
+            checks.append(DataSetCheck(name, measure, t, sets, p_value))
+    return DataSetChecks(tuple(checks))
 
 
-# pytest must not take it for a test.
-test_statistic_p_values.__test__ = False  # type: ignore[attr-defined]
-
-
-def plot_test_statistics(tree: "xr.DataTree", *, seed: int = 0) -> "matplotlib.figure.Figure":
-    """Mean and standard deviation of each statistic over data sets, by `arviz_plots.plot_ppc_tstat`.
+def plot_test_statistics(found: DataSetChecks) -> "matplotlib.figure.Figure":
+    """Mean and standard deviation of statistics over data sets, by `arviz_plots.plot_ppc_tstat`.
 
     The curve is the ECDF over data sets, and where the real data's line crosses it is the share of
-    data sets below. Above each panel stands the p-value of `test_statistic_p_values`. What is the
+    data sets below. Of more than eight those furthest off are drawn, the furthest first. What is the
     same in all data sets is left out.
 
     Args:
-        tree: Of `predictive_tree`.
-        seed: The seed of how ties are broken.
+        found: Of `data_set_checks`.
 
     Raises:
-        ValueError: If nothing varies.
+        UndefinedCheckError: If nothing varies.
     """
     import arviz_plots
 
-    real = {str(name): v.values for name, v in tree["observed_data"].data_vars.items()}
-    generated = {str(name): v.values[0] for name, v in tree[GROUP].data_vars.items()}
-    p_values = test_statistic_p_values(real, generated, seed=seed)
-    observed, replicated = _test_statistics(real), _test_statistics(generated)
+    shown = found.ranked[:PANELS]
+    if not shown:
+        raise UndefinedCheckError(NOTHING_VARIES)
     # Each is measured already: as a "statistic" of data sets of one datum it is its own mean.
-    points, draws, markers = {}, {}, []
-    for name, measured in observed.items():
-        for t, value in measured.items():
-            sets = replicated[name][t]
-            if np.ptp(sets) > 0:
-                title = f"{name[:LONGEST_NAME]}\n{t}: p = {p_values[name][t]:.2g}"
-                points[title], draws[title] = np.atleast_1d(value), sets[:, None]
-                markers.append(float(value))
-    if not points:
-        raise ValueError(NOTHING_VARIES)
+    titles = [f"{c.name[:LONGEST_NAME]}: {c.measure}\n{c.words()}" for c in shown]
     figure = _quiet_figure(
         arviz_plots.plot_ppc_tstat,
-        predictive_tree(points, draws),
-        panels=len(points),
+        predictive_tree(
+            {title: np.array([c.real]) for title, c in zip(titles, shown, strict=True)},
+            {title: c.generated[:, None] for title, c in zip(titles, shown, strict=True)},
+        ),
+        panels=len(shown),
         t_stat="mean",
         kind="ecdf",
         visuals={
@@ -210,11 +272,14 @@ def plot_test_statistics(tree: "xr.DataTree", *, seed: int = 0) -> "matplotlib.f
             "remove_axis": False,
         },
     )
-    for ax, marker in zip(figure.axes, markers, strict=False):
-        ax.axvline(marker, color=ORANGE, linewidth=1.6)
-    _key(figure, "data sets from the model", "the real data")
+    for ax, check in zip(figure.axes, shown, strict=False):
+        ax.axvline(check.real, color=ORANGE, linewidth=1.6)
+    datasets, count = len(shown[0].generated), len(found.checks)
+    _key(figure, f"ECDF over {datasets} data sets from the model", "the real data set")
+    some = f"; the {len(shown)} furthest off" if len(shown) < count else ""
     figure.suptitle(
-        "ECDF over data sets from the model: a real value at either end, and a small p, is a misfit"
+        f"Is the real data set one among the model's? {found.num_outside} of {count} means and spreads "
+        f"lie beyond all{some}"
     )
     return figure
 
@@ -289,14 +354,14 @@ def plot_prior_predictive(
         trained: New data of the trained model.
         limits: The values drawn black and white; the least and greatest of the real data, if None.
     """
-    rows = {"data": real, "untrained": untrained, "trained": trained}
+    rows = {"data": real, "before\ntraining": untrained, "after\ntraining": trained}
     if is_long(real.shape[1:]):
         figure = new_figure(10.0, 3.8)
         panels = figure.subplots(1, 3, sharex=True, sharey=True)
         for ax, (name, data) in zip(panels, rows.items(), strict=True):
             ordered = -np.sort(-data[:IMAGES].astype(np.float64), axis=1)
             ax.plot(np.arange(1, ordered.shape[1] + 1), ordered.T, color=BLUE, linewidth=0.8)
-            ax.set(title=name, xscale="log", xlabel="rank of the element")
+            ax.set(title=name.replace("\n", " "), xscale="log", xlabel="rank of the element")
             ax.set_yscale("symlog", linthresh=1)
         panels[0].set_ylabel("its value")
         tidy(panels, grid="both")
@@ -345,14 +410,21 @@ def plot_same_image(
     return figure
 
 
+def _check_alike(real: Mapping[str, np.ndarray], generated: Mapping[str, np.ndarray]) -> None:
+    shapes = {name: np.shape(values) for name, values in real.items()}
+    found = {name: np.shape(values)[1:] for name, values in generated.items()}
+    if not shapes or shapes != found:
+        raise ValueError(f"data sets must be of the real data's statistics {shapes}, got {found}.")
+
+
 def _rows(
     rows: Mapping[str, np.ndarray], limits: tuple[float, float]
 ) -> "matplotlib.figure.Figure":
     columns = min(IMAGES, max(len(data) for data in rows.values()))
-    figure = new_figure(max(columns + 1.0, 8.0), 1.05 * len(rows) + 0.7)
+    figure = new_figure(max(columns + 1.2, 8.0), 1.05 * len(rows) + 0.7)
     cells = figure.subplots(len(rows), columns, squeeze=False)
     for line, (name, data) in zip(cells, rows.items(), strict=True):
-        line[0].set_ylabel(name, rotation="horizontal", ha="right", va="center")
+        line[0].set_ylabel(name, rotation="horizontal", ha="right", va="center", labelpad=8)
         for ax, datum in zip(line, data, strict=False):
             draw_datum(ax, datum, limits)
     for ax in cells.flat:

@@ -93,6 +93,8 @@ def plot_profiles(checks: Checks) -> "matplotlib.figure.Figure":
     Args:
         checks: From `predictive_checks`.
     """
+    from matplotlib.ticker import MaxNLocator
+
     profiles = checks.profiles
     if len(profiles) == 1 and is_long(profiles[0].t.shape):
         return _plot_elements(profiles[0])
@@ -108,6 +110,7 @@ def plot_profiles(checks: Checks) -> "matplotlib.figure.Figure":
             ax.plot(places, mean, color=colour, label=name, marker="o", ms=3)
         ax.axvline(profile.worst, color=GREY, ls=":", lw=1)
         ax.set_xlabel(profile.label)
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         ax.set_title(
             f"{_name(profile.name)}: furthest off at {profile.worst} (dotted),\n"
             f"{profile.t[profile.worst]:+.1f} standard errors, p {p_text(profile.p_value)}",

@@ -151,8 +151,9 @@ def run(options: argparse.Namespace) -> None:
 def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> None:
     """Make the sections of one run, then write them."""
     trained = opened(options, options.runs[0])
-    from analysis.diagnosis import UNDEFINED, Steps, Subject
+    from analysis.diagnosis import Steps, Subject
     from analysis.diagnosis_sections import SECTIONS as MAKERS
+    from analysis.draws import UndefinedCheckError
 
     rows = fixed(trained, options)
     print(f"{trained.data.description}\n{trained.directory.path}/", flush=True)
@@ -162,6 +163,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     sections: dict[str, Section] = {}
     records: dict[str, Any] = {}
     files: dict[str, bytes] = {}
+    captions: dict[str, str] = {}
     seconds: dict[str, float] = {}
     with closing(Steps({s for each in steps.values() for s in each}, visible=True)) as step:
         subject = Subject(
@@ -179,21 +181,22 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
             begun = time.perf_counter()
             try:
                 found = sections[name] = MAKERS[name].make(subject)
-            except UNDEFINED as error:
+            except UndefinedCheckError as error:
                 # Asked for by name, it is an error; otherwise the run just has no such thing.
                 if options.sections:
                     raise
                 records[name] = {"left_out": in_one_line(error)}
             else:
                 with step(f"{name}: figures"):
-                    pictures = {f"{name}_{key}.png": png(f) for key, f in found.figures.items()}
-                files |= pictures
-                records[name] = {**found.record, "figures": sorted(pictures)}
+                    files |= {f"{name}_{key}.png": png(f) for key, f in found.figures.items()}
+                captions |= {f"{name}_{key}.png": text for key, text in found.captions.items()}
+                records[name] = found.record
             step.finish(steps[name])
             seconds[name] = time.perf_counter() - begun
     record = {
         **about(trained, options, rows),
         **records,
+        "figures": captions,
         "n_train": len(trained.data.train),
         "data_sets": subject.data_sets,
         "seconds": {

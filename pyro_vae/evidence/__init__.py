@@ -10,7 +10,8 @@ from pyro_vae.evidence.annealed_importance_sampling import (
 from pyro_vae.evidence.evaluation import Evaluation, evaluate, fixed_rows
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
 from pyro_vae.evidence.inference_gaps import InferenceGaps, inference_gaps
-from pyro_vae.evidence.local_guide import NoEncoderError, refined
+from pyro_vae.evidence.local_gradient import NoLocalGuideError
+from pyro_vae.evidence.local_guide import refined
 from pyro_vae.evidence.two_sided import TwoSidedCheck, two_sided_check
 
 __all__ = [
@@ -18,7 +19,7 @@ __all__ = [
     "Evaluation",
     "ImportanceWeighting",
     "InferenceGaps",
-    "NoEncoderError",
+    "NoLocalGuideError",
     "TwoSidedCheck",
     "annealed_importance_sampling",
     "evaluate",

@@ -237,7 +237,7 @@ def inference_gaps(
         progress: Show a bar.
 
     Raises:
-        NoEncoderError: If the program's posterior has no encoder; a ValueError.
+        NoLocalGuideError: If the program's posterior has no encoder, or its draws no gradient; a ValueError.
         ValueError: If `log_evidence` is not one finite number for each datum, `steps` is below 3,
             `num_samples` below 2, or another option is out of its range.
 

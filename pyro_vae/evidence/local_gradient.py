@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 _TOLERANCE = 1e-4
 
 
+class NoLocalGuideError(ValueError):
+    """The guide cannot be fitted to a datum: it has no encoder to replace, or draws without a gradient."""
+
+
 class Rows(nn.Module):
     """An encoder that gives row i of its parameters for row i of the data, whatever these are.
 
@@ -101,7 +105,7 @@ class LocalGradient:
             elbo = terms.log_likelihood.mean(0)
             for site, log_posterior in terms.guide_sites.items():
                 if not distribution_at(terms.guide_trace, site).has_rsample:
-                    raise ValueError(
+                    raise NoLocalGuideError(
                         f"a local guide needs draws with a gradient, but site {site!r} has no rsample."
                     )
                 kl = terms.closed_form_kl(site)

@@ -13,15 +13,11 @@ from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.evaluating import evaluating, seed_apart
-from pyro_vae.evidence.local_gradient import LocalGradient, Rows
+from pyro_vae.evidence.local_gradient import LocalGradient, NoLocalGuideError, Rows
 from pyro_vae.log_densities import log_densities
 
 # The draws on which a datum's refined parameters are compared with the encoder's.
 _CHOICE_DRAWS = 128
-
-
-class NoEncoderError(ValueError):
-    """The program has no encoder at `posterior.encoder` that a datum's own parameters could replace."""
 
 
 def refined(
@@ -68,7 +64,7 @@ def refined(
         progress: Show a bar.
 
     Raises:
-        NoEncoderError: If the program's posterior has no encoder; a ValueError.
+        NoLocalGuideError: If the program's posterior has no encoder, or its draws no gradient; a ValueError.
         ValueError: If there are no data, an option is out of its range, or, from the guide, if it is
             called with data that are not among `x`.
 
@@ -181,7 +177,7 @@ class Table(nn.Module):
 def _local_copy(vae: Any) -> tuple[Any, Any]:
     """A copy of the program with a posterior of its own, and the module in it that owns the encoder."""
     if getattr(vae, "posterior", None) is None:
-        raise NoEncoderError(
+        raise NoLocalGuideError(
             f"a local guide needs a program with a posterior, got a {type(vae).__name__} without."
         )
     program = copy.deepcopy(vae)
@@ -191,7 +187,7 @@ def _local_copy(vae: Any) -> tuple[Any, Any]:
     while not isinstance(getattr(owner, "encoder", None), nn.Module):
         owner = getattr(owner, "posterior", None)
         if owner is None:
-            raise NoEncoderError(
+            raise NoLocalGuideError(
                 "a local guide replaces the posterior's encoder, but "
                 f"{type(vae.posterior).__name__} has none at `posterior.encoder`."
             )

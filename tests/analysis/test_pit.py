@@ -62,7 +62,7 @@ def test_the_count_below_a_level_is_beta_binomial():
 @pytest.mark.parametrize("m", [60, 240])
 def test_a_true_model_is_rejected_at_the_nominal_rate(exact, m):
     """Ink of 64 binary pixels takes few values: it ties."""
-    n, repetitions = 80, 300
+    n, repetitions = 80, 200
     real = ink(exact.draw(n * repetitions, seed=7)).reshape(repetitions, n)
     new = ink(new_data(exact.vae(), exact.draw(1, seed=0), m * repetitions, seed=8).x)
     new = new.reshape(repetitions, m)
@@ -131,6 +131,32 @@ def test_a_collapsed_mixture_and_shifted_data_are_found():
     assert collapsed.p_value < 1e-3
     assert check(gaussian, gaussian.vae(), ink, shift=0.15).departure == "too low"
     assert check(gaussian, gaussian.vae(), ink, shift=-0.15).departure == "too high"
+
+
+@pytest.mark.parametrize(
+    ("shift", "scale", "departure"),
+    [
+        (0.5, 1.0, "too low"),
+        (-0.5, 1.0, "too high"),
+        # Nearly all PITs are in one tail.
+        (-3.0, 1.0, "too high"),
+        (3.0, 0.5, "too low"),
+        (0.0, 2.0, "too narrow"),
+        (0.0, 0.5, "too wide"),
+        (0.5, 2.0, "too low and too narrow"),
+        (-0.2, 0.5, "too high and too wide"),
+    ],
+)
+def test_a_shift_is_no_wrong_width(shift, scale, departure):
+    rng = np.random.default_rng(1)
+    real, new = rng.normal(size=(2, 2000))
+    found = pit_check("t", shift + scale * real, new, seed=0)
+    assert found.departure == departure
+    if scale == 1:
+        assert "varies" not in found.reading()
+    if " and " in departure:
+        assert "is too" in found.reading()
+        assert " and varies too" in found.reading()
 
 
 def test_too_wide_and_another_form_are_named():

@@ -1,24 +1,24 @@
 """Data sets from the model beside the real one: what ArviZ draws, and p-values that are calibrated."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy.stats import binom
 
-from analysis.draws import new_data
+from analysis.draws import UndefinedCheckError, new_data
 from analysis.exact_models import LinearGaussian
 from analysis.predictive_figures import (
+    data_set_checks,
     plot_distributions,
     plot_prior_predictive,
     plot_rootogram,
     plot_same_image,
     plot_test_statistics,
     predictive_tree,
-    test_statistic_p_values,
 )
 
 pytestmark = pytest.mark.arviz
-
-p_values = test_statistic_p_values
 
 
 def ink(x):
@@ -43,26 +43,51 @@ def statistics():
 
 
 def test_a_true_model_is_rejected_at_the_nominal_rate_and_false_ones_are_found():
+    """With 39 data sets p takes the values 0.05, 0.1 and so on, and is at most a with probability a."""
     exact, n, datasets, repetitions = LinearGaussian(), 10, 39, 200
     real = ink(exact.draw(n * repetitions, seed=1).numpy()).reshape(repetitions, n)
     new = ink(replicated(exact.vae(), exact.draw(1, seed=0), datasets * repetitions, n, seed=2))
-    rejected = {"mean": 0, "sd": 0}
-    for seed, (values, sets) in enumerate(
-        zip(real, new.reshape(repetitions, datasets, n), strict=True)
-    ):
-        found = p_values({"ink": values}, {"ink": sets}, seed=seed)["ink"]
-        rejected = {t: rejected[t] + (p < 0.05) for t, p in found.items()}
-    low, high = binom.ppf([1e-4, 1 - 1e-4], repetitions, 0.05)
-    assert all(low <= count <= high for count in rejected.values())
-    for fault, t in (({"collapsed": True}, "sd"), ({"noise_ratio": 3.0}, "sd")):
-        sets = ink(replicated(exact.vae(**fault), exact.draw(1, seed=0), 3999, 30, seed=2))
-        assert p_values({"ink": real[:3].ravel()}, {"ink": sets})["ink"][t] < 1e-3
+    p = np.array(
+        [
+            [check.p_value for check in data_set_checks({"ink": values}, {"ink": sets}).checks]
+            for values, sets in zip(real, new.reshape(repetitions, datasets, n), strict=True)
+        ]
+    )
+    assert p.min() == pytest.approx(0.05)
+    for level in (0.05, 0.5):
+        low, high = binom.ppf([1e-4, 1 - 1e-4], repetitions, level)
+        assert ((low <= (p <= level + 1e-9).sum(0)) & ((p <= level + 1e-9).sum(0) <= high)).all()
+    for false in (exact.vae(collapsed=True), exact.vae(noise_ratio=3.0)):
+        sets = ink(replicated(false, exact.draw(1, seed=0), 3999, 30, seed=2))
+        _, deviation = data_set_checks({"ink": real[:3].ravel()}, {"ink": sets}).checks
+        assert deviation.p_value < 1e-3
+        assert deviation.deviations is not None
+        assert abs(deviation.deviations) > 3
 
 
-def test_ties_of_a_discrete_test_statistic_do_not_reject():
-    constant = {"t": np.ones(5)}, {"t": np.ones((9, 5))}
-    found = [p_values(*constant, seed=seed)["t"]["mean"] for seed in range(200)]
-    assert np.mean(found) == pytest.approx(0.5, abs=0.1)
+def test_how_far_it_is_comes_first_and_p_is_the_bound_that_is_certain():
+    generated = {"ink": np.arange(20.0)[:, None] * np.ones((20, 5))}
+    (mean, deviation) = data_set_checks({"ink": np.full(5, 100.0)}, generated).checks
+    off = (100 - 9.5) / np.std(np.arange(20))
+    assert mean.deviations == pytest.approx(off)
+    assert mean.words() == f"{off:+.1f} s.d., p ≤ {2 / 21:.2g}"
+    assert (mean.outside, deviation.outside) == (True, False)
+    # Of a tie on both sides nothing is said.
+    assert (deviation.p_value, deviation.deviations) == (1.0, None)
+    (mean, _) = data_set_checks({"ink": np.full(5, 17.5)}, generated).checks
+    assert mean.p_value == pytest.approx(2 * 3 / 21)
+    assert mean.words().endswith("p = 0.29")
+
+
+def test_a_summary_is_plain_and_names_the_furthest(statistics):
+    real, generated = statistics
+    real["ink"] = real["ink"] + 3
+    found = data_set_checks(real, generated)
+    summary = found.summary()
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary["data_sets"] == 20
+    assert "lie beyond those of all 20 data sets" in summary["reading"]
+    assert f"the mean of ink: {found.ranked[0].words()}" in summary["reading"]
 
 
 def test_a_tree_has_the_dimensions_that_arviz_reads(statistics):
@@ -93,27 +118,27 @@ def test_distributions_are_the_ecdfs_of_the_real_and_the_new_data(words, statist
     assert not pyplot.get_fignums()
 
 
-def test_test_statistics_stand_with_our_p_values(words, statistics):
+def test_test_statistics_stand_with_their_distance_and_p(words, statistics):
     from matplotlib import pyplot
 
-    real, generated = statistics
-    found = p_values(real, generated)
-    axes, text = words(plot_test_statistics(predictive_tree(real, generated)))
+    found = data_set_checks(*statistics)
+    axes, text = words(plot_test_statistics(found))
     assert "constant" not in text
-    for name in ("ink", "counts"):
-        for t in ("mean", "sd"):
-            assert f"{name}\n{t}: p = {found[name][t]:.2g}" in text
-    assert axes[0].lines[-1].get_xdata()[0] == pytest.approx(real["ink"].mean())
-    x = np.asarray(axes[1].lines[0].get_xdata(), np.float64)
-    assert np.nanmax(x[np.isfinite(x)]) == pytest.approx(generated["ink"].std(1).max())
+    assert len(found.ranked) == 4
+    for ax, check in zip(axes, found.ranked, strict=True):
+        assert f"{check.name}: {check.measure}\n{check.words()}" in text
+        assert ax.lines[-1].get_xdata()[0] == pytest.approx(check.real)
+        x = np.asarray(ax.lines[0].get_xdata(), np.float64)
+        assert np.nanmax(x[np.isfinite(x)]) == pytest.approx(check.generated.max())
     assert not pyplot.get_fignums()
 
 
 def test_nothing_that_varies_is_nothing_to_draw():
-    tree = predictive_tree({"t": np.ones(3)}, {"t": np.ones((4, 3))})
-    for plot in (plot_distributions, plot_test_statistics):
-        with pytest.raises(ValueError, match="no statistic varies"):
-            plot(tree)
+    nothing = {"t": np.ones(3)}, {"t": np.ones((4, 3))}
+    with pytest.raises(UndefinedCheckError, match="no statistic varies"):
+        plot_distributions(predictive_tree(*nothing))
+    with pytest.raises(UndefinedCheckError, match="no statistic varies"):
+        plot_test_statistics(data_set_checks(*nothing))
 
 
 @pytest.mark.parametrize("rate", [2, 300])
@@ -136,10 +161,10 @@ def test_a_rootogram_marks_the_frequencies_of_counts(words, rate):
 @pytest.mark.parametrize("shape", [(1, 8, 8), (9,), (200,)])
 def test_data_stand_beside_new_data_and_replicates(words, shape):
     rng = np.random.default_rng(0)
-    real, untrained, trained = rng.poisson(3, (3, 12, *shape))
+    real, untrained, trained = rng.poisson(3, (3, 4, *shape))
     axes, text = words(plot_prior_predictive(real, untrained, trained))
-    assert all(name in text for name in ("data", "untrained", "trained"))
-    replicates = rng.poisson(3, (6, 12, *shape))
+    assert all(name in text.replace("\n", " ") for name in ("before training", "after training"))
+    replicates = rng.poisson(3, (2, 4, *shape))
     axes, text = words(plot_same_image(real, replicates))
     assert "Descriptive only: they fail a calibrated test even for a true model" in text
     if shape == (1, 8, 8):

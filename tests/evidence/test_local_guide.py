@@ -12,7 +12,7 @@ from torch import nn
 
 from pyro_vae import networks, posteriors, priors
 from pyro_vae.evaluating import evaluating
-from pyro_vae.evidence import NoEncoderError, importance_weighting, local_gradient, refined
+from pyro_vae.evidence import NoLocalGuideError, importance_weighting, local_gradient, refined
 from pyro_vae.evidence.local_guide import Table
 from pyro_vae.log_densities import log_densities
 from pyro_vae.model import VAE, build
@@ -258,10 +258,12 @@ def test_the_compiled_refinement_is_the_eager_one(caplog):
 
 def test_a_posterior_without_an_encoder_is_refused(linear_gaussian):
     case = linear_gaussian(n=3)
-    with pytest.raises(NoEncoderError, match=r"LinearPosterior has none at `posterior\.encoder`"):
+    with pytest.raises(
+        NoLocalGuideError, match=r"LinearPosterior has none at `posterior\.encoder`"
+    ):
         refined(case.vae, case.x, steps=1)
     with pytest.raises(
-        NoEncoderError, match="needs a program with a posterior, got a Linear without"
+        NoLocalGuideError, match="needs a program with a posterior, got a Linear without"
     ):
         refined(nn.Linear(2, 2), case.x, steps=1)
 

@@ -112,8 +112,10 @@ def test_what_it_leaves(trained, diagnosed):
     assert {name: after[name] for name in before} == before
     found = record(run)
     assert [name for name in found if name in SECTIONS] == SECTIONS
-    figures = {name for section in SECTIONS for name in found[section]["figures"]}
-    assert {path.name for path in (run / "diagnosis").iterdir()} == {*figures, "diagnosis.json"}
+    captions = found["figures"]
+    assert {path.name for path in (run / "diagnosis").iterdir()} == {*captions, "diagnosis.json"}
+    assert all(caption.endswith("?") for caption in captions.values())
+    assert len(set(captions.values())) == len(captions)
     for path in (run / "diagnosis").glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
     for name in SECTIONS:
@@ -132,7 +134,14 @@ def test_what_it_leaves(trained, diagnosed):
     assert found["checkpoint_sha256"] == before["checkpoint.pt"]
     assert {"torch", "pyro", "git_commit", "arviz_stats", "device", "n_train"} <= found.keys()
     assert found["seconds"]["sections"].keys() == set(SECTIONS)
+    for name in ("calibration", "pit"):
+        assert 0 < found[name]["elements"]["p_value_against_model"] <= 1
     words = " ".join(screen.split())
+    assert "p-value against the model's own data" in words
+    # Statistics and scores have their plain names where a person reads.
+    assert "_" not in words.partition("/digits/")[2].replace("p(x_i | x_-i)", "").replace(
+        "inference_gaps", ""
+    ).replace(str(run), "")
     for section in SECTIONS:
         for part in found[section].values():
             if isinstance(part, dict) and "reading" in part:
@@ -149,7 +158,7 @@ def test_one_seed_gives_the_same_bits_and_another_gives_others(diagnosed, run):
     # Whatever other sections there are.
     for name in ("elbo", "pit"):
         assert again[name] == whole[name]
-        for figure in again[name]["figures"]:
+        for figure in (figure for figure in again["figures"] if figure.startswith(name)):
             one, two = (folder / "diagnosis" / figure for folder in (run, diagnosed[0]))
             assert one.read_bytes() == two.read_bytes()
     # What is of the former diagnosis is gone.
@@ -157,7 +166,7 @@ def test_one_seed_gives_the_same_bits_and_another_gives_others(diagnosed, run):
     assert record(run)["pit"] != whole["pit"]
     assert not {"elbo", "guide"} & record(run).keys()
     names = {path.name for path in (run / "diagnosis").iterdir()}
-    assert names == {*record(run)["pit"]["figures"], "diagnosis.json"}
+    assert names == {*record(run)["figures"], "diagnosis.json"}
 
 
 def test_the_bar_names_every_step_and_ends_full(run, monkeypatch):
@@ -227,7 +236,7 @@ def test_other_data_and_other_guides(tmp_path, capsys, name):
     for section in SECTIONS:
         assert found[section]["reading"]
     if name == "counts":
-        assert "predictive_rootogram.png" in found["predictive"]["figures"]
+        assert "predictive_rootogram.png" in found["figures"]
     if name in DATA:
         assert found["calibration"]["elements"]["p_value"] is not None
     if name in ("one_hot", "flow"):
@@ -265,6 +274,18 @@ def build(*arguments, **options):
     vae = model.build(*arguments, **options)
     return Two(vae.prior, vae.likelihood, vae.posterior)
 '''
+
+
+def test_a_mistake_is_not_taken_for_an_absent_part(run, capsys, monkeypatch):
+    """What a program does not have is an `UndefinedCheckError`; anything else ends the program."""
+
+    def broken(*arguments, **options):
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr(diagnosis_sections, "elbo_terms", broken)
+    assert main(run, *TINY, "--sections", "elbo") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "diagnose.py: error: a mistake"
+    assert not (run / "diagnosis").exists()
 
 
 def test_several_latent_sites(tmp_path, capsys):
@@ -312,6 +333,39 @@ def test_a_wrong_option_is_one_line(run, capsys, options, says):
     assert says in line
     assert len(line) < 600
     assert not (run / "diagnosis").exists()
+
+
+@pytest.mark.parametrize("name", ["diagnose", "evaluate"])
+def test_every_option_refuses_wrong_words_in_one_line(run, tmp_path, capsys, name):
+    """An option that does not take any words is told one."""
+    program = runpy.run_path(str(ROOT / "scripts" / f"{name}.py"))
+    before = hashes(tmp_path)
+    tried = 0
+    for action in program["parser"]()._actions:
+        if not action.option_strings or action.dest == "help":
+            continue
+        option = action.option_strings[-1]
+        if action.nargs == 0:
+            wrong = [[f"{option}=yes"]]
+        elif action.choices is not None:
+            wrong = [[option, "nonsense"], [option, ""], [option]]
+        elif action.type is Path or action.type is None:
+            wrong = [[option]]
+        else:
+            wrong = [[option, word] for word in ("nonsense", "nan", "-1", "1e400", "")] + [
+                [option]
+            ]
+        for words in wrong:
+            capsys.readouterr()
+            assert program["main"]([str(run), *words]) == 2, words
+            found = capsys.readouterr()
+            (line,) = found.err.strip().splitlines()
+            assert line.startswith(f"{name}.py: error: "), words
+            assert option in line, words
+            assert found.out == ""
+            tried += 1
+    assert tried > 10
+    assert hashes(tmp_path) == before
 
 
 def test_a_wrong_run_is_one_line(run, tmp_path, capsys, monkeypatch):

@@ -162,10 +162,13 @@ class Calibration:
             f"In doubtful elements forecast and observed shares differ by {self.doubtful_error:.3f} "
             f"({self.doubtful_error_by_chance:.3f} by chance; at most {LARGEST_ERROR} is fine)."
         )
+        # What is forecast as all but certain has no weight among the doubtful, and may be wrong.
+        if self.error > max(self.doubtful_error, LARGEST_ERROR):
+            what += f" Over all elements, the certain ones among them, they differ by {self.error:.3f}."
         if self.p_value >= LEVEL:
             verdict = f"Calibrated as far as {self.n} images show, p = {self.p_value:.2g}."
         else:
-            small = " by little" if self.doubtful_error <= LARGEST_ERROR else ""
+            small = " by little" if max(self.doubtful_error, self.error) <= LARGEST_ERROR else ""
             direction = _direction(self.sharpness_t)
             how = f": {direction}" if direction else ""
             verdict = f"Not calibrated{small}, p = {self.p_value:.2g}{how}."

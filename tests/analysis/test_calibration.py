@@ -354,10 +354,10 @@ def test_isotonic_forecasts_are_ours(words):
 def test_certain_forecasts_that_are_wrong_are_not_off_by_little():
     rng = np.random.default_rng(0)
     # A tenth of the elements is in doubt and right; of the others, all but certain, 30 % are wrong.
-    probability = np.full((200, 20), 0.999)
+    probability = np.full((1500, 20), 0.999)
     probability[:, :2] = 0.5
     truth = np.where(probability == 0.5, 0.5, 0.7)
-    result = calibration(probability, (rng.random((200, 20)) < truth).astype(float), num_flips=199)
+    result = calibration(probability, (rng.random((1500, 20)) < truth).astype(float), num_flips=99)
     assert result.doubtful_error < 0.02
     assert "by little" not in result.reading()
     assert f"they differ by {result.error:.3f}" in result.reading()

@@ -362,3 +362,6 @@ def test_certain_forecasts_that_are_wrong_are_not_off_by_little():
     assert "by little" not in result.reading()
     assert f"they differ by {result.error:.3f}" in result.reading()
     assert result.error > 0.25
+    # The map shows them, too: that many events are no rare ones.
+    assert result.elements.left_out == 0
+    assert result.elements.fails.sum() == 18

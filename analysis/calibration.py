@@ -47,6 +47,8 @@ EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.9
 # A bin, or an element of the map, with a smaller expected variance sum p (1 - p) has too few events.
 LEAST_BIN_VARIANCE = 20.0
 LEAST_ELEMENT_VARIANCE = 5.0
+# Unless so many times as much came: where five events at most are expected, twenty are no chance.
+MANY_EVENTS = 4.0
 
 # p-values below this are a failure, and errors in doubtful elements above that one are worth a repair.
 LEVEL = 0.05
@@ -162,10 +164,13 @@ class Calibration:
             f"In doubtful elements forecast and observed shares differ by {self.doubtful_error:.3f} "
             f"({self.doubtful_error_by_chance:.3f} by chance; at most {LARGEST_ERROR} is fine)."
         )
+        # What is forecast as all but certain has no weight among the doubtful, and may be wrong.
+        if self.error > max(self.doubtful_error, LARGEST_ERROR):
+            what += f" Over all elements, the certain ones among them, they differ by {self.error:.3f}."
         if self.p_value >= LEVEL:
             verdict = f"Calibrated as far as {self.n} images show, p = {self.p_value:.2g}."
         else:
-            small = " by little" if self.doubtful_error <= LARGEST_ERROR else ""
+            small = " by little" if max(self.doubtful_error, self.error) <= LARGEST_ERROR else ""
             direction = _direction(self.sharpness_t)
             how = f": {direction}" if direction else ""
             verdict = f"Not calibrated{small}, p = {self.p_value:.2g}{how}."
@@ -250,6 +255,7 @@ def calibration(
         field = residual[:pairs] - (own_x - own_p)
         expected = (variance[:pairs] + own_p * (1 - own_p)).sum(0)
         suffix = ",\ndata less the model's own"
+    many = np.square(field).sum(0) >= MANY_EVENTS * LEAST_ELEMENT_VARIANCE
     flips = sign_flips(scores, seed=seed, num_flips=num_flips)
     band = forecast + bootstrap_interval(off, count, seed=seed)
     # E|sum of centred contributions|, as for a normal sum.
@@ -284,7 +290,7 @@ def calibration(
             f"observed - forecast share{suffix}",
             seed=seed,
             least_variance=expected.reshape(probability.shape[1:]),
-            keep=(expected >= LEAST_ELEMENT_VARIANCE).reshape(probability.shape[1:]),
+            keep=(many | (expected >= LEAST_ELEMENT_VARIANCE)).reshape(probability.shape[1:]),
             num_flips=num_flips,
         ),
         trusted=trusted,

@@ -17,7 +17,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from pyro_vae.evaluating import evaluating
+from pyro_vae.evaluating import evaluating, seed_apart
 from pyro_vae.inference_data import unconditioned
 from pyro_vae.log_densities import LogDensities, distribution_at, log_densities
 
@@ -45,6 +45,8 @@ class NewData:
 def new_data(vae: Any, like: Real[Tensor, " _ *event"], n: int, *, seed: int) -> NewData:
     """n new data from the model.
 
+    The random stream is apart from the guide's under the same seed: a code is not one of its draws.
+
     Args:
         vae: A program with `model(x)`, one latent site and the observed site `"x"`.
         like: A datum or more in the likelihood's support: of it the model reads shape and device.
@@ -54,7 +56,7 @@ def new_data(vae: Any, like: Real[Tensor, " _ *event"], n: int, *, seed: int) ->
     site = latent_site(vae)
     size = block_size(like, 1)
     codes, data = [], []
-    with evaluating(vae, seed=seed):
+    with evaluating(vae, seed=seed_apart(seed, "new data")):
         for start in range(0, n, size):
             block = as_floats(like[:1]).expand(min(size, n - start), *like.shape[1:])
             trace = poutine.trace(unconditioned(vae.model)).get_trace(block)

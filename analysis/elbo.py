@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from pyro_vae.evidence import Evaluation
 from pyro_vae.evidence.numbers import finite, standard_error
-from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
+from pyro_vae.statistics import ACTIVE_VARIANCE, EQUAL_SHARE, unit_activity
 
 # Of a summary: the smallest, the quartiles with the tails' ends, the largest.
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -50,11 +50,12 @@ class ElboTerms:
     ) -> dict[str, tuple[Int[np.ndarray, " worst"], Int[np.ndarray, " best"]]]:
         """The rows with the worst and with the best of each term, the most extreme first.
 
-        The worst rate is the highest: so many nats a datum costs.
+        The worst rate is the highest: so many nats a datum costs. What is no number is worst of all.
         """
         found = {}
         for name, values in self.terms.items():
-            order = np.argsort(-values if name == "rate" else values, kind="stable")
+            good = -values if name == "rate" else values
+            order = np.lexsort((good, ~np.isnan(good)))
             found[name] = (order[:count], order[::-1][:count])
         return found
 
@@ -87,11 +88,18 @@ class ElboTerms:
             return f"Not to be read: the ELBO is not finite for {bad:.1%} of data."
         low, median, high = np.quantile(elbo, (0.25, 0.5, 0.75))
         worst = np.sort(elbo)[: max(1, len(elbo) // 100)].mean()
-        reach = (median - worst) / max(high - low, 1e-12)
+        spread = high - low
         means = (
             f"A datum costs {-elbo.mean():.2f} nats on average, {-self.reconstruction.mean():.2f} "
             f"for the reconstruction and {self.rate.mean():.2f} for the code."
         )
+        if spread <= EQUAL_SHARE * max(1.0, abs(median)):
+            return (
+                f"{means} Half of the data or more have the same ELBO but for rounding, so that there "
+                f"is no interquartile range to measure the worst 1 % by, {median - worst:.1f} nats below "
+                "the median: look at these if that is much."
+            )
+        reach = (median - worst) / spread
         if reach > LONG_TAIL:
             return (
                 f"{means} The worst 1 % cost {median - worst:.1f} nats more than the median datum, "

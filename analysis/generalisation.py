@@ -104,7 +104,9 @@ class Generalisation:
         """Whether decoder and encoder do worse on test data than on training data."""
         sentences = []
         seen = f"log p(x) of training less test data is {self._said('log_evidence', 1)}"
-        if self.clearly_above("log_evidence", 1):
+        if not self._judged("log_evidence"):
+            sentences.append(f"Overfitting of the decoder cannot be judged: {seen}.")
+        elif self.clearly_above("log_evidence", 1):
             sentences.append(
                 f"The decoder overfits: {seen}; stop earlier, make it smaller, or use more data."
             )
@@ -117,7 +119,9 @@ class Generalisation:
             sentences.append(f"No overfitting of the decoder is seen: {seen}.")
         name = "inference" if self.left_out else "amortisation"
         seen = f"the {LABELS[name]} of test less training data is {self._said(name, -1)}"
-        if self.clearly_above(name, -1):
+        if not self._judged(name):
+            sentences.append(f"Overfitting of the encoder cannot be judged: {seen}.")
+        elif self.clearly_above(name, -1):
             sentences.append(
                 f"The encoder overfits: {seen}; regularise it, or refine its answer for each test datum."
             )
@@ -134,8 +138,14 @@ class Generalisation:
                 )
         return " ".join(sentences)
 
+    def _judged(self, name: str) -> bool:
+        """Whether a difference and its error are numbers."""
+        return all(math.isfinite(value) for value in self.difference(name))
+
     def _said(self, name: str, sign: int) -> str:
         """A difference with its sign and error, and what it is if nothing is seen."""
+        if not self._judged(name):
+            return "not finite, or of one datum, which has no standard error"
         difference, error = self.difference(name)
         said = f"{sign * difference:+.2f} ± {error:.2f} nats"
         if abs(difference) <= CLEAR * error:

@@ -44,10 +44,10 @@ class GuideQuality:
 
     @property
     def worst(self) -> Int[np.ndarray, " n"]:
-        """All rows, the worst first: by falling k-hat, then by rising ESS."""
+        """All rows, the worst first: by falling k-hat, no number before all, then by rising ESS."""
         if self.khat is None:
             return np.argsort(self.ess, kind="stable")
-        return np.lexsort((self.ess, -self.khat))
+        return np.lexsort((self.ess, -np.where(np.isnan(self.khat), np.inf, self.khat)))
 
     @property
     def constant(self) -> int:

@@ -119,7 +119,8 @@ def leave_one_element_out(
         Forecasts, PIT and log scores. Read `khat` and `ess` first, or `reading()`.
 
     Raises:
-        UndefinedCheckError: If p(x | z) is no product over elements, or a datum has no finite weight.
+        UndefinedCheckError: If p(x | z) is no product over elements or is 0 for a draw, or a datum has no
+            finite weight.
         ValueError: If there are no data, or `num_samples` is below 1.
 
     References:
@@ -143,6 +144,9 @@ def leave_one_element_out(
         block = terms.log_weight.double()
         if not block.logsumexp(0).isfinite().all():
             raise UndefinedCheckError("log p(x, z) - log q(z | x) is not finite for some data.")
+        if terms.log_likelihood.isneginf().any():
+            # Its weight is 0, and without the element that rules it out the quotient of two zeros.
+            raise UndefinedCheckError("p(x | z) is 0 for some draws: use bounded parameters.")
         log_weights[:, rows] = to_array(block)
         block = block - block.logsumexp(0)
         block = block.reshape(*block.shape, *(1,) * (x.dim() - 1)).to(terms.log_weight.dtype)

@@ -23,5 +23,8 @@ def standard_error(values: Float[np.ndarray, " n"]) -> float | None:
 
 
 def share_above_threshold(khat: Float[np.ndarray, " n"] | None, num_samples: int) -> float | None:
-    """The share of data with a k-hat above `khat_threshold`; None where there is no k-hat."""
-    return None if khat is None else float((khat > khat_threshold(num_samples)).mean())
+    """The share of data with a k-hat above `khat_threshold`; None where there is no k-hat.
+
+    A k-hat that is no number, as other libraries may give, vouches for nothing and counts as above.
+    """
+    return None if khat is None else float((~(khat <= khat_threshold(num_samples))).mean())

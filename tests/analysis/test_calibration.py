@@ -349,3 +349,19 @@ def test_isotonic_forecasts_are_ours(words):
     assert "1,000 of 1,000 elements" in text
     line = next(line for line in ax.lines if len(line.get_xdata()) == p.size)
     np.testing.assert_allclose(line.get_xdata(), np.sort(p.ravel()), atol=0.011)
+
+
+def test_certain_forecasts_that_are_wrong_are_not_off_by_little():
+    rng = np.random.default_rng(0)
+    # A tenth of the elements is in doubt and right; of the others, all but certain, 30 % are wrong.
+    probability = np.full((1500, 20), 0.999)
+    probability[:, :2] = 0.5
+    truth = np.where(probability == 0.5, 0.5, 0.7)
+    result = calibration(probability, (rng.random((1500, 20)) < truth).astype(float), num_flips=99)
+    assert result.doubtful_error < 0.02
+    assert "by little" not in result.reading()
+    assert f"they differ by {result.error:.3f}" in result.reading()
+    assert result.error > 0.25
+    # The map shows them, too: that many events are no rare ones.
+    assert result.elements.left_out == 0
+    assert result.elements.fails.sum() == 18

@@ -97,3 +97,13 @@ def test_whole_numbers_are_narrowed(values, kind):
     array = np.array(values, np.float32)
     assert narrowed(array).dtype == kind
     np.testing.assert_array_equal(narrowed(array), array)
+
+
+def test_one_seed_for_data_and_for_the_guide_gives_independent_draws():
+    vae = NORMAL.vae()
+    new = new_data(vae, NORMAL.draw(1, 0), 400, seed=5)
+    ((_, terms),) = guide_blocks(vae, torch.as_tensor(new.x), 1, seed=5)
+    with torch.no_grad():
+        error = terms.draws[0] - vae.embed(torch.as_tensor(new.x))
+    # The guide is the posterior: what it adds to its mean knows nothing of the code.
+    assert abs(np.corrcoef(error.numpy().ravel(), new.z.ravel())[0, 1]) < 5 / np.sqrt(1200)

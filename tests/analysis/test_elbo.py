@@ -170,3 +170,22 @@ def test_a_discrete_code_has_terms():
     terms = elbo_terms(evaluate(model.vae(), x, num_samples=30))
     assert torch.isfinite(torch.as_tensor(terms.elbo)).all()
     assert terms.summary()["rate"] > 0
+
+
+def test_what_is_no_number_is_worst_and_not_best():
+    values = np.array([-3.0, np.nan, -1.0, -np.inf, -2.0])
+    extremes = ElboTerms(
+        values, np.array([1.0, 2.0, np.nan, 0.5, 0.1]), np.zeros((5, 2))
+    ).extremes(5)
+    assert extremes["reconstruction"][0].tolist() == [1, 3, 0, 4, 2]
+    assert extremes["reconstruction"][1].tolist() == [2, 4, 0, 3, 1]
+    assert extremes["rate"][0].tolist() == [2, 1, 0, 3, 4]
+    assert extremes["rate"][1].tolist()[0] == 4
+
+
+def test_data_with_the_same_elbo_have_no_interquartile_range():
+    reconstruction = np.full(1000, -10.0)
+    reconstruction[:5] = -10.5
+    reading = ElboTerms(reconstruction, np.full(1000, 0.3), np.zeros((1000, 2))).reading()
+    assert "0.2 nats below the median" in reading
+    assert "interquartile ranges" not in reading

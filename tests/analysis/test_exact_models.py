@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.draws import new_data
 from analysis.exact_models import BernoulliMixture, LinearGaussian
 from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import log_densities
@@ -67,3 +68,12 @@ def test_faults_of_the_data():
     assert torch.allclose(shifted, torch.full_like(shifted, 0.2), atol=1e-5)
     turned = MODELS[2].draw(500, 0, flipped=0.1) != MODELS[2].draw(500, 0)
     assert 0.09 < turned.float().mean() < 0.11
+
+
+@pytest.mark.parametrize("model", [LinearGaussian(), BernoulliMixture()])
+def test_one_seed_gives_real_and_new_data_that_are_independent(model):
+    real = model.draw(200, 3)
+    new = new_data(model.vae(), real, 200, seed=3).x
+    deviations = [(x - x.mean(0)).ravel() for x in (real.numpy(), new.astype(np.float64))]
+    # An image's pixels move together: not all of the 200 x 64 are independent.
+    assert abs(np.corrcoef(*deviations)[0, 1]) < 5 / np.sqrt(200)

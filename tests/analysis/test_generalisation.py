@@ -216,3 +216,20 @@ def test_figure(words):
     assert "amortisation gap" in text
     assert "training" in text
     assert all(ax.get_xlabel() and ax.get_title() for ax in axes)
+
+
+@pytest.mark.parametrize("train", [[3.0], [1.0, -np.inf, 2.0]], ids=["one", "infinite"])
+def test_what_has_no_standard_error_is_not_judged(train):
+    test = np.array([-1.0, 3.0])
+    names = ("log_evidence", "inference")
+    result = Generalisation(
+        {name: np.array(train) for name in names},
+        {name: test for name in names},
+        10,
+        "it has none.",
+    )
+    reading = result.reading()
+    assert "Overfitting of the decoder cannot be judged" in reading
+    assert "Overfitting of the encoder cannot be judged" in reading
+    assert "overfitting of the decoder is seen" not in reading.lower()
+    assert "nan" not in reading

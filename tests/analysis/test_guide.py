@@ -140,3 +140,10 @@ def test_worst_images(words):
     assert "row 0\nk-hat 0.00" in text
     with pytest.raises(ValueError, match="got 19, 19 and 20"):
         plot_worst_images(images[1:], images[1:], quality)
+
+
+def test_a_khat_that_is_no_number_vouches_for_nothing():
+    quality = guide_quality(np.array([0.1, np.nan, 0.2, np.nan]), np.full(4, 60.0), 100)
+    assert quality.worst.tolist() == [1, 3, 2, 0]
+    assert quality.summary()["khat_share_above"] == 0.5
+    assert "good proposal" not in quality.reading()

@@ -175,3 +175,19 @@ def test_arviz_gives_the_same_scores():
     )
     # Theirs are Pareto smoothed.
     np.testing.assert_allclose(result.log_score[0], theirs.elpd_i.values, atol=0.01)
+
+
+class WithoutFloor(likelihoods.Poisson):
+    """A rate of 0 for half of the codes: no count but 0 is possible then."""
+
+    def forward(self, z):
+        rate = torch.relu(z[..., :1]).expand(*z.shape[:-1], *self.event_shape)
+        return torch.distributions.Independent(
+            torch.distributions.Poisson(rate, validate_args=False), self.event_dim
+        )
+
+
+def test_a_draw_that_the_datum_rules_out_is_refused_and_not_no_number():
+    vae = small_vae(WithoutFloor)
+    with pytest.raises(UndefinedCheckError, match="is 0 for some draws"):
+        leave_one_element_out(vae, torch.tensor([[1.0, 0, 0, 0, 0]]), num_samples=50)

@@ -165,15 +165,17 @@ def compare_profiles(
         permutations: Their number B: p is a multiple of 1 / (B + 1).
 
     Raises:
-        ValueError: If either sample is empty, or they differ in the number of elements.
+        ValueError: If either sample is empty, they differ in the number of elements, or one is not finite.
     """
     _check(name, real, generated)
     n, m = len(real), len(generated)
     pooled = np.concatenate([real, generated]).astype(np.float64)
+    # Each element by its own size: one may be in units a billion times another's.
+    size = np.abs(pooled).max(0)
     pooled -= pooled.mean(0)
     # The variance of all data does not change under a permutation.
     error = pooled.std(0) * np.sqrt(1 / n + 1 / m)
-    varies = error > 1e-9 * max(1e-300, float(np.abs(pooled).max()))
+    varies = error > 1e-14 * size
     weights = np.divide(1.0, error, out=np.zeros_like(error), where=varies)
 
     largest, observed = np.empty(permutations + 1), np.zeros(len(weights))
@@ -221,7 +223,7 @@ def compare_spectra(
         The comparison; None if nothing varies, or there are fewer than 8 data of either kind.
 
     Raises:
-        ValueError: If either sample is empty, or they differ in the number of elements.
+        ValueError: If either sample is empty, they differ in the number of elements, or one is not finite.
     """
     from sklearn.utils.extmath import randomized_svd
 
@@ -280,6 +282,12 @@ def _check(name: str, real: np.ndarray, generated: np.ndarray) -> None:
         raise ValueError(
             f"{name} must have data of both, of as many elements, got shapes {real.shape} of real "
             f"and {generated.shape} of generated data."
+        )
+    # A sum that is no number is neither above nor below another: the p-value would be 0.
+    bad = [int((~np.isfinite(data)).any(1).sum()) for data in (real, generated)]
+    if any(bad):
+        raise ValueError(
+            f"{name} must have finite elements, got others in {bad[0]} real and {bad[1]} generated data."
         )
 
 

@@ -148,3 +148,20 @@ def test_samples_must_fit():
     for compare in (compare_spectra, lambda a, b: compare_profiles("rows", a, b)):
         with pytest.raises(ValueError, match="of as many elements"):
             compare(np.zeros((3, 2)), np.zeros((3, 4)))
+
+
+def test_elements_in_other_units_are_compared_alike():
+    rng = np.random.default_rng(0)
+    real, generated = rng.normal(size=(200, 2)), rng.normal(size=(200, 2)) + 1
+    units = np.array([1e-8, 1e10])
+    found = compare_profiles("elements", units * real, units * generated)
+    np.testing.assert_allclose(found.t, compare_profiles("elements", real, generated).t)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_has_no_p_value_of_zero(value):
+    real, generated = np.ones((20, 3)), np.ones((20, 3))
+    generated[4, 1] = value
+    for compare in (compare_spectra, lambda a, b: compare_profiles("rows", a, b)):
+        with pytest.raises(ValueError, match="0 real and 1 generated"):
+            compare(real, generated)

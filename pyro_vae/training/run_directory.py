@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from pyro.nn import PyroModule
 
 from pyro_vae.training.checkpoint import load_checkpoint, write_atomically
@@ -201,12 +202,14 @@ def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
     # Before the model file is run.
     run.check_model(stored_model(arguments), state)
     configuration = parse_stored(arguments)
-    vae = build_vae(
-        configuration,
-        state["event_shape"],
-        train_size=state["train_size"],
-        levels=state.get("levels"),
-    )
+    # What is drawn to begin with is overwritten, and moves no stream of the caller's.
+    with torch.random.fork_rng(devices=[]):
+        vae = build_vae(
+            configuration,
+            state["event_shape"],
+            train_size=state["train_size"],
+            levels=state.get("levels"),
+        )
     load_parameters(vae, state["program"] if state["best"] is None else state["best"])
     vae.eval()
     vae.configuration = configuration  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]

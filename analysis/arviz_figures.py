@@ -4,6 +4,7 @@
 few arguments. Both are handled here.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,10 @@ def arviz_figure(
     sheet = {"figsize": (width, height), "figsize_units": "inches", "layout": "constrained"}
     sheet |= options.pop("figure_kwargs", {})
     try:
-        collection = plot(*args, backend="matplotlib", figure_kwargs=sheet, **options)
+        with warnings.catch_warnings():
+            # ArviZ 1.3 takes statistics of which all values happen to be 0 or 1 for binary data.
+            warnings.filterwarnings("ignore", message="Variables ", category=UserWarning)
+            collection = plot(*args, backend="matplotlib", figure_kwargs=sheet, **options)
         return collection.viz["figure"].item()
     finally:
         for number in set(pyplot.get_fignums()) - before:

@@ -20,8 +20,6 @@ from analysis.exact_models import BernoulliMixture, LinearGaussian
 from analysis.leave_one_out import leave_one_element_out
 from analysis.sign_flips import bootstrap_interval, sign_flips
 
-pytestmark = pytest.mark.arviz
-
 MODEL = BernoulliMixture()
 
 
@@ -341,6 +339,7 @@ def test_map_of_a_colour_image_and_of_certain_elements(words):
     assert "0 of 0 elements fail" in text
 
 
+@pytest.mark.arviz
 def test_isotonic_forecasts_are_ours(words):
     rng = np.random.default_rng(0)
     p = rng.random((50, 20))

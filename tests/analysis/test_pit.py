@@ -11,8 +11,6 @@ from analysis.draws import new_data
 from analysis.exact_models import BernoulliMixture, LinearGaussian
 from analysis.pit import pit_band, pit_check, plot_pit, randomised_pit
 
-pytestmark = pytest.mark.arviz
-
 
 def ink(x):
     return np.asarray(x, np.float64).reshape(len(x), -1).mean(1)
@@ -89,6 +87,7 @@ def test_independent_pits_would_reject_a_true_model_and_plain_ranks_always():
     assert np.mean(plain) > 0.8
 
 
+@pytest.mark.arviz
 def test_the_curve_leaves_the_band_just_where_the_test_rejects():
     n, m = 80, 120
     levels, lowest, highest = pit_band(n, m)
@@ -190,6 +189,7 @@ def test_what_cannot_be_ranked_is_refused(bad):
         pit_check("t", np.ones(2), bad, seed=0)
 
 
+@pytest.mark.arviz
 def test_the_figure_shows_the_curve_of_each_statistic_with_its_p_value(words):
     from matplotlib import pyplot
 

@@ -17,8 +17,6 @@ from analysis.simulation_based_calibration import (
     simulation_based_calibration,
 )
 
-pytestmark = pytest.mark.arviz
-
 # Three nearly equal loadings and much noise: z is known along one direction alone.
 CORRELATED = LinearGaussian((4,), latent_dim=3, noise=0.3, seed=2)
 GAUSSIAN = LinearGaussian((1, 4, 4), latent_dim=3)
@@ -162,6 +160,7 @@ def test_summary_is_plain():
     assert len(summary["quantities"]) == summary["tests"] == 7
 
 
+@pytest.mark.arviz
 def test_figures(words):
     check = checked(CORRELATED, n=200, diagonal=True)
     axes, text = words(plot_sbc(check))

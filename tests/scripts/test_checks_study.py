@@ -6,8 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 
-pytestmark = pytest.mark.arviz
-
 STUDY = Path(__file__).parents[2] / "scripts" / "studies" / "checks.py"
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 if TYPE_CHECKING:
     import matplotlib.figure
+    import matplotlib.lines
 
 
 def arviz_figure(
@@ -80,4 +81,14 @@ def pit_figure(
     for ax in figure.axes:
         for line in ax.lines[:-1]:
             line.remove()
+        for curve in ax.lines:
+            _to_the_ends(curve)
     return figure
+
+
+def _to_the_ends(curve: "matplotlib.lines.Line2D") -> None:
+    """ECDF(u) - u from (0, 0) to (1, 0), of which ArviZ draws what lies between the data."""
+    u, height = (np.asarray(values) for values in curve.get_data())
+    # Steps would draw a gap in the data as level, where the curve falls.
+    curve.set_drawstyle("default")
+    curve.set_data(np.r_[0, u[0], u, 1], np.r_[0, -u[0], height, 0])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from analysis.aggregate_posterior import decompose_rate
 from analysis.calibration import (
@@ -16,9 +17,11 @@ from analysis.calibration import (
     calibration,
     plot_calibration_map,
     plot_element_pit,
+    plot_isotonic,
     plot_reliability,
     same_image_probability,
 )
+from analysis.counts import count_frequencies
 from analysis.diagnosis import FORECAST_SAMPLES, SCORES, Parts, Section, Subject, replicates
 from analysis.elbo import elbo_terms
 from analysis.elbo_figures import plot_elbo_terms, plot_spectrum
@@ -35,12 +38,13 @@ from analysis.predictive import (
 )
 from analysis.predictive import plot_spectrum as plot_covariance
 from analysis.predictive_figures import (
-    DataSetChecks,
     data_set_checks,
+    plot_distributions,
     plot_prior_predictive,
     plot_rootogram,
     plot_same_image,
     plot_test_statistics,
+    predictive_tree,
 )
 from analysis.rate_decomposition import RateDecomposition
 from analysis.simulation_based_calibration import (
@@ -118,13 +122,19 @@ def predictive(subject: Subject) -> Section:
         if subject.support == "counts":
             flat = subject.real.reshape(len(subject.real), -1)
             counts = subject.all_generated.reshape(subject.data_sets, *flat.shape)
+            parts.add("counts", lambda: count_frequencies(flat, counts))
             parts.draw(
                 "rootogram",
                 "Does each count occur as often in new data as in real ones?",
                 lambda: plot_rootogram(flat, counts),
             )
-    sets = parts.add("data_sets", lambda: _data_sets(subject))
+    sets = parts.add("data_sets", lambda: data_set_checks(*_titled(subject)))
     if sets is not None:
+        parts.draw(
+            "distributions",
+            "Is the real data set one among the model's: whole distributions of statistics?",
+            lambda: plot_distributions(predictive_tree(*_titled(subject))),
+        )
         parts.draw(
             "test_statistics",
             "Is the whole real data set one among the model's: means and spreads of statistics?",
@@ -170,6 +180,11 @@ def calibrated(subject: Subject) -> Section:
                 "reliability",
                 "Do forecasts of elements come true, for real data and for the model's own?",
                 lambda: plot_reliability(found, descriptive=seen, simulated=own),
+            )
+            parts.draw(
+                "isotonic",
+                "The same without bins: which observed share goes with each forecast?",
+                lambda: plot_isotonic(*_forecasts(forecasts), seed=seed),
             )
     if found is not None:
         parts.numbers |= _calibration_numbers(found)
@@ -332,7 +347,7 @@ _NEW = ("new data from the model", "statistics of new data")
 SECTIONS = {
     "predictive": Maker(
         predictive,
-        ("checks", "data_sets", "before_training", "same_image"),
+        ("checks", "counts", "data_sets", "before_training", "same_image"),
         (*_NEW, "scores of new data", "new data before training"),
     ),
     "calibration": Maker(
@@ -429,16 +444,17 @@ def _same_image(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _data_sets(subject: Subject) -> DataSetChecks:
-    """By the labels that a person reads."""
+def _titled(
+    subject: Subject,
+) -> tuple[dict[str, Float[np.ndarray, " n"]], dict[str, Float[np.ndarray, "sets n"]]]:
+    """The statistics of the real data and of the new data sets by the labels that a person reads."""
     titles = {
         statistic.name: statistic.label.partition(":")[0] for statistic in subject.statistics
     }
-    return data_set_checks(
-        *(
-            {titles[name]: values for name, values in found.items()}
-            for found in (subject.real_statistics, subject.generated_statistics)
-        )
+    real, generated = subject.real_statistics, subject.generated_statistics
+    return (
+        {titles[name]: values for name, values in real.items()},
+        {titles[name]: values for name, values in generated.items()},
     )
 
 

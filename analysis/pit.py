@@ -310,7 +310,7 @@ def plot_pit(checks: Sequence[PitCheck]) -> "matplotlib.figure.Figure":
         {_title(check): check.pit for check in checks},
         columns=columns,
         width=max(3.0 * columns, 6.5),
-        height=2.5 * rows + 1.0,
+        height=2.7 * rows + 1.0,
     )
     # ArviZ leaves the panels in their order, and hides those of a last row that is not full.
     panels = figure.axes[: len(checks)]
@@ -343,7 +343,7 @@ def _title(check: PitCheck) -> str:
         words = f"{words[: LONGEST_LABEL - 1]}…"
     least = 1 / (SIMULATIONS + 1)
     p = f"p < {2 * least:.4f}" if check.p_value < 1.5 * least else f"p = {check.p_value:.2g}"
-    return f"{words}\n{p}" + ("" if check.departure == "none" else f", {check.departure}")
+    return f"{words}\n{p}" + ("" if check.departure == "none" else f"\n{check.departure}")
 
 
 def _levels(m: int) -> Float[np.ndarray, " levels"]:

@@ -12,7 +12,6 @@ from analysis.rank_calibration import SIGNIFICANT, SimulationBasedCalibration
 
 if TYPE_CHECKING:
     import matplotlib.figure
-    import matplotlib.lines
 
 # The 95 % point of sqrt(n) times the largest distance of an ECDF of n uniform values (Kolmogorov).
 KOLMOGOROV = 1.358
@@ -47,7 +46,6 @@ def plot_sbc(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure":
     for ax in empty:
         ax.set_axis_off()
     for index, ax in enumerate(panels):
-        _to_the_ends(ax.lines[-1])
         ax.axhspan(-band, band, color=GREY, alpha=0.3, linewidth=0)
         ax.axhline(0, color=GREY, linestyle="--", linewidth=1)
         limit = 1.1 * max(1.5 * band, largest)
@@ -166,14 +164,6 @@ def plot_coverage(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure"
     ax.legend(frameon=False, loc="upper left")
     tidy([ax], grid="both")
     return figure
-
-
-def _to_the_ends(curve: "matplotlib.lines.Line2D") -> None:
-    """ECDF(u) - u from (0, 0) to (1, 0), of which ArviZ draws what lies between the data."""
-    u, height = (np.asarray(values) for values in curve.get_data())
-    # Steps would draw a gap in the data as level, where the curve falls.
-    curve.set_drawstyle("default")
-    curve.set_data(np.r_[0, u[0], u, 1], np.r_[0, -u[0], height, 0])
 
 
 def _departure(u: Float[np.ndarray, " n"]) -> float:

@@ -203,7 +203,7 @@ def test_the_figure_shows_the_curve_of_each_statistic_with_its_p_value(words):
     axes, text = words(figure)
     assert "1 of 2 statistics" in text
     p = f"p = {checks[1].p_value:.2g}" if checks[1].p_value > 1e-4 else "p < 0.0002"
-    assert f"total variation\n{p}, too narrow" in text
+    assert f"total variation\n{p}\ntoo narrow" in text
     assert f"ink\np = {checks[0].p_value:.2g}" in text
     for ax, c in zip(axes, checks, strict=True):
         x, y = ax.lines[0].get_data()

@@ -215,12 +215,13 @@ def test_the_untrained_program_is_that_of_training(tmp_path):
 DATA = {
     "counts": lambda rng: rng.poisson(3 * rng.random((120, 1)), (120, 6)),
     "reals": lambda rng: rng.normal(size=(120, 5)) @ rng.normal(size=(5, 5)),
+    "flow": lambda rng: rng.normal(size=(120, 5)),
 }
 RUNS = {
     "counts": ["--likelihood", "poisson"],
     "reals": ["--likelihood", "normal"],
     "one_hot": ["--prior", "one_hot", "--posterior", "one_hot"],
-    "flow": ["--prior", "gaussian_mixture", "--posterior", "coupling_flow"],
+    "flow": ["--likelihood", "normal", "--prior", "gaussian_mixture", "--posterior", "coupling_flow"],
 }
 
 

@@ -221,7 +221,14 @@ RUNS = {
     "counts": ["--likelihood", "poisson"],
     "reals": ["--likelihood", "normal"],
     "one_hot": ["--prior", "one_hot", "--posterior", "one_hot"],
-    "flow": ["--likelihood", "normal", "--prior", "gaussian_mixture", "--posterior", "coupling_flow"],
+    "flow": [
+        "--likelihood",
+        "normal",
+        "--prior",
+        "gaussian_mixture",
+        "--posterior",
+        "coupling_flow",
+    ],
 }
 
 

@@ -88,7 +88,7 @@ def test_a_grey_image_is_cut_at_half_of_its_range():
     image = np.array([[[10.0, 10, 10], [10, 250, 10], [10, 10, 250]]])
     named = {s.name: s for s in statistics_for((3, 3), "integers")}
     assert named["components"].measure(image) == pytest.approx([1])
-    assert "half of its range" in named["components"].label
+    assert "half the range" in named["components"].label
     # Of unit data 1/2, so that a pale image has no parts.
     named = {s.name: s for s in statistics_for((3, 3), "unit")}
     assert named["components"].measure(image / 1000) == pytest.approx([0])

@@ -34,6 +34,11 @@ class Statistic:
     label: str
     measure: Callable[[np.ndarray], np.ndarray]
 
+    @property
+    def title(self) -> str:
+        """What the label says before its colon."""
+        return self.label.partition(":")[0]
+
 
 @dataclass(frozen=True)
 class Profile:

@@ -397,7 +397,7 @@ def _pit_checks(subject: Subject) -> list[PitCheck]:
             real[statistic.name],
             generated[statistic.name].ravel(),
             seed=subject.seed_of(f"pit of {statistic.name}"),
-            label=statistic.label.partition(":")[0],
+            label=statistic.title,
         )
         for statistic in subject.statistics
     ]
@@ -448,9 +448,7 @@ def _titled(
     subject: Subject,
 ) -> tuple[dict[str, Float[np.ndarray, " n"]], dict[str, Float[np.ndarray, "sets n"]]]:
     """The statistics of the real data and of the new data sets by the labels that a person reads."""
-    titles = {
-        statistic.name: statistic.label.partition(":")[0] for statistic in subject.statistics
-    }
+    titles = {statistic.name: statistic.title for statistic in subject.statistics}
     real, generated = subject.real_statistics, subject.generated_statistics
     return (
         {titles[name]: values for name, values in real.items()},
@@ -468,6 +466,7 @@ def _calibration(subject: Subject, seed: int) -> Calibration:
     return calibration(
         *_forecasts(subject.leave_one_out),
         simulated=_forecasts(subject.own_leave_one_out),
+        trusted=subject.leave_one_out.trusted,
         seed=seed,
     )
 

@@ -26,17 +26,17 @@ import torch
 from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 
+from pyro_vae.statistics import MINIMUM_SAMPLES
 from pyro_vae.training.checkpoint import write_atomically
 from pyro_vae.training.configuration import build_vae_for
 from pyro_vae.training.programs import (
     Parser,
-    Stopped,
     TrainedRun,
     at_least,
     chosen_device,
     in_one_line,
     number_or_all,
-    sigterm_as_interrupt,
+    run_program,
     trained_run,
 )
 from pyro_vae.training.provenance import provenance
@@ -59,17 +59,7 @@ LIBRARIES = ("arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "numpy", 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
-    typed = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
-    try:
-        with sigterm_as_interrupt():
-            run(parser().parse_args(typed))
-    except (ValueError, OSError, ImportError) as error:
-        print(f"diagnose.py: error: {in_one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print("diagnose.py: stopped; nothing new was written", file=sys.stderr)
-        return 143 if isinstance(stop, Stopped) else 130
-    return 0
+    return run_program(parser(), run, arguments, stopped="nothing new was written")
 
 
 def parser() -> Parser:
@@ -98,10 +88,10 @@ def parser() -> Parser:
     )
     add(
         "--samples",
-        type=at_least(1),
+        type=at_least(MINIMUM_SAMPLES),
         metavar="N",
         default=1000,
-        help="Draws from the guide for each datum's importance weights. Default: 1000.",
+        help="Draws from the guide for each datum's importance weights, enough for a k-hat. Default: 1000.",
     )
     add(
         "--sections",
@@ -110,19 +100,7 @@ def parser() -> Parser:
         metavar="SECTION",
         help=f"Of one run, which of {', '.join(SECTIONS)}. Default: all that it has.",
     )
-    add("--seed", type=at_least(0), metavar="N", default=0, help="The seed of all draws.")
-    add(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="Where to compute. Default: auto.",
-    )
-    add("--data-root", type=Path, help="Where data lie; else PYRO_VAE_DATA, or data.")
-    add(
-        "--trust-model-file",
-        action="store_true",
-        help="Run the model file that a run brings along. It is a program: read it first.",
-    )
+    options.add_common_options()
     add(
         "--out",
         type=Path,

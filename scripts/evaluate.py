@@ -44,12 +44,11 @@ from pyro_vae.training.kept import Kept, code_hash, digest, to_arrays, write_arr
 from pyro_vae.training.model_files import MODEL_FAMILIES
 from pyro_vae.training.programs import (
     Parser,
-    Stopped,
     at_least,
     chosen_device,
     in_one_line,
     number_or_all,
-    sigterm_as_interrupt,
+    run_program,
     trained_run,
 )
 from pyro_vae.training.provenance import provenance
@@ -102,20 +101,9 @@ TITLED = ("n", "trust", "num_samples", "num_chains", "num_temperatures", "leapfr
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
-    typed = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
-    try:
-        with sigterm_as_interrupt():
-            run(parser().parse_args(typed))
-    except (ValueError, OSError, ImportError) as error:
-        print(f"evaluate.py: error: {in_one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print(
-            "evaluate.py: stopped; the same command goes on with the chunk it was at",
-            file=sys.stderr,
-        )
-        return 143 if isinstance(stop, Stopped) else 130
-    return 0
+    return run_program(
+        parser(), run, arguments, stopped="the same command goes on with the chunk it was at"
+    )
 
 
 def parser() -> Parser:
@@ -197,19 +185,7 @@ def parser() -> Parser:
         default=1000,
         help="Steps of each datum's own guide in gaps. Default: 1000.",
     )
-    add("--seed", type=some, metavar="N", default=0, help="The seed of all draws. Default: 0.")
-    add(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="Where to compute. Default: auto.",
-    )
-    add("--data-root", type=Path, help="Where data lie; else PYRO_VAE_DATA, or data.")
-    add(
-        "--trust-model-file",
-        action="store_true",
-        help="Run the model file that the run brings along. It is a program: read it first.",
-    )
+    options.add_common_options()
     add("--again", action="store_true", help="Forget what is kept of these methods.")
     return options
 

@@ -4,7 +4,8 @@ import argparse
 import hashlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,61 @@ class Parser(argparse.ArgumentParser):
             )
             message = f"unknown {message.partition(': ')[2]}: allowed are RUN and {allowed}."
         raise ValueError(message.removeprefix("argument "))
+
+    def add_common_options(self) -> None:
+        """What every program that reads a run can be told: a seed, a device, where data lie, and trust."""
+        self.add_argument(
+            "--seed",
+            type=at_least(0),
+            metavar="N",
+            default=0,
+            help="The seed of all draws. Default: 0.",
+        )
+        self.add_argument(
+            "--device",
+            choices=("auto", "cpu", "cuda"),
+            default="auto",
+            help="Where to compute. Default: auto.",
+        )
+        self.add_argument(
+            "--data-root", type=Path, help="Where data lie; else PYRO_VAE_DATA, or data."
+        )
+        self.add_argument(
+            "--trust-model-file",
+            action="store_true",
+            help="Run the model file that a run brings along. It is a program: read it first.",
+        )
+
+
+def run_program(
+    parser: Parser,
+    run: Callable[[argparse.Namespace], None],
+    arguments: Sequence[str] | None,
+    *,
+    stopped: str,
+) -> int:
+    """Read the options and run a program; what goes wrong is one line.
+
+    Args:
+        parser: Its options, with its name.
+        run: What it does with them.
+        arguments: What was typed; None for the command line.
+        stopped: What is left when it was stopped.
+
+    Returns:
+        The exit code: 0; 2 for an error that its user can mend; 130 after Ctrl-C and 143 after SIGTERM.
+    """
+    typed = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
+    try:
+        with sigterm_as_interrupt():
+            run(parser.parse_args(typed))
+    except (ValueError, OSError, ImportError) as error:
+        sys.stderr.write(f"{parser.prog}: error: {in_one_line(error)}\n")
+        return 2
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"{parser.prog}: stopped; {stopped}\n")
+        return 143 if isinstance(stop, Stopped) else 130
+    return 0
 
 
 @dataclass(frozen=True)

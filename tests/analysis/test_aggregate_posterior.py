@@ -152,9 +152,9 @@ def test_a_true_model_has_the_channels_capacity_and_meets_its_prior():
     np.testing.assert_allclose(parts(moved)[:2], parts(found)[:2], atol=1e-3)
 
 
-def random_vae(**options: str) -> VAE:
+def random_vae() -> VAE:
     pyro.set_rng_seed(0)
-    return build((1, 4, 4), 3, **{k: v for k, v in options.items()})  # type: ignore[arg-type]
+    return build((1, 4, 4), 3)
 
 
 def binary(n: int) -> Tensor:

@@ -326,7 +326,7 @@ def refused(capsys, *arguments: str | Path) -> str:
     [
         (["--images", "0"], "--images: must be all, or a whole number of at least 1, got '0'"),
         (["--images", "some"], "must be all, or a whole number of at least 1, got 'some'"),
-        (["--samples", "0"], "--samples: must be a whole number of at least 1, got '0'"),
+        (["--samples", "24"], "--samples: must be a whole number of at least 25, got '24'"),
         (["--samples", "9" * 5000], "--samples: must be a whole number"),
         (["--seed", "-1"], "--seed: must be a whole number of at least 0, got '-1'"),
         (["--sections", "all"], "'all' (choose from"),

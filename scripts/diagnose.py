@@ -26,6 +26,7 @@ import torch
 from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 
+from analysis.diagnosis_sections import SECTIONS
 from pyro_vae.statistics import MINIMUM_SAMPLES
 from pyro_vae.training.checkpoint import write_atomically
 from pyro_vae.training.configuration import build_vae_for
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
     from analysis.diagnosis import Section
 
-SECTIONS = ("predictive", "calibration", "pit", "elbo", "guide")
 # The data must not have trained the model.
 SPLITS = ("test", "validation")
 # Of training data that lie on the disk so many are read; others are taken whole.
@@ -130,13 +130,12 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     """Make the sections of one run, then write them."""
     trained = opened(options, options.runs[0])
     from analysis.diagnosis import Steps, Subject
-    from analysis.diagnosis_sections import SECTIONS as MAKERS
     from analysis.draws import UndefinedCheckError
 
     rows = fixed(trained, options)
     print(f"{trained.data.description}\n{trained.directory.path}/", flush=True)
-    names = [name for name in MAKERS if name in (options.sections or SECTIONS)]
-    steps = {name: MAKERS[name].all_steps(name) for name in names}
+    names = [name for name in SECTIONS if name in (options.sections or SECTIONS)]
+    steps = {name: SECTIONS[name].all_steps(name) for name in names}
     started = time.perf_counter()
     sections: dict[str, Section] = {}
     records: dict[str, Any] = {}
@@ -158,7 +157,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
         for name in names:
             begun = time.perf_counter()
             try:
-                found = sections[name] = MAKERS[name].make(subject)
+                found = sections[name] = SECTIONS[name].make(subject)
             except UndefinedCheckError as error:
                 # Asked for by name, it is an error; otherwise the run just has no such thing.
                 if options.sections:

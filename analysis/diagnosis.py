@@ -19,9 +19,8 @@ from tqdm import tqdm
 
 from analysis.data_statistics import Statistic, measured, statistics_for
 from analysis.draws import (
-    MAX_ELEMENTS,
     UndefinedCheckError,
-    as_floats,
+    embedded,
     guide_blocks,
     mean_data,
     narrowed,
@@ -30,7 +29,7 @@ from analysis.draws import (
 )
 from analysis.element_pit import ElementPit, element_pit
 from analysis.leave_one_out import LeaveOneOut, leave_one_element_out
-from pyro_vae.evaluating import evaluating, seed_apart
+from pyro_vae.evaluating import seed_apart
 from pyro_vae.evidence import Evaluation, evaluate
 from pyro_vae.log_densities import distribution_at
 
@@ -338,10 +337,7 @@ class Parts:
 
 def reconstructed(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, " n *event"]:
     """The mean of p(x | z) at the code of each datum."""
-    size = max(1, MAX_ELEMENTS // max(1, x[0].numel()))
-    with evaluating(vae):
-        codes = [to_array(vae.embed(as_floats(part))) for part in x.split(size)]
-    return mean_data(vae, np.concatenate(codes))
+    return mean_data(vae, embedded(vae, x))
 
 
 def replicates(

@@ -74,6 +74,13 @@ def mean_data(vae: Any, z: Float[np.ndarray, " n *latent"]) -> Float[np.ndarray,
         return np.concatenate([to_array(vae.decode(part.to(device))) for part in parts])
 
 
+def embedded(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, "n latent"]:
+    """The code of each datum as a vector, in float64."""
+    with evaluating(vae):
+        codes = [to_array(vae.embed(as_floats(part))) for part in x.split(block_size(x, 1))]
+    return np.concatenate(codes).reshape(len(x), -1).astype(np.float64)
+
+
 def guide_blocks(
     vae: Any, x: Real[Tensor, " n *event"], num_draws: int, *, seed: int
 ) -> Iterator[tuple[slice, LogDensities]]:

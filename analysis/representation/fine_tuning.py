@@ -33,11 +33,15 @@ _BATCH = 32
 CLEAR = 2.0
 WORTH = 0.005
 
+# If more than this share of a method's trainings were best at their last step, it had too few.
+MOST_UNFINISHED = 0.5
+
 # So many data, without labels, say where an encoder's codes lie and how wide.
 _STANDARDISED = 2000
 
-# A coordinate narrower than this share of the widest is not made as wide.
-_NARROWEST = 0.01
+# A coordinate narrower than this share of the widest is not made as wide: of a VAE's codes, whose active
+# ones are about 1 wide, a collapsed one would be noise beside them.
+_NARROWEST = 0.1
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,21 @@ class FineTuning:
         sizes: The numbers of labels.
         accuracy: Of each method, a row for each size and a column for each draw of labels, which all methods
             share.
-        classes: The number of labels to tell apart; chance is the share of the most frequent.
-        chance: That share of the test data.
+        stopped: The step that each was stopped at.
+        steps: The steps that each had.
+        chance: The share of the most frequent label among test data.
     """
 
     sizes: tuple[int, ...]
     accuracy: dict[str, Float[np.ndarray, "sizes repeats"]]
-    classes: int
+    stopped: dict[str, Float[np.ndarray, "sizes repeats"]]
+    steps: int
     chance: float
+
+    @property
+    def unfinished(self) -> dict[str, float]:
+        """The share of each method's trainings that were best at their last step: more might gain."""
+        return {name: float((at == self.steps).mean()) for name, at in self.stopped.items()}
 
     def summary(self) -> dict[str, Any]:
         """Mean and standard deviation over draws of labels, by size and method."""
@@ -75,6 +86,8 @@ class FineTuning:
                 for index, size in enumerate(self.sizes)
             ],
             "chance": self.chance,
+            "steps": self.steps,
+            "unfinished": self.unfinished,
             "reading": self.reading(),
         }
 
@@ -96,6 +109,12 @@ class FineTuning:
                 against.append(f"{100 * gain.mean():+.1f}{give} points against {other}{worth}")
             said.append(
                 f"With {size} labels fine-tuning reaches {tuned[index].mean():.1%}: {'; '.join(against)}."
+            )
+        short = [name for name, share in self.unfinished.items() if share > MOST_UNFINISHED]
+        if short:
+            said.append(
+                f"Still improving at step {self.steps} in more than {MOST_UNFINISHED:.0%} of trainings: "
+                f"{', '.join(short)}; give more steps."
             )
         return (
             f"{' '.join(said)} A gain over training from scratch is what learning without labels was "
@@ -156,6 +175,7 @@ def fine_tuning(
     rng = np.random.default_rng(seed)
     devices = [train_x.device] if train_x.device.type == "cuda" else []
     found = {method: np.zeros((len(fitting), repeats)) for method in METHODS}
+    stopped = {method: np.zeros((len(fitting), repeats)) for method in METHODS}
     # Dropout and noise draw from the global stream: from one of our own.
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
@@ -175,11 +195,12 @@ def fine_tuning(
                     ("from scratch", scratch, False),
                     ("frozen", tuned, True),
                 ):
-                    net = _trained(start, x, y, batches, frozen=frozen)
+                    net, at = _trained(start, x, y, batches, frozen=frozen)
                     hits = net.predicted(test_x) == test_labels
                     found[method][index, repeat] = float(hits.double().mean())
+                    stopped[method][index, repeat] = at
     chance = float(torch.bincount(test_labels.long()).max() / len(test_labels))
-    return FineTuning(fitting, found, classes, chance)
+    return FineTuning(fitting, found, stopped, steps, chance)
 
 
 def plot_fine_tuning(found: FineTuning) -> "matplotlib.figure.Figure":
@@ -261,16 +282,19 @@ def _trained(
     batches: list[Tensor],
     *,
     frozen: bool,
-) -> _Classifier:
-    """The classifier of the rate and the step with the least cross-entropy on the first fifth of the data."""
+) -> tuple[_Classifier, int]:
+    """The classifier of the rate and the step with the least cross-entropy on the first fifth, and the step."""
     held = max(1, round(VALIDATION * len(x)))
-    best, least = start, float("inf")
+    best, least, at = {}, float("inf"), 0
+    names = [] if frozen else start.moved
+    changing = {f"program.{name}" for name in names} | {name for name, _ in start.named_buffers()}
+    changing |= {"head.weight", "head.bias"}
     # A frozen encoder's codes are taken once.
     codes = start._codes(x) if frozen else None
     for rate in RATES:
         net = copy.deepcopy(start)
         named = dict(net.program.named_parameters())
-        parameters = [] if frozen else [named[name] for name in start.moved]
+        parameters = [named[name] for name in names]
         given, forward = (x, net) if codes is None else (codes, net.head)
         optimiser = torch.optim.Adam([*parameters, *net.head.parameters()], rate)
         net.train(not frozen)
@@ -283,8 +307,12 @@ def _trained(
                 with evaluating(net):
                     loss = float(F.cross_entropy(forward(given[:held]), y[:held]))
                 if loss < least:
-                    best, least = copy.deepcopy(net), loss
-    return best
+                    least, at = loss, step
+                    state = net.state_dict().items()
+                    best = {name: value.clone() for name, value in state if name in changing}
+    trained = copy.deepcopy(start)
+    trained.load_state_dict(best, strict=False)
+    return trained, at
 
 
 def _encoder_parameters(program: Any, x: Float[Tensor, " n *event"]) -> list[str]:

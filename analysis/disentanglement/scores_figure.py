@@ -62,8 +62,8 @@ def plot_disentanglement(result: Disentanglement) -> "matplotlib.figure.Figure":
     _draw_scores(scores, result)
     mig, best = result.scores["mig"], result.best["mig"]
     figure.suptitle(
-        f"MIG {mig:.2f} of at most {best:.2f}: one dark cell in each row and column would be "
-        "disentangled"
+        f"MIG {mig:.2f} of at most {best:.2f}: a disentangled code has one dark cell in each column, "
+        "and at most one in each row"
     )
     return figure
 
@@ -101,6 +101,7 @@ def _draw_matrix(
         rotation=35 if turned else 0,
         ha="right" if turned else "center",
         rotation_mode="anchor" if turned else "default",
+        fontsize=9,
     )
     ax.tick_params(length=0)
     ax.set_yticks(np.arange(1, len(matrix)) - 0.5, minor=True)

@@ -42,15 +42,16 @@ def plot_disentanglement(result: Disentanglement) -> "matplotlib.figure.Figure":
     shown = rows[:MOST_COORDINATES]
     factors = len(result.names)
     figure = new_figure(
-        min(6.4 + 1.2 * factors, 13.0), float(np.clip(0.3 * len(shown) + 2.2, 4.4, 9.5))
+        float(np.clip(6.4 + 1.2 * factors, 10.8, 13.0)),
+        float(np.clip(0.3 * len(shown) + 2.2, 4.4, 9.5)),
     )
     knowledge, importance, scores = figure.subplots(
-        1, 3, width_ratios=[max(factors, 3), max(factors, 3), 5]
+        1, 3, width_ratios=[max(factors, 4), max(factors, 4), 5]
     )
     names = [f"z[{row}]" for row in shown]
     for ax, matrix, title in (
         (knowledge, result.mutual_information, "Information, I(z; v) / H(v)"),
-        (importance, result.importance, "Importance for prediction (DCI)"),
+        (importance, result.importance, "Importance, R of DCI"),
     ):
         _draw_matrix(ax, matrix[shown], result.names)
         ax.set_title(title, fontsize=11)

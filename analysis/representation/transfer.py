@@ -10,8 +10,8 @@ from torch import Tensor
 
 from analysis.canvas import BLUE, GREEN, GREY, LABEL_COLOURS, ORANGE, new_figure, tidy
 from analysis.draws import to_array
+from analysis.representation.balanced_draws import balanced_rows, check_sizes
 from analysis.representation.codes import Labelled, labelled_codes
-from analysis.representation.label_efficiency import balanced_rows, check_sizes
 from analysis.representation.probes import chance_level, check_labelled, linear_probe
 from analysis.titles import listed, shortened, wrapped
 from pyro_vae.evidence.numbers import finite

@@ -51,18 +51,16 @@ def plot_honest_uncertainty(
     for found, colour in zip(named.values(), COLOURS * len(named), strict=False):
         off, half = found.standardised_error, 2 * found.standard_error
         for column in range(len(first.damages)):
-            (line,) = axes[0, column].plot(
-                x, found.scale_growth[column], "o-", ms=3, lw=1.6, color=colour
-            )
-            (error,) = axes[0, column].plot(
-                x, found.error_growth[column], "--", lw=1.2, color=colour
-            )
+            axes[0, column].plot(x, found.scale_growth[column], "o-", ms=3, lw=1.6, color=colour)
+            axes[0, column].plot(x, found.error_growth[column], "--", lw=1.2, color=colour)
             middle, around = off[column], half[column]
             axes[1, column].plot(x, middle, "o-", ms=3, lw=1.6, color=colour)
             axes[1, column].fill_between(
                 x, middle - around, middle + around, color=colour, alpha=0.2, lw=0
             )
-        lines += [line, error] if len(named) == 1 else [line]
+        lines += axes[0, 0].plot([], [], "o-", ms=3, lw=1.6, color=colour)
+        if len(named) == 1:
+            lines += axes[0, 0].plot([], [], "--", lw=1.2, color=colour)
     for ax in axes.flat:
         ax.axhline(1.0, color=GREY, lw=1, zorder=1)
     for row in axes:

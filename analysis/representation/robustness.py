@@ -202,7 +202,7 @@ def robustness(
     vae: Any,
     x: Real[Tensor, " n *event"],
     *,
-    labels: Int[Tensor, " n"] | Int[np.ndarray, " n"] | None = None,
+    labels: Int[Tensor, " labels"] | Int[np.ndarray, " labels"] | None = None,
     classifier: Any = None,
     damages: Mapping[str, AnyDamage] | Sequence[str] | None = None,
     strengths: Sequence[float] = STRENGTHS,

@@ -68,11 +68,11 @@ def plot_robustness(results: Mapping[str, Robustness]) -> "matplotlib.figure.Fig
                 continue
             mean, error = _curves(found, measure)
             for ax, middle, half in zip(axes[row], mean, 2 * error, strict=True):
-                (line,) = ax.plot(first.strengths, middle, "o-", ms=3, lw=1.4, color=colour)
+                ax.plot(first.strengths, middle, "o-", ms=3, lw=1.4, color=colour)
                 ax.fill_between(
                     first.strengths, middle - half, middle + half, color=colour, alpha=0.2, lw=0
                 )
-        lines.append(line)
+        lines += axes[0, 0].plot([], [], "o-", ms=3, lw=1.4, color=colour)
     levels = {"accuracy": first.chance, "latent_shift": 1.0, "reconstruction": 1.0}
     for row, measure in zip(axes, measures, strict=True):
         for ax in row:

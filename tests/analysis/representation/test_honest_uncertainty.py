@@ -85,7 +85,7 @@ def test_the_exact_posterior_is_honest_and_its_scale_grows(known):
     np.testing.assert_allclose(found.standardised_error, 1, atol=0.1)
     assert found.scale_growth[0, -1] > 1.3
     assert (np.diff(found.scale_growth[0]) > 0).all()
-    assert found.rank_correlations[0] > 0.1
+    assert (found.rank_correlations[0] or 0) > 0.1
     assert found.reading().startswith("Honest")
     assert found.units == 3
 

@@ -146,14 +146,16 @@ def test_figures(words):
     found = robustness(vae, X, **options)
     axes, text = words(plot_robustness({"run": found}))
     assert len(axes) == 4 * 2
-    assert f"{found.by_harm[0]} hurts most" in text
+    assert f"{found.by_harm[0]} hurts most" in text.replace("\n", " ")
     bare = Robustness(
         found.damages, found.strengths, {"latent_shift": found.values["latent_shift"]}, None
     )
     _, text = words(plot_robustness({"a": found, "b": bare}))
-    assert "moves least" in text
+    assert "moves least" in text.replace("\n", " ")
     axes, text = words(
-        plot_damages(vae, X, damages=["salt", "blur", "shift"], strengths=(0.2,), limits=(-3, 3))
+        plot_damages(
+            vae, X, damages=["salt", "blur", "shift"], strengths=(0.2,), limits=(-3.0, 3.0)
+        )
     )
     assert "blur, by strength" in text
     assert len(axes) == 3 * 2 * 2

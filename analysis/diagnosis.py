@@ -31,7 +31,7 @@ from analysis.element_pit import ElementPit, element_pit
 from analysis.leave_one_out import LeaveOneOut, leave_one_element_out
 from pyro_vae.evaluating import seed_apart
 from pyro_vae.evidence import Evaluation, evaluate
-from pyro_vae.log_densities import distribution_at
+from pyro_vae.log_densities import NoDensityError, distribution_at
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -45,9 +45,14 @@ GENERATED_ELEMENTS = 50_000_000
 SCORE_SAMPLES = 100
 # Draws for each datum whose elements are forecast from one another.
 FORECAST_SAMPLES = 200
-# What a part raises that this program or these data do not have; the second is torch's word for what
-# a distribution lacks. A ValueError is a mistake, and ends the program.
-UNDEFINED = (UndefinedCheckError, NotImplementedError)
+# What a part raises that this program or these data do not have; the last is torch's word for what a
+# distribution lacks. Any other ValueError is a mistake, and ends the program.
+UNDEFINED = (UndefinedCheckError, NoDensityError, NotImplementedError)
+# What is said of new data whose codes training never saw.
+UNUSED_PRIOR = (
+    "New data are made at codes z ~ p(z), a prior that the objective never used: how far they are from "
+    "real data says how far the codes are from that prior, and little of the decoder."
+)
 # What the scores are, as a person reads it.
 SCORES = {
     "elbo": "ELBO (nats)",
@@ -115,6 +120,7 @@ class Subject:
         num_samples: The number of draws from the guide for each datum's importance weights.
         seed: The seed of all draws.
         event_names: What the elements of a datum are called.
+        uses_prior: Whether the objective that trained the program has a term of p(z).
         step: Names what is being done.
     """
 
@@ -126,6 +132,7 @@ class Subject:
     num_samples: int = 1000
     seed: int = 0
     event_names: tuple[str, ...] = ()
+    uses_prior: bool = True
     step: Steps = field(default_factory=Steps)
 
     def seed_of(self, what: str) -> int:
@@ -199,7 +206,10 @@ class Subject:
 
     @cached_property
     def scores(self) -> dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
-        """What the program says of real and of generated data: the ELBO, its terms, the reconstruction's error."""
+        """What the program says of real and of generated data: the ELBO, its terms, the reconstruction's error.
+
+        Of a guide without a density, the reconstruction and its error.
+        """
         generated = torch.as_tensor(self.generated, device=self.x.device)
         with self.step("scores of new data"):
             of_real, of_generated = (
@@ -316,14 +326,21 @@ class Parts:
         except UNDEFINED as error:
             self.left_out[f"{name}.png"] = str(error)
 
-    def section(self) -> Section:
+    def section(self, *, of_new_data: bool = False) -> Section:
         """The section.
+
+        Args:
+            of_new_data: Whether it is about new data: it then begins with what to know of a prior
+                that training did not use.
 
         Raises:
             UndefinedCheckError: If all parts were left out.
         """
         if not self.readings:
             raise UndefinedCheckError(next(iter(self.left_out.values())))
+        if of_new_data and not self.subject.uses_prior:
+            self.record["prior"] = {"reading": UNUSED_PRIOR}
+            self.readings = {"prior": UNUSED_PRIOR, **self.readings}
         self.record["reading"] = " ".join(self.readings.values())
         return Section(
             self.record,
@@ -352,11 +369,13 @@ def replicates(
 
 
 def _scores(vae: Any, x: Tensor, seed: int) -> dict[str, Float[np.ndarray, " n"]]:
-    weights = evaluate(vae, x, num_samples=SCORE_SAMPLES, seed=seed).importance_weighting
+    evaluation = evaluate(vae, x, num_samples=SCORE_SAMPLES, seed=seed)
+    weights = evaluation.weights
     difference = (reconstructed(vae, x) - to_array(x)).reshape(len(x), -1).astype(np.float64)
-    return {
-        "elbo": weights.elbo,
-        "reconstruction": weights.reconstruction,
-        "rate": weights.kl,
+    scores = {
+        "elbo": weights.elbo if weights else None,
+        "reconstruction": evaluation.reconstruction,
+        "rate": weights.kl if weights else None,
         "reconstruction_error": np.square(difference).mean(1),
     }
+    return {name: values for name, values in scores.items() if values is not None}

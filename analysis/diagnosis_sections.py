@@ -158,7 +158,7 @@ def predictive(subject: Subject) -> Section:
                 subject.real[:SHOWN], replicates(subject.vae, x, REPLICATES, seed=seed)
             ),
         )
-    return parts.section()
+    return parts.section(of_new_data=True)
 
 
 def calibrated(subject: Subject) -> Section:
@@ -216,7 +216,7 @@ def pit(subject: Subject) -> Section:
             "Are forecasts of elements too low, too high, too wide or too narrow?",
             lambda: plot_element_pit(elements),
         )
-    return parts.section()
+    return parts.section(of_new_data=True)
 
 
 def elbo(subject: Subject) -> Section:
@@ -264,9 +264,12 @@ def guide(subject: Subject) -> Section:
     """Is q(z | x) the posterior: on real data by its weights, on simulated data by its ranks?"""
     parts = Parts(subject, "guide")
     evaluation = subject.evaluation
-    khat, ess, draws = evaluation.khat, evaluation.ess, evaluation.num_samples
-    quality = parts.add("quality", lambda: guide_quality(khat, ess, draws))
+    quality = parts.add(
+        "quality",
+        lambda: guide_quality(evaluation.khat, evaluation.ess, evaluation.num_samples),
+    )
     if quality is not None:
+        khat, ess, draws = evaluation.khat, evaluation.ess, evaluation.num_samples
         threshold = khat_threshold(draws)
         parts.record["khat"] = {
             "share_above": evaluation.khat_share_above,

@@ -27,6 +27,7 @@ from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 
 from analysis.diagnosis_sections import SECTIONS
+from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.statistics import MINIMUM_SAMPLES
 from pyro_vae.training.checkpoint import write_atomically
 from pyro_vae.training.configuration import build_vae_for
@@ -152,6 +153,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
             num_samples=options.samples,
             seed=options.seed,
             event_names=tuple(trained.data.dataset.event_names),
+            uses_prior=OBJECTIVES[trained.vae.configuration["objective"]["name"]].uses_prior,
             step=step,
         )
         for name in names:
@@ -202,6 +204,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     from analysis.rate_distortion import RateDistortion, rate_distortion_summary
     from analysis.rate_distortion_figure import plot_rate_distortion
     from pyro_vae.evidence import evaluate
+    from pyro_vae.log_densities import check_density
 
     runs = {name: opened(options, path) for name, path in zip(names, options.runs, strict=True)}
     rows = {name: fixed(trained, options) for name, trained in runs.items()}
@@ -216,6 +219,8 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
         for name, trained in runs.items()
     )
     check_comparable(first, others)
+    for name, trained in runs.items():
+        check_density(trained.vae.guide, trained.x, f"to be compared by log p(x), {name}")
     started = time.perf_counter()
     held_out, points = [], []
     with closing(Steps([*names, "figures"], visible=True)) as step:

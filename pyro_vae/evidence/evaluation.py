@@ -1,5 +1,6 @@
 """What a trained VAE is worth on data: evidence, the ELBO's terms, the guide and the latent units."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,13 @@ from pyro_vae.compilation.work import CompileMode
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
 from pyro_vae.evidence.numbers import finite
-from pyro_vae.log_densities import distribution_at, log_densities
+from pyro_vae.log_densities import (
+    LogDensities,
+    NoDensityError,
+    check_density,
+    distribution_at,
+    log_densities,
+)
 from pyro_vae.statistics import active_units
 
 
@@ -22,15 +29,32 @@ class Evaluation:
     """The evaluation of a VAE on n data, with beta = 1 whatever trained it.
 
     Args:
-        importance_weighting: log p(x), reconstruction, KL, k-hat and ESS of each datum.
+        weights: log p(x), reconstruction, KL, k-hat and ESS of each datum; None for a guide without a
+            density, such as an autoencoder's, which has no bound of log p(x).
+        reconstruction: E_q log p(x | z) of each datum, in nats.
         embeddings: The deterministic code of each datum.
         kl_by_dimension: The KL of each latent dimension in nats, a mean over data, where posterior
             and prior are both diagonal normals; otherwise None: it is then no sum over dimensions.
     """
 
-    importance_weighting: ImportanceWeighting
+    weights: ImportanceWeighting | None
+    reconstruction: Float[np.ndarray, " n"]
     embeddings: Float[np.ndarray, "n latent"]
     kl_by_dimension: Float[np.ndarray, " latent"] | None
+
+    @property
+    def importance_weighting(self) -> ImportanceWeighting:
+        """The `weights`.
+
+        Raises:
+            NoDensityError: If there are none.
+        """
+        if self.weights is None:
+            raise NoDensityError(
+                "importance weights need a guide with a density, but this one has all its mass at one "
+                "point: it has no ELBO and no log p(x)."
+            )
+        return self.weights
 
     @property
     def khat(self) -> Float[np.ndarray, " n"] | None:
@@ -44,7 +68,7 @@ class Evaluation:
 
     @property
     def num_samples(self) -> int:
-        """The number of draws for each datum."""
+        """The number of draws for each datum, as in `ImportanceWeighting`."""
         return self.importance_weighting.num_samples
 
     @property
@@ -56,24 +80,25 @@ class Evaluation:
     def khat_share_above(self) -> float | None:
         """The share of data with a k-hat above the threshold: whose log p(x) is not to be trusted.
 
-        None where there were too few draws for a k-hat.
+        None where there were too few draws for a k-hat, or are no weights.
         """
-        return self.importance_weighting.khat_share_above
+        return None if self.weights is None else self.weights.khat_share_above
 
     def summary(self) -> dict[str, float | int | None]:
         """The entries of `metrics.json`: means per datum in nats, counts and shares.
 
         What is not defined, or not finite, is None.
         """
-        weighted = self.importance_weighting
+        weighted = self.weights
+        samples = weighted.num_samples if weighted else None
         return {
-            "elbo": finite(weighted.elbo.mean()),
-            "elbo_samples": weighted.num_samples,
-            "reconstruction": finite(weighted.reconstruction.mean()),
-            "kl": finite(weighted.kl.mean()),
-            "log_evidence": finite(weighted.mean_log_evidence),
-            "log_evidence_se": finite(weighted.log_evidence_se),
-            "log_evidence_samples": weighted.num_samples,
+            "elbo": finite(weighted.elbo.mean()) if weighted else None,
+            "elbo_samples": samples,
+            "reconstruction": finite(self.reconstruction.mean()),
+            "kl": finite(weighted.kl.mean()) if weighted else None,
+            "log_evidence": finite(weighted.mean_log_evidence) if weighted else None,
+            "log_evidence_se": finite(weighted.log_evidence_se) if weighted else None,
+            "log_evidence_samples": samples,
             "active_units": self.active_units,
             "khat_share_above": self.khat_share_above,
             "n": len(self.embeddings),
@@ -122,36 +147,42 @@ def evaluate(
             none of these.
     """
     with evaluating(vae, seed=seed):
-        weighted = importance_weighting(
-            vae.model,
-            vae.guide,
-            x,
-            num_samples=num_samples,
-            max_plate_nesting=max_plate_nesting,
-            max_elements=max_elements,
-            compile=compile,
-            progress=progress,
-        )
-        embeddings, kls = [], []
+        weighted = None
+        with suppress(NoDensityError):
+            check_density(vae.guide, x, "importance weighting")
+            weighted = importance_weighting(
+                vae.model,
+                vae.guide,
+                x,
+                num_samples=num_samples,
+                max_plate_nesting=max_plate_nesting,
+                max_elements=max_elements,
+                compile=compile,
+                progress=progress,
+            )
+        embeddings, kls, reconstructions = [], [], []
         for chunk in x.split(max(1, max_elements // max(1, x[0].numel()))):
             data = chunk if chunk.is_floating_point() else chunk.to(torch.get_default_dtype())
             embeddings.append(vae.embed(data).double().cpu().numpy())
-            kls.append(_kl_by_dimension(vae, data, max_plate_nesting))
+            terms = log_densities(vae.model, vae.guide, data, max_plate_nesting=max_plate_nesting)
+            kls.append(_kl_by_dimension(vae, terms))
+            reconstructions.append(terms.log_likelihood.double().mean(0).cpu().numpy())
     return Evaluation(
-        importance_weighting=weighted,
+        weights=weighted,
+        # Where the guide is a point, one draw is all of them.
+        reconstruction=weighted.reconstruction if weighted else np.concatenate(reconstructions),
         embeddings=np.concatenate(embeddings),
         kl_by_dimension=None if kls[0] is None else np.concatenate(kls).mean(0),
     )
 
 
 def _kl_by_dimension(
-    vae: PyroModule, x: Float[Tensor, " batch *event"], max_plate_nesting: int
+    vae: PyroModule, terms: LogDensities
 ) -> Float[np.ndarray, "batch latent"] | None:
     """KL(q(z_j | x) || p(z_j)) for each datum and dimension j, if both are diagonal normals."""
     if len(vae.latent_sites) != 1:
         return None
     (site,) = vae.latent_sites
-    terms = log_densities(vae.model, vae.guide, x, max_plate_nesting=max_plate_nesting)
     q, p = (
         _diagonal_normal(distribution_at(trace, site))
         for trace in (terms.guide_trace, terms.model_trace)

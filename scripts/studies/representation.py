@@ -120,8 +120,7 @@ def cell_of(row: str, seed: int, options: argparse.Namespace) -> Cell:
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     vae, prepared, _ = with_test_data(run, 1)
     vae.to("cuda" if torch.cuda.is_available() else "cpu")
-    # What is not defined is not there.
-    kept = {name: metrics[name] for name in KEPT if metrics[name] is not None}
+    kept = {name: metrics[name] for name in KEPT}
     cell = {"train": svi_train_command(arguments), **kept, "measured_by": provenance()}
     if data == "dsprites":
         return {**cell, "disentanglement": disentanglement_of(vae, prepared)}

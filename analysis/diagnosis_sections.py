@@ -330,11 +330,13 @@ class Maker:
         make: The function.
         parts: The names of its parts.
         shared: The steps that it may share with other sections.
+        usual: Whether a diagnosis has it without being asked for it.
     """
 
     make: Callable[[Subject], Section]
     parts: tuple[str, ...]
     shared: tuple[str, ...] = ()
+    usual: bool = True
 
     def all_steps(self, name: str) -> list[str]:
         """The steps that the section of this name may take."""

@@ -151,7 +151,7 @@ def test_what_it_leaves(trained, diagnosed):
 
 def test_one_seed_gives_the_same_bits_and_another_gives_others(diagnosed, run):
     whole = record(diagnosed[0])
-    options = [*TINY, "--sections", "elbo", "pit"]
+    options = [*TINY, "--only", "elbo", "pit"]
     before = torch.get_rng_state()
     assert main(run, *options, drawn=True) == 0
     assert (torch.get_rng_state() == before).all()
@@ -163,7 +163,7 @@ def test_one_seed_gives_the_same_bits_and_another_gives_others(diagnosed, run):
             one, two = (folder / "diagnosis" / figure for folder in (run, diagnosed[0]))
             assert one.read_bytes() == two.read_bytes()
     # What is of the former diagnosis is gone.
-    assert main(run, *TINY, "--sections", "pit", "--seed", "1") == 0
+    assert main(run, *TINY, "--only", "pit", "--seed", "1") == 0
     assert record(run)["pit"] != whole["pit"]
     assert not {"elbo", "guide"} & record(run).keys()
     names = {path.name for path in (run / "diagnosis").iterdir()}
@@ -177,7 +177,7 @@ def test_the_bar_names_every_step_and_ends_full(run, monkeypatch):
     monkeypatch.setattr(
         diagnosis, "tqdm", lambda **options: bars.append(_Bar(**options)) or bars[-1]
     )
-    assert main(run, *TINY, "--sections", "calibration", "pit") == 0
+    assert main(run, *TINY, "--only", "calibration", "pit") == 0
     (bar,) = bars
     assert bar.n == bar.total > 5
     assert set(record(run)["seconds"]["steps"]) <= set(bar.names)
@@ -292,7 +292,7 @@ def test_a_mistake_is_not_taken_for_an_absent_part(run, capsys, monkeypatch):
         raise ValueError("a mistake")
 
     monkeypatch.setattr(diagnosis_sections, "elbo_terms", broken)
-    assert main(run, *TINY, "--sections", "elbo") == 2
+    assert main(run, *TINY, "--only", "elbo") == 2
     assert capsys.readouterr().err.splitlines()[-1] == "diagnose.py: error: a mistake"
     assert not (run / "diagnosis").exists()
 
@@ -329,8 +329,8 @@ def refused(capsys, *arguments: str | Path) -> str:
         (["--samples", "24"], "--samples: must be a whole number of at least 25, got '24'"),
         (["--samples", "9" * 5000], "--samples: must be a whole number"),
         (["--seed", "-1"], "--seed: must be a whole number of at least 0, got '-1'"),
-        (["--sections", "all"], "'all' (choose from"),
-        (["--sections"], "--sections: expected at least one argument"),
+        (["--only", "all"], "'all' (choose from"),
+        (["--only"], "--only: expected at least one argument"),
         (["--split", "train"], "'train' (choose from"),
         (["--device", "tpu"], "'tpu' (choose from"),
         (["--out", "x"], "--out is for several runs"),
@@ -412,7 +412,7 @@ def test_overwriting_a_run_deletes_its_diagnosis(run):
 @pytest.mark.parametrize("when", ["computing", "writing"])
 def test_stopped_it_leaves_nothing_half(run, capsys, monkeypatch, how, when):
     program = runpy.run_path(str(SCRIPT))["main"]
-    arguments = [str(run), *TINY, "--sections", "elbo"]
+    arguments = [str(run), *TINY, "--only", "elbo"]
     name = {"computing": "plot_elbo_terms", "writing": "write_atomically"}[when]
     where = diagnosis_sections.__dict__ if when == "computing" else program.__globals__
     real = where[name]
@@ -452,8 +452,8 @@ def test_several_runs_are_compared(trained, folder, tmp_path, capsys, monkeypatc
     (mine / "a.txt").write_text("mine")
     assert "holds a.txt" in refused(capsys, trained, other, *TINY, "--out", mine)
     assert "must be a directory" in refused(capsys, trained, other, "--out", mine / "a.txt")
-    line = refused(capsys, trained, other, *TINY, "--sections", "elbo")
-    assert "--sections is for one run, got 2" in line
+    line = refused(capsys, trained, other, *TINY, "--only", "elbo")
+    assert "--only is for one run, got 2" in line
 
 
 def test_runs_that_do_not_compare_are_refused(trained, tmp_path, capsys, monkeypatch):

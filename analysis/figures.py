@@ -81,7 +81,6 @@ def draw_figures(
         _, new = _new_data(vae.model, checked)
 
     limits = _limits(checked)
-    weights = evaluation.importance_weighting
     figures: dict[str, Callable[[], matplotlib.figure.Figure]] = {
         "learning_curves": lambda: plot_learning_curves(history),
         "reconstructions": lambda: (
@@ -101,11 +100,12 @@ def draw_figures(
         "latent_space": lambda: plot_latent_space(
             _array(codes), None if labels is None else _array(labels), label_names
         ),
-        "guide_quality": lambda: plot_guide_quality(
-            weights.khat, weights.ess, weights.num_samples
-        ),
         "forest": lambda: plot_latents(tree),
     }
+    if (weights := evaluation.importance_weighting) is not None:
+        figures["guide_quality"] = lambda: plot_guide_quality(
+            weights.khat, weights.ess, weights.num_samples
+        )
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, plot in figures.items():

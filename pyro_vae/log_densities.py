@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import pyro
+import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from pyro import poutine
@@ -21,6 +22,10 @@ from torch.distributions import Distribution, kl_divergence
 
 # Imported for what it registers: the closed-form KLs that torch lacks.
 import pyro_vae.distributions  # noqa: F401
+
+
+class NoDensityError(ValueError):
+    """What is asked for needs log q(z | x), and the guide's mass is all at one point."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,12 @@ class LogDensities:
 
     @property
     def log_weight(self) -> Float[Tensor, "particles batch"]:
-        """The log importance weight log p(x, z) - log q(z | x)."""
+        """The log importance weight log p(x, z) - log q(z | x).
+
+        Raises:
+            NoDensityError: If the guide has all its mass at one point.
+        """
+        require_density(self.guide_trace, "an importance weight")
         return self.log_likelihood + self.log_prior - self.log_posterior
 
     @property
@@ -83,9 +93,10 @@ class LogDensities:
         """KL(q || p) at a latent site, in nats; None where no closed form is registered.
 
         None, too, where the model has no such site, or has it in a plate of its own: the terms
-        were summed by datum, the divergence was not.
+        were summed by datum, the divergence was not. And where the guide has all its mass at one
+        point, for which Pyro registers -log p(z).
         """
-        if site not in self.model_sites:
+        if site not in self.model_sites or site in without_density(self.guide_trace):
             return None
         traces = (self.guide_trace, self.model_trace)
         shape = self.guide_sites[site].shape
@@ -103,6 +114,42 @@ class LogDensities:
 def distribution_at(trace: Trace, site: str) -> Distribution:
     """The distribution of a site, expanded over particles and plates."""
     return _nodes(trace)[site]["fn"]
+
+
+def without_density(guide_trace: Trace) -> dict[str, str]:
+    """The guide's sites that have all their mass at one point, each with its distribution's class.
+
+    Their log q is 0 at that point, which is no density: nothing that adds it to others is an ELBO. A
+    point that carries on the density of an auxiliary draw, as in Pyro's automatic guides, is none.
+    """
+    nodes = {n: s for n, s in _nodes(guide_trace).items() if s["type"] == "sample"}
+    if any((site["infer"] or {}).get("is_auxiliary") for site in nodes.values()):
+        return {}
+    found = {}
+    for name, site in nodes.items():
+        base: Any = site["fn"]
+        while isinstance(base, (dist.Independent, dist.MaskedDistribution)):
+            base = base.base_dist
+        if isinstance(base, dist.Delta) and not site["is_observed"]:
+            found[name] = type(base).__name__
+    return found
+
+
+def require_density(guide_trace: Trace, what: str) -> None:
+    """Make sure that a guide has a density.
+
+    Args:
+        guide_trace: A trace of the guide.
+        what: What needs log q(z | x), for the message.
+
+    Raises:
+        NoDensityError: If a site has all its mass at one point.
+    """
+    for name, kind in without_density(guide_trace).items():
+        raise NoDensityError(
+            f"{what} needs a guide with a density, but site {name!r} is a {kind}, with all its mass at "
+            "one point: what serves it is --objective reconstruction."
+        )
 
 
 def log_densities(

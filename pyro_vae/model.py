@@ -97,9 +97,9 @@ def build(
     """A VAE from the classes of its parts. The defaults above are the command line's.
 
     Each constructor is handed, by parameter name, what it asks for among `latent_dim`,
-    `event_shape`, `encoder`, `decoder`, `posterior`, `train_data`, `train_size` and `levels`. An
-    encoder of counts reads log(1 + x), one of integers x / (levels - 1), and a decoder of points of
-    the simplex these less their mean, over their spread.
+    `event_shape`, `encoder`, `decoder`, `posterior`, `train_data`, `train_size`, `levels` and
+    `data_support`, the likelihood's support. An encoder of counts reads log(1 + x), one of integers
+    x / (levels - 1), and a decoder of points of the simplex these less their mean, over their spread.
 
     Args:
         event_shape: The shape of a datum.
@@ -131,6 +131,7 @@ def build(
         "train_data": train_data,
         "train_size": train_size,
         "levels": levels,
+        "data_support": support,
     }
 
     def construct(part: Callable[..., nn.Module]) -> nn.Module:

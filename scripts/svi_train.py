@@ -254,9 +254,14 @@ def table(metrics: dict[str, Any]) -> str:
     def number(name: str, form: str = ".2f") -> str:
         return "not defined" if metrics[name] is None else format(metrics[name], form)
 
-    samples = f"{metrics['log_evidence_samples']:,} importance samples"
+    samples = metrics["log_evidence_samples"]
+    of_evidence = (
+        "the guide is a point without a density: it is no bound of log p(x)"
+        if samples is None
+        else f"nats +- {number('log_evidence_se')}, {samples:,} importance samples"
+    )
     rows = [
-        ("log p(x)", number("log_evidence"), f"nats +- {number('log_evidence_se')}, {samples}"),
+        ("log p(x)", number("log_evidence"), of_evidence),
         ("ELBO", number("elbo"), "nats = reconstruction - KL"),
         ("reconstruction", number("reconstruction"), "nats, E_q log p(x|z)"),
         ("KL", number("kl"), "nats, KL(q(z|x) || p(z))"),

@@ -1,5 +1,6 @@
 """What a trained VAE is worth on data: evidence, the ELBO's terms, the guide and the latent units."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,12 @@ from pyro_vae.compilation.work import CompileMode
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
 from pyro_vae.evidence.numbers import finite
-from pyro_vae.log_densities import distribution_at, log_densities
+from pyro_vae.log_densities import (
+    LogDensities,
+    NoDensityError,
+    distribution_at,
+    log_densities,
+)
 from pyro_vae.statistics import active_units
 
 
@@ -22,30 +28,36 @@ class Evaluation:
     """The evaluation of a VAE on n data, with beta = 1 whatever trained it.
 
     Args:
-        importance_weighting: log p(x), reconstruction, KL, k-hat and ESS of each datum.
+        importance_weighting: log p(x), reconstruction, KL, k-hat and ESS of each datum; None for a
+            guide without a density, such as an autoencoder's: there is no bound of log p(x) then.
+        reconstruction: E_q log p(x | z) of each datum, in nats.
         embeddings: The deterministic code of each datum.
         kl_by_dimension: The KL of each latent dimension in nats, a mean over data, where posterior
             and prior are both diagonal normals; otherwise None: it is then no sum over dimensions.
     """
 
-    importance_weighting: ImportanceWeighting
+    importance_weighting: ImportanceWeighting | None
+    reconstruction: Float[np.ndarray, " n"]
     embeddings: Float[np.ndarray, "n latent"]
     kl_by_dimension: Float[np.ndarray, " latent"] | None
 
     @property
     def khat(self) -> Float[np.ndarray, " n"] | None:
-        """The k-hat of each datum, as in `ImportanceWeighting`."""
-        return self.importance_weighting.khat
+        """The k-hat of each datum, as in `ImportanceWeighting`; None without weights, or too few."""
+        weighted = self.importance_weighting
+        return None if weighted is None else weighted.khat
 
     @property
-    def ess(self) -> Float[np.ndarray, " n"]:
-        """The effective sample size of each datum, as in `ImportanceWeighting`."""
-        return self.importance_weighting.ess
+    def ess(self) -> Float[np.ndarray, " n"] | None:
+        """The effective sample size of each datum, as in `ImportanceWeighting`; None without weights."""
+        weighted = self.importance_weighting
+        return None if weighted is None else weighted.ess
 
     @property
-    def num_samples(self) -> int:
-        """The number of draws for each datum."""
-        return self.importance_weighting.num_samples
+    def num_samples(self) -> int | None:
+        """The number of weights of each datum; None if it has none."""
+        weighted = self.importance_weighting
+        return None if weighted is None else weighted.num_samples
 
     @property
     def active_units(self) -> int | None:
@@ -56,9 +68,10 @@ class Evaluation:
     def khat_share_above(self) -> float | None:
         """The share of data with a k-hat above the threshold: whose log p(x) is not to be trusted.
 
-        None where there were too few draws for a k-hat.
+        None where there were too few draws for a k-hat, or no weights.
         """
-        return self.importance_weighting.khat_share_above
+        weighted = self.importance_weighting
+        return None if weighted is None else weighted.khat_share_above
 
     def summary(self) -> dict[str, float | int | None]:
         """The entries of `metrics.json`: means per datum in nats, counts and shares.
@@ -67,13 +80,13 @@ class Evaluation:
         """
         weighted = self.importance_weighting
         return {
-            "elbo": finite(weighted.elbo.mean()),
-            "elbo_samples": weighted.num_samples,
-            "reconstruction": finite(weighted.reconstruction.mean()),
-            "kl": finite(weighted.kl.mean()),
-            "log_evidence": finite(weighted.mean_log_evidence),
-            "log_evidence_se": finite(weighted.log_evidence_se),
-            "log_evidence_samples": weighted.num_samples,
+            "elbo": finite(weighted.elbo.mean()) if weighted else None,
+            "elbo_samples": self.num_samples,
+            "reconstruction": finite(self.reconstruction.mean()),
+            "kl": finite(weighted.kl.mean()) if weighted else None,
+            "log_evidence": finite(weighted.mean_log_evidence) if weighted else None,
+            "log_evidence_se": finite(weighted.log_evidence_se) if weighted else None,
+            "log_evidence_samples": self.num_samples,
             "active_units": self.active_units,
             "khat_share_above": self.khat_share_above,
             "n": len(self.embeddings),
@@ -122,36 +135,41 @@ def evaluate(
             none of these.
     """
     with evaluating(vae, seed=seed):
-        weighted = importance_weighting(
-            vae.model,
-            vae.guide,
-            x,
-            num_samples=num_samples,
-            max_plate_nesting=max_plate_nesting,
-            max_elements=max_elements,
-            compile=compile,
-            progress=progress,
-        )
-        embeddings, kls = [], []
+        weighted = None
+        with suppress(NoDensityError):
+            weighted = importance_weighting(
+                vae.model,
+                vae.guide,
+                x,
+                num_samples=num_samples,
+                max_plate_nesting=max_plate_nesting,
+                max_elements=max_elements,
+                compile=compile,
+                progress=progress,
+            )
+        embeddings, kls, reconstructions = [], [], []
         for chunk in x.split(max(1, max_elements // max(1, x[0].numel()))):
             data = chunk if chunk.is_floating_point() else chunk.to(torch.get_default_dtype())
             embeddings.append(vae.embed(data).double().cpu().numpy())
-            kls.append(_kl_by_dimension(vae, data, max_plate_nesting))
+            terms = log_densities(vae.model, vae.guide, data, max_plate_nesting=max_plate_nesting)
+            kls.append(_kl_by_dimension(vae, terms))
+            reconstructions.append(terms.log_likelihood.double().mean(0).cpu().numpy())
     return Evaluation(
         importance_weighting=weighted,
+        # Where the guide is a point, one draw is all of them.
+        reconstruction=weighted.reconstruction if weighted else np.concatenate(reconstructions),
         embeddings=np.concatenate(embeddings),
         kl_by_dimension=None if kls[0] is None else np.concatenate(kls).mean(0),
     )
 
 
 def _kl_by_dimension(
-    vae: PyroModule, x: Float[Tensor, " batch *event"], max_plate_nesting: int
+    vae: PyroModule, terms: LogDensities
 ) -> Float[np.ndarray, "batch latent"] | None:
     """KL(q(z_j | x) || p(z_j)) for each datum and dimension j, if both are diagonal normals."""
     if len(vae.latent_sites) != 1:
         return None
     (site,) = vae.latent_sites
-    terms = log_densities(vae.model, vae.guide, x, max_plate_nesting=max_plate_nesting)
     q, p = (
         _diagonal_normal(distribution_at(trace, site))
         for trace in (terms.guide_trace, terms.model_trace)

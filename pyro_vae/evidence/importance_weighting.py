@@ -248,6 +248,7 @@ def importance_weighting(
     Raises:
         ValueError: If there are no data, `num_samples` or `max_elements` is below 1, or `compile` is
             none of these.
+        NoDensityError: If the guide has all its mass at one point.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519

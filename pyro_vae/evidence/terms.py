@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.compilation import CompilerError, TracingError, compile_graph, one_line, trace
 from pyro_vae.compilation.work import FORWARD, CompileMode, counted
 from pyro_vae.evaluating import owners_of
-from pyro_vae.log_densities import log_densities
+from pyro_vae.log_densities import log_densities, require_density
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,7 @@ class Terms:
             num_particles=self.num_particles,
             max_plate_nesting=self.max_plate_nesting,
         )
+        require_density(terms.guide_trace, "importance weighting")
         log_likelihood = terms.log_likelihood.double()
         log_ratio = terms.log_posterior.double() - terms.log_prior.double()
         kls = [terms.closed_form_kl(name) for name in terms.guide_sites]

@@ -138,7 +138,7 @@ def from_svi(
     dims = dims or {}
     names = Names(layout.data_plate, data_dim, dims, taken.draws.model)
     groups = groups_of(taken, prior, names)
-    stored = taken.terms["log_weight"].shape[1] if taken.statistics else taken.size
+    stored = taken.terms["log_p_x_given_z"].shape[1] if taken.statistics else taken.size
     subsampled = {
         names.data_dim if plate == names.data_plate else plate: subsample
         for plate, subsample in layout.subsampled().items()

@@ -13,6 +13,7 @@ from pyro_vae.inference_data.draws import draw
 from pyro_vae.inference_data.layout import Layout, look
 from pyro_vae.inference_data.sites import Draws, Site
 from pyro_vae.inference_data.terms import statistics_of, terms_of
+from pyro_vae.log_densities import without_density
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,13 @@ def take(
             draws, layout = draw(
                 model, guide, part.args, part.kwargs, layout, num_draws, replicate=kept is None
             )
-        terms = terms_of(draws, plate)
+        has_density = not without_density(layout.guide_trace)
+        terms = terms_of(draws, plate, has_density=has_density)
         if plate is not None:
-            if terms["log_weight"].shape[1] != length:
+            if terms["log_p_x_given_z"].shape[1] != length:
                 raise ValueError(
                     f"a block of {length} data must be as many in the plate {plate!r}, got "
-                    f"{terms['log_weight'].shape[1]}."
+                    f"{terms['log_p_x_given_z'].shape[1]}."
                 )
             latent = {n: s for n, s in draws.model.items() if s.kind == "latent"}
             statistics.append(statistics_of(terms, latent, plate))

@@ -30,7 +30,9 @@ STATISTICS = {
 }
 
 
-def terms_of(draws: Draws, data_plate: str | None) -> dict[str, np.ndarray]:
+def terms_of(
+    draws: Draws, data_plate: str | None, *, has_density: bool = True
+) -> dict[str, np.ndarray]:
     """log p(x | z), log p(z), log q(z | x) and the log weight of each draw.
 
     A latent site that the guide lacks was drawn from the model at the other values: its own density
@@ -40,6 +42,7 @@ def terms_of(draws: Draws, data_plate: str | None) -> dict[str, np.ndarray]:
         draws: The draws.
         data_plate: The plate over data, for terms of shape `(draw, data)`. None for those of all data
             together, of shape `(draw,)`.
+        has_density: Whether the guide has a density: without, the last two are left out.
     """
     like = (*draws.model.values(), *draws.guide.values())[0].total(data_plate)
     terms = {name: np.zeros_like(like) for name in TERMS}
@@ -55,29 +58,32 @@ def terms_of(draws: Draws, data_plate: str | None) -> dict[str, np.ndarray]:
             terms["log_q_z_given_x"] += site.total(data_plate)
     # The subtraction cancels hundreds of nats, so it is done in float64.
     terms["log_weight"] = terms["log_p_x_given_z"] + terms["log_p_z"] - terms["log_q_z_given_x"]
+    if not has_density:
+        del terms["log_q_z_given_x"], terms["log_weight"]
     return terms
 
 
 def statistics_of(
     terms: Mapping[str, np.ndarray], latent: Mapping[str, Site], data_plate: str
 ) -> dict[str, np.ndarray]:
-    """`STATISTICS` of each datum, and the mean and standard deviation of its latent sites' draws.
+    """`STATISTICS` of each datum, as far as there are terms for them, and the mean and standard deviation of its latent sites' draws.
 
     Args:
         terms: Of shape `(draw, data)`.
         latent: The latent sites.
         data_plate: The plate over data, whose axis leads.
     """
-    weights = terms["log_weight"]
-    statistics = {
-        "elbo": weights.mean(0),
-        "reconstruction": terms["log_p_x_given_z"].mean(0),
-        "kl": (terms["log_q_z_given_x"] - terms["log_p_z"]).mean(0),
-        "log_evidence": log_mean_exp(weights),
-        "ess": effective_sample_size(weights),
-    }
-    if len(weights) >= MINIMUM_SAMPLES:
-        statistics["khat"] = pareto_khat(weights)
+    statistics = {"reconstruction": terms["log_p_x_given_z"].mean(0)}
+    # A guide without a density has no weights.
+    if (weights := terms.get("log_weight")) is not None:
+        statistics |= {
+            "elbo": weights.mean(0),
+            "kl": (terms["log_q_z_given_x"] - terms["log_p_z"]).mean(0),
+            "log_evidence": log_mean_exp(weights),
+            "ess": effective_sample_size(weights),
+        }
+        if len(weights) >= MINIMUM_SAMPLES:
+            statistics["khat"] = pareto_khat(weights)
     for name, site in latent.items():
         if not site.is_category:
             axis = site.plates.index(data_plate)

@@ -48,7 +48,7 @@ def groups_of(
     model, layout = taken.draws.model, taken.layout
     plate = layout.data_plate if layout.is_local else None
     if plate is not None and taken.size is not None:
-        prior = first(prior, plate, taken.terms["log_weight"].shape[1])
+        prior = first(prior, plate, taken.terms["log_p_x_given_z"].shape[1])
     observed = [name for name, site in model.items() if site.kind == "observed"]
     latent = [name for name, site in model.items() if site.kind in ("latent", "deterministic")]
 

@@ -13,6 +13,7 @@ from pyro_vae.objectives.maximum_mean_discrepancy import Info
 from pyro_vae.objectives.moments import DIP
 from pyro_vae.objectives.objective import Objective
 from pyro_vae.objectives.pathwise import STL, DReG
+from pyro_vae.objectives.reconstruction import Reconstruction
 from pyro_vae.objectives.total_correlation import BetaTC
 from pyro_vae.objectives.value import ObjectiveValue, objective_value
 
@@ -29,6 +30,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "factor": Factor,
     "info": Info,
     "dip": DIP,
+    "reconstruction": Reconstruction,
 }
 
 __all__ = [
@@ -45,5 +47,6 @@ __all__ = [
     "Info",
     "Objective",
     "ObjectiveValue",
+    "Reconstruction",
     "objective_value",
 ]

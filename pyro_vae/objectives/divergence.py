@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
 from pyro_vae.distributions import OneHots
-from pyro_vae.log_densities import LogDensities, distribution_at
+from pyro_vae.log_densities import LogDensities, distribution_at, require_density
 
 KL = Literal["auto", "monte_carlo"]
 
@@ -36,7 +36,11 @@ def divergence(terms: LogDensities, kl: KL, kl_by_site: dict[str, str]) -> Float
         terms: The terms of the pair.
         kl: "auto" for closed forms where they exist, "monte_carlo" for none.
         kl_by_site: Is told how each site's was computed.
+
+    Raises:
+        NoDensityError: If the guide has all its mass at one point.
     """
+    require_density(terms.guide_trace, "a KL divergence")
     total = torch.zeros_like(terms.log_likelihood[0])
     for name, log_posterior in terms.guide_sites.items():
         site = terms.closed_form_kl(name) if kl == "auto" else None
@@ -61,8 +65,9 @@ def divergence_by_coordinate(
         kl_by_site: Is told how each site's was computed.
 
     Raises:
-        ValueError: If a distribution is no product, by its name.
+        ValueError: If a distribution is no product, by its name, or the guide has no density.
     """
+    require_density(terms.guide_trace, "a KL divergence")
     coordinates = []
     for name in terms.guide_sites:
         (q, z), (p, w) = _factors(terms, name, "guide"), _factors(terms, name, "prior")

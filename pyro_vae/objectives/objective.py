@@ -1,9 +1,11 @@
 """What every objective has in common."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.log_densities import LogDensities, distribution_at
+from pyro_vae.log_densities import LogDensities, distribution_at, require_density
 from pyro_vae.objectives.value import ObjectiveValue
 
 
@@ -27,6 +29,10 @@ class Objective(nn.Module):
     # Whether a datum's loss depends on the rest of the batch: several processes see a part of it each.
     # An objective may say so of itself, where it is a matter of its options.
     couples_batch: bool = False
+    # Whether it reads log q(z | x), which a guide that is a point does not have.
+    needs_density: ClassVar[bool] = True
+    # Which of the validation values says how good an epoch is: elbo, reconstruction or kl.
+    score: ClassVar[str] = "elbo"
 
     progress: Tensor
 
@@ -58,6 +64,8 @@ class Objective(nn.Module):
         Raises:
             ValueError: If it cannot, by the name of what is in the way.
         """
+        if self.needs_density:
+            require_density(terms.guide_trace, type(self).__name__)
         for name in terms.guide_sites:
             q = distribution_at(terms.guide_trace, name)
             if not q.has_rsample:

@@ -3,7 +3,8 @@
 A posterior is an `nn.Module` that owns its encoder. `posterior(x)`, with x `(*batch, *event_shape)`,
 returns a reparameterisable distribution with batch shape `(*batch,)` and event shape `(latent_dim,)`;
 `posterior.embed(x)` is the deterministic code used as a representation. It has `latent_dim` and
-declares its `support` as a word, which has to be the prior's.
+declares its `support` as a word, which has to be the prior's. One whose `has_density` is False
+has all its mass at a point, and serves no objective but `reconstruction`.
 """
 
 from torch import nn
@@ -13,6 +14,7 @@ from pyro_vae.posteriors.discrete import OneHot
 from pyro_vae.posteriors.flow import CouplingFlowPosterior, InverseAutoregressivePosterior
 from pyro_vae.posteriors.gaussian import DiagonalNormal, FullNormal, LowRankNormal
 from pyro_vae.posteriors.heavy_tailed import Laplace, StudentT
+from pyro_vae.posteriors.point import Point
 from pyro_vae.posteriors.positive import Gamma, LogNormal
 from pyro_vae.posteriors.simplex import Dirichlet, LogisticNormal
 from pyro_vae.posteriors.sparse import SpikeAndSlab
@@ -38,6 +40,7 @@ POSTERIORS: dict[str, type[nn.Module]] = {
     "power_spherical": PowerSpherical,
     "one_hot": OneHot,
     "spike_and_slab": SpikeAndSlab,
+    "point": Point,
 }
 
 __all__ = [
@@ -56,6 +59,7 @@ __all__ = [
     "LogisticNormal",
     "LowRankNormal",
     "OneHot",
+    "Point",
     "PowerSpherical",
     "SpikeAndSlab",
     "StudentT",

@@ -128,8 +128,8 @@ class Vamp(nn.Module):
             of up to 10,000 training data (more where that is below 20 for each component).
 
     Raises:
-        ValueError: If `latent_dim` or `components` is below 1, `start` is unknown, or there are fewer
-            data than components and `start` is kmeans.
+        ValueError: If `latent_dim` or `components` is below 1, `start` is unknown, there are fewer
+            data than components and `start` is kmeans, or the posterior has no density.
 
     References:
         VAE with a VampPrior (Tomczak & Welling, 2018), https://arxiv.org/abs/1705.07120
@@ -148,6 +148,11 @@ class Vamp(nn.Module):
     ) -> None:
         super().__init__()
         _check(latent_dim, components, start, get_args(VampStart))
+        if not getattr(posterior, "has_density", True):
+            raise ValueError(
+                "Vamp is a mixture of the posterior's densities at pseudo-inputs, and a "
+                f"{type(posterior).__name__} has none: use another prior, such as standard_normal."
+            )
         self.latent_dim = latent_dim
         # In a tuple, so that nn.Module does not see it.
         self._posterior = (posterior,)

@@ -20,9 +20,9 @@ from tqdm import tqdm
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.data import PreparedData
 from pyro_vae.evaluating import evaluating
-from pyro_vae.log_densities import LogDensities, log_densities
+from pyro_vae.log_densities import LogDensities, log_densities, without_density
 from pyro_vae.networks.normalisation import require_separable
-from pyro_vae.objectives import ELBO, Objective, ObjectiveValue, objective_value
+from pyro_vae.objectives import ELBO, Objective, ObjectiveValue, Reconstruction, objective_value
 from pyro_vae.training.aggressive import Aggressive
 from pyro_vae.training.checkpoint import save_checkpoint
 from pyro_vae.training.collapse import UNIT_NATS, Units, collapse_alarm, units_in_use
@@ -69,10 +69,11 @@ class Training:
         batch_size: The number of data a step. An epoch's last batch may be smaller.
         lr: Adam's learning rate.
         lr_schedule: How it changes by epoch: "constant", "cosine" to zero, "exponential" to a
-            hundredth, or "plateau" (halved after 10 epochs without a better validation ELBO).
+            hundredth, or "plateau" (halved after 10 epochs without a better score on validation data:
+            the ELBO, or for the objective `reconstruction` that).
         clip_norm: The largest norm of a gradient; a longer one is shortened to it. None for no limit.
-        early_stopping: Stop after so many epochs without a better validation ELBO, and go back to
-            the best epoch's parameters. None to train to the end.
+        early_stopping: Stop after so many epochs without a better score, and go back to the best
+            epoch's parameters. None to train to the end.
         compile: Whether the step is compiled: "on", "off", or "auto" where the work that is left
             pays for the compiler.
         aggressive_steps: Before each step of the model, train the guide alone until its bound stops
@@ -377,7 +378,7 @@ class Training:
             return
         self.seconds = 0.0
         self.totals.start_epoch()
-        score = record["validation_elbo"]
+        score = record[f"validation_{self.objective.score}"]
         with warnings.catch_warnings():
             # It misses a call of `optimizer.step()`, which a step that may be a graph does not make.
             warnings.filterwarnings("ignore", "Detected call of", UserWarning)
@@ -390,13 +391,17 @@ class Training:
     def _consider_stopping(self, epoch: int) -> None:
         if self.early_stopping is None:
             return
-        scores = [record["validation_elbo"] for record in self.history]
+        name = self.objective.score
+        scores = [record[f"validation_{name}"] for record in self.history]
         comparable = [-math.inf if score is None else score for score in scores]
         if comparable[-1] >= max(comparable):
             self.best = copy.deepcopy(self.program.state_dict())
             self.best_epoch = epoch
         elif epoch - self.best_epoch >= self.early_stopping:
-            log.info("stopped early: no better validation ELBO since epoch %d.", self.best_epoch)
+            better = "ELBO" if name == "elbo" else name
+            log.info(
+                "stopped early: no better validation %s since epoch %d.", better, self.best_epoch
+            )
             self.stopped_early = True
 
     def _watch_the_code(self) -> None:
@@ -415,7 +420,10 @@ class Training:
                 log.info("%d have a rate above %g nats.", self._units.above_rate, UNIT_NATS)
 
     def validate(self) -> dict[str, float | None]:
-        """ELBO, reconstruction and KL on the validation split, in nats per datum, always beta = 1."""
+        """ELBO, reconstruction and KL on the validation split, in nats per datum, always beta = 1.
+
+        Of a guide without a density, only the reconstruction is known.
+        """
         if self.processes.size > 1:
             # The first one's, for all: what follows from it, such as an end, they must do alike.
             names = ("elbo", "reconstruction", "kl")
@@ -431,7 +439,7 @@ class Training:
 
     def _validation(self) -> dict[str, float | None]:
         split = self.data.fixed("validation")
-        elbo = ELBO()
+        elbo, reconstruction = ELBO(), Reconstruction()
         sums = {"elbo": 0.0, "reconstruction": 0.0, "kl": 0.0}
         first: tuple[Tensor, LogDensities] | None = None
         with evaluating(self.program, seed=VALIDATION_SEED):
@@ -439,9 +447,11 @@ class Training:
                 x = rows.to(self.device, torch.get_default_dtype())
                 program: Any = self.program
                 terms = log_densities(program.model, program.guide, x)
-                values = elbo(terms).values
+                known = reconstruction if without_density(terms.guide_trace) else elbo
+                values = known(terms).values
                 for name in sums:
-                    sums[name] += float(values[name].sum(dtype=torch.float64))
+                    total = values[name].sum(dtype=torch.float64) if name in values else math.nan
+                    sums[name] += float(total)
                 first = first or (x, terms)
             # After all that draws, so that an `embed` that draws, too, changes nothing before.
             self._units = units_in_use(self.program, *first) if first else None
@@ -462,8 +472,8 @@ class Training:
     def _show(self, bar: tqdm) -> None:
         means = self.totals.means() or (self.history[-1] if self.history else {})
         shown = {name: means.get(name) for name in ("elbo", "reconstruction", "kl")}
-        if all(value is not None for value in shown.values()):
-            text = ", ".join(f"{name} {value:.2f}" for name, value in shown.items())
+        text = ", ".join(f"{n} {value:.2f}" for n, value in shown.items() if value is not None)
+        if text:
             epochs = math.ceil(self.steps / self.steps_per_epoch)
             epoch = math.ceil(self.step / self.steps_per_epoch)
             bar.set_postfix_str(f"epoch {epoch}/{epochs}: {text} nats/datum", refresh=False)

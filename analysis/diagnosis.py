@@ -30,7 +30,7 @@ from analysis.draws import (
 from analysis.element_pit import ElementPit, element_pit
 from analysis.leave_one_out import LeaveOneOut, leave_one_element_out
 from pyro_vae.evaluating import seed_apart
-from pyro_vae.evidence import Evaluation, evaluate
+from pyro_vae.evidence import Evaluation, ImportanceWeighting, evaluate
 from pyro_vae.log_densities import distribution_at
 
 if TYPE_CHECKING:
@@ -138,6 +138,8 @@ class Subject:
         train_labels: The same of `train`.
         label_names: What label 0, 1, ... is called; of factors, what the first, second, ... is.
         foreign: Data of another kind, to be told from x; None if there are none.
+        whole: All data of the split that x are some of, on the CPU; None if they are x.
+        whole_labels: The labels or factors of these.
         step: Names what is being done.
     """
 
@@ -153,6 +155,8 @@ class Subject:
     train_labels: Int[np.ndarray, " t"] | Int[np.ndarray, "t factors"] | None = None
     label_names: tuple[str, ...] = ()
     foreign: Foreign | None = None
+    whole: Real[Tensor, " w *event"] | None = None
+    whole_labels: Int[np.ndarray, " w"] | Int[np.ndarray, "w factors"] | None = None
     step: Steps = field(default_factory=Steps)
 
     def seed_of(self, what: str) -> int:
@@ -273,7 +277,26 @@ class Subject:
         if len(self.x) < 2:
             raise UndefinedCheckError(f"at least two data can be checked, got {len(self.x)}.")
 
+    @property
+    def weights(self) -> ImportanceWeighting:
+        """The importance weights of `evaluation`.
+
+        Raises:
+            UndefinedCheckError: If the guide has no density, as that of an autoencoder.
+        """
+        weights = self.evaluation.importance_weighting
+        if weights is None:
+            raise UndefinedCheckError(
+                "the guide has no density: there is no log p(x), no ELBO and no importance weight."
+            )
+        return weights
+
+    def check_density(self) -> None:
+        """Raise what `weights` does if the guide has no density."""
+        _ = self.weights
+
     def _forecasts(self, x: Tensor, purpose: str) -> LeaveOneOut:
+        self.check_density()
         return leave_one_element_out(
             self.vae, x, num_samples=FORECAST_SAMPLES, seed=self.seed_of(purpose)
         )
@@ -384,11 +407,13 @@ def replicates(
 
 
 def _scores(vae: Any, x: Tensor, seed: int) -> dict[str, Float[np.ndarray, " n"]]:
-    weights = evaluate(vae, x, num_samples=SCORE_SAMPLES, seed=seed).importance_weighting
+    evaluation = evaluate(vae, x, num_samples=SCORE_SAMPLES, seed=seed)
+    weights = evaluation.importance_weighting
+    of_density = {} if weights is None else {"elbo": weights.elbo, "rate": weights.kl}
     difference = (reconstructed(vae, x) - to_array(x)).reshape(len(x), -1).astype(np.float64)
-    return {
-        "elbo": weights.elbo,
-        "reconstruction": weights.reconstruction,
-        "rate": weights.kl,
+    found = {
+        **of_density,
+        "reconstruction": evaluation.reconstruction,
         "reconstruction_error": np.square(difference).mean(1),
     }
+    return {name: found[name] for name in SCORES if name in found}

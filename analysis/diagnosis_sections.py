@@ -47,6 +47,8 @@ from analysis.predictive_figures import (
     predictive_tree,
 )
 from analysis.rate_decomposition import RateDecomposition
+from analysis.representation import section
+from analysis.representation.section import representation
 from analysis.simulation_based_calibration import (
     SimulationBasedCalibration,
     plot_calibration_by_dimension,
@@ -222,6 +224,7 @@ def pit(subject: Subject) -> Section:
 def elbo(subject: Subject) -> Section:
     """What the ELBO is made of, and what its rate says of the training data given."""
     parts = Parts(subject, "elbo")
+    subject.check_density()
     terms = parts.add("terms", lambda: elbo_terms(subject.evaluation))
     decomposition = parts.add(
         "decomposition",
@@ -263,20 +266,20 @@ def elbo(subject: Subject) -> Section:
 def guide(subject: Subject) -> Section:
     """Is q(z | x) the posterior: on real data by its weights, on simulated data by its ranks?"""
     parts = Parts(subject, "guide")
-    evaluation = subject.evaluation
-    khat, ess, draws = evaluation.khat, evaluation.ess, evaluation.num_samples
+    weights = subject.weights
+    khat, ess, draws = weights.khat, weights.ess, weights.num_samples
     quality = parts.add("quality", lambda: guide_quality(khat, ess, draws))
     if quality is not None:
         threshold = khat_threshold(draws)
         parts.record["khat"] = {
-            "share_above": evaluation.khat_share_above,
+            "share_above": weights.khat_share_above,
             "threshold": threshold,
             "median": None if khat is None else float(np.median(khat)),
         }
         parts.record["ess"] = {"median": float(np.median(ess)), "num_samples": draws}
-        if evaluation.khat_share_above is not None:
+        if weights.khat_share_above is not None:
             parts.numbers["k-hat above threshold"] = (
-                f"{evaluation.khat_share_above:.1%} of data, threshold {threshold:.2f}"
+                f"{weights.khat_share_above:.1%} of data, threshold {threshold:.2f}"
             )
         parts.numbers["effective draws, median"] = f"{np.median(ess):.0f} of {draws}"
         parts.draw(
@@ -360,6 +363,10 @@ SECTIONS = {
     "pit": Maker(pit, ("statistics", "elements"), (*_NEW, *_FORECASTS)),
     "elbo": Maker(elbo, ("terms", "decomposition"), ("importance weights",)),
     "guide": Maker(guide, ("quality", "sbc", "generalisation"), ("importance weights",)),
+    # A diagnosis of the model takes half as long without it.
+    "representation": Maker(
+        representation, section.PARTS, section.SHARED, usual=False
+    ),
 }
 
 

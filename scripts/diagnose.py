@@ -227,6 +227,8 @@ def subject_of(
         train_labels=train_labels,
         label_names=tuple(trained.data.dataset.label_names),
         foreign=foreign,
+        whole=trained.x,
+        whole_labels=labels_of(trained.data, options.split, slice(None)),
         step=step,
     )
 
@@ -280,13 +282,15 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     from analysis.model_comparison import compare_models
     from analysis.model_comparison_figure import plot_model_comparison
     from analysis.paired_differences import paired_report, plot_paired_differences
+    from analysis.representation.foreign_scores import has_density
     from analysis.rate_distortion import RateDistortion, rate_distortion_summary
     from analysis.rate_distortion_figure import plot_rate_distortion
     from pyro_vae.evidence import evaluate
 
     runs = {name: opened(options, path) for name, path in zip(names, options.runs, strict=True)}
     for name, trained in runs.items():
-        if not getattr(getattr(trained.vae, "posterior", None), "has_density", True):
+        # Before any is evaluated, which may take long.
+        if not has_density(trained.vae, trained.x[:1].to(trained.device)):
             raise ValueError(
                 f"log p(x) of {name} is not defined, because its guide has no density: "
                 "--only representation compares what codes are good for."
@@ -302,6 +306,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
                 weights = evaluate(
                     trained.vae, x, num_samples=options.samples, seed=options.seed
                 ).importance_weighting
+            assert weights is not None
             held_out.append(HeldOut(name, weights.log_evidence, weights.khat, weights.num_samples))
             points.append(RateDistortion.of(name, weights.reconstruction, weights.kl))
         with step("figures"):

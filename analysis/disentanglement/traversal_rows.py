@@ -92,6 +92,7 @@ class Traversals:
         base_decoded: The mean of p(x | z) there.
         latent_dim: The number of coordinates that the code has.
         bases: The number of other data that `agreement` is taken over.
+        units: The units in which the elements of data are compared.
     """
 
     rows: tuple[Traversal, ...]
@@ -100,12 +101,14 @@ class Traversals:
     base_decoded: Float[np.ndarray, " *event"]
     latent_dim: int
     bases: int
+    units: str
 
     def summary(self) -> dict[str, Any]:
         """Plain values of each row."""
         return {
             "base": self.base,
             "latent_dim": self.latent_dim,
+            "units": self.units,
             "rows": [row.summary() for row in self.rows],
             "reading": self.reading(),
         }

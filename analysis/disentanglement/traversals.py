@@ -1,21 +1,19 @@
 """What each coordinate of the code does to the decoded datum, in a row and in a few words."""
 
-import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.canvas import GREY, ORANGE, new_figure
 from analysis.disentanglement.factor_information import factor_information
+from analysis.disentanglement.traversal_figure import plot_traversals
 from analysis.disentanglement.traversal_rows import Traversal, Traversals
 from analysis.disentanglement.what_moves import Movement, PictureMovements, vector_movement
 from analysis.draws import UndefinedCheckError, mean_data
-from analysis.images import draw_datum, is_image, strip
+from analysis.images import is_image
 
-if TYPE_CHECKING:
-    import matplotlib.figure
+__all__ = ["Traversal", "Traversals", "plot_traversals", "traversals"]
 
 # A coordinate is moved between these quantiles of its codes.
 RANGE = (0.01, 0.99)
@@ -121,62 +119,7 @@ def traversals(
             )
         )
     found.sort(key=lambda row: -row.change)
-    return Traversals(tuple(found), base, codes[base], start, latent_dim, len(others))
-
-
-def plot_traversals(
-    found: Traversals, limits: tuple[float, float] | None = None
-) -> "matplotlib.figure.Figure":
-    """A row for each coordinate, from the low end of its codes to the high one, with what moves.
-
-    Images are drawn as they are; other data as their difference from the datum that all rows start from.
-
-    Args:
-        found: The rows.
-        limits: The values drawn black and white, or at the foot and the head of a profile; None for those
-            of the rows, and for 0 and 1 where the rows lie between.
-    """
-    image = is_image(found.base_decoded.shape)
-    shown = [row.decoded if image else row.decoded - found.base_decoded for row in found.rows]
-    low, high = min(float(row.min()) for row in shown), max(float(row.max()) for row in shown)
-    if limits is None:
-        limits = (0.0, 1.0) if image and low >= 0 and high <= 1 else (low, max(high, low + 1e-6))
-    steps = len(found.rows[0].values)
-    figure = new_figure(0.72 * steps + 3.6, 0.76 * len(found.rows) + 0.9)
-    cells = figure.subplots(
-        len(found.rows), steps + 1, squeeze=False, width_ratios=[3.6, *[0.9] * steps]
-    )
-    for row, data, (name, *panels) in zip(found.rows, shown, cells, strict=True):
-        strip(name)
-        words = [f"z[{row.dimension}]: {row.label}"]
-        if row.information:
-            words.append(row.factor_label)
-        name.text(
-            1.0,
-            0.5,
-            "\n".join(textwrap.fill(line, 30) for line in words),
-            ha="right",
-            va="center",
-            transform=name.transAxes,
-            fontsize=10,
-            color=GREY if row.movement is None else "black",
-        )
-        nearest = np.abs(row.values - found.base_code[row.dimension]).argmin()
-        for index, (ax, datum) in enumerate(zip(panels, data, strict=True)):
-            draw_datum(ax, datum, limits)
-            if index == nearest:
-                ax.spines[:].set(visible=True, color=ORANGE, linewidth=2.5)
-    for column, word in ((1, "1 %"), ((steps + 1) // 2, "quantiles of codes"), (steps, "99 %")):
-        cells[0, column].set_title(word, fontsize=10)
-    one = sum(row.movement is not None and row.movement.single for row in found.rows)
-    nothing = sum(row.movement is None for row in found.rows)
-    what = "" if image else " (drawn: difference from the start)"
-    figure.suptitle(
-        f"Of {len(found.rows)} coordinates moved alone, {one} change one thing, {nothing} nothing{what}\n"
-        "framed: nearest to the datum that all rows start from",
-        fontsize=12,
-    )
-    return figure
+    return Traversals(tuple(found), base, codes[base], start, latent_dim, len(others), rows.units)
 
 
 class _Rows:
@@ -194,6 +137,8 @@ class _Rows:
         self.counts = getattr(getattr(vae, "likelihood", None), "support", None) == "counts"
         deviation = spread.reshape(len(spread), -1).std(0)
         # An element that never varies cannot move; it is not made to by rounding.
+        self.units = "square roots of counts" if self.counts else "standard deviations"
+        self.units = "values of pixels" if self.image else self.units
         self.scale = np.where(deviation > 1e-6 * np.abs(spread).max(), deviation, np.inf)
         # How far decoded data lie from their mean; of a collapsed model, a thousandth of their size.
         flat = self.comparable(spread)

@@ -1,7 +1,7 @@
 """What moves in a row of pictures, or of vectors, that starts from one of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Real
@@ -12,8 +12,9 @@ DOMINANT = 0.5
 # Two kinds that each explain so much, and neither half of it, are named together.
 NOTABLE = 0.25
 
-# Of a vector: so many elements at most are named.
+# Of a vector: so many elements at most are named, and drawn.
 MOST_NAMED = 3
+MOST_DRAWN = 6
 
 # The kinds of movement: what a row is called that each alone explains, and how far it went.
 KINDS = {
@@ -40,12 +41,15 @@ class Movement:
         share: The share of the change that what the label names explains; of "shape", that no kind does.
         shares: The share that each kind alone, or each element, explains. Those of kinds do not add up to 1:
             each is fitted alone.
+        ends: Of the elements of a vector that move most, how far, from the row's first vector to its last, in
+            the units in which they are compared. None of a picture.
     """
 
     label: str
     kind: str
     share: float
     shares: dict[str, float]
+    ends: dict[str, float] = field(default_factory=dict)
 
     @property
     def single(self) -> bool:
@@ -83,6 +87,9 @@ class PictureMovements:
             kind: np.stack([self._moved(kind, amount) for amount in amounts])
             for kind, amounts in self.amounts.items()
         }
+        # As deviations from the picture, so that squares lose nothing to rounding.
+        self._away = {kind: moved - self.base for kind, moved in self.pictures.items()}
+        self._squares = {kind: (away**2).sum(1) for kind, away in self._away.items()}
 
     def __call__(self, row: Real[np.ndarray, " steps *event"]) -> Movement:
         """What moves along a row that starts from the picture.
@@ -93,13 +100,13 @@ class PictureMovements:
         Args:
             row: Pictures; one at least differs from the picture.
         """
-        pictures = np.asarray(row, np.float64).reshape(len(row), -1)
-        total = ((pictures - self.base) ** 2).sum()
+        change = np.asarray(row, np.float64).reshape(len(row), -1) - self.base
+        squares = (change**2).sum(1, keepdims=True)
         shares, amounts = {}, {}
-        for kind, moved in self.pictures.items():
-            away = ((pictures[:, None] - moved) ** 2).sum(2)
+        for kind, moved in self._away.items():
+            away = squares - 2 * change @ moved.T + self._squares[kind]
             # The picture itself is among those moved.
-            shares[kind] = float(np.clip(1 - away.min(1).sum() / total, 0, 1))
+            shares[kind] = float(np.clip(1 - away.min(1).sum() / squares.sum(), 0, 1))
             amounts[kind] = self.amounts[kind][away.argmin(1)]
         first, second = sorted(shares, key=shares.__getitem__, reverse=True)[:2]
         if shares[first] >= DOMINANT:
@@ -183,18 +190,16 @@ def vector_movement(
     change = ((row - base) ** 2).sum(0)
     share = change / change.sum()
     order = np.argsort(-share, kind="stable")
-    called = [names[i] if i < len(names) else f"x[{i}]" for i in order[:MOST_NAMED]]
-    shares = {
-        name: float(value) for name, value in zip(called, share[order[:MOST_NAMED]], strict=True)
-    }
+    called: list[str] = [names[i] if i < len(names) else f"x[{i}]" for i in order[:MOST_DRAWN]]
+    shares = {name: float(share[i]) for name, i in zip(called, order, strict=False)}
+    ends = {name: float(row[-1, i] - row[0, i]) for name, i in zip(called, order, strict=False)}
     needed = int((np.cumsum(share[order]) < DOMINANT).sum()) + 1
     if needed > MOST_NAMED:
-        return Movement(
-            f"{needed} elements, most {called[0]}", "spread", float(share[order[0]]), shares
-        )
-    kind = called[0] if needed == 1 else "mixed"
-    held = float(share[order[:needed]].sum())
-    return Movement(f"moves {', '.join(called[:needed])}", kind, held, shares)
+        label, kind, held = f"{needed} elements, most {called[0]}", "spread", share[order[0]]
+    else:
+        label = f"moves {', '.join(called[:needed])}"
+        kind, held = called[0] if needed == 1 else "mixed", share[order[:needed]].sum()
+    return Movement(label, kind, float(held), shares, ends)
 
 
 def _distance(kind: str, amounts: Float[np.ndarray, " steps"]) -> float:

@@ -27,9 +27,9 @@ _MOST_DISPERSION = 1e4
 def compressed_length(x: Integer[np.ndarray, " n *event"]) -> Float[np.ndarray, " n"]:
     """L(x): the length of each datum as a compressed file, less a blank one's, in nats.
 
-    Images of at most 256 levels are PNG files; binary ones with a bit a pixel, or as a fax (ITU-T T.6)
-    where that is shorter, which on digits it is by more than half. Anything else is deflated, one plane
-    of bytes after another. Of data as small as these any such code wastes some hundred bits.
+    Images of at most 256 levels are PNG files. Binary data are deflated bits or, images that are shorter
+    so, a fax (ITU-T T.6): digits by more than half. Anything else is deflated, one plane of bytes after
+    another. Of data as small as these any such code wastes some hundred bits.
 
     Args:
         x: Whole numbers from 0 on.
@@ -134,12 +134,15 @@ def _counts_background(train: np.ndarray, given_total: bool) -> Callable[[np.nda
 
 def _encoders(x: np.ndarray) -> list[Callable[[np.ndarray], bytes]]:
     """The compressors for data of this kind, each from a datum to a file."""
-    image = is_image(x.shape[1:]) and x.dtype == np.uint8
-    if not image:
-        return [_deflated]
-    if x.max() > 1 or (x.ndim == 4 and x.shape[1] == 3):
-        return [_png]
-    return [_one_bit_png, _fax]
+    shape = x.shape[1:]
+    if x.max() <= 1:
+        grey = is_image(shape) and (len(shape) == 2 or shape[0] == 1)
+        return [_deflated_bits, _fax] if grey else [_deflated_bits]
+    return [_png] if is_image(shape) and x.dtype == np.uint8 else [_deflated]
+
+
+def _deflated_bits(datum: np.ndarray) -> bytes:
+    return zlib.compress(np.packbits(datum.astype(np.uint8)).tobytes(), 9)
 
 
 def _deflated(datum: np.ndarray) -> bytes:
@@ -155,18 +158,11 @@ def _png(datum: np.ndarray) -> bytes:
     return _saved(Image.fromarray(np.ascontiguousarray(plane)), "PNG", optimize=True)
 
 
-def _one_bit_png(datum: np.ndarray) -> bytes:
-    return _saved(_one_bit(datum), "PNG", optimize=True)
-
-
 def _fax(datum: np.ndarray) -> bytes:
-    return _saved(_one_bit(datum), "TIFF", compression="group4")
-
-
-def _one_bit(datum: np.ndarray) -> "PIL.Image.Image":
     from PIL import Image
 
-    return Image.fromarray(datum.reshape(datum.shape[-2:]) * np.uint8(255)).convert("1")
+    plane = datum.reshape(datum.shape[-2:]).astype(np.uint8) * np.uint8(255)
+    return _saved(Image.fromarray(plane).convert("1"), "TIFF", compression="group4")
 
 
 def _saved(image: "PIL.Image.Image", kind: str, **options: Any) -> bytes:

@@ -22,6 +22,8 @@ Apply = Callable[[np.ndarray, "Values", float, np.random.Generator], np.ndarray]
 
 # Half of a full turn at strength 1 would be the image upside down, which few data mean.
 LARGEST_ANGLE = 90.0
+# Of the side: a shift by the whole of it would leave nothing in sight.
+LONGEST_SHIFT = 0.5
 # At strength 1 the blur's standard deviation is this share of the side: nothing is left of the image.
 WIDEST_BLUR = 0.25
 
@@ -183,7 +185,9 @@ def _shift(x: np.ndarray, values: Values, strength: float, rng: np.random.Genera
     angles = 2 * np.pi * rng.random(len(x))
     sides = np.array(x.shape[-2:])
     # Whole pixels, so that a shift does not blur.
-    moves = np.rint(strength * sides * np.stack([np.sin(angles), np.cos(angles)], 1))
+    moves = np.rint(
+        strength * LONGEST_SHIFT * sides * np.stack([np.sin(angles), np.cos(angles)], 1)
+    )
     return np.stack(
         [
             shift(datum, (*[0] * (datum.ndim - 2), *move), order=0, cval=values.low)
@@ -227,7 +231,7 @@ DAMAGES: dict[str, Damage] = {
         ),
         Damage(
             "shift",
-            "length of the shift / side",
+            f"length of the shift / {LONGEST_SHIFT:g} of the side",
             _shift,
             images_only=True,
             hides=False,

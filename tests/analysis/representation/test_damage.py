@@ -88,7 +88,7 @@ def test_noise_of_binary_data_is_a_draw():
 def test_a_shift_moves_and_a_rotation_turns():
     x = np.zeros((50, 1, 21, 21), np.uint8)
     x[:, 0, 10, 10] = 1
-    rows, columns = np.nonzero(DAMAGES["shift"](x, 0.25, support="binary"))[2:]
+    rows, columns = np.nonzero(DAMAGES["shift"](x, 0.5, support="binary"))[2:]
     assert len(rows) == 50
     distances = np.hypot(rows - 10, columns - 10)
     assert np.abs(distances - 0.25 * 21).max() < 0.8

@@ -24,8 +24,10 @@ from pyro_vae import load
 from pyro_vae.data import PreparedData, default_root
 from pyro_vae.evidence import evaluate, fixed_rows
 from pyro_vae.training.checkpoint import write_atomically
-from pyro_vae.training.configuration import load_data, prepare_data
+from pyro_vae.training.command_line import parse
+from pyro_vae.training.configuration import load_data, prepare_data, to_yaml
 from pyro_vae.training.provenance import provenance
+from pyro_vae.training.run_directory import RunDirectory
 
 Cell = dict[str, Any]
 Results = dict[str, Cell]
@@ -165,11 +167,37 @@ def trained(arguments: Sequence[str]) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory) / "run"
-        command = [sys.executable, str(SVI_TRAIN), *arguments, "--out", str(run)]
-        done = subprocess.run(command, check=False)
-        if done.returncode:
-            raise StudyError(f"scripts/svi_train.py ended with exit code {done.returncode}.")
+        _run_svi_train([*arguments, "--out", str(run)])
         yield run
+
+
+def kept_run(run: Path, arguments: Sequence[str]) -> Path:
+    """A trained and evaluated run that stays where it is: made, gone on with, or there already.
+
+    Args:
+        run: The run directory.
+        arguments: Those of `scripts/svi_train.py`, without `--out`.
+
+    Raises:
+        StudyError: If the program ends with an error, which it has printed, or the directory holds a
+            run by other arguments.
+    """
+    directory = RunDirectory(run)
+    words = [*arguments, "--out", str(run)]
+    if directory.config.exists():
+        if directory.config.read_text(encoding="utf-8") != to_yaml(parse(words)):
+            raise StudyError(f"{run} holds a run by other arguments: move it, or delete it.")
+        if directory.metrics.exists():
+            return run
+        words = ["--resume", "--out", str(run)]
+    _run_svi_train(words)
+    return run
+
+
+def _run_svi_train(words: Sequence[str]) -> None:
+    done = subprocess.run([sys.executable, str(SVI_TRAIN), *words], check=False)
+    if done.returncode:
+        raise StudyError(f"scripts/svi_train.py ended with exit code {done.returncode}.")
 
 
 def with_test_data(run: Path, at_most: int) -> tuple[Any, PreparedData, Tensor]:

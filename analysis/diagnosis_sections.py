@@ -364,9 +364,7 @@ SECTIONS = {
     "elbo": Maker(elbo, ("terms", "decomposition"), ("importance weights",)),
     "guide": Maker(guide, ("quality", "sbc", "generalisation"), ("importance weights",)),
     # A diagnosis of the model takes half as long without it.
-    "representation": Maker(
-        representation, section.PARTS, section.SHARED, usual=False
-    ),
+    "representation": Maker(representation, section.PARTS, section.SHARED, usual=False),
 }
 
 

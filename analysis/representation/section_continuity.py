@@ -32,7 +32,7 @@ def add_continuity(parts: Parts, of: Represented) -> None:
         parts.draw(
             "interpolation",
             "What lies between two data, and is it as probable as data?",
-            lambda: plot_interpolation(paths),
+            lambda: plot_interpolation(paths, subject.limits),
         )
     geometry = parts.add(
         "decoder_geometry",
@@ -57,5 +57,5 @@ def add_continuity(parts: Parts, of: Represented) -> None:
         parts.draw(
             "holes",
             "Where does the prior have mass but no code of data?",
-            lambda: plot_holes(found),
+            lambda: plot_holes(found, subject.limits),
         )

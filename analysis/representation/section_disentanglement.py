@@ -3,9 +3,10 @@
 import math
 
 from analysis.diagnosis import Parts
-from analysis.disentanglement.disentanglement_figure import plot_disentanglement
 from analysis.disentanglement.scores import SCORES, disentanglement
-from analysis.disentanglement.traversals import plot_traversals, traversals
+from analysis.disentanglement.scores_figure import plot_disentanglement
+from analysis.disentanglement.traversal_figure import plot_traversals
+from analysis.disentanglement.traversals import traversals
 from analysis.representation.section_arrays import Represented
 
 PARTS = ("disentanglement", "traversals")

@@ -3,7 +3,8 @@
 from analysis.diagnosis import Parts
 from analysis.draws import UndefinedCheckError
 from analysis.representation.foreign_data import stand_ins
-from analysis.representation.honest_uncertainty import honest_uncertainty, plot_honest_uncertainty
+from analysis.representation.honest_uncertainty import honest_uncertainty
+from analysis.representation.honest_uncertainty_figure import plot_honest_uncertainty
 from analysis.representation.out_of_distribution import OutOfDistribution, out_of_distribution
 from analysis.representation.out_of_distribution_figure import plot_out_of_distribution
 from analysis.representation.robustness import Robustness, robustness

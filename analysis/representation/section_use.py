@@ -10,7 +10,7 @@ from analysis.diagnosis import Parts
 from analysis.draws import UndefinedCheckError
 from analysis.representation.clustering import Agreement, agreement, clustering, prior_components
 from analysis.representation.codes import Labelled
-from analysis.representation.fine_tuning import FineTuning, fine_tuning
+from analysis.representation.fine_tuning import FineTuning, fine_tuning, plot_fine_tuning
 from analysis.representation.label_efficiency import (
     LabelEfficiency,
     label_efficiency,
@@ -87,7 +87,19 @@ def add_use(parts: Parts, of: Represented) -> None:
     near = parts.add("local_agreement", lambda: local_label_agreement(of.test))
     if near is not None:
         parts.numbers[f"label shared by near codes{named}"] = f"{near.mean:.3f}"
-    parts.add("fine_tuning", lambda: _fine_tuning(of))
+    tuned = parts.add("fine_tuning", lambda: _fine_tuning(of))
+    if tuned is not None:
+        for row, n in enumerate(tuned.sizes):
+            for method in ("fine-tuned", "from scratch"):
+                values = tuned.accuracy[method][row]
+                parts.numbers[f"{method}, {n:,} labels{named}"] = spread(
+                    values.mean(), values.std(ddof=1)
+                )
+        parts.draw(
+            "fine_tuning",
+            "Is the trained encoder a better start for a classifier than an untrained one?",
+            lambda: plot_fine_tuning(tuned),
+        )
     moved = parts.add("transfer", lambda: _transfer(of))
     if moved is not None:
         for n, accuracies in zip(moved.sizes, moved.accuracies[moved.first], strict=True):
@@ -189,9 +201,10 @@ def _fine_tuning(of: Represented) -> FineTuning:
     return fine_tuning(
         subject.vae,
         of.train_x,
-        of.train.labels,
+        torch.from_numpy(of.train.labels),
         subject.x,
-        of.labels,
+        torch.from_numpy(of.labels),
+        untrained=subject.untrained,
         sizes=TUNED,
         steps=TUNING_STEPS,
         repeats=TUNING_REPEATS,

@@ -71,6 +71,7 @@ def _elements(found: Traversals, title: str) -> "matplotlib.figure.Figure":
     figure = new_figure(5.2 * columns, 1.9 * bands + 0.8)
     panels = figure.subplots(bands, columns, squeeze=False, sharex=True).flat
     for row, ax in zip(found.rows, panels, strict=False):
+        ax.set_title(_words(row), fontsize=10, color=GREY if row.movement is None else "black")
         ends = {} if row.movement is None else row.movement.ends
         names = [shortened(name) for name in ends]
         colours = [BLUE if value > 0 else ORANGE for value in ends.values()]
@@ -78,12 +79,11 @@ def _elements(found: Traversals, title: str) -> "matplotlib.figure.Figure":
         ax.set_yticks(range(len(ends)), names, fontsize=9)
         ax.invert_yaxis()
         ax.axvline(0, color=GREY, linewidth=0.8)
-        ax.set_title(_words(row), fontsize=10, color="black" if ends else GREY)
         ax.tick_params(labelbottom=True)
-    drawn = len(found.rows)
-    tidy(figure.axes[:drawn], grid="x")
-    for ax in figure.axes[drawn:]:
-        strip(ax)
+    tidy(figure.axes, grid="x")
+    for index, ax in enumerate(figure.axes):
+        if index >= len(found.rows) or found.rows[index].movement is None:
+            ax.set_axis_off()
     figure.suptitle(title, fontsize=12)
     figure.supxlabel(
         f"from the 1 % to the 99 % quantile of the code, in {found.units}", fontsize=10

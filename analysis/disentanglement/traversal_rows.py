@@ -59,9 +59,9 @@ class Traversal:
     def factor_label(self) -> str:
         """The factor and the share of its entropy; all that are notable if there is no single one."""
         if self.factor is not None:
-            return f"{self.factor}, {self.information[self.factor]:.0%}"
+            return f"tells {self.information[self.factor]:.0%} of {self.factor}"
         told = [name for name, share in self.information.items() if share >= FOLLOWED]
-        return f"mixed: {', '.join(told)}" if told else "no factor"
+        return f"tells of {', '.join(told)}" if told else "tells of no factor"
 
     def summary(self) -> dict[str, Any]:
         """Plain values."""

@@ -16,7 +16,8 @@ NOTABLE = 0.25
 MOST_NAMED = 3
 MOST_DRAWN = 6
 
-# The kinds of movement: what a row is called that each alone explains, and how far it went.
+# The kinds of movement: what a row is called that each alone explains, and how far it went. Of brightness
+# no amount is said: a picture of another thing is best met by one that is all ground.
 KINDS = {
     "x": "moves x by {:.1f} px",
     "y": "moves y by {:.1f} px",
@@ -24,11 +25,11 @@ KINDS = {
     "angle": "turns by {:.0f}°",
     "slant": "slants by {:.0f}°",
     "thickness": "thickens by {:.1f} px",
-    "brightness": "brightens x {:.1f}",
+    "brightness": "changes brightness",
 }
 
-# Ratios, whose steps are even on a log scale.
-_RATIOS = ("size", "brightness")
+# Amounts that are ratios.
+_RATIOS = ("size",)
 
 
 @dataclass(frozen=True)
@@ -190,9 +191,10 @@ def vector_movement(
     change = ((row - base) ** 2).sum(0)
     share = change / change.sum()
     order = np.argsort(-share, kind="stable")
-    called: list[str] = [names[i] if i < len(names) else f"x[{i}]" for i in order[:MOST_DRAWN]]
-    shares = {name: float(share[i]) for name, i in zip(called, order, strict=False)}
-    ends = {name: float(row[-1, i] - row[0, i]) for name, i in zip(called, order, strict=False)}
+    first = [int(i) for i in order[:MOST_DRAWN]]
+    called = [names[i] if i < len(names) else f"x[{i}]" for i in first]
+    shares = {name: float(share[i]) for name, i in zip(called, first, strict=True)}
+    ends = {name: float(row[-1, i] - row[0, i]) for name, i in zip(called, first, strict=True)}
     needed = int((np.cumsum(share[order]) < DOMINANT).sum()) + 1
     if needed > MOST_NAMED:
         label, kind, held = f"{needed} elements, most {called[0]}", "spread", share[order[0]]
@@ -205,4 +207,4 @@ def vector_movement(
 def _distance(kind: str, amounts: Float[np.ndarray, " steps"]) -> float:
     """How far a row goes, from the least to the greatest amount; of ratios, their ratio."""
     low, high = float(amounts.min()), float(amounts.max())
-    return high / max(low, 0.1) if kind in _RATIOS else high - low
+    return high / low if kind in _RATIOS else high - low

@@ -155,9 +155,10 @@ def test_factors_are_told_by_their_share_of_entropy():
     rows = {row.dimension: row for row in found.rows}
     assert rows[0].factor == "position"
     assert rows[0].information["position"] > 0.85
+    assert rows[0].factor_label.endswith("% of position")
     assert rows[0].information["noise"] < 0.05
     assert rows[1].factor is None
-    assert rows[1].factor_label == "no factor"
+    assert rows[1].factor_label == "tells of no factor"
     # Two factors that are one: none is followed alone.
     [both] = factor_information(CODES[:, :1], factors[:, [0, 0]])
     assert both["factor 0"] == pytest.approx(both["factor 1"], abs=0.01)

@@ -1,0 +1,344 @@
+"""Is a trained encoder a better start for a classifier of few labels than an untrained one, or than none moved?"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Real
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from analysis.canvas import BLUE, GREEN, ORANGE, new_figure, tidy
+from analysis.draws import UndefinedCheckError, as_floats, block_size
+from pyro_vae.evaluating import evaluating
+from pyro_vae.evidence.numbers import finite
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+METHODS = ("fine-tuned", "from scratch", "frozen")
+
+# The rates of Adam, of which the validation labels choose, for each method and draw of labels alike.
+RATES = (1e-2, 1e-3)
+
+# A fifth of the labels are held out to choose the rate and when to stop, looked at every so many steps.
+VALIDATION = 0.2
+_EVERY = 20
+_BATCH = 32
+
+# A method wins if its mean difference is so many standard errors over repeats, and so much accuracy.
+CLEAR = 2.0
+WORTH = 0.005
+
+# So many data, without labels, say where an encoder's codes lie and how wide.
+_STANDARDISED = 2000
+
+# A coordinate narrower than this share of the widest is not made as wide.
+_NARROWEST = 0.01
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Accuracy on test data by number of labels, for three ways to train the same classifier.
+
+    Args:
+        sizes: The numbers of labels.
+        accuracy: Of each method, a row for each size and a column for each draw of labels, which all methods
+            share.
+        classes: The number of labels to tell apart; chance is the share of the most frequent.
+        chance: That share of the test data.
+    """
+
+    sizes: tuple[int, ...]
+    accuracy: dict[str, Float[np.ndarray, "sizes repeats"]]
+    classes: int
+    chance: float
+
+    def summary(self) -> dict[str, Any]:
+        """Mean and standard deviation over draws of labels, by size and method."""
+        return {
+            "sizes": [
+                {
+                    "labels": size,
+                    **{
+                        method: {
+                            "accuracy": finite(values[index].mean()),
+                            "spread": _spread(values[index]),
+                            "repeats": values.shape[1],
+                        }
+                        for method, values in self.accuracy.items()
+                    },
+                }
+                for index, size in enumerate(self.sizes)
+            ],
+            "chance": self.chance,
+            "reading": self.reading(),
+        }
+
+    def reading(self) -> str:
+        """Who wins at each number of labels, by how much, and what to do with that."""
+        said = []
+        tuned = self.accuracy["fine-tuned"]
+        for index, size in enumerate(self.sizes):
+            against = []
+            for other in METHODS[1:]:
+                gain = tuned[index] - self.accuracy[other][index]
+                spread = _spread(gain)
+                error = None if spread is None else spread / len(gain) ** 0.5
+                clear = (
+                    abs(gain.mean()) >= max(WORTH, CLEAR * (error or 0.0)) and error is not None
+                )
+                worth = "" if clear else ", no clear difference"
+                give = "" if error is None else f" +- {100 * error:.1f}"
+                against.append(f"{100 * gain.mean():+.1f}{give} points against {other}{worth}")
+            said.append(
+                f"With {size} labels fine-tuning reaches {tuned[index].mean():.1%}: {'; '.join(against)}."
+            )
+        return (
+            f"{' '.join(said)} A gain over training from scratch is what learning without labels was "
+            "worth; where the frozen encoder does as well, its codes are enough and cheaper."
+        )
+
+
+def fine_tuning(
+    vae: Any,
+    train_x: Real[Tensor, " n *event"],
+    train_labels: Int[Tensor, " n"],
+    test_x: Real[Tensor, " m *event"],
+    test_labels: Int[Tensor, " m"],
+    *,
+    untrained: Callable[[], Any] | None = None,
+    sizes: Sequence[int] = (100, 1000),
+    steps: int = 300,
+    repeats: int = 3,
+    seed: int = 0,
+) -> FineTuning:
+    """softmax(W s(embed(x)) + b), s to mean 0 and deviation 1, trained by cross-entropy on few labels.
+
+    Three ways, on the same labels and with the same minibatches of 32: encoder and head from the trained
+    encoder; from an untrained one; the head alone, on the trained encoder's codes. s is fixed from each
+    encoder's own codes of unlabelled training data. A fifth of the labels chooses Adam's rate, of 0.01 and
+    0.001, and the step to stop at, by cross-entropy, in all three alike. The head starts from 0.
+
+    Args:
+        vae: A program with `embed(x)` that has gradients. It stays as it is: a copy is trained.
+        train_x: Data that labels are drawn from.
+        train_labels: Their labels, from 0 on.
+        test_x: Data that accuracy is measured on.
+        test_labels: Their labels.
+        untrained: Makes the program as its training found it; None for a copy whose layers start afresh.
+        sizes: The numbers of labels, drawn with as equal numbers of each as there are; more than there are
+            data are left out.
+        steps: The steps of each training.
+        repeats: The number of draws of labels.
+        seed: Of these, of minibatches, and of a fresh start.
+
+    Returns:
+        Read the differences between methods against their standard errors over draws.
+
+    Raises:
+        UndefinedCheckError: If `embed` has no gradient, or layers cannot start afresh and `untrained` is
+            not given.
+        ValueError: If no size can be drawn: each needs 5 labels at least.
+    """
+    fitting = tuple(size for size in sizes if 5 <= size <= len(train_x))
+    if not fitting or steps < 1 or repeats < 1 or len(train_x) != len(train_labels):
+        raise ValueError(
+            f"sizes must be from 5 to {len(train_x)}, with a label for each datum, a step and a repeat at "
+            f"least, got {list(sizes)}, {len(train_labels)} labels, {steps} and {repeats}."
+        )
+    labels = train_labels.cpu().numpy()
+    classes = int(max(labels.max(), int(test_labels.max()))) + 1
+    test_labels = test_labels.to(test_x.device)
+    rng = np.random.default_rng(seed)
+    devices = [train_x.device] if train_x.device.type == "cuda" else []
+    found = {method: np.zeros((len(fitting), repeats)) for method in METHODS}
+    # Dropout and noise draw from the global stream: from one of our own.
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        known = train_x[:_STANDARDISED]
+        tuned = _Classifier(copy.deepcopy(vae), known, classes)
+        scratch = _Classifier(
+            _afresh(vae, tuned.moved) if untrained is None else untrained(), known, classes
+        )
+        for index, size in enumerate(fitting):
+            for repeat in range(repeats):
+                rows = torch.as_tensor(_balanced(labels, size, rng))
+                x = as_floats(train_x[rows.to(train_x.device)])
+                y = train_labels[rows.to(train_labels.device)].to(x.device).long()
+                batches = _batches(size, steps, rng)
+                for method, start, frozen in (
+                    ("fine-tuned", tuned, False),
+                    ("from scratch", scratch, False),
+                    ("frozen", tuned, True),
+                ):
+                    net = _trained(start, x, y, batches, frozen=frozen)
+                    hits = net.predicted(test_x) == test_labels
+                    found[method][index, repeat] = float(hits.double().mean())
+    chance = float(torch.bincount(test_labels.long()).max() / len(test_labels))
+    return FineTuning(fitting, found, classes, chance)
+
+
+def plot_fine_tuning(found: FineTuning) -> "matplotlib.figure.Figure":
+    """Accuracy by number of labels for each method: the mean, every draw, and one spread either way."""
+    figure = new_figure(7.2, 4.2)
+    ax = figure.subplots()
+    place = np.arange(len(found.sizes))
+    colours = (BLUE, ORANGE, GREEN)
+    for index, (method, values) in enumerate(found.accuracy.items()):
+        at = place + 0.18 * (index - 1)
+        spread = [_spread(row) or 0.0 for row in values]
+        ax.errorbar(
+            at, values.mean(1), spread, fmt="o", color=colours[index], capsize=4, label=method
+        )
+        ax.plot(at[:, None] + 0.05, values, ".", color=colours[index], alpha=0.5, markersize=5)
+    ax.axhline(found.chance, color="0.5", linestyle="--", label="most frequent label")
+    ax.set_xticks(place, [f"{size:,} labels" for size in found.sizes])
+    ax.set(xlim=(-0.5, len(place) - 0.5), ylabel="accuracy on test data")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    gain = found.accuracy["fine-tuned"][0].mean() - found.accuracy["from scratch"][0].mean()
+    ax.set_title(
+        f"With {found.sizes[0]:,} labels a trained encoder is worth {100 * gain:+.1f} points over scratch",
+        fontsize=11,
+    )
+    tidy([ax])
+    return figure
+
+
+class _Classifier(nn.Module):
+    """The encoder, its codes standardised, and a linear head that starts from 0.
+
+    Args:
+        program: Has `embed(x)`; belongs to the classifier alone.
+        x: Data that say where its codes lie.
+        classes: The number of outputs.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, program: Any, x: Real[Tensor, " n *event"], classes: int) -> None:
+        super().__init__()
+        self.program = program.requires_grad_(True)
+        # The parameters by name that the code depends on: a decoder's are not among them.
+        self.moved = _encoder_parameters(program, as_floats(x[:2]))
+        self.mean = torch.zeros(())
+        self.scale = torch.ones(())
+        codes = self._codes(x)
+        deviation = codes.std(0)
+        self.mean = codes.mean(0)
+        self.scale = deviation.clamp(min=max(_NARROWEST * float(deviation.max()), 1e-12))
+        self.head = nn.Linear(codes.shape[1], classes).to(codes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def code(self, x: Float[Tensor, " n *event"]) -> Float[Tensor, "n latent"]:
+        """The standardised code."""
+        code = self.program.embed(x).flatten(1).to(torch.get_default_dtype())
+        return (code - self.mean) / self.scale
+
+    def forward(self, x: Float[Tensor, " n *event"]) -> Float[Tensor, "n classes"]:
+        return self.head(self.code(x))
+
+    def predicted(self, x: Real[Tensor, " n *event"]) -> Int[Tensor, " n"]:
+        """The likeliest label of each datum."""
+        codes = self._codes(x)
+        with evaluating(self):
+            return self.head(codes).argmax(1)
+
+    def _codes(self, x: Real[Tensor, " n *event"]) -> Float[Tensor, "n latent"]:
+        with evaluating(self):
+            return torch.cat([self.code(as_floats(part)) for part in x.split(block_size(x, 1))])
+
+
+def _trained(
+    start: _Classifier,
+    x: Float[Tensor, " n *event"],
+    y: Int[Tensor, " n"],
+    batches: list[Tensor],
+    *,
+    frozen: bool,
+) -> _Classifier:
+    """The classifier of the rate and the step with the least cross-entropy on the first fifth of the data."""
+    held = max(1, round(VALIDATION * len(x)))
+    best, least = start, float("inf")
+    # A frozen encoder's codes are taken once.
+    codes = start._codes(x) if frozen else None
+    for rate in RATES:
+        net = copy.deepcopy(start)
+        named = dict(net.program.named_parameters())
+        parameters = [] if frozen else [named[name] for name in start.moved]
+        given, forward = (x, net) if codes is None else (codes, net.head)
+        optimiser = torch.optim.Adam([*parameters, *net.head.parameters()], rate)
+        net.train(not frozen)
+        for step, rows in enumerate(batches, start=1):
+            rows = held + rows.to(x.device)
+            optimiser.zero_grad()
+            F.cross_entropy(forward(given[rows]), y[rows]).backward()
+            optimiser.step()
+            if step % _EVERY == 0 or step == len(batches):
+                with evaluating(net):
+                    loss = float(F.cross_entropy(forward(given[:held]), y[:held]))
+                if loss < least:
+                    best, least = copy.deepcopy(net), loss
+    return best
+
+
+def _encoder_parameters(program: Any, x: Float[Tensor, " n *event"]) -> list[str]:
+    """The names of the parameters that the code's gradient reaches."""
+    named = dict(program.named_parameters())
+    with evaluating(program), torch.enable_grad():
+        codes = program.embed(x)
+        if not codes.requires_grad:
+            raise UndefinedCheckError(
+                "embed(x) has no gradient: its encoder cannot be fine-tuned."
+            )
+        gradients = torch.autograd.grad(codes.sum(), list(named.values()), allow_unused=True)
+    reached = zip(named, gradients, strict=True)
+    return [name for name, gradient in reached if gradient is not None]
+
+
+def _afresh(vae: Any, moved: Sequence[str]) -> Any:
+    """A copy whose encoder's layers have started afresh."""
+    program = copy.deepcopy(vae)
+    owners = {name.rpartition(".")[0] for name in moved}
+    for module in program.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    for owner in owners:
+        if not hasattr(program.get_submodule(owner), "reset_parameters"):
+            raise UndefinedCheckError(
+                f"the parameters of {owner or 'the program'} cannot start afresh: give `untrained`."
+            )
+    return program
+
+
+def _balanced(
+    labels: Int[np.ndarray, " n"], size: int, rng: np.random.Generator
+) -> Int[np.ndarray, " size"]:
+    """Rows of as equal numbers of each label as there are, one of each in turn.
+
+    So the first fifth, for validation, is balanced, too.
+    """
+    order = rng.permutation(len(labels))
+    turn = np.empty(len(labels), int)
+    for label in np.unique(labels):
+        mine = order[labels[order] == label]
+        turn[mine] = np.arange(len(mine))
+    return order[np.argsort(turn[order], kind="stable")][:size]
+
+
+def _batches(size: int, steps: int, rng: np.random.Generator) -> list[Tensor]:
+    """Rows of the training part for each step, each epoch in a new order."""
+    n = size - max(1, round(VALIDATION * size))
+    batch = min(_BATCH, n)
+    epochs = -(-steps * batch // n)
+    rows = np.concatenate([rng.permutation(n) for _ in range(epochs)])
+    return list(torch.as_tensor(rows[: steps * batch]).split(batch))
+
+
+def _spread(values: Float[np.ndarray, " repeats"]) -> float | None:
+    return float(values.std(ddof=1)) if len(values) > 1 else None

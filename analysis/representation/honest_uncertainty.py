@@ -31,7 +31,7 @@ from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
 
 # Holm's p-value below it, over all damages and strengths: error and scale are not in step.
 SIGNIFICANT = 0.05
-# A scale that grew by less is said not to grow.
+# A scale that grew by less is said not to grow, and one that fell by as much to shrink.
 LEAST_GROWTH = 1.05
 # Supports whose coordinates are not separate quantities: their errors are added up as they are.
 _JOINT = ("sphere", "simplex", "one_hot")
@@ -189,11 +189,11 @@ class HonestUncertainty:
                 f"Not honest, but on the safe side: {found}. The scale grew {scale:.2f}-fold from clean "
                 f"data, the error {error:.2f}-fold: the guide knows more of damaged data than it says."
             )
-        grew = (
-            f"while the scale grows, but too little: {scale:.2f}-fold"
-            if scale >= LEAST_GROWTH
-            else f"while the scale does not grow: {scale:.2f}-fold"
-        )
+        grew = f"while the scale does not grow, {scale:.2f}-fold"
+        if scale >= LEAST_GROWTH:
+            grew = f"while the scale grows, but too little, {scale:.2f}-fold"
+        elif scale <= 1 / LEAST_GROWTH:
+            grew = f"while the scale shrinks, {scale:.2f}-fold: the guide takes the damage for evidence"
         return (
             f"Not honest: {found}. From clean data the error grew {error:.2f}-fold, {grew}. Do not take "
             "q's scale as a warning of damaged data; a guide trained on such data, or a score of "

@@ -169,7 +169,7 @@ class Robustness:
             f"{'Robust' if kept >= ROBUST else 'Not robust'}: of its clean accuracy {clean:.3f} the "
             f"classifier keeps {kept:.2f} (standard error {error:.2f}) on average over damages and "
             f"strengths {_strengths(self.strengths)}; 1 is no loss, from {ROBUST} is called robust. "
-            f"At these strengths {worst} hurts most: it keeps {self.area('accuracy', worst)[0]:.2f}, "
+            f"At these strengths {worst} hurts most: {self.area('accuracy', worst)[0]:.2f} is kept, "
             f"codes move {shifts[worst]:.2f} of the distance to another datum, and {lost}."
         )
         if kept < ROBUST:

@@ -1,0 +1,163 @@
+"""Agreement of groups with labels, by hand and by exhaustive search; K-means; a mixture prior."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
+from analysis.draws import UndefinedCheckError
+from analysis.representation import clustering as module
+from analysis.representation.clustering import agreement, clustering, prior_components
+from analysis.representation.codes import Labelled
+from pyro_vae.distributions import DiagonalNormalMixture
+
+
+def of_counts(counts):
+    """Labels, the rows, and groups, the columns, with so many data in common."""
+    rows, columns = np.indices(np.shape(counts))
+    return tuple(np.repeat(each.ravel(), np.ravel(counts)) for each in (rows, columns))
+
+
+def test_matching_by_hand():
+    """Greedily 5 + 1 + 2 = 8 would be right; matched one to one 4 + 4 + 2 = 10 are."""
+    labels, groups = of_counts([[5, 4, 0], [4, 1, 0], [0, 1, 2]])
+    found = agreement(groups, labels)
+    assert found.accuracy == pytest.approx(10 / 17)
+    assert (found.groups, found.num_classes, found.n) == (3, 3, 17)
+
+
+def test_scores_by_hand():
+    """Two of each label in one group, one of each in the other's: tables small enough for a pencil."""
+    labels, groups = of_counts([[2, 1], [1, 2]])
+    found = agreement(groups, labels)
+    # Pairs together in both: 2; in either partition: 6 of 15; expected 6 * 6 / 15.
+    assert found.ari == pytest.approx((2 - 2.4) / (6 - 2.4))
+    information = 2 / 3 * np.log(4 / 3) + 1 / 3 * np.log(2 / 3)
+    assert found.nmi == pytest.approx(information / np.log(2))
+    assert found.accuracy == pytest.approx(4 / 6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_matching_against_all_permutations(seed):
+    counts = np.random.default_rng(seed).integers(0, 9, size=(4, 5))
+    labels, groups = of_counts(counts)
+    best = max(
+        sum(counts[row, column] for row, column in enumerate(columns))
+        for columns in itertools.permutations(range(5), 4)
+    )
+    assert agreement(groups, labels).accuracy == pytest.approx(best / counts.sum())
+
+
+def test_names_of_groups_do_not_matter():
+    labels = np.arange(60) % 5
+    perfect = agreement((labels * 3 + 1) % 7, labels)
+    assert (perfect.nmi, perfect.ari, perfect.accuracy) == (
+        pytest.approx(1.0),
+        1.0,
+        1.0,
+    )
+    assert "close to the labels" in perfect.reading()
+    groups = np.random.default_rng(0).integers(0, 5, 60)
+    renamed = np.array([40, 7, 12, 0, 3])[groups]
+    one, other = agreement(groups, labels), agreement(renamed, labels)
+    assert (one.ari, one.accuracy) == (other.ari, other.accuracy)
+    assert one.nmi == pytest.approx(other.nmi)
+
+
+def test_independent_groups_are_near_zero():
+    rng = np.random.default_rng(0)
+    found = agreement(rng.integers(0, 10, 5000), rng.integers(0, 10, 5000))
+    assert abs(found.ari) < 0.005
+    assert found.nmi < 0.01
+    assert found.accuracy < 0.14
+    assert "little to do with the labels" in found.reading()
+
+
+def test_groups_without_a_label_are_wrong():
+    """Each label in two groups: a majority would call all right, the matching three of four."""
+    labels, groups = of_counts([[3, 1, 0, 0], [0, 0, 3, 1]])
+    found = agreement(groups, labels)
+    assert found.accuracy == 0.75
+    assert "Only 2 of 4 groups have a label of their own" in found.reading()
+    assert "most frequent label would inflate" in found.reading()
+    assert "1 labels have no group" in agreement(np.array([0, 0, 1]), np.arange(3)).reading()
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    labels = np.arange(300) % 3
+    return Labelled(20 * np.eye(3, 4)[labels] + rng.normal(size=(300, 4)), labels)
+
+
+def test_k_means_finds_what_is_apart(data):
+    found = clustering(data)
+    assert found.clusters == 3
+    assert len(found.ari) == 5
+    for scores in (found.nmi, found.ari, found.accuracy):
+        np.testing.assert_allclose(scores, 1.0)
+    summary = found.summary()
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert (summary["ari"], summary["ari_spread"]) == (1.0, 0.0)
+    assert "Only 3 of 6 groups" in clustering(data, clusters=6, repeats=1).reading()
+    assert clustering(data, clusters=6, repeats=1).summary()["ari_spread"] is None
+
+
+def test_k_means_is_seeded(data, monkeypatch):
+    monkeypatch.setattr(module, "MOST_CODES", 100)
+    noise = Labelled(np.random.default_rng(1).normal(size=(300, 4)), data.labels)
+    one, same, other = (clustering(noise, seed=seed) for seed in (0, 0, 1))
+    assert one.n == 100
+    np.testing.assert_array_equal(one.ari, same.ari)
+    assert not np.array_equal(one.ari, other.ari)
+    assert abs(one.ari.mean()) < 0.05
+
+
+def test_collapsed_codes(data):
+    found = clustering(Labelled(np.zeros((300, 4)), data.labels), repeats=2)
+    np.testing.assert_allclose(found.ari, 0.0)
+    np.testing.assert_allclose(found.accuracy, 1 / 3)
+
+
+class Prior(nn.Module):
+    """A program that has a prior, and nothing else."""
+
+    def __init__(self, distribution):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.distribution = distribution
+
+    def prior(self):
+        return self.distribution
+
+
+def test_components_of_a_mixture_by_hand():
+    """Of two components as near, the heavier takes the code; of two as heavy, the nearer."""
+    logits = torch.tensor([0.9, 0.05, 0.05]).log()
+    loc, scale = torch.tensor([[0.0, 0.0], [2.0, 0.0], [9.0, 9.0]]), torch.ones(3, 2)
+    codes = np.array([[1.0, 0.0], [2.0, 0.0], [8.0, 8.0], [-5.0, 0.0], [3.0, 0.0]])
+    ours = DiagonalNormalMixture(logits, loc, scale)
+    torchs = MixtureSameFamily(Categorical(logits=logits), Independent(Normal(loc, scale), 1))
+    # log 18 = 2.9 nats are made up for by 1.9 to the right of the middle, and by no less.
+    for distribution in (ours, torchs):
+        np.testing.assert_array_equal(
+            prior_components(Prior(distribution), codes), [0, 0, 2, 0, 1]
+        )
+    assert agreement(prior_components(Prior(ours), codes), np.array([0, 0, 1, 0, 2])).ari == 1.0
+
+
+def test_refused(data):
+    with pytest.raises(UndefinedCheckError, match="must be a mixture"):
+        prior_components(Prior(Independent(Normal(torch.zeros(4), 1.0), 1)), data.codes)
+    with pytest.raises(UndefinedCheckError, match="two labels or more, got 0 alone"):
+        clustering(data.taken(np.arange(0, 300, 3)))
+    with pytest.raises(ValueError, match="got none"):
+        agreement(np.arange(0), np.arange(0))
+    with pytest.raises(ValueError, match="from 1 to the 300 codes, got 301"):
+        clustering(data, clusters=301)
+    with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
+        clustering(data, repeats=0)

@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 from analysis.disentanglement.factors import Factors, check, halves
 from analysis.draws import UndefinedCheckError
 
-# The forest: so many trees, whose leaves hold at least so many data, each grown on a bootstrap sample.
+# The forest of extremely randomised trees: so many, whose leaves hold at least so many data.
 TREES = 30
-LEAF = 20
+LEAF = 10
 # Shufflings of a coordinate, and the held-out data they are judged on.
 SHUFFLES = 2
 JUDGED = 4000
@@ -90,10 +90,10 @@ def _unmixed(rows: Float[np.ndarray, "rows columns"], what: str) -> float:
 def importance(
     codes: Float[np.ndarray, "n dim"], factors: Factors, *, trees: int = TREES, seed: int = 0
 ) -> Importance:
-    """R_ij: the accuracy for factor j that a random forest loses, held out, when z_i is shuffled.
+    """R_ij: the accuracy for factor j that a forest loses, held out, when z_i is shuffled.
 
-    Half of the data, at random, grow a forest for each factor, that may ask any coordinate in each
-    node, and the others, 4,000 at most, are predicted. A loss within 3 standard errors of 0 is 0, so
+    Half of the data, at random, grow a forest of extremely randomised trees for each factor, that
+    may ask any coordinate in each node, and the others, 4,000 at most, are predicted. A loss within 3 standard errors of 0 is 0, so
     that noise has no importance, and the rest are divided by their sum over coordinates.
 
     The scores depend on this choice: compare them only with others by this function. The published
@@ -114,7 +114,7 @@ def importance(
         A Framework for the Quantitative Evaluation of Disentangled Representations (Eastwood &
         Williams, 2018), section 2, https://openreview.net/forum?id=By-7dz-AZ
     """
-    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.ensemble import ExtraTreesClassifier
 
     check(codes, factors)
     fitted, judged = halves(len(codes), seed)
@@ -122,16 +122,14 @@ def importance(
     rng = np.random.default_rng(seed)
     columns, accuracies, guesses = [], [], []
     for values in factors.values.T:
-        forest = RandomForestClassifier(
-            trees, max_features=None, min_samples_leaf=LEAF, random_state=seed
+        forest = ExtraTreesClassifier(
+            trees, max_features=1.0, min_samples_leaf=LEAF, random_state=seed
         ).fit(codes[fitted], values[fitted])
         losses, accuracy = _losses(forest, codes[judged], values[judged], rng)
         columns.append(losses / max(losses.sum(), np.finfo(float).tiny))
         accuracies.append(accuracy)
         guesses.append((values[judged] == np.bincount(values[fitted]).argmax()).mean())
-    return Importance(
-        np.stack(columns, 1), np.array(accuracies), np.array(guesses), len(judged)
-    )
+    return Importance(np.stack(columns, 1), np.array(accuracies), np.array(guesses), len(judged))
 
 
 def _losses(

@@ -25,6 +25,12 @@ from analysis.draws import UndefinedCheckError
 from analysis.titles import listed
 from pyro_vae.evidence.numbers import finite
 
+# What no number here can say.
+LIMITS = (
+    "No score says everything: MIG and SAP punish a rotation, and a factor held twice; FactorVAE and "
+    "beta-VAE scores can be 1 for a rotated code; all but MIG and modularity depend on predictors. "
+    "Compare them with others by this program on the same data only, and over several seeds."
+)
 # In the order of summary and figure.
 SCORES = (
     "mig",
@@ -131,10 +137,7 @@ class Disentanglement:
             first = f"Some factors have a coordinate of their own, or all partly: {seen}."
         said = [
             first,
-            "No score says everything: MIG and SAP punish a rotation or a factor held twice, FactorVAE "
-            "and beta-VAE scores can be 1 for a rotated code, and all but MIG and modularity depend on "
-            "the predictors, so compare them only with others by this program, with the same data, and "
-            "over several seeds.",
+            LIMITS,
         ]
         if self.bias > LARGEST_BIAS:
             said.append(
@@ -203,7 +206,9 @@ def disentanglement(
     accuracies, guesses = predicted.accuracies, predicted.guesses
     scores = {
         "mig": float(mutual_information_gap(knowledge.nats, knowledge.entropies).mean()),
-        "sap": float(separated_predictability(threshold_accuracies(codes, varied, seed=seed)).mean()),
+        "sap": float(
+            separated_predictability(threshold_accuracies(codes, varied, seed=seed)).mean()
+        ),
         "dci_disentanglement": disentanglement_of(predicted.matrix),
         "dci_completeness": completeness_of(predicted.matrix),
         "modularity": mean_modularity(knowledge.nats, knowledge.informative),

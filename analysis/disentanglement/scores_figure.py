@@ -111,8 +111,7 @@ def _draw_matrix(
 
 
 def _draw_scores(ax: "matplotlib.axes.Axes", result: Disentanglement) -> None:
-    places = np.arange(len(SCORES))
-    for place, name in zip(places, SCORES, strict=True):
+    for place, name in enumerate(SCORES):
         chance, best, value = result.chance[name], result.best[name], result.scores[name]
         ax.plot([chance, best], [place, place], color="0.85", linewidth=6, solid_capstyle="butt")
         for at, colour in ((chance, GREY), (best, BLUE)):
@@ -137,7 +136,7 @@ def _draw_scores(ax: "matplotlib.axes.Axes", result: Disentanglement) -> None:
         handletextpad=0.3,
         columnspacing=1.0,
     )
-    ax.set_yticks(places, [_CALLED[name] for name in SCORES])
+    ax.set_yticks(range(len(SCORES)), [_CALLED[name] for name in SCORES])
     ax.invert_yaxis()
     ax.set_xlim(-0.03, 1.2)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])

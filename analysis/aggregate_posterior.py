@@ -22,7 +22,7 @@ from analysis.draws import (
 from analysis.normal_mixtures import coefficients, features, is_normal
 from analysis.rate_decomposition import RateDecomposition, Spectrum
 from pyro_vae.evaluating import evaluating
-from pyro_vae.log_densities import distribution_at
+from pyro_vae.log_densities import distribution_at, require_density
 from pyro_vae.objectives import marginals
 
 # Draws x data x dimensions of a guide that is no normal: each pair is a log density of its own.
@@ -92,6 +92,7 @@ def decompose_rate(
 def _kind(vae: Any, x: Tensor, site: str) -> tuple[bool, str | None, int]:
     """Whether the guide is a normal, why its coordinates have no densities, and its elements."""
     (_, terms), *_ = guide_blocks(vae, x, 1, seed=0)
+    require_density(terms.guide_trace, "the rate")
     q = distribution_at(terms.guide_trace, site)
     if tuple(q.batch_shape) != (1, 1):
         raise UndefinedCheckError(

@@ -30,8 +30,8 @@ from analysis.draws import (
 from analysis.element_pit import ElementPit, element_pit
 from analysis.leave_one_out import LeaveOneOut, leave_one_element_out
 from pyro_vae.evaluating import seed_apart
-from pyro_vae.evidence import Evaluation, ImportanceWeighting, evaluate
-from pyro_vae.log_densities import distribution_at
+from pyro_vae.evidence import Evaluation, evaluate
+from pyro_vae.log_densities import NoDensityError, distribution_at
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -45,9 +45,14 @@ GENERATED_ELEMENTS = 50_000_000
 SCORE_SAMPLES = 100
 # Draws for each datum whose elements are forecast from one another.
 FORECAST_SAMPLES = 200
-# What a part raises that this program or these data do not have; the second is torch's word for what
-# a distribution lacks. A ValueError is a mistake, and ends the program.
-UNDEFINED = (UndefinedCheckError, NotImplementedError)
+# What a part raises that this program or these data do not have; the last is torch's word for what a
+# distribution lacks. Any other ValueError is a mistake, and ends the program.
+UNDEFINED = (UndefinedCheckError, NoDensityError, NotImplementedError)
+# What is said of new data whose codes training never saw.
+UNUSED_PRIOR = (
+    "New data are made at codes z ~ p(z), a prior that the objective never used: how far they are from "
+    "real data says how far the codes are from that prior, and little of the decoder."
+)
 # What the scores are, as a person reads it.
 SCORES = {
     "elbo": "ELBO (nats)",
@@ -140,6 +145,7 @@ class Subject:
         foreign: Data of another kind, to be told from x; None if there are none.
         whole: All data of the split that x are some of, on the CPU; None if they are x.
         whole_labels: The labels or factors of these.
+        uses_prior: Whether the objective that trained the program has a term of p(z).
         step: Names what is being done.
     """
 
@@ -157,6 +163,7 @@ class Subject:
     foreign: Foreign | None = None
     whole: Real[Tensor, " w *event"] | None = None
     whole_labels: Int[np.ndarray, " w"] | Int[np.ndarray, "w factors"] | None = None
+    uses_prior: bool = True
     step: Steps = field(default_factory=Steps)
 
     def seed_of(self, what: str) -> int:
@@ -230,7 +237,10 @@ class Subject:
 
     @cached_property
     def scores(self) -> dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
-        """What the program says of real and of generated data: the ELBO, its terms, the reconstruction's error."""
+        """What the program says of real and of generated data: the ELBO, its terms, the reconstruction's error.
+
+        Of a guide without a density, the reconstruction and its error.
+        """
         generated = torch.as_tensor(self.generated, device=self.x.device)
         with self.step("scores of new data"):
             of_real, of_generated = (
@@ -277,26 +287,7 @@ class Subject:
         if len(self.x) < 2:
             raise UndefinedCheckError(f"at least two data can be checked, got {len(self.x)}.")
 
-    @property
-    def weights(self) -> ImportanceWeighting:
-        """The importance weights of `evaluation`.
-
-        Raises:
-            UndefinedCheckError: If the guide has no density, as that of an autoencoder.
-        """
-        weights = self.evaluation.importance_weighting
-        if weights is None:
-            raise UndefinedCheckError(
-                "the guide has no density: there is no log p(x), no ELBO and no importance weight."
-            )
-        return weights
-
-    def check_density(self) -> None:
-        """Raise what `weights` does if the guide has no density."""
-        _ = self.weights
-
     def _forecasts(self, x: Tensor, purpose: str) -> LeaveOneOut:
-        self.check_density()
         return leave_one_element_out(
             self.vae, x, num_samples=FORECAST_SAMPLES, seed=self.seed_of(purpose)
         )
@@ -370,14 +361,21 @@ class Parts:
         except UNDEFINED as error:
             self.left_out[f"{name}.png"] = str(error)
 
-    def section(self) -> Section:
+    def section(self, *, of_new_data: bool = False) -> Section:
         """The section.
+
+        Args:
+            of_new_data: Whether it is about new data: it then begins with what to know of a prior
+                that training did not use.
 
         Raises:
             UndefinedCheckError: If all parts were left out.
         """
         if not self.readings:
             raise UndefinedCheckError(next(iter(self.left_out.values())))
+        if of_new_data and not self.subject.uses_prior:
+            self.record["prior"] = {"reading": UNUSED_PRIOR}
+            self.readings = {"prior": UNUSED_PRIOR, **self.readings}
         self.record["reading"] = " ".join(self.readings.values())
         return Section(
             self.record,
@@ -408,12 +406,12 @@ def replicates(
 
 def _scores(vae: Any, x: Tensor, seed: int) -> dict[str, Float[np.ndarray, " n"]]:
     evaluation = evaluate(vae, x, num_samples=SCORE_SAMPLES, seed=seed)
-    weights = evaluation.importance_weighting
-    of_density = {} if weights is None else {"elbo": weights.elbo, "rate": weights.kl}
+    weights = evaluation.weights
     difference = (reconstructed(vae, x) - to_array(x)).reshape(len(x), -1).astype(np.float64)
-    found = {
-        **of_density,
+    scores = {
+        "elbo": weights.elbo if weights else None,
         "reconstruction": evaluation.reconstruction,
+        "rate": weights.kl if weights else None,
         "reconstruction_error": np.square(difference).mean(1),
     }
-    return {name: found[name] for name in SCORES if name in found}
+    return {name: values for name, values in scores.items() if values is not None}

@@ -160,7 +160,7 @@ def predictive(subject: Subject) -> Section:
                 subject.real[:SHOWN], replicates(subject.vae, x, REPLICATES, seed=seed)
             ),
         )
-    return parts.section()
+    return parts.section(of_new_data=True)
 
 
 def calibrated(subject: Subject) -> Section:
@@ -218,13 +218,12 @@ def pit(subject: Subject) -> Section:
             "Are forecasts of elements too low, too high, too wide or too narrow?",
             lambda: plot_element_pit(elements),
         )
-    return parts.section()
+    return parts.section(of_new_data=True)
 
 
 def elbo(subject: Subject) -> Section:
     """What the ELBO is made of, and what its rate says of the training data given."""
     parts = Parts(subject, "elbo")
-    subject.check_density()
     terms = parts.add("terms", lambda: elbo_terms(subject.evaluation))
     decomposition = parts.add(
         "decomposition",
@@ -266,20 +265,23 @@ def elbo(subject: Subject) -> Section:
 def guide(subject: Subject) -> Section:
     """Is q(z | x) the posterior: on real data by its weights, on simulated data by its ranks?"""
     parts = Parts(subject, "guide")
-    weights = subject.weights
-    khat, ess, draws = weights.khat, weights.ess, weights.num_samples
-    quality = parts.add("quality", lambda: guide_quality(khat, ess, draws))
+    evaluation = subject.evaluation
+    quality = parts.add(
+        "quality",
+        lambda: guide_quality(evaluation.khat, evaluation.ess, evaluation.num_samples),
+    )
     if quality is not None:
+        khat, ess, draws = evaluation.khat, evaluation.ess, evaluation.num_samples
         threshold = khat_threshold(draws)
         parts.record["khat"] = {
-            "share_above": weights.khat_share_above,
+            "share_above": evaluation.khat_share_above,
             "threshold": threshold,
             "median": None if khat is None else float(np.median(khat)),
         }
         parts.record["ess"] = {"median": float(np.median(ess)), "num_samples": draws}
-        if weights.khat_share_above is not None:
+        if evaluation.khat_share_above is not None:
             parts.numbers["k-hat above threshold"] = (
-                f"{weights.khat_share_above:.1%} of data, threshold {threshold:.2f}"
+                f"{evaluation.khat_share_above:.1%} of data, threshold {threshold:.2f}"
             )
         parts.numbers["effective draws, median"] = f"{np.median(ess):.0f} of {draws}"
         parts.draw(

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.draws import UndefinedCheckError
 from pyro_vae.evidence import Evaluation
 from pyro_vae.evidence.numbers import finite, standard_error
 from pyro_vae.statistics import ACTIVE_VARIANCE, EQUAL_SHARE, unit_activity
@@ -118,13 +117,8 @@ def elbo_terms(evaluation: Evaluation) -> ElboTerms:
 
     Args:
         evaluation: What `pyro_vae.evidence.evaluate` gives.
-
-    Raises:
-        UndefinedCheckError: If the guide has no density.
     """
     weighted = evaluation.importance_weighting
-    if weighted is None:
-        raise UndefinedCheckError("a guide without a density has no ELBO.")
     return ElboTerms(
         *(
             np.asarray(v, np.float64)

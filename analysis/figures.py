@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     import xarray
 
 DOTS_PER_INCH = 140
+# Figures of new data, and what their titles add where training had no term of the prior.
+OF_PRIOR = ("prior_samples", "predictive_check")
+UNUSED_PRIOR = "p(z) had no part in training: it is not where the codes are"
 RECONSTRUCTIONS = "The largest elements of test data, and the mean of p(x | z) at the code of x"
 
 
@@ -47,6 +50,7 @@ def draw_figures(
     num_reconstructions: int = 20,
     num_samples: int = 64,
     num_checked: int = 1000,
+    uses_prior: bool = True,
 ) -> list[Path]:
     """Draw every figure of a trained VAE, or of another program, into a directory.
 
@@ -66,6 +70,8 @@ def draw_figures(
         num_reconstructions: The number of data reconstructed.
         num_samples: The number of samples from the prior shown.
         num_checked: The number of test data, and of new ones, in the predictive check, at most.
+        uses_prior: Whether the objective that trained the program has a term of p(z): without, its
+            codes are not the prior's, and titles say so.
 
     Returns:
         The files.
@@ -102,7 +108,7 @@ def draw_figures(
         ),
         "forest": lambda: plot_latents(tree),
     }
-    if (weights := evaluation.importance_weighting) is not None:
+    if (weights := evaluation.weights) is not None:
         figures["guide_quality"] = lambda: plot_guide_quality(
             weights.khat, weights.ess, weights.num_samples
         )
@@ -110,7 +116,10 @@ def draw_figures(
     paths = []
     for name, plot in figures.items():
         paths.append(out / f"{name}.png")
-        plot().savefig(paths[-1], dpi=DOTS_PER_INCH)
+        figure = plot()
+        if name in OF_PRIOR and not uses_prior:
+            figure.suptitle(f"{figure.get_suptitle()}\n{UNUSED_PRIOR}")
+        figure.savefig(paths[-1], dpi=DOTS_PER_INCH)
     return paths
 
 

@@ -57,6 +57,11 @@ def plot_latents(
     # Centred, the last name would run into the forest's axis.
     names.get_xticklabels()[-1].set_ha("right")
     forest.axvline(0, color="0.7", linewidth=0.8, zorder=0)
-    forest.set_xlabel(f"{name}: median, {half} and {most} intervals of q({name} | x)")
+    spread = chosen[name].max([chain, draw]) - chosen[name].min([chain, draw])
+    forest.set_xlabel(
+        f"{name}: median, {half} and {most} intervals of q({name} | x)"
+        if bool((spread > 0).any())
+        else f"{name}: the code, a point without a spread"
+    )
     figure.suptitle(f"What the guide says of {intervals[image]} test images")
     return figure

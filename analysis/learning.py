@@ -25,7 +25,7 @@ def plot_learning_curves(
 ) -> "matplotlib.figure.Figure":
     """ELBO = reconstruction - KL by epoch, of the training data and of the validation data.
 
-    The vertical axes show all but the first tenth of the epochs in full: the fall of the first
+    A term that was never measured has no panel: an autoencoder's reconstruction is alone. The vertical axes show all but the first tenth of the epochs in full: the fall of the first
     steps is larger than everything after it.
 
     Args:
@@ -41,9 +41,16 @@ def plot_learning_curves(
     epochs = _column(history, "epoch")
     betas = _column(history, "beta")
     betas = betas[np.isfinite(betas)]
-    figure = new_figure(11.0, 3.6)
-    panels = figure.subplots(1, len(TERMS))
-    for ax, (field, title) in zip(panels, TERMS.items(), strict=True):
+    measured = {
+        field: title
+        for field, title in TERMS.items()
+        for name in (field, f"validation_{field}")
+        if np.isfinite(_column(history, name)).any()
+    }
+    shown = measured or TERMS
+    figure = new_figure(11.0 if len(shown) > 1 else 6.4, 3.6)
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for ax, (field, title) in zip(panels, shown.items(), strict=True):
         curves = {
             "training": (BLUE, "-", _column(history, field)),
             "validation": (ORANGE, "--", _column(history, f"validation_{field}")),
@@ -56,13 +63,19 @@ def plot_learning_curves(
         ax.set(title=title, xlabel="epoch", ylabel="nats/datum")
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         _crop(ax, [values for _, _, values in curves.values()])
-    # The curves rise to the right, so this corner is free.
-    panels[0].legend(loc="lower right", frameon=False)
+    if measured:
+        # The curves rise to the right, so this corner is free.
+        panels[0].legend(loc="lower right", frameon=False)
     weight = ""
     if len(betas) and not (betas == 1).all():
         last = "" if np.ptp(betas) == 0 else f" to {betas[-1]:.3g}"
         weight = f"; trained with beta {betas[0]:.3g}{last} before the KL"
-    figure.suptitle(f"ELBO = reconstruction - KL{weight}")
+    if "elbo" in shown:
+        if not np.isfinite(_column(history, "elbo")).any() and measured:
+            weight = "; trained for the reconstruction alone"
+        figure.suptitle(f"ELBO = reconstruction - KL{weight}")
+    else:
+        figure.suptitle("Trained for the reconstruction alone: no ELBO, no KL")
     tidy(panels)
     return figure
 

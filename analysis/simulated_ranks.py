@@ -22,6 +22,7 @@ from analysis.draws import (
     to_array,
 )
 from pyro_vae.evaluating import evaluating, seed_apart
+from pyro_vae.log_densities import require_density
 
 # What is ranked beside each latent dimension. Each sees all dimensions at once.
 LOG_GUIDE = "log q(z | x)"
@@ -72,6 +73,7 @@ def simulated_ranks(
 
     Raises:
         UndefinedCheckError: If there are several latent sites, or a log density is no number.
+        NoDensityError: If the guide has all its mass at one point.
         ValueError: If `n` or `num_draws` is below 1.
 
     References:
@@ -109,6 +111,7 @@ def _block(
     # In any place: how a sum is rounded may depend on it, and would part what is equal.
     place = torch.randint(num_draws + 1, (len(x),)).to(x.device)
     guide = _trace(vae.guide, x, num_draws + 1)
+    require_density(guide, "simulation-based calibration")
     codes = guide.nodes[site]["value"].clone()
     codes[place, data] = true.to(codes.dtype)
     guide.nodes[site]["value"] = codes

@@ -110,18 +110,20 @@ def fill_cell(
         path: The results.
         name: "row/seed".
         command: What to type, at the root of a checkout, to get the cell.
-        make: Gives the cell; its `log_evidence`, if it has one, must be a number.
+        make: Gives the cell; its `log_evidence`, if it has one, must be a number, unless its
+            `log_evidence_samples` are None, too: log p(x) is then not defined.
         again: Make it in any case.
 
     Raises:
-        StudyError: If the cell has no log p(x).
+        StudyError: If log p(x) is not finite.
     """
     if not again and read_results(path).get(name, {}).get("command") == command:
         print(f"{name} is there: {command}")  # noqa: T201 - a study's progress
         return
     print(f"{name}: {command}", flush=True)  # noqa: T201
     cell = make()
-    if cell.get("log_evidence", 0.0) is None:
+    defined = cell.get("log_evidence_samples", 0) is not None
+    if defined and cell.get("log_evidence", 0.0) is None:
         raise StudyError(f"log p(x) of {name} is not finite; nothing was stored.")
     # Read anew: another process may have filled another cell.
     results = {**read_results(path), name: {"command": command, **cell}}

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
@@ -22,10 +22,11 @@ from torch.distributions import Distribution, kl_divergence
 
 # Imported for what it registers: the closed-form KLs that torch lacks.
 import pyro_vae.distributions  # noqa: F401
+from pyro_vae.evaluating import evaluating
 
 
 class NoDensityError(ValueError):
-    """What is asked for needs log q(z | x), and the guide's mass is all at one point."""
+    """What is asked for needs log q(z | x), and the guide has all its mass at one point."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +136,15 @@ def without_density(guide_trace: Trace) -> dict[str, str]:
     return found
 
 
-def require_density(guide_trace: Trace, what: str) -> None:
+def require_density(
+    guide_trace: Trace, what: str, otherwise: str = "it has no ELBO and no log p(x)"
+) -> None:
     """Make sure that a guide has a density.
 
     Args:
         guide_trace: A trace of the guide.
         what: What needs log q(z | x), for the message.
+        otherwise: What follows from there being none, for the message.
 
     Raises:
         NoDensityError: If a site has all its mass at one point.
@@ -148,8 +152,24 @@ def require_density(guide_trace: Trace, what: str) -> None:
     for name, kind in without_density(guide_trace).items():
         raise NoDensityError(
             f"{what} needs a guide with a density, but site {name!r} is a {kind}, with all its mass at "
-            "one point: what serves it is --objective reconstruction."
+            f"one point: {otherwise}."
         )
+
+
+def check_density(guide: Callable[..., Any], x: Real[Tensor, " n *event"], what: str) -> None:
+    """Make sure that a guide has a density, from one datum; no random stream moves.
+
+    Args:
+        guide: The guide.
+        x: Data; integers are made floats.
+        what: What needs log q(z | x), for the message.
+
+    Raises:
+        NoDensityError: If a site has all its mass at one point.
+    """
+    first = x[:1] if x.is_floating_point() else x[:1].to(torch.get_default_dtype())
+    with evaluating(guide, seed=0), pyro.get_param_store().scope():
+        require_density(poutine.trace(guide).get_trace(first), what)
 
 
 def log_densities(

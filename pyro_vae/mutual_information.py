@@ -9,7 +9,7 @@ from jaxtyping import Real
 from torch import Tensor
 
 from pyro_vae.evaluating import evaluating
-from pyro_vae.log_densities import distribution_at, log_densities
+from pyro_vae.log_densities import distribution_at, log_densities, require_density
 
 # An estimate this close to its largest value, in nats, says no more than that it is large.
 SATURATION = 2.0
@@ -66,6 +66,7 @@ def mutual_information(
     Raises:
         ValueError: If `max_data` is below 1, there are no data, or the guide has several sites or one
             in a plate within the plate over data.
+        NoDensityError: If the guide has all its mass at one point: z then tells all data apart.
 
     References:
         ELBO surgery: yet another way to carve up the variational evidence lower bound (Hoffman &
@@ -90,6 +91,7 @@ def mutual_information(
                 "the mutual information of one latent site can be estimated, got the sites "
                 f"{', '.join(terms.guide_sites)}."
             )
+        require_density(terms.guide_trace, "the mutual information")
         (name,) = terms.guide_sites
         q = distribution_at(terms.guide_trace, name)
         if tuple(q.batch_shape) != (1, n):

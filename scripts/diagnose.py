@@ -29,6 +29,7 @@ from torch import Tensor
 
 from analysis.diagnosis_sections import SECTIONS
 from pyro_vae.data import PreparedData
+from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.statistics import MINIMUM_SAMPLES
 from pyro_vae.training.checkpoint import write_atomically
 from pyro_vae.training.configuration import build_vae_for
@@ -223,6 +224,7 @@ def subject_of(
         num_samples=options.samples,
         seed=options.seed,
         event_names=tuple(trained.data.dataset.event_names),
+        uses_prior=OBJECTIVES[trained.vae.configuration["objective"]["name"]].uses_prior,
         labels=labels,
         train_labels=train_labels,
         label_names=tuple(trained.data.dataset.label_names),
@@ -282,19 +284,22 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     from analysis.model_comparison import compare_models
     from analysis.model_comparison_figure import plot_model_comparison
     from analysis.paired_differences import paired_report, plot_paired_differences
-    from analysis.representation.foreign_scores import has_density
     from analysis.rate_distortion import RateDistortion, rate_distortion_summary
     from analysis.rate_distortion_figure import plot_rate_distortion
     from pyro_vae.evidence import evaluate
+    from pyro_vae.log_densities import NoDensityError, check_density
 
     runs = {name: opened(options, path) for name, path in zip(names, options.runs, strict=True)}
     for name, trained in runs.items():
         # Before any is evaluated, which may take long.
-        if not has_density(trained.vae, trained.x[:1].to(trained.device)):
+        try:
+            x = trained.x[:1].to(trained.device)
+            check_density(trained.vae.guide, x, f"log p(x) of {name}")
+        except NoDensityError as error:
             raise ValueError(
                 f"log p(x) of {name} is not defined, because its guide has no density: "
                 "--only representation compares what codes are good for."
-            )
+            ) from error
     rows = {name: fixed(trained, options) for name, trained in runs.items()}
     of = checked_comparable(runs, rows, options, "log p(x)")
     started = time.perf_counter()
@@ -306,7 +311,6 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
                 weights = evaluate(
                     trained.vae, x, num_samples=options.samples, seed=options.seed
                 ).importance_weighting
-            assert weights is not None
             held_out.append(HeldOut(name, weights.log_evidence, weights.khat, weights.num_samples))
             points.append(RateDistortion.of(name, weights.reconstruction, weights.kl))
         with step("figures"):

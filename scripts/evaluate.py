@@ -39,6 +39,7 @@ from pyro_vae.evidence import (
     two_sided_check,
 )
 from pyro_vae.evidence.numbers import standard_error
+from pyro_vae.log_densities import check_density
 from pyro_vae.training.checkpoint import write_atomically
 from pyro_vae.training.kept import Kept, code_hash, digest, to_arrays, write_arrays
 from pyro_vae.training.model_files import MODEL_FAMILIES
@@ -311,7 +312,7 @@ def prepared(options: argparse.Namespace, made_by: dict[str, str | None]) -> Eva
     """The run and its data, checked before anything is written.
 
     Raises:
-        ValueError: As `trained_run`, or CUDA is asked for and absent.
+        ValueError: As `trained_run`, CUDA is asked for and absent, or the guide has no density.
     """
     trained = trained_run(
         options.run,
@@ -321,6 +322,7 @@ def prepared(options: argparse.Namespace, made_by: dict[str, str | None]) -> Eva
         trust_model_file=options.trust_model_file,
     )
     configuration = trained.vae.configuration
+    check_density(trained.vae.guide, trained.x, f"log p(x) of {options.run}")
     return Evaluating(
         options,
         trained.directory,

@@ -222,6 +222,7 @@ def conclude(
         directory.figures,
         label_names=data.dataset.label_names,
         event_names=data.dataset.event_names,
+        uses_prior=training.objective.uses_prior,
     )
     print(f"metrics.json, inference_data.nc and figures are in {directory.path}/")
 

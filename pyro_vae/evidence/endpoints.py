@@ -15,7 +15,7 @@ from pyro_vae.compilation.work import CompileMode, counted
 from pyro_vae.evaluating import owners_of
 from pyro_vae.evidence.data_graph import DataGraph
 from pyro_vae.evidence.unconstrained import Unconstrained, unconstrained
-from pyro_vae.log_densities import distribution_at, log_densities
+from pyro_vae.log_densities import distribution_at, log_densities, require_density
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +108,11 @@ class Endpoints:
 
         Raises:
             ValueError: If the guide has other sites, or no density on a support that is served.
+            NoDensityError: If the guide has all its mass at one point.
         """
         plate = pyro.plate("num_particles_vectorized", num_draws, dim=-2)
         drawn = poutine.trace(plate(self.vae.guide)).get_trace(x)
+        require_density(drawn, "annealed importance sampling")
         # Whose every key Pyro's types call optional.
         nodes = cast("dict[str, dict[str, Any]]", drawn.nodes)
         names = [name for name, node in nodes.items() if _is_latent(node)]

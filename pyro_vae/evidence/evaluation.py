@@ -17,6 +17,7 @@ from pyro_vae.evidence.numbers import finite
 from pyro_vae.log_densities import (
     LogDensities,
     NoDensityError,
+    check_density,
     distribution_at,
     log_densities,
 )
@@ -28,36 +29,47 @@ class Evaluation:
     """The evaluation of a VAE on n data, with beta = 1 whatever trained it.
 
     Args:
-        importance_weighting: log p(x), reconstruction, KL, k-hat and ESS of each datum; None for a
-            guide without a density, such as an autoencoder's: there is no bound of log p(x) then.
+        weights: log p(x), reconstruction, KL, k-hat and ESS of each datum; None for a guide without a
+            density, such as an autoencoder's, which has no bound of log p(x).
         reconstruction: E_q log p(x | z) of each datum, in nats.
         embeddings: The deterministic code of each datum.
         kl_by_dimension: The KL of each latent dimension in nats, a mean over data, where posterior
             and prior are both diagonal normals; otherwise None: it is then no sum over dimensions.
     """
 
-    importance_weighting: ImportanceWeighting | None
+    weights: ImportanceWeighting | None
     reconstruction: Float[np.ndarray, " n"]
     embeddings: Float[np.ndarray, "n latent"]
     kl_by_dimension: Float[np.ndarray, " latent"] | None
 
     @property
+    def importance_weighting(self) -> ImportanceWeighting:
+        """The `weights`.
+
+        Raises:
+            NoDensityError: If there are none.
+        """
+        if self.weights is None:
+            raise NoDensityError(
+                "importance weights need a guide with a density, but this one has all its mass at one "
+                "point: it has no ELBO and no log p(x)."
+            )
+        return self.weights
+
+    @property
     def khat(self) -> Float[np.ndarray, " n"] | None:
-        """The k-hat of each datum, as in `ImportanceWeighting`; None without weights, or too few."""
-        weighted = self.importance_weighting
-        return None if weighted is None else weighted.khat
+        """The k-hat of each datum, as in `ImportanceWeighting`."""
+        return self.importance_weighting.khat
 
     @property
-    def ess(self) -> Float[np.ndarray, " n"] | None:
-        """The effective sample size of each datum, as in `ImportanceWeighting`; None without weights."""
-        weighted = self.importance_weighting
-        return None if weighted is None else weighted.ess
+    def ess(self) -> Float[np.ndarray, " n"]:
+        """The effective sample size of each datum, as in `ImportanceWeighting`."""
+        return self.importance_weighting.ess
 
     @property
-    def num_samples(self) -> int | None:
-        """The number of weights of each datum; None if it has none."""
-        weighted = self.importance_weighting
-        return None if weighted is None else weighted.num_samples
+    def num_samples(self) -> int:
+        """The number of draws for each datum, as in `ImportanceWeighting`."""
+        return self.importance_weighting.num_samples
 
     @property
     def active_units(self) -> int | None:
@@ -68,25 +80,25 @@ class Evaluation:
     def khat_share_above(self) -> float | None:
         """The share of data with a k-hat above the threshold: whose log p(x) is not to be trusted.
 
-        None where there were too few draws for a k-hat, or no weights.
+        None where there were too few draws for a k-hat, or are no weights.
         """
-        weighted = self.importance_weighting
-        return None if weighted is None else weighted.khat_share_above
+        return None if self.weights is None else self.weights.khat_share_above
 
     def summary(self) -> dict[str, float | int | None]:
         """The entries of `metrics.json`: means per datum in nats, counts and shares.
 
         What is not defined, or not finite, is None.
         """
-        weighted = self.importance_weighting
+        weighted = self.weights
+        samples = weighted.num_samples if weighted else None
         return {
             "elbo": finite(weighted.elbo.mean()) if weighted else None,
-            "elbo_samples": self.num_samples,
+            "elbo_samples": samples,
             "reconstruction": finite(self.reconstruction.mean()),
             "kl": finite(weighted.kl.mean()) if weighted else None,
             "log_evidence": finite(weighted.mean_log_evidence) if weighted else None,
             "log_evidence_se": finite(weighted.log_evidence_se) if weighted else None,
-            "log_evidence_samples": self.num_samples,
+            "log_evidence_samples": samples,
             "active_units": self.active_units,
             "khat_share_above": self.khat_share_above,
             "n": len(self.embeddings),
@@ -137,6 +149,7 @@ def evaluate(
     with evaluating(vae, seed=seed):
         weighted = None
         with suppress(NoDensityError):
+            check_density(vae.guide, x, "importance weighting")
             weighted = importance_weighting(
                 vae.model,
                 vae.guide,
@@ -155,7 +168,7 @@ def evaluate(
             kls.append(_kl_by_dimension(vae, terms))
             reconstructions.append(terms.log_likelihood.double().mean(0).cpu().numpy())
     return Evaluation(
-        importance_weighting=weighted,
+        weights=weighted,
         # Where the guide is a point, one draw is all of them.
         reconstruction=weighted.reconstruction if weighted else np.concatenate(reconstructions),
         embeddings=np.concatenate(embeddings),

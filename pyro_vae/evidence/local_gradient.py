@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyro_vae.compilation import CompilerError, TracingError, compile_graph, one_line, trace
 from pyro_vae.compilation.work import CompileMode, counted
-from pyro_vae.log_densities import distribution_at, log_densities
+from pyro_vae.log_densities import distribution_at, log_densities, require_density
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,7 @@ class LocalGradient:
             terms = log_densities(
                 self.program.model, self.program.guide, x, num_particles=self.num_particles
             )
+            require_density(terms.guide_trace, "a local guide")
             elbo = terms.log_likelihood.mean(0)
             for site, log_posterior in terms.guide_sites.items():
                 if not distribution_at(terms.guide_trace, site).has_rsample:

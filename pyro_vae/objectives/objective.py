@@ -29,8 +29,9 @@ class Objective(nn.Module):
     # Whether a datum's loss depends on the rest of the batch: several processes see a part of it each.
     # An objective may say so of itself, where it is a matter of its options.
     couples_batch: bool = False
-    # Whether it reads log q(z | x), which a guide that is a point does not have.
+    # Whether it reads log q(z | x), which a guide that is a point does not have, and log p(z).
     needs_density: ClassVar[bool] = True
+    uses_prior: ClassVar[bool] = True
     # Which of the validation values says how good an epoch is: elbo, reconstruction or kl.
     score: ClassVar[str] = "elbo"
 
@@ -65,7 +66,9 @@ class Objective(nn.Module):
             ValueError: If it cannot, by the name of what is in the way.
         """
         if self.needs_density:
-            require_density(terms.guide_trace, type(self).__name__)
+            require_density(
+                terms.guide_trace, type(self).__name__, "use --objective reconstruction"
+            )
         for name in terms.guide_sites:
             q = distribution_at(terms.guide_trace, name)
             if not q.has_rsample:

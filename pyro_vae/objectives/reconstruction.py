@@ -28,6 +28,7 @@ class Reconstruction(Objective):
     """
 
     needs_density: ClassVar[bool] = False
+    uses_prior: ClassVar[bool] = False
     score: ClassVar[str] = "reconstruction"
 
     def value(self, terms: LogDensities) -> ObjectiveValue:

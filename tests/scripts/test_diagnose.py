@@ -330,6 +330,11 @@ def refused(capsys, *arguments: str | Path) -> str:
         (["--samples", "9" * 5000], "--samples: must be a whole number"),
         (["--seed", "-1"], "--seed: must be a whole number of at least 0, got '-1'"),
         (["--only", "all"], "'all' (choose from"),
+        (["--sections", "elbo"], "unknown --sections elbo: allowed are RUN and"),
+        (["--against", "mnist"], "--against is for --only representation"),
+        (["--only", "representation", "--against", "nonsense"], "--data must be one of digits"),
+        (["--only", "representation", "--against", "x.npy"], "but there is no"),
+        (["--only", "representation", "--against", "digits"], "other data than the run's own"),
         (["--only"], "--only: expected at least one argument"),
         (["--split", "train"], "'train' (choose from"),
         (["--device", "tpu"], "'tpu' (choose from"),
@@ -453,7 +458,7 @@ def test_several_runs_are_compared(trained, folder, tmp_path, capsys, monkeypatc
     assert "holds a.txt" in refused(capsys, trained, other, *TINY, "--out", mine)
     assert "must be a directory" in refused(capsys, trained, other, "--out", mine / "a.txt")
     line = refused(capsys, trained, other, *TINY, "--only", "elbo")
-    assert "--only is for one run, got 2" in line
+    assert "--only of 2 runs must be representation alone, got elbo" in line
 
 
 def test_runs_that_do_not_compare_are_refused(trained, tmp_path, capsys, monkeypatch):

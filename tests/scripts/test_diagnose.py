@@ -16,6 +16,8 @@ import torch
 
 from analysis import diagnosis_sections
 from analysis.generalisation import generalisation
+from analysis.representation import section_arrays, section_robustness, section_use
+from analysis.representation.section import PARTS
 from pyro_vae.training import load
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -488,3 +490,109 @@ def test_a_collapsed_model(run):
 def test_hardly_any_data(run, n):
     assert main(run, "--images", n, *TINY[2:]) == 0
     assert record(run)["n"] == int(n)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The section `representation` with few draws and steps."""
+    for module, name, value in (
+        (section_use, "FEW", (10,)),
+        (section_use, "REPEATS", 2),
+        (section_use, "TUNED", (20,)),
+        (section_use, "TUNING_STEPS", 2),
+        (section_robustness, "DAMAGED", 20),
+        (section_robustness, "DAMAGED_SAMPLES", 2),
+        (section_robustness, "TOLD_APART", 20),
+        (section_robustness, "TOLD_APART_SAMPLES", 30),
+        (section_arrays, "TRAINING", 300),
+    ):
+        monkeypatch.setattr(module, name, value)
+
+
+REPRESENTATION = ["--only", "representation", *TINY]
+
+
+@pytest.mark.usefixtures("small")
+def test_what_codes_are_good_for(run, tmp_path, capsys):
+    """All parts that a run with labels has; other data are told apart, and probed."""
+    rng = np.random.default_rng(0)
+    foreign = tmp_path / "foreign.npz"
+    np.savez(foreign, x=rng.random((60, 8, 8)), y=np.arange(60) % 3)
+    assert main(run, *REPRESENTATION, "--against", foreign) == 0
+    found = record(run)["representation"]
+    names = {path.name for path in (run / "diagnosis").iterdir()}
+    assert names == {*record(run)["figures"], "diagnosis.json"}
+    assert not {"predictive", "elbo"} & record(run).keys()
+    left_out = {part for part in PARTS if "left_out" in found[part]}
+    assert left_out == {"mixture_components", "disentanglement"}
+    assert found["probe"]["num_train"] == 1257
+    assert found["neighbours"]["num_train"] == 300
+    assert "foreign" in found["out_of_distribution"]["foreign"]
+    assert found["transfer"]["num_test"] == 12
+    screen = capsys.readouterr().out
+    assert "foreign, 42 labels" in screen
+    assert all(len(line.replace(str(run), "RUN")) <= 100 for line in screen.splitlines())
+    assert main(run, *REPRESENTATION) == 0
+    assert "--against" in record(run)["representation"]["transfer"]["left_out"]
+    assert record(run)["representation"]["probe"] == found["probe"]
+
+
+@pytest.mark.usefixtures("small")
+def test_codes_of_data_with_factors_and_of_data_without_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    factors = np.stack([np.arange(200) % 2, np.arange(200) // 2 % 4], 1)
+    x = factors @ rng.normal(size=(2, 5)) + 0.1 * rng.normal(size=(200, 5))
+    np.savez(tmp_path / "factors.npz", x=x, y=factors)
+    np.save(tmp_path / "bare.npy", x)
+    options = ["--likelihood", "normal", "--latent-dim", "2"]
+    with_factors = train(tmp_path / "with", "--data", str(tmp_path / "factors.npz"), *options)
+    assert main(with_factors, *REPRESENTATION) == 0
+    found = record(with_factors)["representation"]
+    # Of all held-out data, and not of those 30 that other parts see.
+    assert found["disentanglement"]["n"] == 40
+    assert found["probe"]["num_classes"] == 2
+    bare = train(tmp_path / "bare", "--data", str(tmp_path / "bare.npy"), *options)
+    assert main(bare, *REPRESENTATION) == 0
+    found = record(bare)["representation"]
+    for part in ("probe", "neighbours", "label_efficiency", "clustering", "transfer"):
+        assert "label" in found[part]["left_out"]
+    assert found["robustness"]["area"]["accuracy"] is None
+    assert found["interpolation"]["reading"]
+
+
+@pytest.mark.usefixtures("small")
+def test_codes_of_several_runs_side_by_side(trained, tmp_path, capsys, monkeypatch):
+    """An autoencoder has no log p(x), and a place in the table."""
+    monkeypatch.chdir(tmp_path)
+    point = ["--posterior", "point", "--objective", "reconstruction"]
+    plain = train(tmp_path / "plain", *point)
+    line = refused(capsys, trained, plain, *TINY)
+    assert "log p(x) of plain is not defined" in line
+    assert "--only representation" in line
+    assert not (tmp_path / "runs").exists()
+    assert main(trained, plain, *REPRESENTATION) == 0
+    screen = capsys.readouterr().out
+    assert all(len(line) <= 100 for line in screen.splitlines())
+    out = tmp_path / "runs" / "comparison"
+    found = json.loads((out / "representation.json").read_text())
+    assert {path.name for path in out.iterdir()} == {
+        "label_efficiency.png",
+        "robustness.png",
+        "representation.json",
+    }
+    assert found["runs"].keys() == found["representation"].keys() == {"digits", "plain"}
+    (evidence,) = (
+        row for label, row in found["measures"].items() if label.startswith("log p(x),")
+    )
+    assert evidence["plain"] == "not defined"
+    assert evidence["digits"].endswith("nats")
+    probe = found["measures"]["linear probe, all labels"]
+    accuracy = found["representation"]["plain"]["probe"]["accuracy"]
+    assert probe["plain"].startswith(f"{accuracy:.3f} ± ")
+    # Its place may be taken by another comparison.
+    assert main(trained, plain, *REPRESENTATION, "--out", out) == 0
+    other = train(tmp_path / "other", "--binarisation", "threshold")
+    line = refused(capsys, trained, other, *REPRESENTATION)
+    assert "codes of digits and other do not compare: binarisation dynamic against" in line
+    line = refused(capsys, trained, plain, "--only", "representation", "elbo", *TINY)
+    assert "must be representation alone, got representation elbo" in line

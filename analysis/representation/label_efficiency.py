@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from analysis.canvas import BLUE, GREEN, GREY, LABEL_COLOURS, ORANGE, new_figure, tidy
+from analysis.representation.balanced_draws import balanced_rows, check_sizes
 from analysis.representation.codes import Labelled
 from analysis.representation.probes import (
     binomial_error,
@@ -184,47 +185,6 @@ def label_efficiency(
         chance=chance_level(test.labels),
         num_test=len(test),
     )
-
-
-def check_sizes(sizes: Sequence[int | None], repeats: int) -> None:
-    """Whether numbers of labels and of draws can be meant.
-
-    Raises:
-        ValueError: If there are no sizes, one is below 2, or `repeats` is below 1.
-    """
-    if not sizes or any(size is not None and size < 2 for size in sizes):
-        raise ValueError(f"sizes must be at least one, each 2 or more or None, got {sizes}.")
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}.")
-
-
-def balanced_rows(
-    labels: Int[np.ndarray, " n"], size: int, *, seed: int, repeat: int = 0
-) -> Int[np.ndarray, " size"]:
-    """Rows of `size` data drawn at random, as many of each class as can be.
-
-    Classes take turns in a random order until the draw is full; one that has no more passes.
-
-    Args:
-        labels: Of the data to draw from.
-        size: How many to draw.
-        seed: A seed.
-        repeat: The number of the draw: each is apart from the others.
-
-    Raises:
-        ValueError: If there are fewer data.
-    """
-    if not 1 <= size <= len(labels):
-        raise ValueError(f"size must be from 1 to the {len(labels)} data, got {size}.")
-    generator = np.random.default_rng((seed, size, repeat))
-    shuffled = generator.permutation(len(labels))
-    classes, codes = np.unique(labels[shuffled], return_inverse=True)
-    turn = np.empty(len(labels), np.int64)
-    for k in range(len(classes)):
-        of_class = codes == k
-        turn[of_class] = np.arange(of_class.sum())
-    order = np.lexsort((generator.permutation(len(classes))[codes], turn))
-    return shuffled[order[:size]]
 
 
 def plot_label_efficiency(results: Mapping[str, LabelEfficiency]) -> "matplotlib.figure.Figure":

@@ -1,4 +1,4 @@
-"""Whether a representation helps with labels of data it was not trained on: against raw data and an untrained encoder."""
+"""Whether codes help with labels of other data: against the data themselves and an untrained encoder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from analysis.canvas import BLUE, GREEN, GREY, LABEL_COLOURS, ORANGE, new_figure, tidy
 from analysis.draws import to_array
+from analysis.representation.balanced_draws import balanced_rows, check_sizes
 from analysis.representation.codes import Labelled, labelled_codes
-from analysis.representation.label_efficiency import balanced_rows, check_sizes
 from analysis.representation.probes import chance_level, check_labelled, linear_probe
 from analysis.titles import listed, shortened, wrapped
 from pyro_vae.evidence.numbers import finite
@@ -139,8 +139,8 @@ class Transfer:
         parts.append(
             f"Training carried over: {self.first} is better than each other at every size."
             if not behind
-            else f"Not better than {listed(behind)} at every size: there the training bought nothing "
-            "that a line can use."
+            else f"Not better than {listed(behind)} at every size: where that is so, a linear "
+            "classifier has no use for the training."
         )
         return " ".join(parts)
 
@@ -251,7 +251,7 @@ def plot_transfer(result: Transfer) -> "matplotlib.figure.Figure":
             ax.text(left, highest + 0.02, f"{mean:.1%}", ha="center", va="bottom", fontsize=9)
     ax.axhline(result.chance, color=GREY, linestyle="--", linewidth=1.1, label="chance")
     ax.set_xticks(range(len(result.sizes)), [f"{n:,} labels" for n in result.sizes])
-    ax.set(ylim=(0, 1.08), ylabel=f"accuracy on {result.num_test:,} test data")
+    ax.set(ylim=(0, 1.08), ylabel=f"accuracy of a linear probe, {result.num_test:,} test data")
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9.5)
     tidy([ax])
     figure.suptitle(wrapped(_title(result)), fontsize=12)

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from analysis.representation.balanced_draws import balanced_rows
 from analysis.representation.codes import Labelled
 from analysis.representation.label_efficiency import (
-    balanced_rows,
     label_efficiency,
     plot_label_efficiency,
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from analysis.draws import UndefinedCheckError
-from analysis.representation import probes
+from analysis.representation import probes, softmax_regression
 from analysis.representation.codes import Labelled
 from analysis.representation.probes import linear_probe, nearest_neighbours
 
@@ -134,6 +134,14 @@ def test_one_of_a_class_is_not_held_out():
     assert probe.accuracy == 1.0
 
 
+def test_a_choice_without_the_rare_class(monkeypatch):
+    """Where the labels drawn for the choice are all of one class, the default stays."""
+    monkeypatch.setattr(softmax_regression, "MOST_TO_CHOOSE", 5)
+    train = blobs(700)
+    train = Labelled(train.codes, (np.arange(700) == 5).astype(np.int64))
+    assert linear_probe(train, train).regularisation == softmax_regression.DEFAULT_REGULARISATION
+
+
 def test_a_choice_follows_the_data():
     """Many labels of a sharp border ask for large coefficients, noise for small ones."""
     noise = linear_probe(blobs(2000, apart=0.0), blobs(10, seed=1))
@@ -142,10 +150,10 @@ def test_a_choice_follows_the_data():
 
 
 def test_what_did_not_converge_is_said(monkeypatch):
-    monkeypatch.setattr(probes, "MOST_ITERATIONS", 1)
+    monkeypatch.setattr(softmax_regression, "MOST_ITERATIONS", 1)
     probe = linear_probe(blobs(40, apart=1.0), blobs(40, seed=1))
     assert not probe.converged
-    assert "stopped after 1 iterations" in probe.reading()
+    assert "fit was stopped after" in probe.reading()
 
 
 def test_refused():

@@ -198,9 +198,7 @@ def decoder_geometry(
         if axes and rotations is not None:
             gram = jacobian.T @ jacobian
             shares.append(off_diagonal_share(gram))
-            rotated.append(
-                float(np.mean([off_diagonal_share(r.T @ gram @ r) for r in rotations]))
-            )
+            rotated.append(float(np.mean([off_diagonal_share(r.T @ gram @ r) for r in rotations])))
     return DecoderGeometry(
         np.stack(values),
         np.array(shares) if shares else None,
@@ -273,9 +271,7 @@ def plot_jacobian_spectrum(found: DecoderGeometry) -> "matplotlib.figure.Figure"
     else:
         bins = np.linspace(0, 1, 31).tolist()
         right.hist(found.off_diagonal, bins=bins, color=BLUE, alpha=0.8, label="as they are")
-        right.hist(
-            found.rotated_off_diagonal, bins=bins, color=ORANGE, alpha=0.6, label="rotated"
-        )
+        right.hist(found.rotated_off_diagonal, bins=bins, color=ORANGE, alpha=0.6, label="rotated")
         right.set(xlabel="off-diagonal share of $J^T J$", ylabel="codes", xlim=(0, 1))
         right.set_title("Coordinates at right angles in data: near 0", fontsize=10)
         right.legend(frameon=False, fontsize=9)

@@ -16,7 +16,7 @@ from analysis.representation.latent_space import (
     guide_has_density,
 )
 from analysis.representation.told_apart import told_apart
-from pyro_vae.evaluating import evaluating, seed_apart
+from pyro_vae.evaluating import seed_apart
 
 # The decoded means of so many draws are compared at most, and so many elements of them held.
 DECODED = 1000

@@ -111,7 +111,9 @@ class Holes:
                 math.sqrt(share * (1 - share) / len(values)) if known else None
             )
         record["prior_trained"] = self.trained
-        record["normal_hole_share"] = None if self.normal is None else finite(self.normal.hole_share)
+        record["normal_hole_share"] = (
+            None if self.normal is None else finite(self.normal.hole_share)
+        )
         record["normal_auroc"] = None if self.normal is None else finite(self.normal.auroc)
         record["reading"] = self.reading()
         return record
@@ -160,7 +162,9 @@ class Holes:
         return text
 
 
-def plot_holes(found: Holes, limits: tuple[float, float] = (0.0, 1.0)) -> "matplotlib.figure.Figure":
+def plot_holes(
+    found: Holes, limits: tuple[float, float] = (0.0, 1.0)
+) -> "matplotlib.figure.Figure":
     """Distances to the nearest code of a datum, the codes on two axes, and decoded draws.
 
     Args:
@@ -194,7 +198,9 @@ def _draw_distances(ax: "matplotlib.axes.Axes", found: Holes) -> None:
         (found.prior_distance, GREY, "draws of p(z), to the nearest code"),
     ):
         ax.hist(values.clip(max=bins[-1]), bins=bins, color=colour, alpha=0.6, label=label)
-    ax.axvline(found.edge, color=ORANGE, linestyle="--", label=f"{EDGE:.0%} of codes; beyond, a hole")
+    ax.axvline(
+        found.edge, color=ORANGE, linestyle="--", label=f"{EDGE:.0%} of codes; beyond, a hole"
+    )
     low, high = ax.get_ylim()
     ax.set(xlabel="distance in latent space", ylabel="draws", ylim=(low, 1.35 * high))
     ax.set_title("How far the nearest code of a datum is", fontsize=10)
@@ -219,15 +225,20 @@ def _draw_codes(ax: "matplotlib.axes.Axes", found: Holes) -> None:
         (z, BLUE, "codes of data, z ~ q(z)"),
         (p[hole], ORANGE, "draws of p(z) in holes"),
     ):
-        ax.plot(points[:, 0], points[:, 1], ".", color=colour, markersize=3, alpha=0.6, label=label)
+        ax.plot(
+            points[:, 0], points[:, 1], ".", color=colour, markersize=3, alpha=0.6, label=label
+        )
     ax.set(xlabel=names[0], ylabel=names[1])
     ax.set_title(
-        f"A classifier tells them apart in {found.apart.best:.0%} of pairs (chance 50%)", fontsize=10
+        f"A classifier tells them apart in {found.apart.best:.0%} of pairs (chance 50%)",
+        fontsize=10,
     )
     ax.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 
 
-def _draw_images(figure: "matplotlib.figure.SubFigure", images: dict[str, Any], limits: Any) -> None:
+def _draw_images(
+    figure: "matplotlib.figure.SubFigure", images: dict[str, Any], limits: Any
+) -> None:
     columns = max(len(v) for v in images.values())
     cells = figure.subplots(len(images), columns, squeeze=False)
     for row, (name, means) in enumerate(images.items()):

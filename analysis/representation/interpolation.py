@@ -31,7 +31,7 @@ def interpolation(
     vae: Any,
     codes: Float[np.ndarray, "n latent"],
     *,
-    x: Real[Tensor, " n *event"] | None = None,
+    x: Real[Tensor, " data *event"] | None = None,
     pairs: int = 50,
     steps: int = 21,
     num_samples: int = 50,

@@ -41,9 +41,7 @@ def plot_interpolation(
     profiles = found.profiles
     if profiles is None:
         _draw_histogram(left, found.ratio, "path length over the distance of its ends", "paths")
-        _draw_histogram(
-            right, found.largest_relative_step, "largest step over mean step", "paths"
-        )
+        _draw_histogram(right, found.largest_relative_step, "largest step over mean step", "paths")
         lower.suptitle("Left: 1 is a cross-fade in data space. Right: 1 is even speed.")
         return figure
     _draw_evidence(left, profiles)
@@ -56,7 +54,9 @@ def plot_interpolation(
     return figure
 
 
-def _draw_strips(figure: "matplotlib.figure.SubFigure", found: Interpolation, limits) -> None:
+def _draw_strips(
+    figure: "matplotlib.figure.SubFigure", found: Interpolation, limits: tuple[float, float]
+) -> None:
     rows, steps = found.shown.shape[:2]
     at = np.linspace(0, steps - 1, min(COLUMNS, steps)).round().astype(int)
     beside = int(found.ends is not None)
@@ -95,9 +95,7 @@ def _draw_evidence(ax: "matplotlib.axes.Axes", profiles: Profiles) -> None:
         _draw_band(ax, t, profiles.cross_fade, ORANGE, "cross-fade of the data")
         said += f", cross-fades {profiles.below(profiles.cross_fade[:, m]):.0%}"
     ax.set(xlabel="t", ylabel="log p(x) (nats, lower bound)")
-    ax.set_title(
-        f"Middles below the band: {said}, chance {UNLIKELY:.0%}", fontsize=10
-    )
+    ax.set_title(f"Middles below the band: {said}, chance {UNLIKELY:.0%}", fontsize=10)
     _legend(ax)
 
 
@@ -130,7 +128,9 @@ def _draw_band(
     ax.plot(t, mid, "o-", color=colour, markersize=3, label=f"{label}: median, quartiles")
 
 
-def _draw_histogram(ax: "matplotlib.axes.Axes", values: np.ndarray, xlabel: str, ylabel: str):
+def _draw_histogram(
+    ax: "matplotlib.axes.Axes", values: np.ndarray, xlabel: str, ylabel: str
+) -> None:
     if len(values):
         ax.hist(values, bins=min(30, max(5, len(values) // 3)), color=BLUE)
         ax.axvline(1, color=ORANGE)

@@ -149,9 +149,7 @@ class Profiles:
         elif self.middle_below <= MOST_UNLIKELY:
             text += ": the middle of paths is about as probable as data."
             if faded is not None and faded <= MOST_UNLIKELY:
-                text += (
-                    " So are cross-fades: log p(x) varies too much over these data to tell what is off."
-                )
+                text += " So are cross-fades: log p(x) varies too much over these data to tell what is off."
         elif self.middle_below - doubt <= MOST_UNLIKELY:
             text += ": with so few pairs that is not told from data; take more."
         else:
@@ -231,7 +229,9 @@ class Interpolation:
             ("largest_relative_step", self.largest_relative_step),
             ("bend", self.bend[self._moves]),
         ):
-            low, mid, high = np.quantile(values, [0.25, 0.5, 0.75]) if len(values) else [np.nan] * 3
+            low, mid, high = (
+                np.quantile(values, [0.25, 0.5, 0.75]) if len(values) else [np.nan] * 3
+            )
             record[name] = finite(mid)
             record[f"{name}_quartiles"] = [finite(low), finite(high)]
         record["density"] = None if self.profiles is None else self.profiles.summary()

@@ -145,7 +145,7 @@ def local_label_agreement(data: Labelled, *, neighbours: int = 10) -> LocalAgree
 
 def neighbourhood_overlap(
     x: Real[np.ndarray, " n *event"],
-    codes: Float[np.ndarray, "n latent"],
+    codes: Float[np.ndarray, "codes latent"],
     *,
     neighbours: int = 10,
     seed: int = 0,

@@ -34,7 +34,7 @@ class ToldApart:
 
 
 def told_apart(
-    first: Float[np.ndarray, "n dim"], second: Float[np.ndarray, "m dim"], *, seed: int = 0
+    first: Float[np.ndarray, "n dim"], second: Float[np.ndarray, "m others"], *, seed: int = 0
 ) -> ToldApart:
     """P(s(first) > s(second)) of a classifier's score s, fitted on one half and taken on the other.
 
@@ -78,9 +78,7 @@ def told_apart(
         score = classifier.fit(train, is_first).decision_function(held_out)
         # The trees' scores tie where they end in the same leaves.
         statistic, p_value = np.asarray(
-            mannwhitneyu(
-                score[:split], score[split:], alternative="greater", method="asymptotic"
-            )
+            mannwhitneyu(score[:split], score[split:], alternative="greater", method="asymptotic")
         )
         auroc[name] = float(statistic) / (split * (len(score) - split))
         p_values.append(float(p_value))

@@ -100,7 +100,11 @@ def test_a_decoder_that_ignores_the_code(words):
 @pytest.mark.parametrize("name", [n for n in likelihoods.LIKELIHOODS if "autoregressive" not in n])
 def test_every_likelihood_against_differences(name):
     kind = likelihoods.LIKELIHOODS[name]
-    x = torch.full((6, 1, 3, 3), 1.0) if kind.support in ("counts", "integers") else torch.rand(6, 1, 3, 3)
+    x = (
+        torch.full((6, 1, 3, 3), 1.0)
+        if kind.support in ("counts", "integers")
+        else torch.rand(6, 1, 3, 3)
+    )
     vae = build((1, 3, 3), 2, likelihood=kind, train_data=x, train_size=6, levels=4)
     before = {k: v.clone() for k, v in vae.state_dict().items()}
     z = np.array([[0.3, -0.7]])

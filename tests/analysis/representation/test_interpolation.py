@@ -109,7 +109,7 @@ def test_of_a_linear_model_all_is_known(words):
     assert summary["density"]["middle_below"] <= 0.1
     assert "about as probable as data" in summary["reading"]
     assert "next to 1: it fades" in summary["reading"]
-    _, text = words(plot_interpolation(found, (-3, 3)))
+    _, text = words(plot_interpolation(found, (-3.0, 3.0)))
     assert "log p(x)" in text
     assert "t = 1" in text
 
@@ -167,7 +167,7 @@ def test_a_decoder_that_ignores_the_code():
 @pytest.mark.parametrize(
     ("prior", "posterior"),
     [
-        (priors.RealNVP, posteriors.DiagonalNormal),
+        (priors.Flow, posteriors.DiagonalNormal),
         (priors.Vamp, posteriors.DiagonalNormal),
         (priors.SphericalUniform, posteriors.PowerSpherical),
         (priors.Dirichlet, posteriors.LogisticNormal),

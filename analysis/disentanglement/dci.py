@@ -120,11 +120,15 @@ def importance(
     fitted, judged = halves(len(codes), seed)
     judged = judged[:JUDGED]
     rng = np.random.default_rng(seed)
+    options: dict[str, Any] = {
+        "n_estimators": trees,
+        "max_features": None,
+        "min_samples_leaf": LEAF,
+        "random_state": seed,
+    }
     columns, accuracies, guesses = [], [], []
     for values in factors.values.T:
-        forest = ExtraTreesClassifier(
-            trees, max_features=1.0, min_samples_leaf=LEAF, random_state=seed
-        ).fit(codes[fitted], values[fitted])
+        forest = ExtraTreesClassifier(**options).fit(codes[fitted], values[fitted])
         losses, accuracy = _losses(forest, codes[judged], values[judged], rng)
         columns.append(losses / max(losses.sum(), np.finfo(float).tiny))
         accuracies.append(accuracy)

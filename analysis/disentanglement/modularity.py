@@ -40,7 +40,9 @@ def mean_modularity(
 
     The published comparison counts all d coordinates: its number is this one times d' / d where the
     others are constant, d' of them informative, and anything where they are noise. A coordinate
-    that holds several factors lowers it; a factor that is held by several coordinates does not.
+    that holds several factors lowers it; a factor that is held by several coordinates does not. As
+    information is squared, it is lenient: dSprites' five factors, rotated at random in five
+    coordinates, still have about 0.9.
 
     Args:
         nats: I(z_i; v_j).

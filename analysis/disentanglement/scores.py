@@ -28,7 +28,8 @@ from pyro_vae.evidence.numbers import finite
 # What no number here can say.
 LIMITS = (
     "No score says everything: MIG and SAP punish a rotation, and a factor held twice; FactorVAE and "
-    "beta-VAE scores can be 1 for a rotated code; all but MIG and modularity depend on predictors. "
+    "beta-VAE scores can be 1, and modularity 0.9, for a rotated code; all but MIG and modularity "
+    "depend on predictors. "
     "Compare them with others by this program on the same data only, and over several seeds."
 )
 # In the order of summary and figure.
@@ -135,10 +136,7 @@ class Disentanglement:
             )
         else:
             first = f"Some factors have a coordinate of their own, or all partly: {seen}."
-        said = [
-            first,
-            LIMITS,
-        ]
+        said = [first, LIMITS]
         if self.bias > LARGEST_BIAS:
             said.append(
                 f"With {self.n} data the information is too high by up to {self.bias:.2f} of a factor: "

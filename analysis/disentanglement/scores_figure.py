@@ -42,15 +42,16 @@ def plot_disentanglement(result: Disentanglement) -> "matplotlib.figure.Figure":
     shown = rows[:MOST_COORDINATES]
     factors = len(result.names)
     figure = new_figure(
-        min(6.4 + 1.2 * factors, 13.0), float(np.clip(0.3 * len(shown) + 2.2, 4.4, 9.5))
+        float(np.clip(6.4 + 1.2 * factors, 10.8, 13.0)),
+        float(np.clip(0.3 * len(shown) + 2.2, 4.4, 9.5)),
     )
     knowledge, importance, scores = figure.subplots(
-        1, 3, width_ratios=[max(factors, 3), max(factors, 3), 5]
+        1, 3, width_ratios=[max(factors, 4), max(factors, 4), 5]
     )
     names = [f"z[{row}]" for row in shown]
     for ax, matrix, title in (
         (knowledge, result.mutual_information, "Information, I(z; v) / H(v)"),
-        (importance, result.importance, "Importance for prediction (DCI)"),
+        (importance, result.importance, "Importance, R of DCI"),
     ):
         _draw_matrix(ax, matrix[shown], result.names)
         ax.set_title(title, fontsize=11)
@@ -62,8 +63,8 @@ def plot_disentanglement(result: Disentanglement) -> "matplotlib.figure.Figure":
     _draw_scores(scores, result)
     mig, best = result.scores["mig"], result.best["mig"]
     figure.suptitle(
-        f"MIG {mig:.2f} of at most {best:.2f}: one dark cell in each row and column would be "
-        "disentangled"
+        f"MIG {mig:.2f} of at most {best:.2f}: a disentangled code has one dark cell in each column, "
+        "and at most one in each row"
     )
     return figure
 
@@ -101,6 +102,7 @@ def _draw_matrix(
         rotation=35 if turned else 0,
         ha="right" if turned else "center",
         rotation_mode="anchor" if turned else "default",
+        fontsize=9,
     )
     ax.tick_params(length=0)
     ax.set_yticks(np.arange(1, len(matrix)) - 0.5, minor=True)

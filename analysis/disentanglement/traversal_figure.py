@@ -71,7 +71,7 @@ def _elements(found: Traversals, title: str) -> "matplotlib.figure.Figure":
     figure = new_figure(5.2 * columns, 1.9 * bands + 0.8)
     panels = figure.subplots(bands, columns, squeeze=False, sharex=True).flat
     for row, ax in zip(found.rows, panels, strict=False):
-        ax.set_title(_words(row), fontsize=10, color=GREY if row.movement is None else "black")
+        ax.set_title(_words(row, 48), fontsize=10, color=GREY if row.movement is None else "black")
         ends = {} if row.movement is None else row.movement.ends
         names = [shortened(name) for name in ends]
         colours = [BLUE if value > 0 else ORANGE for value in ends.values()]
@@ -91,8 +91,8 @@ def _elements(found: Traversals, title: str) -> "matplotlib.figure.Figure":
     return figure
 
 
-def _words(row: Traversal) -> str:
-    lines = [textwrap.fill(f"z[{row.dimension}]: {row.label}", 30)]
+def _words(row: Traversal, width: int = 30) -> str:
+    lines = [textwrap.fill(f"z[{row.dimension}]: {row.label}", width)]
     if row.information:
-        lines.append(textwrap.fill(row.factor_label, 30))
+        lines.append(textwrap.fill(row.factor_label, width))
     return "\n".join(lines)

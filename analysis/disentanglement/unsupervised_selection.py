@@ -116,7 +116,7 @@ class UnsupervisedSelection:
         row = scored[best]
         score, rotated, noise = (row[key] or 0.0 for key in ("score", "rotated", "noise"))
         said = (
-            f"Seeds agree most in {best}: UDR {score:.2f} of 1, where the same codes turned at random "
+            f"Seeds agree{'' if len(groups) == 1 else f' most in {best}'}: UDR {score:.2f} of 1, where the same codes turned at random "
             f"give {rotated:.2f} and unrelated ones {noise:.2f}. "
         )
         if score <= rotated:

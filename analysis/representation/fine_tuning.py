@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Real
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from analysis.canvas import BLUE, GREEN, ORANGE, new_figure, tidy
-from analysis.draws import UndefinedCheckError, as_floats, block_size
-from pyro_vae.evaluating import evaluating
+from analysis.draws import as_floats
+from analysis.representation.classifier import VALIDATION, Classifier, afresh, trained
 from pyro_vae.evidence.numbers import finite
 
 if TYPE_CHECKING:
@@ -21,23 +20,18 @@ if TYPE_CHECKING:
 
 METHODS = ("fine-tuned", "from scratch", "frozen")
 
-# The rates of Adam, of which the validation labels choose, for each method and draw of labels alike.
-RATES = (1e-2, 1e-3)
-
-# A fifth of the labels are held out to choose the rate and when to stop, looked at every so many steps.
-VALIDATION = 0.2
-_EVERY = 20
+# The data of a step.
 _BATCH = 32
 
 # A method wins if its mean difference is so many standard errors over repeats, and so much accuracy.
 CLEAR = 2.0
 WORTH = 0.005
 
+# If more than this share of a method's trainings were best at their last step, it had too few.
+MOST_UNFINISHED = 0.5
+
 # So many data, without labels, say where an encoder's codes lie and how wide.
 _STANDARDISED = 2000
-
-# A coordinate narrower than this share of the widest is not made as wide.
-_NARROWEST = 0.01
 
 
 @dataclass(frozen=True)
@@ -48,14 +42,21 @@ class FineTuning:
         sizes: The numbers of labels.
         accuracy: Of each method, a row for each size and a column for each draw of labels, which all methods
             share.
-        classes: The number of labels to tell apart; chance is the share of the most frequent.
-        chance: That share of the test data.
+        stopped: The step that each was stopped at.
+        steps: The steps that each had.
+        chance: The share of the most frequent label among test data.
     """
 
     sizes: tuple[int, ...]
     accuracy: dict[str, Float[np.ndarray, "sizes repeats"]]
-    classes: int
+    stopped: dict[str, Float[np.ndarray, "sizes repeats"]]
+    steps: int
     chance: float
+
+    @property
+    def unfinished(self) -> dict[str, float]:
+        """The share of each method's trainings that were best at their last step: more might gain."""
+        return {name: float((at == self.steps).mean()) for name, at in self.stopped.items()}
 
     def summary(self) -> dict[str, Any]:
         """Mean and standard deviation over draws of labels, by size and method."""
@@ -75,6 +76,8 @@ class FineTuning:
                 for index, size in enumerate(self.sizes)
             ],
             "chance": self.chance,
+            "steps": self.steps,
+            "unfinished": self.unfinished,
             "reading": self.reading(),
         }
 
@@ -96,6 +99,12 @@ class FineTuning:
                 against.append(f"{100 * gain.mean():+.1f}{give} points against {other}{worth}")
             said.append(
                 f"With {size} labels fine-tuning reaches {tuned[index].mean():.1%}: {'; '.join(against)}."
+            )
+        short = [name for name, share in self.unfinished.items() if share > MOST_UNFINISHED]
+        if short:
+            said.append(
+                f"Still improving at step {self.steps} in more than {MOST_UNFINISHED:.0%} of trainings: "
+                f"{', '.join(short)}; give more steps."
             )
         return (
             f"{' '.join(said)} A gain over training from scratch is what learning without labels was "
@@ -121,7 +130,7 @@ def fine_tuning(
     Three ways, on the same labels and with the same minibatches of 32: encoder and head from the trained
     encoder; from an untrained one; the head alone, on the trained encoder's codes. s is fixed from each
     encoder's own codes of unlabelled training data. A fifth of the labels chooses Adam's rate, of 0.01 and
-    0.001, and the step to stop at, by cross-entropy, in all three alike. The head starts from 0.
+    0.001, and the step to stop at, by errors and among equals by cross-entropy, in all three alike. The head starts from 0.
 
     Args:
         vae: A program with `embed(x)` that has gradients. It stays as it is: a copy is trained.
@@ -156,13 +165,14 @@ def fine_tuning(
     rng = np.random.default_rng(seed)
     devices = [train_x.device] if train_x.device.type == "cuda" else []
     found = {method: np.zeros((len(fitting), repeats)) for method in METHODS}
+    stopped = {method: np.zeros((len(fitting), repeats)) for method in METHODS}
     # Dropout and noise draw from the global stream: from one of our own.
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         known = train_x[:_STANDARDISED]
-        tuned = _Classifier(copy.deepcopy(vae), known, classes)
-        scratch = _Classifier(
-            _afresh(vae, tuned.moved) if untrained is None else untrained(), known, classes
+        tuned = Classifier(copy.deepcopy(vae), known, classes)
+        scratch = Classifier(
+            afresh(vae, tuned.moved) if untrained is None else untrained(), known, classes
         )
         for index, size in enumerate(fitting):
             for repeat in range(repeats):
@@ -175,11 +185,12 @@ def fine_tuning(
                     ("from scratch", scratch, False),
                     ("frozen", tuned, True),
                 ):
-                    net = _trained(start, x, y, batches, frozen=frozen)
+                    net, at = trained(start, x, y, batches, frozen=frozen)
                     hits = net.predicted(test_x) == test_labels
                     found[method][index, repeat] = float(hits.double().mean())
+                    stopped[method][index, repeat] = at
     chance = float(torch.bincount(test_labels.long()).max() / len(test_labels))
-    return FineTuning(fitting, found, classes, chance)
+    return FineTuning(fitting, found, stopped, steps, chance)
 
 
 def plot_fine_tuning(found: FineTuning) -> "matplotlib.figure.Figure":
@@ -206,114 +217,6 @@ def plot_fine_tuning(found: FineTuning) -> "matplotlib.figure.Figure":
     )
     tidy([ax])
     return figure
-
-
-class _Classifier(nn.Module):
-    """The encoder, its codes standardised, and a linear head that starts from 0.
-
-    Args:
-        program: Has `embed(x)`; belongs to the classifier alone.
-        x: Data that say where its codes lie.
-        classes: The number of outputs.
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, program: Any, x: Real[Tensor, " n *event"], classes: int) -> None:
-        super().__init__()
-        self.program = program.requires_grad_(True)
-        # The parameters by name that the code depends on: a decoder's are not among them.
-        self.moved = _encoder_parameters(program, as_floats(x[:2]))
-        self.mean = torch.zeros(())
-        self.scale = torch.ones(())
-        codes = self._codes(x)
-        deviation = codes.std(0)
-        self.mean = codes.mean(0)
-        self.scale = deviation.clamp(min=max(_NARROWEST * float(deviation.max()), 1e-12))
-        self.head = nn.Linear(codes.shape[1], classes).to(codes)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def code(self, x: Float[Tensor, " n *event"]) -> Float[Tensor, "n latent"]:
-        """The standardised code."""
-        code = self.program.embed(x).flatten(1).to(torch.get_default_dtype())
-        return (code - self.mean) / self.scale
-
-    def forward(self, x: Float[Tensor, " n *event"]) -> Float[Tensor, "n classes"]:
-        return self.head(self.code(x))
-
-    def predicted(self, x: Real[Tensor, " n *event"]) -> Int[Tensor, " n"]:
-        """The likeliest label of each datum."""
-        codes = self._codes(x)
-        with evaluating(self):
-            return self.head(codes).argmax(1)
-
-    def _codes(self, x: Real[Tensor, " n *event"]) -> Float[Tensor, "n latent"]:
-        with evaluating(self):
-            return torch.cat([self.code(as_floats(part)) for part in x.split(block_size(x, 1))])
-
-
-def _trained(
-    start: _Classifier,
-    x: Float[Tensor, " n *event"],
-    y: Int[Tensor, " n"],
-    batches: list[Tensor],
-    *,
-    frozen: bool,
-) -> _Classifier:
-    """The classifier of the rate and the step with the least cross-entropy on the first fifth of the data."""
-    held = max(1, round(VALIDATION * len(x)))
-    best, least = start, float("inf")
-    # A frozen encoder's codes are taken once.
-    codes = start._codes(x) if frozen else None
-    for rate in RATES:
-        net = copy.deepcopy(start)
-        named = dict(net.program.named_parameters())
-        parameters = [] if frozen else [named[name] for name in start.moved]
-        given, forward = (x, net) if codes is None else (codes, net.head)
-        optimiser = torch.optim.Adam([*parameters, *net.head.parameters()], rate)
-        net.train(not frozen)
-        for step, rows in enumerate(batches, start=1):
-            rows = held + rows.to(x.device)
-            optimiser.zero_grad()
-            F.cross_entropy(forward(given[rows]), y[rows]).backward()
-            optimiser.step()
-            if step % _EVERY == 0 or step == len(batches):
-                with evaluating(net):
-                    loss = float(F.cross_entropy(forward(given[:held]), y[:held]))
-                if loss < least:
-                    best, least = copy.deepcopy(net), loss
-    return best
-
-
-def _encoder_parameters(program: Any, x: Float[Tensor, " n *event"]) -> list[str]:
-    """The names of the parameters that the code's gradient reaches."""
-    named = dict(program.named_parameters())
-    with evaluating(program), torch.enable_grad():
-        codes = program.embed(x)
-        if not codes.requires_grad:
-            raise UndefinedCheckError(
-                "embed(x) has no gradient: its encoder cannot be fine-tuned."
-            )
-        gradients = torch.autograd.grad(codes.sum(), list(named.values()), allow_unused=True)
-    reached = zip(named, gradients, strict=True)
-    return [name for name, gradient in reached if gradient is not None]
-
-
-def _afresh(vae: Any, moved: Sequence[str]) -> Any:
-    """A copy whose encoder's layers have started afresh."""
-    program = copy.deepcopy(vae)
-    owners = {name.rpartition(".")[0] for name in moved}
-    for module in program.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-    for owner in owners:
-        if not hasattr(program.get_submodule(owner), "reset_parameters"):
-            raise UndefinedCheckError(
-                f"the parameters of {owner or 'the program'} cannot start afresh: give `untrained`."
-            )
-    return program
 
 
 def _balanced(

@@ -144,9 +144,14 @@ def test_figure(words):
         "from scratch": np.array([[0.7, 0.6], [0.9, 0.92]]),
         "frozen": np.array([[0.8, 0.8], [0.85, 0.86]]),
     }
-    found = FineTuning((100, 1000), accuracy, 10, 0.11)
+    stopped = {name: np.full((2, 2), 100.0) for name in accuracy} | {
+        "from scratch": np.array([[300.0, 300.0], [300.0, 100.0]])
+    }
+    found = FineTuning((100, 1000), accuracy, stopped, 300, 0.11)
     _, text = words(plot_fine_tuning(found))
     assert "With 100 labels a trained encoder is worth +20.0 points over scratch" in text
     assert "1,000 labels" in text
     # 10 and 30 points: 20 +- 10 is just two standard errors.
     assert "+20.0 +- 10.0 points against from scratch;" in found.reading()
+    assert found.unfinished == {"fine-tuned": 0, "from scratch": 0.75, "frozen": 0}
+    assert "in more than 50% of trainings: from scratch; give more steps" in found.reading()

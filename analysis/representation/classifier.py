@@ -1,0 +1,144 @@
+"""A classifier on an encoder's codes, trained with the encoder or on its codes alone."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, Real
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from analysis.draws import UndefinedCheckError, as_floats, block_size
+from pyro_vae.evaluating import evaluating
+
+# The rates of Adam, of which the validation labels choose, for each method and draw of labels alike.
+RATES = (1e-2, 1e-3)
+
+# A fifth of the labels are held out to choose the rate and when to stop, looked at every so many steps.
+VALIDATION = 0.2
+_EVERY = 20
+
+# A coordinate narrower than this share of the widest is not made as wide: of a VAE's codes, whose active
+# ones are about 1 wide, a collapsed one would be noise beside them.
+_NARROWEST = 0.1
+
+
+class Classifier(nn.Module):
+    """The encoder, its codes standardised, and a linear head that starts from 0.
+
+    Args:
+        program: Has `embed(x)`; belongs to the classifier alone.
+        x: Data that say where its codes lie.
+        classes: The number of outputs.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, program: Any, x: Real[Tensor, " n *event"], classes: int) -> None:
+        super().__init__()
+        self.program = program.requires_grad_(True)
+        # The parameters by name that the code depends on: a decoder's are not among them.
+        self.moved = _encoder_parameters(program, as_floats(x[:2]))
+        self.mean = torch.zeros(())
+        self.scale = torch.ones(())
+        codes = self.codes(x)
+        deviation = codes.std(0)
+        self.mean = codes.mean(0)
+        self.scale = deviation.clamp(min=max(_NARROWEST * float(deviation.max()), 1e-12))
+        self.head = nn.Linear(codes.shape[1], classes).to(codes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def code(self, x: Float[Tensor, " n *event"]) -> Float[Tensor, "n latent"]:
+        """The standardised code."""
+        code = self.program.embed(x).flatten(1).to(torch.get_default_dtype())
+        return (code - self.mean) / self.scale
+
+    def forward(self, x: Float[Tensor, " n *event"]) -> Float[Tensor, "n classes"]:
+        """The logits."""
+        return self.head(self.code(x))
+
+    def predicted(self, x: Real[Tensor, " n *event"]) -> Int[Tensor, " n"]:
+        """The likeliest label of each datum."""
+        codes = self.codes(x)
+        with evaluating(self):
+            return self.head(codes).argmax(1)
+
+    def codes(self, x: Real[Tensor, " n *event"]) -> Float[Tensor, "n latent"]:
+        """The standardised codes of data, without gradients."""
+        with evaluating(self):
+            return torch.cat([self.code(as_floats(part)) for part in x.split(block_size(x, 1))])
+
+
+def trained(
+    start: Classifier,
+    x: Float[Tensor, " n *event"],
+    y: Int[Tensor, " n"],
+    batches: list[Tensor],
+    *,
+    frozen: bool,
+) -> tuple[Classifier, int]:
+    """The classifier of the rate and the step with the fewest errors on the first fifth, and the step."""
+    held = max(1, round(VALIDATION * len(x)))
+    best, least, at = {}, (float("inf"), float("inf")), 0
+    names = [] if frozen else start.moved
+    changing = {f"program.{name}" for name in names} | {name for name, _ in start.named_buffers()}
+    changing |= {"head.weight", "head.bias"}
+    # A frozen encoder's codes are taken once.
+    codes = start.codes(x) if frozen else None
+    for rate in RATES:
+        net = copy.deepcopy(start)
+        named = dict(net.program.named_parameters())
+        parameters = [named[name] for name in names]
+        given, forward = (x, net) if codes is None else (codes, net.head)
+        optimiser = torch.optim.Adam([*parameters, *net.head.parameters()], rate)
+        net.train(not frozen)
+        for step, rows in enumerate(batches, start=1):
+            rows = held + rows.to(x.device)
+            optimiser.zero_grad()
+            F.cross_entropy(forward(given[rows]), y[rows]).backward()
+            optimiser.step()
+            if step % _EVERY == 0 or step == len(batches):
+                with evaluating(net):
+                    logits = forward(given[:held])
+                # Cross-entropy alone would stop early: it grows with confidence while errors still fall.
+                wrong = float((logits.argmax(1) != y[:held]).sum())
+                loss = (wrong, float(F.cross_entropy(logits, y[:held])))
+                if loss < least:
+                    least, at = loss, step
+                    state = net.state_dict().items()
+                    best = {name: value.clone() for name, value in state if name in changing}
+    net = copy.deepcopy(start)
+    net.load_state_dict(best, strict=False)
+    return net, at
+
+
+def _encoder_parameters(program: Any, x: Float[Tensor, " n *event"]) -> list[str]:
+    """The names of the parameters that the code's gradient reaches."""
+    named = dict(program.named_parameters())
+    with evaluating(program), torch.enable_grad():
+        codes = program.embed(x)
+        if not codes.requires_grad:
+            raise UndefinedCheckError(
+                "embed(x) has no gradient: its encoder cannot be fine-tuned."
+            )
+        gradients = torch.autograd.grad(codes.sum(), list(named.values()), allow_unused=True)
+    reached = zip(named, gradients, strict=True)
+    return [name for name, gradient in reached if gradient is not None]
+
+
+def afresh(vae: Any, moved: Sequence[str]) -> Any:
+    """A copy whose encoder's layers have started afresh."""
+    program = copy.deepcopy(vae)
+    owners = {name.rpartition(".")[0] for name in moved}
+    for module in program.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    for owner in owners:
+        if not hasattr(program.get_submodule(owner), "reset_parameters"):
+            raise UndefinedCheckError(
+                f"the parameters of {owner or 'the program'} cannot start afresh: give `untrained`."
+            )
+    return program

@@ -1,6 +1,6 @@
 """A program's data, damaged: which damages fit its likelihood, by which strengths."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,11 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from analysis.draws import as_floats
-from analysis.representation.damage import Damage, damages_for
+from analysis.representation.damage import damages_for
 from pyro_vae.evaluating import evaluating
+
+# A `Damage`, or what is called as one: `(x, strength, seed, *, support, levels)` -> x, damaged.
+AnyDamage = Callable[..., Any]
 
 STRENGTHS = (0.0, 0.1, 0.2, 0.4, 0.6)
 
@@ -41,7 +44,7 @@ def support_of(vae: Any, x: Real[Tensor, " n *event"]) -> str:
 
 
 def damaged(
-    vae: Any, damage: Damage, x: Real[Tensor, " n *event"], strength: float, seed: int
+    vae: Any, damage: AnyDamage, x: Real[Tensor, " n *event"], strength: float, seed: int
 ) -> Real[Tensor, " n *event"]:
     """x, damaged inside the support of the program's likelihood."""
     levels = getattr(getattr(vae, "likelihood", None), "levels", None)
@@ -49,8 +52,8 @@ def damaged(
 
 
 def chosen_damages(
-    vae: Any, x: Real[Tensor, " n *event"], damages: Mapping[str, Damage] | Sequence[str] | None
-) -> dict[str, Damage]:
+    vae: Any, x: Real[Tensor, " n *event"], damages: Mapping[str, AnyDamage] | Sequence[str] | None
+) -> dict[str, AnyDamage]:
     """The damages asked for, or all that fit the data.
 
     Raises:

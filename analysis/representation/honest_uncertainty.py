@@ -18,9 +18,10 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from analysis.p_values import holm, p_text
-from analysis.representation.damage import Damage
+from analysis.representation.damage import DAMAGES
 from analysis.representation.damaged_data import (
     STRENGTHS,
+    AnyDamage,
     check_strengths,
     chosen_damages,
     damaged,
@@ -206,7 +207,7 @@ def honest_uncertainty(
     x: Real[Tensor, " n *event"],
     *,
     z: Float[np.ndarray, "n latent"] | None = None,
-    damages: Mapping[str, Damage] | Sequence[str] | None = None,
+    damages: Mapping[str, AnyDamage] | Sequence[str] | None = None,
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
 ) -> HonestUncertainty:
@@ -245,7 +246,7 @@ def honest_uncertainty(
         raise ValueError(f"honest_uncertainty needs at least two data, got {len(x)}.")
     strengths, chosen = check_strengths(strengths), chosen_damages(vae, x, damages)
     if damages is None:
-        chosen = {name: damage for name, damage in chosen.items() if damage.hides}
+        chosen = {name: damage for name, damage in chosen.items() if DAMAGES[name].hides}
     mean, variance = guide_moments(vae, x, seed=seed)
     if z is not None and z.shape != mean.shape:
         raise ValueError(f"z must be of shape {mean.shape}, got {z.shape}.")

@@ -10,10 +10,11 @@ from analysis.representation.honest_uncertainty import HonestUncertainty
 from analysis.representation.strength_panels import (
     COLOURS,
     check_alike,
+    entitle,
     name_lines,
     strength_panels,
 )
-from analysis.titles import shortened, wrapped
+from analysis.titles import shortened
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -42,7 +43,7 @@ def plot_honest_uncertainty(
     first = next(iter(named.values()))
     figure, axes = strength_panels(
         first.damages,
-        ["growth from clean data,\nfold", "error over scale\n(1: honest)"],
+        ["growth of the scale,\nfold (dashed: the error)", "error over scale\n(1: honest)"],
         first.strengths,
         height=2.5,
     )
@@ -50,30 +51,25 @@ def plot_honest_uncertainty(
     for found, colour in zip(named.values(), COLOURS * len(named), strict=False):
         off, half = found.standardised_error, 2 * found.standard_error
         for column in range(len(first.damages)):
-            (line,) = axes[0, column].plot(
-                x, found.scale_growth[column], "o-", ms=3, lw=1.6, color=colour
-            )
-            (error,) = axes[0, column].plot(
-                x, found.error_growth[column], "--", lw=1.2, color=colour
-            )
+            axes[0, column].plot(x, found.scale_growth[column], "o-", ms=3, lw=1.6, color=colour)
+            axes[0, column].plot(x, found.error_growth[column], "--", lw=1.2, color=colour)
             middle, around = off[column], half[column]
             axes[1, column].plot(x, middle, "o-", ms=3, lw=1.6, color=colour)
             axes[1, column].fill_between(
                 x, middle - around, middle + around, color=colour, alpha=0.2, lw=0
             )
-        lines += [line, error] if len(named) == 1 else [line]
+        lines += axes[0, 0].plot([], [], "o-", ms=3, lw=1.6, color=colour)
+        if len(named) == 1:
+            lines += axes[0, 0].plot([], [], "--", lw=1.2, color=colour)
     for ax in axes.flat:
         ax.axhline(1.0, color=GREY, lw=1, zorder=1)
     for row in axes:
         _factors(row[0])
     names = [shortened(name) for name in named]
-    if len(named) > 1:
-        names.append("(dashed: the error, which an honest scale follows)")
-        lines += axes[0, 0].plot([], [], " ")
-    else:
+    if len(named) == 1:
         names = ["scale of q(z | x)", "error of its mean, which an honest scale follows"]
     name_lines(figure, lines, names)
-    figure.suptitle(wrapped(_title(named)), fontsize=12)
+    entitle(figure, _title(named))
     return figure
 
 
@@ -98,7 +94,7 @@ def _title(named: Mapping[str, HonestUncertainty]) -> str:
         if len(honest) == len(named):
             return "All guides are as sure as they should be of damaged data"
         return (
-            f"{len(named) - len(honest)} of {len(named)} guides are not honest about damaged data: the error of "
+            f"{len(named) - len(honest)} of {len(named)} guides are not honest about damage: the error of "
             f"{shortened(worst)} is up to {most[worst]:.1f} times its scale"
         )
     (found,) = named.values()

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from analysis.draws import UndefinedCheckError, embedded, mean_data, to_array
-from analysis.representation.damage import Damage
 from analysis.representation.damaged_data import (
     STRENGTHS,
+    AnyDamage,
     check_strengths,
     chosen_damages,
     damaged,
@@ -202,9 +202,9 @@ def robustness(
     vae: Any,
     x: Real[Tensor, " n *event"],
     *,
-    labels: Int[Tensor, " n"] | Int[np.ndarray, " n"] | None = None,
+    labels: Int[Tensor, " labels"] | Int[np.ndarray, " labels"] | None = None,
     classifier: Any = None,
-    damages: Mapping[str, Damage] | Sequence[str] | None = None,
+    damages: Mapping[str, AnyDamage] | Sequence[str] | None = None,
     strengths: Sequence[float] = STRENGTHS,
     num_samples: int = 50,
     seed: int = 0,

@@ -10,9 +10,9 @@ from torch import Tensor
 from analysis.canvas import GREY, new_figure
 from analysis.draws import embedded, mean_data, to_array
 from analysis.images import draw_datum, strip
-from analysis.representation.damage import Damage
 from analysis.representation.damaged_data import (
     STRENGTHS,
+    AnyDamage,
     check_strengths,
     chosen_damages,
     damaged,
@@ -21,10 +21,11 @@ from analysis.representation.robustness import MEASURES, Robustness
 from analysis.representation.strength_panels import (
     COLOURS,
     check_alike,
+    entitle,
     name_lines,
     strength_panels,
 )
-from analysis.titles import shortened, wrapped
+from analysis.titles import shortened
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -67,11 +68,11 @@ def plot_robustness(results: Mapping[str, Robustness]) -> "matplotlib.figure.Fig
                 continue
             mean, error = _curves(found, measure)
             for ax, middle, half in zip(axes[row], mean, 2 * error, strict=True):
-                (line,) = ax.plot(first.strengths, middle, "o-", ms=3, lw=1.4, color=colour)
+                ax.plot(first.strengths, middle, "o-", ms=3, lw=1.4, color=colour)
                 ax.fill_between(
                     first.strengths, middle - half, middle + half, color=colour, alpha=0.2, lw=0
                 )
-        lines.append(line)
+        lines += axes[0, 0].plot([], [], "o-", ms=3, lw=1.4, color=colour)
     levels = {"accuracy": first.chance, "latent_shift": 1.0, "reconstruction": 1.0}
     for row, measure in zip(axes, measures, strict=True):
         for ax in row:
@@ -83,7 +84,7 @@ def plot_robustness(results: Mapping[str, Robustness]) -> "matplotlib.figure.Fig
             _symlog(row[0])
     if len(results) > 1:
         name_lines(figure, lines, [shortened(name) for name in results])
-    figure.suptitle(wrapped(_title(results)), fontsize=12)
+    entitle(figure, _title(results))
     return figure
 
 
@@ -92,7 +93,7 @@ def plot_damages(
     x: Real[Tensor, " n *event"],
     *,
     row: int = 0,
-    damages: Mapping[str, Damage] | Sequence[str] | None = None,
+    damages: Mapping[str, AnyDamage] | Sequence[str] | None = None,
     strengths: Sequence[float] = STRENGTHS,
     limits: tuple[float, float] = (0.0, 1.0),
     seed: int = 0,

@@ -1,5 +1,6 @@
 """What figures over damages and strengths share: a column for each damage, a line for each model."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -50,10 +51,15 @@ def name_lines(
         lines,
         list(names),
         loc="outside lower center",
-        ncols=min(len(names), 5),
+        ncols=max(1, int(figure.get_figwidth() / 2.6)),
         frameon=False,
         fontsize=9,
     )
+
+
+def entitle(figure: "matplotlib.figure.Figure", title: str) -> None:
+    """A title in lines that fit on the sheet."""
+    figure.suptitle(textwrap.fill(title, int(9 * figure.get_figwidth())), fontsize=12)
 
 
 def check_alike(

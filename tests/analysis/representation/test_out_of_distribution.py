@@ -186,7 +186,7 @@ def test_compressed_length_orders_by_complexity():
     length = compressed_length(noise.astype(np.uint8)[None])
     assert 0.9 * 784 * math.log(2) < length[0] < 1.1 * 784 * math.log(2)
     assert on_levels(np.array([[0.0, 0.5, 1.0]]), "unit").tolist() == [[0, 128, 255]]
-    assert log_cell("real", 3, low=-1, high=1) == pytest.approx(3 * math.log(2 / 256))
+    assert log_cell("real", 3, low=-1.0, high=1.0) == pytest.approx(3 * math.log(2 / 256))
     assert log_cell("binary", 3) == 0
 
 

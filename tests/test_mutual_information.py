@@ -96,7 +96,7 @@ def test_of_many_data_some_are_chosen_and_no_stream_moves():
     assert (torch.get_rng_state() == before).all()
 
 
-@pytest.mark.parametrize("name", posteriors.POSTERIORS)
+@pytest.mark.parametrize("name", posteriors.WITH_DENSITY)
 def test_every_posterior_has_one(name):
     posterior = posteriors.POSTERIORS[name]
     prior = next(p for p in priors.PRIORS.values() if p.support == posterior.support)

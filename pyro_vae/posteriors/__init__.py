@@ -43,8 +43,14 @@ POSTERIORS: dict[str, type[nn.Module]] = {
     "point": Point,
 }
 
+# Those that an ELBO, or anything else with log q(z | x) in it, is defined for.
+WITH_DENSITY: dict[str, type[nn.Module]] = {
+    name: part for name, part in POSTERIORS.items() if getattr(part, "has_density", True)
+}
+
 __all__ = [
     "POSTERIORS",
+    "WITH_DENSITY",
     "BatchNormalised",
     "Beta",
     "CommittedRate",

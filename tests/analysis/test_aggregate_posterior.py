@@ -217,7 +217,7 @@ def test_a_spiky_dimension_is_flagged_and_exact():
     assert found.interpolation_error < 1e-3
 
 
-@pytest.mark.parametrize("name", posteriors.POSTERIORS)
+@pytest.mark.parametrize("name", posteriors.WITH_DENSITY)
 def test_every_posterior_has_a_decomposition(name):
     posterior: Any = posteriors.POSTERIORS[name]
     prior = next(p for p in cast("Any", priors.PRIORS).values() if p.support == posterior.support)

@@ -19,7 +19,7 @@ from pyro_vae.model import build
 FAMILIES = {
     "prior": priors.PRIORS,
     "likelihood": likelihoods.LIKELIHOODS,
-    "posterior": posteriors.POSTERIORS,
+    "posterior": posteriors.WITH_DENSITY,
     "network": networks.NETWORKS,
 }
 PARTS = [(family, name) for family, parts in FAMILIES.items() for name in parts]

@@ -12,7 +12,7 @@ from pyro.infer import Trace_ELBO
 from pyro_vae.log_densities import log_densities
 from pyro_vae.model import build
 from pyro_vae.objectives import CIWAE, ELBO, IWAE, MIWAE
-from pyro_vae.posteriors import POSTERIORS
+from pyro_vae.posteriors import WITH_DENSITY
 from pyro_vae.priors import PRIORS, GaussianMixture
 
 PAIRS = pytest.mark.parametrize(
@@ -23,7 +23,7 @@ PAIRS = pytest.mark.parametrize(
             partial(prior, components=5) if p == "vamp" else prior, posterior, id=f"{p}-{q}"
         )
         for p, prior in PRIORS.items()
-        for q, posterior in POSTERIORS.items()
+        for q, posterior in WITH_DENSITY.items()
         if prior.support == posterior.support
     ],
 )

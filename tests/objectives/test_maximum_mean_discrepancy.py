@@ -10,7 +10,7 @@ from pyro_vae.log_densities import log_densities
 from pyro_vae.model import build
 from pyro_vae.objectives import ELBO, Info
 from pyro_vae.objectives.maximum_mean_discrepancy import squared_discrepancy
-from pyro_vae.posteriors import POSTERIORS
+from pyro_vae.posteriors import POSTERIORS, WITH_DENSITY
 from pyro_vae.priors import PRIORS, GaussianMixture, StandardNormal
 
 
@@ -110,7 +110,7 @@ def test_particles_are_averaged_and_draws_of_one_datum_are_no_pair():
     )
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", WITH_DENSITY)
 def test_every_guide_is_served_and_gets_a_gradient(posterior):
     info = Info(alpha=1.0)
     vae, terms = a_pair(info, posterior)

@@ -40,7 +40,7 @@ def a_cell(row: str, seed: int, log_evidence: float, *, saturated: bool = False)
 
 
 def test_every_row_is_a_command_that_the_program_takes(study):
-    assert study.rows() == list(OBJECTIVES)
+    assert set(study.rows()) == OBJECTIVES.keys() - {"reconstruction"}
     for row in study.rows():
         configuration = parse(study.arguments_of(row, 0, 7))
         assert configuration["objective"]["name"] == row

@@ -104,12 +104,10 @@ class Holes:
             ("strange_share_in_holes", inside),
             ("strange_share_elsewhere", outside),
         ):
-            known = values is not None and len(values) > 0
-            share = float(values.mean()) if known else math.nan
+            n = 0 if values is None else len(values)
+            share = float(values.mean()) if values is not None and n else math.nan
             record[name] = finite(share)
-            record[f"{name}_se"] = finite(
-                math.sqrt(share * (1 - share) / len(values)) if known else None
-            )
+            record[f"{name}_se"] = finite(math.sqrt(share * (1 - share) / n)) if n else None
         record["prior_trained"] = self.trained
         record["normal_hole_share"] = (
             None if self.normal is None else finite(self.normal.hole_share)
@@ -178,7 +176,7 @@ def plot_holes(
         upper, lower = figure.subfigures(2, 1, height_ratios=[4.3, 0.95 * len(images)])
         _draw_images(lower, images, limits)
     else:
-        upper = figure.subfigures(1, 1)
+        upper = figure
     left, right = upper.subplots(1, 2)
     _draw_distances(left, found)
     _draw_codes(right, found)

@@ -36,7 +36,7 @@ def plot_interpolation(
         upper, lower = figure.subfigures(2, 1, height_ratios=[0.72 * rows + 0.5, 3.4])
         _draw_strips(upper, found, limits)
     else:
-        lower = figure.subfigures(1, 1)
+        lower = figure
     left, right = lower.subplots(1, 2)
     profiles = found.profiles
     if profiles is None:

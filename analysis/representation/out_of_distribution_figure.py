@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis.canvas import BLUE, GREY, new_figure, tidy
 from analysis.representation.foreign_scores import DEFINITIONS
-from analysis.representation.out_of_distribution import GOOD, OutOfDistribution
+from analysis.representation.out_of_distribution import OutOfDistribution
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -17,7 +17,7 @@ _LABELS = {
     "typicality": "typicality",
     "complexity_ratio": "complexity ratio",
     "background_ratio": "background ratio",
-    "rate": "rate KL(q(z|x) || p(z))",
+    "rate": "rate KL(q || p)",
     "reconstruction": "reconstruction",
     "mahalanobis": "Mahalanobis, codes",
     "neighbours": "neighbours, codes",
@@ -53,8 +53,7 @@ def plot_out_of_distribution(result: OutOfDistribution) -> "matplotlib.figure.Fi
     lowest = min(result.auroc(best).values())
     said = "its lowest AUROC is" if len(sets) > 1 else "AUROC"
     figure.suptitle(
-        f"Best at telling foreign data from own: {_LABELS[best]}, {said} {lowest:.2f} (1 is perfect, "
-        f"{GOOD} good, 0.5 chance)"
+        f"Best at finding foreign data: {_LABELS[best]}, {said} {lowest:.2f} (1 perfect, 0.5 chance)"
     )
     return figure
 

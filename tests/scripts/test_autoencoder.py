@@ -90,7 +90,7 @@ def test_another_objective_is_refused_before_anything_is_made(tmp_path, capsys):
 
 def test_it_is_fitted_in_python():
     vae = build((1, 4, 4), 3, posterior=Point, network=partial(networks.MLP, hidden=(8,)))
-    (record,) = fit(vae, binary(60), Reconstruction(), max_steps=2)
+    *_, record = fit(vae, binary(60), Reconstruction(), max_steps=2)
     assert record["validation_elbo"] is None
     assert record["validation_reconstruction"] < 0
 

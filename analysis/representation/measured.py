@@ -1,0 +1,138 @@
+"""What a study keeps of a trained model as a representation: plain numbers, on all labelled data of its set."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Real
+from torch import Tensor
+
+from analysis.disentanglement.scores import disentanglement
+from analysis.draws import embedded
+from analysis.representation.clustering import clustering
+from analysis.representation.codes import Labelled, labelled_codes
+from analysis.representation.label_efficiency import label_efficiency
+from analysis.representation.neighbourhoods import local_label_agreement
+from analysis.representation.out_of_distribution import out_of_distribution
+from analysis.representation.probes import linear_probe, nearest_neighbours
+from analysis.representation.robustness import robustness
+from pyro_vae.data import PreparedData
+from pyro_vae.evidence import fixed_rows
+
+# Damaged images: each is seen under every damage and strength.
+ROBUSTNESS_DATA = 500
+FOREIGN_DATA = 1000
+SAMPLES = 50
+
+Numbers = dict[str, Any]
+
+
+def use(train: Labelled, test: Labelled) -> Numbers:
+    """Probes with 10, 100, 1,000 and all labels, neighbours and clusters of any codes.
+
+    Args:
+        train: Codes that classifiers are fitted to.
+        test: Codes that all numbers are of.
+    """
+    probes, clusters = label_efficiency(train, test).summary(), clustering(test).summary()
+    return {
+        "probe": [
+            {name: point[name] for name in ("n", "all_labels", "mean", "spread", "repeats")}
+            for point in probes["points"]
+        ],
+        "neighbours": nearest_neighbours(train, test).accuracy,
+        "clustering": {name: clusters[name] for name in ("nmi", "ari", "accuracy", "n")},
+        "agreement": local_label_agreement(test).summary()["agreement"],
+        "n_codes_train": len(train),
+        "n_codes_test": len(test),
+    }
+
+
+def as_vectors(x: Real[Tensor, " n *event"], labels: Int[Tensor, " n"]) -> Labelled:
+    """Data themselves in place of codes: what a representation has to be better than."""
+    flat = x.reshape(len(x), -1).numpy().astype(np.float64)
+    return Labelled(flat, labels.numpy().astype(np.int64))
+
+
+def use_of(vae: Any, data: PreparedData) -> Numbers:
+    """`use` of the model's codes of all training and test data."""
+    train, test = _codes(vae, data)
+    return use(train, test)
+
+
+def use_of_data(data: PreparedData) -> Numbers:
+    """`use` of the data as they are."""
+    labels = data.dataset.labels
+    return use(
+        *(as_vectors(data.fixed(split), labels[split]) for split in ("train", "test")),
+    )
+
+
+def robustness_of(vae: Any, data: PreparedData, *, seed: int = 0) -> Numbers:
+    """Curves and areas of accuracy, latent shift, reconstruction and log p(x) over damages."""
+    train, _ = _codes(vae, data)
+    x = data.fixed("test")
+    rows = fixed_rows(len(x), ROBUSTNESS_DATA)
+    labels = data.dataset.labels["test"][rows]
+    probe = linear_probe(train, labelled_codes(vae, x[rows], labels), seed=seed)
+    found = robustness(
+        vae,
+        x[rows],
+        labels=labels,
+        classifier=probe.classifier,
+        num_samples=SAMPLES,
+        seed=seed,
+    )
+    return {
+        "n": len(rows),
+        "strengths": list(found.strengths),
+        "area": {name: found.area(name)[0] for name in found.values},
+        "accuracy": {
+            damage: found.mean("accuracy")[row].tolist()
+            for row, damage in enumerate(found.damages)
+        },
+    }
+
+
+def foreign_of(
+    vae: Any,
+    data: PreparedData,
+    foreign: Mapping[str, Real[Tensor, " m *event"]],
+    *,
+    seed: int = 0,
+) -> dict[str, Numbers]:
+    """The AUROC of each score of foreignness, on each foreign set."""
+    own, others = (
+        {name: x[fixed_rows(len(x), FOREIGN_DATA)] for name, x in sets.items()}
+        for sets in ({"own": data.fixed("test")}, foreign)
+    )
+    found = out_of_distribution(
+        vae, data.fixed("train"), own["own"], others, num_samples=SAMPLES, seed=seed
+    )
+    return {
+        name: {
+            score: None if detected is None else detected.auroc
+            for score, detected in by_score.items()
+        }
+        for name, by_score in found.detections.items()
+    }
+
+
+def disentanglement_of(vae: Any, data: PreparedData, *, seed: int = 0) -> Numbers:
+    """Every score of disentanglement, of the codes of all test data."""
+    factors = data.dataset.labels["test"]
+    found = disentanglement(
+        embedded(vae, data.fixed("test")),
+        factors.numpy(),
+        names=data.dataset.label_names,
+        seed=seed,
+    )
+    return {"scores": found.scores, "best": found.best, "chance": found.chance, "n": found.n}
+
+
+def _codes(vae: Any, data: PreparedData) -> tuple[Labelled, Labelled]:
+    labels = data.dataset.labels
+    train, test = (
+        labelled_codes(vae, data.fixed(split), labels[split]) for split in ("train", "test")
+    )
+    return train, test

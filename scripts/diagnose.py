@@ -11,6 +11,7 @@ import importlib.metadata
 import io
 import json
 import math
+import os
 import shutil
 import sys
 import textwrap
@@ -464,7 +465,7 @@ def versions() -> dict[str, str | None]:
 
 
 def distinct(paths: Sequence[Path]) -> list[str]:
-    """What to call each run: its directory's name, or the whole path where names repeat.
+    """What to call each run: its directory's name, or where names repeat the path below what all share.
 
     Raises:
         ValueError: If a run comes twice.
@@ -474,7 +475,10 @@ def distinct(paths: Sequence[Path]) -> list[str]:
         if counts[path.resolve()] > 1:
             raise ValueError(f"{path} is given twice: a run is compared with others.")
     names = [path.resolve().name for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    shared = os.path.commonpath([path.resolve() for path in paths])
+    return [str(path.resolve().relative_to(shared)) for path in paths]
 
 
 def free(out: Path) -> Path:

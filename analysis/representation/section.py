@@ -21,6 +21,7 @@ SHARED = ("codes", "codes of training data", "codes of all held-out data")
 
 def representation(subject: Subject) -> Section:
     """Are codes of use with few labels, is their space continuous, and are they robust and honest?"""
+    subject.check_several()
     parts = Parts(subject, "representation")
     of = Represented(subject)
     section_use.add_use(parts, of)

@@ -26,8 +26,8 @@ def add_continuity(parts: Parts, of: Represented) -> None:
         if len(paths.ratio):
             parts.numbers["decoded path / straight line"] = f"{np.median(paths.ratio):.2f}"
         if paths.profiles is not None:
-            parts.numbers["unlikely middles of paths"] = (
-                f"{paths.profiles.middle_below:.0%}, chance 5%"
+            parts.numbers["unlikely middles of paths (chance 5%)"] = (
+                f"{paths.profiles.middle_below:.0%}"
             )
         parts.draw(
             "interpolation",
@@ -52,8 +52,8 @@ def add_continuity(parts: Parts, of: Represented) -> None:
         lambda: holes(subject.vae, of.train_x, seed=subject.seed_of("holes")),
     )
     if found is not None:
-        parts.numbers["prior's draws in holes"] = f"{found.hole_share:.1%}, chance 1%"
-        parts.numbers["codes told from the prior"] = f"{found.apart.best:.2f} AUROC, chance 0.50"
+        parts.numbers["prior's draws in holes (chance 1%)"] = f"{found.hole_share:.1%}"
+        parts.numbers["codes told from prior (chance 0.5)"] = f"{found.apart.best:.2f}"
         parts.draw(
             "holes",
             "Where does the prior have mass but no code of data?",

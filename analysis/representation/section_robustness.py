@@ -40,7 +40,7 @@ def add_robustness(parts: Parts, of: Represented) -> None:
     )
     if honest is not None:
         worst = float(honest.standardised_error.max())
-        parts.numbers["error / q's scale, at worst"] = f"{worst:.2f}, right 1"
+        parts.numbers["error over q's scale, worst (right 1)"] = f"{worst:.2f}"
         parts.draw(
             "honest_uncertainty",
             "Does the guide grow less certain as data are damaged?",
@@ -49,9 +49,8 @@ def add_robustness(parts: Parts, of: Represented) -> None:
     told = parts.add("out_of_distribution", lambda: _told_apart(of))
     if told is not None:
         best = told.auroc(told.best_score)
-        parts.numbers["foreign data, best AUROC"] = (
-            f"{min(best.values()):.2f} ({told.best_score.replace('_', ' ')})"
-        )
+        parts.numbers["foreign data, AUROC at least"] = f"{min(best.values()):.2f}"
+        parts.numbers["foreign data, best score"] = told.best_score.replace("_", " ")
         parts.draw(
             "out_of_distribution",
             "Which score tells foreign data from own, and where does likelihood fail?",
@@ -81,7 +80,7 @@ def _numbers(robust: Robustness) -> dict[str, str]:
     labels = {
         "accuracy": ("accuracy kept, damaged data", ".2f", ""),
         "latent_shift": ("shift of codes, damaged data", ".2f", ""),
-        "log_evidence": ("log p(x) lost, damaged data", ".1f", " nats"),
+        "log_evidence": ("log p(x) lost, damaged data (nats)", ".1f", ""),
     }
     found = {}
     for measure, (label, form, unit) in labels.items():
@@ -93,7 +92,7 @@ def _numbers(robust: Robustness) -> dict[str, str]:
         value, error = (
             float(each("log_evidence")[0, 0]) for each in (robust.mean, robust.standard_error)
         )
-        found[f"log p(x), {DAMAGED_SAMPLES} draws"] = f"{value:.1f} ± {error:.1f} nats"
+        found[f"log p(x), {DAMAGED_SAMPLES} draws (nats)"] = f"{value:.1f} ± {error:.1f}"
     return found
 
 

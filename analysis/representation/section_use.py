@@ -38,6 +38,8 @@ PARTS = (
     "fine_tuning",
     "transfer",
 )
+# Codes whose labels are looked at beside each.
+NEAR = 10
 # Numbers of labels that are drawn anew each time, and how often.
 FEW, REPEATS = (10, 100, 1000), 5
 # Labels of fine-tuning, its steps, and draws: each trains two networks.
@@ -84,7 +86,10 @@ def add_use(parts: Parts, of: Represented) -> None:
     components = parts.add("mixture_components", lambda: _components(of))
     if components is not None:
         parts.numbers[f"prior's components, accuracy{named}"] = f"{components.accuracy:.3f}"
-    near = parts.add("local_agreement", lambda: local_label_agreement(of.test))
+    near = parts.add(
+        "local_agreement",
+        lambda: local_label_agreement(of.test, neighbours=min(NEAR, len(of.test) - 1)),
+    )
     if near is not None:
         parts.numbers[f"label shared by near codes{named}"] = f"{near.mean:.3f}"
     tuned = parts.add("fine_tuning", lambda: _fine_tuning(of))
@@ -205,7 +210,7 @@ def _fine_tuning(of: Represented) -> FineTuning:
         subject.x,
         torch.from_numpy(of.labels),
         untrained=subject.untrained,
-        sizes=TUNED,
+        sizes=sorted({min(n, len(of.train)) for n in TUNED}),
         steps=TUNING_STEPS,
         repeats=TUNING_REPEATS,
         seed=subject.seed_of("fine tuning"),

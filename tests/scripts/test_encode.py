@@ -166,7 +166,7 @@ def test_data_that_do_not_fit_are_refused(trained, tmp_path, capsys):
     assert "Bernoulli does not fit: real holds real data" in line
     assert "--data must be one of digits" in refused(capsys, trained, *out, "--data", "nonsense")
     assert "there is no" in refused(capsys, trained, *out, "--data", "none.npy")
-    assert "unknown option --data.sise" in refused(capsys, trained, *out, "--data.sise", "3")
+    assert "unknown option --data.depth" in refused(capsys, trained, *out, "--data.depth", "3")
     assert not (tmp_path / "codes.npz").exists()
 
 

@@ -16,7 +16,12 @@ import torch
 
 from analysis import diagnosis_sections
 from analysis.generalisation import generalisation
-from analysis.representation import section_arrays, section_robustness, section_use
+from analysis.representation import (
+    section_arrays,
+    section_continuity,
+    section_robustness,
+    section_use,
+)
 from analysis.representation.section import PARTS
 from pyro_vae.training import load
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
@@ -509,6 +514,12 @@ def small(monkeypatch):
         monkeypatch.setattr(module, name, value)
 
 
+@pytest.fixture
+def no_paths(monkeypatch):
+    """Without the parts on paths and holes, which take longest and are tried with one run."""
+    monkeypatch.setattr(section_continuity, "add_continuity", lambda parts, of: None)
+
+
 REPRESENTATION = ["--only", "representation", *TINY]
 
 
@@ -532,12 +543,9 @@ def test_what_codes_are_good_for(run, tmp_path, capsys):
     screen = capsys.readouterr().out
     assert "foreign, 42 labels" in screen
     assert all(len(line.replace(str(run), "RUN")) <= 100 for line in screen.splitlines())
-    assert main(run, *REPRESENTATION) == 0
-    assert "--against" in record(run)["representation"]["transfer"]["left_out"]
-    assert record(run)["representation"]["probe"] == found["probe"]
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small", "no_paths")
 def test_codes_of_data_with_factors_and_of_data_without_labels(tmp_path):
     rng = np.random.default_rng(0)
     factors = np.stack([np.arange(200) % 2, np.arange(200) // 2 % 4], 1)
@@ -557,10 +565,9 @@ def test_codes_of_data_with_factors_and_of_data_without_labels(tmp_path):
     for part in ("probe", "neighbours", "label_efficiency", "clustering", "transfer"):
         assert "label" in found[part]["left_out"]
     assert found["robustness"]["area"]["accuracy"] is None
-    assert found["interpolation"]["reading"]
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small", "no_paths")
 def test_codes_of_several_runs_side_by_side(trained, tmp_path, capsys, monkeypatch):
     """An autoencoder has no log p(x), and a place in the table."""
     monkeypatch.chdir(tmp_path)
@@ -586,11 +593,12 @@ def test_codes_of_several_runs_side_by_side(trained, tmp_path, capsys, monkeypat
     )
     assert evidence["plain"] == "not defined"
     assert float(evidence["digits"].partition(" ± ")[0]) < 0
+    assert "--against" in found["representation"]["digits"]["transfer"]["left_out"]
     probe = found["measures"]["linear probe, all labels"]
     accuracy = found["representation"]["plain"]["probe"]["accuracy"]
     assert probe["plain"].startswith(f"{accuracy:.3f} ± ")
     # Its place may be taken by another comparison.
-    assert main(trained, plain, *REPRESENTATION, "--out", out) == 0
+    assert runpy.run_path(str(SCRIPT))["free"](out) == out
     other = train(tmp_path / "other", "--binarisation", "threshold")
     line = refused(capsys, trained, other, *REPRESENTATION)
     assert "codes of digits and other do not compare: binarisation dynamic against" in line

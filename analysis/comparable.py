@@ -90,12 +90,15 @@ def data_record(
     )
 
 
-def check_comparable(first: DataRecord, others: Sequence[DataRecord]) -> None:
+def check_comparable(
+    first: DataRecord, others: Sequence[DataRecord], *, what: str = "log p(x)"
+) -> None:
     """Refuse runs whose log p(x) do not compare: 3 to 20 nats lie between forms of MNIST alone.
 
     Args:
         first: A run's record.
         others: Those of the others.
+        what: What is compared.
 
     Raises:
         NotComparableError: A ValueError: one line that names the two runs and both values.
@@ -106,7 +109,7 @@ def check_comparable(first: DataRecord, others: Sequence[DataRecord]) -> None:
             one, two = getattr(first, name), getattr(other, name)
             if one != two:
                 raise NotComparableError(
-                    f"log p(x) of {first.run} and {other.run} do not compare: {_WORDS[name]} "
+                    f"{what} of {first.run} and {other.run} do not compare: {_WORDS[name]} "
                     f"{_said(one)} against {_said(two)}."
                 )
 

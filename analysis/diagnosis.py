@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Real
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 from tqdm import tqdm
 
@@ -108,6 +108,25 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class Foreign:
+    """Data of another kind than those that trained a VAE, prepared as its own.
+
+    Args:
+        name: What they are called.
+        x: The m data that it is asked about, on its device.
+        train: Others, to train a classifier with, on the CPU.
+        labels: A label, or a row of factors, for each of x; None if there are none.
+        train_labels: The same of `train`.
+    """
+
+    name: str
+    x: Real[Tensor, " m *event"]
+    train: Real[Tensor, " s *event"]
+    labels: Int[np.ndarray, " m"] | Int[np.ndarray, "m factors"] | None = None
+    train_labels: Int[np.ndarray, " s"] | Int[np.ndarray, "s factors"] | None = None
+
+
+@dataclass(frozen=True)
 class Subject:
     """A trained VAE and data that did not train it, with everything that is drawn for its diagnosis.
 
@@ -120,6 +139,12 @@ class Subject:
         num_samples: The number of draws from the guide for each datum's importance weights.
         seed: The seed of all draws.
         event_names: What the elements of a datum are called.
+        labels: A label, or a row of factors, for each of x; None if there are none.
+        train_labels: The same of `train`.
+        label_names: What label 0, 1, ... is called; of factors, what the first, second, ... is.
+        foreign: Data of another kind, to be told from x; None if there are none.
+        whole: All data of the split that x are some of, on the CPU; None if they are x.
+        whole_labels: The labels or factors of these.
         uses_prior: Whether the objective that trained the program has a term of p(z).
         step: Names what is being done.
     """
@@ -132,6 +157,12 @@ class Subject:
     num_samples: int = 1000
     seed: int = 0
     event_names: tuple[str, ...] = ()
+    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n factors"] | None = None
+    train_labels: Int[np.ndarray, " t"] | Int[np.ndarray, "t factors"] | None = None
+    label_names: tuple[str, ...] = ()
+    foreign: Foreign | None = None
+    whole: Real[Tensor, " w *event"] | None = None
+    whole_labels: Int[np.ndarray, " w"] | Int[np.ndarray, "w factors"] | None = None
     uses_prior: bool = True
     step: Steps = field(default_factory=Steps)
 
@@ -273,6 +304,7 @@ class Section:
         numbers: What a person sees first: what it is, and the number with its unit.
         readings: Sentences by part.
         left_out: Why, of parts that this program or these data do not have.
+        made: What each part is, for a comparison with others.
     """
 
     record: dict[str, Any]
@@ -281,6 +313,7 @@ class Section:
     numbers: dict[str, str]
     readings: dict[str, str]
     left_out: dict[str, str]
+    made: dict[str, Any] = field(default_factory=dict)
 
 
 class Parts:
@@ -300,6 +333,7 @@ class Parts:
         self.left_out: dict[str, str] = {}
         self._figures: dict[str, Any] = {}
         self._captions: dict[str, str] = {}
+        self._made: dict[str, Any] = {}
 
     def add(self, name: str, make: Callable[[], Made]) -> Made | None:
         """Make a part, and record its `summary()`; None if it is left out."""
@@ -313,6 +347,7 @@ class Parts:
         summary: Mapping[str, Any] = made if isinstance(made, Mapping) else made.summary()  # pyright: ignore
         self.record[name] = dict(summary)
         self.readings[name] = summary["reading"]
+        self._made[name] = made
         return made
 
     def draw(
@@ -349,6 +384,7 @@ class Parts:
             self.numbers,
             self.readings,
             self.left_out,
+            self._made,
         )
 
 

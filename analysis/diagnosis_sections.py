@@ -47,6 +47,8 @@ from analysis.predictive_figures import (
     predictive_tree,
 )
 from analysis.rate_decomposition import RateDecomposition
+from analysis.representation import section
+from analysis.representation.section import representation
 from analysis.simulation_based_calibration import (
     SimulationBasedCalibration,
     plot_calibration_by_dimension,
@@ -333,11 +335,13 @@ class Maker:
         make: The function.
         parts: The names of its parts.
         shared: The steps that it may share with other sections.
+        usual: Whether a diagnosis has it without being asked for it.
     """
 
     make: Callable[[Subject], Section]
     parts: tuple[str, ...]
     shared: tuple[str, ...] = ()
+    usual: bool = True
 
     def all_steps(self, name: str) -> list[str]:
         """The steps that the section of this name may take."""
@@ -361,6 +365,8 @@ SECTIONS = {
     "pit": Maker(pit, ("statistics", "elements"), (*_NEW, *_FORECASTS)),
     "elbo": Maker(elbo, ("terms", "decomposition"), ("importance weights",)),
     "guide": Maker(guide, ("quality", "sbc", "generalisation"), ("importance weights",)),
+    # A diagnosis of the model takes half as long without it.
+    "representation": Maker(representation, section.PARTS, section.SHARED, usual=False),
 }
 
 

@@ -1,8 +1,9 @@
 """What is right and wrong with a trained VAE: everything that `analysis` asks of it, in one command.
 
 `python scripts/diagnose.py RUN` takes a run directory of `scripts/svi_train.py` and writes figures and
-diagnosis.json to RUN/diagnosis/. `python scripts/diagnose.py RUN1 RUN2 ...` compares runs by log p(x)
-of the same held-out data, and by rate and distortion.
+diagnosis.json to RUN/diagnosis/. `--only representation` asks what its codes are good for.
+`python scripts/diagnose.py RUN1 RUN2 ...` compares runs by log p(x) of the same held-out data, and by
+rate and distortion; with `--only representation` it sets side by side what their codes are good for.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import importlib.metadata
 import io
 import json
 import math
+import os
 import shutil
 import sys
 import textwrap
@@ -27,10 +29,12 @@ from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 
 from analysis.diagnosis_sections import SECTIONS
+from pyro_vae.data import PreparedData
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.statistics import MINIMUM_SAMPLES
 from pyro_vae.training.checkpoint import write_atomically
 from pyro_vae.training.configuration import build_vae_for
+from pyro_vae.training.other_data import other_data
 from pyro_vae.training.programs import (
     Parser,
     TrainedRun,
@@ -47,12 +51,16 @@ from pyro_vae.training.run_directory import RunDirectory
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.diagnosis import Section
+    from analysis.diagnosis import Foreign, Section, Steps, Subject
 
 # The data must not have trained the model.
 SPLITS = ("test", "validation")
 # Of training data that lie on the disk so many are read; others are taken whole.
 FROM_DISK = 10_000
+# What the bare command makes of one run: the rest is asked for by name.
+USUAL = tuple(name for name, maker in SECTIONS.items() if maker.usual)
+# The records of comparisons, of which a folder holds one.
+COMPARISONS = ("comparison.json", "representation.json")
 DOTS_PER_INCH = 140
 WIDTH = 100
 LIBRARIES = ("arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "numpy", "scipy")
@@ -95,11 +103,18 @@ def parser() -> Parser:
         help="Draws from the guide for each datum's importance weights, enough for a k-hat. Default: 1000.",
     )
     add(
-        "--sections",
+        "--only",
         nargs="+",
         choices=SECTIONS,
         metavar="SECTION",
-        help=f"Of one run, which of {', '.join(SECTIONS)}. Default: all that it has.",
+        help=f"Which of {', '.join(SECTIONS)}; of several runs, representation. Default: of one run, "
+        f"{', '.join(USUAL)}, as far as it has them.",
+    )
+    add(
+        "--against",
+        metavar="DATA",
+        help="Foreign data for representation, a set's name or a path as of svi_train.py: can the run "
+        "tell them from its own, and are its codes of use there? Default: stand-ins made of its own.",
     )
     options.add_common_options()
     add(
@@ -115,27 +130,33 @@ def run(options: argparse.Namespace) -> None:
     """Diagnose one run, or compare several."""
     pyro.enable_validation(True)
     made_by = {**provenance(), **versions()}
+    if options.against is not None and "representation" not in (options.only or ()):
+        raise ValueError("--against is for --only representation: nothing else looks at it.")
     if len(options.runs) == 1:
         if options.out is not None:
             raise ValueError("--out is for several runs: a diagnosis is written to RUN/diagnosis.")
         diagnose(options, made_by)
-        return
-    if options.sections is not None:
+    elif options.only is None:
+        compare(options, made_by)
+    elif set(options.only) == {"representation"}:
+        set_side_by_side(options, made_by)
+    else:
         raise ValueError(
-            f"--sections is for one run, got {len(options.runs)}: they are compared, not diagnosed."
+            f"--only of {len(options.runs)} runs must be representation alone, got "
+            f"{' '.join(options.only)}: other sections are of one run."
         )
-    compare(options, made_by)
 
 
 def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> None:
     """Make the sections of one run, then write them."""
     trained = opened(options, options.runs[0])
-    from analysis.diagnosis import Steps, Subject
+    from analysis.diagnosis import Steps
     from analysis.draws import UndefinedCheckError
 
     rows = fixed(trained, options)
+    foreign = foreign_data(trained, options)
     print(f"{trained.data.description}\n{trained.directory.path}/", flush=True)
-    names = [name for name in SECTIONS if name in (options.sections or SECTIONS)]
+    names = [name for name in SECTIONS if name in (options.only or USUAL)]
     steps = {name: SECTIONS[name].all_steps(name) for name in names}
     started = time.perf_counter()
     sections: dict[str, Section] = {}
@@ -144,25 +165,14 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     captions: dict[str, str] = {}
     seconds: dict[str, float] = {}
     with closing(Steps({s for each in steps.values() for s in each}, visible=True)) as step:
-        subject = Subject(
-            vae=trained.vae,
-            x=trained.x[rows].to(trained.device),
-            train=training_data(trained),
-            support=trained.data.likelihood_support,
-            untrained=lambda: untrained(trained),
-            num_samples=options.samples,
-            seed=options.seed,
-            event_names=tuple(trained.data.dataset.event_names),
-            uses_prior=OBJECTIVES[trained.vae.configuration["objective"]["name"]].uses_prior,
-            step=step,
-        )
+        subject = subject_of(trained, options, rows, step, foreign)
         for name in names:
             begun = time.perf_counter()
             try:
                 found = sections[name] = SECTIONS[name].make(subject)
             except UndefinedCheckError as error:
                 # Asked for by name, it is an error; otherwise the run just has no such thing.
-                if options.sections:
+                if options.only:
                     raise
                 records[name] = {"left_out": in_one_line(error)}
             else:
@@ -191,11 +201,85 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     print(f"\nnumbers and figures are in {trained.directory.diagnosis}/")
 
 
+def subject_of(
+    trained: TrainedRun,
+    options: argparse.Namespace,
+    rows: Tensor,
+    step: "Steps",
+    foreign: "Foreign | None" = None,
+) -> "Subject":
+    """A run and the data that it is asked about."""
+    from analysis.diagnosis import Subject
+
+    train = training_data(trained.data)
+    labels, train_labels = (
+        labels_of(trained.data, split, which)
+        for split, which in ((options.split, rows), ("train", slice(len(train))))
+    )
+    return Subject(
+        vae=trained.vae,
+        x=trained.x[rows].to(trained.device),
+        train=train,
+        support=trained.data.likelihood_support,
+        untrained=lambda: untrained(trained),
+        num_samples=options.samples,
+        seed=options.seed,
+        event_names=tuple(trained.data.dataset.event_names),
+        uses_prior=OBJECTIVES[trained.vae.configuration["objective"]["name"]].uses_prior,
+        labels=labels,
+        train_labels=train_labels,
+        label_names=tuple(trained.data.dataset.label_names),
+        foreign=foreign,
+        whole=trained.x,
+        whole_labels=labels_of(trained.data, options.split, slice(None)),
+        step=step,
+    )
+
+
+def foreign_data(trained: TrainedRun, options: argparse.Namespace) -> "Foreign | None":
+    """The data that `--against` names, prepared as the run's own; None if it is not given.
+
+    Raises:
+        ValueError: As `other_data`, or they are the run's own.
+    """
+    if options.against is None:
+        return None
+    from analysis.diagnosis import Foreign
+
+    data = other_data(
+        trained.directory,
+        ["--data", options.against],
+        data_root=options.data_root,
+        trust_model_file=options.trust_model_file,
+    )
+    name = data.dataset.name
+    if name == trained.data.dataset.name:
+        raise ValueError(f"--against must be other data than the run's own, got {name}.")
+    x = data.fixed("test")
+    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    rows = rows[: options.images].sort().values
+    train = training_data(data)
+    return Foreign(
+        name=name,
+        x=x[rows].to(trained.device),
+        train=train,
+        labels=labels_of(data, "test", rows),
+        train_labels=labels_of(data, "train", slice(len(train))),
+    )
+
+
+def labels_of(data: PreparedData, split: str, rows: Tensor | slice) -> np.ndarray | None:
+    """Labels or factors of some rows of a split; None if there are none, or they are no whole numbers."""
+    labels = data.dataset.labels.get(split)
+    if labels is None or labels.is_floating_point():
+        return None
+    return labels[rows].numpy()
+
+
 def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None:
     """Evaluate several runs on the same data, then write how they compare."""
     names = distinct(options.runs)
     out = free(options.out or RunDirectory.unused(Path("runs"), "comparison").path)
-    from analysis.comparable import check_comparable, data_record
     from analysis.diagnosis import Steps
     from analysis.held_out import HeldOut
     from analysis.model_comparison import compare_models
@@ -204,23 +288,21 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     from analysis.rate_distortion import RateDistortion, rate_distortion_summary
     from analysis.rate_distortion_figure import plot_rate_distortion
     from pyro_vae.evidence import evaluate
-    from pyro_vae.log_densities import check_density
+    from pyro_vae.log_densities import NoDensityError, check_density
 
     runs = {name: opened(options, path) for name, path in zip(names, options.runs, strict=True)}
-    rows = {name: fixed(trained, options) for name, trained in runs.items()}
-    first, *others = (
-        data_record(
-            name,
-            trained.data,
-            trained.x[rows[name]],
-            split=options.split,
-            given_total=getattr(trained.vae.likelihood, "given_total", False),
-        )
-        for name, trained in runs.items()
-    )
-    check_comparable(first, others)
     for name, trained in runs.items():
-        check_density(trained.vae.guide, trained.x, f"to be compared by log p(x), {name}")
+        # Before any is evaluated, which may take long.
+        try:
+            x = trained.x[:1].to(trained.device)
+            check_density(trained.vae.guide, x, f"log p(x) of {name}")
+        except NoDensityError as error:
+            raise ValueError(
+                f"log p(x) of {name} is not defined, because its guide has no density: "
+                "--only representation compares what codes are good for."
+            ) from error
+    rows = {name: fixed(trained, options) for name, trained in runs.items()}
+    of = checked_comparable(runs, rows, options, "log p(x)")
     started = time.perf_counter()
     held_out, points = [], []
     with closing(Steps([*names, "figures"], visible=True)) as step:
@@ -250,9 +332,75 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     }
     written(out, files, "comparison.json", record)
     readings = [line for each in (found, plane) for line in wrapped(each["reading"], "  ")]
-    report = paired_report(comparison, data=f"{options.split} data of {first.data}")
+    report = paired_report(comparison, data=f"{options.split} data of {of}")
     print("\n".join(["", report, *readings]))
     print(f"\nnumbers and figures are in {out}/")
+
+
+def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]) -> None:
+    """Measure what the codes of several runs are good for, then write them side by side."""
+    names = distinct(options.runs)
+    out = free(options.out or RunDirectory.unused(Path("runs"), "comparison").path)
+    from analysis.diagnosis import Steps
+    from analysis.representation.side_by_side import side_by_side
+
+    runs = {name: opened(options, path) for name, path in zip(names, options.runs, strict=True)}
+    rows = {name: fixed(trained, options) for name, trained in runs.items()}
+    of = checked_comparable(runs, rows, options, "codes")
+    foreign = {name: foreign_data(trained, options) for name, trained in runs.items()}
+    print(f"{options.split} data of {of}", flush=True)
+    maker = SECTIONS["representation"]
+    started = time.perf_counter()
+    sections: dict[str, Section] = {}
+    seconds: dict[str, float] = {}
+    steps = {name: Steps() for name in names}
+    with closing(Steps(names, visible=True)) as step:
+        for name, trained in runs.items():
+            begun = time.perf_counter()
+            with step(name):
+                subject = subject_of(trained, options, rows[name], steps[name], foreign[name])
+                sections[name] = maker.make(subject)
+            seconds[name] = time.perf_counter() - begun
+    found = side_by_side(sections)
+    files = {f"{key}.png": png(figure) for key, figure in found.figures.items()}
+    record = {
+        "runs": {name: about(trained, options, rows[name]) for name, trained in runs.items()},
+        "measures": found.measures,
+        "representation": {name: section.record for name, section in sections.items()},
+        "figures": {f"{key}.png": caption for key, caption in found.captions.items()},
+        "seconds": {"total": time.perf_counter() - started, "runs": seconds},
+        **made_by,
+    }
+    written(out, files, "representation.json", record)
+    print("\n".join(["", *found.table(WIDTH)]))
+    print(f"\nnumbers and figures are in {out}/")
+
+
+def checked_comparable(
+    runs: Mapping[str, TrainedRun],
+    rows: Mapping[str, Tensor],
+    options: argparse.Namespace,
+    what: str,
+) -> str:
+    """The name of the data that all runs are of.
+
+    Raises:
+        NotComparableError: As `check_comparable`.
+    """
+    from analysis.comparable import check_comparable, data_record
+
+    first, *others = (
+        data_record(
+            name,
+            trained.data,
+            trained.x[rows[name]],
+            split=options.split,
+            given_total=getattr(trained.vae.likelihood, "given_total", False),
+        )
+        for name, trained in runs.items()
+    )
+    check_comparable(first, others, what=what)
+    return first.data
 
 
 def opened(options: argparse.Namespace, path: Path) -> TrainedRun:
@@ -275,9 +423,8 @@ def fixed(trained: TrainedRun, options: argparse.Namespace) -> Tensor:
     return trained.order[: options.images].sort().values
 
 
-def training_data(trained: TrainedRun) -> Tensor:
+def training_data(data: PreparedData) -> Tensor:
     """The training data in the likelihood's support; of those on the disk the first ones."""
-    data = trained.data
     if isinstance(data.train, Tensor):
         return data.fixed("train")
     with torch.random.fork_rng(devices=[]):
@@ -318,7 +465,7 @@ def versions() -> dict[str, str | None]:
 
 
 def distinct(paths: Sequence[Path]) -> list[str]:
-    """What to call each run: its directory's name, or the whole path where names repeat.
+    """What to call each run: its directory's name, or where names repeat the path below what all share.
 
     Raises:
         ValueError: If a run comes twice.
@@ -328,7 +475,10 @@ def distinct(paths: Sequence[Path]) -> list[str]:
         if counts[path.resolve()] > 1:
             raise ValueError(f"{path} is given twice: a run is compared with others.")
     names = [path.resolve().name for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    shared = os.path.commonpath([path.resolve() for path in paths])
+    return [str(path.resolve().relative_to(shared)) for path in paths]
 
 
 def free(out: Path) -> Path:
@@ -343,7 +493,7 @@ def free(out: Path) -> Path:
     for entry in entries:
         if entry.is_symlink() or not entry.is_file() or entry.suffix not in (".json", ".png"):
             raise ValueError(f"--out {out} holds {entry.name}, which is of no comparison.")
-    if entries and not (out / "comparison.json").exists():
+    if entries and not any((out / record).exists() for record in COMPARISONS):
         raise ValueError(f"--out {out} must be empty, or hold an older comparison.")
     return out
 
@@ -362,7 +512,8 @@ def written(folder: Path, files: Mapping[str, bytes], name: str, record: dict[st
         OSError: If the disk is full or the folder not writable; nothing is then in it.
     """
     content = (json.dumps(plain(record), indent=2, allow_nan=False) + "\n").encode()
-    (folder / name).unlink(missing_ok=True)
+    for record_name in {name, *COMPARISONS}:
+        (folder / record_name).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ENOUGH = 0.95
 
 _COLOURS = (BLUE, ORANGE, GREEN, *LABEL_COLOURS)
+# Ticks nearer than this ratio have no room for both numbers.
+_TICKS_APART = 1.6
 _MARKERS = "osD^vP*X<>hp"
 
 
@@ -228,7 +230,12 @@ def plot_label_efficiency(results: Mapping[str, LabelEfficiency]) -> "matplotlib
     ax.axhline(first.chance, color=GREY, linestyle="--", linewidth=1.1, label="chance")
     ticks = sorted({point.n for result in results.values() for point in result.points})
     ax.set_xscale("log")
-    ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    # A number beside the next one is not written over it.
+    words = [
+        "" if n * _TICKS_APART > following else f"{n:,}"
+        for n, following in zip(ticks, [*ticks[1:], np.inf], strict=True)
+    ]
+    ax.set_xticks(ticks, words)
     ax.minorticks_off()
     ax.set(
         xlabel="number of labels, on a log axis",

@@ -45,6 +45,8 @@ class Dataset:
         event_names: What element 0, 1, ... of a datum is called: a word, a gene, a column of a table.
         blocks: The order in which training goes through the rows; None for a shuffle of all, which
             data on the disk do not have.
+        rows: The numbers that the rows of each split have in the one array they were split from; not of
+            training data on the disk, and empty where data came in splits.
 
     Raises:
         ValueError: If splits are empty or differ in event shape, values lie outside the support,
@@ -61,6 +63,7 @@ class Dataset:
     label_names: tuple[str, ...] = field(default=(), repr=False)
     event_names: tuple[str, ...] = field(default=(), repr=False)
     blocks: BlockOrder | None = field(default=None, repr=False)
+    rows: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.support not in SUPPORTS:
@@ -151,6 +154,7 @@ class Dataset:
             name=name,
             label_names=label_names,
             event_names=event_names,
+            rows=rows,
         )
 
     @classmethod
@@ -164,6 +168,7 @@ class Dataset:
         name: str = "array",
         label_names: Sequence[str] = (),
         event_names: Sequence[str] = (),
+        rows: Mapping[str, Tensor] | None = None,
     ) -> "Dataset":
         """A data set from arrays that are split already; the support is read as in `from_array`.
 
@@ -176,6 +181,7 @@ class Dataset:
             name: What the set is called in logs and tables.
             label_names: What label 0, 1, ... is called.
             event_names: What element 0, 1, ... of a datum is called.
+            rows: The numbers that the rows had in an array that they were split from.
 
         Raises:
             ValueError: As `from_array`, and if the splits differ in type or event shape.
@@ -211,6 +217,7 @@ class Dataset:
             labels=targets,
             label_names=tuple(label_names),
             event_names=tuple(event_names),
+            rows=dict(rows or {}),
         )
 
     @property

@@ -40,4 +40,5 @@ def digits() -> Dataset:
         *(images[rows] for rows in parts),
         labels={split: labels[rows] for split, rows in splits.items()},
         label_names=tuple("0123456789"),
+        rows=splits,
     )

@@ -94,7 +94,8 @@ def memory_mapped(
         kind, levels = native_support(extent, [dtype], levels, name)
     else:
         kind = support
-    return Dataset(name, kind, levels, train, validation, test)
+    numbers = {split: torch.from_numpy(numbers) for split, numbers in rows.items()}
+    return Dataset(name, kind, levels, train, validation, test, rows=numbers)
 
 
 def held_out_rows(n: int, row_bytes: int) -> dict[str, np.ndarray]:

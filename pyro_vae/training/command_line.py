@@ -279,7 +279,9 @@ def _parsed(arguments: list[str]) -> Configuration:
             raise ConfigurationError(
                 f"--{family} must be one of {', '.join(choices)}{kinds}, got {name!r}."
             )
-        skip: set[str | int] = {*(HANDED & inspect.signature(choices[name]).parameters.keys())}
+        # A data set is handed its root alone: its levels are the user's to say.
+        handed = {"root"} if family == "data" else HANDED
+        skip: set[str | int] = {*(handed & inspect.signature(choices[name]).parameters.keys())}
         if inspect.isclass(choices[name]):
             parser.add_class_arguments(choices[name], family, skip=skip, as_group=True)
         else:

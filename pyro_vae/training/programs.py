@@ -44,15 +44,20 @@ class Parser(argparse.ArgumentParser):
             message = f"unknown {message.partition(': ')[2]}: allowed are RUN and {allowed}."
         raise ValueError(message.removeprefix("argument "))
 
-    def add_common_options(self) -> None:
-        """What every program that reads a run can be told: a seed, a device, where data lie, and trust."""
-        self.add_argument(
-            "--seed",
-            type=at_least(0),
-            metavar="N",
-            default=0,
-            help="The seed of all draws. Default: 0.",
-        )
+    def add_common_options(self, *, seed: bool = True) -> None:
+        """What every program that reads a run can be told: a seed, a device, where data lie, and trust.
+
+        Args:
+            seed: Whether the program draws anything.
+        """
+        if seed:
+            self.add_argument(
+                "--seed",
+                type=at_least(0),
+                metavar="N",
+                default=0,
+                help="The seed of all draws. Default: 0.",
+            )
         self.add_argument(
             "--device",
             choices=("auto", "cpu", "cuda"),
@@ -150,18 +155,27 @@ def trained_run(
         ValueError: If there is no run, it is damaged or holds links, its data are not there, or the
             split is empty.
     """
-    directory = RunDirectory(path)
-    if directory.path.exists() and not directory.path.is_dir():
-        raise ValueError(f"RUN must be a run directory, got the file {directory.path}.")
-    directory.check_plain()
-    vae: Any = load(directory.path, trust_model_file=trust_model_file)
+    directory, vae, checkpoint = opened_run(path, trust_model_file=trust_model_file)
     configuration = vae.configuration
     data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
     x = data.fixed(split)
     if len(x) == 0:
         raise ValueError(f"the {split} split of {data.dataset.name} holds no data.")
-    checkpoint = hashlib.sha256(directory.checkpoint.read_bytes()).hexdigest()
     return TrainedRun(directory, vae.to(device), data, x, device, checkpoint)
+
+
+def opened_run(path: Path, *, trust_model_file: bool = False) -> tuple[RunDirectory, Any, str]:
+    """A run without its data: the directory, the trained program, and the checkpoint's SHA-256.
+
+    Raises:
+        ValueError: If there is no run, or it is damaged or holds links.
+    """
+    directory = RunDirectory(path)
+    if directory.path.exists() and not directory.path.is_dir():
+        raise ValueError(f"RUN must be a run directory, got the file {directory.path}.")
+    directory.check_plain()
+    vae = load(directory.path, trust_model_file=trust_model_file)
+    return directory, vae, hashlib.sha256(directory.checkpoint.read_bytes()).hexdigest()
 
 
 def in_one_line(error: Exception) -> str:

@@ -28,7 +28,8 @@ class RunDirectory:
     """`runs/<name>/`: config.yaml, checkpoint.pt, metrics.csv, metrics.json, and what is drawn.
 
     `evaluation` holds what `scripts/evaluate.py` found out, and in its folder `kept` the chunks
-    from which a stopped evaluation goes on. `diagnosis` holds what `scripts/diagnose.py` found out.
+    from which a stopped evaluation goes on. `diagnosis` holds what `scripts/diagnose.py` found out, and
+    `codes` those of data that `scripts/encode.py` wrote.
 
     Args:
         path: The directory.
@@ -44,6 +45,7 @@ class RunDirectory:
         self.figures = self.path / "figures"
         self.evaluation = self.path / "evaluation"
         self.diagnosis = self.path / "diagnosis"
+        self.codes = self.path / "codes.npz"
         self.log = self.path / "train.log"
         self.model = self.path / "model.py"
 
@@ -136,7 +138,8 @@ class RunDirectory:
         self.check_plain()
         for old in (self.checkpoint, self.config, self.records, self.metrics, self.inference_data):
             old.unlink(missing_ok=True)
-        self.log.unlink(missing_ok=True)
+        for old in (self.codes, self.log):
+            old.unlink(missing_ok=True)
         for folder in (self.figures, self.evaluation, self.diagnosis):
             shutil.rmtree(folder, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)

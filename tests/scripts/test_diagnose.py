@@ -16,6 +16,13 @@ import torch
 
 from analysis import diagnosis_sections
 from analysis.generalisation import generalisation
+from analysis.representation import (
+    section_arrays,
+    section_continuity,
+    section_robustness,
+    section_use,
+)
+from analysis.representation.section import PARTS
 from pyro_vae.training import load
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -151,7 +158,7 @@ def test_what_it_leaves(trained, diagnosed):
 
 def test_one_seed_gives_the_same_bits_and_another_gives_others(diagnosed, run):
     whole = record(diagnosed[0])
-    options = [*TINY, "--sections", "elbo", "pit"]
+    options = [*TINY, "--only", "elbo", "pit"]
     before = torch.get_rng_state()
     assert main(run, *options, drawn=True) == 0
     assert (torch.get_rng_state() == before).all()
@@ -163,7 +170,7 @@ def test_one_seed_gives_the_same_bits_and_another_gives_others(diagnosed, run):
             one, two = (folder / "diagnosis" / figure for folder in (run, diagnosed[0]))
             assert one.read_bytes() == two.read_bytes()
     # What is of the former diagnosis is gone.
-    assert main(run, *TINY, "--sections", "pit", "--seed", "1") == 0
+    assert main(run, *TINY, "--only", "pit", "--seed", "1") == 0
     assert record(run)["pit"] != whole["pit"]
     assert not {"elbo", "guide"} & record(run).keys()
     names = {path.name for path in (run / "diagnosis").iterdir()}
@@ -177,7 +184,7 @@ def test_the_bar_names_every_step_and_ends_full(run, monkeypatch):
     monkeypatch.setattr(
         diagnosis, "tqdm", lambda **options: bars.append(_Bar(**options)) or bars[-1]
     )
-    assert main(run, *TINY, "--sections", "calibration", "pit") == 0
+    assert main(run, *TINY, "--only", "calibration", "pit") == 0
     (bar,) = bars
     assert bar.n == bar.total > 5
     assert set(record(run)["seconds"]["steps"]) <= set(bar.names)
@@ -292,7 +299,7 @@ def test_a_mistake_is_not_taken_for_an_absent_part(run, capsys, monkeypatch):
         raise ValueError("a mistake")
 
     monkeypatch.setattr(diagnosis_sections, "elbo_terms", broken)
-    assert main(run, *TINY, "--sections", "elbo") == 2
+    assert main(run, *TINY, "--only", "elbo") == 2
     assert capsys.readouterr().err.splitlines()[-1] == "diagnose.py: error: a mistake"
     assert not (run / "diagnosis").exists()
 
@@ -329,8 +336,13 @@ def refused(capsys, *arguments: str | Path) -> str:
         (["--samples", "24"], "--samples: must be a whole number of at least 25, got '24'"),
         (["--samples", "9" * 5000], "--samples: must be a whole number"),
         (["--seed", "-1"], "--seed: must be a whole number of at least 0, got '-1'"),
-        (["--sections", "all"], "'all' (choose from"),
-        (["--sections"], "--sections: expected at least one argument"),
+        (["--only", "all"], "'all' (choose from"),
+        (["--sections", "elbo"], "unknown --sections elbo: allowed are RUN and"),
+        (["--against", "mnist"], "--against is for --only representation"),
+        (["--only", "representation", "--against", "nonsense"], "--data must be one of digits"),
+        (["--only", "representation", "--against", "x.npy"], "but there is no"),
+        (["--only", "representation", "--against", "digits"], "other data than the run's own"),
+        (["--only"], "--only: expected at least one argument"),
         (["--split", "train"], "'train' (choose from"),
         (["--device", "tpu"], "'tpu' (choose from"),
         (["--out", "x"], "--out is for several runs"),
@@ -412,7 +424,7 @@ def test_overwriting_a_run_deletes_its_diagnosis(run):
 @pytest.mark.parametrize("when", ["computing", "writing"])
 def test_stopped_it_leaves_nothing_half(run, capsys, monkeypatch, how, when):
     program = runpy.run_path(str(SCRIPT))["main"]
-    arguments = [str(run), *TINY, "--sections", "elbo"]
+    arguments = [str(run), *TINY, "--only", "elbo"]
     name = {"computing": "plot_elbo_terms", "writing": "write_atomically"}[when]
     where = diagnosis_sections.__dict__ if when == "computing" else program.__globals__
     real = where[name]
@@ -452,8 +464,8 @@ def test_several_runs_are_compared(trained, folder, tmp_path, capsys, monkeypatc
     (mine / "a.txt").write_text("mine")
     assert "holds a.txt" in refused(capsys, trained, other, *TINY, "--out", mine)
     assert "must be a directory" in refused(capsys, trained, other, "--out", mine / "a.txt")
-    line = refused(capsys, trained, other, *TINY, "--sections", "elbo")
-    assert "--sections is for one run, got 2" in line
+    line = refused(capsys, trained, other, *TINY, "--only", "elbo")
+    assert "--only of 2 runs must be representation alone, got elbo" in line
 
 
 def test_runs_that_do_not_compare_are_refused(trained, tmp_path, capsys, monkeypatch):
@@ -483,3 +495,119 @@ def test_a_collapsed_model(run):
 def test_hardly_any_data(run, n):
     assert main(run, "--images", n, *TINY[2:]) == 0
     assert record(run)["n"] == int(n)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The section `representation` with few draws and steps."""
+    for module, name, value in (
+        (section_use, "FEW", (10,)),
+        (section_use, "REPEATS", 2),
+        (section_use, "TUNED", (20,)),
+        (section_use, "TUNING_STEPS", 2),
+        (section_robustness, "DAMAGED", 20),
+        (section_robustness, "DAMAGED_SAMPLES", 2),
+        (section_robustness, "TOLD_APART", 20),
+        (section_robustness, "TOLD_APART_SAMPLES", 30),
+        (section_arrays, "TRAINING", 300),
+    ):
+        monkeypatch.setattr(module, name, value)
+
+
+@pytest.fixture
+def no_paths(monkeypatch):
+    """Without the parts on paths and holes, which take longest and are tried with one run."""
+    monkeypatch.setattr(section_continuity, "add_continuity", lambda parts, of: None)
+
+
+REPRESENTATION = ["--only", "representation", *TINY]
+
+
+@pytest.mark.usefixtures("small")
+def test_what_codes_are_good_for(run, tmp_path, capsys):
+    """All parts that a run with labels has; other data are told apart, and probed."""
+    rng = np.random.default_rng(0)
+    foreign = tmp_path / "foreign.npz"
+    np.savez(foreign, x=rng.random((60, 8, 8)), y=np.arange(60) % 3)
+    assert main(run, *REPRESENTATION, "--against", foreign) == 0
+    found = record(run)["representation"]
+    names = {path.name for path in (run / "diagnosis").iterdir()}
+    assert names == {*record(run)["figures"], "diagnosis.json"}
+    assert not {"predictive", "elbo"} & record(run).keys()
+    left_out = {part for part in PARTS if isinstance(found[part].get("left_out"), str)}
+    assert left_out == {"mixture_components", "disentanglement"}
+    assert found["probe"]["num_train"] == 1257
+    assert found["neighbours"]["num_train"] == 300
+    assert "foreign" in found["out_of_distribution"]["foreign"]
+    assert found["transfer"]["num_test"] == 12
+    screen = capsys.readouterr().out
+    assert "foreign, 42 labels" in screen
+    assert all(len(line.replace(str(run), "RUN")) <= 100 for line in screen.splitlines())
+
+
+@pytest.mark.usefixtures("small", "no_paths")
+def test_codes_of_data_with_factors_and_of_data_without_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    factors = np.stack([np.arange(200) % 2, np.arange(200) // 2 % 4], 1)
+    x = factors @ rng.normal(size=(2, 5)) + 0.1 * rng.normal(size=(200, 5))
+    np.savez(tmp_path / "factors.npz", x=x, y=factors)
+    np.save(tmp_path / "bare.npy", x)
+    options = ["--likelihood", "normal", "--latent-dim", "2"]
+    with_factors = train(tmp_path / "with", "--data", str(tmp_path / "factors.npz"), *options)
+    assert main(with_factors, *REPRESENTATION) == 0
+    found = record(with_factors)["representation"]
+    # Of all held-out data, and not of those 30 that other parts see.
+    assert found["disentanglement"]["n"] == 40
+    assert found["probe"]["num_classes"] == 2
+    bare = train(tmp_path / "bare", "--data", str(tmp_path / "bare.npy"), *options)
+    assert main(bare, *REPRESENTATION) == 0
+    found = record(bare)["representation"]
+    for part in ("probe", "neighbours", "label_efficiency", "clustering", "transfer"):
+        assert "label" in found[part]["left_out"]
+    assert found["robustness"]["area"]["accuracy"] is None
+
+
+@pytest.mark.usefixtures("small", "no_paths")
+def test_codes_of_several_runs_side_by_side(trained, tmp_path, capsys, monkeypatch):
+    """An autoencoder has no log p(x), and a place in the table."""
+    monkeypatch.chdir(tmp_path)
+    point = ["--posterior", "point", "--objective", "reconstruction"]
+    plain = train(tmp_path / "plain", *point)
+    line = refused(capsys, trained, plain, *TINY)
+    assert "log p(x) of plain is not defined" in line
+    assert "--only representation" in line
+    assert not (tmp_path / "runs").exists()
+    assert main(trained, plain, *REPRESENTATION) == 0
+    screen = capsys.readouterr().out
+    assert all(len(line) <= 100 for line in screen.splitlines())
+    out = tmp_path / "runs" / "comparison"
+    found = json.loads((out / "representation.json").read_text())
+    assert {path.name for path in out.iterdir()} == {
+        "label_efficiency.png",
+        "robustness.png",
+        "representation.json",
+    }
+    assert found["runs"].keys() == found["representation"].keys() == {"digits", "plain"}
+    (evidence,) = (
+        row for label, row in found["measures"].items() if label.startswith("log p(x),")
+    )
+    assert evidence["plain"] == "not defined"
+    assert float(evidence["digits"].partition(" ± ")[0]) < 0
+    assert "--against" in found["representation"]["digits"]["transfer"]["left_out"]
+    probe = found["measures"]["linear probe, all labels"]
+    accuracy = found["representation"]["plain"]["probe"]["accuracy"]
+    assert probe["plain"].startswith(f"{accuracy:.3f} ± ")
+    # Its place may be taken by another comparison.
+    assert runpy.run_path(str(SCRIPT))["free"](out) == out
+    other = train(tmp_path / "other", "--binarisation", "threshold")
+    line = refused(capsys, trained, other, *REPRESENTATION)
+    assert "codes of digits and other do not compare: binarisation dynamic against" in line
+    line = refused(capsys, trained, plain, "--only", "representation", "elbo", *TINY)
+    assert "must be representation alone, got representation elbo" in line
+
+
+def test_runs_of_one_name_are_called_by_what_differs(tmp_path):
+    distinct = runpy.run_path(str(SCRIPT))["distinct"]
+    one, two = tmp_path / "vae" / "0", tmp_path / "plain" / "0"
+    assert distinct([one, two]) == ["vae/0", "plain/0"]
+    assert distinct([one, tmp_path / "other"]) == ["0", "other"]

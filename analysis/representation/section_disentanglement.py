@@ -1,0 +1,64 @@
+"""The part of `representation` on single coordinates: has each a meaning of its own?"""
+
+import math
+
+from analysis.diagnosis import Parts
+from analysis.disentanglement.scores import SCORES, disentanglement
+from analysis.disentanglement.scores_figure import plot_disentanglement
+from analysis.disentanglement.traversal_figure import plot_traversals
+from analysis.disentanglement.traversals import traversals
+from analysis.representation.section_arrays import Represented
+
+PARTS = ("disentanglement", "traversals")
+
+# As tables call the scores.
+LABELS = {
+    "mig": "MIG",
+    "sap": "SAP",
+    "dci_disentanglement": "DCI disentanglement",
+    "dci_completeness": "DCI completeness",
+    "modularity": "modularity",
+    "factor_vae": "FactorVAE score",
+    "beta_vae": "beta-VAE score",
+    "dci_informativeness": "DCI informativeness",
+}
+
+
+def add_disentanglement(parts: Parts, of: Represented) -> None:
+    """Scores where the data have factors, and what each coordinate moves."""
+    subject = parts.subject
+    scored = parts.add(
+        "disentanglement",
+        lambda: disentanglement(
+            *of.scored, names=subject.label_names, seed=subject.seed_of("disentanglement")
+        ),
+    )
+    if scored is not None:
+        for name in SCORES:
+            value, error = scored.scores[name], scored.standard_errors[name]
+            if math.isfinite(value):
+                spread = "" if error is None else f" ± {error:.2f}"
+                parts.numbers[LABELS[name]] = f"{value:.2f}{spread}"
+        parts.draw(
+            "disentanglement",
+            "Does each coordinate follow one factor, and each factor one coordinate?",
+            lambda: plot_disentanglement(scored),
+        )
+    labels = subject.labels
+    moved = parts.add(
+        "traversals",
+        lambda: traversals(
+            subject.vae,
+            of.codes,
+            factors=labels if labels is not None and labels.ndim == 2 else None,
+            names=subject.label_names if labels is not None and labels.ndim == 2 else (),
+            event_names=subject.event_names,
+            seed=subject.seed_of("traversals"),
+        ),
+    )
+    if moved is not None:
+        parts.draw(
+            "traversals",
+            "What moves when one coordinate of the code does?",
+            lambda: plot_traversals(moved),
+        )

@@ -1,0 +1,69 @@
+"""Data that a run was not trained on, as its guide reads them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyro_vae.data import PreparedData, default_root
+from pyro_vae.training.arguments import normalised, overridden
+from pyro_vae.training.checkpoint import load_checkpoint
+from pyro_vae.training.command_line import parse_stored, stored_arguments
+from pyro_vae.training.configuration import load_data, prepare_data
+from pyro_vae.training.run_directory import RunDirectory
+
+
+def taken_data_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command line that say which data, `--data` and `--data.*`, and the others.
+
+    >>> taken_data_options(["run", "--data", "mnist", "--data.size=32", "--data-root", "x"])
+    (['--data', 'mnist', '--data.size=32'], ['run', '--data-root', 'x'])
+    """
+    data, others = [], []
+    words = iter(arguments)
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if option != "--data" and not option.startswith("--data."):
+            others.append(word)
+            continue
+        data.append(word)
+        if not equals:
+            data += [value for value in [next(words, None)] if value is not None]
+    return data, others
+
+
+def other_data(
+    directory: RunDirectory,
+    words: Sequence[str],
+    *,
+    data_root: Path | None = None,
+    trust_model_file: bool = False,
+) -> PreparedData:
+    """The data that a command line names, prepared as a run's own: its support, its binarisation.
+
+    Args:
+        directory: The run's.
+        words: Options as `scripts/svi_train.py` takes them: `--data mnist`, `--data x.npy`,
+            `--data.size 32`. Without a name they are options of the run's own data.
+        data_root: Where data lie; None for the usual place.
+        trust_model_file: As of `load`.
+
+    Raises:
+        ValueError: If an option is unknown, the data are not there, the run's likelihood is no density
+            on them, or they differ from the run's in shape or levels. In one line.
+    """
+    stored = stored_arguments(directory.path, trust_model_file=trust_model_file)
+    configuration = parse_stored(overridden(stored, list(normalised(words))))
+    data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
+    state = load_checkpoint(directory.checkpoint)
+    shape, needed = data.dataset.event_shape, tuple(state["event_shape"])
+    if shape != needed:
+        raise ValueError(
+            f"{directory.path} was trained on data of shape {needed}, and those of "
+            f"{data.dataset.name} have the shape {shape}."
+        )
+    levels = state.get("levels")
+    if data.likelihood_support == "integers" and data.dataset.levels != levels:
+        raise ValueError(
+            f"{directory.path} was trained on integers of {levels} levels, and those of "
+            f"{data.dataset.name} have {data.dataset.levels}."
+        )
+    return data

@@ -1,0 +1,82 @@
+"""The section `representation`: whose labels, which rows, and several runs side by side."""
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.diagnosis import Section, Subject
+from analysis.draws import UndefinedCheckError
+from analysis.exact_models import LinearGaussian
+from analysis.representation import section_arrays
+from analysis.representation.section_arrays import Represented
+from analysis.representation.section_use import spread
+from analysis.representation.side_by_side import side_by_side
+
+
+def a_subject(**options):
+    model = LinearGaussian((3,), latent_dim=2)
+    x, train = torch.randn(20, 3), torch.randn(50, 3)
+    return Subject(model.vae(), x, train, "real", lambda: model.vae(), **options)
+
+
+def test_of_several_factors_the_first_is_the_label(monkeypatch):
+    monkeypatch.setattr(section_arrays, "TRAINING", 30)
+    rng = np.random.default_rng(0)
+    labels, train_labels = rng.integers(0, 3, (20, 2)), rng.integers(0, 3, (50, 2))
+    subject = a_subject(labels=labels, train_labels=train_labels, label_names=("shape", "scale"))
+    of = Represented(subject)
+    assert of.label_name == "shape"
+    assert (of.test.labels == labels[:, 0]).all()
+    assert len(of.every_train) == 50
+    assert len(of.train) == len(of.train_x) == 30
+    assert (of.train.labels == train_labels[of.train_rows, 0]).all()
+    # The codes are those of the same rows.
+    codes = section_arrays.embedded(subject.vae, of.train_x)
+    np.testing.assert_allclose(of.train.codes, codes, rtol=1e-5)
+    # Factors are scored on all that is held out.
+    whole = torch.randn(40, 3)
+    more = rng.integers(0, 3, (40, 2))
+    subject = a_subject(labels=labels, whole=whole, whole_labels=more)
+    codes, factors = Represented(subject).scored
+    assert len(codes) == len(factors) == 40
+    assert (factors == more).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [(None, "the data have no labels"), (np.zeros(20, np.int64), "have the same label")],
+)
+def test_without_labels_there_is_no_probe(labels, says):
+    with pytest.raises(UndefinedCheckError, match=says):
+        _ = Represented(a_subject(labels=labels)).test
+    with pytest.raises(UndefinedCheckError, match="no factors"):
+        _ = Represented(a_subject(labels=labels)).scored
+
+
+def a_section(numbers):
+    return Section({}, {}, {}, numbers, {}, {})
+
+
+def test_the_table_has_a_column_a_run_and_breaks_where_the_line_ends():
+    found = side_by_side(
+        {
+            "vae": a_section({"probe": "0.9", "log p(x)": "-90 nats"}),
+            "plain": a_section({"probe": "0.8"}),
+        }
+    )
+    assert found.measures["log p(x)"] == {"vae": "-90 nats", "plain": "not defined"}
+    assert found.figures == {}
+    lines = found.table(100)
+    assert lines == [
+        "               vae        plain",
+        "probe          0.9          0.8",
+        "log p(x)  -90 nats  not defined",
+    ]
+    narrow = found.table(20)
+    assert max(map(len, narrow)) <= 21
+    assert [line for line in narrow if "plain" in line] == ["                plain"]
+
+
+def test_a_spread_that_is_not_there_is_not_said():
+    assert spread(0.5, None) == "0.500"
+    assert spread(0.5, 0.01) == "0.500 ± 0.010"

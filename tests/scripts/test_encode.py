@@ -1,0 +1,222 @@
+"""The codes of data as a file, as a person asks for them."""
+
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray
+
+from pyro_vae.training import load
+from pyro_vae.training.configuration import load_data, prepare_data
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+SHORT = ["--max-steps", "2", "--network.hidden", "[8]", "--latent-dim", "2", "--evaluate", "none"]
+
+
+def train(out: Path, *options: str) -> Path:
+    """A run of two steps."""
+    program = runpy.run_path(str(ROOT / "scripts" / "svi_train.py"))["main"]
+    assert program(["--out", str(out), *SHORT, *options]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("encode") / "digits")
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy, to be written into."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def main(*arguments: str | Path) -> int:
+    """Run the program in this process."""
+    program = runpy.run_path(str(ROOT / "scripts" / "encode.py"))["main"]
+    return program([*map(str, arguments), "--device", "cpu"])
+
+
+def refused(capsys, *arguments: str | Path) -> str:
+    capsys.readouterr()
+    assert main(*arguments) == 2
+    found = capsys.readouterr()
+    (line,) = (line for line in found.err.split("\n") if line and "datum/s" not in line)
+    assert line.startswith("encode.py: error: ")
+    return line
+
+
+def embedded(run: Path, split: str) -> np.ndarray:
+    vae = load(run)
+    data = prepare_data(vae.configuration, load_data(vae.configuration, Path("none")))
+    with torch.no_grad():
+        return vae.embed(data.fixed(split).float()).numpy()
+
+
+def test_the_codes_of_its_own_data(run, capsys):
+    assert main(run) == 0
+    screen = capsys.readouterr().out
+    assert "1,797 codes of 2 dimensions" in screen
+    assert str(run / "codes.npz") in screen
+    assert all(len(line.replace(str(run), "RUN")) <= 100 for line in screen.splitlines())
+    with np.load(run / "codes.npz", allow_pickle=False) as file:
+        found = dict(file)
+    assert found["codes"].dtype == np.float32
+    for split, n in (("train", 1257), ("validation", 180), ("test", 360)):
+        here = found["split"] == split
+        assert here.sum() == n
+        # In the order of scikit-learn's array.
+        vae = load(run)
+        dataset = load_data(vae.configuration, Path("none"))
+        order = np.argsort(dataset.rows[split].numpy())
+        np.testing.assert_allclose(
+            found["codes"][here], embedded(run, split)[order], rtol=1e-5, atol=1e-6
+        )
+        assert (found["labels"][here] == dataset.labels[split].numpy()[order]).all()
+    assert (found["row"] == np.arange(1797)).all()
+    assert (found["label_names"] == np.array(list("0123456789"))).all()
+    metadata = json.loads(str(found["metadata"]))
+    assert metadata["data"] == "digits"
+    assert len(metadata["checkpoint_sha256"]) == 64
+    assert "git_commit" in metadata
+    # What is there is kept, unless it may go.
+    before = (run / "codes.npz").read_bytes()
+    assert "is there already" in refused(capsys, run)
+    assert main(run, "--overwrite", "--split", "test") == 0
+    assert (run / "codes.npz").read_bytes() != before
+    assert list(run.glob(".*")) == []
+    # A new run has none.
+    train(run, "--overwrite")
+    assert not (run / "codes.npz").exists()
+
+
+def test_every_format_holds_the_same(trained, tmp_path, capsys):
+    files = {suffix: tmp_path / f"new/codes{suffix}" for suffix in (".npz", ".npy", ".csv")}
+    files |= {suffix: tmp_path / f"codes{suffix}" for suffix in (".parquet", ".nc")}
+    for suffix, file in files.items():
+        assert main(trained, "--split", "test", "--scale", "--out", file) == 0
+        line = capsys.readouterr().out.splitlines()[-1]
+        # The line that is printed reads it.
+        names = {"numpy": np, "pandas": pd, "xarray": xarray}
+        exec(line.removeprefix("read them: "), names)
+        if suffix in (".csv", ".parquet"):
+            table = names["table"]
+            assert [*table] == ["z0", "z1", "scale0", "scale1", "label", "split", "row"]
+            names["codes"] = table[["z0", "z1"]].to_numpy()
+        elif suffix == ".nc":
+            assert xarray.open_dataset(file).scale.dims == ("datum", "latent")
+        elif suffix == ".npz":
+            assert names["labels"].shape == (360,)
+        if suffix == ".npz":
+            first = names["codes"]
+        np.testing.assert_allclose(names["codes"], first, rtol=1e-6)
+    with np.load(files[".npz"]) as file, torch.no_grad():
+        vae = load(trained)
+        data = prepare_data(vae.configuration, load_data(vae.configuration, Path("none")))
+        q = vae.posterior(data.fixed("test").float())
+        order = np.argsort(data.dataset.rows["test"].numpy())
+        np.testing.assert_allclose(file["scale"], q.stddev.numpy()[order], rtol=1e-5)
+
+
+def test_data_of_ones_own(trained, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 17, (40, 8, 8)).astype(np.uint8)
+    mine = tmp_path / "mine.npz"
+    np.savez(mine, x=grey, y=np.stack([np.arange(40) % 2, np.arange(40)], 1))
+    out = tmp_path / "codes.npz"
+    options = ["--data", mine, "--data.levels=17", "--out", out]
+    assert main(trained, *options) == 0
+    with np.load(out) as file:
+        found = dict(file)
+    # Row i is of row i of the file.
+    assert (found["row"] == np.arange(40)).all()
+    assert (found["factors"][:, 1] == np.arange(40)).all()
+    assert (found["split"] == "test").sum() == 8
+    assert main(trained, *options, "--split", "validation", "--overwrite") == 0
+    with np.load(out) as file:
+        assert (file["codes"] == found["codes"][found["split"] == "validation"]).all()
+    # On the disk, block by block, each row once.
+    np.save(tmp_path / "mine.npy", (grey > 8).astype(np.uint8))
+    options = ["--data", tmp_path / "mine.npy", "--out", out, "--overwrite"]
+    assert main(trained, *options, "--data.support", "binary") == 0
+    with np.load(out) as file:
+        whole = file["codes"]
+    assert main(trained, *options, "--data.support", "binary", "--data.memory-map", "true") == 0
+    with np.load(out) as file:
+        assert (file["row"] == np.arange(40)).all()
+        np.testing.assert_allclose(file["codes"], whole, rtol=1e-5, atol=1e-6)
+
+
+def test_data_that_do_not_fit_are_refused(trained, tmp_path, capsys):
+    out = ["--out", tmp_path / "codes.npz"]
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "wide.npy", rng.random((20, 9, 8)))
+    line = refused(capsys, trained, *out, "--data", tmp_path / "wide.npy")
+    assert "was trained on data of shape (1, 8, 8), and those of wide have the shape" in line
+    np.save(tmp_path / "real.npy", rng.normal(size=(20, 8, 8)))
+    line = refused(capsys, trained, *out, "--data", tmp_path / "real.npy")
+    assert "Bernoulli does not fit: real holds real data" in line
+    assert "--data must be one of digits" in refused(capsys, trained, *out, "--data", "nonsense")
+    assert "there is no" in refused(capsys, trained, *out, "--data", "none.npy")
+    assert "unknown option --data.depth" in refused(capsys, trained, *out, "--data.depth", "3")
+    assert not (tmp_path / "codes.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--split", "some"], "--split: invalid choice: 'some'"),
+        (["--out", "codes.txt"], "--out must end in .npz, .npy, .csv, .parquet, .nc"),
+        (["--out", "."], "--out must end in"),
+        (["--out"], "--out: expected one argument"),
+        (["--scale=yes"], "--scale"),
+        (["--overwrite=yes"], "--overwrite"),
+        (["--seed", "1"], "unknown --seed 1: allowed are RUN and --help, --split"),
+        (["--network.hidden", "3"], "unknown --network.hidden 3"),
+        (["--data-root"], "--data-root: expected one argument"),
+    ],
+)
+def test_a_wrong_option_is_one_line(run, capsys, options, says):
+    assert says in refused(capsys, run, *options)
+    assert not (run / "codes.npz").exists()
+
+
+def test_a_guide_without_a_scale(tmp_path, capsys):
+    run = train(tmp_path / "run", "--posterior", "coupling_flow")
+    assert "the guide coupling_flow has no standard deviation" in refused(capsys, run, "--scale")
+    assert not (run / "codes.npz").exists()
+
+
+def test_a_link_is_refused(run, tmp_path, capsys):
+    (run / "codes.npz").symlink_to(tmp_path / "elsewhere.npz")
+    assert "must be a plain file" in refused(capsys, run)
+    assert not (tmp_path / "elsewhere.npz").exists()
+
+
+def test_what_is_not_installed_is_named(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    line = refused(capsys, trained, "--out", tmp_path / "codes.csv")
+    assert "pip install pandas pyarrow" in line
+    assert not (tmp_path / "codes.csv").exists()
+
+
+def test_a_full_disk_leaves_nothing(run, capsys, monkeypatch):
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert "No space left on device" in refused(capsys, run)
+    assert [path for path in run.iterdir() if "codes" in path.name] == []
+
+
+def test_no_run_is_one_line(tmp_path, capsys):
+    assert "no run at" in refused(capsys, tmp_path / "none")
+    assert "required: RUN" in refused(capsys)

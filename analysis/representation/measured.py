@@ -11,12 +11,12 @@ from analysis.disentanglement.scores import disentanglement
 from analysis.draws import embedded
 from analysis.representation.clustering import clustering
 from analysis.representation.codes import Labelled, labelled_codes
-from analysis.representation.label_efficiency import label_efficiency
+from analysis.representation.label_efficiency import LabelEfficiency, label_efficiency
 from analysis.representation.latent_space import device_of
 from analysis.representation.neighbourhoods import local_label_agreement
 from analysis.representation.out_of_distribution import out_of_distribution
 from analysis.representation.probes import linear_probe, nearest_neighbours
-from analysis.representation.robustness import robustness
+from analysis.representation.robustness import Robustness, robustness
 from pyro_vae.data import PreparedData
 from pyro_vae.evidence import fixed_rows
 from pyro_vae.evidence.numbers import finite
@@ -70,13 +70,18 @@ def use_of_data(data: PreparedData) -> Numbers:
     )
 
 
-def robustness_of(vae: Any, data: PreparedData, *, seed: int = 0) -> Numbers:
-    """Curves and areas of accuracy, latent shift, reconstruction and log p(x) over damages."""
+def label_efficiency_of(vae: Any, data: PreparedData) -> LabelEfficiency:
+    """The probe's accuracy by the number of labels, of the model's codes."""
+    return label_efficiency(*_codes(vae, data))
+
+
+def damaged_of(vae: Any, data: PreparedData, *, seed: int = 0) -> Robustness:
+    """What damage does to the codes of fixed test data."""
     train, _ = _codes(vae, data)
     rows = fixed_rows(len(data.fixed("test")), ROBUSTNESS_DATA)
     x, labels = data.fixed("test")[rows].to(device_of(vae)), data.dataset.labels["test"][rows]
     probe = linear_probe(train, labelled_codes(vae, x, labels), seed=seed)
-    found = robustness(
+    return robustness(
         vae,
         x,
         labels=labels,
@@ -84,8 +89,13 @@ def robustness_of(vae: Any, data: PreparedData, *, seed: int = 0) -> Numbers:
         num_samples=SAMPLES,
         seed=seed,
     )
+
+
+def robustness_of(vae: Any, data: PreparedData, *, seed: int = 0) -> Numbers:
+    """Curves and areas of accuracy, latent shift, reconstruction and log p(x) over damages."""
+    found = damaged_of(vae, data, seed=seed)
     return {
-        "n": len(rows),
+        "n": ROBUSTNESS_DATA,
         "strengths": list(found.strengths),
         "area": {name: finite(found.area(name)[0]) for name in found.values},
         "accuracy": {

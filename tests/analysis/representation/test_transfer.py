@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from analysis.exact_models import LinearGaussian
+from analysis.representation.balanced_draws import balanced_rows
 from analysis.representation.codes import Labelled
+from analysis.representation.probes import linear_probe
 from analysis.representation.transfer import Lead, plot_transfer, representations, transfer
 
 
@@ -62,6 +64,21 @@ def test_error_of_a_lead_by_hand():
     assert not lead.told_apart
     assert Lead("other", 10, np.array([0.2, 0.2]), 0.06).told_apart
     assert not Lead("other", 10, np.array([0.2, 0.2]), 0.07).told_apart
+
+
+def test_draws_are_apart_and_the_error_of_test_data_by_hand():
+    train, test = made(100, seed=0), made(300, seed=1)
+    (lead, _) = transfer(train, test, sizes=(20,), repeats=3, seed=5).leads
+    labels = train["codes"].labels
+    rows = [balanced_rows(labels, 20, seed=5, repeat=repeat) for repeat in range(3)]
+    codes, raw = (
+        np.array([linear_probe(train[name].taken(drawn), test[name]).correct for drawn in rows])
+        for name in ("codes", "raw data")
+    )
+    differences = codes.astype(float) - raw
+    np.testing.assert_allclose(lead.differences, differences.mean(1))
+    assert len(set(lead.differences)) > 1
+    assert lead.test_error == pytest.approx(differences.mean(0).std() / 300**0.5)
 
 
 def test_representations_of_a_program():

@@ -106,12 +106,12 @@ def draw_figures(
         "latent_space": lambda: plot_latent_space(
             _array(codes), None if labels is None else _array(labels), label_names
         ),
-        "forest": lambda: plot_latents(tree),
     }
     if (weights := evaluation.weights) is not None:
         figures["guide_quality"] = lambda: plot_guide_quality(
             weights.khat, weights.ess, weights.num_samples
         )
+    figures["forest"] = lambda: plot_latents(tree)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, plot in figures.items():

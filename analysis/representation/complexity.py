@@ -24,7 +24,9 @@ _SMALLEST_VARIANCE = 1e-3
 _MOST_DISPERSION = 1e4
 
 
-def compressed_length(x: Integer[np.ndarray, " n *event"]) -> Float[np.ndarray, " n"]:
+def compressed_length(
+    x: Integer[np.ndarray, " n *event"], *, binary: bool | None = None
+) -> Float[np.ndarray, " n"]:
     """L(x): the length of each datum as a compressed file, less a blank one's, in nats.
 
     Images of at most 256 levels are PNG files. Binary data are deflated bits or, images that are shorter
@@ -33,12 +35,14 @@ def compressed_length(x: Integer[np.ndarray, " n *event"]) -> Float[np.ndarray, 
 
     Args:
         x: Whole numbers from 0 on.
+        binary: Whether they are binary data; None if they are where all are 0 or 1. Sets that are
+            compared must say: a dark one, of no value above 1, would get a code of its own.
 
     Returns:
         log 2 times the bits beyond those of a blank datum.
     """
     lengths = []
-    for encode in _encoders(x):
+    for encode in _encoders(x, bool(x.max() <= 1) if binary is None else binary):
         blank = len(encode(np.zeros_like(x[0])))
         lengths.append([len(encode(datum)) - blank for datum in x])
     return 8 * math.log(2) * np.min(lengths, axis=0).astype(np.float64)
@@ -132,10 +136,10 @@ def _counts_background(train: np.ndarray, given_total: bool) -> Callable[[np.nda
     )
 
 
-def _encoders(x: np.ndarray) -> list[Callable[[np.ndarray], bytes]]:
+def _encoders(x: np.ndarray, binary: bool) -> list[Callable[[np.ndarray], bytes]]:
     """The compressors for data of this kind, each from a datum to a file."""
     shape = x.shape[1:]
-    if x.max() <= 1:
+    if binary:
         grey = is_image(shape) and (len(shape) == 2 or shape[0] == 1)
         return [_deflated_bits, _fax] if grey else [_deflated_bits]
     return [_png] if is_image(shape) and x.dtype == np.uint8 else [_deflated]

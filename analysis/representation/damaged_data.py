@@ -4,15 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyro.distributions as dist
 from jaxtyping import Real
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import Independent
 
 from analysis.draws import as_floats
 from analysis.representation.damage import damages_for
 from pyro_vae.evaluating import evaluating
+from pyro_vae.log_densities import without_density
 
 # A `Damage`, or what is called as one: `(x, strength, seed, *, support, levels)` -> x, damaged.
 AnyDamage = Callable[..., Any]
@@ -24,13 +23,7 @@ def has_density(vae: Any, x: Real[Tensor, " n *event"]) -> bool:
     """Whether every site of the guide has a density: none of them is a point."""
     with evaluating(vae, seed=0):
         trace = poutine.trace(vae.guide).get_trace(as_floats(x[:1]))
-    for site in vae.latent_sites:
-        distribution: Any = trace.nodes[site]["fn"]
-        while isinstance(distribution, Independent):
-            distribution = distribution.base_dist
-        if isinstance(distribution, dist.Delta):
-            return False
-    return True
+    return not without_density(trace)
 
 
 def support_of(vae: Any, x: Real[Tensor, " n *event"]) -> str:

@@ -151,7 +151,7 @@ def fine_tuning(
     Raises:
         UndefinedCheckError: If `embed` has no gradient, or layers cannot start afresh and `untrained` is
             not given.
-        ValueError: If no size can be drawn: each needs 5 labels at least.
+        ValueError: If no size can be drawn: each needs 5 labels at least; or a label is below 0.
     """
     fitting = tuple(size for size in sizes if 5 <= size <= len(train_x))
     if not fitting or steps < 1 or repeats < 1 or len(train_x) != len(train_labels):
@@ -160,6 +160,9 @@ def fine_tuning(
             f"least, got {list(sizes)}, {len(train_labels)} labels, {steps} and {repeats}."
         )
     labels = train_labels.cpu().numpy()
+    lowest = int(min(labels.min(), int(test_labels.min())))
+    if lowest < 0:
+        raise ValueError(f"labels must be from 0 on, got {lowest}.")
     classes = int(max(labels.max(), int(test_labels.max()))) + 1
     test_labels = test_labels.to(test_x.device)
     rng = np.random.default_rng(seed)

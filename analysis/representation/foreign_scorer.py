@@ -10,10 +10,10 @@ from torch import Tensor
 
 from analysis.draws import embedded, mean_data, to_array
 from analysis.representation.complexity import background, compressed_length, log_cell, on_levels
+from analysis.representation.damaged_data import has_density
 from analysis.representation.foreign_scores import (
     OF_A_DENSITY,
     CodeDistances,
-    has_density,
     reconstruction_error,
 )
 from pyro_vae.evaluating import evaluating, seed_apart
@@ -109,7 +109,9 @@ class Scorer:
         support, elements = self.support or "real", x[0].size
         # On [0, 1] the cells are the same for all models; on a line they span the training data.
         low, high = self.limits if support == "real" else (0.0, 1.0)
-        length = compressed_length(on_levels(x, support, low=low, high=high))
+        length = compressed_length(
+            on_levels(x, support, low=low, high=high), binary=support == "binary"
+        )
         cell = log_cell(support, elements, low=low, high=high)
         return {
             "likelihood": cost,

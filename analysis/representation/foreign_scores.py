@@ -1,16 +1,9 @@
 """Scores of foreignness, each a number of a datum that should be larger the less it is like the data."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Real
-from pyro import distributions as dist
-from torch import Tensor
-from torch.distributions import Distribution, Independent
-
-from analysis.draws import as_floats
-from pyro_vae.evaluating import evaluating
 
 # How many training codes a datum's distance is averaged over.
 NEIGHBOURS = 10
@@ -90,18 +83,3 @@ def reconstruction_error(
     if counts:
         flat, fitted = np.log1p(flat), np.log1p(np.maximum(fitted, 0))
     return np.sqrt(((flat - fitted) ** 2).mean(1))
-
-
-def has_density(vae: Any, x: Real[Tensor, " n *event"]) -> bool:
-    """Whether the guide is a distribution, with which log p(x) can be estimated: not where it is a point."""
-    from pyro import poutine
-
-    with evaluating(vae, seed=0):
-        nodes = poutine.trace(vae.guide).get_trace(as_floats(x[:1])).nodes
-        return not any(_is_point(nodes[site]["fn"]) for site in vae.latent_sites)
-
-
-def _is_point(distribution: Distribution) -> bool:
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    return isinstance(distribution, dist.Delta)

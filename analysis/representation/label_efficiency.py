@@ -38,7 +38,8 @@ class AtSize:
     Args:
         n: The number of labels.
         accuracies: One for each draw.
-        standard_error: Of their mean, from the choice of test data.
+        standard_error: Of their mean, from the choice of test data, at most: as if all draws erred
+            on the same data.
         all_labels: Whether these are all labels there are, of which there is one draw only.
     """
 

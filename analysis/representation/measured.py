@@ -11,13 +11,15 @@ from analysis.disentanglement.scores import disentanglement
 from analysis.draws import embedded
 from analysis.representation.clustering import clustering
 from analysis.representation.codes import Labelled, labelled_codes
-from analysis.representation.label_efficiency import label_efficiency
+from analysis.representation.label_efficiency import LabelEfficiency, label_efficiency
+from analysis.representation.latent_space import device_of
 from analysis.representation.neighbourhoods import local_label_agreement
 from analysis.representation.out_of_distribution import out_of_distribution
 from analysis.representation.probes import linear_probe, nearest_neighbours
-from analysis.representation.robustness import robustness
+from analysis.representation.robustness import Robustness, robustness
 from pyro_vae.data import PreparedData
 from pyro_vae.evidence import fixed_rows
+from pyro_vae.evidence.numbers import finite
 
 # Damaged images: each is seen under every damage and strength.
 ROBUSTNESS_DATA = 500
@@ -68,25 +70,34 @@ def use_of_data(data: PreparedData) -> Numbers:
     )
 
 
-def robustness_of(vae: Any, data: PreparedData, *, seed: int = 0) -> Numbers:
-    """Curves and areas of accuracy, latent shift, reconstruction and log p(x) over damages."""
+def label_efficiency_of(vae: Any, data: PreparedData) -> LabelEfficiency:
+    """The probe's accuracy by the number of labels, of the model's codes."""
+    return label_efficiency(*_codes(vae, data))
+
+
+def damaged_of(vae: Any, data: PreparedData, *, seed: int = 0) -> Robustness:
+    """What damage does to the codes of fixed test data."""
     train, _ = _codes(vae, data)
-    x = data.fixed("test")
-    rows = fixed_rows(len(x), ROBUSTNESS_DATA)
-    labels = data.dataset.labels["test"][rows]
-    probe = linear_probe(train, labelled_codes(vae, x[rows], labels), seed=seed)
-    found = robustness(
+    rows = fixed_rows(len(data.fixed("test")), ROBUSTNESS_DATA)
+    x, labels = data.fixed("test")[rows].to(device_of(vae)), data.dataset.labels["test"][rows]
+    probe = linear_probe(train, labelled_codes(vae, x, labels), seed=seed)
+    return robustness(
         vae,
-        x[rows],
+        x,
         labels=labels,
         classifier=probe.classifier,
         num_samples=SAMPLES,
         seed=seed,
     )
+
+
+def robustness_of(vae: Any, data: PreparedData, *, seed: int = 0) -> Numbers:
+    """Curves and areas of accuracy, latent shift, reconstruction and log p(x) over damages."""
+    found = damaged_of(vae, data, seed=seed)
     return {
-        "n": len(rows),
+        "n": ROBUSTNESS_DATA,
         "strengths": list(found.strengths),
-        "area": {name: found.area(name)[0] for name in found.values},
+        "area": {name: finite(found.area(name)[0]) for name in found.values},
         "accuracy": {
             damage: found.mean("accuracy")[row].tolist()
             for row, damage in enumerate(found.damages)
@@ -106,8 +117,9 @@ def foreign_of(
         {name: x[fixed_rows(len(x), FOREIGN_DATA)] for name, x in sets.items()}
         for sets in ({"own": data.fixed("test")}, foreign)
     )
+    x = own["own"].to(device_of(vae))
     found = out_of_distribution(
-        vae, data.fixed("train"), own["own"], others, num_samples=SAMPLES, seed=seed
+        vae, data.fixed("train"), x, others, num_samples=SAMPLES, seed=seed
     )
     return {
         name: {
@@ -122,17 +134,19 @@ def disentanglement_of(vae: Any, data: PreparedData, *, seed: int = 0) -> Number
     """Every score of disentanglement, of the codes of all test data."""
     factors = data.dataset.labels["test"]
     found = disentanglement(
-        embedded(vae, data.fixed("test")),
+        embedded(vae, data.fixed("test").to(device_of(vae))),
         factors.numpy(),
         names=data.dataset.label_names,
         seed=seed,
     )
-    return {"scores": found.scores, "best": found.best, "chance": found.chance, "n": found.n}
+    scores = {name: finite(score) for name, score in found.scores.items()}
+    return {"scores": scores, "best": found.best, "chance": found.chance, "n": found.n}
 
 
 def _codes(vae: Any, data: PreparedData) -> tuple[Labelled, Labelled]:
     labels = data.dataset.labels
     train, test = (
-        labelled_codes(vae, data.fixed(split), labels[split]) for split in ("train", "test")
+        labelled_codes(vae, data.fixed(split).to(device_of(vae)), labels[split])
+        for split in ("train", "test")
     )
     return train, test

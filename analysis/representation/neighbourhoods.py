@@ -128,9 +128,12 @@ def local_label_agreement(data: Labelled, *, neighbours: int = 10) -> LocalAgree
         neighbours: k.
 
     Raises:
-        ValueError: If `neighbours` is below 1, or not below the number of data.
+        ValueError: If `neighbours` is below 1, or not below the number of data, or a label is
+            below 0.
     """
     _check(len(data), neighbours)
+    if data.labels.min() < 0:
+        raise ValueError(f"labels must be from 0 on, got {data.labels.min()}.")
     nearest = _nearest(data.codes, neighbours)
     agreement = (data.labels[nearest] == data.labels[:, None]).mean(1)
     counts: Int[np.ndarray, " labels"] = np.bincount(data.labels)

@@ -91,7 +91,8 @@ class Robustness:
         if measure == "latent_shift":
             return _mean(harmed)
         if measure == "log_evidence":
-            return _mean(harmed - clean)
+            with np.errstate(invalid="ignore"):
+                return _mean(harmed - clean)
         if not clean.mean() > 0:
             return math.nan, math.nan
         ratio = float(harmed.mean() / clean.mean())
@@ -316,8 +317,9 @@ def typical_distance(codes: Float[np.ndarray, "n latent"], seed: int = 0) -> flo
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:
-    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return float(values.mean()), float(error)
+    with np.errstate(invalid="ignore"):  # Of a log p(x) that is not finite.
+        error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        return float(values.mean()), float(error)
 
 
 def _strengths(strengths: Sequence[float]) -> str:

@@ -71,7 +71,7 @@ class Point(nn.Module):
                 f"salt_and_pepper needs data with a lowest and a highest value, got {data_support} data: "
                 "use masking."
             )
-        if data_support == "integers" and levels is None:
+        if corruption != "none" and data_support == "integers" and levels is None:
             raise ValueError("a corruption of integers needs to know their levels, got None.")
         self.latent_dim = latent_dim
         self.corruption: Corruption = corruption

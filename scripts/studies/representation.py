@@ -18,13 +18,15 @@ from pathlib import Path
 import torch
 
 from analysis.representation.measured import (
+    damaged_of,
     disentanglement_of,
     foreign_of,
+    label_efficiency_of,
     robustness_of,
     use_of,
     use_of_data,
 )
-from analysis.representation.study_tables import representation_tables
+from analysis.representation.study_tables import MODEL_NAMES, representation_tables
 from analysis.study import (
     Cell,
     fill_cell,
@@ -38,7 +40,6 @@ from pyro_vae.data import DATASETS, PreparedData, default_root
 from pyro_vae.training.provenance import provenance
 
 RESULTS = Path(__file__).with_suffix(".json")
-PICTURES = Path(__file__).with_suffix("")
 PROGRAM = ("python", "scripts/studies/representation.py")
 
 # Each is the other's foreign set.
@@ -84,6 +85,8 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "dip": ("--objective", "dip"),
 }
 STEPS, FULL_STEPS = 5000, 100_000
+# What is drawn.
+PICTURED, TRAVERSED = "mnist", "beta_tc"
 
 KEPT = (
     *("data", "prior", "posterior", "objective", "latent_dim", "seed", "steps", "n", "n_train"),
@@ -120,8 +123,7 @@ def cell_of(row: str, seed: int, options: argparse.Namespace) -> Cell:
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     vae, prepared, _ = with_test_data(run, 1)
     vae.to("cuda" if torch.cuda.is_available() else "cpu")
-    # What is not defined is not there.
-    kept = {name: metrics[name] for name in KEPT if metrics[name] is not None}
+    kept = {name: metrics[name] for name in KEPT}
     cell = {"train": svi_train_command(arguments), **kept, "measured_by": provenance()}
     if data == "dsprites":
         return {**cell, "disentanglement": disentanglement_of(vae, prepared)}
@@ -133,6 +135,38 @@ def cell_of(row: str, seed: int, options: argparse.Namespace) -> Cell:
         "robustness": robustness_of(vae, prepared),
         "foreign": foreign_of(vae, prepared, {other: foreign}),
     }
+
+
+def draw(options: argparse.Namespace) -> None:
+    """Draw three pictures of the runs of the first seed that are there."""
+    from analysis.disentanglement.traversals import plot_traversals, traversals
+    from analysis.draws import embedded
+    from analysis.representation.label_efficiency import plot_label_efficiency
+    from analysis.representation.robustness_figures import plot_robustness
+
+    seed = str(options.seeds[0])
+    runs = {model: options.runs / PICTURED / model / seed for model in MODELS}
+    there = {MODEL_NAMES[m]: with_test_data(r, 1)[:2] for m, r in runs.items() if r.exists()}
+    sprites = options.runs / "dsprites" / TRAVERSED / seed
+    if not there or not sprites.exists():
+        raise ValueError(f"pictures need the runs in {options.runs}: run the study first.")
+    vae, data, _ = with_test_data(sprites, 1)
+    moved = traversals(
+        vae,
+        embedded(vae, data.fixed("test")),
+        factors=data.dataset.labels["test"].numpy(),
+        names=data.dataset.label_names,
+    )
+    figures = {
+        "label_efficiency": plot_label_efficiency(
+            {name: label_efficiency_of(*pair) for name, pair in there.items()}
+        ),
+        "robustness": plot_robustness({name: damaged_of(*pair) for name, pair in there.items()}),
+        "traversals": plot_traversals(moved),
+    }
+    options.figures.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(options.figures / f"{name}.png", dpi=110)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -150,9 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--full", action="store_true", help="The published sizes, for a GPU.")
     add("--figures", type=Path, metavar="DIR", help="Draw the pictures there; make nothing.")
     options = parser.parse_args(arguments)
-    if options.figures is not None:
-        options.table = True
-    return run_study("representation", options, partial(fill, options), representation_tables)
+    make = fill if options.figures is None else draw
+    return run_study("representation", options, partial(make, options), representation_tables)
 
 
 def fill(options: argparse.Namespace) -> None:

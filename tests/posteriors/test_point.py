@@ -223,6 +223,11 @@ def test_wrong_options(options, message):
         Point(3, Seen, **options)
 
 
+def test_without_a_corruption_levels_do_not_matter():
+    x = pictures(3)
+    assert seen(a_point(data_support="integers"), x) is x
+
+
 def test_wrong_latent_dim_and_unknown_corruption(without_type_checks):
     with pytest.raises(ValueError, match="latent_dim must be at least 1, got 0"):
         Point(0, Seen)

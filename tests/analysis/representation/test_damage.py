@@ -78,6 +78,29 @@ def test_strengths_by_hand():
     assert DAMAGES["masking"](counts, 0.3, support="counts").mean() == pytest.approx(2.8, rel=0.03)
 
 
+def test_a_blur_is_as_wide_as_it_says():
+    """A point becomes a normal density, of a standard deviation of strength / 4 of each side."""
+    x = np.zeros((1, 1, 41, 61))
+    x[0, 0, 20, 30] = 1
+    blurred = DAMAGES["blur"](x, 0.2, support="real")[0, 0]
+    assert blurred.sum() == pytest.approx(1, abs=1e-3)
+    for axis, side in ((1, 41), (0, 61)):
+        places = np.arange(side) - side // 2
+        deviation = np.sqrt((blurred.sum(axis) * places**2).sum())
+        assert deviation == pytest.approx(0.2 * side / 4, rel=0.01)
+
+
+def test_integers_are_rounded_and_not_cut():
+    """As floats, too, they stay whole; rounding down would darken them by a half."""
+    x = np.full((100, 1, 10, 10), 8, np.float32)
+    for damaged in (
+        DAMAGES["gaussian"](x, 0.1, support="integers", levels=17),
+        DAMAGES["gaussian"](x.astype(np.uint8), 0.1, support="integers", levels=17),
+    ):
+        assert (damaged == np.floor(damaged)).all()
+        assert damaged.mean() == pytest.approx(8, abs=5 * 1.6 / 100)
+
+
 def test_noise_of_binary_data_is_a_draw():
     """A 0 becomes 1 with probability E[min(max(n s, 0), 1)], about s / sqrt(2 pi): not never."""
     x = np.zeros((500, 20, 20), np.uint8)

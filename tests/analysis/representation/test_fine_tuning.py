@@ -136,6 +136,8 @@ def test_what_cannot_be_tuned():
         fine_tuning(Program(Bare()), *data, sizes=(10,))
     with pytest.raises(ValueError, match=r"sizes must be from 5 to 20.* got \[4, 30\]"):
         fine_tuning(Program(network()), *data, sizes=(4, 30))
+    with pytest.raises(ValueError, match="labels must be from 0 on, got -1"):
+        fine_tuning(Program(network()), *data[:3], data[3] - 1, sizes=(10,))
 
 
 def test_figure(words):

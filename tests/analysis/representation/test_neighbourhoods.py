@@ -64,5 +64,7 @@ def test_bad_numbers_are_refused():
     data = Labelled(np.zeros((4, 1)), np.zeros(4, int))
     with pytest.raises(ValueError, match="from 1 to 3 for so many data, got 4"):
         local_label_agreement(data, neighbours=4)
+    with pytest.raises(ValueError, match="labels must be from 0 on, got -1"):
+        local_label_agreement(Labelled(np.zeros((4, 1)), np.array([0, 1, -1, 0])), neighbours=2)
     with pytest.raises(ValueError, match="got 4 data and 3 codes"):
         neighbourhood_overlap(np.zeros((4, 2)), np.zeros((3, 2)))

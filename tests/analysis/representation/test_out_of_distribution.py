@@ -12,12 +12,12 @@ from pyro import distributions as dist
 
 from analysis.exact_models import BernoulliMixture, LinearGaussian
 from analysis.representation.complexity import background, compressed_length, log_cell, on_levels
+from analysis.representation.damaged_data import has_density
 from analysis.representation.detection import detection
 from analysis.representation.foreign_data import STAND_INS, stand_ins
 from analysis.representation.foreign_scores import (
     DEFINITIONS,
     CodeDistances,
-    has_density,
     reconstruction_error,
 )
 from analysis.representation.out_of_distribution import (
@@ -188,6 +188,15 @@ def test_compressed_length_orders_by_complexity():
     assert on_levels(np.array([[0.0, 0.5, 1.0]]), "unit").tolist() == [[0, 128, 255]]
     assert log_cell("real", 3, low=-1.0, high=1.0) == pytest.approx(3 * math.log(2 / 256))
     assert log_cell("binary", 3) == 0
+
+
+def test_a_length_does_not_depend_on_the_rest_of_the_set():
+    """A dark set of integers is no binary data: its images cost what they do beside bright ones."""
+    dark = (np.random.default_rng(4).random((2, 1, 16, 16)) < 0.2).astype(np.uint8)
+    bright = np.full((1, 1, 16, 16), 200, np.uint8)
+    beside = compressed_length(np.concatenate([dark, bright]), binary=False)[:2]
+    np.testing.assert_array_equal(compressed_length(dark, binary=False), beside)
+    assert (compressed_length(dark) < beside).all()
 
 
 def test_likelihood_alone_fails_on_simple_binary_images():

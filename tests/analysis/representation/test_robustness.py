@@ -124,6 +124,33 @@ def test_areas_by_hand():
     assert "Under mild log p(x) rises" in reading
 
 
+def test_errors_of_areas_by_hand():
+    """Of a ratio by the delta method: what is lost in proportion has no error, however data differ."""
+    rng = np.random.default_rng(0)
+    clean, noise = rng.uniform(1, 3, 50), rng.normal(size=50)
+    values = np.stack([clean, 0.5 * clean, 0.5 * clean + 0.1 * noise])[None]
+    both = {"reconstruction": values, "log_evidence": values}
+    found = Robustness(("a",), (0.0, 0.2, 0.4), both, None)
+    exact = Robustness(("a",), (0.0, 0.2), {"reconstruction": values[:, :2]}, None)
+    assert exact.area("reconstruction") == pytest.approx((0.5, 0), abs=1e-12)
+    harmed = values[0, 1:].mean(0)
+    ratio = harmed.mean() / clean.mean()
+    rest = (harmed - ratio * clean).std(ddof=1) / np.sqrt(50) / clean.mean()
+    assert found.area("reconstruction") == pytest.approx((ratio, rest))
+    difference = harmed - clean
+    expected = (difference.mean(), difference.std(ddof=1) / np.sqrt(50))
+    assert found.area("log_evidence") == pytest.approx(expected)
+
+
+def test_impossible_data_are_said_plainly():
+    """A datum of probability 0, clean and damaged, leaves no number and no warning."""
+    evidence = np.full((1, 2, 20), -5.0)
+    evidence[0, :, 3] = -np.inf
+    shift = by_hand().values["latent_shift"][:1, :2]
+    found = Robustness(("a",), (0.0, 0.2), {"latent_shift": shift, "log_evidence": evidence}, None)
+    assert found.summary()["area"]["log_evidence"] == {"value": None, "standard_error": None}
+
+
 def test_without_labels_the_shift_ranks():
     values = {"latent_shift": by_hand().values["latent_shift"]}
     found = Robustness(("mild", "harsh"), (0.0, 0.2, 0.4), values, None)

@@ -213,9 +213,12 @@ def plot_fine_tuning(found: FineTuning) -> "matplotlib.figure.Figure":
     ax.set_xticks(place, [f"{size:,} labels" for size in found.sizes])
     ax.set(xlim=(-0.5, len(place) - 0.5), ylabel="accuracy on test data")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    gain = found.accuracy["fine-tuned"][0].mean() - found.accuracy["from scratch"][0].mean()
+    gain = found.accuracy["fine-tuned"][0] - found.accuracy["from scratch"][0]
+    spread = _spread(gain)
+    give = "" if spread is None else f" ± {100 * spread / len(gain) ** 0.5:.1f}"
     ax.set_title(
-        f"With {found.sizes[0]:,} labels a trained encoder is worth {100 * gain:+.1f} points over scratch",
+        f"With {found.sizes[0]:,} labels a trained encoder is worth {100 * gain.mean():+.1f}{give} points "
+        "over scratch",
         fontsize=11,
     )
     tidy([ax])

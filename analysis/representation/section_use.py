@@ -43,7 +43,7 @@ NEAR = 10
 # Numbers of labels that are drawn anew each time, and how often.
 FEW, REPEATS = (10, 100, 1000), 5
 # Labels of fine-tuning, its steps, and draws: each trains two networks.
-TUNED, TUNING_STEPS, TUNING_REPEATS = (100,), 100, 2
+TUNED, TUNING_STEPS, TUNING_REPEATS = (100,), 300, 3
 # A prior with more components than so many times the labels groups nothing.
 MOST_COMPONENTS = 5
 

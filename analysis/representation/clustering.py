@@ -161,7 +161,8 @@ def clustering(
         raise ValueError(f"clusters must be from 1 to the {len(data)} codes, got {wanted}.")
     found = []
     for start in generator.integers(2**31, size=repeats):
-        k_means = KMeans(wanted, n_init=INITS, random_state=int(start))
+        # Its stub knows the default alone, a word.
+        k_means = KMeans(wanted, n_init=INITS, random_state=int(start))  # pyright: ignore[reportArgumentType]
         with warnings.catch_warnings():
             # Of fewer different codes than clusters, such as a collapsed one: some stay empty.
             warnings.simplefilter("ignore", ConvergenceWarning)

@@ -145,7 +145,7 @@ class Dataset:
         n_validation, n_test = n // 10, n // 5
         order = permutation(n, seed=_SPLIT_SEED)
         parts = order.split([n - n_validation - n_test, n_validation, n_test])
-        rows = dict(zip(SPLITS, parts, strict=True))
+        rows: dict[str, Tensor] = dict(zip(SPLITS, parts, strict=True))
         return cls.from_splits(
             {split: values[index] for split, index in rows.items()},
             labels=None if targets is None else {s: targets[index] for s, index in rows.items()},

@@ -32,7 +32,7 @@ def digits() -> Dataset:
     images, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
     images = images.to(torch.uint8).unflatten(1, (1, 8, 8))
     parts = permutation(len(images), seed=_SPLIT_SEED).split([1257, 180, 360])
-    splits = dict(zip(SPLITS, parts, strict=True))
+    splits: dict[str, torch.Tensor] = dict(zip(SPLITS, parts, strict=True))
     return Dataset(
         "digits",
         "integers",

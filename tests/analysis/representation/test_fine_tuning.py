@@ -151,7 +151,7 @@ def test_figure(words):
     }
     found = FineTuning((100, 1000), accuracy, stopped, 300, 0.11)
     _, text = words(plot_fine_tuning(found))
-    assert "With 100 labels a trained encoder is worth +20.0 points over scratch" in text
+    assert "With 100 labels a trained encoder is worth +20.0 ± 10.0 points over scratch" in text
     assert "1,000 labels" in text
     # 10 and 30 points: 20 +- 10 is just two standard errors.
     assert "+20.0 +- 10.0 points against from scratch;" in found.reading()

@@ -6,6 +6,10 @@ not imported yet, so both packages are imported here, first.
 
 import os
 
+# Of several processes that share the cores each takes one: torch's threads would wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pyro
 import pytest
 

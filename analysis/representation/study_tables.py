@@ -36,6 +36,15 @@ OBJECTIVE_NAMES = {
 }
 DATA_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 
+READING = (
+    "Of codes of 40 dimensions, after 5,000 steps: mean and, over several training seeds, standard deviation. `probe` is the "
+    "accuracy in % of a linear classifier with so many labels, over five balanced draws; `5-NN` that of five nearest "
+    "neighbours; `clusters` are ten K-means groups against the labels, by normalised mutual information and by the share "
+    "of data in %, matched one to one. `robustness` is the share of the probe's clean accuracy that is kept, a mean over six "
+    "damages at four strengths on 500 test images, and `shift` how far their codes move, where 1 is as far as another datum. "
+    "log p(x) in nats, 1,000 test images and draws."
+)
+
 Number = Callable[[Cell], float | None]
 
 
@@ -55,7 +64,7 @@ def representation_tables(results: Results) -> str:
         for name, cell in results.items()
         if not name.startswith("dsprites:selection")
     }
-    return "\n\n".join([*parts, made_with(shown)])
+    return "\n\n".join([READING, *parts, made_with(shown)])
 
 
 def probe(cell: Cell, n: int | None) -> float | None:

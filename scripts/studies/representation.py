@@ -86,7 +86,7 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
 }
 STEPS, FULL_STEPS = 5000, 100_000
 # What is drawn.
-PICTURED, TRAVERSED = "mnist", "beta_tc"
+PICTURED, TRAVERSED = "mnist", "beta"
 
 KEPT = (
     *("data", "prior", "posterior", "objective", "latent_dim", "seed", "steps", "n", "n_train"),

@@ -19,7 +19,13 @@ from torch.distributions import Distribution, Independent
 
 from pyro_vae.evaluating import evaluating, seed_apart
 from pyro_vae.inference_data import unconditioned
-from pyro_vae.log_densities import LogDensities, distribution_at, log_densities
+from pyro_vae.log_densities import (
+    LogDensities,
+    NoDensityError,
+    check_density,
+    distribution_at,
+    log_densities,
+)
 
 # Elements of data held at a time.
 MAX_ELEMENTS = 8_000_000
@@ -68,7 +74,7 @@ def new_data(vae: Any, like: Real[Tensor, " _ *event"], n: int, *, seed: int) ->
 
 def mean_data(vae: Any, z: Float[np.ndarray, " n *latent"]) -> Float[np.ndarray, " n *event"]:
     """The mean of p(x | z) at each code."""
-    device = next((p.device for p in vae.parameters()), torch.device("cpu"))
+    device = device_of(vae)
     with evaluating(vae):
         parts = torch.as_tensor(z, dtype=torch.get_default_dtype()).split(1000)
         return np.concatenate([to_array(vae.decode(part.to(device))) for part in parts])
@@ -115,6 +121,25 @@ def elements(terms: LogDensities, site: str = "x") -> Distribution:
             f"shape {tuple(distribution.event_shape)}."
         )
     return distribution
+
+
+def has_density(vae: Any, x: Real[Tensor, " n *event"]) -> bool:
+    """Whether the guide has a density: an autoencoder's, which is a point, has none.
+
+    Args:
+        vae: A program with `guide(x)`.
+        x: A datum or more in the likelihood's support, on the program's device.
+    """
+    try:
+        check_density(vae.guide, x, "what is asked")
+    except NoDensityError:
+        return False
+    return True
+
+
+def device_of(vae: Any) -> torch.device:
+    """Where the program's parameters are."""
+    return next((p.device for p in vae.parameters()), torch.device("cpu"))
 
 
 def latent_site(vae: Any) -> str:

@@ -5,25 +5,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Real
-from pyro import poutine
 from torch import Tensor
 
-from analysis.draws import as_floats
 from analysis.representation.damage import damages_for
-from pyro_vae.evaluating import evaluating
-from pyro_vae.log_densities import without_density
 
 # A `Damage`, or what is called as one: `(x, strength, seed, *, support, levels)` -> x, damaged.
 AnyDamage = Callable[..., Any]
 
 STRENGTHS = (0.0, 0.1, 0.2, 0.4, 0.6)
-
-
-def has_density(vae: Any, x: Real[Tensor, " n *event"]) -> bool:
-    """Whether every site of the guide has a density: none of them is a point."""
-    with evaluating(vae, seed=0):
-        trace = poutine.trace(vae.guide).get_trace(as_floats(x[:1]))
-    return not without_density(trace)
 
 
 def support_of(vae: Any, x: Real[Tensor, " n *event"]) -> str:

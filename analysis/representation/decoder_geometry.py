@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.representation.latent_space import check_codes, continuous_support, device_of
+from analysis.draws import device_of
+from analysis.representation.latent_space import check_codes, continuous_support
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence.numbers import finite
 

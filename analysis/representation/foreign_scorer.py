@@ -8,9 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.draws import embedded, mean_data, to_array
+from analysis.draws import embedded, has_density, mean_data, to_array
 from analysis.representation.complexity import background, compressed_length, log_cell, on_levels
-from analysis.representation.damaged_data import has_density
 from analysis.representation.foreign_scores import (
     OF_A_DENSITY,
     CodeDistances,

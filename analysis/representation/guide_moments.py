@@ -8,8 +8,14 @@ from jaxtyping import Float, Real
 from pyro import poutine
 from torch import Tensor
 
-from analysis.draws import UndefinedCheckError, as_floats, block_size, latent_site, to_array
-from analysis.representation.damaged_data import has_density
+from analysis.draws import (
+    UndefinedCheckError,
+    as_floats,
+    block_size,
+    has_density,
+    latent_site,
+    to_array,
+)
 from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import distribution_at
 

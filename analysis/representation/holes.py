@@ -7,13 +7,18 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from analysis.draws import guide_blocks, mean_data, new_data, to_array
+from analysis.draws import (
+    device_of,
+    guide_blocks,
+    has_density,
+    mean_data,
+    new_data,
+    to_array,
+)
 from analysis.representation.holes_reading import EDGE, Holes, Normal
 from analysis.representation.latent_space import (
     check_codes,
     continuous_support,
-    device_of,
-    guide_has_density,
 )
 from analysis.representation.told_apart import told_apart
 from pyro_vae.evaluating import seed_apart
@@ -64,7 +69,7 @@ def holes(
     prior = new_data(vae, x[:1], draws, seed=seed).z.reshape(draws, -1).astype(np.float64)
     check_codes(aggregate, 40)
     check_codes(prior, 40)
-    trained = guide_has_density(vae, aggregate)
+    trained = has_density(vae, x)
     return compared(
         aggregate,
         prior,

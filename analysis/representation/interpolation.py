@@ -7,14 +7,12 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from analysis.draws import mean_data, new_data
+from analysis.draws import device_of, has_density, mean_data, new_data
 from analysis.representation.interpolation_reading import Interpolation, Profiles
 from analysis.representation.latent_space import (
     at_codes,
     check_codes,
     continuous_support,
-    device_of,
-    guide_has_density,
 )
 from pyro_vae.evaluating import evaluating, seed_apart
 from pyro_vae.evidence import importance_weighting
@@ -90,8 +88,9 @@ def interpolation(
     if (steps - 1) // 2 not in at:
         at = np.unique(np.append(at, (steps - 1) // 2))
     profiles = None
-    if guide_has_density(vae, codes):
-        profiles = _profiles(vae, z, at, chosen, x, support, num_samples, seed)
+    like = torch.as_tensor(means[:1], device=device_of(vae)) if x is None else x[:1]
+    if has_density(vae, like):
+        profiles = _profiles(vae, z, at, chosen, x, like, support, num_samples, seed)
     return Interpolation(
         **decoded_steps(decoded),
         steps=steps,
@@ -198,12 +197,11 @@ def _profiles(
     at: np.ndarray,
     chosen: np.ndarray,
     x: Tensor | None,
+    like: Tensor,
     support: str,
     num_samples: int,
     seed: int,
 ) -> Profiles:
-    device = device_of(vae)
-    like = torch.as_tensor(mean_data(vae, z[0, :1]), device=device) if x is None else x[:1]
     points = z[:, at]
     drawn = at_codes(
         vae, points.reshape(-1, z.shape[-1]), like, seed=seed_apart(seed, "paths of data")
@@ -217,7 +215,10 @@ def _profiles(
     def evidence(data: Any, what: str) -> np.ndarray:
         with evaluating(vae, seed=seed_apart(seed, f"log p(x) of {what}")):
             found = importance_weighting(
-                vae.model, vae.guide, torch.as_tensor(data, device=device), num_samples=num_samples
+                vae.model,
+                vae.guide,
+                torch.as_tensor(data, device=like.device),
+                num_samples=num_samples,
             )
         return found.log_evidence
 

@@ -4,25 +4,21 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import pyro.distributions as dist
 import torch
 from jaxtyping import Float, Real
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import Distribution, Independent
 
 from analysis.draws import (
     UndefinedCheckError,
     as_floats,
     block_size,
     latent_site,
-    mean_data,
     narrowed,
     to_array,
 )
 from pyro_vae.evaluating import evaluating
 from pyro_vae.inference_data import unconditioned
-from pyro_vae.log_densities import distribution_at
 
 
 @dataclass(frozen=True)
@@ -69,22 +65,6 @@ def check_codes(codes: Float[np.ndarray, "n latent"], fewest: int) -> None:
         raise ValueError(f"codes must be finite, got {bad} of {len(codes)} that are not.")
 
 
-def guide_has_density(vae: Any, codes: Float[np.ndarray, "n latent"]) -> bool:
-    """Whether q(z | x) has a density: a point, as of an autoencoder, has none, and no log p(x) comes of it.
-
-    Args:
-        vae: The program.
-        codes: One or more; the guide is shown the decoded mean of the first.
-    """
-    x = torch.as_tensor(mean_data(vae, codes[:1]), device=device_of(vae))
-    with evaluating(vae, seed=0):
-        trace = poutine.trace(vae.guide).get_trace(x)
-    q: Distribution = distribution_at(trace, latent_site(vae))
-    while isinstance(q, Independent):
-        q = q.base_dist
-    return not isinstance(q, dist.Delta)
-
-
 def at_codes(
     vae: Any,
     codes: Float[np.ndarray, "n latent"],
@@ -112,11 +92,6 @@ def at_codes(
             densities.append(to_array(nodes[site]["fn"].log_prob(part)).astype(np.float64))
             data.append(narrowed(to_array(nodes["x"]["value"])))
     return AtCodes(np.concatenate(densities).reshape(len(codes)), np.concatenate(data))
-
-
-def device_of(vae: Any) -> torch.device:
-    """Where the program's parameters are."""
-    return next((p.device for p in vae.parameters()), torch.device("cpu"))
 
 
 def _tensors(codes: np.ndarray, like: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from pyro import distributions as dist
 
+from analysis.draws import has_density
 from analysis.exact_models import BernoulliMixture, LinearGaussian
 from analysis.representation.complexity import background, compressed_length, log_cell, on_levels
-from analysis.representation.damaged_data import has_density
 from analysis.representation.detection import detection
 from analysis.representation.foreign_data import STAND_INS, stand_ins
 from analysis.representation.foreign_scores import (

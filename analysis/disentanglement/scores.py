@@ -32,17 +32,17 @@ LIMITS = (
     "depend on predictors. "
     "Compare them with others by this program on the same data only, and over several seeds."
 )
-# In the order of summary and figure.
-SCORES = (
-    "mig",
-    "sap",
-    "dci_disentanglement",
-    "dci_completeness",
-    "modularity",
-    "factor_vae",
-    "beta_vae",
-    "dci_informativeness",
-)
+# In the order of summary and figure, and as a person reads them.
+SCORES = {
+    "mig": "MIG",
+    "sap": "SAP",
+    "dci_disentanglement": "DCI disentanglement",
+    "dci_completeness": "DCI completeness",
+    "modularity": "modularity",
+    "factor_vae": "FactorVAE score",
+    "beta_vae": "beta-VAE score",
+    "dci_informativeness": "DCI informativeness",
+}
 # The share of the way from chance to the best MIG and informativeness that is called high, and low.
 HIGH = 0.5
 LOW = 0.2

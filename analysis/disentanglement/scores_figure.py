@@ -16,17 +16,6 @@ if TYPE_CHECKING:
 # More rows have no room for their numbers.
 MOST_COORDINATES = 24
 
-_CALLED = {
-    "mig": "MIG",
-    "sap": "SAP",
-    "dci_disentanglement": "DCI disentanglement",
-    "dci_completeness": "DCI completeness",
-    "modularity": "modularity",
-    "factor_vae": "FactorVAE",
-    "beta_vae": "beta-VAE",
-    "dci_informativeness": "informativeness",
-}
-
 
 def plot_disentanglement(result: Disentanglement) -> "matplotlib.figure.Figure":
     """Two heat maps, coordinates x factors, and each score from noise to a perfect code.
@@ -138,7 +127,7 @@ def _draw_scores(ax: "matplotlib.axes.Axes", result: Disentanglement) -> None:
         handletextpad=0.3,
         columnspacing=1.0,
     )
-    ax.set_yticks(range(len(SCORES)), [_CALLED[name] for name in SCORES])
+    ax.set_yticks(range(len(SCORES)), list(SCORES.values()))
     ax.invert_yaxis()
     ax.set_xlim(-0.03, 1.2)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])

@@ -11,18 +11,6 @@ from analysis.representation.section_arrays import Represented
 
 PARTS = ("disentanglement", "traversals")
 
-# As tables call the scores.
-LABELS = {
-    "mig": "MIG",
-    "sap": "SAP",
-    "dci_disentanglement": "DCI disentanglement",
-    "dci_completeness": "DCI completeness",
-    "modularity": "modularity",
-    "factor_vae": "FactorVAE score",
-    "beta_vae": "beta-VAE score",
-    "dci_informativeness": "DCI informativeness",
-}
-
 
 def add_disentanglement(parts: Parts, of: Represented) -> None:
     """Scores where the data have factors, and what each coordinate moves."""
@@ -34,11 +22,11 @@ def add_disentanglement(parts: Parts, of: Represented) -> None:
         ),
     )
     if scored is not None:
-        for name in SCORES:
+        for name, label in SCORES.items():
             value, error = scored.scores[name], scored.standard_errors[name]
             if math.isfinite(value):
                 spread = "" if error is None else f" ± {error:.2f}"
-                parts.numbers[LABELS[name]] = f"{value:.2f}{spread}"
+                parts.numbers[label] = f"{value:.2f}{spread}"
         parts.draw(
             "disentanglement",
             "Does each coordinate follow one factor, and each factor one coordinate?",

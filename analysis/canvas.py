@@ -27,6 +27,20 @@ LABEL_COLOURS = (
     "#777777",
 )
 
+# For lines that lie over one another: as many as can be told apart, no two of them green.
+LINE_COLOURS = (
+    BLUE,
+    ORANGE,
+    GREEN,
+    "#332288",
+    "#88CCEE",
+    "#CC6677",
+    "#DDCC77",
+    "#882255",
+    "#AA4499",
+    "#777777",
+)
+
 
 def new_figure(width: float, height: float) -> "matplotlib.figure.Figure":
     """An empty figure that pyplot does not know of, so that nothing has to be closed.

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.canvas import GREY
+from analysis.canvas import GREY, LINE_COLOURS
 from analysis.representation.honest_uncertainty import HonestUncertainty
 from analysis.representation.strength_panels import (
-    COLOURS,
     check_alike,
     entitle,
     name_lines,
@@ -48,7 +47,7 @@ def plot_honest_uncertainty(
         height=2.5,
     )
     lines, x = [], first.strengths
-    for found, colour in zip(named.values(), COLOURS * len(named), strict=False):
+    for found, colour in zip(named.values(), LINE_COLOURS * len(named), strict=False):
         off, half = found.standardised_error, 2 * found.standard_error
         for column in range(len(first.damages)):
             axes[0, column].plot(x, found.scale_growth[column], "o-", ms=3, lw=1.6, color=colour)

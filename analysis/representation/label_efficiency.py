@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from analysis.canvas import BLUE, GREEN, GREY, LABEL_COLOURS, ORANGE, new_figure, tidy
+from analysis.canvas import GREY, LINE_COLOURS, new_figure, tidy
 from analysis.representation.balanced_draws import balanced_rows, check_sizes
 from analysis.representation.codes import Labelled
 from analysis.representation.probes import (
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 # A size is enough if it comes within this share of the accuracy that all labels give.
 ENOUGH = 0.95
 
-_COLOURS = (BLUE, ORANGE, GREEN, *LABEL_COLOURS)
 # Ticks nearer than this ratio have no room for both numbers.
 _TICKS_APART = 1.6
 _MARKERS = "osD^vP*X<>hp"
@@ -218,7 +217,7 @@ def plot_label_efficiency(results: Mapping[str, LabelEfficiency]) -> "matplotlib
                 point.standard_error if point.spread is None else point.spread
                 for point in result.points
             ],
-            color=_COLOURS[place % len(_COLOURS)],
+            color=LINE_COLOURS[place % len(LINE_COLOURS)],
             marker=_MARKERS[place % len(_MARKERS)],
             ms=5.5,
             lw=1.6,

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Real
 from torch import Tensor
 
-from analysis.canvas import GREY, new_figure
+from analysis.canvas import GREY, LINE_COLOURS, new_figure
 from analysis.draws import embedded, mean_data, to_array
 from analysis.images import draw_datum, strip
 from analysis.representation.damaged_data import (
@@ -19,7 +19,6 @@ from analysis.representation.damaged_data import (
 )
 from analysis.representation.robustness import MEASURES, Robustness
 from analysis.representation.strength_panels import (
-    COLOURS,
     check_alike,
     entitle,
     name_lines,
@@ -62,7 +61,7 @@ def plot_robustness(results: Mapping[str, Robustness]) -> "matplotlib.figure.Fig
         first.damages, [_ROWS[name] for name in measures], first.strengths
     )
     lines = []
-    for found, colour in zip(results.values(), COLOURS * len(results), strict=False):
+    for found, colour in zip(results.values(), LINE_COLOURS * len(results), strict=False):
         for row, measure in enumerate(measures):
             if measure not in found.values:
                 continue

@@ -4,15 +4,13 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from analysis.canvas import BLUE, GREEN, LABEL_COLOURS, ORANGE, new_figure, tidy
+from analysis.canvas import new_figure, tidy
 
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
     import matplotlib.lines
     import numpy as np
-
-COLOURS = (BLUE, ORANGE, GREEN, *LABEL_COLOURS)
 
 
 def strength_panels(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.canvas import BLUE, GREEN, GREY, LABEL_COLOURS, ORANGE, new_figure, tidy
+from analysis.canvas import GREY, LINE_COLOURS, new_figure, tidy
 from analysis.draws import to_array
 from analysis.representation.balanced_draws import balanced_rows, check_sizes
 from analysis.representation.codes import Labelled, labelled_codes
@@ -236,12 +236,11 @@ def plot_transfer(result: Transfer) -> "matplotlib.figure.Figure":
     names = list(result.accuracies)
     figure = new_figure(10.0, 4.6)
     ax = figure.subplots()
-    colours = (BLUE, ORANGE, GREEN, *LABEL_COLOURS)
     width = 0.8 / len(names)
     for place, name in enumerate(names):
         values = result.accuracies[name]
         at = np.arange(len(result.sizes)) + (place - (len(names) - 1) / 2) * width
-        colour = colours[place % len(colours)]
+        colour = LINE_COLOURS[place % len(LINE_COLOURS)]
         ax.bar(
             at, values.mean(axis=1), 0.9 * width, color=colour, alpha=0.55, label=shortened(name)
         )

@@ -257,7 +257,7 @@ def table(metrics: dict[str, Any]) -> str:
 
     samples = metrics["log_evidence_samples"]
     of_evidence = (
-        "the guide is a point without a density: it is no bound of log p(x)"
+        "the guide is a point: without its density there is no bound"
         if samples is None
         else f"nats +- {number('log_evidence_se')}, {samples:,} importance samples"
     )

@@ -26,7 +26,30 @@ STANDARD_ERRORS = 2.0
 
 
 @dataclass(frozen=True)
-class Probe:
+class Answers:
+    """Which of m test data a classifier is right about. Abstract: what a classifier was, its class says.
+
+    Args:
+        correct: Whether each test datum is given its label.
+        chance: The share of the most frequent label among the test data.
+    """
+
+    correct: Bool[np.ndarray, " m"]
+    chance: float
+
+    @property
+    def accuracy(self) -> float:
+        """The share of test data that are given their label."""
+        return float(self.correct.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """sqrt(p (1 - p) / m), from the choice of m test data; not from that of training data."""
+        return binomial_error(self.accuracy, len(self.correct))
+
+
+@dataclass(frozen=True)
+class Probe(Answers):
     """The accuracy of a linear classifier of codes on data it has not seen.
 
     Args:
@@ -41,8 +64,6 @@ class Probe:
         classifier: Fitted, from codes as they are to labels; with `predict` and `predict_proba`.
     """
 
-    correct: Bool[np.ndarray, " m"]
-    chance: float
     num_train: int
     num_classes: int
     unseen: float
@@ -50,16 +71,6 @@ class Probe:
     chosen: bool
     converged: bool
     classifier: "Pipeline"
-
-    @property
-    def accuracy(self) -> float:
-        """The share of test data that are given their label."""
-        return float(self.correct.mean())
-
-    @property
-    def standard_error(self) -> float:
-        """sqrt(p (1 - p) / m), from the choice of m test data; not from that of training data."""
-        return binomial_error(self.accuracy, len(self.correct))
 
     def summary(self) -> dict[str, Any]:
         """The accuracy with its standard error and chance level, and how the probe was fitted."""
@@ -110,7 +121,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbours(Answers):
     """The accuracy of a vote of the nearest training codes.
 
     Args:
@@ -120,20 +131,8 @@ class Neighbours:
         num_train: The number of labelled codes they are taken from.
     """
 
-    correct: Bool[np.ndarray, " m"]
-    chance: float
     neighbours: int
     num_train: int
-
-    @property
-    def accuracy(self) -> float:
-        """The share of test data that are given their label."""
-        return float(self.correct.mean())
-
-    @property
-    def standard_error(self) -> float:
-        """sqrt(p (1 - p) / m), from the choice of m test data; not from that of training data."""
-        return binomial_error(self.accuracy, len(self.correct))
 
     def summary(self) -> dict[str, Any]:
         """The accuracy with its standard error and chance level."""

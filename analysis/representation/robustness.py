@@ -10,14 +10,13 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.draws import UndefinedCheckError, embedded, mean_data, to_array
+from analysis.draws import UndefinedCheckError, embedded, has_density, mean_data, to_array
 from analysis.representation.damaged_data import (
     STRENGTHS,
     AnyDamage,
     check_strengths,
     chosen_damages,
     damaged,
-    has_density,
 )
 from analysis.titles import listed
 from pyro_vae.evaluating import evaluating, seed_apart
@@ -26,6 +25,9 @@ from pyro_vae.evidence.numbers import finite
 
 # Of the clean accuracy: a representation that keeps so much over all damages is called robust.
 ROBUST = 0.8
+# Where a clean classifier has gone less than this share of the way from chance to 1, there is little
+# that damage could take away.
+LITTLE = 0.2
 # Of what a classifier has above chance: where so much is gone, its codes are called lost.
 LOST = 0.5
 # So many standard errors make a rise worth naming.
@@ -166,8 +168,12 @@ class Robustness:
             if at is None
             else f"half of the accuracy above chance ({self.chance:.2f}) is lost at strength {at:.2f}"
         )
+        assert self.chance is not None
+        verdict = "Robust" if kept >= ROBUST else "Not robust"
+        if clean - self.chance < LITTLE * (1 - self.chance):
+            verdict = f"Little to lose, as the clean accuracy is near chance ({self.chance:.2f})"
         said = (
-            f"{'Robust' if kept >= ROBUST else 'Not robust'}: of its clean accuracy {clean:.3f} the "
+            f"{verdict}: of its clean accuracy {clean:.3f} the "
             f"classifier keeps {kept:.2f} (standard error {error:.2f}) on average over damages and "
             f"strengths {_strengths(self.strengths)}; 1 is no loss, from {ROBUST} is called robust. "
             f"At these strengths {worst} hurts most: {self.area('accuracy', worst)[0]:.2f} is kept, "

@@ -4,15 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Real
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from analysis.disentanglement.scores import disentanglement
-from analysis.draws import embedded
+from analysis.disentanglement.selection_agreement import selection_agreement
+from analysis.disentanglement.unsupervised_selection import unsupervised_selection
+from analysis.draws import device_of, embedded, has_density
 from analysis.representation.clustering import clustering
 from analysis.representation.codes import Labelled, labelled_codes
+from analysis.representation.holes import holes
+from analysis.representation.honest_uncertainty import honest_uncertainty
+from analysis.representation.interpolation import interpolation
 from analysis.representation.label_efficiency import LabelEfficiency, label_efficiency
-from analysis.representation.latent_space import device_of
 from analysis.representation.neighbourhoods import local_label_agreement
 from analysis.representation.out_of_distribution import out_of_distribution
 from analysis.representation.probes import linear_probe, nearest_neighbours
@@ -25,6 +29,8 @@ from pyro_vae.evidence.numbers import finite
 ROBUSTNESS_DATA = 500
 FOREIGN_DATA = 1000
 SAMPLES = 50
+# Codes between which paths run, paths, and training data whose codes are set beside the prior.
+PATH_DATA, PATHS, HOLE_DATA = 1000, 100, 10_000
 
 Numbers = dict[str, Any]
 
@@ -127,6 +133,61 @@ def foreign_of(
             for score, detected in by_score.items()
         }
         for name, by_score in found.detections.items()
+    }
+
+
+def continuity_of(vae: Any, data: PreparedData, *, seed: int = 0) -> Numbers:
+    """Shares of paths, of cross-fades and of prior draws that are unlike data; None without a density."""
+    x, train = (
+        data.fixed(split)[fixed_rows(len(data.fixed(split)), most)].to(device_of(vae))
+        for split, most in (("test", PATH_DATA), ("train", HOLE_DATA))
+    )
+    paths = interpolation(vae, embedded(vae, x), x=x, pairs=PATHS, seed=seed).profiles
+    found = holes(vae, train, seed=seed)
+    summary = {} if paths is None else paths.summary()
+    return {
+        **{
+            name: summary.get(name)
+            for name in ("middle_below", "end_below", "cross_fade_below", "model_draws_below")
+        },
+        "hole_share": finite(found.hole_share),
+        "told_from_prior": finite(found.apart.best),
+    }
+
+
+def uncertainty_of(vae: Any, data: PreparedData, *, seed: int = 0) -> dict[str, Numbers] | None:
+    """By what q's scale and its error grow under each damage at its strongest; None without a density."""
+    x = data.fixed("test")
+    x = x[fixed_rows(len(x), ROBUSTNESS_DATA)].to(device_of(vae))
+    if not has_density(vae, x):
+        return None
+    found = honest_uncertainty(vae, x, seed=seed)
+    return {
+        damage: {
+            "scale": finite(found.scale_growth[row, -1]),
+            "error": finite(found.error_growth[row, -1]),
+        }
+        for row, damage in enumerate(found.damages)
+    }
+
+
+def selection_of(
+    codes: Mapping[str, Float[np.ndarray, "n _"]],
+    groups: Mapping[str, str],
+    scores: Mapping[str, float],
+) -> Numbers:
+    """UDR of each group of models, and how far it ranks models as scores with labels do.
+
+    Args:
+        codes: Of the same data, by model.
+        groups: What each model shares with those that differ in the seed alone.
+        scores: Of each model, with labels.
+    """
+    found = unsupervised_selection(codes, groups=groups)
+    agreement = selection_agreement(found.by_model, scores, groups).summary()
+    return {
+        "by_group": found.by_group(),
+        "agreement": {name: agreement[name] for name in ("within", "overall")},
     }
 
 

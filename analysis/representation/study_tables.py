@@ -45,6 +45,14 @@ READING = (
     "log p(x) in nats, 1,000 test images and draws."
 )
 
+SPACE_READING = (
+    "Draws x ~ p(x | z) at the middle of paths between the codes of two test images, cross-fades of the images themselves, and "
+    "new data z ~ p(z): which share is less probable under the model than 95 % of test images (5 % is chance; 100 paths). "
+    "Which share of the prior's draws is further from the codes of data than these are from one another (1 % is "
+    "chance), and how well a classifier tells both apart (0.5 is chance); an autoencoder's are set beside N(0, I), which it "
+    "was not trained to fill. By what q's scale and its error grow under the strongest damage: honest would be the same."
+)
+
 Number = Callable[[Cell], float | None]
 
 
@@ -53,17 +61,18 @@ def representation_tables(results: Results) -> str:
     parts = [
         part
         for data in DATA_NAMES
-        for part in (_use_table(results, data), _claims(results, data))
+        for part in (
+            _use_table(results, data),
+            _claims(results, data),
+            _space_table(results, data),
+        )
         if part
     ]
-    parts += [part for part in (_foreign_table(results), _sprites_table(results)) if part]
+    others = (_foreign_table(results), _sprites_table(results), _selection_table(results))
+    parts += [part for part in others if part]
     if not parts:
         return "No cell has been made yet."
-    shown = {
-        name: {**cell, **cell.get("measured_by", {})}
-        for name, cell in results.items()
-        if not name.startswith("dsprites:selection")
-    }
+    shown = {name: {**cell, **cell.get("measured_by", {})} for name, cell in results.items()}
     return "\n\n".join([READING, *parts, made_with(shown)])
 
 
@@ -126,41 +135,92 @@ def _or_dash(cells: Sequence[Cell], number: Number) -> str:
 
 def _claims(results: Results, data: str) -> str:
     """Differences by seed that each claim is about."""
-    pixels = cells_of(results, f"{data}:data")
     lines = []
-    for other, called in (("autoencoder", "the autoencoder"), ("data", "the pixels")):
-        if not (ours := cells_of(results, f"{data}:vae")):
+    for n in (100, 1000):
+        gaps = _gaps(results, data, "autoencoder", partial(probe, n=n))
+        lines.append((f"VAE above the autoencoder, probe with {n:,} labels", gaps))
+        pixels = [probe(cell, n) for cell in cells_of(results, f"{data}:data").values()]
+        ours = [probe(cell, n) for cell in cells_of(results, f"{data}:vae").values()]
+        gaps = [us - pixels[0] for us in ours if pixels and us is not None and pixels[0]]
+        lines.append((f"VAE above the pixels, probe with {n:,} labels", gaps))
+    for model in ("autoencoder", "denoising"):
+        gaps = _gaps(results, data, model, lambda cell: cell["robustness"]["area"]["accuracy"])
+        lines.append((f"VAE above the {MODEL_NAMES[model]}, accuracy kept under damage", gaps))
+    return "\n".join(f"- {what}: {_points(gaps)}" for what, gaps in lines if gaps)
+
+
+def _gaps(results: Results, data: str, other: str, number: Number) -> list[float]:
+    """A number of the VAE's cells less that of another model's, seed by seed."""
+    ours, theirs = cells_of(results, f"{data}:vae"), cells_of(results, f"{data}:{other}")
+    pairs = [(number(ours[s]), number(theirs[s])) for s in sorted(ours.keys() & theirs.keys())]
+    return [us - them for us, them in pairs if us is not None and them is not None]
+
+
+def _space_table(results: Results, data: str) -> str:
+    """A row a model: paths between codes, holes, and whether q's scale says what damage does."""
+    lines = []
+    for model, name in MODEL_NAMES.items():
+        cells = list(cells_of(results, f"{data}:{model}").values())
+        if not cells or "continuity" not in cells[0]:
             continue
-        for n in (100, 1000):
-            gaps = []
-            for seed, cell in ours.items():
-                theirs = pixels if other == "data" else cells_of(results, f"{data}:{other}")
-                them = next(iter(theirs.values()), None) if other == "data" else theirs.get(seed)
-                if them is not None:
-                    gaps.append(100 * ((probe(cell, n) or 0) - (probe(them, n) or 0)))
-            if gaps:
-                lines.append(f"- VAE above {called}, probe with {n:,} labels: {_points(gaps)}")
-    for model in ("denoising", "autoencoder"):
-        gaps = [
-            100 * (a["robustness"]["area"]["accuracy"] - b["robustness"]["area"]["accuracy"])
-            for a, b in _pairs(results, f"{data}:vae", f"{data}:{model}")
+        space = [cell["continuity"] for cell in cells]
+        columns = [
+            _percent(space, lambda cell, key=key: cell[key], 0)
+            for key in ("middle_below", "cross_fade_below", "model_draws_below", "hole_share")
         ]
-        if gaps:
-            lines.append(
-                f"- VAE above the {MODEL_NAMES[model]}, accuracy kept under damage: {_points(gaps)}"
-            )
-    return "\n".join(lines)
+        columns.append(mean_and_spread([cell["told_from_prior"] for cell in space]))
+        for damage in ("salt", "occlusion"):
+            for key in ("scale", "error"):
+                grown = [(cell["uncertainty"] or {}).get(damage, {}).get(key) for cell in cells]
+                columns.append(mean_and_spread(grown))
+        lines.append((name, *columns))
+    if not lines:
+        return ""
+    header = (
+        *(DATA_NAMES[data], "unlikely: middles of paths, %", "cross-fades, %", "new data, %"),
+        *("prior's draws in holes, %", "codes told from the prior, AUROC"),
+        *("q's scale under salt", "its error", "q's scale under occlusion", "its error"),
+    )
+    return f"{SPACE_READING}\n\n{markdown(header, lines)}"
 
 
-def _pairs(results: Results, row: str, other: str) -> list[tuple[Cell, Cell]]:
-    ours, theirs = cells_of(results, row), cells_of(results, other)
-    return [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+def _selection_table(results: Results) -> str:
+    """A row an objective: whether its seeds agree on coordinates."""
+    cells = list(cells_of(results, "dsprites:selection").values())
+    if not cells:
+        return ""
+    (cell,) = cells
+
+    def number(value: float | None) -> str:
+        return "not defined" if value is None else f"{value:.2f}"
+
+    lines = [
+        (
+            OBJECTIVE_NAMES[name],
+            *(number(group[key]) for key in ("score", "spread", "rotated", "noise")),
+            str(group["models"]),
+        )
+        for name, group in cell["by_group"].items()
+    ]
+    header = ("dSprites", "UDR", "spread", "turned at random", "noise", "seeds")
+    said = "; ".join(
+        f"{where}, rank correlation {number(found['rho'])}, n = {found['n']}, p = {number(found['p_value'])}"
+        for where, found in (
+            ("over all models", cell["agreement"]["overall"]),
+            ("among seeds of one objective", cell["agreement"]["within"]),
+        )
+    )
+    return (
+        f"Do training seeds agree on coordinates? UDR without labels, beside that of the same codes turned at "
+        f"random. Does it choose as MIG does? {said[0].upper()}{said[1:]}.\n\n{markdown(header, lines)}\n\n"
+        f"`{cell['command']}`"
+    )
 
 
 def _points(gaps: Sequence[float]) -> str:
-    return (
-        f"{statistics.mean(gaps):+.1f} points (by seed {', '.join(f'{gap:+.1f}' for gap in gaps)})"
-    )
+    # Less a zero with a sign.
+    mean, *each = (f"{100 * gap + 0.0:+.1f}" for gap in (statistics.mean(gaps), *gaps))
+    return f"{mean} points (by seed {', '.join(each)})"
 
 
 def _foreign_table(results: Results) -> str:
@@ -211,5 +271,5 @@ def _sprites_table(results: Results) -> str:
         return ""
     for name, key in (("a perfect code", "best"), ("noise", "chance")):
         lines.append((name, *(f"{first['disentanglement'][key][s]:.2f}" for s in SCORES), "-", ""))
-    header = ("dSprites", *(score.replace("_", " ") for score in SCORES), "log p(x)", "command")
+    header = ("dSprites", *SCORES.values(), "log p(x)", "command")
     return markdown(header, lines)

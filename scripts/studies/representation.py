@@ -17,20 +17,26 @@ from pathlib import Path
 
 import torch
 
+from analysis.draws import embedded
 from analysis.representation.measured import (
+    continuity_of,
     damaged_of,
     disentanglement_of,
     foreign_of,
     label_efficiency_of,
     robustness_of,
+    selection_of,
+    uncertainty_of,
     use_of,
     use_of_data,
 )
 from analysis.representation.study_tables import MODEL_NAMES, representation_tables
 from analysis.study import (
     Cell,
+    StudyError,
     fill_cell,
     kept_run,
+    read_results,
     run_study,
     study_parser,
     svi_train_command,
@@ -98,7 +104,8 @@ KEPT = (
 def rows() -> dict[str, tuple[str, str]]:
     """What is trained, or not, by the name of its row: the data and the model."""
     images = {f"{data}:{model}": (data, model) for data in IMAGES for model in ("data", *MODELS)}
-    return images | {f"dsprites:{name}": ("dsprites", name) for name in OBJECTIVES}
+    sprites = {f"dsprites:{name}": ("dsprites", name) for name in (*OBJECTIVES, "selection")}
+    return images | sprites
 
 
 def arguments_of(row: str, seed: int, *, full: bool = False) -> list[str]:
@@ -115,6 +122,8 @@ def arguments_of(row: str, seed: int, *, full: bool = False) -> list[str]:
 def cell_of(row: str, seed: int, options: argparse.Namespace) -> Cell:
     """Train a row's model unless it is there, and measure it."""
     data, model = rows()[row]
+    if model == "selection":
+        return selection(options)
     if model == "data":
         prepared = PreparedData(DATASETS[data](root=default_root()), "binary")
         return {"data": data, "seed": seed, **use_of_data(prepared), **provenance()}
@@ -133,14 +142,39 @@ def cell_of(row: str, seed: int, options: argparse.Namespace) -> Cell:
         **cell,
         **use_of(vae, prepared),
         "robustness": robustness_of(vae, prepared),
+        "continuity": continuity_of(vae, prepared),
+        "uncertainty": uncertainty_of(vae, prepared),
         "foreign": foreign_of(vae, prepared, {other: foreign}),
     }
+
+
+def selection(options: argparse.Namespace) -> Cell:
+    """Whether training seeds agree on coordinates, and whether that chooses as MIG does.
+
+    Raises:
+        StudyError: If no objective has two trained and measured models.
+    """
+    results = read_results(options.results)
+    names = [
+        (name, seed)
+        for name in OBJECTIVES
+        for seed in options.seeds
+        if f"dsprites:{name}/{seed}" in results
+    ]
+    if all(sum(other == name for other, _ in names) < 2 for name, _ in names):
+        raise StudyError("a selection needs two seeds of one objective: measure those first.")
+    codes, groups, scores = {}, {}, {}
+    for name, seed in names:
+        model = f"{name}/{seed}"
+        vae, data, _ = with_test_data(options.runs / "dsprites" / name / str(seed), 1)
+        codes[model], groups[model] = embedded(vae, data.fixed("test")), name
+        scores[model] = results[f"dsprites:{model}"]["disentanglement"]["scores"]["mig"]
+    return {**selection_of(codes, groups, scores), "models": len(names), **provenance()}
 
 
 def draw(options: argparse.Namespace) -> None:
     """Draw three pictures of the runs of the first seed that are there."""
     from analysis.disentanglement.traversals import plot_traversals, traversals
-    from analysis.draws import embedded
     from analysis.representation.label_efficiency import plot_label_efficiency
     from analysis.representation.robustness_figures import plot_robustness
 
@@ -192,9 +226,13 @@ def fill(options: argparse.Namespace) -> None:
     """Make the cells that are not there, seed by seed."""
     for seed in options.seeds:
         for row in options.only or rows():
-            if row.endswith(":data") and seed != options.seeds[0]:
-                continue  # Nothing of it depends on the seed.
-            words = ["--only", row, *(["--full"] if options.full else []), "--seeds", str(seed)]
+            # What is of no seed is made once; a selection, of all seeds, when they are there.
+            once = {":data": options.seeds[0], ":selection": options.seeds[-1]}
+            if any(row.endswith(end) and seed != when for end, when in once.items()):
+                continue
+            seeds = options.seeds if row.endswith(":selection") else [seed]
+            words = ["--only", row, *(["--full"] if options.full else []), "--seeds"]
+            words += map(str, seeds)
             fill_cell(
                 options.results,
                 f"{row}/{seed}",

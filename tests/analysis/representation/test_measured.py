@@ -3,11 +3,19 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from analysis.exact_models import BernoulliMixture
-from analysis.representation.measured import disentanglement_of, robustness_of, use_of
+from analysis.exact_models import BernoulliMixture, LinearGaussian
+from analysis.representation.measured import (
+    continuity_of,
+    disentanglement_of,
+    robustness_of,
+    selection_of,
+    uncertainty_of,
+    use_of,
+)
 from pyro_vae.data import Dataset, PreparedData
 
 RNG = np.random.default_rng(0)
@@ -43,10 +51,35 @@ def test_what_is_not_defined_is_null():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_robustness_is_plain():
+def test_damage_and_space_are_plain():
     exact = BernoulliMixture()
-    x = exact.draw(100, 0)
-    data = PreparedData(Dataset.from_array(x.byte(), labels=np.arange(100) % 2), "binary")
+    x = exact.draw(400, 0)
+    data = PreparedData(Dataset.from_array(x.byte(), labels=np.arange(400) % 2), "binary")
     found = robustness_of(exact.vae(), data)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert set(found["area"]) == {"accuracy", "latent_shift", "reconstruction", "log_evidence"}
+    normal = LinearGaussian((1, 4, 4), latent_dim=2)
+    draws = Dataset.from_array(normal.draw(400, 0).numpy(), support="real")
+    space = continuity_of(normal.vae(), PreparedData(draws, "real"))
+    uncertainty = uncertainty_of(normal.vae(), PreparedData(draws, "real"))
+    for plain in (space, uncertainty):
+        assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    # The exact guide's codes fill the prior, and its scale is the same for any x.
+    assert space["hole_share"] < 0.1
+    assert space["told_from_prior"] < 0.65
+    assert uncertainty is not None
+    assert uncertainty["salt"]["scale"] == pytest.approx(1, abs=1e-4)
+    assert uncertainty["salt"]["error"] > 1.5
+
+
+def test_seeds_that_agree():
+    """Signs and order of coordinates do not matter; a turn does."""
+    code = RNG.standard_normal((500, 3))
+    turned = code @ np.linalg.qr(RNG.standard_normal((3, 3)))[0]
+    groups = {"a/0": "a", "a/1": "a", "b/0": "b", "b/1": "b"}
+    codes = {"a/0": code, "a/1": -code[:, ::-1], "b/0": code, "b/1": turned}
+    scores = {"a/0": 0.9, "a/1": 0.8, "b/0": 0.2, "b/1": 0.1}
+    found = selection_of(codes, groups, scores)
+    assert found["by_group"]["a"]["score"] > 0.9
+    assert found["by_group"]["b"]["score"] < 0.7
+    assert found["agreement"]["overall"]["n"] == 4

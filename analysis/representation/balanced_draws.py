@@ -1,9 +1,9 @@
-"""Draws of labelled data that have as many of each class as can be."""
+"""Draws of labelled data that have as many of each class as can be, and how far numbers spread over draws."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 
 def check_sizes(sizes: Sequence[int | None], repeats: int) -> None:
@@ -23,7 +23,8 @@ def balanced_rows(
 ) -> Int[np.ndarray, " size"]:
     """Rows of `size` data drawn at random, as many of each class as can be.
 
-    Classes take turns in a random order until the draw is full; one that has no more passes.
+    Classes take turns in a random order until the draw is full; one that has no more passes. So a draw's
+    first rows are balanced, too.
 
     Args:
         labels: Of the data to draw from.
@@ -45,3 +46,8 @@ def balanced_rows(
         turn[of_class] = np.arange(of_class.sum())
     order = np.lexsort((generator.permutation(len(classes))[codes], turn))
     return shuffled[order[:size]]
+
+
+def spread_over_draws(values: Float[np.ndarray, " draws"]) -> float | None:
+    """The standard deviation over draws; None for one."""
+    return float(values.std(ddof=1)) if len(values) > 1 else None

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import MixtureSameFamily
 
 from analysis.draws import UndefinedCheckError, to_array
+from analysis.representation.balanced_draws import spread_over_draws
 from analysis.representation.codes import Labelled
 from analysis.representation.probes import check_labelled
 from pyro_vae.distributions import DiagonalNormalMixture
@@ -99,7 +100,7 @@ class Clustering:
                 for name, values in scores.items()
                 for key, value in (
                     (name, finite(values.mean())),
-                    (f"{name}_spread", finite(_spread(values))),
+                    (f"{name}_spread", finite(spread_over_draws(values))),
                 )
             },
             "reading": self.reading(),
@@ -107,7 +108,7 @@ class Clustering:
 
     def reading(self) -> str:
         """Whether the codes fall into the labels' groups by themselves."""
-        spreads = [_spread(values) for values in (self.ari, self.nmi, self.accuracy)]
+        spreads = [spread_over_draws(values) for values in (self.ari, self.nmi, self.accuracy)]
         ari, nmi, accuracy = (
             f"{values.mean():{form}}" + ("" if spread is None else f" +- {spread:{form}}")
             for values, spread, form in zip(
@@ -257,10 +258,6 @@ def _log_joint(prior: Any, z: Float[Tensor, "n dim"]) -> Float[Tensor, "n compon
     raise UndefinedCheckError(
         f"p(z) must be a mixture to have components, got {type(prior).__name__}."
     )
-
-
-def _spread(values: Float[np.ndarray, " repeats"]) -> float | None:
-    return float(values.std(ddof=1)) if len(values) > 1 else None
 
 
 def _verdict(ari: float) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from analysis.canvas import BLUE, GREEN, ORANGE, new_figure, tidy
 from analysis.draws import as_floats
+from analysis.representation.balanced_draws import balanced_rows, spread_over_draws
 from analysis.representation.classifier import VALIDATION, Classifier, afresh, trained
 from pyro_vae.evidence.numbers import finite
 
@@ -67,7 +68,7 @@ class FineTuning:
                     **{
                         method: {
                             "accuracy": finite(values[index].mean()),
-                            "spread": _spread(values[index]),
+                            "spread": spread_over_draws(values[index]),
                             "repeats": values.shape[1],
                         }
                         for method, values in self.accuracy.items()
@@ -89,7 +90,7 @@ class FineTuning:
             against = []
             for other in METHODS[1:]:
                 gain = tuned[index] - self.accuracy[other][index]
-                spread = _spread(gain)
+                spread = spread_over_draws(gain)
                 error = None if spread is None else spread / len(gain) ** 0.5
                 clear = (
                     abs(gain.mean()) >= max(WORTH, CLEAR * (error or 0.0)) and error is not None
@@ -179,7 +180,7 @@ def fine_tuning(
         )
         for index, size in enumerate(fitting):
             for repeat in range(repeats):
-                rows = torch.as_tensor(_balanced(labels, size, rng))
+                rows = torch.as_tensor(balanced_rows(labels, size, seed=seed, repeat=repeat))
                 x = as_floats(train_x[rows.to(train_x.device)])
                 y = train_labels[rows.to(train_labels.device)].to(x.device).long()
                 batches = _batches(size, steps, rng)
@@ -204,7 +205,7 @@ def plot_fine_tuning(found: FineTuning) -> "matplotlib.figure.Figure":
     colours = (BLUE, ORANGE, GREEN)
     for index, (method, values) in enumerate(found.accuracy.items()):
         at = place + 0.18 * (index - 1)
-        spread = [_spread(row) or 0.0 for row in values]
+        spread = [spread_over_draws(row) or 0.0 for row in values]
         ax.errorbar(
             at, values.mean(1), spread, fmt="o", color=colours[index], capsize=4, label=method
         )
@@ -214,7 +215,7 @@ def plot_fine_tuning(found: FineTuning) -> "matplotlib.figure.Figure":
     ax.set(xlim=(-0.5, len(place) - 0.5), ylabel="accuracy on test data")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     gain = found.accuracy["fine-tuned"][0] - found.accuracy["from scratch"][0]
-    spread = _spread(gain)
+    spread = spread_over_draws(gain)
     give = "" if spread is None else f" ± {100 * spread / len(gain) ** 0.5:.1f}"
     ax.set_title(
         f"With {found.sizes[0]:,} labels a trained encoder is worth {100 * gain.mean():+.1f}{give} points "
@@ -225,21 +226,6 @@ def plot_fine_tuning(found: FineTuning) -> "matplotlib.figure.Figure":
     return figure
 
 
-def _balanced(
-    labels: Int[np.ndarray, " n"], size: int, rng: np.random.Generator
-) -> Int[np.ndarray, " size"]:
-    """Rows of as equal numbers of each label as there are, one of each in turn.
-
-    So the first fifth, for validation, is balanced, too.
-    """
-    order = rng.permutation(len(labels))
-    turn = np.empty(len(labels), int)
-    for label in np.unique(labels):
-        mine = order[labels[order] == label]
-        turn[mine] = np.arange(len(mine))
-    return order[np.argsort(turn[order], kind="stable")][:size]
-
-
 def _batches(size: int, steps: int, rng: np.random.Generator) -> list[Tensor]:
     """Rows of the training part for each step, each epoch in a new order."""
     n = size - max(1, round(VALIDATION * size))
@@ -247,7 +233,3 @@ def _batches(size: int, steps: int, rng: np.random.Generator) -> list[Tensor]:
     epochs = -(-steps * batch // n)
     rows = np.concatenate([rng.permutation(n) for _ in range(epochs)])
     return list(torch.as_tensor(rows[: steps * batch]).split(batch))
-
-
-def _spread(values: Float[np.ndarray, " repeats"]) -> float | None:
-    return float(values.std(ddof=1)) if len(values) > 1 else None

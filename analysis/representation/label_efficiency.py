@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.canvas import GREY, LINE_COLOURS, new_figure, tidy
-from analysis.representation.balanced_draws import balanced_rows, check_sizes
+from analysis.representation.balanced_draws import balanced_rows, check_sizes, spread_over_draws
 from analysis.representation.codes import Labelled
 from analysis.representation.probes import (
     binomial_error,
@@ -55,7 +55,7 @@ class AtSize:
     @property
     def spread(self) -> float | None:
         """The standard deviation over draws; None for one."""
-        return float(self.accuracies.std(ddof=1)) if len(self.accuracies) > 1 else None
+        return spread_over_draws(self.accuracies)
 
     @property
     def repeats(self) -> int:

@@ -1,6 +1,7 @@
 """The user's own data: a `.npy` or `.npz` file."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from pyro_vae.data.dataset import SPLITS, Dataset
 from pyro_vae.data.large_arrays import memory_mapped
 from pyro_vae.data.memory import read_whole
 from pyro_vae.data.npy_file import NpyFile, is_npy
+from pyro_vae.data.rows import Rows, named
+from pyro_vae.data.units import ScaleKind
 from pyro_vae.data.values import Support
 
 _LABELS = {split: f"{split}_labels" for split in SPLITS}
@@ -19,12 +22,12 @@ def array_file(
     levels: int | None = None,
     support: Support | None = None,
     memory_map: bool | None = None,
+    scale: ScaleKind = "standard",
 ) -> Dataset:
     """Data from a NumPy file, `.npy` or `.npz`.
 
     One array, alone or named `x` with its labels `y`, is split as in `Dataset.from_array`. Arrays
-    named `train`, `test` and perhaps `validation` (otherwise the last tenth of `train`) are taken as
-    they are, with perhaps `train_labels`, `validation_labels` and `test_labels`.
+    named `train`, `test` and perhaps `validation` (otherwise a tenth of `train`) are taken as they are, with perhaps `train_labels`, `validation_labels` and `test_labels`.
 
     A memory-mapped `.npy` may be larger than memory: training reads it by shuffled blocks, and at
     most 10,000 rows each are held out for validation and test.
@@ -37,6 +40,9 @@ def array_file(
             unit or real.
         memory_map: Leave the training data of a .npy on the disk; if null, those of one larger than a
             quarter of this machine's memory.
+        scale: How elements of real data are scaled for the networks: "standard" by mean and standard
+            deviation, "robust" by median and interquartile range, "unit" by minimum and range, or
+            "none". Densities, samples and means stay in the data's own units.
 
     Raises:
         ValueError: If the file cannot be read, its arrays' names, types, shapes or values are not
@@ -44,41 +50,71 @@ def array_file(
         OSError: If a memory-mapped file is changed or taken away while it is read.
     """
     path = Path(path)
+    size = _size(path)
+    if memory_map or (memory_map is None and not read_whole(size) and is_npy(path)):
+        file = NpyFile.open(path)
+        with named(path):
+            return memory_mapped(file, levels=levels, support=support, scale=scale)
+    arrays = _read(path)
+    with named(path):
+        if {"train", "test"} <= set(arrays):
+            _check_array_names(arrays)
+            return Dataset.from_splits(
+                {split: arrays[split] for split in SPLITS if split in arrays},
+                labels={split: arrays[name] for split, name in _LABELS.items() if name in arrays},
+                levels=levels,
+                support=support,
+                name=path.stem,
+                scale=scale,
+                source=path,
+            )
+        return Dataset.from_rows(_rows(path, arrays, levels, support), scale=scale)
+
+
+def array_rows(
+    path: str | Path, levels: int | None = None, support: Support | None = None
+) -> Rows:
+    """The rows of a NumPy file, with the arguments of `array_file`; splits one after another."""
+    path = Path(path)
+    _size(path)
+    arrays = _read(path)
+    with named(path):
+        return _rows(path, arrays, levels, support)
+
+
+def _size(path: Path) -> int:
+    """The bytes of a file, which must be there."""
     # os.path takes any text for a path, however long; a Path's own is_file raises.
     if not os.path.isfile(path):
         raise ValueError(f"{path} must be a .npy or .npz file, but there is no such file.")
     if (size := path.stat().st_size) == 0:
         raise ValueError(f"{path} is empty.")
-    if memory_map or (memory_map is None and not read_whole(size) and is_npy(path)):
-        file = NpyFile.open(path)
-        try:
-            return memory_mapped(file, levels=levels, support=support)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    arrays = _read(path)
+    return size
+
+
+def _check_array_names(arrays: Mapping[str, np.ndarray]) -> None:
     names = set(arrays)
-    try:
-        if len(names) == 1:
-            (array,) = arrays.values()
-            return Dataset.from_array(array, levels=levels, support=support, name=path.stem)
-        if names == {"x", "y"}:
-            return Dataset.from_array(
-                arrays["x"], labels=arrays["y"], levels=levels, support=support, name=path.stem
-            )
-        if not {"train", "test"} <= names <= {*SPLITS, *_LABELS.values()}:
-            raise ValueError(
-                f"found arrays named {', '.join(sorted(names)) or '(none)'}; allowed are one array, "
-                f"x and y, or train and test with perhaps validation, {', '.join(_LABELS.values())}."
-            )
-        return Dataset.from_splits(
-            {split: arrays[split] for split in SPLITS if split in names},
-            labels={split: arrays[name] for split, name in _LABELS.items() if name in names},
-            levels=levels,
-            support=support,
-            name=path.stem,
+    splits = {"train", "test"} <= names <= {*SPLITS, *_LABELS.values()}
+    if not (len(names) == 1 or names == {"x", "y"} or splits):
+        raise ValueError(
+            f"found arrays named {', '.join(sorted(names)) or '(none)'}; allowed are one array, "
+            f"x and y, or train and test with perhaps validation, {', '.join(_LABELS.values())}."
         )
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+
+
+def _rows(
+    path: Path, arrays: Mapping[str, np.ndarray], levels: int | None, support: Support | None
+) -> Rows:
+    _check_array_names(arrays)
+    labels = arrays.get("y") if len(arrays) == 2 else None
+    if {"train", "test"} <= set(arrays):
+        parts = [arrays[split] for split in SPLITS if split in arrays]
+        values = np.concatenate(parts)
+    elif labels is not None:
+        values = arrays["x"]
+    else:
+        (values,) = arrays.values()
+    return Rows(values, name=path.stem, labels=labels, levels=levels, support=support, source=path)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

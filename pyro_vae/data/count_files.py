@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Integer
 from torch import Tensor
 
-from pyro_vae.data.dataset import Dataset, permutation
+from pyro_vae.data.dataset import Dataset
+from pyro_vae.data.orders import permutation
 from pyro_vae.data.root_files import read_npz
 
 if TYPE_CHECKING:

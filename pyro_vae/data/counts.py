@@ -9,6 +9,7 @@ import numpy as np
 
 from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.memory import require_memory
+from pyro_vae.data.rows import Rows, named
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -31,6 +32,14 @@ def count_file(path: str | Path) -> Dataset:
             of 0 or more, or is too large for the memory when dense.
     """
     path = Path(path)
+    rows = count_rows(path)
+    with named(path):
+        return Dataset.from_rows(rows)
+
+
+def count_rows(path: str | Path) -> Rows:
+    """The rows of a sparse matrix of counts, with the arguments of `count_file`."""
+    path = Path(path)
     matrix = _read(path)
     if matrix.dtype.kind not in "buif":
         raise ValueError(f"{path}: counts must be whole numbers, got the type {matrix.dtype}.")
@@ -49,14 +58,12 @@ def count_file(path: str | Path) -> Dataset:
     dtype = next(dtype for dtype in types if highest <= np.iinfo(dtype).max)
     assert matrix.shape is not None
     require_memory(matrix.shape, np.dtype(dtype).itemsize, f"{path}: the dense matrix")
-    try:
-        return Dataset.from_array(
-            matrix.astype(dtype).toarray(),
-            support="binary" if highest <= 1 else "counts",
-            name=path.stem,
-        )
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return Rows(
+        matrix.astype(dtype).toarray(),
+        name=path.stem,
+        support="binary" if highest <= 1 else "counts",
+        source=path,
+    )
 
 
 def is_sparse(path: str | Path) -> bool:

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,7 +12,10 @@ from jaxtyping import Real
 from torch import Tensor
 
 from pyro_vae.data.memory_mapped import MemoryMapped
-from pyro_vae.data.orders import BlockOrder, permutation
+from pyro_vae.data.orders import BlockOrder
+from pyro_vae.data.rows import Rows
+from pyro_vae.data.splits import SPLITS, split_rows, validation_rows
+from pyro_vae.data.units import ScaleKind, Units
 from pyro_vae.data.values import (
     SUPPORTS,
     Extent,
@@ -21,17 +26,13 @@ from pyro_vae.data.values import (
     native_support,
 )
 
-SPLITS = ("train", "validation", "test")
-
-_SPLIT_SEED = 20140501
-
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Training, validation and test data with one event shape and one native support.
 
     Values are kept in the narrowest type that holds them: uint8 up to 256 levels, then int16 and
-    int32; floats in float32.
+    int32; floats in float32, or in float64 where float32 would lose their differences.
 
     Args:
         name: What the set is called in logs and tables.
@@ -47,6 +48,10 @@ class Dataset:
             data on the disk do not have.
         rows: The numbers that the rows of each split have in the one array they were split from; not of
             training data on the disk, and empty where data came in splits.
+        scale: How real data are scaled for the networks: see `Units`.
+        split_rule: How the rows were split, in words.
+        source: The file or folder that the data were read from.
+        notes: What was left out or changed while reading, one line each.
 
     Raises:
         ValueError: If splits are empty or differ in event shape, values lie outside the support,
@@ -64,6 +69,10 @@ class Dataset:
     event_names: tuple[str, ...] = field(default=(), repr=False)
     blocks: BlockOrder | None = field(default=None, repr=False)
     rows: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    scale: ScaleKind = "standard"
+    split_rule: str = "as published"
+    source: Path | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.support not in SUPPORTS:
@@ -112,6 +121,8 @@ class Dataset:
         name: str = "array",
         label_names: Sequence[str] = (),
         event_names: Sequence[str] = (),
+        scale: ScaleKind = "standard",
+        source: Path | None = None,
     ) -> "Dataset":
         """A data set from one array, split 70 / 10 / 20 by a permutation that is always the same.
 
@@ -129,32 +140,62 @@ class Dataset:
             name: What the set is called in logs and tables.
             label_names: What label 0, 1, ... is called.
             event_names: What element 0, 1, ... of a datum is called.
+            scale: How real data are scaled for the networks: see `Units`.
+            source: The file or folder that the data were read from.
 
         Raises:
             ValueError: If type, shape or values are none of these, fewer than 10 rows are given, or
                 there is not one label a row.
         """
-        # Not copied: the rows of each split are, below.
-        values = as_events(as_tensor(array, name, copy=False), name)
-        n = len(values)
-        if n < 10:
-            raise ValueError(f"{name} must have at least 10 rows to be split, got {n}.")
-        targets = None if labels is None else as_labels(labels, f"the labels of {name}")
-        if targets is not None and len(targets) != n:
-            raise ValueError(f"{name} has {n} rows but {len(targets)} labels.")
-        n_validation, n_test = n // 10, n // 5
-        order = permutation(n, seed=_SPLIT_SEED)
-        parts = order.split([n - n_validation - n_test, n_validation, n_test])
-        rows: dict[str, Tensor] = dict(zip(SPLITS, parts, strict=True))
-        return cls.from_splits(
-            {split: values[index] for split, index in rows.items()},
-            labels=None if targets is None else {s: targets[index] for s, index in rows.items()},
+        rows = Rows(
+            array,
+            name=name,
+            labels=labels,
+            label_names=tuple(label_names),
+            event_names=tuple(event_names),
             levels=levels,
             support=support,
-            name=name,
-            label_names=label_names,
-            event_names=event_names,
-            rows=rows,
+            source=source,
+        )
+        return cls.from_rows(rows, scale=scale)
+
+    @classmethod
+    def from_rows(cls, rows: Rows, *, scale: ScaleKind = "standard") -> "Dataset":
+        """A data set from data as they were read, split by their own splits or as in `from_array`.
+
+        Raises:
+            ValueError: As `from_array`.
+        """
+        name = rows.name
+        # Not copied: the rows of each split are, below.
+        values = as_events(as_tensor(rows.values, name, copy=False), name)
+        n = len(values)
+        labels = None if rows.labels is None else as_labels(rows.labels, f"the labels of {name}")
+        if labels is not None and len(labels) != n:
+            raise ValueError(f"{name} has {n} rows but {len(labels)} labels.")
+        try:
+            parts, rule = split_rows(n, labels=labels, groups=rows.groups, splits=rows.splits)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        splits = [values[index] for index in parts.values()]
+        support, levels = (
+            (rows.support, rows.levels)
+            if rows.support is not None
+            else _support_of(splits, rows.levels, name)
+        )
+        return cls(
+            name,
+            support,
+            levels,
+            *splits,
+            labels={} if labels is None else {s: labels[index] for s, index in parts.items()},
+            label_names=rows.label_names,
+            event_names=rows.event_names,
+            rows=parts,
+            scale=scale,
+            split_rule=rule,
+            source=rows.source,
+            notes=rows.notes,
         )
 
     @classmethod
@@ -168,20 +209,24 @@ class Dataset:
         name: str = "array",
         label_names: Sequence[str] = (),
         event_names: Sequence[str] = (),
-        rows: Mapping[str, Tensor] | None = None,
+        scale: ScaleKind = "standard",
+        source: Path | None = None,
+        notes: Sequence[str] = (),
     ) -> "Dataset":
         """A data set from arrays that are split already; the support is read as in `from_array`.
 
         Args:
-            splits: "train", "test" and perhaps "validation", which otherwise is the last tenth of
-                the training data.
+            splits: "train", "test" and perhaps "validation", which otherwise is a tenth of the
+                training data, by a fixed permutation.
             labels: Labels or factors for some of the splits.
             levels: The number of levels of integers 0, ..., levels - 1.
             support: One of `SUPPORTS`, instead of what the values say.
             name: What the set is called in logs and tables.
             label_names: What label 0, 1, ... is called.
             event_names: What element 0, 1, ... of a datum is called.
-            rows: The numbers that the rows had in an array that they were split from.
+            scale: How real data are scaled for the networks: see `Units`.
+            source: The file or folder that the data were read from.
+            notes: What was left out or changed while reading, one line each.
 
         Raises:
             ValueError: As `from_array`, and if the splits differ in type or event shape.
@@ -198,12 +243,16 @@ class Dataset:
             split: as_labels(array, f"the {split} labels of {name}")
             for split, array in (labels or {}).items()
         }
+        rule = "as given"
         if "validation" not in tensors:
-            n_validation = max(1, len(tensors["train"]) // 10)
+            held_out = validation_rows(len(tensors["train"]), labels=targets.get("train"))
+            trained = torch.ones(len(tensors["train"]), dtype=torch.bool)
+            trained[held_out] = False
             for parts in (tensors, targets):
                 if "train" in parts:
-                    parts["validation"] = parts["train"][-n_validation:]
-                    parts["train"] = parts["train"][:-n_validation]
+                    parts["validation"] = parts["train"][held_out]
+                    parts["train"] = parts["train"][trained]
+            rule = "train and test as given; a tenth of train validates, by a fixed permutation"
         kind, levels = (
             (support, levels)
             if support is not None
@@ -217,7 +266,20 @@ class Dataset:
             labels=targets,
             label_names=tuple(label_names),
             event_names=tuple(event_names),
-            rows=dict(rows or {}),
+            scale=scale,
+            split_rule=rule,
+            source=source,
+            notes=tuple(notes),
+        )
+
+    @cached_property
+    def units(self) -> Units:
+        """The units of the training data; those of data on the disk are taken from validation rows."""
+        if self.support != "real":
+            kind: ScaleKind = "none"
+            return Units.of(self.validation[:1], kind)
+        return Units.of(
+            self.validation if isinstance(self.train, MemoryMapped) else self.train, self.scale
         )
 
     @property
@@ -264,9 +326,10 @@ class Dataset:
         extent = values.extent if isinstance(values, MemoryMapped) else Extent.of(values)
         # NaN passes through both.
         low, high = float(extent.low), float(extent.high)
-        if not (math.isfinite(low) and math.isfinite(high)):
+        largest = torch.finfo(torch.float32).max
+        if not (-largest <= low and high <= largest):
             raise ValueError(
-                f"{what} holds values that are not finite in float32 (NaN or infinite)."
+                f"{what} holds values that are not finite in float32 (NaN, infinite or beyond 3.4e38)."
             )
         lowest = -math.inf if self.support == "real" else 0
         top = math.inf if self.support in ("counts", "real") else (self.levels or 2) - 1
@@ -283,7 +346,9 @@ class Dataset:
         return high
 
     def _narrowest_type(self, highest: float) -> torch.dtype:
-        if self.support in ("unit", "real"):
+        if self.support == "real":
+            return torch.float64 if self.units.double else torch.float32
+        if self.support == "unit":
             return torch.float32
         top = highest if self.levels is None else self.levels - 1
         types = (torch.uint8, torch.int16, torch.int32, torch.int64)

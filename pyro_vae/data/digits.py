@@ -2,7 +2,8 @@
 
 import torch
 
-from pyro_vae.data.dataset import SPLITS, Dataset, permutation
+from pyro_vae.data.dataset import SPLITS, Dataset
+from pyro_vae.data.orders import permutation
 
 _SPLIT_SEED = 1797
 

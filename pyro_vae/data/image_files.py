@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from pyro_vae.data.dataset import Dataset, permutation
+from pyro_vae.data.dataset import Dataset
+from pyro_vae.data.orders import permutation
 from pyro_vae.data.root_files import read_npz
 
 _STATIC_MNIST_SHA256 = "9b45e636201cc2967c8bf90055894901453d5cf7fe9654465a9fedd07289821a"

@@ -87,7 +87,12 @@ def _named(path: Path, make: Any, images: Any, labels: Any, classes: Sequence[st
     """The data set, with errors that name the folder."""
     try:
         return make(
-            images, labels=labels, levels=256, name=path.resolve().name, label_names=classes
+            images,
+            labels=labels,
+            levels=256,
+            name=path.resolve().name,
+            label_names=classes,
+            source=path,
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -8,6 +8,7 @@ from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.npy_file import NpyFile
 from pyro_vae.data.orders import permutation
+from pyro_vae.data.units import ScaleKind
 from pyro_vae.data.values import (
     Extent,
     Support,
@@ -30,7 +31,11 @@ _BAR_BYTES = 2**32
 
 
 def memory_mapped(
-    file: NpyFile, *, levels: int | None = None, support: Support | None = None
+    file: NpyFile,
+    *,
+    levels: int | None = None,
+    support: Support | None = None,
+    scale: ScaleKind = "standard",
 ) -> Dataset:
     """A data set of a `.npy` of any length, of which memory holds a bounded part.
 
@@ -41,6 +46,7 @@ def memory_mapped(
         file: The file, of an array as for `Dataset.from_array`.
         levels: As for `Dataset.from_array`.
         support: As for `Dataset.from_array`.
+        scale: As for `Dataset.from_array`.
 
     Raises:
         ValueError: As `Dataset.from_array`.
@@ -95,7 +101,18 @@ def memory_mapped(
     else:
         kind = support
     numbers = {split: torch.from_numpy(numbers) for split, numbers in rows.items()}
-    return Dataset(name, kind, levels, train, validation, test, rows=numbers)
+    return Dataset(
+        name,
+        kind,
+        levels,
+        train,
+        validation,
+        test,
+        rows=numbers,
+        scale=scale,
+        split_rule="validation and test rows drawn evenly over the file, always the same",
+        source=file.path,
+    )
 
 
 def held_out_rows(n: int, row_bytes: int) -> dict[str, np.ndarray]:

@@ -5,7 +5,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from pyro_vae.data.dataset import SPLITS, Dataset, permutation
+from pyro_vae.data.dataset import SPLITS, Dataset
+from pyro_vae.data.orders import permutation
 
 _SPLIT_SEED = 427_640
 

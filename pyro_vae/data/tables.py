@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyro_vae.data.dataset import Dataset
+from pyro_vae.data.rows import Rows, named
+from pyro_vae.data.units import ScaleKind
 from pyro_vae.data.values import Support
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ def table_file(
     label: str | None = None,
     levels: int | None = None,
     support: Support | None = None,
+    scale: ScaleKind = "standard",
 ) -> Dataset:
     """Data from a table, `.csv` or `.parquet`, one row a datum, split as in `Dataset.from_array`.
 
@@ -36,6 +39,9 @@ def table_file(
         levels: The number of levels of integers 0, ..., levels - 1.
         support: What the values are, where they do not say it themselves: binary, integers, counts,
             unit or real.
+        scale: How columns of real data are scaled for the networks: "standard" by mean and standard
+            deviation, "robust" by median and interquartile range, "unit" by minimum and range, or
+            "none". Densities, samples and means stay in the columns' own units.
 
     Raises:
         ValueError: If the file cannot be read, names or values are missing, or a column other than
@@ -43,24 +49,36 @@ def table_file(
         ImportError: If pandas, or for Parquet pyarrow, cannot be imported.
     """
     path = Path(path)
+    rows = table_rows(path, label=label, levels=levels, support=support)
+    with named(path):
+        return Dataset.from_rows(rows, scale=scale)
+
+
+def table_rows(
+    path: str | Path,
+    label: str | None = None,
+    levels: int | None = None,
+    support: Support | None = None,
+) -> Rows:
+    """The rows of a table, with the arguments of `table_file`."""
+    path = Path(path)
     table = _read(path)
-    try:
+    with named(path):
         _check_names(table, label)
         _check_complete(table)
         targets, classes = None, ()
         if label is not None:
             targets, classes = _labels(table.pop(label))
-        return Dataset.from_array(
+        return Rows(
             _values(table),
+            name=path.stem,
             labels=targets,
+            label_names=classes,
+            event_names=tuple(str(name) for name in table.columns),
             levels=levels,
             support=support,
-            name=path.stem,
-            label_names=classes,
-            event_names=[str(name) for name in table.columns],
+            source=path,
         )
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _read(path: Path) -> "pd.DataFrame":

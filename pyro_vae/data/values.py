@@ -1,6 +1,5 @@
 """What the values of an array are: their type, the shape of a datum, their range and their support."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -38,7 +37,7 @@ _PLAIN_INTEGERS = {
 
 
 def as_tensor(array: np.ndarray | Tensor, what: str, *, copy: bool = True) -> Tensor:
-    """The array as a tensor of integers or float32, on the CPU."""
+    """The array as a tensor of integers, float32 or float64, on the CPU."""
     if isinstance(array, Tensor):
         if array.is_complex() or array.layout != torch.strided:
             raise ValueError(
@@ -47,17 +46,18 @@ def as_tensor(array: np.ndarray | Tensor, what: str, *, copy: bool = True) -> Te
             )
         array = array.detach().cpu()
         if array.is_floating_point():
-            return array.to(torch.float32)
+            return array if array.dtype == torch.float64 else array.to(torch.float32)
         return array.to(_PLAIN_INTEGERS.get(array.dtype, array.dtype))
     array = np.asarray(array)
     if array.dtype.kind not in "buif":
         raise ValueError(
             f"{what} must hold booleans, integers or floats, got an array of dtype {array.dtype}."
         )
-    dtype = {"b": np.uint8, "f": np.float32}.get(array.dtype.kind, array.dtype.newbyteorder("="))
+    floats = np.float64 if array.dtype.itemsize > 4 else np.float32
+    dtype = {"b": np.uint8, "f": floats}.get(array.dtype.kind, array.dtype.newbyteorder("="))
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         dtype = np.int64
-    # What float32 cannot hold becomes infinite here and is refused with the other infinities.
+    # What float64 cannot hold becomes infinite here and is refused with the other infinities.
     with np.errstate(over="ignore"):
         # torch takes no array that is not to be written.
         return torch.from_numpy(
@@ -208,7 +208,7 @@ def native_support(
             )
         return "integers", 256
     if floats:
-        if whole and math.isfinite(high):
+        if whole and high < 2**53:
             raise ValueError(
                 f"{name} holds floats without a fraction, from {low:g} to {high:g}, which may be grey "
                 f"levels, counts or real: say which with levels (--data.levels {high + 1:.0f}) or "

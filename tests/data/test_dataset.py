@@ -208,13 +208,14 @@ def test_labels_must_be_as_many_as_rows():
         Dataset.from_splits({"train": values(4), "test": values(4)}, labels={"test": np.zeros(3)})
 
 
-def test_validation_is_the_last_tenth_of_training_data_that_came_split():
-    array = values(4)
+def test_validation_is_a_tenth_of_training_data_that_came_split():
+    array = np.arange(ROWS * 3).reshape(ROWS, 3)
     labels = np.arange(ROWS)
     dataset = Dataset.from_splits({"train": array, "test": array[:7]}, labels={"train": labels})
     assert [len(dataset.split(split)) for split in SPLITS] == [36, 4, 7]
-    assert torch.equal(dataset.validation, torch.as_tensor(array[-4:]).to(torch.uint8))
-    assert dataset.labels["validation"].tolist() == [36, 37, 38, 39]
+    for split in ("train", "validation"):
+        assert torch.equal(dataset.split(split)[:, 0], 3 * dataset.labels[split])
+    assert dataset.labels["validation"].tolist() != [36, 37, 38, 39]
 
 
 def test_splits_share_one_support():

@@ -70,7 +70,7 @@ def test_labels_of_numbers(path):
         assert torch.equal(dataset.labels[split], (10 * dataset.split(split)[:, 1]).long())
     assert dataset.label_names == ()
     dataset = table_file(write(path, a=REAL, kind=REAL * 2, b=COUNT), label="kind")
-    assert torch.allclose(dataset.labels["train"], 2 * dataset.train[:, 0])
+    assert torch.allclose(dataset.labels["train"].float(), 2 * dataset.train[:, 0])
 
 
 def test_types_of_parquet_that_may_be_missing_are_numbers(tmp_path):

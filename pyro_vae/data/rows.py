@@ -1,0 +1,58 @@
+"""Data as a file or an object holds them, before they are split or prepared."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyro_vae.data.values import Support
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Data and their labels in the order in which they were read.
+
+    A training set is made of them by `Dataset.from_rows`, which splits them. New data for a trained
+    model stay whole: `DataContract.matched` puts their columns in the order of training.
+
+    Args:
+        values: `(n, *event_shape)`: a NumPy array, a tensor, or a sparse matrix of SciPy's.
+        name: What the data are called in logs and tables.
+        labels: A label, or a row of factors, for each row, as they were read: numbers, words or None.
+        label_names: What label 0, 1, ... is called, where labels are such numbers already; of factors,
+            what the first, second, ... is.
+        event_names: What element 0, 1, ... of a row is called: a column, a gene, a word.
+        levels: The number of levels of integers 0, ..., levels - 1, where the source says it.
+        support: One of `SUPPORTS`, where the source says it.
+        splits: "train", "validation" or "test" for each row, where the source is split already.
+        groups: A group for each row; rows of a group go into one split.
+        source: The file or folder; None for data in memory.
+        notes: What was left out or changed while reading, one line each.
+    """
+
+    values: Any = field(repr=False)
+    name: str = "array"
+    labels: Any = field(default=None, repr=False)
+    label_names: tuple[str, ...] = ()
+    event_names: tuple[str, ...] = ()
+    levels: int | None = None
+    support: Support | None = None
+    splits: np.ndarray | None = field(default=None, repr=False)
+    groups: np.ndarray | None = field(default=None, repr=False)
+    source: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Put the path before the message of a `ValueError`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,138 @@
+"""The units of real data: the location and the spread that networks and likelihoods work in."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor
+
+ScaleKind = Literal["standard", "robust", "unit", "none"]
+
+# float32 is enough where it moves no value by more than this share of its element's spread.
+_ROUNDING = 1e-3
+# Elements with fewer distinct values than this share of the rows have a resolution.
+_REPEATED = 0.9
+# Values that the statistics of large data are taken from, of rows spread evenly over them.
+_VALUES = 50_000_000
+# Values of an element, or a channel, that its resolution is taken from.
+_SORTED = 1_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """u = (x - center) / spread, element by element: x in the user's units, u near N(0, 1).
+
+    Networks read u, and a likelihood's location and scale are decoded in units of the spread and given
+    in the user's: densities, samples and means are in the user's units, by the change of variables.
+
+    Args:
+        kind: How the two were found: "standard" (mean and standard deviation), "robust" (median, and
+            interquartile range / 1.349), "unit" (minimum and range), or "none" (0 and 1).
+        center: Broadcastable to a row's shape: a value for each element of rows of one axis, a value
+            for each channel of images and series.
+        spread: Likewise, above 0.
+        floor: Likewise, in units of the spread: the standard deviation of rounding to the element's
+            resolution, h / sqrt(12) for values that are multiples of h apart; 0 without one.
+        double: Whether float32 would lose the element's differences, so that data stay in float64.
+    """
+
+    kind: ScaleKind
+    center: Float[Tensor, "*some_event"]
+    spread: Float[Tensor, "*some_event"]
+    floor: Float[Tensor, "*some_event"]
+    double: bool = False
+
+    @classmethod
+    def of(cls, values: Real[Tensor, " n *event"], kind: ScaleKind = "standard") -> "Units":
+        """The units of training data.
+
+        An element that never varies has spread 1, or its magnitude if that is larger.
+
+        Raises:
+            ValueError: If `kind` is unknown.
+        """
+        if kind not in get_args(ScaleKind):
+            raise ValueError(
+                f"scale must be one of {', '.join(get_args(ScaleKind))}, got {kind!r}."
+            )
+        step = max(1, math.ceil(values.numel() / _VALUES))
+        # One row for each element, or for each channel.
+        x = values[::step].to(torch.float64)
+        shape = (x.shape[1],) if x.dim() == 2 else (x.shape[1], *[1] * (x.dim() - 2))
+        x = x.transpose(0, 1).flatten(1)
+        center, spread = _location_and_spread(x, kind)
+        largest = x.abs().amax(1)
+        rounding = torch.finfo(torch.float32).eps * largest
+        double = values.dtype == torch.float64 and bool((rounding > _ROUNDING * spread).any())
+        constant = spread <= torch.finfo(torch.float64).eps * largest
+        spread = torch.where(constant, largest.clamp(min=1), spread)
+        floor = _resolution(x) / (math.sqrt(12) * spread)
+        floor = torch.where(constant, 0, floor)
+        if kind == "none":
+            center, spread = torch.zeros_like(center), torch.ones_like(spread)
+            floor = torch.zeros_like(floor)
+        return cls(kind, *(part.reshape(shape) for part in (center, spread, floor)), double=double)
+
+    @property
+    def identity(self) -> bool:
+        """Whether u is x."""
+        return self.kind == "none"
+
+    def scaled(self, values: Real[Tensor, " n *event"]) -> Float[Tensor, " n *event"]:
+        """u, in float32 or the values' own type."""
+        u = (values.to(self.center.dtype) - self.center) / self.spread
+        return u.to(torch.float32)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors and plain values for a checkpoint."""
+        return {
+            "kind": self.kind,
+            "center": self.center,
+            "spread": self.spread,
+            "floor": self.floor,
+            "double": self.double,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Units":
+        """What `to_plain` wrote.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        parts = [plain.get(name) for name in ("center", "spread", "floor")]
+        if plain.get("kind") not in get_args(ScaleKind) or not all(
+            isinstance(part, Tensor) and part.dtype == torch.float64 and part.isfinite().all()
+            for part in parts
+        ):
+            raise ValueError("the units of the data are damaged.")
+        return cls(plain["kind"], *parts, double=bool(plain.get("double")))  # pyright: ignore[reportArgumentType]
+
+
+def _location_and_spread(x: Tensor, kind: ScaleKind) -> tuple[Tensor, Tensor]:
+    """Of each row of x."""
+    if kind == "robust":
+        quantiles = np.quantile(x.numpy(), [0.25, 0.5, 0.75], axis=1)
+        low, center, high = torch.from_numpy(quantiles)
+        # Where half of the values are one value, the standard deviation.
+        spread = (high - low) / 1.349
+        return center, torch.where(spread > 0, spread, x.std(1, correction=0))
+    if kind == "unit":
+        low, high = x.amin(1), x.amax(1)
+        return low, high - low
+    return x.mean(1), x.std(1, correction=0)
+
+
+def _resolution(x: Tensor) -> Tensor:
+    """The smallest difference of distinct values in each row of x; 0 where hardly any value repeats."""
+    found = []
+    for row in x:
+        row = row[:_SORTED]
+        distinct = row.unique()
+        repeated = 1 < len(distinct) < _REPEATED * len(row)
+        found.append(float(distinct.diff().min()) if repeated else 0.0)
+    return torch.tensor(found, dtype=torch.float64)

@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from pyro_vae.data.arrays import array_file
+from pyro_vae.data.arrays import array_file, array_rows
 from pyro_vae.data.colour_sets import celeba, cifar10, svhn
 from pyro_vae.data.count_files import mouse_bladder, newsgroups, newsgroups_halves
-from pyro_vae.data.counts import count_file
+from pyro_vae.data.counts import count_file, count_rows
 from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.digits import digits
 from pyro_vae.data.image_files import dsprites, freyface, omniglot, static_mnist
@@ -20,7 +20,8 @@ from pyro_vae.data.image_folders import image_folder
 from pyro_vae.data.own_data import OWN_DATA, own_data
 from pyro_vae.data.photos import photos
 from pyro_vae.data.preparation import PreparedData, SupportMismatchError
-from pyro_vae.data.tables import table_file
+from pyro_vae.data.rows import Rows
+from pyro_vae.data.tables import table_file, table_rows
 from pyro_vae.data.torchvision_sets import fashion_mnist, kmnist, mnist
 
 # A loader that reads from a folder of data sets takes it as `root`; one of the user's own, `path`.
@@ -45,6 +46,14 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "table_file": table_file,
 }
 
+# What reads new data for a trained model, by the loader that reads such a path for training: the same
+# values and names, not split.
+READERS: dict[str, Callable[..., Rows]] = {
+    "array_file": array_rows,
+    "count_file": count_rows,
+    "table_file": table_rows,
+}
+
 
 def default_root() -> Path:
     """The folder of data sets: the environment variable PYRO_VAE_DATA, or `data` where we are."""
@@ -54,8 +63,10 @@ def default_root() -> Path:
 __all__ = [
     "DATASETS",
     "OWN_DATA",
+    "READERS",
     "Dataset",
     "PreparedData",
+    "Rows",
     "SupportMismatchError",
     "array_file",
     "celeba",

@@ -16,6 +16,7 @@ from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
+from pyro_vae.data import Units
 
 
 class VAE(PyroModule):
@@ -93,13 +94,15 @@ def build(
     train_data: Real[Tensor, " n *event"] | None = None,
     train_size: int | None = None,
     levels: int | None = None,
+    units: Units | None = None,
 ) -> VAE:
     """A VAE from the classes of its parts. The defaults above are the command line's.
 
     Each constructor is handed, by parameter name, what it asks for among `latent_dim`,
-    `event_shape`, `encoder`, `decoder`, `posterior`, `train_data`, `train_size`, `levels` and
-    `data_support`, the likelihood's support. An encoder of counts reads log(1 + x), one of integers
-    x / (levels - 1), and a decoder of points of the simplex these less their mean, over their spread.
+    `event_shape`, `encoder`, `decoder`, `posterior`, `train_data`, `train_size`, `levels`, `units` and
+    `data_support`, the likelihood's support. An encoder of real data reads (x - center) / spread, one
+    of counts log(1 + x), one of integers x / (levels - 1), and a decoder of points of the simplex these
+    less their mean, over their spread.
 
     Args:
         event_shape: The shape of a datum.
@@ -111,12 +114,15 @@ def build(
         train_data: Training data in the likelihood's support, for parts that start from data.
         train_size: The number of training data.
         levels: The number of levels 0, ..., levels - 1 of the data; None if they have none.
+        units: The center and spread of real data; without, `fit` finds them.
 
     Raises:
         ValueError: If parts do not fit together, or a likelihood of integers is given no `levels`.
     """
     encoder, decoder = partial(network, tuple(event_shape)), partial(network, (latent_dim,))
     support = _class_of(likelihood).support
+    if support == "real":
+        encoder = networks.on_user_units(encoder, tuple(event_shape), units)
     if support == "counts":
         encoder = networks.on_log_scale(encoder)
     if support == "integers":
@@ -131,6 +137,7 @@ def build(
         "train_data": train_data,
         "train_size": train_size,
         "levels": levels,
+        "units": units,
         "data_support": support,
     }
 

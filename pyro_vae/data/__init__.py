@@ -23,6 +23,7 @@ from pyro_vae.data.preparation import PreparedData, SupportMismatchError
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.tables import table_file, table_rows
 from pyro_vae.data.torchvision_sets import fashion_mnist, kmnist, mnist
+from pyro_vae.data.units import Units
 
 # A loader that reads from a folder of data sets takes it as `root`; one of the user's own, `path`.
 DATASETS: dict[str, Callable[..., Dataset]] = {
@@ -68,6 +69,7 @@ __all__ = [
     "PreparedData",
     "Rows",
     "SupportMismatchError",
+    "Units",
     "array_file",
     "celeba",
     "cifar10",

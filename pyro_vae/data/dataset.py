@@ -3,8 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from pyro_vae.data.values import (
     as_tensor,
     native_support,
 )
+
+NOT_SPLIT = "not split"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +55,7 @@ class Dataset:
         split_rule: How the rows were split, in words.
         source: The file or folder that the data were read from.
         notes: What was left out or changed while reading, one line each.
+        units: Those that networks work in; found in the training data if None.
 
     Raises:
         ValueError: If splits are empty or differ in event shape, values lie outside the support,
@@ -73,6 +77,7 @@ class Dataset:
     split_rule: str = "as published"
     source: Path | None = field(default=None, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
+    units: Units = field(default=cast("Units", None), repr=False)
 
     def __post_init__(self) -> None:
         if self.support not in SUPPORTS:
@@ -87,13 +92,16 @@ class Dataset:
                 f"only integers have levels, got {self.levels} for {self.support} data."
             )
         highest = max(self._check(split) for split in SPLITS)
+        # The one write to a frozen instance, before anyone has seen it.
+        write = partial(object.__setattr__, self)
+        if self.units is None:
+            write("units", self._units())
         dtype = self._narrowest_type(highest)
         for split in SPLITS:
-            # The one write to a frozen instance, before anyone has seen it.
-            object.__setattr__(self, split, self._rows(split).to(dtype))
+            write(split, self._rows(split).to(dtype))
         if isinstance(self.train, MemoryMapped) and self.blocks is None:
             blocks = BlockOrder.fitting(len(self.train), self.train.row_bytes)
-            object.__setattr__(self, "blocks", blocks)
+            write("blocks", blocks)
         if self.blocks is not None and self.blocks.rows != len(self.train):
             raise ValueError(
                 f"{self.name}: the order of {self.blocks.rows} rows does not fit {len(self.train)}."
@@ -199,6 +207,48 @@ class Dataset:
         )
 
     @classmethod
+    def unsplit(
+        cls,
+        values: Tensor,
+        support: str,
+        levels: int | None,
+        *,
+        name: str,
+        units: Units,
+        labels: Tensor | None = None,
+        label_names: Sequence[str] = (),
+        event_names: Sequence[str] = (),
+        source: Path | None = None,
+        notes: Sequence[str] = (),
+    ) -> "Dataset":
+        """New data for a trained model: each split is all of them, of any number.
+
+        Raises:
+            ValueError: As of `Dataset`.
+        """
+        return cls(
+            name,
+            support,
+            levels,
+            values,
+            values,
+            values,
+            labels={} if labels is None else dict.fromkeys(SPLITS, labels),
+            label_names=tuple(label_names),
+            event_names=tuple(event_names),
+            rows=dict.fromkeys(SPLITS, torch.arange(len(values))),
+            split_rule=NOT_SPLIT,
+            source=source,
+            notes=tuple(notes),
+            units=units,
+        )
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the splits differ: new data are not split."""
+        return self.split_rule != NOT_SPLIT
+
+    @classmethod
     def from_splits(
         cls,
         splits: Mapping[str, np.ndarray | Tensor],
@@ -272,15 +322,12 @@ class Dataset:
             notes=tuple(notes),
         )
 
-    @cached_property
-    def units(self) -> Units:
-        """The units of the training data; those of data on the disk are taken from validation rows."""
+    def _units(self) -> Units:
+        """The units of the training data; of data on the disk, those of the validation rows."""
         if self.support != "real":
-            kind: ScaleKind = "none"
-            return Units.of(self.validation[:1], kind)
-        return Units.of(
-            self.validation if isinstance(self.train, MemoryMapped) else self.train, self.scale
-        )
+            return Units.of(self.validation[:1], "none")
+        on_disk = isinstance(self.train, MemoryMapped)
+        return Units.of(self.validation if on_disk else self.train, self.scale)
 
     @property
     def event_shape(self) -> tuple[int, ...]:

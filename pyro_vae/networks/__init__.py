@@ -24,6 +24,7 @@ from pyro_vae.networks.normalisation import BatchNorm, Norm, Standardised, runni
 from pyro_vae.networks.simplex_scale import SimplexScale, on_simplex_scale
 from pyro_vae.networks.unit_scale import UnitScale, on_unit_scale
 from pyro_vae.networks.unit_vector import unit_vector
+from pyro_vae.networks.user_units import OnUserUnits, UserUnits, on_user_units, user_units
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "mlp": MLP,
@@ -48,13 +49,17 @@ __all__ = [
     "Network",
     "NetworkFactory",
     "Norm",
+    "OnUserUnits",
     "ResNet",
     "SimplexScale",
     "Standardised",
     "UnitScale",
+    "UserUnits",
     "on_log_scale",
     "on_simplex_scale",
     "on_unit_scale",
+    "on_user_units",
     "running_statistics",
     "unit_vector",
+    "user_units",
 ]

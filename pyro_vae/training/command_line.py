@@ -41,7 +41,7 @@ from pyro_vae.training.plain_yaml import (
 # What constructors are handed, and so is nobody's option.
 HANDED = {
     *("event_shape", "latent_dim", "encoder", "decoder", "posterior", "train_data", "train_size"),
-    *("levels", "data_support", "input_shape", "output_shape", "root"),
+    *("levels", "units", "data_support", "input_shape", "output_shape", "root"),
 }
 
 # What a resumed run may be given anew: how long, where, and what to do afterwards.

@@ -16,7 +16,7 @@ from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
-from pyro_vae.data import Units
+from pyro_vae.data import DataContract, Units, check_prepared, prepare
 
 
 class VAE(PyroModule):
@@ -36,6 +36,8 @@ class VAE(PyroModule):
     """
 
     latent_sites: ClassVar[tuple[str, ...]] = ("z",)
+    # What the data were that it was trained on: set by `fit` and `load`.
+    contract: DataContract | None = None
     prior: nn.Module
     likelihood: nn.Module
     posterior: nn.Module
@@ -74,9 +76,22 @@ class VAE(PyroModule):
         with pyro.plate("data", len(x)):
             return pyro.sample("z", self.posterior(x))
 
-    def embed(self, x: Real[Tensor, " batch *event"]) -> Float[Tensor, "batch latent"]:
-        """The deterministic code of x, used as its representation."""
+    def embed(self, x: Any) -> Float[Tensor, "batch latent"]:
+        """The deterministic code of x, used as its representation; data but a tensor are prepared first."""
+        x = x if isinstance(x, Tensor) else self.prepare(x)
+        check_prepared(x, self.likelihood.support, self.contract)
         return self.posterior.embed(x)
+
+    def prepare(self, data: Any) -> Real[Tensor, " batch *event"]:
+        """New data as the training data were prepared: columns in their order, levels binarised or scaled.
+
+        Args:
+            data: What `fit` takes.
+
+        Raises:
+            ValueError: If the VAE was not trained, or the data do not fit it; in one line.
+        """
+        return prepare(data, self.contract)
 
     def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch_event"]:
         """The mean of p(x | z)."""

@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.data import PreparedData
-from pyro_vae.evaluating import evaluating
+from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence import (
     AnnealedImportanceSampling,
     ImportanceWeighting,
@@ -224,8 +224,7 @@ class Evaluating:
 
     def batch(self, rows: Tensor) -> Tensor:
         """The data of these rows, as floats on the device."""
-        x = self.x[rows].to(self.device)
-        return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        return as_floats(self.x[rows].to(self.device))
 
     def guided(self, x: Tensor, seed: int) -> PyroModule:
         """The program, its guide fitted to each datum if that was asked for."""

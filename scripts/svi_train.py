@@ -22,6 +22,7 @@ import torch
 from pyro.nn import PyroModule
 
 from pyro_vae.data import default_root
+from pyro_vae.evaluating import as_floats
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.command_line import parse
 from pyro_vae.training.configuration import (
@@ -205,7 +206,7 @@ def conclude(
     tree = from_svi(
         vae.model,
         vae.guide,
-        x.to(torch.get_default_dtype()),
+        as_floats(x),
         num_draws=STORED_DRAWS,
         num_stored=STORED_IMAGES,
         constant_data=None if labels is None else {"label": labels.numpy()},

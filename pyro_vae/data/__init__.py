@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pyro_vae.data.arrays import array_file, array_rows
 from pyro_vae.data.colour_sets import celeba, cifar10, svhn
+from pyro_vae.data.contract import ChangedDataError, DataContract, check_prepared, prepare
 from pyro_vae.data.count_files import mouse_bladder, newsgroups, newsgroups_halves
 from pyro_vae.data.counts import count_file, count_rows
 from pyro_vae.data.dataset import Dataset
@@ -65,6 +66,8 @@ __all__ = [
     "DATASETS",
     "OWN_DATA",
     "READERS",
+    "ChangedDataError",
+    "DataContract",
     "Dataset",
     "PreparedData",
     "Rows",
@@ -72,6 +75,7 @@ __all__ = [
     "Units",
     "array_file",
     "celeba",
+    "check_prepared",
     "cifar10",
     "count_file",
     "default_root",
@@ -88,6 +92,7 @@ __all__ = [
     "omniglot",
     "own_data",
     "photos",
+    "prepare",
     "static_mnist",
     "svhn",
     "table_file",

@@ -322,6 +322,11 @@ class Dataset:
             notes=tuple(notes),
         )
 
+    @property
+    def train_extent(self) -> Extent:
+        """From where to where the training values reach."""
+        return self.train.extent if isinstance(self.train, MemoryMapped) else Extent.of(self.train)
+
     def _units(self) -> Units:
         """The units of the training data; of data on the disk, those of the validation rows."""
         if self.support != "real":

@@ -180,6 +180,7 @@ class PreparedData:
             )
         self.dataset = dataset
         self.likelihood_support = likelihood_support
+        self.dequantise = dequantise
         self.binarisation: Binarisation | None = binarisation if binarised else None
         self._dequantised = (
             dequantise and likelihood_support == "unit" and dataset.support == "integers"
@@ -250,6 +251,10 @@ class PreparedData:
             ), f"binarised once, Bernoulli({p})"
         if self.binarisation == "threshold":
             return nn.Sequential(scaled, _AtLeastHalf()), f"binarised, 1 where {p} >= 0.5"
+        if levels is None and self.dataset.support == "real":
+            units = self.dataset.units
+            how = "" if units.identity else f"; networks read them scaled ({units.kind})"
+            return nn.Identity(), f"in their own units{how}"
         if levels is None:
             return scaled, "as they are"
         if self._dequantised:

@@ -77,11 +77,17 @@ def as_labels(array: np.ndarray | Tensor, what: str) -> Tensor:
     return labels if labels.is_floating_point() else labels.to(torch.int64)
 
 
-def as_events(values: Tensor, what: str) -> Tensor:
-    """The values with an event shape of `(d,)` or `(channels, height, width)`."""
+def as_events(values: Tensor, what: str, *, new: bool = False) -> Tensor:
+    """The values with an event shape of `(d,)` or `(channels, height, width)`.
+
+    Args:
+        values: The values.
+        what: What to call them.
+        new: Whether they are data for a trained model, of which a few may look like labels.
+    """
     shape = tuple(values.shape)
     event_shape(shape, what)
-    if len(shape) == 2 and are_labels(values):
+    if not new and len(shape) == 2 and are_labels(values):
         raise labels_error(shape, what)
     return values.unsqueeze(1) if len(shape) == 3 else values
 

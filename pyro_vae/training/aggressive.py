@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.data import PreparedData
-from pyro_vae.evaluating import evaluating, seed_apart
+from pyro_vae.evaluating import as_floats, evaluating, seed_apart
 from pyro_vae.log_densities import log_densities
 from pyro_vae.mutual_information import mutual_information
 from pyro_vae.objectives import Objective
@@ -191,7 +191,7 @@ class Aggressive:
 
     def _guide_parameters(self, parameters: Mapping[str, Tensor]) -> set[str]:
         """The names of those that log q(z | x) or its draws depend on."""
-        rows = self.data.fixed("validation")[:2].to(self.device, torch.get_default_dtype())
+        rows = as_floats(self.data.fixed("validation")[:2].to(self.device))
         program: Any = self.program
         # Pyro's global store is left as it was found.
         with evaluating(program, seed=0), torch.enable_grad(), pyro.get_param_store().scope():
@@ -235,7 +235,7 @@ class Aggressive:
 
     def _mutual_information(self) -> float:
         rows = self.data.fixed("validation")
-        x = rows.to(self.device, torch.get_default_dtype())
+        x = as_floats(rows.to(self.device))
         estimate = mutual_information(
             self.program, x, max_data=VALIDATION_DATA, seed=VALIDATION_SEED
         )

@@ -269,7 +269,7 @@ def _parsed(arguments: list[str]) -> Configuration:
         PreparedData, skip={"dataset", "likelihood_support"}, as_group=False
     )
     parser.add_class_arguments(
-        Training, skip={"program", "data", "objective", "processes"}, as_group=False
+        Training, skip={"program", "data", "objective", "processes", "notes"}, as_group=False
     )
     for family, choices in {**FAMILIES, **parts}.items():
         name = last(arguments, f"{family}.name")

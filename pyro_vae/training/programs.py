@@ -158,6 +158,7 @@ def trained_run(
     directory, vae, checkpoint = opened_run(path, trust_model_file=trust_model_file)
     configuration = vae.configuration
     data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
+    vae.contract.check(data, trained=str(path))
     x = data.fixed(split)
     if len(x) == 0:
         raise ValueError(f"the {split} split of {data.dataset.name} holds no data.")

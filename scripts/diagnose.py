@@ -251,6 +251,7 @@ def foreign_data(trained: TrainedRun, options: argparse.Namespace) -> "Foreign |
         ["--data", options.against],
         data_root=options.data_root,
         trust_model_file=options.trust_model_file,
+        split=True,
     )
     name = data.dataset.name
     if name == trained.data.dataset.name:

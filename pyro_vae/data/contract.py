@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,32 +186,38 @@ class DataContract:
 
     # ---- new data ----------------------------------------------------------------------------
 
-    def new_data(self, rows: Rows) -> PreparedData:
+    def new_data(self, rows: Rows, *, split: bool = False) -> PreparedData:
         """New data, prepared as the training data were; each split is all of them.
 
-        Columns are matched by name and put in the order of training. The support is the model's, and
-        classes keep their numbers.
+        Columns are matched by name and put in the order of training. The support is the model's, unless
+        the rows say that they are in the likelihood's support already, and classes keep their numbers.
+
+        Args:
+            rows: The data as they were read.
+            split: Whether they are split as training data are, for what is fitted to some of them.
 
         Raises:
             ValueError: If elements are missing, shapes differ, or values are outside the support: by
                 column and count, in one line.
         """
-        values, notes = self.matched(rows)
+        # Data that are said to be binarised already are not binarised again.
+        said = rows.support == self.likelihood_support
+        support = self.likelihood_support if said else self.new_support
+        values, notes = self.matched(rows, support)
         labels, names = None, self.label_names
         if rows.labels is not None:
             labels, names = self._numbered(rows)
-        dataset = Dataset.unsplit(
-            values,
-            self.new_support,
-            self.levels,
-            name=rows.name,
-            units=self.units,
+        ready = replace(
+            rows,
+            values=values,
             labels=labels,
             label_names=names,
             event_names=self.event_names,
-            source=rows.source,
+            support=support,
+            levels=self.levels if support == "integers" else None,
             notes=(*rows.notes, *notes),
         )
+        dataset = Dataset.from_rows(ready, units=self.units, split=split)
         binarisation: Any = self.binarisation or "none"
         return PreparedData(
             dataset,
@@ -225,7 +231,9 @@ class DataContract:
         """The support of new data: unit data for a likelihood of real data need not be unit."""
         return "real" if self.likelihood_support == "real" and not self.levels else self.support
 
-    def matched(self, rows: Rows) -> tuple[Real[Tensor, " n *event"], tuple[str, ...]]:
+    def matched(
+        self, rows: Rows, support: str
+    ) -> tuple[Real[Tensor, " n *event"], tuple[str, ...]]:
         """The values in the order and the shape of training, and what was left out, one line each.
 
         Raises:
@@ -248,13 +256,13 @@ class DataContract:
             )
         if len(values) == 0:
             raise ValueError(f"{rows.name} holds no rows.")
-        check_support(
-            values,
-            self.new_support,
-            self.levels,
-            name=rows.name,
-            event_names=self.event_names,
-        )
+        levels = self.levels if support == "integers" else None
+        check_support(values, support, levels, name=rows.name, event_names=self.event_names)
+        if levels is not None and levels > 2 and self.high > 1 and values.max() <= 1:
+            notes.append(
+                f"{rows.name}: all values are 0 or 1, of {levels} levels: if they are binarised already, say "
+                "so with --data.support binary."
+            )
         return values, tuple(notes)
 
     def _order(self, names: Sequence[str], name: str) -> tuple[list[int] | None, list[str]]:
@@ -353,19 +361,20 @@ def check_support(
         outside |= flat != flat.round()
     if not outside.any():
         return
-    allowed = f"0 to {levels - 1}" if levels else SUPPORTS[support]
     columns = outside.sum(0)
     worst = columns.nonzero().flatten().tolist()
-    example = flat[outside][0].item()
     if event_names:
-        listed = [f"{event_names[c]} in {int(columns[c])}" for c in worst[:_LISTED]]
+        listed = [f"{event_names[c]!r} in {int(columns[c]):,}" for c in worst[:_LISTED]]
         more = f" and {len(worst) - _LISTED} more columns" if len(worst) > _LISTED else ""
-        where = f"of columns {', '.join(listed)}{more}"
+        where = f"column {', '.join(listed)}{more}"
     else:
-        where = f"of {int(outside.any(1).sum()):,} rows, {int(outside.sum()):,} values in all,"
+        where = f"{int(outside.sum()):,} values in {int(outside.any(1).sum()):,}"
+    allowed = (
+        f"0 to {levels - 1}, the levels" if levels else f"{SUPPORTS[support]}, the {support} data"
+    )
     raise ValueError(
-        f"{name} holds values outside the {support} data ({allowed}) that the model was trained on: {where} of "
-        f"{len(flat):,} rows, such as {example:g}."
+        f"{name} holds values outside {allowed} that the model was trained on: {where} of {len(flat):,} rows, "
+        f"such as {flat[outside][0].item():g}."
     )
 
 

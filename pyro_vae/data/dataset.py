@@ -3,9 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -55,7 +54,7 @@ class Dataset:
         split_rule: How the rows were split, in words.
         source: The file or folder that the data were read from.
         notes: What was left out or changed while reading, one line each.
-        units: Those that networks work in; found in the training data if None.
+        model_units: The units of a trained model; None to find them in the training data.
 
     Raises:
         ValueError: If splits are empty or differ in event shape, values lie outside the support,
@@ -77,7 +76,7 @@ class Dataset:
     split_rule: str = "as published"
     source: Path | None = field(default=None, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
-    units: Units = field(default=cast("Units", None), repr=False)
+    model_units: Units | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.support not in SUPPORTS:
@@ -94,8 +93,6 @@ class Dataset:
         highest = max(self._check(split) for split in SPLITS)
         # The one write to a frozen instance, before anyone has seen it.
         write = partial(object.__setattr__, self)
-        if self.units is None:
-            write("units", self._units())
         dtype = self._narrowest_type(highest)
         for split in SPLITS:
             write(split, self._rows(split).to(dtype))
@@ -168,24 +165,42 @@ class Dataset:
         return cls.from_rows(rows, scale=scale)
 
     @classmethod
-    def from_rows(cls, rows: Rows, *, scale: ScaleKind = "standard") -> "Dataset":
+    def from_rows(
+        cls,
+        rows: Rows,
+        *,
+        scale: ScaleKind = "standard",
+        units: Units | None = None,
+        split: bool = True,
+    ) -> "Dataset":
         """A data set from data as they were read, split by their own splits or as in `from_array`.
+
+        Args:
+            rows: The data.
+            scale: How real data are scaled for the networks: see `Units`.
+            units: Those of a trained model, in place of the data's own.
+            split: Whether the rows are split. Without, each split is all rows, of any number: new data
+                for a trained model.
 
         Raises:
             ValueError: As `from_array`.
         """
         name = rows.name
         # Not copied: the rows of each split are, below.
-        values = as_events(as_tensor(rows.values, name, copy=False), name)
+        values = as_events(as_tensor(rows.values, name, copy=False), name, new=not split)
         n = len(values)
         labels = None if rows.labels is None else as_labels(rows.labels, f"the labels of {name}")
         if labels is not None and len(labels) != n:
             raise ValueError(f"{name} has {n} rows but {len(labels)} labels.")
-        try:
-            parts, rule = split_rows(n, labels=labels, groups=rows.groups, splits=rows.splits)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-        splits = [values[index] for index in parts.values()]
+        if split:
+            try:
+                parts, rule = split_rows(n, labels=labels, groups=rows.groups, splits=rows.splits)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            splits = [values[index] for index in parts.values()]
+        else:
+            parts, rule = dict.fromkeys(SPLITS, torch.arange(n)), NOT_SPLIT
+            splits = [values] * len(SPLITS)
         support, levels = (
             (rows.support, rows.levels)
             if rows.support is not None
@@ -204,43 +219,7 @@ class Dataset:
             split_rule=rule,
             source=rows.source,
             notes=rows.notes,
-        )
-
-    @classmethod
-    def unsplit(
-        cls,
-        values: Tensor,
-        support: str,
-        levels: int | None,
-        *,
-        name: str,
-        units: Units,
-        labels: Tensor | None = None,
-        label_names: Sequence[str] = (),
-        event_names: Sequence[str] = (),
-        source: Path | None = None,
-        notes: Sequence[str] = (),
-    ) -> "Dataset":
-        """New data for a trained model: each split is all of them, of any number.
-
-        Raises:
-            ValueError: As of `Dataset`.
-        """
-        return cls(
-            name,
-            support,
-            levels,
-            values,
-            values,
-            values,
-            labels={} if labels is None else dict.fromkeys(SPLITS, labels),
-            label_names=tuple(label_names),
-            event_names=tuple(event_names),
-            rows=dict.fromkeys(SPLITS, torch.arange(len(values))),
-            split_rule=NOT_SPLIT,
-            source=source,
-            notes=tuple(notes),
-            units=units,
+            model_units=units,
         )
 
     @property
@@ -327,8 +306,14 @@ class Dataset:
         """From where to where the training values reach."""
         return self.train.extent if isinstance(self.train, MemoryMapped) else Extent.of(self.train)
 
-    def _units(self) -> Units:
-        """The units of the training data; of data on the disk, those of the validation rows."""
+    @cached_property
+    def units(self) -> Units:
+        """The units that networks work in: a model's, or those of the training data.
+
+        Those of data on the disk are taken from the validation rows, which are spread over the file.
+        """
+        if self.model_units is not None:
+            return self.model_units
         if self.support != "real":
             return Units.of(self.validation[:1], "none")
         on_disk = isinstance(self.train, MemoryMapped)

@@ -57,7 +57,7 @@ def fit(
         dataset = as_dataset(data)
         if contract is not None:
             contract.check_form(dataset)
-            dataset = replace(dataset, units=contract.units)
+            dataset = replace(dataset, model_units=contract.units)
         ready = prepared(dataset, vae.likelihood)
     if contract is None:
         start_from(vae, ready)

@@ -37,6 +37,7 @@ def other_data(
     *,
     data_root: Path | None = None,
     trust_model_file: bool = False,
+    split: bool = False,
 ) -> PreparedData:
     """The data that a command line names, prepared as a run's own: its support, its binarisation.
 
@@ -49,6 +50,7 @@ def other_data(
             `--data.size 32`. Without a name they are options of the run's own data.
         data_root: Where data lie; None for the usual place.
         trust_model_file: As of `load`.
+        split: Whether a file or folder is split as for training, for what is fitted to some of its rows.
 
     Raises:
         ValueError: If an option is unknown, the data are not there, or they do not fit the run's: in
@@ -64,7 +66,7 @@ def other_data(
         given = {name: value for name, value in options.items() if name in asked}
         if "columns" in asked:
             given["columns"] = contract.event_names
-        return contract.new_data(reader(**given))
+        return contract.new_data(reader(**given), split=split)
     data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
     contract.check_form(data.dataset, trained=str(directory.path))
     return data

@@ -25,11 +25,11 @@ def some(words: Iterable[str]) -> str:
     words = list(words)
     if len(words) > _NAMED:
         words = [*words[:_NAMED], f"{len(words) - _NAMED} more"]
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def places(
-    wrong: Bool[Tensor, " n *event"], rows: Sequence[int], event_names: Sequence[str] = ()
+    wrong: Bool[Tensor, " n *event"], rows: Sequence[int] | Tensor, event_names: Sequence[str] = ()
 ) -> str:
     """Where some values are, in words: how many in which columns, and the row of the first.
 

@@ -64,14 +64,14 @@ def _is_mark(value: float, count: int, others: Float64[np.ndarray, " n"], whole:
     gap, span = max(value - high, low - value), high - low
     spread = (three_quarters - quarter) / 1.349 or others.std()
     if not may_be_fill_value(np.array([value]))[0]:
-        return count > 1 and spread > 0 and gap > _ABSURD * max(spread, span / 100)
+        return bool(count > 1 and spread > 0 and gap > _ABSURD * max(spread, span / 100))
     if abs(value) >= _LARGE:
-        return gap > span
+        return bool(gap > span)
     if value < 0 <= low:
         # Nothing else is negative.
-        return abs(value) >= 999 or (count > 1 and gap > 5 * spread)
+        return bool(abs(value) >= 999 or (count > 1 and gap > 5 * spread))
     # A single positive one may be the tail's.
     far = gap > span * (1 if count > 1 or value < 0 else 2) and gap > 10 * spread
     if value > 0 and span == 0:
         return False
-    return far and (value < 0 or not whole or count > 1)
+    return bool(far and (value < 0 or not whole or count > 1))

@@ -1,9 +1,11 @@
 """What is found in the values of a data set before a model is trained on them."""
 
+import json
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -38,6 +40,7 @@ _ABSURD = 1e6
 # Test rows whose nearest training row is beside them in the file: more in videos, less in tables that
 # are sorted by a class.
 _BESIDE = 0.35
+_LISTED = 5
 _SUFFIXES_OF_TABLES = (".csv", ".tsv", ".txt", ".parquet")
 _ROW_NAMES = ("id", "index", "idx", "row", "rowid", "row_id", "row_number", "rownames")
 
@@ -165,7 +168,7 @@ class _Columns:
         """The lowest and the highest value of each column; those of the sample for data on the disk."""
         if not self.in_memory:
             return self.sample[:, 0], self.sample[:, -1]
-        axes = (0, *range(2, self.dataset.train.dim()))
+        axes = (0, *range(2, 1 + len(self.dataset.event_shape)))
         lows = torch.stack([values.amin(axes) for values in self.splits]).amin(0)
         highs = torch.stack([values.amax(axes) for values in self.splits]).amax(0)
         return lows.to(torch.float64).numpy(), highs.to(torch.float64).numpy()
@@ -189,8 +192,9 @@ class _Columns:
 
     @cached_property
     def constant(self) -> Bool[np.ndarray, " columns"]:
+        """Which columns never vary; none is known to of data on the disk."""
         low, high = self.extremes
-        return low == high
+        return (low == high) & self.in_memory
 
     def all_of(self, column: int) -> Float64[np.ndarray, " _"]:
         """All values of a column, split after split; those of the sample for data on the disk."""
@@ -214,12 +218,15 @@ class _Columns:
 
     def drop(self, columns: Sequence[int] | np.ndarray) -> str:
         """How to leave columns out, in words."""
-        names, source = self.dataset.event_names, self.dataset.source
         it = "it" if len(columns) == 1 else "them"
-        if names and source is not None and source.suffix.lower() in _SUFFIXES_OF_TABLES:
-            words = " ".join(names[int(column)] for column in columns[:5])
-            return f"leave {it} out with --data.drop {words}{' ...' if len(columns) > 5 else ''}"
-        return f"leave {it} out"
+        names, source = self.dataset.event_names, self.dataset.source
+        if not names or source is None or source.suffix.lower() not in _SUFFIXES_OF_TABLES:
+            return f"leave {it} out"
+        if len(columns) > _LISTED:
+            return f"leave {it} out with --data.drop"
+        chosen = [names[int(column)] for column in columns]
+        word = chosen[0] if len(chosen) == 1 else json.dumps(chosen, ensure_ascii=False)
+        return f"leave {it} out with --data.drop {shlex.quote(word)}"
 
 
 def by_column(values: Tensor) -> Tensor:
@@ -227,7 +234,7 @@ def by_column(values: Tensor) -> Tensor:
     return values.transpose(0, 1).flatten(1)
 
 
-def _spread(values: Tensor, m: int) -> Tensor:
+def _spread(values: Any, m: int) -> Tensor:
     """At least one of the rows and about m, spread evenly."""
     m = max(1, m)
     if isinstance(values, Tensor):
@@ -245,27 +252,26 @@ def _fill_values(columns: _Columns) -> Iterator[Finding]:
     first, third = columns.quartiles
     far = (columns.spread > 0) & (np.maximum(first - low, high - third) > _ABSURD * columns.spread)
     suspects = (may_be_fill_value(low) | may_be_fill_value(high) | far).nonzero()[0]
-    found: dict[float, list[tuple[int, int]]] = {}
+    found: list[str] = []
     outliers = []
+    what = "row" if columns.table else "value"
     for column in suspects.tolist():
         marks, rest = fill_values(
             columns.all_of(column), whole=columns.dataset.support in ("counts", "integers")
         )
-        for value, count in marks:
-            found.setdefault(value, []).append((column, count))
+        found += [
+            f"{number(value)} ({count} {what}{'s' if count > 1 else ''} of {columns.name(column)})"
+            for value, count in marks
+        ]
         if far[column] and np.abs(rest - np.median(rest)).max() > _ABSURD * columns.spread[column]:
             outliers.append(column)
-    what = "row" if columns.table else "value"
-    for value, where in found.items():
-        listed = some(
-            f"{count} {what}{'s' if count > 1 else ''} of {columns.name(column)}"
-            for column, count in where
-        )
+    found += _unseen_fill_values(columns)
+    if found:
         yield Finding(
             "fill value",
-            f"{number(value)} stands in {listed}, far from all other values there, as a mark of missing "
-            "values does: replace them, or leave out their rows or columns; --data.check warn takes them "
-            "for values.",
+            f"{some(found)} {'lies' if len(found) == 1 else 'lie'} far from all other values there, as "
+            "marks of missing values do: replace them, or leave out their rows or columns; --data.check "
+            "warn takes them for values.",
             refused=True,
         )
     if outliers:
@@ -274,6 +280,17 @@ def _fill_values(columns: _Columns) -> Iterator[Finding]:
             f"{columns.names(outliers)} {_have(outliers)} values more than a million times the spread away "
             "from the median: check them, or take logarithms.",
         )
+
+
+def _unseen_fill_values(columns: _Columns) -> list[str]:
+    """Marks at the ends of data on the disk that the sample misses."""
+    if columns.in_memory:
+        return []
+    pool = columns.sample.flatten()
+    extent = columns.dataset.train.extent  # pyright: ignore[reportAttributeAccessIssue]
+    unseen = [value for value in (extent.low, extent.high) if not (pool == value).any()]
+    marks, _ = fill_values(np.append(pool, unseen))
+    return [f"{number(value)} (in the training data)" for value, _ in marks if value in unseen]
 
 
 # ---- what carries nothing, or something else --------------------------------------------------
@@ -342,7 +359,7 @@ def _copies(columns: _Columns) -> Iterator[Finding]:
     x /= np.linalg.norm(x, axis=0)
     alike = np.triu(np.abs(x.T @ x) > 1 - 1e-9, 1)
     copies = {}
-    for first, second in zip(*map(varies.__getitem__, alike.nonzero()), strict=True):
+    for first, second in varies[np.argwhere(alike)].tolist():
         if second not in copies and first not in copies and _linear(columns, first, second):
             copies[second] = first
     if copies:
@@ -374,8 +391,8 @@ def _repeated_values(columns: _Columns) -> Iterator[Finding]:
         yield Finding(
             "levels",
             f"a likelihood of real data takes {dataset.levels} levels for numbers v / "
-            f"{(dataset.levels or 2) - 1} as they are, on which a density can grow up to the floor of "
-            "its scale: choose a likelihood of integers (--likelihood discretized_logistic), or one of "
+            f"{(dataset.levels or 2) - 1} as they are, on which a density grows until its scale is at "
+            "the floor: choose a likelihood of integers (--likelihood discretized_logistic), or one of "
             "unit data (--likelihood logit_normal), for which they are dequantised.",
         )
     if not columns.continuous:
@@ -421,7 +438,8 @@ def _atoms(columns: _Columns) -> Iterator[Finding]:
             values.append((column, f"{columns.distinct[column]} in {columns.name(column)}"))
         elif share > 3 * second or np.diff(common).min() < _FINE * columns.sample[column].std():
             many.append((column, words))
-    rounded = ~columns.constant & ~coarse & ~atom & (floors > _COARSE * columns.spread)
+    rounded = ~columns.constant & (floors > _COARSE * columns.spread)
+    rounded[[column for column, _ in (*nearly, *many, *values)]] = False
     if nearly:
         yield Finding(
             "nearly constant",
@@ -434,20 +452,20 @@ def _atoms(columns: _Columns) -> Iterator[Finding]:
         (
             "rounded",
             "values are rounded coarsely",
-            [(c, f"{columns.name(c)}") for c in rounded.nonzero()[0].tolist()],
+            [(column, columns.name(column)) for column in rounded.nonzero()[0].tolist()],
         ),
     ):
         if not where:
             continue
         numbers = [column for column, _ in where]
         lowest = floors[numbers].min()
-        bound = (
-            f"up to the floor of the scale, {lowest:.3g} there" if lowest > 0 else "without bound"
-        )
+        bound = f" (at least {lowest:.3g} there)" if lowest > 0 else ""
+        logit = "--likelihood logit_normal " if columns.dataset.support == "unit" else ""
         yield Finding(
             kind,
-            f"{what} ({some(words for _, words in where)}), on which a density can grow {bound}: "
-            f"{columns.drop(numbers)}, or keep the scale with --likelihood.scale fixed.",
+            f"{what} ({some(words for _, words in where)}), on which a density grows until its scale is "
+            f"at the floor{bound}: {columns.drop(numbers)}, or keep the scale with "
+            f"{logit}--likelihood.scale fixed.",
         )
 
 

@@ -1,7 +1,7 @@
 """A data set: three splits in their narrowest type, and the support of their values."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Real
 from torch import Tensor
 
+from pyro_vae.data.columns import places
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.orders import BlockOrder
 from pyro_vae.data.rows import Rows
@@ -366,21 +367,35 @@ class Dataset:
         largest = torch.finfo(torch.float32).max
         if not (-largest <= low and high <= largest):
             raise ValueError(
-                f"{what} holds values that are not finite in float32 (NaN, infinite or beyond 3.4e38)."
+                f"{what} holds values that are not finite in float32 (NaN, infinite or beyond 3.4e38)"
+                f"{self._places(split, lambda x: ~(x.abs() <= largest))}: replace them, or leave out "
+                "their rows or columns."
             )
         lowest = -math.inf if self.support == "real" else 0
         top = math.inf if self.support in ("counts", "real") else (self.levels or 2) - 1
         if low < lowest or high > top:
             raise ValueError(
                 f"{what} must hold {self.support} data, between {lowest} and {top}, "
-                f"got values from {low:g} to {high:g}."
+                f"got values from {low:g} to {high:g}"
+                f"{self._places(split, lambda x: (x < lowest) | (x > top))}."
             )
         whole = self.support in ("binary", "integers", "counts")
         if whole and not extent.whole:
             raise ValueError(
-                f"{what} must hold {self.support} data ({SUPPORTS[self.support]}), got fractions."
+                f"{what} must hold {self.support} data ({SUPPORTS[self.support]}), got fractions"
+                f"{self._places(split, lambda x: x != x.round())}: round them, or give the data as real "
+                "(--data.support real, without levels)."
             )
         return high
+
+    def _places(self, split: str, wrong: Callable[[Tensor], Tensor]) -> str:
+        """Where a split's wrong values are, for the end of a message; nothing of data on the disk."""
+        values = self._rows(split)
+        if not isinstance(values, Tensor):
+            return ""
+        rows = self.rows.get(split, range(len(values)))
+        names = self.event_names if self.event_shape == (len(self.event_names),) else ()
+        return f" ({places(wrong(values), rows, names)})"
 
     def _narrowest_type(self, highest: float) -> torch.dtype:
         if self.support == "real":

@@ -9,6 +9,7 @@ from torch import Tensor
 
 # What is hashed at a time: small enough to stay in a processor's cache.
 _VALUES_AT_A_TIME = 2**16
+_VALUES_READ_AT_A_TIME = 2**22
 
 # Floats below this magnitude that have no fraction are hashed as the integers they are.
 _EXACT = 2.0**53
@@ -37,8 +38,8 @@ def row_digests(values: Any, *, double: bool = False) -> UInt64[np.ndarray, " n"
     constants = _mixed(np.arange(1, math.prod(shape[1:]) + 1, dtype=np.uint64)) | np.uint64(1)
     rows = max(1, _VALUES_AT_A_TIME // max(1, len(constants)))
     if not isinstance(values, np.ndarray | Tensor):
-        # Reading costs more than hashing.
-        rows = max(rows, 4096)
+        # Each slice is read or made dense, which costs more than hashing.
+        rows = max(1, _VALUES_READ_AT_A_TIME // max(1, len(constants)))
     digests = np.empty(shape[0], dtype=np.uint64)
     for start in range(0, shape[0], rows):
         part = values[start : start + rows]

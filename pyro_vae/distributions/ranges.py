@@ -13,6 +13,11 @@ RATES = (1e-20, 1e20)
 DEGREES_OF_FREEDOM = (0.25, 1e8)
 # A lower temperature has a gradient of 0 but for one draw in thousands.
 TEMPERATURES = (1e-3, 1e3)
+# Of the log scales of a flow's map: exp of a larger one, or the reciprocal of a smaller one, may be infinite.
+BOUNDS = (1e-6, 80.0)
+# Of log z: a narrower one leaves float32 few numbers about e^loc, and its numbers end at e^88.
+LOG_SCALES = (1e-2, 14.0)
+LARGEST_LOG = 84.0
 # A probability that is nearer to 0 or 1 is seldom or never drawn right from uniforms of 24 bits.
 PROBABILITIES = (1e-6, 1 - 1e-6)
 

@@ -161,7 +161,8 @@ def test_the_table_has_every_number(parts, ranges):
 def test_priors(name, options, dtype):
     prior = a_vae(options, prior=priors.PRIORS[name]).prior
     p = prior()
-    z = p.sample((DRAWS,))
+    # An autoregressive map or a chain of networks is slow, and draws nothing but normals.
+    z = p.sample((DRAWS // 10 if "flow" in name else DRAWS,))
     assert z.dtype == dtype
     assert z.isfinite().all()
     assert p.support.check(z).all()
@@ -176,7 +177,7 @@ def test_priors(name, options, dtype):
 def test_posteriors(name, options):
     vae = a_vae(options, posterior=posteriors.POSTERIORS[name])
     q = vae.posterior((torch.rand(2, 3) < 0.5).float())
-    z = q.rsample((DRAWS,))
+    z = q.rsample((DRAWS // 4,))
     assert z.isfinite().all()
     assert q.support.check(z).all()
     if name != "point":
@@ -239,7 +240,7 @@ def test_likelihoods(name, network):
         assert_no_atom(x, likelihood.support)
 
 
-@pytest.mark.parametrize("concentration", [0.01, 0.05, 1.0, 1e4])
+@pytest.mark.parametrize("concentration", [1e-3, 0.05, 1.0, 1e4])
 def test_draws_of_a_beta_likelihood(concentration):
     a = torch.full((DRAWS,), concentration)
     x = Beta(a, a).sample()
@@ -260,7 +261,7 @@ def test_moments_of_a_logit_normal(scale):
 
 
 @pytest.mark.parametrize("log_mean", [0.0, 16.0, 40.0, 1e4])
-@pytest.mark.parametrize("log_inverse_dispersion", [-12.0, 0.0, 12.0])
+@pytest.mark.parametrize("log_inverse_dispersion", [-12.0, -6.0, 0.0, 12.0])
 def test_negative_binomial_draws_are_counts(log_mean, log_inverse_dispersion):
     """torch.poisson gives -9e18 for any rate above 9.2e18."""
     p = NegativeBinomial(torch.tensor(log_mean), torch.tensor(log_inverse_dispersion))

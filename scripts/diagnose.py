@@ -270,11 +270,9 @@ def foreign_data(trained: TrainedRun, options: argparse.Namespace) -> "Foreign |
 
 
 def labels_of(data: PreparedData, split: str, rows: Tensor | slice) -> np.ndarray | None:
-    """Labels or factors of some rows of a split; None if there are none, or they are no whole numbers."""
+    """Labels, factors or a numeric target of some rows of a split; None if there are none."""
     labels = data.dataset.labels.get(split)
-    if labels is None or labels.is_floating_point():
-        return None
-    return labels[rows].numpy()
+    return None if labels is None else labels[rows].numpy()
 
 
 def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None:

@@ -14,12 +14,13 @@ from torch import Tensor
 from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.digests import row_digests
 from pyro_vae.data.inputs import as_rows, path_rows
+from pyro_vae.data.labels import Labels, are_classes, read_labels
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.preparation import PreparedData
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.splits import SPLITS
 from pyro_vae.data.units import Units
-from pyro_vae.data.values import SUPPORTS, as_events, as_labels, as_tensor
+from pyro_vae.data.values import SUPPORTS, as_events, as_tensor
 
 # Names listed in a message.
 _LISTED = 5
@@ -47,6 +48,7 @@ class DataContract:
             width)`.
         event_names: What the elements are called, in the order of training; may be empty.
         label_names: What class 0, 1, ... is called; of factors, what the factors are.
+        has_classes: Whether the labels are classes.
         low: The lowest value in the training data.
         high: The highest.
         units: The center and spread that networks work in.
@@ -68,6 +70,7 @@ class DataContract:
     event_shape: tuple[int, ...]
     event_names: tuple[str, ...]
     label_names: tuple[str, ...]
+    has_classes: bool
     low: float
     high: float
     units: Units
@@ -100,6 +103,7 @@ class DataContract:
             event_shape=dataset.event_shape,
             event_names=dataset.event_names,
             label_names=dataset.label_names,
+            has_classes=are_classes(dataset.labels.get("train")),
             low=float(extent.low),
             high=float(extent.high),
             units=dataset.units,
@@ -206,7 +210,8 @@ class DataContract:
         values, notes = self.matched(rows, support)
         labels, names = None, self.label_names
         if rows.labels is not None:
-            labels, names = self._numbered(rows)
+            read = self._numbered(rows)
+            labels, names, notes = read.values, read.names, (*notes, *read.notes)
         ready = replace(
             rows,
             values=values,
@@ -278,10 +283,12 @@ class DataContract:
         wanted = set(self.event_names)
         return [place[name] for name in self.event_names], [n for n in names if n not in wanted]
 
-    def _numbered(self, rows: Rows) -> tuple[Tensor, tuple[str, ...]]:
+    def _numbered(self, rows: Rows) -> Labels:
         """Labels with the numbers that their classes had in training."""
-        labels = as_labels(rows.labels, f"the labels of {rows.name}")
-        return labels, self.label_names or rows.label_names
+        what = f"the labels of {rows.name}"
+        if self.has_classes:
+            return read_labels(rows.labels, what, classes=self.label_names, n=len(rows))
+        return read_labels(rows.labels, what, names=rows.label_names, n=len(rows))
 
     # ---- storing -----------------------------------------------------------------------------
 
@@ -315,6 +322,7 @@ class DataContract:
             and values["support"] in SUPPORTS
             and values["likelihood_support"] in SUPPORTS
             and all(type(values[name]) is float for name in ("low", "high"))
+            and type(values["has_classes"]) is bool
             and isinstance(values["event_shape"], tuple)
             and all(type(length) is int for length in values["event_shape"])
             and isinstance(values["digests"], Mapping)

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.memory import require_memory
 from pyro_vae.data.rows import Rows, named
+from pyro_vae.data.splits import row_words
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 _SPARSE_ARRAYS = {"format.npy", "shape.npy", "data.npy"}
 
 
-def count_file(path: str | Path) -> Dataset:
+def count_file(path: str | Path, group: str | None = None, split: str | None = None) -> Dataset:
     """Counts from a sparse matrix, one row a datum, in a `.npz` file of SciPy's.
 
     The matrix is made dense in the narrowest type that holds it, and split as in
@@ -26,6 +28,10 @@ def count_file(path: str | Path) -> Dataset:
 
     Args:
         path: The file.
+        group: A .npy, .csv or .txt file that holds a group for each row, such as a patient or site:
+            all rows of a group go into one split.
+        split: The same, with one of the words train, validation and test for each row. Without
+            validation rows, a tenth of the training rows is taken for it.
 
     Raises:
         ValueError: If the file cannot be read, is not consistent, holds anything but whole numbers
@@ -34,11 +40,17 @@ def count_file(path: str | Path) -> Dataset:
     path = Path(path)
     rows = count_rows(path)
     with named(path):
-        return Dataset.from_rows(rows)
+        groups, splits = (
+            None if each is None else row_words(each, len(rows)) for each in (group, split)
+        )
+        return Dataset.from_rows(replace(rows, groups=groups, splits=splits))
 
 
-def count_rows(path: str | Path) -> Rows:
-    """The rows of a sparse matrix of counts, with the arguments of `count_file`."""
+def count_rows(path: str | Path, group: str | None = None, split: str | None = None) -> Rows:
+    """The rows of a sparse matrix of new counts, with the arguments of `count_file`.
+
+    Groups and splits are not read.
+    """
     path = Path(path)
     matrix = _read(path)
     if matrix.dtype.kind not in "buif":

@@ -12,6 +12,7 @@ from jaxtyping import Real
 from torch import Tensor
 
 from pyro_vae.data.columns import places
+from pyro_vae.data.labels import read_labels, read_split_labels, untrained_classes
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.orders import BlockOrder
 from pyro_vae.data.rows import Rows
@@ -22,7 +23,6 @@ from pyro_vae.data.values import (
     Extent,
     Support,
     as_events,
-    as_labels,
     as_tensor,
     native_support,
 )
@@ -190,9 +190,10 @@ class Dataset:
         # Not copied: the rows of each split are, below.
         values = as_events(as_tensor(rows.values, name, copy=False), name, new=not split)
         n = len(values)
-        labels = None if rows.labels is None else as_labels(rows.labels, f"the labels of {name}")
-        if labels is not None and len(labels) != n:
-            raise ValueError(f"{name} has {n} rows but {len(labels)} labels.")
+        label_names, notes, labels = rows.label_names, rows.notes, None
+        if rows.labels is not None:
+            read = read_labels(rows.labels, f"the labels of {name}", names=label_names, n=n)
+            labels, label_names, notes = read.values, read.names, (*notes, *read.notes)
         if split:
             try:
                 parts, rule = split_rows(n, labels=labels, groups=rows.groups, splits=rows.splits)
@@ -202,6 +203,7 @@ class Dataset:
         else:
             parts, rule = dict.fromkeys(SPLITS, torch.arange(n)), NOT_SPLIT
             splits = [values] * len(SPLITS)
+        targets = {} if labels is None else {s: labels[index] for s, index in parts.items()}
         support, levels = (
             (rows.support, rows.levels)
             if rows.support is not None
@@ -212,14 +214,14 @@ class Dataset:
             support,
             levels,
             *splits,
-            labels={} if labels is None else {s: labels[index] for s, index in parts.items()},
-            label_names=rows.label_names,
+            labels=targets,
+            label_names=label_names,
             event_names=rows.event_names,
             rows=parts,
             scale=scale,
             split_rule=rule,
             source=rows.source,
-            notes=rows.notes,
+            notes=(*notes, *(untrained_classes(targets, label_names) if split else ())),
             model_units=units,
         )
 
@@ -269,10 +271,9 @@ class Dataset:
             split: as_events(as_tensor(array, f"{name} ({split})"), f"{name} ({split})")
             for split, array in splits.items()
         }
-        targets = {
-            split: as_labels(array, f"the {split} labels of {name}")
-            for split, array in (labels or {}).items()
-        }
+        sizes = {split: len(values) for split, values in tensors.items()}
+        what = f"the labels of {name}"
+        targets, read = read_split_labels(labels or {}, what, names=label_names, sizes=sizes)
         rule = "as given"
         if "validation" not in tensors:
             held_out = validation_rows(len(tensors["train"]), labels=targets.get("train"))
@@ -294,12 +295,12 @@ class Dataset:
             levels,
             *(tensors[split] for split in SPLITS),
             labels=targets,
-            label_names=tuple(label_names),
+            label_names=read.names or tuple(label_names),
             event_names=tuple(event_names),
             scale=scale,
             split_rule=rule,
             source=source,
-            notes=tuple(notes),
+            notes=(*notes, *read.notes, *untrained_classes(targets, read.names)),
         )
 
     @property

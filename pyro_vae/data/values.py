@@ -65,18 +65,6 @@ def as_tensor(array: np.ndarray | Tensor, what: str, *, copy: bool = True) -> Te
         )
 
 
-def as_labels(array: np.ndarray | Tensor, what: str) -> Tensor:
-    """The labels `(n,)`, or factors `(n, factors)`, as integers, or floats where they were."""
-    labels = as_tensor(array, what)
-    if labels.dim() == 0:
-        raise ValueError(f"{what} must be an array with one entry a row, got a single value.")
-    if labels.dim() > 2:
-        raise ValueError(
-            f"{what} must have the shape (n,), or (n, factors), got {tuple(labels.shape)}, as data have."
-        )
-    return labels if labels.is_floating_point() else labels.to(torch.int64)
-
-
 def as_events(values: Tensor, what: str, *, new: bool = False) -> Tensor:
     """The values with an event shape of `(d,)` or `(channels, height, width)`.
 

@@ -12,7 +12,7 @@ from pyro_vae.data.memory import read_whole
 from pyro_vae.data.npy_file import NpyFile, is_npy
 from pyro_vae.data.rows import Rows, named
 from pyro_vae.data.units import ScaleKind
-from pyro_vae.data.values import Support
+from pyro_vae.data.values import Channels, Layout, Support, arranged, layout_notes
 
 _LABELS = {split: f"{split}_labels" for split in SPLITS}
 
@@ -23,6 +23,8 @@ def array_file(
     support: Support | None = None,
     memory_map: bool | None = None,
     scale: ScaleKind = "standard",
+    layout: Layout = "auto",
+    channels: Channels = "auto",
 ) -> Dataset:
     """Data from a NumPy file, `.npy` or `.npz`.
 
@@ -43,6 +45,10 @@ def array_file(
         scale: How elements of real data are scaled for the networks: "standard" by mean and standard
             deviation, "robust" by median and interquartile range, "unit" by minimum and range, or
             "none". Densities, samples and means stay in the data's own units.
+        layout: What an array of three axes holds: "image", (n, height, width), or "series",
+            (n, channels, length); "auto" are images.
+        channels: Where the channels of images and series are: "first", on the second axis, or "last";
+            "auto" is first, and refused where they may be last.
 
     Raises:
         ValueError: If the file cannot be read, its arrays' names, types, shapes or values are not
@@ -54,7 +60,9 @@ def array_file(
     if memory_map or (memory_map is None and not read_whole(size) and is_npy(path)):
         file = NpyFile.open(path)
         with named(path):
-            return memory_mapped(file, levels=levels, support=support, scale=scale)
+            return memory_mapped(
+                file, levels=levels, support=support, scale=scale, layout=layout, channels=channels
+            )
     arrays = _read(path)
     with named(path):
         if {"train", "test"} <= set(arrays):
@@ -67,19 +75,27 @@ def array_file(
                 name=path.stem,
                 scale=scale,
                 source=path,
+                notes=layout_notes(arrays["train"].shape, layout),
+                layout=layout,
+                channels=channels,
             )
-        return Dataset.from_rows(_rows(path, arrays, levels, support), scale=scale)
+        rows = _rows(path, arrays, levels, support, layout, channels)
+        return Dataset.from_rows(rows, scale=scale)
 
 
 def array_rows(
-    path: str | Path, levels: int | None = None, support: Support | None = None
+    path: str | Path,
+    levels: int | None = None,
+    support: Support | None = None,
+    layout: Layout = "auto",
+    channels: Channels = "auto",
 ) -> Rows:
     """The rows of a NumPy file, with the arguments of `array_file`; splits one after another."""
     path = Path(path)
     _size(path)
     arrays = _read(path)
     with named(path):
-        return _rows(path, arrays, levels, support)
+        return _rows(path, arrays, levels, support, layout, channels)
 
 
 def _size(path: Path) -> int:
@@ -103,7 +119,12 @@ def _check_array_names(arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _rows(
-    path: Path, arrays: Mapping[str, np.ndarray], levels: int | None, support: Support | None
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    levels: int | None,
+    support: Support | None,
+    layout: Layout,
+    channels: Channels,
 ) -> Rows:
     _check_array_names(arrays)
     labels = arrays.get("y") if len(arrays) == 2 else None
@@ -114,7 +135,18 @@ def _rows(
         values = arrays["x"]
     else:
         (values,) = arrays.values()
-    return Rows(values, name=path.stem, labels=labels, levels=levels, support=support, source=path)
+    notes = layout_notes(values.shape, layout)
+    values, layout = arranged(values, path.stem, layout, channels)
+    return Rows(
+        values,
+        name=path.stem,
+        labels=labels,
+        levels=levels,
+        support=support,
+        source=path,
+        layout=layout,
+        notes=notes,
+    )
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from pyro_vae.data.npy_file import NpyFile, is_npy
 from pyro_vae.data.rows import Rows, named
 from pyro_vae.data.splits import row_words
 from pyro_vae.data.units import ScaleKind
-from pyro_vae.data.values import Support
+from pyro_vae.data.values import Channels, Layout, Support, arranged, layout_notes
 
 # Arrays of a .npz beside the data x: labels, groups and splits of its rows.
 _BESIDE = ("y", "group", "split")
@@ -28,6 +28,8 @@ def array_file(
     scale: ScaleKind = "standard",
     group: str | None = None,
     split: str | None = None,
+    layout: Layout = "auto",
+    channels: Channels = "auto",
 ) -> Dataset:
     """Data from a NumPy file, `.npy` or `.npz`.
 
@@ -54,6 +56,10 @@ def array_file(
             such as a patient or site: all rows of a group go into one split.
         split: The same, with one of the words train, validation and test for each row. Without
             validation rows, a tenth of the training rows is taken for it.
+        layout: What an array of three axes holds: "image", (n, height, width), or "series",
+            (n, channels, length); "auto" are images.
+        channels: Where the channels of images and series are: "first", on the second axis, or "last";
+            "auto" is first, and refused where they may be last.
 
     Raises:
         ValueError: If the file cannot be read, its arrays' names, types, shapes or values are not
@@ -70,7 +76,9 @@ def array_file(
             )
         file = NpyFile.open(path)
         with named(path):
-            return memory_mapped(file, levels=levels, support=support, scale=scale)
+            return memory_mapped(
+                file, levels=levels, support=support, scale=scale, layout=layout, channels=channels
+            )
     arrays = _read(path)
     with named(path):
         if {"train", "test"} <= set(arrays):
@@ -85,15 +93,25 @@ def array_file(
                 name=path.stem,
                 scale=scale,
                 source=path,
+                notes=layout_notes(arrays["train"].shape, layout),
+                layout=layout,
+                channels=channels,
             )
         beside = {
             option: _beside(arrays, option, given)
             for option, given in (("group", group), ("split", split))
         }
-        return Dataset.from_rows(
-            _rows(path, arrays, levels, support, group=beside["group"], split=beside["split"]),
-            scale=scale,
+        rows = _rows(
+            path,
+            arrays,
+            levels,
+            support,
+            layout,
+            channels,
+            group=beside["group"],
+            split=beside["split"],
         )
+        return Dataset.from_rows(rows, scale=scale)
 
 
 def array_rows(
@@ -102,6 +120,8 @@ def array_rows(
     support: Support | None = None,
     group: str | None = None,
     split: str | None = None,
+    layout: Layout = "auto",
+    channels: Channels = "auto",
 ) -> Rows:
     """The rows of a NumPy file of new data, with the arguments of `array_file`; splits in a row.
 
@@ -117,6 +137,8 @@ def array_rows(
             {name: each for name, each in arrays.items() if name not in beside},
             levels,
             support,
+            layout,
+            channels,
         )
 
 
@@ -163,6 +185,8 @@ def _rows(
     arrays: Mapping[str, np.ndarray],
     levels: int | None,
     support: Support | None,
+    layout: Layout,
+    channels: Channels,
     *,
     group: np.ndarray | None = None,
     split: np.ndarray | None = None,
@@ -172,6 +196,8 @@ def _rows(
         values = np.concatenate([arrays[split] for split in SPLITS if split in arrays])
     else:
         values = arrays["x"] if "x" in arrays else next(iter(arrays.values()))
+    notes = layout_notes(values.shape, layout)
+    values, layout = arranged(values, path.stem, layout, channels)
     return Rows(
         values,
         name=path.stem,
@@ -181,6 +207,8 @@ def _rows(
         groups=group,
         splits=split,
         source=path,
+        layout=layout,
+        notes=notes,
     )
 
 

@@ -253,7 +253,9 @@ class DataContract:
                 )
             if order is not None:
                 values = values[:, order]
-        values = as_events(as_tensor(values, rows.name, copy=False), rows.name, new=True)
+        # Three axes are what they were in training.
+        layout = "series" if len(self.event_shape) == 2 else rows.layout
+        values = as_events(as_tensor(values, rows.name, copy=False), rows.name, layout, new=True)
         if tuple(values.shape[1:]) != self.event_shape:
             raise ValueError(
                 f"the model was trained on data of shape {self.event_shape}, and those of {rows.name} have "

@@ -20,8 +20,11 @@ from pyro_vae.data.splits import SPLITS, split_rows, validation_rows
 from pyro_vae.data.units import ScaleKind, Units
 from pyro_vae.data.values import (
     SUPPORTS,
+    Channels,
     Extent,
+    Layout,
     Support,
+    arranged,
     as_events,
     as_tensor,
     native_support,
@@ -129,17 +132,20 @@ class Dataset:
         event_names: Sequence[str] = (),
         scale: ScaleKind = "standard",
         source: Path | None = None,
+        layout: Layout = "auto",
+        channels: Channels = "auto",
     ) -> "Dataset":
         """A data set from one array, split 70 / 10 / 20 by a permutation that is always the same.
 
         The native support is read from the values: booleans, or 0 and 1 alone, are binary; with
         `levels` they are integers of so many levels; uint8 are integers of 256 levels (images);
         other integers of 0 or more are counts; floats in [0, 1] are unit, other finite floats real.
-        Where that would be a guess (uint8 with low values alone, floats without a fraction), it is
-        refused until `levels` or `support` says what the values are.
+        Where that would be a guess (uint8 with low values alone, floats without a fraction, pictures
+        of other integers), it is refused until `levels` or `support` says what the values are.
 
         Args:
-            array: `(n, d)`, `(n, height, width)` or `(n, 1 or 3 channels, height, width)`.
+            array: `(n, d)`, `(n, height, width)`, `(n, channels, height, width)`, or with layout
+                "series" `(n, channels, length)`.
             labels: A label, or a row of factors, for each row.
             levels: The number of levels of integers 0, ..., levels - 1.
             support: One of `SUPPORTS`, instead of what the values say.
@@ -148,11 +154,17 @@ class Dataset:
             event_names: What element 0, 1, ... of a datum is called.
             scale: How real data are scaled for the networks: see `Units`.
             source: The file or folder that the data were read from.
+            layout: What three axes are: "image", `(n, height, width)`, or "series",
+                `(n, channels, length)`; "auto" are images.
+            channels: Where the channels of images and series are: "first" or "last"; "auto" is first,
+                and refused where they may be last.
 
         Raises:
             ValueError: If type, shape or values are none of these, fewer than 10 rows are given, or
                 there is not one label a row.
         """
+        if layout != "auto" or channels != "auto":
+            array, layout = arranged(as_tensor(array, name, copy=False), name, layout, channels)
         rows = Rows(
             array,
             name=name,
@@ -162,6 +174,7 @@ class Dataset:
             levels=levels,
             support=support,
             source=source,
+            layout=layout,
         )
         return cls.from_rows(rows, scale=scale)
 
@@ -188,7 +201,9 @@ class Dataset:
         """
         name = rows.name
         # Not copied: the rows of each split are, below.
-        values = as_events(as_tensor(rows.values, name, copy=False), name, new=not split)
+        values = as_events(
+            as_tensor(rows.values, name, copy=False), name, rows.layout, new=not split
+        )
         n = len(values)
         label_names, notes, labels = rows.label_names, rows.notes, None
         if rows.labels is not None:
@@ -244,6 +259,8 @@ class Dataset:
         scale: ScaleKind = "standard",
         source: Path | None = None,
         notes: Sequence[str] = (),
+        layout: Layout = "auto",
+        channels: Channels = "auto",
     ) -> "Dataset":
         """A data set from arrays that are split already; the support is read as in `from_array`.
 
@@ -259,6 +276,8 @@ class Dataset:
             scale: How real data are scaled for the networks: see `Units`.
             source: The file or folder that the data were read from.
             notes: What was left out or changed while reading, one line each.
+            layout: As in `from_array`.
+            channels: As in `from_array`.
 
         Raises:
             ValueError: As `from_array`, and if the splits differ in type or event shape.
@@ -267,10 +286,11 @@ class Dataset:
             raise ValueError(
                 f"splits must be train, test and perhaps validation, got {', '.join(splits)}."
             )
-        tensors = {
-            split: as_events(as_tensor(array, f"{name} ({split})"), f"{name} ({split})")
-            for split, array in splits.items()
-        }
+        tensors = {}
+        for split, array in splits.items():
+            what = f"{name} ({split})"
+            values, arrangement = arranged(as_tensor(array, what), what, layout, channels)
+            tensors[split] = as_events(values, what, arrangement)
         sizes = {split: len(values) for split, values in tensors.items()}
         what = f"the labels of {name}"
         targets, read = read_split_labels(labels or {}, what, names=label_names, sizes=sizes)
@@ -412,4 +432,5 @@ def _support_of(splits: Sequence[Tensor], levels: int | None, name: str) -> tupl
     """The support that the splits say together, and the levels of integers."""
     extents = [Extent.of(values) for values in splits if values.numel()]
     extent = Extent.joined(extents) if extents else Extent(0, 0, True)
-    return native_support(extent, [values.dtype for values in splits], levels, name)
+    dtypes = [values.dtype for values in splits]
+    return native_support(extent, dtypes, levels, name, splits[0].shape[1:])

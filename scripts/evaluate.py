@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.data import PreparedData
+from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence import (
     AnnealedImportanceSampling,
@@ -200,7 +201,7 @@ class Evaluating:
         directory: The run's.
         vae: The trained program, on the device.
         data: Its data.
-        x: The split, on the CPU.
+        x: The split, on the CPU; sparse if the data are.
         order: The split's rows in a fixed order: fewer data are the first of more.
         device: Where to compute.
         identity: What every number depends on: checkpoint, configuration, code, device.
@@ -211,7 +212,7 @@ class Evaluating:
     directory: RunDirectory
     vae: Any
     data: PreparedData
-    x: Tensor
+    x: Tensor | SparseRows
     order: Tensor
     device: torch.device
     identity: dict[str, Any]
@@ -322,7 +323,7 @@ def prepared(options: argparse.Namespace, made_by: dict[str, str | None]) -> Eva
         trust_model_file=options.trust_model_file,
     )
     configuration = trained.vae.configuration
-    check_density(trained.vae.guide, trained.x, f"log p(x) of {options.run}")
+    check_density(trained.vae.guide, trained.x[:1], f"log p(x) of {options.run}")
     return Evaluating(
         options,
         trained.directory,

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.orders import BlockOrder
 from pyro_vae.data.rows import Rows
+from pyro_vae.data.sparse_rows import SparseRows, from_scipy, is_sparse
 from pyro_vae.data.splits import SPLITS, split_rows, validation_rows
 from pyro_vae.data.units import ScaleKind, Units
 from pyro_vae.data.values import (
@@ -23,8 +25,12 @@ from pyro_vae.data.values import (
     as_events,
     as_labels,
     as_tensor,
+    labels_error,
     native_support,
 )
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +38,14 @@ class Dataset:
     """Training, validation and test data with one event shape and one native support.
 
     Values are kept in the narrowest type that holds them: uint8 up to 256 levels, then int16 and
-    int32; floats in float32, or in float64 where float32 would lose their differences.
+    int32; floats in float32, or in float64 where float32 would lose their differences. Large sparse
+    counts, and large sparse binary data, stay sparse.
 
     Args:
         name: What the set is called in logs and tables.
         support: "binary", "integers", "counts", "unit" or "real".
         levels: The number L of levels 0, ..., L - 1 of integers; None for every other support.
-        train: The training data, `(n, *event_shape)`, in memory or on the disk.
+        train: The training data, `(n, *event_shape)`, in memory, sparse, or on the disk.
         validation: The validation data.
         test: The test data.
         labels: Labels `(n,)` or factors `(n, factors)` of a split, by its name; may be empty.
@@ -61,9 +68,9 @@ class Dataset:
     name: str
     support: str
     levels: int | None
-    train: Real[Tensor, " n_train ..."] | MemoryMapped = field(repr=False)
-    validation: Real[Tensor, " n_validation ..."] = field(repr=False)
-    test: Real[Tensor, " n_test ..."] = field(repr=False)
+    train: Real[Tensor, " n_train ..."] | SparseRows | MemoryMapped = field(repr=False)
+    validation: Real[Tensor, " n_validation ..."] | SparseRows = field(repr=False)
+    test: Real[Tensor, " n_test ..."] | SparseRows = field(repr=False)
     labels: dict[str, Tensor] = field(default_factory=dict, repr=False)
     label_names: tuple[str, ...] = field(default=(), repr=False)
     event_names: tuple[str, ...] = field(default=(), repr=False)
@@ -113,7 +120,7 @@ class Dataset:
     @classmethod
     def from_array(
         cls,
-        array: np.ndarray | Tensor,
+        array: "np.ndarray | Tensor | sparse.csr_array",
         *,
         labels: np.ndarray | Tensor | None = None,
         levels: int | None = None,
@@ -133,7 +140,8 @@ class Dataset:
         refused until `levels` or `support` says what the values are.
 
         Args:
-            array: `(n, d)`, `(n, height, width)` or `(n, 1 or 3 channels, height, width)`.
+            array: `(n, d)`, `(n, height, width)` or `(n, 1 or 3 channels, height, width)`; or a sparse
+                matrix of SciPy's, in any format.
             labels: A label, or a row of factors, for each row.
             levels: The number of levels of integers 0, ..., levels - 1.
             support: One of `SUPPORTS`, instead of what the values say.
@@ -168,7 +176,7 @@ class Dataset:
         """
         name = rows.name
         # Not copied: the rows of each split are, below.
-        values = as_events(as_tensor(rows.values, name, copy=False), name)
+        (values,) = _events([rows.values], [name], rows.support, rows.levels, copy=False)
         n = len(values)
         labels = None if rows.labels is None else as_labels(rows.labels, f"the labels of {name}")
         if labels is not None and len(labels) != n:
@@ -177,7 +185,7 @@ class Dataset:
             parts, rule = split_rows(n, labels=labels, groups=rows.groups, splits=rows.splits)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        splits = [values[index] for index in parts.values()]
+        splits = [_rows_of(values, index) for index in parts.values()]
         support, levels = (
             (rows.support, rows.levels)
             if rows.support is not None
@@ -201,7 +209,7 @@ class Dataset:
     @classmethod
     def from_splits(
         cls,
-        splits: Mapping[str, np.ndarray | Tensor],
+        splits: "Mapping[str, np.ndarray | Tensor | sparse.csr_array]",
         *,
         labels: Mapping[str, np.ndarray | Tensor] | None = None,
         levels: int | None = None,
@@ -235,10 +243,9 @@ class Dataset:
             raise ValueError(
                 f"splits must be train, test and perhaps validation, got {', '.join(splits)}."
             )
-        tensors = {
-            split: as_events(as_tensor(array, f"{name} ({split})"), f"{name} ({split})")
-            for split, array in splits.items()
-        }
+        names = [f"{name} ({split})" for split in splits]
+        found = _events([*splits.values()], names, support, levels, copy=True)
+        tensors: dict[str, Tensor | SparseRows] = dict(zip(splits, found, strict=True))
         targets = {
             split: as_labels(array, f"the {split} labels of {name}")
             for split, array in (labels or {}).items()
@@ -250,8 +257,8 @@ class Dataset:
             trained[held_out] = False
             for parts in (tensors, targets):
                 if "train" in parts:
-                    parts["validation"] = parts["train"][held_out]
-                    parts["train"] = parts["train"][trained]
+                    parts["validation"] = _rows_of(parts["train"], held_out)
+                    parts["train"] = _rows_of(parts["train"], trained)
             rule = "train and test as given; a tenth of train validates, by a fixed permutation"
         kind, levels = (
             (support, levels)
@@ -278,9 +285,9 @@ class Dataset:
         if self.support != "real":
             kind: ScaleKind = "none"
             return Units.of(self.validation[:1], kind)
-        return Units.of(
-            self.validation if isinstance(self.train, MemoryMapped) else self.train, self.scale
-        )
+        # Sparse data are never real, unless they are given so: rows of them are enough.
+        in_memory = self.train if isinstance(self.train, Tensor) else self.validation[:10_000]
+        return Units.of(in_memory, self.scale)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -288,29 +295,30 @@ class Dataset:
         return tuple(self.train.shape[1:])
 
     def split(self, name: str) -> Real[Tensor, " n *event"]:
-        """The data of the split of this name, in memory.
+        """The data of the split of this name, dense and in memory.
 
         Raises:
-            ValueError: If there is no such split, or it stays on the disk.
+            ValueError: If there is no such split, or it stays sparse or on the disk.
         """
         values = self._rows(name)
         if isinstance(values, Tensor):
             return values
+        kind = "sparse" if isinstance(values, SparseRows) else "memory-mapped"
         raise ValueError(
-            f"the {name} split of {self.name} is memory-mapped: it is read in training, block by block, "
-            "and does not go into memory as a whole."
+            f"the {name} split of {self.name} is {kind}: it is read in training, batch by batch, and does "
+            f"not go into memory as a whole; take rows of it, dataset.{name}[:1000]."
         )
 
-    def _rows(self, split: str) -> Tensor | MemoryMapped:
+    def _rows(self, split: str) -> Tensor | SparseRows | MemoryMapped:
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
         return getattr(self, split)
 
     def in_memory(self) -> "Dataset":
         """The same data, the same splits and the same order of training, all in memory."""
-        if isinstance(self.train, Tensor):
-            return self
-        return replace(self, train=self.train[:])
+        if isinstance(self.train, MemoryMapped):
+            return replace(self, train=self.train[:])
+        return self
 
     def _check(self, split: str) -> float:
         """Raise unless the split's shape and values are right; return its highest value."""
@@ -323,7 +331,7 @@ class Dataset:
                 f"{what} must have the training data's event shape {self.event_shape}, "
                 f"got {tuple(values.shape[1:])}."
             )
-        extent = values.extent if isinstance(values, MemoryMapped) else Extent.of(values)
+        extent = Extent.of(values) if isinstance(values, Tensor) else values.extent
         # NaN passes through both.
         low, high = float(extent.low), float(extent.high)
         largest = torch.finfo(torch.float32).max
@@ -355,8 +363,45 @@ class Dataset:
         return next(dtype for dtype in types if top <= torch.iinfo(dtype).max)
 
 
-def _support_of(splits: Sequence[Tensor], levels: int | None, name: str) -> tuple[str, int | None]:
+def _support_of(
+    splits: Sequence[Tensor | SparseRows], levels: int | None, name: str
+) -> tuple[str, int | None]:
     """The support that the splits say together, and the levels of integers."""
-    extents = [Extent.of(values) for values in splits if values.numel()]
+    extents = [
+        Extent.of(values) if isinstance(values, Tensor) else values.extent
+        for values in splits
+        if math.prod(values.shape)
+    ]
     extent = Extent.joined(extents) if extents else Extent(0, 0, True)
     return native_support(extent, [values.dtype for values in splits], levels, name)
+
+
+def _events(
+    arrays: Sequence[Any],
+    names: Sequence[str],
+    support: str | None,
+    levels: int | None,
+    *,
+    copy: bool,
+) -> list[Tensor | SparseRows]:
+    """Arrays as tensors with an event shape; sparse matrices as sparse rows where they are worth it."""
+    counts = levels is None and support in (None, "binary", "counts")
+    arrays = [*arrays]
+    sparse = [i for i, array in enumerate(arrays) if is_sparse(array)]
+    if sparse:
+        found = from_scipy([arrays[i] for i in sparse], names[sparse[0]], counts=counts)
+        for i, values in zip(sparse, found, strict=True):
+            if isinstance(values, SparseRows) and values.each_has_a_single_1():
+                raise labels_error(values.shape, names[i])
+            arrays[i] = values
+    return [
+        values
+        if isinstance(values, SparseRows)
+        else as_events(as_tensor(values, name, copy=copy), name)
+        for values, name in zip(arrays, names, strict=True)
+    ]
+
+
+def _rows_of(values: Any, index: Tensor) -> Any:
+    """Some rows, sparse where they were."""
+    return values.subset(index) if isinstance(values, SparseRows) else values[index]

@@ -32,6 +32,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.data import PreparedData
+from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence import (
     AnnealedImportanceSampling,
@@ -219,7 +220,7 @@ class Evaluating:
         directory: The run's.
         vae: The trained program, on the device.
         data: Its data.
-        x: The split, on the CPU.
+        x: The split, on the CPU; sparse if the data are.
         order: The split's rows in a fixed order: fewer data are the first of more.
         device: Where to compute.
         identity: What every number depends on: checkpoint, configuration, code, device.
@@ -232,7 +233,7 @@ class Evaluating:
     directory: RunDirectory
     vae: Any
     data: PreparedData
-    x: Tensor
+    x: Tensor | SparseRows
     order: Tensor
     device: torch.device
     identity: dict[str, Any]
@@ -355,7 +356,7 @@ def prepared(
     # Other data are evaluated beside the run's own.
     prefix = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', dataset.name)}-" if words else ""
     configuration = trained.vae.configuration
-    check_density(trained.vae.guide, trained.x, f"log p(x) of {options.run}")
+    check_density(trained.vae.guide, trained.x[:1], f"log p(x) of {options.run}")
     return Evaluating(
         options,
         trained.directory,

@@ -1,6 +1,7 @@
 """What a model's data were, kept with the model, and what later data are checked against."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,15 +19,18 @@ from pyro_vae.data.labels import Labels, are_classes, read_labels
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.preparation import PreparedData
 from pyro_vae.data.rows import Rows
+from pyro_vae.data.sparse_rows import SparseRows, from_scipy, is_sparse
 from pyro_vae.data.splits import SPLITS
 from pyro_vae.data.units import Units
-from pyro_vae.data.values import SUPPORTS, as_events, as_tensor
+from pyro_vae.data.values import SUPPORTS, Extent, as_events, as_tensor
 
 # Names listed in a message.
 _LISTED = 5
 # A file is hashed whole up to so many bytes; beyond, its length and pieces spread over it.
 _HASHED_WHOLE = 2**30
 _PIECES, _PIECE = 256, 2**16
+# Rows that are checked at a time.
+_ROWS_AT_A_TIME = 4096
 
 
 class ChangedDataError(ValueError):
@@ -236,9 +240,7 @@ class DataContract:
         """The support of new data: unit data for a likelihood of real data need not be unit."""
         return "real" if self.likelihood_support == "real" and not self.levels else self.support
 
-    def matched(
-        self, rows: Rows, support: str
-    ) -> tuple[Real[Tensor, " n *event"], tuple[str, ...]]:
+    def matched(self, rows: Rows, support: str) -> tuple[Any, tuple[str, ...]]:
         """The values in the order and the shape of training, and what was left out, one line each.
 
         Raises:
@@ -253,9 +255,7 @@ class DataContract:
                 )
             if order is not None:
                 values = values[:, order]
-        # Three axes are what they were in training.
-        layout = "series" if len(self.event_shape) == 2 else rows.layout
-        values = as_events(as_tensor(values, rows.name, copy=False), rows.name, layout, new=True)
+        values = self._events(values, rows)
         if tuple(values.shape[1:]) != self.event_shape:
             raise ValueError(
                 f"the model was trained on data of shape {self.event_shape}, and those of {rows.name} have "
@@ -265,12 +265,24 @@ class DataContract:
             raise ValueError(f"{rows.name} holds no rows.")
         levels = self.levels if support == "integers" else None
         check_support(values, support, levels, name=rows.name, event_names=self.event_names)
-        if levels is not None and levels > 2 and self.high > 1 and values.max() <= 1:
+        high = (Extent.of(values) if isinstance(values, Tensor) else values.extent).high
+        if levels is not None and levels > 2 and self.high > 1 and high <= 1:
             notes.append(
                 f"{rows.name}: all values are 0 or 1, of {levels} levels: if they are binarised already, say "
                 "so with --data.support binary."
             )
         return values, tuple(notes)
+
+    def _events(self, values: Any, rows: Rows) -> Any:
+        """The values with an event shape; rows on the disk and sparse ones as they are."""
+        if is_sparse(values):
+            counts = self.support in ("binary", "counts")
+            (values,) = from_scipy([values], rows.name, counts=counts)
+        if isinstance(values, SparseRows | MemoryMapped):
+            return values
+        # Three axes are what they were in training.
+        layout = "series" if len(self.event_shape) == 2 else rows.layout
+        return as_events(as_tensor(values, rows.name, copy=False), rows.name, layout, new=True)
 
     def _order(self, names: Sequence[str], name: str) -> tuple[list[int] | None, list[str]]:
         """The places of the training elements among names, None if they are the same, and what is left."""
@@ -348,7 +360,7 @@ class DataContract:
 
 
 def check_support(
-    values: Real[Tensor, " n *event"],
+    values: Any,
     support: str,
     levels: int | None,
     *,
@@ -357,35 +369,54 @@ def check_support(
 ) -> None:
     """Make sure that values are in a support.
 
+    Args:
+        values: `(n, *event_shape)`: a tensor, rows on the disk or sparse rows.
+        support: One of `SUPPORTS`.
+        levels: The number of levels of integers.
+        name: What to call the values.
+        event_names: What the elements are called.
+
     Raises:
         ValueError: If they are not: by column where columns have names, and by count.
     """
-    flat = values.flatten(1)
-    finite = flat.isfinite() if flat.is_floating_point() else torch.ones_like(flat, dtype=bool)  # pyright: ignore[reportArgumentType]
-    outside = ~finite
-    if support != "real":
-        outside |= flat < 0
-        if support != "counts":
-            outside |= flat > (levels or 2) - 1
-    if support in ("binary", "integers", "counts") and flat.is_floating_point():
-        outside |= flat != flat.round()
-    if not outside.any():
+    columns = torch.zeros(math.prod(values.shape[1:]), dtype=torch.int64)
+    rows, example = 0, math.nan
+    for start in range(0, len(values), _ROWS_AT_A_TIME):
+        flat = values[start : start + _ROWS_AT_A_TIME].flatten(1)
+        outside = _outside(flat, support, levels)
+        if outside.any():
+            columns += outside.sum(0)
+            rows += int(outside.any(1).sum())
+            example = flat[outside][0].item()
+    if not rows:
         return
-    columns = outside.sum(0)
     worst = columns.nonzero().flatten().tolist()
     if event_names:
         listed = [f"{event_names[c]!r} in {int(columns[c]):,}" for c in worst[:_LISTED]]
         more = f" and {len(worst) - _LISTED} more columns" if len(worst) > _LISTED else ""
         where = f"column {', '.join(listed)}{more}"
     else:
-        where = f"{int(outside.sum()):,} values in {int(outside.any(1).sum()):,}"
+        where = f"{int(columns.sum()):,} values in {rows:,}"
     allowed = (
         f"0 to {levels - 1}, the levels" if levels else f"{SUPPORTS[support]}, the {support} data"
     )
     raise ValueError(
-        f"{name} holds values outside {allowed} that the model was trained on: {where} of {len(flat):,} rows, "
-        f"such as {flat[outside][0].item():g}."
+        f"{name} holds values outside {allowed} that the model was trained on: {where} of {len(values):,} rows, "
+        f"such as {example:g}."
     )
+
+
+def _outside(flat: Tensor, support: str, levels: int | None) -> Tensor:
+    """Where values are outside a support."""
+    floats = flat.is_floating_point()
+    outside = ~flat.isfinite() if floats else torch.zeros(flat.shape, dtype=torch.bool)
+    if support != "real":
+        outside |= flat < 0
+        if support != "counts":
+            outside |= flat > (levels or 2) - 1
+    if support in ("binary", "integers", "counts") and floats:
+        outside |= flat != flat.round()
+    return outside
 
 
 def check_prepared(
@@ -467,9 +498,13 @@ def _digests(dataset: Dataset) -> dict[str, Tensor]:
     found = {}
     for split in SPLITS:
         values = getattr(dataset, split)
-        if not isinstance(values, MemoryMapped):
+        if isinstance(values, MemoryMapped):
+            continue
+        if isinstance(values, SparseRows):
+            digests = np.concatenate([row_digests(part) for part in values.parts()])
+        else:
             digests = row_digests(values, double=dataset.units.double)
-            found[split] = torch.from_numpy(digests.view(np.int64)).sort().values
+        found[split] = torch.from_numpy(digests.view(np.int64)).sort().values
     return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from pyro_vae.data.labels import read_labels, read_split_labels, untrained_class
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.orders import BlockOrder
 from pyro_vae.data.rows import Rows
+from pyro_vae.data.sparse_rows import SparseRows, from_scipy, is_sparse
 from pyro_vae.data.splits import SPLITS, split_rows, validation_rows
 from pyro_vae.data.units import ScaleKind, Units
 from pyro_vae.data.values import (
@@ -27,8 +29,12 @@ from pyro_vae.data.values import (
     arranged,
     as_events,
     as_tensor,
+    labels_error,
     native_support,
 )
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 NOT_SPLIT = "not split"
 
@@ -38,13 +44,14 @@ class Dataset:
     """Training, validation and test data with one event shape and one native support.
 
     Values are kept in the narrowest type that holds them: uint8 up to 256 levels, then int16 and
-    int32; floats in float32, or in float64 where float32 would lose their differences.
+    int32; floats in float32, or in float64 where float32 would lose their differences. Large sparse
+    counts, and large sparse binary data, stay sparse.
 
     Args:
         name: What the set is called in logs and tables.
         support: "binary", "integers", "counts", "unit" or "real".
         levels: The number L of levels 0, ..., L - 1 of integers; None for every other support.
-        train: The training data, `(n, *event_shape)`, in memory or on the disk.
+        train: The training data, `(n, *event_shape)`, in memory, sparse, or on the disk.
         validation: The validation data.
         test: The test data.
         labels: Labels `(n,)` or factors `(n, factors)` of a split, by its name; may be empty.
@@ -68,9 +75,9 @@ class Dataset:
     name: str
     support: str
     levels: int | None
-    train: Real[Tensor, " n_train ..."] | MemoryMapped = field(repr=False)
-    validation: Real[Tensor, " n_validation ..."] = field(repr=False)
-    test: Real[Tensor, " n_test ..."] = field(repr=False)
+    train: Real[Tensor, " n_train ..."] | SparseRows | MemoryMapped = field(repr=False)
+    validation: Real[Tensor, " n_validation ..."] | SparseRows | MemoryMapped = field(repr=False)
+    test: Real[Tensor, " n_test ..."] | SparseRows | MemoryMapped = field(repr=False)
     labels: dict[str, Tensor] = field(default_factory=dict, repr=False)
     label_names: tuple[str, ...] = field(default=(), repr=False)
     event_names: tuple[str, ...] = field(default=(), repr=False)
@@ -122,7 +129,7 @@ class Dataset:
     @classmethod
     def from_array(
         cls,
-        array: np.ndarray | Tensor,
+        array: "np.ndarray | Tensor | sparse.csr_array",
         *,
         labels: np.ndarray | Tensor | None = None,
         levels: int | None = None,
@@ -145,7 +152,7 @@ class Dataset:
 
         Args:
             array: `(n, d)`, `(n, height, width)`, `(n, channels, height, width)`, or with layout
-                "series" `(n, channels, length)`.
+                "series" `(n, channels, length)`; or a sparse matrix of SciPy's, in any format.
             labels: A label, or a row of factors, for each row.
             levels: The number of levels of integers 0, ..., levels - 1.
             support: One of `SUPPORTS`, instead of what the values say.
@@ -201,8 +208,14 @@ class Dataset:
         """
         name = rows.name
         # Not copied: the rows of each split are, below.
-        values = as_events(
-            as_tensor(rows.values, name, copy=False), name, rows.layout, new=not split
+        (values,) = _events(
+            [rows.values],
+            [name],
+            rows.support,
+            rows.levels,
+            copy=False,
+            layout=rows.layout,
+            new=not split,
         )
         n = len(values)
         label_names, notes, labels = rows.label_names, rows.notes, None
@@ -214,7 +227,7 @@ class Dataset:
                 parts, rule = split_rows(n, labels=labels, groups=rows.groups, splits=rows.splits)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-            splits = [values[index] for index in parts.values()]
+            splits = [_rows_of(values, index) for index in parts.values()]
         else:
             parts, rule = dict.fromkeys(SPLITS, torch.arange(n)), NOT_SPLIT
             splits = [values] * len(SPLITS)
@@ -248,7 +261,7 @@ class Dataset:
     @classmethod
     def from_splits(
         cls,
-        splits: Mapping[str, np.ndarray | Tensor],
+        splits: "Mapping[str, np.ndarray | Tensor | sparse.csr_array]",
         *,
         labels: Mapping[str, np.ndarray | Tensor] | None = None,
         levels: int | None = None,
@@ -286,11 +299,17 @@ class Dataset:
             raise ValueError(
                 f"splits must be train, test and perhaps validation, got {', '.join(splits)}."
             )
-        tensors = {}
-        for split, array in splits.items():
-            what = f"{name} ({split})"
-            values, arrangement = arranged(as_tensor(array, what), what, layout, channels)
-            tensors[split] = as_events(values, what, arrangement)
+        names = [f"{name} ({split})" for split in splits]
+        found = _events(
+            [*splits.values()],
+            names,
+            support,
+            levels,
+            copy=True,
+            layout=layout,
+            channels=channels,
+        )
+        tensors: dict[str, Tensor | SparseRows] = dict(zip(splits, found, strict=True))
         sizes = {split: len(values) for split, values in tensors.items()}
         what = f"the labels of {name}"
         targets, read = read_split_labels(labels or {}, what, names=label_names, sizes=sizes)
@@ -301,8 +320,8 @@ class Dataset:
             trained[held_out] = False
             for parts in (tensors, targets):
                 if "train" in parts:
-                    parts["validation"] = parts["train"][held_out]
-                    parts["train"] = parts["train"][trained]
+                    parts["validation"] = _rows_of(parts["train"], held_out)
+                    parts["train"] = _rows_of(parts["train"], trained)
             rule = "train and test as given; a tenth of train validates, by a fixed permutation"
         kind, levels = (
             (support, levels)
@@ -326,7 +345,7 @@ class Dataset:
     @property
     def train_extent(self) -> Extent:
         """From where to where the training values reach."""
-        return self.train.extent if isinstance(self.train, MemoryMapped) else Extent.of(self.train)
+        return Extent.of(self.train) if isinstance(self.train, Tensor) else self.train.extent
 
     @cached_property
     def units(self) -> Units:
@@ -338,8 +357,9 @@ class Dataset:
             return self.model_units
         if self.support != "real":
             return Units.of(self.validation[:1], "none")
-        on_disk = isinstance(self.train, MemoryMapped)
-        return Units.of(self.validation if on_disk else self.train, self.scale)
+        # Sparse data are never real, unless they are given so: rows of them are enough.
+        in_memory = self.train if isinstance(self.train, Tensor) else self.validation[:10_000]
+        return Units.of(in_memory, self.scale)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -347,29 +367,30 @@ class Dataset:
         return tuple(self.train.shape[1:])
 
     def split(self, name: str) -> Real[Tensor, " n *event"]:
-        """The data of the split of this name, in memory.
+        """The data of the split of this name, dense and in memory.
 
         Raises:
-            ValueError: If there is no such split, or it stays on the disk.
+            ValueError: If there is no such split, or it stays sparse or on the disk.
         """
         values = self._rows(name)
         if isinstance(values, Tensor):
             return values
+        kind = "sparse" if isinstance(values, SparseRows) else "memory-mapped"
         raise ValueError(
-            f"the {name} split of {self.name} is memory-mapped: it is read in training, block by block, "
-            "and does not go into memory as a whole."
+            f"the {name} split of {self.name} is {kind}: it is read in training, batch by batch, and does "
+            f"not go into memory as a whole; take rows of it, dataset.{name}[:1000]."
         )
 
-    def _rows(self, split: str) -> Tensor | MemoryMapped:
+    def _rows(self, split: str) -> Tensor | SparseRows | MemoryMapped:
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
         return getattr(self, split)
 
     def in_memory(self) -> "Dataset":
         """The same data, the same splits and the same order of training, all in memory."""
-        if isinstance(self.train, Tensor):
-            return self
-        return replace(self, train=self.train[:])
+        if isinstance(self.train, MemoryMapped):
+            return replace(self, train=self.train[:])
+        return self
 
     def _check(self, split: str) -> float:
         """Raise unless the split's shape and values are right; return its highest value."""
@@ -382,7 +403,7 @@ class Dataset:
                 f"{what} must have the training data's event shape {self.event_shape}, "
                 f"got {tuple(values.shape[1:])}."
             )
-        extent = values.extent if isinstance(values, MemoryMapped) else Extent.of(values)
+        extent = Extent.of(values) if isinstance(values, Tensor) else values.extent
         # NaN passes through both.
         low, high = float(extent.low), float(extent.high)
         largest = torch.finfo(torch.float32).max
@@ -428,9 +449,57 @@ class Dataset:
         return next(dtype for dtype in types if top <= torch.iinfo(dtype).max)
 
 
-def _support_of(splits: Sequence[Tensor], levels: int | None, name: str) -> tuple[str, int | None]:
+def _support_of(
+    splits: Sequence[Tensor | SparseRows], levels: int | None, name: str
+) -> tuple[str, int | None]:
     """The support that the splits say together, and the levels of integers."""
-    extents = [Extent.of(values) for values in splits if values.numel()]
+    extents = [
+        Extent.of(values) if isinstance(values, Tensor) else values.extent
+        for values in splits
+        if math.prod(values.shape)
+    ]
     extent = Extent.joined(extents) if extents else Extent(0, 0, True)
     dtypes = [values.dtype for values in splits]
     return native_support(extent, dtypes, levels, name, splits[0].shape[1:])
+
+
+def _events(
+    arrays: Sequence[Any],
+    names: Sequence[str],
+    support: str | None,
+    levels: int | None,
+    *,
+    copy: bool,
+    layout: Layout = "auto",
+    channels: Channels | None = None,
+    new: bool = False,
+) -> list[Any]:
+    """Arrays as tensors with an event shape; sparse matrices as sparse rows where they are worth it.
+
+    Rows on the disk and sparse rows are left as they are, and so is an array whose `channels` are None:
+    it is arranged as `layout` says.
+    """
+    counts = levels is None and support in (None, "binary", "counts")
+    arrays = [*arrays]
+    sparse = [i for i, array in enumerate(arrays) if is_sparse(array)]
+    if sparse:
+        found = from_scipy([arrays[i] for i in sparse], names[sparse[0]], counts=counts)
+        for i, values in zip(sparse, found, strict=True):
+            if not new and isinstance(values, SparseRows) and values.each_has_a_single_1():
+                raise labels_error(values.shape, names[i])
+            arrays[i] = values
+    events = []
+    for values, name in zip(arrays, names, strict=True):
+        if isinstance(values, SparseRows | MemoryMapped):
+            events.append(values)
+            continue
+        tensor, arrangement = as_tensor(values, name, copy=copy), layout
+        if channels is not None:
+            tensor, arrangement = arranged(tensor, name, layout, channels)
+        events.append(as_events(tensor, name, arrangement, new=new))
+    return events
+
+
+def _rows_of(values: Any, index: Tensor) -> Any:
+    """Some rows, sparse where they were."""
+    return values.subset(index) if isinstance(values, SparseRows) else values[index]

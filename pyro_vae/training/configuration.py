@@ -97,7 +97,7 @@ def build_vae(
 def build_vae_for(configuration: Configuration, data: PreparedData) -> PyroModule:
     """The VAE that a configuration names, untrained, for these data.
 
-    Parts that start from data see 10,000 training data at most. Under one seed of the global random
+    Parts that start from data see the `starting_rows` alone. Under one seed of the global random
     stream it is the same VAE, wherever it is built.
 
     Raises:
@@ -106,7 +106,7 @@ def build_vae_for(configuration: Configuration, data: PreparedData) -> PyroModul
     return build_vae(
         configuration,
         data.dataset.event_shape,
-        train_data=data.transform(data.train[: min(len(data.train), 10_000)]),
+        train_data=data.starting_rows(),
         train_size=len(data.train),
         levels=data.dataset.levels,
         units=data.dataset.units,

@@ -94,4 +94,4 @@ def start_from(vae: nn.Module, data: PreparedData) -> None:
             module.set(data.dataset.units)
     start = getattr(getattr(vae, "likelihood", None), "start_from", None)
     if start is not None:
-        start(data.train[: min(len(data.train), 10_000)])
+        start(data.starting_rows())

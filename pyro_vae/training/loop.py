@@ -49,6 +49,8 @@ Record = dict[str, float | int | None]
 # The validation ELBO uses the same noise every epoch, so that epochs compare.
 VALIDATION_SEED = 20_140_401
 VALIDATION_BATCH = 1000
+# Of long data fewer: so many elements at a time.
+VALIDATION_ELEMENTS = 2**22
 
 # Every so many steps several processes ask each other whether to stop.
 _AGREEMENT = 10
@@ -448,11 +450,13 @@ class Training:
 
     def _validation(self) -> dict[str, float | None]:
         split = self.data.fixed("validation")
+        fitting = VALIDATION_ELEMENTS // max(1, math.prod(split.shape[1:]))
+        batch = max(1, min(VALIDATION_BATCH, fitting))
         elbo, reconstruction = ELBO(), Reconstruction()
         sums = {"elbo": 0.0, "reconstruction": 0.0, "kl": 0.0}
         first: tuple[Tensor, LogDensities] | None = None
         with evaluating(self.program, seed=VALIDATION_SEED):
-            for rows in split.split(VALIDATION_BATCH):
+            for rows in split.split(batch):
                 x = as_floats(rows.to(self.device))
                 program: Any = self.program
                 terms = log_densities(program.model, program.guide, x)

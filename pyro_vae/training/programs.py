@@ -17,6 +17,7 @@ from jaxtyping import Int, Real
 from torch import Tensor
 
 from pyro_vae.data import PreparedData, default_root
+from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.training.configuration import load_data, prepare_data
 from pyro_vae.training.run_directory import RunDirectory, load
 
@@ -113,7 +114,7 @@ class TrainedRun:
         directory: The run's.
         vae: The trained program, on the device, with `configuration`.
         data: Its data.
-        x: The split, on the CPU.
+        x: The split, on the CPU; sparse if the data are.
         device: Where to compute.
         checkpoint_hash: The SHA-256 of the checkpoint.
     """
@@ -121,7 +122,7 @@ class TrainedRun:
     directory: RunDirectory
     vae: Any
     data: PreparedData
-    x: Real[Tensor, " n *event"]
+    x: Real[Tensor, " n *event"] | SparseRows
     device: torch.device
     checkpoint_hash: str
 

@@ -31,6 +31,7 @@ class Rows:
         groups: A group for each row; rows of a group go into one split.
         source: The file or folder; None for data in memory.
         notes: What was left out or changed while reading, one line each.
+        row_names: What the rows are called: cells, samples.
     """
 
     values: Any = field(repr=False)
@@ -44,6 +45,7 @@ class Rows:
     groups: np.ndarray | None = field(default=None, repr=False)
     source: Path | None = None
     notes: tuple[str, ...] = ()
+    row_names: tuple[str, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return self.values.shape[0]

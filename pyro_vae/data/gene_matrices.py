@@ -138,12 +138,13 @@ def matrix_market_rows(
     path = Path(path)
     with reading(path, "a Matrix Market file (.mtx or .mtx.gz), or a folder with one"):
         file = _matrix_market(path) if path.is_dir() else path
-        rows, columns, entries, form, *_ = io.mminfo(file)
+        with _Text(file, 2**20) as text:
+            rows, columns, entries, form, *_ = io.mminfo(text)
         itemsize = 8 if form == "array" else 24
         require_room((rows, columns) if form == "array" else (entries,), itemsize, file.name)
         length = 2**20 + 120 * (rows * columns if form == "array" else entries)
-        with _Limited(file, length) if file.suffix == ".gz" else file.open("rb") as stream:
-            matrix: Any = io.mmread(stream)
+        with _Text(file, length) as text:
+            matrix: Any = io.mmread(text)
         barcodes, genes = _beside(file, "barcodes"), _beside(file, "features", "genes")
         if transpose is None:
             transpose = barcodes is not None
@@ -208,17 +209,27 @@ def _cells(
     )
 
 
-class _Limited(gzip.GzipFile):
-    """A compressed file that must not hold more than so many bytes."""
+class _Text:
+    """A file, `.gz` or not, that must be text of at most so many bytes."""
 
     def __init__(self, path: Path, limit: int) -> None:
-        super().__init__(path)
-        self.limit = limit
+        self.stream = gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
+        self.left = limit
 
-    def read(self, size: int | None = -1) -> bytes:
-        content = super().read(size)
-        if self.tell() > self.limit:
+    def __enter__(self) -> "_Text":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stream.close()
+
+    def read(self, size: int = -1) -> bytes:
+        content = self.stream.read(size)
+        self.left -= len(content)
+        if self.left < 0:
             raise UnreadableError("there are more bytes than its first line says.")
+        # SciPy looks for the end of a line beyond them, and dies of it.
+        if b"\0" in content:
+            raise UnreadableError("there are bytes of 0 in it, so it is no text.")
         return content
 
 

@@ -90,7 +90,7 @@ def _bytes(node: Any) -> int:
 def read_array(node: Any, what: str) -> np.ndarray:
     """The values of an array of h5py's or zarr's; strings as objects."""
     require_room_of(node, what)
-    return node.asstr()[()] if node.dtype.kind in "OS" else node[()]
+    return np.asarray(node.asstr()[()] if node.dtype.kind in "OS" else node[()])
 
 
 def read_text(path: Path, lines: int) -> list[list[str]]:

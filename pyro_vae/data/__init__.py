@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from pyro_vae.data.anndata_files import anndata_file, anndata_rows
 from pyro_vae.data.arrays import array_file, array_rows
 from pyro_vae.data.colour_sets import celeba, cifar10, svhn
 from pyro_vae.data.contract import ChangedDataError, DataContract, check_prepared, prepare
@@ -16,6 +17,12 @@ from pyro_vae.data.count_files import mouse_bladder, newsgroups, newsgroups_halv
 from pyro_vae.data.counts import count_file, count_rows
 from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.digits import digits
+from pyro_vae.data.gene_matrices import (
+    matrix_market_file,
+    matrix_market_rows,
+    tenx_file,
+    tenx_rows,
+)
 from pyro_vae.data.image_files import dsprites, freyface, omniglot, static_mnist
 from pyro_vae.data.image_folders import image_folder
 from pyro_vae.data.own_data import OWN_DATA, own_data
@@ -25,6 +32,7 @@ from pyro_vae.data.rows import Rows
 from pyro_vae.data.tables import table_file, table_rows
 from pyro_vae.data.torchvision_sets import fashion_mnist, kmnist, mnist
 from pyro_vae.data.units import Units
+from pyro_vae.data.variable_files import variable_file, variable_rows
 
 # A loader that reads from a folder of data sets takes it as `root`; one of the user's own, `path`.
 DATASETS: dict[str, Callable[..., Dataset]] = {
@@ -46,6 +54,10 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "image_folder": image_folder,
     "count_file": count_file,
     "table_file": table_file,
+    "anndata_file": anndata_file,
+    "tenx_file": tenx_file,
+    "matrix_market_file": matrix_market_file,
+    "variable_file": variable_file,
 }
 
 # What reads new data for a trained model, by the loader that reads such a path for training: the same
@@ -54,6 +66,10 @@ READERS: dict[str, Callable[..., Rows]] = {
     "array_file": array_rows,
     "count_file": count_rows,
     "table_file": table_rows,
+    "anndata_file": anndata_rows,
+    "tenx_file": tenx_rows,
+    "matrix_market_file": matrix_market_rows,
+    "variable_file": variable_rows,
 }
 
 
@@ -73,6 +89,7 @@ __all__ = [
     "Rows",
     "SupportMismatchError",
     "Units",
+    "anndata_file",
     "array_file",
     "celeba",
     "check_prepared",
@@ -85,6 +102,7 @@ __all__ = [
     "freyface",
     "image_folder",
     "kmnist",
+    "matrix_market_file",
     "mnist",
     "mouse_bladder",
     "newsgroups",
@@ -96,4 +114,6 @@ __all__ = [
     "static_mnist",
     "svhn",
     "table_file",
+    "tenx_file",
+    "variable_file",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pyro_vae.data.dataset import SPLITS, Dataset
-from pyro_vae.data.large_arrays import memory_mapped
+from pyro_vae.data.large_arrays import mapped_rows, memory_mapped
 from pyro_vae.data.memory import read_whole
 from pyro_vae.data.npy_file import NpyFile, is_npy
 from pyro_vae.data.rows import Rows, named
@@ -67,8 +67,7 @@ def array_file(
         OSError: If a memory-mapped file is changed or taken away while it is read.
     """
     path = Path(path)
-    size = _size(path)
-    if memory_map or (memory_map is None and not read_whole(size) and is_npy(path)):
+    if _on_disk(path, memory_map):
         if group is not None or split is not None:
             raise ValueError(
                 f"{path}: a memory-mapped file is split by rows alone: leave group and split out, or read "
@@ -118,6 +117,7 @@ def array_rows(
     path: str | Path,
     levels: int | None = None,
     support: Support | None = None,
+    memory_map: bool | None = None,
     group: str | None = None,
     split: str | None = None,
     layout: Layout = "auto",
@@ -128,7 +128,11 @@ def array_rows(
     Groups and splits are not read.
     """
     path = Path(path)
-    _size(path)
+    if _on_disk(path, memory_map):
+        file = NpyFile.open(path)
+        with named(path):
+            values = mapped_rows(file, layout=layout, channels=channels)
+        return Rows(values, name=path.stem, levels=levels, support=support, source=path)
     arrays = _read(path)
     with named(path):
         beside = {name for name in (group, split) if name is not None}
@@ -158,14 +162,14 @@ def _beside(arrays: dict[str, np.ndarray], option: str, given: str | None) -> np
     return row_words(given)
 
 
-def _size(path: Path) -> int:
-    """The bytes of a file, which must be there."""
+def _on_disk(path: Path, memory_map: bool | None) -> bool:
+    """Whether the rows of a file, which must be there, stay on the disk."""
     # os.path takes any text for a path, however long; a Path's own is_file raises.
     if not os.path.isfile(path):
         raise ValueError(f"{path} must be a .npy or .npz file, but there is no such file.")
     if (size := path.stat().st_size) == 0:
         raise ValueError(f"{path} is empty.")
-    return size
+    return bool(memory_map) or (memory_map is None and not read_whole(size) and is_npy(path))
 
 
 def _check_array_names(arrays: Mapping[str, np.ndarray]) -> None:

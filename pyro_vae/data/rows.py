@@ -32,6 +32,7 @@ class Rows:
         source: The file or folder; None for data in memory.
         layout: How the axes of the values are read: see `values.event_shape`.
         notes: What was left out or changed while reading, one line each.
+        row_names: What the rows are called: cells, samples.
     """
 
     values: Any = field(repr=False)
@@ -46,6 +47,7 @@ class Rows:
     source: Path | None = None
     layout: Layout = "auto"
     notes: tuple[str, ...] = ()
+    row_names: tuple[str, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return self.values.shape[0]

@@ -82,7 +82,7 @@ def test_a_name_comes_before_a_folder(folder):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("notes.txt", "a folder of images, or a .npy, .npz, .csv or .parquet file, got notes.txt"),
+        ("notes.txt", "a folder of images, or a .npy, .npz, .csv.* file, got notes.txt"),
         ("notes", "a folder of images, or .*, got notes"),
         ("nowhere/faces", "a folder of images, or .*, but there is no nowhere/faces"),
         ("x.xlsx", "a folder of images, or .*, but there is no x.xlsx"),

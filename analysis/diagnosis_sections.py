@@ -268,7 +268,12 @@ def guide(subject: Subject) -> Section:
     evaluation = subject.evaluation
     quality = parts.add(
         "quality",
-        lambda: guide_quality(evaluation.khat, evaluation.ess, evaluation.num_samples),
+        lambda: guide_quality(
+            evaluation.khat,
+            evaluation.ess,
+            evaluation.num_samples,
+            evaluation.importance_weighting.withheld,
+        ),
     )
     if quality is not None:
         khat, ess, draws = evaluation.khat, evaluation.ess, evaluation.num_samples

@@ -472,11 +472,13 @@ def _titled(
 
 def _element_pit(subject: Subject) -> ElementPit:
     subject.check_several()
+    subject.check_resolved()
     return subject.element_pit
 
 
 def _calibration(subject: Subject, seed: int) -> Calibration:
     subject.check_several()
+    subject.check_resolved()
     return calibration(
         *_forecasts(subject.leave_one_out),
         simulated=_forecasts(subject.own_leave_one_out),

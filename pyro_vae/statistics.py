@@ -155,7 +155,7 @@ def rounding_error(
         Accuracy and Stability of Numerical Algorithms (Higham, 2002), section 4.2,
         https://doi.org/10.1137/1.9780898718027
     """
-    return eps * sum(np.abs(np.asarray(term, np.float64)) for term in terms)
+    return np.asarray(eps * sum(np.abs(np.asarray(term, np.float64)) for term in terms))
 
 
 def withheld(rounding: Real[np.ndarray, " n"], size: Real[np.ndarray, " n"]) -> str | None:

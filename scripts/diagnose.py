@@ -312,7 +312,15 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
                 weights = evaluate(
                     trained.vae, x, num_samples=options.samples, seed=options.seed
                 ).importance_weighting
-            held_out.append(HeldOut(name, weights.log_evidence, weights.khat, weights.num_samples))
+            held_out.append(
+                HeldOut(
+                    name,
+                    weights.log_evidence,
+                    weights.khat,
+                    weights.num_samples,
+                    weights.rounding,
+                )
+            )
             points.append(RateDistortion.of(name, weights.reconstruction, weights.kl))
         with step("figures"):
             comparison = compare_models(held_out)

@@ -126,6 +126,7 @@ class AnnealedImportanceSampling:
             f"{self.shortfall[np.isfinite(self.shortfall)].mean():.2g} nats, and "
             f"{self.acceptance.mean():.0%} of proposals are accepted; a two-sided check would see "
             "what they cannot."
+            + (f" For {bad:.1%} of data log p(x) is not finite." if bad else "")
         )
 
     @classmethod

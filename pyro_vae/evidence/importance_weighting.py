@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -111,6 +111,13 @@ class ImportanceWeighting:
             curve=np.concatenate([result.curve for result in results], axis=1),
             rounding=joined(result.rounding for result in results),
         )
+
+    def taken(self, rows: Int[np.ndarray, " rows"]) -> "ImportanceWeighting":
+        """The same of some of the data."""
+        per_datum = ("log_evidence", "reconstruction", "kl", "ess", "khat", "rounding")
+        arrays = {name: getattr(self, name) for name in per_datum}
+        known = {name: array[rows] for name, array in arrays.items() if array is not None}
+        return replace(self, curve=self.curve[:, rows], **known)
 
     @property
     def elbo(self) -> Float[np.ndarray, " n"]:

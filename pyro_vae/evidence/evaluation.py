@@ -153,7 +153,7 @@ def defined_rows(
     found = []
     with evaluating(vae, seed=0), pyro.validation_enabled(False):
         for chunk in x.split(max(1, max_elements // max(1, x[0].numel()))):
-            data = chunk if chunk.is_floating_point() else chunk.to(torch.get_default_dtype())
+            data = as_floats(chunk)
             terms = log_densities(vae.model, vae.guide, data, max_plate_nesting=max_plate_nesting)
             total = terms.log_likelihood + terms.log_prior - terms.log_posterior
             finite_rows = total.isfinite().all(0) & vae.embed(data).flatten(1).isfinite().all(1)

@@ -288,6 +288,16 @@ class Subject:
         if len(self.x) < 2:
             raise UndefinedCheckError(f"at least two data can be checked, got {len(self.x)}.")
 
+    def check_resolved(self) -> None:
+        """Raise where rounding errors swallow the weights that elements are forecast by.
+
+        Raises:
+            UndefinedCheckError: If `LeaveOneOut.withheld` of the data or of new data.
+        """
+        for forecasts in (self.leave_one_out, self.own_leave_one_out):
+            if forecasts.withheld:
+                raise UndefinedCheckError(forecasts.withheld)
+
     def _forecasts(self, x: Tensor, purpose: str) -> LeaveOneOut:
         return leave_one_element_out(
             self.vae, x, num_samples=FORECAST_SAMPLES, seed=self.seed_of(purpose)

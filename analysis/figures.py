@@ -1,5 +1,6 @@
 """The figures of a run: the arrays are drawn from a trained VAE here, the figures elsewhere."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +28,8 @@ from pyro_vae.log_densities import distribution_at
 if TYPE_CHECKING:
     import matplotlib.figure
     import xarray
+
+log = logging.getLogger("pyro_vae")
 
 DOTS_PER_INCH = 140
 # Figures of new data, and what their titles add where training had no term of the prior.
@@ -74,7 +77,7 @@ def draw_figures(
             codes are not the prior's, and titles say so.
 
     Returns:
-        The files.
+        The files. A figure that these data cannot be drawn as is left out, with a warning in the log.
     """
     device = next((p.device for p in vae.parameters()), x_test.device)
     x = as_floats(x_test.to(device))
@@ -115,11 +118,17 @@ def draw_figures(
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, plot in figures.items():
-        paths.append(out / f"{name}.png")
-        figure = plot()
-        if name in OF_PRIOR and not uses_prior:
-            figure.suptitle(f"{figure.get_suptitle()}\n{UNUSED_PRIOR}")
-        figure.savefig(paths[-1], dpi=DOTS_PER_INCH)
+        path = out / f"{name}.png"
+        # A run that has ended well is not lost to a figure of numbers that are out of all bounds.
+        try:
+            figure = plot()
+            if name in OF_PRIOR and not uses_prior:
+                figure.suptitle(f"{figure.get_suptitle()}\n{UNUSED_PRIOR}")
+            figure.savefig(path, dpi=DOTS_PER_INCH)
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+            log.warning("%s is left out: %s", path.name, " ".join(str(error).split())[:200])
+            continue
+        paths.append(path)
     return paths
 
 

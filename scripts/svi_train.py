@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+import numpy as np
 import pyro
 import torch
 from pyro.nn import PyroModule
@@ -171,7 +172,7 @@ def conclude(
 ) -> None:
     """Evaluate on test data, and write metrics.json, inference_data.nc and the figures."""
     from analysis.figures import draw_figures
-    from pyro_vae.evidence import evaluate, fixed_rows
+    from pyro_vae.evidence import evaluate, fixed_rows, undefined_data
     from pyro_vae.inference_data import from_svi, write_netcdf
 
     data, vae = training.data, cast("PyroModule", training.program)
@@ -212,6 +213,16 @@ def conclude(
     directory.write_metrics(metrics)
     print(table(metrics))
 
+    known = np.arange(len(x))
+    if len(evaluation.undefined):
+        bad = rows[evaluation.undefined].numpy()
+        log.warning("%s.", undefined_data(bad, len(x), "test data"))
+        known = np.setdiff1d(known, evaluation.undefined)
+        evaluation, x = evaluation.taken(known), x[known]
+        labels = None if labels is None else labels[known]
+    if not len(known):
+        print(f"metrics.json is in {directory.path}/; no test datum is left to draw")
+        return
     tree = from_svi(
         vae.model,
         vae.guide,

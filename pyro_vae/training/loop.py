@@ -26,7 +26,7 @@ from pyro_vae.networks.normalisation import require_separable
 from pyro_vae.objectives import ELBO, Objective, ObjectiveValue, Reconstruction, objective_value
 from pyro_vae.training.aggressive import Aggressive
 from pyro_vae.training.checkpoint import save_checkpoint
-from pyro_vae.training.collapse import UNIT_NATS, Units, collapse_alarm, units_in_use
+from pyro_vae.training.collapse import UNIT_NATS, Units, collapse_alarm, remedies, units_in_use
 from pyro_vae.training.feeds import Batches, Share, feed
 from pyro_vae.training.non_finite import NonFiniteError, explain
 from pyro_vae.training.processes import Processes
@@ -421,7 +421,13 @@ class Training:
             return
         total = self._units.total if self._units else None
         alarm = collapse_alarm(
-            self.history, total, settled=self.objective.settled, ended=self.ended
+            self.history,
+            total,
+            settled=self.objective.settled,
+            ended=self.ended,
+            remedies=lambda: remedies(
+                self.program, self.objective, self.data.fixed("validation")[:1000].to(self.device)
+            ),
         )
         if alarm is not None:
             log.warning("%s", alarm)

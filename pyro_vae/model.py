@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
 from pyro_vae.data import DataContract, Units, check_prepared, prepare
+from pyro_vae.parameter_names import UniqueParameterNames
 
 
-class VAE(PyroModule):
+class VAE(UniqueParameterNames, PyroModule):
     """A variational autoencoder: p(x, z) = p(z) p(x | z), with the guide q(z | x).
 
     Args:

@@ -32,6 +32,7 @@ from pyro_vae.training.command_line import parse
 from pyro_vae.training.configuration import (
     build_objective,
     build_vae_for,
+    check_data,
     load_data,
     prepare_data,
     to_yaml,
@@ -99,12 +100,14 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
     """Run this process's part: the first one alone writes and prints."""
     root = Path(configuration["data_root"]) if configuration["data_root"] else default_root()
     data = prepare_data(configuration, load_data(configuration, root))
+    notes = check_data(configuration, data)
     vae = build_vae_for(configuration, data).to(device)
     training = Training(
         vae,
         data,
         build_objective(configuration, train_size=len(data.train)),
         processes=processes,
+        notes=notes,
         **training_options(configuration),
     )
 
@@ -139,6 +142,9 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
     data, vae = training.data, training.program
     print(f"{data.description}\n{describe(configuration, vae)}\n{directory.path}/")
     log.info("%s; %s", data.description, describe(configuration, vae))
+    for note in training.notes:
+        print(f"note: {note}")
+        log.info("note: %s", note)
     with interruptible() as interruption:
         training.run(
             checkpoint=directory.checkpoint,
@@ -190,6 +196,7 @@ def conclude(
     metrics = {
         "data": data.dataset.name,
         "binarisation": data.binarisation,
+        "scale": data.dataset.units.kind,
         "split": "test",
         "n_train": len(data.train),
         **{
@@ -302,6 +309,8 @@ def table(metrics: dict[str, Any]) -> str:
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     title = f"test split of {metrics['data']}, {metrics['n']:,} data, mean per datum"
+    if metrics["scale"] != "none":
+        title += ", densities in the units of the data"
     lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
     return "\n".join([title, *lines])
 

@@ -120,7 +120,7 @@ class DataContract:
             labels_digest=_labels_digest(dataset),
             source="" if source is None else str(source.resolve()),
             source_digest="" if source is None else path_digest(source),
-            notes=(*dataset.notes, *notes),
+            notes=tuple(dict.fromkeys((*dataset.notes, *notes))),
         )
 
     # ---- the run's own data, read again ------------------------------------------------------

@@ -24,10 +24,10 @@ _SAMPLED_VALUES = 1_000_000
 _SAMPLED_ROWS = 10_000
 # Rows that are not in memory are read in blocks, from so many places.
 _PLACES = 8
-# Columns of a wider table are not compared with one another.
-_COMPARED_COLUMNS = 500
+# Columns of a wider or shorter table are not compared with one another.
+_COMPARED_COLUMNS, _FEWEST_ROWS = 500, 50
 # A column with one value in more rows than this is nearly constant, or has an atom.
-_NEARLY_ALL, _MANY = 0.99, 0.15
+_NEARLY_ALL, _MANY, _FEWEST_REPEATS = 0.99, 0.15, 5
 # A column with at most so many values is coarse, and a channel that has so many in many more pixels.
 _FEW, _FEW_LEVELS = 10, 256
 # The rounding of values to multiples of a unit is coarse where its standard deviation is more than
@@ -350,7 +350,7 @@ def _copies(columns: _Columns) -> Iterator[Finding]:
     if not columns.table or columns.dataset.support not in ("real", "unit"):
         return
     width = columns.dataset.event_shape[0]
-    if not columns.in_memory or not 1 < width <= _COMPARED_COLUMNS:
+    if not columns.in_memory or not 1 < width <= _COMPARED_COLUMNS or columns.n < _FEWEST_ROWS:
         return
     m = min(len(columns.dataset.train), 500)
     x = _spread(columns.dataset.train, m).to(torch.float64).numpy()
@@ -424,7 +424,7 @@ def _atoms(columns: _Columns) -> Iterator[Finding]:
     m = x.shape[1]
     few = _FEW if columns.table else _FEW_LEVELS
     coarse = ~columns.constant & (m >= 5 * columns.distinct) & (columns.distinct <= few)
-    step = max(1, int(_MANY * m))
+    step = max(_FEWEST_REPEATS, int(_MANY * m))
     atom = ~columns.constant & (x[:, step:] == x[:, :-step]).any(1)
     nearly, many, values = [], [], []
     for column in (atom | coarse).nonzero()[0].tolist():
@@ -438,7 +438,8 @@ def _atoms(columns: _Columns) -> Iterator[Finding]:
             values.append((column, f"{columns.distinct[column]} in {columns.name(column)}"))
         elif share > 3 * second or np.diff(common).min() < _FINE * columns.sample[column].std():
             many.append((column, words))
-    rounded = ~columns.constant & (floors > _COARSE * columns.spread)
+    rounded = ~columns.constant & (m >= 5 * columns.distinct)
+    rounded &= floors > _COARSE * columns.spread
     rounded[[column for column, _ in (*nearly, *many, *values)]] = False
     if nearly:
         yield Finding(
@@ -512,11 +513,12 @@ def _scales(columns: _Columns) -> Iterator[Finding]:
         fine = (torch.finfo(torch.float32).eps * largest > 1e-3 * columns.sample.std(1)) & (
             ~columns.constant
         )
-        yield Finding(
-            "float64",
-            f"{columns.names(fine.nonzero()[0])} would lose differences in float32: the data are kept in "
-            "float64.",
-        )
+        if fine.any():
+            yield Finding(
+                "float64",
+                f"{columns.names(fine.nonzero()[0])} would lose differences in float32: the data are kept "
+                "in float64.",
+            )
 
 
 def _masks(columns: _Columns) -> Iterator[Finding]:
@@ -545,8 +547,11 @@ def _masks(columns: _Columns) -> Iterator[Finding]:
 def _twins(columns: _Columns) -> Iterator[Finding]:
     dataset = columns.dataset
     way = "split rows by group with --data.group, or leave out repeated ones"
-    counts = {} if _likely_twins(columns) else exact_twins(dataset)
-    if found := [split for split, count in counts.items() if count]:
+    counts = exact_twins(dataset)
+    chance = 10 * len(dataset.train) * _chance_of_twins(columns)
+    if found := [
+        split for split, count in counts.items() if count > chance * len(getattr(dataset, split))
+    ]:
         listed = " and ".join(
             f"{counts[split]} of {len(getattr(dataset, split))} {split} rows" for split in found
         )
@@ -567,11 +572,15 @@ def _twins(columns: _Columns) -> Iterator[Finding]:
         )
 
 
-def _likely_twins(columns: _Columns) -> bool:
-    """Whether rows are alike by chance, as there are few rows that are possible."""
+def _chance_of_twins(columns: _Columns) -> float:
+    """The probability that two rows are equal, if their elements were independent."""
+    x = columns.sample
+    starts = np.flatnonzero(np.diff(x, axis=1, prepend=np.nan) != 0)
+    lengths = np.diff(starts, append=x.size).astype(np.float64)
+    squares = np.bincount(starts // x.shape[1], lengths**2)
     # The elements of a channel vary on their own.
-    elements = columns.dataset.train[:1].numel() // len(columns.distinct)
-    return bool(elements * np.log(columns.distinct).sum() < np.log(10 * columns.n))
+    elements = columns.dataset.train[:1].numel() // len(x)
+    return float(np.exp(elements * np.log(squares / x.shape[1] ** 2).sum()))
 
 
 def _groups(groups: Sequence | np.ndarray | None) -> tuple[Finding, ...]:

@@ -12,8 +12,8 @@ from torch import Tensor
 # The number of a row without a label.
 UNLABELLED = -1
 
-# Whole numbers with gaps are classes up to so many different ones, or this share of the rows if that is
-# more; above, they are a numeric target.
+# Whole numbers other than 0, 1, 2, ... or 1, 2, ... are classes up to so many different ones, or this
+# share of the rows if that is more; above, they are a numeric target.
 _MOST_CLASSES, _CLASS_SHARE = 20, 0.1
 
 # Words that stand for a missing label, beside None, NaN and pandas' NA.
@@ -167,7 +167,8 @@ def _array(
         order = tuple(word for word in map(_word, categories) if word not in _MISSING_WORDS)
         labels = labels.astype(object)
     if isinstance(labels, np.ma.MaskedArray):
-        labels = np.where(np.ma.getmaskarray(labels), None, labels.data.astype(object))
+        masked, labels = np.ma.getmaskarray(labels), labels.data.astype(object)
+        labels[masked] = None
     try:
         # A list of words and NaN would become words alone.
         plain = isinstance(labels, list | tuple)
@@ -209,8 +210,12 @@ def _read(
     if classes is not None and read.are_classes:
         read, unknown = _renumbered(read, what, classes)
         notes = (*notes, *unknown)
-    if read.are_classes and (bare := int((read.values < 0).sum())):
-        notes = (*notes, f"{bare} of {len(array)} rows have no label.")
+    if read.are_classes:
+        known = read.values[read.values >= 0]
+        if bare := len(array) - len(known):
+            notes = (*notes, f"{bare} of {len(array)} rows have no label.")
+        if classes is None and _MOST_CLASSES < len(known) == len(known.unique()):
+            notes = (*notes, f"{what} are all different: there is nothing to learn from them.")
     return Labels(read.values, read.names, notes)
 
 
@@ -312,7 +317,7 @@ def _read_numbers(
         missing = missing | (values == UNLABELLED)
         present, distinct = values[~missing], distinct[distinct != UNLABELLED]
     k = len(distinct)
-    counted = k > 0 and bool(distinct[0] == 0) and bool(distinct[-1] == k - 1)
+    counted = k > 0 and distinct[0] in (0, 1) and distinct[-1] == distinct[0] + k - 1
     few = k <= max(_MOST_CLASSES, _CLASS_SHARE * len(present))
     if not names and classes is None and not few and (values.dtype.kind == "f" or not counted):
         kind = "floats" if values.dtype.kind == "f" else "whole numbers"

@@ -290,15 +290,10 @@ def _numbers(column: Any) -> np.ndarray:
             f"since the first, or {leave_out}"
         )
     missing = column.isna().to_numpy(dtype=bool)
-    if missing.any():
-        raise ValueError(
-            f"{what} has no value in row {missing.argmax() + 1} ({missing.sum()} of {len(column)} are "
-            f"missing): fill in or drop these rows first, or {leave_out}"
-        )
     numbers: Any = column
     if column.dtype.kind not in "buif":
         numbers = pd.to_numeric(column.astype(object), errors="coerce")
-        wrong = numbers.isna().to_numpy(dtype=bool)
+        wrong = numbers.isna().to_numpy(dtype=bool) & ~missing
         if wrong.any() and not isinstance(column[wrong].iloc[0], str):
             kind = type(column[wrong].iloc[0]).__name__
             raise ValueError(
@@ -313,6 +308,11 @@ def _numbers(column: Any) -> np.ndarray:
                 "mend them, name the column as label, group or split (--data.label, --data.group, "
                 f"--data.split), or {leave_out}"
             )
+    if missing.any():
+        raise ValueError(
+            f"{what} has no value in row {missing.argmax() + 1} ({missing.sum()} of {len(column)} are "
+            f"missing): fill in or drop these rows first, or {leave_out}"
+        )
     kind = numbers.dtype.kind
     if kind not in "buif":
         raise ValueError(f"{what} must be numeric, got the type {column.dtype}: {leave_out}")

@@ -55,6 +55,7 @@ def read_labels(
     *,
     names: Sequence[str] = (),
     classes: Sequence[str] | None = None,
+    target: bool = False,
     n: int | None = None,
 ) -> Labels:
     """Labels from an array, tensor, list, pandas or polars column or table.
@@ -71,6 +72,7 @@ def read_labels(
         names: The names of classes 0, 1, ..., where the labels are such numbers; or of factors.
         classes: The names of the classes that a model was trained with. Labels are then numbered by
             name, and those of other classes count as unlabelled, with a note.
+        target: Whether numbers `(n,)` are a numeric target in any case, as those of training were.
         n: The number of rows that there must be labels for.
 
     Raises:
@@ -80,6 +82,10 @@ def read_labels(
     columns, order, array = _array(labels, what, n)
     if columns and not names:
         names = columns
+    if target and array.ndim == 1:
+        values, _ = _values(array, what)
+        if values.dtype != object:
+            return Labels(torch.from_numpy(values.astype(np.float64)))
     return _read(array, what, order, tuple(names), None if classes is None else tuple(classes))
 
 

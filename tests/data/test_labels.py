@@ -123,6 +123,8 @@ def test_numeric_targets_are_kept_and_named(labels, message):
     assert read.values.tolist() == labels.tolist()
     assert message in read.notes[0]
     assert not read.are_classes
+    # A few new ones are no classes either.
+    assert read_labels([2, 5, None], target=True).values.tolist()[:2] == [2.0, 5.0]
 
 
 def test_names_that_are_given():

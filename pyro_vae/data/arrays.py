@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,21 +97,14 @@ def array_file(
                 layout=layout,
                 channels=channels,
             )
-        beside = {
-            option: _beside(arrays, option, given)
+        beside = {group or "group", split or "split"}
+        data = {name: each for name, each in arrays.items() if name not in beside}
+        rows = _rows(path, data, levels, support, layout, channels)
+        groups, splits = (
+            _beside(arrays, option, given, len(rows.values) if rows.values.ndim else 0)
             for option, given in (("group", group), ("split", split))
-        }
-        rows = _rows(
-            path,
-            arrays,
-            levels,
-            support,
-            layout,
-            channels,
-            group=beside["group"],
-            split=beside["split"],
         )
-        return Dataset.from_rows(rows, scale=scale)
+        return Dataset.from_rows(replace(rows, groups=groups, splits=splits), scale=scale)
 
 
 def array_rows(
@@ -135,22 +129,16 @@ def array_rows(
         return Rows(values, name=path.stem, levels=levels, support=support, source=path)
     arrays = _read(path)
     with named(path):
-        beside = {name for name in (group, split) if name is not None}
-        return _rows(
-            path,
-            {name: each for name, each in arrays.items() if name not in beside},
-            levels,
-            support,
-            layout,
-            channels,
-        )
+        data = {name: each for name, each in arrays.items() if name not in (group, split)}
+        return _rows(path, data, levels, support, layout, channels)
 
 
-def _beside(arrays: dict[str, np.ndarray], option: str, given: str | None) -> np.ndarray | None:
-    """The groups or splits of rows, taken out of the arrays, or from a file."""
-    name = option if given is None else given
-    if name in arrays:
-        found = arrays.pop(name)
+def _beside(
+    arrays: Mapping[str, np.ndarray], option: str, given: str | None, n: int
+) -> np.ndarray | None:
+    """The groups or splits of n rows, from an array of this name or a file; None without."""
+    if (given or option) in arrays:
+        found = arrays[given or option]
         return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
     if given is None:
         return None
@@ -159,7 +147,7 @@ def _beside(arrays: dict[str, np.ndarray], option: str, given: str | None) -> np
             f"{option} must name an array of the file ({', '.join(arrays)}) or a .npy, .csv or .txt file, "
             f"got {given!r}."
         )
-    return row_words(given)
+    return row_words(given, n)
 
 
 def _on_disk(path: Path, memory_map: bool | None) -> bool:
@@ -191,9 +179,6 @@ def _rows(
     support: Support | None,
     layout: Layout,
     channels: Channels,
-    *,
-    group: np.ndarray | None = None,
-    split: np.ndarray | None = None,
 ) -> Rows:
     _check_array_names(arrays)
     if {"train", "test"} <= set(arrays):
@@ -208,8 +193,6 @@ def _rows(
         labels=arrays.get("y") if "x" in arrays else None,
         levels=levels,
         support=support,
-        groups=group,
-        splits=split,
         source=path,
         layout=layout,
         notes=notes,

@@ -322,7 +322,10 @@ class Dataset:
                 if "train" in parts:
                     parts["validation"] = _rows_of(parts["train"], held_out)
                     parts["train"] = _rows_of(parts["train"], trained)
-            rule = "train and test as given; a tenth of train validates, by a fixed permutation"
+            rule = (
+                f"train and test as given; {len(held_out)} of {len(trained)} training rows validate, "
+                "by a fixed permutation"
+            )
         kind, levels = (
             (support, levels)
             if support is not None

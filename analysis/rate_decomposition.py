@@ -161,8 +161,8 @@ class RateDecomposition:
         if self.rate < COLLAPSED:
             return (
                 f"The code says nothing: the rate is {self.rate:.3f} nats over {self.num_data:,} training "
-                "data, so the posterior is collapsed onto the prior; train with free nats (--objective.free-bits 0.1), or, where the likelihood's scale is fixed, learn "
-                "it (--likelihood.scale learned)."
+                "data, so the posterior is collapsed onto the prior; the warning in train.log names "
+                "what helps."
             )
         parts = f"The marginal KL is not taken further apart: {self.undefined}"
         if self.total_correlation is not None and self.dimension_wise_kl is not None:

@@ -153,16 +153,21 @@ def remedies(program: Any, objective: Any, x: Real[Tensor, " n *event"]) -> str:
             "No option helps: the elements of these data are not correlated, so that there is little or "
             "nothing for a code to say."
         )
-    if (advice := _scale_advice(program, x)) is not None:
-        return advice
+    beta = getattr(objective, "beta", None)
+    too_heavy = isinstance(beta, Tensor) and float(beta) > 1
+    smaller, alone = _scale_advice(program, x)
+    if alone or (smaller is not None and not too_heavy and objective.uses_prior):
+        return (
+            f"What helps: {smaller}, fixed or learned (--likelihood.scale learned). Beside a large one a code "
+            "does not pay, and one that is learned from a large start settles at the spread of the data."
+        )
     if not objective.uses_prior:
         return (
             "What may help: more steps or a larger learning rate (--lr). No KL presses on this code, as the "
             "objective has none."
         )
     found = []
-    beta = getattr(objective, "beta", None)
-    if isinstance(beta, Tensor) and float(beta) > 1:
+    if too_heavy:
         found.append(f"a smaller weight of the KL, which is {float(beta):g} (--objective.beta 1)")
     free_bits = getattr(objective, "free_bits", None)
     if free_bits is not None and not free_bits.minimum and objective.capacity is None:
@@ -176,31 +181,27 @@ def remedies(program: Any, objective: Any, x: Real[Tensor, " n *event"]) -> str:
     return f"What helps: {', or '.join(found)}."
 
 
-def _scale_advice(program: Any, x: Tensor) -> str | None:
-    """What to do about a fixed scale that no direction of the data exceeds by much; None if there is none.
+def _scale_advice(program: Any, x: Tensor) -> tuple[str | None, bool]:
+    """A smaller scale to start from, and whether a fixed one alone explains the collapse.
 
-    A linear decoder uses a code where the largest eigenvalue of the data's covariance is above sigma^2.
+    A linear decoder uses a code where the largest eigenvalue of the data's covariance is above sigma^2. A
+    scale that is learned from a large start settles at the spread of the data before the code is used.
     """
     likelihood = getattr(program, "likelihood", None)
-    if not isinstance(likelihood, LocationScale) or not likelihood.fixed:
-        return None
-    learned = "the scale of the likelihood is fixed: learn it (--likelihood.scale learned)"
-    if likelihood.support != "real":
-        return f"What helps: {learned}."
+    if not isinstance(likelihood, LocationScale) or likelihood.support != "real":
+        return None, False
     data = as_floats(x)
     with evaluating(program):
         _, scale, _ = likelihood.parameters_of(program.embed(data[:2]))
-    standard = (data / scale[0]).flatten(1).double()
+        # In the unit of the option; half of the spread leaves the rest to the code.
+        now = F.softplus(likelihood.raw_scale).mean() + likelihood.minimum_scale
+        standard = (data / scale[0]).flatten(1).double()
+        smaller = 0.5 * float(now) * float(standard.var(0).mean().sqrt())
     largest, _ = _largest_eigenvalues(standard, standardised=False)
-    if largest is None or largest > LARGE_DIRECTION:
-        return None
-    # In the unit of the scale itself; half of the spread leaves the rest to the code.
-    start = float(F.softplus(likelihood.raw_scale)) + likelihood.minimum_scale
-    smaller = 0.5 * start * float(standard.var(0).mean().sqrt())
-    return (
-        f"What helps: {learned}, or lower it (--likelihood.initial-scale {smaller:.1g}); now the data "
-        f"vary by {largest**0.5:.2g} times sigma along their widest direction."
-    )
+    if largest is None or smaller <= likelihood.minimum_scale:
+        return None, False
+    advice = f"a smaller scale of the likelihood to start from (--likelihood.initial-scale {smaller:.1g})"
+    return advice, likelihood.fixed and largest <= LARGE_DIRECTION
 
 
 def _largest_eigenvalues(

@@ -16,6 +16,7 @@ from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
+from pyro_vae.evaluating import exportable
 from pyro_vae.parameter_names import UniqueParameterNames
 
 
@@ -76,11 +77,13 @@ class VAE(UniqueParameterNames, PyroModule):
 
     def embed(self, x: Real[Tensor, " batch *event"]) -> Float[Tensor, "batch latent"]:
         """The deterministic code of x, used as its representation."""
-        return self.posterior.embed(x)
+        with exportable():
+            return self.posterior.embed(x)
 
     def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch_event"]:
         """The mean of p(x | z)."""
-        return self.likelihood(z).mean
+        with exportable():
+            return self.likelihood(z).mean
 
 
 def build(

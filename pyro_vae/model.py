@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
 from pyro_vae.data import DataContract, Units, check_prepared, prepare
+from pyro_vae.evaluating import exportable
 from pyro_vae.parameter_names import UniqueParameterNames
 
 
@@ -81,7 +82,8 @@ class VAE(UniqueParameterNames, PyroModule):
         """The deterministic code of x, used as its representation; data but a tensor are prepared first."""
         x = x if isinstance(x, Tensor) else self.prepare(x)
         check_prepared(x, self.likelihood.support, self.contract)
-        return self.posterior.embed(x)
+        with exportable():
+            return self.posterior.embed(x)
 
     def prepare(self, data: Any) -> Real[Tensor, " batch *event"]:
         """New data as the training data were prepared: columns in their order, levels binarised or scaled.
@@ -96,7 +98,8 @@ class VAE(UniqueParameterNames, PyroModule):
 
     def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch_event"]:
         """The mean of p(x | z)."""
-        return self.likelihood(z).mean
+        with exportable():
+            return self.likelihood(z).mean
 
 
 def build(

@@ -182,7 +182,7 @@ def fixed_rows(n: int, at_most: int) -> Int[Tensor, " rows"]:
 
     A split may be sorted by label, so its first rows would not do.
     """
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(n, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     return order[:at_most].sort().values
 
 

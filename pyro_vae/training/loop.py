@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.data import DataContract, PreparedData
-from pyro_vae.evaluating import as_floats, evaluating
+from pyro_vae.evaluating import as_floats, check_device, evaluating
 from pyro_vae.log_densities import LogDensities, log_densities, without_density
 from pyro_vae.networks.normalisation import require_separable
 from pyro_vae.objectives import ELBO, Objective, ObjectiveValue, Reconstruction, objective_value
@@ -127,6 +127,7 @@ class Training:
         self.program = program
         self.data = data
         self.notes = tuple(notes)
+        check_device(program)
         self.device = next(program.parameters()).device
         self.objective: Objective = (ELBO() if objective is None else objective).to(self.device)
         self.batch_size = min(batch_size, len(data.train))

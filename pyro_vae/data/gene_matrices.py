@@ -1,6 +1,5 @@
 """Counts of genes in cells: files and folders of 10x Genomics, and Matrix Market files."""
 
-import gzip
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from pyro_vae.data.reading import (
     cell_support,
     checked,
     dense,
+    open_binary,
     read_array,
     read_text,
     reading,
@@ -138,13 +138,13 @@ def matrix_market_rows(
     path = Path(path)
     with reading(path, "a Matrix Market file (.mtx or .mtx.gz), or a folder with one"):
         file = _matrix_market(path) if path.is_dir() else path
-        with _Text(file, 2**20) as text:
-            rows, columns, entries, form, *_ = io.mminfo(text)
+        with open_binary(file) as stream:
+            rows, columns, entries, form, *_ = io.mminfo(_Text(stream, 2**20))
         itemsize = 8 if form == "array" else 24
         require_room((rows, columns) if form == "array" else (entries,), itemsize, file.name)
         length = 2**20 + 120 * (rows * columns if form == "array" else entries)
-        with _Text(file, length) as text:
-            matrix: Any = io.mmread(text)
+        with open_binary(file) as stream:
+            matrix: Any = io.mmread(_Text(stream, length))
         barcodes, genes = _beside(file, "barcodes"), _beside(file, "features", "genes")
         if transpose is None:
             transpose = barcodes is not None
@@ -210,17 +210,11 @@ def _cells(
 
 
 class _Text:
-    """A file, `.gz` or not, that must be text of at most so many bytes."""
+    """A stream that must be text of at most so many bytes."""
 
-    def __init__(self, path: Path, limit: int) -> None:
-        self.stream = gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
+    def __init__(self, stream: Any, limit: int) -> None:
+        self.stream = stream
         self.left = limit
-
-    def __enter__(self) -> "_Text":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stream.close()
 
     def read(self, size: int = -1) -> bytes:
         content = self.stream.read(size)

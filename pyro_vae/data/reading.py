@@ -93,9 +93,14 @@ def read_array(node: Any, what: str) -> np.ndarray:
     return np.asarray(node.asstr()[()] if node.dtype.kind in "OS" else node[()])
 
 
+def open_binary(path: Path) -> Any:
+    """A file, decompressed if its name ends in `.gz`."""
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
 def read_text(path: Path, lines: int) -> list[list[str]]:
     """The tab-separated fields of a file, `.gz` or not, that has so many lines."""
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+    with open_binary(path) as stream:
         limit = 2**20 + 2**10 * lines
         # A small compressed file may stand for more than memory holds.
         if len(content := stream.read(limit + 1)) > limit:

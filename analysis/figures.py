@@ -15,7 +15,7 @@ from torch import Tensor
 from analysis.data_statistics import statistics_for
 from analysis.forest import plot_latents
 from analysis.guide import plot_guide_quality
-from analysis.images import plot_reconstructions, plot_samples
+from analysis.images import limits_of, plot_reconstructions, plot_samples
 from analysis.latent import plot_dimensions, plot_latent_space
 from analysis.learning import plot_learning_curves
 from analysis.predictive import PredictiveChecks, compare_statistics, plot_comparisons
@@ -89,17 +89,24 @@ def draw_figures(
         means, _ = _new_data(vae.model, x[:1].expand(num_samples, *x.shape[1:]))
         _, new = _new_data(vae.model, checked)
 
-    limits = _limits(checked)
+    limits = limits_of(_array(checked))
+    long = is_long(x_test.shape[1:])
+    if long and not event_names and not bool((checked == checked.floor()).all()):
+        # Real values without names have an order: spectra and other series.
+        long = False
+        shown, reconstructions, means = (
+            data.unsqueeze(1) for data in (shown, reconstructions, means)
+        )
     figures: dict[str, Callable[[], matplotlib.figure.Figure]] = {
         "learning_curves": lambda: plot_learning_curves(history),
         "reconstructions": lambda: (
             plot_largest(_array(reconstructions), event_names, _array(shown), RECONSTRUCTIONS)
-            if is_long(x_test.shape[1:])
+            if long
             else plot_reconstructions(_array(shown), _array(reconstructions), limits)
         ),
         "prior_samples": lambda: (
             plot_largest(_array(means), event_names)
-            if is_long(x_test.shape[1:])
+            if long
             else plot_samples(_array(means), limits)
         ),
         "kl_by_dimension": lambda: plot_dimensions(
@@ -144,12 +151,6 @@ def _quick_checks(real: np.ndarray, new: np.ndarray) -> PredictiveChecks:
     whole = bool(real.min() >= 0 and (real == np.floor(real)).all())
     statistics = statistics_for(real.shape[1:], "counts" if whole else "real")[:3]
     return PredictiveChecks(compare_statistics(real, new, statistics))
-
-
-def _limits(data: Tensor) -> tuple[float, float]:
-    """What is black and what is white: 0 and 1, or the extremes of data that go beyond."""
-    low, high = float(data.min()), float(data.max())
-    return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

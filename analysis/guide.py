@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int, Real
 
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.images import draw_datum, strip
+from analysis.images import Limits, draw_datum, strip
 from pyro_vae.evidence.numbers import finite, share_above_threshold
 from pyro_vae.statistics import MINIMUM_SAMPLES, khat_threshold
 
@@ -217,7 +217,7 @@ def plot_worst_images(
     x: Real[np.ndarray, " n *event"],
     means: Real[np.ndarray, " n *event"],
     quality: GuideQuality,
-    limits: tuple[float, float] = (0.0, 1.0),
+    limits: Limits = (0.0, 1.0),
     columns: int = 8,
 ) -> "matplotlib.figure.Figure":
     """The data whose guide is worst, and best, above their reconstructions.

@@ -22,7 +22,7 @@ from pyro_vae.data.rows import Rows
 from pyro_vae.data.sparse_rows import SparseRows, from_scipy, is_sparse
 from pyro_vae.data.splits import SPLITS
 from pyro_vae.data.units import Units
-from pyro_vae.data.values import SUPPORTS, Extent, as_events, as_tensor
+from pyro_vae.data.values import SUPPORTS, Extent, as_events, as_tensor, layout_like
 
 # Names listed in a message.
 _LISTED = 5
@@ -280,9 +280,11 @@ class DataContract:
             (values,) = from_scipy([values], rows.name, counts=counts)
         if isinstance(values, SparseRows | MemoryMapped):
             return values
-        # Three axes are what they were in training.
-        layout = "series" if len(self.event_shape) == 2 else rows.layout
-        return as_events(as_tensor(values, rows.name, copy=False), rows.name, layout, new=True)
+        values = as_tensor(values, rows.name, copy=False)
+        # Axes are what they were in training.
+        layout = layout_like(tuple(values.shape), self.event_shape)
+        layout = rows.layout if layout == "auto" else layout
+        return as_events(values, rows.name, layout, new=True)
 
     def _order(self, names: Sequence[str], name: str) -> tuple[list[int] | None, list[str]]:
         """The places of the training elements among names, None if they are the same, and what is left."""

@@ -81,7 +81,7 @@ class VAE(UniqueParameterNames, PyroModule):
     def embed(self, x: Any) -> Float[Tensor, "batch latent"]:
         """The deterministic code of x, used as its representation; data but a tensor are prepared first."""
         x = x if isinstance(x, Tensor) else self.prepare(x)
-        check_prepared(x, self.likelihood.support, self.contract)
+        check_prepared(x, str(self.likelihood.support), self.contract)
         with exportable():
             return self.posterior.embed(x)
 

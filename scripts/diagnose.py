@@ -249,7 +249,7 @@ def subject_of(
     )
 
 
-def defined(trained: TrainedRun, x: Tensor, rows: Tensor, what: str) -> Tensor:
+def defined(trained: TrainedRun, x: "Tensor | SparseRows", rows: Tensor, what: str) -> Tensor:
     """The rows that have log densities and a code; others are named in one line, and left out.
 
     Raises:

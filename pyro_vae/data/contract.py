@@ -467,7 +467,8 @@ def prepare(data: Any, contract: DataContract | None) -> Real[Tensor, " n *event
             "in the likelihood's support."
         )
     rows = path_rows(data) if isinstance(data, str | Path) else as_rows(data)
-    x = contract.new_data(rows).fixed("test")
+    # Sparse rows become dense.
+    x = contract.new_data(rows).fixed("test")[:]
     return x if x.dtype == torch.float64 else x.to(torch.get_default_dtype())
 
 

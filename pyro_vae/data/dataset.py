@@ -229,7 +229,8 @@ class Dataset:
                 raise ValueError(f"{name}: {error}") from error
             splits = [_rows_of(values, index) for index in parts.values()]
         else:
-            parts, rule = dict.fromkeys(SPLITS, torch.arange(n)), NOT_SPLIT
+            parts = {split: torch.arange(n) for split in SPLITS}
+            rule = NOT_SPLIT
             splits = [values] * len(SPLITS)
         targets = {} if labels is None else {s: labels[index] for s, index in parts.items()}
         support, levels = (

@@ -1,6 +1,5 @@
 """What people have in a Python session, as rows: arrays, tables, matrices, data sets, paths."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.data.reading import are_counts, as_counts
 from pyro_vae.data.rows import Rows
 
 TAKEN = (
@@ -41,15 +41,17 @@ def as_rows(data: Any, name: str = "array") -> Rows:
 
         return frame_rows(data.to_pandas() if kind[:2] == "po" else data, name=name)
     if kind == "anndata.AnnData":
-        from pyro_vae.data.single_cell_files import anndata_rows
-
-        return anndata_rows(data, name=name)
+        counts = are_counts(data.X)
+        return Rows(
+            as_counts(data.X) if counts else data.X,
+            name,
+            event_names=tuple(map(str, data.var_names)),
+            support="counts" if counts else None,
+        )
     if kind.startswith("scipy.") and hasattr(data, "tocsr"):
         return Rows(data, name)
-    if isinstance(data, torch.utils.data.DataLoader):
-        return _from_items(data.dataset, name)
-    if isinstance(data, torch.utils.data.Dataset):
-        return _from_items(data, name)
+    if isinstance(data, torch.utils.data.DataLoader | torch.utils.data.Dataset):
+        return _from_items(getattr(data, "dataset", data), name)
     if isinstance(data, list | tuple):
         try:
             return Rows(np.asarray(data), name)
@@ -72,13 +74,13 @@ def path_rows(path: str | Path, **options: Any) -> Rows:
     return READERS[loader](path, **options)
 
 
-def _from_items(dataset: Iterable[Any], name: str) -> Rows:
+def _from_items(dataset: Any, name: str) -> Rows:
     """The items of a torch data set, and their labels if they are pairs."""
-    arrays, labels = [], []
-    length = len(dataset) if hasattr(dataset, "__len__") else None  # pyright: ignore[reportArgumentType]
+    arrays: list[np.ndarray] = []
+    labels: list[Any] = []
     # Not iterated: a data set of torch's without __iter__ has no end.
-    items = (dataset[i] for i in range(length)) if length is not None else dataset  # pyright: ignore[reportIndexIssue]
-    for item in items:
+    sized = hasattr(dataset, "__len__")
+    for item in (dataset[i] for i in range(len(dataset))) if sized else dataset:
         if isinstance(item, list | tuple):
             if len(item) > 2:
                 raise TypeError(

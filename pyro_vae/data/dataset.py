@@ -171,7 +171,8 @@ class Dataset:
                 there is not one label a row.
         """
         if layout != "auto" or channels != "auto":
-            array, layout = arranged(as_tensor(array, name, copy=False), name, layout, channels)
+            dense: Any = array
+            array, layout = arranged(as_tensor(dense, name, copy=False), name, layout, channels)
         rows = Rows(
             array,
             name=name,

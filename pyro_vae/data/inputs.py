@@ -82,17 +82,16 @@ def _from_items(dataset: Any, name: str) -> Rows:
     sized = hasattr(dataset, "__len__")
     for item in (dataset[i] for i in range(len(dataset))) if sized else dataset:
         if isinstance(item, list | tuple):
-            if len(item) > 2:
+            if not 1 <= len(item) <= 2:
                 raise TypeError(
                     f"items of {name} must be x, or (x, y), got {len(item)} things: hand over x alone."
                 )
-            labels += [_plain(item[1])] if len(item) == 2 else []
-            item = item[0]
+            labels += [_plain(label) for label in item[1:]]
+            item = next(iter(item))
         arrays.append(_picture(item))
-        if arrays[-1].shape != arrays[0].shape:
-            raise ValueError(
-                f"the rows of {name} must have one shape, got {arrays[0].shape} and {arrays[-1].shape}."
-            )
+    shapes = {array.shape for array in arrays}
+    if len(shapes) > 1:
+        raise ValueError(f"the rows of {name} must have one shape, got {sorted(shapes)[:3]}.")
     if not arrays:
         raise ValueError(f"{name} holds no rows.")
     return Rows(np.stack(arrays), name, labels=np.asarray(labels) if labels else None)

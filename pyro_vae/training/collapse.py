@@ -156,7 +156,7 @@ def remedies(program: Any, objective: Any, x: Real[Tensor, " n *event"]) -> str:
     beta = getattr(objective, "beta", None)
     weight = float(beta) if isinstance(beta, Tensor) else 1.0
     smaller, alone = _scale_advice(program, x)
-    if alone or (smaller is not None and not too_heavy and objective.uses_prior):
+    if alone or (smaller is not None and weight <= 1 and objective.uses_prior):
         return (
             f"What helps: {smaller}, fixed or learned (--likelihood.scale learned). Beside a large one a code "
             "does not pay, and one that is learned from a large start settles at the spread of the data."

@@ -18,7 +18,7 @@ from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.orders import BlockOrder
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.sparse_rows import SparseRows, from_scipy, is_sparse
-from pyro_vae.data.splits import SPLITS, split_rows, validation_rows
+from pyro_vae.data.splits import SPLITS, lone_groups, split_rows, validation_rows
 from pyro_vae.data.units import ScaleKind, Units
 from pyro_vae.data.values import (
     SUPPORTS,
@@ -224,6 +224,7 @@ class Dataset:
             read = read_labels(rows.labels, f"the labels of {name}", names=label_names, n=n)
             labels, label_names, notes = read.values, read.names, (*notes, *read.notes)
         if split:
+            notes = (*notes, *lone_groups(rows.groups))
             try:
                 parts, rule = split_rows(n, labels=labels, groups=rows.groups, splits=rows.splits)
             except ValueError as error:

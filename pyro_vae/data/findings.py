@@ -53,10 +53,12 @@ class Columns:
 
     dataset: Dataset
     likelihood_support: str
-    splits: list = field(init=False)
+    splits: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.splits = [getattr(self.dataset, split) for split in SPLITS]
+        # Data that are not split are the same in each.
+        names = SPLITS if self.dataset.is_split else SPLITS[:1]
+        self.splits = {name: getattr(self.dataset, name) for name in names}
 
     @property
     def table(self) -> bool:
@@ -71,19 +73,21 @@ class Columns:
 
     @property
     def in_memory(self) -> bool:
-        return all(isinstance(values, Tensor) for values in self.splits)
+        return all(isinstance(values, Tensor) for values in self.splits.values())
 
     @property
     def n(self) -> int:
         """The number of rows."""
-        return sum(len(values) for values in self.splits)
+        return sum(len(values) for values in self.splits.values())
 
     @cached_property
     def sample(self) -> Float64[np.ndarray, "columns m"]:
         """Values of rows spread evenly over the splits, in ascending order in each column."""
         width = self.dataset.train[:1].numel()
         m = min(self.n, _SAMPLED_ROWS, max(_FEWEST_ROWS, _SAMPLED_VALUES // width))
-        parts = [spread_rows(values, -(-len(values) * m // self.n)) for values in self.splits]
+        parts = [
+            spread_rows(values, -(-len(values) * m // self.n)) for values in self.splits.values()
+        ]
         x = _by_column(torch.cat(parts).to(torch.float64)).numpy()
         return np.sort(x, axis=1)
 
@@ -93,8 +97,8 @@ class Columns:
         if not self.in_memory:
             return self.sample[:, 0], self.sample[:, -1]
         axes = (0, *range(2, 1 + len(self.dataset.event_shape)))
-        lows = torch.stack([values.amin(axes) for values in self.splits]).amin(0)
-        highs = torch.stack([values.amax(axes) for values in self.splits]).amax(0)
+        lows = torch.stack([values.amin(axes) for values in self.splits.values()]).amin(0)
+        highs = torch.stack([values.amax(axes) for values in self.splits.values()]).amax(0)
         return lows.to(torch.float64).numpy(), highs.to(torch.float64).numpy()
 
     @cached_property
@@ -124,15 +128,15 @@ class Columns:
         """All values of a column, split after split; those of the sample for data on the disk."""
         if not self.in_memory:
             return self.sample[column]
-        parts = [values[:, column].flatten() for values in self.splits]
+        parts = [values[:, column].flatten() for values in self.splits.values()]
         return torch.cat(parts).to(torch.float64).numpy()
 
     @cached_property
     def order(self) -> np.ndarray | None:
         """What puts the rows of all splits in the order in which they were read, if it is known."""
-        if not self.in_memory or set(self.dataset.rows) != set(SPLITS):
+        if not self.in_memory or not self.splits.keys() <= self.dataset.rows.keys():
             return None
-        return torch.cat([self.dataset.rows[split] for split in SPLITS]).argsort().numpy()
+        return torch.cat([self.dataset.rows[split] for split in self.splits]).argsort().numpy()
 
     def name(self, column: int) -> str:
         return column_name(column, self.dataset.event_shape, self.dataset.event_names)
@@ -149,7 +153,9 @@ class Columns:
         if len(columns) > _NAMED:
             return f"leave {it} out with --data.drop"
         chosen = [names[int(column)] for column in columns]
-        word = chosen[0] if len(chosen) == 1 else json.dumps(chosen, ensure_ascii=False)
+        # A name may have a comma in it, but hardly does.
+        listed = len(chosen) > 1 and any("," in name for name in chosen)
+        word = json.dumps(chosen, ensure_ascii=False) if listed else ",".join(chosen)
         return f"leave {it} out with --data.drop {shlex.quote(word)}"
 
 

@@ -31,8 +31,6 @@ _ROW_NAMES = ("id", "index", "idx", "row", "rowid", "row_id", "row_number", "row
 def inspect(
     dataset: Dataset,
     likelihood_support: str | None = None,
-    *,
-    groups: Sequence | np.ndarray | None = None,
 ) -> tuple[Finding, ...]:
     """What there is to know of the values of all three splits, a sentence each.
 
@@ -43,20 +41,17 @@ def inspect(
     Args:
         dataset: The data set.
         likelihood_support: The support of the likelihood that is to be trained, if it is known.
-        groups: A group for each row, where rows were split by groups.
     """
     if likelihood_support is None:
         likelihood_support = dataset.support
     columns = Columns(dataset, likelihood_support)
-    found = [finding for look in _LOOKS for finding in look(columns)]
-    return tuple(found) + _groups(groups)
+    return tuple(finding for look in _LOOKS for finding in look(columns))
 
 
 def check(
     dataset: Dataset,
     likelihood_support: str | None = None,
     *,
-    groups: Sequence | np.ndarray | None = None,
     judgement: Judgement = "refuse",
 ) -> tuple[Finding, ...]:
     """What `inspect` finds.
@@ -64,7 +59,6 @@ def check(
     Args:
         dataset: The data set.
         likelihood_support: The support of the likelihood that is to be trained, if it is known.
-        groups: A group for each row, where rows were split by groups.
         judgement: "refuse" raises where a model would be wrong, "warn" leaves that to the caller, and
             "none" does not look.
 
@@ -77,7 +71,7 @@ def check(
         )
     if judgement == "none":
         return ()
-    findings = inspect(dataset, likelihood_support, groups=groups)
+    findings = inspect(dataset, likelihood_support)
     if judgement == "refuse" and (refused := [each.text for each in findings if each.refused]):
         raise ValueError(f"{dataset.name}: {' '.join(refused)}")
     return findings
@@ -259,7 +253,7 @@ def _masks(columns: Columns) -> Iterator[Finding]:
     if (columns.distinct > 2).any() or not columns.in_memory:
         return
     low, high = float(columns.extremes[0].min()), float(columns.extremes[1].max())
-    if low == high or not all(((x == low) | (x == high)).all() for x in columns.splits):
+    if low == high or not all(((x == low) | (x == high)).all() for x in columns.splits.values()):
         return
     full = low == 0 and high == (dataset.levels or 2) - 1
     if full and columns.likelihood_support == "binary":
@@ -277,6 +271,8 @@ def _masks(columns: Columns) -> Iterator[Finding]:
 
 def _twins(columns: Columns) -> Iterator[Finding]:
     dataset = columns.dataset
+    if not dataset.is_split:
+        return
     way = "split rows by group with --data.group, or leave out repeated ones"
     counts = exact_twins(dataset)
     chance = 10 * len(dataset.train) * _chance_of_twins(columns)
@@ -312,18 +308,6 @@ def _chance_of_twins(columns: Columns) -> float:
     # The elements of a channel vary on their own.
     elements = columns.dataset.train[:1].numel() // len(x)
     return float(np.exp(elements * np.log(squares / x.shape[1] ** 2).sum()))
-
-
-def _groups(groups: Sequence | np.ndarray | None) -> tuple[Finding, ...]:
-    if groups is None or len(np.unique(np.asarray(groups))) < len(groups):
-        return ()
-    return (
-        Finding(
-            "groups",
-            f"each of the {len(groups)} rows is a group of its own, so that groups change nothing: choose "
-            "a column that rows share for --data.group.",
-        ),
-    )
 
 
 def _names_rows(names: Sequence[str], column: int) -> bool:

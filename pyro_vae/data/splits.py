@@ -73,6 +73,17 @@ def split_rows(
     return parts, f"70 / 10 / 20 by a fixed permutation{by}"
 
 
+def lone_groups(groups: np.ndarray | None) -> tuple[str, ...]:
+    """What to say where each row is a group of its own."""
+    if groups is None or len({*map(str, groups)}) < len(groups):
+        return ()
+    note = (
+        f"each of the {len(groups)} rows is a group of its own, so that groups change nothing: choose a "
+        "column that rows share for group (--data.group)."
+    )
+    return (note,)
+
+
 def validation_rows(
     n: int, *, labels: Tensor | None = None, groups: np.ndarray | None = None
 ) -> Int[Tensor, " _"]:

@@ -8,7 +8,16 @@ import pytest
 import sklearn.datasets
 import torch
 
-from pyro_vae.data import Dataset, array_file, digits, freyface, mnist, newsgroups, table_file
+from pyro_vae.data import (
+    Dataset,
+    Rows,
+    array_file,
+    digits,
+    freyface,
+    mnist,
+    newsgroups,
+    table_file,
+)
 from pyro_vae.data.columns import places
 from pyro_vae.data.fill_values import fill_values
 from pyro_vae.data.inspection import check, inspect
@@ -160,6 +169,11 @@ def test_an_identifier_is_known_by_its_name_and_a_table_is_told_of_its_option(tm
     frame.to_csv(tmp_path / "t.csv", index=False)
     text = kinds(table_file(tmp_path / "t.csv"))["identifier"]
     assert text.endswith("leave it out with --data.drop patient_id.")
+    frame["a b"] = frame["c"] = 0.5
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    text = kinds(table_file(tmp_path / "t.csv"))["constant"]
+    assert text.endswith("leave them out with --data.drop 'a b,c'.")
+    assert not kinds(table_file(tmp_path / "t.csv", drop="a b,c,patient_id"))
 
 
 def test_a_time_is_noted_and_no_other_column():
@@ -277,9 +291,16 @@ def test_frames_of_a_video_are_noted(data_root):
 
 
 def test_groups_of_one_row_are_noted():
-    (finding,) = inspect(table(), groups=np.arange(400))
-    assert finding.kind == "groups"
-    assert inspect(table(), groups=np.arange(400) // 2) == ()
+    def notes(groups: np.ndarray) -> tuple[str, ...]:
+        return Dataset.from_rows(Rows(NORMAL, groups=groups)).notes
+
+    assert notes(np.arange(400))[0].startswith("each of the 400 rows is a group of its own")
+    assert notes(np.arange(400) // 2) == ()
+
+
+def test_data_that_are_not_split_have_no_twins():
+    dataset = Dataset.from_rows(Rows(planted(c3=np.arange(400))), split=False)
+    assert list(kinds(dataset)) == ["identifier"]
 
 
 # ---- what messages advise ---------------------------------------------------------------------
@@ -356,7 +377,7 @@ def test_known_tables(name, expected):
 def test_random_data_are_passed_over(shape):
     assert not kinds(Dataset.from_array(RANDOM.random(shape)))
     assert not kinds(Dataset.from_array(RANDOM.normal(size=shape)))
-    assert not kinds(Dataset.from_array(RANDOM.poisson(4, shape)))
+    assert not kinds(Dataset.from_array(RANDOM.poisson(4, shape), support="counts"))
     assert not kinds(Dataset.from_array(RANDOM.integers(0, 256, shape, dtype=np.uint8)))
 
 

@@ -154,9 +154,9 @@ def remedies(program: Any, objective: Any, x: Real[Tensor, " n *event"]) -> str:
             "nothing for a code to say."
         )
     beta = getattr(objective, "beta", None)
-    too_heavy = isinstance(beta, Tensor) and float(beta) > 1
+    weight = float(beta) if isinstance(beta, Tensor) else 1.0
     smaller, alone = _scale_advice(program, x)
-    if alone or (smaller is not None and not too_heavy and objective.uses_prior):
+    if alone or (smaller is not None and weight <= 1 and objective.uses_prior):
         return (
             f"What helps: {smaller}, fixed or learned (--likelihood.scale learned). Beside a large one a code "
             "does not pay, and one that is learned from a large start settles at the spread of the data."
@@ -167,8 +167,8 @@ def remedies(program: Any, objective: Any, x: Real[Tensor, " n *event"]) -> str:
             "objective has none."
         )
     found = []
-    if too_heavy:
-        found.append(f"a smaller weight of the KL, which is {float(beta):g} (--objective.beta 1)")
+    if weight > 1:
+        found.append(f"a smaller weight of the KL, which is {weight:g} (--objective.beta 1)")
     free_bits = getattr(objective, "free_bits", None)
     if free_bits is not None and not free_bits.minimum and objective.capacity is None:
         found.append(FREE_BITS)

@@ -143,9 +143,10 @@ def rounding_error(
 ) -> Float[np.ndarray, "*shape"]:
     """eps sum_i |t_i|, in nats: about how far off a sum of log densities t_i is that was computed with precision eps.
 
-    A log density of 1e7 nats is stored to the next whole nat in float32, whatever comes after it. The
-    sum over elements adds little, as it is pairwise: over 50,000 elements the error stays below the
-    bound (against float64). It is not a bound where elements of several thousand nats cancel one another.
+    A log density of 1e7 nats is stored to the next whole nat in float32, whatever comes after it. Against
+    float64, of normal and Bernoulli log densities of 4 to 20,000 elements from 10 to 1e12 nats, the
+    error's standard deviation over draws is half of this and the largest of 1,600 is 1.6 times as much: the sum over
+    elements is pairwise, and adds little. It is too small where large elements cancel one another.
 
     Args:
         *terms: log p(x | z), log p(z) and log q(z | x), or a sum such as log p(x).
@@ -176,7 +177,7 @@ def withheld(rounding: Real[np.ndarray, " n"], size: Real[np.ndarray, " n"]) -> 
         return None
     error, log_density = float(np.median(rounding[large])), float(np.median(np.abs(size[large])))
     return (
-        f"Withheld: log densities of about {log_density:.0e} nats carry rounding errors of about {error:.1g} "
+        f"Withheld: log densities of about {log_density:.0e} nats carry rounding errors of about {error:,.1f} "
         f"nats, for {large.mean():.0%} of data, and a verdict on their differences takes at most "
         f"{LARGEST_ROUNDING}; train on standardised data (--data.scale standard), or compute in float64."
     )

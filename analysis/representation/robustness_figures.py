@@ -165,11 +165,10 @@ def _title(results: Mapping[str, Robustness]) -> str:
             max(kept, key=lambda name: kept[name]),
             min(kept, key=lambda name: kept[name]),
         )
-        if not all(found.above_chance for found in results.values()):
-            return "Clean accuracies that are not above chance have nothing to lose to damage"
         if len(results) == 1:
             return (
-                f"The probe keeps {kept[most]:.0%} of its clean accuracy on average; "
+                f"The probe keeps {kept[most]:.0%} of its clean accuracy on average"
+                f"{'' if first.above_chance else ', which is not above chance'}; "
                 f"{first.by_harm[0]} hurts most"
             )
         return (

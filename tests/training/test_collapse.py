@@ -2,9 +2,13 @@
 
 import logging
 import re
+import runpy
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pyro
+import pytest
 import torch
 from torch import nn
 
@@ -13,7 +17,7 @@ from pyro_vae.data import PreparedData, digits
 from pyro_vae.log_densities import log_densities
 from pyro_vae.objectives import ELBO
 from pyro_vae.training import Training, collapse
-from pyro_vae.training.collapse import Units, collapse_alarm, units_in_use
+from pyro_vae.training.collapse import Units, collapse_alarm, remedies, units_in_use
 
 STEPS = 1000
 
@@ -95,22 +99,6 @@ def test_what_it_says():
     )
     assert "most of the code has died, of which 8 units were active: 7 of 8 units" in died
     assert "its rate is 2 nats/datum, not below 0.1" in died
-
-
-def test_the_options_it_names_exist():
-    """A configuration of the command line has each, and each is taken."""
-    options = re.findall(r"--([a-z]+)\.([a-z-]+)( \w+)?", collapse.REMEDIES)
-    assert {family for family, _, _ in options} == {"objective"}
-    taken = {
-        name.replace("-", "_"): value.strip() if name == "schedule" else float(value)
-        for _, name, value in options
-    }
-    warmup = {"warmup_epochs": taken.pop("warmup_epochs")}
-    free_bits = {"free_bits": taken.pop("free_bits")}
-    for kept in (warmup, free_bits, taken):
-        ELBO(**kept)
-    for name in re.findall(r"--posterior (\w+)", collapse.REMEDIES):
-        assert name in posteriors.POSTERIORS
 
 
 # ---- which units -----------------------------------------------------------------------------
@@ -216,3 +204,79 @@ def test_the_record_and_the_randomness_of_training(caplog):
     before = torch.get_rng_state()
     resumed.validate()
     assert (torch.get_rng_state() == before).all()
+
+
+# ---- what to do ------------------------------------------------------------------------------
+
+
+MAIN = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "svi_train.py"))["main"]
+
+
+def alarm_of(out, *options):
+    """The alarm of a run of the command line with these options; None if there is none."""
+    given = ["--out", str(out), "--overwrite", "--evaluate", "none", "--seed", "0", *options]
+    assert MAIN(given) == 0
+    said = [line for line in (out / "train.log").read_text().splitlines() if " code has " in line]
+    return said[0] if said else None
+
+
+def remedies_in(alarm):
+    """The options that the alarm names, as they are typed."""
+    return [words.split() for words in re.findall(r"\((--[^)]+)\)", alarm)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("planted", "remedies"),
+    [
+        # Values of two factors in [0, 1], whose spread is far below the scale.
+        (["--likelihood.scale", "fixed", "--likelihood.initial-scale", "1"], 2),
+        (["--likelihood.scale", "learned"], 2),
+        # A decoder that does without z.
+        (
+            [
+                "--likelihood",
+                "autoregressive_bernoulli",
+                "--network.hidden",
+                "[200,200,200,200,200]",
+            ],
+            2,
+        ),
+        (["--objective.beta", "50"], 3),
+    ],
+    ids=["fixed scale", "large start", "autoregressive decoder", "beta"],
+)
+def test_each_remedy_ends_the_collapse_it_is_named_for(planted, remedies, tmp_path):
+    """Plant a collapse, type what the alarm says, and see that the alarm is gone."""
+    data = ["--data", "digits"]
+    if any("scale" in word for word in planted):
+        rng = np.random.default_rng(0)
+        p = 1 / (1 + np.exp(-rng.normal(size=(500, 2)) @ rng.normal(size=(2, 64))))
+        np.save(tmp_path / "p.npy", (0.4 + 0.2 * p).reshape(-1, 8, 8).astype(np.float32))
+        data = ["--data", str(tmp_path / "p.npy"), "--likelihood", "normal"]
+    setting = [*data, *planted, "--max-steps", "400"]
+    alarm = alarm_of(tmp_path / "run", *setting)
+    named = remedies_in(alarm)
+    assert len(named) == remedies
+    if "scale" in planted[0]:
+        # The second is another way to use the first.
+        named[1] += named[0]
+    for remedy in named:
+        assert alarm_of(tmp_path / "run", *setting, *remedy) is None, remedy
+
+
+@pytest.mark.slow
+def test_an_autoencoder_hears_nothing_of_the_kl(tmp_path):
+    setting = ["--data", "digits", "--objective", "reconstruction", "--posterior", "point"]
+    setting += ["--max-steps", "300"]
+    alarm = alarm_of(tmp_path / "run", *setting, "--lr", "1e-7")
+    assert remedies_in(alarm) == [["--lr"]]
+    assert alarm_of(tmp_path / "run", *setting, "--lr", "1e-3") is None
+
+
+def test_independent_elements_have_no_remedy():
+    x = torch.randint(2, (2000, 12), generator=torch.Generator().manual_seed(0)).float()
+    vae = build((12,))
+    assert remedies(vae, ELBO(), x).startswith("No option helps: the elements of these data")
+    x[:, 1] = x[:, 0]
+    assert remedies(vae, ELBO(), x) == collapse.REMEDIES

@@ -24,6 +24,7 @@ from analysis.draws import (
 )
 from pyro_vae.evaluating import seed_apart
 from pyro_vae.evidence.numbers import finite, share_above_threshold, standard_error
+from pyro_vae.inference_data.pointwise import named
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
     effective_sample_size,
@@ -143,10 +144,16 @@ def leave_one_element_out(
         distribution = elements(terms)
         block = terms.log_weight.double()
         if not block.logsumexp(0).isfinite().all():
-            raise UndefinedCheckError("log p(x, z) - log q(z | x) is not finite for some data.")
+            bad = ~block.logsumexp(0).isfinite()
+            raise UndefinedCheckError(
+                f"log p(x, z) - log q(z | x) is not finite for {_rows(bad, rows)}: look at its values."
+            )
         if terms.log_likelihood.isneginf().any():
             # Its weight is 0, and without the element that rules it out the quotient of two zeros.
-            raise UndefinedCheckError("p(x | z) is 0 for some draws: use bounded parameters.")
+            bad = terms.log_likelihood.isneginf().any(0)
+            raise UndefinedCheckError(
+                f"p(x | z) is 0 for some draws of {_rows(bad, rows)}: use bounded parameters."
+            )
         log_weights[:, rows] = to_array(block)
         block = block - block.logsumexp(0)
         block = block.reshape(*block.shape, *(1,) * (x.dim() - 1)).to(terms.log_weight.dtype)
@@ -199,6 +206,11 @@ def same_image_probability(
             )
         mean[rows] = to_array(distribution.probs.mean(0))
     return mean
+
+
+def _rows(bad: Tensor, block: slice) -> str:
+    """Which data of a block of rows are meant."""
+    return named((block.start + bad.nonzero().flatten()).tolist())
 
 
 def _log_odds_against(

@@ -203,7 +203,7 @@ def from_svi(
     }
     notes = loo_attributes(pointwise, names.data_dim, rows)
     if notes:
-        root["notes"] = notes["notes"]
+        root["notes"] = str(notes["notes"])
         log.warning("log_likelihood: %s", notes["notes"])
     datasets = {
         group: dataset_of(

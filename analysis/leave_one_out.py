@@ -25,6 +25,7 @@ from analysis.draws import (
 )
 from pyro_vae.evaluating import seed_apart
 from pyro_vae.evidence.numbers import finite, share_above_threshold, standard_error
+from pyro_vae.inference_data.pointwise import named
 from pyro_vae.log_densities import LogDensities
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
@@ -155,10 +156,16 @@ def leave_one_element_out(
         distribution = elements(terms)
         block = terms.log_weight.double()
         if not block.logsumexp(0).isfinite().all():
-            raise UndefinedCheckError("log p(x, z) - log q(z | x) is not finite for some data.")
+            bad = ~block.logsumexp(0).isfinite()
+            raise UndefinedCheckError(
+                f"log p(x, z) - log q(z | x) is not finite for {_rows(bad, rows)}: look at its values."
+            )
         if terms.log_likelihood.isneginf().any():
             # Its weight is 0, and without the element that rules it out the quotient of two zeros.
-            raise UndefinedCheckError("p(x | z) is 0 for some draws: use bounded parameters.")
+            bad = terms.log_likelihood.isneginf().any(0)
+            raise UndefinedCheckError(
+                f"p(x | z) is 0 for some draws of {_rows(bad, rows)}: use bounded parameters."
+            )
         log_weights[:, rows] = to_array(block)
         rounding[rows] = _rounding(terms)
         block = block - block.logsumexp(0)
@@ -221,6 +228,11 @@ def _rounding(terms: LogDensities) -> Float[np.ndarray, " b"]:
     sizes = (terms.log_likelihood, terms.log_prior, terms.log_posterior)
     values = [to_array(size.gather(0, best)[0]) for size in sizes]
     return rounding_error(*values, eps=torch.finfo(terms.log_weight.dtype).eps)
+
+
+def _rows(bad: Tensor, block: slice) -> str:
+    """Which data of a block of rows are meant."""
+    return named((block.start + bad.nonzero().flatten()).tolist())
 
 
 def _log_odds_against(

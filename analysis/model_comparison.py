@@ -22,6 +22,7 @@ from analysis.comparison_reading import STANDARD_ERRORS, amount_of
 from analysis.held_out import HeldOut, elpd_data
 from analysis.titles import listed, shortened
 from pyro_vae.evidence.numbers import finite
+from pyro_vae.inference_data.pointwise import named
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class ModelComparison:
         models: By their mean log p(x), the highest first.
         weights: The stacking weight of each, which sum to 1: the mixture of the models with the highest
             log p(x). A model that adds nothing to the others has 0, however good it is.
-        left_out: The number of data that were left out because log p(x) of a model was not finite.
+        left_out_rows: The rows, from 0, of the data that were left out because log p(x) of a model was
+            not finite.
         perhaps_by_chance: Whether, of so many models, the best would be so far ahead by chance. ArviZ
             judges this from 12 models on.
 
@@ -47,8 +49,13 @@ class ModelComparison:
 
     models: tuple[HeldOut, ...]
     weights: Float[np.ndarray, " models"]
-    left_out: int = 0
+    left_out_rows: tuple[int, ...] = ()
     perhaps_by_chance: bool = False
+
+    @property
+    def left_out(self) -> int:
+        """The number of data that were left out."""
+        return len(self.left_out_rows)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -141,6 +148,7 @@ class ModelComparison:
         return {
             "n": n,
             "left_out": self.left_out,
+            "left_out_rows": list(self.left_out_rows),
             "sign": "best minus model",
             "models": models,
             "pairwise_names": list(self.names),
@@ -163,8 +171,9 @@ class ModelComparison:
             parts.append("Of so many models, the best may be ahead by chance: try it on new data.")
         if self.left_out:
             parts.append(
-                f"Left out were {self.left_out:,} of {self.n + self.left_out:,} data, for which log "
-                "p(x) of a model is not finite: this favours the models that fail there."
+                f"Left out were {self.left_out:,} of {self.n + self.left_out:,} data, "
+                f"{named(list(self.left_out_rows))}, for which log p(x) of a model is not finite: this "
+                "favours the models that fail there."
             )
         parts.append(
             "A standard error is that of the choice of data, with one training of each model: it does "
@@ -197,7 +206,7 @@ def compare_models(
 
     Args:
         models: At least two, on the same data in the same order.
-        leave_out_non_finite: Compare on the data that all models give a finite log p(x), and count the
+        leave_out_non_finite: Compare on the data that all models give a finite log p(x), and name the
             others; otherwise such data are refused.
 
     Returns:
@@ -215,11 +224,19 @@ def compare_models(
     _check(models)
     kept = np.asarray(np.isfinite([model.log_evidence for model in models]).all(axis=0))
     if not (kept.all() or leave_out_non_finite):
-        bad = {model.name: int((~np.isfinite(model.log_evidence)).sum()) for model in models}
-        counts = listed([f"{count:,} of {name}" for name, count in bad.items() if count])
+        bad = {model.name: np.flatnonzero(~np.isfinite(model.log_evidence)) for model in models}
+        counts = listed(
+            [
+                f"{len(rows):,} of {name} ({named(rows.tolist())})"
+                for name, rows in bad.items()
+                if len(rows)
+            ]
+        )
         raise ValueError(
-            f"log p(x) must be finite, and is not for {counts} of {len(kept):,} data, the first in row "
-            f"{int(np.argmin(kept))}; leave_out_non_finite=True compares on the others, and counts them."
+            f"log p(x) must be finite, and is not for {counts} of {len(kept):,} data, counted from 0: "
+            "where it is -inf the model rules the datum out, so look at its values, or use a "
+            "likelihood that gives them a positive density; leave_out_non_finite=True compares on the "
+            "others, and names those left out."
         )
     if kept.sum() < 2:
         raise ValueError(
@@ -231,7 +248,7 @@ def compare_models(
     return ModelComparison(
         models=tuple(by_name[name] for name in table.index),
         weights=table["weight"].to_numpy(np.float64).clip(0, 1),
-        left_out=int((~kept).sum()),
+        left_out_rows=tuple(np.flatnonzero(~kept).tolist()),
         perhaps_by_chance=any("due to chance" in message for message in warned),
     )
 

@@ -100,7 +100,7 @@ def pareto_khat(log_weights: Real[np.ndarray, "num_samples batch"]) -> Float[np.
     if num_samples < MINIMUM_SAMPLES:
         raise ValueError(f"pareto_khat needs at least {MINIMUM_SAMPLES} draws, got {num_samples}.")
     all_weights, usable = _usable(log_weights)
-    tail = _tail_length(num_samples)
+    tail = tail_length(num_samples)
     quartile = _first_quartile(tail)
     # The tail, after the next smaller weight, from which it is measured.
     log_weights = np.sort(np.partition(all_weights, -tail - 1, axis=0)[-tail - 1 :], axis=0)
@@ -213,7 +213,7 @@ def _usable(
     return np.where(usable, log_weights, 0.0), usable
 
 
-def _tail_length(num_samples: int) -> int:
+def tail_length(num_samples: int) -> int:
     """How many of the largest weights are the tail: min(S / 5, 3 sqrt(S))."""
     return int(min(num_samples / 5, 3 * math.sqrt(num_samples)))
 

@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 from functools import partial
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -11,7 +12,8 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.nn import PyroModule, PyroParam, PyroSample, pyro_method
-from torch import nn
+from pyro.optim import Adam
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae import VAE, build, fit, likelihoods, networks, priors
@@ -32,7 +34,7 @@ def small(**options):
 
 
 def svi_of(vae):
-    return SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    return SVI(vae.model, vae.guide, Adam({"lr": 1e-2}), Trace_ELBO())
 
 
 def assert_trains(vae, x=X, svi=None):
@@ -121,7 +123,7 @@ def test_both_train_in_one_program():
     def both(method):
         return lambda x: (getattr(first, method)(x), getattr(second, method)(x))
 
-    svi = SVI(both("model"), both("guide"), pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    svi = SVI(both("model"), both("guide"), Adam({"lr": 1e-2}), Trace_ELBO())
     assert_trains(first, svi=svi)
     assert_trains(second, svi=svi)
 
@@ -138,7 +140,9 @@ class LearnedPrior(PyroModule):
         self.shift = PyroSample(dist.Normal(torch.zeros(2), 1).to_event(1))
 
     def forward(self):
-        return dist.Normal(self.loc + self.shift, self.scale).to_event(1)
+        # Pyro makes tensors of them.
+        loc, shift, scale = cast("tuple[Tensor, ...]", (self.loc, self.shift, self.scale))
+        return dist.Normal(loc + shift, scale).to_event(1)
 
 
 class WithShift(VAE):

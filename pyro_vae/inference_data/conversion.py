@@ -1,14 +1,17 @@
 """`from_svi`: a Pyro model and its guide, as the tree that ArviZ reads."""
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from pyro_vae.evaluating import evaluating
 from pyro_vae.inference_data.blocks import Arguments
 from pyro_vae.inference_data.draws import draw_prior
+from pyro_vae.inference_data.pointwise import loo_attributes
 from pyro_vae.inference_data.storable import check_attributes, storable, storable_constants
 from pyro_vae.inference_data.taking import plan, take
 from pyro_vae.inference_data.tree import (
@@ -25,6 +28,8 @@ from pyro_vae.inference_data.tree import (
 
 if TYPE_CHECKING:
     import xarray
+
+log = logging.getLogger(__name__)
 
 
 def from_svi(
@@ -66,7 +71,8 @@ def from_svi(
       sites for *all* data; raw draws are kept for the first `num_stored`. There is no `log_likelihood`:
       as pointwise LOO it would rank the worst guide first.
     - Otherwise the terms are those of all data together, `(chain, draw)`, and the pointwise
-      `log_likelihood` is there for `arviz_stats.loo` and `loo_approximate_posterior`. Under a
+      `log_likelihood` is there for `arviz_stats.loo` and `loo_approximate_posterior`. Its attribute
+      `notes` names the data that these cannot take, and what to do. Under a
       subsample the plate's sum stands for all data, as in Pyro's ELBO.
 
     Data of the first kind go through in blocks when they are more than `num_stored`. Every argument
@@ -190,8 +196,21 @@ def from_svi(
     if configuration is not None:
         # NetCDF attributes are strings or numbers: None, booleans and mappings are refused.
         root["configuration"] = json.dumps(dict(configuration), default=str)
+    pointwise = {
+        name: np.moveaxis(values[0], list(dims).index(names.data_dim) - 1, 1)
+        for name, (dims, values, _) in groups["log_likelihood"].items()
+        if names.data_dim in dims
+    }
+    notes = loo_attributes(pointwise, names.data_dim, rows)
+    if notes:
+        root["notes"] = str(notes["notes"])
+        log.warning("log_likelihood: %s", notes["notes"])
     datasets = {
-        group: dataset_of(groups[group], labels, made | {"description": description})
+        group: dataset_of(
+            groups[group],
+            labels,
+            made | {"description": description} | (notes if group == "log_likelihood" else {}),
+        )
         for group, description in GROUPS.items()
         if groups[group]
     }

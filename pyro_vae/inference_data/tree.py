@@ -174,7 +174,7 @@ def constants_of(
 def dataset_of(
     variables: Mapping[str, Variable],
     coords: Mapping[str, np.ndarray],
-    attrs: Mapping[str, str],
+    attrs: Mapping[str, Any],
 ) -> "xarray.Dataset":
     """Variables with their coordinates: integers where none are given.
 

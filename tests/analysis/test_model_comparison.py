@@ -295,13 +295,16 @@ def test_what_is_not_finite_is_refused_or_counted(bad):
     broken = values - 1
     broken[[3, 7]] = bad
     models = [held_out("a", values, 0.1), held_out("b", broken, 0.1)]
-    with pytest.raises(ValueError, match="2 of b of 50 data, the first in row 3"):
+    with pytest.raises(
+        ValueError, match=r"2 of b \(rows 3, 7\) of 50 data.*likelihood.*leave_out_non_finite"
+    ):
         compare_models(models)
     comparison = compare_models(models, leave_out_non_finite=True)
     assert (comparison.n, comparison.left_out) == (48, 2)
     assert comparison.summary()["left_out"] == 2
     assert comparison.differences[1] == pytest.approx(1)
-    assert "Left out were 2 of 50 data" in comparison.reading()
+    assert comparison.summary()["left_out_rows"] == [3, 7]
+    assert "Left out were 2 of 50 data, rows 3, 7, for which" in comparison.reading()
 
 
 @pytest.mark.parametrize("count", [2, 9])

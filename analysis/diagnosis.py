@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Real
+from jaxtyping import Float, Real
 from torch import Tensor
 from tqdm import tqdm
 
@@ -122,8 +122,8 @@ class Foreign:
     name: str
     x: Real[Tensor, " m *event"]
     train: Real[Tensor, " s *event"]
-    labels: Int[np.ndarray, " m"] | Int[np.ndarray, "m factors"] | None = None
-    train_labels: Int[np.ndarray, " s"] | Int[np.ndarray, "s factors"] | None = None
+    labels: Real[np.ndarray, " m"] | Real[np.ndarray, "m factors"] | None = None
+    train_labels: Real[np.ndarray, " s"] | Real[np.ndarray, "s factors"] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ class Subject:
         num_samples: The number of draws from the guide for each datum's importance weights.
         seed: The seed of all draws.
         event_names: What the elements of a datum are called.
-        labels: A label, or a row of factors, for each of x; None if there are none.
+        labels: A label, or a row of factors, for each of x, with -1 where one is missing; floats are a
+            numeric target; None if there are none.
         train_labels: The same of `train`.
         label_names: What label 0, 1, ... is called; of factors, what the first, second, ... is.
         foreign: Data of another kind, to be told from x; None if there are none.
@@ -157,12 +158,12 @@ class Subject:
     num_samples: int = 1000
     seed: int = 0
     event_names: tuple[str, ...] = ()
-    labels: Int[np.ndarray, " n"] | Int[np.ndarray, "n factors"] | None = None
-    train_labels: Int[np.ndarray, " t"] | Int[np.ndarray, "t factors"] | None = None
+    labels: Real[np.ndarray, " n"] | Real[np.ndarray, "n factors"] | None = None
+    train_labels: Real[np.ndarray, " t"] | Real[np.ndarray, "t factors"] | None = None
     label_names: tuple[str, ...] = ()
     foreign: Foreign | None = None
     whole: Real[Tensor, " w *event"] | None = None
-    whole_labels: Int[np.ndarray, " w"] | Int[np.ndarray, "w factors"] | None = None
+    whole_labels: Real[np.ndarray, " w"] | Real[np.ndarray, "w factors"] | None = None
     uses_prior: bool = True
     step: Steps = field(default_factory=Steps)
 

@@ -17,7 +17,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from pyro_vae.evaluating import evaluating, seed_apart
+from pyro_vae.evaluating import as_floats, evaluating, seed_apart
 from pyro_vae.inference_data import unconditioned
 from pyro_vae.log_densities import (
     LogDensities,
@@ -160,11 +160,6 @@ def block_size(
 ) -> int:
     """How many data with their draws are held at once."""
     return max(1, max_elements // max(1, num_draws * x[0].numel()))
-
-
-def as_floats(x: Real[Tensor, " n *event"]) -> Float[Tensor, " n *event"]:
-    """Integers, such as binary data as bytes, as floats."""
-    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
 def to_array(tensor: Tensor) -> np.ndarray:

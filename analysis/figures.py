@@ -19,7 +19,7 @@ from analysis.latent import plot_dimensions, plot_latent_space
 from analysis.learning import plot_learning_curves
 from analysis.predictive import PredictiveChecks, compare_statistics, plot_comparisons
 from analysis.vectors import is_long, plot_largest
-from pyro_vae.evaluating import evaluating
+from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence import Evaluation
 from pyro_vae.inference_data import unconditioned
 from pyro_vae.log_densities import distribution_at
@@ -77,7 +77,7 @@ def draw_figures(
         The files.
     """
     device = next((p.device for p in vae.parameters()), x_test.device)
-    x = x_test.to(device, torch.get_default_dtype())
+    x = as_floats(x_test.to(device))
     shown, checked = x[:num_reconstructions], x[:num_checked]
     with evaluating(vae, seed=seed):
         codes = torch.cat([vae.embed(part) for part in x.split(1000)])

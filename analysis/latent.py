@@ -1,7 +1,7 @@
 """The latent space: which dimensions carry information, and where the data lie."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -119,7 +119,7 @@ def plot_latent_space(
     """The embedded test data in the plane, coloured by label.
 
     Up to 20 labels get a colour each and stand written at the median of their data; real-valued or
-    more labels get a colour scale. Factors get a panel each.
+    more labels get a colour scale. Factors get a panel each. Data without a label, -1 or NaN, are grey.
 
     Args:
         codes: The embedded data.
@@ -132,20 +132,33 @@ def plot_latent_space(
     figure = new_figure(7.2, 6.0)
     ax = figure.subplots()
     size = float(np.clip(8000 / len(codes), 3, 20))
-    if labels is None:
+    known = _labelled(labels) if labels is not None else np.zeros(len(codes), bool)
+    if labels is None or not known.any():
         ax.scatter(*projection.points.T, s=size, color=BLUE, alpha=0.7, linewidth=0)
-    elif len(np.unique(labels)) > MOST_CLASSES:
-        drawn = ax.scatter(*projection.points.T, s=size, c=labels, cmap="viridis", linewidth=0)
-        figure.colorbar(drawn, ax=ax, label="label")
     else:
-        _scatter_classes(ax, projection, labels, size, names)
+        ax.scatter(*projection.points[~known].T, s=size, color=GREY, alpha=0.4, linewidth=0)
+        shown = replace(projection, points=projection.points[known])
+        if len(np.unique(labels[known])) > MOST_CLASSES:
+            drawn = ax.scatter(
+                *shown.points.T, s=size, c=labels[known], cmap="viridis", linewidth=0
+            )
+            figure.colorbar(drawn, ax=ax, label="label")
+        else:
+            _scatter_classes(ax, shown, labels[known], size, names)
     ax.set(xlabel=projection.axes[0], ylabel=projection.axes[1])
     if projection.isotropic:
         ax.set_aspect("equal", adjustable="datalim")
-    by_label = "" if labels is None else ", by label"
+    by_label = ", by label" if known.any() else ""
     ax.set_title(f"Codes of {len(codes)} test data{by_label}")
     tidy([ax], grid="both")
     return figure
+
+
+def _labelled(labels: np.ndarray) -> np.ndarray:
+    """Which data have a label: classes and factors from 0 on, targets that are numbers, or words."""
+    if labels.dtype.kind == "f":
+        return np.isfinite(labels)
+    return labels >= 0 if labels.dtype.kind == "i" else np.ones(labels.shape, bool)
 
 
 def _plot_factors(
@@ -162,9 +175,11 @@ def _plot_factors(
         if index >= shown:
             ax.set_axis_off()
             continue
-        values = factors[:, index]
-        drawn = ax.scatter(*projection.points.T, s=size, c=values, cmap="viridis", linewidth=0)
-        figure.colorbar(drawn, ax=ax)
+        known = _labelled(factors[:, index])
+        values, points = factors[known, index], projection.points[known]
+        if known.any():
+            drawn = ax.scatter(*points.T, s=size, c=values, cmap="viridis", linewidth=0)
+            figure.colorbar(drawn, ax=ax)
         ax.set_title(names[index] if index < len(names) else f"factor {index}")
     figure.supxlabel(projection.axes[0])
     figure.supylabel(projection.axes[1])

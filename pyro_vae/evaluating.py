@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -36,6 +36,11 @@ def evaluating(*programs: Callable[..., Any], seed: int | None = None) -> Iterat
         finally:
             for module, mode in zip(modules, modes, strict=True):
                 module.training = mode
+
+
+def as_floats(x: Tensor) -> Tensor:
+    """x in the default type of floats; data that need float64 stay in it."""
+    return x if x.dtype == torch.float64 else x.to(torch.get_default_dtype())
 
 
 def owners_of(*programs: Callable[..., Any]) -> list[nn.Module]:

@@ -16,6 +16,7 @@ from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
+from pyro_vae.data import DataContract, Units, check_prepared, prepare
 
 
 class VAE(PyroModule):
@@ -35,6 +36,8 @@ class VAE(PyroModule):
     """
 
     latent_sites: ClassVar[tuple[str, ...]] = ("z",)
+    # What the data were that it was trained on: set by `fit` and `load`.
+    contract: DataContract | None = None
     prior: nn.Module
     likelihood: nn.Module
     posterior: nn.Module
@@ -73,9 +76,22 @@ class VAE(PyroModule):
         with pyro.plate("data", len(x)):
             return pyro.sample("z", self.posterior(x))
 
-    def embed(self, x: Real[Tensor, " batch *event"]) -> Float[Tensor, "batch latent"]:
-        """The deterministic code of x, used as its representation."""
+    def embed(self, x: Any) -> Float[Tensor, "batch latent"]:
+        """The deterministic code of x, used as its representation; data but a tensor are prepared first."""
+        x = x if isinstance(x, Tensor) else self.prepare(x)
+        check_prepared(x, self.likelihood.support, self.contract)
         return self.posterior.embed(x)
+
+    def prepare(self, data: Any) -> Real[Tensor, " batch *event"]:
+        """New data as the training data were prepared: columns in their order, levels binarised or scaled.
+
+        Args:
+            data: What `fit` takes.
+
+        Raises:
+            ValueError: If the VAE was not trained, or the data do not fit it; in one line.
+        """
+        return prepare(data, self.contract)
 
     def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch_event"]:
         """The mean of p(x | z)."""
@@ -93,13 +109,15 @@ def build(
     train_data: Real[Tensor, " n *event"] | None = None,
     train_size: int | None = None,
     levels: int | None = None,
+    units: Units | None = None,
 ) -> VAE:
     """A VAE from the classes of its parts. The defaults above are the command line's.
 
     Each constructor is handed, by parameter name, what it asks for among `latent_dim`,
-    `event_shape`, `encoder`, `decoder`, `posterior`, `train_data`, `train_size`, `levels` and
-    `data_support`, the likelihood's support. An encoder of counts reads log(1 + x), one of integers
-    x / (levels - 1), and a decoder of points of the simplex these less their mean, over their spread.
+    `event_shape`, `encoder`, `decoder`, `posterior`, `train_data`, `train_size`, `levels`, `units` and
+    `data_support`, the likelihood's support. An encoder of real data reads (x - center) / spread, one
+    of counts log(1 + x), one of integers x / (levels - 1), and a decoder of points of the simplex these
+    less their mean, over their spread.
 
     Args:
         event_shape: The shape of a datum.
@@ -111,12 +129,15 @@ def build(
         train_data: Training data in the likelihood's support, for parts that start from data.
         train_size: The number of training data.
         levels: The number of levels 0, ..., levels - 1 of the data; None if they have none.
+        units: The center and spread of real data; without, `fit` finds them.
 
     Raises:
         ValueError: If parts do not fit together, or a likelihood of integers is given no `levels`.
     """
     encoder, decoder = partial(network, tuple(event_shape)), partial(network, (latent_dim,))
     support = _class_of(likelihood).support
+    if support == "real":
+        encoder = networks.on_user_units(encoder, tuple(event_shape), units)
     if support == "counts":
         encoder = networks.on_log_scale(encoder)
     if support == "integers":
@@ -131,6 +152,7 @@ def build(
         "train_data": train_data,
         "train_size": train_size,
         "levels": levels,
+        "units": units,
         "data_support": support,
     }
 

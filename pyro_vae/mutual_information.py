@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Real
 from torch import Tensor
 
-from pyro_vae.evaluating import evaluating
+from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.log_densities import distribution_at, log_densities, require_density
 
 # An estimate this close to its largest value, in nats, says no more than that it is large.
@@ -82,7 +82,7 @@ def mutual_information(
         generator = torch.Generator("cpu").manual_seed(seed)
         chosen = torch.randperm(len(x), generator=generator, device="cpu")[:max_data]
         x = x[chosen.to(x.device)]
-    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+    x = as_floats(x)
     n = len(x)
     with evaluating(vae, seed=seed):
         terms = log_densities(vae.model, vae.guide, x)

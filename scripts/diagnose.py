@@ -30,6 +30,8 @@ from torch import Tensor
 
 from analysis.diagnosis_sections import SECTIONS
 from pyro_vae.data import PreparedData
+from pyro_vae.data.memory_mapped import MemoryMapped
+from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.statistics import MINIMUM_SAMPLES
 from pyro_vae.training.checkpoint import write_atomically
@@ -55,8 +57,10 @@ if TYPE_CHECKING:
 
 # The data must not have trained the model.
 SPLITS = ("test", "validation")
-# Of training data that lie on the disk so many are read; others are taken whole.
+# Of training data that lie on the disk so many are read, of sparse ones at most so many elements;
+# others are taken whole.
 FROM_DISK = 10_000
+SPARSE_ELEMENTS = 2**25
 # What the bare command makes of one run: the rest is asked for by name.
 USUAL = tuple(name for name, maker in SECTIONS.items() if maker.usual)
 # The records of comparisons, of which a folder holds one.
@@ -212,6 +216,7 @@ def subject_of(
     from analysis.diagnosis import Subject
 
     train = training_data(trained.data)
+    whole = trained.x if isinstance(trained.x, Tensor) else None
     labels, train_labels = (
         labels_of(trained.data, split, which)
         for split, which in ((options.split, rows), ("train", slice(len(train))))
@@ -230,8 +235,10 @@ def subject_of(
         train_labels=train_labels,
         label_names=tuple(trained.data.dataset.label_names),
         foreign=foreign,
-        whole=trained.x,
-        whole_labels=labels_of(trained.data, options.split, slice(None)),
+        whole=whole,
+        whole_labels=labels_of(
+            trained.data, options.split, slice(None) if whole is not None else rows
+        ),
         step=step,
     )
 
@@ -251,6 +258,7 @@ def foreign_data(trained: TrainedRun, options: argparse.Namespace) -> "Foreign |
         ["--data", options.against],
         data_root=options.data_root,
         trust_model_file=options.trust_model_file,
+        split=True,
     )
     name = data.dataset.name
     if name == trained.data.dataset.name:
@@ -269,11 +277,9 @@ def foreign_data(trained: TrainedRun, options: argparse.Namespace) -> "Foreign |
 
 
 def labels_of(data: PreparedData, split: str, rows: Tensor | slice) -> np.ndarray | None:
-    """Labels or factors of some rows of a split; None if there are none, or they are no whole numbers."""
+    """Labels, factors or a numeric target of some rows of a split; None if there are none."""
     labels = data.dataset.labels.get(split)
-    if labels is None or labels.is_floating_point():
-        return None
-    return labels[rows].numpy()
+    return None if labels is None else labels[rows].numpy()
 
 
 def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None:
@@ -424,12 +430,15 @@ def fixed(trained: TrainedRun, options: argparse.Namespace) -> Tensor:
 
 
 def training_data(data: PreparedData) -> Tensor:
-    """The training data in the likelihood's support; of those on the disk the first ones."""
-    if isinstance(data.train, Tensor):
-        return data.fixed("train")
+    """The training data in the likelihood's support; of those sparse or on the disk the first ones."""
+    train = data.fixed("train") if not isinstance(data.train, MemoryMapped) else data.train
+    if isinstance(train, Tensor):
+        return train
+    if isinstance(train, SparseRows):
+        return train[: max(1, min(FROM_DISK, SPARSE_ELEMENTS // train.shape[1]))]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return data.transform(data.train[:FROM_DISK])
+        return data.transform(train[:FROM_DISK])
 
 
 def untrained(trained: TrainedRun) -> Any:

@@ -20,16 +20,19 @@ from tqdm import tqdm
 
 from analysis.draws import as_floats, embedded, latent_site, to_array
 from analysis.representation.code_files import FORMATS, Codes
-from pyro_vae.data import PreparedData
+from pyro_vae.data import PreparedData, default_root
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import distribution_at
 from pyro_vae.training.checkpoint import write_atomically
+from pyro_vae.training.configuration import load_data, prepare_data
 from pyro_vae.training.other_data import other_data, taken_data_options
 from pyro_vae.training.programs import Parser, chosen_device, opened_run, run_program
 from pyro_vae.training.provenance import provenance
 
 SPLITS = ("train", "validation", "test")
+# What stands for the split of data that are not split.
+NEW = "new"
 # Rows that are read and encoded together. The noise of training data on the disk depends on it.
 ROWS_AT_A_TIME = 4096
 # Of noise that data on the disk get when they are read; those in memory have seeds of their own.
@@ -81,12 +84,26 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     device = chosen_device(options.device)
     directory, vae, checkpoint = opened_run(options.run, trust_model_file=options.trust_model_file)
     out = checked(options.out or directory.codes, overwrite=options.overwrite)
-    data = other_data(
-        directory, words, data_root=options.data_root, trust_model_file=options.trust_model_file
+    data = (
+        other_data(
+            directory,
+            words,
+            data_root=options.data_root,
+            trust_model_file=options.trust_model_file,
+        )
+        if words
+        else own_data(vae, options.data_root, options.run)
     )
     vae.to(device)
+    if not data.dataset.is_split and options.split != "all":
+        raise ValueError(
+            f"--split must be all for {data.dataset.name}: a file given with --data is not split."
+        )
     splits = SPLITS if options.split == "all" else (options.split,)
+    splits = splits if data.dataset.is_split else ("test",)
     print(f"{data.description}\n{options.run}/", flush=True)
+    for note in data.dataset.notes if words else ():
+        print(note)
     if "anew at each visit" in data.description:
         print("here each datum is drawn once, with a fixed seed: the codes are always the same")
     metadata = {
@@ -95,7 +112,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
         "data": data.dataset.name,
         "preparation": data.description,
         "binarisation": data.binarisation,
-        "split": options.split,
+        "split": options.split if data.dataset.is_split else NEW,
         "trained_on": vae.configuration["data"]["name"],
         "seed": vae.configuration["seed"],
         **made_by,
@@ -107,6 +124,18 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     n, latent = codes.codes.shape
     print(f"{n:,} codes of {latent} dimensions ({described(codes)}) are in {out}")
     print(how_to_read(out, codes))
+
+
+def own_data(vae: Any, data_root: Path | None, path: Path) -> PreparedData:
+    """The run's own data.
+
+    Raises:
+        ValueError: If they are not there, or have changed since training.
+    """
+    configuration = vae.configuration
+    data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
+    vae.contract.check(data, trained=str(path))
+    return data
 
 
 def checked(out: Path, *, overwrite: bool) -> Path:
@@ -170,7 +199,9 @@ def encoded(
     of_scale = [each.scale for each in found.values() if each.scale is not None]
     return Codes(
         codes=np.concatenate([each.codes for each in found.values()])[order],
-        split=np.repeat(list(sizes), list(sizes.values()))[order],
+        split=np.repeat(list(sizes) if data.dataset.is_split else [NEW], list(sizes.values()))[
+            order
+        ],
         row=row[order],
         metadata={**metadata, "row": "in the file" if whole else "in the split"},
         scale=np.concatenate(of_scale)[order] if of_scale else None,

@@ -4,12 +4,18 @@
 by importance weighting, with its IWAE-k curve, and by annealed importance sampling, and bounds it from
 both sides on simulated data. Results go to RUN/evaluation/. They are kept chunk by chunk: a program that
 was stopped, and is called again in the same way, goes on where it was and gives the same numbers.
+
+`--data FILE` evaluates new data instead, row by row: a score of each row goes to
+RUN/evaluation/NAME-scores.csv.
 """
 
 import argparse
+import csv
 import hashlib
+import io
 import json
 import math
+import re
 import sys
 import textwrap
 import time
@@ -26,7 +32,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.data import PreparedData
-from pyro_vae.evaluating import evaluating
+from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence import (
     AnnealedImportanceSampling,
     ImportanceWeighting,
@@ -43,6 +50,7 @@ from pyro_vae.log_densities import check_density
 from pyro_vae.training.checkpoint import write_atomically
 from pyro_vae.training.kept import Kept, code_hash, digest, to_arrays, write_arrays
 from pyro_vae.training.model_files import MODEL_FAMILIES
+from pyro_vae.training.other_data import taken_data_options
 from pyro_vae.training.programs import (
     Parser,
     at_least,
@@ -102,8 +110,15 @@ TITLED = ("n", "trust", "num_samples", "num_chains", "num_temperatures", "leapfr
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
+    words = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
+    # Which options there are depends on the data: only their own parser knows.
+    data, others = taken_data_options(words)
+
+    def evaluate(options: argparse.Namespace) -> None:
+        run(options, data)
+
     return run_program(
-        parser(), run, arguments, stopped="the same command goes on with the chunk it was at"
+        parser(), evaluate, others, stopped="the same command goes on with the chunk it was at"
     )
 
 
@@ -113,6 +128,9 @@ def parser() -> Parser:
         prog="evaluate.py",
         usage="evaluate.py RUN [options]",
         description=str(__doc__).partition("\n")[0],
+        epilog="--data NAME, or a path, and --data.OPTION: other data than the run's, as svi_train.py "
+        "takes them; `svi_train.py --data NAME --help` lists the options. Files are not split: every row "
+        "gets a score.",
         allow_abbrev=False,
     )
     add = options.add_argument
@@ -122,16 +140,18 @@ def parser() -> Parser:
     add(
         "--images",
         type=number_or_all,
-        default=1000,
+        default=argparse.SUPPRESS,
         metavar="N|all",
-        help="So many fixed data for importance weighting; fewer are among more. Default: 1000.",
+        help="So many fixed data for importance weighting; fewer are among more. Default: 1000; all of a "
+        "file given with --data.",
     )
     add(
         "--methods",
         nargs="+",
         choices=METHODS,
         metavar="METHOD",
-        help=f"Which of {', '.join(METHODS)}. Default: {' '.join(USUAL)}, as far as the model has them.",
+        help=f"Which of {', '.join(METHODS)}. Default: {' '.join(USUAL)}, as far as the model has them; "
+        "importance_weighting for other data.",
     )
     add(
         "--samples",
@@ -200,22 +220,26 @@ class Evaluating:
         directory: The run's.
         vae: The trained program, on the device.
         data: Its data.
-        x: The split, on the CPU.
+        x: The split, on the CPU; sparse if the data are.
         order: The split's rows in a fixed order: fewer data are the first of more.
         device: Where to compute.
         identity: What every number depends on: checkpoint, configuration, code, device.
         made_by: Versions and commit.
+        split: The split's name; "new" for data that are not split.
+        prefix: What the names of results begin with: of other data than the run's, their name.
     """
 
     options: argparse.Namespace
     directory: RunDirectory
     vae: Any
     data: PreparedData
-    x: Tensor
+    x: Tensor | SparseRows
     order: Tensor
     device: torch.device
     identity: dict[str, Any]
     made_by: dict[str, str | None]
+    split: str
+    prefix: str = ""
 
     def first(self, number: int | None) -> Tensor:
         """So many rows, or all that are evaluated."""
@@ -224,8 +248,7 @@ class Evaluating:
 
     def batch(self, rows: Tensor) -> Tensor:
         """The data of these rows, as floats on the device."""
-        x = self.x[rows].to(self.device)
-        return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        return as_floats(self.x[rows].to(self.device))
 
     def guided(self, x: Tensor, seed: int) -> PyroModule:
         """The program, its guide fitted to each datum if that was asked for."""
@@ -259,7 +282,7 @@ class Evaluating:
                     "method": method,
                     **settings,
                     "seed": self.options.seed,
-                    "split": self.options.split,
+                    "split": self.split,
                     "rows": part,
                     "x": self.x[:1] if simulated else self.x[part],
                 }
@@ -280,19 +303,22 @@ class Evaluating:
         return kind.concatenate(results), total
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     """Check everything, then evaluate; each method's results are written once they are there."""
-    if "gaps" in (options.methods or USUAL) and options.samples < 2:
+    usual = USUAL[:1] if words else USUAL
+    if "gaps" in (options.methods or usual) and options.samples < 2:
         raise ValueError(f"--samples must be at least 2 for gaps, got {options.samples}.")
     pyro.enable_validation(True)
     made_by = provenance()
-    subject = prepared(options, made_by)
+    subject = prepared(options, made_by, words)
     print(f"{subject.data.description}\n{options.run}/")
+    for note in subject.data.dataset.notes if words else ():
+        print(note)
     if options.again:
-        Kept(subject.directory.kept).forget(options.methods or USUAL)
+        Kept(subject.directory.kept).forget(options.methods or usual)
     results: dict[str, Any] = {}
     for method in METHODS:
-        if method not in (options.methods or USUAL):
+        if method not in (options.methods or usual):
             continue
         try:
             result, seconds, rows = EVALUATIONS[method](subject, results)
@@ -308,8 +334,10 @@ def run(options: argparse.Namespace) -> None:
     print(f"\nnumbers, arrays and figures are in {subject.directory.evaluation}/")
 
 
-def prepared(options: argparse.Namespace, made_by: dict[str, str | None]) -> Evaluating:
-    """The run and its data, checked before anything is written.
+def prepared(
+    options: argparse.Namespace, made_by: dict[str, str | None], words: Sequence[str]
+) -> Evaluating:
+    """The run and its data, or those that words name, checked before anything is written.
 
     Raises:
         ValueError: As `trained_run`, CUDA is asked for and absent, or the guide has no density.
@@ -320,9 +348,15 @@ def prepared(options: argparse.Namespace, made_by: dict[str, str | None]) -> Eva
         device=chosen_device(options.device),
         data_root=options.data_root,
         trust_model_file=options.trust_model_file,
+        words=words,
     )
+    dataset = trained.data.dataset
+    if not hasattr(options, "images"):
+        options.images = 1000 if dataset.is_split else None
+    # Other data are evaluated beside the run's own.
+    prefix = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', dataset.name)}-" if words else ""
     configuration = trained.vae.configuration
-    check_density(trained.vae.guide, trained.x, f"log p(x) of {options.run}")
+    check_density(trained.vae.guide, trained.x[:1], f"log p(x) of {options.run}")
     return Evaluating(
         options,
         trained.directory,
@@ -340,6 +374,8 @@ def prepared(options: argparse.Namespace, made_by: dict[str, str | None]) -> Eva
             "device": trained.device.type,
         },
         made_by,
+        options.split if dataset.is_split else "new",
+        prefix,
     )
 
 
@@ -470,7 +506,7 @@ def conclude(
         "method": method,
         "data": subject.data.dataset.name,
         "binarisation": subject.data.binarisation,
-        "split": options.split if rows is not None else "simulated",
+        "split": subject.split if rows is not None else "simulated",
         **{part: configuration[part]["name"] for part in ("prior", "likelihood", "posterior")},
         "latent_dim": configuration["latent_dim"],
         **summary,
@@ -485,10 +521,34 @@ def conclude(
     folder = subject.directory.evaluation
     folder.mkdir(exist_ok=True)
     arrays = to_arrays(result) | ({} if rows is None else {"rows": rows.numpy()})
-    write_arrays(folder / f"{method}.npz", arrays)
+    write_arrays(folder / f"{subject.prefix}{method}.npz", arrays)
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    write_atomically(folder / f"{method}.json", text.encode())
+    write_atomically(folder / f"{subject.prefix}{method}.json", text.encode())
     print(table(method, record))
+    if subject.prefix and method == "importance_weighting" and rows is not None:
+        path = folder / f"{subject.prefix}scores.csv"
+        write_atomically(path, scores(result, rows).encode())
+        print(f"\nthe score of each row is in {path}")
+
+
+def scores(result: ImportanceWeighting, rows: Tensor) -> str:
+    """A line for each row in its order, as CSV: densities in nats."""
+    columns = {
+        "row": rows.numpy(),
+        "log_evidence": result.log_evidence,
+        "elbo": result.elbo,
+        "reconstruction": result.reconstruction,
+        "kl": result.kl,
+        "ess": result.ess,
+        "khat": np.full(len(rows), np.nan) if result.khat is None else result.khat,
+    }
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    order = np.argsort(columns["row"])
+    for values in zip(*(column[order] for column in columns.values()), strict=True):
+        writer.writerow("" if np.isnan(value) else value for value in values)
+    return text.getvalue()
 
 
 def figure(subject: Evaluating, results: dict[str, Any]) -> None:
@@ -505,7 +565,8 @@ def figure(subject: Evaluating, results: dict[str, Any]) -> None:
         None if annealed is None else annealed.log_evidence,
         None if annealed is None else annealed.num_chains,
     )
-    drawn.savefig(subject.directory.evaluation / "iwae_curve.png", dpi=DOTS_PER_INCH)
+    name = f"{subject.prefix}iwae_curve.png"
+    drawn.savefig(subject.directory.evaluation / name, dpi=DOTS_PER_INCH)
 
 
 def table(method: str, record: dict[str, Any]) -> str:

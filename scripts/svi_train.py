@@ -10,6 +10,7 @@ import gc
 gc.disable()
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,11 @@ from typing import Any, NoReturn, cast
 import pyro
 import torch
 from pyro.nn import PyroModule
+from torch import Tensor
 
 from pyro_vae.data import default_root
+from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.evaluating import as_floats
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.command_line import parse
 from pyro_vae.training.configuration import (
@@ -45,10 +49,14 @@ gc.enable()
 log = logging.getLogger("pyro_vae")
 
 QUICK_IMAGES = 1000
+# Of sparse data at most so many elements are evaluated.
+EVALUATED_ELEMENTS = 2**26
 EVIDENCE_SAMPLES = 1000
 # So many draws go to inference_data.nc, of so many data; statistics are there for all evaluated ones.
 STORED_IMAGES = 64
 STORED_DRAWS = 100
+# Long data are fewer: draws x data x elements.
+STORED_ELEMENTS = 80_000_000
 # The exit code where another process was asked to stop: the shell's for SIGTERM.
 STOPPED = 143
 
@@ -168,9 +176,11 @@ def conclude(
 
     data, vae = training.data, cast("PyroModule", training.program)
     test = data.fixed("test")
-    rows = fixed_rows(
-        len(test), len(test) if configuration["evaluate"] == "full" else QUICK_IMAGES
-    )
+    most = len(test) if configuration["evaluate"] == "full" else QUICK_IMAGES
+    if isinstance(test, SparseRows) and most > (fitting := rows_within(EVALUATED_ELEMENTS, test)):
+        most = fitting
+        print(f"evaluated on {most:,} of {len(test):,} test data, as many as are dense at once")
+    rows = fixed_rows(len(test), most)
     x = test[rows].to(training.device)
     labels = data.dataset.labels.get("test")
     labels = None if labels is None else labels[rows]
@@ -205,9 +215,9 @@ def conclude(
     tree = from_svi(
         vae.model,
         vae.guide,
-        x.to(torch.get_default_dtype()),
+        as_floats(x),
         num_draws=STORED_DRAWS,
-        num_stored=STORED_IMAGES,
+        num_stored=min(STORED_IMAGES, rows_within(STORED_ELEMENTS // STORED_DRAWS, x)),
         constant_data=None if labels is None else {"label": labels.numpy()},
         configuration=configuration,
     )
@@ -225,6 +235,11 @@ def conclude(
         uses_prior=training.objective.uses_prior,
     )
     print(f"metrics.json, inference_data.nc and figures are in {directory.path}/")
+
+
+def rows_within(elements: int, x: Tensor | SparseRows) -> int:
+    """How many rows of x hold at most so many elements; at least one."""
+    return max(1, elements // math.prod(x.shape[1:]))
 
 
 def run_directory(configuration: Configuration) -> RunDirectory:

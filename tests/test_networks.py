@@ -15,11 +15,19 @@ from torch import nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae import build, fit, networks, posteriors, priors
-from pyro_vae.data import digits
+from pyro_vae import build, fit, likelihoods, networks, posteriors, priors
+from pyro_vae.data import Dataset, digits
 from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import log_densities
-from pyro_vae.networks import NETWORKS, BatchNorm, Conv, GatedConv, ResNet, running_statistics
+from pyro_vae.networks import (
+    NETWORKS,
+    BatchNorm,
+    Conv,
+    Conv1d,
+    GatedConv,
+    ResNet,
+    running_statistics,
+)
 
 NORMS = ("none", "batch", "layer")
 IMAGE_NETWORKS = ("conv", "gated_conv", "resnet")
@@ -27,7 +35,7 @@ IMAGE = (1, 8, 8)
 # As small as a network comes.
 SMALL = {
     **{name: {"hidden": (6, 5)} for name in ("mlp", "gated_mlp")},
-    **{name: {"channels": (3, 4), "hidden": 5} for name in IMAGE_NETWORKS},
+    **{name: {"channels": (3, 4), "hidden": 5} for name in (*IMAGE_NETWORKS, "conv1d")},
 }
 
 
@@ -42,7 +50,7 @@ def x():
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("size", [(28, 28), (32, 32), (64, 64), (28, 20)], ids=str)
 def test_every_image_comes_back_to_its_size(name, norm, channels, size):
     """28 x 20, the Frey faces, halves to 14 x 10, 7 x 5 and then to odd sizes' halves."""
@@ -79,6 +87,48 @@ def test_every_pixel_is_read_and_written(name, side):
     assert (x.grad.abs().amax((0, 1)) > 0).all()
     images = NETWORKS[name]((3,), (1, 1, side, side), **options)(torch.randn(8, 3))
     assert (images.std(0) > 0).all()
+
+
+@pytest.mark.parametrize("kernel", [3, 4, 5, 6])
+@pytest.mark.parametrize("length", [8, 9, 15, 100, 127])
+@pytest.mark.parametrize("leading", [(), (1,), (4,)])
+def test_every_series_comes_back_to_its_length(leading, length, kernel):
+    options = {"channels": (2, 3, 4), "hidden": 4, "kernel": kernel, "activation": "elu"}
+    event = (*leading, length)
+    x = torch.rand(5, *event, requires_grad=True)
+    encoder, decoder = Conv1d(event, (2, 3), **options), Conv1d((3,), (2, *event), **options)
+    assert isinstance(encoder.layers[0].linear, nn.Conv1d)
+    assert isinstance(decoder.head, nn.ConvTranspose1d)
+    codes = encoder(x)
+    assert codes.shape == (5, 2, 3)
+    assert Conv1d(event, (7,), **options)(x).shape == (5, 7)
+    codes.square().sum().backward()
+    assert (x.grad.abs().amax(0) > 0).all()
+    series = decoder(torch.randn(8, 3))
+    assert series.shape == (8, 2, *event)
+    assert (series.std(0) > 0).all()
+    with pytest.raises(
+        ValueError, match=r"halves a series 3 times .* length of at least 8, got 7"
+    ):
+        Conv1d((*leading, 7), (2, 3), **options)
+
+
+@pytest.mark.parametrize("event", [(24,), (3, 24)])
+def test_conv1d_learns_where_a_bump_is(event):
+    places = torch.linspace(4, 20, 200)[torch.randperm(200), None, None]
+    bumps = torch.exp(-0.5 * (torch.arange(24.0) - places).square()).expand(-1, 3, -1)
+    x = bumps[:, : event[0] if len(event) == 2 else 1].reshape(-1, *event)
+    network = partial(Conv1d, channels=(8, 8), hidden=32)
+    vae = build(event, 2, network=network, likelihood=likelihoods.Normal)
+    history = fit(
+        vae,
+        Dataset.from_array(x.numpy() - 0.01, layout="series"),
+        epochs=8,
+        lr=3e-3,
+        batch_size=20,
+    )
+    assert vae.decode(vae.embed(x)).shape == x.shape
+    assert history[-1]["elbo"] > history[0]["elbo"] + 2
 
 
 @pytest.mark.parametrize("norm", NORMS)

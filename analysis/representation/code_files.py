@@ -23,7 +23,7 @@ class Codes:
         row: Its number in the array or file that the data were split from, or else in its split.
         metadata: Of which run and which data, as plain values.
         scale: The standard deviation of q(z | x); None where it was not asked for.
-        labels: A label, or a row of factors, for each datum; None if there are none.
+        labels: A label, or a row of factors, for each datum, -1 where it has none; None if no datum has.
         label_names: What label 0, 1, ... is called; of factors, what the first, second, ... is.
     """
 

@@ -72,7 +72,7 @@ def use_of_data(data: PreparedData) -> Numbers:
     """`use` of the data as they are."""
     labels = data.dataset.labels
     return use(
-        *(as_vectors(data.fixed(split), labels[split]) for split in ("train", "test")),
+        *(as_vectors(data.fixed(split)[:], labels[split]) for split in ("train", "test")),
     )
 
 
@@ -125,7 +125,7 @@ def foreign_of(
     )
     x = own["own"].to(device_of(vae))
     found = out_of_distribution(
-        vae, data.fixed("train"), x, others, num_samples=SAMPLES, seed=seed
+        vae, data.fixed("train")[:], x, others, num_samples=SAMPLES, seed=seed
     )
     return {
         name: {
@@ -195,7 +195,7 @@ def disentanglement_of(vae: Any, data: PreparedData, *, seed: int = 0) -> Number
     """Every score of disentanglement, of the codes of all test data."""
     factors = data.dataset.labels["test"]
     found = disentanglement(
-        embedded(vae, data.fixed("test").to(device_of(vae))),
+        embedded(vae, data.fixed("test")[:].to(device_of(vae))),
         factors.numpy(),
         names=data.dataset.label_names,
         seed=seed,
@@ -207,7 +207,7 @@ def disentanglement_of(vae: Any, data: PreparedData, *, seed: int = 0) -> Number
 def _codes(vae: Any, data: PreparedData) -> tuple[Labelled, Labelled]:
     labels = data.dataset.labels
     train, test = (
-        labelled_codes(vae, data.fixed(split).to(device_of(vae)), labels[split])
+        labelled_codes(vae, data.fixed(split)[:].to(device_of(vae)), labels[split])
         for split in ("train", "test")
     )
     return train, test

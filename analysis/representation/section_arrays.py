@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
@@ -22,7 +23,7 @@ SCORED = 20_000
 
 @dataclass(frozen=True)
 class Represented:
-    """A trained VAE, its codes of held-out and of training data, and the label of each.
+    """A trained VAE, its codes of held-out and of training data, and the labels of those that have one.
 
     Of several factors the first one is the label.
 
@@ -55,32 +56,53 @@ class Represented:
         return self.subject.train[self.train_rows].to(self.subject.x.device)
 
     @cached_property
-    def labels(self) -> Int[np.ndarray, " n"]:
-        """A label for each of the held-out data."""
-        return label_of(self.subject.labels, "the data")
+    def labelled(self) -> Int[np.ndarray, " l"]:
+        """The rows of the held-out data that have a label."""
+        return labelled_rows(self.subject.labels, "the data")
 
     @cached_property
-    def train_labels(self) -> Int[np.ndarray, " t"]:
-        """A label for each of the training data."""
+    def labels(self) -> Int[np.ndarray, " l"]:
+        """Their labels."""
+        return label_of(self.subject.labels, "the data")
+
+    @property
+    def labelled_x(self) -> Real[Tensor, " l *event"]:
+        """These data, on the device."""
+        return self.subject.x[torch.from_numpy(self.labelled).to(self.subject.x.device)]
+
+    @cached_property
+    def labelled_train(self) -> Int[np.ndarray, " r"]:
+        """The rows of the training data that have a label."""
+        return labelled_rows(self.subject.train_labels, "the training data")
+
+    @cached_property
+    def train_labels(self) -> Int[np.ndarray, " r"]:
+        """Their labels."""
         return label_of(self.subject.train_labels, "the training data")
 
     @cached_property
     def test(self) -> Labelled:
-        """The codes of the held-out data with their labels."""
+        """The codes of the held-out data that have labels, with these."""
         # Before codes are made for nothing.
         labels = self.labels
-        return Labelled(self.codes, labels)
+        return Labelled(self.codes[self.labelled], labels)
 
     @cached_property
     def every_train(self) -> Labelled:
-        """The codes of all training data with their labels."""
+        """The codes of all training data that have labels, with these."""
         labels = self.train_labels
-        return Labelled(self.all_train_codes, labels)
+        return Labelled(self.all_train_codes[self.labelled_train], labels)
 
     @cached_property
     def train(self) -> Labelled:
         """Of so many of them as costly parts see."""
-        return self.every_train.taken(self.train_rows)
+        return self.every_train.taken(fixed_rows(len(self.train_labels), TRAINING).numpy())
+
+    @property
+    def train_labelled_x(self) -> Real[Tensor, " s *event"]:
+        """The data of these codes, on the device."""
+        rows = self.labelled_train[fixed_rows(len(self.train_labels), TRAINING).numpy()]
+        return self.subject.train[rows].to(self.subject.x.device)
 
     @cached_property
     def probe(self) -> Probe:
@@ -95,24 +117,27 @@ class Represented:
         return (names[0] if names else "factor 1") if factors else ""
 
     @cached_property
-    def factors(self) -> Int[np.ndarray, "n factors"]:
-        """The factors of the held-out data.
+    def with_factors(
+        self,
+    ) -> tuple[Float[np.ndarray, "m latent"], Int[np.ndarray, "m factors"]]:
+        """Codes and factors of the held-out data that have all factors.
 
         Raises:
             UndefinedCheckError: If they have labels or nothing.
         """
-        return factors_of(self.subject.labels)
+        rows, factors = factors_of(self.subject.labels)
+        return self.codes[rows], factors
 
     @cached_property
     def scored(self) -> tuple[Float[np.ndarray, "m latent"], Int[np.ndarray, "m factors"]]:
         """Codes and factors of all held-out data, of which x are some: scores of factors need many."""
         subject = self.subject
         if subject.whole is None:
-            return self.codes, self.factors
-        factors = factors_of(subject.whole_labels)
+            return self.with_factors
+        known, factors = factors_of(subject.whole_labels)
         rows = fixed_rows(len(factors), SCORED).numpy()
         with subject.step("codes of all held-out data"):
-            return self.embedded(subject.whole[rows]), factors[rows]
+            return self.embedded(subject.whole[known[rows]]), factors[rows]
 
     @property
     def foreign(self) -> Foreign:
@@ -134,26 +159,54 @@ class Represented:
         return np.concatenate([embedded(program, part.to(device)) for part in x.split(10_000)])
 
 
-def label_of(labels: np.ndarray | None, what: str) -> Int[np.ndarray, " n"]:
-    """Labels, or the first of several factors.
+def labelled_rows(labels: np.ndarray | None, what: str) -> Int[np.ndarray, " l"]:
+    """The rows that have a label, or the first of several factors: it is not -1.
 
     Raises:
-        UndefinedCheckError: If there are none, or all are the same.
+        UndefinedCheckError: If there are none, or labels are no classes.
     """
     if labels is None:
         raise UndefinedCheckError(f"{what} have no labels.")
-    first = (labels[:, 0] if labels.ndim == 2 else labels).astype(np.int64)
+    if labels.dtype.kind == "f":
+        raise UndefinedCheckError(
+            f"the labels of {what} are floats, a numeric target: classifiers take classes, as words or "
+            "whole numbers."
+        )
+    rows = np.flatnonzero((labels[:, 0] if labels.ndim == 2 else labels) >= 0)
+    if len(rows) == 0:
+        raise UndefinedCheckError(f"none of {what} has a label.")
+    return rows
+
+
+def label_of(labels: np.ndarray | None, what: str) -> Int[np.ndarray, " l"]:
+    """Labels, or the first of several factors, of the rows that have one.
+
+    Raises:
+        UndefinedCheckError: If there are none, labels are no classes, or all are the same.
+    """
+    rows = labelled_rows(labels, what)
+    assert labels is not None
+    first = (labels[:, 0] if labels.ndim == 2 else labels)[rows].astype(np.int64)
     if len(np.unique(first)) < 2:
         raise UndefinedCheckError(f"{what} have the same label, all of them.")
     return first
 
 
-def factors_of(labels: np.ndarray | None) -> Int[np.ndarray, "n factors"]:
-    """Several factors.
+def factors_of(
+    labels: np.ndarray | None,
+) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, "m factors"]]:
+    """The rows that have all of several factors, and these.
 
     Raises:
-        UndefinedCheckError: If there is one label or none.
+        UndefinedCheckError: If there is one label or none, or factors are no whole numbers.
     """
     if labels is None or labels.ndim != 2:
         raise UndefinedCheckError("the data have no factors of variation.")
-    return labels.astype(np.int64)
+    if labels.dtype.kind == "f":
+        raise UndefinedCheckError(
+            "the factors of variation are floats: scores take whole numbers."
+        )
+    rows = np.flatnonzero((labels >= 0).all(1))
+    if len(rows) == 0:
+        raise UndefinedCheckError("no row of the data has all factors of variation.")
+    return rows, labels[rows].astype(np.int64)

@@ -6,7 +6,9 @@ from analysis.diagnosis import Parts
 from analysis.disentanglement.scores import SCORES, disentanglement
 from analysis.disentanglement.scores_figure import plot_disentanglement
 from analysis.disentanglement.traversal_figure import plot_traversals
+from analysis.disentanglement.traversal_rows import Traversals
 from analysis.disentanglement.traversals import traversals
+from analysis.draws import UndefinedCheckError
 from analysis.representation.section_arrays import Represented
 
 PARTS = ("disentanglement", "traversals")
@@ -32,21 +34,26 @@ def add_disentanglement(parts: Parts, of: Represented) -> None:
             "Does each coordinate follow one factor, and each factor one coordinate?",
             lambda: plot_disentanglement(scored),
         )
-    labels = subject.labels
-    moved = parts.add(
-        "traversals",
-        lambda: traversals(
-            subject.vae,
-            of.codes,
-            factors=labels if labels is not None and labels.ndim == 2 else None,
-            names=subject.label_names if labels is not None and labels.ndim == 2 else (),
-            event_names=subject.event_names,
-            seed=subject.seed_of("traversals"),
-        ),
-    )
+    moved = parts.add("traversals", lambda: _traversals(of))
     if moved is not None:
         parts.draw(
             "traversals",
             "What moves when one coordinate of the code does?",
             lambda: plot_traversals(moved),
         )
+
+
+def _traversals(of: Represented) -> Traversals:
+    subject = of.subject
+    try:
+        codes, factors = of.with_factors
+    except UndefinedCheckError:
+        codes, factors = of.codes, None
+    return traversals(
+        subject.vae,
+        codes,
+        factors=factors,
+        names=() if factors is None else subject.label_names,
+        event_names=subject.event_names,
+        seed=subject.seed_of("traversals"),
+    )

@@ -61,15 +61,15 @@ def add_robustness(parts: Parts, of: Represented) -> None:
 def _robustness(of: Represented) -> Robustness:
     subject = of.subject
     subject.check_several()
-    rows = fixed_rows(len(subject.x), DAMAGED)
     try:
-        labels, classifier = of.labels[rows.numpy()], of.probe.classifier
+        x, labels, classifier = of.labelled_x, of.labels, of.probe.classifier
     except UndefinedCheckError:
-        labels = classifier = None
+        x, labels, classifier = subject.x, None, None
+    rows = fixed_rows(len(x), DAMAGED)
     return robustness(
         subject.vae,
-        subject.x[rows.to(subject.x.device)],
-        labels=labels,
+        x[rows.to(x.device)],
+        labels=None if labels is None else labels[rows.numpy()],
         classifier=classifier,
         num_samples=DAMAGED_SAMPLES,
         seed=subject.seed_of("robustness"),

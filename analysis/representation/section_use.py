@@ -18,7 +18,12 @@ from analysis.representation.label_efficiency import (
 )
 from analysis.representation.neighbourhoods import local_label_agreement
 from analysis.representation.probes import nearest_neighbours
-from analysis.representation.section_arrays import TRAINING, Represented, label_of
+from analysis.representation.section_arrays import (
+    TRAINING,
+    Represented,
+    label_of,
+    labelled_rows,
+)
 from analysis.representation.transfer import (
     Transfer,
     plot_transfer,
@@ -182,7 +187,10 @@ def _baselines(of: Represented, codes: LabelEfficiency) -> Baselines:
     untrained = subject.untrained()
     train, test = (
         representations(subject.vae, untrained, x, torch.from_numpy(labels))
-        for x, labels in ((of.train_x, of.train.labels), (subject.x, of.labels))
+        for x, labels in (
+            (of.train_labelled_x, of.train.labels),
+            (of.labelled_x, of.labels),
+        )
     )
     others = {
         name: _efficiency(of, train[name], test[name], sizes=FEW)
@@ -194,7 +202,7 @@ def _baselines(of: Represented, codes: LabelEfficiency) -> Baselines:
 def _components(of: Represented) -> Agreement:
     """How far the prior's own components group the codes as labels do."""
     labels = of.labels
-    components = prior_components(of.subject.vae, of.codes)
+    components = prior_components(of.subject.vae, of.test.codes)
     number = getattr(of.subject.vae.prior, "components", 0)
     if number > MOST_COMPONENTS * len(np.unique(labels)):
         raise UndefinedCheckError(f"the prior's {number} components are far more than labels.")
@@ -205,9 +213,9 @@ def _fine_tuning(of: Represented) -> FineTuning:
     subject = of.subject
     return fine_tuning(
         subject.vae,
-        of.train_x,
+        of.train_labelled_x,
         torch.from_numpy(of.train.labels),
-        subject.x,
+        of.labelled_x,
         torch.from_numpy(of.labels),
         untrained=subject.untrained,
         sizes=sorted({min(n, len(of.train)) for n in TUNED}),
@@ -222,6 +230,10 @@ def _transfer(of: Represented) -> Transfer:
     foreign = of.foreign
     labels = label_of(foreign.labels, foreign.name)
     train_labels = label_of(foreign.train_labels, f"the training data of {foreign.name}")
+    known, train_known = (
+        torch.from_numpy(labelled_rows(each, foreign.name))
+        for each in (foreign.labels, foreign.train_labels)
+    )
     rows = fixed_rows(len(train_labels), TRAINING)
     untrained = of.subject.untrained()
     train, test = (
@@ -229,8 +241,8 @@ def _transfer(of: Represented) -> Transfer:
             of.subject.vae, untrained, x.to(of.subject.x.device), torch.from_numpy(each)
         )
         for x, each in (
-            (foreign.train[rows], train_labels[rows.numpy()]),
-            (foreign.x, labels),
+            (foreign.train[train_known[rows]], train_labels[rows.numpy()]),
+            (foreign.x[known.to(foreign.x.device)], labels),
         )
     )
     return transfer(train, test, seed=of.subject.seed_of("transfer"))

@@ -12,6 +12,7 @@ from pathlib import Path
 from pyro_vae.data.anndata_files import anndata_file, anndata_rows
 from pyro_vae.data.arrays import array_file, array_rows
 from pyro_vae.data.colour_sets import celeba, cifar10, svhn
+from pyro_vae.data.contract import ChangedDataError, DataContract, check_prepared, prepare
 from pyro_vae.data.count_files import mouse_bladder, newsgroups, newsgroups_halves
 from pyro_vae.data.counts import count_file, count_rows
 from pyro_vae.data.dataset import Dataset
@@ -30,6 +31,7 @@ from pyro_vae.data.preparation import PreparedData, SupportMismatchError
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.tables import table_file, table_rows
 from pyro_vae.data.torchvision_sets import fashion_mnist, kmnist, mnist
+from pyro_vae.data.units import Units
 from pyro_vae.data.variable_files import variable_file, variable_rows
 
 # A loader that reads from a folder of data sets takes it as `root`; one of the user's own, `path`.
@@ -80,13 +82,17 @@ __all__ = [
     "DATASETS",
     "OWN_DATA",
     "READERS",
+    "ChangedDataError",
+    "DataContract",
     "Dataset",
     "PreparedData",
     "Rows",
     "SupportMismatchError",
+    "Units",
     "anndata_file",
     "array_file",
     "celeba",
+    "check_prepared",
     "cifar10",
     "count_file",
     "default_root",
@@ -104,6 +110,7 @@ __all__ = [
     "omniglot",
     "own_data",
     "photos",
+    "prepare",
     "static_mnist",
     "svhn",
     "table_file",

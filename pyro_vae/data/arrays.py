@@ -11,9 +11,12 @@ from pyro_vae.data.large_arrays import memory_mapped
 from pyro_vae.data.memory import read_whole
 from pyro_vae.data.npy_file import NpyFile, is_npy
 from pyro_vae.data.rows import Rows, named
+from pyro_vae.data.splits import row_words
 from pyro_vae.data.units import ScaleKind
-from pyro_vae.data.values import Support
+from pyro_vae.data.values import Channels, Layout, Support, arranged, layout_notes
 
+# Arrays of a .npz beside the data x: labels, groups and splits of its rows.
+_BESIDE = ("y", "group", "split")
 _LABELS = {split: f"{split}_labels" for split in SPLITS}
 
 
@@ -23,11 +26,17 @@ def array_file(
     support: Support | None = None,
     memory_map: bool | None = None,
     scale: ScaleKind = "standard",
+    group: str | None = None,
+    split: str | None = None,
+    layout: Layout = "auto",
+    channels: Channels = "auto",
 ) -> Dataset:
     """Data from a NumPy file, `.npy` or `.npz`.
 
-    One array, alone or named `x` with its labels `y`, is split as in `Dataset.from_array`. Arrays
-    named `train`, `test` and perhaps `validation` (otherwise a tenth of `train`) are taken as they are, with perhaps `train_labels`, `validation_labels` and `test_labels`.
+    One array, alone or named `x`, is split as in `Dataset.from_array`, with perhaps its labels `y`,
+    and `group` and `split` as below. Arrays named `train`, `test` and perhaps `validation` (otherwise
+    a tenth of `train`) are taken as they are, with perhaps `train_labels`, `validation_labels` and
+    `test_labels`.
 
     A memory-mapped `.npy` may be larger than memory: training reads it by shuffled blocks, and at
     most 10,000 rows each are held out for validation and test.
@@ -43,6 +52,14 @@ def array_file(
         scale: How elements of real data are scaled for the networks: "standard" by mean and standard
             deviation, "robust" by median and interquartile range, "unit" by minimum and range, or
             "none". Densities, samples and means stay in the data's own units.
+        group: The array of the .npz, or a .npy, .csv or .txt file, that holds a group for each row,
+            such as a patient or site: all rows of a group go into one split.
+        split: The same, with one of the words train, validation and test for each row. Without
+            validation rows, a tenth of the training rows is taken for it.
+        layout: What an array of three axes holds: "image", (n, height, width), or "series",
+            (n, channels, length); "auto" are images.
+        channels: Where the channels of images and series are: "first", on the second axis, or "last";
+            "auto" is first, and refused where they may be last.
 
     Raises:
         ValueError: If the file cannot be read, its arrays' names, types, shapes or values are not
@@ -52,12 +69,21 @@ def array_file(
     path = Path(path)
     size = _size(path)
     if memory_map or (memory_map is None and not read_whole(size) and is_npy(path)):
+        if group is not None or split is not None:
+            raise ValueError(
+                f"{path}: a memory-mapped file is split by rows alone: leave group and split out, or read "
+                "it whole (--data.memory_map false)."
+            )
         file = NpyFile.open(path)
         with named(path):
-            return memory_mapped(file, levels=levels, support=support, scale=scale)
+            return memory_mapped(
+                file, levels=levels, support=support, scale=scale, layout=layout, channels=channels
+            )
     arrays = _read(path)
     with named(path):
         if {"train", "test"} <= set(arrays):
+            if group is not None or split is not None:
+                raise ValueError("train and test are split already: leave group and split out.")
             _check_array_names(arrays)
             return Dataset.from_splits(
                 {split: arrays[split] for split in SPLITS if split in arrays},
@@ -67,19 +93,69 @@ def array_file(
                 name=path.stem,
                 scale=scale,
                 source=path,
+                notes=layout_notes(arrays["train"].shape, layout),
+                layout=layout,
+                channels=channels,
             )
-        return Dataset.from_rows(_rows(path, arrays, levels, support), scale=scale)
+        beside = {
+            option: _beside(arrays, option, given)
+            for option, given in (("group", group), ("split", split))
+        }
+        rows = _rows(
+            path,
+            arrays,
+            levels,
+            support,
+            layout,
+            channels,
+            group=beside["group"],
+            split=beside["split"],
+        )
+        return Dataset.from_rows(rows, scale=scale)
 
 
 def array_rows(
-    path: str | Path, levels: int | None = None, support: Support | None = None
+    path: str | Path,
+    levels: int | None = None,
+    support: Support | None = None,
+    group: str | None = None,
+    split: str | None = None,
+    layout: Layout = "auto",
+    channels: Channels = "auto",
 ) -> Rows:
-    """The rows of a NumPy file, with the arguments of `array_file`; splits one after another."""
+    """The rows of a NumPy file of new data, with the arguments of `array_file`; splits in a row.
+
+    Groups and splits are not read.
+    """
     path = Path(path)
     _size(path)
     arrays = _read(path)
     with named(path):
-        return _rows(path, arrays, levels, support)
+        beside = {name for name in (group, split) if name is not None}
+        return _rows(
+            path,
+            {name: each for name, each in arrays.items() if name not in beside},
+            levels,
+            support,
+            layout,
+            channels,
+        )
+
+
+def _beside(arrays: dict[str, np.ndarray], option: str, given: str | None) -> np.ndarray | None:
+    """The groups or splits of rows, taken out of the arrays, or from a file."""
+    name = option if given is None else given
+    if name in arrays:
+        found = arrays.pop(name)
+        return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
+    if given is None:
+        return None
+    if not os.path.isfile(given):
+        raise ValueError(
+            f"{option} must name an array of the file ({', '.join(arrays)}) or a .npy, .csv or .txt file, "
+            f"got {given!r}."
+        )
+    return row_words(given)
 
 
 def _size(path: Path) -> int:
@@ -95,26 +171,45 @@ def _size(path: Path) -> int:
 def _check_array_names(arrays: Mapping[str, np.ndarray]) -> None:
     names = set(arrays)
     splits = {"train", "test"} <= names <= {*SPLITS, *_LABELS.values()}
-    if not (len(names) == 1 or names == {"x", "y"} or splits):
+    rows = len(names) == 1 or ("x" in names and names <= {"x", *_BESIDE})
+    if not (rows or splits):
         raise ValueError(
             f"found arrays named {', '.join(sorted(names)) or '(none)'}; allowed are one array, "
-            f"x and y, or train and test with perhaps validation, {', '.join(_LABELS.values())}."
+            f"x with perhaps {', '.join(_BESIDE)}, or train and test with perhaps validation, "
+            f"{', '.join(_LABELS.values())}."
         )
 
 
 def _rows(
-    path: Path, arrays: Mapping[str, np.ndarray], levels: int | None, support: Support | None
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    levels: int | None,
+    support: Support | None,
+    layout: Layout,
+    channels: Channels,
+    *,
+    group: np.ndarray | None = None,
+    split: np.ndarray | None = None,
 ) -> Rows:
     _check_array_names(arrays)
-    labels = arrays.get("y") if len(arrays) == 2 else None
     if {"train", "test"} <= set(arrays):
-        parts = [arrays[split] for split in SPLITS if split in arrays]
-        values = np.concatenate(parts)
-    elif labels is not None:
-        values = arrays["x"]
+        values = np.concatenate([arrays[split] for split in SPLITS if split in arrays])
     else:
-        (values,) = arrays.values()
-    return Rows(values, name=path.stem, labels=labels, levels=levels, support=support, source=path)
+        values = arrays["x"] if "x" in arrays else next(iter(arrays.values()))
+    notes = layout_notes(values.shape, layout)
+    values, layout = arranged(values, path.stem, layout, channels)
+    return Rows(
+        values,
+        name=path.stem,
+        labels=arrays.get("y") if "x" in arrays else None,
+        levels=levels,
+        support=support,
+        groups=group,
+        splits=split,
+        source=path,
+        layout=layout,
+        notes=notes,
+    )
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

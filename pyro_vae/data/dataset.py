@@ -1,30 +1,42 @@
 """A data set: three splits in their narrowest type, and the support of their values."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Real
 from torch import Tensor
 
+from pyro_vae.data.columns import places
+from pyro_vae.data.labels import read_labels, read_split_labels, untrained_classes
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.orders import BlockOrder
 from pyro_vae.data.rows import Rows
+from pyro_vae.data.sparse_rows import SparseRows, from_scipy, is_sparse
 from pyro_vae.data.splits import SPLITS, split_rows, validation_rows
 from pyro_vae.data.units import ScaleKind, Units
 from pyro_vae.data.values import (
     SUPPORTS,
+    Channels,
     Extent,
+    Layout,
     Support,
+    arranged,
     as_events,
-    as_labels,
     as_tensor,
+    labels_error,
     native_support,
 )
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+NOT_SPLIT = "not split"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +44,14 @@ class Dataset:
     """Training, validation and test data with one event shape and one native support.
 
     Values are kept in the narrowest type that holds them: uint8 up to 256 levels, then int16 and
-    int32; floats in float32, or in float64 where float32 would lose their differences.
+    int32; floats in float32, or in float64 where float32 would lose their differences. Large sparse
+    counts, and large sparse binary data, stay sparse.
 
     Args:
         name: What the set is called in logs and tables.
         support: "binary", "integers", "counts", "unit" or "real".
         levels: The number L of levels 0, ..., L - 1 of integers; None for every other support.
-        train: The training data, `(n, *event_shape)`, in memory or on the disk.
+        train: The training data, `(n, *event_shape)`, in memory, sparse, or on the disk.
         validation: The validation data.
         test: The test data.
         labels: Labels `(n,)` or factors `(n, factors)` of a split, by its name; may be empty.
@@ -52,6 +65,7 @@ class Dataset:
         split_rule: How the rows were split, in words.
         source: The file or folder that the data were read from.
         notes: What was left out or changed while reading, one line each.
+        model_units: The units of a trained model; None to find them in the training data.
 
     Raises:
         ValueError: If splits are empty or differ in event shape, values lie outside the support,
@@ -61,9 +75,9 @@ class Dataset:
     name: str
     support: str
     levels: int | None
-    train: Real[Tensor, " n_train ..."] | MemoryMapped = field(repr=False)
-    validation: Real[Tensor, " n_validation ..."] = field(repr=False)
-    test: Real[Tensor, " n_test ..."] = field(repr=False)
+    train: Real[Tensor, " n_train ..."] | SparseRows | MemoryMapped = field(repr=False)
+    validation: Real[Tensor, " n_validation ..."] | SparseRows | MemoryMapped = field(repr=False)
+    test: Real[Tensor, " n_test ..."] | SparseRows | MemoryMapped = field(repr=False)
     labels: dict[str, Tensor] = field(default_factory=dict, repr=False)
     label_names: tuple[str, ...] = field(default=(), repr=False)
     event_names: tuple[str, ...] = field(default=(), repr=False)
@@ -73,6 +87,7 @@ class Dataset:
     split_rule: str = "as published"
     source: Path | None = field(default=None, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
+    model_units: Units | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.support not in SUPPORTS:
@@ -87,13 +102,14 @@ class Dataset:
                 f"only integers have levels, got {self.levels} for {self.support} data."
             )
         highest = max(self._check(split) for split in SPLITS)
+        # The one write to a frozen instance, before anyone has seen it.
+        write = partial(object.__setattr__, self)
         dtype = self._narrowest_type(highest)
         for split in SPLITS:
-            # The one write to a frozen instance, before anyone has seen it.
-            object.__setattr__(self, split, self._rows(split).to(dtype))
+            write(split, self._rows(split).to(dtype))
         if isinstance(self.train, MemoryMapped) and self.blocks is None:
             blocks = BlockOrder.fitting(len(self.train), self.train.row_bytes)
-            object.__setattr__(self, "blocks", blocks)
+            write("blocks", blocks)
         if self.blocks is not None and self.blocks.rows != len(self.train):
             raise ValueError(
                 f"{self.name}: the order of {self.blocks.rows} rows does not fit {len(self.train)}."
@@ -113,7 +129,7 @@ class Dataset:
     @classmethod
     def from_array(
         cls,
-        array: np.ndarray | Tensor,
+        array: "np.ndarray | Tensor | sparse.csr_array",
         *,
         labels: np.ndarray | Tensor | None = None,
         levels: int | None = None,
@@ -123,17 +139,20 @@ class Dataset:
         event_names: Sequence[str] = (),
         scale: ScaleKind = "standard",
         source: Path | None = None,
+        layout: Layout = "auto",
+        channels: Channels = "auto",
     ) -> "Dataset":
         """A data set from one array, split 70 / 10 / 20 by a permutation that is always the same.
 
         The native support is read from the values: booleans, or 0 and 1 alone, are binary; with
         `levels` they are integers of so many levels; uint8 are integers of 256 levels (images);
         other integers of 0 or more are counts; floats in [0, 1] are unit, other finite floats real.
-        Where that would be a guess (uint8 with low values alone, floats without a fraction), it is
-        refused until `levels` or `support` says what the values are.
+        Where that would be a guess (uint8 with low values alone, floats without a fraction, pictures
+        of other integers), it is refused until `levels` or `support` says what the values are.
 
         Args:
-            array: `(n, d)`, `(n, height, width)` or `(n, 1 or 3 channels, height, width)`.
+            array: `(n, d)`, `(n, height, width)`, `(n, channels, height, width)`, or with layout
+                "series" `(n, channels, length)`; or a sparse matrix of SciPy's, in any format.
             labels: A label, or a row of factors, for each row.
             levels: The number of levels of integers 0, ..., levels - 1.
             support: One of `SUPPORTS`, instead of what the values say.
@@ -142,11 +161,17 @@ class Dataset:
             event_names: What element 0, 1, ... of a datum is called.
             scale: How real data are scaled for the networks: see `Units`.
             source: The file or folder that the data were read from.
+            layout: What three axes are: "image", `(n, height, width)`, or "series",
+                `(n, channels, length)`; "auto" are images.
+            channels: Where the channels of images and series are: "first" or "last"; "auto" is first,
+                and refused where they may be last.
 
         Raises:
             ValueError: If type, shape or values are none of these, fewer than 10 rows are given, or
                 there is not one label a row.
         """
+        if layout != "auto" or channels != "auto":
+            array, layout = arranged(as_tensor(array, name, copy=False), name, layout, channels)
         rows = Rows(
             array,
             name=name,
@@ -156,28 +181,57 @@ class Dataset:
             levels=levels,
             support=support,
             source=source,
+            layout=layout,
         )
         return cls.from_rows(rows, scale=scale)
 
     @classmethod
-    def from_rows(cls, rows: Rows, *, scale: ScaleKind = "standard") -> "Dataset":
+    def from_rows(
+        cls,
+        rows: Rows,
+        *,
+        scale: ScaleKind = "standard",
+        units: Units | None = None,
+        split: bool = True,
+    ) -> "Dataset":
         """A data set from data as they were read, split by their own splits or as in `from_array`.
+
+        Args:
+            rows: The data.
+            scale: How real data are scaled for the networks: see `Units`.
+            units: Those of a trained model, in place of the data's own.
+            split: Whether the rows are split. Without, each split is all rows, of any number: new data
+                for a trained model.
 
         Raises:
             ValueError: As `from_array`.
         """
         name = rows.name
         # Not copied: the rows of each split are, below.
-        values = as_events(as_tensor(rows.values, name, copy=False), name)
+        (values,) = _events(
+            [rows.values],
+            [name],
+            rows.support,
+            rows.levels,
+            copy=False,
+            layout=rows.layout,
+            new=not split,
+        )
         n = len(values)
-        labels = None if rows.labels is None else as_labels(rows.labels, f"the labels of {name}")
-        if labels is not None and len(labels) != n:
-            raise ValueError(f"{name} has {n} rows but {len(labels)} labels.")
-        try:
-            parts, rule = split_rows(n, labels=labels, groups=rows.groups, splits=rows.splits)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-        splits = [values[index] for index in parts.values()]
+        label_names, notes, labels = rows.label_names, rows.notes, None
+        if rows.labels is not None:
+            read = read_labels(rows.labels, f"the labels of {name}", names=label_names, n=n)
+            labels, label_names, notes = read.values, read.names, (*notes, *read.notes)
+        if split:
+            try:
+                parts, rule = split_rows(n, labels=labels, groups=rows.groups, splits=rows.splits)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            splits = [_rows_of(values, index) for index in parts.values()]
+        else:
+            parts, rule = dict.fromkeys(SPLITS, torch.arange(n)), NOT_SPLIT
+            splits = [values] * len(SPLITS)
+        targets = {} if labels is None else {s: labels[index] for s, index in parts.items()}
         support, levels = (
             (rows.support, rows.levels)
             if rows.support is not None
@@ -188,20 +242,26 @@ class Dataset:
             support,
             levels,
             *splits,
-            labels={} if labels is None else {s: labels[index] for s, index in parts.items()},
-            label_names=rows.label_names,
+            labels=targets,
+            label_names=label_names,
             event_names=rows.event_names,
             rows=parts,
             scale=scale,
             split_rule=rule,
             source=rows.source,
-            notes=rows.notes,
+            notes=(*notes, *(untrained_classes(targets, label_names) if split else ())),
+            model_units=units,
         )
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the splits differ: new data are not split."""
+        return self.split_rule != NOT_SPLIT
 
     @classmethod
     def from_splits(
         cls,
-        splits: Mapping[str, np.ndarray | Tensor],
+        splits: "Mapping[str, np.ndarray | Tensor | sparse.csr_array]",
         *,
         labels: Mapping[str, np.ndarray | Tensor] | None = None,
         levels: int | None = None,
@@ -212,6 +272,8 @@ class Dataset:
         scale: ScaleKind = "standard",
         source: Path | None = None,
         notes: Sequence[str] = (),
+        layout: Layout = "auto",
+        channels: Channels = "auto",
     ) -> "Dataset":
         """A data set from arrays that are split already; the support is read as in `from_array`.
 
@@ -227,6 +289,8 @@ class Dataset:
             scale: How real data are scaled for the networks: see `Units`.
             source: The file or folder that the data were read from.
             notes: What was left out or changed while reading, one line each.
+            layout: As in `from_array`.
+            channels: As in `from_array`.
 
         Raises:
             ValueError: As `from_array`, and if the splits differ in type or event shape.
@@ -235,14 +299,20 @@ class Dataset:
             raise ValueError(
                 f"splits must be train, test and perhaps validation, got {', '.join(splits)}."
             )
-        tensors = {
-            split: as_events(as_tensor(array, f"{name} ({split})"), f"{name} ({split})")
-            for split, array in splits.items()
-        }
-        targets = {
-            split: as_labels(array, f"the {split} labels of {name}")
-            for split, array in (labels or {}).items()
-        }
+        names = [f"{name} ({split})" for split in splits]
+        found = _events(
+            [*splits.values()],
+            names,
+            support,
+            levels,
+            copy=True,
+            layout=layout,
+            channels=channels,
+        )
+        tensors: dict[str, Tensor | SparseRows] = dict(zip(splits, found, strict=True))
+        sizes = {split: len(values) for split, values in tensors.items()}
+        what = f"the labels of {name}"
+        targets, read = read_split_labels(labels or {}, what, names=label_names, sizes=sizes)
         rule = "as given"
         if "validation" not in tensors:
             held_out = validation_rows(len(tensors["train"]), labels=targets.get("train"))
@@ -250,8 +320,8 @@ class Dataset:
             trained[held_out] = False
             for parts in (tensors, targets):
                 if "train" in parts:
-                    parts["validation"] = parts["train"][held_out]
-                    parts["train"] = parts["train"][trained]
+                    parts["validation"] = _rows_of(parts["train"], held_out)
+                    parts["train"] = _rows_of(parts["train"], trained)
             rule = "train and test as given; a tenth of train validates, by a fixed permutation"
         kind, levels = (
             (support, levels)
@@ -264,23 +334,32 @@ class Dataset:
             levels,
             *(tensors[split] for split in SPLITS),
             labels=targets,
-            label_names=tuple(label_names),
+            label_names=read.names or tuple(label_names),
             event_names=tuple(event_names),
             scale=scale,
             split_rule=rule,
             source=source,
-            notes=tuple(notes),
+            notes=(*notes, *read.notes, *untrained_classes(targets, read.names)),
         )
+
+    @property
+    def train_extent(self) -> Extent:
+        """From where to where the training values reach."""
+        return Extent.of(self.train) if isinstance(self.train, Tensor) else self.train.extent
 
     @cached_property
     def units(self) -> Units:
-        """The units of the training data; those of data on the disk are taken from validation rows."""
+        """The units that networks work in: a model's, or those of the training data.
+
+        Those of data on the disk are taken from the validation rows, which are spread over the file.
+        """
+        if self.model_units is not None:
+            return self.model_units
         if self.support != "real":
-            kind: ScaleKind = "none"
-            return Units.of(self.validation[:1], kind)
-        return Units.of(
-            self.validation if isinstance(self.train, MemoryMapped) else self.train, self.scale
-        )
+            return Units.of(self.validation[:1], "none")
+        # Sparse data are never real, unless they are given so: rows of them are enough.
+        in_memory = self.train if isinstance(self.train, Tensor) else self.validation[:10_000]
+        return Units.of(in_memory, self.scale)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -288,29 +367,30 @@ class Dataset:
         return tuple(self.train.shape[1:])
 
     def split(self, name: str) -> Real[Tensor, " n *event"]:
-        """The data of the split of this name, in memory.
+        """The data of the split of this name, dense and in memory.
 
         Raises:
-            ValueError: If there is no such split, or it stays on the disk.
+            ValueError: If there is no such split, or it stays sparse or on the disk.
         """
         values = self._rows(name)
         if isinstance(values, Tensor):
             return values
+        kind = "sparse" if isinstance(values, SparseRows) else "memory-mapped"
         raise ValueError(
-            f"the {name} split of {self.name} is memory-mapped: it is read in training, block by block, "
-            "and does not go into memory as a whole."
+            f"the {name} split of {self.name} is {kind}: it is read in training, batch by batch, and does "
+            f"not go into memory as a whole; take rows of it, dataset.{name}[:1000]."
         )
 
-    def _rows(self, split: str) -> Tensor | MemoryMapped:
+    def _rows(self, split: str) -> Tensor | SparseRows | MemoryMapped:
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
         return getattr(self, split)
 
     def in_memory(self) -> "Dataset":
         """The same data, the same splits and the same order of training, all in memory."""
-        if isinstance(self.train, Tensor):
-            return self
-        return replace(self, train=self.train[:])
+        if isinstance(self.train, MemoryMapped):
+            return replace(self, train=self.train[:])
+        return self
 
     def _check(self, split: str) -> float:
         """Raise unless the split's shape and values are right; return its highest value."""
@@ -323,27 +403,41 @@ class Dataset:
                 f"{what} must have the training data's event shape {self.event_shape}, "
                 f"got {tuple(values.shape[1:])}."
             )
-        extent = values.extent if isinstance(values, MemoryMapped) else Extent.of(values)
+        extent = Extent.of(values) if isinstance(values, Tensor) else values.extent
         # NaN passes through both.
         low, high = float(extent.low), float(extent.high)
         largest = torch.finfo(torch.float32).max
         if not (-largest <= low and high <= largest):
             raise ValueError(
-                f"{what} holds values that are not finite in float32 (NaN, infinite or beyond 3.4e38)."
+                f"{what} holds values that are not finite in float32 (NaN, infinite or beyond 3.4e38)"
+                f"{self._places(split, lambda x: ~(x.abs() <= largest))}: replace them, or leave out "
+                "their rows or columns."
             )
         lowest = -math.inf if self.support == "real" else 0
         top = math.inf if self.support in ("counts", "real") else (self.levels or 2) - 1
         if low < lowest or high > top:
             raise ValueError(
                 f"{what} must hold {self.support} data, between {lowest} and {top}, "
-                f"got values from {low:g} to {high:g}."
+                f"got values from {low:g} to {high:g}"
+                f"{self._places(split, lambda x: (x < lowest) | (x > top))}."
             )
         whole = self.support in ("binary", "integers", "counts")
         if whole and not extent.whole:
             raise ValueError(
-                f"{what} must hold {self.support} data ({SUPPORTS[self.support]}), got fractions."
+                f"{what} must hold {self.support} data ({SUPPORTS[self.support]}), got fractions"
+                f"{self._places(split, lambda x: x != x.round())}: round them, or give the data as real "
+                "(--data.support real, without levels)."
             )
         return high
+
+    def _places(self, split: str, wrong: Callable[[Tensor], Tensor]) -> str:
+        """Where a split's wrong values are, for the end of a message; nothing of data on the disk."""
+        values = self._rows(split)
+        if not isinstance(values, Tensor):
+            return ""
+        rows = self.rows.get(split, range(len(values)))
+        names = self.event_names if self.event_shape == (len(self.event_names),) else ()
+        return f" ({places(wrong(values), rows, names)})"
 
     def _narrowest_type(self, highest: float) -> torch.dtype:
         if self.support == "real":
@@ -355,8 +449,57 @@ class Dataset:
         return next(dtype for dtype in types if top <= torch.iinfo(dtype).max)
 
 
-def _support_of(splits: Sequence[Tensor], levels: int | None, name: str) -> tuple[str, int | None]:
+def _support_of(
+    splits: Sequence[Tensor | SparseRows], levels: int | None, name: str
+) -> tuple[str, int | None]:
     """The support that the splits say together, and the levels of integers."""
-    extents = [Extent.of(values) for values in splits if values.numel()]
+    extents = [
+        Extent.of(values) if isinstance(values, Tensor) else values.extent
+        for values in splits
+        if math.prod(values.shape)
+    ]
     extent = Extent.joined(extents) if extents else Extent(0, 0, True)
-    return native_support(extent, [values.dtype for values in splits], levels, name)
+    dtypes = [values.dtype for values in splits]
+    return native_support(extent, dtypes, levels, name, splits[0].shape[1:])
+
+
+def _events(
+    arrays: Sequence[Any],
+    names: Sequence[str],
+    support: str | None,
+    levels: int | None,
+    *,
+    copy: bool,
+    layout: Layout = "auto",
+    channels: Channels | None = None,
+    new: bool = False,
+) -> list[Any]:
+    """Arrays as tensors with an event shape; sparse matrices as sparse rows where they are worth it.
+
+    Rows on the disk and sparse rows are left as they are, and so is an array whose `channels` are None:
+    it is arranged as `layout` says.
+    """
+    counts = levels is None and support in (None, "binary", "counts")
+    arrays = [*arrays]
+    sparse = [i for i, array in enumerate(arrays) if is_sparse(array)]
+    if sparse:
+        found = from_scipy([arrays[i] for i in sparse], names[sparse[0]], counts=counts)
+        for i, values in zip(sparse, found, strict=True):
+            if not new and isinstance(values, SparseRows) and values.each_has_a_single_1():
+                raise labels_error(values.shape, names[i])
+            arrays[i] = values
+    events = []
+    for values, name in zip(arrays, names, strict=True):
+        if isinstance(values, SparseRows | MemoryMapped):
+            events.append(values)
+            continue
+        tensor, arrangement = as_tensor(values, name, copy=copy), layout
+        if channels is not None:
+            tensor, arrangement = arranged(tensor, name, layout, channels)
+        events.append(as_events(tensor, name, arrangement, new=new))
+    return events
+
+
+def _rows_of(values: Any, index: Tensor) -> Any:
+    """Some rows, sparse where they were."""
+    return values.subset(index) if isinstance(values, SparseRows) else values[index]

@@ -10,12 +10,16 @@ from pyro_vae.data.npy_file import NpyFile
 from pyro_vae.data.orders import permutation
 from pyro_vae.data.units import ScaleKind
 from pyro_vae.data.values import (
+    Channels,
     Extent,
+    Layout,
     Support,
     are_labels,
+    arranged,
     as_tensor,
     event_shape,
     labels_error,
+    layout_notes,
     native_support,
 )
 
@@ -36,6 +40,8 @@ def memory_mapped(
     levels: int | None = None,
     support: Support | None = None,
     scale: ScaleKind = "standard",
+    layout: Layout = "auto",
+    channels: Channels = "auto",
 ) -> Dataset:
     """A data set of a `.npy` of any length, of which memory holds a bounded part.
 
@@ -47,15 +53,25 @@ def memory_mapped(
         levels: As for `Dataset.from_array`.
         support: As for `Dataset.from_array`.
         scale: As for `Dataset.from_array`.
+        layout: As for `Dataset.from_array`.
+        channels: As for `Dataset.from_array`, but not "last".
 
     Raises:
-        ValueError: As `Dataset.from_array`.
+        ValueError: As `Dataset.from_array`, and if the channels are last.
         OSError: If the file is changed or taken away while it is read.
     """
     name = file.path.stem
     # Its type and shape are refused before a row is read.
     dtype = as_tensor(np.empty(0, file.dtype), name).dtype
-    event = event_shape(file.shape, name)
+    if channels == "last":
+        raise ValueError(
+            f"{name} is read row by row and must have its channels first: save it again with "
+            "numpy.moveaxis(array, -1, 1), or read it whole (--data.memory_map false)."
+        )
+    notes = layout_notes(file.shape, layout)
+    # An array of this shape that takes no memory.
+    _, layout = arranged(np.broadcast_to(np.int8(0), file.shape), name, layout, channels)
+    event = event_shape(file.shape, name, layout)
     n = file.shape[0]
     if n < 10:
         raise ValueError(f"{name} must have at least 10 rows to be split, got {n}.")
@@ -97,7 +113,7 @@ def memory_mapped(
     train = MemoryMapped(file, event, held_out, dtype, extents[0])
     if support is None:
         extent = Extent.joined([*extents, Extent.of(validation), Extent.of(test)])
-        kind, levels = native_support(extent, [dtype], levels, name)
+        kind, levels = native_support(extent, [dtype], levels, name, event)
     else:
         kind = support
     numbers = {split: torch.from_numpy(numbers) for split, numbers in rows.items()}
@@ -112,6 +128,7 @@ def memory_mapped(
         scale=scale,
         split_rule="validation and test rows drawn evenly over the file, always the same",
         source=file.path,
+        notes=notes,
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pyro_vae.data.dataset import SPLITS, Dataset
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.noise import hashed_uniform
+from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.data.values import SUPPORTS
 
 Binarisation = Literal["dynamic", "static", "threshold", "none"]
@@ -29,6 +30,10 @@ _FITS = {
 # number of rows at a time, changes every reported test number.
 _SEEDS = {split: 714_025 + index for index, split in enumerate(SPLITS)}
 _ROWS_AT_A_TIME = 4096
+
+# What parts of a model that start from data see: so many rows, of sparse data at most so many elements.
+_STARTING_ROWS = 10_000
+_STARTING_ELEMENTS = 2**24
 
 
 class SupportMismatchError(ValueError):
@@ -130,7 +135,7 @@ class PreparedData:
         dequantise: Whether levels get uniform noise when the likelihood is a density on [0, 1], so
             that it bounds the probability of the levels. Without, it may grow without bound.
 
-    `train` is what a training loop takes batches of, in memory or on the disk; `transform` is a module, raw batch -> x in the
+    `train` is what a training loop takes batches of, in memory, sparse or on the disk; `transform` is a module, raw batch -> x in the
     likelihood's support, as floats (integers and counts stay as they are), with noise of the global
     stream of the batch's device; `binarisation` becomes None where nothing was binarised;
     `description` says in a line what was done.
@@ -158,10 +163,16 @@ class PreparedData:
                 raise ValueError(f"{option} must be one of {', '.join(allowed)}, got {value!r}.")
         fits = _FITS[dataset.support]
         if likelihood_support not in fits:
+            said = (
+                " If they are counts among which there is no 2, say so with support "
+                "(--data.support counts)."
+                if (dataset.support, likelihood_support) == ("binary", "counts")
+                else ""
+            )
             raise SupportMismatchError(
                 f"{dataset.name} holds {dataset.support} data ({SUPPORTS[dataset.support]}), on which "
                 f"a likelihood of {likelihood_support} data is no density; use a likelihood whose "
-                f"support is {' or '.join(fits)}.",
+                f"support is {' or '.join(fits)}.{said}",
                 fits,
             )
         binarised = likelihood_support == "binary" and dataset.support != "binary"
@@ -180,6 +191,7 @@ class PreparedData:
             )
         self.dataset = dataset
         self.likelihood_support = likelihood_support
+        self.dequantise = dequantise
         self.binarisation: Binarisation | None = binarisation if binarised else None
         self._dequantised = (
             dequantise and likelihood_support == "unit" and dataset.support == "integers"
@@ -188,15 +200,18 @@ class PreparedData:
         self._prepare, how = self._preparation(torch.rand_like)
         self.description = f"{dataset.name}: {_values(dataset)} {how}"
         static = self.binarisation == "static"
-        self.train: Tensor | MemoryMapped = self.fixed("train") if static else dataset.train
+        self.train: Tensor | SparseRows | MemoryMapped = (
+            self.fixed("train") if static else dataset.train
+        )
         # Cheap noise at each step; the splits that numbers are reported on keep the generator's own.
         self.transform = _Scaled() if static else self._preparation(hashed_uniform)[0]
 
-    def fixed(self, split: str) -> Real[Tensor, " n *event"]:
+    def fixed(self, split: str) -> Real[Tensor, " n *event"] | SparseRows:
         """The split in the likelihood's support, drawn once with a seed of its own.
 
         It depends neither on the run's seed nor on when it is called, and leaves the global random
-        stream where it was. Binary data are uint8, unit and real data float32.
+        stream where it was. Binary data are uint8, unit and real data float32. Sparse data stay
+        sparse: take rows of them by an index, or in parts by `split`.
 
         Args:
             split: "train", "validation" or "test".
@@ -204,6 +219,9 @@ class PreparedData:
         Raises:
             ValueError: If there is no such split, or it stays on the disk.
         """
+        sparse = getattr(self.dataset, split, None)
+        if isinstance(sparse, SparseRows):
+            return sparse
         raw = self.dataset.split(split)
         if self.likelihood_support in ("integers", "counts", self.dataset.support):
             return raw
@@ -215,6 +233,17 @@ class PreparedData:
                 parts = [self._prepare(rows).to(dtype) for rows in raw.split(_ROWS_AT_A_TIME)]
             self._fixed[split] = torch.cat(parts)
         return self._fixed[split]
+
+    def starting_rows(self) -> Real[Tensor, " n *event"]:
+        """Training data in the likelihood's support, for parts of a model that start from data.
+
+        The first 10,000; of sparse data fewer where they are long, spread evenly over all rows.
+        """
+        if not isinstance(self.train, SparseRows):
+            return self.transform(self.train[:_STARTING_ROWS])
+        n, d = self.train.shape
+        size = min(n, _STARTING_ROWS, max(1, _STARTING_ELEMENTS // d))
+        return self.transform(self.train[torch.arange(size) * n // size])
 
     def bits_per_dim(self, log_density: float) -> float | None:
         """Bits per dimension of a mean log density: the length of an ideal code for an element.
@@ -250,6 +279,10 @@ class PreparedData:
             ), f"binarised once, Bernoulli({p})"
         if self.binarisation == "threshold":
             return nn.Sequential(scaled, _AtLeastHalf()), f"binarised, 1 where {p} >= 0.5"
+        if levels is None and self.dataset.support == "real":
+            units = self.dataset.units
+            how = "" if units.identity else f"; networks read them scaled ({units.kind})"
+            return nn.Identity(), f"in their own units{how}"
         if levels is None:
             return scaled, "as they are"
         if self._dequantised:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae.data.values import Support
+from pyro_vae.data.values import Layout, Support
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,7 @@ class Rows:
         splits: "train", "validation" or "test" for each row, where the source is split already.
         groups: A group for each row; rows of a group go into one split.
         source: The file or folder; None for data in memory.
+        layout: How the axes of the values are read: see `values.event_shape`.
         notes: What was left out or changed while reading, one line each.
         row_names: What the rows are called: cells, samples.
     """
@@ -44,6 +45,7 @@ class Rows:
     splits: np.ndarray | None = field(default=None, repr=False)
     groups: np.ndarray | None = field(default=None, repr=False)
     source: Path | None = None
+    layout: Layout = "auto"
     notes: tuple[str, ...] = ()
     row_names: tuple[str, ...] = field(default=(), repr=False)
 

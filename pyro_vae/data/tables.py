@@ -1,14 +1,17 @@
-"""The user's own table: a CSV or Parquet file."""
+"""The user's own table: a CSV or Parquet file, or a DataFrame."""
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyro_vae.data.dataset import Dataset
+from pyro_vae.data.labels import some
 from pyro_vae.data.rows import Rows, named
+from pyro_vae.data.splits import row_words
 from pyro_vae.data.units import ScaleKind
 from pyro_vae.data.values import Support
 
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 # Columns that are not taken for data without a word.
 _LABEL_COLUMNS = ("label", "labels", "class", "target")
 
+# So many numbers in order are the names of columns, not a row of data.
+_LEAST_AXIS = 8
+
 
 def table_file(
     path: str | Path,
@@ -25,6 +31,9 @@ def table_file(
     levels: int | None = None,
     support: Support | None = None,
     scale: ScaleKind = "standard",
+    drop: list[str] | str | None = None,
+    group: str | None = None,
+    split: str | None = None,
 ) -> Dataset:
     """Data from a table, `.csv` or `.parquet`, one row a datum, split as in `Dataset.from_array`.
 
@@ -34,23 +43,39 @@ def table_file(
 
     Args:
         path: The file.
-        label: The column that holds the labels: numbers, or words that are numbered in the order of
-            the alphabet. Without, there are none.
+        label: The column that holds the labels: words or whole numbers are classes, numbers with
+            fractions a numeric target. Rows may have none. Without this option, no row has a label.
         levels: The number of levels of integers 0, ..., levels - 1.
         support: What the values are, where they do not say it themselves: binary, integers, counts,
             unit or real.
         scale: How columns of real data are scaled for the networks: "standard" by mean and standard
             deviation, "robust" by median and interquartile range, "unit" by minimum and range, or
             "none". Densities, samples and means stay in the columns' own units.
+        drop: Columns that are not data, such as row numbers or names, with commas between them.
+        group: The column of groups, such as patients or sites: all rows of a group go into one split.
+        split: The column that says train, validation or test for each row, or a .npy, .csv or .txt
+            file with one such word a row. Without validation rows, a tenth of the training rows is
+            taken for it.
 
     Raises:
-        ValueError: If the file cannot be read, names or values are missing, or a column other than
-            the labels' is not numeric.
+        ValueError: If the file cannot be read, names or values are missing, or a column of data is
+            not numeric.
         ImportError: If pandas, or for Parquet pyarrow, cannot be imported.
     """
     path = Path(path)
-    rows = table_rows(path, label=label, levels=levels, support=support)
+    table = _read(path)
     with named(path):
+        rows = frame_rows(
+            table,
+            label=label,
+            levels=levels,
+            support=support,
+            drop=drop,
+            group=group,
+            split=split,
+            name=path.stem,
+            source=path,
+        )
         return Dataset.from_rows(rows, scale=scale)
 
 
@@ -59,26 +84,102 @@ def table_rows(
     label: str | None = None,
     levels: int | None = None,
     support: Support | None = None,
+    drop: list[str] | str | None = None,
+    group: str | None = None,
+    split: str | None = None,
 ) -> Rows:
-    """The rows of a table, with the arguments of `table_file`."""
+    """The rows of a table of new data, with the arguments of `table_file`.
+
+    The columns of labels, groups and splits may be missing. A column that cannot be data is left out
+    with a note: which columns are needed, the model says.
+    """
     path = Path(path)
     table = _read(path)
     with named(path):
-        _check_names(table, label)
-        _check_complete(table)
-        targets, classes = None, ()
-        if label is not None:
-            targets, classes = _labels(table.pop(label))
-        return Rows(
-            _values(table),
-            name=path.stem,
-            labels=targets,
-            label_names=classes,
-            event_names=tuple(str(name) for name in table.columns),
+        return frame_rows(
+            table,
+            label=label,
             levels=levels,
             support=support,
+            drop=drop,
+            group=group,
+            split=split,
+            name=path.stem,
             source=path,
+            new=True,
         )
+
+
+def frame_rows(
+    table: Any,
+    *,
+    label: str | None = None,
+    levels: int | None = None,
+    support: Support | None = None,
+    drop: Sequence[str] | str | None = None,
+    group: str | None = None,
+    split: str | None = None,
+    name: str = "table",
+    source: Path | None = None,
+    new: bool = False,
+) -> Rows:
+    """The rows of a DataFrame of pandas, or of what has `to_pandas`, such as one of polars.
+
+    Its index is not used.
+
+    Args:
+        table: The table.
+        label: As for `table_file`.
+        levels: As for `table_file`.
+        support: As for `table_file`.
+        drop: As for `table_file`.
+        group: As for `table_file`.
+        split: As for `table_file`.
+        name: What the data are called.
+        source: The file that the table was read from.
+        new: Whether the rows are new data for a trained model, as in `table_rows`.
+
+    Raises:
+        ValueError: As `table_file`.
+    """
+    table = table if hasattr(table, "iloc") else table.to_pandas()
+    # The names of a table may be numbers, the options' are words.
+    table = table.set_axis([str(column) for column in table.columns], axis=1)
+    label, group, split = (None if each is None else str(each) for each in (label, group, split))
+    dropped = [drop] if isinstance(drop, str) and drop in table.columns else drop or []
+    dropped = dropped.split(",") if isinstance(dropped, str) else [str(each) for each in dropped]
+    from_file = split is not None and split not in table.columns and os.path.isfile(split)
+    special = {
+        "label": label,
+        "group": group,
+        "split": None if from_file else split,
+        **{f"drop {place}": column.strip() for place, column in enumerate(dropped)},
+    }
+    first_line = source is not None and source.suffix.lower() == ".csv"
+    _check_names(table, special, first_line=first_line, new=new)
+    found = {
+        option: table[column] for option, column in special.items() if column in table.columns
+    }
+    table = table.drop(columns=list({str(column.name) for column in found.values()}))
+    if table.columns.empty:
+        raise ValueError("there are no columns of data.")
+    values, notes = _values(table, new)
+    groups, splits = found.get("group"), found.get("split")
+    if from_file and not new:
+        assert split is not None
+        splits = row_words(split, len(table))
+    return Rows(
+        values,
+        name=name,
+        labels=found.get("label"),
+        event_names=tuple(column for column in table.columns if column not in notes),
+        levels=levels,
+        support=support,
+        splits=None if splits is None or new else np.asarray(splits),
+        groups=None if groups is None or new else np.asarray(groups),
+        source=source,
+        notes=tuple(notes.values()),
+    )
 
 
 def _read(path: Path) -> "pd.DataFrame":
@@ -112,64 +213,121 @@ def _read(path: Path) -> "pd.DataFrame":
         ) from error
 
 
-def _check_names(table: "pd.DataFrame", label: str | None) -> None:
-    names = [str(name) for name in table.columns]
-    if unnamed := [name for name in names if name.startswith("Unnamed: ")]:
+def _check_names(
+    table: "pd.DataFrame", special: dict[str, str | None], *, first_line: bool, new: bool
+) -> None:
+    """Raise unless the columns' names, in a file's first line perhaps, can be meant."""
+    names = list(table.columns)
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()].tolist()
         raise ValueError(
-            f"column {names.index(unnamed[0]) + 1} has no name in the first line; a table written by "
-            "pandas has its row numbers there unless it is told index=False."
+            f"each column must have a name of its own, but there are several {some(twice)}."
         )
-    # 0, 1, 2, ... are the names that pandas itself gives.
-    numbered = names == [str(number) for number in range(len(names))]
-    if names and not numbered and all(map(_is_number, names)):
+    if first_line and names and all(map(_is_number, names)) and not _is_axis(names):
         raise ValueError(
             f"the first line must hold the columns' names, got the numbers {', '.join(names[:3])}"
-            f"{', ...' if len(names) > 3 else ''}."
+            f"{', ...' if len(names) > 3 else ''}: add a line of names before it."
         )
-    if label is not None and label not in table.columns:
-        raise ValueError(f"there is no column {label!r}; there are {_some(names)}.")
-    likely = [name for name in names if name.lower() in _LABEL_COLUMNS]
-    if label is None and likely:
+    if new:
+        return
+    taken = [column for column in special.values() if column is not None]
+    if unnamed := [name for name in names if name.startswith("Unnamed: ") and name not in taken]:
+        raise ValueError(
+            f"column {names.index(unnamed[0]) + 1} has no name in the first line; a table written by "
+            "pandas has its row numbers there unless it is told index=False: write it so, or leave the "
+            f"column out with drop (--data.drop '{unnamed[0]}')."
+        )
+    for option, column in special.items():
+        if column is not None and column not in names:
+            where = ", and no such file" if option == "split" else ""
+            raise ValueError(f"there is no column {column!r}{where}; there are {_some(names)}.")
+    likely = [name for name in names if name.lower() in _LABEL_COLUMNS and name not in taken]
+    if special["label"] is None and likely:
         raise ValueError(
             f"the column {likely[0]!r} seems to hold labels: say so with label (--data.label "
-            f"{likely[0]}), or give it another name if it is data."
+            f"{likely[0]}), leave it out with drop (--data.drop {likely[0]}), or give it another name "
+            "if it is data."
         )
-    if len(names) == (label is not None):
-        raise ValueError("there are no columns of data.")
 
 
-def _check_complete(table: "pd.DataFrame") -> None:
+def _values(table: "pd.DataFrame", new: bool) -> tuple[np.ndarray, dict[str, str]]:
+    """The columns side by side, as integers if all of them are; and why some were left out."""
+    columns, refused = {}, {}
     for name in table.columns:
-        missing = table[name].isna().to_numpy()
-        if missing.any():
-            raise ValueError(
-                f"column {str(name)!r} has no value in row {missing.argmax() + 1} ({missing.sum()} of "
-                f"{len(table)} are missing): fill or drop them first."
-            )
+        try:
+            columns[name] = _numbers(table[name])
+        except ValueError as error:
+            refused[name] = str(error)
+    if refused and (not new or not columns):
+        first, *others = refused
+        also = f" ({some(others)} cannot be data either)" if others else ""
+        raise ValueError(f"{refused[first]}{also}.")
+    notes = {name: f"left out: {reason}." for name, reason in refused.items()}
+    kinds = {column.dtype.kind for column in columns.values()}
+    dtype = bool if kinds == {"b"} else np.float64 if "f" in kinds else np.int64
+    return np.stack([column.astype(dtype) for column in columns.values()], 1), notes
 
 
-def _labels(column: "pd.Series") -> tuple[np.ndarray, tuple[str, ...]]:
-    """The labels as numbers, and what they are called if they were words."""
-    if column.dtype.kind in "buif":
-        return column.to_numpy(), ()
-    names, labels = np.unique(column.astype(str).to_numpy(dtype=str), return_inverse=True)
-    return labels, tuple(names.tolist())
+def _numbers(column: "pd.Series") -> np.ndarray:
+    """The column as booleans, integers or floats.
 
+    Raises:
+        ValueError: If values are missing, or no numbers.
+    """
+    import pandas as pd
 
-def _values(table: "pd.DataFrame") -> np.ndarray:
-    """The columns side by side, as integers if all of them are."""
-    if words := [name for name in table.columns if table[name].dtype.kind not in "buif"]:
-        first = table[words[0]].iloc[0] if len(table) else ""
+    what = f"column {str(column.name)!r}"
+    leave_out = f"leave it out (--data.drop {column.name})"
+    if hasattr(column, "cat"):
         raise ValueError(
-            f"columns must be numeric, but {_some([repr(str(name)) for name in words])} "
-            f"{'is' if len(words) == 1 else 'are'} not (the first value is {str(first)[:40]!r}; columns "
-            "are separated by commas): code them as numbers, drop them, or name the labels with label "
-            "(--data.label)."
+            f"{what} holds categories ({some(list(column.cat.categories))}), not numbers: name it as "
+            "label or group (--data.label, --data.group), code it by a column of 0 and 1 for each "
+            f"category (pandas.get_dummies), or {leave_out}"
         )
-    kinds = {table[name].dtype.kind for name in table.columns}
-    if kinds == {"b"}:
-        return table.to_numpy(dtype=bool)
-    return table.to_numpy(dtype=np.float64 if "f" in kinds else np.int64)
+    if column.dtype.kind in "mM":
+        raise ValueError(
+            f"{what} holds dates or times ({column.dtype}), not numbers: make them one, such as days "
+            f"since the first, or {leave_out}"
+        )
+    missing = column.isna().to_numpy(dtype=bool)
+    if missing.any():
+        raise ValueError(
+            f"{what} has no value in row {missing.argmax() + 1} ({missing.sum()} of {len(column)} are "
+            f"missing): fill in or drop these rows first, or {leave_out}"
+        )
+    numbers = column
+    if column.dtype.kind not in "buif":
+        numbers = pd.to_numeric(column.astype(object), errors="coerce")
+        wrong = numbers.isna().to_numpy(dtype=bool)
+        if wrong.any() and not isinstance(column[wrong].iloc[0], str):
+            kind = type(column[wrong].iloc[0]).__name__
+            raise ValueError(
+                f"{what} must hold one number a row, got values of type {kind}, first in row "
+                f"{wrong.argmax() + 1}: {leave_out}"
+            )
+        if wrong.any():
+            shown = some([word[:40] for word in dict.fromkeys(column[wrong].astype(str))])
+            raise ValueError(
+                f"{what} must be numeric, but {wrong.sum()} of {len(column)} values are not, first in row "
+                f"{wrong.argmax() + 1} ({shown}; columns are separated by commas, decimals by a point): "
+                "mend them, name the column as label, group or split (--data.label, --data.group, "
+                f"--data.split), or {leave_out}"
+            )
+    kind = numbers.dtype.kind
+    if kind not in "buif":
+        raise ValueError(f"{what} must be numeric, got the type {column.dtype}: {leave_out}")
+    # Unsigned integers of 64 bits may be too large for int64.
+    large = kind == "u" and len(numbers) > 0 and int(numbers.max()) > np.iinfo(np.int64).max
+    return numbers.to_numpy(
+        dtype=bool if kind == "b" else np.float64 if kind == "f" or large else np.int64
+    )
+
+
+def _is_axis(names: list[str]) -> bool:
+    """Whether numbers are names: 0, 1, 2, ... as pandas gives, or many in order, such as wavelengths."""
+    numbered = names == [str(number) for number in range(len(names))]
+    steps = np.diff(np.array(names, dtype=float))
+    return numbered or (len(names) > _LEAST_AXIS and bool((steps > 0).all() or (steps < 0).all()))
 
 
 def _is_number(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -10,6 +10,12 @@ from jaxtyping import Real
 from torch import Tensor
 
 Support = Literal["binary", "integers", "counts", "unit", "real"]
+
+# How the axes of an array of three axes are read, and where its channels are.
+Layout = Literal["auto", "image", "series"]
+Channels = Literal["auto", "first", "last"]
+
+_Array = TypeVar("_Array", np.ndarray, Tensor)
 
 # What the values of each support are.
 SUPPORTS = {
@@ -27,10 +33,14 @@ _VALUES_AT_A_TIME = 2**22
 # counts, or pictures of fewer levels.
 _DARKEST_PICTURES = 64
 
+# Images so low and wide are more likely series, a row a channel.
+_LOW_IMAGE = 16
+_WIDE_IMAGE = 8
+
 # Types on which torch has few operations, and the one that takes their place.
 _PLAIN_INTEGERS = {
     torch.bool: torch.uint8,
-    torch.uint16: torch.int64,
+    torch.uint16: torch.int32,
     torch.uint32: torch.int64,
     torch.uint64: torch.int64,
 }
@@ -56,7 +66,7 @@ def as_tensor(array: np.ndarray | Tensor, what: str, *, copy: bool = True) -> Te
     floats = np.float64 if array.dtype.itemsize > 4 else np.float32
     dtype = {"b": np.uint8, "f": floats}.get(array.dtype.kind, array.dtype.newbyteorder("="))
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        dtype = np.int64
+        dtype = np.int32 if array.dtype.itemsize == 2 else np.int64
     # What float64 cannot hold becomes infinite here and is refused with the other infinities.
     with np.errstate(over="ignore"):
         # torch takes no array that is not to be written.
@@ -65,51 +75,151 @@ def as_tensor(array: np.ndarray | Tensor, what: str, *, copy: bool = True) -> Te
         )
 
 
-def as_labels(array: np.ndarray | Tensor, what: str) -> Tensor:
-    """The labels `(n,)`, or factors `(n, factors)`, as integers, or floats where they were."""
-    labels = as_tensor(array, what)
-    if labels.dim() == 0:
-        raise ValueError(f"{what} must be an array with one entry a row, got a single value.")
-    if labels.dim() > 2:
-        raise ValueError(
-            f"{what} must have the shape (n,), or (n, factors), got {tuple(labels.shape)}, as data have."
-        )
-    return labels if labels.is_floating_point() else labels.to(torch.int64)
+def as_events(values: Tensor, what: str, layout: Layout = "auto", *, new: bool = False) -> Tensor:
+    """The values with an event shape of `(d,)`, `(channels, height, width)` or `(channels, length)`.
 
-
-def as_events(values: Tensor, what: str) -> Tensor:
-    """The values with an event shape of `(d,)` or `(channels, height, width)`."""
+    Args:
+        values: The values.
+        what: What to call them.
+        layout: What three axes are: see `event_shape`.
+        new: Whether they are data for a trained model, of which a few may look like labels.
+    """
     shape = tuple(values.shape)
-    event_shape(shape, what)
-    if len(shape) == 2 and are_labels(values):
+    event = event_shape(shape, what, layout)
+    if not new and len(shape) == 2 and are_labels(values):
         raise labels_error(shape, what)
-    return values.unsqueeze(1) if len(shape) == 3 else values
+    return values.reshape(shape[0], *event)
 
 
-def event_shape(shape: tuple[int, ...], what: str) -> tuple[int, ...]:
-    """The shape of a datum, `(d,)` or `(channels, height, width)`, of an array of this shape.
+def event_shape(shape: tuple[int, ...], what: str, layout: Layout = "auto") -> tuple[int, ...]:
+    """The shape of a datum of an array of this shape, whose channels, if it has any, are first.
+
+    Args:
+        shape: The array's.
+        what: What it is called, for messages.
+        layout: "image": `(n, height, width)` or `(n, channels, height, width)`. "series":
+            `(n, channels, length)`. "auto": images, refused where the channels may be last.
 
     Raises:
-        ValueError: If it is the shape of no data.
+        ValueError: If it is the shape of no data, or the channels may be last.
     """
-    allowed = "(n, d), (n, height, width) or (n, 1 or 3 channels, height, width)"
+    allowed = (
+        "(n, d), (n, height, width), (n, channels, height, width), or with layout series "
+        "(--data.layout series) (n, channels, length)"
+    )
     if len(shape) < 2:
         raise ValueError(f"{what} looks like labels: its shape must be {allowed}, got {shape}.")
-    if len(shape) == 3 and shape[-1] in (1, 3):
-        raise ValueError(
-            f"{what} looks like a single picture with its channels last: its shape must be {allowed}, "
-            f"got {shape} (as narrow pictures it would be {(shape[0], 1, *shape[1:])})."
-        )
-    if len(shape) == 3:
-        return (1, *shape[1:])
-    if len(shape) == 2 or (len(shape) == 4 and shape[1] in (1, 3)):
+    if len(shape) == 2 or (len(shape) == 3 and layout == "series"):
         return shape[1:]
-    if len(shape) == 4 and shape[-1] in (1, 3):
-        raise ValueError(
-            f"{what} seems to have its channels last, shape {shape}: move that axis to the second "
-            "place, with numpy.moveaxis(array, -1, 1)."
-        )
+    if len(shape) == 3:
+        height, width = shape[1:]
+        # Two or four beside a small height may be a picture of a few pixels.
+        single = width in (1, 3) or (width in (2, 4) and height >= _LOW_IMAGE)
+        if layout == "auto" and single:
+            raise ValueError(
+                f"{what} looks like a single picture with its channels last: its shape must be "
+                f"{allowed}, got {shape}. For pictures as narrow as that give layout image "
+                f"(--data.layout image), which reads them as {(shape[0], 1, *shape[1:])}; for series "
+                "layout series (--data.layout series --data.channels last)."
+            )
+        return (1, height, width)
+    if len(shape) == 4 and layout != "series":
+        if layout == "auto":
+            _check_channels_first(shape, what)
+        return shape[1:]
     raise ValueError(f"the shape of {what} must be {allowed}, got {shape}.")
+
+
+def arranged(
+    array: _Array, what: str, layout: Layout = "auto", channels: Channels = "auto"
+) -> tuple[_Array, Layout]:
+    """The array with its channels on the second axis, and the layout that `event_shape` takes.
+
+    Args:
+        array: Data of any shape.
+        what: What they are called, for messages.
+        layout: What three axes are.
+        channels: Where the channels are; "auto": first, refused where they may be last.
+
+    Raises:
+        ValueError: If an option is unknown or does not fit the shape, or the channels may be last.
+    """
+    for name, word, words in (("layout", layout, Layout), ("channels", channels, Channels)):
+        if word not in get_args(words):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(words))}, got {word!r}.")
+    shape = tuple(array.shape)
+    axes = 3 if layout == "series" else 4
+    if channels != "auto" and len(shape) != axes:
+        raise ValueError(
+            f"channels (--data.channels {channels}) needs an array of {axes} axes, got {what} of shape "
+            f"{shape}{'' if axes == 3 else '; of series, give layout series (--data.layout series)'}."
+        )
+    if channels == "last":
+        array = array.movedim(-1, 1) if isinstance(array, Tensor) else np.moveaxis(array, -1, 1)
+    elif channels == "auto" and len(shape) == axes == 4:
+        _check_channels_first(shape, what)
+    elif channels == "auto" and len(shape) == axes == 3 and shape[2] < shape[1]:
+        raise ValueError(
+            f"{what} seems to have its channels last, shape {shape}, more channels than positions "
+            "otherwise: say where they are with channels (--data.channels last, or first)."
+        )
+    return array, "image" if layout == "auto" and len(shape) == 4 else layout
+
+
+def layout_like(shape: tuple[int, ...], event: tuple[int, ...]) -> Layout:
+    """The layout in which an array of this shape has data of this event shape; "auto" if there is none."""
+    if shape[1:] == event and len(event) == 2:
+        return "series"
+    return "image" if event in (shape[1:], (1, *shape[1:])) else "auto"
+
+
+def layout_notes(shape: tuple[int, ...], layout: Layout) -> tuple[str, ...]:
+    """What to say of an array of this shape that is read as images but may be series."""
+    if layout != "auto" or len(shape) != 3:
+        return ()
+    height, width = shape[1:]
+    if height > _LOW_IMAGE or width < _WIDE_IMAGE * height:
+        return ()
+    series = f"if they are series of {height} channels: --data.layout series"
+    return (f"taken as images of {height} x {width}; {series}",)
+
+
+def _check_channels_first(shape: tuple[int, ...], what: str) -> None:
+    """Raise unless an array of four axes has its channels on the second."""
+    where = _channel_axis(*shape[1:])
+    if where == "first":
+        return
+    options = "channels (--data.channels last, or first)"
+    if where == "unknown":
+        raise ValueError(
+            f"{what} of shape {shape} may have its channels on the second axis or on the last: say "
+            f"which with {options}."
+        )
+    _, height, width, channels = shape
+    moved = _channel_axis(channels, height, width) == "first"
+    raise ValueError(
+        f"{what} seems to have its channels last, shape {shape}: say where they are with {options}"
+        + (
+            ", or move that axis to the second place, with numpy.moveaxis(array, -1, 1)."
+            if moved
+            else "."
+        )
+    )
+
+
+def _channel_axis(first: int, middle: int, last: int) -> Literal["first", "last", "unknown"]:
+    """Where the channels of an image of these three sides are: pictures have few, and are often square."""
+    if first in (1, 3):
+        return "first"
+    if last <= 4 and last < first:
+        return "last"
+    if middle == last:
+        return "first"
+    if first == middle:
+        return "last"
+    if first <= min(middle, last):
+        return "first"
+    return "last" if last < min(first, middle) else "unknown"
 
 
 def labels_error(shape: tuple[int, ...], what: str) -> ValueError:
@@ -175,7 +285,11 @@ class Extent:
 
 
 def native_support(
-    extent: Extent, dtypes: Sequence[torch.dtype], levels: int | None, name: str
+    extent: Extent,
+    dtypes: Sequence[torch.dtype],
+    levels: int | None,
+    name: str,
+    event_shape: Sequence[int] = (),
 ) -> tuple[str, int | None]:
     """The support that the splits' common type and values say, and the levels of integers.
 
@@ -184,6 +298,8 @@ def native_support(
         dtypes: The type of each split.
         levels: The levels of integers, if they were given.
         name: What the set is called, for messages.
+        event_shape: The shape of a datum: of pictures, other integers than uint8 are not taken for
+            counts.
 
     Raises:
         ValueError: If it would be a guess, or there is no such support.
@@ -219,5 +335,13 @@ def native_support(
         raise ValueError(
             f"integers must be 0 or more (levels or counts), but {name} goes down to {low}; give real "
             "data as floats, or say so with support (--data.support real)."
+        )
+    if len(event_shape) == 3:
+        top = max(256, 1 << int(high).bit_length())
+        more = ", or 65536" if 256 < top < 65536 else ""
+        raise ValueError(
+            f"{name} holds pictures of whole numbers from {low} to {high}, which may be grey levels, "
+            f"counts or measurements: say which with levels (--data.levels {top}{more}) or support "
+            "(--data.support counts, --data.support real)."
         )
     return "counts", None

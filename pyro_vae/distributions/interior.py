@@ -1,10 +1,60 @@
 """Gamma, beta and Dirichlet distributions whose draws stay inside their supports in finite precision."""
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributions.dirichlet import _Dirichlet
 from torch.types import _size
+
+# Below it (of log g), log F(g) = a log g - log Gamma(a + 1) is exact to rounding.
+_SMALL_LOG = -40.0
+
+
+def _log_gamma_draw(concentration: Tensor) -> Tensor:
+    """log G of G ~ Gamma(a, 1): log G' + log(U) / a, with G' ~ Gamma(a + 1, 1) and U uniform.
+
+    With a far below 1, G itself underflows even in float64; its logarithm does not.
+
+    References:
+        A Simple Method for Generating Gamma Variables (Marsaglia & Tsang, 2000), section 6,
+        https://doi.org/10.1145/358407.358414
+    """
+    larger = torch._standard_gamma(concentration + 1)  # pyright: ignore[reportPrivateImportUsage]
+    # 1 - u is uniform on (0, 1]: its logarithm is finite.
+    return larger.log() + (-torch.rand_like(concentration)).log1p() / concentration
+
+
+class _LogGamma(torch.autograd.Function):
+    """A draw of log G, G ~ Gamma(a, 1), and its implicit gradient -(dF/da) / (g f(g))."""
+
+    @staticmethod
+    def forward(ctx: Any, concentration: Tensor) -> Tensor:
+        log_gamma = _log_gamma_draw(concentration)
+        ctx.save_for_backward(concentration, log_gamma)
+        return log_gamma
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        a, log_gamma = ctx.saved_tensors
+        gamma = log_gamma.clamp(min=_SMALL_LOG).exp()
+        slope = torch._standard_gamma_grad(a, gamma) / gamma  # pyright: ignore[reportPrivateImportUsage]
+        small = ((a + 1).digamma() - log_gamma) / a
+        return grad * torch.where(log_gamma < _SMALL_LOG, small, slope)
+
+
+class _LogSpaceDirichlet(_Dirichlet):
+    """Dirichlet draws as the softmax of log-gamma draws, with torch's implicit gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, concentration: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x = _inside(_log_gamma_draw(concentration).softmax(-1))
+        ctx.save_for_backward(x, concentration)
+        return x
 
 
 def _inside(value: Tensor) -> Tensor:
@@ -12,11 +62,30 @@ def _inside(value: Tensor) -> Tensor:
     return value.clamp(min=torch.finfo(value.dtype).tiny)
 
 
+def dirichlet_draw(
+    concentration: Float[Tensor, "*batch corners"],
+) -> Float[Tensor, "*batch corners"]:
+    """A draw of Dirichlet(alpha) in float64 for each row of alpha, of any size above 0.
+
+    Ratios of gamma variables, all of which underflow where alpha is far below 1, would be the exact
+    centre. Gradients are implicit ones, torch's. No coordinate is below float64's smallest normal
+    number.
+
+    References:
+        Implicit Reparameterization Gradients (Figurnov et al., 2018), https://arxiv.org/abs/1805.08498
+    """
+    draw: Tensor = _LogSpaceDirichlet.apply(concentration.double())  # pyright: ignore
+    return draw
+
+
 class InteriorGamma(dist.Gamma):
     """Gamma(z | a, b), where a draw that underflows is the smallest normal number.
 
-    Its density is summed in float64, where a log(b z) - b z - log Gamma(a) cancels. Gradients of
-    draws are implicit ones, torch's.
+    In float32 that number, tiny = 1.2e-38, stands for all of the mass below it, about
+    (b tiny)^a / Gamma(a + 1): of b = 1 it is 1e-4 at a = 0.1, 1 % at a = 0.05 and 92 % at a = 0.001.
+
+    Draws are made as logarithms and densities summed in float64, where a log(b z) - b z - log Gamma(a)
+    cancels. Gradients of draws are implicit ones.
 
     References:
         Implicit Reparameterization Gradients (Figurnov et al., 2018), https://arxiv.org/abs/1805.08498
@@ -26,10 +95,10 @@ class InteriorGamma(dist.Gamma):
     def rsample(self, sample_shape: _size = ()) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Draws above 0, `(*sample_shape, *batch_shape)`."""
         shape = self._extended_shape(torch.Size(sample_shape))
-        concentration = self.concentration.expand(shape)
-        standard = torch._standard_gamma(concentration)  # pyright: ignore[reportPrivateImportUsage]
-        value = _inside(standard / self.rate.expand(shape))
-        return value.clamp(max=torch.finfo(value.dtype).max)
+        log_standard: Tensor = _LogGamma.apply(self.concentration.expand(shape).double())  # pyright: ignore
+        value = (log_standard - self.rate.double().log()).exp()
+        limits = torch.finfo(self.rate.dtype)
+        return value.clamp(limits.tiny, limits.max).to(self.rate.dtype)
 
     def sample(self, sample_shape: _size = ()) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The same without gradients."""
@@ -48,14 +117,19 @@ class InteriorGamma(dist.Gamma):
 class InteriorBeta(dist.Beta):
     """Beta(z | a, b), where draws lie in [tiny, 1 - epsilon] of their type.
 
+    In float32 these ends, 1.2e-38 and 1 - 1.2e-7, stand for all of the mass beyond them: with a = b =
+    0.05 for 1 % and 22 % of the draws, with a = b = 0.001 for 46 % and 49 %.
+
     Its density is computed in float64, of log z and log(1 - z) themselves.
     """
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:
         """Draws inside (0, 1), `(*sample_shape, *batch_shape)`."""
-        value = super().rsample(sample_shape)
-        limits = torch.finfo(value.dtype)
-        return value.clamp(limits.tiny, 1 - limits.eps)
+        concentration = torch.stack([self.concentration1, self.concentration0], -1)
+        shape = self._extended_shape(torch.Size(sample_shape))
+        value = dirichlet_draw(concentration.expand(*shape, 2))[..., 0]
+        limits = torch.finfo(concentration.dtype)
+        return value.clamp(limits.tiny, 1 - limits.eps).to(concentration.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """(a - 1) log z + (b - 1) log(1 - z) - log B(a, b)."""
@@ -70,15 +144,15 @@ class InteriorBeta(dist.Beta):
 class InteriorDirichlet(dist.Dirichlet):
     """Dirichlet(z | alpha), where no coordinate of a draw is below the smallest normal number.
 
-    Draws and densities are computed in float64: with concentrations far below 1 all gamma variables
-    underflow in float32, and their ratios are no numbers.
+    Draws and densities are computed in float64. In float32 the smallest normal number, 1.2e-38,
+    stands for all of the mass below it: with alpha = 0.001 most draws are a corner, and so they are
+    there.
     """
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:
         """Draws inside the simplex, `(*sample_shape, *batch_shape, corners)`."""
         concentration = self.concentration.expand(self._extended_shape(torch.Size(sample_shape)))
-        value: Tensor = _Dirichlet.apply(concentration.double())  # pyright: ignore
-        return _inside(value.to(concentration.dtype))
+        return _inside(dirichlet_draw(concentration).to(concentration.dtype))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """sum_i (alpha_i - 1) log z_i + log Gamma(sum_i alpha_i) - sum_i log Gamma(alpha_i)."""

@@ -70,10 +70,12 @@ class Multinomial(TorchDistribution):
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             elements = math.prod(self.event_shape)
-            counts = self.log_probs.new_zeros(math.prod(shape) // elements, elements)
+            probs = self.log_probs.expand(shape).exp().reshape(-1, elements)
             total = int(self.total_count)
+            if total > elements:
+                return _conditional_binomials(probs.double(), total).to(probs.dtype).view(shape)
+            counts = torch.zeros_like(probs)
             if total:
-                probs = self.log_probs.expand(shape).exp().reshape(-1, elements)
                 draws = torch.multinomial(probs, total, replacement=True)
                 counts.scatter_add_(1, draws, torch.ones_like(draws, dtype=counts.dtype))
             return counts.view(shape)
@@ -87,3 +89,20 @@ class Multinomial(TorchDistribution):
     def variance(self) -> Float[Tensor, "*batch_event"]:
         """N p_i (1 - p_i), of each element, for N = `total_count`."""
         return self.mean * -self.log_probs.expm1()
+
+
+def _conditional_binomials(
+    probs: Float[Tensor, "rows elements"], total: int
+) -> Float[Tensor, "rows elements"]:
+    """Parts of a total, element after element a binomial of what is left.
+
+    A draw for each unit of the total would take its memory, and sums of ones end at 2^24 in float32.
+    """
+    rest = probs.flip(-1).cumsum(-1).flip(-1).clamp(min=torch.finfo(probs.dtype).tiny)
+    left = torch.full_like(probs[:, 0], total)
+    counts = []
+    for share in (probs / rest).clamp(max=1)[:, :-1].unbind(-1):
+        # torch's is of float32 inside, and may round a large part to more than there is.
+        counts.append(torch.minimum(torch.binomial(left, share.contiguous()), left))
+        left = left - counts[-1]
+    return torch.stack([*counts, left], -1)

@@ -5,10 +5,11 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from pyro.distributions import Dirichlet, TorchDistribution, constraints
+from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.types import _size
 
+from pyro_vae.distributions.interior import dirichlet_draw
 from pyro_vae.distributions.von_mises_fisher import around
 
 
@@ -18,7 +19,7 @@ class PowerSpherical(TorchDistribution):
     With a = (d - 1) / 2 + kappa and b = (d - 1) / 2, (1 + mu.z) / 2 is Beta(a, b) distributed, and
     1 / N_d(kappa) = 2^(a + b) pi^b Gamma(a) / Gamma(a + b). A draw is z = cos(t) mu + sin(t) v with
     cos(t) = 2 y - 1, y ~ Beta(a, b) reparameterised implicitly, and v uniform among the directions
-    orthogonal to mu. 1 + mu.z is computed as |z + mu|^2 / 2. Inside, all is in float64.
+    orthogonal to mu. 1 + mu.z is computed as |z + mu|^2 / 2, or near mu as 2 - |z - mu|^2 / 2. Inside, all is in float64.
 
     Args:
         loc: mu, the mean direction, of length 1, `(*batch, dim)`.
@@ -77,9 +78,13 @@ class PowerSpherical(TorchDistribution):
         """log f(z), a density with respect to the sphere's surface area; -inf nowhere but at -mu."""
         if self._validate_args:
             self._validate_sample(value)
-        kernel = (value.double() + self.loc.double()).square().sum(-1) / 2
+        z, loc = value.double(), self.loc.double()
         # At -mu itself, to rounding, the logarithm stays finite, and so does its gradient.
-        log_prob = self.concentration.double() * kernel.clamp(min=1e-30).log()
+        far = ((z + loc).square().sum(-1) / 2).clamp(min=1e-30).log()
+        # Near mu a z of float32, whose length is 1 to its rounding only, would move a large kappa.
+        squared = (z - loc).square().sum(-1)
+        near = math.log(2) + (-squared.clamp(max=2) / 4).log1p()
+        log_prob = self.concentration.double() * torch.where(squared < 2, near, far)
         return (log_prob - self.log_normalizer).to(value.dtype)
 
     def rsample(self, sample_shape: _size = ()) -> Float[Tensor, "*shape dim"]:
@@ -90,7 +95,7 @@ class PowerSpherical(TorchDistribution):
             [concentration + self._b, torch.full_like(concentration, self._b)], -1
         )
         # Both y and 1 - y with all of their digits, where a Beta gives one of them.
-        y, rest = Dirichlet(parameters.expand(*shape, 2), validate_args=False).rsample().unbind(-1)
+        y, rest = dirichlet_draw(parameters.expand(*shape, 2)).unbind(-1)
         # The square root has no slope at 0, which is reached by rounding alone.
         sine = 2 * (y * rest).clamp(min=1e-200).sqrt()
         return around(self.loc.double(), y - rest, sine).to(self.loc.dtype)

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
+from pyro_vae.evaluating import as_floats
 from pyro_vae.evidence.endpoints import Densities, Endpoints
 from pyro_vae.evidence.hamiltonian import adapted_step_sizes, transition
 
@@ -187,7 +188,7 @@ def chunks(
     with bar, ExitStack() as speed:
         for start in range(0, len(x), batch):
             rows = x[start : start + batch]
-            data = rows if rows.is_floating_point() else rows.to(torch.get_default_dtype())
+            data = as_floats(rows)
             data = _filled(data, batch)
             scale = _scale(endpoints.draws(data, _SCALE_DRAWS))
             if start == 0:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from pyro_vae.compilation.work import CompileMode
-from pyro_vae.evaluating import evaluating
+from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
 from pyro_vae.evidence.numbers import finite
 from pyro_vae.log_densities import (
@@ -162,7 +162,7 @@ def evaluate(
             )
         embeddings, kls, reconstructions = [], [], []
         for chunk in x.split(max(1, max_elements // max(1, x[0].numel()))):
-            data = chunk if chunk.is_floating_point() else chunk.to(torch.get_default_dtype())
+            data = as_floats(chunk)
             embeddings.append(vae.embed(data).double().cpu().numpy())
             terms = log_densities(vae.model, vae.guide, data, max_plate_nesting=max_plate_nesting)
             kls.append(_kl_by_dimension(vae, terms))

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
+from pyro_vae.evaluating import as_floats
 from pyro_vae.evidence.numbers import finite, share_above_threshold, standard_error
 from pyro_vae.evidence.terms import Terms
 from pyro_vae.statistics import (
@@ -280,7 +281,7 @@ def importance_weighting(
             draws = _Draws(num_samples, min(held, len(x) - first))
             for start in range(0, draws.data, batch):
                 chunk = x[first + start : first + min(start + batch, draws.data)]
-                data = chunk if chunk.is_floating_point() else chunk.to(torch.get_default_dtype())
+                data = as_floats(chunk)
                 for part in range(parts):
                     draws.put(part * terms.num_particles, start, *terms(data))
                     if not results and not start and not part:  # The first chunk has passed.

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
-from pyro_vae.evaluating import evaluating
+from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence.local_guide import refined
 from pyro_vae.evidence.numbers import finite, share_above_threshold, standard_error
 from pyro_vae.evidence.terms import Terms
@@ -286,7 +286,7 @@ def inference_gaps(
     with bar, evaluating(vae, seed=seed + 2), ExitStack() as speed:
         for start in range(0, len(x), batch):
             chunk = x[start : start + batch]
-            data = chunk if chunk.is_floating_point() else chunk.to(torch.get_default_dtype())
+            data = as_floats(chunk)
             noise = int(torch.randint(2**62, ()))
             log_weights = []
             for of_program in terms:

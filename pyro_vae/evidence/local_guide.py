@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
-from pyro_vae.evaluating import evaluating, seed_apart
+from pyro_vae.evaluating import as_floats, evaluating, seed_apart
 from pyro_vae.evidence.local_gradient import LocalGradient, NoLocalGuideError, Rows
 from pyro_vae.log_densities import log_densities
 
@@ -100,7 +100,7 @@ def refined(
             tqdm(total=chunks * steps, desc="refining", unit="step", disable=not progress)
         )
         for first in range(0, n, batch):
-            data = _floats(x[torch.arange(first, first + batch, device=x.device) % n])
+            data = as_floats(x[torch.arange(first, first + batch, device=x.device) % n])
             start = encoder(data).detach().clone()
             if step is None:
                 owner.encoder = Rows(start)
@@ -113,7 +113,7 @@ def refined(
             better = _is_better(program, step.rows, start, found, data, num_particles)
             chosen = torch.where(better.view(-1, *(1,) * (found.dim() - 1)), found, start)
             values.append(chosen[: n - first])
-        owner.encoder = Table(_floats(x), torch.cat(values))
+        owner.encoder = Table(as_floats(x), torch.cat(values))
     return program.requires_grad_(False).eval()
 
 
@@ -237,7 +237,3 @@ def _is_better(
 
     # False where either is no number.
     return elbo(found) > elbo(start)
-
-
-def _floats(x: Tensor) -> Tensor:
-    return x if x.is_floating_point() else x.to(torch.get_default_dtype())

@@ -13,7 +13,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_vae.compilation.work import CompileMode
-from pyro_vae.evaluating import evaluating
+from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence.annealing import Options, chunks
 from pyro_vae.evidence.numbers import finite, standard_error
 from pyro_vae.statistics import log_mean_exp
@@ -204,7 +204,7 @@ def simulated(
         )
     rows = torch.arange(num_data, device=like_x.device) % len(like_x)
     like = like_x[rows]
-    like = like if like.is_floating_point() else like.to(torch.get_default_dtype())
+    like = as_floats(like)
     drawn = poutine.trace(poutine.uncondition(vae.model)).get_trace(like)
     # Whose every key Pyro's types call optional.
     nodes = cast("dict[str, dict[str, Any]]", drawn.nodes)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vae import distributions
+from pyro_vae.data import Units
 from pyro_vae.likelihoods.likelihood import Likelihood
 from pyro_vae.likelihoods.location_scale import LocationScale, ScaleKind
 from pyro_vae.networks import NetworkFactory
@@ -146,10 +147,13 @@ class Normal(LocationScale):
         event_shape: The shape of a datum.
         decoder: Output shape -> network f that reads z.
         scale: What sigma is: "fixed" at `initial_scale`; one number "learned" for all elements; one
-            learned number an "element"; or "decoded", a second output of the decoder.
-        initial_scale: sigma at the start, in the data's unit.
+            learned number an "element"; "decoded", a second output of the decoder; or "auto", an
+            "element" for data of one axis and "learned" for images and series.
+        initial_scale: sigma at the start, in units of the data's spread (see `Units`).
         minimum_scale: A floor under a sigma that is not fixed. Without one the density of an element
-            that never varies (the corner of an image) grows without bound.
+            that never varies (the corner of an image) grows without bound. The data's resolution comes
+            on top.
+        units: The units of the data.
 
     Raises:
         ValueError: If `scale` is unknown, or `initial_scale` is not above `minimum_scale` > 0.
@@ -166,11 +170,12 @@ class Normal(LocationScale):
         self,
         event_shape: Sequence[int],
         decoder: NetworkFactory,
-        scale: ScaleKind = "learned",
+        scale: ScaleKind = "auto",
         initial_scale: float = 0.3,
         minimum_scale: float = 1e-2,
+        units: Units | None = None,
     ) -> None:
-        super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale)
+        super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale, units)
 
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
         loc, scale, _ = self.parameters_of(z)
@@ -184,9 +189,11 @@ class Laplace(LocationScale):
         event_shape: The shape of a datum.
         decoder: Output shape -> network f that reads z.
         scale: What b is: "fixed" at `initial_scale`; one number "learned" for all elements; one
-            learned number an "element"; or "decoded", a second output of the decoder.
-        initial_scale: b at the start, in the data's unit.
+            learned number an "element"; "decoded", a second output of the decoder; or "auto", an
+            "element" for data of one axis and "learned" for images and series.
+        initial_scale: b at the start, in units of the data's spread (see `Units`).
         minimum_scale: A floor under a b that is not fixed.
+        units: The units of the data.
 
     Raises:
         ValueError: If `scale` is unknown, or `initial_scale` is not above `minimum_scale` > 0.
@@ -198,11 +205,12 @@ class Laplace(LocationScale):
         self,
         event_shape: Sequence[int],
         decoder: NetworkFactory,
-        scale: ScaleKind = "learned",
+        scale: ScaleKind = "auto",
         initial_scale: float = 0.2,
         minimum_scale: float = 1e-2,
+        units: Units | None = None,
     ) -> None:
-        super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale)
+        super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale, units)
 
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
         loc, scale, _ = self.parameters_of(z)
@@ -218,10 +226,12 @@ class StudentT(LocationScale):
         event_shape: The shape of a datum.
         decoder: Output shape -> network f that reads z.
         scale: What s is: "fixed" at `initial_scale`; one number "learned" for all elements; one
-            learned number an "element"; or "decoded", a second output of the decoder.
-        initial_scale: s at the start, in the data's unit.
+            learned number an "element"; "decoded", a second output of the decoder; or "auto", an
+            "element" for data of one axis and "learned" for images and series.
+        initial_scale: s at the start, in units of the data's spread (see `Units`).
         minimum_scale: A floor under a s that is not fixed.
         initial_df: nu at the start.
+        units: The units of the data.
 
     Raises:
         ValueError: If `scale` is unknown, `initial_scale` is not above `minimum_scale` > 0, or
@@ -238,12 +248,13 @@ class StudentT(LocationScale):
         self,
         event_shape: Sequence[int],
         decoder: NetworkFactory,
-        scale: ScaleKind = "learned",
+        scale: ScaleKind = "auto",
         initial_scale: float = 0.2,
         minimum_scale: float = 1e-2,
         initial_df: float = 5.0,
+        units: Units | None = None,
     ) -> None:
-        super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale)
+        super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale, units)
         low, high = _DEGREES
         if not low < initial_df < high:
             raise ValueError(f"initial_df must be between {low:g} and {high:g}, got {initial_df}.")
@@ -267,11 +278,13 @@ class LowRankNormal(LocationScale):
         decoder: Output shape -> network f that reads z.
         rank: The number of columns of W.
         factor: What W is: "learned", one matrix for all z, or "decoded", so many further outputs of
-            the decoder an element, each bounded by 10 in the data's unit.
+            the decoder an element, each bounded by 10 in units of the spread.
         scale: What sigma is: "fixed" at `initial_scale`; one number "learned" for all elements; one
-            learned number an "element"; or "decoded", a second output of the decoder.
-        initial_scale: sigma at the start, in the data's unit.
+            learned number an "element"; "decoded", a second output of the decoder; or "auto", an
+            "element" for data of one axis and "learned" for images and series.
+        initial_scale: sigma at the start, in units of the data's spread (see `Units`).
         minimum_scale: A floor under a sigma that is not fixed.
+        units: The units of the data.
 
     Raises:
         ValueError: If `rank` is below 1, `factor` or `scale` is unknown, or `initial_scale` is not above
@@ -291,9 +304,10 @@ class LowRankNormal(LocationScale):
         decoder: NetworkFactory,
         rank: int = 5,
         factor: Factor = "learned",
-        scale: ScaleKind = "learned",
+        scale: ScaleKind = "auto",
         initial_scale: float = 0.3,
         minimum_scale: float = 1e-2,
+        units: Units | None = None,
     ) -> None:
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}.")
@@ -303,7 +317,7 @@ class LowRankNormal(LocationScale):
             )
         # Before the rest: the decoder is asked for so many.
         self.further_outputs = rank if factor == "decoded" else 0
-        super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale)
+        super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale, units)
         if factor == "learned":
             # Small: which direction is correlated is for the data to say, and at 0 they are all alike.
             elements = math.prod(self.event_shape)
@@ -312,14 +326,17 @@ class LowRankNormal(LocationScale):
 
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
         loc, scale, further = self.parameters_of(z)
+        assert self.units is not None
+        spread = self.units.spread.expand(self.event_shape)
         if further:
-            factor = 10 * torch.tanh(torch.stack(further, -1) / 10)
+            factor = spread[..., None] * 10 * torch.tanh(torch.stack(further, -1) / 10)
             factor = factor.flatten(-1 - self.event_dim, -2)
         else:
-            factor = self.factor
+            factor = spread.flatten()[:, None] * self.factor
             if not self.decoded:
                 # Neither depends on z: one factorisation for the whole batch.
-                scale = (F.softplus(self.raw_scale) + self.minimum_scale).expand(self.event_shape)
+                scale = F.softplus(self.raw_scale) + self.minimum_scale
+                scale = self._in_user_units(scale).expand(self.event_shape)
             else:
                 factor = factor.expand(*loc.shape[: loc.dim() - self.event_dim], *factor.shape)
         return distributions.LowRankNormal(loc, factor, scale, self.event_dim)

@@ -23,12 +23,20 @@ MINIMUM_RATE = 1e-6
 _LOG_DISPERSION = 12.0
 
 
+def _means(train_data: Real[Tensor, " n *event"]) -> Float[Tensor, "*event"]:
+    """The mean of each element, at least one count in all rows."""
+    return train_data.double().mean(0).clamp(min=1 / max(len(train_data), 1))
+
+
 class Poisson(Likelihood):
-    """p(x | z) = prod_i Poisson(x_i | lambda_i), lambda = softplus(f(z)), for counts x.
+    """p(x | z) = prod_i Poisson(x_i | lambda_i), lambda_i = r_i softplus(f_i(z)), for counts x.
+
+    r_i softplus(0) is the element's mean in the training data: r_i is 1 without them.
 
     Args:
         event_shape: The shape of a datum.
         decoder: Output shape -> network f that reads z.
+        train_data: Training data, whose means the rates start from.
 
     References:
         Neural Variational Inference for Text Processing (Miao et al., 2016) uses counts of words in
@@ -36,10 +44,28 @@ class Poisson(Likelihood):
     """
 
     support: ClassVar[str] = "counts"
+    unit_rate: Tensor
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        decoder: NetworkFactory,
+        train_data: Real[Tensor, " n *event"] | None = None,
+    ) -> None:
+        super().__init__(event_shape, decoder)
+        # A buffer that is saved: a model that is loaded does not see the training data again.
+        self.register_buffer("unit_rate", torch.ones(self.event_shape))
+        if train_data is not None:
+            self.start_from(train_data)
+
+    def start_from(self, train_data: Real[Tensor, " n *event"]) -> None:
+        """Start the rates at the means of these data."""
+        self.unit_rate = (_means(train_data) / math.log(2)).to(self.unit_rate)
 
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
         (outputs,) = self.outputs(z)
-        return dist.Poisson(F.softplus(outputs) + MINIMUM_RATE).to_event(self.event_dim)
+        rate = self.unit_rate * F.softplus(outputs) + MINIMUM_RATE
+        return dist.Poisson(rate).to_event(self.event_dim)
 
 
 class _NegativeBinomials(Likelihood):
@@ -76,29 +102,31 @@ class _NegativeBinomials(Likelihood):
         # Before the rest: the decoder is asked for so many.
         self.outputs_per_element = 1 + library + (dispersion == "decoded") + self.inflated
         super().__init__(event_shape, decoder)
-        start = torch.zeros(() if library else self.event_shape)
-        if train_data is not None:
-            counts = train_data.double()
-            mean = counts.sum() / len(counts) if library else counts.mean(0)
-            start = mean.clamp(min=1 / max(len(counts), 1)).log().float()
         # A buffer that is saved: a model that is loaded does not see the training data again.
-        self.register_buffer("log_start", start)
+        self.register_buffer("log_start", torch.zeros(self.event_shape))
+        if train_data is not None:
+            self.start_from(train_data)
         raw = _LOG_DISPERSION * math.atanh(math.log(initial_inverse_dispersion) / _LOG_DISPERSION)
         self.raw_inverse_dispersion = nn.Parameter(torch.full(self.event_shape, raw))
 
+    def start_from(self, train_data: Real[Tensor, " n *event"]) -> None:
+        """Start the means, or the total and the proportions, at those of these data."""
+        self.log_start = _means(train_data).log().to(self.log_start)
+
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
         planes = list(self.outputs(z))
-        log_mean = planes.pop(0)
+        log_mean = planes.pop(0) + self.log_start
         if self.library:
             axes = tuple(range(-self.event_dim, 0))
             log_size = planes.pop(0).mean(axes, keepdim=True)
-            log_mean = log_mean - log_mean.logsumexp(axes, keepdim=True) + log_size
+            log_total = self.log_start.logsumexp(axes, keepdim=True)
+            log_mean = log_mean - log_mean.logsumexp(axes, keepdim=True) + log_total + log_size
         raw = self.raw_inverse_dispersion
         if self.dispersion == "decoded":
             raw = raw + planes.pop(0)
         log_inverse_dispersion = _LOG_DISPERSION * torch.tanh(raw / _LOG_DISPERSION)
         return NegativeBinomialDistribution(
-            log_mean + self.log_start,
+            log_mean,
             log_inverse_dispersion.expand_as(log_mean),
             planes.pop(0) if self.inflated else None,
         ).to_event(self.event_dim)
@@ -108,9 +136,9 @@ class NegativeBinomial(_NegativeBinomials):
     """p(x | z) = prod_i NB(x_i | mu_i(z), t_i), with variance mu + mu^2 / t, for counts x.
 
     mu_i = m_i exp(f_i(z)), where m_i is the element's mean in the training data (1 without them).
-    With a `library`, mu_i = l(z) rho_i(z): proportions rho = softmax(f(z)) over the elements, times
-    a total l(z) = L exp(mean_i g_i(z)), the average of a further plane g of the decoder (one number
-    for each datum, whatever the network) and L the mean total of the training data (1 without them).
+    With a `library`, mu_i = l(z) rho_i(z): proportions rho = softmax(f(z) + log m) over the elements,
+    times a total l(z) = L exp(mean_i g_i(z)), the average of a further plane g of the decoder (one
+    number for each datum, whatever the network) and L = sum_i m_i.
 
     Args:
         event_shape: The shape of a datum.
@@ -149,7 +177,7 @@ class ZeroInflatedNegativeBinomial(_NegativeBinomials):
     """p(x | z) = prod_i [w_i(z) [x_i = 0] + (1 - w_i(z)) NB(x_i | l(z) rho_i(z), t_i)], for counts x.
 
     Negative binomials, some of whose zeros are of another cause: a molecule that was there and was
-    not caught. The proportions rho = softmax(f(z)), the total l(z) and t are those of
+    not caught. The proportions rho = softmax(f(z) + log m), the total l(z) and t are those of
     `NegativeBinomial`; w = sigmoid(h(z)) is decoded. The original draws l as a latent variable of its
     own; here it is a function of z, which leaves the one latent site "z".
 

@@ -7,12 +7,13 @@ A network is a class called with the shape of what it reads and the shape of wha
 
 A likelihood asks its decoder for `(outputs_per_element, *event_shape)`, a posterior its encoder
 for `(parameters, latent_dim)`. Leading axes (batch, particles) pass through. `mlp` and `gated_mlp`
-take any event, `conv`, `gated_conv` and `resnet` images `(channels, height, width)`.
+take any event, `conv`, `gated_conv` and `resnet` images `(channels, height, width)`, `conv1d` series
+`(length,)` and `(channels, length)`.
 """
 
 from torch import nn
 
-from pyro_vae.networks.convolutional import Conv, GatedConv, ResNet
+from pyro_vae.networks.convolutional import Conv, Conv1d, GatedConv, ResNet
 from pyro_vae.networks.coupling import CouplingFlow
 from pyro_vae.networks.dense import MLP, GatedMLP
 from pyro_vae.networks.inverse_autoregressive import InverseAutoregressiveFlow
@@ -24,6 +25,7 @@ from pyro_vae.networks.normalisation import BatchNorm, Norm, Standardised, runni
 from pyro_vae.networks.simplex_scale import SimplexScale, on_simplex_scale
 from pyro_vae.networks.unit_scale import UnitScale, on_unit_scale
 from pyro_vae.networks.unit_vector import unit_vector
+from pyro_vae.networks.user_units import OnUserUnits, UserUnits, on_user_units, user_units
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "mlp": MLP,
@@ -31,6 +33,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "conv": Conv,
     "gated_conv": GatedConv,
     "resnet": ResNet,
+    "conv1d": Conv1d,
 }
 
 __all__ = [
@@ -39,6 +42,7 @@ __all__ = [
     "Activation",
     "BatchNorm",
     "Conv",
+    "Conv1d",
     "CouplingFlow",
     "GatedConv",
     "GatedMLP",
@@ -48,13 +52,17 @@ __all__ = [
     "Network",
     "NetworkFactory",
     "Norm",
+    "OnUserUnits",
     "ResNet",
     "SimplexScale",
     "Standardised",
     "UnitScale",
+    "UserUnits",
     "on_log_scale",
     "on_simplex_scale",
     "on_unit_scale",
+    "on_user_units",
     "running_statistics",
     "unit_vector",
+    "user_units",
 ]

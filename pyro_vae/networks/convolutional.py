@@ -1,9 +1,10 @@
-"""Convolutional networks: images of any size that halves often enough, and back to that very size."""
+"""Convolutional networks: images and series of any size that halves often enough, and back to that size."""
 
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,11 +15,16 @@ from pyro_vae.networks.normalisation import Norm, normalisation
 
 
 class _Convolutional(Network):
-    """An encoder halves an image at each of its stages; a decoder is its mirror image.
+    """An encoder halves an image or a series at each of its stages; a decoder is its mirror image.
 
     Encoder: image, stages, a dense layer, a linear head. Decoder: z, two dense layers, stages, of
     which the last is the linear head. `refine` gives what follows each change of size.
     """
+
+    # The convolution, its transpose, and the number of axes that they go along.
+    down: ClassVar[type[nn.Module]] = nn.Conv2d
+    up: ClassVar[type[nn.Module]] = nn.ConvTranspose2d
+    axes: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -40,25 +46,20 @@ class _Convolutional(Network):
             raise ValueError(f"kernel must be at least 3, got {kernel}.")
         if hidden < 1:
             raise ValueError(f"hidden must be at least 1, got {hidden}.")
-        encodes = len(input_shape) == 3
-        if not encodes and len(output_shape) != 4:
-            raise ValueError(
-                f"{type(self).__name__} reads an image (channels, height, width) or gives "
-                f"(outputs, channels, height, width), got {tuple(input_shape)} to "
-                f"{tuple(output_shape)}; for data of other shapes use mlp or gated_mlp."
-            )
-        *_, height, width = input_shape if encodes else output_shape
-        _check_sides(type(self).__name__, (height, width), len(channels))
-        sizes = [(height, width)]
+        encodes = self._encodes(tuple(input_shape), tuple(output_shape))
+        event = tuple(input_shape if encodes else output_shape[1:])
+        sides = event[-self.axes :]
+        self._check_sides(sides, len(channels))
+        sizes = [sides]
         for _ in channels:
-            sizes.append((_halved(sizes[-1][0], kernel), _halved(sizes[-1][1], kernel)))
+            sizes.append(tuple(_halved(side, kernel) for side in sizes[-1]))
         innermost = (channels[-1], *sizes[-1])
         layer = partial(Layer, nonlinearity=nonlinearity, norm=norm)
         layers: list[nn.Module] = []
         if encodes:
-            reads = tuple(input_shape)
-            for inputs, outputs in pairwise((input_shape[0], *channels)):
-                layers += [layer(_down(kernel), inputs, outputs), *refine(outputs)]
+            reads = (math.prod(event[: -self.axes]), *sides)
+            for inputs, outputs in pairwise((reads[0], *channels)):
+                layers += [layer(self._down(kernel), inputs, outputs), *refine(outputs)]
             layers += [nn.Flatten(), layer(nn.Linear, math.prod(innermost), hidden)]
             head = nn.Linear(hidden, math.prod(output_shape))
         else:
@@ -66,47 +67,60 @@ class _Convolutional(Network):
             layers += [layer(nn.Linear, *reads, hidden)]
             layers += [layer(nn.Linear, hidden, math.prod(innermost))]
             layers += [nn.Unflatten(1, innermost), *refine(channels[-1])]
-            *ups, last = (_up(kernel, *pair) for pair in pairwise(reversed(sizes)))
+            *ups, last = (self._up(kernel, *pair) for pair in pairwise(reversed(sizes)))
             for up, (inputs, outputs) in zip(ups, pairwise(reversed(channels)), strict=True):
                 layers += [layer(up, inputs, outputs), *refine(outputs)]
-            head = last(channels[0], math.prod(output_shape[:2]))
+            head = last(channels[0], math.prod(output_shape[: -self.axes]))
         super().__init__(input_shape, output_shape, layers, head, reads)
 
+    @classmethod
+    def _encodes(cls, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> bool:
+        """Whether the network reads data, and does not give them."""
+        encodes = len(input_shape) == 3
+        if not encodes and len(output_shape) != 4:
+            raise ValueError(
+                f"{cls.__name__} reads an image (channels, height, width) or gives "
+                f"(outputs, channels, height, width), got {input_shape} to {output_shape}; for data of "
+                "other shapes use mlp or gated_mlp, and for series conv1d."
+            )
+        return encodes
 
-def _check_sides(name: str, sides: tuple[int, int], stages: int) -> None:
-    if min(sides) >= 2**stages:
-        return
-    most = max(min(sides), 1).bit_length() - 1
-    instead = f"give channels for at most {most}" if most else "use mlp or gated_mlp"
-    raise ValueError(
-        f"{name} with {stages} stages halves an image {stages} times and needs sides of at least "
-        f"{2**stages}, got {sides[0]} x {sides[1]}; {instead}."
-    )
+    @classmethod
+    def _check_sides(cls, sides: tuple[int, ...], stages: int) -> None:
+        if min(sides) >= 2**stages:
+            return
+        most = max(min(sides), 1).bit_length() - 1
+        instead = f"give channels for at most {most}" if most else "use mlp or gated_mlp"
+        data, size = ("an image", "sides") if cls.axes == 2 else ("a series", "a length")
+        raise ValueError(
+            f"{cls.__name__} with {stages} stages halves {data} {stages} times and needs {size} of at "
+            f"least {2**stages}, got {' x '.join(map(str, sides))}; {instead}."
+        )
+
+    @classmethod
+    def _down(cls, kernel: int) -> Callable[..., nn.Module]:
+        """The convolution that halves a size."""
+        return partial(cls.down, kernel_size=kernel, stride=2, padding=(kernel - 1) // 2)
+
+    @classmethod
+    def _up(
+        cls, kernel: int, size: tuple[int, ...], wanted: tuple[int, ...]
+    ) -> Callable[..., nn.Module]:
+        """The transposed convolution from a halved size back to the one it came from."""
+        # Two sizes halve to the same one: what tells them apart is a row or column at the end.
+        ends = tuple(full - 2 * half + kernel % 2 for half, full in zip(size, wanted, strict=True))
+        return partial(
+            cls.up,
+            kernel_size=kernel,
+            stride=2,
+            padding=(kernel - 1) // 2,
+            output_padding=ends,
+        )
 
 
 def _halved(side: int, kernel: int) -> int:
     """side / 2, rounded down by an even kernel and up by an odd one."""
     return (side + kernel % 2) // 2
-
-
-def _down(kernel: int) -> Callable[..., nn.Conv2d]:
-    """The convolution that halves a size."""
-    return partial(nn.Conv2d, kernel_size=kernel, stride=2, padding=(kernel - 1) // 2)
-
-
-def _up(
-    kernel: int, size: tuple[int, int], wanted: tuple[int, int]
-) -> Callable[..., nn.ConvTranspose2d]:
-    """The transposed convolution from a halved size back to the one it came from."""
-    # Two sizes halve to the same one: what tells them apart is a row or column at the end.
-    rows, columns = (full - 2 * half + kernel % 2 for half, full in zip(size, wanted, strict=True))
-    return partial(
-        nn.ConvTranspose2d,
-        kernel_size=kernel,
-        stride=2,
-        padding=(kernel - 1) // 2,
-        output_padding=(rows, columns),
-    )
 
 
 class Conv(_Convolutional):
@@ -150,6 +164,60 @@ class Conv(_Convolutional):
             *(input_shape, output_shape, channels, kernel, hidden, norm),
             nonlinearity=activation_function(activation),
         )
+
+
+class Conv1d(_Convolutional):
+    """Strided convolutions along the last axis, and a dense layer: for series and spectra.
+
+    A datum is a series `(length,)` or `(channels, length)`; any axes before the last are channels. Each
+    stage halves the length: with three, 128 becomes 64, 32 and 16. Odd lengths come back exactly.
+
+    A series `(length,)` and a code `(latent_dim,)` have one axis each: the network reads the series
+    where what it reads is longer than what it gives.
+
+    Args:
+        input_shape: The shape of what it reads, leading axes apart: a series, or a decoder's
+            `(latent_dim,)`.
+        output_shape: The shape of what it gives: a decoder's is `(outputs_per_element, *series)`.
+        channels: The number of channels of each stage, from the series inwards. The length must be
+            at least 2 to the number of stages.
+        kernel: The length of the kernels, at least 3.
+        hidden: The width of the dense layer.
+        activation: The elementwise nonlinearity.
+        norm: Normalisation over the batch, over a datum's channels and positions, or none.
+
+    Raises:
+        ValueError: If the series is too short for so many stages, or an option is out of its range.
+
+    References:
+        An Empirical Evaluation of Generic Convolutional and Recurrent Networks for Sequence Modeling
+        (Bai, Kolter & Koltun, 2018), https://arxiv.org/abs/1803.01271
+    """
+
+    down = nn.Conv1d
+    up = nn.ConvTranspose1d
+    axes = 1
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        output_shape: Sequence[int],
+        channels: Sequence[int] = (32, 64, 128),
+        kernel: int = 4,
+        hidden: int = 256,
+        activation: Activation = "relu",
+        norm: Norm = "none",
+    ) -> None:
+        super().__init__(
+            *(input_shape, output_shape, channels, kernel, hidden, norm),
+            nonlinearity=activation_function(activation),
+        )
+
+    @classmethod
+    def _encodes(cls, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> bool:
+        if len(input_shape) == 1 and len(output_shape) == 2:
+            return input_shape[0] > output_shape[1]
+        return len(input_shape) > 1 or len(output_shape) == 1
 
 
 class GatedConv(_Convolutional):

@@ -10,6 +10,7 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_vae.distributions.ranges import check_positive
 from pyro_vae.networks import NetworkFactory, Standardised
 from pyro_vae.posteriors.gaussian import (
     MINIMUM_SCALE,
@@ -17,6 +18,10 @@ from pyro_vae.posteriors.gaussian import (
     FullNormal,
     LowRankNormal,
 )
+
+# Means beyond some 1e3, of N(0, I), are far from any other and near float32's spacing in their scales.
+_GAMMAS = (1e-6, 1e3)
+_RATES = (1e-6, 1e6)
 
 NormalPosterior = Literal["diagonal_normal", "low_rank_normal", "full_normal"]
 
@@ -45,10 +50,10 @@ class BatchNormalised(nn.Module):
         latent_dim: The dimension of z.
         encoder: Output shape -> network that reads x.
         of: The normal posterior whose means are normalised.
-        gamma: The standard deviation of each mean over a batch.
+        gamma: The standard deviation of each mean over a batch, from 1e-6 to 1e3.
 
     Raises:
-        ValueError: If `latent_dim` is below 1, `of` is unknown, or `gamma` is not above 0 and finite.
+        ValueError: If `latent_dim` is below 1, `of` is unknown, or `gamma` is out of its range.
 
     References:
         A Batch Normalized Inference Network Keeps the KL Vanishing Away (Zhu et al., 2020),
@@ -69,8 +74,7 @@ class BatchNormalised(nn.Module):
             raise ValueError(
                 f"of must be one of {', '.join(get_args(NormalPosterior))}, got {of!r}."
             )
-        if not 0 < gamma < math.inf:
-            raise ValueError(f"gamma must be above 0 and finite, got {gamma}.")
+        check_positive("gamma", gamma, _GAMMAS)
         self.latent_dim = latent_dim
         self.posterior = _NORMALS[of](
             latent_dim, lambda shape: _NormalisedMeans(encoder(shape), latent_dim, gamma)
@@ -120,10 +124,11 @@ class CommittedRate(nn.Module):
     Args:
         latent_dim: The dimension of z.
         encoder: Output shape -> network that reads x.
-        rate: The least KL(q(z | x) || N(0, I)) of a datum, in nats, shared equally by the variables.
+        rate: The least KL(q(z | x) || N(0, I)) of a datum, in nats, from 1e-6 to 1e6, shared equally by
+            the variables.
 
     Raises:
-        ValueError: If `latent_dim` is below 1, or `rate` is not above 0 and finite.
+        ValueError: If `latent_dim` is below 1, or `rate` is out of its range.
 
     References:
         Preventing Posterior Collapse with delta-VAEs (Razavi et al., 2019), appendix on independent
@@ -136,8 +141,7 @@ class CommittedRate(nn.Module):
         super().__init__()
         if latent_dim < 1:
             raise ValueError(f"latent_dim must be at least 1, got {latent_dim}.")
-        if not 0 < rate < math.inf:
-            raise ValueError(f"rate must be above 0 and finite, got {rate}.")
+        check_positive("rate", rate, _RATES)
         self.latent_dim = latent_dim
         delta = rate / latent_dim
         # What float32 can round away from mu, sigma, and a KL that is computed from them.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pyro_vae.distributions import OneHots
 from pyro_vae.distributions.one_hot import Estimator
+from pyro_vae.distributions.ranges import TEMPERATURES, check_positive
 from pyro_vae.networks import NetworkFactory
 
 
@@ -21,7 +22,7 @@ class OneHot(nn.Module):
         values: The number of values of a variable, which divides `latent_dim`; None for one variable
             of `latent_dim` values.
         encoder: Output shape -> network f that reads x.
-        temperature: The temperature of the relaxation whose gradient is taken.
+        temperature: The temperature of the relaxation whose gradient is taken, from 1e-3 to 1e3.
         estimator: "gumbel_softmax", or "straight_through" for the gradient of the probabilities.
 
     Raises:
@@ -45,8 +46,7 @@ class OneHot(nn.Module):
             raise ValueError(
                 f"values must be at least 2 and divide latent_dim = {latent_dim}, got {self.values}."
             )
-        if not 0 < temperature < float("inf"):
-            raise ValueError(f"temperature must be above 0 and finite, got {temperature}.")
+        check_positive("temperature", temperature, TEMPERATURES)
         if estimator not in get_args(Estimator):
             raise ValueError(
                 f"estimator must be one of {', '.join(get_args(Estimator))}, got {estimator!r}."

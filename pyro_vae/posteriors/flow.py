@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vae.distributions import Bijection, NormalFlow
+from pyro_vae.distributions.ranges import BOUNDS, check_positive
 from pyro_vae.networks import CouplingFlow, InverseAutoregressiveFlow, NetworkFactory
 from pyro_vae.posteriors.gaussian import MINIMUM_SCALE
 
@@ -50,7 +51,7 @@ class CouplingFlowPosterior(_FlowPosterior):
         couplings: The number of couplings; each moves half of the coordinates given the other half.
         hidden: The widths of each coupling's network.
         context: The width of h(x), which every coupling reads.
-        bound: The bound on the |log scale| of a coupling, approached by a tanh.
+        bound: The bound on the |log scale| of a coupling, approached by a tanh; from 1e-6 to 80.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -73,6 +74,7 @@ class CouplingFlowPosterior(_FlowPosterior):
     ) -> None:
         if context < 1:
             raise ValueError(f"context must be at least 1, got {context}.")
+        check_positive("bound", bound, BOUNDS)
         flow = CouplingFlow(latent_dim, couplings, hidden, context, bound)
         super().__init__(latent_dim, encoder, flow, context)
 
@@ -94,7 +96,7 @@ class InverseAutoregressivePosterior(_FlowPosterior):
         hidden: The number of hidden units of each of a step's two networks.
         context: The width of h(x), which every step reads.
         bound: The bound on what the networks add to the logit of s, 1.5 untrained, approached by a
-            tanh.
+            tanh; from 1e-6 to 80.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -113,5 +115,6 @@ class InverseAutoregressivePosterior(_FlowPosterior):
         context: int = 64,
         bound: float = 4.0,
     ) -> None:
+        check_positive("bound", bound, BOUNDS)
         flow = InverseAutoregressiveFlow(latent_dim, steps, hidden, context, bound)
         super().__init__(latent_dim, encoder, flow, context)

@@ -9,8 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vae.distributions import StudentT as StudentTDistribution
+from pyro_vae.distributions.ranges import DEGREES_OF_FREEDOM, check_range
 from pyro_vae.networks import NetworkFactory
 from pyro_vae.posteriors.gaussian import MINIMUM_SCALE
+
+# The mean exists above 1, and float32 tells 1.001 from it.
+_DEGREES_OF_FREEDOM = (1.001, DEGREES_OF_FREEDOM[1])
 
 
 class Laplace(nn.Module):
@@ -52,12 +56,12 @@ class StudentT(nn.Module):
     Args:
         latent_dim: The dimension of z.
         encoder: Output shape -> network that reads x.
-        df: The degrees of freedom; where the encoder gives them, those at an output of 0. Above 1,
-            so that the mean exists.
+        df: The degrees of freedom; where the encoder gives them, those at an output of 0. From
+            1.001, so that the mean exists, to 1e8.
         learn_df: Whether the encoder gives degrees of freedom for each datum and variable, above 1.
 
     Raises:
-        ValueError: If `latent_dim` is below 1, or `df` is not above 1 and finite.
+        ValueError: If `latent_dim` is below 1, or `df` is out of its range.
 
     References:
         Implicit Reparameterization Gradients (Figurnov, Mohamed & Mnih, 2018),
@@ -75,6 +79,7 @@ class StudentT(nn.Module):
             raise ValueError(f"latent_dim must be at least 1, got {latent_dim}.")
         if not 1 < df < math.inf:
             raise ValueError(f"df must be above 1 and finite, got {df}.")
+        check_range("df", df, _DEGREES_OF_FREEDOM)
         self.latent_dim = latent_dim
         self.df = df
         self.learn_df = learn_df

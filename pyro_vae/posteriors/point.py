@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 
-from pyro_vae.networks import NetworkFactory
+from pyro_vae.networks import NetworkFactory, user_units
 
 Corruption = Literal["none", "masking", "gaussian", "salt_and_pepper"]
 
@@ -92,11 +92,14 @@ class Point(nn.Module):
         """c(x), with noise of the global random stream."""
         if self.corruption == "none" or self.strength == 0:
             return x
+        units = user_units(self.encoder)
         if self.corruption == "gaussian":
             noise = torch.randn(x.shape, device=x.device)
-            return x + self.strength * self.highest * noise
+            spread = self.highest if units is None else units.spread
+            return x + self.strength * spread * noise
         u = torch.rand(x.shape, device=x.device)
         if self.corruption == "masking":
-            return x.masked_fill(u < self.strength, 0)
+            middle = x.new_zeros(()) if units is None else units.center.to(x.dtype)
+            return torch.where(u < self.strength, middle, x)
         pepper, salt = u < self.strength / 2, (u >= self.strength / 2) & (u < self.strength)
         return x.masked_fill(pepper, 0).masked_fill(salt, self.highest)

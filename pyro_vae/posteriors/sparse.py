@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vae.distributions import SpikeAndSlab as _SpikeAndSlab
+from pyro_vae.distributions.ranges import TEMPERATURES, check_positive
 from pyro_vae.networks import NetworkFactory
 from pyro_vae.posteriors.gaussian import MINIMUM_SCALE
 
@@ -20,7 +21,8 @@ class SpikeAndSlab(nn.Module):
     Args:
         latent_dim: The dimension of z.
         encoder: Output shape -> network that reads x.
-        temperature: The temperature of the relaxed gate that gives gamma its gradient.
+        temperature: The temperature of the relaxed gate that gives gamma its gradient, from 1e-3 to
+            1e3.
 
     Raises:
         ValueError: If `latent_dim` is below 1, or an option is out of its range.
@@ -32,8 +34,7 @@ class SpikeAndSlab(nn.Module):
         super().__init__()
         if latent_dim < 1:
             raise ValueError(f"latent_dim must be at least 1, got {latent_dim}.")
-        if not 0 < temperature < float("inf"):
-            raise ValueError(f"temperature must be above 0 and finite, got {temperature}.")
+        check_positive("temperature", temperature, TEMPERATURES)
         self.latent_dim = latent_dim
         self.temperature = temperature
         self.encoder = encoder((3, latent_dim))

@@ -10,14 +10,13 @@ from torch.nn import functional as F
 
 from pyro_vae.distributions import Logistic as LogisticDistribution
 from pyro_vae.distributions import StudentT as StudentTDistribution
+from pyro_vae.distributions.ranges import DEGREES_OF_FREEDOM, SCALES, check_positive
 
 
-def _check(latent_dim: int, **positive: float) -> None:
+def _check(latent_dim: int, scale: float) -> None:
     if latent_dim < 1:
         raise ValueError(f"latent_dim must be at least 1, got {latent_dim}.")
-    for name, value in positive.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be above 0 and finite, got {value}.")
+    check_positive("scale", scale, SCALES)
 
 
 class Laplace(nn.Module):
@@ -25,10 +24,10 @@ class Laplace(nn.Module):
 
     Args:
         latent_dim: The dimension of z.
-        scale: The scale b of each z_i; 2^(-1/2) gives unit variance.
+        scale: The scale b of each z_i, from 1e-8 to 1e8; 2^(-1/2) gives unit variance.
 
     Raises:
-        ValueError: If `latent_dim` is below 1, or `scale` is not above 0 and finite.
+        ValueError: If `latent_dim` is below 1, or `scale` is out of its range.
 
     References:
         Emergence of simple-cell receptive field properties by learning a sparse code for natural
@@ -41,7 +40,7 @@ class Laplace(nn.Module):
 
     def __init__(self, latent_dim: int, scale: float = math.sqrt(0.5)) -> None:
         super().__init__()
-        _check(latent_dim, scale=scale)
+        _check(latent_dim, scale)
         self.latent_dim = latent_dim
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.full((latent_dim,), float(scale)), persistent=False)
@@ -55,12 +54,12 @@ class StudentT(nn.Module):
 
     Args:
         latent_dim: The dimension of z.
-        df: The degrees of freedom; where they are learned, those at the start.
-        scale: The scale s of each z_i.
+        df: The degrees of freedom, from 0.25 to 1e8; where they are learned, those at the start.
+        scale: The scale s of each z_i, from 1e-8 to 1e8.
         learn_df: Whether each z_i has degrees of freedom of its own that are learned.
 
     Raises:
-        ValueError: If `latent_dim` is below 1, or `df` or `scale` is not above 0 and finite.
+        ValueError: If `latent_dim` is below 1, or `df` or `scale` is out of its range.
 
     References:
         Variational auto-encoders with Student's t-prior (Abiri & Ohlsson, 2019),
@@ -76,7 +75,8 @@ class StudentT(nn.Module):
         self, latent_dim: int, df: float = 5.0, scale: float = 1.0, learn_df: bool = False
     ) -> None:
         super().__init__()
-        _check(latent_dim, df=df, scale=scale)
+        _check(latent_dim, scale)
+        check_positive("df", df, DEGREES_OF_FREEDOM)
         self.latent_dim = latent_dim
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.full((latent_dim,), float(scale)), persistent=False)
@@ -103,10 +103,10 @@ class Logistic(nn.Module):
 
     Args:
         latent_dim: The dimension of z.
-        scale: The scale s of each z_i; sqrt(3) / pi gives unit variance.
+        scale: The scale s of each z_i, from 1e-8 to 1e8; sqrt(3) / pi gives unit variance.
 
     Raises:
-        ValueError: If `latent_dim` is below 1, or `scale` is not above 0 and finite.
+        ValueError: If `latent_dim` is below 1, or `scale` is out of its range.
 
     References:
         NICE: Non-linear Independent Components Estimation (Dinh, Krueger & Bengio, 2015),
@@ -119,7 +119,7 @@ class Logistic(nn.Module):
 
     def __init__(self, latent_dim: int, scale: float = math.sqrt(3) / math.pi) -> None:
         super().__init__()
-        _check(latent_dim, scale=scale)
+        _check(latent_dim, scale)
         self.latent_dim = latent_dim
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.full((latent_dim,), float(scale)), persistent=False)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vae.distributions import DiagonalNormalMixture
-from pyro_vae.networks import running_statistics
+from pyro_vae.networks import running_statistics, user_units
 from pyro_vae.priors.starts import embedded, k_means, some_rows
 
 MixtureStart = Literal["random", "data", "kmeans"]
@@ -122,7 +122,7 @@ class Vamp(nn.Module):
         components: The number K of pseudo-inputs.
         train_data: Training data `(n, *event_shape)` in the likelihood's support. Without, the
             pseudo-inputs start uniform on [0, 1] whatever `start` says: parameters that are loaded
-            replace them.
+            replace them. Those of real data are kept in units of their spread.
         start: What the pseudo-inputs are at first: training data drawn at random; the mean of the
             training data, with normal noise of 5 % of their standard deviation; or K-means centres
             of up to 10,000 training data (more where that is below 20 for each component).
@@ -159,13 +159,17 @@ class Vamp(nn.Module):
         if train_data is None:
             first = torch.rand(components, *event_shape)
         else:
-            first = _pseudo_inputs(start, components, train_data)
+            units = user_units(posterior)
+            data = train_data if units is None else units.inside(train_data)
+            first = _pseudo_inputs(start, components, data)
         self.pseudo_inputs = nn.Parameter(first)
 
     def forward(self) -> dist.Distribution:
         (posterior,) = self._posterior
+        units = user_units(posterior)
+        inputs = self.pseudo_inputs if units is None else units.outside(self.pseudo_inputs)
         with running_statistics(posterior):
-            components = posterior(self.pseudo_inputs)
+            components = posterior(inputs)
         logits = self.pseudo_inputs.new_zeros(len(self.pseudo_inputs))
         if isinstance(components, dist.Independent) and isinstance(
             normal := components.base_dist, dist.Normal

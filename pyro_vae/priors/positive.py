@@ -8,6 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.distributions import InteriorGamma
+from pyro_vae.distributions.ranges import (
+    CONCENTRATIONS,
+    LARGEST_LOG,
+    LOG_SCALES,
+    RATES,
+    check_positive,
+)
 
 
 class LogNormal(nn.Module):
@@ -15,8 +22,8 @@ class LogNormal(nn.Module):
 
     Args:
         latent_dim: The dimension of z.
-        loc: The mean m of log z_i.
-        scale: The standard deviation s of log z_i.
+        loc: The mean m of log z_i; |m| + 6 s is at most 84.
+        scale: The standard deviation s of log z_i, from 0.01 to 14.
 
     Raises:
         ValueError: If `latent_dim` is too small, or an option is out of its range.
@@ -29,10 +36,14 @@ class LogNormal(nn.Module):
         super().__init__()
         if latent_dim < 1:
             raise ValueError(f"latent_dim must be at least 1, got {latent_dim}.")
-        if not 0 < scale < math.inf:
-            raise ValueError(f"scale must be above 0 and finite, got {scale}.")
+        check_positive("scale", scale, LOG_SCALES)
         if not math.isfinite(loc):
             raise ValueError(f"loc must be finite, got {loc}.")
+        if abs(loc) + 6 * scale > LARGEST_LOG:
+            raise ValueError(
+                f"|loc| + 6 scale must be at most {LARGEST_LOG:g}, as exp of more is no float32 number, "
+                f"got loc {loc} and scale {scale}."
+            )
         self.latent_dim = latent_dim
         self.loc = loc
         self.scale = scale
@@ -48,8 +59,8 @@ class Gamma(nn.Module):
 
     Args:
         latent_dim: The dimension of z.
-        concentration: The concentration a; 1 is exponential, below 1 is sparse.
-        rate: The rate b; the mean is a / b.
+        concentration: The concentration a, from 1e-6 to 1e6; 1 is exponential, below 1 is sparse.
+        rate: The rate b, from 1e-20 to 1e20; the mean is a / b.
 
     Raises:
         ValueError: If `latent_dim` is too small, or an option is out of its range.
@@ -62,10 +73,8 @@ class Gamma(nn.Module):
         super().__init__()
         if latent_dim < 1:
             raise ValueError(f"latent_dim must be at least 1, got {latent_dim}.")
-        if not 0 < concentration < math.inf:
-            raise ValueError(f"concentration must be above 0 and finite, got {concentration}.")
-        if not 0 < rate < math.inf:
-            raise ValueError(f"rate must be above 0 and finite, got {rate}.")
+        check_positive("concentration", concentration, CONCENTRATIONS)
+        check_positive("rate", rate, RATES)
         self.latent_dim = latent_dim
         self.concentration = concentration
         self.rate = rate

@@ -1,6 +1,5 @@
 """Priors on the simplex, of as many corners as the latent dimension."""
 
-import math
 from typing import ClassVar
 
 import pyro.distributions as dist
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from pyro_vae.distributions import InteriorDirichlet
 from pyro_vae.distributions import LogisticNormal as _LogisticNormal
+from pyro_vae.distributions.ranges import CONCENTRATIONS, check_positive
 
 
 class Dirichlet(nn.Module):
@@ -16,7 +16,7 @@ class Dirichlet(nn.Module):
 
     Args:
         latent_dim: The dimension of z.
-        concentration: alpha; 1 is uniform, below 1 is near the corners.
+        concentration: alpha, from 1e-6 to 1e6; 1 is uniform, below 1 is near the corners.
 
     Raises:
         ValueError: If `latent_dim` is too small, or an option is out of its range.
@@ -29,8 +29,7 @@ class Dirichlet(nn.Module):
         super().__init__()
         if latent_dim < 2:
             raise ValueError(f"latent_dim must be at least 2, got {latent_dim}.")
-        if not 0 < concentration < math.inf:
-            raise ValueError(f"concentration must be above 0 and finite, got {concentration}.")
+        check_positive("concentration", concentration, CONCENTRATIONS)
         self.latent_dim = latent_dim
         self.concentration = concentration
         # A buffer, so that .to(device) carries it along.
@@ -48,7 +47,7 @@ class LogisticNormal(nn.Module):
 
     Args:
         latent_dim: The dimension of z.
-        concentration: alpha; eta has standard deviation alpha^(-1/2).
+        concentration: alpha, from 1e-6 to 1e6; eta has standard deviation alpha^(-1/2).
 
     Raises:
         ValueError: If `latent_dim` is too small, or an option is out of its range.
@@ -61,8 +60,7 @@ class LogisticNormal(nn.Module):
         super().__init__()
         if latent_dim < 2:
             raise ValueError(f"latent_dim must be at least 2, got {latent_dim}.")
-        if not 0 < concentration < math.inf:
-            raise ValueError(f"concentration must be above 0 and finite, got {concentration}.")
+        check_positive("concentration", concentration, CONCENTRATIONS)
         self.latent_dim = latent_dim
         self.concentration = concentration
         # A buffer, so that .to(device) carries it along.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.distributions import SpikeAndSlab as _SpikeAndSlab
+from pyro_vae.distributions.ranges import PROBABILITIES, SCALES, check_positive, check_range
 
 
 class SpikeAndSlab(nn.Module):
@@ -15,8 +16,8 @@ class SpikeAndSlab(nn.Module):
 
     Args:
         latent_dim: The dimension of z.
-        inclusion: gamma, the probability that a variable is not 0.
-        scale: The standard deviation s of one that is not.
+        inclusion: gamma, the probability that a variable is not 0, from 1e-6 to 1 - 1e-6.
+        scale: The standard deviation s of one that is not, from 1e-8 to 1e8.
 
     Raises:
         ValueError: If `latent_dim` is too small, or an option is out of its range.
@@ -31,8 +32,8 @@ class SpikeAndSlab(nn.Module):
             raise ValueError(f"latent_dim must be at least 1, got {latent_dim}.")
         if not 0 < inclusion < 1:
             raise ValueError(f"inclusion must be between 0 and 1, got {inclusion}.")
-        if not 0 < scale < math.inf:
-            raise ValueError(f"scale must be above 0 and finite, got {scale}.")
+        check_range("inclusion", inclusion, PROBABILITIES)
+        check_positive("scale", scale, SCALES)
         self.latent_dim = latent_dim
         self.inclusion = inclusion
         self.scale = scale

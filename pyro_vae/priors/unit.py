@@ -1,6 +1,5 @@
 """Priors of variables in the unit interval."""
 
-import math
 from typing import ClassVar
 
 import pyro.distributions as dist
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.distributions import InteriorBeta
+from pyro_vae.distributions.ranges import CONCENTRATIONS, check_positive
 
 
 class Beta(nn.Module):
@@ -15,8 +15,8 @@ class Beta(nn.Module):
 
     Args:
         latent_dim: The dimension of z.
-        concentration1: The concentration a at 1; with a = b = 1, z is uniform.
-        concentration0: The concentration b at 0.
+        concentration1: The concentration a at 1, from 1e-6 to 1e6; with a = b = 1, z is uniform.
+        concentration0: The concentration b at 0, likewise.
 
     Raises:
         ValueError: If `latent_dim` is too small, or an option is out of its range.
@@ -31,10 +31,8 @@ class Beta(nn.Module):
         super().__init__()
         if latent_dim < 1:
             raise ValueError(f"latent_dim must be at least 1, got {latent_dim}.")
-        if not 0 < concentration1 < math.inf:
-            raise ValueError(f"concentration1 must be above 0 and finite, got {concentration1}.")
-        if not 0 < concentration0 < math.inf:
-            raise ValueError(f"concentration0 must be above 0 and finite, got {concentration0}.")
+        check_positive("concentration1", concentration1, CONCENTRATIONS)
+        check_positive("concentration0", concentration0, CONCENTRATIONS)
         self.latent_dim = latent_dim
         self.concentration1 = concentration1
         self.concentration0 = concentration0

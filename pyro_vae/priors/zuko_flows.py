@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyro_vae.distributions import NormalFlow
+from pyro_vae.distributions.ranges import BOUNDS, check_range
 from pyro_vae.networks.coupling import check_hidden
 
 # zuko's own is 1e-3; with it, a saturated network's splines have draws whose square root rounds to nan.
@@ -91,7 +92,7 @@ class AutoregressiveFlow(nn.Module):
         transforms: The number of maps in the chain.
         hidden: The widths of the masked network that gives a map s and t. A layer narrower than
             `latent_dim` - 1 hides the last of the coordinates before it from a conditional.
-        bound: The bound on the |s_i| of a map, approached smoothly.
+        bound: The bound on the |s_i| of a map, approached smoothly; from 1e-6 to 80.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -118,6 +119,7 @@ class AutoregressiveFlow(nn.Module):
         # Of exp(-bound), zuko's smallest slope, float32 has the logarithm.
         if not 0 < bound <= 80:
             raise ValueError(f"bound must be above 0 and at most 80, got {bound}.")
+        check_range("bound", bound, BOUNDS)
         self.latent_dim = latent_dim
         zuko = import_zuko()
         self.flow = _Inverted(

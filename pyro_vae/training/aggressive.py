@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.data import PreparedData
-from pyro_vae.evaluating import evaluating, seed_apart
+from pyro_vae.data.orders import permutation
+from pyro_vae.evaluating import as_floats, evaluating, seed_apart
 from pyro_vae.log_densities import log_densities
 from pyro_vae.mutual_information import mutual_information
 from pyro_vae.objectives import Objective
-from pyro_vae.training.feeds import Batches, InMemory, Share, Streamed
+from pyro_vae.training.feeds import Batches, InMemory, Share, Sparse, Streamed
 from pyro_vae.training.non_finite import NonFiniteError, explain
 from pyro_vae.training.step import PATIENCE, Loss, Step
 from pyro_vae.training.totals import Totals
@@ -73,7 +74,7 @@ class Aggressive:
         objective: Objective,
         data: PreparedData,
         step: Step,
-        feed: InMemory | Streamed,
+        feed: InMemory | Sparse | Streamed,
         *,
         batch_size: int,
         most: int,
@@ -191,7 +192,7 @@ class Aggressive:
 
     def _guide_parameters(self, parameters: Mapping[str, Tensor]) -> set[str]:
         """The names of those that log q(z | x) or its draws depend on."""
-        rows = self.data.fixed("validation")[:2].to(self.device, torch.get_default_dtype())
+        rows = as_floats(self.data.fixed("validation")[:2].to(self.device))
         program: Any = self.program
         # Pyro's global store is left as it was found.
         with evaluating(program, seed=0), torch.enable_grad(), pyro.get_param_store().scope():
@@ -235,7 +236,10 @@ class Aggressive:
 
     def _mutual_information(self) -> float:
         rows = self.data.fixed("validation")
-        x = rows.to(self.device, torch.get_default_dtype())
+        if len(rows) > VALIDATION_DATA:
+            # Those that `mutual_information` would choose, before they are dense and on the device.
+            rows = rows[permutation(len(rows), seed=VALIDATION_SEED)[:VALIDATION_DATA]]
+        x = as_floats(rows[:].to(self.device))
         estimate = mutual_information(
             self.program, x, max_data=VALIDATION_DATA, seed=VALIDATION_SEED
         )

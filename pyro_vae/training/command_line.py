@@ -41,7 +41,7 @@ from pyro_vae.training.plain_yaml import (
 # What constructors are handed, and so is nobody's option.
 HANDED = {
     *("event_shape", "latent_dim", "encoder", "decoder", "posterior", "train_data", "train_size"),
-    *("levels", "data_support", "input_shape", "output_shape", "root"),
+    *("levels", "units", "data_support", "input_shape", "output_shape", "root"),
 }
 
 # What a resumed run may be given anew: how long, where, and what to do afterwards.
@@ -269,7 +269,7 @@ def _parsed(arguments: list[str]) -> Configuration:
         PreparedData, skip={"dataset", "likelihood_support"}, as_group=False
     )
     parser.add_class_arguments(
-        Training, skip={"program", "data", "objective", "processes"}, as_group=False
+        Training, skip={"program", "data", "objective", "processes", "notes"}, as_group=False
     )
     for family, choices in {**FAMILIES, **parts}.items():
         name = last(arguments, f"{family}.name")

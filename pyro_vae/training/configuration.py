@@ -14,7 +14,7 @@ import yaml
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.data import DATASETS, Dataset, PreparedData
+from pyro_vae.data import DATASETS, Dataset, PreparedData, Units
 from pyro_vae.objectives import OBJECTIVES, Objective
 from pyro_vae.training.loop import Training
 from pyro_vae.training.model_files import MODEL_FAMILIES, model_file, model_parts
@@ -58,6 +58,7 @@ def build_vae(
     train_data: Tensor | None = None,
     train_size: int | None = None,
     levels: int | None = None,
+    units: Units | None = None,
 ) -> PyroModule:
     """The VAE that a configuration names, untrained.
 
@@ -82,7 +83,7 @@ def build_vae(
     try:
         if max(sizes) > LARGE_SIZE or math.prod(event_shape) > LARGE_DATUM:
             _check_memory(build, train_size, levels)
-        return build(train_data=train_data, train_size=train_size, levels=levels)
+        return build(train_data=train_data, train_size=train_size, levels=levels, units=units)
     except (OverflowError, MemoryError, RuntimeError, TypeError) as error:
         # torch says so in each of these types; what is no matter of size is a program's mistake.
         if not re.search(
@@ -96,7 +97,7 @@ def build_vae(
 def build_vae_for(configuration: Configuration, data: PreparedData) -> PyroModule:
     """The VAE that a configuration names, untrained, for these data.
 
-    Parts that start from data see 10,000 training data at most. Under one seed of the global random
+    Parts that start from data see the `starting_rows` alone. Under one seed of the global random
     stream it is the same VAE, wherever it is built.
 
     Raises:
@@ -105,9 +106,10 @@ def build_vae_for(configuration: Configuration, data: PreparedData) -> PyroModul
     return build_vae(
         configuration,
         data.dataset.event_shape,
-        train_data=data.transform(data.train[: min(len(data.train), 10_000)]),
+        train_data=data.starting_rows(),
         train_size=len(data.train),
         levels=data.dataset.levels,
+        units=data.dataset.units,
     )
 
 
@@ -177,7 +179,9 @@ def build_objective(configuration: Configuration, *, train_size: int) -> Objecti
 def training_options(configuration: Configuration) -> dict[str, Any]:
     """The options of `Training` in a configuration."""
     names = inspect.signature(Training).parameters.keys() & configuration.keys()
-    return {name: configuration[name] for name in names - {"program", "data", "objective"}}
+    return {
+        name: configuration[name] for name in names - {"program", "data", "objective", "notes"}
+    }
 
 
 def _options(part: Mapping[str, Any]) -> dict[str, Any]:

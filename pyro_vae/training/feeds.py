@@ -1,4 +1,4 @@
-"""What hands the training loop its batches, from memory or from the disk.
+"""What hands the training loop its batches, from memory, from a sparse matrix or from the disk.
 
 A feed works in two steps. `argument(step)` says which rows batch `step` has; `rows(argument)` makes
 them a batch, in operations on tensors alone, so that it can be traced and compiled with the step.
@@ -19,6 +19,7 @@ from torch import Tensor
 from pyro_vae.data import PreparedData
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.orders import BlockOrder, Pool, permutation
+from pyro_vae.data.sparse_rows import SparseRows
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,59 @@ class InMemory:
 
     def beside(self, batches: Batches, order_seed: int) -> "InMemory":
         return InMemory(self._train, batches, order_seed, self.device, self.blocks)
+
+    def close(self) -> None:
+        pass
+
+
+class Sparse:
+    """Rows that are made dense batch by batch on the CPU, in the order of `InMemory`.
+
+    Args:
+        train: The rows.
+        batches: How an epoch is cut.
+        order_seed: Epoch e is shuffled with the seed `order_seed` + e.
+        device: Where batches go.
+        blocks: As of `InMemory`.
+    """
+
+    def __init__(
+        self,
+        train: SparseRows,
+        batches: Batches,
+        order_seed: int,
+        device: torch.device,
+        blocks: BlockOrder | None = None,
+    ) -> None:
+        self.batches = batches
+        self.device = device
+        self.blocks = blocks
+        self._train = train
+        # Numbers of rows, fed as rows are.
+        numbers = torch.arange(len(train))
+        self._numbers = InMemory(numbers, batches, order_seed, torch.device("cpu"), blocks)
+
+    @property
+    def order_seed(self) -> int:
+        return self._numbers.order_seed
+
+    @order_seed.setter
+    def order_seed(self, seed: int) -> None:
+        self._numbers.order_seed = seed
+
+    @property
+    def order(self) -> str:
+        return self._numbers.order
+
+    def argument(self, step: int) -> Shaped[Tensor, " batch *event"]:
+        """The batch itself."""
+        return self._train[self._numbers.argument(step)].to(self.device)
+
+    def rows(self, argument: Shaped[Tensor, " batch *event"]) -> Shaped[Tensor, " batch *event"]:
+        return argument
+
+    def beside(self, batches: Batches, order_seed: int) -> "Sparse":
+        return Sparse(self._train, batches, order_seed, self.device, self.blocks)
 
     def close(self) -> None:
         pass
@@ -298,7 +352,7 @@ class Streamed:
 
 def feed(
     data: PreparedData, batches: Batches, order_seed: int, device: torch.device
-) -> InMemory | Streamed:
+) -> InMemory | Sparse | Streamed:
     """What hands out the batches of a training split, wherever it lies.
 
     Args:
@@ -310,6 +364,8 @@ def feed(
     blocks = data.dataset.blocks
     if isinstance(data.train, Tensor):
         return InMemory(data.train, batches, order_seed, device, blocks)
+    if isinstance(data.train, SparseRows):
+        return Sparse(data.train, batches, order_seed, device, blocks)
     assert blocks is not None
     return Streamed(data.train, batches, order_seed, device, blocks)
 

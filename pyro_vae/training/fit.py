@@ -1,12 +1,14 @@
 """Training in one call."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from pyro_vae.data import Dataset, PreparedData
+from pyro_vae.data import DATASETS, DataContract, Dataset, PreparedData, own_data
+from pyro_vae.data.inputs import TAKEN, as_rows
+from pyro_vae.networks import UserUnits
 from pyro_vae.objectives import Objective
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.loop import Record, Training
@@ -15,7 +17,7 @@ from pyro_vae.training.preparing import prepared
 
 def fit(
     vae: nn.Module,
-    data: Dataset | PreparedData | Tensor | np.ndarray,
+    data: Any,
     objective: Objective | None = None,
     *,
     checkpoint: str | Path | None = None,
@@ -25,10 +27,16 @@ def fit(
 ) -> list[Record]:
     """Train a VAE on data and return a record for each epoch. Afterwards it is in evaluation mode.
 
+    The first call gives the VAE the units of real data and starts a likelihood of counts at their
+    means; `vae.contract` says what the data were. A further call trains on, and needs data of the same
+    shape, support and names.
+
     Args:
         vae: A VAE, trained in place, on the device its parameters are on.
-        data: A set, or an array `(n, ...)` of your own. Grey levels are binarised at each visit for a
-            likelihood of binary data; give a `PreparedData` to choose otherwise.
+        data: A `Dataset`, or data of your own: an array `(n, ...)`, a list of rows, a DataFrame, a
+            sparse matrix, an AnnData, a torch data set or DataLoader, or a path. Grey levels are
+            binarised at each visit for a likelihood of binary data; give a `PreparedData` to choose
+            otherwise.
         objective: What is maximised; the ELBO if None.
         checkpoint: A file to keep the state in.
         resume: Whether to go on from that file where it exists.
@@ -37,14 +45,53 @@ def fit(
 
     Raises:
         ValueError: If the data or an option do not fit.
+        TypeError: If the data are none of these.
         NonFiniteError: If no step had a finite gradient for a while.
     """
-    if isinstance(data, (Tensor, np.ndarray)):
-        data = Dataset.from_array(data)
-    if isinstance(data, Dataset):
-        data = prepared(data, vae.likelihood)
-    training = Training(vae, data, objective, **options)
+    contract: DataContract | None = getattr(vae, "contract", None)
+    if isinstance(data, PreparedData):
+        ready = data
+        if contract is not None:
+            contract.check_form(ready.dataset)
+    else:
+        dataset = as_dataset(data)
+        if contract is not None:
+            contract.check_form(dataset)
+            dataset = replace(dataset, model_units=contract.units)
+        ready = prepared(dataset, vae.likelihood)
+    if contract is None:
+        start_from(vae, ready)
+    training = Training(vae, ready, objective, **options)
     path = None if checkpoint is None else Path(checkpoint)
     if resume and path is not None and path.exists():
         training.load_state_dict(load_checkpoint(path))
-    return training.run(checkpoint=path, progress=progress)
+    history = training.run(checkpoint=path, progress=progress)
+    vae.contract = training.contract  # pyright: ignore[reportArgumentType]
+    return history
+
+
+def as_dataset(data: Any) -> Dataset:
+    """Data of any form that `fit` takes, split and numbered.
+
+    Raises:
+        ValueError: If there is no such file, or the data cannot be a data set.
+        TypeError: If they are none of these forms.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, str | Path):
+        loader = own_data(str(data))
+        if loader is None:
+            raise ValueError(f"there is no file or folder {str(data)!r}; data must be {TAKEN}.")
+        return DATASETS[loader](path=data)
+    return Dataset.from_rows(as_rows(data))
+
+
+def start_from(vae: nn.Module, data: PreparedData) -> None:
+    """Give a VAE that was built without data the units of these, and start its likelihood from them."""
+    for module in vae.modules():
+        if isinstance(module, UserUnits):
+            module.set(data.dataset.units)
+    start = getattr(getattr(vae, "likelihood", None), "start_from", None)
+    if start is not None:
+        start(data.starting_rows())

@@ -6,9 +6,10 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
-from pyro_vae.data import PreparedData
-from pyro_vae.evaluating import evaluating
+from pyro_vae.data import DataContract, PreparedData
+from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.log_densities import LogDensities, log_densities, without_density
 from pyro_vae.networks.normalisation import require_separable
 from pyro_vae.objectives import ELBO, Objective, ObjectiveValue, Reconstruction, objective_value
@@ -48,6 +49,8 @@ Record = dict[str, float | int | None]
 # The validation ELBO uses the same noise every epoch, so that epochs compare.
 VALIDATION_SEED = 20_140_401
 VALIDATION_BATCH = 1000
+# Of long data fewer: so many elements at a time.
+VALIDATION_ELEMENTS = 2**22
 
 # Every so many steps several processes ask each other whether to stop.
 _AGREEMENT = 10
@@ -83,6 +86,7 @@ class Training:
         precision: In what the networks' products are computed while training: "float32", or
             "bfloat16" by autocast. Parameters, densities and evaluation are float32 in both.
         processes: Those that train together, each on its share of every batch; one alone if None.
+        notes: What was found in the data, to be kept with the model; one line each.
 
     Raises:
         ValueError: If an option is out of its range, or the objective cannot serve the program.
@@ -105,6 +109,7 @@ class Training:
         aggressive_steps: int = 0,
         precision: Precision = "float32",
         processes: Processes | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         _at_least("epochs", epochs, 0)
         _at_least("max_steps", max_steps, 0)
@@ -121,6 +126,7 @@ class Training:
         self.processes = processes or Processes()
         self.program = program
         self.data = data
+        self.notes = tuple(notes)
         self.device = next(program.parameters()).device
         self.objective: Objective = (ELBO() if objective is None else objective).to(self.device)
         self.batch_size = min(batch_size, len(data.train))
@@ -328,6 +334,11 @@ class Training:
         epochs = math.ceil(self.steps / self.steps_per_epoch)
         return epochs * (self.steps_per_epoch - short) if form == str(self.batch_size) else epochs
 
+    @cached_property
+    def contract(self) -> DataContract:
+        """What the data are, which is kept in each checkpoint."""
+        return DataContract.of(self.data, self.notes)
+
     @property
     def totals(self) -> Totals:
         """What the present epoch has added up."""
@@ -439,12 +450,14 @@ class Training:
 
     def _validation(self) -> dict[str, float | None]:
         split = self.data.fixed("validation")
+        fitting = VALIDATION_ELEMENTS // max(1, math.prod(split.shape[1:]))
+        batch = max(1, min(VALIDATION_BATCH, fitting))
         elbo, reconstruction = ELBO(), Reconstruction()
         sums = {"elbo": 0.0, "reconstruction": 0.0, "kl": 0.0}
         first: tuple[Tensor, LogDensities] | None = None
         with evaluating(self.program, seed=VALIDATION_SEED):
-            for rows in split.split(VALIDATION_BATCH):
-                x = rows.to(self.device, torch.get_default_dtype())
+            for rows in split.split(batch):
+                x = as_floats(rows.to(self.device))
                 program: Any = self.program
                 terms = log_densities(program.model, program.guide, x)
                 known = reconstruction if without_density(terms.guide_trace) else elbo
@@ -506,6 +519,7 @@ class Training:
             "threads": torch.get_num_threads(),
             "compile": dict(self._step.compiled.decisions),
             "aggressive": None if self._aggressive is None else self._aggressive.state_dict(),
+            "data": self.contract.to_plain(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -521,6 +535,7 @@ class Training:
         check_state(state, self.state_dict(), [p.shape for p in self._step.parameters.values()])
         if state["best"] is not None:
             check_parameters(self.program, state["best"])
+        DataContract.from_plain(state["data"]).check(self.data, trained="the checkpoint")
         for name, now in (
             ("batch_size", self.batch_size),
             ("train_size", len(self.data.train)),

@@ -1,14 +1,15 @@
 """Data that a run was not trained on, as its guide reads them."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyro_vae.data import PreparedData, default_root
+from pyro_vae.data import READERS, PreparedData, default_root
 from pyro_vae.training.arguments import normalised, overridden
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.command_line import parse_stored, stored_arguments
 from pyro_vae.training.configuration import load_data, prepare_data
-from pyro_vae.training.run_directory import RunDirectory
+from pyro_vae.training.run_directory import RunDirectory, stored_contract
 
 
 def taken_data_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -36,8 +37,12 @@ def other_data(
     *,
     data_root: Path | None = None,
     trust_model_file: bool = False,
+    split: bool = False,
 ) -> PreparedData:
     """The data that a command line names, prepared as a run's own: its support, its binarisation.
+
+    A file or folder is new data: it is not split, its columns are matched by name, and labels are not
+    needed. A named set keeps its splits.
 
     Args:
         directory: The run's.
@@ -45,25 +50,23 @@ def other_data(
             `--data.size 32`. Without a name they are options of the run's own data.
         data_root: Where data lie; None for the usual place.
         trust_model_file: As of `load`.
+        split: Whether a file or folder is split as for training, for what is fitted to some of its rows.
 
     Raises:
-        ValueError: If an option is unknown, the data are not there, the run's likelihood is no density
-            on them, or they differ from the run's in shape or levels. In one line.
+        ValueError: If an option is unknown, the data are not there, or they do not fit the run's: in
+            shape, names, levels or support. In one line.
     """
     stored = stored_arguments(directory.path, trust_model_file=trust_model_file)
     configuration = parse_stored(overridden(stored, list(normalised(words))))
+    contract = stored_contract(load_checkpoint(directory.checkpoint), directory.path)
+    options = dict(configuration["data"])
+    reader = READERS.get(options.pop("name"))
+    if reader is not None:
+        asked = inspect.signature(reader).parameters
+        given = {name: value for name, value in options.items() if name in asked}
+        if "columns" in asked:
+            given["columns"] = contract.event_names
+        return contract.new_data(reader(**given), split=split)
     data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
-    state = load_checkpoint(directory.checkpoint)
-    shape, needed = data.dataset.event_shape, tuple(state["event_shape"])
-    if shape != needed:
-        raise ValueError(
-            f"{directory.path} was trained on data of shape {needed}, and those of "
-            f"{data.dataset.name} have the shape {shape}."
-        )
-    levels = state.get("levels")
-    if data.likelihood_support == "integers" and data.dataset.levels != levels:
-        raise ValueError(
-            f"{directory.path} was trained on integers of {levels} levels, and those of "
-            f"{data.dataset.name} have {data.dataset.levels}."
-        )
+    contract.check_form(data.dataset, trained=str(directory.path))
     return data

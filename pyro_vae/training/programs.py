@@ -17,6 +17,7 @@ from jaxtyping import Int, Real
 from torch import Tensor
 
 from pyro_vae.data import PreparedData, default_root
+from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.training.configuration import load_data, prepare_data
 from pyro_vae.training.run_directory import RunDirectory, load
 
@@ -113,7 +114,7 @@ class TrainedRun:
         directory: The run's.
         vae: The trained program, on the device, with `configuration`.
         data: Its data.
-        x: The split, on the CPU.
+        x: The split, on the CPU; sparse if the data are.
         device: Where to compute.
         checkpoint_hash: The SHA-256 of the checkpoint.
     """
@@ -121,7 +122,7 @@ class TrainedRun:
     directory: RunDirectory
     vae: Any
     data: PreparedData
-    x: Real[Tensor, " n *event"]
+    x: Real[Tensor, " n *event"] | SparseRows
     device: torch.device
     checkpoint_hash: str
 
@@ -141,6 +142,7 @@ def trained_run(
     device: torch.device,
     data_root: Path | None = None,
     trust_model_file: bool = False,
+    words: Sequence[str] = (),
 ) -> TrainedRun:
     """A run and a split of its data, as a program reads them that is about to write beside them.
 
@@ -150,14 +152,21 @@ def trained_run(
         device: Where to compute.
         data_root: Where data lie; None for the usual place.
         trust_model_file: As of `load`.
+        words: The options that name other data; none for the run's own, which must not have changed.
 
     Raises:
-        ValueError: If there is no run, it is damaged or holds links, its data are not there, or the
-            split is empty.
+        ValueError: If there is no run, it is damaged or holds links, its data are not there or have
+            changed, or the split is empty.
     """
+    from pyro_vae.training.other_data import other_data
+
     directory, vae, checkpoint = opened_run(path, trust_model_file=trust_model_file)
     configuration = vae.configuration
-    data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
+    if words:
+        data = other_data(directory, words, data_root=data_root, trust_model_file=trust_model_file)
+    else:
+        data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
+        vae.contract.check(data, trained=str(path))
     x = data.fixed(split)
     if len(x) == 0:
         raise ValueError(f"the {split} split of {data.dataset.name} holds no data.")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from pyro.nn import PyroModule
 
+from pyro_vae.data import DataContract
 from pyro_vae.training.checkpoint import load_checkpoint, write_atomically
 from pyro_vae.training.command_line import parse_stored, stored_arguments, stored_model
 from pyro_vae.training.configuration import build_vae, to_yaml
@@ -182,7 +183,9 @@ def model_hash(configuration: Configuration) -> str:
 
 
 def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
-    """The trained VAE of a run, in evaluation mode on the CPU, with `vae.configuration` beside it.
+    """The trained VAE of a run, in evaluation mode on the CPU.
+
+    Beside it are `vae.configuration` and `vae.contract`, what its data were.
 
     The run may be somebody else's: nothing in it is executed. Its configuration is limited to
     registered parts and their options, its checkpoint to tensors and plain values.
@@ -205,6 +208,7 @@ def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
     # Before the model file is run.
     run.check_model(stored_model(arguments), state)
     configuration = parse_stored(arguments)
+    contract = stored_contract(state, run.path)
     # What is drawn to begin with is overwritten, and moves no stream of the caller's.
     with torch.random.fork_rng(devices=[]):
         vae = build_vae(
@@ -212,11 +216,27 @@ def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
             state["event_shape"],
             train_size=state["train_size"],
             levels=state.get("levels"),
+            units=contract.units,
         )
     load_parameters(vae, state["program"] if state["best"] is None else state["best"])
     vae.eval()
     vae.configuration = configuration  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
+    vae.contract = contract  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
     return vae
+
+
+def stored_contract(state: Mapping[str, Any], path: Path) -> DataContract:
+    """What the data of a run were, from its checkpoint.
+
+    Raises:
+        ValueError: If an earlier version wrote the checkpoint, or it is damaged.
+    """
+    if "data" not in state:
+        raise ValueError(
+            f"{path} was made by an earlier version, which did not keep what its data were: train it "
+            "again."
+        )
+    return DataContract.from_plain(state["data"])
 
 
 def _check_description(path: Path, state: Mapping[str, Any]) -> None:

@@ -35,7 +35,7 @@ def check_state(
     if missing := own.keys() - state.keys():
         raise ValueError(f"the checkpoint has no {min(missing)}.")
     # Modules say themselves what differs, and how long training was is free.
-    for name in own.keys() - {"program", "objective", "best", "cuda_random_state"}:
+    for name in own.keys() - {"program", "objective", "best", "cuda_random_state", "data"}:
         value = state[name]
         if name == "optimizer":
             _check_optimizer(value, own[name], shapes)

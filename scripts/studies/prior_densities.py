@@ -55,7 +55,7 @@ def vae_of(name: str, train_data: torch.Tensor) -> Any:
 def draw_page(names: Sequence[str], epochs: int, path: Path) -> None:
     """Train with each prior, and draw it before and after."""
     data = PreparedData(digits(), "binary")
-    train_data, test = data.transform(data.train), data.fixed("test").float()
+    train_data, test = data.transform(data.train), data.fixed("test")[:].float()
     lines = -(-len(names) // PRIORS_A_ROW)
     figure = new_figure(2 * 1.5 * PRIORS_A_ROW, 1.75 * lines)
     panels = figure.subplots(lines, 2 * PRIORS_A_ROW, squeeze=False)

@@ -137,7 +137,7 @@ def cell_of(row: str, seed: int, options: argparse.Namespace) -> Cell:
     if data == "dsprites":
         return {**cell, "disentanglement": disentanglement_of(vae, prepared)}
     other = IMAGES[data]
-    foreign = PreparedData(DATASETS[other](root=default_root()), "binary").fixed("test")
+    foreign = PreparedData(DATASETS[other](root=default_root()), "binary").fixed("test")[:]
     return {
         **cell,
         **use_of(vae, prepared),
@@ -167,7 +167,7 @@ def selection(options: argparse.Namespace) -> Cell:
     for name, seed in names:
         model = f"{name}/{seed}"
         vae, data, _ = with_test_data(options.runs / "dsprites" / name / str(seed), 1)
-        codes[model], groups[model] = embedded(vae, data.fixed("test")), name
+        codes[model], groups[model] = embedded(vae, data.fixed("test")[:]), name
         scores[model] = results[f"dsprites:{model}"]["disentanglement"]["scores"]["mig"]
     return {**selection_of(codes, groups, scores), "models": len(names), **provenance()}
 
@@ -187,7 +187,7 @@ def draw(options: argparse.Namespace) -> None:
     vae, data, _ = with_test_data(sprites, 1)
     moved = traversals(
         vae,
-        embedded(vae, data.fixed("test")),
+        embedded(vae, data.fixed("test")[:]),
         factors=data.dataset.labels["test"].numpy(),
         names=data.dataset.label_names,
     )

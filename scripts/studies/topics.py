@@ -145,7 +145,7 @@ def described(topics: np.ndarray) -> Cell:
     """Each topic's first words, and what they are worth on the test posts, the most coherent first."""
     data = newsgroups(default_root())
     words = top_words(topics, TOP)
-    npmi = coherence(words, data.test.numpy() > 0)
+    npmi = coherence(words, data.split("test").numpy() > 0)
     order = np.argsort(-npmi, kind="stable")
     return {
         "coherence": float(npmi.mean()),

@@ -52,8 +52,11 @@ def test_projection():
         (np.arange(60) % 15, True),
         (np.array(["cat", "dog", "cow"] * 20), True),
         (RNG.normal(size=60), True),
+        (np.arange(60) % 4 - 1, True),
+        (np.full(60, -1), False),
+        (np.where(np.arange(60) % 2, RNG.normal(size=60), np.nan), True),
     ],
-    ids=["none", "one class", "15 classes", "words", "real"],
+    ids=["none", "one class", "15 classes", "words", "real", "some", "unlabelled", "missing"],
 )
 def test_latent_space(words, latent, labels, said):
     axes, text = words(plot_latent_space(RNG.normal(size=(60, latent)), labels))

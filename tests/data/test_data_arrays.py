@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pyro_vae.data import array_file
+from pyro_vae.data.arrays import array_rows
 from pyro_vae.data.dataset import SPLITS
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 6, 6), dtype=np.uint8)
@@ -25,8 +26,40 @@ def test_npy(tmp_path):
 
 def test_levels_option(tmp_path):
     np.save(tmp_path / "mine.npy", IMAGES.astype(int) // 16)
-    assert array_file(tmp_path / "mine.npy").support == "counts"
+    with pytest.raises(ValueError, match="grey levels, counts or measurements"):
+        array_file(tmp_path / "mine.npy")
     assert array_file(tmp_path / "mine.npy", levels=16).levels == 16
+
+
+@pytest.mark.parametrize("memory_map", [False, True])
+def test_low_and_wide_images_may_be_series(tmp_path, memory_map):
+    path = tmp_path / "mine.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(50, 3, 24)))
+    images = array_file(path, memory_map=memory_map)
+    assert images.event_shape == (1, 3, 24)
+    assert images.notes == (
+        "taken as images of 3 x 24; if they are series of 3 channels: --data.layout series",
+    )
+    series = array_file(path, memory_map=memory_map, layout="series")
+    assert (series.event_shape, series.notes) == ((3, 24), ())
+    np.testing.assert_array_equal(series.validation[:, None], images.validation)
+    assert array_rows(path, layout="series").layout == "series"
+
+
+@pytest.mark.parametrize("names", [("x",), ("train", "test")])
+def test_channels_option(tmp_path, names):
+    pictures = np.random.default_rng(0).random((20, 9, 9, 4))
+    path = tmp_path / "mine.npz"
+    np.savez(path, **dict.fromkeys(names, pictures))
+    with pytest.raises(ValueError, match=r"channels last.*--data.channels last.*moveaxis"):
+        array_file(path)
+    assert array_file(path, channels="last").event_shape == (4, 9, 9)
+    assert array_file(path, channels="first").event_shape == (9, 9, 4)
+    np.save(tmp_path / "mine.npy", pictures)
+    with pytest.raises(ValueError, match=r"--data.memory_map false"):
+        array_file(tmp_path / "mine.npy", memory_map=True, channels="last")
+    mapped = array_file(tmp_path / "mine.npy", memory_map=True, channels="first")
+    assert mapped.event_shape == (9, 9, 4)
 
 
 @pytest.mark.parametrize("names", [("x",), ("x", "y"), ("train", "test")])

@@ -1,5 +1,7 @@
 """`Dataset`: the support read from an array, its checks, and the fixed split."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -94,10 +96,78 @@ def test_a_support_that_does_not_fit_is_refused(support, levels, message):
 
 @pytest.mark.parametrize(
     ("shape", "event_shape"),
-    [((6,), (6,)), ((6, 7), (1, 6, 7)), ((1, 6, 7), (1, 6, 7)), ((3, 6, 7), (3, 6, 7))],
+    [
+        ((6,), (6,)),
+        ((6, 7), (1, 6, 7)),
+        ((6, 4), (1, 6, 4)),
+        *[((c, 6, 7), (c, 6, 7)) for c in (1, 2, 3, 4, 5)],
+        ((2, 8, 8), (2, 8, 8)),
+        ((12, 8, 8), (12, 8, 8)),
+    ],
 )
 def test_event_shapes(shape, event_shape):
-    assert Dataset.from_array(values(*shape)).event_shape == event_shape
+    assert Dataset.from_array(values(*shape) / 5).event_shape == event_shape
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((28, 28, 3), ({"channels": "last"}, {"channels": "first"})),
+        ((28, 20, 4), ({"channels": "last"}, {"channels": "first"})),
+        ((16, 16, 40), ({"channels": "last"}, {"channels": "first"})),
+        ((30, 8, 20), ({"channels": "last"}, {"channels": "first"})),
+        ((28, 3), ({"layout": "image"}, {"layout": "series", "channels": "last"})),
+        ((48, 4), ({"layout": "image"}, {"layout": "series", "channels": "last"})),
+    ],
+)
+def test_where_the_channels_are_is_asked_and_each_answer_works(shape, options):
+    array = values(*shape) / 5
+    with pytest.raises(ValueError, match=r"--data\.") as caught:
+        Dataset.from_array(array)
+    message = str(caught.value)
+    for words in options:
+        for name in words:
+            assert f"--data.{name} " in message
+        taken = Dataset.from_array(array, **words)
+        moved = np.moveaxis(array, -1, 1) if words.get("channels") == "last" else array
+        assert taken.event_shape == ((1, *shape) if words == {"layout": "image"} else moved.shape[1:])  # fmt: skip
+        np.testing.assert_allclose(taken.test.reshape(-1), moved[taken.rows["test"]].reshape(-1))
+    if "numpy.moveaxis(array, -1, 1)" in message:
+        assert Dataset.from_array(np.moveaxis(array, -1, 1)).event_shape == (shape[2], *shape[:2])
+
+
+def test_layout_series():
+    array = values(3, 12) / 5
+    assert Dataset.from_array(array).event_shape == (1, 3, 12)
+    assert Dataset.from_array(array, layout="series").event_shape == (3, 12)
+    splits = Dataset.from_splits({"train": array, "test": array[:9]}, layout="series")
+    assert splits.event_shape == (3, 12)
+    assert Dataset.from_array(values(12) / 5, layout="series").event_shape == (12,)
+    with pytest.raises(ValueError, match=r"channels than positions .*--data.channels last, or first"):  # fmt: skip
+        Dataset.from_array(values(12, 3) / 5, layout="series")
+    for channels, event_shape in (("first", (12, 3)), ("last", (3, 12))):
+        series = Dataset.from_array(values(12, 3) / 5, layout="series", channels=channels)
+        assert series.event_shape == event_shape
+    with pytest.raises(ValueError, match=r"needs an array of 4 axes, .*--data.layout series"):
+        Dataset.from_array(array, channels="last")
+    with pytest.raises(ValueError, match="the shape of array must be"):
+        Dataset.from_array(values(2, 3, 12) / 5, layout="series")
+
+
+@pytest.mark.parametrize(("dtype", "high"), [("uint16", 4000), ("uint16", 60000), ("int64", 256)])
+@pytest.mark.parametrize("shape", [(8, 7), (4, 8, 8)])
+def test_pictures_of_integers_are_not_taken_for_counts(dtype, high, shape):
+    array = values(*shape, high=high).astype(dtype)
+    with pytest.raises(ValueError, match="grey levels, counts or measurements") as caught:
+        Dataset.from_array(array)
+    levels = re.search(r"--data.levels (\d+)", str(caught.value))[1]
+    ways = re.findall(r"--data.support (\w+)", str(caught.value))
+    assert Dataset.from_array(array, levels=int(levels)).levels == int(levels) > array.max()
+    assert ways == ["counts", "real"]
+    for support in ways:
+        assert Dataset.from_array(array, support=support).support == support
+    # Rows of a table and series of events are what counts are.
+    assert Dataset.from_array(array.reshape(ROWS, -1)).support == "counts"
 
 
 @pytest.mark.parametrize(
@@ -112,8 +182,8 @@ def test_event_shapes(shape, event_shape):
         (values(48, 1), "looks like a single picture"),
         (values(28, 28, 1), r"channels last.*moveaxis\(array, -1, 1\)"),
         (values(28, 28, 3), "channels last"),
-        (values(2, 8, 8), "must be .*1 or 3 channels"),
-        (values(1, 3, 8, 8), "must be .*1 or 3 channels"),
+        (values(1, 3, 8, 8), "must be .*channels, height, width"),
+        (values(12, 9, 30), "may have its channels on the second axis or on the last"),
         (values(4)[:9], "at least 10 rows to be split, got 9"),
         (values(0), r"empty, of shape \(28, 0\)"),
         (values(4) - 2, "goes down to -2; give real data as floats"),
@@ -204,7 +274,7 @@ def test_labels_must_be_as_many_as_rows():
         Dataset.from_array(values(4), labels=values(4, 4))
     with pytest.raises(ValueError, match="single value"):
         Dataset.from_array(values(4), labels=np.array(1))
-    with pytest.raises(ValueError, match="test split has 40 rows but 3 labels"):
+    with pytest.raises(ValueError, match=r"40 rows but 3 labels in the labels of array \(test\)"):
         Dataset.from_splits({"train": values(4), "test": values(4)}, labels={"test": np.zeros(3)})
 
 

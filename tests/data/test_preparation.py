@@ -257,7 +257,8 @@ def test_description(likelihood, options, description):
 
 @pytest.mark.parametrize("native", ["binary", "counts", "unit", "real"])
 def test_description_of_data_without_levels(native):
-    assert "as they are" in PreparedData(dataset_of(native), native).description
+    words = "in their own units" if native == "real" else "as they are"
+    assert words in PreparedData(dataset_of(native), native).description
 
 
 def test_unknown_options_are_refused(monkeypatch):

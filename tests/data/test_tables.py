@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from pyro_vae.data import table_file
-from pyro_vae.data.dataset import SPLITS
+from pyro_vae.data import table_file, table_rows
+from pyro_vae.data.dataset import SPLITS, Dataset
+from pyro_vae.data.tables import frame_rows
 
 N = 20
 GENERATOR = np.random.default_rng(0)
@@ -66,9 +67,11 @@ def test_labels_of_words(path):
 
 def test_labels_of_numbers(path):
     dataset = table_file(write(path, a=REAL, kind=COUNT * 10, b=COUNT), label="kind")
+    values = sorted(set(COUNT.tolist()))
+    assert dataset.label_names == tuple(str(10 * value) for value in values)
     for split in SPLITS:
-        assert torch.equal(dataset.labels[split], (10 * dataset.split(split)[:, 1]).long())
-    assert dataset.label_names == ()
+        counts = torch.tensor(values)[dataset.labels[split]]
+        assert torch.equal(counts, dataset.split(split)[:, 1].long())
     dataset = table_file(write(path, a=REAL, kind=REAL * 2, b=COUNT), label="kind")
     assert torch.allclose(dataset.labels["train"].float(), 2 * dataset.train[:, 0])
 
@@ -95,21 +98,30 @@ def with_gap(values) -> np.ndarray:
         (
             {"a": REAL, "kind": KIND},
             {},
-            "columns must be numeric, but 'kind' is not .*'high'|'low'",
+            r"'kind' must be numeric, but 20 of 20 values are not, .* row 1 \('(high|low)'.*--data.drop",
         ),
-        ({"a": KIND, "kind": KIND}, {}, "but 'a', 'kind' are not"),
-        ({"a": REAL, "when": pd.date_range("2020", periods=N)}, {}, "but 'when' is not"),
+        (
+            {"a": KIND, "kind": KIND},
+            {},
+            "column 'a' must be numeric.*'kind' cannot be data either",
+        ),
+        (
+            {"a": REAL, "when": pd.date_range("2020", periods=N)},
+            {},
+            "'when' holds dates|'when' must",
+        ),
         ({"a": with_gap(REAL), "b": REAL}, {}, r"column 'a' has no value in row 8 \(1 of 20"),
-        ({"a": REAL, "b": with_gap(KIND)}, {"label": "b"}, "column 'b' has no value in row 8"),
+        ({"a": REAL, "b": COUNT}, {"drop": "c"}, "there is no column 'c'; there are a, b"),
+        (
+            {"a": REAL, "b": COUNT},
+            {"split": "c"},
+            "no column 'c', and no such file; there are a, b",
+        ),
+        ({"a": REAL, "b": COUNT}, {"drop": "a,b"}, "there are no columns of data"),
         ({"a": REAL, "label": COUNT}, {}, r"'label' seems to hold labels.*\(--data.label label\)"),
         ({"a": REAL, "Class": COUNT}, {}, "the column 'Class' seems to hold labels"),
         ({"a": REAL, "b": COUNT}, {"label": "c"}, "there is no column 'c'; there are a, b"),
         ({"a": KIND}, {"label": "a"}, "there are no columns of data"),
-        (
-            {"1.5": REAL, "2.5": COUNT},
-            {},
-            "first line must hold the columns' names, got the numbers",
-        ),
         ({"Unnamed: 0": np.arange(N), "a": REAL}, {}, "column 1 has no name in the first line"),
         ({"a": COUNT}, {}, "looks like labels"),
         ({"a": COUNT[:5], "b": REAL[:5]}, {}, "at least 10 rows to be split, got 5"),
@@ -139,8 +151,8 @@ LINES = [f"{a},{b}" for a, b in zip(REAL, COUNT, strict=True)]
         (["a,b", *(f"{line},5" for line in LINES)], "is damaged, or not a table of csv"),
         (["a,b,c", *LINES], "column 'c' has no value in row 1"),
         (["a,b", *LINES, "7"], "column 'b' has no value in row 21"),
-        (["a,b", *LINES, "1,x"], "columns must be numeric, but 'b' is not"),
-        (["a;b", *(line.replace(",", ";") for line in LINES)], "'a;b' is not .*separated by commas"),
+        (["a,b", *LINES, "1,x"], r"'b' must be numeric, but 1 of 21 values are not, first in row 21 \('x'"),
+        (["a;b", *(line.replace(",", ";") for line in LINES)], "'a;b' must be .*separated by commas"),
         ([",a,b", *(f"{i},{line}" for i, line in enumerate(LINES))], "column 1 has no name"),
         (['a,b', '"1,2', *LINES], "is damaged, or not|numeric"),
         (["a,b", *(f"{line},,,,,," for line in LINES)], "is damaged, or not a table of csv"),
@@ -174,6 +186,88 @@ def test_other_files_are_refused_with_the_path(path, kind):
         table_file(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_columns_that_are_not_data(path, tmp_path):
+    parts = np.repeat(["train", "Val", "test"], [12, 3, 5])
+    site = np.arange(N) // 4
+    write(path, id=np.arange(N), a=REAL, kind=KIND, part=parts, site=site, b=COUNT)
+    dataset = table_file(path, label="kind", drop="id,site", split="part")
+    assert dataset.event_names == ("a", "b")
+    assert [len(dataset.split(split)) for split in SPLITS] == [12, 3, 5]
+    assert dataset.rows["test"].tolist() == [15, 16, 17, 18, 19]
+    (tmp_path / "parts.txt").write_text("\n".join(parts))
+    dropped = ["id", "part", "site", "kind"]
+    dataset = table_file(path, drop=dropped, split=str(tmp_path / "parts.txt"))
+    assert dataset.rows["test"].tolist() == [15, 16, 17, 18, 19]
+    dataset = table_file(path, drop=dropped[:2], group="site", label="kind")
+    sites = [set(site[dataset.rows[split]]) for split in SPLITS]
+    assert sorted(each for part in sites for each in part) == [0, 1, 2, 3, 4]
+
+
+def test_names_that_are_numbers(path):
+    # pandas' own names, in Parquet as integers, and the wavelengths of spectra.
+    table = pd.DataFrame({0: COUNT > 4, 1: REAL, 2: REAL})
+    table.to_csv(path, index=False) if path.suffix.lower() == ".csv" else table.to_parquet(path)
+    dataset = table_file(path, label="0")
+    assert (dataset.event_names, dataset.label_names) == (("1", "2"), ("False", "True"))
+    write(path, **{str(400 + 2.5 * step): REAL for step in range(10)})
+    assert table_file(path).event_names[1] == "402.5"
+
+
+def test_new_rows_need_neither_labels_nor_rows_enough(path):
+    write(path, b=[2.5], words=["x"], label=["y"], a=[None])
+    rows = table_rows(path, label="kind", group="site", split="part", drop="id")
+    assert (rows.values.tolist(), rows.event_names, rows.labels) == ([[2.5]], ("b",), None)
+    assert len(rows.notes) == 3
+    assert "column 'a' has no value in row 1" in " ".join(rows.notes)
+    assert table_rows(path, label="words").labels.tolist() == ["x"]
+
+
+def test_frames_of_a_notebook():
+    table = pd.DataFrame({"a": REAL, "b": COUNT, "kind": KIND}, index=np.arange(N)[::-1] + 7)
+    dataset = Dataset.from_rows(frame_rows(table, label="kind"))
+    assert torch.equal(dataset.labels["train"], (dataset.train[:, 1] <= 4).long())
+    polars = pytest.importorskip("polars")
+    other = Dataset.from_rows(frame_rows(polars.from_pandas(table), label="kind"))
+    assert torch.equal(other.train, dataset.train)
+    assert other.label_names == dataset.label_names
+    # Rows with no label are data, too.
+    table["kind"] = with_gap(KIND)
+    dataset = Dataset.from_rows(frame_rows(table, label="kind"))
+    assert sum(int((labels == -1).sum()) for labels in dataset.labels.values()) == 1
+    assert "1 of 20 rows have no label" in dataset.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (
+            pd.Categorical(KIND),
+            r"'b' holds categories \('high', 'low'\).*get_dummies.*--data.drop b",
+        ),
+        (pd.date_range("2020", periods=N), "'b' holds dates or times .*--data.drop b"),
+        (pd.to_timedelta(COUNT, unit="h"), "'b' holds dates or times"),
+        (["3 kg", "n/a", *REAL[2:]], r"2 of 20 values are not, first in row 1 \('3 kg', 'n/a';"),
+        ([[1, 2]] * N, "'b' must hold one number a row, got values of type list"),
+        (REAL + 1j, "'b' must be numeric, got the type complex128"),
+        (pd.array([None, *COUNT[1:]], dtype="Int64"), "'b' has no value in row 1"),
+    ],
+)
+def test_columns_that_cannot_be_data(column, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        frame_rows(pd.DataFrame({"a": REAL, "b": column}))
+    assert "\n" not in str(caught.value)
+
+
+def test_columns_of_objects_are_read_as_numbers():
+    from decimal import Decimal
+
+    table = pd.DataFrame({"a": COUNT.astype(object), "b": [str(value) for value in REAL]})
+    table["c"] = [Decimal(str(value)) for value in REAL]
+    table["d"] = (COUNT > 4).astype(object)
+    expected = np.stack([COUNT, REAL, REAL, COUNT > 4], 1)
+    assert np.array_equal(frame_rows(table).values, expected)
 
 
 def test_what_cannot_be_imported_is_named(tmp_path, monkeypatch):

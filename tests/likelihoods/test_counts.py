@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from pyro_vae import networks
-from pyro_vae.likelihoods import Multinomial, NegativeBinomial, ZeroInflatedNegativeBinomial
+from pyro_vae.likelihoods import (
+    Multinomial,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+)
 from pyro_vae.model import build
 
 DECODER = partial(networks.MLP, (2,), hidden=(6,))
@@ -36,8 +41,19 @@ def test_proportions_and_the_library_size_are_decoded_apart():
     log_proportions, log_size = likelihood.outputs(z)
     proportions = log_proportions.flatten(1).softmax(1).view(5, 1, 2, 2)
     size = log_size.flatten(1).mean(1).exp()
-    torch.testing.assert_close(likelihood(z).mean, size[:, None, None, None] * proportions)
-    torch.testing.assert_close(likelihood(z).mean.flatten(1).sum(1), size)
+    torch.testing.assert_close(likelihood(z).mean, 4 * size[:, None, None, None] * proportions)
+    torch.testing.assert_close(likelihood(z).mean.flatten(1).sum(1), 4 * size)
+
+
+@pytest.mark.parametrize(
+    "part", [Poisson, NegativeBinomial, partial(NegativeBinomial, library=True)]
+)
+def test_means_start_at_the_means_of_the_data(part):
+    counts = torch.distributions.Poisson(torch.tensor([1e-3, 1.0, 1e3, 1e7])).sample((500,))
+    counts[:, 0] = 0
+    likelihood = silent(part((4,), DECODER, train_data=counts))
+    wanted = counts.double().mean(0).clamp(min=1 / 500).float()
+    torch.testing.assert_close(likelihood(torch.zeros(2)).mean, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("part", NEGATIVE_BINOMIALS)

@@ -136,13 +136,12 @@ def test_data_of_ones_own(trained, tmp_path, capsys):
     assert main(trained, *options) == 0
     with np.load(out) as file:
         found = dict(file)
-    # Row i is of row i of the file.
+    # Row i is of row i of the file, which is not split.
     assert (found["row"] == np.arange(40)).all()
     assert (found["factors"][:, 1] == np.arange(40)).all()
-    assert (found["split"] == "test").sum() == 8
-    assert main(trained, *options, "--split", "validation", "--overwrite") == 0
-    with np.load(out) as file:
-        assert (file["codes"] == found["codes"][found["split"] == "validation"]).all()
+    assert (found["split"] == "new").all()
+    line = refused(capsys, trained, *options, "--split", "validation", "--overwrite")
+    assert "a file given with --data is not split" in line
     # On the disk, block by block, each row once.
     np.save(tmp_path / "mine.npy", (grey > 8).astype(np.uint8))
     options = ["--data", tmp_path / "mine.npy", "--out", out, "--overwrite"]
@@ -163,7 +162,7 @@ def test_data_that_do_not_fit_are_refused(trained, tmp_path, capsys):
     assert "was trained on data of shape (1, 8, 8), and those of wide have the shape" in line
     np.save(tmp_path / "real.npy", rng.normal(size=(20, 8, 8)))
     line = refused(capsys, trained, *out, "--data", tmp_path / "real.npy")
-    assert "Bernoulli does not fit: real holds real data" in line
+    assert "real holds values outside 0 to 16, the levels that the model was trained on" in line
     assert "--data must be one of digits" in refused(capsys, trained, *out, "--data", "nonsense")
     assert "there is no" in refused(capsys, trained, *out, "--data", "none.npy")
     assert "unknown option --data.depth" in refused(capsys, trained, *out, "--data.depth", "3")

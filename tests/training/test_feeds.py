@@ -12,13 +12,16 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from scipy import sparse
 
 from pyro_vae import build, fit
 from pyro_vae.data import Dataset, PreparedData, array_file
+from pyro_vae.data import sparse_rows as sparse_module
 from pyro_vae.data.orders import BlockOrder
+from pyro_vae.likelihoods import NegativeBinomial
 from pyro_vae.training import Training
 from pyro_vae.training.checkpoint import load_checkpoint
-from pyro_vae.training.feeds import Batches, InMemory, Streamed, feed
+from pyro_vae.training.feeds import Batches, InMemory, Sparse, Streamed, feed
 
 # 371 of 530 rows are trained on: 13 a block and 5 blocks a pool make 29 blocks, one of them short,
 # and 6 pools, one of them short; 37 batches of 10, of which several lie in two pools, and one of 1.
@@ -223,6 +226,55 @@ def test_a_replayed_batch_is_the_one_it_was(dataset):
         training._feed.argument(step)
     assert torch.equal(training._feed.argument(2), first)
     training._feed.close()
+
+
+# ---- sparse counts ---------------------------------------------------------------------------
+
+COUNTS = np.random.default_rng(1).poisson(0.2, (ROWS, 20))
+
+
+def of_counts(values) -> Dataset:
+    return Dataset.from_array(values, name="counts")
+
+
+@pytest.fixture
+def sparse_counts(monkeypatch) -> Dataset:
+    monkeypatch.setattr(sparse_module, "MINIMUM_DENSE_BYTES", 0)
+    return of_counts(sparse.csr_array(COUNTS))
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_sparse_rows_give_what_memory_gives(sparse_counts, ranks):
+    for rank in range(ranks):
+        batches = Batches(TRAINED, 10, rank=rank, ranks=ranks)
+        ours, theirs = (
+            feed(PreparedData(dataset, "counts"), batches, 7, CPU)
+            for dataset in (sparse_counts, of_counts(COUNTS))
+        )
+        assert isinstance(ours, Sparse)
+        assert isinstance(theirs, InMemory)
+        assert ours.order == theirs.order
+        for step in (0, 1, 36, 37, 38, 80, 2):
+            assert torch.equal(batch(ours, step), batch(theirs, step))
+        ours.order_seed = theirs.order_seed = 100
+        assert torch.equal(batch(ours, 3), batch(theirs, 3))
+        beside = [made.beside(Batches(370, 37), 5) for made in (ours, theirs)]
+        assert torch.equal(*(batch(made, 4) for made in beside))
+
+
+@pytest.mark.parametrize("options", [{}, {"aggressive_steps": 10, "epochs": 1}])
+def test_sparse_training_equals_dense_training(sparse_counts, options, monkeypatch):
+    """Losses, validation and parameters, to the last bit."""
+    monkeypatch.setattr("pyro_vae.training.aggressive.VALIDATION_DATA", 20)
+    trainings = []
+    for dataset in (sparse_counts, of_counts(COUNTS)):
+        pyro.set_rng_seed(3)
+        prepared = PreparedData(dataset, "counts")
+        rows = prepared.starting_rows()
+        vae = build((20,), 2, likelihood=NegativeBinomial, train_data=rows, train_size=TRAINED)
+        trainings.append(Training(vae, prepared, **{"batch_size": 100, "epochs": 2, **options}))
+        trainings[-1].run()
+    assert_same(*trainings)
 
 
 # ---- what goes wrong -------------------------------------------------------------------------

@@ -42,9 +42,32 @@ def test_of_several_factors_the_first_is_the_label(monkeypatch):
     assert (factors == more).all()
 
 
+def test_data_without_a_label_are_left_out():
+    rng = np.random.default_rng(0)
+    labels, train_labels = rng.integers(0, 3, 20), rng.integers(0, 3, 50)
+    labels[::4], train_labels[::5] = -1, -1
+    of = Represented(a_subject(labels=labels, train_labels=train_labels))
+    assert (of.test.labels == labels[labels >= 0]).all()
+    assert len(of.test.codes) == len(of.labelled_x) == 15
+    assert (of.train.labels == train_labels[train_labels >= 0]).all()
+    # Codes and data are those of the rows with labels.
+    codes = section_arrays.embedded(of.subject.vae, of.train_labelled_x)
+    np.testing.assert_allclose(of.train.codes, codes, rtol=1e-5)
+    assert len(of.train_x) == 50
+    factors = np.stack([labels, rng.integers(0, 3, 20)], 1)
+    of = Represented(a_subject(labels=factors))
+    assert (of.scored[1] == factors[labels >= 0]).all()
+    np.testing.assert_allclose(of.scored[0], of.codes[labels >= 0])
+
+
 @pytest.mark.parametrize(
     ("labels", "says"),
-    [(None, "the data have no labels"), (np.zeros(20, np.int64), "have the same label")],
+    [
+        (None, "the data have no labels"),
+        (np.zeros(20, np.int64), "have the same label"),
+        (np.full(20, -1), "none of the data has a label"),
+        (np.linspace(0, 1, 20), "the labels of the data are floats, a numeric target"),
+    ],
 )
 def test_without_labels_there_is_no_probe(labels, says):
     with pytest.raises(UndefinedCheckError, match=says):

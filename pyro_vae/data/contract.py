@@ -1,0 +1,530 @@
+"""What a model's data were, kept with the model, and what later data are checked against."""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int, Real
+from torch import Tensor
+
+from pyro_vae.data.dataset import Dataset
+from pyro_vae.data.digests import row_digests
+from pyro_vae.data.inputs import as_rows, path_rows
+from pyro_vae.data.labels import Labels, are_classes, read_labels
+from pyro_vae.data.memory_mapped import MemoryMapped
+from pyro_vae.data.preparation import PreparedData
+from pyro_vae.data.rows import Rows
+from pyro_vae.data.sparse_rows import SparseRows, from_scipy, is_sparse
+from pyro_vae.data.splits import SPLITS
+from pyro_vae.data.units import Units
+from pyro_vae.data.values import SUPPORTS, Extent, as_events, as_tensor
+
+# Names listed in a message.
+_LISTED = 5
+# A file is hashed whole up to so many bytes; beyond, its length and pieces spread over it.
+_HASHED_WHOLE = 2**30
+_PIECES, _PIECE = 256, 2**16
+# Rows that are checked at a time.
+_ROWS_AT_A_TIME = 4096
+
+
+class ChangedDataError(ValueError):
+    """Data that are not those that the model was trained on."""
+
+
+@dataclass(frozen=True, eq=False)
+class DataContract:
+    """What the data of a model were: names, support, units, classes, splits and digests.
+
+    A run stores it in its checkpoint. `check` compares the run's data when they are read again, and
+    `new_data` prepares other data as the training data were, or says in what they differ.
+
+    Args:
+        name: What the data are called.
+        support: The native support of the data.
+        levels: The number of levels of integers; None for other data.
+        event_shape: The shape of a datum: `(elements,)`, `(channels, length)` or `(channels, height,
+            width)`.
+        event_names: What the elements are called, in the order of training; may be empty.
+        label_names: What class 0, 1, ... is called; of factors, what the factors are.
+        has_classes: Whether the labels are classes.
+        low: The lowest value in the training data.
+        high: The highest.
+        units: The center and spread that networks work in.
+        likelihood_support: The support of the likelihood that the data were prepared for.
+        binarisation: How grey values became binary; None if they did not.
+        dequantise: Whether levels got uniform noise for a likelihood of unit data.
+        split_rule: How the rows were split, in words.
+        digests: For each split in memory, the sorted digests of its rows as int64.
+        sizes: The number of rows in each split.
+        labels_digest: The SHA-256 of all labels; empty without labels.
+        source: The resolved path that the data were read from; empty for data in memory.
+        source_digest: The SHA-256 of the file, or of the names and lengths of a folder's files.
+        notes: What was found in the data before training, one line each.
+    """
+
+    name: str
+    support: str
+    levels: int | None
+    event_shape: tuple[int, ...]
+    event_names: tuple[str, ...]
+    label_names: tuple[str, ...]
+    has_classes: bool
+    low: float
+    high: float
+    units: Units
+    likelihood_support: str
+    binarisation: str | None
+    dequantise: bool
+    split_rule: str
+    digests: dict[str, Int[Tensor, " _"]] = field(repr=False)
+    sizes: dict[str, int]
+    labels_digest: str = ""
+    source: str = ""
+    source_digest: str = ""
+    notes: tuple[str, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, data: PreparedData, notes: Sequence[str] = ()) -> "DataContract":
+        """The contract of a run's data.
+
+        Args:
+            data: The data as they were prepared for the run.
+            notes: What was found in them.
+        """
+        dataset = data.dataset
+        source = dataset.source
+        extent = dataset.train_extent
+        return cls(
+            name=dataset.name,
+            support=dataset.support,
+            levels=dataset.levels,
+            event_shape=dataset.event_shape,
+            event_names=dataset.event_names,
+            label_names=dataset.label_names,
+            has_classes=are_classes(dataset.labels.get("train")),
+            low=float(extent.low),
+            high=float(extent.high),
+            units=dataset.units,
+            likelihood_support=data.likelihood_support,
+            binarisation=data.binarisation,
+            dequantise=data.dequantise,
+            split_rule=dataset.split_rule,
+            digests=_digests(dataset),
+            sizes={split: len(getattr(dataset, split)) for split in SPLITS},
+            labels_digest=_labels_digest(dataset),
+            source="" if source is None else str(source.resolve()),
+            source_digest="" if source is None else path_digest(source),
+            notes=(*dataset.notes, *notes),
+        )
+
+    # ---- the run's own data, read again ------------------------------------------------------
+
+    def check(self, data: PreparedData, *, trained: str = "the model") -> None:
+        """Make sure that the run's data, read again, are those of training.
+
+        Raises:
+            ChangedDataError: If they are not, in one line: how many rows there are now, and how many of
+                the rows that are now in the test split were in the training split.
+        """
+        dataset = data.dataset
+        self.check_form(dataset, trained=trained)
+        now = _digests(dataset)
+        sizes = {split: len(getattr(dataset, split)) for split in SPLITS}
+        same = sizes == self.sizes and all(
+            torch.equal(now[split], self.digests[split])
+            for split in now.keys() & self.digests.keys()
+        )
+        on_disk = isinstance(dataset.train, MemoryMapped)
+        if same and on_disk and dataset.source is not None:
+            same = path_digest(dataset.source) == self.source_digest
+        if same:
+            return
+        where = self.source or self.name
+        before, after = sum(self.sizes.values()), sum(sizes.values())
+        message = f"the data have changed since {trained} was trained: {where} "
+        message += (
+            f"has {after:,} rows and had {before:,}"
+            if before != after
+            else f"has {before:,} rows as before, with other values or splits"
+        )
+        if "train" in self.digests:
+            seen = _count_among(now["test"], self.digests["train"])
+            known = _count_among(self.digests["test"], self.digests["train"])
+            message += f"; {seen:,} of the {sizes['test']:,} rows now in its test split are rows that trained it"
+            message += f" (there were {known:,})" if known else ""
+        raise ChangedDataError(
+            f"{message}. Numbers on them would be wrong: restore the file, train again, or give the rows as new data, "
+            "with --data FILE."
+        )
+
+    def check_labels(self, dataset: Dataset) -> str | None:
+        """A line to say if labels differ from those at training; None if they do not."""
+        if _labels_digest(dataset) == self.labels_digest:
+            return None
+        return f"the labels of {dataset.name} are not those of training; codes and densities do not depend on them."
+
+    def check_form(self, dataset: Dataset, *, trained: str = "the model") -> None:
+        """Make sure that data have the shape, the support, the levels and the names of training.
+
+        Raises:
+            ValueError: If they have not, in one line.
+        """
+        if dataset.event_shape != self.event_shape:
+            raise ValueError(
+                f"{trained} was trained on data of shape {self.event_shape}, and those of "
+                f"{dataset.name} have the shape {dataset.event_shape}."
+            )
+        if dataset.levels != self.levels:
+            raise ValueError(
+                f"{trained} was trained on {_described(self.support, self.levels)}, and those of "
+                f"{dataset.name} are {_described(dataset.support, dataset.levels)}."
+            )
+        if self.event_names and dataset.event_names and self.event_names != dataset.event_names:
+            self._order(dataset.event_names, dataset.name)
+            raise ValueError(
+                f"{dataset.name} has the names of {trained}'s data in another order: give its file as "
+                "new data, with --data FILE."
+            )
+
+    # ---- new data ----------------------------------------------------------------------------
+
+    def new_data(self, rows: Rows, *, split: bool = False) -> PreparedData:
+        """New data, prepared as the training data were; each split is all of them.
+
+        Columns are matched by name and put in the order of training. The support is the model's, unless
+        the rows say that they are in the likelihood's support already, and classes keep their numbers.
+
+        Args:
+            rows: The data as they were read.
+            split: Whether they are split as training data are, for what is fitted to some of them.
+
+        Raises:
+            ValueError: If elements are missing, shapes differ, or values are outside the support: by
+                column and count, in one line.
+        """
+        # Data that are said to be binarised already are not binarised again.
+        said = rows.support == self.likelihood_support
+        support = self.likelihood_support if said else self.new_support
+        values, notes = self.matched(rows, support)
+        labels, names = None, self.label_names
+        if rows.labels is not None:
+            read = self._numbered(rows)
+            labels, names, notes = read.values, read.names, (*notes, *read.notes)
+        ready = replace(
+            rows,
+            values=values,
+            labels=labels,
+            label_names=names,
+            event_names=self.event_names,
+            support=support,
+            levels=self.levels if support == "integers" else None,
+            notes=(*rows.notes, *notes),
+        )
+        dataset = Dataset.from_rows(ready, units=self.units, split=split)
+        binarisation: Any = self.binarisation or "none"
+        return PreparedData(
+            dataset,
+            self.likelihood_support,
+            binarisation=binarisation,
+            dequantise=self.dequantise,
+        )
+
+    @property
+    def new_support(self) -> str:
+        """The support of new data: unit data for a likelihood of real data need not be unit."""
+        return "real" if self.likelihood_support == "real" and not self.levels else self.support
+
+    def matched(self, rows: Rows, support: str) -> tuple[Any, tuple[str, ...]]:
+        """The values in the order and the shape of training, and what was left out, one line each.
+
+        Raises:
+            ValueError: As `new_data`.
+        """
+        values, notes = rows.values, []
+        if rows.event_names and self.event_names:
+            order, foreign = self._order(rows.event_names, rows.name)
+            if foreign:
+                notes.append(
+                    f"{rows.name}: left out {_some(foreign)}, which the model does not have."
+                )
+            if order is not None:
+                values = values[:, order]
+        values = self._events(values, rows)
+        if tuple(values.shape[1:]) != self.event_shape:
+            raise ValueError(
+                f"the model was trained on data of shape {self.event_shape}, and those of {rows.name} have "
+                f"the shape {tuple(values.shape[1:])}."
+            )
+        if len(values) == 0:
+            raise ValueError(f"{rows.name} holds no rows.")
+        levels = self.levels if support == "integers" else None
+        check_support(values, support, levels, name=rows.name, event_names=self.event_names)
+        high = (Extent.of(values) if isinstance(values, Tensor) else values.extent).high
+        if levels is not None and levels > 2 and self.high > 1 and high <= 1:
+            notes.append(
+                f"{rows.name}: all values are 0 or 1, of {levels} levels: if they are binarised already, say "
+                "so with --data.support binary."
+            )
+        return values, tuple(notes)
+
+    def _events(self, values: Any, rows: Rows) -> Any:
+        """The values with an event shape; rows on the disk and sparse ones as they are."""
+        if is_sparse(values):
+            counts = self.support in ("binary", "counts")
+            (values,) = from_scipy([values], rows.name, counts=counts)
+        if isinstance(values, SparseRows | MemoryMapped):
+            return values
+        # Three axes are what they were in training.
+        layout = "series" if len(self.event_shape) == 2 else rows.layout
+        return as_events(as_tensor(values, rows.name, copy=False), rows.name, layout, new=True)
+
+    def _order(self, names: Sequence[str], name: str) -> tuple[list[int] | None, list[str]]:
+        """The places of the training elements among names, None if they are the same, and what is left."""
+        if tuple(names) == self.event_names:
+            return None, []
+        place = {name: index for index, name in enumerate(names)}
+        if missing := [name for name in self.event_names if name not in place]:
+            raise ValueError(
+                f"{name} lacks {len(missing)} of the {len(self.event_names)} columns that the model was trained "
+                f"on: {_some(missing)}; it has {_some(list(names))}."
+            )
+        wanted = set(self.event_names)
+        return [place[name] for name in self.event_names], [n for n in names if n not in wanted]
+
+    def _numbered(self, rows: Rows) -> Labels:
+        """Labels with the numbers that their classes had in training."""
+        what = f"the labels of {rows.name}"
+        if self.has_classes:
+            return read_labels(rows.labels, what, classes=self.label_names, n=len(rows))
+        return read_labels(rows.labels, what, names=rows.label_names, n=len(rows))
+
+    # ---- storing -----------------------------------------------------------------------------
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors and plain values for a checkpoint."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in plain.items()
+        } | {"units": self.units.to_plain()}
+
+    @classmethod
+    def from_plain(cls, plain: Any) -> "DataContract":
+        """What `to_plain` wrote, which may be somebody else's.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        damaged = ValueError("what the checkpoint says of the data is damaged.")
+        if not isinstance(plain, Mapping) or plain.keys() != cls.__dataclass_fields__.keys():
+            raise damaged
+        values = {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
+        words = ("name", "support", "likelihood_support", "split_rule", "labels_digest")
+        lists = ("event_names", "label_names", "notes")
+        if not (
+            all(type(values[name]) is str for name in (*words, "source", "source_digest"))
+            and all(
+                isinstance(values[name], tuple) and all(type(item) is str for item in values[name])
+                for name in lists
+            )
+            and values["support"] in SUPPORTS
+            and values["likelihood_support"] in SUPPORTS
+            and all(type(values[name]) is float for name in ("low", "high"))
+            and type(values["has_classes"]) is bool
+            and isinstance(values["event_shape"], tuple)
+            and all(type(length) is int for length in values["event_shape"])
+            and isinstance(values["digests"], Mapping)
+            and all(
+                isinstance(part, Tensor) and part.dtype == torch.int64 and part.dim() == 1
+                for part in values["digests"].values()
+            )
+            and isinstance(values["sizes"], Mapping)
+            and set(values["sizes"]) == set(SPLITS)
+            and all(type(size) is int for size in values["sizes"].values())
+            and isinstance(values["units"], Mapping)
+        ):
+            raise damaged
+        return cls(**{**values, "units": Units.from_plain(values["units"])})  # pyright: ignore[reportArgumentType]
+
+    def __str__(self) -> str:
+        """The data in one line."""
+        kind = _described(self.support, self.levels)
+        scaled = "" if self.units.identity else f", scaled by {self.units.kind}"
+        return f"{self.name}: {kind} of shape {self.event_shape}{scaled}; {self.split_rule}"
+
+
+def check_support(
+    values: Any,
+    support: str,
+    levels: int | None,
+    *,
+    name: str,
+    event_names: Sequence[str] = (),
+) -> None:
+    """Make sure that values are in a support.
+
+    Args:
+        values: `(n, *event_shape)`: a tensor, rows on the disk or sparse rows.
+        support: One of `SUPPORTS`.
+        levels: The number of levels of integers.
+        name: What to call the values.
+        event_names: What the elements are called.
+
+    Raises:
+        ValueError: If they are not: by column where columns have names, and by count.
+    """
+    columns = torch.zeros(math.prod(values.shape[1:]), dtype=torch.int64)
+    rows, example = 0, math.nan
+    for start in range(0, len(values), _ROWS_AT_A_TIME):
+        flat = values[start : start + _ROWS_AT_A_TIME].flatten(1)
+        outside = _outside(flat, support, levels)
+        if outside.any():
+            columns += outside.sum(0)
+            rows += int(outside.any(1).sum())
+            example = flat[outside][0].item()
+    if not rows:
+        return
+    worst = columns.nonzero().flatten().tolist()
+    if event_names:
+        listed = [f"{event_names[c]!r} in {int(columns[c]):,}" for c in worst[:_LISTED]]
+        more = f" and {len(worst) - _LISTED} more columns" if len(worst) > _LISTED else ""
+        where = f"column {', '.join(listed)}{more}"
+    else:
+        where = f"{int(columns.sum()):,} values in {rows:,}"
+    allowed = (
+        f"0 to {levels - 1}, the levels" if levels else f"{SUPPORTS[support]}, the {support} data"
+    )
+    raise ValueError(
+        f"{name} holds values outside {allowed} that the model was trained on: {where} of {len(values):,} rows, "
+        f"such as {example:g}."
+    )
+
+
+def _outside(flat: Tensor, support: str, levels: int | None) -> Tensor:
+    """Where values are outside a support."""
+    floats = flat.is_floating_point()
+    outside = ~flat.isfinite() if floats else torch.zeros(flat.shape, dtype=torch.bool)
+    if support != "real":
+        outside |= flat < 0
+        if support != "counts":
+            outside |= flat > (levels or 2) - 1
+    if support in ("binary", "integers", "counts") and floats:
+        outside |= flat != flat.round()
+    return outside
+
+
+def check_prepared(
+    x: Real[Tensor, " n *event"], support: str, contract: DataContract | None
+) -> None:
+    """Make sure that a tensor was prepared for a likelihood: raw levels are not taken for it.
+
+    Nothing is checked while a program is exported or compiled.
+
+    Args:
+        x: Data as a guide reads them.
+        support: The likelihood's support.
+        contract: What the data were; None if that is not known.
+
+    Raises:
+        ValueError: If values are outside what the guide was trained on, in one line.
+    """
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or x.numel() == 0:
+        return
+    scaled = contract is not None and contract.levels is not None and support == "real"
+    if support not in ("binary", "unit") and not scaled:
+        return
+    low, high = (float(value) for value in x.detach().aminmax())
+    if low < 0 or high > 1:
+        was = "" if contract is None else f", which {contract.name} was before it was prepared"
+        raise ValueError(
+            f"x holds values from {low:g} to {high:g}, and the guide reads values from 0 to 1{was}: prepare them "
+            "with vae.prepare(x)."
+        )
+
+
+def prepare(data: Any, contract: DataContract | None) -> Real[Tensor, " n *event"]:
+    """New data as the training data were prepared.
+
+    Args:
+        data: What `as_rows` takes, or a path.
+        contract: What the training data were.
+
+    Raises:
+        ValueError: If there is no contract, or the data do not fit it.
+        TypeError: If the data are of no form that is taken.
+    """
+    if contract is None:
+        raise ValueError(
+            "the VAE has not been trained, so how to prepare data is not known: fit it first, or give a tensor "
+            "in the likelihood's support."
+        )
+    rows = path_rows(data) if isinstance(data, str | Path) else as_rows(data)
+    x = contract.new_data(rows).fixed("test")
+    return x if x.dtype == torch.float64 else x.to(torch.get_default_dtype())
+
+
+def path_digest(path: Path) -> str:
+    """The SHA-256 of a file; of a folder, that of its files' names and lengths.
+
+    Of a file above 1 GiB, it is that of its length and of 256 pieces spread over it.
+    """
+    total = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.is_file():
+                total.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
+        return total.hexdigest()
+    if not path.is_file():
+        return ""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _HASHED_WHOLE:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(str(size).encode())
+        for place in np.linspace(0, size - _PIECE, _PIECES).astype(int).tolist():
+            file.seek(place)
+            total.update(file.read(_PIECE))
+    return total.hexdigest()
+
+
+def _digests(dataset: Dataset) -> dict[str, Tensor]:
+    """The sorted digests of the rows of each split in memory."""
+    found = {}
+    for split in SPLITS:
+        values = getattr(dataset, split)
+        if isinstance(values, MemoryMapped):
+            continue
+        if isinstance(values, SparseRows):
+            digests = np.concatenate([row_digests(part) for part in values.parts()])
+        else:
+            digests = row_digests(values, double=dataset.units.double)
+        found[split] = torch.from_numpy(digests.view(np.int64)).sort().values
+    return found
+
+
+def _count_among(rows: Tensor, others: Tensor) -> int:
+    return int(torch.isin(rows, others).sum())
+
+
+def _labels_digest(dataset: Dataset) -> str:
+    if not dataset.labels:
+        return ""
+    total = hashlib.sha256()
+    for split, labels in sorted(dataset.labels.items()):
+        total.update(split.encode() + labels.double().numpy().tobytes())
+    return total.hexdigest()
+
+
+def _described(support: str, levels: int | None) -> str:
+    return f"integers of {levels} levels" if levels else f"{support} data"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(map(repr, names[:_LISTED])) + more

@@ -1,0 +1,110 @@
+"""What people have in a Python session, as rows: arrays, tables, matrices, data sets, paths."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data.rows import Rows
+
+TAKEN = (
+    "a NumPy array, a tensor, a list of rows, a pandas or polars DataFrame, a SciPy sparse matrix, an "
+    "AnnData, a torch or torchvision data set or DataLoader, a Dataset of pyro_vae, or a path"
+)
+
+
+def as_rows(data: Any, name: str = "array") -> Rows:
+    """The rows of data of any form that `fit`, `evaluate` and `embed` take.
+
+    A data set or DataLoader of pairs has labels: `(x, y)`. Its transforms are applied once, and its order
+    is kept.
+
+    Args:
+        data: A NumPy array, a tensor, a list of rows, a DataFrame of pandas or polars, a sparse matrix of
+            SciPy's, an AnnData, a data set or DataLoader of torch's, or `Rows`. Not a path.
+        name: What to call them in messages.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If it is empty, or its rows differ in shape.
+    """
+    if isinstance(data, Rows):
+        return data
+    if isinstance(data, np.ndarray | Tensor):
+        return Rows(data, name)
+    kind = f"{type(data).__module__.partition('.')[0]}.{type(data).__name__}"
+    if kind in ("pandas.DataFrame", "polars.DataFrame"):
+        from pyro_vae.data.tables import frame_rows
+
+        return frame_rows(data.to_pandas() if kind[:2] == "po" else data, name=name)
+    if kind == "anndata.AnnData":
+        from pyro_vae.data.anndata_files import annotated_rows
+
+        return annotated_rows(data, name=name)
+    if kind.startswith("scipy.") and hasattr(data, "tocsr"):
+        return Rows(data, name)
+    if isinstance(data, torch.utils.data.DataLoader):
+        return _from_items(data.dataset, name)
+    if isinstance(data, torch.utils.data.Dataset):
+        return _from_items(data, name)
+    if isinstance(data, list | tuple):
+        try:
+            return Rows(np.asarray(data), name)
+        except ValueError as error:
+            raise ValueError(f"the rows of {name} must have one shape ({error}).") from error
+    raise TypeError(f"data must be {TAKEN}, got {type(data).__name__}.")
+
+
+def path_rows(path: str | Path, **options: Any) -> Rows:
+    """The rows of a file or folder: those of its loader in `READERS`, with its options.
+
+    Raises:
+        ValueError: If no loader reads such a path.
+    """
+    from pyro_vae.data import OWN_DATA, READERS, own_data
+
+    loader = own_data(str(path))
+    if loader is None:
+        raise ValueError(f"data of your own must be {OWN_DATA}, got {str(path)!r}.")
+    return READERS[loader](path, **options)
+
+
+def _from_items(dataset: Iterable[Any], name: str) -> Rows:
+    """The items of a torch data set, and their labels if they are pairs."""
+    arrays, labels = [], []
+    length = len(dataset) if hasattr(dataset, "__len__") else None  # pyright: ignore[reportArgumentType]
+    # Not iterated: a data set of torch's without __iter__ has no end.
+    items = (dataset[i] for i in range(length)) if length is not None else dataset  # pyright: ignore[reportIndexIssue]
+    for item in items:
+        if isinstance(item, list | tuple):
+            if len(item) > 2:
+                raise TypeError(
+                    f"items of {name} must be x, or (x, y), got {len(item)} things: hand over x alone."
+                )
+            labels += [_plain(item[1])] if len(item) == 2 else []
+            item = item[0]
+        arrays.append(_picture(item))
+        if arrays[-1].shape != arrays[0].shape:
+            raise ValueError(
+                f"the rows of {name} must have one shape, got {arrays[0].shape} and {arrays[-1].shape}."
+            )
+    if not arrays:
+        raise ValueError(f"{name} holds no rows.")
+    return Rows(np.stack(arrays), name, labels=np.asarray(labels) if labels else None)
+
+
+def _picture(item: Any) -> np.ndarray:
+    """An item as an array; Pillow's images with their channels first."""
+    if isinstance(item, Tensor):
+        return item.numpy(force=True)
+    array = np.asarray(item)
+    if array.ndim == 3 and hasattr(item, "getbands"):
+        array = np.moveaxis(array, -1, 0)
+    return array
+
+
+def _plain(label: Any) -> Any:
+    return label.numpy(force=True) if isinstance(label, Tensor) else label

@@ -1,0 +1,417 @@
+"""Labels in any of their usual forms: classes, factors of variation, or a numeric target."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+# The number of a row without a label.
+UNLABELLED = -1
+
+# Whole numbers with gaps are classes up to so many different ones, or this share of the rows if that is
+# more; above, they are a numeric target.
+_MOST_CLASSES, _CLASS_SHARE = 20, 0.1
+
+# Words that stand for a missing label, beside None, NaN and pandas' NA.
+_MISSING_WORDS = {"", "nan", "NaN", "<NA>", "NaT", "-1"}
+
+# A 0/1 matrix without two 1 in a row is one-hot, with unlabelled rows, if so many rows have a 1.
+_ONE_HOT_SHARE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Labels as numbers, with the names of the classes.
+
+    Args:
+        values: Classes `(n,)` as int64 from 0 on, with -1 for rows that have no label; factors
+            `(n, k)`, likewise; or a numeric target `(n,)` in float64, NaN where it is missing.
+        names: The name of class 0, 1, ...; of factors, the name of the first, second, ...
+        notes: What was found while reading them, one line each.
+    """
+
+    values: Shaped[Tensor, " n"] | Shaped[Tensor, "n factors"] = field(repr=False)
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def are_classes(self) -> bool:
+        """Whether they are classes, by which rows can be stratified and classifiers trained."""
+        return are_classes(self.values)
+
+
+def are_classes(values: Tensor | None) -> bool:
+    """Whether labels of a data set are classes, not factors or a numeric target."""
+    return values is not None and values.dim() == 1 and not values.is_floating_point()
+
+
+def read_labels(
+    labels: Any,
+    what: str = "the labels",
+    *,
+    names: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
+    n: int | None = None,
+) -> Labels:
+    """Labels from an array, tensor, list, pandas or polars column or table.
+
+    Words are classes in alphabetical order; pandas categories keep their own order. Booleans and
+    whole numbers, integers or floats, are classes named by their value; whole numbers with gaps and
+    many different values, and numbers with fractions, are a numeric target. A row of one-hot columns
+    is one class, a row of other columns is several factors. None, NaN, pandas' NA, empty text and -1
+    are missing labels; -1 is a class where the only other label is 1, or lower ones occur.
+
+    Args:
+        labels: `(n,)`, `(n, 1)`, one-hot `(n, classes)` or `(n, factors)`.
+        what: What to call them in messages.
+        names: The names of classes 0, 1, ..., where the labels are such numbers; or of factors.
+        classes: The names of the classes that a model was trained with. Labels are then numbered by
+            name, and those of other classes count as unlabelled, with a note.
+        n: The number of rows that there must be labels for.
+
+    Raises:
+        ValueError: If they have another shape or length, are dates or other objects, are infinite, or
+            do not fit `names`.
+    """
+    columns, order, array = _array(labels, what, n)
+    if columns and not names:
+        names = columns
+    return _read(array, what, order, tuple(names), None if classes is None else tuple(classes))
+
+
+def read_split_labels(
+    labels: Mapping[str, Any],
+    what: str = "the labels",
+    *,
+    names: Sequence[str] = (),
+    sizes: Mapping[str, int] | None = None,
+) -> tuple[dict[str, Tensor], Labels]:
+    """Labels of several splits, read together so that a class has one number in all of them.
+
+    Args:
+        labels: The labels of each split that has any, as for `read_labels`.
+        what: What to call them in messages.
+        names: As for `read_labels`.
+        sizes: The number of rows of each split.
+
+    Returns:
+        The labels of each split, and those of all splits one after another.
+
+    Raises:
+        ValueError: As `read_labels`, and if the shapes of the splits' labels do not go together.
+    """
+    if not labels:
+        return {}, Labels(torch.empty(0, dtype=torch.int64))
+    read = {
+        split: _array(each, f"{what} ({split})", (sizes or {}).get(split))
+        for split, each in labels.items()
+    }
+    arrays = [array for _, _, array in read.values()]
+    if len({array.shape[1:] for array in arrays}) > 1:
+        shapes = ", ".join(f"{split} {array.shape}" for split, (_, _, array) in read.items())
+        raise ValueError(f"{what} must have one form in all splits, got {shapes}.")
+    if len({array.dtype.kind for array in arrays}) > 1:
+        arrays = [array.astype(object) for array in arrays]
+    columns = next((columns for columns, _, _ in read.values() if columns), ())
+    order = tuple(dict.fromkeys(name for _, order, _ in read.values() for name in order))
+    found = _read(np.concatenate(arrays), what, order, tuple(names) or columns, None)
+    parts = found.values.split([len(array) for array in arrays])
+    return dict(zip(labels, parts, strict=True)), found
+
+
+def untrained_classes(labels: Mapping[str, Tensor], names: Sequence[str]) -> tuple[str, ...]:
+    """A note on classes that occur in validation or test data, but not in training data."""
+    trained = labels.get("train")
+    others = [each for split, each in labels.items() if split != "train"]
+    if trained is None or not others or not are_classes(trained):
+        return ()
+    held_out = torch.cat(others)
+    lacking = sorted(set(held_out.tolist()) - set(trained.tolist()) - {UNLABELLED})
+    if not lacking:
+        return ()
+    rows = int(torch.isin(held_out, torch.tensor(lacking)).sum())
+    found = [names[label] if label < len(names) else str(label) for label in lacking]
+    note = (
+        f"the training data lack the {'class' if len(found) == 1 else 'classes'} {some(found)}, "
+        f"which {rows} held-out {'row has' if rows == 1 else 'rows have'}."
+    )
+    return (note,)
+
+
+def some(names: Sequence[object]) -> str:
+    """The first few names in quotes."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(repr(str(name)) for name in names[:5])}{more}"
+
+
+def _array(
+    labels: Any, what: str, n: int | None
+) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:
+    """The names of columns, the categories in their order, and an array `(n,)` or `(n, k)`."""
+    columns, order = (), ()
+    if isinstance(labels, Tensor):
+        labels = labels.detach().cpu()
+        labels = (labels.double() if labels.is_floating_point() else labels).numpy()
+    elif hasattr(labels, "to_pandas"):
+        labels = labels.to_pandas()
+    elif hasattr(labels, "toarray"):
+        labels = labels.toarray()
+    if hasattr(labels, "columns"):
+        columns = tuple(map(str, labels.columns))
+    categories = getattr(getattr(labels, "dtype", None), "categories", None)
+    if categories is not None:
+        order = tuple(word for word in map(_word, categories) if word not in _MISSING_WORDS)
+        labels = labels.astype(object)
+    if isinstance(labels, np.ma.MaskedArray):
+        labels = np.where(np.ma.getmaskarray(labels), None, labels.data.astype(object))
+    try:
+        # A list of words and NaN would become words alone.
+        plain = isinstance(labels, list | tuple)
+        array = np.asarray(labels, dtype=object if plain else None)
+    except ValueError as error:
+        raise ValueError(f"{what} must have one entry a row, or rows of one length.") from error
+    if array.ndim == 0:
+        raise ValueError(f"{what} must be an array with one entry a row, got a single value.")
+    if array.ndim == 2 and array.shape[0] == 1 and n == array.shape[1] > 1:
+        # A row vector, as MATLAB writes them.
+        array = array[0]
+    if array.ndim == 2 and array.shape[1] == 1:
+        columns, array = (), array[:, 0]
+    if array.ndim > 2:
+        raise ValueError(
+            f"{what} must have the shape (n,), (n, 1), or (n, factors), got {array.shape}, as data have."
+        )
+    if n is not None and len(array) != n:
+        raise ValueError(f"there are {n} rows but {len(array)} labels in {what}.")
+    return columns, order, array
+
+
+def _read(
+    array: np.ndarray,
+    what: str,
+    order: tuple[str, ...],
+    names: tuple[str, ...],
+    classes: tuple[str, ...] | None,
+) -> Labels:
+    if array.ndim == 2:
+        read = _read_columns(array, what, names, classes)
+    else:
+        values, missing = _values(array, what)
+        if values.dtype.kind in "iuf" and not order:
+            read = _read_numbers(values, missing, what, names, classes)
+        else:
+            read = _read_words(values, missing, order)
+    notes = read.notes
+    if classes is not None and read.are_classes:
+        read, unknown = _renumbered(read, what, classes)
+        notes = (*notes, *unknown)
+    if read.are_classes and (bare := int((read.values < 0).sum())):
+        notes = (*notes, f"{bare} of {len(array)} rows have no label.")
+    return Labels(read.values, read.names, notes)
+
+
+def _values(array: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Booleans, integers, floats or words (as objects), and which of them are missing."""
+    kind = array.dtype.kind
+    if kind in "bui":
+        return array, np.zeros(array.shape, bool)
+    if kind == "f":
+        return array, np.isnan(array)
+    if kind not in "OUST":
+        raise ValueError(f"{what} must be numbers or words, got an array of dtype {array.dtype}.")
+    import pandas as pd
+
+    values = array.astype(object)
+    missing = np.asarray(pd.isna(values))
+    entries = [None if gap else _plain(v) for v, gap in zip(values, missing, strict=True)]
+    missing = np.array([entry is None for entry in entries], dtype=bool)
+    present = [entry for entry in entries if entry is not None]
+    types = {type(entry) for entry in present}
+    if foreign := types - {bool, int, float, str}:
+        raise ValueError(f"{what} must be numbers or words, got a {foreign.pop().__name__}.")
+    if types == {str} and all(_is_whole(word) for word in present):
+        entries = [None if entry is None else int(entry) for entry in entries]
+        types = {int}
+    if not types or str in types or types == {bool}:
+        filled = np.empty(len(entries), object)
+        filled[:] = [None if entry is None else _word(entry) for entry in entries]
+        return filled, missing
+    large = any(abs(entry) >= 2**63 for entry in entries if entry is not None)
+    dtype = np.float64 if float in types or missing.any() or large else np.int64
+    return np.array([np.nan if v is None else v for v in entries], dtype), missing
+
+
+def _plain(value: Any) -> Any:
+    """A label as a Python value; None if the text stands for a missing one."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        return None if value.strip() in _MISSING_WORDS else value.strip()
+    # Of NumPy, or a tensor of one element.
+    value = value.item() if getattr(value, "ndim", None) == 0 else value
+    if type(value) in (bool, int, float):
+        return value
+    try:
+        # Decimals and fractions; a list or a date is none.
+        return float(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def _word(value: Any) -> str:
+    """The name of a class: a whole number has no point."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
+
+
+def _is_whole(word: str) -> bool:
+    """Whether the word is a whole number of 64 bits as Python writes it: not "01"."""
+    return len(word) < 19 and word.removeprefix("-").isdecimal() and word == str(int(word))
+
+
+def _read_words(values: np.ndarray, missing: np.ndarray, order: tuple[str, ...]) -> Labels:
+    if values.dtype == bool:
+        names = ("False", "True")
+        return Labels(torch.from_numpy(values.astype(np.int64)), names)
+    if values.dtype != object:
+        # Categories that are numbers.
+        values = np.array([None if m else _word(v) for v, m in zip(values, missing, strict=True)])
+    present = {word for word in values if word is not None} - _MISSING_WORDS
+    names = order or (
+        ("False", "True") if present <= {"False", "True"} else tuple(sorted(present))
+    )
+    if not present and not order:
+        names = ()
+    number = {name: place for place, name in enumerate(names)}
+    numbers = [number.get(word, UNLABELLED) for word in values]
+    return Labels(torch.tensor(numbers, dtype=torch.int64), names)
+
+
+def _read_numbers(
+    values: np.ndarray,
+    missing: np.ndarray,
+    what: str,
+    names: tuple[str, ...],
+    classes: tuple[str, ...] | None,
+) -> Labels:
+    present = values[~missing]
+    if not np.isfinite(present).all():
+        raise ValueError(f"{what} hold infinite values: give them numbers, words or NaN.")
+    if classes is None and (present != np.rint(present)).any():
+        return _target(values, f"{what} are floats with fractions")
+    distinct = np.unique(present)
+    if not _minus_one_is_class(distinct, classes):
+        missing = missing | (values == UNLABELLED)
+        present, distinct = values[~missing], distinct[distinct != UNLABELLED]
+    k = len(distinct)
+    counted = k > 0 and bool(distinct[0] == 0) and bool(distinct[-1] == k - 1)
+    few = k <= max(_MOST_CLASSES, _CLASS_SHARE * len(present))
+    if not names and classes is None and not few and (values.dtype.kind == "f" or not counted):
+        kind = "floats" if values.dtype.kind == "f" else "whole numbers"
+        return _target(
+            values, f"{what} are {kind} with {k} different values in {len(values)} rows"
+        )
+    numbers = np.full(values.shape, UNLABELLED, np.int64)
+    if names and k and distinct[0] >= 0 and distinct[-1] < len(names):
+        numbers[~missing] = present
+    elif names and k and k != len(names):
+        raise ValueError(
+            f"{what} must be from 0 to {len(names) - 1}, one for each of {len(names)} names, or have as "
+            f"many different values; got {k} of them, from {distinct[0]:g} to {distinct[-1]:g}."
+        )
+    else:
+        numbers[~missing] = np.searchsorted(distinct, present)
+    return Labels(torch.from_numpy(numbers), names or tuple(map(_word, distinct)))
+
+
+def _minus_one_is_class(distinct: np.ndarray, classes: tuple[str, ...] | None) -> bool:
+    """Whether -1 is a class of its own: of the pair -1 and 1, below others, or in training."""
+    if classes is not None:
+        return str(UNLABELLED) in classes
+    below = bool((distinct < UNLABELLED).any())
+    return below or distinct.tolist() == [UNLABELLED, 1]
+
+
+def _target(values: np.ndarray, found: str) -> Labels:
+    note = (
+        f"{found}: they are taken as a numeric target, not as classes, and classifiers leave them out; as "
+        "words or pandas categories they would be classes."
+    )
+    return Labels(torch.from_numpy(values.astype(np.float64)), (), (note,))
+
+
+def _read_columns(
+    array: np.ndarray, what: str, names: tuple[str, ...], classes: tuple[str, ...] | None
+) -> Labels:
+    read = [_values(column, what) for column in array.T]
+    k = len(read)
+    if any(values.dtype == object for values, _ in read):
+        parts = [
+            _read_words(values, missing, ()).values
+            if values.dtype == object
+            else _factors(values[:, None], missing[:, None], what, ()).values[:, 0]
+            for values, missing in read
+        ]
+        dtype = np.result_type(*(part.numpy() for part in parts))
+        factors = np.stack(parts, 1).astype(dtype)
+        return Labels(torch.from_numpy(factors), names if len(names) == k else ())
+    values = np.stack([values for values, _ in read], 1)
+    missing = np.stack([missing for _, missing in read], 1)
+    hot = values == 1
+    row_missing = (missing | (values == UNLABELLED)).all(1)
+    if np.isin(values[~row_missing], (0, 1)).all() and (ones := hot.sum(1)).max(initial=0) <= 1:
+        bare = int((ones == 0).sum())
+        if bare == row_missing.sum() or (k > 2 and ones.mean() >= _ONE_HOT_SHARE):
+            numbers = np.where(ones == 1, hot.argmax(1), UNLABELLED)
+            own = classes is not None and len(classes) == k
+            called = names if len(names) == k else classes if own else tuple(map(str, range(k)))
+            note = f"the {k} columns of {what} hold a single 1 in a row: they are taken as {k} classes."
+            return Labels(torch.from_numpy(numbers.astype(np.int64)), tuple(called or ()), (note,))
+    return _factors(values, missing, what, names if len(names) == k else ())
+
+
+def _factors(values: np.ndarray, missing: np.ndarray, what: str, names: tuple[str, ...]) -> Labels:
+    present = values[~missing]
+    if not np.isfinite(present).all():
+        raise ValueError(f"{what} hold infinite values: give them numbers, words or NaN.")
+    if (present != np.rint(present)).any():
+        note = (
+            f"{what} are floats with fractions: scores of factors and classifiers leave them out."
+        )
+        return Labels(torch.from_numpy(values.astype(np.float64)), names, (note,))
+    factors = np.where(missing, UNLABELLED, values).astype(np.int64)
+    for column, gaps in zip(factors.T, missing.T, strict=True):
+        distinct = np.unique(column[~gaps])
+        # Below 0 there is no room but for missing ones.
+        if _minus_one_is_class(distinct, None):
+            column[~gaps] = np.searchsorted(distinct, column[~gaps])
+    return Labels(torch.from_numpy(factors), names)
+
+
+def _renumbered(
+    read: Labels, what: str, classes: tuple[str, ...]
+) -> tuple[Labels, tuple[str, ...]]:
+    """Labels with the numbers of the classes of training, and a note on others."""
+    number = {name: place for place, name in enumerate(classes)}
+    table = [number.get(name, UNLABELLED) for name in read.names]
+    # Place -1 is that of unlabelled rows.
+    values = torch.tensor([*table, UNLABELLED])[read.values.long()]
+    unknown = (values < 0) & (read.values >= 0)
+    if not unknown.any():
+        return Labels(values, classes), ()
+    found = [read.names[label] for label in read.values[unknown].unique().tolist()]
+    rows = int(unknown.sum())
+    note = (
+        f"{what} hold {'a class' if len(found) == 1 else 'classes'} that the training data have not, "
+        f"{some(found)} ({rows} {'row' if rows == 1 else 'rows'}, taken as unlabelled); known are "
+        f"{some(classes)}."
+    )
+    return Labels(values, classes), (note,)

@@ -30,6 +30,18 @@ def finding(comparison: "analysis.model_comparison.ModelComparison") -> str:
         for name, amount, apart in zip(others, amounts[1:], comparison.told_apart[1:], strict=True)
         if not apart
     ]
+    if comparison.unresolved.any():
+        rounding = comparison.difference_rounding[comparison.unresolved].max()
+        names = [
+            name
+            for name, hidden in zip(comparison.names, comparison.unresolved, strict=True)
+            if hidden
+        ]
+        return (
+            f"Withheld: log densities of about {abs(comparison.means[0]):.0e} nats carry rounding errors that "
+            f"move the difference of {best} and {listed(names)} by up to {rounding:.1g} nats per datum, as much as "
+            "it is; train on standardised data (--data.scale standard), or compute in float64."
+        )
     head = f"{best} has the highest log p(x) of {comparison.n:,} held-out data, {comparison.means[0]:.2f} nats per datum"
     if not equal:
         return f"{head}, {amounts[1]} above {others[0]}, the next."

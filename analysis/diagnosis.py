@@ -28,6 +28,7 @@ from analysis.draws import (
     to_array,
 )
 from analysis.element_pit import ElementPit, element_pit
+from analysis.images import Limits, limits_of
 from analysis.leave_one_out import LeaveOneOut, leave_one_element_out
 from pyro_vae.evaluating import seed_apart
 from pyro_vae.evidence import Evaluation, evaluate
@@ -182,10 +183,9 @@ class Subject:
         return narrowed(to_array(self.train))
 
     @cached_property
-    def limits(self) -> tuple[float, float]:
-        """What is drawn black and white: 0 and 1, or the extremes of data that go beyond."""
-        low, high = float(self.real.min()), float(self.real.max())
-        return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+    def limits(self) -> Limits:
+        """What is drawn black and white: see `limits_of`."""
+        return limits_of(self.real)
 
     @cached_property
     def data_sets(self) -> int:
@@ -287,6 +287,16 @@ class Subject:
         """
         if len(self.x) < 2:
             raise UndefinedCheckError(f"at least two data can be checked, got {len(self.x)}.")
+
+    def check_resolved(self) -> None:
+        """Raise where rounding errors swallow the weights that elements are forecast by.
+
+        Raises:
+            UndefinedCheckError: If `LeaveOneOut.withheld` of the data or of new data.
+        """
+        for forecasts in (self.leave_one_out, self.own_leave_one_out):
+            if forecasts.withheld:
+                raise UndefinedCheckError(forecasts.withheld)
 
     def _forecasts(self, x: Tensor, purpose: str) -> LeaveOneOut:
         return leave_one_element_out(

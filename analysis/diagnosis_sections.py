@@ -268,7 +268,12 @@ def guide(subject: Subject) -> Section:
     evaluation = subject.evaluation
     quality = parts.add(
         "quality",
-        lambda: guide_quality(evaluation.khat, evaluation.ess, evaluation.num_samples),
+        lambda: guide_quality(
+            evaluation.khat,
+            evaluation.ess,
+            evaluation.num_samples,
+            evaluation.importance_weighting.withheld,
+        ),
     )
     if quality is not None:
         khat, ess, draws = evaluation.khat, evaluation.ess, evaluation.num_samples
@@ -467,11 +472,13 @@ def _titled(
 
 def _element_pit(subject: Subject) -> ElementPit:
     subject.check_several()
+    subject.check_resolved()
     return subject.element_pit
 
 
 def _calibration(subject: Subject, seed: int) -> Calibration:
     subject.check_several()
+    subject.check_resolved()
     return calibration(
         *_forecasts(subject.leave_one_out),
         simulated=_forecasts(subject.own_leave_one_out),

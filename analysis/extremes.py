@@ -8,7 +8,7 @@ from jaxtyping import Real, Shaped
 
 from analysis.canvas import new_figure
 from analysis.elbo import EXTREMES, ElboTerms
-from analysis.images import draw_datum, strip
+from analysis.images import Limits, draw_datum, strip
 from analysis.vectors import is_long, plot_largest
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def plot_extremes(
     *,
     labels: Shaped[np.ndarray, " n"] | None = None,
     names: Sequence[str] = (),
-    limits: tuple[float, float] = (0.0, 1.0),
+    limits: Limits = (0.0, 1.0),
 ) -> "matplotlib.figure.Figure":
     """The data with the worst and the best reconstruction, rate and ELBO, above the model's means.
 
@@ -79,7 +79,7 @@ def _plot_bands(
     chosen: Mapping[str, tuple[np.ndarray, np.ndarray]],
     numbers: Sequence[str],
     title: str,
-    limits: tuple[float, float],
+    limits: Limits,
 ) -> "matplotlib.figure.Figure":
     """A band a term, of data above their means: the worst on the left, the best on the right."""
     width = len(next(iter(chosen.values()))[0])

@@ -1,5 +1,6 @@
 """The figures of a run: the arrays are drawn from a trained VAE here, the figures elsewhere."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +15,7 @@ from torch import Tensor
 from analysis.data_statistics import statistics_for
 from analysis.forest import plot_latents
 from analysis.guide import plot_guide_quality
-from analysis.images import plot_reconstructions, plot_samples
+from analysis.images import limits_of, plot_reconstructions, plot_samples
 from analysis.latent import plot_dimensions, plot_latent_space
 from analysis.learning import plot_learning_curves
 from analysis.predictive import PredictiveChecks, compare_statistics, plot_comparisons
@@ -27,6 +28,8 @@ from pyro_vae.log_densities import distribution_at
 if TYPE_CHECKING:
     import matplotlib.figure
     import xarray
+
+log = logging.getLogger("pyro_vae")
 
 DOTS_PER_INCH = 140
 # Figures of new data, and what their titles add where training had no term of the prior.
@@ -74,7 +77,7 @@ def draw_figures(
             codes are not the prior's, and titles say so.
 
     Returns:
-        The files.
+        The files. A figure that these data cannot be drawn as is left out, with a warning in the log.
     """
     device = next((p.device for p in vae.parameters()), x_test.device)
     x = as_floats(x_test.to(device))
@@ -86,17 +89,24 @@ def draw_figures(
         means, _ = _new_data(vae.model, x[:1].expand(num_samples, *x.shape[1:]))
         _, new = _new_data(vae.model, checked)
 
-    limits = _limits(checked)
+    limits = limits_of(_array(checked))
+    long = is_long(x_test.shape[1:])
+    if long and not event_names and not bool((checked == checked.floor()).all()):
+        # Real values without names have an order: spectra and other series.
+        long = False
+        shown, reconstructions, means = (
+            data.unsqueeze(1) for data in (shown, reconstructions, means)
+        )
     figures: dict[str, Callable[[], matplotlib.figure.Figure]] = {
         "learning_curves": lambda: plot_learning_curves(history),
         "reconstructions": lambda: (
             plot_largest(_array(reconstructions), event_names, _array(shown), RECONSTRUCTIONS)
-            if is_long(x_test.shape[1:])
+            if long
             else plot_reconstructions(_array(shown), _array(reconstructions), limits)
         ),
         "prior_samples": lambda: (
             plot_largest(_array(means), event_names)
-            if is_long(x_test.shape[1:])
+            if long
             else plot_samples(_array(means), limits)
         ),
         "kl_by_dimension": lambda: plot_dimensions(
@@ -115,11 +125,17 @@ def draw_figures(
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, plot in figures.items():
-        paths.append(out / f"{name}.png")
-        figure = plot()
-        if name in OF_PRIOR and not uses_prior:
-            figure.suptitle(f"{figure.get_suptitle()}\n{UNUSED_PRIOR}")
-        figure.savefig(paths[-1], dpi=DOTS_PER_INCH)
+        path = out / f"{name}.png"
+        # A run that has ended well is not lost to a figure of numbers that are out of all bounds.
+        try:
+            figure = plot()
+            if name in OF_PRIOR and not uses_prior:
+                figure.suptitle(f"{figure.get_suptitle()}\n{UNUSED_PRIOR}")
+            figure.savefig(path, dpi=DOTS_PER_INCH)
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+            log.warning("%s is left out: %s", path.name, " ".join(str(error).split())[:200])
+            continue
+        paths.append(path)
     return paths
 
 
@@ -135,12 +151,6 @@ def _quick_checks(real: np.ndarray, new: np.ndarray) -> PredictiveChecks:
     whole = bool(real.min() >= 0 and (real == np.floor(real)).all())
     statistics = statistics_for(real.shape[1:], "counts" if whole else "real")[:3]
     return PredictiveChecks(compare_statistics(real, new, statistics))
-
-
-def _limits(data: Tensor) -> tuple[float, float]:
-    """What is black and what is white: 0 and 1, or the extremes of data that go beyond."""
-    low, high = float(data.min()), float(data.max())
-    return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -54,6 +54,7 @@ class Generalisation:
         num_samples: The number of draws for each datum.
         left_out: Why the gaps are missing; None if they are not.
         trust: What `InferenceGaps.trust` says of the gaps on training and on test data.
+        withheld: Why rounding errors allow no verdict; None where they are small.
     """
 
     train: Mapping[str, Float[np.ndarray, " _"]]
@@ -61,6 +62,7 @@ class Generalisation:
     num_samples: int
     left_out: str | None
     trust: tuple[str, ...] = ()
+    withheld: str | None = None
 
     def difference(self, name: str) -> tuple[float, float]:
         """The mean on training data less that on test data, and its standard error.
@@ -102,6 +104,8 @@ class Generalisation:
 
     def reading(self) -> str:
         """Whether decoder and encoder do worse on test data than on training data."""
+        if self.withheld:
+            return self.withheld
         sentences = []
         seen = f"log p(x) of training less test data is {self._said('log_evidence', 1)}"
         if not self._judged("log_evidence"):
@@ -196,6 +200,7 @@ def generalisation(
     splits: list[dict[str, np.ndarray]] = []
     left_out: str | None = None
     trust: list[str] = []
+    reasons: list[str | None] = []
     for x in (x_train, x_test):
         rows = x[fixed_rows(len(x), num_data)]
         with evaluating(vae, seed=seed):
@@ -207,6 +212,7 @@ def generalisation(
             "rate": weighted.kl,
             "inference": weighted.log_evidence - weighted.elbo,
         }
+        reasons.append(weighted.withheld)
         if weighted.khat is not None:
             found["khat_above"] = (weighted.khat > khat_threshold(num_samples)).astype(np.float64)
         if left_out is None:
@@ -223,7 +229,8 @@ def generalisation(
             except NoLocalGuideError as error:
                 left_out = str(error)
         splits.append(found)
-    return Generalisation(splits[0], splits[1], num_samples, left_out, tuple(trust))
+    reason = next(filter(None, reasons), None)
+    return Generalisation(splits[0], splits[1], num_samples, left_out, tuple(trust), reason)
 
 
 def plot_generalisation(result: Generalisation) -> "matplotlib.figure.Figure":

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int, Real
 
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.images import draw_datum, strip
+from analysis.images import Limits, draw_datum, strip
 from pyro_vae.evidence.numbers import finite, share_above_threshold
 from pyro_vae.statistics import MINIMUM_SAMPLES, khat_threshold
 
@@ -36,11 +36,13 @@ class GuideQuality:
             None for too few draws.
         ess: Effective draws, from 0 to `num_samples`.
         num_samples: The number S of draws for each datum.
+        withheld: Why rounding errors allow no verdict on the weights; None where they are small.
     """
 
     khat: Real[np.ndarray, " n"] | None
     ess: Real[np.ndarray, " n"]
     num_samples: int
+    withheld: str | None = None
 
     @property
     def worst(self) -> Int[np.ndarray, " n"]:
@@ -68,7 +70,9 @@ class GuideQuality:
             "n": len(self.ess),
             "num_samples": self.num_samples,
             "khat_threshold": None if khat is None else khat_threshold(self.num_samples),
-            "khat_share_above": share_above_threshold(khat, self.num_samples),
+            "khat_share_above": None
+            if self.withheld
+            else share_above_threshold(khat, self.num_samples),
             "khat_median": None if khat is None else finite(float(np.median(khat))),
             "khat_constant": self.constant,
             "khat_infinite": self.unfitted,
@@ -94,6 +98,8 @@ class GuideQuality:
 
     def reading(self) -> str:
         """Whether the guide can carry an estimate of log p(x), and what to do if not."""
+        if self.withheld:
+            return self.withheld
         n, ess = len(self.ess), float(np.median(self.ess))
         effective = (
             f"the median effective sample size is {ess:.0f} of {self.num_samples} (at least "
@@ -137,7 +143,10 @@ class GuideQuality:
 
 
 def guide_quality(
-    khat: Real[np.ndarray, " n"] | None, ess: Real[np.ndarray, " n"], num_samples: int
+    khat: Real[np.ndarray, " n"] | None,
+    ess: Real[np.ndarray, " n"],
+    num_samples: int,
+    withheld: str | None = None,
 ) -> GuideQuality:
     """k-hat, ESS = (sum_s w_s)^2 / sum_s w_s^2, and which data they are worst for.
 
@@ -145,6 +154,7 @@ def guide_quality(
         khat: As `pyro_vae.statistics.pareto_khat` gives it; None if there were too few draws.
         ess: As `effective_sample_size` gives it.
         num_samples: The number S of draws from the guide for each datum.
+        withheld: As `ImportanceWeighting.withheld`.
 
     Raises:
         ValueError: If there are no data, the lengths differ, or an ESS is not from 0 to S.
@@ -162,7 +172,7 @@ def guide_quality(
         raise ValueError(
             f"ess must be from 0 to {num_samples}, got {ess.min():.3g} to {ess.max():.3g}."
         )
-    return GuideQuality(khat, ess, num_samples)
+    return GuideQuality(khat, ess, num_samples, withheld)
 
 
 def plot_guide_quality(
@@ -207,7 +217,7 @@ def plot_worst_images(
     x: Real[np.ndarray, " n *event"],
     means: Real[np.ndarray, " n *event"],
     quality: GuideQuality,
-    limits: tuple[float, float] = (0.0, 1.0),
+    limits: Limits = (0.0, 1.0),
     columns: int = 8,
 ) -> "matplotlib.figure.Figure":
     """The data whose guide is worst, and best, above their reconstructions.

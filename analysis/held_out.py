@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pyro_vae.evidence.numbers import share_above_threshold, standard_error
-from pyro_vae.statistics import khat_threshold
+from pyro_vae.statistics import khat_threshold, rounding_error, withheld
 
 # The share of data with a k-hat above the threshold from which a model's log p(x) is too low as a whole.
 MOST_KHATS_ABOVE = 0.1
@@ -25,16 +25,29 @@ class HeldOut:
         khat: The tail shape of each datum's importance weights; None where there is none, as of
             annealing, or of fewer than 25 draws.
         num_samples: The number of draws, or of chains, for each datum.
+        rounding: About the rounding error of each log p(x), as `ImportanceWeighting.rounding`; None to
+            take it from its size in float32.
     """
 
     name: str
     log_evidence: Float[np.ndarray, " n"]
     khat: Float[np.ndarray, " n"] | None
     num_samples: int
+    rounding: Float[np.ndarray, " n"] | None = None
+
+    @property
+    def rounding_errors(self) -> Float[np.ndarray, " n"]:
+        """About the rounding error of each log p(x), in nats."""
+        return rounding_error(self.log_evidence) if self.rounding is None else self.rounding
 
     @property
     def khat_share_above(self) -> float | None:
-        """The share of data with a k-hat above the threshold, whose log p(x) is too low; or None."""
+        """The share of data with a k-hat above the threshold, whose log p(x) is too low; or None.
+
+        None, too, where rounding errors swallow the weights.
+        """
+        if withheld(self.rounding_errors, self.log_evidence):
+            return None
         return share_above_threshold(self.khat, self.num_samples)
 
     @property
@@ -45,7 +58,8 @@ class HeldOut:
     def rows(self, kept: np.ndarray) -> "HeldOut":
         """The same on some of the data."""
         khat = None if self.khat is None else self.khat[kept]
-        return HeldOut(self.name, self.log_evidence[kept], khat, self.num_samples)
+        rounding = None if self.rounding is None else self.rounding[kept]
+        return HeldOut(self.name, self.log_evidence[kept], khat, self.num_samples, rounding)
 
 
 def elpd_data(held_out: HeldOut) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
@@ -24,11 +25,14 @@ from analysis.draws import (
 )
 from pyro_vae.evaluating import seed_apart
 from pyro_vae.evidence.numbers import finite, share_above_threshold, standard_error
+from pyro_vae.log_densities import LogDensities
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
     effective_sample_size,
     khat_threshold,
     pareto_khat,
+    rounding_error,
+    withheld,
 )
 
 # Asked of the guide: k-hats above the threshold for at most this share of data, and at least so many
@@ -50,6 +54,7 @@ class LeaveOneOut:
         ess: The effective sample size of each datum's weights p(x, z) / q(z | x).
         khat: Their tail shape; None for fewer draws than it can be fitted to.
         num_samples: The number S of draws for each datum.
+        withheld: Why rounding errors allow no verdict on the weights; None where they are small.
     """
 
     probability: Float[np.ndarray, " n *event"] | None
@@ -59,10 +64,13 @@ class LeaveOneOut:
     ess: Float[np.ndarray, " n"]
     khat: Float[np.ndarray, " n"] | None
     num_samples: int
+    withheld: str | None = None
 
     @property
     def trusted(self) -> bool:
         """Whether the guide is good enough for its weights to be believed."""
+        if self.withheld:
+            return False
         above = share_above_threshold(self.khat, self.num_samples)
         enough = np.median(self.ess) >= FEWEST_EFFECTIVE
         return bool(above is not None and above <= MOST_KHATS_ABOVE and enough)
@@ -76,13 +84,17 @@ class LeaveOneOut:
             "log_score": finite(totals.mean()),
             "log_score_se": finite(standard_error(totals)),
             "ess_median": finite(np.median(self.ess)),
-            "khat_share_above": share_above_threshold(self.khat, self.num_samples),
+            "khat_share_above": None
+            if self.withheld
+            else share_above_threshold(self.khat, self.num_samples),
             "trusted": int(self.trusted),
             "reading": self.reading(),
         }
 
     def reading(self) -> str:
         """How far the forecasts are the model's, and how far the guide's."""
+        if self.withheld:
+            return self.withheld
         seen = (
             f"the median effective sample size is {np.median(self.ess):.0f} of {self.num_samples}"
         )
@@ -136,7 +148,7 @@ def leave_one_element_out(
     outcome = to_array(x)
     pit, log_score = np.empty(x.shape), np.empty(x.shape)
     probability: np.ndarray | None = None
-    log_weights = np.empty((num_samples, len(x)))
+    log_weights, rounding = np.empty((num_samples, len(x))), np.empty(len(x))
     # A stream apart, so that the draws are the same with a tie or without.
     generator = np.random.default_rng(seed_apart(seed, "leave-one-out ties"))
     for rows, terms in guide_blocks(vae, x, num_samples, seed=seed):
@@ -148,6 +160,7 @@ def leave_one_element_out(
             # Its weight is 0, and without the element that rules it out the quotient of two zeros.
             raise UndefinedCheckError("p(x | z) is 0 for some draws: use bounded parameters.")
         log_weights[:, rows] = to_array(block)
+        rounding[rows] = _rounding(terms)
         block = block - block.logsumexp(0)
         block = block.reshape(*block.shape, *(1,) * (x.dim() - 1)).to(terms.log_weight.dtype)
         uniform = generator.random(pit[rows].shape)
@@ -171,6 +184,7 @@ def leave_one_element_out(
         ess=effective_sample_size(log_weights),
         khat=pareto_khat(log_weights) if num_samples >= MINIMUM_SAMPLES else None,
         num_samples=num_samples,
+        withheld=withheld(rounding, log_weights.max(0)),
     )
 
 
@@ -199,6 +213,14 @@ def same_image_probability(
             )
         mean[rows] = to_array(distribution.probs.mean(0))
     return mean
+
+
+def _rounding(terms: LogDensities) -> Float[np.ndarray, " b"]:
+    """About the rounding error of each datum's largest log weight."""
+    best = terms.log_weight.argmax(0, keepdim=True)
+    sizes = (terms.log_likelihood, terms.log_prior, terms.log_posterior)
+    values = [to_array(size.gather(0, best)[0]) for size in sizes]
+    return rounding_error(*values, eps=torch.finfo(terms.log_weight.dtype).eps)
 
 
 def _log_odds_against(

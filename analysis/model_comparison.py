@@ -99,8 +99,21 @@ class ModelComparison:
 
     @property
     def told_apart(self) -> np.ndarray:
-        """Whether each model's difference to the best is more than 2 standard errors."""
-        return self.differences > STANDARD_ERRORS * self.difference_standard_errors
+        """Whether each model's difference to the best is more than 2 standard errors, and than rounding errors."""
+        clear = self.differences > STANDARD_ERRORS * self.difference_standard_errors
+        return clear & (self.differences > self.difference_rounding)
+
+    @property
+    def difference_rounding(self) -> Float[np.ndarray, " models"]:
+        """About the rounding error of `differences` at most: as if all data erred in the same direction."""
+        errors = np.array([model.rounding_errors.mean() for model in self.models])
+        return errors + errors[0]
+
+    @property
+    def unresolved(self) -> np.ndarray:
+        """Whether rounding errors swallow each model's difference to the best, which draws or data would show."""
+        clear = self.differences > STANDARD_ERRORS * self.difference_standard_errors
+        return clear & ~self.told_apart
 
     def summary(self) -> dict[str, Any]:
         """Nats per datum, sums in nats, shares and weights, model by model and pair by pair."""
@@ -118,6 +131,7 @@ class ModelComparison:
                 "difference_sum": finite(n * self.differences[rank]),
                 "difference_sum_se": finite(n * self.difference_standard_errors[rank]),
                 "told_apart_from_best": bool(self.told_apart[rank]),
+                "difference_rounding": finite(self.difference_rounding[rank]),
                 "weight": finite(self.weights[rank]),
                 "khat_share_above": model.khat_share_above,
                 "num_samples": model.num_samples,
@@ -242,7 +256,13 @@ def _arviz_compare(models: Sequence[HeldOut]) -> tuple[Any, list[str]]:
     highest = np.max([model.log_evidence for model in models], axis=0)
     below = {
         model.name: elpd_data(
-            HeldOut(model.name, model.log_evidence - highest, model.khat, model.num_samples)
+            HeldOut(
+                model.name,
+                model.log_evidence - highest,
+                model.khat,
+                model.num_samples,
+                model.rounding_errors,
+            )
         )
         for model in models
     }

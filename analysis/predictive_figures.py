@@ -17,7 +17,7 @@ from analysis.arviz_figures import arviz_figure
 from analysis.canvas import BLUE, ORANGE, new_figure, tidy
 from analysis.counts import count_frequencies
 from analysis.draws import UndefinedCheckError
-from analysis.images import draw_datum, strip
+from analysis.images import Limits, draw_datum, strip
 from analysis.vectors import is_long
 from pyro_vae.evidence.numbers import finite
 
@@ -341,7 +341,7 @@ def plot_prior_predictive(
     real: Real[np.ndarray, " n *event"],
     untrained: Real[np.ndarray, " m *event"],
     trained: Real[np.ndarray, " k *event"],
-    limits: tuple[float, float] | None = None,
+    limits: Limits | None = None,
 ) -> "matplotlib.figure.Figure":
     """Real data above new data x ~ p(x | z), z ~ p(z), of the model before and after training.
 
@@ -374,7 +374,7 @@ def plot_prior_predictive(
 def plot_same_image(
     originals: Real[np.ndarray, " n *event"],
     replicates: Real[np.ndarray, " draws n *event"],
-    limits: tuple[float, float] | None = None,
+    limits: Limits | None = None,
 ) -> "matplotlib.figure.Figure":
     """Data above replicates of the same data, x' ~ p(x | z), z ~ q(z | x): descriptive only.
 
@@ -417,9 +417,7 @@ def _check_alike(real: Mapping[str, np.ndarray], generated: Mapping[str, np.ndar
         raise ValueError(f"data sets must be of the real data's statistics {shapes}, got {found}.")
 
 
-def _rows(
-    rows: Mapping[str, np.ndarray], limits: tuple[float, float]
-) -> "matplotlib.figure.Figure":
+def _rows(rows: Mapping[str, np.ndarray], limits: Limits) -> "matplotlib.figure.Figure":
     columns = min(IMAGES, max(len(data) for data in rows.values()))
     figure = new_figure(max(columns + 1.2, 8.0), 1.05 * len(rows) + 0.7)
     cells = figure.subplots(len(rows), columns, squeeze=False)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from pyro_vae.evidence.numbers import finite
 from pyro_vae.mutual_information import SATURATION
-from pyro_vae.statistics import ACTIVE_VARIANCE
+from pyro_vae.statistics import ACTIVE_VARIANCE, rounding_error, withheld
 
 # Below so many nats all is called collapsed; it is what free bits or rounding leave.
 COLLAPSED = 0.1
@@ -155,10 +155,14 @@ class RateDecomposition:
         """How to read the terms, and what to do about the largest fault."""
         if not math.isfinite(self.rate):
             return "Not to be read: the guide or the prior has densities that are not finite."
+        size = np.array([self.rate])
+        if reason := withheld(rounding_error(size), size):
+            return reason
         if self.rate < COLLAPSED:
             return (
                 f"The code says nothing: the rate is {self.rate:.3f} nats over {self.num_data:,} training "
-                "data, so the posterior is collapsed onto the prior; train with warm-up, free bits or a weaker decoder."
+                "data, so the posterior is collapsed onto the prior; the warning in train.log names "
+                "what helps."
             )
         parts = f"The marginal KL is not taken further apart: {self.undefined}"
         if self.total_correlation is not None and self.dimension_wise_kl is not None:
@@ -181,7 +185,8 @@ class RateDecomposition:
                 f"marginal KL, whose {rest} is therefore an upper bound. {parts}"
             )
         advice = ""
-        if self.marginal_kl > self.mutual_information:
+        error = math.hypot(self.marginal_kl_se, self.mutual_information_se)
+        if self.marginal_kl - self.mutual_information > 2 * error:
             advice = " More is lost than said: a richer prior would help."
         return (
             f"Of the rate of {self.rate:.2f} nats over {self.num_data:,} training data, "

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pyro_vae.evidence.numbers import finite, standard_error
+from pyro_vae.statistics import rounding_error
 
 # A code that carries less than this, in nats per datum, is none: the decoder does the work alone.
 COLLAPSED_RATE = 0.1
@@ -121,6 +122,13 @@ def rate_distortion_reading(points: Sequence[RateDistortion]) -> str:
     if len(points) > 1:
         said = f"{best.name} is on the best iso-ELBO line, {best.elbo:.2f} nats per datum, by a code of {best.rate:.1f} nats"
         sharpest = min(points, key=lambda point: point.distortion)
+        second = sorted(point.elbo for point in points)[-2]
+        rounding = 2 * float(rounding_error(np.array(best.rate), np.array(best.distortion)))
+        if best.elbo - second <= rounding:
+            said = (
+                f"The ELBOs of the best two are no further apart than rounding errors of about {rounding:.1g} "
+                f"nats reach, {best.elbo:.2f} nats per datum for {best.name}"
+            )
         said += (
             ", and has the lowest distortion, too"
             if sharpest is best

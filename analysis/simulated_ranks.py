@@ -22,7 +22,9 @@ from analysis.draws import (
     to_array,
 )
 from pyro_vae.evaluating import evaluating, seed_apart
+from pyro_vae.evidence.numbers import precision
 from pyro_vae.log_densities import require_density
+from pyro_vae.statistics import rounding_error, withheld
 
 # What is ranked beside each latent dimension. Each sees all dimensions at once.
 LOG_GUIDE = "log q(z | x)"
@@ -72,7 +74,8 @@ def simulated_ranks(
         seed: The seed of all draws. The global random stream does not move.
 
     Raises:
-        UndefinedCheckError: If there are several latent sites, or a log density is no number.
+        UndefinedCheckError: If there are several latent sites, or a log density is no number, or
+            rounding errors swallow them.
         NoDensityError: If the guide has all its mass at one point.
         ValueError: If `n` or `num_draws` is below 1.
 
@@ -88,16 +91,20 @@ def simulated_ranks(
     site = latent_site(vae)
     true = new_data(vae, like, n, seed=seed)
     size = block_size(like, num_draws + 1)
-    ranks, rates = [], []
+    ranks, rates, errors, sizes = [], [], [], []
     with evaluating(vae, seed=seed_apart(seed, "simulated ranks")):
         for start in range(0, n, size):
             rows = slice(start, start + size)
             x = as_floats(torch.as_tensor(true.x[rows], device=like.device))
             z = torch.as_tensor(true.z[rows], device=like.device)
             with pyro.validation_enabled(start == 0):
-                found, rate = _block(vae, site, z, x, num_draws)
+                found, rate, error, log_density = _block(vae, site, z, x, num_draws)
             ranks.append(found)
             rates.append(rate)
+            errors.append(error)
+            sizes.append(log_density)
+    if reason := withheld(np.concatenate(errors), np.concatenate(sizes)):
+        raise UndefinedCheckError(reason)
     found = np.concatenate(ranks)
     names = [f"{site}[{index}]" for index in range(found.shape[1] - len(JOINT))]
     return Ranks(found, (*names, *JOINT), num_draws, np.concatenate(rates))
@@ -105,8 +112,8 @@ def simulated_ranks(
 
 def _block(
     vae: Any, site: str, true: Tensor, x: Tensor, num_draws: int
-) -> tuple[Int[np.ndarray, "block quantities"], Float[np.ndarray, " block"]]:
-    """The ranks, and the rate, of a few data."""
+) -> tuple[Int[np.ndarray, "block quantities"], *tuple[Float[np.ndarray, " block"], ...]]:
+    """The ranks, the rate, and at the true code log p(x, z)'s rounding error and size, of a few data."""
     data = torch.arange(len(x), device=x.device)
     # In any place: how a sum is rounded may depend on it, and would part what is equal.
     place = torch.randint(num_draws + 1, (len(x),)).to(x.device)
@@ -130,7 +137,10 @@ def _block(
     ranks = below + (torch.rand(ties.shape) * (ties.cpu() + 1)).long().to(x.device)
     ratio = log_guide - log_prior
     rate = (ratio.sum(0) - ratio[place, data]) / num_draws
-    return to_array(ranks), to_array(rate)
+    # Not of the guide: where a true code is far outside, its rank is clear however log q is rounded.
+    terms = [to_array(term[place, data]) for term in (log_likelihood, log_prior)]
+    error = rounding_error(*terms, eps=precision(vae))
+    return to_array(ranks), to_array(rate), error, terms[0]
 
 
 def _trace(program: Any, x: Tensor, num_particles: int, *, replayed: Trace | None = None) -> Any:

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ def evaluating(*programs: Callable[..., Any], seed: int | None = None) -> Iterat
             the global stream does not move. None to draw from the global one.
     """
     owners = owners_of(*programs)
+    check_device(*owners)
     modules = [module for owner in owners for module in owner.modules()]
     modes = [module.training for module in modules]
     devices = {p.device for owner in owners for p in owner.parameters() if p.device.type == "cuda"}
@@ -47,6 +49,33 @@ def owners_of(*programs: Callable[..., Any]) -> list[nn.Module]:
     """The modules that are programs, or whose methods they are."""
     owners = [getattr(program, "__self__", program) for program in programs]
     return [owner for owner in owners if isinstance(owner, nn.Module)]
+
+
+def exportable() -> AbstractContextManager[None]:
+    """No validation of distributions while `torch.export` traces, which cannot branch on values."""
+    exporting = torch.compiler.is_exporting()
+    return pyro.validation_enabled(False) if exporting else nullcontext()
+
+
+def check_device(*modules: nn.Module) -> None:
+    """Make sure that modules have values, on the default device unless that is the CPU.
+
+    Raises:
+        ValueError: If a parameter is on the device "meta", or on another one than tensors that the
+            module makes are.
+    """
+    default = torch.get_default_device().type
+    for device in {p.device.type for module in modules for p in module.parameters()}:
+        if device == "meta":
+            raise ValueError(
+                "parameters on the device 'meta' have no values: build under another device, such as "
+                "torch.device('cpu'), or call to_empty and load a state_dict."
+            )
+        if default not in ("cpu", device):
+            raise ValueError(
+                f"parameters are on the device {device!r}, and new tensors on {default!r}: call "
+                f"torch.set_default_device({device!r}), or move the module to {default!r}."
+            )
 
 
 def seed_apart(seed: int, what: str) -> int:

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
 from pyro_vae.data import DataContract, Units, check_prepared, prepare
+from pyro_vae.evaluating import exportable
+from pyro_vae.parameter_names import UniqueParameterNames
 
 
-class VAE(PyroModule):
+class VAE(UniqueParameterNames, PyroModule):
     """A variational autoencoder: p(x, z) = p(z) p(x | z), with the guide q(z | x).
 
     Args:
@@ -79,8 +81,9 @@ class VAE(PyroModule):
     def embed(self, x: Any) -> Float[Tensor, "batch latent"]:
         """The deterministic code of x, used as its representation; data but a tensor are prepared first."""
         x = x if isinstance(x, Tensor) else self.prepare(x)
-        check_prepared(x, self.likelihood.support, self.contract)
-        return self.posterior.embed(x)
+        check_prepared(x, str(self.likelihood.support), self.contract)
+        with exportable():
+            return self.posterior.embed(x)
 
     def prepare(self, data: Any) -> Real[Tensor, " batch *event"]:
         """New data as the training data were prepared: columns in their order, levels binarised or scaled.
@@ -95,7 +98,8 @@ class VAE(PyroModule):
 
     def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch_event"]:
         """The mean of p(x | z)."""
-        return self.likelihood(z).mean
+        with exportable():
+            return self.likelihood(z).mean
 
 
 def build(

@@ -24,6 +24,13 @@ EQUAL_SHARE = 1e-6
 # A tail of at most so many different weights, as a share of its length, is of a code with few values.
 MOST_TIED_VALUES = 0.25
 
+# A log weight that is off by more than this, in nats, changes the weight by more than a tenth: k-hat,
+# effective sample sizes and differences between models would then be read off rounding errors.
+LARGEST_ROUNDING = 0.1
+
+# Of data with larger rounding errors: above this share no verdict is given.
+MOST_UNRESOLVED = 0.1
+
 # As a share of the largest weight. What is divided by less overflows, well before the number itself is 0.
 SMALLEST_QUARTILE = 1e-306
 
@@ -129,6 +136,50 @@ def khat_threshold(num_samples: int) -> float:
     if num_samples < MINIMUM_SAMPLES:
         raise ValueError(f"num_samples must be at least {MINIMUM_SAMPLES}, got {num_samples}.")
     return min(1 - 1 / math.log10(num_samples), 0.7)
+
+
+def rounding_error(
+    *terms: Real[np.ndarray, "*shape"], eps: float = float(np.finfo(np.float32).eps)
+) -> Float[np.ndarray, "*shape"]:
+    """eps sum_i |t_i|, in nats: about how far off a sum of log densities t_i is that was computed with precision eps.
+
+    A log density of 1e7 nats is stored to the next whole nat in float32, whatever comes after it. The
+    sum over elements adds little, as it is pairwise: over 50,000 elements the error stays below the
+    bound (against float64). It is not a bound where elements of several thousand nats cancel one another.
+
+    Args:
+        *terms: log p(x | z), log p(z) and log q(z | x), or a sum such as log p(x).
+        eps: The spacing of numbers near 1 of the type that they were computed in; float32's if not given.
+
+    References:
+        Accuracy and Stability of Numerical Algorithms (Higham, 2002), section 4.2,
+        https://doi.org/10.1137/1.9780898718027
+    """
+    return np.asarray(eps * sum(np.abs(np.asarray(term, np.float64)) for term in terms))
+
+
+def withheld(rounding: Real[np.ndarray, " n"], size: Real[np.ndarray, " n"]) -> str | None:
+    """Why differences of log densities allow no verdict; None where rounding errors are small.
+
+    They are small if at most 10 % of data have a rounding error above 0.1 nats. Values that are not
+    finite are left to the caller.
+
+    Args:
+        rounding: The rounding error of each datum's log weight in nats, as by `rounding_error`.
+        size: Each datum's log density in nats, such as log p(x).
+
+    >>> withheld(np.array([0.01]), np.array([-1e5])) is None
+    True
+    """
+    large = rounding > LARGEST_ROUNDING
+    if not large.any() or large.mean() <= MOST_UNRESOLVED:
+        return None
+    error, log_density = float(np.median(rounding[large])), float(np.median(np.abs(size[large])))
+    return (
+        f"Withheld: log densities of about {log_density:.0e} nats carry rounding errors of about {error:.1g} "
+        f"nats, for {large.mean():.0%} of data, and a verdict on their differences takes at most "
+        f"{LARGEST_ROUNDING}; train on standardised data (--data.scale standard), or compute in float64."
+    )
 
 
 def unit_activity(embeddings: Real[np.ndarray, "n latent"]) -> Float[np.ndarray, " latent"]:

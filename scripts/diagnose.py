@@ -32,6 +32,7 @@ from analysis.diagnosis_sections import SECTIONS
 from pyro_vae.data import PreparedData
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.evidence import defined_rows, undefined_data
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.statistics import MINIMUM_SAMPLES
 from pyro_vae.training.checkpoint import write_atomically
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
     from analysis.diagnosis import Foreign, Section, Steps, Subject
+    from analysis.rate_distortion import RateDistortion
 
 # The data must not have trained the model.
 SPLITS = ("test", "validation")
@@ -190,6 +192,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
         **about(trained, options, rows),
         **records,
         "figures": captions,
+        "n": len(subject.x),
         "n_train": len(trained.data.train),
         "data_sets": subject.data_sets,
         "seconds": {
@@ -216,10 +219,13 @@ def subject_of(
     from analysis.diagnosis import Subject
 
     train = training_data(trained.data)
+    rows = defined(trained, trained.x, rows, f"{options.split} data")
+    kept = defined(trained, train, torch.arange(len(train)), "training data")
+    train = train[kept]
     whole = trained.x if isinstance(trained.x, Tensor) else None
     labels, train_labels = (
         labels_of(trained.data, split, which)
-        for split, which in ((options.split, rows), ("train", slice(len(train))))
+        for split, which in ((options.split, rows), ("train", kept))
     )
     return Subject(
         vae=trained.vae,
@@ -241,6 +247,22 @@ def subject_of(
         ),
         step=step,
     )
+
+
+def defined(trained: TrainedRun, x: "Tensor | SparseRows", rows: Tensor, what: str) -> Tensor:
+    """The rows that have log densities and a code; others are named in one line, and left out.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    parts = (x[part].to(trained.device) for part in rows.split(FROM_DISK))
+    found = np.concatenate([defined_rows(trained.vae, part) for part in parts])
+    if not found.all():
+        bad = undefined_data(rows[~found].numpy(), len(rows), what)
+        if not found.any():
+            raise ValueError(f"{bad}.")
+        print(f"left out: {bad}.", flush=True)
+    return rows[found]
 
 
 def foreign_data(trained: TrainedRun, options: argparse.Namespace) -> "Foreign | None":
@@ -291,7 +313,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     from analysis.model_comparison import compare_models
     from analysis.model_comparison_figure import plot_model_comparison
     from analysis.paired_differences import paired_report, plot_paired_differences
-    from analysis.rate_distortion import RateDistortion, rate_distortion_summary
+    from analysis.rate_distortion import rate_distortion_summary
     from analysis.rate_distortion_figure import plot_rate_distortion
     from pyro_vae.evidence import evaluate
     from pyro_vae.log_densities import NoDensityError, check_density
@@ -310,7 +332,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     rows = {name: fixed(trained, options) for name, trained in runs.items()}
     of = checked_comparable(runs, rows, options, "log p(x)")
     started = time.perf_counter()
-    held_out, points = [], []
+    held_out, terms = [], {}
     with closing(Steps([*names, "figures"], visible=True)) as step:
         for name, trained in runs.items():
             with step(name):
@@ -318,10 +340,19 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
                 weights = evaluate(
                     trained.vae, x, num_samples=options.samples, seed=options.seed
                 ).importance_weighting
-            held_out.append(HeldOut(name, weights.log_evidence, weights.khat, weights.num_samples))
-            points.append(RateDistortion.of(name, weights.reconstruction, weights.kl))
+            held_out.append(
+                HeldOut(
+                    name,
+                    weights.log_evidence,
+                    weights.khat,
+                    weights.num_samples,
+                    weights.rounding,
+                )
+            )
+            terms[name] = weights.reconstruction, weights.kl
         with step("figures"):
-            comparison = compare_models(held_out)
+            points = rate_distortion_of(terms)
+            comparison = compare_models(held_out, leave_out_non_finite=True)
             files = {
                 "comparison.png": png(plot_model_comparison(comparison)),
                 "paired_differences.png": png(plot_paired_differences(comparison)),
@@ -341,6 +372,16 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     report = paired_report(comparison, data=f"{options.split} data of {of}")
     print("\n".join(["", report, *readings]))
     print(f"\nnumbers and figures are in {out}/")
+
+
+def rate_distortion_of(
+    terms: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> "list[RateDistortion]":
+    """Rate and distortion by run, on the data for which both are finite in all runs."""
+    from analysis.rate_distortion import RateDistortion
+
+    finite = np.all([np.isfinite(each).all(0) for each in terms.values()], axis=0)
+    return [RateDistortion.of(name, r[finite], kl[finite]) for name, (r, kl) in terms.items()]
 
 
 def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]) -> None:

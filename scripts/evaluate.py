@@ -40,10 +40,12 @@ from pyro_vae.evidence import (
     InferenceGaps,
     TwoSidedCheck,
     annealed_importance_sampling,
+    defined_rows,
     importance_weighting,
     inference_gaps,
     refined,
     two_sided_check,
+    undefined_data,
 )
 from pyro_vae.evidence.numbers import standard_error
 from pyro_vae.log_densities import check_density
@@ -314,6 +316,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     print(f"{subject.data.description}\n{options.run}/")
     for note in subject.data.dataset.notes if words else ():
         print(note)
+    name_undefined(subject)
     if options.again:
         Kept(subject.directory.kept).forget(options.methods or usual)
     results: dict[str, Any] = {}
@@ -332,6 +335,16 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
         conclude(subject, method, results, seconds, rows)
     figure(subject, results)
     print(f"\nnumbers, arrays and figures are in {subject.directory.evaluation}/")
+
+
+def name_undefined(subject: Evaluating) -> None:
+    """Say in one line which data have no log p(x); Pyro's validation would end the program for them."""
+    rows = subject.first(None)
+    parts = [defined_rows(subject.vae, subject.batch(part)) for part in rows.split(10_000)]
+    undefined = rows.numpy()[~np.concatenate(parts)]
+    if len(undefined):
+        pyro.enable_validation(False)
+        print(f"{undefined_data(undefined, len(rows), f'{subject.split} data')}.")
 
 
 def prepared(
@@ -428,6 +441,8 @@ def by_gaps(subject: Evaluating, results: dict[str, Any]) -> Found:
     """What the guide costs, and why: its family, or the encoder."""
     options, rows = subject.options, subject.first(subject.options.annealed_images)
     annealed = results.get("annealing")
+    if annealed is not None and not np.isfinite(annealed.log_evidence).all():
+        annealed = None
     evidence = (
         None if annealed is None else dict(zip(rows.tolist(), annealed.log_evidence, strict=True))
     )

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+import numpy as np
 import pyro
 import torch
 from pyro.nn import PyroModule
@@ -31,6 +32,7 @@ from pyro_vae.training.command_line import parse
 from pyro_vae.training.configuration import (
     build_objective,
     build_vae_for,
+    check_data,
     load_data,
     prepare_data,
     to_yaml,
@@ -98,12 +100,14 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
     """Run this process's part: the first one alone writes and prints."""
     root = Path(configuration["data_root"]) if configuration["data_root"] else default_root()
     data = prepare_data(configuration, load_data(configuration, root))
+    notes = check_data(configuration, data)
     vae = build_vae_for(configuration, data).to(device)
     training = Training(
         vae,
         data,
         build_objective(configuration, train_size=len(data.train)),
         processes=processes,
+        notes=notes,
         **training_options(configuration),
     )
 
@@ -138,6 +142,9 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
     data, vae = training.data, training.program
     print(f"{data.description}\n{describe(configuration, vae)}\n{directory.path}/")
     log.info("%s; %s", data.description, describe(configuration, vae))
+    for note in training.notes:
+        print(f"note: {note}")
+        log.info("note: %s", note)
     with interruptible() as interruption:
         training.run(
             checkpoint=directory.checkpoint,
@@ -171,7 +178,7 @@ def conclude(
 ) -> None:
     """Evaluate on test data, and write metrics.json, inference_data.nc and the figures."""
     from analysis.figures import draw_figures
-    from pyro_vae.evidence import evaluate, fixed_rows
+    from pyro_vae.evidence import evaluate, fixed_rows, undefined_data
     from pyro_vae.inference_data import from_svi, write_netcdf
 
     data, vae = training.data, cast("PyroModule", training.program)
@@ -189,6 +196,7 @@ def conclude(
     metrics = {
         "data": data.dataset.name,
         "binarisation": data.binarisation,
+        "scale": data.dataset.units.kind,
         "split": "test",
         "n_train": len(data.train),
         **{
@@ -212,6 +220,16 @@ def conclude(
     directory.write_metrics(metrics)
     print(table(metrics))
 
+    known = np.arange(len(x))
+    if len(evaluation.undefined):
+        bad = rows[evaluation.undefined].numpy()
+        log.warning("%s.", undefined_data(bad, len(x), "test data"))
+        known = np.setdiff1d(known, evaluation.undefined)
+        evaluation, x = evaluation.taken(known), x[known]
+        labels = None if labels is None else labels[known]
+    if not len(known):
+        print(f"metrics.json is in {directory.path}/; no test datum is left to draw")
+        return
     tree = from_svi(
         vae.model,
         vae.guide,
@@ -291,6 +309,8 @@ def table(metrics: dict[str, Any]) -> str:
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     title = f"test split of {metrics['data']}, {metrics['n']:,} data, mean per datum"
+    if metrics["scale"] != "none":
+        title += ", densities in the units of the data"
     lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
     return "\n".join([title, *lines])
 

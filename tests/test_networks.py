@@ -120,15 +120,10 @@ def test_conv1d_learns_where_a_bump_is(event):
     x = bumps[:, : event[0] if len(event) == 2 else 1].reshape(-1, *event)
     network = partial(Conv1d, channels=(8, 8), hidden=32)
     vae = build(event, 2, network=network, likelihood=likelihoods.Normal)
-    history = fit(
-        vae,
-        Dataset.from_array(x.numpy() - 0.01, layout="series"),
-        epochs=8,
-        lr=3e-3,
-        batch_size=20,
-    )
+    data = Dataset.from_array(x.numpy() - 0.01, layout="series")
+    history = fit(vae, data, max_steps=60, lr=3e-3, batch_size=20)
     assert vae.decode(vae.embed(x)).shape == x.shape
-    assert history[-1]["elbo"] > history[0]["elbo"] + 2
+    assert history[-1]["elbo"] > history[0]["elbo"] + 1
 
 
 @pytest.mark.parametrize("norm", NORMS)

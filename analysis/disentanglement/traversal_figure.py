@@ -8,16 +8,14 @@ import numpy as np
 
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.disentanglement.traversal_rows import Traversal, Traversals
-from analysis.images import draw_datum, is_image, strip
+from analysis.images import Limits, draw_datum, is_image, strip
 from analysis.titles import shortened
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
 
-def plot_traversals(
-    found: Traversals, limits: tuple[float, float] | None = None
-) -> "matplotlib.figure.Figure":
+def plot_traversals(found: Traversals, limits: Limits | None = None) -> "matplotlib.figure.Figure":
     """What each coordinate of the code moves, from the low end of its codes to the high one.
 
     Of images a row each, left to right, with what moves at its left. Of other data a panel each: how far
@@ -37,9 +35,7 @@ def plot_traversals(
     return _elements(found, title)
 
 
-def _images(
-    found: Traversals, limits: tuple[float, float] | None, title: str
-) -> "matplotlib.figure.Figure":
+def _images(found: Traversals, limits: Limits | None, title: str) -> "matplotlib.figure.Figure":
     low = min(float(row.decoded.min()) for row in found.rows)
     high = max(float(row.decoded.max()) for row in found.rows)
     if limits is None:

@@ -142,7 +142,8 @@ def _encoders(x: np.ndarray, binary: bool) -> list[Callable[[np.ndarray], bytes]
     if binary:
         grey = is_image(shape) and (len(shape) == 2 or shape[0] == 1)
         return [_deflated_bits, _fax] if grey else [_deflated_bits]
-    return [_png] if is_image(shape) and x.dtype == np.uint8 else [_deflated]
+    drawn = is_image(shape) and (len(shape) == 2 or shape[0] in (1, 3))
+    return [_png] if drawn and x.dtype == np.uint8 else [_deflated]
 
 
 def _deflated_bits(datum: np.ndarray) -> bytes:

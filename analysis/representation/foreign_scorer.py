@@ -32,10 +32,12 @@ class Scored:
         scores: By name, as in `DEFINITIONS`, larger the more foreign; None where it is not defined.
         khat_share_above: The share of data whose log p(x) is not to be trusted, as in
             `ImportanceWeighting`; None if there is no density or were too few draws.
+        rounding: About the rounding error of the median log p(x), in nats; None if there is no density.
     """
 
     scores: Mapping[str, Float[np.ndarray, " n"] | None]
     khat_share_above: float | None
+    rounding: float | None = None
 
     def __len__(self) -> int:
         return len(next(values for values in self.scores.values() if values is not None))
@@ -72,7 +74,9 @@ class Scorer:
         self.density = has_density(vae, x)
         if self.density:
             typical = train_x[fixed_rows(len(train_x), TYPICAL_DATA).to(train_x.device)]
-            self.entropy = -self._weighted("training", typical.to(x.device)).mean_log_evidence
+            log_evidence = self._weighted("training", typical.to(x.device)).log_evidence
+            known = log_evidence[np.isfinite(log_evidence)]
+            self.entropy = -float(known.mean()) if len(known) else np.nan
             train = to_array(train_x)
             self.limits = (float(train.min()), float(train.max()))
             self.background = background(
@@ -101,7 +105,10 @@ class Scorer:
         )
         scores["mahalanobis"] = self.distances.mahalanobis(codes)
         scores["neighbours"] = self.distances.neighbours(codes)
-        return Scored(scores, None if weighted is None else weighted.khat_share_above)
+        if weighted is None:
+            return Scored(scores, None)
+        rounding = None if weighted.rounding is None else float(np.median(weighted.rounding))
+        return Scored(scores, weighted.khat_share_above, rounding)
 
     def _of_density(self, x: np.ndarray, weighted: ImportanceWeighting) -> dict[str, np.ndarray]:
         cost = -weighted.log_evidence

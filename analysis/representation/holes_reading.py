@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.images import draw_datum, is_image, strip
+from analysis.images import Limits, draw_datum, is_image, strip
 from analysis.p_values import p_text
 from analysis.representation.told_apart import SIGNIFICANT, ToldApart
 from pyro_vae.evidence.numbers import finite
@@ -160,9 +160,7 @@ class Holes:
         return text
 
 
-def plot_holes(
-    found: Holes, limits: tuple[float, float] = (0.0, 1.0)
-) -> "matplotlib.figure.Figure":
+def plot_holes(found: Holes, limits: Limits = (0.0, 1.0)) -> "matplotlib.figure.Figure":
     """Distances to the nearest code of a datum, the codes on two axes, and decoded draws.
 
     Args:

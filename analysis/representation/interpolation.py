@@ -212,6 +212,8 @@ def _profiles(
     # A density with respect to a measure with masses at 0 has no one unit along a path.
     defined = support != "sparse" and bool(np.isfinite(log_prior).all())
 
+    reasons: list[str | None] = []
+
     def evidence(data: Any, what: str) -> np.ndarray:
         with evaluating(vae, seed=seed_apart(seed, f"log p(x) of {what}")):
             found = importance_weighting(
@@ -220,6 +222,7 @@ def _profiles(
                 torch.as_tensor(data, device=like.device),
                 num_samples=num_samples,
             )
+        reasons.append(found.withheld)
         return found.log_evidence
 
     shares = at / (z.shape[1] - 1)
@@ -230,13 +233,15 @@ def _profiles(
         rng = np.random.default_rng(seed_apart(seed, "real data"))
         rows = rng.permutation(len(x))[:REFERENCES]
         real = evidence(x[torch.as_tensor(rows, device=x.device)], "data")
+    of_paths, of_new = evidence(drawn.x, "paths"), evidence(new.x, "new data")
     return Profiles(
         shares=shares,
         log_prior=log_prior if defined else None,
         prior_draws=of_prior if defined else None,
-        log_evidence=evidence(drawn.x, "paths").reshape(points.shape[:2]),
+        log_evidence=of_paths.reshape(points.shape[:2]),
         cross_fade=fade,
         data=real,
-        model_draws=evidence(new.x, "new data"),
+        model_draws=of_new,
         num_samples=num_samples,
+        withheld=next(filter(None, reasons), None),
     )

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.images import draw_datum, is_image, strip
+from analysis.images import Limits, draw_datum, is_image, strip
 from analysis.representation.interpolation_reading import UNLIKELY, Interpolation, Profiles
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ COLUMNS = 11
 
 
 def plot_interpolation(
-    found: Interpolation, limits: tuple[float, float] = (0.0, 1.0)
+    found: Interpolation, limits: Limits = (0.0, 1.0)
 ) -> "matplotlib.figure.Figure":
     """A few decoded paths as strips of images, above log p(x) and log p(z) along all paths.
 
@@ -55,7 +55,7 @@ def plot_interpolation(
 
 
 def _draw_strips(
-    figure: "matplotlib.figure.SubFigure", found: Interpolation, limits: tuple[float, float]
+    figure: "matplotlib.figure.SubFigure", found: Interpolation, limits: Limits
 ) -> None:
     rows, steps = found.shown.shape[:2]
     at = np.linspace(0, steps - 1, min(COLUMNS, steps)).round().astype(int)

@@ -35,6 +35,7 @@ class Profiles:
         data: The same of real data; None without.
         model_draws: The same of new data, z ~ p(z).
         num_samples: The number of draws from the guide for each.
+        withheld: Why rounding errors allow no verdict on log p(x); None where they are small.
     """
 
     shares: Float[np.ndarray, " steps"]
@@ -45,6 +46,7 @@ class Profiles:
     data: Float[np.ndarray, " data"] | None
     model_draws: Float[np.ndarray, " draws"]
     num_samples: int
+    withheld: str | None = None
 
     @cached_property
     def middle(self) -> int:
@@ -125,6 +127,8 @@ class Profiles:
 
     def reading(self) -> str:
         """Whether the middle of paths is as probable as data."""
+        if self.withheld:
+            return self.withheld
         kind = "new data from the model" if self.data is None else "real data"
         error = standard_error(self.dip)
         spread = "" if error is None else f" (s.e. {error:.2g})"

@@ -68,7 +68,11 @@ class LocalAgreement:
         if not known:
             return text
         worst = min(known, key=lambda label: known[label])
-        return f"{text} The lowest is label {worst} with {known[worst]:.1%}."
+        text += f" The lowest is label {worst} with {known[worst]:.1%}"
+        few = len(self.by_class) - len(known)
+        if few:
+            text += f", of those with more than {self.neighbours} data: {few} labels have fewer"
+        return f"{text}."
 
 
 @dataclass(frozen=True)

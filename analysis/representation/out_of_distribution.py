@@ -12,8 +12,9 @@ from torch import Tensor
 from analysis.representation.detection import Detection, detection
 from analysis.representation.foreign_data import check_foreign, support_of
 from analysis.representation.foreign_scorer import Scored, Scorer
-from analysis.representation.foreign_scores import DEFINITIONS
+from analysis.representation.foreign_scores import DEFINITIONS, OF_A_DENSITY
 from pyro_vae.evidence.numbers import finite
+from pyro_vae.statistics import LARGEST_ROUNDING
 
 # Above this AUROC a score is said to tell a set apart: at an even number of both, some 15 % of data are
 # on the wrong side of the best threshold.
@@ -42,14 +43,21 @@ class OutOfDistribution:
 
     @cached_property
     def detections(self) -> dict[str, dict[str, Detection | None]]:
-        """By foreign set and score; None where the score is not defined."""
+        """By foreign set and score; None where the score is not defined, or less apart than it is rounded."""
         return {
             name: {
-                score: _detection(self.own.scores.get(score), scored.scores.get(score))
+                score: _detection(
+                    self.own.scores.get(score),
+                    scored.scores.get(score),
+                    self._rounding(scored) if score in OF_A_DENSITY else 0.0,
+                )
                 for score in DEFINITIONS
             }
             for name, scored in self.foreign.items()
         }
+
+    def _rounding(self, scored: Scored) -> float:
+        return max(self.own.rounding or 0.0, scored.rounding or 0.0)
 
     def auroc(self, score: str) -> dict[str, float]:
         """The AUROC of a score on each foreign set; empty where it is not defined."""
@@ -93,6 +101,8 @@ class OutOfDistribution:
     def _of_likelihood(self) -> str:
         """What likelihood alone did, which is known to fail on simple data."""
         aurocs = self.auroc("likelihood")
+        if not aurocs and self.own.scores.get("likelihood") is not None:
+            return "log p(x) is not a number, or rounding errors swallow its differences: it scores nothing."
         if not aurocs:
             return "The guide is a point and there is no log p(x): only reconstructions and codes score."
         known = "Likelihood alone is known to call simpler data more probable than the model's own"
@@ -112,6 +122,8 @@ class OutOfDistribution:
     def _of_the_best(self) -> str:
         best = self.best_score
         reached = self.auroc(best)
+        if not reached:
+            return "No score is a number for all of these data, so that none is judged."
         worst = min(reached, key=lambda name: reached[name])
         where = f"on {worst}, AUROC {reached[worst]:.2f}"
         if len(reached) > 1:
@@ -208,8 +220,18 @@ def out_of_distribution(
     )
 
 
-def _detection(own: np.ndarray | None, foreign: np.ndarray | None) -> Detection | None:
-    return None if own is None or foreign is None else detection(own, foreign)
+def _detection(
+    own: np.ndarray | None, foreign: np.ndarray | None, rounding: float
+) -> Detection | None:
+    if own is None or foreign is None:
+        return None
+    scores = np.concatenate([own, foreign])
+    if np.isnan(scores).any():
+        return None
+    # The middle half of all scores: where rounding reaches as far, their order is chance.
+    with np.errstate(invalid="ignore"):  # Of scores that are infinite.
+        spread = np.subtract(*np.quantile(scores, [0.75, 0.25], method="nearest"))
+    return None if rounding > LARGEST_ROUNDING and spread <= rounding else detection(own, foreign)
 
 
 def _described(scored: Scored) -> dict[str, Any]:

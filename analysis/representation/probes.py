@@ -16,6 +16,7 @@ from analysis.representation.softmax_regression import (
     choose_regularisation,
     fit,
 )
+from analysis.titles import listed
 from pyro_vae.evidence.numbers import finite
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Probe(Answers):
         chosen: Whether C was chosen by held-out labels, or is the default.
         converged: Whether the fit came to its end within the iterations allowed.
         classifier: Fitted, from codes as they are to labels; with `predict` and `predict_proba`.
+        unseen_labels: The labels of test data that no training datum has.
     """
 
     num_train: int
@@ -71,6 +73,7 @@ class Probe(Answers):
     chosen: bool
     converged: bool
     classifier: "Pipeline"
+    unseen_labels: tuple[int, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """The accuracy with its standard error and chance level, and how the probe was fitted."""
@@ -110,7 +113,10 @@ class Probe(Answers):
             ]
         if self.unseen:
             parts.append(
-                f"{self.unseen:.1%} of the test data have a label that training lacks, and count as "
+                f"{self.unseen:.1%} of the test data have a label that training lacks "
+                f"({listed([str(label) for label in self.unseen_labels])}), and count as wrong."
+                if self.unseen_labels
+                else f"{self.unseen:.1%} of the test data have a label that training lacks, and count as "
                 "wrong."
             )
         if not self.converged:
@@ -217,6 +223,7 @@ def linear_probe(
         chosen=chosen,
         converged=converged,
         classifier=classifier,
+        unseen_labels=tuple(np.setdiff1d(test.labels, classes).tolist()),
     )
 
 

@@ -22,12 +22,15 @@ from analysis.titles import listed
 from pyro_vae.evaluating import evaluating, seed_apart
 from pyro_vae.evidence import importance_weighting
 from pyro_vae.evidence.numbers import finite
+from pyro_vae.statistics import rounding_error
 
 # Of the clean accuracy: a representation that keeps so much over all damages is called robust.
 ROBUST = 0.8
 # Where a clean classifier has gone less than this share of the way from chance to 1, there is little
 # that damage could take away.
 LITTLE = 0.2
+# An accuracy is told apart from chance by so many standard errors.
+STANDARD_ERRORS = 2.0
 # Of what a classifier has above chance: where so much is gone, its codes are called lost.
 LOST = 0.5
 # So many standard errors make a rise worth naming.
@@ -64,6 +67,15 @@ class Robustness:
     strengths: tuple[float, ...]
     values: dict[str, Float[np.ndarray, "damages strengths n"]]
     chance: float | None
+
+    @property
+    def above_chance(self) -> bool | None:
+        """Whether the clean accuracy is above chance by two standard errors; None without labels."""
+        if self.chance is None or "accuracy" not in self.values:
+            return None
+        clean = self.mean("accuracy")[0, 0]
+        error = math.sqrt(clean * (1 - clean) / self.values["accuracy"].shape[-1])
+        return bool(clean - self.chance > STANDARD_ERRORS * error)
 
     def mean(self, measure: str) -> Float[np.ndarray, "damages strengths"]:
         """The mean over data."""
@@ -130,6 +142,7 @@ class Robustness:
             "n": next(iter(self.values.values())).shape[-1],
             "strengths": list(self.strengths),
             "chance": self.chance,
+            "above_chance": self.above_chance,
             "area": {name: self._areas(name, None) for name in MEASURES},
             "damages": {
                 damage: {
@@ -172,6 +185,11 @@ class Robustness:
         verdict = "Robust" if kept >= ROBUST else "Not robust"
         if clean - self.chance < LITTLE * (1 - self.chance):
             verdict = f"Little to lose, as the clean accuracy is near chance ({self.chance:.2f})"
+        elif not self.above_chance:
+            verdict = (
+                "Not to be judged, as these data do not tell the clean accuracy from chance "
+                f"({self.chance:.2f}; more test data may)"
+            )
         said = (
             f"{verdict}: of its clean accuracy {clean:.3f} the "
             f"classifier keeps {kept:.2f} (standard error {error:.2f}) on average over damages and "
@@ -179,7 +197,7 @@ class Robustness:
             f"At these strengths {worst} hurts most: {self.area('accuracy', worst)[0]:.2f} is kept, "
             f"codes move {shifts[worst]:.2f} of the distance to another datum, and {lost}."
         )
-        if kept < ROBUST:
+        if verdict == "Not robust":
             said += (
                 " Train the encoder, or the classifier, on data damaged so if it will meet them."
             )
@@ -190,7 +208,10 @@ class Robustness:
         if "log_evidence" not in self.values:
             return ""
         areas = {name: self.area("log_evidence", name) for name in self.damages}
-        names = [name for name, (rise, error) in areas.items() if rise > CLEAR * error]
+        sizes = self.mean("log_evidence")
+        # Of the two means at most, in float32: as if all data erred in the same direction.
+        rounding = 2 * float(rounding_error(sizes).max())
+        names = [name for name, (rise, e) in areas.items() if rise > CLEAR * e + rounding]
         if not names:
             return ""
         return (

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from analysis.canvas import GREY, LINE_COLOURS, new_figure
 from analysis.draws import embedded, mean_data, to_array
-from analysis.images import draw_datum, strip
+from analysis.images import Limits, draw_datum, strip
 from analysis.representation.damaged_data import (
     STRENGTHS,
     AnyDamage,
@@ -94,7 +94,7 @@ def plot_damages(
     row: int = 0,
     damages: Mapping[str, AnyDamage] | Sequence[str] | None = None,
     strengths: Sequence[float] = STRENGTHS,
-    limits: tuple[float, float] = (0.0, 1.0),
+    limits: Limits = (0.0, 1.0),
     seed: int = 0,
 ) -> "matplotlib.figure.Figure":
     """A datum under each damage and strength, above its reconstruction, the mean of p(x | z) at its code.
@@ -165,6 +165,8 @@ def _title(results: Mapping[str, Robustness]) -> str:
             max(kept, key=lambda name: kept[name]),
             min(kept, key=lambda name: kept[name]),
         )
+        if not all(found.above_chance for found in results.values()):
+            return "Clean accuracies that are not above chance have nothing to lose to damage"
         if len(results) == 1:
             return (
                 f"The probe keeps {kept[most]:.0%} of its clean accuracy on average; "

@@ -1,5 +1,7 @@
 """The part of `representation` on damaged and foreign data: are codes robust, and are they honest?"""
 
+import math
+
 from analysis.diagnosis import Parts
 from analysis.draws import UndefinedCheckError
 from analysis.representation.foreign_data import stand_ins
@@ -49,8 +51,9 @@ def add_robustness(parts: Parts, of: Represented) -> None:
     told = parts.add("out_of_distribution", lambda: _told_apart(of))
     if told is not None:
         best = told.auroc(told.best_score)
-        parts.numbers["foreign data, AUROC at least"] = f"{min(best.values()):.2f}"
-        parts.numbers["foreign data, best score"] = told.best_score.replace("_", " ")
+        if best:
+            parts.numbers["foreign data, AUROC at least"] = f"{min(best.values()):.2f}"
+            parts.numbers["foreign data, best score"] = told.best_score.replace("_", " ")
         parts.draw(
             "out_of_distribution",
             "Which score tells foreign data from own, and where does likelihood fail?",
@@ -87,12 +90,15 @@ def _numbers(robust: Robustness) -> dict[str, str]:
         if measure in robust.values:
             value, error = robust.area(measure)
             value = -value if measure == "log_evidence" else value
-            found[label] = f"{value:{form}} ± {error:{form}}{unit}"
+            known = math.isfinite(value)
+            found[label] = f"{value:{form}} ± {error:{form}}{unit}" if known else "not defined"
     if "log_evidence" in robust.values:
         value, error = (
             float(each("log_evidence")[0, 0]) for each in (robust.mean, robust.standard_error)
         )
-        found[f"log p(x), {DAMAGED_SAMPLES} draws (nats)"] = f"{value:.1f} ± {error:.1f}"
+        found[f"log p(x), {DAMAGED_SAMPLES} draws (nats)"] = (
+            f"{value:.1f} ± {error:.1f}" if math.isfinite(value) else "not defined"
+        )
     return found
 
 

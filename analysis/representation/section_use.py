@@ -43,6 +43,8 @@ PARTS = (
     "fine_tuning",
     "transfer",
 )
+# Training codes that vote on a label, as far as there are so many.
+VOTES = 5
 # Codes whose labels are looked at beside each.
 NEAR = 10
 # Numbers of labels that are drawn anew each time, and how often.
@@ -62,7 +64,10 @@ def add_use(parts: Parts, of: Represented) -> None:
         parts.numbers[f"linear probe, all labels{named}"] = spread(
             probe.accuracy, probe.standard_error
         )
-    votes = parts.add("neighbours", lambda: nearest_neighbours(of.train, of.test))
+    votes = parts.add(
+        "neighbours",
+        lambda: nearest_neighbours(of.train, of.test, neighbours=min(VOTES, len(of.train))),
+    )
     if votes is not None:
         parts.numbers[f"nearest neighbours{named}"] = spread(votes.accuracy, votes.standard_error)
     efficiency = parts.add("label_efficiency", lambda: _efficiency(of, of.train, of.test))
@@ -157,8 +162,7 @@ class Baselines:
             next(point for point in each.points if point.n == n)
             for each in (self.codes, *self.others.values())
         )
-        best = max(others, key=lambda point: point.mean)
-        best_name = list(self.others)[others.index(best)]
+        best_name, best = max(zip(self.others, others, strict=True), key=lambda pair: pair[1].mean)
         apart = own.mean - best.mean
         noise = 2 * max(own.spread or own.standard_error, best.spread or best.standard_error)
         said = " and ".join(
@@ -211,12 +215,15 @@ def _components(of: Represented) -> Agreement:
 
 def _fine_tuning(of: Represented) -> FineTuning:
     subject = of.subject
+    # Numbered from 0 without gaps, whatever numbers they have.
+    train_labels = of.train.labels
+    classes = np.unique(np.concatenate([train_labels, of.labels]))
     return fine_tuning(
         subject.vae,
         of.train_labelled_x,
-        torch.from_numpy(of.train.labels),
+        torch.from_numpy(np.searchsorted(classes, train_labels)),
         of.labelled_x,
-        torch.from_numpy(of.labels),
+        torch.from_numpy(np.searchsorted(classes, of.labels)),
         untrained=subject.untrained,
         sizes=sorted({min(n, len(of.train)) for n in TUNED}),
         steps=TUNING_STEPS,

@@ -79,6 +79,8 @@ def fit(train: Labelled, regularisation: float, start: Any = None) -> tuple["Pip
     with warnings.catch_warnings():
         # What did not converge is said by the probe itself.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        # Labels are classes, however many there are for each datum.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         regression.fit(scaler.transform(codes), train.labels)
     converged = bool(np.max(regression.n_iter_) < MOST_ITERATIONS)
     return Pipeline([("scale", scaler), ("regression", regression)]), converged

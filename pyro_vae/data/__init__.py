@@ -24,7 +24,7 @@ from pyro_vae.data.gene_matrices import (
     tenx_rows,
 )
 from pyro_vae.data.image_files import dsprites, freyface, omniglot, static_mnist
-from pyro_vae.data.image_folders import image_folder
+from pyro_vae.data.image_folders import image_folder, image_rows
 from pyro_vae.data.own_data import OWN_DATA, own_data
 from pyro_vae.data.photos import photos
 from pyro_vae.data.preparation import PreparedData, SupportMismatchError
@@ -65,6 +65,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 READERS: dict[str, Callable[..., Rows]] = {
     "array_file": array_rows,
     "count_file": count_rows,
+    "image_folder": image_rows,
     "table_file": table_rows,
     "anndata_file": anndata_rows,
     "tenx_file": tenx_rows,

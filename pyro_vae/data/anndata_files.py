@@ -117,8 +117,10 @@ def annotated_rows(
 ) -> Rows:
     """The observations of an AnnData object, with the options of `anndata_file`.
 
+    Values that are not counts are real, with a note, unless `support` says otherwise.
+
     Raises:
-        ValueError: As `anndata_file`.
+        ValueError: If there is no such layer, or its values are not what `support` says.
     """
     data = data.to_memory() if data.isbacked else data
     matrices = {} if data.X is None else {"X": lambda: data.X}
@@ -174,12 +176,18 @@ def _observations(
         )
     values = _plain(matrices[key]())
     kind = cell_support(values, support)
-    if kind is None:
-        raise UnreadableError(_fractions(matrices, key, values))
     notes = ()
+    if kind is None:
+        said = _fractions(matrices, key, values)
+        if source is not None or support is not None:
+            raise UnreadableError(
+                f"{said} Name it with layer (--data.layer), or say with support that the values are real "
+                "(--data.support real)."
+            )
+        kind, notes = "real", (f"{said} Taken as real.",)
     if label is not None and label not in obs:
         columns = ", ".join(map(str, obs.columns)) or "none"
-        notes = (f"there is no column {label!r} in obs; there are {columns}.",)
+        notes = (*notes, f"there is no column {label!r} in obs; there are {columns}.")
     table = var(key)
     ids = table["gene_ids"].astype(str).tolist() if "gene_ids" in table else ()
     return Rows(
@@ -261,14 +269,9 @@ def _fractions(matrices: Mapping[str, Callable[[], Any]], key: str, values: Any)
         for name, read in matrices.items()
         if name not in ("X", key) and are_counts(_plain(read()))
     ]
-    where = (
-        f"whole numbers are in {', '.join(f'{name} (--data.layer {name})' for name in whole)}"
-        if whole
-        else "here none of these holds whole numbers"
-    )
+    where = f"whole numbers are in {', '.join(whole)}" if whole else "here none is whole numbers"
     return (
         f"{key} is not counts: its values, from {entries.min(initial=0):g} to "
         f"{entries.max(initial=0):g}, have fractions or are below 0, as after normalisation (log1p). Raw "
-        f"counts are usually in .raw or a layer: {where}. Or say with support that they are real "
-        "(--data.support real)."
+        f"counts are usually in .raw or a layer: {where}."
     )

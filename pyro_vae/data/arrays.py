@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from pyro_vae.data.dataset import SPLITS, Dataset
-from pyro_vae.data.large_arrays import memory_mapped
+from pyro_vae.data.large_arrays import mapped_rows, memory_mapped
 from pyro_vae.data.memory import read_whole
 from pyro_vae.data.npy_file import NpyFile, is_npy
 from pyro_vae.data.rows import Rows, named
@@ -67,8 +68,7 @@ def array_file(
         OSError: If a memory-mapped file is changed or taken away while it is read.
     """
     path = Path(path)
-    size = _size(path)
-    if memory_map or (memory_map is None and not read_whole(size) and is_npy(path)):
+    if _on_disk(path, memory_map):
         if group is not None or split is not None:
             raise ValueError(
                 f"{path}: a memory-mapped file is split by rows alone: leave group and split out, or read "
@@ -97,27 +97,21 @@ def array_file(
                 layout=layout,
                 channels=channels,
             )
-        beside = {
-            option: _beside(arrays, option, given)
+        beside = {group or "group", split or "split"}
+        data = {name: each for name, each in arrays.items() if name not in beside}
+        rows = _rows(path, data, levels, support, layout, channels)
+        groups, splits = (
+            _beside(arrays, option, given, len(rows.values) if rows.values.ndim else 0)
             for option, given in (("group", group), ("split", split))
-        }
-        rows = _rows(
-            path,
-            arrays,
-            levels,
-            support,
-            layout,
-            channels,
-            group=beside["group"],
-            split=beside["split"],
         )
-        return Dataset.from_rows(rows, scale=scale)
+        return Dataset.from_rows(replace(rows, groups=groups, splits=splits), scale=scale)
 
 
 def array_rows(
     path: str | Path,
     levels: int | None = None,
     support: Support | None = None,
+    memory_map: bool | None = None,
     group: str | None = None,
     split: str | None = None,
     layout: Layout = "auto",
@@ -128,25 +122,23 @@ def array_rows(
     Groups and splits are not read.
     """
     path = Path(path)
-    _size(path)
+    if _on_disk(path, memory_map):
+        file = NpyFile.open(path)
+        with named(path):
+            values = mapped_rows(file, layout=layout, channels=channels)
+        return Rows(values, name=path.stem, levels=levels, support=support, source=path)
     arrays = _read(path)
     with named(path):
-        beside = {name for name in (group, split) if name is not None}
-        return _rows(
-            path,
-            {name: each for name, each in arrays.items() if name not in beside},
-            levels,
-            support,
-            layout,
-            channels,
-        )
+        data = {name: each for name, each in arrays.items() if name not in (group, split)}
+        return _rows(path, data, levels, support, layout, channels)
 
 
-def _beside(arrays: dict[str, np.ndarray], option: str, given: str | None) -> np.ndarray | None:
-    """The groups or splits of rows, taken out of the arrays, or from a file."""
-    name = option if given is None else given
-    if name in arrays:
-        found = arrays.pop(name)
+def _beside(
+    arrays: Mapping[str, np.ndarray], option: str, given: str | None, n: int
+) -> np.ndarray | None:
+    """The groups or splits of n rows, from an array of this name or a file; None without."""
+    if (given or option) in arrays:
+        found = arrays[given or option]
         return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
     if given is None:
         return None
@@ -155,17 +147,17 @@ def _beside(arrays: dict[str, np.ndarray], option: str, given: str | None) -> np
             f"{option} must name an array of the file ({', '.join(arrays)}) or a .npy, .csv or .txt file, "
             f"got {given!r}."
         )
-    return row_words(given)
+    return row_words(given, n)
 
 
-def _size(path: Path) -> int:
-    """The bytes of a file, which must be there."""
+def _on_disk(path: Path, memory_map: bool | None) -> bool:
+    """Whether the rows of a file, which must be there, stay on the disk."""
     # os.path takes any text for a path, however long; a Path's own is_file raises.
     if not os.path.isfile(path):
         raise ValueError(f"{path} must be a .npy or .npz file, but there is no such file.")
     if (size := path.stat().st_size) == 0:
         raise ValueError(f"{path} is empty.")
-    return size
+    return bool(memory_map) or (memory_map is None and not read_whole(size) and is_npy(path))
 
 
 def _check_array_names(arrays: Mapping[str, np.ndarray]) -> None:
@@ -187,9 +179,6 @@ def _rows(
     support: Support | None,
     layout: Layout,
     channels: Channels,
-    *,
-    group: np.ndarray | None = None,
-    split: np.ndarray | None = None,
 ) -> Rows:
     _check_array_names(arrays)
     if {"train", "test"} <= set(arrays):
@@ -204,8 +193,6 @@ def _rows(
         labels=arrays.get("y") if "x" in arrays else None,
         levels=levels,
         support=support,
-        groups=group,
-        splits=split,
         source=path,
         layout=layout,
         notes=notes,

@@ -22,7 +22,7 @@ from pyro_vae.data.rows import Rows
 from pyro_vae.data.sparse_rows import SparseRows, from_scipy, is_sparse
 from pyro_vae.data.splits import SPLITS
 from pyro_vae.data.units import Units
-from pyro_vae.data.values import SUPPORTS, Extent, as_events, as_tensor
+from pyro_vae.data.values import SUPPORTS, Extent, as_events, as_tensor, layout_like
 
 # Names listed in a message.
 _LISTED = 5
@@ -120,7 +120,7 @@ class DataContract:
             labels_digest=_labels_digest(dataset),
             source="" if source is None else str(source.resolve()),
             source_digest="" if source is None else path_digest(source),
-            notes=(*dataset.notes, *notes),
+            notes=tuple(dict.fromkeys((*dataset.notes, *notes))),
         )
 
     # ---- the run's own data, read again ------------------------------------------------------
@@ -280,9 +280,11 @@ class DataContract:
             (values,) = from_scipy([values], rows.name, counts=counts)
         if isinstance(values, SparseRows | MemoryMapped):
             return values
-        # Three axes are what they were in training.
-        layout = "series" if len(self.event_shape) == 2 else rows.layout
-        return as_events(as_tensor(values, rows.name, copy=False), rows.name, layout, new=True)
+        values = as_tensor(values, rows.name, copy=False)
+        # Axes are what they were in training.
+        layout = layout_like(tuple(values.shape), self.event_shape)
+        layout = rows.layout if layout == "auto" else layout
+        return as_events(values, rows.name, layout, new=True)
 
     def _order(self, names: Sequence[str], name: str) -> tuple[list[int] | None, list[str]]:
         """The places of the training elements among names, None if they are the same, and what is left."""
@@ -465,7 +467,8 @@ def prepare(data: Any, contract: DataContract | None) -> Real[Tensor, " n *event
             "in the likelihood's support."
         )
     rows = path_rows(data) if isinstance(data, str | Path) else as_rows(data)
-    x = contract.new_data(rows).fixed("test")
+    # Sparse rows become dense.
+    x = contract.new_data(rows).fixed("test")[:]
     return x if x.dtype == torch.float64 else x.to(torch.get_default_dtype())
 
 

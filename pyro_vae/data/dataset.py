@@ -171,7 +171,8 @@ class Dataset:
                 there is not one label a row.
         """
         if layout != "auto" or channels != "auto":
-            array, layout = arranged(as_tensor(array, name, copy=False), name, layout, channels)
+            dense: Any = array
+            array, layout = arranged(as_tensor(dense, name, copy=False), name, layout, channels)
         rows = Rows(
             array,
             name=name,
@@ -229,7 +230,8 @@ class Dataset:
                 raise ValueError(f"{name}: {error}") from error
             splits = [_rows_of(values, index) for index in parts.values()]
         else:
-            parts, rule = dict.fromkeys(SPLITS, torch.arange(n)), NOT_SPLIT
+            parts = {split: torch.arange(n) for split in SPLITS}
+            rule = NOT_SPLIT
             splits = [values] * len(SPLITS)
         targets = {} if labels is None else {s: labels[index] for s, index in parts.items()}
         support, levels = (
@@ -322,7 +324,10 @@ class Dataset:
                 if "train" in parts:
                     parts["validation"] = _rows_of(parts["train"], held_out)
                     parts["train"] = _rows_of(parts["train"], trained)
-            rule = "train and test as given; a tenth of train validates, by a fixed permutation"
+            rule = (
+                f"train and test as given; {len(held_out)} of {len(trained)} training rows validate, "
+                "by a fixed permutation"
+            )
         kind, levels = (
             (support, levels)
             if support is not None

@@ -1,101 +1,197 @@
-"""The user's own pictures: a folder of image files."""
+"""The user's own pictures: a folder of image files, or one file."""
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from pyro_vae.data.dataset import SPLITS, Dataset
 from pyro_vae.data.memory import require_memory
+from pyro_vae.data.picture_files import (
+    PICTURE_SUFFIXES,
+    DamagedPictureError,
+    middle_square,
+    read_picture,
+)
+from pyro_vae.data.rows import Rows, named
+from pyro_vae.data.units import ScaleKind
+from pyro_vae.data.values import Support
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+__all__ = ["image_folder", "image_rows", "middle_square"]
 
-# Pillow's modes of 8 bits or less; others (16 bits, floats) would lose what they hold.
-_GREY = ("1", "L", "LA")
-_COLOUR = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
-_TRANSPARENT = ("LA", "PA", "RGBA")
+# Files named in a note.
+_NAMED = 5
 
 
 def image_folder(
-    path: str | Path, size: int | None = None, channels: Literal[1, 3] | None = None
+    path: str | Path,
+    size: int | None = None,
+    channels: Literal[1, 3, 4] | None = None,
+    levels: int | None = None,
+    support: Support | None = None,
+    skip_damaged: bool = False,
+    scale: ScaleKind = "standard",
 ) -> Dataset:
-    """Pictures from a folder: `.png`, `.jpg`, `.bmp`, `.gif`, `.tif` or `.webp`, in 256 levels.
+    """Pictures from a folder: `.png`, `.jpg`, `.bmp`, `.gif`, `.tif` or `.webp`, of any depth.
 
     Pictures lie in the folder, or each in the folder of its class, which is then its label: the
     first class in the alphabet is 0. They are split as in `Dataset.from_array`, unless the folder
     holds folders named `train`, `test` and perhaps `validation`, which are taken as they are.
 
+    Pictures of 8 bits are integers of 256 levels. Others, of 16 bits or of floats, are real values in
+    their own units: sensors seldom fill 16 bits, so a share of 65,535 would leave most pictures
+    black, while `scale` finds the range that the values have.
+
     Args:
         path: The folder.
         size: Cut each picture to the largest square in its middle, and scale that to so many pixels a
             side; without, all pictures must have one size.
-        channels: 1 makes all pictures grey, 3 makes them RGB; without, all must be of one kind.
+        channels: 1 makes all pictures grey, 3 makes them RGB, 4 RGB and opacity; without, all must be
+            of one kind, and none transparent.
+        levels: The number of levels of pictures of integers: of 16 bits, 65536 makes them integers
+            instead of real values.
+        support: What the values are, where it is not as above: integers, counts, unit or real.
+        skip_damaged: Leave out files that cannot be read; they are counted and named in the notes.
+        scale: How channels of real data are scaled for the networks: "standard" by mean and standard
+            deviation, "robust" by median and interquartile range, "unit" by minimum and range, or
+            "none". Densities, samples and means stay in the pictures' own units.
 
     Raises:
         ValueError: If there are no pictures or too few, pictures lie beside folders of pictures, one
-            is damaged, animated, transparent or of more than 8 bits, or they differ in size or kind.
-        ImportError: If Pillow cannot be imported.
+            is damaged, animated or transparent, or they differ in size, kind or depth.
+        ImportError: If Pillow cannot be imported, or what reads pictures that Pillow does not.
+    """
+    if not os.path.isdir(path):
+        raise ValueError(f"{path} must be a folder of images, but there is no such folder.")
+    rows = image_rows(path, size, channels, levels, support, skip_damaged)
+    with named(Path(path)):
+        return _dataset(rows, scale)
+
+
+def image_rows(
+    path: str | Path,
+    size: int | None = None,
+    channels: Literal[1, 3, 4] | None = None,
+    levels: int | None = None,
+    support: Support | None = None,
+    skip_damaged: bool = False,
+) -> Rows:
+    """The pictures of a folder, or one picture file, with the arguments of `image_folder`.
+
+    Labels are the names of the class folders, and splits those of the split folders.
     """
     path = Path(path)
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1, got {size}.")
-    if channels not in (None, 1, 3):
-        raise ValueError(f"channels must be 1 or 3, got {channels}.")
+    if channels not in (None, 1, 3, 4):
+        raise ValueError(f"channels must be 1, 3 or 4, got {channels}.")
+    content = _content(path)
+    images, damaged = _read_all(content.files, size, channels, skip_damaged)
+    read = np.array([file not in damaged for file in content.files])
+    values, levels, support, notes = _values(images, levels, support)
+    return Rows(
+        values,
+        name=path.resolve().name if path.is_dir() else path.stem,
+        labels=None if content.labels is None else np.array(content.labels)[read],
+        levels=levels,
+        support=support,
+        splits=None if content.splits is None else np.array(content.splits)[read],
+        source=path,
+        layout="image",
+        notes=(*_left_out(content, damaged), *notes),
+    )
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The pictures of a folder, with the class and the split of each, and the other files.
+
+    Args:
+        files: The pictures.
+        others: Files that are no pictures by their names.
+        labels: The name of each picture's class, if they lie in class folders.
+        splits: The name of each picture's split, if there are split folders.
+    """
+
+    files: list[Path]
+    others: list[Path]
+    labels: list[str] | None = None
+    splits: list[str] | None = None
+
+
+def _content(path: Path) -> _Content:
+    if os.path.isfile(path):
+        return _Content([path], [])
     if not os.path.isdir(path):
         raise ValueError(f"{path} must be a folder of images, but there is no such folder.")
-    folders = {folder.name: folder for folder in _visible(path) if folder.is_dir()}
+    entries = _visible(path)
+    folders = {entry.name: entry for entry in entries if entry.is_dir()}
     if not {"train", "test"} & set(folders):
-        files, labels, classes = _classes(path, None)
-        images = _read_all(files, size, channels)
-        return _named(path, Dataset.from_array, images, labels, classes)
+        return _classes(path, None)
     if not {"train", "test"} <= set(folders) <= set(SPLITS):
         raise ValueError(
             f"{path} holds folders named {', '.join(sorted(folders))}; splits are train and test, and "
             "perhaps validation, with nothing beside them."
         )
-    if any(file.suffix.lower() in _SUFFIXES for file in _visible(path)):
+    if any(_is_picture(entry) for entry in entries):
         raise ValueError(f"{path} holds pictures beside the folders {', '.join(sorted(folders))}.")
-    classes = None
-    contents = {}
+    files, labels, splits = [], [], []
+    others = [entry for entry in entries if entry.is_file()]
+    classes: set[str] | None = None
     for split in (split for split in SPLITS if split in folders):
-        contents[split] = _classes(folders[split], classes)
-        classes = contents[split][2]
-    files = [file for split in contents.values() for file in split[0]]
-    images = _read_all(files, size, channels)
-    ends = np.cumsum([len(split[0]) for split in contents.values()])
-    splits = dict(zip(contents, np.split(images, ends[:-1]), strict=True))
-    targets = {split: labels for split, (_, labels, _) in contents.items() if labels is not None}
-    return _named(path, Dataset.from_splits, splits, targets, classes or ())
+        content = _classes(folders[split], classes)
+        classes = set(content.labels or ())
+        files += content.files
+        labels += content.labels or []
+        others += content.others
+        splits += [split] * len(content.files)
+    return _Content(files, others, labels or None, splits)
 
 
-def middle_square(image: Any, side: int, size: int) -> Any:
-    """The square of `side` pixels a side in the middle of a Pillow image, scaled to `size` a side.
+def _classes(folder: Path, classes: set[str] | None) -> _Content:
+    """The pictures in a folder, and their labels if they lie in folders.
 
-    Bilinear, and where it makes smaller, over the area that a pixel covers.
+    Args:
+        folder: The folder.
+        classes: The names of the classes, where another split gave them.
     """
-    from PIL import Image
-
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    # Not resize's `box`: it takes in pixels from around the box.
-    square = image.crop((left, top, left + side, top + side))
-    return square.resize((size, size), Image.Resampling.BILINEAR)
-
-
-def _named(path: Path, make: Any, images: Any, labels: Any, classes: Sequence[str]) -> Dataset:
-    """The data set, with errors that name the folder."""
-    try:
-        return make(
-            images,
-            labels=labels,
-            levels=256,
-            name=path.resolve().name,
-            label_names=classes,
-            source=path,
+    entries = _visible(folder)
+    pictures = [entry for entry in entries if _is_picture(entry) and entry.is_file()]
+    others = [entry for entry in entries if entry.is_file() and not _is_picture(entry)]
+    inside: dict[str, list[Path]] = {}
+    for entry in (entry for entry in entries if entry.is_dir()):
+        for file in _visible(entry):
+            if file.is_dir():
+                raise ValueError(
+                    f"{file} is a folder in a folder of pictures: pictures must lie in the folder of "
+                    "their class, and no deeper."
+                )
+            if _is_picture(file):
+                inside.setdefault(entry.name, []).append(file)
+            else:
+                others.append(file)
+    if not pictures and not inside:
+        raise ValueError(
+            f"{folder} holds no pictures; files must end in {', '.join(PICTURE_SUFFIXES)}."
         )
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    if pictures and inside:
+        raise ValueError(
+            f"{folder} holds pictures ({pictures[0].name}) beside folders of pictures "
+            f"({', '.join(inside)}): put every picture into the folder of its class, or none."
+        )
+    # A class may have no picture in a split.
+    if classes is not None and (set(inside) - classes or bool(inside) != bool(classes)):
+        raise ValueError(
+            f"{folder} must have the training data's classes, {', '.join(sorted(classes)) or '(none)'}, "
+            f"got {', '.join(inside) or '(none)'}."
+        )
+    if pictures:
+        return _Content(pictures, others)
+    files = [file for files in inside.values() for file in files]
+    return _Content(files, others, [name for name, files in inside.items() for _ in files])
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -105,118 +201,124 @@ def _visible(folder: Path) -> list[Path]:
         raise ValueError(f"{folder} cannot be read ({error.strerror}).") from error
 
 
-def _classes(
-    folder: Path, classes: Sequence[str] | None
-) -> tuple[list[Path], np.ndarray | None, Sequence[str]]:
-    """The pictures in a folder, their labels if they lie in folders, and the names of these.
-
-    Args:
-        folder: The folder.
-        classes: The names of the classes, where another split gave them.
-    """
-    entries = _visible(folder)
-    pictures = [
-        entry for entry in entries if entry.suffix.lower() in _SUFFIXES and entry.is_file()
-    ]
-    inside = {
-        entry.name: [file for file in _visible(entry) if file.suffix.lower() in _SUFFIXES]
-        for entry in entries
-        if entry.is_dir()
-    }
-    deeper = [
-        file for entry in entries if entry.is_dir() for file in _visible(entry) if file.is_dir()
-    ]
-    if deeper:
-        raise ValueError(
-            f"{deeper[0]} is a folder in a folder of pictures: pictures must lie in the folder of their "
-            "class, and no deeper."
-        )
-    inside = {name: files for name, files in inside.items() if files}
-    if not pictures and not inside:
-        raise ValueError(f"{folder} holds no pictures; files must end in {', '.join(_SUFFIXES)}.")
-    if pictures and inside:
-        raise ValueError(
-            f"{folder} holds pictures ({pictures[0].name}) beside folders of pictures "
-            f"({', '.join(inside)}): put every picture into the folder of its class, or none."
-        )
-    found = tuple(inside)
-    if classes is not None and found != tuple(classes):
-        raise ValueError(
-            f"{folder} must have the training data's classes, {', '.join(classes) or '(none)'}, "
-            f"got {', '.join(found) or '(none)'}."
-        )
-    if pictures:
-        return pictures, None, ()
-    files = [file for files in inside.values() for file in files]
-    labels = np.repeat(np.arange(len(inside)), [len(files) for files in inside.values()])
-    return files, labels, found
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in PICTURE_SUFFIXES
 
 
-def _read_all(files: Sequence[Path], size: int | None, channels: int | None) -> np.ndarray:
-    """The pictures, `(n, channels, height, width)`, uint8."""
+def _read_all(
+    files: Sequence[Path], size: int | None, channels: int | None, skip_damaged: bool
+) -> tuple[np.ndarray, dict[Path, str]]:
+    """The pictures that can be read, `(n, channels, height, width)`, and why others cannot."""
     images = np.empty(0, np.uint8)
-    for row, file in enumerate(files):
-        image = _read(file, size, channels)
-        if row == 0:
+    read: list[Path] = []
+    damaged: dict[Path, str] = {}
+    for file in files:
+        try:
+            image = read_picture(file, size, channels)
+        except DamagedPictureError as error:
+            if not skip_damaged:
+                raise ValueError(
+                    f"{file} is damaged or no picture ({error}); with skip_damaged "
+                    "(--data.skip_damaged true) such files are left out."
+                ) from error
+            damaged[file] = str(error)
+            continue
+        if not read:
             require_memory((len(files), *image.shape), image.itemsize, str(file.parent))
-            images = np.empty((len(files), *image.shape), np.uint8)
-        if image.shape[1:] != images.shape[2:]:
-            raise ValueError(
-                f"all pictures must have one size, but {files[0]} has {_size(images[0])} and {file} "
-                f"has {_size(image)}; with size (--data.size) they are cut and scaled to one."
-            )
-        if image.shape != images.shape[1:]:
-            kinds = {1: "grey", 3: "in colour"}
-            raise ValueError(
-                f"all pictures must be of one kind, but {files[0]} is {kinds[len(images[0])]} and "
-                f"{file} is {kinds[len(image)]}; channels (--data.channels 1, or 3) makes them one."
-            )
-        images[row] = image
-    return images
+            images = np.empty((len(files), *image.shape), image.dtype)
+        else:
+            _check_alike(read[0], images[0], file, image)
+        images[len(read)] = image
+        read.append(file)
+    if not read:
+        raise ValueError(f"none of the {len(files)} pictures can be read, such as {files[0]}.")
+    return images[: len(read)], damaged
+
+
+def _check_alike(first: Path, one: np.ndarray, file: Path, image: np.ndarray) -> None:
+    if image.shape[1:] != one.shape[1:]:
+        raise ValueError(
+            f"all pictures must have one size, but {first} has {_size(one)} and {file} has "
+            f"{_size(image)}; with size (--data.size) they are cut and scaled to one."
+        )
+    if image.shape != one.shape:
+        ways = "channels (--data.channels 1, or 3) makes them one"
+        if max(len(one), len(image)) > 4:
+            ways = "keep those of one kind"
+        raise ValueError(
+            f"all pictures must be of one kind, but {first} is {_kind(one)} and {file} is "
+            f"{_kind(image)}; {ways}."
+        )
+    if image.dtype != one.dtype:
+        raise ValueError(
+            f"all pictures must have one depth, but {first} holds {one.dtype} and {file} "
+            f"{image.dtype}: keep those of one depth, or save all with the same."
+        )
+
+
+def _kind(image: np.ndarray) -> str:
+    kinds = {1: "grey", 3: "in colour", 4: "in colour and transparent"}
+    return kinds.get(len(image), f"of {len(image)} channels")
 
 
 def _size(image: np.ndarray) -> str:
     return f"{image.shape[2]} x {image.shape[1]} pixels"
 
 
-def _read(file: Path, size: int | None, channels: int | None) -> np.ndarray:
-    """One picture, `(channels, height, width)`."""
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError(
-            f"pictures are read by Pillow, which cannot be imported ({error}): pip install pillow"
-        ) from error
-    try:
-        with Image.open(file) as opened:
-            refused = _reason_to_refuse(opened)
-            # Cameras store how they were held, and leave the turning to the reader.
-            image = ImageOps.exif_transpose(opened)
-            if not refused and (image.mode in _TRANSPARENT or "transparency" in image.info):
-                image = image.convert("RGBA" if image.mode in _COLOUR else "LA")
-                if image.getextrema()[-1] != (255, 255):
-                    refused = "is transparent in places"
-            if channels is None:
-                channels = 1 if image.mode in _GREY else 3
-            image = image.convert("L" if channels == 1 else "RGB")
-            if size is not None:
-                image = middle_square(image, min(image.size), size)
-            pixels = np.asarray(image)
-    # Pillow raises a dozen types between them for damaged files.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{file} is damaged or no picture ({reason}).") from error
-    if refused:
-        raise ValueError(f"{file} {refused}.")
-    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+def _values(
+    images: np.ndarray, levels: int | None, support: Support | None
+) -> tuple[np.ndarray, int | None, Support | None, list[str]]:
+    """The pictures' values as what they are: levels of 8 bits, or otherwise real values."""
+    if images.dtype == np.uint8:
+        return images, 256 if levels is None and support is None else levels, support, []
+    if levels is not None or support not in (None, "real"):
+        return images, levels, support, []
+    exact = images.dtype.itemsize <= 2 or images.dtype == np.float32
+    notes = []
+    if support is None and images.dtype.kind in "ui":
+        low, high = int(images.min()), int(images.max())
+        levels = 1 << high.bit_length()
+        also = "" if low < 0 else f"; --data.levels {levels} makes them levels"
+        also += ", or --data.levels 65536" if also and 256 < levels < 65536 else ""
+        held = f"the pictures hold {images.dtype} from {low} to {high}"
+        notes = [f"{held}, taken as real values in their own units{also}"]
+    return images.astype(np.float32 if exact else np.float64), None, "real", notes
 
 
-def _reason_to_refuse(image: Any) -> str:
-    if getattr(image, "n_frames", 1) > 1:
-        return f"has {image.n_frames} frames: save each as a picture of its own"
-    if image.mode not in (*_GREY, *_COLOUR):
-        return (
-            f"has pixels of Pillow's mode {image.mode}, which do not fit in 256 levels: save them in a "
-            ".npy file"
-        )
-    return ""
+def _left_out(content: _Content, damaged: dict[Path, str]) -> list[str]:
+    """A line that counts and names the files that were left out, if there are any."""
+    left_out = [
+        *(file.name for file in content.others),
+        *(f"{file.name} ({reason})" for file, reason in damaged.items()),
+    ]
+    if not left_out:
+        return []
+    total = len(content.files) + len(content.others)
+    more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+    be = "was" if len(left_out) == 1 else "were"
+    return [
+        f"{len(left_out)} of {total} files {be} left out: {', '.join(left_out[:_NAMED])}{more}"
+    ]
+
+
+def _dataset(rows: Rows, scale: ScaleKind) -> Dataset:
+    """The data set, with classes numbered in the order of the alphabet."""
+    labels, classes = None, ()
+    if rows.labels is not None:
+        names, labels = np.unique(rows.labels, return_inverse=True)
+        classes = tuple(names.tolist())
+    if rows.splits is None:
+        return Dataset.from_rows(replace(rows, labels=labels, label_names=classes), scale=scale)
+    where = {split: rows.splits == split for split in SPLITS if split in rows.splits}
+    return Dataset.from_splits(
+        {split: rows.values[chosen] for split, chosen in where.items()},
+        labels=None if labels is None else {s: labels[chosen] for s, chosen in where.items()},
+        levels=rows.levels,
+        support=rows.support,
+        name=rows.name,
+        label_names=classes,
+        scale=scale,
+        source=rows.source,
+        notes=rows.notes,
+        layout="image",
+    )

@@ -1,6 +1,5 @@
 """What people have in a Python session, as rows: arrays, tables, matrices, data sets, paths."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +45,8 @@ def as_rows(data: Any, name: str = "array") -> Rows:
         return annotated_rows(data, name=name)
     if kind.startswith("scipy.") and hasattr(data, "tocsr"):
         return Rows(data, name)
-    if isinstance(data, torch.utils.data.DataLoader):
-        return _from_items(data.dataset, name)
-    if isinstance(data, torch.utils.data.Dataset):
-        return _from_items(data, name)
+    if isinstance(data, torch.utils.data.DataLoader | torch.utils.data.Dataset):
+        return _from_items(getattr(data, "dataset", data), name)
     if isinstance(data, list | tuple):
         try:
             return Rows(np.asarray(data), name)
@@ -72,25 +69,24 @@ def path_rows(path: str | Path, **options: Any) -> Rows:
     return READERS[loader](path, **options)
 
 
-def _from_items(dataset: Iterable[Any], name: str) -> Rows:
+def _from_items(dataset: Any, name: str) -> Rows:
     """The items of a torch data set, and their labels if they are pairs."""
-    arrays, labels = [], []
-    length = len(dataset) if hasattr(dataset, "__len__") else None  # pyright: ignore[reportArgumentType]
+    arrays: list[np.ndarray] = []
+    labels: list[Any] = []
     # Not iterated: a data set of torch's without __iter__ has no end.
-    items = (dataset[i] for i in range(length)) if length is not None else dataset  # pyright: ignore[reportIndexIssue]
-    for item in items:
+    sized = hasattr(dataset, "__len__")
+    for item in (dataset[i] for i in range(len(dataset))) if sized else dataset:
         if isinstance(item, list | tuple):
-            if len(item) > 2:
+            if not 1 <= len(item) <= 2:
                 raise TypeError(
                     f"items of {name} must be x, or (x, y), got {len(item)} things: hand over x alone."
                 )
-            labels += [_plain(item[1])] if len(item) == 2 else []
-            item = item[0]
+            labels += [_plain(label) for label in item[1:]]
+            item = next(iter(item))
         arrays.append(_picture(item))
-        if arrays[-1].shape != arrays[0].shape:
-            raise ValueError(
-                f"the rows of {name} must have one shape, got {arrays[0].shape} and {arrays[-1].shape}."
-            )
+    shapes = {array.shape for array in arrays}
+    if len(shapes) > 1:
+        raise ValueError(f"the rows of {name} must have one shape, got {sorted(shapes)[:3]}.")
     if not arrays:
         raise ValueError(f"{name} holds no rows.")
     return Rows(np.stack(arrays), name, labels=np.asarray(labels) if labels else None)

@@ -1,38 +1,22 @@
 """What is found in the values of a data set before a model is trained on them."""
 
-import json
-import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int
-from torch import Tensor
 
-from pyro_vae.data.columns import column_name, some
-from pyro_vae.data.dataset import SPLITS, Dataset
+from pyro_vae.data.columns import some
+from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.fill_values import fill_values, may_be_fill_value
+from pyro_vae.data.findings import Columns, Finding, number, spread_rows
+from pyro_vae.data.repeated_values import repeated_values
 from pyro_vae.data.twins import Likeness, exact_twins
 
 Judgement = Literal["refuse", "warn", "none"]
 
-# Statistics are taken from so many values, of rows spread evenly over the splits.
-_SAMPLED_VALUES = 1_000_000
-_SAMPLED_ROWS = 10_000
-# Rows that are not in memory are read in blocks, from so many places.
-_PLACES = 8
-# Columns of a wider table are not compared with one another.
-_COMPARED_COLUMNS = 500
-# A column with one value in more rows than this is nearly constant, or has an atom.
-_NEARLY_ALL, _MANY = 0.99, 0.15
-# A column with at most so many values is coarse, and a channel that has so many in many more pixels.
-_FEW, _FEW_LEVELS = 10, 256
-# The rounding of values to multiples of a unit is coarse where its standard deviation is more than
-# this share of the column's, and where the unit is less than that, it explains no repeated value.
-_COARSE, _FINE = 0.1, 0.05
+# Columns of a wider or shorter table are not compared with one another.
+_COMPARED_COLUMNS, _FEWEST_ROWS = 500, 50
 # Spreads of columns may differ by this factor before networks need scaled data.
 _DIFFERENT = 100.0
 # Values so many interquartile ranges from a column's others are outliers of any distribution.
@@ -40,27 +24,8 @@ _ABSURD = 1e6
 # Test rows whose nearest training row is beside them in the file: more in videos, less in tables that
 # are sorted by a class.
 _BESIDE = 0.35
-_LISTED = 5
-_SUFFIXES_OF_TABLES = (".csv", ".tsv", ".txt", ".parquet")
+# What the columns of tables that number the rows are called.
 _ROW_NAMES = ("id", "index", "idx", "row", "rowid", "row_id", "row_number", "rownames")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was found in the values.
-
-    Args:
-        kind: What it is, in a word or two: "fill value", "identifier", "constant", ...
-        text: A sentence that says where it is and what to do.
-        refused: Whether a model of such data would be wrong.
-    """
-
-    kind: str
-    text: str
-    refused: bool = False
-
-    def __str__(self) -> str:
-        return self.text
 
 
 def inspect(
@@ -82,7 +47,7 @@ def inspect(
     """
     if likelihood_support is None:
         likelihood_support = dataset.support
-    columns = _Columns(dataset, likelihood_support)
+    columns = Columns(dataset, likelihood_support)
     found = [finding for look in _LOOKS for finding in look(columns)]
     return tuple(found) + _groups(groups)
 
@@ -118,136 +83,10 @@ def check(
     return findings
 
 
-@dataclass
-class _Columns:
-    """The values by column, or by channel.
-
-    Args:
-        dataset: The data set.
-        likelihood_support: The support of the likelihood.
-    """
-
-    dataset: Dataset
-    likelihood_support: str
-    splits: list = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.splits = [getattr(self.dataset, split) for split in SPLITS]
-
-    @property
-    def table(self) -> bool:
-        """Whether rows have one axis, whose elements are columns."""
-        return len(self.dataset.event_shape) == 1
-
-    @property
-    def continuous(self) -> bool:
-        """Whether a density is trained on values as they are, which are not levels."""
-        continuous = ("unit", "real")
-        return self.likelihood_support in continuous and self.dataset.support in continuous
-
-    @property
-    def in_memory(self) -> bool:
-        return all(isinstance(values, Tensor) for values in self.splits)
-
-    @property
-    def n(self) -> int:
-        """The number of rows."""
-        return sum(len(values) for values in self.splits)
-
-    @cached_property
-    def sample(self) -> Float64[np.ndarray, "columns m"]:
-        """Values of rows spread evenly over the splits, in ascending order in each column."""
-        width = self.dataset.train[:1].numel()
-        m = min(self.n, _SAMPLED_ROWS, max(200, _SAMPLED_VALUES // width))
-        parts = [_spread(values, -(-len(values) * m // self.n)) for values in self.splits]
-        x = by_column(torch.cat(parts).to(torch.float64)).numpy()
-        return np.sort(x, axis=1)
-
-    @cached_property
-    def extremes(self) -> tuple[Float64[np.ndarray, " columns"], Float64[np.ndarray, " columns"]]:
-        """The lowest and the highest value of each column; those of the sample for data on the disk."""
-        if not self.in_memory:
-            return self.sample[:, 0], self.sample[:, -1]
-        axes = (0, *range(2, 1 + len(self.dataset.event_shape)))
-        lows = torch.stack([values.amin(axes) for values in self.splits]).amin(0)
-        highs = torch.stack([values.amax(axes) for values in self.splits]).amax(0)
-        return lows.to(torch.float64).numpy(), highs.to(torch.float64).numpy()
-
-    @cached_property
-    def spread(self) -> Float64[np.ndarray, " columns"]:
-        """The interquartile range over 1.349; the standard deviation where it is 0."""
-        low, high = self.quartiles
-        spread = (high - low) / 1.349
-        return np.where(spread > 0, spread, self.sample.std(1))
-
-    @cached_property
-    def quartiles(self) -> tuple[Float64[np.ndarray, " columns"], Float64[np.ndarray, " columns"]]:
-        m = self.sample.shape[1]
-        return self.sample[:, m // 4], self.sample[:, m - 1 - m // 4]
-
-    @cached_property
-    def distinct(self) -> Int[np.ndarray, " columns"]:
-        """The number of distinct values of each column in the sample."""
-        return 1 + (np.diff(self.sample, axis=1) > 0).sum(1)
-
-    @cached_property
-    def constant(self) -> Bool[np.ndarray, " columns"]:
-        """Which columns never vary; none is known to of data on the disk."""
-        low, high = self.extremes
-        return (low == high) & self.in_memory
-
-    def all_of(self, column: int) -> Float64[np.ndarray, " _"]:
-        """All values of a column, split after split; those of the sample for data on the disk."""
-        if not self.in_memory:
-            return self.sample[column]
-        parts = [values[:, column].flatten() for values in self.splits]
-        return torch.cat(parts).to(torch.float64).numpy()
-
-    @cached_property
-    def order(self) -> np.ndarray | None:
-        """What puts the rows of all splits in the order in which they were read, if it is known."""
-        if not self.in_memory or set(self.dataset.rows) != set(SPLITS):
-            return None
-        return torch.cat([self.dataset.rows[split] for split in SPLITS]).argsort().numpy()
-
-    def name(self, column: int) -> str:
-        return column_name(column, self.dataset.event_shape, self.dataset.event_names)
-
-    def names(self, columns: Sequence[int] | np.ndarray) -> str:
-        return some([self.name(int(column)) for column in columns])
-
-    def drop(self, columns: Sequence[int] | np.ndarray) -> str:
-        """How to leave columns out, in words."""
-        it = "it" if len(columns) == 1 else "them"
-        names, source = self.dataset.event_names, self.dataset.source
-        if not names or source is None or source.suffix.lower() not in _SUFFIXES_OF_TABLES:
-            return f"leave {it} out"
-        if len(columns) > _LISTED:
-            return f"leave {it} out with --data.drop"
-        chosen = [names[int(column)] for column in columns]
-        word = chosen[0] if len(chosen) == 1 else json.dumps(chosen, ensure_ascii=False)
-        return f"leave {it} out with --data.drop {shlex.quote(word)}"
-
-
-def by_column(values: Tensor) -> Tensor:
-    """`(columns, n)`, or `(channels, n * others)` of values with several axes."""
-    return values.transpose(0, 1).flatten(1)
-
-
-def _spread(values: Any, m: int) -> Tensor:
-    """At least one of the rows and about m, spread evenly."""
-    m = max(1, m)
-    if isinstance(values, Tensor):
-        return values[torch.linspace(0, len(values) - 1, m).long()]
-    size = -(-m // _PLACES)
-    starts = np.linspace(0, max(0, len(values) - size), _PLACES).astype(int)
-    return torch.cat([values[start : start + size] for start in np.unique(starts).tolist()])
-
-
 # ---- what is refused --------------------------------------------------------------------------
 
 
-def _fill_values(columns: _Columns) -> Iterator[Finding]:
+def _fill_values(columns: Columns) -> Iterator[Finding]:
     low, high = columns.extremes
     first, third = columns.quartiles
     far = (columns.spread > 0) & (np.maximum(first - low, high - third) > _ABSURD * columns.spread)
@@ -277,12 +116,12 @@ def _fill_values(columns: _Columns) -> Iterator[Finding]:
     if outliers:
         yield Finding(
             "outlier",
-            f"{columns.names(outliers)} {_have(outliers)} values more than a million times the spread away "
+            f"{columns.names(outliers)} {'has' if len(outliers) == 1 else 'have'} values more than a million times the spread away "
             "from the median: check them, or take logarithms.",
         )
 
 
-def _unseen_fill_values(columns: _Columns) -> list[str]:
+def _unseen_fill_values(columns: Columns) -> list[str]:
     """Marks at the ends of data on the disk that the sample misses."""
     if columns.in_memory:
         return []
@@ -296,7 +135,7 @@ def _unseen_fill_values(columns: _Columns) -> list[str]:
 # ---- what carries nothing, or something else --------------------------------------------------
 
 
-def _constants(columns: _Columns) -> Iterator[Finding]:
+def _constants(columns: Columns) -> Iterator[Finding]:
     # A pixel of pictures may well be constant, and is, where they come as rows without names.
     pixels = columns.table and columns.dataset.support in ("binary", "integers")
     if pixels and not columns.dataset.event_names:
@@ -305,12 +144,12 @@ def _constants(columns: _Columns) -> Iterator[Finding]:
     if len(constant):
         yield Finding(
             "constant",
-            f"{columns.names(constant)} never var{'ies' if len(constant) == 1 else 'y'} and "
-            f"{_verb('carr', constant, 'ies', 'y')} nothing: {columns.drop(constant)}.",
+            f"{columns.names(constant)} never {'varies and carries' if len(constant) == 1 else 'vary and carry'} "
+            f"nothing: {columns.drop(constant)}.",
         )
 
 
-def _identifiers(columns: _Columns) -> Iterator[Finding]:
+def _identifiers(columns: Columns) -> Iterator[Finding]:
     if not columns.table or columns.dataset.support not in ("real", "counts"):
         return
     if not columns.in_memory or columns.n < 10:
@@ -345,15 +184,15 @@ def _identifiers(columns: _Columns) -> Iterator[Finding]:
         )
 
 
-def _copies(columns: _Columns) -> Iterator[Finding]:
+def _copies(columns: Columns) -> Iterator[Finding]:
     """Columns that are linear functions of another one."""
     if not columns.table or columns.dataset.support not in ("real", "unit"):
         return
     width = columns.dataset.event_shape[0]
-    if not columns.in_memory or not 1 < width <= _COMPARED_COLUMNS:
+    if not columns.in_memory or not 1 < width <= _COMPARED_COLUMNS or columns.n < _FEWEST_ROWS:
         return
     m = min(len(columns.dataset.train), 500)
-    x = _spread(columns.dataset.train, m).to(torch.float64).numpy()
+    x = spread_rows(columns.dataset.train, m).to(torch.float64).numpy()
     varies = np.flatnonzero(x.std(0) > 0)
     x = x[:, varies] - x[:, varies].mean(0)
     x /= np.linalg.norm(x, axis=0)
@@ -371,7 +210,7 @@ def _copies(columns: _Columns) -> Iterator[Finding]:
         )
 
 
-def _linear(columns: _Columns, first: int, second: int) -> bool:
+def _linear(columns: Columns, first: int, second: int) -> bool:
     """Whether one column is a linear function of another but for rounding, in every row."""
     x, y = columns.all_of(first), columns.all_of(second)
     rounding = torch.finfo(columns.dataset.train.dtype).eps
@@ -381,117 +220,10 @@ def _linear(columns: _Columns, first: int, second: int) -> bool:
     return bool((np.abs(y0 - slope * x0) <= tolerance).all())
 
 
-# ---- densities on values that repeat ----------------------------------------------------------
-
-
-def _repeated_values(columns: _Columns) -> Iterator[Finding]:
-    """Values on which a density can grow without bound."""
-    dataset = columns.dataset
-    if dataset.support == "integers" and columns.likelihood_support == "real":
-        yield Finding(
-            "levels",
-            f"a likelihood of real data takes {dataset.levels} levels for numbers v / "
-            f"{(dataset.levels or 2) - 1} as they are, on which a density grows until its scale is at "
-            "the floor: choose a likelihood of integers (--likelihood discretized_logistic), or one of "
-            "unit data (--likelihood logit_normal), for which they are dequantised.",
-        )
-    if not columns.continuous:
-        return
-    pool = np.unique(columns.sample)
-    whole = dataset.support == "real" and pool[0] >= 0 and (pool == np.rint(pool)).all()
-    if whole and not columns.constant.all():
-        yield Finding(
-            "whole numbers",
-            f"the values are whole numbers alone, from {number(pool[0])} to {number(pool[-1])}, on which a "
-            "density can grow without bound: take them for counts (--data.support counts) or for levels "
-            f"(--data.levels {number(pool[-1] + 1)}), with a likelihood of such data.",
-        )
-        return
-    if dataset.support == "unit" and (levels := _levels(pool, columns.sample.size)):
-        yield Finding(
-            "levels",
-            f"the values are multiples of 1/{levels - 1}, on which a density can grow without bound: "
-            f"give them as levels, round({levels - 1} * x) as integers with --data.levels {levels}, "
-            "which are dequantised.",
-        )
-        return
-    yield from _atoms(columns)
-
-
-def _atoms(columns: _Columns) -> Iterator[Finding]:
-    """Columns with one value in many rows, and with few or coarse values."""
-    x, floors = columns.sample, _floors(columns)
-    m = x.shape[1]
-    few = _FEW if columns.table else _FEW_LEVELS
-    coarse = ~columns.constant & (m >= 5 * columns.distinct) & (columns.distinct <= few)
-    step = max(1, int(_MANY * m))
-    atom = ~columns.constant & (x[:, step:] == x[:, :-step]).any(1)
-    nearly, many, values = [], [], []
-    for column in (atom | coarse).nonzero()[0].tolist():
-        common, counts = np.unique(x[column], return_counts=True)
-        mode = common[counts.argmax()]
-        second, share = (np.append(0, np.sort(counts)) / m)[-2:]
-        words = f"{number(mode)} in {100 * share:.0f} % of {columns.name(column)}"
-        if columns.table and share > _NEARLY_ALL:
-            nearly.append((column, words.replace("100 %", "almost all")))
-        elif coarse[column]:
-            values.append((column, f"{columns.distinct[column]} in {columns.name(column)}"))
-        elif share > 3 * second or np.diff(common).min() < _FINE * columns.sample[column].std():
-            many.append((column, words))
-    rounded = ~columns.constant & (floors > _COARSE * columns.spread)
-    rounded[[column for column, _ in (*nearly, *many, *values)]] = False
-    if nearly:
-        yield Finding(
-            "nearly constant",
-            f"one value is nearly the only one: {some(words for _, words in nearly)}: "
-            f"{columns.drop([column for column, _ in nearly])}.",
-        )
-    for kind, what, where in (
-        ("repeated value", "one value is repeated exactly", many),
-        ("few values", "a column has few distinct values", values),
-        (
-            "rounded",
-            "values are rounded coarsely",
-            [(column, columns.name(column)) for column in rounded.nonzero()[0].tolist()],
-        ),
-    ):
-        if not where:
-            continue
-        numbers = [column for column, _ in where]
-        lowest = floors[numbers].min()
-        bound = f" (at least {lowest:.3g} there)" if lowest > 0 else ""
-        logit = "--likelihood logit_normal " if columns.dataset.support == "unit" else ""
-        yield Finding(
-            kind,
-            f"{what} ({some(words for _, words in where)}), on which a density grows until its scale is "
-            f"at the floor{bound}: {columns.drop(numbers)}, or keep the scale with "
-            f"{logit}--likelihood.scale fixed.",
-        )
-
-
-def _floors(columns: _Columns) -> Float64[np.ndarray, " columns"]:
-    """The floor that the data's resolution puts under the scale of each column, in its own units."""
-    if columns.dataset.support != "real":
-        return np.zeros(len(columns.sample))
-    units = columns.dataset.units
-    return (units.floor * units.spread).flatten().numpy()
-
-
-def _levels(distinct: Float64[np.ndarray, " _"], n: int) -> int | None:
-    """The number of levels whose multiples all values are, if there is one."""
-    if not 3 <= len(distinct) < min(n / 5, 2**16):
-        return None
-    top = round(1 / np.diff(distinct).min())
-    multiples = distinct * top
-    # float32 moves each by less than this.
-    whole = np.abs(multiples - np.rint(multiples)) < 1e-6 * top + 1e-9
-    return top + 1 if 2 <= top < 2**16 and whole.all() else None
-
-
 # ---- units ------------------------------------------------------------------------------------
 
 
-def _scales(columns: _Columns) -> Iterator[Finding]:
+def _scales(columns: Columns) -> Iterator[Finding]:
     dataset = columns.dataset
     if dataset.support != "real":
         return
@@ -512,21 +244,22 @@ def _scales(columns: _Columns) -> Iterator[Finding]:
         fine = (torch.finfo(torch.float32).eps * largest > 1e-3 * columns.sample.std(1)) & (
             ~columns.constant
         )
-        yield Finding(
-            "float64",
-            f"{columns.names(fine.nonzero()[0])} would lose differences in float32: the data are kept in "
-            "float64.",
-        )
+        if fine.any():
+            yield Finding(
+                "float64",
+                f"{columns.names(fine.nonzero()[0])} would lose differences in float32: the data are kept "
+                "in float64.",
+            )
 
 
-def _masks(columns: _Columns) -> Iterator[Finding]:
+def _masks(columns: Columns) -> Iterator[Finding]:
     dataset = columns.dataset
     if dataset.support != "integers" or dataset.levels == 2:
         return
     if (columns.distinct > 2).any() or not columns.in_memory:
         return
     low, high = float(columns.extremes[0].min()), float(columns.extremes[1].max())
-    if not all(((x == low) | (x == high)).all() for x in columns.splits):
+    if low == high or not all(((x == low) | (x == high)).all() for x in columns.splits):
         return
     full = low == 0 and high == (dataset.levels or 2) - 1
     if full and columns.likelihood_support == "binary":
@@ -542,11 +275,14 @@ def _masks(columns: _Columns) -> Iterator[Finding]:
 # ---- rows that are alike ----------------------------------------------------------------------
 
 
-def _twins(columns: _Columns) -> Iterator[Finding]:
+def _twins(columns: Columns) -> Iterator[Finding]:
     dataset = columns.dataset
     way = "split rows by group with --data.group, or leave out repeated ones"
-    counts = {} if _likely_twins(columns) else exact_twins(dataset)
-    if found := [split for split, count in counts.items() if count]:
+    counts = exact_twins(dataset)
+    chance = 10 * len(dataset.train) * _chance_of_twins(columns)
+    if found := [
+        split for split, count in counts.items() if count > chance * len(getattr(dataset, split))
+    ]:
         listed = " and ".join(
             f"{counts[split]} of {len(getattr(dataset, split))} {split} rows" for split in found
         )
@@ -567,11 +303,15 @@ def _twins(columns: _Columns) -> Iterator[Finding]:
         )
 
 
-def _likely_twins(columns: _Columns) -> bool:
-    """Whether rows are alike by chance, as there are few rows that are possible."""
+def _chance_of_twins(columns: Columns) -> float:
+    """The probability that two rows are equal, if their elements were independent."""
+    x = columns.sample
+    starts = np.flatnonzero(np.diff(x, axis=1, prepend=np.nan) != 0)
+    lengths = np.diff(starts, append=x.size).astype(np.float64)
+    squares = np.bincount(starts // x.shape[1], lengths**2)
     # The elements of a channel vary on their own.
-    elements = columns.dataset.train[:1].numel() // len(columns.distinct)
-    return bool(elements * np.log(columns.distinct).sum() < np.log(10 * columns.n))
+    elements = columns.dataset.train[:1].numel() // len(x)
+    return float(np.exp(elements * np.log(squares / x.shape[1] ** 2).sum()))
 
 
 def _groups(groups: Sequence | np.ndarray | None) -> tuple[Finding, ...]:
@@ -586,20 +326,6 @@ def _groups(groups: Sequence | np.ndarray | None) -> tuple[Finding, ...]:
     )
 
 
-def number(value: float) -> str:
-    """A number in words that lose nothing of whole ones below 1e15."""
-    whole = abs(value) < 1e15 and value == round(value)
-    return f"{value:.0f}" if whole else f"{value:.6g}"
-
-
-def _have(columns: Sequence) -> str:
-    return "has" if len(columns) == 1 else "have"
-
-
-def _verb(stem: str, columns: Sequence | np.ndarray, one: str, several: str) -> str:
-    return stem + (one if len(columns) == 1 else several)
-
-
 def _names_rows(names: Sequence[str], column: int) -> bool:
     if not names:
         return False
@@ -607,12 +333,12 @@ def _names_rows(names: Sequence[str], column: int) -> bool:
     return name in _ROW_NAMES or name.startswith("unnamed") or name.endswith("_id")
 
 
-_LOOKS: tuple[Callable[[_Columns], Iterator[Finding]], ...] = (
+_LOOKS: tuple[Callable[[Columns], Iterator[Finding]], ...] = (
     _fill_values,
     _identifiers,
     _constants,
     _copies,
-    _repeated_values,
+    repeated_values,
     _scales,
     _masks,
     _twins,

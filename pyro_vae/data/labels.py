@@ -12,8 +12,8 @@ from torch import Tensor
 # The number of a row without a label.
 UNLABELLED = -1
 
-# Whole numbers with gaps are classes up to so many different ones, or this share of the rows if that is
-# more; above, they are a numeric target.
+# Whole numbers other than 0, 1, 2, ... or 1, 2, ... are classes up to so many different ones, or this
+# share of the rows if that is more; above, they are a numeric target.
 _MOST_CLASSES, _CLASS_SHARE = 20, 0.1
 
 # Words that stand for a missing label, beside None, NaN and pandas' NA.
@@ -55,6 +55,7 @@ def read_labels(
     *,
     names: Sequence[str] = (),
     classes: Sequence[str] | None = None,
+    target: bool = False,
     n: int | None = None,
 ) -> Labels:
     """Labels from an array, tensor, list, pandas or polars column or table.
@@ -71,6 +72,7 @@ def read_labels(
         names: The names of classes 0, 1, ..., where the labels are such numbers; or of factors.
         classes: The names of the classes that a model was trained with. Labels are then numbered by
             name, and those of other classes count as unlabelled, with a note.
+        target: Whether numbers `(n,)` are a numeric target in any case, as those of training were.
         n: The number of rows that there must be labels for.
 
     Raises:
@@ -80,6 +82,10 @@ def read_labels(
     columns, order, array = _array(labels, what, n)
     if columns and not names:
         names = columns
+    if target and array.ndim == 1:
+        values, _ = _values(array, what)
+        if values.dtype != object:
+            return Labels(torch.from_numpy(values.astype(np.float64)))
     return _read(array, what, order, tuple(names), None if classes is None else tuple(classes))
 
 
@@ -167,7 +173,8 @@ def _array(
         order = tuple(word for word in map(_word, categories) if word not in _MISSING_WORDS)
         labels = labels.astype(object)
     if isinstance(labels, np.ma.MaskedArray):
-        labels = np.where(np.ma.getmaskarray(labels), None, labels.data.astype(object))
+        masked, labels = np.ma.getmaskarray(labels), labels.data.astype(object)
+        labels[masked] = None
     try:
         # A list of words and NaN would become words alone.
         plain = isinstance(labels, list | tuple)
@@ -209,8 +216,12 @@ def _read(
     if classes is not None and read.are_classes:
         read, unknown = _renumbered(read, what, classes)
         notes = (*notes, *unknown)
-    if read.are_classes and (bare := int((read.values < 0).sum())):
-        notes = (*notes, f"{bare} of {len(array)} rows have no label.")
+    if read.are_classes:
+        known = read.values[read.values >= 0]
+        if bare := len(array) - len(known):
+            notes = (*notes, f"{bare} of {len(array)} rows have no label.")
+        if classes is None and _MOST_CLASSES < len(known) == len(known.unique()):
+            notes = (*notes, f"{what} are all different: there is nothing to learn from them.")
     return Labels(read.values, read.names, notes)
 
 
@@ -312,7 +323,7 @@ def _read_numbers(
         missing = missing | (values == UNLABELLED)
         present, distinct = values[~missing], distinct[distinct != UNLABELLED]
     k = len(distinct)
-    counted = k > 0 and bool(distinct[0] == 0) and bool(distinct[-1] == k - 1)
+    counted = k > 0 and distinct[0] in (0, 1) and distinct[-1] == distinct[0] + k - 1
     few = k <= max(_MOST_CLASSES, _CLASS_SHARE * len(present))
     if not names and classes is None and not few and (values.dtype.kind == "f" or not counted):
         kind = "floats" if values.dtype.kind == "f" else "whole numbers"

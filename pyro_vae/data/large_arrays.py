@@ -1,5 +1,7 @@
 """A `.npy` larger than memory as a data set: held out rows in memory, all others on the disk."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -62,16 +64,7 @@ def memory_mapped(
     """
     name = file.path.stem
     # Its type and shape are refused before a row is read.
-    dtype = as_tensor(np.empty(0, file.dtype), name).dtype
-    if channels == "last":
-        raise ValueError(
-            f"{name} is read row by row and must have its channels first: save it again with "
-            "numpy.moveaxis(array, -1, 1), or read it whole (--data.memory_map false)."
-        )
-    notes = layout_notes(file.shape, layout)
-    # An array of this shape that takes no memory.
-    _, layout = arranged(np.broadcast_to(np.int8(0), file.shape), name, layout, channels)
-    event = event_shape(file.shape, name, layout)
+    event, dtype, notes = _arrangement(file, layout, channels)
     n = file.shape[0]
     if n < 10:
         raise ValueError(f"{name} must have at least 10 rows to be split, got {n}.")
@@ -130,6 +123,46 @@ def memory_mapped(
         source=file.path,
         notes=notes,
     )
+
+
+def mapped_rows(
+    file: NpyFile, *, layout: Layout = "auto", channels: Channels = "auto"
+) -> MemoryMapped:
+    """All rows of a `.npy` of any length, read when they are asked for.
+
+    Raises:
+        ValueError: As `memory_mapped`.
+        OSError: As `memory_mapped`.
+    """
+    event, dtype, _ = _arrangement(file, layout, channels)
+    if file.shape[0] == 0 or file.row_bytes == 0:
+        raise ValueError(f"{file.path.stem} is empty, of shape {file.shape}.")
+    none = np.empty(0, np.int64)
+    rows = MemoryMapped(file, event, none, dtype, Extent(0, 0, True))
+    step = max(1, _CHECKED_BYTES // file.row_bytes)
+    parts = (rows[first : first + step] for first in range(0, len(rows), step))
+    return replace(rows, extent=Extent.joined(Extent.of(part) for part in parts))
+
+
+def _arrangement(
+    file: NpyFile, layout: Layout, channels: Channels
+) -> tuple[tuple[int, ...], torch.dtype, tuple[str, ...]]:
+    """The shape of a datum, the type of values, and what to say of the layout.
+
+    Raises:
+        ValueError: If type or shape are none of data, or the channels are last.
+    """
+    name = file.path.stem
+    dtype = as_tensor(np.empty(0, file.dtype), name).dtype
+    if channels == "last":
+        raise ValueError(
+            f"{name} is read row by row and must have its channels first: save it again with "
+            "numpy.moveaxis(array, -1, 1), or read it whole (--data.memory_map false)."
+        )
+    notes = layout_notes(file.shape, layout)
+    # An array of this shape that takes no memory.
+    _, layout = arranged(np.broadcast_to(np.int8(0), file.shape), name, layout, channels)
+    return event_shape(file.shape, name, layout), dtype, notes
 
 
 def held_out_rows(n: int, row_bytes: int) -> dict[str, np.ndarray]:

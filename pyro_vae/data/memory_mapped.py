@@ -50,13 +50,15 @@ class MemoryMapped:
         """The same rows, given in another type."""
         return replace(self, dtype=dtype)
 
-    def __getitem__(self, rows: slice) -> Real[Tensor, " n *event"]:
-        """Neighbouring rows.
+    def __getitem__(self, rows: slice | Tensor) -> Real[Tensor, " n *event"]:
+        """Neighbouring rows, or rows by their numbers.
 
         Raises:
             ValueError: If the slice has a step.
             OSError: If the file cannot be read any more, or was changed.
         """
+        if isinstance(rows, Tensor):
+            return torch.cat([self[row : row + 1] for row in rows.tolist()] or [self[:0]])
         start, stop, step = rows.indices(len(self))
         if step != 1:
             raise ValueError(

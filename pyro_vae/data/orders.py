@@ -49,7 +49,8 @@ class Pool:
 
     def rows(self) -> Int[Tensor, " size"]:
         """The numbers of its rows, in the order of training."""
-        return torch.cat([torch.arange(r.start, r.stop) for r in self.ranges()])[self.shuffled()]
+        rows = [torch.arange(r.start, r.stop, device="cpu") for r in self.ranges()]
+        return torch.cat(rows)[self.shuffled()]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from pyro_vae.data.anndata_files import is_anndata
 from pyro_vae.data.counts import is_sparse
 from pyro_vae.data.gene_matrices import is_tenx, matrix_market_in
+from pyro_vae.data.picture_files import PICTURE_SUFFIXES
 from pyro_vae.data.variable_files import HDF5_SUFFIXES, NETCDF_SUFFIXES
 
 OWN_DATA = "a folder of images, or a .npy, .npz, .csv, .parquet, .h5ad, .h5, .mtx, .nc, .zarr or .mat file"
@@ -20,6 +21,8 @@ _LOADERS = {
     ".mat": "variable_file",
     ".zarr": "variable_file",
     **dict.fromkeys(HDF5_SUFFIXES + NETCDF_SUFFIXES, "variable_file"),
+    # One picture, for a trained model.
+    **dict.fromkeys(PICTURE_SUFFIXES, "image_folder"),
 }
 
 

@@ -197,17 +197,15 @@ def _drawn(n: int, sizes: dict[str, int], labels: Tensor | None) -> dict[str, In
     # Training keeps the first row of every class of two or more.
     kept = (np.diff(strata[rows], prepend=-1) != 0) & (strata[rows] > 0)
     rows = rows[~kept]
-    split_of = np.full(n, "train", dtype=object)
+    names = ("train", *sizes)
+    part = np.zeros(n, np.int64)
     for split, size in sorted(sizes.items(), key=lambda item: -item[1]):
         # Every so many rows, which is as many of each class as its size allows.
         steps = np.arange(len(rows) + 1) * size // len(rows)
         taken = np.diff(steps) > 0
-        split_of[rows[taken]] = split
+        part[rows[taken]] = names.index(split)
         rows = rows[~taken]
-    return {
-        split: order[torch.from_numpy(split_of[order.numpy()] == split)]
-        for split in ("train", *sizes)
-    }
+    return _parts(order, part, names)
 
 
 def _strata(labels: Tensor | None) -> np.ndarray | None:
@@ -272,12 +270,17 @@ def _grouped(
     place[best] = np.arange(len(sizes))
     part = np.searchsorted(ends, place[groups], side="right")
     names = (*shares, "train")
-    rows = permutation(n, seed=_SPLIT_SEED)
-    parts = {
-        split: rows[torch.from_numpy(part[rows.numpy()] == names.index(split))]
-        for split in ("train", *shares)
-    }
-    return parts, " / ".join(f"{100 * len(each) / n:.0f}" for each in parts.values())
+    parts = _parts(permutation(n, seed=_SPLIT_SEED), part, names)
+    shared = [f"{100 * len(parts[split]) / n:.0f}" for split in ("train", *shares)]
+    return {split: parts[split] for split in ("train", *shares)}, " / ".join(shared)
+
+
+def _parts(
+    order: Int[Tensor, " n"], part: Int[np.ndarray, " n"], names: Sequence[str]
+) -> dict[str, Int[Tensor, " _"]]:
+    """The rows of each part by its name, in this order."""
+    ordered = torch.from_numpy(part)[order]
+    return {name: order[ordered == place] for place, name in enumerate(names)}
 
 
 def _nearest(filled: np.ndarray, goals: np.ndarray) -> list[int]:

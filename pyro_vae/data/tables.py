@@ -260,7 +260,7 @@ def _values(table: "pd.DataFrame", new: bool) -> tuple[np.ndarray, dict[str, str
             refused[name] = str(error)
     if refused and (not new or not columns):
         first, *others = refused
-        also = f" ({some(others)} cannot be data either)" if others else ""
+        also = f"; {some(others)} cannot be data either" if others else ""
         raise ValueError(f"{refused[first]}{also}.")
     notes = {name: f"left out: {reason}." for name, reason in refused.items()}
     kinds = {column.dtype.kind for column in columns.values()}
@@ -268,8 +268,8 @@ def _values(table: "pd.DataFrame", new: bool) -> tuple[np.ndarray, dict[str, str
     return np.stack([column.astype(dtype) for column in columns.values()], 1), notes
 
 
-def _numbers(column: "pd.Series") -> np.ndarray:
-    """The column as booleans, integers or floats.
+def _numbers(column: Any) -> np.ndarray:
+    """A column of pandas as booleans, integers or floats.
 
     Raises:
         ValueError: If values are missing, or no numbers.
@@ -290,15 +290,10 @@ def _numbers(column: "pd.Series") -> np.ndarray:
             f"since the first, or {leave_out}"
         )
     missing = column.isna().to_numpy(dtype=bool)
-    if missing.any():
-        raise ValueError(
-            f"{what} has no value in row {missing.argmax() + 1} ({missing.sum()} of {len(column)} are "
-            f"missing): fill in or drop these rows first, or {leave_out}"
-        )
-    numbers = column
+    numbers: Any = column
     if column.dtype.kind not in "buif":
         numbers = pd.to_numeric(column.astype(object), errors="coerce")
-        wrong = numbers.isna().to_numpy(dtype=bool)
+        wrong = numbers.isna().to_numpy(dtype=bool) & ~missing
         if wrong.any() and not isinstance(column[wrong].iloc[0], str):
             kind = type(column[wrong].iloc[0]).__name__
             raise ValueError(
@@ -313,14 +308,18 @@ def _numbers(column: "pd.Series") -> np.ndarray:
                 "mend them, name the column as label, group or split (--data.label, --data.group, "
                 f"--data.split), or {leave_out}"
             )
+    if missing.any():
+        raise ValueError(
+            f"{what} has no value in row {missing.argmax() + 1} ({missing.sum()} of {len(column)} are "
+            f"missing): fill in or drop these rows first, or {leave_out}"
+        )
     kind = numbers.dtype.kind
     if kind not in "buif":
         raise ValueError(f"{what} must be numeric, got the type {column.dtype}: {leave_out}")
     # Unsigned integers of 64 bits may be too large for int64.
     large = kind == "u" and len(numbers) > 0 and int(numbers.max()) > np.iinfo(np.int64).max
-    return numbers.to_numpy(
-        dtype=bool if kind == "b" else np.float64 if kind == "f" or large else np.int64
-    )
+    dtype = bool if kind == "b" else np.float64 if kind == "f" or large else np.int64
+    return numbers.to_numpy(dtype=dtype)
 
 
 def _is_axis(names: list[str]) -> bool:

@@ -67,8 +67,8 @@ def dirichlet_draw(
 ) -> Float[Tensor, "*batch corners"]:
     """A draw of Dirichlet(alpha) in float64 for each row of alpha, of any size above 0.
 
-    Ratios of gamma variables, all of which underflow where alpha is far below 1, would be the exact
-    centre. Gradients are implicit ones, torch's. No coordinate is below float64's smallest normal
+    Where alpha is far below 1 all of the gamma variables may underflow, and their ratios would be the
+    exact centre; their logarithms do not underflow. Gradients are implicit ones, torch's. No coordinate is below float64's smallest normal
     number.
 
     References:
@@ -145,8 +145,8 @@ class InteriorDirichlet(dist.Dirichlet):
     """Dirichlet(z | alpha), where no coordinate of a draw is below the smallest normal number.
 
     Draws and densities are computed in float64. In float32 the smallest normal number, 1.2e-38,
-    stands for all of the mass below it: with alpha = 0.001 most draws are a corner, and so they are
-    there.
+    stands for all of the mass below it: with alpha = 0.001 most draws are a corner, whose other
+    coordinates are that number.
     """
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.types import _size
 
-# The largest log |t| / sqrt(df): with a scale up to e^18 a float32 number. With df from 0.24 no such
-# draw is seen in float32, nor with df from 0.53 in float64.
+# A limit on log |t / sqrt(df)|, so that float32 holds t times a scale of up to e^18. Noise of float32
+# reaches it with a df below 0.24 only, noise of float64 with a df below 0.53.
 _LARGEST_LOG = 70.0
 
 

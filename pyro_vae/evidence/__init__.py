@@ -7,7 +7,13 @@ from pyro_vae.evidence.annealed_importance_sampling import (
     AnnealedImportanceSampling,
     annealed_importance_sampling,
 )
-from pyro_vae.evidence.evaluation import Evaluation, evaluate, fixed_rows
+from pyro_vae.evidence.evaluation import (
+    Evaluation,
+    defined_rows,
+    evaluate,
+    fixed_rows,
+    undefined_data,
+)
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
 from pyro_vae.evidence.inference_gaps import InferenceGaps, inference_gaps
 from pyro_vae.evidence.local_gradient import NoLocalGuideError
@@ -22,10 +28,12 @@ __all__ = [
     "NoLocalGuideError",
     "TwoSidedCheck",
     "annealed_importance_sampling",
+    "defined_rows",
     "evaluate",
     "fixed_rows",
     "importance_weighting",
     "inference_gaps",
     "refined",
     "two_sided_check",
+    "undefined_data",
 ]

@@ -11,8 +11,13 @@ from torch import Tensor
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence.annealing import Options, chunks
-from pyro_vae.evidence.numbers import finite, standard_error
-from pyro_vae.statistics import effective_sample_size, log_mean_exp
+from pyro_vae.evidence.numbers import finite, joined, precision, standard_error
+from pyro_vae.statistics import (
+    effective_sample_size,
+    log_mean_exp,
+    rounding_error,
+    withheld,
+)
 
 # Thresholds of `trust`. Step sizes aim at 0.65; below this, chains hardly move.
 LEAST_ACCEPTANCE = 0.4
@@ -36,6 +41,7 @@ class AnnealedImportanceSampling:
         num_chains: The number C of chains for each datum.
         num_temperatures: The number of increments of b from 0 to 1.
         leapfrog_steps: The number of leapfrog steps of a transition.
+        rounding: About the rounding error of `log_evidence`; None where it is not known.
     """
 
     log_evidence: Float[np.ndarray, " n"]
@@ -45,6 +51,7 @@ class AnnealedImportanceSampling:
     num_chains: int
     num_temperatures: int
     leapfrog_steps: int
+    rounding: Float[np.ndarray, " n"] | None = None
 
     @property
     def mean_log_evidence(self) -> float:
@@ -94,6 +101,11 @@ class AnnealedImportanceSampling:
         where they accept at least 0.4 of their proposals; up to 5 % of the data may fall behind. Neither
         sees a mode that no chain has found: `two_sided_check` would, on simulated data.
         """
+        bad = float((~np.isfinite(self.log_evidence)).mean())
+        if bad > _FEW:
+            return f"Not to be trusted: log p(x) is not finite for {bad:.1%} of data."
+        if self.rounding is not None and (reason := withheld(self.rounding, self.log_evidence)):
+            return reason
         uneven = float((~(self.shortfall <= LARGEST_SHORTFALL)).mean())
         stuck = float((self.acceptance < LEAST_ACCEPTANCE).mean())
         if self.num_chains == 1:
@@ -114,6 +126,7 @@ class AnnealedImportanceSampling:
             f"{self.shortfall[np.isfinite(self.shortfall)].mean():.2g} nats, and "
             f"{self.acceptance.mean():.0%} of proposals are accepted; a two-sided check would see "
             "what they cannot."
+            + (f" For {bad:.1%} of data log p(x) is not finite." if bad else "")
         )
 
     @classmethod
@@ -137,6 +150,7 @@ class AnnealedImportanceSampling:
                 column: np.concatenate([getattr(result, column) for result in results], axis=-1)
                 for column in ("log_evidence", "log_weights", "acceptance", "ess")
             },
+            rounding=joined(result.rounding for result in results),
             **{word: getattr(results[0], word) for word in words},
         )
 
@@ -199,15 +213,17 @@ def annealed_importance_sampling(
         for chunk in chunks(vae, x, options, passes=1, progress=progress):
             weights = chunk.forward()
             log_weights = weights.log_weights.cpu().numpy()
+            log_evidence = log_mean_exp(log_weights)
             results.append(
                 AnnealedImportanceSampling(
-                    log_evidence=log_mean_exp(log_weights),
+                    log_evidence=log_evidence,
                     log_weights=log_weights,
                     acceptance=weights.acceptance.mean(0).cpu().numpy(),
                     ess=effective_sample_size(log_weights),
                     num_chains=num_chains,
                     num_temperatures=num_temperatures,
                     leapfrog_steps=leapfrog_steps,
+                    rounding=rounding_error(log_evidence, eps=precision(vae)),
                 )
             )
     return AnnealedImportanceSampling.concatenate(results)

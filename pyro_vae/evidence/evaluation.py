@@ -4,8 +4,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+import pyro
 import torch
-from jaxtyping import Float, Int, Real
+from jaxtyping import Bool, Float, Int, Real
+from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
@@ -23,6 +25,9 @@ from pyro_vae.log_densities import (
 )
 from pyro_vae.statistics import active_units
 
+# So many rows are named in a message.
+_NAMED_ROWS = 5
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -33,8 +38,9 @@ class Evaluation:
             density, such as an autoencoder's, which has no bound of log p(x).
         reconstruction: E_q log p(x | z) of each datum, in nats.
         embeddings: The deterministic code of each datum.
-        kl_by_dimension: The KL of each latent dimension in nats, a mean over data, where posterior
-            and prior are both diagonal normals; otherwise None: it is then no sum over dimensions.
+        kl_by_dimension: The KL of each latent dimension in nats, a mean over the data whose own is finite,
+            where posterior and prior are both diagonal normals; otherwise None: it is then no sum over
+            dimensions.
     """
 
     weights: ImportanceWeighting | None
@@ -57,6 +63,23 @@ class Evaluation:
         return self.weights
 
     @property
+    def undefined(self) -> Int[np.ndarray, " rows"]:
+        """The data whose log p(x), reconstruction or code is infinite or not a number."""
+        finite_rows = np.isfinite(self.reconstruction) & np.isfinite(self.embeddings).all(1)
+        if self.weights is not None:
+            finite_rows &= np.isfinite(self.weights.log_evidence) & np.isfinite(self.weights.kl)
+        return np.flatnonzero(~finite_rows)
+
+    def taken(self, rows: Int[np.ndarray, " rows"]) -> "Evaluation":
+        """The same of some of the data; `kl_by_dimension` stays as it is."""
+        return Evaluation(
+            weights=self.weights and self.weights.taken(rows),
+            reconstruction=self.reconstruction[rows],
+            embeddings=self.embeddings[rows],
+            kl_by_dimension=self.kl_by_dimension,
+        )
+
+    @property
     def khat(self) -> Float[np.ndarray, " n"] | None:
         """The k-hat of each datum, as in `ImportanceWeighting`."""
         return self.importance_weighting.khat
@@ -73,8 +96,12 @@ class Evaluation:
 
     @property
     def active_units(self) -> int | None:
-        """The number of latent dimensions whose embedding varies over data; None for one datum."""
-        return active_units(self.embeddings) if len(self.embeddings) > 1 else None
+        """The number of latent dimensions whose embedding varies over data; None for fewer than two.
+
+        Data whose embedding is not finite do not count.
+        """
+        known = self.embeddings[np.isfinite(self.embeddings).all(1)]
+        return active_units(known) if len(known) > 1 else None
 
     @property
     def khat_share_above(self) -> float | None:
@@ -105,12 +132,57 @@ class Evaluation:
         }
 
 
+def defined_rows(
+    vae: PyroModule,
+    x: Real[Tensor, " n *event"],
+    *,
+    max_plate_nesting: int = 1,
+    max_elements: int = 2_000_000,
+) -> Bool[np.ndarray, " n"]:
+    """Which data have a finite code, and finite log densities at one draw from the guide.
+
+    Others have no log p(x): values beyond what float32 holds, such as fill values, do that. No random
+    stream moves, and Pyro does not validate.
+
+    Args:
+        vae: A program with `model(x)`, `guide(x)` and `embed(x)`.
+        x: Data in the likelihood's support, on the program's device; integers are made floats.
+        max_plate_nesting: The number of plates nested in one another.
+        max_elements: Elements of data held at once.
+    """
+    found = []
+    with evaluating(vae, seed=0), pyro.validation_enabled(False):
+        for chunk in x.split(max(1, max_elements // max(1, x[0].numel()))):
+            data = as_floats(chunk)
+            terms = log_densities(vae.model, vae.guide, data, max_plate_nesting=max_plate_nesting)
+            total = terms.log_likelihood + terms.log_prior - terms.log_posterior
+            finite_rows = total.isfinite().all(0) & vae.embed(data).flatten(1).isfinite().all(1)
+            found.append(finite_rows.cpu().numpy())
+    return np.concatenate(found)
+
+
+def undefined_data(rows: Int[np.ndarray, " rows"], n: int, what: str) -> str:
+    """One line on data without log p(x): how many of n, and which.
+
+    Args:
+        rows: Their rows.
+        n: The number of data.
+        what: What they are, such as "test data".
+    """
+    first = ", ".join(map(str, rows[:_NAMED_ROWS]))
+    more = f" and {len(rows) - _NAMED_ROWS:,} more" if len(rows) > _NAMED_ROWS else ""
+    return (
+        f"log p(x) is not defined (infinite or not a number) for {len(rows):,} of {n:,} {what}, row"
+        f"{'' if len(rows) == 1 else 's'} {first}{more}: look for fill values and the like there"
+    )
+
+
 def fixed_rows(n: int, at_most: int) -> Int[Tensor, " rows"]:
     """Which of n data are evaluated when all are too many: always the same, from everywhere.
 
     A split may be sorted by label, so its first rows would not do.
     """
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(n, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     return order[:at_most].sort().values
 
 
@@ -146,7 +218,12 @@ def evaluate(
         ValueError: If there are no data, `num_samples` or `max_elements` is below 1, or `compile` is
             none of these.
     """
-    with evaluating(vae, seed=seed):
+    size = {"max_plate_nesting": max_plate_nesting, "max_elements": max_elements}
+    # What is not defined for some data, validation would refuse for all.
+    validated = is_validation_enabled() and (
+        len(x) == 0 or max_elements < 1 or bool(defined_rows(vae, x, **size).all())
+    )
+    with evaluating(vae, seed=seed), pyro.validation_enabled(validated):
         weighted = None
         with suppress(NoDensityError):
             check_density(vae.guide, x, "importance weighting")
@@ -172,8 +249,14 @@ def evaluate(
         # Where the guide is a point, one draw is all of them.
         reconstruction=weighted.reconstruction if weighted else np.concatenate(reconstructions),
         embeddings=np.concatenate(embeddings),
-        kl_by_dimension=None if kls[0] is None else np.concatenate(kls).mean(0),
+        kl_by_dimension=None if kls[0] is None else _mean_of_finite(np.concatenate(kls)),
     )
+
+
+def _mean_of_finite(rows: Float[np.ndarray, "n latent"]) -> Float[np.ndarray, " latent"]:
+    """The mean over the rows that are finite; zeros if none is."""
+    known = rows[np.isfinite(rows).all(1)]
+    return known.mean(0) if len(known) else np.zeros(rows.shape[1])
 
 
 def _kl_by_dimension(

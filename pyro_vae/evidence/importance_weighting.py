@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,12 @@ from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.evaluating import as_floats
-from pyro_vae.evidence.numbers import finite, share_above_threshold, standard_error
+from pyro_vae.evidence.numbers import (
+    finite,
+    joined,
+    share_above_threshold,
+    standard_error,
+)
 from pyro_vae.evidence.terms import Terms
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
@@ -24,6 +29,7 @@ from pyro_vae.statistics import (
     khat_threshold,
     log_mean_exp,
     pareto_khat,
+    withheld,
 )
 
 # So many log weights are held at once, but all of a datum's: 2 MB. One datum's k-hat at a time would
@@ -61,6 +67,8 @@ class ImportanceWeighting:
         curve_samples: The k of the curve's points, rising: 1, 2, 5, 10, 20, 50, ..., K / 2 and K.
         curve: The IWAE-k bound of each datum. At k = 1 it is the ELBO with its KL by Monte Carlo,
             from the same draws as `elbo`, which takes the closed form where there is one.
+        rounding: About the rounding error of each datum's largest log weight, as in
+            `pyro_vae.statistics.rounding_error`; None where it is not known.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
@@ -75,6 +83,7 @@ class ImportanceWeighting:
     kl_estimate: Literal["analytic", "Monte Carlo"]
     curve_samples: Int[np.ndarray, " points"]
     curve: Float[np.ndarray, "points n"]
+    rounding: Float[np.ndarray, " n"] | None = None
 
     @classmethod
     def concatenate(cls, results: Sequence["ImportanceWeighting"]) -> "ImportanceWeighting":
@@ -90,18 +99,25 @@ class ImportanceWeighting:
                 "chunks must be at least one and have the same number of draws and the same "
                 f"estimate of the KL, got {sorted(forms)}."
             )
-        khats = [result.khat for result in results if result.khat is not None]
         return cls(
             log_evidence=np.concatenate([result.log_evidence for result in results]),
             reconstruction=np.concatenate([result.reconstruction for result in results]),
             kl=np.concatenate([result.kl for result in results]),
             ess=np.concatenate([result.ess for result in results]),
-            khat=np.concatenate(khats) if khats else None,
+            khat=joined(result.khat for result in results),
             num_samples=results[0].num_samples,
             kl_estimate=results[0].kl_estimate,
             curve_samples=results[0].curve_samples,
             curve=np.concatenate([result.curve for result in results], axis=1),
+            rounding=joined(result.rounding for result in results),
         )
+
+    def taken(self, rows: Int[np.ndarray, " rows"]) -> "ImportanceWeighting":
+        """The same of some of the data."""
+        per_datum = ("log_evidence", "reconstruction", "kl", "ess", "khat", "rounding")
+        arrays = {name: getattr(self, name) for name in per_datum}
+        known = {name: array[rows] for name, array in arrays.items() if array is not None}
+        return replace(self, curve=self.curve[:, rows], **known)
 
     @property
     def elbo(self) -> Float[np.ndarray, " n"]:
@@ -125,9 +141,18 @@ class ImportanceWeighting:
     def khat_share_above(self) -> float | None:
         """The share of data with a k-hat above the threshold: whose log p(x) is not to be trusted.
 
-        None where there were too few draws for a k-hat.
+        None where there were too few draws for a k-hat, or the weights are `withheld`.
         """
+        if self.withheld:
+            return None
         return share_above_threshold(self.khat, self.num_samples)
+
+    @property
+    def withheld(self) -> str | None:
+        """Why rounding errors allow no verdict on the weights; None where they are small."""
+        if self.rounding is None:
+            return None
+        return withheld(self.rounding, self.log_evidence)
 
     @property
     def last_doubling(self) -> Float[np.ndarray, " n"] | None:
@@ -179,7 +204,7 @@ class ImportanceWeighting:
     def trust(self) -> str:
         """One sentence on how far to trust `log_evidence`, a lower bound in expectation.
 
-        Asked, in this order: that at most 10 % of data have a k-hat above the threshold; that the
+        There is no verdict where log p(x) is not finite or `withheld`. Asked, in this order: that at most 10 % of data have a k-hat above the threshold; that the
         last doubling of the draws gained at most 0.05 nats per datum; that the median datum has at
         least 50 effective draws. Where k-hats are high, more draws converge too slowly to help.
         """
@@ -188,6 +213,8 @@ class ImportanceWeighting:
         if not np.isfinite(self.log_evidence).all():
             bad = (~np.isfinite(self.log_evidence)).mean()
             return f"Not to be trusted: log p(x) is not finite for {bad:.1%} of data."
+        if reason := self.withheld:
+            return reason
         if above is None or gain is None:
             return (
                 f"Not to be judged: {self.num_samples} draws are too few for a k-hat, which takes at "
@@ -305,6 +332,9 @@ class _Draws:
         self.log_weights = np.empty((num_samples, data))
         self.log_likelihood = np.zeros(data)
         self.kl = np.zeros(data)
+        # Of the largest log weight so far.
+        self.largest = np.full(data, -np.inf)
+        self.rounding = np.zeros(data)
 
     def put(
         self,
@@ -313,6 +343,7 @@ class _Draws:
         log_weights: Float[Tensor, "particles batch"],
         log_likelihood: Float[Tensor, "particles batch"],
         kl: Float[Tensor, "particles batch"],
+        rounding: Float[Tensor, "particles batch"],
     ) -> None:
         """Put a chunk's terms where they belong, but draws beyond the last."""
         count = min(len(log_weights), self.num_samples - draw)
@@ -320,6 +351,11 @@ class _Draws:
         self.log_weights[draw : draw + count, columns] = log_weights[:count].cpu().numpy()
         for total, term in ((self.log_likelihood, log_likelihood), (self.kl, kl)):
             total[columns] += term[:count].sum(0).cpu().numpy()
+        largest, place = log_weights[:count].max(0)
+        errors = rounding[:count].gather(0, place[None])[0].cpu().numpy()
+        larger = largest.cpu().numpy() > self.largest[columns]
+        self.rounding[columns] = np.where(larger, errors, self.rounding[columns])
+        self.largest[columns] = np.where(larger, largest.cpu().numpy(), self.largest[columns])
 
     def summary(self, *, analytic: bool) -> ImportanceWeighting:
         """What they say of each datum."""
@@ -335,6 +371,7 @@ class _Draws:
             kl_estimate="analytic" if analytic else "Monte Carlo",
             curve_samples=samples,
             curve=_curve(self.log_weights, samples),
+            rounding=self.rounding,
         )
 
 

@@ -16,9 +16,14 @@ from tqdm import tqdm
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence.local_guide import refined
-from pyro_vae.evidence.numbers import finite, share_above_threshold, standard_error
+from pyro_vae.evidence.numbers import (
+    finite,
+    joined,
+    share_above_threshold,
+    standard_error,
+)
 from pyro_vae.evidence.terms import Terms
-from pyro_vae.statistics import MINIMUM_SAMPLES, log_mean_exp, pareto_khat
+from pyro_vae.statistics import MINIMUM_SAMPLES, log_mean_exp, pareto_khat, withheld
 
 # What `trust` asks for: at most so many nats per datum from the last third of the steps, and k-hats
 # above the threshold for at most this share of data.
@@ -54,6 +59,7 @@ class InferenceGaps:
         num_samples: The number of draws for each datum.
         steps: The number of steps of the local optimum.
         evidence: Where `log_evidence` is from: "given", or "importance weighting" with the local guide.
+        rounding: About the rounding error of the local guide's log weights; None where it is not known.
 
     References:
         Inference Suboptimality in Variational Autoencoders (Cremer, Li & Duvenaud, 2018),
@@ -71,6 +77,7 @@ class InferenceGaps:
     num_samples: int
     steps: int
     evidence: Literal["given", "importance weighting"]
+    rounding: Float[np.ndarray, " n"] | None = None
 
     @classmethod
     def concatenate(cls, results: Sequence["InferenceGaps"]) -> "InferenceGaps":
@@ -86,16 +93,14 @@ class InferenceGaps:
                 f"got {sorted(forms)}."
             )
 
-        def joined(name: str) -> np.ndarray:
-            return np.concatenate([getattr(result, name) for result in results])
-
         first = results[0]
         return cls(
-            **{name: joined(name) for name in _COLUMNS},
-            khat=None if first.khat is None else joined("khat"),
+            **{name: np.concatenate([getattr(r, name) for r in results]) for name in _COLUMNS},
+            khat=joined(result.khat for result in results),
             num_samples=first.num_samples,
             steps=first.steps,
             evidence=first.evidence,
+            rounding=joined(result.rounding for result in results),
         )
 
     @property
@@ -146,6 +151,8 @@ class InferenceGaps:
         """
         if not np.isfinite(self.inference).all() or not np.isfinite(self.elbo_local).all():
             return "Not to be trusted: a log density is not finite."
+        if reason := self.withheld:
+            return reason
         gain, error = float(self.last_third.mean()), _error_of_mean(self.last_third_error)
         parts = []
         if gain - 2 * error > _LARGEST_GAIN:
@@ -192,7 +199,14 @@ class InferenceGaps:
         return f"{sentence[0].upper()}{sentence[1:]}."
 
     @property
+    def withheld(self) -> str | None:
+        """Why rounding errors allow no verdict on the gaps; None where they are small."""
+        return None if self.rounding is None else withheld(self.rounding, self.elbo_local)
+
+    @property
     def _khat_share_above(self) -> float | None:
+        if self.withheld:
+            return None
         return share_above_threshold(self.khat, self.num_samples)
 
 
@@ -280,7 +294,7 @@ def inference_gaps(
         )
         for program in programs
     ]
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in (*_COLUMNS, "khat")}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in (*_COLUMNS, "khat", "rounding")}
     bar = tqdm(total=len(x), desc="inference gaps", unit="datum", disable=not progress)
     # A seed of its own: the ELBOs are reported on other draws than those that chose the guide.
     with bar, evaluating(vae, seed=seed + 2), ExitStack() as speed:
@@ -288,13 +302,16 @@ def inference_gaps(
             chunk = x[start : start + batch]
             data = as_floats(chunk)
             noise = int(torch.randint(2**62, ()))
-            log_weights = []
+            log_weights, errors = [], []
             for of_program in terms:
                 torch.manual_seed(noise)  # Common draws.
-                draws = [of_program(data)[0].cpu().numpy() for _ in range(parts)]
-                log_weights.append(np.concatenate(draws)[:num_samples])
+                draws = [of_program(data) for _ in range(parts)]
+                log_weights.append(
+                    torch.cat([part[0] for part in draws])[:num_samples].cpu().numpy()
+                )
+                errors.append(torch.cat([part[3] for part in draws]).mean(0).cpu().numpy())
             found = _columns(*log_weights, None if given is None else given[start : start + batch])
-            for name, column in found.items():
+            for name, column in (found | {"rounding": errors[-1]}).items():
                 columns[name].append(column)
             if not start:  # The first chunk has passed.
                 speed.enter_context(pyro.validation_enabled(False))
@@ -305,6 +322,7 @@ def inference_gaps(
         num_samples=num_samples,
         steps=steps,
         evidence="importance weighting" if given is None else "given",
+        rounding=np.concatenate(columns["rounding"]),
     )
 
 

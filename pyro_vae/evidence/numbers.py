@@ -1,8 +1,11 @@
 """Numbers of an evaluation as a person and a file have them."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from pyro_vae.statistics import khat_threshold
@@ -28,3 +31,15 @@ def share_above_threshold(khat: Float[np.ndarray, " n"] | None, num_samples: int
     A k-hat that is no number, as other libraries may give, vouches for nothing and counts as above.
     """
     return None if khat is None else float((~(khat <= khat_threshold(num_samples))).mean())
+
+
+def precision(program: Any) -> float:
+    """The spacing near 1 of numbers of the type of a program's parameters, eps of `rounding_error`."""
+    types = (p.dtype for p in program.parameters() if p.is_floating_point())
+    return torch.finfo(next(types, torch.get_default_dtype())).eps
+
+
+def joined(parts: Iterable[np.ndarray | None], axis: int = 0) -> np.ndarray | None:
+    """Arrays of chunks as one; None if one of them is not known."""
+    known = list(parts)
+    return None if any(part is None for part in known) else np.concatenate(known, axis)  # pyright: ignore

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pyro
 import torch
@@ -22,7 +22,7 @@ _TOLERANCE = 1e-5
 
 
 class Terms:
-    """log w, log p(x | z) and the KL of so many draws for each datum, in float64 and nats.
+    """log w, log p(x | z), the KL and log w's rounding error of so many draws for each datum, in float64 and nats.
 
     The first call is eager. If compiling pays, the second is made both ways, under the same noise.
     Where they agree, data of the same shape are compiled from there on; where they do not, or there
@@ -76,7 +76,10 @@ class Terms:
     def __call__(
         self, x: Float[Tensor, " batch *event"]
     ) -> tuple[Float[Tensor, "particles batch"], ...]:
-        """log w, log p(x | z) and the KL, or log q(z | x) - log p(z) where it has no closed form."""
+        """log w, log p(x | z), the KL, or log q(z | x) - log p(z) where it has no closed form, and log w's rounding error.
+
+        The last is that of `pyro_vae.statistics.rounding_error`, in the precision of the program.
+        """
         self._calls += 1
         if self._calls == 1:
             return self._first(x)
@@ -99,7 +102,9 @@ class Terms:
         known = [kl.double() for kl in kls if kl is not None]
         self.analytic = len(known) == len(kls)
         kl = sum(known, torch.zeros_like(log_ratio)) if self.analytic else log_ratio
-        return log_likelihood - log_ratio, log_likelihood, kl
+        sizes = (terms.log_likelihood, terms.log_prior, terms.log_posterior)
+        rounding = sum(torch.finfo(size.dtype).eps * size.double().abs() for size in sizes)
+        return log_likelihood - log_ratio, log_likelihood, kl, cast("Tensor", rounding)
 
     def _first(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.compile == "on":
@@ -160,7 +165,7 @@ class Terms:
 def _difference(outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> str | None:
     """What differs beyond the tolerance, if anything does."""
     largest = max(float(theirs.nan_to_num(0, 0, 0).abs().max()) for theirs in expected)
-    names = ("log weight", "log p(x | z)", "KL")
+    names = ("log weight", "log p(x | z)", "KL", "rounding error")
     for name, ours, theirs in zip(names, outputs, expected, strict=True):
         if not torch.allclose(ours, theirs, rtol=0, atol=_TOLERANCE * largest, equal_nan=True):
             far = float((ours - theirs).abs().max())

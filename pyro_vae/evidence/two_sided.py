@@ -15,8 +15,8 @@ from torch import Tensor
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence.annealing import Options, chunks
-from pyro_vae.evidence.numbers import finite, standard_error
-from pyro_vae.statistics import log_mean_exp
+from pyro_vae.evidence.numbers import finite, joined, precision, standard_error
+from pyro_vae.statistics import log_mean_exp, rounding_error, withheld
 
 # Threshold of `trust`, in nats.
 LARGEST_GAP = 0.5
@@ -34,6 +34,7 @@ class TwoSidedCheck:
         num_chains: The number of chains for each datum, each way.
         num_temperatures: The number of increments of b from 0 to 1.
         leapfrog_steps: The number of leapfrog steps of a transition.
+        rounding: About the rounding error of `lower`; None where it is not known.
     """
 
     lower: Float[np.ndarray, " n"]
@@ -42,6 +43,7 @@ class TwoSidedCheck:
     num_chains: int
     num_temperatures: int
     leapfrog_steps: int
+    rounding: Float[np.ndarray, " n"] | None = None
 
     @property
     def gap(self) -> Float[np.ndarray, " n"]:
@@ -80,6 +82,8 @@ class TwoSidedCheck:
         """
         if not math.isfinite(self.mean_gap):
             return "The bounds say nothing: some of them are not finite."
+        if self.rounding is not None and (reason := withheld(self.rounding, self.lower)):
+            return reason
         if self.gap_se is None:
             return (
                 "One simulated datum says nothing of the noise of its own gap: take at least two."
@@ -115,6 +119,7 @@ class TwoSidedCheck:
                 column: np.concatenate([getattr(result, column) for result in results])
                 for column in ("lower", "upper", "acceptance")
             },
+            rounding=joined(result.rounding for result in results),
             **{word: getattr(results[0], word) for word in words},
         )
 
@@ -176,14 +181,16 @@ def two_sided_check(
         for chunk in chunks(vae, x, options, passes=2, progress=progress):
             forward, backward = chunk.forward(), chunk.backward(z[chunk.rows])
             acceptance = (forward.acceptance.mean(0) + backward.acceptance.mean(0)) / 2
+            lower = log_mean_exp(forward.log_weights.cpu().numpy())
             results.append(
                 TwoSidedCheck(
-                    lower=log_mean_exp(forward.log_weights.cpu().numpy()),
+                    lower=lower,
                     upper=-log_mean_exp(backward.log_weights.cpu().numpy()),
                     acceptance=acceptance.cpu().numpy(),
                     num_chains=num_chains,
                     num_temperatures=num_temperatures,
                     leapfrog_steps=leapfrog_steps,
+                    rounding=rounding_error(lower, eps=precision(vae)),
                 )
             )
     return TwoSidedCheck.concatenate(results)

@@ -4,14 +4,13 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from pyro_vae.evaluating import evaluating
 from pyro_vae.inference_data.blocks import Arguments
 from pyro_vae.inference_data.draws import draw_prior
-from pyro_vae.inference_data.names import Names
-from pyro_vae.inference_data.taking import take
+from pyro_vae.inference_data.storable import check_attributes, storable, storable_constants
+from pyro_vae.inference_data.taking import plan, take
 from pyro_vae.inference_data.tree import (
     GROUPS,
     SAMPLING,
@@ -21,6 +20,7 @@ from pyro_vae.inference_data.tree import (
     dataset_of,
     groups_of,
     name_of,
+    names_of,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def from_svi(
     dims: Mapping[str, Sequence[str]] | None = None,
     constant_data: Mapping[str, ArrayLike] | None = None,
     configuration: Mapping[str, Any] | None = None,
-    attrs: Mapping[str, str | int | float] | None = None,
+    attrs: Mapping[str, Any] | None = None,
     data_plate: str | None = None,
     data_dim: str | None = None,
     max_plate_nesting: int | None = None,
@@ -75,6 +75,11 @@ def from_svi(
     of the others. Programs that cannot be cut, such as ones with a parameter for each datum, are run
     on all data at once.
 
+    Sites may have any name. The name of a site is a variable's; where a dimension would have the same
+    one, the dimension is called otherwise: `image_dim` beside a site called `image`. A site called
+    `draw` or `chain`, which are ArviZ's dimensions, is the variable `draw_site`; one called `a/b` is
+    `a%2Fb`. The attribute `site` of such a variable holds the site's name.
+
     A log density has no weight: `poutine.scale` does not enter. A latent site that the guide lacks,
     such as one that training summed out, is drawn from the model given the others.
 
@@ -97,7 +102,7 @@ def from_svi(
             the data, or as those stored, is theirs.
             Of all the data of a subsample, those in it are taken.
         configuration: The options of the run, stored as the attribute `configuration` in JSON.
-        attrs: Further attributes of the tree.
+        attrs: Further attributes of the tree: strings, numbers or lists of these.
         data_plate: The plate over data. None for the outermost one with an observed site in it.
         data_dim: The name of the data's dimension in the tree. None for the plate's, or `image` if
             a datum has two or three axes.
@@ -110,7 +115,8 @@ def from_svi(
 
     Raises:
         ValueError: If a number is too small, a name is not one of the program's, `block_size` is given
-            and data cannot be taken in blocks, or draws differ in their sites.
+            and data cannot be taken in blocks, draws differ in their sites, or, before any draw, if
+            something cannot be stored.
     """
     import xarray
 
@@ -119,9 +125,10 @@ def from_svi(
     for name, number in {**given, "block_size": block_size}.items():
         if number is not None and number < at_least[name]:
             raise ValueError(f"{name} must be at least {at_least[name]}, got {number}.")
+    check_attributes(attrs or {})
     arguments = Arguments(args, kwargs)
     with evaluating(model, guide, seed=seed):
-        taken = take(
+        planned = plan(
             model,
             guide,
             arguments,
@@ -130,37 +137,44 @@ def from_svi(
             block_size=block_size,
             options={"data_plate": data_plate, "max_plate_nesting": max_plate_nesting},
         )
-        few, layout = taken.arguments, taken.layout
+        # Before the draws, which may take long: names, and values that come from outside.
+        dims, constants = dims or {}, storable_constants(constant_data or {})
+        names = names_of(planned.layout, data_dim, dims, constants)
+        coords = {
+            names.renamed.get(dim, dim): storable(values, f"coords of {dim!r}")
+            for dim, values in (coords or {}).items()
+        }
+        taken = take(model, guide, planned, num_draws=num_draws, num_stored=num_stored)
+        few, layout = planned.parts[0][1], taken.layout
         prior = {}
         if num_prior_draws:
             prior = draw_prior(model, few.args, few.kwargs, layout, num_prior_draws)
 
-    dims = dims or {}
-    names = Names(layout.data_plate, data_dim, dims, taken.draws.model)
     groups = groups_of(taken, prior, names)
-    stored = taken.terms["log_p_x_given_z"].shape[1] if taken.statistics else taken.size
+    stored = taken.terms["log_p_x_given_z"].shape[1] if taken.statistics else planned.size
     subsampled = {
-        names.data_dim if plate == names.data_plate else plate: subsample
-        for plate, subsample in layout.subsampled().items()
+        names.plate(plate): subsample for plate, subsample in layout.subsampled().items()
     }
     size, rows = subsampled.get(names.data_dim, (None, None))
     constants = {
-        name: np.asarray(values)[rows] if np.shape(values)[:1] == (size,) else values
-        for name, values in (constant_data or {}).items()
+        name: values[rows] if values.shape[:1] == (size,) else values
+        for name, values in constants.items()
     }
-    constants = constants_of(constants, dims, names, size=taken.size, stored=stored)
-    groups["constant_data"] = constants[0]
+    few_constants, all_constants = constants_of(
+        constants, dims, names, size=planned.size, stored=stored
+    )
+    groups["constant_data"] = few_constants
     if taken.statistics:
-        groups["per_datum"] |= constants[1]
+        groups["per_datum"] |= all_constants
 
-    labels = {dim: np.asarray(values) for dim, values in (coords or {}).items()}
+    labels = dict(coords)
     known = {dim: n for group in groups.values() for v in group.values() for dim, n in _sizes(v)}
     for dim, values in labels.items():
         size, rows = subsampled.get(dim, (None, None))
         if rows is not None and len(values) == size:
             labels[dim] = values[rows]
             continue
-        expected = [stored, taken.size] if dim == names.data_dim else [known.get(dim)]
+        expected = [stored, planned.size] if dim == names.data_dim else [known.get(dim)]
         if dim in known and len(values) not in expected:
             lengths = " or ".join(sorted({str(length) for length in expected}))
             raise ValueError(f"coords of {dim!r} must be {lengths} values, got {len(values)}.")

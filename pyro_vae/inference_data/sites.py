@@ -153,7 +153,7 @@ def read(
     for name, node in nodes_of(trace).items():
         frames = [frame for frame in frames_of(node) if frame.dim >= -max_plate_nesting]
         fn, kind = node["fn"], kind_of(node)
-        density = torch.zeros(())
+        density = torch.zeros((), device=node["value"].device)
         if densities:
             density = scale_and_mask(node["unscaled_log_prob"], mask=node["mask"])
         event_dim = event_dims.get(name, fn.event_dim)

@@ -8,12 +8,28 @@ import numpy as np
 import pyro
 from pyro.infer.util import is_validation_enabled
 
+from pyro_vae.evaluating import owners_of
 from pyro_vae.inference_data.blocks import Arguments, blocks
 from pyro_vae.inference_data.draws import draw
 from pyro_vae.inference_data.layout import Layout, look
 from pyro_vae.inference_data.sites import Draws, Site
 from pyro_vae.inference_data.terms import statistics_of, terms_of
 from pyro_vae.log_densities import without_density
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be drawn.
+
+    Args:
+        layout: How the programs are laid out.
+        size: The number of all data; None where no plate is over data.
+        parts: The arguments of each block, and the number of its data.
+    """
+
+    layout: Layout
+    size: int | None
+    parts: list[tuple[int | None, Arguments]]
 
 
 @dataclass(frozen=True)
@@ -24,20 +40,16 @@ class Taken:
         layout: How the programs are laid out.
         draws: The draws of the stored data.
         terms: Their terms, `(draw, data)`, or `(draw,)` if the data have none of their own.
-        arguments: The arguments that have the stored data.
-        size: The number of all data; None where no plate is over data.
         statistics: What is said of each of them; empty if they have no terms of their own.
     """
 
     layout: Layout
     draws: Draws
     terms: dict[str, np.ndarray]
-    arguments: Arguments
-    size: int | None
     statistics: dict[str, np.ndarray]
 
 
-def take(
+def plan(
     model: Callable[..., Any],
     guide: Callable[..., Any],
     arguments: Arguments,
@@ -46,31 +58,42 @@ def take(
     num_stored: int,
     block_size: int | None,
     options: Mapping[str, Any],
-) -> Taken:
-    """Draw for all data, at once or in blocks, and keep what is stored.
+) -> Plan:
+    """Look at one draw from the programs, and cut the data into blocks where that can be done.
 
     Raises:
         ValueError: If a block is asked for and data cannot be taken in blocks.
     """
-    layout = None
     if arguments.size is not None and arguments.size > num_stored:
         try:
-            layout = _look_at_two(model, guide, arguments, options)
+            _look_at_two(model, guide, arguments, options)
         except _NoBlocksError as error:
             if block_size is not None:
                 raise ValueError(
                     f"data cannot be taken in blocks, leave out block_size: {error}"
                 ) from error
-    if layout is None:
-        layout = look(model, guide, arguments.args, arguments.kwargs, **options)
-        size, parts = layout.data_size, [(layout.data_size, arguments)]
-    else:
-        size = arguments.size or 0
-        rows = blocks(size, num_stored, block_size or arguments.block_size(num_draws))
-        parts = [(some.stop - some.start, arguments.rows(some)) for some in rows]
-        # What many draws at once are checked against has the shapes of the first block.
-        layout = look(model, guide, parts[0][1].args, parts[0][1].kwargs, **options)
+        else:
+            rows = blocks(
+                arguments.size, num_stored, block_size or arguments.block_size(num_draws)
+            )
+            parts = [(some.stop - some.start, arguments.rows(some)) for some in rows]
+            # What many draws at once are checked against has the shapes of the first block.
+            layout = look(model, guide, parts[0][1].args, parts[0][1].kwargs, **options)
+            return Plan(layout, arguments.size, parts)
+    layout = look(model, guide, arguments.args, arguments.kwargs, **options)
+    return Plan(layout, layout.data_size, [(layout.data_size, arguments)])
 
+
+def take(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    planned: Plan,
+    *,
+    num_draws: int,
+    num_stored: int,
+) -> Taken:
+    """Draw for all data, at once or in blocks, and keep what is stored."""
+    layout, parts = planned.layout, planned.parts
     plate = layout.data_plate if layout.is_local else None
     kept: tuple[Draws, dict[str, np.ndarray]] | None = None
     statistics = []
@@ -104,8 +127,6 @@ def take(
         layout=layout,
         draws=draws,
         terms=terms,
-        arguments=parts[0][1],
-        size=size,
         statistics={
             name: np.concatenate([part[name] for part in statistics])
             for name in (statistics[0] if statistics else ())
@@ -135,8 +156,8 @@ def _look_at_two(
     guide: Callable[..., Any],
     arguments: Arguments,
     options: Mapping[str, Any],
-) -> Layout:
-    """The layout of programs whose data can be taken in blocks, from two data.
+) -> None:
+    """Make sure, from two data, that those of the programs can be taken in blocks.
 
     Raises:
         _NoBlocksError: If they cannot.
@@ -147,6 +168,7 @@ def _look_at_two(
     two = arguments.rows(slice(0, 2))
     store = pyro.get_param_store()
     before = set(store.keys())
+    own = {id(p) for owner in owners_of(model, guide) for p in owner.parameters()}
     with store.scope(store.get_state()):
         try:
             layout = look(model, guide, two.args, two.kwargs, **options)
@@ -154,7 +176,11 @@ def _look_at_two(
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
             raise _NoBlocksError(f"of two data alone, {type(error).__name__}: {reason}") from error
-        made = [name for name in store if name not in before and store[name].shape[:1] == (2,)]
+        made = [
+            name
+            for name, parameter in store.named_parameters()
+            if name not in before and id(parameter) not in own and parameter.shape[:1] == (2,)
+        ]
     if made:
         raise _NoBlocksError(f"the parameter {made[0]!r} has a value for each datum.")
     if not layout.is_local:
@@ -163,4 +189,3 @@ def _look_at_two(
         raise _NoBlocksError(
             f"of two data, the plate {layout.data_plate!r} holds {layout.data_size}."
         )
-    return layout

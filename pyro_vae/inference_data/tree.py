@@ -1,6 +1,6 @@
 """Draws as xarray's groups, with dimensions, coordinates and attributes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyro_vae.inference_data.names import SAMPLES, Names, narrow
-from pyro_vae.inference_data.sites import Site
+from pyro_vae.inference_data.layout import Layout
+from pyro_vae.inference_data.names import SAMPLES, SUMMARIES, Names, narrow
+from pyro_vae.inference_data.sites import Site, read
 from pyro_vae.inference_data.taking import Taken, first
 from pyro_vae.inference_data.terms import STATISTICS, TERMS
 
@@ -41,23 +42,50 @@ GROUPS = {
 Variable = tuple[Sequence[str], np.ndarray, dict[str, str]]
 
 
+def names_of(
+    layout: Layout,
+    data_dim: str | None,
+    dims: Mapping[str, Sequence[str]],
+    constants: Collection[str],
+) -> Names:
+    """The names of all variables and dimensions, from one draw.
+
+    Raises:
+        ValueError: As `Names`, or if a variable of `constant_data` is called as one of `per_datum`.
+    """
+    sites = read(
+        layout.model_trace, layout.max_plate_nesting, layout.event_dims, draws=1, densities=False
+    )
+    names = Names(layout.data_plate, data_dim, dims, sites, {*TERMS, *STATISTICS, *constants})
+    made = {*STATISTICS, *(f"{names.variable(s)}_{what}" for s in sites for what in SUMMARIES)}
+    for name in constants:
+        if name in made:
+            raise ValueError(
+                f"constant_data cannot be called {name!r}, which is a variable of per_datum: choose "
+                "another name."
+            )
+        for dim in dims.get(name, ()):
+            names.check(names.renamed.get(dim, dim), f"dims of {name!r}")
+    return names
+
+
 def groups_of(
     taken: Taken, prior: Mapping[str, Site], names: Names
 ) -> dict[str, dict[str, Variable]]:
     """The groups that hold draws, data and statistics."""
     model, layout = taken.draws.model, taken.layout
     plate = layout.data_plate if layout.is_local else None
-    if plate is not None and taken.size is not None:
+    if plate is not None:
         prior = first(prior, plate, taken.terms["log_p_x_given_z"].shape[1])
     observed = [name for name, site in model.items() if site.kind == "observed"]
     latent = [name for name, site in model.items() if site.kind in ("latent", "deterministic")]
 
     def drawn(sites: Mapping[str, Site], chosen: list[str], meaning: str) -> dict[str, Variable]:
         return {
-            name: (
+            names.variable(name): (
                 [*SAMPLES, *names.dims(sites[name])],
                 _stored(sites[name])[None],
-                {"long_name": meaning.format(name)},
+                {"long_name": meaning.format(name), **names.about(name)},
             )
             for name in chosen
             if name in sites
@@ -72,7 +100,8 @@ def groups_of(
         for name, values in taken.terms.items()
     }
     posterior = drawn(model, latent, "{} ~ q(z | x)")
-    for name, (_, _, about) in posterior.items():
+    for name in latent:
+        about = posterior[names.variable(name)][2]
         if model[name].kind == "deterministic":
             about["long_name"] = f"{name}, computed from latent sites"
         elif name not in taken.draws.guide:
@@ -83,10 +112,10 @@ def groups_of(
         "posterior": posterior,
         "sample_stats": terms,
         "log_likelihood": {
-            name: (
+            names.variable(name): (
                 [*SAMPLES, *names.plates(model[name])],
                 model[name].log_density[None],
-                {"long_name": f"log p({name} | z)", "units": "nats"},
+                {"long_name": f"log p({name} | z)", "units": "nats", **names.about(name)},
             )
             for name in observed
             if plate is None and model[name].plates
@@ -98,10 +127,10 @@ def groups_of(
         "prior_predictive": drawn(prior, observed, "new {}, z ~ p(z)"),
         # What is observed has no draws: the first stands for all.
         "observed_data": {
-            name: (
+            names.variable(name): (
                 names.dims(model[name]),
                 np.asarray(_stored(model[name])[0]),
-                {"long_name": f"observed {name}"},
+                {"long_name": f"observed {name}", **names.about(name)},
             )
             for name in observed
         },
@@ -133,7 +162,7 @@ def constants_of(
         axes = [f"{name}_dim_{axis}" for axis in range(array.ndim)]
         if array.ndim and len(array) in (size, stored):
             axes[0] = names.data_dim
-        axes = list(dims.get(name, axes))
+        axes = [names.renamed.get(axis, axis) for axis in dims.get(name, axes)]
         if array.ndim and axes[0] == names.data_dim and len(array) == size:
             if array.ndim == 1:
                 every[name] = (axes, array, {})
@@ -201,10 +230,10 @@ def _per_datum(taken: Taken, names: Names) -> dict[str, Variable]:
         site = taken.draws.model[site_name]
         plates = [dim for dim in names.plates(site) if dim != names.data_dim]
         words = "mean" if what == "mean" else "standard deviation"
-        variables[name] = (
+        variables[f"{names.variable(site_name)}_{what}"] = (
             [names.data_dim, *plates, *names.event(site)],
             values,
-            {"long_name": f"{words} of {site_name} ~ q(z | x)"},
+            {"long_name": f"{words} of {site_name} ~ q(z | x)", **names.about(site_name)},
         )
     return variables
 

@@ -49,7 +49,7 @@ class UserUnits(nn.Module):
         """x."""
         return self.center + self.spread * u
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         # The type goes with the data, which may need float64.
         for name in ("center", "spread", "floor"):
             saved = state_dict.get(prefix + name)

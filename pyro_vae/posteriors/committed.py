@@ -19,7 +19,7 @@ from pyro_vae.posteriors.gaussian import (
     LowRankNormal,
 )
 
-# Means beyond some 1e3, of N(0, I), are far from any other and near float32's spacing in their scales.
+# Means above about 1e3 are so far from N(0, I) that float32's spacing there nears their scales.
 _GAMMAS = (1e-6, 1e3)
 _RATES = (1e-6, 1e6)
 

@@ -41,8 +41,8 @@ class LogNormal(nn.Module):
             raise ValueError(f"loc must be finite, got {loc}.")
         if abs(loc) + 6 * scale > LARGEST_LOG:
             raise ValueError(
-                f"|loc| + 6 scale must be at most {LARGEST_LOG:g}, as exp of more is no float32 number, "
-                f"got loc {loc} and scale {scale}."
+                f"|loc| + 6 scale must be at most {LARGEST_LOG:g}, got loc {loc} and scale {scale}: "
+                "float32 cannot hold the exponential of more."
             )
         self.latent_dim = latent_dim
         self.loc = loc

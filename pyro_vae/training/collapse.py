@@ -9,9 +9,13 @@ import torch
 from jaxtyping import Real
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn import functional as F
 
+from pyro_vae.evaluating import as_floats, evaluating
+from pyro_vae.likelihoods.location_scale import LocationScale
 from pyro_vae.log_densities import LogDensities, distribution_at
 from pyro_vae.objectives.divergence import divergence_by_coordinate
+from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.statistics import active_units
 
 # The mean KL to the prior bounds what the code says about a datum. Below 0.1 nats, a seventh of a bit,
@@ -32,12 +36,17 @@ FEWEST_STEPS = 200
 # Units that the prior prunes are no alarm, unless so many times fewer are left than once were.
 PRUNED = 4
 
-REMEDIES = (
-    "What helps: a weight of the KL that grows (--objective.warmup-epochs 10, or --objective.schedule "
-    "cyclical --objective.cycle-epochs 10), free nats (--objective.free-bits 0.1), a posterior that "
-    "cannot collapse (--posterior batch_normalised, --posterior committed_rate), or one that catches up "
-    "before each step of the model (--aggressive-steps 30)."
-)
+# Of a fixed scale: where the widest direction of the data has no larger variance in units of sigma^2.
+LARGE_DIRECTION = 2.0
+
+# Below the largest eigenvalue of shuffled columns times this, elements are not correlated.
+SHUFFLED = 1.05
+SHUFFLES = 4
+
+FREE_BITS = "free nats (--objective.free-bits 0.1)"
+BATCH_NORMALISED = "a posterior that cannot collapse (--posterior batch_normalised)"
+# Those for an ELBO and a diagonal normal; `remedies` looks at the program and its data.
+REMEDIES = f"What helps: {FREE_BITS}, or {BATCH_NORMALISED}."
 
 # As the training loop's: plain numbers by name.
 Record = Mapping[str, float | int | None]
@@ -95,6 +104,7 @@ def collapse_alarm(
     *,
     settled: Callable[[float], bool],
     ended: bool,
+    remedies: Callable[[], str] = lambda: REMEDIES,
 ) -> str | None:
     """What to warn of after the last epoch of the history; None for nothing new.
 
@@ -107,6 +117,7 @@ def collapse_alarm(
         settled: Whether the objective's weights have their last values after so many epochs. Before,
             a code may well be unused.
         ended: Whether training has ended.
+        remedies: Gives what to do about it.
     """
     # How many epochs in a row, up to each one, that count for an alarm.
     most, row, rows, collapsed = 0, 0, [], False
@@ -121,7 +132,103 @@ def collapse_alarm(
     at_the_end = ended and int(history[-1]["step"] or 0) >= FEWEST_STEPS
     if rows[-1] < PATIENCE_EPOCHS and not at_the_end:
         return None
-    return f"epoch {history[-1]['epoch']}: {_describe(history[-1], total, most)}. {REMEDIES}"
+    return f"epoch {history[-1]['epoch']}: {_describe(history[-1], total, most)}. {remedies()}"
+
+
+def remedies(program: Any, objective: Any, x: Real[Tensor, " n *event"]) -> str:
+    """What helps against the collapse of this program's code, by the options of the command line.
+
+    Only what fits the program and the objective is named: each is tried on a planted collapse in the
+    tests. A warm-up, cyclical weights, a committed rate and aggressive steps did not end the collapse
+    that an autoregressive decoder causes there.
+
+    Args:
+        program: A program, whose code has collapsed.
+        objective: What trained it.
+        x: Data, such as the validation split's; 1,000 are enough.
+    """
+    varies, shuffled = _largest_eigenvalues(x)
+    if varies is not None and shuffled is not None and varies <= SHUFFLED * shuffled:
+        return (
+            "No option helps: the elements of these data are not correlated, so that there is little or "
+            "nothing for a code to say."
+        )
+    beta = getattr(objective, "beta", None)
+    weight = float(beta) if isinstance(beta, Tensor) else 1.0
+    smaller, alone = _scale_advice(program, x)
+    if alone or (smaller is not None and weight <= 1 and objective.uses_prior):
+        return (
+            f"What helps: {smaller}, fixed or learned (--likelihood.scale learned). Beside a large one a code "
+            "does not pay, and one that is learned from a large start settles at the spread of the data."
+        )
+    if not objective.uses_prior:
+        return (
+            "What may help: more steps or a larger learning rate (--lr). No KL presses on this code, as the "
+            "objective has none."
+        )
+    found = []
+    if weight > 1:
+        found.append(f"a smaller weight of the KL, which is {weight:g} (--objective.beta 1)")
+    free_bits = getattr(objective, "free_bits", None)
+    if free_bits is not None and not free_bits.minimum and objective.capacity is None:
+        found.append(FREE_BITS)
+    if isinstance(getattr(program, "posterior", None), DiagonalNormal):
+        found.append(BATCH_NORMALISED)
+    if not found:
+        return (
+            "No option is known to help this objective and posterior: try --objective elbo first."
+        )
+    return f"What helps: {', or '.join(found)}."
+
+
+def _scale_advice(program: Any, x: Tensor) -> tuple[str | None, bool]:
+    """A smaller scale to start from, and whether a fixed one alone explains the collapse.
+
+    A linear decoder uses a code where the largest eigenvalue of the data's covariance is above sigma^2. A
+    scale that is learned from a large start settles at the spread of the data before the code is used.
+    """
+    likelihood = getattr(program, "likelihood", None)
+    if not isinstance(likelihood, LocationScale) or likelihood.support != "real":
+        return None, False
+    data = as_floats(x)
+    with evaluating(program):
+        _, scale, _ = likelihood.parameters_of(program.embed(data[:2]))
+        # In the unit of the option; half of the spread leaves the rest to the code.
+        now = F.softplus(likelihood.raw_scale).mean() + likelihood.minimum_scale
+        standard = (data / scale[0]).flatten(1).double()
+        smaller = 0.5 * float(now) * float(standard.var(0).mean().sqrt())
+    largest, _ = _largest_eigenvalues(standard, standardised=False)
+    if largest is None or smaller <= likelihood.minimum_scale:
+        return None, False
+    advice = f"a smaller scale of the likelihood to start from (--likelihood.initial-scale {smaller:.1g})"
+    return advice, likelihood.fixed and largest <= LARGE_DIRECTION
+
+
+def _largest_eigenvalues(
+    x: Tensor, *, standardised: bool = True
+) -> tuple[float | None, float | None]:
+    """The largest eigenvalue of the correlation, or covariance, of elements, and that of shuffled columns.
+
+    Elements are shuffled over data, each on its own, which leaves no dependence between them. None
+    where fewer than two elements vary.
+    """
+    flat = x.flatten(1).double().cpu()
+    flat = flat - flat.mean(0)
+    flat = flat[:, flat.std(0) > 0]
+    if min(flat.shape) < 2 or not bool(flat.isfinite().all()):
+        return None, None
+    if standardised:
+        flat = flat / flat.std(0)
+    generator = torch.Generator().manual_seed(0)
+
+    def largest(columns: Tensor) -> float:
+        return float(torch.linalg.matrix_norm(columns, 2)) ** 2 / (len(columns) - 1)
+
+    shuffled = [
+        flat.gather(0, torch.rand(flat.shape, generator=generator).argsort(0))
+        for _ in range(SHUFFLES)
+    ]
+    return largest(flat), max(map(largest, shuffled))
 
 
 def _has_collapsed(record: Record, most: int) -> bool:

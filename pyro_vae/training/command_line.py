@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, set_loader
 
 from pyro_vae.data import OWN_DATA, PreparedData
+from pyro_vae.data.inspection import Judgement
 from pyro_vae.training.arguments import (
     ListArgument,
     last,
@@ -287,6 +288,14 @@ def _parsed(arguments: list[str]) -> Configuration:
         else:
             parser.add_function_arguments(choices[name], family, skip=skip, as_group=True)
         assert parser.groups is not None
+        if family == "data":
+            parser.groups[family].add_argument(
+                "--data.check",
+                type=Judgement,
+                default="refuse",
+                help="Values that would make a wrong model, such as marks of missing values: refuse them, warn "
+                "of them, or do not look (none).",
+            )
         parser.groups[family].add_argument(
             f"--{family}.name", type=str, default=name, help=f"One of {', '.join(choices)}."
         )

@@ -15,6 +15,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.data import DATASETS, Dataset, PreparedData, Units
+from pyro_vae.data.inspection import check
 from pyro_vae.objectives import OBJECTIVES, Objective
 from pyro_vae.training.loop import Training
 from pyro_vae.training.model_files import MODEL_FAMILIES, model_file, model_parts
@@ -46,6 +47,7 @@ def load_data(configuration: Configuration, root: Path) -> Dataset:
     """The set that a configuration names."""
     loader = DATASETS[configuration["data"]["name"]]
     options = _options(configuration["data"])
+    options.pop("check", None)
     if "root" in inspect.signature(loader).parameters:
         options["root"] = root
     return loader(**options)
@@ -160,6 +162,17 @@ def prepare_data(configuration: Configuration, dataset: Dataset) -> PreparedData
     names = inspect.signature(PreparedData).parameters.keys() & configuration.keys()
     options = {name: configuration[name] for name in names - {"dataset", "likelihood_support"}}
     return prepared(dataset, likelihood, **options)
+
+
+def check_data(configuration: Configuration, data: PreparedData) -> tuple[str, ...]:
+    """What there is to know of the data before they train a model, one line each.
+
+    Raises:
+        ValueError: If they would make a wrong model, and `data.check` is not "warn" or "none".
+    """
+    judgement = configuration["data"].get("check", "refuse")
+    found = check(data.dataset, data.likelihood_support, judgement=judgement)
+    return (*data.dataset.notes, *(finding.text for finding in found))
 
 
 def build_objective(configuration: Configuration, *, train_size: int) -> Objective:

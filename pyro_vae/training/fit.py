@@ -1,5 +1,6 @@
 """Training in one call."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,15 @@ from torch import nn
 
 from pyro_vae.data import DATASETS, DataContract, Dataset, PreparedData, own_data
 from pyro_vae.data.inputs import TAKEN, as_rows
+from pyro_vae.data.inspection import Judgement
+from pyro_vae.data.inspection import check as check_values
 from pyro_vae.networks import UserUnits
 from pyro_vae.objectives import Objective
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.loop import Record, Training
 from pyro_vae.training.preparing import prepared
+
+log = logging.getLogger(__name__)
 
 
 def fit(
@@ -23,6 +28,7 @@ def fit(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
+    check: Judgement = "refuse",
     **options: Any,
 ) -> list[Record]:
     """Train a VAE on data and return a record for each epoch. Afterwards it is in evaluation mode.
@@ -41,6 +47,8 @@ def fit(
         checkpoint: A file to keep the state in.
         resume: Whether to go on from that file where it exists.
         progress: Whether to show a bar.
+        check: What is done about values that would make a wrong model, such as marks of missing values:
+            "refuse" them, "warn" of them, or "none". Other findings are logged as warnings.
         **options: Those of `Training`: epochs, batch_size, lr and so on.
 
     Raises:
@@ -61,7 +69,11 @@ def fit(
         ready = prepared(dataset, vae.likelihood)
     if contract is None:
         start_from(vae, ready)
-    training = Training(vae, ready, objective, **options)
+    found = check_values(ready.dataset, ready.likelihood_support, judgement=check)
+    notes = (*ready.dataset.notes, *(finding.text for finding in found))
+    for note in notes:
+        log.warning("%s", note)
+    training = Training(vae, ready, objective, notes=notes, **options)
     path = None if checkpoint is None else Path(checkpoint)
     if resume and path is not None and path.exists():
         training.load_state_dict(load_checkpoint(path))

@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.data import DataContract, PreparedData
-from pyro_vae.evaluating import as_floats, evaluating
+from pyro_vae.evaluating import as_floats, check_device, evaluating
 from pyro_vae.log_densities import LogDensities, log_densities, without_density
 from pyro_vae.networks.normalisation import require_separable
 from pyro_vae.objectives import ELBO, Objective, ObjectiveValue, Reconstruction, objective_value
 from pyro_vae.training.aggressive import Aggressive
 from pyro_vae.training.checkpoint import save_checkpoint
-from pyro_vae.training.collapse import UNIT_NATS, Units, collapse_alarm, units_in_use
+from pyro_vae.training.collapse import UNIT_NATS, Units, collapse_alarm, remedies, units_in_use
 from pyro_vae.training.feeds import Batches, Share, feed
 from pyro_vae.training.non_finite import NonFiniteError, explain
 from pyro_vae.training.processes import Processes
@@ -127,6 +127,7 @@ class Training:
         self.program = program
         self.data = data
         self.notes = tuple(notes)
+        check_device(program)
         self.device = next(program.parameters()).device
         self.objective: Objective = (ELBO() if objective is None else objective).to(self.device)
         self.batch_size = min(batch_size, len(data.train))
@@ -421,7 +422,13 @@ class Training:
             return
         total = self._units.total if self._units else None
         alarm = collapse_alarm(
-            self.history, total, settled=self.objective.settled, ended=self.ended
+            self.history,
+            total,
+            settled=self.objective.settled,
+            ended=self.ended,
+            remedies=lambda: remedies(
+                self.program, self.objective, self.data.fixed("validation")[:1000].to(self.device)
+            ),
         )
         if alarm is not None:
             log.warning("%s", alarm)

@@ -132,7 +132,8 @@ class TrainedRun:
 
         The first rows of it, sorted, are those of `fixed_rows`.
         """
-        return torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator("cpu").manual_seed(0)
+        return torch.randperm(len(self.x), generator=generator, device="cpu")
 
 
 def trained_run(

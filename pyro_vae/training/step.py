@@ -281,7 +281,10 @@ class Step:
             return
         for parameter in self.parameters.values():
             parameter.grad = torch.zeros_like(parameter)
-        one = torch.ones((), device=next(iter(self.parameters.values())).device)
+        # Fused Adam wants float32, whatever the default type is.
+        one = torch.ones(
+            (), dtype=torch.float32, device=next(iter(self.parameters.values())).device
+        )
         self.optimizer.found_inf = one  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,15 +1,19 @@
 """`image_folder`: folders of pictures, good and bad."""
 
 import builtins
+import re
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
-from pyro_vae.data import image_folder
+from pyro_vae.data import READERS, image_folder
 from pyro_vae.data.dataset import SPLITS
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 6, 5), dtype=np.uint8)
@@ -157,9 +161,9 @@ def test_pictures_are_turned_as_the_camera_was_held(tmp_path):
         ("empty file", "005.png is damaged or no picture"),
         ("text", "005.png is damaged or no picture"),
         ("directory", "holds no pictures"),
-        ("16 bits", "005.png has pixels of Pillow's mode I;16.*npy"),
+        ("16 bits", "one depth, but .*000.png holds uint8 and .*005.png uint16"),
         ("animated", "005.gif has 2 frames"),
-        ("transparent", "005.png is transparent in places"),
+        ("transparent", r"005.png is transparent in places.*--data.channels 4"),
     ],
 )
 def test_bad_folders_are_refused_with_the_path(tmp_path, kind, message):
@@ -209,7 +213,7 @@ def test_bad_options_are_refused(tmp_path, monkeypatch):
         image_folder(tmp_path, size=0)
     # Users run without the type checks that refuse the number first while tests run.
     monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
-    with pytest.raises(ValueError, match="channels must be 1 or 3, got 2"):
+    with pytest.raises(ValueError, match="channels must be 1, 3 or 4, got 2"):
         image_folder(tmp_path, channels=2)
 
 
@@ -232,3 +236,190 @@ def test_pillow_that_cannot_be_imported(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ImportError, match="pip install pillow"):
         image_folder(tmp_path)
+
+
+# ---- more than 8 bits, more than three channels ----------------------------------------------
+
+image_rows = READERS["image_folder"]
+DEEP = np.random.default_rng(2).integers(0, 4096, (12, 6, 5, 5), dtype=np.uint16)
+
+
+def save_png(path: Path, pixels: np.ndarray) -> None:
+    """A PNG of 16 bits with any channels, which Pillow does not write."""
+    height, width = pixels.shape[:2]
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[1 if pixels.ndim == 2 else pixels.shape[2]]
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0),
+        b"IDAT": zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)),
+        b"IEND": b"",
+    }
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks.items()
+        )
+    )
+
+
+def save_deep(folder: Path, pixels: np.ndarray, suffix: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for index, image in enumerate(pixels):
+        if suffix == "png":
+            save_png(folder / f"{index:03}.png", image)
+        else:
+            colours = image.ndim == 3 and image.shape[2] == 3
+            tifffile.imwrite(
+                folder / f"{index:03}.tif",
+                image,
+                photometric="rgb" if colours else "minisblack",
+                planarconfig="contig" if image.ndim == 3 else None,
+            )
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [None, 3, 5])
+def test_pictures_of_16_bits_are_real_values_or_levels(tmp_path, suffix, channels):
+    """Pillow alone reads 16-bit colours as 8 bits, silently."""
+    if (suffix, channels) == ("png", 5):
+        pytest.skip("PNG has no five channels")
+    pixels = DEEP[..., 0] if channels is None else DEEP[..., :channels]
+    folder = save_deep(tmp_path / "deep", pixels, suffix)
+    expected = pixels[:, None] if channels is None else np.moveaxis(pixels, -1, 1)
+    dataset = image_folder(folder)
+    assert (dataset.support, dataset.train.dtype) == ("real", torch.float32)
+    assert sorted_rows(together(dataset)) == sorted_rows(expected.astype(np.float32))
+    assert dataset.units.spread.min() > 1000
+    (note,) = dataset.notes
+    assert "taken as real values" in note
+    for levels in map(int, re.findall(r"--data.levels (\d+)", note)):
+        dataset = image_folder(folder, levels=levels)
+        assert (dataset.support, dataset.levels, dataset.notes) == ("integers", levels, ())
+        assert sorted_rows(together(dataset)) == sorted_rows(expected.astype(np.int32))
+    assert levels == 65536
+    assert image_folder(folder, support="counts").support == "counts"
+    half = image_folder(folder, size=2)
+    assert half.event_shape == (1 if channels is None else channels, 2, 2)
+    assert abs(float(half.train.mean()) / float(pixels.mean()) - 1) < 0.2
+    if channels == 3:
+        grey = image_folder(folder, channels=1).train
+        assert grey.shape[1:] == (1, 6, 5)
+        assert float(grey.max()) > 255
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "uint32", "float16"])
+@pytest.mark.parametrize("shape", [(6, 5), (1, 6, 5), (6, 5, 4), (4, 6, 5)])
+def test_tiff_of_other_types_and_channels(tmp_path, dtype, shape):
+    pixels = (np.random.default_rng(0).normal(size=(10, *shape)) * 90).astype(np.float64)
+    pixels = (np.abs(pixels) if dtype == "uint32" else pixels).astype(dtype)
+    for index, image in enumerate(pixels):
+        channels = {"planarconfig": "separate"} if shape == (4, 6, 5) else {}
+        channels = {"planarconfig": "contig"} if shape == (6, 5, 4) else channels
+        tifffile.imwrite(tmp_path / f"{index}.tif", image, photometric="minisblack", **channels)
+    expected = np.moveaxis(pixels, -1, 1) if shape == (6, 5, 4) else pixels.reshape(10, -1, 6, 5)
+    rows = image_rows(tmp_path)
+    assert rows.support == "real"
+    np.testing.assert_array_equal(rows.values, expected.astype(rows.values.dtype))
+    assert image_folder(tmp_path).support == "real"
+
+
+def test_samples_beyond_the_third_are_not_dropped(tmp_path):
+    """Near infrared beside RGB: Pillow opens it as RGB."""
+    bands = np.random.default_rng(0).integers(0, 256, (10, 6, 5, 4), dtype=np.uint8)
+    for index, image in enumerate(bands):
+        tifffile.imwrite(
+            tmp_path / f"{index}.tif", image, photometric="rgb", extrasamples=["unspecified"]
+        )
+    assert sorted_rows(image_rows(tmp_path).values) == sorted_rows(bands.transpose(0, 3, 1, 2))
+    assert image_folder(tmp_path).levels == 256
+    with pytest.raises(ValueError, match="has 4 channels, which are no colours"):
+        image_folder(tmp_path, channels=3)
+    tifffile.imwrite(tmp_path / "0.tif", bands[:3, ..., 0], photometric="minisblack")
+    with pytest.raises(ValueError, match=r"0.tif has 3 pages: save each as a picture"):
+        image_folder(tmp_path)
+
+
+def test_opacity_is_a_channel_if_it_is_asked_for(tmp_path):
+    for index, image in enumerate(COLOUR[:10]):
+        opened = Image.fromarray(image).convert("RGBA")
+        opened.putalpha(Image.fromarray(GREY[index]))
+        opened.save(tmp_path / f"{index}.png")
+    expected = np.concatenate([np.moveaxis(COLOUR[:10], -1, 1), GREY[:10, None]], 1)
+    assert sorted_rows(image_rows(tmp_path, channels=4).values) == sorted_rows(expected)
+    save_deep(tmp_path / "deep", DEEP[..., :4], "png")
+    with pytest.raises(ValueError, match="is transparent in places"):
+        image_rows(tmp_path / "deep")
+    assert image_rows(tmp_path / "deep", channels=4).values.shape == (12, 4, 6, 5)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (2, np.fliplr),
+        (3, lambda image: np.rot90(image, 2)),
+        (4, np.flipud),
+        (5, np.transpose),
+        (6, lambda image: np.rot90(image, -1)),
+        (7, lambda image: np.rot90(image, 2).T),
+        (8, np.rot90),
+    ],
+)
+def test_tiff_files_are_turned_as_the_camera_was_held(tmp_path, orientation, upright, dtype):
+    """Pillow 13 scrambles those whose width and height change places."""
+    picture = (DEEP[0, ..., 0] % 256).astype(dtype)
+    extra = [(0x0112, "H", 1, orientation, True)]
+    tifffile.imwrite(tmp_path / "a.tif", picture, extratags=extra)
+    np.testing.assert_array_equal(image_rows(tmp_path / "a.tif").values[0, 0], upright(picture))
+
+
+# ---- what is left out, and new data ----------------------------------------------------------
+
+
+def test_files_left_out_are_counted_and_named(tmp_path):
+    save(tmp_path, GREY)
+    (tmp_path / "notes.txt").touch()
+    assert image_folder(tmp_path).notes == ("1 of 21 files was left out: notes.txt",)
+    (tmp_path / "005.png").write_bytes((tmp_path / "005.png").read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"005.png is damaged .*--data.skip_damaged true"):
+        image_folder(tmp_path)
+    (note,) = image_folder(tmp_path, skip_damaged=True).notes
+    assert note.startswith("2 of 21 files were left out: notes.txt, 005.png (")
+    rows = image_rows(tmp_path, skip_damaged=True)
+    assert (len(rows), rows.notes) == (19, (note,))
+    for index in range(7):
+        (tmp_path / f"{index}.log").touch()
+    assert "0.log, 1.log, 2.log, 3.log, 4.log and 4 more" in image_rows(tmp_path, skip_damaged=True).notes[0]  # fmt: skip
+    for file in tmp_path.glob("*.png"):
+        file.write_text("")
+    with pytest.raises(ValueError, match="none of the 20 pictures can be read"):
+        image_rows(tmp_path, skip_damaged=True)
+
+
+def test_new_pictures_need_no_classes_and_no_company(tmp_path):
+    for name, part in (("cat", GREY[:3]), ("dog", GREY[3:5])):
+        save(tmp_path / "classes" / name, part)
+    rows = image_rows(tmp_path / "classes")
+    assert rows.labels.tolist() == ["cat"] * 3 + ["dog"] * 2
+    assert rows.splits is None
+    one = image_rows(save(tmp_path / "one", GREY[:1]))
+    assert (one.values.shape, one.labels) == ((1, 1, 6, 5), None)
+    picture = image_rows(tmp_path / "one" / "000.png")
+    assert (picture.name, picture.values.tolist()) == ("000", one.values.tolist())
+    for split, n in (("train", 2), ("test", 1)):
+        save(tmp_path / "splits" / split / "cat", GREY[:n])
+        save(tmp_path / "splits" / split / "dog", GREY[:n])
+    rows = image_rows(tmp_path / "splits")
+    assert rows.splits.tolist() == ["train"] * 4 + ["test"] * 2
+    assert rows.labels.tolist() == ["cat"] * 2 + ["dog"] * 2 + ["cat", "dog"]
+
+
+def test_a_class_may_have_no_test_pictures(tmp_path):
+    for split, classes in (("train", "abc"), ("test", "ac")):
+        for name in classes:
+            save(tmp_path / split / name, GREY[:6])
+    dataset = image_folder(tmp_path)
+    assert dataset.label_names == ("a", "b", "c")
+    assert dataset.labels["test"].unique().tolist() == [0, 2]

@@ -68,6 +68,11 @@ def test_whole_numbers_are_classes_named_by_their_value(labels):
         ([2, 10, 1], [1, 2, 0], ("1", "2", "10")),
         (["2", "10", "1"], [1, 2, 0], ("1", "2", "10")),
         (["01", "1"], [0, 1], ("01", "1")),
+        (
+            np.arange(1, 41).repeat(2),
+            np.arange(40).repeat(2).tolist(),
+            tuple(map(str, range(1, 41))),
+        ),
         ([True, False, True], [1, 0, 1], ("False", "True")),
         ([True, None, True], [1, -1, 1], ("False", "True")),
         ([1.0, np.nan, 0.0], [1, -1, 0], ("0", "1")),
@@ -118,6 +123,8 @@ def test_numeric_targets_are_kept_and_named(labels, message):
     assert read.values.tolist() == labels.tolist()
     assert message in read.notes[0]
     assert not read.are_classes
+    # A few new ones are no classes either.
+    assert read_labels([2, 5, None], target=True).values.tolist()[:2] == [2.0, 5.0]
 
 
 def test_names_that_are_given():

@@ -157,6 +157,9 @@ def test_groups_and_splits_of_arrays(tmp_path):
     np.save(tmp_path / "split.npy", split)
     dataset = array_file(tmp_path / "x.npy", split=str(tmp_path / "split.npy"))
     assert dataset.rows["validation"].tolist() == [*range(20, 30)]
+    (tmp_path / "split.csv").write_text("\n".join(["part", *split]))
+    dataset = array_file(tmp_path / "x.npy", split=str(tmp_path / "split.csv"))
+    assert dataset.rows["validation"].tolist() == [*range(20, 30)]
     with pytest.raises(ValueError, match=r"split must name an array of the file .* got 'part'"):
         array_file(tmp_path / "x.npy", split="part")
     with pytest.raises(ValueError, match="memory-mapped"):

@@ -73,7 +73,7 @@ def test_labels_of_numbers(path):
         counts = torch.tensor(values)[dataset.labels[split]]
         assert torch.equal(counts, dataset.split(split)[:, 1].long())
     dataset = table_file(write(path, a=REAL, kind=REAL * 2, b=COUNT), label="kind")
-    assert torch.allclose(dataset.labels["train"].float(), 2 * dataset.train[:, 0])
+    assert torch.allclose(dataset.labels["train"].float(), 2 * dataset.split("train")[:, 0])
 
 
 def test_types_of_parquet_that_may_be_missing_are_numbers(tmp_path):
@@ -227,10 +227,10 @@ def test_new_rows_need_neither_labels_nor_rows_enough(path):
 def test_frames_of_a_notebook():
     table = pd.DataFrame({"a": REAL, "b": COUNT, "kind": KIND}, index=np.arange(N)[::-1] + 7)
     dataset = Dataset.from_rows(frame_rows(table, label="kind"))
-    assert torch.equal(dataset.labels["train"], (dataset.train[:, 1] <= 4).long())
+    assert torch.equal(dataset.labels["train"], (dataset.split("train")[:, 1] <= 4).long())
     polars = pytest.importorskip("polars")
     other = Dataset.from_rows(frame_rows(polars.from_pandas(table), label="kind"))
-    assert torch.equal(other.train, dataset.train)
+    assert torch.equal(other.split("train"), dataset.split("train"))
     assert other.label_names == dataset.label_names
     # Rows with no label are data, too.
     table["kind"] = with_gap(KIND)
@@ -248,7 +248,10 @@ def test_frames_of_a_notebook():
         ),
         (pd.date_range("2020", periods=N), "'b' holds dates or times .*--data.drop b"),
         (pd.to_timedelta(COUNT, unit="h"), "'b' holds dates or times"),
-        (["3 kg", "n/a", *REAL[2:]], r"2 of 20 values are not, first in row 1 \('3 kg', 'n/a';"),
+        (
+            ["3 kg", "n/a", None, *REAL[3:]],
+            r"2 of 20 values are not, first in row 1 \('3 kg', 'n/a';",
+        ),
         ([[1, 2]] * N, "'b' must hold one number a row, got values of type list"),
         (REAL + 1j, "'b' must be numeric, got the type complex128"),
         (pd.array([None, *COUNT[1:]], dtype="Int64"), "'b' has no value in row 1"),

@@ -37,8 +37,9 @@ def anndata_file(
 ) -> Dataset:
     """Counts or real values from an AnnData file, `.h5ad` or `.zarr`, one observation a datum.
 
-    Whole numbers are counts, whatever their type. Normalised values, as log(1 + x) of a share of the
-    cell's total, are taken only as real (`support`). `event_names` are the variables' names. Labels that are categories keep their names and order.
+    Whole numbers are counts, whatever their type. Normalised values, such as log(1 + x) of shares of a
+    cell's total, are taken only as real (`support`). `event_names` are the variables' names, a repeated
+    one with its id. Labels that are categories keep their names and order.
 
     Args:
         path: The file.

@@ -250,9 +250,7 @@ class _Text:
 
 def _genome(file: Any, genome: str | None) -> str:
     """The group of a CellRanger file that holds the matrix."""
-    groups = (
-        ["matrix"] if "matrix" in file else [name for name in file if "barcodes" in file[name]]
-    )
+    groups = _matrices(file)
     if genome is not None and genome in groups:
         return genome
     if genome is None and len(groups) == 1:

@@ -8,6 +8,7 @@ import numpy as np
 
 from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.reading import (
+    BoundedText,
     CellSupport,
     UnreadableError,
     beside,
@@ -160,12 +161,12 @@ def matrix_market_rows(
     with reading(path, "a Matrix Market file (.mtx or .mtx.gz), or a folder with one"):
         file = _matrix_market(path) if path.is_dir() else path
         with open_binary(file) as stream:
-            rows, columns, entries, form, *_ = io.mminfo(_Text(stream, 2**20))
+            rows, columns, entries, form, *_ = io.mminfo(BoundedText(stream, 2**20))
         itemsize = 8 if form == "array" else 24
         require_room((rows, columns) if form == "array" else (entries,), itemsize, file.name)
         length = 2**20 + 120 * (rows * columns if form == "array" else entries)
         with open_binary(file) as stream:
-            matrix: Any = io.mmread(_Text(stream, length))
+            matrix: Any = io.mmread(BoundedText(stream, length))
         barcodes, genes = _beside(file, "barcodes"), _beside(file, "features", "genes")
         if transpose is None:
             transpose = barcodes is not None
@@ -228,24 +229,6 @@ def _cells(
         notes=notes,
         row_names=tuple(barcodes),
     )
-
-
-class _Text:
-    """A stream that must be text of at most so many bytes."""
-
-    def __init__(self, stream: Any, limit: int) -> None:
-        self.stream = stream
-        self.left = limit
-
-    def read(self, size: int = -1) -> bytes:
-        content = self.stream.read(size)
-        self.left -= len(content)
-        if self.left < 0:
-            raise UnreadableError("there are more bytes than its first line says.")
-        # SciPy looks for the end of a line beyond them, and dies of it.
-        if b"\0" in content:
-            raise UnreadableError("there are bytes of 0 in it, so it is no text.")
-        return content
 
 
 def _genome(file: Any, genome: str | None) -> str:

@@ -99,6 +99,24 @@ def open_binary(path: Path) -> Any:
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
+class BoundedText:
+    """A stream that must be text of at most so many bytes."""
+
+    def __init__(self, stream: Any, limit: int) -> None:
+        self.stream = stream
+        self.left = limit
+
+    def read(self, size: int = -1) -> bytes:
+        content = self.stream.read(size)
+        self.left -= len(content)
+        if self.left < 0:
+            raise UnreadableError("there are more bytes than its first line says.")
+        # SciPy looks for the end of a line beyond them, and dies of it.
+        if b"\0" in content:
+            raise UnreadableError("there are bytes of 0 in it, so it is no text.")
+        return content
+
+
 def read_text(path: Path, lines: int) -> list[list[str]]:
     """The tab-separated fields of a file, `.gz` or not, that has so many lines."""
     with open_binary(path) as stream:

@@ -1,8 +1,9 @@
 """Cells or other observations, as AnnData holds them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,9 @@ from pyro_vae.data.reading import (
     CellSupport,
     UnreadableError,
     are_counts,
-    as_counts,
     cell_support,
     check_zarr,
     checked,
-    coded,
-    dense,
     reading,
     require_label,
     require_room_of,
@@ -39,8 +37,9 @@ def anndata_file(
 ) -> Dataset:
     """Counts or real values from an AnnData file, `.h5ad` or `.zarr`, one observation a datum.
 
-    Whole numbers are counts, whatever their type. Normalised values, as log(1 + x) of a share of the
-    cell's total, are taken only as real (`support`). `event_names` are the variables' names. Labels that are categories keep their names and order.
+    Whole numbers are counts, whatever their type. Normalised values, such as log(1 + x) of shares of a
+    cell's total, are taken only as real (`support`). `event_names` are the variables' names, a repeated
+    one with its id. Labels that are categories keep their names and order.
 
     Args:
         path: The file.
@@ -68,7 +67,7 @@ def anndata_file(
         if name is not None and column is None:
             raise ValueError(f"{path}: there is no column {name!r} in obs.")
     with named(Path(path)):
-        return Dataset.from_rows(dense(rows), scale=scale)
+        return Dataset.from_rows(rows, scale=scale)
 
 
 def anndata_rows(
@@ -86,32 +85,129 @@ def anndata_rows(
     path = Path(path)
     packages = "anndata zarr" if os.path.isdir(path) else "anndata"
     with reading(path, "an AnnData file (.h5ad or .zarr)", packages), _anndata(path) as file:
-        place, var = _place(file, layer)
-        values = _matrix(file, place)
-        kind = cell_support(values, support)
-        if kind is None:
-            raise UnreadableError(_fractions(file, place, values))
-        obs, names = (_frame(file, table) for table in ("obs", var))
-        labels, label_names, notes = None, (), []
-        if label is not None and label in obs:
-            labels, label_names = coded(obs[label])
-        elif label is not None:
-            columns = ", ".join(map(str, obs.columns)) or "none"
-            notes.append(f"there is no column {label!r} in obs; there are {columns}.")
-        ids = names["gene_ids"].astype(str).tolist() if "gene_ids" in names else ()
-        return Rows(
-            as_counts(values) if kind in ("counts", "binary") else values,
+        places = {"X": "X", "raw": "raw/X"}
+        places |= {name: f"layers/{name}" for name in file.get("layers", ())}
+        matrices = {
+            name: partial(_matrix, file, place)
+            for name, place in places.items()
+            if place in file and file[place].attrs.get("encoding-type") != "null"
+        }
+        return _observations(
+            matrices,
+            _frame(file, "obs"),
+            lambda key: _frame(file, "raw/var" if key == "raw" else "var"),
+            layer=layer,
+            label=label,
+            group=group,
+            split=split,
+            support=support,
             name=path.stem,
-            labels=labels,
-            label_names=label_names,
-            event_names=unique_names(names.index.astype(str).tolist(), ids),
-            support=kind,
-            splits=obs[split].astype(str).to_numpy() if split in obs else None,
-            groups=obs[group].astype(str).to_numpy() if group in obs else None,
             source=path,
-            notes=tuple(notes),
-            row_names=tuple(obs.index.astype(str)),
         )
+
+
+def annotated_rows(
+    data: Any,
+    *,
+    layer: str | None = None,
+    label: str | None = None,
+    group: str | None = None,
+    split: str | None = None,
+    support: CellSupport | None = None,
+    name: str = "array",
+) -> Rows:
+    """The observations of an AnnData object, with the options of `anndata_file`.
+
+    Values that are not counts are real, with a note, unless `support` says otherwise.
+
+    Raises:
+        ValueError: If there is no such layer, or its values are not what `support` says.
+    """
+    data = data.to_memory() if data.isbacked else data
+    matrices = {} if data.X is None else {"X": lambda: data.X}
+    if data.raw is not None:
+        matrices["raw"] = lambda: data.raw.X
+    matrices |= {key: partial(data.layers.__getitem__, key) for key in data.layers}
+    return _observations(
+        matrices,
+        data.obs,
+        lambda key: data.raw.var if key == "raw" else data.var,
+        layer=layer,
+        label=label,
+        group=group,
+        split=split,
+        support=support,
+        name=name,
+        source=None,
+    )
+
+
+def _observations(
+    matrices: Mapping[str, Callable[[], Any]],
+    obs: Any,
+    var: Callable[[str], Any],
+    *,
+    layer: str | None,
+    label: str | None,
+    group: str | None,
+    split: str | None,
+    support: CellSupport | None,
+    name: str,
+    source: Path | None,
+) -> Rows:
+    """The rows of X or a layer.
+
+    Args:
+        matrices: Functions that read X, raw and the layers, by name.
+        obs: The table of observations.
+        var: A function that reads the table of variables of X, raw or a layer.
+        layer: As for `anndata_file`, and so all that follow.
+        label: The column of labels.
+        group: The column of groups.
+        split: The column of splits.
+        support: What the values are.
+        name: What the data are called.
+        source: The file.
+    """
+    key = "X" if layer is None else layer
+    if key not in matrices:
+        raise UnreadableError(
+            f"there is no {'X' if layer is None else f'layer {layer!r}'}; layers to name with layer "
+            f"(--data.layer) are: {', '.join(sorted(matrices.keys() - {'X'})) or 'none'}."
+        )
+    values = _plain(matrices[key]())
+    kind = cell_support(values, support)
+    notes = ()
+    if kind is None:
+        said = _fractions(matrices, key, values)
+        if source is not None or support is not None:
+            raise UnreadableError(
+                f"{said} Name it with layer (--data.layer), or say with support that the values are real "
+                "(--data.support real)."
+            )
+        kind, notes = "real", (f"{said} Taken as real.",)
+    if label is not None and label not in obs:
+        columns = ", ".join(map(str, obs.columns)) or "none"
+        notes = (*notes, f"there is no column {label!r} in obs; there are {columns}.")
+    table = var(key)
+    ids = table["gene_ids"].astype(str).tolist() if "gene_ids" in table else ()
+    return Rows(
+        values,
+        name=name,
+        labels=obs.get(label),
+        event_names=unique_names(table.index.astype(str).tolist(), ids),
+        support=kind,
+        groups=obs[group].to_numpy() if group in obs else None,
+        splits=obs[split].to_numpy() if split in obs else None,
+        source=source,
+        notes=notes,
+        row_names=tuple(obs.index.astype(str)),
+    )
+
+
+def _plain(values: Any) -> Any:
+    """A dense array or a CSR matrix."""
+    return checked(values) if hasattr(values, "tocsr") else np.asarray(values)
 
 
 def is_anndata(folder: str | Path) -> bool:
@@ -144,30 +240,11 @@ def _anndata(path: Path) -> Iterator[Any]:
         yield file
 
 
-def _place(file: Any, layer: str | None) -> tuple[str, str]:
-    """Where a file holds the values, and where the table of their variables."""
-    layers = list(file["layers"]) if "layers" in file else []
-    names = [*(["raw"] if "raw" in file else []), *layers]
-    if layer == "raw" and "raw" in file:
-        return "raw/X", "raw/var"
-    if layer is None and "X" in file and file["X"].attrs.get("encoding-type") != "null":
-        return "X", "var"
-    if layer in layers:
-        return f"layers/{layer}", "var"
-    raise UnreadableError(
-        f"there is no {'X' if layer is None else f'layer {layer!r}'}; layers to name with layer "
-        f"(--data.layer) are: {', '.join(names) or 'none'}."
-    )
-
-
 def _matrix(file: Any, place: str) -> Any:
-    """A dense array or a CSR matrix."""
     from anndata.io import read_elem
 
-    node = file[place]
-    require_room_of(node, place)
-    values = read_elem(node)
-    return values if isinstance(values, np.ndarray) else checked(values)
+    require_room_of(file[place], place)
+    return read_elem(file[place])
 
 
 def _frame(file: Any, place: str) -> Any:
@@ -185,23 +262,17 @@ def _frame(file: Any, place: str) -> Any:
     return frame
 
 
-def _fractions(file: Any, place: str, values: Any) -> str:
+def _fractions(matrices: Mapping[str, Callable[[], Any]], key: str, values: Any) -> str:
     """What to say of values that are no counts: where there are some."""
     entries = values if isinstance(values, np.ndarray) else values.data
-    options = {f"layers/{layer}": layer for layer in file.get("layers", ())} | {"raw/X": "raw"}
     whole = [
-        option
-        for other, option in options.items()
-        if other in file and other != place and are_counts(_matrix(file, other))
+        name
+        for name, read in matrices.items()
+        if name not in ("X", key) and are_counts(_plain(read()))
     ]
-    where = (
-        f"whole numbers are in {', '.join(f'{name} (--data.layer {name})' for name in whole)}"
-        if whole
-        else "in this file none of these holds whole numbers"
-    )
+    where = f"whole numbers are in {', '.join(whole)}" if whole else "here none is whole numbers"
     return (
-        f"{place} is not counts: its values, from {entries.min(initial=0):g} to "
+        f"{key} is not counts: its values, from {entries.min(initial=0):g} to "
         f"{entries.max(initial=0):g}, have fractions or are below 0, as after normalisation (log1p). Raw "
-        f"counts are usually in .raw or a layer: {where}. Or say with support that they are real "
-        "(--data.support real)."
+        f"counts are usually in .raw or a layer: {where}."
     )

@@ -8,12 +8,12 @@ import numpy as np
 
 from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.reading import (
+    BoundedText,
     CellSupport,
     UnreadableError,
-    as_counts,
+    beside,
     cell_support,
     checked,
-    dense,
     open_binary,
     read_array,
     read_text,
@@ -32,6 +32,8 @@ def tenx_file(
     features: str | None = None,
     genome: str | None = None,
     support: CellSupport | None = None,
+    group: str | None = None,
+    split: str | None = None,
 ) -> Dataset:
     """Counts from a `.h5` of CellRanger, version 2 or 3 and later, one cell a datum.
 
@@ -44,6 +46,10 @@ def tenx_file(
         genome: The genome to take, of a file of version 2 with several.
         support: "counts" for counts that are all 0 or 1, which otherwise are binary; real for values
             with a fraction.
+        group: A .npy, .csv or .txt file that holds a group for each row, such as a patient or site:
+            all rows of a group go into one split.
+        split: The same, with one of the words train, validation and test for each row. Without
+            validation rows, a tenth of the training rows is taken for it.
 
     Raises:
         ValueError: If the file cannot be read, has no such features, or a choice must be made.
@@ -51,7 +57,7 @@ def tenx_file(
     """
     rows = tenx_rows(path, features, genome, support)
     with named(Path(path)):
-        return Dataset.from_rows(dense(rows))
+        return Dataset.from_rows(beside(rows, group, split))
 
 
 def tenx_rows(
@@ -59,8 +65,13 @@ def tenx_rows(
     features: str | None = None,
     genome: str | None = None,
     support: CellSupport | None = None,
+    group: str | None = None,
+    split: str | None = None,
 ) -> Rows:
-    """The cells of a `.h5` of CellRanger, with the arguments of `tenx_file`."""
+    """The cells of a `.h5` of CellRanger, with the arguments of `tenx_file`.
+
+    Groups and splits are not read.
+    """
     from scipy import sparse
 
     path = Path(path)
@@ -68,17 +79,17 @@ def tenx_rows(
         import h5py
 
         with h5py.File(path, "r") as file:
-            group: Any = file[_genome(file, genome)]
+            root: Any = file[_genome(file, genome)]
             data, indices, indptr, shape = (
-                read_array(group[name], name) for name in ("data", "indices", "indptr", "shape")
+                read_array(root[name], name) for name in ("data", "indices", "indptr", "shape")
             )
-            new = "features" in group
+            new = "features" in root
             places = ("features/name", "features/id") if new else ("gene_names", "genes")
             names, ids, barcodes = (
-                read_array(group[place], place).tolist() for place in (*places, "barcodes")
+                read_array(root[place], place).tolist() for place in (*places, "barcodes")
             )
             place = "features/feature_type"
-            types = read_array(group[place], place).tolist() if place in group else None
+            types = read_array(root[place], place).tolist() if place in root else None
         genes, cells = (int(length) for length in shape)
         if not (len(names) == len(ids) == genes and len(barcodes) == cells):
             raise UnreadableError(
@@ -96,6 +107,8 @@ def matrix_market_file(
     features: str | None = None,
     support: CellSupport | None = None,
     scale: ScaleKind = "standard",
+    group: str | None = None,
+    split: str | None = None,
 ) -> Dataset:
     """Counts or real values from a Matrix Market file, `.mtx` or `.mtx.gz`, or a folder with one.
 
@@ -112,6 +125,10 @@ def matrix_market_file(
         scale: How elements of real data are scaled for the networks: "standard" by mean and standard
             deviation, "robust" by median and interquartile range, "unit" by minimum and range, or
             "none". Densities, samples and means stay in the data's own units.
+        group: A .npy, .csv or .txt file that holds a group for each row, such as a patient or site:
+            all rows of a group go into one split.
+        split: The same, with one of the words train, validation and test for each row. Without
+            validation rows, a tenth of the training rows is taken for it.
 
     Raises:
         ValueError: If files cannot be read, do not belong together, or hold values with a fraction
@@ -123,7 +140,7 @@ def matrix_market_file(
     """
     rows = matrix_market_rows(path, transpose, features, support)
     with named(Path(path)):
-        return Dataset.from_rows(dense(rows), scale=scale)
+        return Dataset.from_rows(beside(rows, group, split), scale=scale)
 
 
 def matrix_market_rows(
@@ -131,20 +148,25 @@ def matrix_market_rows(
     transpose: bool | None = None,
     features: str | None = None,
     support: CellSupport | None = None,
+    group: str | None = None,
+    split: str | None = None,
 ) -> Rows:
-    """The rows of a Matrix Market file, with the arguments of `matrix_market_file`."""
+    """The rows of a Matrix Market file, with the arguments of `matrix_market_file`.
+
+    Groups and splits are not read.
+    """
     from scipy import io
 
     path = Path(path)
     with reading(path, "a Matrix Market file (.mtx or .mtx.gz), or a folder with one"):
         file = _matrix_market(path) if path.is_dir() else path
         with open_binary(file) as stream:
-            rows, columns, entries, form, *_ = io.mminfo(_Text(stream, 2**20))
+            rows, columns, entries, form, *_ = io.mminfo(BoundedText(stream, 2**20))
         itemsize = 8 if form == "array" else 24
         require_room((rows, columns) if form == "array" else (entries,), itemsize, file.name)
         length = 2**20 + 120 * (rows * columns if form == "array" else entries)
         with open_binary(file) as stream:
-            matrix: Any = io.mmread(_Text(stream, length))
+            matrix: Any = io.mmread(BoundedText(stream, length))
         barcodes, genes = _beside(file, "barcodes"), _beside(file, "features", "genes")
         if transpose is None:
             transpose = barcodes is not None
@@ -199,7 +221,7 @@ def _cells(
             "with support that these are real (--data.support real)."
         )
     return Rows(
-        as_counts(matrix) if kind in ("counts", "binary") else matrix,
+        matrix,
         name=path.name.split(".")[0],
         event_names=tuple(names),
         support=kind,
@@ -209,29 +231,9 @@ def _cells(
     )
 
 
-class _Text:
-    """A stream that must be text of at most so many bytes."""
-
-    def __init__(self, stream: Any, limit: int) -> None:
-        self.stream = stream
-        self.left = limit
-
-    def read(self, size: int = -1) -> bytes:
-        content = self.stream.read(size)
-        self.left -= len(content)
-        if self.left < 0:
-            raise UnreadableError("there are more bytes than its first line says.")
-        # SciPy looks for the end of a line beyond them, and dies of it.
-        if b"\0" in content:
-            raise UnreadableError("there are bytes of 0 in it, so it is no text.")
-        return content
-
-
 def _genome(file: Any, genome: str | None) -> str:
     """The group of a CellRanger file that holds the matrix."""
-    groups = (
-        ["matrix"] if "matrix" in file else [name for name in file if "barcodes" in file[name]]
-    )
+    groups = _matrices(file)
     if genome is not None and genome in groups:
         return genome
     if genome is None and len(groups) == 1:

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.reading import are_counts, as_counts
 from pyro_vae.data.rows import Rows
 
 TAKEN = (
@@ -41,13 +40,9 @@ def as_rows(data: Any, name: str = "array") -> Rows:
 
         return frame_rows(data.to_pandas() if kind[:2] == "po" else data, name=name)
     if kind == "anndata.AnnData":
-        counts = are_counts(data.X)
-        return Rows(
-            as_counts(data.X) if counts else data.X,
-            name,
-            event_names=tuple(map(str, data.var_names)),
-            support="counts" if counts else None,
-        )
+        from pyro_vae.data.anndata_files import annotated_rows
+
+        return annotated_rows(data, name=name)
     if kind.startswith("scipy.") and hasattr(data, "tocsr"):
         return Rows(data, name)
     if isinstance(data, torch.utils.data.DataLoader | torch.utils.data.Dataset):

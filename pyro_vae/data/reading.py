@@ -16,6 +16,7 @@ import numpy as np
 
 from pyro_vae.data.memory import require_memory
 from pyro_vae.data.rows import Rows
+from pyro_vae.data.splits import row_words
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -98,6 +99,24 @@ def open_binary(path: Path) -> Any:
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
+class BoundedText:
+    """A stream that must be text of at most so many bytes."""
+
+    def __init__(self, stream: Any, limit: int) -> None:
+        self.stream = stream
+        self.left = limit
+
+    def read(self, size: int = -1) -> bytes:
+        content = self.stream.read(size)
+        self.left -= len(content)
+        if self.left < 0:
+            raise UnreadableError("there are more bytes than its first line says.")
+        # SciPy looks for the end of a line beyond them, and dies of it.
+        if b"\0" in content:
+            raise UnreadableError("there are bytes of 0 in it, so it is no text.")
+        return content
+
+
 def read_text(path: Path, lines: int) -> list[list[str]]:
     """The tab-separated fields of a file, `.gz` or not, that has so many lines."""
     with open_binary(path) as stream:
@@ -136,17 +155,21 @@ def checked(matrix: Any) -> "sparse.csr_array":
         matrix.check_format(full_check=True)
     require_room((matrix.shape[0] + 1,), 8, "the row pointers of a sparse matrix")
     matrix = sparse.csr_array(matrix)
-    matrix.sum_duplicates()
+    if not matrix.has_canonical_format:
+        # One in memory may be someone's.
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
     return matrix
 
 
 def are_counts(values: Any) -> bool:
-    """Whether a sparse or dense array holds whole numbers of 0 or more alone."""
+    """Whether a sparse or dense array holds whole numbers of 0 or more alone, of 64 bits."""
     entries = values if isinstance(values, np.ndarray) else values.data
     return entries.dtype.kind in "bu" or bool(
         entries.dtype.kind in "if"
         and np.isfinite(entries).all()
         and (entries >= 0).all()
+        and (entries < 2.0**63).all()
         and (entries == np.rint(entries)).all()
     )
 
@@ -158,32 +181,6 @@ def cell_support(values: Any, support: CellSupport | None) -> CellSupport | None
     if not are_counts(values):
         return None
     return support or ("counts" if values.max() > 1 else "binary")
-
-
-def as_counts(values: Any) -> Any:
-    """Whole numbers, sparse or dense, in the narrowest signed type that holds them."""
-    highest = values.max() if math.prod(values.shape) else 0
-    if highest > np.iinfo(np.int64).max:
-        raise UnreadableError(f"counts must fit in 64 bits, got {highest:g}.")
-    types = (np.int16, np.int32, np.int64)
-    return values.astype(next(dtype for dtype in types if highest <= np.iinfo(dtype).max))
-
-
-def coded(words: Any) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as numbers, -1 where there is none, and what 0, 1, ... is called if they were words.
-
-    Categories of pandas' keep their order; words are numbered in the order of the alphabet.
-    """
-    import pandas as pd
-
-    column = pd.Series(words)
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return column.cat.codes.to_numpy(np.int64), tuple(map(str, column.cat.categories))
-    if pd.api.types.is_numeric_dtype(column.dtype):
-        missing = column.isna().any()
-        return (column.to_numpy(np.float64, na_value=np.nan) if missing else column.to_numpy()), ()
-    codes, names = pd.factorize(column.astype("string").replace("", pd.NA), sort=True)
-    return codes.astype(np.int64), tuple(map(str, names))
 
 
 def unique_names(names: Sequence[str], ids: Sequence[str] = ()) -> tuple[str, ...]:
@@ -204,12 +201,9 @@ def require_label(rows: Rows, label: str | None) -> Rows:
     return rows
 
 
-def dense(rows: Rows) -> Rows:
-    """The rows with a sparse matrix made dense, for `Dataset.from_rows`."""
-    from scipy import sparse
-
-    if not sparse.issparse(rows.values):
-        return rows
-    values = rows.values
-    require_memory(values.shape, values.dtype.itemsize, "the dense matrix")
-    return replace(rows, values=values.toarray())
+def beside(rows: Rows, group: str | None, split: str | None) -> Rows:
+    """The rows with groups and splits from files, as `row_words` reads them."""
+    groups, splits = (
+        None if each is None else row_words(each, len(rows)) for each in (group, split)
+    )
+    return replace(rows, groups=groups, splits=splits)

@@ -12,16 +12,14 @@ from pyro_vae.data.matlab_variables import matlab_variables
 from pyro_vae.data.reading import (
     UnreadableError,
     are_counts,
-    as_counts,
     checked,
-    coded,
-    dense,
     reading,
     require_label,
 )
 from pyro_vae.data.rows import Rows, named
+from pyro_vae.data.splits import row_words
 from pyro_vae.data.units import ScaleKind
-from pyro_vae.data.values import Support
+from pyro_vae.data.values import Channels, Layout, Support, arranged, layout_notes
 from pyro_vae.data.variables import Variable, hdf5_variables, netcdf_variables, zarr_variables
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".he5")
@@ -36,6 +34,10 @@ def variable_file(
     levels: int | None = None,
     support: Support | None = None,
     scale: ScaleKind = "standard",
+    group: str | None = None,
+    split: str | None = None,
+    layout: Layout = "auto",
+    channels: Channels = "auto",
 ) -> Dataset:
     """Data from a variable of an HDF5, NetCDF, Zarr or MATLAB file, one row a datum.
 
@@ -55,15 +57,25 @@ def variable_file(
         scale: How elements of real data are scaled for the networks: "standard" by mean and standard
             deviation, "robust" by median and interquartile range, "unit" by minimum and range, or
             "none". Densities, samples and means stay in the data's own units.
+        group: The variable, or a .npy, .csv or .txt file, that holds a group for each row, such as a
+            patient or site: all rows of a group go into one split.
+        split: The same, with one of the words train, validation and test for each row. Without
+            validation rows, a tenth of the training rows is taken for it.
+        layout: What an array of three axes holds: "image", (n, height, width), or "series",
+            (n, channels, length); "auto" are images.
+        channels: Where the channels of images and series are, once rows are first: "first", on the
+            second axis, or "last"; "auto" is first, and refused where they may be last.
 
     Raises:
         ValueError: If the file cannot be read, there are several variables and none is named, or
             values are missing.
         ImportError: If h5py, or for NetCDF and Zarr h5netcdf or zarr, cannot be imported.
     """
-    rows = require_label(variable_rows(path, key, label, row_axis, levels, support), label)
-    with named(Path(path)):
-        return Dataset.from_rows(dense(rows), scale=scale)
+    path = Path(path)
+    options = (key, label, row_axis, levels, support, layout, channels)
+    rows = require_label(_rows(path, *options, {"groups": group, "splits": split}), label)
+    with named(path):
+        return Dataset.from_rows(rows, scale=scale)
 
 
 def variable_rows(
@@ -73,9 +85,30 @@ def variable_rows(
     row_axis: int = 0,
     levels: int | None = None,
     support: Support | None = None,
+    group: str | None = None,
+    split: str | None = None,
+    layout: Layout = "auto",
+    channels: Channels = "auto",
 ) -> Rows:
-    """The rows of a variable, with the arguments of `variable_file`; labels may be missing."""
-    path = Path(path)
+    """The rows of a variable of new data, with the arguments of `variable_file`.
+
+    Labels may be missing. Groups and splits are not read.
+    """
+    return _rows(Path(path), key, label, row_axis, levels, support, layout, channels, {})
+
+
+def _rows(
+    path: Path,
+    key: str | None,
+    label: str | None,
+    row_axis: int,
+    levels: int | None,
+    support: Support | None,
+    layout: Layout,
+    channels: Channels,
+    beside: dict[str, str | None],
+) -> Rows:
+    """The rows of a variable, with the groups and splits that `beside` names."""
     kind, packages, opened = _format(path)
     with reading(path, kind, packages), opened(path) as variables:
         key = _chosen(variables, key, label)
@@ -93,25 +126,40 @@ def variable_rows(
         elif row_axis % 2:
             values = checked(values.T)
         n = values.shape[0]
-        labels, label_names, notes = None, (), ()
+        labels, notes = None, ()
         if label is not None and label in variables:
-            labels, label_names = coded(_vector(variables[label], label, n, variable.shape))
+            labels = _vector(variables[label], label, n, variable.shape)
         elif label is not None:
             notes = (f"there is no variable {label!r}; there are {_listed(variables)}.",)
-        if support is None and not isinstance(values, np.ndarray) and are_counts(values):
-            values = as_counts(values)
+        words = {
+            name: _vector(variables[place], place, n, variable.shape)
+            for name, place in beside.items()
+            if place is not None and place in variables
+        }
+    with named(path):
+        words |= {
+            name: row_words(place, n)
+            for name, place in beside.items()
+            if place is not None and name not in words
+        }
+        if isinstance(values, np.ndarray):
+            notes = (*notes, *layout_notes(values.shape, layout))
+            values, layout = arranged(values, key, layout, channels)
+        elif support is None and are_counts(values):
             support = "counts" if values.max() > 1 else "binary"
-        return Rows(
-            values,
-            name=path.stem,
-            labels=labels,
-            label_names=label_names,
-            event_names=names if values.shape[1:] == (len(names),) else (),
-            levels=levels,
-            support=support,
-            source=path,
-            notes=notes,
-        )
+    return Rows(
+        values,
+        name=path.stem,
+        labels=labels,
+        event_names=names if values.shape[1:] == (len(names),) else (),
+        levels=levels,
+        support=support,
+        groups=words.get("groups"),
+        splits=words.get("splits"),
+        source=path,
+        layout=layout,
+        notes=notes,
+    )
 
 
 def _format(path: Path) -> tuple[str, str, Callable[[Path], Any]]:
@@ -170,11 +218,11 @@ def _listed(variables: dict[str, Variable]) -> str:
 
 
 def _vector(variable: Variable, label: str, n: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Labels, one a row."""
+    """Labels, groups or splits: one entry a row."""
     values = variable.read()
     if not isinstance(values, np.ndarray) or values.size != n or max(values.shape, default=1) != n:
         raise UnreadableError(
-            f"the labels {label} have shape {variable.shape}, but must be one for each of the {n} rows of "
+            f"{label} has shape {variable.shape}, but must hold one entry for each of the {n} rows of "
             f"an array of shape {shape}; another axis than the first is named with row_axis "
             "(--data.row-axis 1)."
         )
@@ -182,7 +230,7 @@ def _vector(variable: Variable, label: str, n: int, shape: tuple[int, ...]) -> n
     # Cells of MATLAB's, each a word.
     words = [value for value in values if isinstance(value, np.ndarray)]
     if any(word.dtype.kind != "U" or word.size > 1 for word in words):
-        raise UnreadableError(f"the labels {label} must be numbers or words.")
+        raise UnreadableError(f"{label} must hold numbers or words.")
     if values.dtype.kind in "OSU":
         return np.array(["".join(np.ravel(value)).strip() for value in values], dtype=object)
     return values

@@ -134,7 +134,8 @@ def _xarray(path: Path, engine: str) -> Iterator[dict[str, Variable]]:
         yield {
             f"{place}/{name}".strip("/"): _of_xarray(str(name), group[name], name in group.coords)
             for place, group in groups.items()
-            for name in group.variables
+            # A Zarr folder lists them in any order.
+            for name in sorted(group.variables, key=str)
         }
 
 

@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 
 from pyro_vae.data import READERS, anndata_file, own_data
-from pyro_vae.data.anndata_files import anndata_rows
+from pyro_vae.data.anndata_files import anndata_rows, annotated_rows
 
 # anndata warns of its own changes while it is imported.
 with warnings.catch_warnings():
@@ -66,9 +66,12 @@ def test_whole_numbers_of_any_type_are_counts(write, name, form, dtype):
     assert rows.support == "counts"
     assert rows.row_names[:2] == ("cell0", "cell1")
     assert rows.event_names == ("Cd4", "Cd8", "Actb (ENS2)", "Actb (ENS3)", "Xist", "Gapdh")
+    dataset = anndata_file(path, label="kind")
     # The order of categories, those without a cell among them; -1 is no label.
-    assert rows.label_names == ("T", "NK", "B")
-    assert rows.labels[:4].tolist() == [0, 2, 0, -1]
+    assert dataset.label_names == ("T", "NK", "B")
+    where = {row: place for place, row in enumerate(dataset.rows["train"].tolist())}
+    found = {row % 4: dataset.labels["train"][place].item() for row, place in where.items()}
+    assert found == {0: 0, 1: 2, 2: 0, 3: -1}
 
 
 def test_a_data_set(write):
@@ -77,6 +80,7 @@ def test_a_data_set(write):
     assert dataset.train.dtype == torch.uint8
     together = torch.cat([dataset.split(split) for split in ("train", "validation", "test")])
     assert sorted(together.tolist()) == sorted(COUNTS.tolist())
+    # Three days, in equal shares.
     assert torch.equal(dataset.labels["train"], dataset.rows["train"] % 3)
 
 
@@ -85,13 +89,11 @@ def test_normalised_values_are_real_only_when_asked(write):
     data = cells(LOGS, layers={"umi": COUNTS, "scaled": LOGS * 2})
     data.raw = raw
     path = write(data)
-    said = (
-        r"X is not counts.*in umi \(--data.layer umi\), raw \(--data.layer raw\).*support real\)"
-    )
+    said = r"X is not counts.*in raw, umi\. .*--data.layer.*--data.support real\)"
     with pytest.raises(ValueError, match=said) as caught:
         anndata_file(path)
     assert str(path) in str(caught.value)
-    with pytest.raises(ValueError, match="layers/scaled is not counts"):
+    with pytest.raises(ValueError, match="scaled is not counts"):
         anndata_file(path, layer="scaled", support="counts")
     real = anndata_file(path, support="real")
     assert real.support == "real"
@@ -107,7 +109,7 @@ def test_raw_has_genes_of_its_own(write):
     data.X = sparse.csr_matrix(LOGS[:, :4])
     path = write(data)
     assert len(anndata_rows(path, layer="raw").event_names) == 6
-    with pytest.raises(ValueError, match=r"in raw \(--data.layer raw\)"):
+    with pytest.raises(ValueError, match=r"in raw\. .*--data.layer"):
         anndata_file(path)
 
 
@@ -115,6 +117,27 @@ def test_groups_and_splits_of_columns(write):
     rows = anndata_rows(write(cells()), group="donor", split="part")
     assert rows.groups[:3].tolist() == ["a", "b", "a"]
     assert rows.splits[:4].tolist() == ["train", "test", "train", "validation"]
+    dataset = anndata_file(write(cells()), split="part")
+    assert [len(dataset.split(split)) for split in ("train", "validation", "test")] == [20, 10, 10]
+
+
+def test_an_object_in_memory(write):
+    data = cells(sparse.csc_matrix(COUNTS.astype(np.float32)), layers={"logs": LOGS})
+    data.raw = data
+    for given in (data, data[:30], anndata.read_h5ad(write(data), backed="r")):
+        rows = annotated_rows(given, label="kind")
+        assert (rows.values.toarray() == COUNTS[: len(given)]).all()
+        assert rows.label_names == ()
+        # anndata drops categories of which a part of its rows has none.
+        names = ["T", "NK", "B"] if len(given) == 40 else ["T", "B"]
+        assert rows.labels.cat.categories.tolist() == names
+        assert annotated_rows(given, layer="raw").event_names == rows.event_names
+        logs = annotated_rows(given, layer="logs")
+        assert logs.support == "real"
+        assert "logs is not counts" in logs.notes[0]
+        assert "whole numbers are in raw." in logs.notes[0]
+        with pytest.raises(ValueError, match="logs is not counts"):
+            annotated_rows(given, layer="logs", support="counts")
 
 
 def test_new_cells_may_be_one_without_labels(write):

@@ -95,7 +95,7 @@ def test_the_only_array_is_taken(file):
 def test_new_rows_need_no_labels_and_may_be_one(file):
     rows = variable_rows(file, label="z")
     assert rows.labels is None
-    assert "there is no variable 'z'; there are x (40, 6), y" in rows.notes[0]
+    assert "there is no variable 'z'; there are x (40, 6), y (" in rows.notes[0]
     with pytest.raises(ValueError, match="there is no variable 'z'") as caught:
         variable_file(file, label="z")
     assert str(file) in str(caught.value)
@@ -136,7 +136,7 @@ def test_several_variables_are_listed_with_their_shapes(tmp_path):
         variable_file(path, key="x")
     with pytest.raises(ValueError, match="note is text or objects, not an array of numbers"):
         variable_file(path, key="note")
-    with pytest.raises(ValueError, match="labels note have shape"):
+    with pytest.raises(ValueError, match="note has shape"):
         variable_file(path, key="run/x", label="note")
     with pytest.raises(ValueError, match="no array of numbers with two axes"):
         variable_file(write_hdf5(tmp_path / "y.h5", y=Y))
@@ -144,14 +144,33 @@ def test_several_variables_are_listed_with_their_shapes(tmp_path):
 
 def test_labels_of_words_and_of_another_axis(tmp_path):
     path = write_hdf5(tmp_path / "x.h5", x=X.T, y=WORDS, row=Y[:6])
-    with pytest.raises(ValueError, match=r"one for each of the 6 rows .*--data.row-axis 1"):
+    with pytest.raises(ValueError, match=r"one entry for each of the 6 rows .*--data.row-axis 1"):
         variable_file(path, label="y")
     rows = variable_rows(path, label="y", row_axis=-1)
     assert (rows.values == X).all()
-    assert rows.label_names == ("setosa", "virginica")
-    assert rows.labels[:3].tolist() == [0, 1, 0]
+    assert rows.labels[:3].tolist() == ["setosa", "virginica", "setosa"]
+    assert variable_file(path, label="y", row_axis=1).label_names == ("setosa", "virginica")
     with pytest.raises(ValueError, match="x has 2 axes; there is no axis 2"):
         variable_file(path, row_axis=2)
+
+
+def test_groups_splits_and_layouts(tmp_path):
+    parts = ["train", "test", "validation", "train"] * 10
+    path = write_hdf5(
+        tmp_path / "x.h5", x=X.reshape(40, 3, 2), part=parts, site=np.arange(40) // 5
+    )
+    assert variable_file(path, layout="series", channels="first").event_shape == (3, 2)
+    assert variable_file(path, layout="series", channels="last").event_shape == (2, 3)
+    dataset = variable_file(path, split="part")
+    assert (dataset.event_shape, len(dataset.train)) == ((1, 3, 2), 20)
+    rows = variable_file(path, group="site").rows
+    sites = [set((row // 5).tolist()) for row in rows.values()]
+    assert sum(map(len, sites)) == len(set.union(*sites)) == 8
+    np.save(tmp_path / "site.npy", np.arange(40) // 5)
+    same = variable_file(path, group=str(tmp_path / "site.npy")).rows
+    assert torch.equal(same["train"], rows["train"])
+    with pytest.raises(ValueError, match=r"x.h5: sites must be a .npy, .csv or .txt file"):
+        variable_file(path, group="sites")
 
 
 @pytest.mark.parametrize("name", ["x.nc", "x.zarr"])
@@ -206,12 +225,12 @@ def test_kinds_of_matlab(tmp_path):
         rows = variable_rows(path, key="x", label="words")
         assert (rows.values.toarray() == COUNTS).all()
         assert rows.support == "counts"
-        assert rows.label_names == ("setosa", "virginica")
+        assert rows.labels.tolist() == WORDS
         assert variable_file(path, key="x").support == "counts"
         assert variable_file(path, key="m").support == "binary"
         with pytest.raises(ValueError, match=r"words is a cell array, not an array of numbers"):
             variable_file(path, key="words")
-    assert variable_rows(old, key="x", label="text").labels[:2].tolist() == [0, 1]
+    assert variable_rows(old, key="x", label="text").labels.tolist() == WORDS
     with pytest.raises(ValueError, match=r"s is a struct array, not .*: save its numbers as"):
         variable_file(old, key="s")
 

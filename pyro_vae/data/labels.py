@@ -67,7 +67,7 @@ def read_labels(
     are missing labels; -1 is a class where the only other label is 1, or lower ones occur.
 
     Args:
-        labels: `(n,)`, `(n, 1)`, one-hot `(n, classes)` or `(n, factors)`.
+        labels: `(n,)`, `(n, 1)`, one-hot `(n, classes)` or `(n, factors)`; `Labels` stay as they are.
         what: What to call them in messages.
         names: The names of classes 0, 1, ..., where the labels are such numbers; or of factors.
         classes: The names of the classes that a model was trained with. Labels are then numbered by
@@ -79,6 +79,8 @@ def read_labels(
         ValueError: If they have another shape or length, are dates or other objects, are infinite, or
             do not fit `names`.
     """
+    if isinstance(labels, Labels):
+        return labels
     columns, order, array = _array(labels, what, n)
     if columns and not names:
         names = columns

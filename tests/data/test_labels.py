@@ -193,3 +193,10 @@ def test_of_a_data_set():
     for split, rows in dataset.rows.items():
         expected = [-1 if row == 4 else NUMBERS[row] for row in rows.tolist()]
         assert dataset.labels[split].tolist() == expected
+
+
+def test_labels_that_were_read_are_not_read_again():
+    # Unlabelled rows beside those of class 1 would be the pair of classes -1 and 1.
+    read = read_labels(["b", None, "b"], classes=("a", "b"))
+    assert read.values.tolist() == [1, -1, 1]
+    assert read_labels(read, names=read.names).values.tolist() == [1, -1, 1]

@@ -69,6 +69,11 @@ def test_whole_numbers_are_classes_named_by_their_value(labels):
         (["2", "10", "1"], [1, 2, 0], ("1", "2", "10")),
         (["01", "1"], [0, 1], ("01", "1")),
         (
+            [f"{1900 + 3 * i}" for i in range(30)],
+            [*range(30)],
+            tuple(f"{1900 + 3 * i}" for i in range(30)),
+        ),
+        (
             np.arange(1, 41).repeat(2),
             np.arange(40).repeat(2).tolist(),
             tuple(map(str, range(1, 41))),

@@ -215,7 +215,8 @@ class DataContract:
         labels, names = None, self.label_names
         if rows.labels is not None:
             read = self._numbered(rows)
-            labels, names, notes = read.values, read.names, (*notes, *read.notes)
+            # Not read once more.
+            labels, names, notes = replace(read, notes=()), read.names, (*notes, *read.notes)
         ready = replace(
             rows,
             values=values,
@@ -248,7 +249,7 @@ class DataContract:
         """
         values, notes = rows.values, []
         if rows.event_names and self.event_names:
-            order, foreign = self._order(rows.event_names, rows.name)
+            order, foreign = self._order(rows)
             if foreign:
                 notes.append(
                     f"{rows.name}: left out {_some(foreign)}, which the model does not have."
@@ -286,15 +287,18 @@ class DataContract:
         layout = rows.layout if layout == "auto" else layout
         return as_events(values, rows.name, layout, new=True)
 
-    def _order(self, names: Sequence[str], name: str) -> tuple[list[int] | None, list[str]]:
+    def _order(self, rows: Rows) -> tuple[list[int] | None, list[str]]:
         """The places of the training elements among names, None if they are the same, and what is left."""
+        names = rows.event_names
         if tuple(names) == self.event_names:
             return None, []
         place = {name: index for index, name in enumerate(names)}
         if missing := [name for name in self.event_names if name not in place]:
+            # A column that could not be read is named with the reason.
+            reasons = [note for note in rows.notes if any(repr(each) in note for each in missing)]
             raise ValueError(
-                f"{name} lacks {len(missing)} of the {len(self.event_names)} columns that the model was trained "
-                f"on: {_some(missing)}; it has {_some(list(names))}."
+                f"{rows.name} lacks {len(missing)} of the {len(self.event_names)} columns that the model was trained "
+                f"on: {_some(missing)}; it has {_some(list(names))}.{' '.join(['', *reasons])}"
             )
         wanted = set(self.event_names)
         return [place[name] for name in self.event_names], [n for n in names if n not in wanted]
@@ -303,8 +307,15 @@ class DataContract:
         """Labels with the numbers that their classes had in training."""
         what = f"the labels of {rows.name}"
         if self.has_classes:
-            return read_labels(rows.labels, what, classes=self.label_names, n=len(rows))
-        return read_labels(rows.labels, what, names=rows.label_names, n=len(rows))
+            return read_labels(
+                rows.labels,
+                what,
+                names=rows.label_names,
+                classes=self.label_names,
+                n=len(rows),
+            )
+        target = bool(self.labels_digest)
+        return read_labels(rows.labels, what, names=rows.label_names, target=target, n=len(rows))
 
     # ---- storing -----------------------------------------------------------------------------
 

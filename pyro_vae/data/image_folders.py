@@ -17,6 +17,7 @@ from pyro_vae.data.picture_files import (
     read_picture,
 )
 from pyro_vae.data.rows import Rows, named
+from pyro_vae.data.splits import row_words
 from pyro_vae.data.units import ScaleKind
 from pyro_vae.data.values import Support
 
@@ -34,6 +35,8 @@ def image_folder(
     support: Support | None = None,
     skip_damaged: bool = False,
     scale: ScaleKind = "standard",
+    group: str | None = None,
+    split: str | None = None,
 ) -> Dataset:
     """Pictures from a folder: `.png`, `.jpg`, `.bmp`, `.gif`, `.tif` or `.webp`, of any depth.
 
@@ -58,6 +61,10 @@ def image_folder(
         scale: How channels of real data are scaled for the networks: "standard" by mean and standard
             deviation, "robust" by median and interquartile range, "unit" by minimum and range, or
             "none". Densities, samples and means stay in the pictures' own units.
+        group: A .csv or .txt file with lines `name,group`, where the name is the file's in the folder:
+            all pictures of a group, such as a patient, go into one split.
+        split: The same, with one of the words train, validation and test for each picture. Without
+            validation pictures, a tenth of the training pictures is taken for it.
 
     Raises:
         ValueError: If there are no pictures or too few, pictures lie beside folders of pictures, one
@@ -68,7 +75,13 @@ def image_folder(
         raise ValueError(f"{path} must be a folder of images, but there is no such folder.")
     rows = image_rows(path, size, channels, levels, support, skip_damaged)
     with named(Path(path)):
-        return _dataset(rows, scale)
+        if rows.splits is not None and (group is not None or split is not None):
+            raise ValueError("the folder is split already: leave group and split out.")
+        groups, splits = (
+            None if file is None else row_words(file, names=rows.row_names)
+            for file in (group, split)
+        )
+        return _dataset(rows, scale, groups, splits)
 
 
 def image_rows(
@@ -78,10 +91,13 @@ def image_rows(
     levels: int | None = None,
     support: Support | None = None,
     skip_damaged: bool = False,
+    group: str | None = None,
+    split: str | None = None,
 ) -> Rows:
     """The pictures of a folder, or one picture file, with the arguments of `image_folder`.
 
-    Labels are the names of the class folders, and splits those of the split folders.
+    Labels are the names of the class folders, and splits those of the split folders; files of groups
+    and splits are not read.
     """
     path = Path(path)
     if size is not None and size < 1:
@@ -102,6 +118,11 @@ def image_rows(
         source=path,
         layout="image",
         notes=(*_left_out(content, damaged), *notes),
+        row_names=tuple(
+            file.relative_to(path).as_posix() if path.is_dir() else file.name
+            for file in content.files
+            if file not in damaged
+        ),
     )
 
 
@@ -301,14 +322,20 @@ def _left_out(content: _Content, damaged: dict[Path, str]) -> list[str]:
     ]
 
 
-def _dataset(rows: Rows, scale: ScaleKind) -> Dataset:
+def _dataset(
+    rows: Rows,
+    scale: ScaleKind,
+    groups: np.ndarray | None = None,
+    splits: np.ndarray | None = None,
+) -> Dataset:
     """The data set, with classes numbered in the order of the alphabet."""
     labels, classes = None, ()
     if rows.labels is not None:
         names, labels = np.unique(rows.labels, return_inverse=True)
         classes = tuple(names.tolist())
     if rows.splits is None:
-        return Dataset.from_rows(replace(rows, labels=labels, label_names=classes), scale=scale)
+        ready = replace(rows, labels=labels, label_names=classes, groups=groups, splits=splits)
+        return Dataset.from_rows(ready, scale=scale)
     where = {split: rows.splits == split for split in SPLITS if split in rows.splits}
     return Dataset.from_splits(
         {split: rows.values[chosen] for split, chosen in where.items()},

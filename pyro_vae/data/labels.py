@@ -60,14 +60,15 @@ def read_labels(
 ) -> Labels:
     """Labels from an array, tensor, list, pandas or polars column or table.
 
-    Words are classes in alphabetical order; pandas categories keep their own order. Booleans and
+    Words are classes in alphabetical order, those that are whole numbers in the order of numbers;
+    pandas categories keep their own order. Booleans and
     whole numbers, integers or floats, are classes named by their value; whole numbers with gaps and
     many different values, and numbers with fractions, are a numeric target. A row of one-hot columns
     is one class, a row of other columns is several factors. None, NaN, pandas' NA, empty text and -1
     are missing labels; -1 is a class where the only other label is 1, or lower ones occur.
 
     Args:
-        labels: `(n,)`, `(n, 1)`, one-hot `(n, classes)` or `(n, factors)`.
+        labels: `(n,)`, `(n, 1)`, one-hot `(n, classes)` or `(n, factors)`; `Labels` stay as they are.
         what: What to call them in messages.
         names: The names of classes 0, 1, ..., where the labels are such numbers; or of factors.
         classes: The names of the classes that a model was trained with. Labels are then numbered by
@@ -79,6 +80,8 @@ def read_labels(
         ValueError: If they have another shape or length, are dates or other objects, are infinite, or
             do not fit `names`.
     """
+    if isinstance(labels, Labels):
+        return labels
     columns, order, array = _array(labels, what, n)
     if columns and not names:
         names = columns
@@ -244,14 +247,11 @@ def _values(array: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
     types = {type(entry) for entry in present}
     if foreign := types - {bool, int, float, str}:
         raise ValueError(f"{what} must be numbers or words, got a {foreign.pop().__name__}.")
-    if types == {str} and all(_is_whole(word) for word in present):
-        entries = [None if entry is None else int(entry) for entry in entries]
-        types = {int}
     if not types or str in types or types == {bool}:
         filled = np.empty(len(entries), object)
         filled[:] = [None if entry is None else _word(entry) for entry in entries]
         return filled, missing
-    large = any(abs(entry) >= 2**63 for entry in entries if entry is not None)
+    large = any(abs(entry) >= 2**63 for entry in present)
     dtype = np.float64 if float in types or missing.any() or large else np.int64
     return np.array([np.nan if v is None else v for v in entries], dtype), missing
 
@@ -284,7 +284,7 @@ def _word(value: Any) -> str:
 
 
 def _is_whole(word: str) -> bool:
-    """Whether the word is a whole number of 64 bits as Python writes it: not "01"."""
+    """Whether the word is a whole number as Python writes it: not "01"."""
     return len(word) < 19 and word.removeprefix("-").isdecimal() and word == str(int(word))
 
 
@@ -296,11 +296,11 @@ def _read_words(values: np.ndarray, missing: np.ndarray, order: tuple[str, ...])
         # Categories that are numbers.
         values = np.array([None if m else _word(v) for v, m in zip(values, missing, strict=True)])
     present = {word for word in values if word is not None} - _MISSING_WORDS
-    names = order or (
-        ("False", "True") if present <= {"False", "True"} else tuple(sorted(present))
-    )
-    if not present and not order:
-        names = ()
+    # Words that are whole numbers are in the order of numbers.
+    key = int if all(map(_is_whole, present)) else None
+    names = order or tuple(sorted(present, key=key))
+    if names and set(names) <= {"False", "True"} and not order:
+        names = ("False", "True")
     number = {name: place for place, name in enumerate(names)}
     numbers = [number.get(word, UNLABELLED) for word in values]
     return Labels(torch.tensor(numbers, dtype=torch.int64), names)

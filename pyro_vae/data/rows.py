@@ -21,7 +21,7 @@ class Rows:
     Args:
         values: `(n, *event_shape)`: a NumPy array, a tensor, or a sparse matrix of SciPy's.
         name: What the data are called in logs and tables.
-        labels: A label, or a row of factors, for each row, as they were read: numbers, words or None.
+        labels: A label, or a row of factors, for each row, in any form that `read_labels` takes.
         label_names: What label 0, 1, ... is called, where labels are such numbers already; of factors,
             what the first, second, ... is.
         event_names: What element 0, 1, ... of a row is called: a column, a gene, a word.

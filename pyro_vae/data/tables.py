@@ -257,12 +257,13 @@ def _values(table: "pd.DataFrame", new: bool) -> tuple[np.ndarray, dict[str, str
         try:
             columns[name] = _numbers(table[name])
         except ValueError as error:
-            refused[name] = str(error)
+            refused[name] = error.args
     if refused and (not new or not columns):
-        first, *others = refused
-        also = f"; {some(others)} cannot be data either" if others else ""
-        raise ValueError(f"{refused[first]}{also}.")
-    notes = {name: f"left out: {reason}." for name, reason in refused.items()}
+        (reason, remedy), *_ = refused.values()
+        also = f"; {some(list(refused)[1:])} cannot be data either" if len(refused) > 1 else ""
+        way_out = f"{remedy}, or leave it out (--data.drop {next(iter(refused))})"
+        raise ValueError(f"{reason}: {way_out.removeprefix(', or ')}{also}.")
+    notes = {name: f"left out: {reason}." for name, (reason, _) in refused.items()}
     kinds = {column.dtype.kind for column in columns.values()}
     dtype = bool if kinds == {"b"} else np.float64 if "f" in kinds else np.int64
     return np.stack([column.astype(dtype) for column in columns.values()], 1), notes
@@ -272,22 +273,21 @@ def _numbers(column: Any) -> np.ndarray:
     """A column of pandas as booleans, integers or floats.
 
     Raises:
-        ValueError: If values are missing, or no numbers.
+        ValueError: If values are missing, or no numbers, with what to do as its second argument.
     """
     import pandas as pd
 
     what = f"column {str(column.name)!r}"
-    leave_out = f"leave it out (--data.drop {column.name})"
     if hasattr(column, "cat"):
         raise ValueError(
-            f"{what} holds categories ({some(list(column.cat.categories))}), not numbers: name it as "
-            "label or group (--data.label, --data.group), code it by a column of 0 and 1 for each "
-            f"category (pandas.get_dummies), or {leave_out}"
+            f"{what} holds categories ({some(list(column.cat.categories))}), not numbers",
+            "name it as label or group (--data.label, --data.group), code it by a column of 0 and 1 for "
+            "each category (pandas.get_dummies)",
         )
     if column.dtype.kind in "mM":
         raise ValueError(
-            f"{what} holds dates or times ({column.dtype}), not numbers: make them one, such as days "
-            f"since the first, or {leave_out}"
+            f"{what} holds dates or times ({column.dtype}), not numbers",
+            "make them numbers, such as days since the first",
         )
     missing = column.isna().to_numpy(dtype=bool)
     numbers: Any = column
@@ -298,24 +298,26 @@ def _numbers(column: Any) -> np.ndarray:
             kind = type(column[wrong].iloc[0]).__name__
             raise ValueError(
                 f"{what} must hold one number a row, got values of type {kind}, first in row "
-                f"{wrong.argmax() + 1}: {leave_out}"
+                f"{wrong.argmax() + 1}",
+                "",
             )
         if wrong.any():
             shown = some([word[:40] for word in dict.fromkeys(column[wrong].astype(str))])
             raise ValueError(
                 f"{what} must be numeric, but {wrong.sum()} of {len(column)} values are not, first in row "
-                f"{wrong.argmax() + 1} ({shown}; columns are separated by commas, decimals by a point): "
+                f"{wrong.argmax() + 1} ({shown}; columns are separated by commas, decimals by a point)",
                 "mend them, name the column as label, group or split (--data.label, --data.group, "
-                f"--data.split), or {leave_out}"
+                "--data.split)",
             )
     if missing.any():
         raise ValueError(
             f"{what} has no value in row {missing.argmax() + 1} ({missing.sum()} of {len(column)} are "
-            f"missing): fill in or drop these rows first, or {leave_out}"
+            "missing)",
+            "fill them in, drop these rows",
         )
     kind = numbers.dtype.kind
     if kind not in "buif":
-        raise ValueError(f"{what} must be numeric, got the type {column.dtype}: {leave_out}")
+        raise ValueError(f"{what} must be numeric, got the type {column.dtype}", "")
     # Unsigned integers of 64 bits may be too large for int64.
     large = kind == "u" and len(numbers) > 0 and int(numbers.max()) > np.iinfo(np.int64).max
     dtype = bool if kind == "b" else np.float64 if kind == "f" or large else np.int64

@@ -53,6 +53,27 @@ def test_folder_without_classes(tmp_path, images, suffix):
     assert sorted_rows(together(dataset)) == sorted_rows(expected)
 
 
+def test_splits_and_groups_by_the_names_of_files(tmp_path):
+    save(tmp_path / "mine" / "cat", GREY[:12])
+    save(tmp_path / "mine" / "dog", GREY[12:])
+    names = [f"cat/{i:03}.png" for i in range(12)] + [f"dog/{i:03}.png" for i in range(8)]
+    words = ["test" if i % 4 == 0 else "train" for i in range(20)]
+    lines = [f"{name},{word}" for name, word in zip(names, words, strict=True)]
+    (tmp_path / "splits.csv").write_text("\n".join(["name,split", *lines[::-1]]))
+    dataset = image_folder(tmp_path / "mine", split=str(tmp_path / "splits.csv"))
+    assert dataset.rows["test"].tolist() == [0, 4, 8, 12, 16]
+    assert len(dataset.validation) == 1
+    assert torch.equal(dataset.split("test")[:, 0], torch.from_numpy(GREY[::4]))
+    lines = [f"{name},patient {i // 2}" for i, name in enumerate(names)]
+    (tmp_path / "groups.csv").write_text("\n".join(lines))
+    dataset = image_folder(tmp_path / "mine", group=str(tmp_path / "groups.csv"))
+    patients = [set((dataset.rows[split] // 2).tolist()) for split in SPLITS]
+    assert sum(map(len, patients)) == 10
+    (tmp_path / "groups.csv").write_text("\n".join(lines[:15]))
+    with pytest.raises(ValueError, match=r"has no line for 'dog/003.png', 'dog/004.png'"):
+        image_folder(tmp_path / "mine", group=str(tmp_path / "groups.csv"))
+
+
 def test_class_folders_are_labels(tmp_path):
     save(tmp_path / "dog", GREY[:12])
     save(tmp_path / "cat", GREY[12:] // 2)

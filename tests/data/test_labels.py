@@ -69,6 +69,11 @@ def test_whole_numbers_are_classes_named_by_their_value(labels):
         (["2", "10", "1"], [1, 2, 0], ("1", "2", "10")),
         (["01", "1"], [0, 1], ("01", "1")),
         (
+            [f"{1900 + 3 * i}" for i in range(30)],
+            [*range(30)],
+            tuple(f"{1900 + 3 * i}" for i in range(30)),
+        ),
+        (
             np.arange(1, 41).repeat(2),
             np.arange(40).repeat(2).tolist(),
             tuple(map(str, range(1, 41))),
@@ -193,3 +198,10 @@ def test_of_a_data_set():
     for split, rows in dataset.rows.items():
         expected = [-1 if row == 4 else NUMBERS[row] for row in rows.tolist()]
         assert dataset.labels[split].tolist() == expected
+
+
+def test_labels_that_were_read_are_not_read_again():
+    # Unlabelled rows beside those of class 1 would be the pair of classes -1 and 1.
+    read = read_labels(["b", None, "b"], classes=("a", "b"))
+    assert read.values.tolist() == [1, -1, 1]
+    assert read_labels(read, names=read.names).values.tolist() == [1, -1, 1]

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from pyro_vae.data import table_file, table_rows
+from pyro_vae.data import PreparedData, table_file, table_rows
+from pyro_vae.data.contract import DataContract
 from pyro_vae.data.dataset import SPLITS, Dataset
 from pyro_vae.data.tables import frame_rows
 
@@ -279,3 +280,26 @@ def test_what_cannot_be_imported_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match="pip install pandas pyarrow"):
         table_file(path)
+
+
+def test_new_rows_of_a_model(tmp_path):
+    table = pd.DataFrame({"a": REAL, "b": REAL[::-1], "kind": KIND})
+    contract = DataContract.of(
+        PreparedData(Dataset.from_rows(frame_rows(table, label="kind")), "real")
+    )
+    new = pd.DataFrame({"b": [1.5, 2.5], "kind": ["low", "none"], "a": [3.5, 4.5]})
+    dataset = contract.new_data(frame_rows(new, label="kind", new=True)).dataset
+    assert dataset.split("test").tolist() == [[3.5, 1.5], [4.5, 2.5]]
+    assert (dataset.labels["test"].tolist(), dataset.label_names) == ([1, -1], ("high", "low"))
+    assert any("'none' (1 row, taken as unlabelled)" in note for note in dataset.notes)
+    new["b"] = ["1.5 m", "2.5"]
+    with pytest.raises(ValueError, match=r"lacks .* 'b'; it has 'a'.* 1 of 2 values .*'1.5 m'"):
+        contract.new_data(frame_rows(new, label="kind", new=True))
+    # A target of training is a target in a few new rows, too.
+    table["kind"] = 40 * REAL + 200.5
+    contract = DataContract.of(
+        PreparedData(Dataset.from_rows(frame_rows(table, label="kind")), "real")
+    )
+    new = pd.DataFrame({"a": [3.5, 4.5], "b": [1.5, 2.5], "kind": [180.0, 210.0]})
+    dataset = contract.new_data(frame_rows(new, label="kind", new=True)).dataset
+    assert dataset.labels["test"].tolist() == [180.0, 210.0]

@@ -21,7 +21,7 @@ from pyro_vae.data.splits import row_words
 from pyro_vae.data.units import ScaleKind
 from pyro_vae.data.values import Support
 
-__all__ = ["image_folder", "image_rows", "middle_square"]
+__all__ = ["check_alike", "image_folder", "image_rows", "middle_square", "picture_values"]
 
 # Files named in a note.
 _NAMED = 5
@@ -107,7 +107,7 @@ def image_rows(
     content = _content(path)
     images, damaged = _read_all(content.files, size, channels, skip_damaged)
     read = np.array([file not in damaged for file in content.files])
-    values, levels, support, notes = _values(images, levels, support)
+    values, levels, support, notes = picture_values(images, levels, support)
     return Rows(
         values,
         name=path.resolve().name if path.is_dir() else path.stem,
@@ -240,7 +240,7 @@ def _read_all(
             if not skip_damaged:
                 raise ValueError(
                     f"{file} is damaged or no picture ({error}); with skip_damaged "
-                    "(--data.skip_damaged true) such files are left out."
+                    "(--data.skip-damaged true) such files are left out."
                 ) from error
             damaged[file] = str(error)
             continue
@@ -248,7 +248,7 @@ def _read_all(
             require_memory((len(files), *image.shape), image.itemsize, str(file.parent))
             images = np.empty((len(files), *image.shape), image.dtype)
         else:
-            _check_alike(read[0], images[0], file, image)
+            check_alike(read[0], images[0], file, image)
         images[len(read)] = image
         read.append(file)
     if not read:
@@ -256,7 +256,8 @@ def _read_all(
     return images[: len(read)], damaged
 
 
-def _check_alike(first: Path, one: np.ndarray, file: Path, image: np.ndarray) -> None:
+def check_alike(first: Path, one: np.ndarray, file: Path, image: np.ndarray) -> None:
+    """Raise unless a picture has the size, the channels and the type of the first one."""
     if image.shape[1:] != one.shape[1:]:
         raise ValueError(
             f"all pictures must have one size, but {first} has {_size(one)} and {file} has "
@@ -286,7 +287,7 @@ def _size(image: np.ndarray) -> str:
     return f"{image.shape[2]} x {image.shape[1]} pixels"
 
 
-def _values(
+def picture_values(
     images: np.ndarray, levels: int | None, support: Support | None
 ) -> tuple[np.ndarray, int | None, Support | None, list[str]]:
     """The pictures' values as what they are: levels of 8 bits, or otherwise real values."""

@@ -157,7 +157,7 @@ def _arrangement(
     if channels == "last":
         raise ValueError(
             f"{name} is read row by row and must have its channels first: save it again with "
-            "numpy.moveaxis(array, -1, 1), or read it whole (--data.memory_map false)."
+            "numpy.moveaxis(array, -1, 1), or read it whole (--data.memory-map false)."
         )
     notes = layout_notes(file.shape, layout)
     # An array of this shape that takes no memory.

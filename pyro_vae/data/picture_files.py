@@ -1,5 +1,6 @@
 """One picture file as an array, of any number of channels and bits."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ _COLOUR = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
 _TRANSPARENT = ("LA", "PA", "RGBA")
 _DEEP = ("I;16", "I;16L", "I;16B", "F")
 
-# Tags of TIFF files.
+# How TIFF files begin, and tags of theirs.
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _SAMPLES, _ORIENTATION = 258, 277, 274
 
 # ITU-R 601-2, as Pillow's grey.
@@ -24,7 +26,12 @@ class DamagedPictureError(ValueError):
     """A file that cannot be read as a picture; the message says why, in a few words."""
 
 
-def read_picture(file: Path, size: int | None = None, channels: int | None = None) -> np.ndarray:
+def read_picture(
+    file: Path,
+    size: int | None = None,
+    channels: int | None = None,
+    content: bytes | None = None,
+) -> np.ndarray:
     """A picture, `(channels, height, width)`, in the file's own type: uint8, uint16, float32 and others.
 
     Pillow reads what it reads without loss. It reduces colours of 16 bits to 8, and drops samples of
@@ -34,6 +41,7 @@ def read_picture(file: Path, size: int | None = None, channels: int | None = Non
         file: The file.
         size: Cut to the largest square in the middle, and scaled to so many pixels a side.
         channels: 1 is grey, 3 RGB, 4 RGB and opacity; None as in the file.
+        content: What the file holds; None if it is to be read.
 
     Raises:
         DamagedPictureError: If the file cannot be read.
@@ -46,15 +54,19 @@ def read_picture(file: Path, size: int | None = None, channels: int | None = Non
         raise ImportError(
             f"pictures are read by Pillow, which cannot be imported ({error}): pip install pillow"
         ) from error
-    tiff = file.suffix.lower() in (".tif", ".tiff")
     try:
-        with Image.open(file) as opened:
+        content = file.read_bytes() if content is None else content
+    except OSError as error:
+        raise DamagedPictureError(error.strerror or str(error)) from error
+    tiff = content[:4] in _TIFF
+    try:
+        with Image.open(BytesIO(content)) as opened:
             orientation = opened.getexif().get(_ORIENTATION, 1)
             frames = getattr(opened, "n_frames", 1)
             if tiff and not _reads_tiff(opened):
                 pixels = None
-            elif _is_deep_colour_png(file):
-                pixels = _by_torchvision(file)
+            elif _is_deep_colour_png(content):
+                pixels = _by_torchvision(content)
                 pixels, alpha = _turned(pixels, orientation), pixels.shape[2] in (2, 4)
             elif frames > 1:
                 raise _RefusedError(f"has {frames} frames: save each as a picture of its own")
@@ -67,11 +79,11 @@ def read_picture(file: Path, size: int | None = None, channels: int | None = Non
         raise type(error)(f"{file} {error}.") from error
     # Pillow raises a dozen types between them for damaged files.
     except Exception as error:
-        if not tiff or not _is_tiff(file):
+        if not tiff:
             raise DamagedPictureError(" ".join(str(error).split())) from error
         pixels = None
     if pixels is None:
-        pixels, alpha = _by_tifffile(file)
+        pixels, alpha = _by_tifffile(file, content)
     if alpha and channels != 4:
         opaque = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "ui" else 1.0
         if (pixels[..., -1] != opaque).any():
@@ -124,14 +136,12 @@ def _by_pillow(image: Any) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _is_deep_colour_png(file: Path) -> bool:
-    """Whether a file is a PNG of 16 bits in more than one channel, which Pillow reduces to 8."""
-    with file.open("rb") as opened:
-        header = opened.read(26)
-    return header[:8] == b"\x89PNG\r\n\x1a\n" and header[24] == 16 and header[25] != 0
+def _is_deep_colour_png(content: bytes) -> bool:
+    """Whether it is a PNG of 16 bits in more than one channel, which Pillow reduces to 8."""
+    return content[:8] == b"\x89PNG\r\n\x1a\n" and content[24] == 16 and content[25] != 0
 
 
-def _by_torchvision(file: Path) -> np.ndarray:
+def _by_torchvision(content: bytes) -> np.ndarray:
     """A PNG as `(height, width, channels)`, in 16 bits."""
     import warnings
 
@@ -145,17 +155,12 @@ def _by_torchvision(file: Path) -> np.ndarray:
             "has colours of 16 bits, which torchvision reads, and it cannot be imported "
             f"({' '.join(str(error).split())}): save the pictures as TIFF and pip install tifffile"
         ) from error
-    content = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+    encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     with warnings.catch_warnings():
         # Decoding moves to another package in a later release of torchvision.
         warnings.simplefilter("ignore", DeprecationWarning)
-        pixels = decode_image(content, ImageReadMode.UNCHANGED)
+        pixels = decode_image(encoded, ImageReadMode.UNCHANGED)
     return pixels.numpy().transpose(1, 2, 0)
-
-
-def _is_tiff(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return opened.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def _reads_tiff(image: Any) -> bool:
@@ -168,7 +173,7 @@ def _reads_tiff(image: Any) -> bool:
     return image.n_frames == 1 and samples == len(image.getbands()) and whole
 
 
-def _by_tifffile(file: Path) -> tuple[np.ndarray, bool]:
+def _by_tifffile(file: Path, content: bytes) -> tuple[np.ndarray, bool]:
     """A TIFF as `(height, width, channels)`, and whether the last channel is opacity."""
     try:
         import tifffile
@@ -178,7 +183,7 @@ def _by_tifffile(file: Path) -> tuple[np.ndarray, bool]:
             f"and cannot be imported ({error}): pip install tifffile"
         ) from error
     try:
-        with tifffile.TiffFile(file) as opened:
+        with tifffile.TiffFile(BytesIO(content)) as opened:
             series = opened.series[0]
             page = opened.pages[0]
             pages = len(opened.pages)

@@ -10,6 +10,7 @@ import numpy as np
 
 from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.labels import some
+from pyro_vae.data.nested_columns import unnested
 from pyro_vae.data.rows import Rows, named
 from pyro_vae.data.splits import row_words
 from pyro_vae.data.units import ScaleKind
@@ -163,7 +164,10 @@ def frame_rows(
     table = table.drop(columns=list({str(column.name) for column in found.values()}))
     if table.columns.empty:
         raise ValueError("there are no columns of data.")
-    values, notes = _values(table, new)
+    table, nested = unnested(table, levels=levels, support=support, source=source, new=new)
+    values, notes = _values(table, new) if nested is None else (nested.values, {})
+    if nested is not None:
+        levels, support = nested.levels, nested.support
     groups, splits = found.get("group"), found.get("split")
     if from_file and not new:
         assert split is not None
@@ -172,13 +176,16 @@ def frame_rows(
         values,
         name=name,
         labels=found.get("label"),
-        event_names=tuple(column for column in table.columns if column not in notes),
+        event_names=()
+        if nested is not None
+        else tuple(column for column in table.columns if column not in notes),
         levels=levels,
         support=support,
         splits=None if splits is None or new else np.asarray(splits),
         groups=None if groups is None or new else np.asarray(groups),
         source=source,
-        notes=tuple(notes.values()),
+        layout="auto" if nested is None else nested.layout,
+        notes=tuple(notes.values()) if nested is None else nested.notes,
     )
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from analysis.images import is_image, plot_reconstructions, plot_samples
+from analysis.images import is_image, limits_of, plot_reconstructions, plot_samples
 
-SHAPES = [(6, 7), (1, 6, 7), (3, 6, 7), (30,), (2, 5), (2, 3, 4)]
+SHAPES = [(6, 7), (1, 6, 7), (3, 6, 7), (30,), (2, 5), (2, 3, 4), (5, 6, 7)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -39,3 +39,34 @@ def test_reconstructions_stand_below_their_originals(words, shape, count):
         columns = min(count, 10)
         above, below = (drawn[i].images[0].get_array() for i in (0, columns))
         np.testing.assert_allclose(0.5 * above, below)
+
+
+def test_channels_that_are_no_colours_stand_side_by_side_on_scales_of_their_own():
+    data = (
+        np.random.default_rng(0).random((5, 4, 6, 7)) * np.array([1, 10, 100, 1000])[:, None, None]
+    )
+    (drawn, *_) = plot_samples(data, limits_of(data)).axes[0].images
+    grid = np.ma.filled(drawn.get_array(), np.nan)
+    assert grid.shape == (13, 15)
+    assert np.isnan(grid[6]).all()
+    assert np.isnan(grid[:, 7]).all()
+    for channel, corner in enumerate([(0, 0), (0, 8), (7, 0), (7, 8)]):
+        low, high = data[:, channel].min(), data[:, channel].max()
+        there = grid[corner[0] : corner[0] + 6, corner[1] : corner[1] + 7]
+        np.testing.assert_allclose(there, (data[0, channel] - low) / (high - low), atol=1e-9)
+
+
+def test_series_are_lines_with_axes(words):
+    data = np.random.default_rng(0).normal(size=(20, 3, 40)) + np.array([0, 50, 1])[:, None]
+    figure = plot_reconstructions(data, data + 1, limits_of(data))
+    axes, text = words(figure)
+    assert "channel 2" in text
+    assert "position in the series" in text
+    # Eight series of three channels each, of which four stand side by side.
+    assert len([ax for ax in axes if ax.lines]) == 24
+    behind, above = axes[4].lines
+    np.testing.assert_array_equal(behind.get_ydata(), data[0, 1])
+    np.testing.assert_array_equal(above.get_ydata(), data[0, 1] + 1)
+    low, high = axes[4].get_ylim()
+    assert 40 < low < high < 60
+    assert len([ax for ax in words(plot_samples(data))[0] if ax.lines]) == 24

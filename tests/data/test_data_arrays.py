@@ -56,7 +56,7 @@ def test_channels_option(tmp_path, names):
     assert array_file(path, channels="last").event_shape == (4, 9, 9)
     assert array_file(path, channels="first").event_shape == (9, 9, 4)
     np.save(tmp_path / "mine.npy", pictures)
-    with pytest.raises(ValueError, match=r"--data.memory_map false"):
+    with pytest.raises(ValueError, match=r"--data.memory-map false"):
         array_file(tmp_path / "mine.npy", memory_map=True, channels="last")
     mapped = array_file(tmp_path / "mine.npy", memory_map=True, channels="first")
     assert mapped.event_shape == (9, 9, 4)

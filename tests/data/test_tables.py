@@ -253,7 +253,7 @@ def test_frames_of_a_notebook():
             ["3 kg", "n/a", None, *REAL[3:]],
             r"2 of 20 values are not, first in row 1 \('3 kg', 'n/a';",
         ),
-        ([[1, 2]] * N, "'b' must hold one number a row, got values of type list"),
+        ([[1, 2]] * (N - 1) + [[1]], "'b' is a list column whose lists have from 1 to 2"),
         (REAL + 1j, "'b' must be numeric, got the type complex128"),
         (pd.array([None, *COUNT[1:]], dtype="Int64"), "'b' has no value in row 1"),
     ],

@@ -52,13 +52,13 @@ log = logging.getLogger("pyro_vae")
 
 QUICK_IMAGES = 1000
 # Of sparse data at most so many elements are evaluated.
-EVALUATED_ELEMENTS = 2**26
+EVALUATED_ELEMENTS = 20_000_000
 EVIDENCE_SAMPLES = 1000
 # So many draws go to inference_data.nc, of so many data; statistics are there for all evaluated ones.
 STORED_IMAGES = 64
 STORED_DRAWS = 100
-# Long data are fewer: draws x data x elements.
-STORED_ELEMENTS = 80_000_000
+# Of sparse data so many elements of draws are stored: their log densities are computed at once.
+STORED_ELEMENTS = 2**23
 # The exit code where another process was asked to stop: the shell's for SIGTERM.
 STOPPED = 143
 
@@ -230,12 +230,15 @@ def conclude(
     if not len(known):
         print(f"metrics.json is in {directory.path}/; no test datum is left to draw")
         return
+    stored = STORED_IMAGES
+    if isinstance(test, SparseRows):
+        stored = min(stored, rows_within(STORED_ELEMENTS // STORED_DRAWS, test))
     tree = from_svi(
         vae.model,
         vae.guide,
         as_floats(x),
         num_draws=STORED_DRAWS,
-        num_stored=min(STORED_IMAGES, rows_within(STORED_ELEMENTS // STORED_DRAWS, x)),
+        num_stored=stored,
         constant_data=None if labels is None else {"label": labels.numpy()},
         configuration=configuration,
     )

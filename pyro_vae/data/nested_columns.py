@@ -167,7 +167,7 @@ def _expanded(table: "pd.DataFrame", arrays: dict[str, np.ndarray]) -> "pd.DataF
         if name in arrays:
             array = arrays[name]
             names = [f"{name}[{place}]" for place in range(array.shape[1])]
-            parts.append(pd.DataFrame(array, columns=names, index=table.index))
+            parts.append(pd.DataFrame(array, columns=pd.Index(names), index=table.index))
         else:
             parts.append(table[[name]])
     return pd.concat(parts, axis=1)

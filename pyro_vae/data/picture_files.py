@@ -59,6 +59,7 @@ def read_picture(
     except OSError as error:
         raise DamagedPictureError(error.strerror or str(error)) from error
     tiff = content[:4] in _TIFF
+    pixels, alpha = None, False
     try:
         with Image.open(BytesIO(content)) as opened:
             orientation = opened.getexif().get(_ORIENTATION, 1)

@@ -95,6 +95,8 @@ def as_dataset(data: Any) -> Dataset:
         loader = own_data(str(data))
         if loader is None:
             raise ValueError(f"there is no file or folder {str(data)!r}; data must be {TAKEN}.")
+        if not Path(data).exists():
+            raise ValueError(f"there is no file or folder {str(data)!r}; data must be {TAKEN}.")
         return DATASETS[loader](path=data)
     return Dataset.from_rows(as_rows(data))
 

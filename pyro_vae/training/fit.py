@@ -11,7 +11,7 @@ from pyro_vae.data import DATASETS, DataContract, Dataset, PreparedData, own_dat
 from pyro_vae.data.inputs import TAKEN, as_rows
 from pyro_vae.data.inspection import Judgement
 from pyro_vae.data.inspection import check as check_values
-from pyro_vae.networks import UserUnits
+from pyro_vae.networks import UserUnits, user_units
 from pyro_vae.objectives import Objective
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.loop import Record, Training
@@ -103,9 +103,16 @@ def as_dataset(data: Any) -> Dataset:
 
 def start_from(vae: nn.Module, data: PreparedData) -> None:
     """Give a VAE that was built without data the units of these, and start its likelihood from them."""
+    units = data.dataset.units
     for module in vae.modules():
         if isinstance(module, UserUnits):
-            module.set(data.dataset.units)
+            module.set(units)
+    posterior = getattr(vae, "posterior", None)
+    if isinstance(posterior, nn.Module) and user_units(posterior) is None and not units.identity:
+        log.warning(
+            "the encoder reads the data in their own units: let it read them scaled, with "
+            "networks.on_user_units(encoder, event_shape), as `build` does."
+        )
     start = getattr(getattr(vae, "likelihood", None), "start_from", None)
     if start is not None:
         start(data.starting_rows())

@@ -1,0 +1,104 @@
+"""Real data of any unit: the model works in units of the spread, and speaks in the user's."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_vae import build, fit, likelihoods, networks, priors
+from pyro_vae.data import Dataset
+from pyro_vae.evidence import importance_weighting
+
+RANDOM = np.random.default_rng(0)
+Z = RANDOM.normal(size=(400, 2))
+PLAIN = np.concatenate([Z, Z @ RANDOM.normal(size=(2, 3))], 1) + 0.3 * RANDOM.normal(size=(400, 5))
+SPREAD, CENTER = np.array([6e4, 1, 1e-4, 20, 300]), np.array([1e5, -5, 2e-4, 2.4e9, 0])
+
+
+def trained(x, likelihood=likelihoods.Normal, **options):
+    torch.manual_seed(0)
+    vae = build((5,), 2, likelihood=likelihood, **options)
+    fit(vae, x, epochs=60, lr=3e-3, check="none")
+    return vae
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        likelihoods.Normal,
+        likelihoods.Laplace,
+        likelihoods.StudentT,
+        likelihoods.LowRankNormal,
+    ],
+)
+def test_another_unit_gives_the_same_model(part):
+    """Only the density changes, by the logarithm of the spreads."""
+    plain, scaled = trained(PLAIN, part), trained(PLAIN * SPREAD + CENTER, part)
+    x, y = torch.from_numpy(PLAIN), torch.from_numpy(PLAIN * SPREAD + CENTER)
+    with torch.no_grad():
+        # Rounding is another one, and an absolute error has no smooth gradient.
+        torch.testing.assert_close(scaled.embed(y), plain.embed(x), atol=0.2, rtol=0)
+        decoded = (scaled.decode(scaled.embed(y)).numpy() - CENTER) / SPREAD
+        np.testing.assert_allclose(decoded, plain.decode(plain.embed(x)).numpy(), atol=0.1)
+        evidence = [
+            importance_weighting(vae.model, vae.guide, rows, num_samples=200).log_evidence.mean()
+            for vae, rows in ((plain, x), (scaled, y))
+        ]
+    assert evidence[0] - evidence[1] == pytest.approx(np.log(SPREAD).sum(), abs=0.15)
+
+
+def test_pseudo_inputs_are_learned_in_units_of_the_spread():
+    x = torch.from_numpy(PLAIN * SPREAD + CENTER)
+    dataset = Dataset.from_array(x)
+    vae = build(
+        (5,),
+        2,
+        prior=priors.Vamp,
+        likelihood=likelihoods.Normal,
+        train_data=dataset.train,
+        units=dataset.units,
+    )
+    assert vae.prior.pseudo_inputs.abs().max() < 6
+    with torch.no_grad():
+        assert vae.prior().sample((50,)).isfinite().all()
+
+
+def test_a_state_dict_carries_the_units():
+    x = PLAIN * SPREAD + CENTER
+    vae = trained(x)
+    again = build((5,), 2, likelihood=likelihoods.Normal)
+    again.load_state_dict(vae.state_dict())
+    rows = torch.from_numpy(x)
+    assert again.likelihood.units.center.dtype == torch.float64
+    torch.testing.assert_close(again.eval().embed(rows), vae.embed(rows))
+
+
+def test_a_second_fit_keeps_the_units():
+    vae = trained(PLAIN)
+    center = vae.likelihood.units.center.clone()
+    fit(vae, PLAIN + 1, epochs=1, check="none")
+    assert torch.equal(vae.likelihood.units.center, center)
+    with pytest.raises(ValueError, match="shape"):
+        fit(vae, PLAIN[:, :4], epochs=1)
+
+
+def test_an_encoder_of_ones_own_is_named_if_it_reads_raw_data(caplog):
+    from pyro_vae import VAE, posteriors
+
+    def parts(encoder):
+        return VAE(
+            priors.StandardNormal(2),
+            likelihoods.Normal((5,), lambda shape: networks.MLP((2,), shape)),
+            posteriors.DiagonalNormal(2, encoder),
+        )
+
+    def encoder(shape):
+        return networks.MLP((5,), shape)
+
+    with caplog.at_level(logging.WARNING):
+        fit(parts(encoder), PLAIN, epochs=0, check="none")
+        assert "networks.on_user_units" in caplog.text
+        caplog.clear()
+        fit(parts(networks.on_user_units(encoder, (5,))), PLAIN, epochs=0, check="none")
+        assert "networks.on_user_units" not in caplog.text

@@ -226,6 +226,8 @@ class DataContract:
             support=support,
             levels=self.levels if support == "integers" else None,
             notes=(*rows.notes, *notes),
+            # Matched values have the shape of training.
+            layout="series" if len(self.event_shape) == 2 else "image",
         )
         dataset = Dataset.from_rows(ready, units=self.units, split=split)
         binarisation: Any = self.binarisation or "none"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae.data import array_file
+from pyro_vae.data import READERS, Dataset, array_file
 from pyro_vae.data.arrays import array_rows
 from pyro_vae.data.dataset import SPLITS
 
@@ -185,3 +185,19 @@ def test_object_arrays_are_not_unpickled(tmp_path, suffix):
         np.savez(path, x=array)
     with pytest.raises(ValueError, match="without pickles"):
         array_file(path)
+
+
+@pytest.mark.parametrize("shape", [(3, 24), (16, 16, 40)])
+def test_new_data_have_the_axes_of_training(tmp_path, shape):
+    """Nothing is asked again: the model knows its layout and where its channels are."""
+    from pyro_vae.data import PreparedData
+    from pyro_vae.data.contract import DataContract, prepare
+
+    array = np.random.default_rng(0).normal(size=(20, *shape))
+    options = {"layout": "series"} if len(shape) == 2 else {"channels": "first"}
+    dataset = Dataset.from_array(array, **options)
+    contract = DataContract.of(PreparedData(dataset, "real"))
+    np.save(tmp_path / "new.npy", array[:2])
+    rows = READERS["array_file"](tmp_path / "new.npy", **options)
+    np.testing.assert_allclose(contract.new_data(rows).dataset.test, array[:2], rtol=1e-6)
+    np.testing.assert_allclose(prepare(array[:2], contract), array[:2], rtol=1e-6)

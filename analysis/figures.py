@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from analysis.data_figure import plot_data
 from analysis.data_statistics import statistics_for
 from analysis.forest import plot_latents
 from analysis.guide import plot_guide_quality
@@ -20,6 +21,7 @@ from analysis.latent import plot_dimensions, plot_latent_space
 from analysis.learning import plot_learning_curves
 from analysis.predictive import PredictiveChecks, compare_statistics, plot_comparisons
 from analysis.vectors import is_long, plot_largest
+from pyro_vae.data import DataContract
 from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence import Evaluation
 from pyro_vae.inference_data import unconditioned
@@ -34,6 +36,9 @@ log = logging.getLogger("pyro_vae")
 DOTS_PER_INCH = 140
 # Figures of new data, and what their titles add where training had no term of the prior.
 OF_PRIOR = ("prior_samples", "predictive_check")
+# Figures that show the elements of real rows side by side, whatever their units are.
+OF_COLUMNS = ("reconstructions", "prior_samples")
+IN_SPREADS = "each element less its center, over its spread"
 UNUSED_PRIOR = "p(z) had no part in training: it is not where the codes are"
 RECONSTRUCTIONS = "The largest elements of test data, and the mean of p(x | z) at the code of x"
 
@@ -54,6 +59,7 @@ def draw_figures(
     num_samples: int = 64,
     num_checked: int = 1000,
     uses_prior: bool = True,
+    contract: DataContract | None = None,
 ) -> list[Path]:
     """Draw every figure of a trained VAE, or of another program, into a directory.
 
@@ -75,6 +81,7 @@ def draw_figures(
         num_checked: The number of test data, and of new ones, in the predictive check, at most.
         uses_prior: Whether the objective that trained the program has a term of p(z): without, its
             codes are not the prior's, and titles say so.
+        contract: What the data were, if that is to be drawn.
 
     Returns:
         The files. A figure that these data cannot be drawn as is left out, with a warning in the log.
@@ -89,6 +96,11 @@ def draw_figures(
         means, _ = _new_data(vae.model, x[:1].expand(num_samples, *x.shape[1:]))
         _, new = _new_data(vae.model, checked)
 
+    scaled = contract is not None and not contract.units.identity and x.dim() == 2
+    if contract is not None and scaled:
+        shown, reconstructions, means = (
+            contract.units.scaled(data.cpu()) for data in (shown, reconstructions, means)
+        )
     limits = limits_of(_array(checked))
     long = is_long(x_test.shape[1:])
     if long and not event_names and not bool((checked == checked.floor()).all()):
@@ -122,6 +134,8 @@ def draw_figures(
             weights.khat, weights.ess, weights.num_samples
         )
     figures["forest"] = lambda: plot_latents(tree)
+    if contract is not None:
+        figures["data"] = lambda: plot_data(contract)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, plot in figures.items():
@@ -131,6 +145,8 @@ def draw_figures(
             figure = plot()
             if name in OF_PRIOR and not uses_prior:
                 figure.suptitle(f"{figure.get_suptitle()}\n{UNUSED_PRIOR}")
+            if name in OF_COLUMNS and scaled:
+                figure.suptitle(f"{figure.get_suptitle()}\n{IN_SPREADS}")
             figure.savefig(path, dpi=DOTS_PER_INCH)
         except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
             log.warning("%s is left out: %s", path.name, " ".join(str(error).split())[:200])

@@ -254,6 +254,7 @@ def conclude(
         label_names=data.dataset.label_names,
         event_names=data.dataset.event_names,
         uses_prior=training.objective.uses_prior,
+        contract=training.contract,
     )
     print(f"metrics.json, inference_data.nc and figures are in {directory.path}/")
 

@@ -21,6 +21,7 @@ from pyro_vae.distributions.mixture import DiagonalNormalMixture
 from pyro_vae.distributions.multinomial import Multinomial
 from pyro_vae.distributions.negative_binomial import NegativeBinomial
 from pyro_vae.distributions.one_hot import OneHots
+from pyro_vae.distributions.poisson import Poisson
 from pyro_vae.distributions.power_spherical import PowerSpherical
 from pyro_vae.distributions.spherical_uniform import SphericalUniform
 from pyro_vae.distributions.spike_and_slab import SpikeAndSlab
@@ -48,6 +49,7 @@ __all__ = [
     "NegativeBinomial",
     "NormalFlow",
     "OneHots",
+    "Poisson",
     "PowerSpherical",
     "SphericalUniform",
     "SpikeAndSlab",

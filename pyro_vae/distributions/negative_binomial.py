@@ -10,6 +10,8 @@ from torch.distributions import constraints
 from torch.nn import functional as F
 from torch.types import _size
 
+from pyro_vae.distributions.poisson import poisson_draws
+
 # Means and draws are of at most exp of this: their squares still are float32 numbers.
 _MAXIMUM_LOG_MEAN = 40.0
 
@@ -92,7 +94,7 @@ class NegativeBinomial(TorchDistribution):
             t = self.log_inverse_dispersion.expand(shape).exp()
             mean = self.log_mean.clamp(max=_MAXIMUM_LOG_MEAN).exp()
             rate = Gamma(t, t, validate_args=False).sample() * mean
-            x = _poisson(rate)
+            x = poisson_draws(rate)
             if self.gate_logits is None:
                 return x
             return x * torch.bernoulli(torch.sigmoid(-self.gate_logits).expand(shape))
@@ -113,14 +115,6 @@ class NegativeBinomial(TorchDistribution):
         gate = torch.sigmoid(self.gate_logits)
         inflated = mean + mean.square() * (dispersion + gate)
         return torch.sigmoid(-self.gate_logits) * inflated
-
-
-def _poisson(rate: Tensor) -> Tensor:
-    """Poisson draws of any finite rate: torch's of 1e19 is -9e18, the smallest 64-bit integer.
-
-    At a rate of 1e15 the standard deviation is below the spacing of float32's numbers.
-    """
-    return torch.where(rate < 1e15, torch.poisson(rate.clamp(max=1e15)), rate.round())
 
 
 def _once(tensor: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from pyro_vae import distributions
 from pyro_vae.data import Units
+from pyro_vae.distributions.ranges import CONCENTRATIONS, check_positive
 from pyro_vae.likelihoods.likelihood import Likelihood
 from pyro_vae.likelihoods.location_scale import LocationScale, ScaleKind
 from pyro_vae.networks import NetworkFactory
@@ -80,10 +81,7 @@ class Beta(Likelihood):
             raise ValueError(
                 f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}."
             )
-        if not 0 < initial_precision < math.inf:
-            raise ValueError(
-                f"initial_precision must be above 0 and finite, got {initial_precision}."
-            )
+        check_positive("initial_precision", initial_precision, CONCENTRATIONS)
         # First: the decoder is asked for so many.
         self.outputs_per_element = 1 + (precision == "decoded")
         super().__init__(event_shape, decoder)

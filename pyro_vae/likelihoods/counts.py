@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import pyro.distributions as dist
 import torch
@@ -10,6 +10,8 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_vae import distributions
+from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.distributions import Multinomial as MultinomialDistribution
 from pyro_vae.distributions import NegativeBinomial as NegativeBinomialDistribution
 from pyro_vae.likelihoods.likelihood import Likelihood
@@ -23,9 +25,11 @@ MINIMUM_RATE = 1e-6
 _LOG_DISPERSION = 12.0
 
 
-def _means(train_data: Real[Tensor, " n *event"]) -> Float[Tensor, "*event"]:
-    """The mean of each element, at least one count in all rows."""
-    return train_data.double().mean(0).clamp(min=1 / max(len(train_data), 1))
+def _means(train_data: Any) -> Float[Tensor, "*event"]:
+    """The mean of each element of dense or sparse rows, at least one count in all rows."""
+    sparse = isinstance(train_data, SparseRows)
+    means = train_data.mean() if sparse else train_data.double().mean(0)
+    return means.clamp(min=1 / max(len(train_data), 1))
 
 
 class Poisson(Likelihood):
@@ -58,14 +62,14 @@ class Poisson(Likelihood):
         if train_data is not None:
             self.start_from(train_data)
 
-    def start_from(self, train_data: Real[Tensor, " n *event"]) -> None:
+    def start_from(self, train_data: Real[Tensor, " n *event"] | SparseRows) -> None:
         """Start the rates at the means of these data."""
         self.unit_rate = (_means(train_data) / math.log(2)).to(self.unit_rate)
 
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
         (outputs,) = self.outputs(z)
         rate = self.unit_rate * F.softplus(outputs) + MINIMUM_RATE
-        return dist.Poisson(rate).to_event(self.event_dim)
+        return distributions.Poisson(rate).to_event(self.event_dim)
 
 
 class _NegativeBinomials(Likelihood):
@@ -109,7 +113,7 @@ class _NegativeBinomials(Likelihood):
         raw = _LOG_DISPERSION * math.atanh(math.log(initial_inverse_dispersion) / _LOG_DISPERSION)
         self.raw_inverse_dispersion = nn.Parameter(torch.full(self.event_shape, raw))
 
-    def start_from(self, train_data: Real[Tensor, " n *event"]) -> None:
+    def start_from(self, train_data: Real[Tensor, " n *event"] | SparseRows) -> None:
         """Start the means, or the total and the proportions, at those of these data."""
         self.log_start = _means(train_data).log().to(self.log_start)
 

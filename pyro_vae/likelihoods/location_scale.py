@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vae.data import Units
+from pyro_vae.distributions.ranges import SCALES, check_range
 from pyro_vae.likelihoods.likelihood import Likelihood
 from pyro_vae.networks import NetworkFactory, UserUnits
 
@@ -58,6 +59,7 @@ class LocationScale(Likelihood):
                 "the scales must satisfy 0 < minimum_scale < initial_scale, "
                 f"got minimum_scale {minimum_scale} and initial_scale {initial_scale}."
             )
+        check_range("initial_scale", initial_scale, SCALES)
         if scale == "auto":
             scale = "element" if len(event_shape) == 1 else "learned"
         # First: the decoder is asked for so many.

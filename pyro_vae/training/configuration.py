@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from pyro_vae.data import DATASETS, Dataset, PreparedData, Units
 from pyro_vae.data.inspection import check
+from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.objectives import OBJECTIVES, Objective
 from pyro_vae.training.loop import Training
 from pyro_vae.training.model_files import MODEL_FAMILIES, model_file, model_parts
 from pyro_vae.training.plain_yaml import Configuration, ConfigurationError
-from pyro_vae.training.preparing import prepared
+from pyro_vae.training.preparing import prepared, start_likelihood
 
 FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "data": DATASETS,
@@ -105,7 +106,7 @@ def build_vae_for(configuration: Configuration, data: PreparedData) -> PyroModul
     Raises:
         ValueError: As `build_vae`.
     """
-    return build_vae(
+    vae = build_vae(
         configuration,
         data.dataset.event_shape,
         train_data=data.starting_rows(),
@@ -113,6 +114,9 @@ def build_vae_for(configuration: Configuration, data: PreparedData) -> PyroModul
         levels=data.dataset.levels,
         units=data.dataset.units,
     )
+    if isinstance(data.train, SparseRows):
+        start_likelihood(vae, data)
+    return vae
 
 
 def _integers(value: Any) -> Iterator[int]:

@@ -15,7 +15,7 @@ from pyro_vae.networks import UserUnits, user_units
 from pyro_vae.objectives import Objective
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.loop import Record, Training
-from pyro_vae.training.preparing import prepared
+from pyro_vae.training.preparing import prepared, start_likelihood
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +113,4 @@ def start_from(vae: nn.Module, data: PreparedData) -> None:
             "the encoder reads the data in their own units: let it read them scaled, with "
             "networks.on_user_units(encoder, event_shape), as `build` does."
         )
-    start = getattr(getattr(vae, "likelihood", None), "start_from", None)
-    if start is not None:
-        start(data.starting_rows())
+    start_likelihood(vae, data)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pyro_vae.data import Dataset, PreparedData, SupportMismatchError
+from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.model import names_of_support
 
@@ -27,3 +28,10 @@ def prepared(dataset: Dataset, likelihood: Any, **options: Any) -> PreparedData:
         raise ValueError(
             f"{name} does not fit: {error} These are {'; '.join(fitting)}."
         ) from error
+
+
+def start_likelihood(vae: Any, data: PreparedData) -> None:
+    """Start a likelihood that can at the means of training data: of sparse data those of all rows."""
+    start = getattr(getattr(vae, "likelihood", None), "start_from", None)
+    if start is not None:
+        start(data.train if isinstance(data.train, SparseRows) else data.starting_rows())

@@ -75,7 +75,7 @@ def test_options_of_a_path_are_its_loaders(folder):
 
 def test_a_name_comes_before_a_folder(folder):
     (folder / "digits").mkdir()
-    assert parse(["--data", "digits"])["data"] == {"name": "digits"}
+    assert parse(["--data", "digits"])["data"]["name"] == "digits"
     assert parse(["--data", "./digits"])["data"]["name"] == "image_folder"
 
 

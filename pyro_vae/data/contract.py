@@ -186,7 +186,7 @@ class DataContract:
                 f"{dataset.name} are {_described(dataset.support, dataset.levels)}."
             )
         if self.event_names and dataset.event_names and self.event_names != dataset.event_names:
-            self._order(dataset.event_names, dataset.name)
+            self._order(Rows(dataset.train, dataset.name, event_names=dataset.event_names))
             raise ValueError(
                 f"{dataset.name} has the names of {trained}'s data in another order: give its file as "
                 "new data, with --data FILE."

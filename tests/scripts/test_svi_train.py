@@ -65,6 +65,8 @@ def test_a_run_leaves_everything(tmp_path, capsys):
     expected = [
         "data",
         "binarisation",
+        "scale",
+        "notes",
         "split",
         "n",
         "n_train",

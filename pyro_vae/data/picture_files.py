@@ -49,7 +49,7 @@ def read_picture(
         ImportError: If Pillow cannot be imported, or what reads pictures that Pillow does not.
     """
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise ImportError(
             f"pictures are read by Pillow, which cannot be imported ({error}): pip install pillow"
@@ -81,7 +81,10 @@ def read_picture(
     # Pillow raises a dozen types between them for damaged files.
     except Exception as error:
         if not tiff:
-            raise DamagedPictureError(" ".join(str(error).split())) from error
+            # Pillow names the object in memory that it read from.
+            unknown = isinstance(error, UnidentifiedImageError)
+            reason = "no image that Pillow can identify" if unknown else " ".join(str(error).split())
+            raise DamagedPictureError(reason) from error
         pixels = None
     if pixels is None:
         pixels, alpha = _by_tifffile(file, content)

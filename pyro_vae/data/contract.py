@@ -196,7 +196,7 @@ class DataContract:
                 f"{dataset.name} are {_described(dataset.support, dataset.levels)}."
             )
         if self.event_names and dataset.event_names and self.event_names != dataset.event_names:
-            self._order(Rows(dataset.train, dataset.name, event_names=dataset.event_names))
+            self._order(dataset.event_names, dataset.name)
             raise ValueError(
                 f"{dataset.name} has the columns of {trained}'s data in another order: put them in the order "
                 f"{_some(self.event_names)}, or give the file as new data, with --data FILE."

@@ -31,7 +31,7 @@ def test_columns_are_matched_by_name(vae, caplog):
     others = TABLE[["w", "v", "u"]].assign(name="text", more=1.5)
     assert torch.equal(vae.embed(others), codes)
     assert "'more'" in caplog.text
-    with pytest.raises(ValueError, match="'v'.*it has 'u', 'w'.*Rename or add"):
+    with pytest.raises(ValueError, match=r"'v'.*it has 'u', 'w'.*Rename or add"):
         vae.embed(TABLE[["u", "w"]])
 
 
@@ -107,5 +107,6 @@ def test_changes_of_the_same_rows_are_told_apart(vae):
     contract = vae.contract
     x = torch.tensor(TABLE.to_numpy(), dtype=torch.float32)
     seen = contract.trained_on(x)
-    assert seen is not None and seen.startswith("70 of 100 rows")
+    assert seen is not None
+    assert seen.startswith("70 of 100 rows")
     assert contract.trained_on(x + 1) is None

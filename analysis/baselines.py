@@ -143,4 +143,4 @@ def factor_analysis_log_density(
     models = {k: FactorAnalysis(k, random_state=0).fit(u) for k in tried}
     best = max(models, key=lambda k: models[k].score(v))
     log_density = models[best].score_samples(scaler.transform(test))
-    return log_density - np.log(scaler.scale_).sum(), best
+    return log_density - np.log(np.asarray(scaler.scale_)).sum(), best

@@ -14,7 +14,7 @@ from pyro_vae.training.plain_yaml import ConfigurationError
 def test_the_bare_command_has_the_defaults_of_build():
     configuration = parse([])
     assert configuration["prior"] == {"name": "standard_normal"}
-    assert configuration["data"] == {"name": "digits"}
+    assert configuration["data"] == {"name": "digits", "check": "refuse"}
     assert configuration["latent_dim"] == 8
     assert configuration["network"]["hidden"] == [400]
 
@@ -184,4 +184,4 @@ def test_a_bad_model_file_is_refused(tmp_path, content, message):
 def test_data_is_loaded_from_its_options(tmp_path):
     configuration = parse(["--data", "digits"])
     assert load_data(configuration, tmp_path).name == "digits"
-    assert yaml.safe_load(to_yaml(configuration))["data"] == {"name": "digits"}
+    assert yaml.safe_load(to_yaml(configuration))["data"] == {"name": "digits", "check": "refuse"}

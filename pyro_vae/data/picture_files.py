@@ -83,7 +83,9 @@ def read_picture(
         if not tiff:
             # Pillow names the object in memory that it read from.
             unknown = isinstance(error, UnidentifiedImageError)
-            reason = "no image that Pillow can identify" if unknown else " ".join(str(error).split())
+            reason = (
+                "no image that Pillow can identify" if unknown else " ".join(str(error).split())
+            )
             raise DamagedPictureError(reason) from error
         pixels = None
     if pixels is None:

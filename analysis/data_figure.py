@@ -40,7 +40,7 @@ def plot_data(contract: DataContract) -> "matplotlib.figure.Figure":
     lines += ["", "found before training:" if contract.notes else "nothing was found to note"]
     for note in contract.notes:
         lines += textwrap.wrap(note, _WIDTH, initial_indent="- ", subsequent_indent="  ")
-    figure = new_figure(9, 0.6 + 0.22 * len(lines))
+    figure = new_figure(9.0, 0.6 + 0.22 * len(lines))
     figure.text(
         0.03, 0.97, "\n".join(lines), va="top", family="monospace", fontsize=9, parse_math=False
     )

@@ -97,11 +97,12 @@ def draw_figures(
         _, new = _new_data(vae.model, checked)
 
     scaled = contract is not None and not contract.units.identity and x.dim() == 2
+    ranged = checked
     if contract is not None and scaled:
-        shown, reconstructions, means = (
-            contract.units.scaled(data.cpu()) for data in (shown, reconstructions, means)
+        shown, reconstructions, means, ranged = (
+            contract.units.scaled(data.cpu()) for data in (shown, reconstructions, means, checked)
         )
-    limits = limits_of(_array(checked))
+    limits = limits_of(_array(ranged))
     long = is_long(x_test.shape[1:])
     if long and not event_names and not bool((checked == checked.floor()).all()):
         # Real values without names have an order: spectra and other series.

@@ -94,7 +94,7 @@ class VAE(UniqueParameterNames, PyroModule):
         Raises:
             ValueError: If the VAE was not trained, or the data do not fit it; in one line.
         """
-        return prepare(data, self.contract)
+        return prepare(data, self.contract).to(next(self.parameters()).device)
 
     def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch_event"]:
         """The mean of p(x | z)."""
@@ -133,7 +133,7 @@ def build(
         train_data: Training data in the likelihood's support, for parts that start from data.
         train_size: The number of training data.
         levels: The number of levels 0, ..., levels - 1 of the data; None if they have none.
-        units: The center and spread of real data; without, `fit` finds them.
+        units: The center and spread of real data; without, those of `train_data`, and `fit` finds them.
 
     Raises:
         ValueError: If parts do not fit together, or a likelihood of integers is given no `levels`.
@@ -141,6 +141,8 @@ def build(
     encoder, decoder = partial(network, tuple(event_shape)), partial(network, (latent_dim,))
     support = _class_of(likelihood).support
     if support == "real":
+        if units is None and train_data is not None:
+            units = Units.of(train_data)
         encoder = networks.on_user_units(encoder, tuple(event_shape), units)
     if support == "counts":
         encoder = networks.on_log_scale(encoder)

@@ -498,6 +498,8 @@ def about(trained: TrainedRun, options: argparse.Namespace, rows: Tensor) -> dic
     return {
         "data": trained.data.dataset.name,
         "binarisation": trained.data.binarisation,
+        "scale": trained.data.dataset.units.kind,
+        "notes": list(trained.vae.contract.notes),
         "split": options.split,
         "n": len(rows),
         **{part: configuration[part]["name"] for part in ("prior", "likelihood", "posterior")},

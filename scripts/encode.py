@@ -20,14 +20,13 @@ from tqdm import tqdm
 
 from analysis.draws import as_floats, embedded, latent_site, to_array
 from analysis.representation.code_files import FORMATS, Codes
-from pyro_vae.data import PreparedData, default_root
+from pyro_vae.data import PreparedData
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import distribution_at
 from pyro_vae.training.checkpoint import write_atomically
-from pyro_vae.training.configuration import load_data, prepare_data
 from pyro_vae.training.other_data import other_data, taken_data_options
-from pyro_vae.training.programs import Parser, chosen_device, opened_run, run_program
+from pyro_vae.training.programs import Parser, chosen_device, opened_run, run_data, run_program
 from pyro_vae.training.provenance import provenance
 
 SPLITS = ("train", "validation", "test")
@@ -92,7 +91,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
             trust_model_file=options.trust_model_file,
         )
         if words
-        else own_data(vae, options.data_root, options.run)
+        else run_data(vae, options.run, options.data_root)
     )
     vae.to(device)
     if not data.dataset.is_split and options.split != "all":
@@ -124,18 +123,6 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     n, latent = codes.codes.shape
     print(f"{n:,} codes of {latent} dimensions ({described(codes)}) are in {out}")
     print(how_to_read(out, codes))
-
-
-def own_data(vae: Any, data_root: Path | None, path: Path) -> PreparedData:
-    """The run's own data.
-
-    Raises:
-        ValueError: If they are not there, or have changed since training.
-    """
-    configuration = vae.configuration
-    data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
-    vae.contract.check(data, trained=str(path))
-    return data
 
 
 def checked(out: Path, *, overwrite: bool) -> Path:

@@ -197,6 +197,7 @@ def conclude(
         "data": data.dataset.name,
         "binarisation": data.binarisation,
         "scale": data.dataset.units.kind,
+        "notes": list(training.contract.notes),
         "split": "test",
         "n_train": len(data.train),
         **{

@@ -1,6 +1,7 @@
 """What a model's data were, kept with the model, and what later data are checked against."""
 
 import hashlib
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,11 +25,15 @@ from pyro_vae.data.splits import SPLITS
 from pyro_vae.data.units import Units
 from pyro_vae.data.values import SUPPORTS, Extent, as_events, as_tensor, layout_like
 
+log = logging.getLogger(__name__)
+
 # Names listed in a message.
 _LISTED = 5
 # A file is hashed whole up to so many bytes; beyond, its length and pieces spread over it.
 _HASHED_WHOLE = 2**30
 _PIECES, _PIECE = 256, 2**16
+# New values so many spreads from the training mean are in another unit, or marks of missing values.
+_FAR = 20.0
 # Rows that are checked at a time.
 _ROWS_AT_A_TIME = 4096
 
@@ -151,6 +156,8 @@ class DataContract:
         message += (
             f"has {after:,} rows and had {before:,}"
             if before != after
+            else "has the same rows, in other splits: their order, labels or groups have changed"
+            if now.keys() == self.digests.keys() and _same_rows(now, self.digests)
             else f"has {before:,} rows as before, with other values or splits"
         )
         if "train" in self.digests:
@@ -165,7 +172,10 @@ class DataContract:
 
     def check_labels(self, dataset: Dataset) -> str | None:
         """A line to say if labels differ from those at training; None if they do not."""
-        if _labels_digest(dataset) == self.labels_digest:
+        if (
+            _labels_digest(dataset) == self.labels_digest
+            and dataset.label_names == self.label_names
+        ):
             return None
         return f"the labels of {dataset.name} are not those of training; codes and densities do not depend on them."
 
@@ -188,8 +198,8 @@ class DataContract:
         if self.event_names and dataset.event_names and self.event_names != dataset.event_names:
             self._order(dataset.event_names, dataset.name)
             raise ValueError(
-                f"{dataset.name} has the names of {trained}'s data in another order: give its file as "
-                "new data, with --data FILE."
+                f"{dataset.name} has the columns of {trained}'s data in another order: put them in the order "
+                f"{_some(self.event_names)}, or give the file as new data, with --data FILE."
             )
 
     # ---- new data ----------------------------------------------------------------------------
@@ -251,13 +261,17 @@ class DataContract:
         """
         values, notes = rows.values, []
         if rows.event_names and self.event_names:
-            order, foreign = self._order(rows)
+            order, foreign = self._order(rows.event_names, rows.name, rows.notes)
             if foreign:
                 notes.append(
                     f"{rows.name}: left out {_some(foreign)}, which the model does not have."
                 )
             if order is not None:
                 values = values[:, order]
+        if tuple(values.shape) == self.event_shape and len(self.event_shape) == 1:
+            raise ValueError(
+                f"{rows.name} of shape {self.event_shape} is a single row: give an array of one row, x[None]."
+            )
         values = self._events(values, rows)
         if tuple(values.shape[1:]) != self.event_shape:
             raise ValueError(
@@ -268,6 +282,9 @@ class DataContract:
             raise ValueError(f"{rows.name} holds no rows.")
         levels = self.levels if support == "integers" else None
         check_support(values, support, levels, name=rows.name, event_names=self.event_names)
+        if isinstance(values, Tensor):
+            self.check_precision(values.dtype, rows.name)
+            notes += self._unlike(values, rows.name)
         high = (Extent.of(values) if isinstance(values, Tensor) else values.extent).high
         if levels is not None and levels > 2 and self.high > 1 and high <= 1:
             notes.append(
@@ -289,21 +306,27 @@ class DataContract:
         layout = rows.layout if layout == "auto" else layout
         return as_events(values, rows.name, layout, new=True)
 
-    def _order(self, rows: Rows) -> tuple[list[int] | None, list[str]]:
+    def _order(
+        self, names: Sequence[str], name: str, notes: Sequence[str] = ()
+    ) -> tuple[list[int] | None, list[str]]:
         """The places of the training elements among names, None if they are the same, and what is left."""
-        names = rows.event_names
         if tuple(names) == self.event_names:
             return None, []
-        place = {name: index for index, name in enumerate(names)}
-        if missing := [name for name in self.event_names if name not in place]:
+        place = {column: index for index, column in enumerate(names)}
+        if missing := [column for column in self.event_names if column not in place]:
             # A column that could not be read is named with the reason.
-            reasons = [note for note in rows.notes if any(repr(each) in note for each in missing)]
+            reasons = [note for note in notes if any(repr(each) in note for each in missing)]
             raise ValueError(
-                f"{rows.name} lacks {len(missing)} of the {len(self.event_names)} columns that the model was trained "
-                f"on: {_some(missing)}; it has {_some(list(names))}.{' '.join(['', *reasons])}"
+                f"{name} lacks {len(missing)} of the {len(self.event_names)} columns that the model was trained "
+                f"on: {_some(missing)}; it has {_some(list(names))}."
+                + (
+                    f" {' '.join(reasons)} Mend its values."
+                    if reasons
+                    else " Rename or add columns."
+                )
             )
         wanted = set(self.event_names)
-        return [place[name] for name in self.event_names], [n for n in names if n not in wanted]
+        return [place[each] for each in self.event_names], [n for n in names if n not in wanted]
 
     def _numbered(self, rows: Rows) -> Labels:
         """Labels with the numbers that their classes had in training."""
@@ -318,6 +341,53 @@ class DataContract:
             )
         target = bool(self.labels_digest)
         return read_labels(rows.labels, what, names=rows.label_names, target=target, n=len(rows))
+
+    def check_precision(self, dtype: torch.dtype, name: str) -> None:
+        """Make sure that a type of floats holds the differences that the model was trained on.
+
+        Raises:
+            ValueError: If the model needs float64 and is given less.
+        """
+        if self.units.double and dtype.is_floating_point and dtype != torch.float64:
+            raise ValueError(
+                f"the data of training are in float64, as {str(dtype).removeprefix('torch.')} would lose their "
+                f"differences, and {name} is in {str(dtype).removeprefix('torch.')}: give it in float64."
+            )
+
+    def _unlike(self, values: Tensor, name: str) -> tuple[str, ...]:
+        """A note on elements of real data that lie far from all that the model was trained on."""
+        if self.units.identity:
+            return ()
+        far = torch.zeros(self.event_shape, dtype=torch.int64)
+        for start in range(0, len(values), _ROWS_AT_A_TIME):
+            u = self.units.scaled(values[start : start + _ROWS_AT_A_TIME])
+            far += (u.abs() > _FAR).sum(0)
+        if not far.any():
+            return ()
+        where = f"{int(far.sum()):,} values"
+        if self.event_names:
+            worst = far.nonzero().flatten().tolist()
+            listed = [f"{self.event_names[c]!r} in {int(far[c]):,}" for c in worst[:_LISTED]]
+            more = f" and {len(worst) - _LISTED} more columns" if len(worst) > _LISTED else ""
+            where = f"column {', '.join(listed)}{more} of {len(values):,} rows"
+        note = (
+            f"{name} is more than {_FAR:g} spreads from the center of the training data: {where}. Check that "
+            "the unit is the same, and that these are no marks of missing values."
+        )
+        return (note,)
+
+    def trained_on(self, x: Tensor | SparseRows) -> str | None:
+        """A line to say how many rows are equal to rows of the training split; None if none is."""
+        if "train" not in self.digests:
+            return None
+        rows = _digests_of(x, self.units.double)
+        seen = _count_among(rows, self.digests["train"])
+        if not seen:
+            return None
+        return (
+            f"{seen:,} of {len(rows):,} rows are equal to rows that trained the model: their scores are not "
+            "those of held-out data."
+        )
 
     # ---- storing -----------------------------------------------------------------------------
 
@@ -451,6 +521,20 @@ def check_prepared(
     """
     if torch.compiler.is_compiling() or torch.compiler.is_exporting() or x.numel() == 0:
         return
+    if contract is not None:
+        shape = contract.event_shape
+        if tuple(x.shape)[-len(shape) :] != shape:
+            raise ValueError(
+                f"the model was trained on data of shape {shape}, and x has the shape {tuple(x.shape)}: it must "
+                f"be (n, {', '.join(map(str, shape))})."
+            )
+        contract.check_precision(x.dtype, "x")
+    if x.is_floating_point() and not x.isfinite().all():
+        count = int((~x.isfinite()).sum())
+        raise ValueError(
+            f"x holds {count:,} values that are not finite (NaN or infinite): fill them in, or leave out their "
+            "rows."
+        )
     scaled = contract is not None and contract.levels is not None and support == "real"
     if support not in ("binary", "unit") and not scaled:
         return
@@ -464,7 +548,7 @@ def check_prepared(
 
 
 def prepare(data: Any, contract: DataContract | None) -> Real[Tensor, " n *event"]:
-    """New data as the training data were prepared.
+    """New data as the training data were prepared; what was left out is logged as a warning.
 
     Args:
         data: What `as_rows` takes, or a path.
@@ -479,9 +563,15 @@ def prepare(data: Any, contract: DataContract | None) -> Real[Tensor, " n *event
             "the VAE has not been trained, so how to prepare data is not known: fit it first, or give a tensor "
             "in the likelihood's support."
         )
-    rows = path_rows(data) if isinstance(data, str | Path) else as_rows(data)
+    if isinstance(data, Dataset):
+        raise TypeError("a Dataset has three splits: give one of them, such as dataset.test.")
+    rows = path_rows(data) if isinstance(data, str | Path) else as_rows(data, new=True)
+    # Labels play no part here.
+    ready = contract.new_data(replace(rows, labels=None))
+    for note in ready.dataset.notes:
+        log.warning("%s", note)
     # Sparse rows become dense.
-    x = contract.new_data(rows).fixed("test")[:]
+    x = ready.fixed("test")[:]
     return x if x.dtype == torch.float64 else x.to(torch.get_default_dtype())
 
 
@@ -516,12 +606,23 @@ def _digests(dataset: Dataset) -> dict[str, Tensor]:
         values = getattr(dataset, split)
         if isinstance(values, MemoryMapped):
             continue
-        if isinstance(values, SparseRows):
-            digests = np.concatenate([row_digests(part) for part in values.parts()])
-        else:
-            digests = row_digests(values, double=dataset.units.double)
-        found[split] = torch.from_numpy(digests.view(np.int64)).sort().values
+        found[split] = _digests_of(values, dataset.units.double)
     return found
+
+
+def _digests_of(values: Tensor | SparseRows, double: bool) -> Int[Tensor, " n"]:
+    """The sorted digests of rows."""
+    if isinstance(values, SparseRows):
+        digests = np.concatenate([row_digests(part) for part in values.parts()])
+    else:
+        digests = row_digests(values, double=double)
+    return torch.from_numpy(digests.view(np.int64)).sort().values
+
+
+def _same_rows(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+    """Whether the rows of all splits together are the same."""
+    rows, other = (torch.cat([*splits.values()]).sort().values for splits in (some, others))
+    return torch.equal(rows, other)
 
 
 def _count_among(rows: Tensor, others: Tensor) -> int:

@@ -18,7 +18,7 @@ from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.orders import BlockOrder
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.sparse_rows import SparseRows, from_scipy, is_sparse
-from pyro_vae.data.splits import SPLITS, lone_groups, split_rows, validation_rows
+from pyro_vae.data.splits import SHARED_GROUPS, SPLITS, lone_groups, split_rows, validation_rows
 from pyro_vae.data.units import ScaleKind, Units
 from pyro_vae.data.values import (
     SUPPORTS,
@@ -229,6 +229,8 @@ class Dataset:
                 parts, rule = split_rows(n, labels=labels, groups=rows.groups, splits=rows.splits)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
+            if rule.endswith(SHARED_GROUPS):
+                notes = (*notes, f"{SHARED_GROUPS}: test rows are not independent of training.")
             splits = [_rows_of(values, index) for index in parts.values()]
         else:
             parts = {split: torch.arange(n) for split in SPLITS}

@@ -15,7 +15,7 @@ TAKEN = (
 )
 
 
-def as_rows(data: Any, name: str = "array") -> Rows:
+def as_rows(data: Any, name: str = "array", *, new: bool = False) -> Rows:
     """The rows of data of any form that `fit`, `evaluate` and `embed` take.
 
     A data set or DataLoader of pairs has labels: `(x, y)`. Its transforms are applied once, and its order
@@ -25,6 +25,7 @@ def as_rows(data: Any, name: str = "array") -> Rows:
         data: A NumPy array, a tensor, a list of rows, a DataFrame of pandas or polars, a sparse matrix of
             SciPy's, an AnnData, a data set or DataLoader of torch's, or `Rows`. Not a path.
         name: What to call them in messages.
+        new: Whether they are new data for a trained model, as in `table_rows`.
 
     Raises:
         TypeError: If it is something else.
@@ -38,7 +39,7 @@ def as_rows(data: Any, name: str = "array") -> Rows:
     if kind in ("pandas.DataFrame", "polars.DataFrame"):
         from pyro_vae.data.tables import frame_rows
 
-        return frame_rows(data.to_pandas() if kind[:2] == "po" else data, name=name)
+        return frame_rows(data.to_pandas() if kind[:2] == "po" else data, name=name, new=new)
     if kind == "anndata.AnnData":
         from pyro_vae.data.anndata_files import annotated_rows
 

@@ -9,7 +9,7 @@ from pyro_vae.data.columns import some
 from pyro_vae.data.findings import Columns, Finding, number
 
 # A column with one value in more rows than this is nearly constant, or has an atom.
-_NEARLY_ALL, _MANY, _FEWEST_REPEATS = 0.99, 0.15, 5
+_NEARLY_ALL, _MANY, _FEWEST_REPEATS = 0.99, 0.05, 5
 # A column with at most so many values is coarse, and a channel that has so many in many more pixels.
 _FEW, _FEW_LEVELS = 10, 256
 # The rounding of values to multiples of a unit is coarse where its standard deviation is more than

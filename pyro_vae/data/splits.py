@@ -14,6 +14,8 @@ from pyro_vae.data.labels import are_classes, some
 from pyro_vae.data.orders import permutation
 
 SPLITS = ("train", "validation", "test")
+# What a rule says of splits that were given, and do not keep groups together.
+SHARED_GROUPS = "some groups are in several splits"
 
 # Every word that names a split.
 _WORDS = {
@@ -331,7 +333,7 @@ def _given(
         trained[held_out] = False
         parts["validation"], parts["train"] = train[held_out], train[trained]
         rule = f"train and test as given; {len(held_out)} of {len(train)} training rows validate"
-    return parts, f"{rule}; some groups are in several splits" if shared else rule
+    return parts, f"{rule}; {SHARED_GROUPS}" if shared else rule
 
 
 def _shared_groups(groups: np.ndarray, words: np.ndarray) -> bool:

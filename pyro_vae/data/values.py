@@ -58,6 +58,11 @@ def as_tensor(array: np.ndarray | Tensor, what: str, *, copy: bool = True) -> Te
         if array.is_floating_point():
             return array if array.dtype == torch.float64 else array.to(torch.float32)
         return array.to(_PLAIN_INTEGERS.get(array.dtype, array.dtype))
+    if np.ma.is_masked(array):
+        count = int(np.ma.getmaskarray(array).sum())
+        raise ValueError(
+            f"{what} has {count:,} masked values: fill them in, or leave out their rows or columns."
+        )
     array = np.asarray(array)
     if array.dtype.kind not in "buif":
         raise ValueError(

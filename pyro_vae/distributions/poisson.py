@@ -1,5 +1,7 @@
 """Poisson variables of any finite rate."""
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
@@ -9,9 +11,9 @@ from torch import Tensor
 class Poisson(dist.Poisson):
     """Poisson(lambda), whose draws are right for every finite rate."""
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
-            return poisson_draws(self.rate.expand(self._extended_shape(sample_shape)))
+            return poisson_draws(self.rate.expand(self._extended_shape(torch.Size(sample_shape))))
 
 
 def poisson_draws(rate: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyro
@@ -188,7 +189,7 @@ def fixed_rows(n: int, at_most: int) -> Int[Tensor, " rows"]:
 
 def evaluate(
     vae: PyroModule,
-    x: Real[Tensor, " n *event"],
+    x: Any,
     *,
     num_samples: int = 1000,
     max_plate_nesting: int = 1,
@@ -205,8 +206,9 @@ def evaluate(
 
     Args:
         vae: A program with `model(x)`, `guide(x)`, `embed(x)` and `latent_sites`.
-        x: Data in the likelihood's support, on the program's device; integers, such as binary data
-            as bytes, are made floats chunk by chunk.
+        x: A tensor `(n, *event)` in the likelihood's support, on the program's device; integers, such as
+            binary data as bytes, are made floats chunk by chunk. Data of any other form that `fit`
+            takes are prepared first, by `vae.prepare`.
         num_samples: The number of draws for each datum.
         max_plate_nesting: The number of plates nested in one another.
         max_elements: Draws x data x elements of a datum held at once.
@@ -218,6 +220,8 @@ def evaluate(
         ValueError: If there are no data, `num_samples` or `max_elements` is below 1, or `compile` is
             none of these.
     """
+    if not isinstance(x, Tensor):
+        x = vae.prepare(x)
     size = {"max_plate_nesting": max_plate_nesting, "max_elements": max_elements}
     # What is not defined for some data, validation would refuse for all.
     validated = is_validation_enabled() and (

@@ -61,12 +61,21 @@ def fit(
         ready = data
         if contract is not None:
             contract.check_form(ready.dataset)
+    elif contract is not None and not isinstance(data, Dataset | str | Path):
+        # Columns are put in the order of the first call.
+        ready = contract.new_data(as_rows(data, new=True), split=True)
     else:
         dataset = as_dataset(data)
         if contract is not None:
             contract.check_form(dataset)
             dataset = replace(dataset, model_units=contract.units)
         ready = prepared(dataset, vae.likelihood)
+    shape = tuple(getattr(vae.likelihood, "event_shape", ready.dataset.event_shape))
+    if shape != ready.dataset.event_shape:
+        raise ValueError(
+            f"the VAE is one of data of shape {shape}, and those of {ready.dataset.name} have the shape "
+            f"{ready.dataset.event_shape}: build it with that event shape."
+        )
     if contract is None:
         start_from(vae, ready)
     found = check_values(ready.dataset, ready.likelihood_support, judgement=check)

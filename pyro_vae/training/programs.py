@@ -162,16 +162,44 @@ def trained_run(
     from pyro_vae.training.other_data import other_data
 
     directory, vae, checkpoint = opened_run(path, trust_model_file=trust_model_file)
-    configuration = vae.configuration
     if words:
         data = other_data(directory, words, data_root=data_root, trust_model_file=trust_model_file)
     else:
-        data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
-        vae.contract.check(data, trained=str(path))
+        data = run_data(vae, path, data_root)
     x = data.fixed(split)
     if len(x) == 0:
         raise ValueError(f"the {split} split of {data.dataset.name} holds no data.")
     return TrainedRun(directory, vae.to(device), data, x, device, checkpoint)
+
+
+def run_data(vae: Any, path: Path, data_root: Path | None = None) -> PreparedData:
+    """A run's own data, which must be those of training; other labels are said.
+
+    Args:
+        vae: The trained program, with `configuration` and `contract`.
+        path: The run directory.
+        data_root: Where data lie; None for the usual place.
+
+    Raises:
+        ValueError: If they are not there, or have changed since training.
+    """
+    configuration, contract = vae.configuration, vae.contract
+    options = configuration["data"]
+    if "path" in options and contract.source:
+        source = Path(contract.source)
+        if not source.exists() and not Path(options["path"]).exists():
+            raise ValueError(
+                f"{path} was trained on {source}, which is not there now: put it back, or give rows as new "
+                "data, with --data FILE."
+            )
+        # What was typed may be relative to another folder.
+        if source.exists() and not Path(options["path"]).is_absolute():
+            configuration = {**configuration, "data": {**options, "path": str(source)}}
+    data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
+    contract.check(data, trained=str(path))
+    if note := contract.check_labels(data.dataset):
+        sys.stderr.write(f"{note}\n")
+    return data
 
 
 def opened_run(path: Path, *, trust_model_file: bool = False) -> tuple[RunDirectory, Any, str]:

@@ -65,6 +65,8 @@ def test_a_run_leaves_everything(tmp_path, capsys):
     expected = [
         "data",
         "binarisation",
+        "scale",
+        "notes",
         "split",
         "n",
         "n_train",
@@ -98,7 +100,7 @@ def test_a_run_leaves_everything(tmp_path, capsys):
     assert metrics["elbo"] == pytest.approx(metrics["reconstruction"] - metrics["kl"])
     assert metrics["log_evidence"] >= metrics["elbo"]
     figures = {path.name for path in (out / "figures").iterdir()}
-    assert len(figures) == 8
+    assert len(figures) == 9
     assert "KL at site 'z': analytic" in (out / "train.log").read_text()
 
     vae = load(out)

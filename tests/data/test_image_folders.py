@@ -403,11 +403,12 @@ def test_files_left_out_are_counted_and_named(tmp_path):
     save(tmp_path, GREY)
     (tmp_path / "notes.txt").touch()
     assert image_folder(tmp_path).notes == ("1 of 21 files was left out: notes.txt",)
-    (tmp_path / "005.png").write_bytes((tmp_path / "005.png").read_bytes()[:60])
+    (tmp_path / "005.png").write_bytes((tmp_path / "005.png").read_bytes()[:6])
     with pytest.raises(ValueError, match=r"005.png is damaged .*--data.skip-damaged true"):
         image_folder(tmp_path)
     (note,) = image_folder(tmp_path, skip_damaged=True).notes
     assert note.startswith("2 of 21 files were left out: notes.txt, 005.png (")
+    assert "object at" not in note
     rows = image_rows(tmp_path, skip_damaged=True)
     assert (len(rows), rows.notes) == (19, (note,))
     for index in range(7):

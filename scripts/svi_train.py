@@ -52,7 +52,7 @@ log = logging.getLogger("pyro_vae")
 
 QUICK_IMAGES = 1000
 # Of sparse data at most so many elements are evaluated.
-EVALUATED_ELEMENTS = 20_000_000
+EVALUATED_ELEMENTS = 4_000_000
 EVIDENCE_SAMPLES = 1000
 # So many draws go to inference_data.nc, of so many data; statistics are there for all evaluated ones.
 STORED_IMAGES = 64

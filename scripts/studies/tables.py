@@ -39,7 +39,7 @@ KEPT = (
 RESULTS = Path(__file__).with_suffix(".json")
 STEPS = 3000
 # Validation decides when to stop: some of these tables have a hundred rows.
-TRAINING = ("--epochs", "100000", "--max-steps", str(STEPS), "--early-stopping", "50")
+TRAINING = ("--epochs", "100000", "--max-steps", str(STEPS), "--early-stopping", "300")
 
 
 def scikit_learn(name: str, **options: Any) -> np.ndarray:

@@ -536,12 +536,6 @@ def check_prepared(
                 f"be (n, {', '.join(map(str, shape))}); raw data are prepared with vae.prepare(x)."
             )
         contract.check_precision(x.dtype, "x")
-    if x.is_floating_point() and not x.isfinite().all():
-        count = int((~x.isfinite()).sum())
-        raise ValueError(
-            f"x holds {count:,} values that are not finite (NaN or infinite): fill them in, or leave out their "
-            "rows."
-        )
     scaled = contract is not None and contract.levels is not None and support == "real"
     if support in ("counts", "integers"):
         levels = None if contract is None or support == "counts" else contract.levels

@@ -268,9 +268,11 @@ class DataContract:
                 )
             if order is not None:
                 values = values[:, order]
-        if tuple(values.shape) == self.event_shape and len(self.event_shape) == 1:
+        shape, event = tuple(values.shape), self.event_shape
+        single = (shape == event and event[0] != 1) or (len(event) > 1 and (1, *shape) == event)
+        if single or (shape == event and len(event) == 1):
             raise ValueError(
-                f"{rows.name} of shape {self.event_shape} is a single row: give an array of one row, x[None]."
+                f"{rows.name} of shape {shape} is a single datum: give an array of one, x[None]."
             )
         values = self._events(values, rows)
         if tuple(values.shape[1:]) != self.event_shape:
@@ -348,7 +350,7 @@ class DataContract:
         Raises:
             ValueError: If the model needs float64 and is given less.
         """
-        if self.units.double and dtype.is_floating_point and dtype != torch.float64:
+        if self.units.loses_in_float32 and dtype.is_floating_point and dtype != torch.float64:
             raise ValueError(
                 f"the data of training are in float64, as {str(dtype).removeprefix('torch.')} would lose their "
                 f"differences, and {name} is in {str(dtype).removeprefix('torch.')}: give it in float64."
@@ -485,9 +487,14 @@ def check_support(
     allowed = (
         f"0 to {levels - 1}, the levels" if levels else f"{SUPPORTS[support]}, the {support} data"
     )
+    fractions = (
+        f" Values in [0, 1] are levels as round({levels - 1} * x)."
+        if levels and 0 < example < 1
+        else ""
+    )
     raise ValueError(
         f"{name} holds values outside {allowed} that the model was trained on: {where} of {len(values):,} rows, "
-        f"such as {example:g}."
+        f"such as {example:g}.{fractions}"
     )
 
 
@@ -526,16 +533,19 @@ def check_prepared(
         if tuple(x.shape)[-len(shape) :] != shape:
             raise ValueError(
                 f"the model was trained on data of shape {shape}, and x has the shape {tuple(x.shape)}: it must "
-                f"be (n, {', '.join(map(str, shape))})."
+                f"be (n, {', '.join(map(str, shape))}); raw data are prepared with vae.prepare(x)."
             )
         contract.check_precision(x.dtype, "x")
-    if x.is_floating_point() and not x.isfinite().all():
-        count = int((~x.isfinite()).sum())
-        raise ValueError(
-            f"x holds {count:,} values that are not finite (NaN or infinite): fill them in, or leave out their "
-            "rows."
-        )
     scaled = contract is not None and contract.levels is not None and support == "real"
+    if support in ("counts", "integers"):
+        levels = None if contract is None or support == "counts" else contract.levels
+        wrong = _outside(x, support, levels or int(x.max()) + 1)
+        if wrong.any():
+            raise ValueError(
+                f"x holds {int(wrong.sum()):,} values outside {SUPPORTS[support]}, such as {x[wrong][0].item():g}: "
+                f"the guide reads {support}, not their logarithms or shares."
+            )
+        return
     if support not in ("binary", "unit") and not scaled:
         return
     low, high = (float(value) for value in x.detach().aminmax())

@@ -9,7 +9,9 @@ from pyro_vae.data.columns import some
 from pyro_vae.data.findings import Columns, Finding, number
 
 # A column with one value in more rows than this is nearly constant, or has an atom.
-_NEARLY_ALL, _MANY, _FEWEST_REPEATS = 0.99, 0.05, 5
+_NEARLY_ALL, _MANY, _FEWEST_REPEATS = 0.99, 0.15, 5
+# More values than this share of unit data at 0 and 1 are no rounding.
+_ENDS = 0.01
 # A column with at most so many values is coarse, and a channel that has so many in many more pixels.
 _FEW, _FEW_LEVELS = 10, 256
 # The rounding of values to multiples of a unit is coarse where its standard deviation is more than
@@ -51,7 +53,15 @@ def repeated_values(columns: Columns) -> Iterator[Finding]:
             "which are dequantised.",
         )
         return
-    yield from _atoms(columns)
+    found = [*_atoms(columns)]
+    yield from found
+    ends = float(np.isin(columns.sample, (0, 1)).mean())
+    if not found and dataset.support == "unit" and ends > _ENDS:
+        yield Finding(
+            "ends",
+            f"{100 * ends:.0f} % of the values are exactly 0 or 1, where the densities of a beta and a "
+            "logit_normal are 0 or infinite: choose --likelihood continuous_bernoulli, whose density is bounded.",
+        )
 
 
 def _atoms(columns: Columns) -> Iterator[Finding]:

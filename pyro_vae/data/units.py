@@ -14,6 +14,8 @@ ScaleKind = Literal["standard", "robust", "unit", "none"]
 
 # float32 is enough where it moves no value by more than this share of its element's spread.
 _ROUNDING = 1e-3
+# Of spreads beyond these, the variance of a narrow density is 0 or infinite in float32.
+_SMALLEST, _LARGEST = 1e-15, 1e15
 # Elements with fewer distinct values than this share of the rows have a resolution.
 _REPEATED = 0.9
 # Values that the statistics of large data are taken from, of rows spread evenly over them.
@@ -37,7 +39,8 @@ class Units:
         spread: Likewise, above 0.
         floor: Likewise, in units of the spread: the standard deviation of rounding to the element's
             resolution, h / sqrt(12) for values that are multiples of h apart; 0 without one.
-        double: Whether float32 would lose the element's differences, so that data stay in float64.
+        double: Whether float32 would lose the element's differences, so that data stay in float64, or
+            could not hold their squares, so that densities are computed in it.
     """
 
     kind: ScaleKind
@@ -67,9 +70,12 @@ class Units:
         center, spread = _location_and_spread(x, kind)
         largest = x.abs().amax(1)
         rounding = torch.finfo(torch.float32).eps * largest
-        double = values.dtype == torch.float64 and bool((rounding > _ROUNDING * spread).any())
         constant = spread <= torch.finfo(torch.float64).eps * largest
+        lost = (rounding > _ROUNDING * spread) & ~constant
+        double = values.dtype == torch.float64 and bool(lost.any())
         spread = torch.where(constant, largest.clamp(min=1), spread)
+        # The square of a scale would leave float32.
+        double |= bool(((spread < _SMALLEST) | (spread > _LARGEST)).any())
         floor = _resolution(x) / (math.sqrt(12) * spread)
         floor = torch.where(constant, 0, floor)
         if kind == "none":
@@ -86,6 +92,12 @@ class Units:
         """u, in float32 or the values' own type."""
         u = (values.to(self.center.dtype) - self.center) / self.spread
         return u.to(torch.float32)
+
+    @property
+    def loses_in_float32(self) -> bool:
+        """Whether float32 would lose the differences of an element's values."""
+        rounding = torch.finfo(torch.float32).eps * self.center.abs()
+        return self.double and bool((rounding > _ROUNDING * self.spread).any())
 
     def to_plain(self) -> dict[str, Any]:
         """Tensors and plain values for a checkpoint."""

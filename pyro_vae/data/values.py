@@ -49,6 +49,8 @@ _PLAIN_INTEGERS = {
 def as_tensor(array: np.ndarray | Tensor, what: str, *, copy: bool = True) -> Tensor:
     """The array as a tensor of integers, float32 or float64, on the CPU."""
     if isinstance(array, Tensor):
+        if array.is_meta:
+            raise ValueError(f"{what} is on the meta device, whose tensors hold no numbers.")
         if array.is_complex() or array.layout != torch.strided:
             raise ValueError(
                 f"{what} must be a dense tensor of booleans, integers or floats, "

@@ -11,6 +11,7 @@ from pyro_vae.data import DATASETS, DataContract, Dataset, PreparedData, own_dat
 from pyro_vae.data.inputs import TAKEN, as_rows
 from pyro_vae.data.inspection import Judgement
 from pyro_vae.data.inspection import check as check_values
+from pyro_vae.evaluating import check_device
 from pyro_vae.networks import UserUnits, user_units
 from pyro_vae.objectives import Objective
 from pyro_vae.training.checkpoint import load_checkpoint
@@ -56,6 +57,7 @@ def fit(
         TypeError: If the data are none of these.
         NonFiniteError: If no step had a finite gradient for a while.
     """
+    check_device(vae)
     contract: DataContract | None = getattr(vae, "contract", None)
     if isinstance(data, PreparedData):
         ready = data

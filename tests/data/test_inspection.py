@@ -430,3 +430,10 @@ def test_judgements():
         assert check(table(planted(c0=1.0)), judgement=judgement) == (
             inspect(table(planted(c0=1.0))) if judgement == "warn" else ()
         )
+
+
+def test_exact_ends_of_unit_data_are_noted():
+    x = np.clip(np.random.default_rng(0).normal(0.5, 0.4, (200, 3)), 0, 1)
+    assert [finding.kind for finding in inspect(Dataset.from_array(x))] == ["ends"]
+    inside = np.clip(x, 0.01 * np.arange(1, 4), 0.99)
+    assert "ends" not in [finding.kind for finding in inspect(Dataset.from_array(inside))]

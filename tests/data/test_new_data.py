@@ -54,8 +54,7 @@ def test_evaluate_takes_tables_in_any_order(vae):
     ("x", "message"),
     [
         (torch.zeros(5, 4), r"shape \(3,\), and x has the shape \(5, 4\)"),
-        (torch.full((5, 3), torch.nan), "15 values that are not finite"),
-        (np.zeros(3), r"a single row: give an array of one row, x\[None\]"),
+        (np.zeros(3), r"a single datum: give an array of one, x\[None\]"),
     ],
 )
 def test_what_does_not_fit_is_refused(vae, x, message):
@@ -107,6 +106,24 @@ def test_changes_of_the_same_rows_are_told_apart(vae):
     contract = vae.contract
     x = torch.tensor(TABLE.to_numpy(), dtype=torch.float32)
     seen = contract.trained_on(x)
-    assert seen is not None
-    assert seen.startswith("70 of 100 rows")
+    assert str(seen).startswith("70 of 100 rows")
     assert contract.trained_on(x + 1) is None
+
+
+@pytest.mark.parametrize("change", [lambda x: x - 1, lambda x: (1 + x).log()])
+def test_what_is_no_count_is_not_embedded(change):
+    x = torch.from_numpy(RANDOM.poisson(1.0, (50, 4)))
+    vae = build((4,), 2, likelihood=likelihoods.Poisson)
+    fit(vae, x, epochs=1)
+    assert torch.equal(vae.embed(x), vae.embed(x.float()))
+    with pytest.raises(ValueError, match="values outside whole numbers, 0 or more"):
+        vae.embed(change(x.float()))
+
+
+def test_the_meta_device_is_refused():
+    with torch.device("meta"):
+        vae = build((3,), 2, likelihood=likelihoods.Normal)
+    with pytest.raises(ValueError, match="device 'meta'"):
+        fit(vae, TABLE)
+    with pytest.raises(ValueError, match="meta device"):
+        Dataset.from_array(torch.empty(20, 3, device="meta"))

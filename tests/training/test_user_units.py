@@ -102,3 +102,12 @@ def test_an_encoder_of_ones_own_is_named_if_it_reads_raw_data(caplog):
         caplog.clear()
         fit(parts(networks.on_user_units(encoder, (5,))), PLAIN, epochs=0, check="none")
         assert "networks.on_user_units" not in caplog.text
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e25])
+def test_units_whose_squares_leave_float32(unit):
+    """As of cgs fluxes and luminosities."""
+    plain, scaled = (
+        trained(PLAIN * factor).embed(torch.from_numpy(PLAIN * factor)) for factor in (1, unit)
+    )
+    torch.testing.assert_close(scaled, plain, atol=1e-2, rtol=1e-2)

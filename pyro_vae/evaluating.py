@@ -22,7 +22,6 @@ def evaluating(*programs: Callable[..., Any], seed: int | None = None) -> Iterat
             the global stream does not move. None to draw from the global one.
     """
     owners = owners_of(*programs)
-    check_device(*owners)
     modules = [module for owner in owners for module in owner.modules()]
     modes = [module.training for module in modules]
     devices = {p.device for owner in owners for p in owner.parameters() if p.device.type == "cuda"}

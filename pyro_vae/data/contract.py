@@ -141,10 +141,8 @@ class DataContract:
         self.check_form(dataset, trained=trained)
         now = _digests(dataset)
         sizes = {split: len(getattr(dataset, split)) for split in SPLITS}
-        same = sizes == self.sizes and all(
-            torch.equal(now[split], self.digests[split])
-            for split in now.keys() & self.digests.keys()
-        )
+        same = sizes == self.sizes and now.keys() == self.digests.keys()
+        same = same and all(torch.equal(now[split], self.digests[split]) for split in now)
         on_disk = isinstance(dataset.train, MemoryMapped)
         if same and on_disk and dataset.source is not None:
             same = path_digest(dataset.source) == self.source_digest
@@ -426,7 +424,11 @@ class DataContract:
             and type(values["has_classes"]) is bool
             and isinstance(values["event_shape"], tuple)
             and all(type(length) is int for length in values["event_shape"])
+            and type(values["dequantise"]) is bool
+            and type(values["binarisation"]) in (str, type(None))
+            and type(values["levels"]) in (int, type(None))
             and isinstance(values["digests"], Mapping)
+            and {"validation", "test"} <= set(values["digests"]) <= set(SPLITS)
             and all(
                 isinstance(part, Tensor) and part.dtype == torch.int64 and part.dim() == 1
                 for part in values["digests"].values()

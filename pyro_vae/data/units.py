@@ -117,12 +117,16 @@ class Units:
             ValueError: If it is something else.
         """
         parts = [plain.get(name) for name in ("center", "spread", "floor")]
-        if plain.get("kind") not in get_args(ScaleKind) or not all(
-            isinstance(part, Tensor) and part.dtype == torch.float64 and part.isfinite().all()
+        known = plain.get("kind") in get_args(ScaleKind) and type(plain.get("double")) is bool
+        if not known or not all(
+            isinstance(part, Tensor)
+            and (part.layout, part.dtype) == (torch.strided, torch.float64)
+            and not part.is_meta
+            and part.isfinite().all()
             for part in parts
         ):
             raise ValueError("the units of the data are damaged.")
-        return cls(plain["kind"], *parts, double=bool(plain.get("double")))  # pyright: ignore[reportArgumentType]
+        return cls(plain["kind"], *parts, double=plain["double"])  # pyright: ignore[reportArgumentType]
 
 
 def _location_and_spread(x: Tensor, kind: ScaleKind) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from pyro_vae.compilation.work import CompileMode
-from pyro_vae.evaluating import as_floats, evaluating
+from pyro_vae.evaluating import as_floats, check_device, evaluating
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
 from pyro_vae.evidence.numbers import finite
 from pyro_vae.log_densities import (
@@ -220,6 +220,7 @@ def evaluate(
         ValueError: If there are no data, `num_samples` or `max_elements` is below 1, or `compile` is
             none of these.
     """
+    check_device(vae)
     if not isinstance(x, Tensor):
         x = vae.prepare(x)
     size = {"max_plate_nesting": max_plate_nesting, "max_elements": max_elements}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyro_vae.evaluating import evaluating
+from pyro_vae.evaluating import check_device, evaluating, owners_of
 from pyro_vae.inference_data.blocks import Arguments
 from pyro_vae.inference_data.draws import draw_prior
 from pyro_vae.inference_data.pointwise import loo_attributes
@@ -132,6 +132,7 @@ def from_svi(
         if number is not None and number < at_least[name]:
             raise ValueError(f"{name} must be at least {at_least[name]}, got {number}.")
     check_attributes(attrs or {})
+    check_device(*owners_of(model, guide))
     arguments = Arguments(args, kwargs)
     with evaluating(model, guide, seed=seed):
         planned = plan(

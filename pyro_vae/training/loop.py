@@ -542,16 +542,13 @@ class Training:
         check_state(state, self.state_dict(), [p.shape for p in self._step.parameters.values()])
         if state["best"] is not None:
             check_parameters(self.program, state["best"])
-        DataContract.from_plain(state["data"]).check(self.data, trained="the checkpoint")
-        for name, now in (
-            ("batch_size", self.batch_size),
-            ("train_size", len(self.data.train)),
-            ("order", self._feed.order),
-        ):
+        contract = DataContract.from_plain(state["data"])
+        for name, now in (("batch_size", self.batch_size), ("order", self._feed.order)):
             if state[name] != now:
                 raise ValueError(
                     f"the checkpoint was trained with {name} {state[name]}, got {now}."
                 )
+        contract.check(self.data, trained="the checkpoint")
         if self.lr_schedule in TIED_TO_LENGTH and state["schedule_steps"] != self.steps:
             raise ValueError(
                 f"the schedule {self.lr_schedule} is tied to the length of training: the checkpoint's is "

@@ -44,7 +44,7 @@ def test_mixture_starts_at_the_posterior_of_the_data(start):
     x, _ = clusters()
     part = partial(GaussianMixture, components=3, start=start)
     vae = build(SHAPE, 2, prior=part, train_data=x)
-    codes = vae.embed(x)
+    codes = vae.posterior.embed(x)
     assert torch.cdist(vae.prior.loc, codes).amin(1).max() < 0.1
     draws, p = vae.posterior(x).sample((20,)).flatten(0, 1), vae.prior()
     torch.testing.assert_close(p.mean, draws.mean(0), rtol=0, atol=0.2)

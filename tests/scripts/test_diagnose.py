@@ -528,7 +528,8 @@ def test_what_codes_are_good_for(run, tmp_path, capsys):
     """All parts that a run with labels has; other data are told apart, and probed."""
     rng = np.random.default_rng(0)
     foreign = tmp_path / "foreign.npz"
-    np.savez(foreign, x=rng.random((60, 8, 8)), y=np.arange(60) % 3)
+    levels = rng.integers(0, 17, (60, 8, 8), dtype=np.uint8)
+    np.savez(foreign, x=levels, y=np.arange(60) % 3)
     assert main(run, *REPRESENTATION, "--against", foreign) == 0
     found = record(run)["representation"]
     names = {path.name for path in (run / "diagnosis").iterdir()}

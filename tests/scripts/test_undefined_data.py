@@ -70,6 +70,7 @@ def test_a_run_with_fill_values_ends_with_its_files(tmp_path, capsys):
     np.savez(tmp_path / "x.npz", x=x, y=labels)
     run = tmp_path / "run"
     options = ["--likelihood", "student_t", "--data.scale", "none", "--max-steps", 60]
+    options += ["--data.check", "warn"]
     code = script(
         "svi_train", "--data", tmp_path / "x.npz", "--out", run, "--evaluate", "quick", *options
     )

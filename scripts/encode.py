@@ -5,6 +5,7 @@ as `scripts/svi_train.py` takes them, `--data mnist` or `--data my.npy`, and pre
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def parser() -> Parser:
         "--out",
         type=Path,
         metavar="FILE",
-        help=f"Where to, {', '.join(FORMATS)}. Default: RUN/codes.npz.",
+        help=f"Where to, {', '.join(FORMATS)}. Default: RUN/codes.npz, or RUN/NAME-codes.npz of other data.",
     )
     add("--overwrite", action="store_true", help="Replace the file if it is there.")
     options.add_common_options(seed=False)
@@ -82,7 +83,8 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     made_by = provenance()
     device = chosen_device(options.device)
     directory, vae, checkpoint = opened_run(options.run, trust_model_file=options.trust_model_file)
-    out = checked(options.out or directory.codes, overwrite=options.overwrite)
+    if options.out is not None or not words:
+        checked(options.out or directory.codes, overwrite=options.overwrite)
     data = (
         other_data(
             directory,
@@ -93,6 +95,11 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
         if words
         else run_data(vae, options.run, options.data_root)
     )
+    # Codes of other data lie beside those of the run's own.
+    own = (
+        directory.path / f"{plain_name(data.dataset.name)}-codes.npz" if words else directory.codes
+    )
+    out = checked(options.out or own, overwrite=options.overwrite)
     vae.to(device)
     if not data.dataset.is_split and options.split != "all":
         raise ValueError(
@@ -123,6 +130,11 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     n, latent = codes.codes.shape
     print(f"{n:,} codes of {latent} dimensions ({described(codes)}) are in {out}")
     print(how_to_read(out, codes))
+
+
+def plain_name(name: str) -> str:
+    """A name of data as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
 def checked(out: Path, *, overwrite: bool) -> Path:

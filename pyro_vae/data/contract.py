@@ -361,22 +361,33 @@ class DataContract:
         if self.units.identity:
             return ()
         far = torch.zeros(self.event_shape, dtype=torch.int64)
+        varied = torch.zeros_like(far)
         for start in range(0, len(values), _ROWS_AT_A_TIME):
-            u = self.units.scaled(values[start : start + _ROWS_AT_A_TIME])
-            far += (u.abs() > _FAR).sum(0)
-        if not far.any():
-            return ()
-        where = f"{int(far.sum()):,} values"
-        if self.event_names:
-            worst = far.nonzero().flatten().tolist()
-            listed = [f"{self.event_names[c]!r} in {int(far[c]):,}" for c in worst[:_LISTED]]
-            more = f" and {len(worst) - _LISTED} more columns" if len(worst) > _LISTED else ""
-            where = f"column {', '.join(listed)}{more} of {len(values):,} rows"
-        note = (
-            f"{name} is more than {_FAR:g} spreads from the center of the training data: {where}. Check that "
-            "the unit is the same, and that these are no marks of missing values."
-        )
-        return (note,)
+            x = values[start : start + _ROWS_AT_A_TIME]
+            far += (self.units.scaled(x).abs() > _FAR).sum(0)
+            varied += (self.units.constant & (x != self.units.center.to(x.dtype))).sum(0)
+        notes = []
+        if far.any():
+            notes.append(
+                f"{name} is more than {_FAR:g} spreads from the center of the training data: "
+                f"{self._elements(far, len(values))}. Check that the unit is the same, and that these are no "
+                "marks of missing values."
+            )
+        if varied.any():
+            notes.append(
+                f"{name} varies where the training data never did, of which the model knows nothing: "
+                f"{self._elements(varied, len(values))}."
+            )
+        return tuple(notes)
+
+    def _elements(self, counts: Tensor, n: int) -> str:
+        """How many values are meant, by column where columns have names."""
+        if not self.event_names:
+            return f"{int(counts.sum()):,} values"
+        worst = counts.nonzero().flatten().tolist()
+        listed = [f"{self.event_names[c]!r} in {int(counts[c]):,}" for c in worst[:_LISTED]]
+        more = f" and {len(worst) - _LISTED} more columns" if len(worst) > _LISTED else ""
+        return f"column {', '.join(listed)}{more} of {n:,} rows"
 
     def trained_on(self, x: Tensor | SparseRows) -> str | None:
         """A line to say how many rows are equal to rows of the training split; None if none is."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 ScaleKind = Literal["standard", "robust", "unit", "none"]
@@ -39,6 +39,7 @@ class Units:
         spread: Likewise, above 0.
         floor: Likewise, in units of the spread: the standard deviation of rounding to the element's
             resolution, h / sqrt(12) for values that are multiples of h apart; 0 without one.
+        constant: Likewise, whether the element never varied.
         double: Whether float32 would lose the element's differences, so that data stay in float64, or
             could not hold their squares, so that densities are computed in it.
     """
@@ -47,6 +48,7 @@ class Units:
     center: Float[Tensor, "*some_event"]
     spread: Float[Tensor, "*some_event"]
     floor: Float[Tensor, "*some_event"]
+    constant: Bool[Tensor, "*some_event"]
     double: bool = False
 
     @classmethod
@@ -81,7 +83,8 @@ class Units:
         if kind == "none":
             center, spread = torch.zeros_like(center), torch.ones_like(spread)
             floor = torch.zeros_like(floor)
-        return cls(kind, *(part.reshape(shape) for part in (center, spread, floor)), double=double)
+        parts = (part.reshape(shape) for part in (center, spread, floor, constant))
+        return cls(kind, *parts, double=double)
 
     @property
     def identity(self) -> bool:
@@ -106,6 +109,7 @@ class Units:
             "center": self.center,
             "spread": self.spread,
             "floor": self.floor,
+            "constant": self.constant,
             "double": self.double,
         }
 
@@ -118,6 +122,8 @@ class Units:
         """
         parts = [plain.get(name) for name in ("center", "spread", "floor")]
         known = plain.get("kind") in get_args(ScaleKind) and type(plain.get("double")) is bool
+        constant = plain.get("constant")
+        known = known and isinstance(constant, Tensor) and constant.dtype == torch.bool
         if not known or not all(
             isinstance(part, Tensor)
             and (part.layout, part.dtype) == (torch.strided, torch.float64)
@@ -126,7 +132,7 @@ class Units:
             for part in parts
         ):
             raise ValueError("the units of the data are damaged.")
-        return cls(plain["kind"], *parts, double=plain["double"])  # pyright: ignore[reportArgumentType]
+        return cls(plain["kind"], *parts, constant, double=plain["double"])  # pyright: ignore[reportArgumentType]
 
 
 def _location_and_spread(x: Tensor, kind: ScaleKind) -> tuple[Tensor, Tensor]:

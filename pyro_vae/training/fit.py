@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from pyro_vae.data import DATASETS, DataContract, Dataset, PreparedData, own_data
 from pyro_vae.data.inputs import TAKEN, as_rows
@@ -67,7 +68,7 @@ def fit(
         # Columns are put in the order of the first call.
         ready = contract.new_data(as_rows(data, new=True), split=True)
     else:
-        dataset = as_dataset(data)
+        dataset = as_dataset(data, vae.likelihood.support)
         if contract is not None:
             contract.check_form(dataset)
             dataset = replace(dataset, model_units=contract.units)
@@ -93,8 +94,13 @@ def fit(
     return history
 
 
-def as_dataset(data: Any) -> Dataset:
+def as_dataset(data: Any, likelihood_support: Any = None) -> Dataset:
     """Data of any form that `fit` takes, split and numbered.
+
+    Args:
+        data: The data.
+        likelihood_support: That of the likelihood, which says what floats without a fraction are: counts,
+            or real numbers.
 
     Raises:
         ValueError: If there is no such file, or the data cannot be a data set.
@@ -104,12 +110,25 @@ def as_dataset(data: Any) -> Dataset:
         return data
     if isinstance(data, str | Path):
         loader = own_data(str(data))
-        if loader is None:
-            raise ValueError(f"there is no file or folder {str(data)!r}; data must be {TAKEN}.")
-        if not Path(data).exists():
+        if loader is None or not Path(data).exists():
             raise ValueError(f"there is no file or folder {str(data)!r}; data must be {TAKEN}.")
         return DATASETS[loader](path=data)
-    return Dataset.from_rows(as_rows(data))
+    rows = as_rows(data)
+    if (
+        rows.support is None
+        and likelihood_support in ("counts", "real")
+        and _are_whole(rows.values)
+    ):
+        rows = replace(rows, support=likelihood_support)
+    return Dataset.from_rows(rows)
+
+
+def _are_whole(values: Any) -> bool:
+    """Whether an array or tensor holds floats, none of which has a fraction."""
+    if not isinstance(values, np.ndarray | Tensor):
+        return False
+    array = np.asarray(values)
+    return array.dtype.kind == "f" and bool((array == np.rint(array)).all())
 
 
 def start_from(vae: nn.Module, data: PreparedData) -> None:

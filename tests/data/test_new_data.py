@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pyro_vae import build, fit, likelihoods, priors
-from pyro_vae.data import Dataset
+from pyro_vae.data import DataContract, Dataset, PreparedData
+from pyro_vae.data.tables import frame_rows
 from pyro_vae.evidence import evaluate
 
 RANDOM = np.random.default_rng(0)
@@ -127,3 +128,22 @@ def test_the_meta_device_is_refused():
         fit(vae, TABLE)
     with pytest.raises(ValueError, match="meta device"):
         Dataset.from_array(torch.empty(20, 3, device="meta"))
+
+
+def test_a_column_that_never_varied_in_training_is_named():
+    table = TABLE.assign(c=3.0)
+    contract = DataContract.of(PreparedData(Dataset.from_rows(frame_rows(table)), "real"))
+    same = contract.new_data(frame_rows(table.head(5), new=True)).dataset
+    assert not any("never did" in note for note in same.notes)
+    other = contract.new_data(frame_rows(table.head(5).assign(c=[3, 3, 3.1, 3, 4]), new=True))
+    assert any("'c' in 2 of 5 rows" in note for note in other.dataset.notes)
+
+
+def test_the_likelihood_says_what_floats_without_a_fraction_are():
+    counts = pd.DataFrame(RANDOM.poisson(20.0, (60, 3)).astype(float), columns=[*"abc"])
+    for part, support in ((likelihoods.Poisson, "counts"), (likelihoods.Normal, "real")):
+        vae = build((3,), 2, likelihood=part)
+        fit(vae, counts, epochs=1, check="none")
+        assert vae.contract.support == support
+    with pytest.raises(ValueError, match="may be grey levels, counts or real"):
+        fit(build((3,), 2), counts, epochs=1)

@@ -68,7 +68,8 @@ def fit(
         # Columns are put in the order of the first call.
         ready = contract.new_data(as_rows(data, new=True), split=True)
     else:
-        dataset = as_dataset(data, vae.likelihood.support)
+        likelihood: Any = vae.likelihood
+        dataset = as_dataset(data, likelihood.support)
         if contract is not None:
             contract.check_form(dataset)
             dataset = replace(dataset, model_units=contract.units)

@@ -126,7 +126,7 @@ def test_evaluation_and_pictures(path, tmp_path):
     assert runpy.run_path(str(SCRIPT))["main"]([*arguments, *vamp]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert (metrics["n"], metrics["n_train"]) == (200, 700)
-    assert len(list((out / "figures").iterdir())) == 8
+    assert len(list((out / "figures").iterdir())) == 9
 
 
 # ---- memory ----------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,8 +12,9 @@ import torch
 from jaxtyping import Int, Real
 from torch import Tensor
 
+from pyro_vae.data.columns import counts_by_column, quoted
 from pyro_vae.data.dataset import Dataset
-from pyro_vae.data.digests import row_digests
+from pyro_vae.data.digests import path_digest, row_digests
 from pyro_vae.data.inputs import as_rows, path_rows
 from pyro_vae.data.labels import Labels, are_classes, read_labels
 from pyro_vae.data.memory_mapped import MemoryMapped
@@ -23,15 +23,18 @@ from pyro_vae.data.rows import Rows
 from pyro_vae.data.sparse_rows import SparseRows, from_scipy, is_sparse
 from pyro_vae.data.splits import SPLITS
 from pyro_vae.data.units import Units
-from pyro_vae.data.values import SUPPORTS, Extent, as_events, as_tensor, layout_like
+from pyro_vae.data.values import (
+    SUPPORTS,
+    Extent,
+    as_events,
+    as_tensor,
+    check_support,
+    layout_like,
+    outside_support,
+)
 
 log = logging.getLogger(__name__)
 
-# Names listed in a message.
-_LISTED = 5
-# A file is hashed whole up to so many bytes; beyond, its length and pieces spread over it.
-_HASHED_WHOLE = 2**30
-_PIECES, _PIECE = 256, 2**16
 # New values so many spreads from the training mean are in another unit, or marks of missing values.
 _FAR = 20.0
 # Rows that are checked at a time.
@@ -162,9 +165,9 @@ class DataContract:
         )
         if "train" in self.digests:
             seen = _count_among(now["test"], self.digests["train"])
-            known = _count_among(self.digests["test"], self.digests["train"])
+            before_seen = _count_among(self.digests["test"], self.digests["train"])
             message += f"; {seen:,} of the {sizes['test']:,} rows now in its test split are rows that trained it"
-            message += f" (there were {known:,})" if known else ""
+            message += f" (there were {before_seen:,})" if before_seen else ""
         raise ChangedDataError(
             f"{message}. Numbers on them would be wrong: restore the file, train again, or give the rows as new data, "
             "with --data FILE."
@@ -199,7 +202,7 @@ class DataContract:
             self._order(dataset.event_names, dataset.name)
             raise ValueError(
                 f"{dataset.name} has the columns of {trained}'s data in another order: put them in the order "
-                f"{_some(self.event_names)}, or give the file as new data, with --data FILE."
+                f"{quoted(self.event_names)}, or give the file as new data, with --data FILE."
             )
 
     # ---- new data ----------------------------------------------------------------------------
@@ -264,7 +267,7 @@ class DataContract:
             order, foreign = self._order(rows.event_names, rows.name, rows.notes)
             if foreign:
                 notes.append(
-                    f"{rows.name}: left out {_some(foreign)}, which the model does not have."
+                    f"{rows.name}: left out {quoted(foreign)}, which the model does not have."
                 )
             if order is not None:
                 values = values[:, order]
@@ -320,7 +323,7 @@ class DataContract:
             reasons = [note for note in notes if any(repr(each) in note for each in missing)]
             raise ValueError(
                 f"{name} lacks {len(missing)} of the {len(self.event_names)} columns that the model was trained "
-                f"on: {_some(missing)}; it has {_some(list(names))}."
+                f"on: {quoted(missing)}; it has {quoted(names)}."
                 + (
                     f" {' '.join(reasons)} Mend its values."
                     if reasons
@@ -384,16 +387,13 @@ class DataContract:
         """How many values are meant, by column where columns have names."""
         if not self.event_names:
             return f"{int(counts.sum()):,} values"
-        worst = counts.nonzero().flatten().tolist()
-        listed = [f"{self.event_names[c]!r} in {int(counts[c]):,}" for c in worst[:_LISTED]]
-        more = f" and {len(worst) - _LISTED} more columns" if len(worst) > _LISTED else ""
-        return f"column {', '.join(listed)}{more} of {n:,} rows"
+        return f"column {counts_by_column(counts, self.event_names)} of {n:,} rows"
 
     def trained_on(self, x: Tensor | SparseRows) -> str | None:
         """A line to say how many rows are equal to rows of the training split; None if none is."""
         if "train" not in self.digests:
             return None
-        rows = _digests_of(x, self.units.double)
+        rows = _sorted_digests(x, self.units.double)
         seen = _count_among(rows, self.digests["train"])
         if not seen:
             return None
@@ -461,71 +461,6 @@ class DataContract:
         return f"{self.name}: {kind} of shape {self.event_shape}{scaled}; {self.split_rule}"
 
 
-def check_support(
-    values: Any,
-    support: str,
-    levels: int | None,
-    *,
-    name: str,
-    event_names: Sequence[str] = (),
-) -> None:
-    """Make sure that values are in a support.
-
-    Args:
-        values: `(n, *event_shape)`: a tensor, rows on the disk or sparse rows.
-        support: One of `SUPPORTS`.
-        levels: The number of levels of integers.
-        name: What to call the values.
-        event_names: What the elements are called.
-
-    Raises:
-        ValueError: If they are not: by column where columns have names, and by count.
-    """
-    columns = torch.zeros(math.prod(values.shape[1:]), dtype=torch.int64)
-    rows, example = 0, math.nan
-    for start in range(0, len(values), _ROWS_AT_A_TIME):
-        flat = values[start : start + _ROWS_AT_A_TIME].flatten(1)
-        outside = _outside(flat, support, levels)
-        if outside.any():
-            columns += outside.sum(0)
-            rows += int(outside.any(1).sum())
-            example = flat[outside][0].item()
-    if not rows:
-        return
-    worst = columns.nonzero().flatten().tolist()
-    if event_names:
-        listed = [f"{event_names[c]!r} in {int(columns[c]):,}" for c in worst[:_LISTED]]
-        more = f" and {len(worst) - _LISTED} more columns" if len(worst) > _LISTED else ""
-        where = f"column {', '.join(listed)}{more}"
-    else:
-        where = f"{int(columns.sum()):,} values in {rows:,}"
-    allowed = (
-        f"0 to {levels - 1}, the levels" if levels else f"{SUPPORTS[support]}, the {support} data"
-    )
-    fractions = (
-        f" Values in [0, 1] are levels as round({levels - 1} * x)."
-        if levels and 0 < example < 1
-        else ""
-    )
-    raise ValueError(
-        f"{name} holds values outside {allowed} that the model was trained on: {where} of {len(values):,} rows, "
-        f"such as {example:g}.{fractions}"
-    )
-
-
-def _outside(flat: Tensor, support: str, levels: int | None) -> Tensor:
-    """Where values are outside a support."""
-    floats = flat.is_floating_point()
-    outside = ~flat.isfinite() if floats else torch.zeros(flat.shape, dtype=torch.bool)
-    if support != "real":
-        outside |= flat < 0
-        if support != "counts":
-            outside |= flat > (levels or 2) - 1
-    if support in ("binary", "integers", "counts") and floats:
-        outside |= flat != flat.round()
-    return outside
-
-
 def check_prepared(
     x: Real[Tensor, " n *event"], support: str, contract: DataContract | None
 ) -> None:
@@ -554,7 +489,7 @@ def check_prepared(
     scaled = contract is not None and contract.levels is not None and support == "real"
     if support in ("counts", "integers"):
         levels = None if contract is None or support == "counts" else contract.levels
-        wrong = _outside(x, support, levels or int(x.max()) + 1)
+        wrong = outside_support(x, support, levels or int(x.max()) + 1)
         if wrong.any():
             raise ValueError(
                 f"x holds {int(wrong.sum()):,} values outside {SUPPORTS[support]}, such as {x[wrong][0].item():g}: "
@@ -600,30 +535,6 @@ def prepare(data: Any, contract: DataContract | None) -> Real[Tensor, " n *event
     return x if x.dtype == torch.float64 else x.to(torch.get_default_dtype())
 
 
-def path_digest(path: Path) -> str:
-    """The SHA-256 of a file; of a folder, that of its files' names and lengths.
-
-    Of a file above 1 GiB, it is that of its length and of 256 pieces spread over it.
-    """
-    total = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.is_file():
-                total.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
-        return total.hexdigest()
-    if not path.is_file():
-        return ""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if size <= _HASHED_WHOLE:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(str(size).encode())
-        for place in np.linspace(0, size - _PIECE, _PIECES).astype(int).tolist():
-            file.seek(place)
-            total.update(file.read(_PIECE))
-    return total.hexdigest()
-
-
 def _digests(dataset: Dataset) -> dict[str, Tensor]:
     """The sorted digests of the rows of each split in memory."""
     found = {}
@@ -631,17 +542,13 @@ def _digests(dataset: Dataset) -> dict[str, Tensor]:
         values = getattr(dataset, split)
         if isinstance(values, MemoryMapped):
             continue
-        found[split] = _digests_of(values, dataset.units.double)
+        found[split] = _sorted_digests(values, dataset.units.double)
     return found
 
 
-def _digests_of(values: Tensor | SparseRows, double: bool) -> Int[Tensor, " n"]:
-    """The sorted digests of rows."""
-    if isinstance(values, SparseRows):
-        digests = np.concatenate([row_digests(part) for part in values.parts()])
-    else:
-        digests = row_digests(values, double=double)
-    return torch.from_numpy(digests.view(np.int64)).sort().values
+def _sorted_digests(values: Tensor | SparseRows, double: bool) -> Int[Tensor, " n"]:
+    """The sorted digests of rows as int64, which torch can sort and compare."""
+    return torch.from_numpy(row_digests(values, double=double).view(np.int64)).sort().values
 
 
 def _same_rows(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
@@ -665,8 +572,3 @@ def _labels_digest(dataset: Dataset) -> str:
 
 def _described(support: str, levels: int | None) -> str:
     return f"integers of {levels} levels" if levels else f"{support} data"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(map(repr, names[:_LISTED])) + more

@@ -1,6 +1,8 @@
 """Digests of rows, by which equal rows are found across splits, files and types."""
 
+import hashlib
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,10 @@ from torch import Tensor
 # What is hashed at a time: small enough to stay in a processor's cache.
 _VALUES_AT_A_TIME = 2**16
 _VALUES_READ_AT_A_TIME = 2**22
+
+# A file is hashed whole up to so many bytes; beyond, its length and pieces spread over it.
+_HASHED_WHOLE = 2**30
+_PIECES, _PIECE = 256, 2**16
 
 # Floats below this magnitude that have no fraction are hashed as the integers they are.
 _EXACT = 2.0**53
@@ -24,8 +30,8 @@ def row_digests(values: Any, *, double: bool = False) -> UInt64[np.ndarray, " n"
     the same digest with a probability of about 2^-64.
 
     Args:
-        values: `(n, *event_shape)`: a NumPy array, a tensor, a sparse matrix of SciPy's, or anything
-            with a shape whose slices are one of these, such as rows on the disk.
+        values: `(n, *event_shape)`: a NumPy array, a tensor, a sparse matrix of SciPy's, `SparseRows`, or
+            anything with a shape whose slices are one of these, such as rows on the disk.
         double: Whether float64 is hashed as it is. Otherwise floats are rounded to float32, so that a
             row has the digest that it will have in a data set that keeps float32.
 
@@ -35,6 +41,9 @@ def row_digests(values: Any, *, double: bool = False) -> UInt64[np.ndarray, " n"
     shape = tuple(values.shape)
     if len(shape) < 2:
         raise ValueError(f"rows must have the shape (n, *event_shape), got {shape}.")
+    if hasattr(values, "parts"):
+        # Sparse rows, without being made dense.
+        return np.concatenate([row_digests(part, double=double) for part in values.parts()])
     constants = _mixed(np.arange(1, math.prod(shape[1:]) + 1, dtype=np.uint64)) | np.uint64(1)
     rows = max(1, _VALUES_AT_A_TIME // max(1, len(constants)))
     if not isinstance(values, np.ndarray | Tensor):
@@ -45,6 +54,30 @@ def row_digests(values: Any, *, double: bool = False) -> UInt64[np.ndarray, " n"
         part = values[start : start + rows]
         digests[start : start + rows] = _weighted(part, constants, double)
     return _mixed(digests)
+
+
+def path_digest(path: Path) -> str:
+    """The SHA-256 of a file; of a folder, that of its files' names and lengths.
+
+    Of a file above 1 GiB, it is that of its length and of 256 pieces spread over it.
+    """
+    total = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.is_file():
+                total.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
+        return total.hexdigest()
+    if not path.is_file():
+        return ""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _HASHED_WHOLE:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(str(size).encode())
+        for place in np.linspace(0, size - _PIECE, _PIECES).astype(int).tolist():
+            file.seek(place)
+            total.update(file.read(_PIECE))
+    return total.hexdigest()
 
 
 def _weighted(values: Any, constants: np.ndarray, double: bool) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
-from pyro_vae.data.columns import column_name, some
+from pyro_vae.data.columns import column_name, in_words
 from pyro_vae.data.dataset import SPLITS, Dataset
 
 # Statistics are taken from so many values, of rows spread evenly over the splits.
@@ -142,7 +142,7 @@ class Columns:
         return column_name(column, self.dataset.event_shape, self.dataset.event_names)
 
     def names(self, columns: Sequence[int] | np.ndarray) -> str:
-        return some([self.name(int(column)) for column in columns])
+        return in_words([self.name(int(column)) for column in columns])
 
     def drop(self, columns: Sequence[int] | np.ndarray) -> str:
         """How to leave columns out, in words."""

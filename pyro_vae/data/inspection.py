@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from pyro_vae.data.columns import some
+from pyro_vae.data.columns import in_words
 from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.fill_values import fill_values, may_be_fill_value
 from pyro_vae.data.findings import Columns, Finding, number, spread_rows
@@ -102,7 +102,7 @@ def _fill_values(columns: Columns) -> Iterator[Finding]:
     if found:
         yield Finding(
             "fill value",
-            f"{some(found)} {'lies' if len(found) == 1 else 'lie'} far from all other values there, as "
+            f"{in_words(found)} {'lies' if len(found) == 1 else 'lie'} far from all other values there, as "
             "marks of missing values do: replace them, or leave out their rows or columns; --data.check "
             "warn takes them for values.",
             refused=True,
@@ -196,7 +196,7 @@ def _copies(columns: Columns) -> Iterator[Finding]:
         if second not in copies and first not in copies and _linear(columns, first, second):
             copies[second] = first
     if copies:
-        pairs = some(f"{columns.name(b)} of {columns.name(a)}" for b, a in copies.items())
+        pairs = in_words(f"{columns.name(b)} of {columns.name(a)}" for b, a in copies.items())
         yield Finding(
             "copy",
             f"columns are linear functions of others ({pairs}) and count twice: "

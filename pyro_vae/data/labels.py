@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from pyro_vae.data.columns import quoted
+
 # The number of a row without a label.
 UNLABELLED = -1
 
@@ -145,16 +147,10 @@ def untrained_classes(labels: Mapping[str, Tensor], names: Sequence[str]) -> tup
     rows = int(torch.isin(held_out, torch.tensor(lacking)).sum())
     found = [names[label] if label < len(names) else str(label) for label in lacking]
     note = (
-        f"the training data lack the {'class' if len(found) == 1 else 'classes'} {some(found)}, "
+        f"the training data lack the {'class' if len(found) == 1 else 'classes'} {quoted(found)}, "
         f"which {rows} held-out {'row has' if rows == 1 else 'rows have'}."
     )
     return (note,)
-
-
-def some(names: Sequence[object]) -> str:
-    """The first few names in quotes."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{', '.join(repr(str(name)) for name in names[:5])}{more}"
 
 
 def _array(
@@ -422,7 +418,7 @@ def _renumbered(
     rows = int(unknown.sum())
     note = (
         f"{what} hold {'a class' if len(found) == 1 else 'classes'} that the training data have not, "
-        f"{some(found)} ({rows} {'row' if rows == 1 else 'rows'}, taken as unlabelled); known are "
-        f"{some(classes)}."
+        f"{quoted(found)} ({rows} {'row' if rows == 1 else 'rows'}, taken as unlabelled); known are "
+        f"{quoted(classes)}."
     )
     return Labels(values, classes), (note,)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float64
 
-from pyro_vae.data.columns import some
+from pyro_vae.data.columns import in_words
 from pyro_vae.data.findings import Columns, Finding, number
 
 # A column with one value in more rows than this is nearly constant, or has an atom.
@@ -90,7 +90,7 @@ def _atoms(columns: Columns) -> Iterator[Finding]:
     if nearly:
         yield Finding(
             "nearly constant",
-            f"one value is nearly the only one: {some(words for _, words in nearly)}: "
+            f"one value is nearly the only one: {in_words(words for _, words in nearly)}: "
             f"{columns.drop([column for column, _ in nearly])}.",
         )
     for kind, what, where in (
@@ -110,7 +110,7 @@ def _atoms(columns: Columns) -> Iterator[Finding]:
         logit = "--likelihood logit_normal " if columns.dataset.support == "unit" else ""
         yield Finding(
             kind,
-            f"{what} ({some(words for _, words in where)}), on which a density grows until its scale is "
+            f"{what} ({in_words(words for _, words in where)}), on which a density grows until its scale is "
             f"at the floor{bound}: {columns.drop(numbers)}, or keep the scale with "
             f"{logit}--likelihood.scale fixed.",
         )

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pyro_vae.data.labels import are_classes, some
+from pyro_vae.data.columns import quoted
+from pyro_vae.data.labels import are_classes
 from pyro_vae.data.orders import permutation
 
 SPLITS = ("train", "validation", "test")
@@ -121,7 +122,7 @@ def split_words(splits: np.ndarray) -> np.ndarray:
     if wrong:
         found = dict.fromkeys(words[row] for row in wrong)
         raise ValueError(
-            f"splits must be the words {', '.join(_WORDS)}, got {some(list(found))} first in row "
+            f"splits must be the words {', '.join(_WORDS)}, got {quoted(list(found))} first in row "
             f"{wrong[0] + 1} ({len(wrong)} of {len(words)} rows): write one of them in every row."
         )
     return np.array([_WORDS[word.lower()] for word in words])
@@ -191,7 +192,7 @@ def _by_name(path: Path, lines: np.ndarray, names: Sequence[str]) -> np.ndarray:
         wanted = bare
     if missing := [name for name in wanted if name not in found]:
         raise ValueError(
-            f"{path} has no line for {some(missing)}: each file needs a line of its name and its word."
+            f"{path} has no line for {quoted(missing)}: each file needs a line of its name and its word."
         )
     return np.array([found[name] for name in wanted], dtype=object)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyro_vae.data.columns import quoted
 from pyro_vae.data.dataset import Dataset
-from pyro_vae.data.labels import some
 from pyro_vae.data.nested_columns import unnested
 from pyro_vae.data.rows import Rows, named
 from pyro_vae.data.splits import row_words
@@ -228,7 +228,7 @@ def _check_names(
     if not table.columns.is_unique:
         twice = table.columns[table.columns.duplicated()].tolist()
         raise ValueError(
-            f"each column must have a name of its own, but there are several {some(twice)}."
+            f"each column must have a name of its own, but there are several {quoted(twice)}."
         )
     if first_line and names and all(map(_is_number, names)) and not _is_axis(names):
         raise ValueError(
@@ -267,7 +267,7 @@ def _values(table: "pd.DataFrame", new: bool) -> tuple[np.ndarray, dict[str, str
             refused[name] = error.args
     if refused and (not new or not columns):
         (reason, remedy), *_ = refused.values()
-        also = f"; {some(list(refused)[1:])} cannot be data either" if len(refused) > 1 else ""
+        also = f"; {quoted(list(refused)[1:])} cannot be data either" if len(refused) > 1 else ""
         way_out = f"{remedy}, or leave it out (--data.drop {next(iter(refused))})"
         raise ValueError(f"{reason}: {way_out.removeprefix(', or ')}{also}.")
     notes = {name: f"left out: {reason}." for name, (reason, _) in refused.items()}
@@ -287,7 +287,7 @@ def _numbers(column: Any) -> np.ndarray:
     what = f"column {str(column.name)!r}"
     if hasattr(column, "cat"):
         raise ValueError(
-            f"{what} holds categories ({some(list(column.cat.categories))}), not numbers",
+            f"{what} holds categories ({quoted(list(column.cat.categories))}), not numbers",
             "name it as label or group (--data.label, --data.group), code it by a column of 0 and 1 for "
             "each category (pandas.get_dummies)",
         )
@@ -309,7 +309,7 @@ def _numbers(column: Any) -> np.ndarray:
                 "",
             )
         if wrong.any():
-            shown = some([word[:40] for word in dict.fromkeys(column[wrong].astype(str))])
+            shown = quoted([word[:40] for word in dict.fromkeys(column[wrong].astype(str))])
             raise ValueError(
                 f"{what} must be numeric, but {wrong.sum()} of {len(column)} values are not, first in row "
                 f"{wrong.argmax() + 1} ({shown}; columns are separated by commas, decimals by a point)",

@@ -18,7 +18,6 @@ _TEST_ROWS, _TRAINING_ROWS, _VALUES = 200, 10_000, 5_000_000
 _FEWEST = 10, 100
 # Values of training data that are read to the end for exact twins.
 _READ_VALUES = 500_000_000
-_SPARSE_ROWS = 10_000
 # A row is almost another if it is nearer by this factor than its 20th nearest. In one dimension chance
 # makes 2 % of all rows such, in more dimensions fewer: a larger share is taken for a fault.
 _NEAR, _RANK, _SHARE = 1e-3, 20, 0.05
@@ -34,9 +33,9 @@ def exact_twins(dataset: Dataset) -> dict[str, int]:
     if _stored(dataset.train) > _READ_VALUES:
         return {}
     double = dataset.support == "real" and dataset.units.double
-    train = np.unique(_digests(dataset.train, double))
+    train = np.unique(row_digests(dataset.train, double=double))
     return {
-        split: int(np.isin(_digests(getattr(dataset, split), double), train).sum())
+        split: int(np.isin(row_digests(getattr(dataset, split), double=double), train).sum())
         for split in ("test", "validation")
     }
 
@@ -45,15 +44,6 @@ def _stored(values: Any) -> int:
     """The number of values, or that of a sparse matrix's entries."""
     matrix = getattr(values, "matrix", None)
     return math.prod(values.shape) if matrix is None else matrix.nnz
-
-
-def _digests(values: Any, double: bool) -> np.ndarray:
-    matrix = getattr(values, "matrix", None)
-    if matrix is None:
-        return row_digests(values, double=double)
-    # Rows of a sparse matrix, without being made dense.
-    parts = values.rows.split(_SPARSE_ROWS)
-    return np.concatenate([row_digests(matrix[part.numpy()], double=double) for part in parts])
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
 """What the values of an array are: their type, the shape of a datum, their range and their support."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Real
 from torch import Tensor
+
+from pyro_vae.data.columns import counts_by_column
 
 Support = Literal["binary", "integers", "counts", "unit", "real"]
 
@@ -36,6 +39,9 @@ _DARKEST_PICTURES = 64
 # Images so low and wide are more likely series, a row a channel.
 _LOW_IMAGE = 16
 _WIDE_IMAGE = 8
+
+# Rows whose values are checked at a time.
+_ROWS_AT_A_TIME = 4096
 
 # Types on which torch has few operations, and the one that takes their place.
 _PLAIN_INTEGERS = {
@@ -352,3 +358,64 @@ def native_support(
             "(--data.support counts, --data.support real)."
         )
     return "counts", None
+
+
+def check_support(
+    values: Any,
+    support: str,
+    levels: int | None,
+    *,
+    name: str,
+    event_names: Sequence[str] = (),
+) -> None:
+    """Make sure that values are in a support.
+
+    Args:
+        values: `(n, *event_shape)`: a tensor, rows on the disk or sparse rows.
+        support: One of `SUPPORTS`.
+        levels: The number of levels of integers.
+        name: What to call the values.
+        event_names: What the elements are called.
+
+    Raises:
+        ValueError: If they are not: by column where columns have names, and by count.
+    """
+    columns = torch.zeros(math.prod(values.shape[1:]), dtype=torch.int64)
+    rows, example = 0, math.nan
+    for start in range(0, len(values), _ROWS_AT_A_TIME):
+        flat = values[start : start + _ROWS_AT_A_TIME].flatten(1)
+        outside = outside_support(flat, support, levels)
+        if outside.any():
+            columns += outside.sum(0)
+            rows += int(outside.any(1).sum())
+            example = flat[outside][0].item()
+    if not rows:
+        return
+    where = f"{int(columns.sum()):,} values in {rows:,}"
+    if event_names:
+        where = f"column {counts_by_column(columns, event_names)}"
+    allowed = (
+        f"0 to {levels - 1}, the levels" if levels else f"{SUPPORTS[support]}, the {support} data"
+    )
+    fractions = (
+        f" Values in [0, 1] are levels as round({levels - 1} * x)."
+        if levels and 0 < example < 1
+        else ""
+    )
+    raise ValueError(
+        f"{name} holds values outside {allowed} that the model was trained on: {where} of {len(values):,} rows, "
+        f"such as {example:g}.{fractions}"
+    )
+
+
+def outside_support(flat: Tensor, support: str, levels: int | None) -> Tensor:
+    """Where values are outside a support."""
+    floats = flat.is_floating_point()
+    outside = ~flat.isfinite() if floats else torch.zeros(flat.shape, dtype=torch.bool)
+    if support != "real":
+        outside |= flat < 0
+        if support != "counts":
+            outside |= flat > (levels or 2) - 1
+    if support in ("binary", "integers", "counts") and floats:
+        outside |= flat != flat.round()
+    return outside

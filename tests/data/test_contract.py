@@ -9,8 +9,8 @@ import torch
 
 from pyro_vae import build, fit, likelihoods
 from pyro_vae.data import ChangedDataError, DataContract, Dataset, PreparedData, Rows, table_file
-from pyro_vae.data.contract import check_support
 from pyro_vae.data.tables import frame_rows
+from pyro_vae.data.values import check_support
 
 RANDOM = np.random.default_rng(0)
 TABLE = pd.DataFrame(RANDOM.normal(size=(60, 3)) * [1, 100, 0.01], columns=["u", "v", "w"])

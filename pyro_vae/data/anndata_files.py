@@ -1,4 +1,4 @@
-"""Cells or other observations, as AnnData holds them."""
+"""Loading AnnData files (`.h5ad`, `.zarr`)."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping

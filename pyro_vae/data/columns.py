@@ -1,4 +1,4 @@
-"""The elements of a datum in words: what messages call a column, and how they list several."""
+"""Names of columns and lists of them, for messages."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""What a model's data were, kept with the model, and what later data are checked against."""
+"""The data contract: a description of the training data, stored with the model and checked later."""
 
 import hashlib
 import logging
@@ -42,15 +42,16 @@ _ROWS_AT_A_TIME = 4096
 
 
 class ChangedDataError(ValueError):
-    """Data that are not those that the model was trained on."""
+    """The data differ from those that the model was trained on."""
 
 
 @dataclass(frozen=True, eq=False)
 class DataContract:
-    """What the data of a model were: names, support, units, classes, splits and digests.
+    """A description of the training data: names, support, units, classes, splits and digests.
 
-    A run stores it in its checkpoint. `check` compares the run's data when they are read again, and
-    `new_data` prepares other data as the training data were, or says in what they differ.
+    A run stores it in its checkpoint. `check` compares the run's data when they are read again.
+    `new_data` prepares other data in the same way as the training data, or raises an error that says
+    how they differ.
 
     Args:
         name: What the data are called.
@@ -174,7 +175,7 @@ class DataContract:
         )
 
     def check_labels(self, dataset: Dataset) -> str | None:
-        """A line to say if labels differ from those at training; None if they do not."""
+        """A warning if the labels differ from those of training; None otherwise."""
         if (
             _labels_digest(dataset) == self.labels_digest
             and dataset.label_names == self.label_names
@@ -360,7 +361,7 @@ class DataContract:
             )
 
     def _unlike(self, values: Tensor, name: str) -> tuple[str, ...]:
-        """A note on elements of real data that lie far from all that the model was trained on."""
+        """Notes on real values far outside the training data, or varying where training data did not."""
         if self.units.identity:
             return ()
         far = torch.zeros(self.event_shape, dtype=torch.int64)
@@ -378,19 +379,19 @@ class DataContract:
             )
         if varied.any():
             notes.append(
-                f"{name} varies where the training data never did, of which the model knows nothing: "
+                f"{name} varies in columns that were constant in the training data, so the model did not learn them: "
                 f"{self._elements(varied, len(values))}."
             )
         return tuple(notes)
 
     def _elements(self, counts: Tensor, n: int) -> str:
-        """How many values are meant, by column where columns have names."""
+        """The number of values, by column where columns have names."""
         if not self.event_names:
             return f"{int(counts.sum()):,} values"
         return f"column {counts_by_column(counts, self.event_names)} of {n:,} rows"
 
     def trained_on(self, x: Tensor | SparseRows) -> str | None:
-        """A line to say how many rows are equal to rows of the training split; None if none is."""
+        """A warning with the number of rows that equal a training row; None if there are none."""
         if "train" not in self.digests:
             return None
         rows = _sorted_digests(x, self.units.double)

@@ -1,4 +1,4 @@
-"""Digests of rows, by which equal rows are found across splits, files and types."""
+"""Hashes of rows and files, used to detect duplicate rows and changed data."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""Numbers that stand for missing values: -9999, 1e20, 9.96921e36."""
+"""Detection of numbers that mark missing values: -9999, 1e20, 9.96921e36."""
 
 import numpy as np
 from jaxtyping import Bool, Float64

@@ -1,4 +1,4 @@
-"""What a look at values gives, and what it looks at."""
+"""Results of the data inspection, and the column statistics it uses."""
 
 import json
 import shlex

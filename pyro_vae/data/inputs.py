@@ -1,4 +1,4 @@
-"""What people have in a Python session, as rows: arrays, tables, matrices, data sets, paths."""
+"""Conversion of arrays, data frames, sparse matrices and torch data sets to `Rows`."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is found in the values of a data set before a model is trained on them."""
+"""Inspection of the values of a data set before training."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args

@@ -1,4 +1,4 @@
-"""The variables of MATLAB files of both kinds, each read when it is chosen."""
+"""Variables of MATLAB files (v4 to v7.2 and v7.3), read lazily."""
 
 import struct
 import zlib

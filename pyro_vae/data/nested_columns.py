@@ -1,4 +1,4 @@
-"""Columns of a table that hold lists or pictures, as Parquet files have them."""
+"""Parquet columns that hold lists or images."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One picture file as an array, of any number of channels and bits."""
+"""Reading an image file as an array, with any number of channels and bits per channel."""
 
 from io import BytesIO
 from pathlib import Path

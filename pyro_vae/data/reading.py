@@ -1,4 +1,4 @@
-"""Files of other people's formats: one line for every failure, and no more read than memory holds."""
+"""Shared helpers for file readers: one-line errors and memory checks."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Values that are repeated, on which a density can grow without bound."""
+"""Detection of repeated values, on which a density can grow without bound."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Data as a file or an object holds them, before they are split or prepared."""
+"""Data as they were read, before they are split and prepared."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Counts most of which are 0: a sparse matrix in memory, of which rows are made dense on demand."""
+"""Sparse counts in memory, whose rows are made dense on demand."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Which rows train, which validate and which test a model."""
+"""Training, validation and test splits: stratified, grouped or given."""
 
 import csv
 import os

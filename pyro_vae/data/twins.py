@@ -1,4 +1,4 @@
-"""Rows of the test split that the training data hold as well, or nearly."""
+"""Detection of test rows that duplicate, or nearly duplicate, training rows."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The units of real data: the location and the spread that networks and likelihoods work in."""
+"""Standardisation of real data: the center and spread that networks and likelihoods work in."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The user's own data: one variable of an HDF5, NetCDF, Zarr or MATLAB file."""
+"""Loading a variable from an HDF5, NetCDF, Zarr or MATLAB file."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The variables of HDF5, NetCDF and Zarr files, each read when it is chosen."""
+"""Variables of HDF5, NetCDF and Zarr files, read lazily."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,4 +1,4 @@
-"""Real data on the scale on which a network reads them well, and back in the user's units."""
+"""Standardisation of real data at the encoder's input, and its inverse."""
 
 from collections.abc import Sequence
 from typing import Any

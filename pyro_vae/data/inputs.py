@@ -46,8 +46,11 @@ def as_rows(data: Any, name: str = "array", *, new: bool = False) -> Rows:
         return annotated_rows(data, name=name)
     if kind.startswith("scipy.") and hasattr(data, "tocsr"):
         return Rows(data, name)
-    if isinstance(data, torch.utils.data.DataLoader | torch.utils.data.Dataset):
-        return _from_items(getattr(data, "dataset", data), name)
+    if isinstance(data, torch.utils.data.DataLoader):
+        return _from_items(data.dataset, name)
+    if isinstance(data, torch.utils.data.Dataset):
+        # A Subset has a `dataset`, too, but is its own rows.
+        return _from_items(data, name)
     if isinstance(data, list | tuple):
         try:
             return Rows(np.asarray(data), name)

@@ -258,10 +258,10 @@ def evaluate(
     )
 
 
-def _mean_of_finite(rows: Float[np.ndarray, "n latent"]) -> Float[np.ndarray, " latent"]:
-    """The mean over the rows that are finite; zeros if none is."""
+def _mean_of_finite(rows: Float[np.ndarray, "n latent"]) -> Float[np.ndarray, " latent"] | None:
+    """The mean over the rows that are finite; None if none is."""
     known = rows[np.isfinite(rows).all(1)]
-    return known.mean(0) if len(known) else np.zeros(rows.shape[1])
+    return known.mean(0) if len(known) else None
 
 
 def _kl_by_dimension(

@@ -9,6 +9,7 @@ import torch
 
 from pyro_vae import build, fit, likelihoods, priors
 from pyro_vae.data import DataContract, Dataset, PreparedData
+from pyro_vae.data.inputs import as_rows
 from pyro_vae.data.tables import frame_rows
 from pyro_vae.evidence import evaluate
 
@@ -147,3 +148,10 @@ def test_the_likelihood_says_what_floats_without_a_fraction_are():
         assert vae.contract.support == support
     with pytest.raises(ValueError, match="may be grey levels, counts or real"):
         fit(build((3,), 2), counts, epochs=1)
+
+
+def test_a_subset_of_a_data_set_is_its_own_rows():
+    whole = torch.utils.data.TensorDataset(torch.from_numpy(RANDOM.normal(size=(60, 3))))
+    part = torch.utils.data.Subset(whole, range(20))
+    for data in (part, torch.utils.data.DataLoader(part, batch_size=7)):
+        assert len(as_rows(data)) == 20

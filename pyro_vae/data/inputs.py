@@ -47,7 +47,7 @@ def as_rows(data: Any, name: str = "array", *, new: bool = False) -> Rows:
     if kind.startswith("scipy.") and hasattr(data, "tocsr"):
         return Rows(data, name)
     if isinstance(data, torch.utils.data.DataLoader):
-        return _from_items(data.dataset, name)
+        return _from_items(_rows_of_loader(data), name)
     if isinstance(data, torch.utils.data.Dataset):
         # A Subset has a `dataset`, too, but is its own rows.
         return _from_items(data, name)
@@ -57,6 +57,28 @@ def as_rows(data: Any, name: str = "array", *, new: bool = False) -> Rows:
         except ValueError as error:
             raise ValueError(f"the rows of {name} must have one shape ({error}).") from error
     raise TypeError(f"data must be {TAKEN}, got {type(data).__name__}.")
+
+
+def _rows_of_loader(loader: Any) -> Any:
+    """The data set of a DataLoader, or the part of it that a `SubsetRandomSampler` takes.
+
+    Raises:
+        TypeError: If the loader takes other rows, or changes them.
+    """
+    from torch.utils import data
+
+    if isinstance(loader.sampler, data.SubsetRandomSampler):
+        return data.Subset(loader.dataset, loader.sampler.indices)
+    plain = (data.SequentialSampler, data.RandomSampler)
+    every_row = isinstance(loader.dataset, data.IterableDataset) or (
+        isinstance(loader.sampler, plain) and type(loader.batch_sampler) is data.BatchSampler
+    )
+    if not every_row or loader.collate_fn is not data.default_collate:
+        raise TypeError(
+            "a DataLoader with a sampler, batch_sampler or collate_fn of its own may give other rows than its "
+            "data set: hand over the data set, or a torch.utils.data.Subset of it."
+        )
+    return loader.dataset
 
 
 def path_rows(path: str | Path, **options: Any) -> Rows:

@@ -153,5 +153,10 @@ def test_the_likelihood_says_what_floats_without_a_fraction_are():
 def test_a_subset_of_a_data_set_is_its_own_rows():
     whole = torch.utils.data.TensorDataset(torch.from_numpy(RANDOM.normal(size=(60, 3))))
     part = torch.utils.data.Subset(whole, range(20))
-    for data in (part, torch.utils.data.DataLoader(part, batch_size=7)):
-        assert len(as_rows(data)) == 20
+    loader = torch.utils.data.DataLoader
+    sampled = loader(whole, sampler=torch.utils.data.SubsetRandomSampler(range(20)))
+    for data in (part, loader(part, batch_size=7, shuffle=True), sampled):
+        assert sorted(as_rows(data).values[:, 0]) == sorted(whole.tensors[0][:20, 0].tolist())
+    for options in ({"sampler": [1, 2, 3]}, {"collate_fn": lambda items: items[:1]}):
+        with pytest.raises(TypeError, match="hand over the data set"):
+            as_rows(loader(whole, **options))

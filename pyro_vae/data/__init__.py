@@ -29,10 +29,10 @@ from pyro_vae.data.own_data import OWN_DATA, own_data
 from pyro_vae.data.photos import photos
 from pyro_vae.data.preparation import PreparedData, SupportMismatchError
 from pyro_vae.data.rows import Rows
+from pyro_vae.data.scientific_files import variable_file, variable_rows
 from pyro_vae.data.tables import table_file, table_rows
 from pyro_vae.data.torchvision_sets import fashion_mnist, kmnist, mnist
 from pyro_vae.data.units import Units
-from pyro_vae.data.variable_files import variable_file, variable_rows
 
 # A loader that reads from a folder of data sets takes it as `root`; one of the user's own, `path`.
 DATASETS: dict[str, Callable[..., Dataset]] = {

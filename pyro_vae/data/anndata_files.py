@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae.data.dataset import Dataset
-from pyro_vae.data.reading import (
+from pyro_vae.data.reader_helpers import (
     CellSupport,
     UnreadableError,
     are_counts,

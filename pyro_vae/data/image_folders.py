@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 
 from pyro_vae.data.dataset import SPLITS, Dataset
-from pyro_vae.data.memory import require_memory
-from pyro_vae.data.picture_files import (
+from pyro_vae.data.image_reading import (
     PICTURE_SUFFIXES,
     DamagedPictureError,
     middle_square,
     read_picture,
 )
+from pyro_vae.data.memory import require_memory
 from pyro_vae.data.rows import Rows, named
 from pyro_vae.data.splits import row_words
 from pyro_vae.data.units import ScaleKind

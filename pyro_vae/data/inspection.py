@@ -8,10 +8,10 @@ import torch
 
 from pyro_vae.data.columns import in_words
 from pyro_vae.data.dataset import Dataset
+from pyro_vae.data.duplicate_rows import NearDuplicates, duplicates_of_training
 from pyro_vae.data.fill_values import fill_values, may_be_fill_value
 from pyro_vae.data.findings import Columns, Finding, number, spread_rows
 from pyro_vae.data.repeated_values import repeated_values
-from pyro_vae.data.twins import Likeness, exact_twins
 
 Judgement = Literal["refuse", "warn", "none"]
 
@@ -274,7 +274,7 @@ def _twins(columns: Columns) -> Iterator[Finding]:
     if not dataset.is_split:
         return
     way = "split rows by group with --data.group, or leave out repeated ones"
-    counts = exact_twins(dataset)
+    counts = duplicates_of_training(dataset)
     chance = 10 * len(dataset.train) * _chance_of_twins(columns)
     if found := [
         split for split, count in counts.items() if count > chance * len(getattr(dataset, split))
@@ -283,7 +283,7 @@ def _twins(columns: Columns) -> Iterator[Finding]:
             f"{counts[split]} of {len(getattr(dataset, split))} {split} rows" for split in found
         )
         yield Finding("twins", f"{listed} are also in the training data: {way}.")
-    alike = Likeness.of(dataset)
+    alike = NearDuplicates.of(dataset)
     if alike.near:
         yield Finding(
             "near twins",

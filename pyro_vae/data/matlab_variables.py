@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae.data.reading import checked, read_array, require_room
-from pyro_vae.data.variables import Variable
+from pyro_vae.data.reader_helpers import checked, read_array, require_room
+from pyro_vae.data.scientific_variables import Variable
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _COMPRESSED = 15

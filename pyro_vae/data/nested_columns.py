@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyro_vae.data.image_folders import check_alike, picture_values
-from pyro_vae.data.picture_files import DamagedPictureError, read_picture
+from pyro_vae.data.image_reading import DamagedPictureError, read_picture
 from pyro_vae.data.values import Layout, Support
 
 if TYPE_CHECKING:

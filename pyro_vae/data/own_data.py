@@ -6,8 +6,8 @@ from pathlib import Path
 from pyro_vae.data.anndata_files import is_anndata
 from pyro_vae.data.counts import is_sparse
 from pyro_vae.data.gene_matrices import is_tenx, matrix_market_in
-from pyro_vae.data.picture_files import PICTURE_SUFFIXES
-from pyro_vae.data.variable_files import HDF5_SUFFIXES, NETCDF_SUFFIXES
+from pyro_vae.data.image_reading import PICTURE_SUFFIXES
+from pyro_vae.data.scientific_files import HDF5_SUFFIXES, NETCDF_SUFFIXES
 
 OWN_DATA = "a folder of images, or a .npy, .npz, .csv, .parquet, .h5ad, .h5, .mtx, .nc, .zarr or .mat file"
 

@@ -25,7 +25,7 @@ _NEAR, _RANK, _SHARE = 1e-3, 20, 0.05
 _BESIDE = 2
 
 
-def exact_twins(dataset: Dataset) -> dict[str, int]:
+def duplicates_of_training(dataset: Dataset) -> dict[str, int]:
     """How many test and validation rows are equal to a row of the training data.
 
     Empty where the training data are too large to be read to the end.
@@ -47,7 +47,7 @@ def _stored(values: Any) -> int:
 
 
 @dataclass(frozen=True)
-class Likeness:
+class NearDuplicates:
     """How like training rows some test rows are that are equal to none.
 
     Args:
@@ -61,7 +61,7 @@ class Likeness:
     beside: int = 0
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "Likeness":
+    def of(cls, dataset: Dataset) -> "NearDuplicates":
         """That of a stretch of rows of the file, or of each split where the file's order is unknown.
 
         Distances are Euclidean, of columns with standard deviation 1 or of raw pixels. Counts and

@@ -9,7 +9,7 @@ import numpy as np
 
 from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.matlab_variables import matlab_variables
-from pyro_vae.data.reading import (
+from pyro_vae.data.reader_helpers import (
     UnreadableError,
     are_counts,
     checked,
@@ -17,10 +17,15 @@ from pyro_vae.data.reading import (
     require_label,
 )
 from pyro_vae.data.rows import Rows, named
+from pyro_vae.data.scientific_variables import (
+    Variable,
+    hdf5_variables,
+    netcdf_variables,
+    zarr_variables,
+)
 from pyro_vae.data.splits import row_words
 from pyro_vae.data.units import ScaleKind
 from pyro_vae.data.values import Channels, Layout, Support, arranged, layout_notes
-from pyro_vae.data.variables import Variable, hdf5_variables, netcdf_variables, zarr_variables
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".he5")
 NETCDF_SUFFIXES = (".nc", ".nc4")

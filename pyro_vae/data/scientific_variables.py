@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae.data.reading import UnreadableError, check_zarr, read_array, require_room
+from pyro_vae.data.reader_helpers import UnreadableError, check_zarr, read_array, require_room
 
 # What xarray decodes, wherever it is written.
 _CODED = ("_FillValue", "missing_value", "scale_factor", "add_offset")

@@ -11,7 +11,7 @@ import xarray as xr
 from scipy import io, sparse
 
 from pyro_vae.data import READERS, own_data, variable_file
-from pyro_vae.data.variable_files import variable_rows
+from pyro_vae.data.scientific_files import variable_rows
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(40, 6))

@@ -42,9 +42,9 @@ from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
 from pyro_vae.training.plain_yaml import Configuration
 from pyro_vae.training.processes import LostProcessError, Processes
-from pyro_vae.training.programs import chosen_device, in_one_line
+from pyro_vae.training.programs import chosen_device, in_one_line, with_data_path
 from pyro_vae.training.provenance import provenance
-from pyro_vae.training.run_directory import RunDirectory, model_hash
+from pyro_vae.training.run_directory import RunDirectory, model_hash, stored_contract
 
 gc.enable()
 
@@ -99,6 +99,11 @@ def run(configuration: Configuration) -> int:
 def run_among(processes: Processes, device: torch.device, configuration: Configuration) -> int:
     """Run this process's part: the first one alone writes and prints."""
     root = Path(configuration["data_root"]) if configuration["data_root"] else default_root()
+    if configuration["resume"]:
+        resumed = RunDirectory(configuration["out"])
+        if resumed.checkpoint.exists():
+            contract = stored_contract(load_checkpoint(resumed.checkpoint), resumed.path)
+            configuration = with_data_path(configuration, contract, resumed.path)
     data = prepare_data(configuration, load_data(configuration, root))
     notes = check_data(configuration, data)
     vae = build_vae_for(configuration, data).to(device)

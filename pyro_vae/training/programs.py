@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Int, Real
 from torch import Tensor
 
-from pyro_vae.data import PreparedData, default_root
+from pyro_vae.data import DataContract, PreparedData, default_root
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.training.configuration import load_data, prepare_data
+from pyro_vae.training.plain_yaml import Configuration
 from pyro_vae.training.run_directory import RunDirectory, load
 
 # A path may be this long; what is longer is no word that a person typed.
@@ -183,23 +184,40 @@ def run_data(vae: Any, path: Path, data_root: Path | None = None) -> PreparedDat
     Raises:
         ValueError: If they are not there, or have changed since training.
     """
-    configuration, contract = vae.configuration, vae.contract
-    options = configuration["data"]
-    if "path" in options and contract.source:
-        source = Path(contract.source)
-        if not source.exists() and not Path(options["path"]).exists():
-            raise ValueError(
-                f"{path} was trained on {source}, which is not there now: put it back, or give rows as new "
-                "data, with --data FILE."
-            )
-        # What was typed may be relative to another folder.
-        if source.exists() and not Path(options["path"]).is_absolute():
-            configuration = {**configuration, "data": {**options, "path": str(source)}}
+    contract = vae.contract
+    configuration = with_data_path(vae.configuration, contract, path)
     data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
     contract.check(data, trained=str(path))
     if note := contract.check_labels(data.dataset):
         sys.stderr.write(f"{note}\n")
     return data
+
+
+def with_data_path(
+    configuration: Configuration, contract: DataContract, path: Path
+) -> Configuration:
+    """A run's configuration, with the path of its data where it was relative to another folder.
+
+    Args:
+        configuration: The run's.
+        contract: What its data were.
+        path: The run directory, for the message.
+
+    Raises:
+        ValueError: If the data are not there.
+    """
+    options = configuration["data"]
+    if "path" not in options or not contract.source:
+        return configuration
+    source = Path(contract.source)
+    if not source.exists() and not Path(options["path"]).exists():
+        raise ValueError(
+            f"{path} was trained on {source}, which is not there now: put it back, or give rows as new "
+            "data, with --data FILE."
+        )
+    if not source.exists() or Path(options["path"]).is_absolute():
+        return configuration
+    return {**configuration, "data": {**options, "path": str(source)}}
 
 
 def opened_run(path: Path, *, trust_model_file: bool = False) -> tuple[RunDirectory, Any, str]:

@@ -161,6 +161,23 @@ def test_data_of_ones_own(tmp_path):
     assert metrics["bits_per_dim"] is None
 
 
+def test_a_run_goes_on_from_another_folder(tmp_path, monkeypatch, capsys):
+    """Its data were named by a relative path; once they are moved, the way out is said."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.random.default_rng(0).normal(size=(60, 3)))
+    options = ["--likelihood", "normal", "--evaluate", "none", "--out", tmp_path / "run"]
+    assert main("--data", "x.npy", *options, "--max-steps", 2) == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    resume = ["--resume", "--out", tmp_path / "run", "--max-steps"]
+    assert main(*resume, 3) == 0
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 3
+    (tmp_path / "x.npy").rename(tmp_path / "y.npy")
+    capsys.readouterr()
+    assert main(*resume, 4) == 2
+    assert "x.npy, which is not there now: put it back" in capsys.readouterr().err
+
+
 def test_a_model_file_goes_along_with_the_run(tmp_path):
     """Editing the default prior in a copy of model.py changes what trains, and what is loaded."""
     mine = tmp_path / "mine.py"

@@ -123,7 +123,7 @@ def _rows(
                 f"{key} has {len(variable.shape)} axes; there is no axis {row_axis}."
             )
         values: Any = variable.read()
-        names = variable.names()
+        names = variable.names(1 - row_axis % 2)
         if isinstance(values, np.ndarray):
             if values.dtype.kind not in "buif":
                 raise UnreadableError(f"{key} must hold real numbers, got {values.dtype}.")

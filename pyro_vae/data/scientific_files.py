@@ -11,7 +11,7 @@ from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.matlab_variables import matlab_variables
 from pyro_vae.data.reader_helpers import (
     UnreadableError,
-    are_counts,
+    cell_support,
     checked,
     reading,
     require_label,
@@ -150,8 +150,8 @@ def _rows(
         if isinstance(values, np.ndarray):
             notes = (*notes, *layout_notes(values.shape, layout))
             values, layout = arranged(values, key, layout, channels)
-        elif support is None and are_counts(values):
-            support = "counts" if values.max() > 1 else "binary"
+        elif support is None:
+            support = cell_support(values, None)
     return Rows(
         values,
         name=path.stem,

@@ -158,12 +158,12 @@ def frame_rows(
     }
     first_line = source is not None and source.suffix.lower() == ".csv"
     _check_names(table, special, first_line=first_line, new=new)
-    heading = ()
+    heading = []
     names = list(table.columns)
     if first_line and all(map(_is_number, names)) and not _is_range(names):
-        heading = (
+        heading.append(
             f"the numbers of the first line ({_some(names)}) are the columns' names: if they are "
-            "a row of data, add a line of names before it.",
+            "a row of data, add a line of names before it."
         )
     found = {
         option: table[column] for option, column in special.items() if column in table.columns

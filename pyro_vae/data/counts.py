@@ -3,15 +3,14 @@
 import math
 import os
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyro_vae.data.dataset import Dataset
+from pyro_vae.data.reader_helpers import beside
 from pyro_vae.data.rows import Rows, named
-from pyro_vae.data.splits import row_words
 from pyro_vae.data.values import Extent, Support, as_tensor
 
 if TYPE_CHECKING:
@@ -50,10 +49,7 @@ def count_file(
     path = Path(path)
     rows = count_rows(path, support)
     with named(path):
-        groups, splits = (
-            None if each is None else row_words(each, len(rows)) for each in (group, split)
-        )
-        return Dataset.from_rows(replace(rows, groups=groups, splits=splits))
+        return Dataset.from_rows(beside(rows, group, split))
 
 
 def count_rows(

@@ -1,6 +1,7 @@
 """Counts of genes in cells: files and folders of 10x Genomics, and Matrix Market files."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,7 @@ def matrix_market_rows(
         with open_binary(file) as stream:
             matrix: Any = io.mmread(BoundedText(stream, length))
         barcodes, genes = _beside(file, "barcodes"), _beside(file, "features", "genes")
+        chosen = transpose is not None
         if transpose is None:
             transpose = barcodes is not None
         matrix = matrix.T if transpose else matrix
@@ -177,7 +179,15 @@ def matrix_market_rows(
         names = [line[min(1, len(line) - 1)] for line in table]
         types = [line[2] for line in table] if table and len(table[0]) > 2 else None
         ids = [line[0] for line in table]
-        return _cells(path, matrix, support, cells, names, ids, types, features)
+        found = _cells(path, matrix, support, cells, names, ids, types, features)
+    if chosen or barcodes or genes:
+        return found
+    rows, columns = matrix.shape
+    note = (
+        f"the {rows} rows of the file are the data, of {columns} columns each; if its columns are the cells: "
+        "--data.transpose true."
+    )
+    return replace(found, notes=(*found.notes, note))
 
 
 def _cells(

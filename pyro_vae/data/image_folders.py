@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -77,11 +77,16 @@ def image_folder(
     with named(Path(path)):
         if rows.splits is not None and (group is not None or split is not None):
             raise ValueError("the folder is split already: leave group and split out.")
-        groups, splits = (
-            None if file is None else row_words(file, names=rows.row_names)
-            for file in (group, split)
-        )
-        return _dataset(rows, scale, groups, splits)
+        known: dict[str, Any] = {
+            field: row_words(file, names=rows.row_names)
+            for field, file in (("groups", group), ("splits", split))
+            if file is not None
+        }
+        if rows.labels is not None:
+            # Classes in the order of the alphabet, whatever their names.
+            names, labels = np.unique(rows.labels, return_inverse=True)
+            known |= {"labels": labels, "label_names": tuple(names.tolist())}
+        return Dataset.from_rows(replace(rows, **known), scale=scale)
 
 
 def image_rows(
@@ -321,32 +326,3 @@ def _left_out(content: _Content, damaged: dict[Path, str]) -> list[str]:
     return [
         f"{len(left_out)} of {total} files {be} left out: {', '.join(left_out[:_NAMED])}{more}"
     ]
-
-
-def _dataset(
-    rows: Rows,
-    scale: ScaleKind,
-    groups: np.ndarray | None = None,
-    splits: np.ndarray | None = None,
-) -> Dataset:
-    """The data set, with classes numbered in the order of the alphabet."""
-    labels, classes = None, ()
-    if rows.labels is not None:
-        names, labels = np.unique(rows.labels, return_inverse=True)
-        classes = tuple(names.tolist())
-    if rows.splits is None:
-        ready = replace(rows, labels=labels, label_names=classes, groups=groups, splits=splits)
-        return Dataset.from_rows(ready, scale=scale)
-    where = {split: rows.splits == split for split in SPLITS if split in rows.splits}
-    return Dataset.from_splits(
-        {split: rows.values[chosen] for split, chosen in where.items()},
-        labels=None if labels is None else {s: labels[chosen] for s, chosen in where.items()},
-        levels=rows.levels,
-        support=rows.support,
-        name=rows.name,
-        label_names=classes,
-        scale=scale,
-        source=rows.source,
-        notes=rows.notes,
-        layout="image",
-    )

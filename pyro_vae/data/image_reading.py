@@ -10,13 +10,13 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".
 
 # Pillow's modes of 8 bits or less, and those of more that hold what the file does.
 _GREY = ("1", "L", "LA")
-_COLOUR = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
+_COLOUR = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 _TRANSPARENT = ("LA", "PA", "RGBA")
 _DEEP = ("I;16", "I;16L", "I;16B", "F")
 
 # How TIFF files begin, and tags of theirs.
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_BITS, _SAMPLES, _ORIENTATION = 258, 277, 274
+_BITS, _SAMPLES, _ORIENTATION, _FORMAT = 258, 277, 274, 339
 
 # ITU-R 601-2, as Pillow's grey.
 _LUMA = (0.299, 0.587, 0.114)
@@ -69,7 +69,8 @@ def read_picture(
             elif _is_deep_colour_png(content):
                 pixels = _by_torchvision(content)
                 pixels, alpha = _turned(pixels, orientation), pixels.shape[2] in (2, 4)
-            elif frames > 1:
+            # MPO is what phones write: a JPEG, and smaller or further views of it.
+            elif frames > 1 and opened.format != "MPO":
                 raise _RefusedError(f"has {frames} frames: save each as a picture of its own")
             else:
                 # Cameras store how they were held, and leave the turning to the reader.
@@ -174,9 +175,11 @@ def _reads_tiff(image: Any) -> bool:
     bits = image.tag_v2.get(_BITS, (1,))
     bits = max(bits) if isinstance(bits, tuple) else bits
     samples = image.tag_v2.get(_SAMPLES, 1)
+    unsigned = set(image.tag_v2.get(_FORMAT, (1,))) == {1}
+    whole = (bits <= 8 and unsigned) or image.mode in _DEEP
     # Pillow 13 reads lines of the wrong length where width and height change places.
-    whole = (bits <= 8 or image.mode in _DEEP) and image.tag_v2.get(_ORIENTATION, 1) <= 4
-    return image.n_frames == 1 and samples == len(image.getbands()) and whole
+    unturned = image.tag_v2.get(_ORIENTATION, 1) <= 4
+    return image.n_frames == 1 and samples == len(image.getbands()) and whole and unturned
 
 
 def _by_tifffile(file: Path, content: bytes) -> tuple[np.ndarray, bool]:
@@ -204,6 +207,8 @@ def _by_tifffile(file: Path, content: bytes) -> tuple[np.ndarray, bool]:
             pixels = series.asarray().reshape(
                 [n for axis, n in zip(axes, shape, strict=True) if axis in kept]
             )
+            if pixels.dtype.kind not in "buif":
+                raise _RefusedError(f"{file} holds {pixels.dtype}, not real numbers.")
             orientation = page.tags.get(_ORIENTATION)  # pyright: ignore[reportAttributeAccessIssue]
             extra = tuple(int(kind) for kind in page.extrasamples)  # pyright: ignore[reportAttributeAccessIssue]
     except _RefusedError:

@@ -18,8 +18,8 @@ UNLABELLED = -1
 # share of the rows if that is more; above, they are a numeric target.
 _MOST_CLASSES, _CLASS_SHARE = 20, 0.1
 
-# Words that stand for a missing label, beside None, NaN and pandas' NA.
-_MISSING_WORDS = {"", "nan", "NaN", "<NA>", "NaT", "-1"}
+# Words that stand for a missing label, beside None, NaN, pandas' NA and -1.
+_MISSING_WORDS = {"", "nan", "NaN", "<NA>", "NaT"}
 
 # A 0/1 matrix without two 1 in a row is one-hot, with unlabelled rows, if so many rows have a 1.
 _ONE_HOT_SHARE = 0.5
@@ -210,7 +210,7 @@ def _read(
         if values.dtype.kind in "iuf" and not order:
             read = _read_numbers(values, missing, what, names, classes)
         else:
-            read = _read_words(values, missing, order)
+            read = _read_words(values, missing, order, classes)
     notes = read.notes
     if classes is not None and read.are_classes:
         read, unknown = _renumbered(read, what, classes)
@@ -284,7 +284,12 @@ def _is_whole(word: str) -> bool:
     return len(word) < 19 and word.removeprefix("-").isdecimal() and word == str(int(word))
 
 
-def _read_words(values: np.ndarray, missing: np.ndarray, order: tuple[str, ...]) -> Labels:
+def _read_words(
+    values: np.ndarray,
+    missing: np.ndarray,
+    order: tuple[str, ...],
+    classes: tuple[str, ...] | None = None,
+) -> Labels:
     if values.dtype == bool:
         names = ("False", "True")
         return Labels(torch.from_numpy(values.astype(np.int64)), names)
@@ -294,7 +299,10 @@ def _read_words(values: np.ndarray, missing: np.ndarray, order: tuple[str, ...])
     present = {word for word in values if word is not None} - _MISSING_WORDS
     # Words that are whole numbers are in the order of numbers.
     key = int if all(map(_is_whole, present)) else None
+    distinct = np.unique([int(word) for word in present]) if key else np.arange(0)
     names = order or tuple(sorted(present, key=key))
+    if not _minus_one_is_class(distinct, classes):
+        names = tuple(name for name in names if name != str(UNLABELLED))
     if names and set(names) <= {"False", "True"} and not order:
         names = ("False", "True")
     number = {name: place for place, name in enumerate(names)}

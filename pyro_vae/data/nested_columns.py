@@ -18,6 +18,8 @@ _READ = (
     "structs {bytes, path}"
 )
 
+_LISTS = (list, tuple, np.ndarray)
+
 
 @dataclass(frozen=True)
 class Nested:
@@ -88,13 +90,15 @@ def _kind(column: Any) -> str | None:
     first = known.iloc[0] if len(known) else None
     if isinstance(first, dict):
         return "struct"
-    return "list" if isinstance(first, list | tuple | np.ndarray) else None
+    return "list" if isinstance(first, _LISTS) else None
 
 
 def _array(column: Any) -> np.ndarray:
     """The lists of a column as one array."""
     _check_complete(column)
     what = f"column {str(column.name)!r} is a list column"
+    if other := {type(row).__name__ for row in column if not isinstance(row, _LISTS)}:
+        raise ValueError(f"{what} that also holds values of type {other.pop()}: {_READ}.")
     lengths = {len(row) for row in column}
     if len(lengths) > 1:
         raise ValueError(
@@ -108,8 +112,9 @@ def _array(column: Any) -> np.ndarray:
             f"{what} whose lists of lists differ in length: {_READ}; cut or pad them to one length."
         ) from error
     if array.dtype.kind not in "buif":
+        other = next(value for value in array.flat if not isinstance(value, int | float))
         raise ValueError(
-            f"{what} of {type(array.flat[0]).__name__}, not of numbers: {_READ}; leave it out "
+            f"{what} of {type(other).__name__}, not of numbers: {_READ}; leave it out "
             f"(--data.drop {column.name})."
         )
     return array
@@ -118,7 +123,8 @@ def _array(column: Any) -> np.ndarray:
 def _stacked(row: Any) -> np.ndarray:
     """A list as an array, and lists of lists as one with more axes."""
     row = np.asarray(row) if isinstance(row, np.ndarray) else np.array(list(row))
-    return np.stack([_stacked(part) for part in row]) if row.dtype == object and len(row) else row
+    nested = row.dtype == object and len(row) and all(isinstance(part, _LISTS) for part in row)
+    return np.stack([_stacked(part) for part in row]) if nested else row
 
 
 def _pictures(column: Any, source: Path | None) -> np.ndarray:

@@ -180,7 +180,8 @@ def cell_support(values: Any, support: CellSupport | None) -> CellSupport | None
         return support
     if not are_counts(values):
         return None
-    return support or ("counts" if values.max() > 1 else "binary")
+    entries = values if isinstance(values, np.ndarray) else values.data
+    return support or ("counts" if entries.max(initial=0) > 1 else "binary")
 
 
 def unique_names(names: Sequence[str], ids: Sequence[str] = ()) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.matlab_variables import matlab_variables
 from pyro_vae.data.reader_helpers import (
     UnreadableError,
-    are_counts,
+    cell_support,
     checked,
     reading,
     require_label,
@@ -123,7 +123,7 @@ def _rows(
                 f"{key} has {len(variable.shape)} axes; there is no axis {row_axis}."
             )
         values: Any = variable.read()
-        names = variable.names()
+        names = variable.names(1 - row_axis % 2)
         if isinstance(values, np.ndarray):
             if values.dtype.kind not in "buif":
                 raise UnreadableError(f"{key} must hold real numbers, got {values.dtype}.")
@@ -150,8 +150,8 @@ def _rows(
         if isinstance(values, np.ndarray):
             notes = (*notes, *layout_notes(values.shape, layout))
             values, layout = arranged(values, key, layout, channels)
-        elif support is None and are_counts(values):
-            support = "counts" if values.max() > 1 else "binary"
+        elif support is None:
+            support = cell_support(values, None)
     return Rows(
         values,
         name=path.stem,

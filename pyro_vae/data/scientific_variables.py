@@ -11,7 +11,7 @@ import numpy as np
 from pyro_vae.data.reader_helpers import UnreadableError, check_zarr, read_array, require_room
 
 # What xarray decodes, wherever it is written.
-_CODED = ("_FillValue", "missing_value", "scale_factor", "add_offset")
+_CODED = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class Variable:
         shape: Its shape.
         kind: What it holds, where that is not numbers.
         read: A function that reads it.
-        names: A function that gives the names of the elements of a row.
+        names: A function that gives the names along an axis of a matrix; none where there are none.
         coordinate: Whether it only says where other variables' values are.
     """
 
     shape: tuple[int, ...]
     kind: str
     read: Callable[[], Any]
-    names: Callable[[], tuple[str, ...]] = tuple
+    names: Callable[[int], tuple[str, ...]] = lambda _: ()
     coordinate: bool = False
 
 
@@ -59,6 +59,8 @@ def _decoded(name: str, node: Any) -> np.ndarray:
     """The values of an HDF5 dataset, with its fill value, scale and offset applied."""
     values = read_array(node, name)
     attributes = {key: np.ravel(node.attrs[key])[0] for key in _CODED if key in node.attrs}
+    # Fixed-length strings are bytes.
+    attributes = {k: v.decode() if isinstance(v, bytes) else v for k, v in attributes.items()}
     if not attributes or values.dtype.kind not in "uif":
         return values
     from xarray import Variable as Decodable
@@ -77,7 +79,16 @@ def _without_gaps(name: str, variable: Any) -> np.ndarray:
         # A fill value makes whole numbers floats, whether it is used or not.
         packed = {"scale_factor", "add_offset"} & variable.encoding.keys()
         stored = np.dtype(variable.encoding.get("dtype", values.dtype))
-        return values.astype(stored) if stored.kind in "iu" and not packed else values
+        if values.dtype.kind != "f" or stored.kind not in "iu" or packed:
+            return values
+        if np.abs(values).max(initial=0) > 2**53:
+            raise UnreadableError(
+                f"{name} holds whole numbers beyond 2^53, which its fill value turns into floats that lose "
+                "digits: save it without _FillValue."
+            )
+        # NetCDF 3 has no unsigned types, and says so beside the signed ones.
+        unsigned = variable.encoding.get("_Unsigned") == "true"
+        return values.astype(f"u{stored.itemsize}" if unsigned else stored)
     fills = [
         f"{float(np.ravel(variable.encoding[key])[0]):g}"
         for key in ("_FillValue", "missing_value")
@@ -140,10 +151,10 @@ def _xarray(path: Path, engine: str) -> Iterator[dict[str, Variable]]:
 
 
 def _of_xarray(name: str, array: Any, coordinate: bool) -> Variable:
-    def names() -> tuple[str, ...]:
-        if array.ndim != 2 or array.dims[1] not in array.coords:
+    def names(axis: int) -> tuple[str, ...]:
+        if array.ndim != 2 or array.dims[axis] not in array.coords:
             return ()
-        coordinate = array.coords[array.dims[1]]
+        coordinate = array.coords[array.dims[axis]]
         require_room(coordinate.shape, 8, name)
         words = tuple(f"{value}" for value in coordinate.values)
         return words if len(set(words)) == len(words) else ()

@@ -152,9 +152,9 @@ def row_words(
     if lines.ndim == 2 and names is not None:
         return _by_name(path, lines, names)
     if lines.ndim != 1:
-        raise ValueError(f"{path} must hold one word for each row, got {lines.shape[1]} columns.")
-    # A heading.
-    if n is not None and len(lines) == n + 1 and path.suffix.lower() != ".npy":
+        raise ValueError(f"{path} must hold one word for each row, got the shape {lines.shape}.")
+    # A heading, which no row repeats.
+    if len(lines) - 1 == n and path.suffix.lower() != ".npy" and lines[0] not in lines[1:]:
         lines = lines[1:]
     if n is not None and len(lines) != n:
         raise ValueError(f"{path} must hold one word for each of {n} rows, got {len(lines)}.")
@@ -168,15 +168,21 @@ def _lines(path: Path) -> np.ndarray:
             words = np.load(path, allow_pickle=False)
             return words[:, 0] if words.ndim == 2 and words.shape[1] == 1 else words
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
+            # An empty line is a row without a word, unless it is at the end or rows have names.
+            rows = [row or [""] for row in csv.reader(file)]
     # NumPy, csv and codecs raise several types between them for damaged files.
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as a word for each row ({reason}).") from error
+    while rows and rows[-1] == [""]:
+        rows.pop()
+    if any(len(row) > 1 for row in rows):
+        rows = [row for row in rows if row != [""]]
+    if not rows:
+        raise ValueError(f"{path} is empty.")
     if len({len(row) for row in rows}) > 1:
         raise ValueError(f"{path} must have as many columns in each line.")
     words = np.array([[word.strip() for word in row] for row in rows], dtype=object)
-    words = words.reshape(len(rows), -1)
     return words[:, 0] if words.shape[1] == 1 else words
 
 
@@ -186,6 +192,8 @@ def _by_name(path: Path, lines: np.ndarray, names: Sequence[str]) -> np.ndarray:
         raise ValueError(f"{path} must hold a name and a word in each line.")
     wanted = [Path(name).as_posix() for name in names]
     found = {Path(str(name)).as_posix(): word for name, word in lines}
+    if len(found) < len(lines):
+        raise ValueError(f"{path} names some files more than once: keep one line for each.")
     bare = [name.rsplit("/", 1)[-1] for name in wanted]
     # Names of files alone will do, if no two files share one.
     if len(set(bare)) == len(bare) and not set(found) & (set(wanted) - set(bare)):

@@ -158,6 +158,13 @@ def frame_rows(
     }
     first_line = source is not None and source.suffix.lower() == ".csv"
     _check_names(table, special, first_line=first_line, new=new)
+    heading = []
+    names = list(table.columns)
+    if first_line and all(map(_is_number, names)) and not _is_range(names):
+        heading.append(
+            f"the numbers of the first line ({_some(names)}) are the columns' names: if they are "
+            "a row of data, add a line of names before it."
+        )
     found = {
         option: table[column] for option, column in special.items() if column in table.columns
     }
@@ -185,7 +192,7 @@ def frame_rows(
         groups=None if groups is None or new else np.asarray(groups),
         source=source,
         layout="auto" if nested is None else nested.layout,
-        notes=tuple(notes.values()) if nested is None else nested.notes,
+        notes=(*heading, *(notes.values() if nested is None else nested.notes)),
     )
 
 
@@ -333,9 +340,14 @@ def _numbers(column: Any) -> np.ndarray:
 
 def _is_axis(names: list[str]) -> bool:
     """Whether numbers are names: 0, 1, 2, ... as pandas gives, or many in order, such as wavelengths."""
-    numbered = names == [str(number) for number in range(len(names))]
     steps = np.diff(np.array(names, dtype=float))
-    return numbered or (len(names) > _LEAST_AXIS and bool((steps > 0).all() or (steps < 0).all()))
+    return _is_range(names) or (
+        len(names) > _LEAST_AXIS and bool((steps > 0).all() or (steps < 0).all())
+    )
+
+
+def _is_range(names: list[str]) -> bool:
+    return names == [str(number) for number in range(len(names))]
 
 
 def _is_number(name: str) -> bool:

@@ -74,7 +74,7 @@ class Units:
         rounding = torch.finfo(torch.float32).eps * largest
         constant = spread <= torch.finfo(torch.float64).eps * largest
         lost = (rounding > _ROUNDING * spread) & ~constant
-        double = values.dtype == torch.float64 and bool(lost.any())
+        double = values.dtype != torch.float32 and bool(lost.any())
         spread = torch.where(constant, largest.clamp(min=1), spread)
         # The square of a scale would leave float32.
         double |= bool(((spread < _SMALLEST) | (spread > _LARGEST)).any())

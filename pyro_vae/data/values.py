@@ -43,14 +43,6 @@ _WIDE_IMAGE = 8
 # Rows whose values are checked at a time.
 _ROWS_AT_A_TIME = 4096
 
-# Types on which torch has few operations, and the one that takes their place.
-_PLAIN_INTEGERS = {
-    torch.bool: torch.uint8,
-    torch.uint16: torch.int32,
-    torch.uint32: torch.int64,
-    torch.uint64: torch.int64,
-}
-
 
 def as_tensor(array: np.ndarray | Tensor, what: str, *, copy: bool = True) -> Tensor:
     """The array as a tensor of integers, float32 or float64, on the CPU."""
@@ -65,7 +57,8 @@ def as_tensor(array: np.ndarray | Tensor, what: str, *, copy: bool = True) -> Te
         array = array.detach().cpu()
         if array.is_floating_point():
             return array if array.dtype == torch.float64 else array.to(torch.float32)
-        return array.to(_PLAIN_INTEGERS.get(array.dtype, array.dtype))
+        # torch has few operations on booleans and larger unsigned integers.
+        return as_tensor(array.numpy(), what, copy=False)
     if np.ma.is_masked(array):
         count = int(np.ma.getmaskarray(array).sum())
         raise ValueError(
@@ -80,6 +73,8 @@ def as_tensor(array: np.ndarray | Tensor, what: str, *, copy: bool = True) -> Te
     dtype = {"b": np.uint8, "f": floats}.get(array.dtype.kind, array.dtype.newbyteorder("="))
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         dtype = np.int32 if array.dtype.itemsize == 2 else np.int64
+        if array.max(initial=0) > np.iinfo(np.int64).max:
+            raise ValueError(f"{what} holds whole numbers of 2^63 or more: give them as floats.")
     # What float64 cannot hold becomes infinite here and is refused with the other infinities.
     with np.errstate(over="ignore"):
         # torch takes no array that is not to be written.

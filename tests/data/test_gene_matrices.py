@@ -88,7 +88,10 @@ def test_a_matrix_alone_is_as_it_is_or_turned(tmp_path):
     path = tmp_path / "mine.mtx"
     io.mmwrite(path, sparse.coo_matrix(CELLS))
     assert (matrix_market_rows(path).values.toarray() == CELLS).all()
-    assert matrix_market_rows(path, transpose=True).values.shape == (5, 30)
+    (note,) = matrix_market_rows(path).notes
+    assert "30 rows of the file are the data, of 5 columns each" in note
+    turned = matrix_market_rows(path, transpose=True)
+    assert (turned.values.shape, turned.notes) == ((5, 30), ())
     io.mmwrite(path, CELLS * 1.5)
     assert matrix_market_file(path, support="real").support == "real"
     with pytest.raises(ValueError, match=r"not whole numbers.*\(--data.support real\)"):

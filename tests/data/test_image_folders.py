@@ -329,7 +329,7 @@ def test_pictures_of_16_bits_are_real_values_or_levels(tmp_path, suffix, channel
         assert float(grey.max()) > 255
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "uint32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "int16", "uint32", "float16"])
 @pytest.mark.parametrize("shape", [(6, 5), (1, 6, 5), (6, 5, 4), (4, 6, 5)])
 def test_tiff_of_other_types_and_channels(tmp_path, dtype, shape):
     pixels = (np.random.default_rng(0).normal(size=(10, *shape)) * 90).astype(np.float64)
@@ -444,3 +444,18 @@ def test_a_class_may_have_no_test_pictures(tmp_path):
     dataset = image_folder(tmp_path)
     assert dataset.label_names == ("a", "b", "c")
     assert dataset.labels["test"].unique().tolist() == [0, 2]
+
+
+def test_the_first_picture_of_an_mpo_is_read(tmp_path):
+    """Phones write a JPEG with a smaller one behind it."""
+    first, second = (Image.fromarray(image) for image in COLOUR[:2])
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
+    first.save(tmp_path / "b.jpg")
+    one, other = image_rows(tmp_path).values
+    np.testing.assert_array_equal(one, other)
+
+
+def test_complex_pictures_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", GREY[0].astype(np.complex64))
+    with pytest.raises(ValueError, match=r"a.tif holds complex64, not real numbers"):
+        image_rows(tmp_path)

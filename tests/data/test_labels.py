@@ -96,6 +96,8 @@ def test_whole_numbers_are_classes_named_by_their_value(labels):
         # -1 is a class of its own here.
         ([-1, 1, 1], [0, 1, 1], ("-1", "1")),
         ([-2, -1, 0], [0, 1, 2], ("-2", "-1", "0")),
+        ([b"-1", b"1", b"1"], [0, 1, 1], ("-1", "1")),
+        (pd.Categorical([1, -1, 1]), [1, 0, 1], ("-1", "1")),
     ],
 )
 def test_classes_and_rows_without_one(labels, numbers, names):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pyro_vae.data import READERS, table_file
+from pyro_vae.data.tables import frame_rows
 
 RANDOM = np.random.default_rng(0)
 VECTORS = RANDOM.normal(size=(12, 5))
@@ -92,6 +93,7 @@ def test_structs_of_bytes_and_path_are_pictures(tmp_path, where):
     ("values", "message"),
     [
         ([[1.5]] * 11 + [[1.0, 2.5]], "is a list column whose lists have from 1 to 2 elements"),
+        ([[True, None]] * 12, "is a list column of NoneType, not of numbers"),
         ([["a"]] * 12, "is a list column of str.*, not of numbers"),
         ([[[1.0], [2.0, 3.0]]] * 12, "is a list column whose lists of lists differ in length"),
         ([[1.0]] * 11 + [None], "has no value in row 12"),
@@ -109,3 +111,11 @@ def test_other_nested_columns_are_named(tmp_path, values, message):
     with pytest.raises(ValueError, match=message) as caught:
         table_file(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_number_among_lists_is_refused():
+    table = pd.DataFrame({"v": [*[[1.5, 2.0]] * 11, 3]})
+    with pytest.raises(
+        ValueError, match="'v' is a list column that also holds values of type int"
+    ):
+        frame_rows(table)

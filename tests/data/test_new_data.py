@@ -157,6 +157,7 @@ def test_a_subset_of_a_data_set_is_its_own_rows():
     sampled = loader(whole, sampler=torch.utils.data.SubsetRandomSampler(range(20)))
     for data in (part, loader(part, batch_size=7, shuffle=True), sampled):
         assert sorted(as_rows(data).values[:, 0]) == sorted(whole.tensors[0][:20, 0].tolist())
-    for options in ({"sampler": [1, 2, 3]}, {"collate_fn": lambda items: items[:1]}):
+    first = {"collate_fn": lambda items: items[:1]}
+    for options in ({"sampler": [1, 2, 3]}, first, {"sampler": sampled.sampler, **first}):
         with pytest.raises(TypeError, match="hand over the data set"):
             as_rows(loader(whole, **options))

@@ -268,3 +268,34 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     assert own_data(str(path)) == "variable_file"
     with pytest.raises(ImportError, match=r"an HDF5 file is read by h5py.*pip install h5py"):
         variable_file(path)
+
+
+@pytest.mark.parametrize("fill", [{}, {"_FillValue": np.int8(-1)}])
+@pytest.mark.parametrize("name", ["x.nc", "classic.nc", "x.h5"])
+def test_signed_integers_that_stand_for_unsigned_ones(tmp_path, name, fill):
+    values = RANDOM.integers(0, 255, (40, 6)).astype(np.uint8)
+    attributes = {"_Unsigned": "true", **fill}
+    if name == "x.h5":
+        path = write_hdf5(tmp_path / name, attributes, x=values.view(np.int8))
+    else:
+        variable = (("row", "column"), values.view(np.int8), attributes)
+        path = write_xarray(tmp_path / name, xr.Dataset({"x": variable}))
+    rows = variable_rows(path)
+    assert rows.values.dtype == np.uint8
+    np.testing.assert_array_equal(rows.values, values)
+
+
+def test_whole_numbers_that_a_fill_value_would_round(tmp_path):
+    variable = (("row", "column"), 2**60 + np.arange(72).reshape(12, 6), {"_FillValue": -1})
+    path = write_xarray(tmp_path / "x.nc", xr.Dataset({"x": variable}))
+    with pytest.raises(ValueError, match="save it without _FillValue"):
+        variable_rows(path)
+
+
+def test_names_are_those_of_the_elements_of_a_row(tmp_path):
+    names = {axis: [f"{axis}{place}" for place in range(12)] for axis in ("gene", "cell")}
+    square = xr.Dataset({"x": (("gene", "cell"), RANDOM.normal(size=(12, 12)))}, names)
+    path = write_xarray(tmp_path / "x.nc", square)
+    assert list(variable_rows(path).event_names) == names["cell"]
+    assert list(variable_rows(path, row_axis=1).event_names) == names["gene"]
+    assert list(variable_rows(path, row_axis=-2).event_names) == names["cell"]

@@ -143,6 +143,37 @@ def test_a_word_a_row_from_a_file(tmp_path):
         row_words(tmp_path / "c.txt", 3)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\na\nb\nb\n", "one word for each of 3 rows, got 4"),
+        ("", "is empty"),
+        ("a,1\nb,2\n", r"one word for each row, got the shape \(2, 2\)"),
+    ],
+)
+def test_files_of_words_that_do_not_fit(tmp_path, text, message):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        row_words(tmp_path / "a.csv", 3)
+
+
+def test_an_empty_line_is_a_row_without_a_word(tmp_path):
+    (tmp_path / "a.csv").write_text("group\na\n\nb\n\n")
+    assert row_words(tmp_path / "a.csv", 3).tolist() == ["a", "", "b"]
+
+
+def test_a_file_that_is_named_twice_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("p.png,train\n\nq.png,test\np.png,test\n")
+    with pytest.raises(ValueError, match="names some files more than once"):
+        row_words(tmp_path / "a.csv", names=["p.png", "q.png"])
+
+
+def test_an_array_of_words_must_have_one_axis(tmp_path):
+    np.save(tmp_path / "a.npy", np.array("train"))
+    with pytest.raises(ValueError, match=r"got the shape \(\)"):
+        row_words(tmp_path / "a.npy", 1)
+
+
 def test_groups_and_splits_of_arrays(tmp_path):
     x, group = GENERATOR.normal(size=(40, 3)), np.arange(40) // 4
     split = np.repeat(["train", "valid", "test"], [20, 10, 10])

@@ -213,7 +213,12 @@ def test_names_that_are_numbers(path):
     dataset = table_file(path, label="0")
     assert (dataset.event_names, dataset.label_names) == (("1", "2"), ("False", "True"))
     write(path, **{str(400 + 2.5 * step): REAL for step in range(10)})
-    assert table_file(path).event_names[1] == "402.5"
+    dataset = table_file(path)
+    assert dataset.event_names[1] == "402.5"
+    said = [
+        note for note in dataset.notes if "if they are a row of data, add a line of names" in note
+    ]
+    assert len(said) == (path.suffix.lower() == ".csv")
 
 
 def test_new_rows_need_neither_labels_nor_rows_enough(path):

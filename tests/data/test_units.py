@@ -75,3 +75,19 @@ def test_what_is_stored_is_read_again():
     assert torch.equal(again.spread, units.spread)
     with pytest.raises(ValueError, match="damaged"):
         Units.from_plain({**units.to_plain(), "center": 3})
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_whole_numbers_keep_their_differences(dtype):
+    seconds = (1_700_000_000 + np.arange(40, dtype=dtype)).reshape(20, 2)
+    dataset = Dataset.from_array(seconds, support="real")
+    assert dataset.train.dtype == torch.float64
+    assert len(dataset.train.unique()) == 28
+
+
+@pytest.mark.parametrize("as_array", [np.asarray, torch.from_numpy])
+def test_unsigned_integers_do_not_become_negative(as_array):
+    values = np.arange(40, dtype=np.uint64).reshape(20, 2)
+    assert Dataset.from_array(as_array(values), support="real").train.max() < 40
+    with pytest.raises(ValueError, match=r"2\^63 or more: give them as floats"):
+        Dataset.from_array(as_array(values + np.uint64(2**63)), support="real")

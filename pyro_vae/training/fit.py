@@ -56,11 +56,13 @@ def fit(
 
     Raises:
         ValueError: If the data or an option do not fit.
-        TypeError: If the data are none of these.
+        TypeError: If the data are none of these, or the program has no `likelihood` and they are no
+            `PreparedData`.
         NonFiniteError: If no step had a finite gradient for a while.
     """
     check_device(vae)
     contract: DataContract | None = getattr(vae, "contract", None)
+    likelihood: Any = getattr(vae, "likelihood", None)
     if isinstance(data, PreparedData):
         ready = data
         if contract is not None:
@@ -69,12 +71,16 @@ def fit(
         # Columns are put in the order of the first call.
         ready = contract.new_data(as_rows(data, new=True), split=True)
     else:
-        likelihood: Any = vae.likelihood
+        if likelihood is None:
+            raise TypeError(
+                f"{type(vae).__name__} has no `likelihood`, whose support says how to prepare data: give "
+                "a PreparedData."
+            )
         dataset = as_dataset(data, likelihood.support)
         if contract is not None:
             contract.check_form(dataset)
-        ready = prepared(dataset, vae.likelihood)
-    shape = tuple(getattr(vae.likelihood, "event_shape", ready.dataset.event_shape))
+        ready = prepared(dataset, likelihood)
+    shape = tuple(getattr(likelihood, "event_shape", ready.dataset.event_shape))
     if shape != ready.dataset.event_shape:
         raise ValueError(
             f"the VAE is one of data of shape {shape}, and those of {ready.dataset.name} have the shape "
@@ -150,7 +156,7 @@ def start_from(vae: nn.Module, data: PreparedData) -> None:
             "the encoder reads the data in their own units: let it read them scaled, with "
             "networks.on_user_units(encoder, event_shape), as `build` does."
         )
-    if not getattr(vae.likelihood, "started", False):
+    if not getattr(getattr(vae, "likelihood", None), "started", False):
         start_likelihood(vae, data)
 
 

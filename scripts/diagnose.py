@@ -351,8 +351,8 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
             )
             terms[name] = weights.reconstruction, weights.kl
         with step("figures"):
-            points = rate_distortion_of(terms)
             comparison = compare_models(held_out, leave_out_non_finite=True)
+            points = rate_distortion_of(terms)
             files = {
                 "comparison.png": png(plot_model_comparison(comparison)),
                 "paired_differences.png": png(plot_paired_differences(comparison)),

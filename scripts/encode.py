@@ -5,7 +5,6 @@ as `scripts/svi_train.py` takes them, `--data mnist` or `--data my.npy`, and pre
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import distribution_at
 from pyro_vae.training.checkpoint import write_atomically
-from pyro_vae.training.other_data import other_data, taken_data_options
+from pyro_vae.training.other_data import name_in_file, other_data, taken_data_options
 from pyro_vae.training.programs import Parser, chosen_device, opened_run, run_data, run_program
 from pyro_vae.training.provenance import provenance
 
@@ -97,7 +96,9 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     )
     # Codes of other data lie beside those of the run's own.
     own = (
-        directory.path / f"{plain_name(data.dataset.name)}-codes.npz" if words else directory.codes
+        directory.path / f"{name_in_file(data.dataset.name)}-codes.npz"
+        if words
+        else directory.codes
     )
     out = checked(options.out or own, overwrite=options.overwrite)
     vae.to(device)
@@ -130,11 +131,6 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     n, latent = codes.codes.shape
     print(f"{n:,} codes of {latent} dimensions ({described(codes)}) are in {out}")
     print(how_to_read(out, codes))
-
-
-def plain_name(name: str) -> str:
-    """A name of data as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
 def checked(out: Path, *, overwrite: bool) -> Path:

@@ -15,7 +15,6 @@ import hashlib
 import io
 import json
 import math
-import re
 import sys
 import textwrap
 import time
@@ -52,7 +51,7 @@ from pyro_vae.log_densities import check_density
 from pyro_vae.training.checkpoint import write_atomically
 from pyro_vae.training.kept import Kept, code_hash, digest, to_arrays, write_arrays
 from pyro_vae.training.model_files import MODEL_FAMILIES
-from pyro_vae.training.other_data import taken_data_options
+from pyro_vae.training.other_data import name_in_file, taken_data_options
 from pyro_vae.training.programs import (
     Parser,
     at_least,
@@ -369,7 +368,7 @@ def prepared(
     if not hasattr(options, "images"):
         options.images = 1000 if dataset.is_split else None
     # Other data are evaluated beside the run's own.
-    prefix = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', dataset.name)}-" if words else ""
+    prefix = f"{name_in_file(dataset.name)}-" if words else ""
     configuration = trained.vae.configuration
     check_density(trained.vae.guide, trained.x[:1], f"log p(x) of {options.run}")
     return Evaluating(

@@ -161,7 +161,7 @@ class DataContract:
             f"has {after:,} rows and had {before:,}"
             if before != after
             else "has the same rows, in other splits: their order, labels or groups have changed"
-            if now.keys() == self.digests.keys() and _same_rows(now, self.digests)
+            if {*SPLITS} == now.keys() == self.digests.keys() and _same_rows(now, self.digests)
             else f"has {before:,} rows as before, with other values or splits"
         )
         if "train" in self.digests:

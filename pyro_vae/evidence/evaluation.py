@@ -219,14 +219,21 @@ def evaluate(
     Raises:
         ValueError: If there are no data, `num_samples` or `max_elements` is below 1, or `compile` is
             none of these.
+        TypeError: If x is no tensor and the program cannot prepare it.
     """
     check_device(vae)
     if not isinstance(x, Tensor):
+        if not hasattr(vae, "prepare"):
+            raise TypeError(
+                f"{type(vae).__name__} has no method `prepare`: give x as a tensor, got {type(x).__name__}."
+            )
         x = vae.prepare(x)
+    if len(x) == 0:
+        raise ValueError("x must hold at least one datum, got none.")
     size = {"max_plate_nesting": max_plate_nesting, "max_elements": max_elements}
     # What is not defined for some data, validation would refuse for all.
     validated = is_validation_enabled() and (
-        len(x) == 0 or max_elements < 1 or bool(defined_rows(vae, x, **size).all())
+        max_elements < 1 or bool(defined_rows(vae, x, **size).all())
     )
     with evaluating(vae, seed=seed), pyro.validation_enabled(validated):
         weighted = None

@@ -62,6 +62,11 @@ class Poisson(Likelihood):
         if train_data is not None:
             self.start_from(train_data)
 
+    @property
+    def started(self) -> bool:
+        """Whether the rates were started from data, here or in the model that was loaded."""
+        return bool((self.unit_rate != 1).any())
+
     def start_from(self, train_data: Real[Tensor, " n *event"] | SparseRows) -> None:
         """Start the rates at the means of these data."""
         self.unit_rate = (_means(train_data) / math.log(2)).to(self.unit_rate)
@@ -112,6 +117,11 @@ class _NegativeBinomials(Likelihood):
             self.start_from(train_data)
         raw = _LOG_DISPERSION * math.atanh(math.log(initial_inverse_dispersion) / _LOG_DISPERSION)
         self.raw_inverse_dispersion = nn.Parameter(torch.full(self.event_shape, raw))
+
+    @property
+    def started(self) -> bool:
+        """Whether the means were started from data, here or in the model that was loaded."""
+        return bool(self.log_start.any())
 
     def start_from(self, train_data: Real[Tensor, " n *event"] | SparseRows) -> None:
         """Start the means, or the total and the proportions, at those of these data."""

@@ -41,6 +41,11 @@ class UserUnits(nn.Module):
             old = getattr(self, name)
             setattr(self, name, getattr(units, name).to(old.device, dtype))
 
+    @property
+    def known(self) -> bool:
+        """Whether they were set or loaded: they are not all 0, 1 and 0."""
+        return bool(self.center.any() or (self.spread != 1).any() or self.floor.any())
+
     def inside(self, x: Real[Tensor, "*batch_event"]) -> Float[Tensor, "*batch_event"]:
         """u, in the default type of floats."""
         return ((x - self.center) / self.spread).to(torch.get_default_dtype())

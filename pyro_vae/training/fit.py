@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from pyro_vae.data import DATASETS, DataContract, Dataset, PreparedData, own_data
+from pyro_vae.data import DATASETS, DataContract, Dataset, PreparedData, Units, own_data
 from pyro_vae.data.inputs import TAKEN, as_rows
 from pyro_vae.data.inspection import Judgement
 from pyro_vae.data.inspection import check as check_values
@@ -36,8 +37,8 @@ def fit(
     """Train a VAE on data and return a record for each epoch. Afterwards it is in evaluation mode.
 
     The first call gives the VAE the units of real data and starts a likelihood of counts at their
-    means; `vae.contract` says what the data were. A further call trains on, and needs data of the same
-    shape, support and names.
+    means, unless it was built with some or a state_dict brought them; `vae.contract` describes the
+    data. A further call trains on, and needs data of the same shape, support and names.
 
     Args:
         vae: A VAE, trained in place, on the device its parameters are on.
@@ -55,11 +56,13 @@ def fit(
 
     Raises:
         ValueError: If the data or an option do not fit.
-        TypeError: If the data are none of these.
+        TypeError: If the data are none of these, or the program has no `likelihood` and they are no
+            `PreparedData`.
         NonFiniteError: If no step had a finite gradient for a while.
     """
     check_device(vae)
     contract: DataContract | None = getattr(vae, "contract", None)
+    likelihood: Any = getattr(vae, "likelihood", None)
     if isinstance(data, PreparedData):
         ready = data
         if contract is not None:
@@ -68,21 +71,30 @@ def fit(
         # Columns are put in the order of the first call.
         ready = contract.new_data(as_rows(data, new=True), split=True)
     else:
-        likelihood: Any = vae.likelihood
+        if likelihood is None:
+            raise TypeError(
+                f"{type(vae).__name__} has no `likelihood`, whose support says how to prepare data: give "
+                "a PreparedData."
+            )
         dataset = as_dataset(data, likelihood.support)
         if contract is not None:
             contract.check_form(dataset)
-            dataset = replace(dataset, model_units=contract.units)
-        ready = prepared(dataset, vae.likelihood)
-    shape = tuple(getattr(vae.likelihood, "event_shape", ready.dataset.event_shape))
+        ready = prepared(dataset, likelihood)
+    shape = tuple(getattr(likelihood, "event_shape", ready.dataset.event_shape))
     if shape != ready.dataset.event_shape:
         raise ValueError(
             f"the VAE is one of data of shape {shape}, and those of {ready.dataset.name} have the shape "
             f"{ready.dataset.event_shape}: build it with that event shape."
         )
+    units = _own_units(vae, ready) if contract is None else contract.units
+    if units is not None and ready.likelihood_support == "real":
+        ready = PreparedData(
+            replace(ready.dataset, model_units=units), "real", dequantise=ready.dequantise
+        )
+    # Before the model takes anything from the data.
+    found = check_values(ready.dataset, ready.likelihood_support, judgement=check)
     if contract is None:
         start_from(vae, ready)
-    found = check_values(ready.dataset, ready.likelihood_support, judgement=check)
     notes = (*ready.dataset.notes, *(finding.text for finding in found))
     for note in notes:
         log.warning("%s", note)
@@ -133,7 +145,7 @@ def _are_whole(values: Any) -> bool:
 
 
 def start_from(vae: nn.Module, data: PreparedData) -> None:
-    """Give a VAE that was built without data the units of these, and start its likelihood from them."""
+    """Give a VAE the units of data, and start its likelihood from them unless it was started before."""
     units = data.dataset.units
     for module in vae.modules():
         if isinstance(module, UserUnits):
@@ -144,4 +156,32 @@ def start_from(vae: nn.Module, data: PreparedData) -> None:
             "the encoder reads the data in their own units: let it read them scaled, with "
             "networks.on_user_units(encoder, event_shape), as `build` does."
         )
-    start_likelihood(vae, data)
+    if not getattr(getattr(vae, "likelihood", None), "started", False):
+        start_likelihood(vae, data)
+
+
+def _own_units(vae: nn.Module, data: PreparedData) -> Units | None:
+    """The units that a VAE was built with, or that its state_dict brought; None without."""
+    own, of_data = user_units(vae), data.dataset.units
+    if own is None or not own.known:
+        return None
+    center, spread, floor = (
+        getattr(own, name).double().cpu() for name in ("center", "spread", "floor")
+    )
+    apart = ((center - of_data.center).abs() > spread) | (
+        (spread / of_data.spread).log2().abs() > 1
+    )
+    if apart.any():
+        log.warning(
+            "the VAE keeps the center and spread that it was built with or loaded, which differ from "
+            "those of %s: build a new one to take those of the data.",
+            data.dataset.name,
+        )
+    return replace(
+        of_data,
+        center=center,
+        spread=spread,
+        floor=floor,
+        constant=torch.zeros_like(center, dtype=torch.bool),
+        double=own.center.dtype == torch.float64,
+    )

@@ -1,6 +1,7 @@
 """Data that a run was not trained on, as its guide reads them."""
 
 import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,15 @@ def taken_data_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if not equals:
             data += [value for value in [next(words, None)] if value is not None]
     return data, others
+
+
+def name_in_file(name: str) -> str:
+    """A name of data as part of a file's name.
+
+    >>> name_in_file("my data/2")
+    'my_data_2'
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
 def other_data(

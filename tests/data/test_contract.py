@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from pyro_vae import build, fit, likelihoods
-from pyro_vae.data import ChangedDataError, DataContract, Dataset, PreparedData, Rows, table_file
+from pyro_vae.data import (
+    ChangedDataError,
+    DataContract,
+    Dataset,
+    PreparedData,
+    Rows,
+    array_file,
+    table_file,
+)
 from pyro_vae.data.tables import frame_rows
 from pyro_vae.data.values import check_support
 
@@ -67,6 +75,16 @@ def test_classes_keep_their_numbers():
     assert any("'d'" in note for note in data.dataset.notes)
 
 
+def test_other_labels_are_a_warning():
+    contract = DataContract.of(prepared(TABLE.assign(kind=["a", "b"] * 30), label="kind"))
+    same, others = (
+        prepared(TABLE.assign(kind=kinds * 30), label="kind").dataset
+        for kinds in (["a", "b"], ["b", "a"])
+    )
+    assert contract.check_labels(same) is None
+    assert "are not those of training" in str(contract.check_labels(others))
+
+
 def test_the_same_data_pass_and_others_are_counted():
     CONTRACT.check(prepared())
     grown = pd.concat([TABLE, TABLE.tail(1) + 1], ignore_index=True)
@@ -80,6 +98,20 @@ def test_the_same_data_pass_and_others_are_counted():
         CONTRACT.check(prepared(changed))
     with pytest.raises(ValueError, match="another order"):
         CONTRACT.check(prepared(TABLE[["v", "u", "w"]]))
+
+
+def test_a_changed_training_row_on_the_disk_is_seen(tmp_path):
+    x = TABLE.to_numpy().astype(np.float32)
+
+    def read():
+        np.save(tmp_path / "x.npy", x)
+        return PreparedData(array_file(tmp_path / "x.npy", memory_map=True), "real")
+
+    data = read()
+    contract = DataContract.of(data)
+    x[(x == data.train[:1].numpy()).all(1)] += 1e-3
+    with pytest.raises(ChangedDataError, match="has 60 rows as before, with other values"):
+        contract.check(read())
 
 
 def test_the_number_of_test_rows_that_trained_is_right():

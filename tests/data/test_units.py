@@ -61,6 +61,14 @@ def test_a_julian_date_keeps_its_fraction():
     assert Dataset.from_array(days - [2459000.5, 0]).train.dtype == torch.float32
 
 
+def test_scaled_values_keep_what_float32_would_lose():
+    days = torch.from_numpy(2459000.5 + 0.01 * np.arange(300))[:, None]
+    u = Units.of(days).scaled(days)
+    assert u.dtype == torch.float32
+    expected = (days - days.mean()) / days.std(correction=0)
+    torch.testing.assert_close(u, expected.float(), rtol=0, atol=1e-4)
+
+
 def test_units_are_those_of_the_training_rows_and_of_real_data_alone():
     dataset = Dataset.from_array(COLUMNS.numpy(), scale="unit")
     torch.testing.assert_close(dataset.units.center, dataset.train.double().amin(0))

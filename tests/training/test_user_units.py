@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_vae import build, fit, likelihoods, networks, priors
-from pyro_vae.data import Dataset
+from pyro_vae.data import Dataset, PreparedData, Units
 from pyro_vae.evidence import importance_weighting
 
 RANDOM = np.random.default_rng(0)
@@ -82,6 +82,68 @@ def test_a_second_fit_keeps_the_units():
     assert torch.equal(vae.likelihood.units.center, center)
     with pytest.raises(ValueError, match="shape"):
         fit(vae, PLAIN[:, :4], epochs=1)
+
+
+def test_units_of_a_loaded_or_built_model_are_kept(caplog):
+    vae = trained(PLAIN)
+    loaded = build((5,), 2, likelihood=likelihoods.Normal)
+    loaded.load_state_dict(vae.state_dict())
+    with caplog.at_level(logging.WARNING):
+        fit(loaded, PLAIN, epochs=0, check="none")
+        assert "keeps the center" not in caplog.text
+    fit(loaded, PLAIN, epochs=0, check="none")
+    loaded.contract = None
+    fit(loaded, PLAIN + 100, epochs=0, check="none")
+    assert "keeps the center and spread" in caplog.text
+    for part in (loaded.likelihood, loaded.posterior.encoder):
+        assert torch.equal(part.units.center, vae.likelihood.units.center)
+    torch.testing.assert_close(
+        loaded.contract.units.center.float(), loaded.likelihood.units.center
+    )
+    robust = Units.of(torch.from_numpy(PLAIN), "robust")
+    built = build((5,), 2, likelihood=likelihoods.Normal, units=robust)
+    fit(built, PLAIN, epochs=0, check="none")
+    torch.testing.assert_close(
+        built.likelihood.units.spread.double(), robust.spread, rtol=1e-6, atol=0
+    )
+
+
+def test_the_contract_has_the_units_of_the_model():
+    vae = trained(PreparedData(Dataset.from_array(PLAIN), "real"))
+    fit(vae, PreparedData(Dataset.from_array(PLAIN + 100), "real"), epochs=0, check="none")
+    torch.testing.assert_close(vae.contract.units.center.float(), vae.likelihood.units.center)
+
+
+@pytest.mark.parametrize("part", [likelihoods.Poisson, likelihoods.NegativeBinomial])
+def test_means_of_a_loaded_model_are_kept(part):
+    counts = RANDOM.poisson(5, (100, 3))
+    vae, loaded = (build((3,), 2, likelihood=part) for _ in range(2))
+    fit(vae, counts, epochs=0)
+    assert vae.decode(torch.zeros(1, 2)).mean().item() == pytest.approx(5, rel=0.5)
+    loaded.load_state_dict(vae.state_dict())
+    fit(loaded, 10 * counts, epochs=0)
+    z = torch.randn(4, 2)
+    torch.testing.assert_close(loaded.decode(z), vae.decode(z))
+
+
+def test_refused_values_leave_no_units():
+    vae, bad = build((5,), 2, likelihood=likelihoods.Normal), PLAIN.copy()
+    bad[::7, 1] = -9999
+    with pytest.raises(ValueError, match="-9999"):
+        fit(vae, bad, epochs=0)
+    assert not vae.likelihood.units.known
+
+
+@pytest.mark.parametrize("part", [likelihoods.Normal, likelihoods.LowRankNormal])
+def test_a_scale_that_is_not_fixed_is_above_the_resolution(part):
+    units = Units.of(torch.from_numpy((PLAIN / 0.5).round() * 0.5 * SPREAD))
+    likelihood = part((5,), lambda shape: networks.MLP((2,), shape), units=units)
+    with torch.no_grad():
+        likelihood.raw_scale.fill_(-100)
+    scale = likelihood(torch.zeros(1, 2)).variance.detach().sqrt()
+    least = units.spread * (likelihood.minimum_scale + units.floor)
+    assert (units.floor > 0.1).all()
+    assert (scale >= 0.999 * least).all()
 
 
 def test_an_encoder_of_ones_own_is_named_if_it_reads_raw_data(caplog):

@@ -123,7 +123,7 @@ def collapse_alarm(
     most, row, rows, collapsed = 0, 0, [], False
     for record in history:
         most = max(most, int(record.get("active_units") or 0))
-        collapsed = _has_collapsed(record, most)
+        collapsed = has_collapsed(record, most)
         late = int(record["step"] or 0) >= PATIENCE_STEPS and settled(float(record["epoch"] or 0))
         row = row + 1 if collapsed and late else 0
         rows.append(row)
@@ -132,7 +132,7 @@ def collapse_alarm(
     at_the_end = ended and int(history[-1]["step"] or 0) >= FEWEST_STEPS
     if rows[-1] < PATIENCE_EPOCHS and not at_the_end:
         return None
-    return f"epoch {history[-1]['epoch']}: {_describe(history[-1], total, most)}. {remedies()}"
+    return f"epoch {history[-1]['epoch']}: {describe_collapse(history[-1], total, most)}. {remedies()}"
 
 
 def remedies(program: Any, objective: Any, x: Real[Tensor, " n *event"]) -> str:
@@ -231,7 +231,7 @@ def _largest_eigenvalues(
     return largest(flat), max(map(largest, shuffled))
 
 
-def _has_collapsed(record: Record, most: int) -> bool:
+def has_collapsed(record: Record, most: int) -> bool:
     """Whether the rate is below its threshold, or too few units are left of the most there were."""
     rate, active = record.get("validation_kl"), record.get("active_units")
     if rate is not None and rate < COLLAPSED_NATS:
@@ -239,7 +239,8 @@ def _has_collapsed(record: Record, most: int) -> bool:
     return active is not None and (active == 0 or PRUNED * active < most)
 
 
-def _describe(record: Record, total: int | None, most: int) -> str:
+def describe_collapse(record: Record, total: int | None, most: int) -> str:
+    """How much of the code is in use after an epoch, of so many units and the most that ever were."""
     rate, active = record.get("validation_kl"), record.get("active_units")
     below = rate is not None and rate < COLLAPSED_NATS
     reasons = []

@@ -9,7 +9,6 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from pyro_vae.evidence.baselines import (
-    factor_analysis,
     fit_negative_binomial,
     histogram,
     independent_density,
@@ -93,4 +92,6 @@ def test_each_family_is_normalised_and_bernoulli_rates_are_those_by_hand():
     assert np.exp(given.log_density(pairs)).sum() == pytest.approx(1)
     real = rng.normal(2, 3, size=(4000, 1))
     line = np.linspace(-20, 24, 4401)
-    assert np.exp(independent_density(real, "real").log_density(line[:, None])).sum() * 0.01 == pytest.approx(1)
+    assert np.exp(
+        independent_density(real, "real").log_density(line[:, None])
+    ).sum() * 0.01 == pytest.approx(1)

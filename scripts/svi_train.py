@@ -340,11 +340,11 @@ def table(metrics: dict[str, Any]) -> str:
 
     compared = []
     if metrics["baseline"] is not None:
-        what = f"nats, {metrics['baseline']}{above('baseline')}"
-        compared.append(("  no latent variables", number("baseline_log_density"), what))
+        what = f"nats, {metrics['baseline']}, no latent variables{above('baseline')}"
+        compared.append(("baseline", number("baseline_log_density"), what))
     if (factors := metrics["factors"]) is not None:
         what = f"nats, {factors} factor{'' if factors == 1 else 's'}{above('factor_analysis')}"
-        compared.append(("  factor analysis", number("factor_analysis_log_density"), what))
+        compared.append(("factor analysis", number("factor_analysis_log_density"), what))
     rows = [
         ("log p(x)", number("log_evidence"), of_evidence),
         *compared,
@@ -358,12 +358,10 @@ def table(metrics: dict[str, Any]) -> str:
             number("khat_share_above", ".1%"),
             "of images: log p(x) is less sure there",
         ),
-        (
-            "best validation",
-            number("best_validation_epoch", "d"),
-            f"epoch, of {metrics['epochs']}",
-        ),
     ]
+    best = metrics["best_validation_epoch"]
+    epoch = "not defined" if best is None else f"epoch {best}"
+    rows.append(("best validation", epoch, f"of {metrics['epochs']}"))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     title = f"test split of {metrics['data']}, {metrics['n']:,} data, mean per datum"
     if metrics["scale"] != "none":

@@ -87,6 +87,7 @@ class Comparison:
         above: The mean of the VAE's log p(x) minus the baseline's, row by row, over rows where both
             are finite; None where the VAE has no log p(x).
         above_se: The standard error of `above`; None for fewer than two rows.
+        share_above: The share of these rows on which the VAE is above the baseline.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Comparison:
     log_density: float
     above: float | None
     above_se: float | None
+    share_above: float | None
 
 
 def compare_with_baselines(
@@ -127,13 +129,14 @@ def compare_with_baselines(
         mean = finite(density.mean())
         if mean is None:
             continue
-        above = above_se = None
+        above = above_se = share = None
         if weights is not None:
             differences = weights.log_evidence - density
             differences = differences[np.isfinite(differences)]
             if len(differences):
                 above, above_se = float(differences.mean()), standard_error(differences)
-        found.append(Comparison(baseline.name, baseline.factors, mean, above, above_se))
+                share = float((differences > 0).mean())
+        found.append(Comparison(baseline.name, baseline.factors, mean, above, above_se, share))
     return found
 
 

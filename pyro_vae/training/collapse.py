@@ -25,6 +25,10 @@ COLLAPSED_NATS = 0.1
 # Of one coordinate; about what a normal with the least active mean, a variance of 0.01, must have.
 UNIT_NATS = 0.01
 
+# A unit whose mean KL is above this has left the prior, and training diverges: all that a float32 can
+# say is 17 nats.
+EXPLODED_NATS = 30.0
+
 # At the start of training a code may be unused, and for an epoch by chance: alarm is raised after so
 # many steps, and so many epochs in a row.
 PATIENCE_STEPS = 1000
@@ -132,7 +136,11 @@ def collapse_alarm(
     at_the_end = ended and int(history[-1]["step"] or 0) >= FEWEST_STEPS
     if rows[-1] < PATIENCE_EPOCHS and not at_the_end:
         return None
-    return f"epoch {history[-1]['epoch']}: {describe_collapse(history[-1], total, most)}. {remedies()}"
+    epoch = f"epoch {history[-1]['epoch']}"
+    if total is not None and has_exploded(history[-1], total):
+        rate = history[-1]["validation_kl"]
+        return f"{epoch}: training diverges: the rate is {rate:,.0f} nats/datum. A smaller --lr helps."
+    return f"{epoch}: {describe_collapse(history[-1], total, most)}. {remedies()}"
 
 
 def remedies(program: Any, objective: Any, x: Real[Tensor, " n *event"]) -> str:
@@ -229,6 +237,12 @@ def _largest_eigenvalues(
         for _ in range(SHUFFLES)
     ]
     return largest(flat), max(map(largest, shuffled))
+
+
+def has_exploded(record: Record, total: int) -> bool:
+    """Whether the rate of an epoch is more than so many units can say."""
+    rate = record.get("validation_kl")
+    return rate is not None and rate > EXPLODED_NATS * total
 
 
 def has_collapsed(record: Record, most: int) -> bool:

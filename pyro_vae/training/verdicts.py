@@ -13,23 +13,26 @@ from torch import Tensor, nn
 
 from pyro_vae.data import PreparedData
 from pyro_vae.evidence import Comparison, Evaluation, compare_with_baselines
+from pyro_vae.evidence.numbers import finite
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.training.collapse import (
     FEWEST_STEPS,
+    PATIENCE_STEPS,
     Record,
     describe_collapse,
     has_collapsed,
+    has_exploded,
     remedies,
 )
 
-# A unit that carries more has left the prior: float32 itself resolves 17 nats.
-EXPLODED_NATS = 30.0
 # Standard errors, or of noise standard deviations, that a difference must exceed.
 BEYOND = 3.0
 # The learning rate that is tried after a larger one diverged: the default.
 USUAL_LR = 1e-3
 # A trend needs so many epochs: the last third is looked at.
 _TREND_EPOCHS = 5
+# A rise by a smaller share of what the VAE is above its baseline is not worth a longer training.
+_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ class Review:
         best_epoch: The epoch of the best validation score; None where none was finite.
         epochs: The number of epochs trained.
         verdicts: A line for each thing that is wrong, which starts with its name: "diverging",
-            "collapsed", "still rising", "overfitting", "below the baseline". Empty if all is well.
+            "collapsed", "too short", "still rising", "overfitting", "below the baseline", "not above the
+            baseline". Empty if all is well.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -145,8 +149,8 @@ def review(
     >>> history = fit(vae, data, epochs=1, max_steps=5)
     >>> x = data.fixed("test")[:100]
     >>> found = review(vae, data, x, evaluate(vae, x, num_samples=10), history)
-    >>> found.verdicts[0][:55]
-    'too short: 5 steps say little. Train on: fit(vae, data,'
+    >>> found.verdicts[0]
+    'too short: 5 steps, one epoch. Train on: fit(vae, data, ...) once more'
 
     Args:
         vae: The trained VAE, or another program.
@@ -169,7 +173,7 @@ def review(
             diverging(history, units, objective=objective, plan=plan)
             or _collapsed(vae, data, history[: kept_epoch or None], units, objective)
             or _too_short(history, plan)
-            or _still_rising(history, objective, evaluation, plan)
+            or _still_rising(history, objective, evaluation, found, plan)
             or _overfitting(history, objective, best, kept_epoch, plan)
         )
         verdicts += [] if verdict is None else [verdict]
@@ -209,7 +213,7 @@ def diverging(
     elif (
         len(history) > 2
         and (noise := _noise(scores)) is not None
-        and objective.settled(0)
+        and objective.settled(0.0)
         and all(
             (start := first.get(key)) is not None
             and (end := last.get(key)) is not None
@@ -222,12 +226,12 @@ def diverging(
             f"{last[name]:,.1f}"
         )
     elif (
-        (kl := last.get("validation_kl")) is not None
-        and kl > EXPLODED_NATS * units
+        has_exploded(last, units)
         and objective.uses_prior
         and objective.settled(float(last["epoch"] or 0))
         and _weight(objective) >= 0.5
     ):
+        kl = last["validation_kl"] or 0.0
         reason = f"the KL is {kl:,.0f} nats, {kl / units:,.0f} for each of {units} units"
     if reason is None:
         return None
@@ -253,39 +257,45 @@ def _collapsed(
         return None
     device = next(vae.parameters()).device
     advice = remedies(vae, objective, data.fixed("validation")[:1000].to(device))
-    return f"collapsed: {describe_collapse(record, units, most)}. {advice}"
+    what = describe_collapse(record, units, most).replace("has collapsed and says", "says")
+    return f"collapsed: {what}. {advice}"
 
 
 def _too_short(history: Sequence[Record], plan: Plan) -> str | None:
     step = int(history[-1]["step"] or 0)
-    if step >= FEWEST_STEPS and len(history) > 1:
+    if step >= (FEWEST_STEPS if len(history) > 1 else PATIENCE_STEPS):
         return None
-    length = f"{step:,} steps" if step < FEWEST_STEPS else "one epoch"
-    return f"too short: {length} say little. Train on: {plan.train_on(step)}"
+    length = "one epoch" if len(history) == 1 else f"{len(history)} epochs"
+    return f"too short: {step:,} steps, {length}. Train on: {plan.train_on(step)}"
 
 
 def _still_rising(
-    history: Sequence[Record], objective: Objective, evaluation: Evaluation, plan: Plan
+    history: Sequence[Record],
+    objective: Objective,
+    evaluation: Evaluation,
+    comparisons: Sequence[Comparison],
+    plan: Plan,
 ) -> str | None:
-    """If the last third of the validation scores rises beyond its noise, and by what matters.
+    """If the last third of the validation scores rises beyond its noise, to the end, and by what matters.
 
-    What matters is what the same number of epochs would bring again, at that slope: more than half the
-    standard error of log p(x).
+    What matters is more than the standard error of log p(x), or than a twentieth of what log p(x) is
+    above the baseline.
     """
     scores = _series(history, f"validation_{objective.score}")
-    if plan.stopped_early or not np.isfinite(scores).all():
+    if plan.stopped_early or len(scores) < 2 or not np.isfinite(scores).all():
         return None
     epochs = max(min(_TREND_EPOCHS, len(scores)), len(scores) // 3)
-    tail = scores[-epochs:]
-    slope, error = _slope(tail)
-    gain = slope * epochs
+    slope, error = _slope(scores[-epochs:])
+    gain = slope * (epochs - 1)
     weights = evaluation.weights
-    se = 0.0 if weights is None or weights.log_evidence_se is None else weights.log_evidence_se
-    if not (slope > BEYOND * error and gain > 0.5 * max(se if math.isfinite(se) else 0.0, 0.0)):
+    scales = [] if weights is None else [finite(weights.log_evidence_se) or 0.0]
+    scales += [max(0.0, _SHARE * each.above) for each in comparisons if each.above is not None]
+    recent = len(scores) - 1 - int(scores.argmax()) <= len(scores) // 10
+    if not (recent and slope > BEYOND * error and gain > min(scales, default=0.0)):
         return None
     return (
         f"still rising: the validation {_word(objective.score)} gained {gain:,.2f} nats in the last "
-        f"{epochs} epochs. Train on: {plan.train_on(int(history[-1]['step'] or 0))}"
+        f"{'epoch' if epochs == 2 else f'{epochs - 1} epochs'}. Train on: {plan.train_on(int(history[-1]['step'] or 0))}"
     )
 
 
@@ -326,15 +336,12 @@ def _overfitting(
 
 
 def _below(each: Comparison) -> str | None:
-    """If log p(x) is below a baseline beyond the standard error, or not above it."""
-    if each.above is None:
+    """If log p(x) is below a baseline, by two standard errors or for most data, or not above it."""
+    if each.above is None or each.above > 2 * (each.above_se or 0.0):
         return None
-    se = each.above_se or 0.0
-    if each.above < -2 * se:
+    if each.above < -2 * (each.above_se or 0.0) or (each.share_above or 0.0) < 0.25:
         return f"below the baseline: {each.name} is better by {_nats(each, -1)}"
-    if each.above <= 2 * se:
-        return f"below the baseline: no better than {each.name}, above it by {_nats(each)}"
-    return None
+    return f"not above the baseline: {_nats(each)} from {each.name}"
 
 
 def _nats(each: Comparison, sign: int = 1) -> str:

@@ -5,6 +5,7 @@ normalised as a likelihood of the same support is, so that the numbers compare.
 """
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -177,14 +178,14 @@ def baselines(data: PreparedData, likelihood: Any = None) -> list[Baseline]:
             found += _factor_analysis(table, validation, minimum_scale)
     except (np.linalg.LinAlgError, FloatingPointError, ValueError) as error:
         # Such as fill values of 1e30, whose squares are infinite.
-        if isinstance(error, ValueError) and "infinity" not in str(error):
+        if isinstance(error, ValueError) and not re.search("infinity|NaN", str(error)):
             raise
         return []
     return found
 
 
 def independent_density(
-    train: "Real[np.ndarray, ' n *event'] | sparse.csr_array",
+    train: Any,
     support: str,
     *,
     validation: Real[np.ndarray, " v *event"] | None = None,
@@ -201,7 +202,8 @@ def independent_density(
     scales. Counts: a negative binomial; given the total, a multinomial of the pooled proportions.
 
     Args:
-        train: Training data in the likelihood's support; counts and binary data may be sparse.
+        train: Training data `(n, *event)` in the likelihood's support, an array; counts and binary data may
+            be a sparse matrix.
         support: binary, unit, real, integers or counts.
         validation: What chooses the width of a histogram, the floor under scales and the family; None
             for the narrowest, the lowest and the first.
@@ -211,8 +213,7 @@ def independent_density(
         logit_normal: Whether a logit-normal is tried, where few values are 0 or 1.
         minimum_scale: A floor under scales, in units of the element's spread.
     """
-    if support == "real":
-        smallest = _smallest_scales(train, minimum_scale)
+    shaped = train
     train = train if _is_sparse(train) else train.reshape(len(train), -1)
     if support == "binary":
         total = np.asarray(train.sum(0), np.float64)
@@ -246,6 +247,7 @@ def independent_density(
                 Baseline("a logit-normal for each element", _logit_normal(train, minimum_scale))
             )
     else:
+        smallest = _smallest_scales(shaped, minimum_scale)
         candidates = _normals(train, smallest, _DEGREES if heavy_tailed else ())
     if validation is None or len(candidates) == 1:
         return candidates[0]
@@ -338,7 +340,7 @@ def _negative_binomial_on_grid(
     from scipy import sparse
     from scipy.special import gammaln
 
-    rows = sparse.csr_array(counts)
+    rows: Any = sparse.csr_array(counts)
     n, d = rows.shape
     mean = np.maximum(np.asarray(rows.sum(0), np.float64) / n, _MINIMUM_MEAN)
     values, which = np.unique(rows.data, return_inverse=True)
@@ -572,9 +574,9 @@ def _training_rows(data: PreparedData, elements: int) -> Any:
     """
     train = data.train
     if isinstance(train, SparseRows):
-        share = max(1.0, train.matrix.nnz / max(1, train.matrix.shape[0]))
-        index = _spread(len(train), int(elements / share))
-        return train.matrix[train.rows[index].numpy()]
+        matrix: Any = train.matrix
+        index = _spread(len(train), int(elements / max(1.0, matrix.nnz / matrix.shape[0])))
+        return matrix[train.rows[index].numpy()]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return _array(data.transform(_evenly(train, elements)))

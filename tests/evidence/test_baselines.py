@@ -10,7 +10,8 @@ from scipy import sparse, stats
 from scipy.special import logsumexp
 
 from pyro_vae import build
-from pyro_vae.data import Dataset, PreparedData
+from pyro_vae.data import Dataset, PreparedData, array_file
+from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evidence.baselines import (
     baselines,
@@ -212,6 +213,22 @@ def test_sparse_rows_give_what_dense_ones_do(monkeypatch):
             baselines(PreparedData(d, "counts"), likelihood) for d in (kept, dense)
         )
         np.testing.assert_allclose(one.log_density(test), other.log_density(test))
+
+
+def test_rows_on_the_disk_give_what_those_in_memory_do(tmp_path, monkeypatch):
+    rows = np.random.default_rng(0).normal(size=(4000, 3)).astype(np.float32)
+    np.save(tmp_path / "x.npy", rows)
+    kept, held = (
+        PreparedData(array_file(tmp_path / "x.npy", memory_map=on), "real") for on in (True, False)
+    )
+    assert isinstance(kept.train, MemoryMapped)
+    test = held.fixed("test").numpy()
+    for one, other in zip(baselines(kept), baselines(held), strict=True):
+        np.testing.assert_allclose(one.log_density(test), other.log_density(test), rtol=1e-6)
+    # Of a part of the rows, the same to the precision of a part.
+    monkeypatch.setattr("pyro_vae.evidence.baselines._ELEMENTS", 3000)
+    one, other = (baselines(each)[0].log_density(test).mean() for each in (kept, held))
+    assert one == pytest.approx(other, abs=0.05)
 
 
 def test_values_without_a_finite_density_have_no_baseline():

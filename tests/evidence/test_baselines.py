@@ -58,6 +58,16 @@ def test_the_fit_finds_what_made_the_counts():
     np.testing.assert_allclose(means, counts.mean(0), rtol=1e-3)
 
 
+def test_the_fit_without_sizes_finds_the_dispersion_of_dense_and_sparse_counts():
+    rng = np.random.default_rng(0)
+    mean, dispersion = np.array([0.5, 4.0, 30.0]), np.array([0.4, 2.0, 10.0])
+    counts = negative_binomial(mean, dispersion).rvs((20_000, 3), rng)
+    for rows in (counts, sparse.csr_array(counts)):
+        fitted = fit_negative_binomial(rows)
+        np.testing.assert_allclose(fitted[0], counts.mean(0))
+        np.testing.assert_allclose(fitted[1], dispersion, rtol=0.08)
+
+
 def test_counts_without_overdispersion_and_genes_that_are_not_there():
     rng = np.random.default_rng(0)
     counts = np.stack([rng.binomial(10, 0.5, 5000), np.zeros(5000, int)], 1)
@@ -218,9 +228,8 @@ def test_sparse_rows_give_what_dense_ones_do(monkeypatch):
 def test_rows_on_the_disk_give_what_those_in_memory_do(tmp_path, monkeypatch):
     rows = np.random.default_rng(0).normal(size=(4000, 3)).astype(np.float32)
     np.save(tmp_path / "x.npy", rows)
-    kept, held = (
-        PreparedData(array_file(tmp_path / "x.npy", memory_map=on), "real") for on in (True, False)
-    )
+    dataset = array_file(tmp_path / "x.npy", memory_map=True)
+    kept, held = PreparedData(dataset, "real"), PreparedData(dataset.in_memory(), "real")
     assert isinstance(kept.train, MemoryMapped)
     test = held.fixed("test").numpy()
     for one, other in zip(baselines(kept), baselines(held), strict=True):

@@ -28,7 +28,7 @@ from pyro_vae.data import default_root
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evaluating import as_floats
 from pyro_vae.training.checkpoint import load_checkpoint
-from pyro_vae.training.command_line import parse
+from pyro_vae.training.command_line import parse, with_likelihood
 from pyro_vae.training.configuration import (
     build_objective,
     build_vae_for,
@@ -40,7 +40,9 @@ from pyro_vae.training.configuration import (
 )
 from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
+from pyro_vae.training.model_files import BY_KIND
 from pyro_vae.training.plain_yaml import Configuration
+from pyro_vae.training.preparing import default_likelihood
 from pyro_vae.training.processes import LostProcessError, Processes
 from pyro_vae.training.programs import chosen_device, in_one_line, with_data_path
 from pyro_vae.training.provenance import provenance
@@ -104,7 +106,11 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         if resumed.checkpoint.exists():
             contract = stored_contract(load_checkpoint(resumed.checkpoint), resumed.path)
             configuration = with_data_path(configuration, contract, resumed.path)
-    data = prepare_data(configuration, load_data(configuration, root))
+    dataset = load_data(configuration, root)
+    by_kind = configuration["likelihood"]["name"] == BY_KIND
+    if by_kind:
+        configuration = with_likelihood(configuration, dataset.kind)
+    data = prepare_data(configuration, dataset)
     notes = check_data(configuration, data)
     vae = build_vae_for(configuration, data).to(device)
     training = Training(
@@ -131,6 +137,10 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         directory.check_free(configuration["overwrite"])
         configuration = directory.create(configuration)
     with logged_to(directory.log):
+        if by_kind:
+            said = default_likelihood(dataset, configuration["likelihood"]["name"])
+            print(said)
+            log.info("%s", said)
         return train(configuration, directory, training)
 
 

@@ -24,11 +24,13 @@ from pyro_vae.data.values import (
     SUPPORTS,
     Channels,
     Extent,
+    Kind,
     Layout,
     Support,
     arranged,
     as_events,
     as_tensor,
+    kind_of,
     labels_error,
     native_support,
 )
@@ -374,6 +376,11 @@ class Dataset:
         # Sparse data are never real, unless they are given so: rows of them are enough.
         in_memory = self.train if isinstance(self.train, Tensor) else self.validation[:10_000]
         return Units.of(in_memory, self.scale)
+
+    @cached_property
+    def kind(self) -> Kind:
+        """The kind of data, by which a model file chooses a default likelihood: see `values.kind_of`."""
+        return kind_of(self.support, self.levels, self.train[:1000])
 
     @property
     def event_shape(self) -> tuple[int, ...]:

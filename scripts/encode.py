@@ -22,6 +22,7 @@ from analysis.draws import as_floats, embedded, latent_site, to_array
 from analysis.representation.code_files import FORMATS, Codes
 from pyro_vae.data import PreparedData
 from pyro_vae.data.memory_mapped import MemoryMapped
+from pyro_vae.data.nouns import noun, set_noun
 from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import distribution_at
 from pyro_vae.training.checkpoint import write_atomically
@@ -108,11 +109,14 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
         )
     splits = SPLITS if options.split == "all" else (options.split,)
     splits = splits if data.dataset.is_split else ("test",)
+    set_noun(data.dataset.noun)
     print(f"{data.description}\n{options.run}/", flush=True)
     for note in data.dataset.notes if words else ():
         print(note)
     if "anew at each visit" in data.description:
-        print("here each datum is drawn once, with a fixed seed: the codes are always the same")
+        print(
+            f"here each {noun()} is drawn once, with a fixed seed: the codes are always the same"
+        )
     metadata = {
         "run": str(options.run.resolve()),
         "checkpoint_sha256": checkpoint,
@@ -172,7 +176,7 @@ def encoded(
     """The codes of these splits, one split after the other, or in the order of the one array they are of."""
     found: dict[str, Encoded] = {}
     sizes = {split: len(getattr(data.dataset, split)) for split in splits}
-    with tqdm(total=sum(sizes.values()), desc="encoding", unit="datum") as bar:
+    with tqdm(total=sum(sizes.values()), desc="encoding", unit=noun()) as bar:
         for split in splits:
             codes, scales = [], []
             for x in blocks(data, split):

@@ -21,7 +21,6 @@ from tqdm import tqdm
 from analysis.draws import as_floats, embedded, latent_site, to_array
 from analysis.representation.code_files import FORMATS, Codes
 from pyro_vae.data import PreparedData
-from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.nouns import noun, set_noun
 from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import distribution_at
@@ -188,7 +187,7 @@ def encoded(
             found[split] = Encoded(
                 np.concatenate(codes),
                 np.concatenate(scales) if scale else None,
-                rows_of(data, split),
+                data.dataset.row_numbers(split),
             )
     labels = [data.dataset.labels.get(split) for split in splits]
     known = [each for each in labels if each is not None]
@@ -202,6 +201,7 @@ def encoded(
             order
         ],
         row=row[order],
+        row_names=data.dataset.names_of_rows(row[order]),
         metadata={**metadata, "row": "in the file" if whole else "in the split"},
         scale=np.concatenate(of_scale)[order] if of_scale else None,
         labels=torch.cat(known).numpy()[order] if len(known) == len(splits) else None,
@@ -219,15 +219,6 @@ def blocks(data: PreparedData, split: str) -> Iterator[Tensor]:
         torch.manual_seed(SEED)
         for start in range(0, len(raw), ROWS_AT_A_TIME):
             yield data.transform(raw[start : start + ROWS_AT_A_TIME])
-
-
-def rows_of(data: PreparedData, split: str) -> np.ndarray:
-    """The numbers of a split's rows in the array they are of, if there is one; else in the split."""
-    raw = getattr(data.dataset, split)
-    if isinstance(raw, MemoryMapped):
-        return np.delete(np.arange(raw.file.shape[0]), raw.held_out)
-    rows = data.dataset.rows.get(split)
-    return np.arange(len(raw)) if rows is None else rows.numpy()
 
 
 def scales_of(vae: Any, x: Tensor) -> np.ndarray:

@@ -232,12 +232,14 @@ def conclude(
     print(table(metrics))
 
     known = np.arange(len(x))
+    numbers = data.dataset.row_numbers("test")[rows.numpy()]
     if len(evaluation.undefined):
         bad = rows[evaluation.undefined].numpy()
         log.warning("%s.", undefined_data(bad, len(x), f"test {nouns()}"))
         known = np.setdiff1d(known, evaluation.undefined)
         evaluation, x = evaluation.taken(known), x[known]
         labels = None if labels is None else labels[known]
+        numbers = numbers[known]
     if not len(known):
         print(f"metrics.json is in {directory.path}/; no test {noun()} is left to draw")
         return
@@ -251,7 +253,10 @@ def conclude(
         num_draws=STORED_DRAWS,
         num_stored=stored,
         constant_data=None if labels is None else {"label": labels.numpy()},
+        rows=numbers,
+        row_names=data.dataset.names_of_rows(numbers),
         configuration=configuration,
+        attrs={"split": "test", "rows": "in the file" if data.dataset.rows else "in the split"},
     )
     write_netcdf(tree, directory.inference_data)
     draw_figures(

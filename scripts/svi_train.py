@@ -26,6 +26,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_vae.data import default_root
+from pyro_vae.data.nouns import named, noun, nouns, set_noun
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evaluating import as_floats
 from pyro_vae.training.checkpoint import load_checkpoint
@@ -69,7 +70,8 @@ STOPPED = 143
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     try:
-        return run(parse(sys.argv[1:] if arguments is None else arguments))
+        with named("datum"):
+            return run(parse(sys.argv[1:] if arguments is None else arguments))
     except (ValueError, OSError, ImportError) as error:
         # Of several processes, which all have the same to say, the first says it.
         if os.environ.get("RANK", "0") == "0":
@@ -112,6 +114,7 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
     if by_kind:
         configuration = with_likelihood(configuration, dataset.kind)
     data = prepare_data(configuration, dataset)
+    set_noun(dataset.noun)
     notes = check_data(configuration, data)
     vae = build_vae_for(configuration, data).to(device)
     training = Training(
@@ -204,7 +207,9 @@ def conclude(
     most = len(test) if configuration["evaluate"] == "full" else QUICK_IMAGES
     if isinstance(test, SparseRows) and most > (fitting := rows_within(EVALUATED_ELEMENTS, test)):
         most = fitting
-        print(f"evaluated on {most:,} of {len(test):,} test data, as many as are dense at once")
+        print(
+            f"evaluated on {most:,} of {len(test):,} test {nouns()}, as many as are dense at once"
+        )
     rows = fixed_rows(len(test), most)
     x = test[rows].to(training.device)
     labels = data.dataset.labels.get("test")
@@ -261,14 +266,16 @@ def conclude(
         log.info("verdict: %s", line)
 
     known = np.arange(len(x))
+    numbers = data.dataset.row_numbers("test")[rows.numpy()]
     if len(evaluation.undefined):
         bad = rows[evaluation.undefined].numpy()
-        log.warning("%s.", undefined_data(bad, len(x), "test data"))
+        log.warning("%s.", undefined_data(bad, len(x), f"test {nouns()}"))
         known = np.setdiff1d(known, evaluation.undefined)
         evaluation, x = evaluation.taken(known), x[known]
         labels = None if labels is None else labels[known]
+        numbers = numbers[known]
     if not len(known):
-        print(f"metrics.json is in {directory.path}/; no test datum is left to draw")
+        print(f"metrics.json is in {directory.path}/; no test {noun()} is left to draw")
         return
     stored = STORED_IMAGES
     if isinstance(test, SparseRows):
@@ -280,7 +287,10 @@ def conclude(
         num_draws=STORED_DRAWS,
         num_stored=stored,
         constant_data=None if labels is None else {"label": labels.numpy()},
+        rows=numbers,
+        row_names=data.dataset.names_of_rows(numbers),
         configuration=configuration,
+        attrs={"split": "test", "rows": "in the file" if data.dataset.rows else "in the split"},
     )
     write_netcdf(tree, directory.inference_data)
     draw_figures(
@@ -366,14 +376,14 @@ def table(metrics: dict[str, Any]) -> str:
         (
             "k-hat above threshold",
             number("khat_share_above", ".1%"),
-            "of images: log p(x) is less sure there",
+            f"of {nouns()}: log p(x) is less sure there",
         ),
     ]
     best = metrics["best_validation_epoch"]
     epoch = "not defined" if best is None else f"epoch {best}"
     rows.append(("best validation", epoch, f"of {metrics['epochs']}"))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    title = f"test split of {metrics['data']}, {metrics['n']:,} data, mean per datum"
+    title = f"test split of {metrics['data']}, {metrics['n']:,} {nouns()}, mean per {noun()}"
     if metrics["scale"] != "none":
         title += ", densities in the units of the data"
     lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]

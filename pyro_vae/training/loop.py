@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.data import DataContract, PreparedData
+from pyro_vae.data.nouns import noun
 from pyro_vae.evaluating import as_floats, check_device, evaluating
 from pyro_vae.log_densities import LogDensities, log_densities, without_density
 from pyro_vae.networks.normalisation import require_separable
@@ -542,7 +543,7 @@ class Training:
         if text:
             epochs = math.ceil(self.steps / self.steps_per_epoch)
             epoch = math.ceil(self.step / self.steps_per_epoch)
-            bar.set_postfix_str(f"epoch {epoch}/{epochs}: {text} nats/datum", refresh=False)
+            bar.set_postfix_str(f"epoch {epoch}/{epochs}: {text} nats/{noun()}", refresh=False)
 
     # ---- state -------------------------------------------------------------------------------
 
@@ -639,7 +640,7 @@ def describe_record(record: Record) -> str:
         values = [(name, record.get(prefix + name)) for name in ("elbo", "reconstruction", "kl")]
         text = ", ".join(f"{name} {value:.2f}" for name, value in values if value is not None)
         parts.append(f"{label}: {text or 'not finite'}")
-    return "; ".join(parts) + " nats/datum"
+    return "; ".join(parts) + f" nats/{noun()}"
 
 
 def _with_gradient(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

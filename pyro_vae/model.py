@@ -6,23 +6,31 @@ called as it is written. Read this file first and edit it freely: change a defau
 """
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any, ClassVar
 
 import pyro
+import torch
 from jaxtyping import Float, Real
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
-from pyro_vae.data import DataContract, Units, check_prepared, prepare
+from pyro_vae.data import DataContract, Units, check_batch, check_prepared, prepare
+from pyro_vae.data.values import SUPPORTS
 from pyro_vae.evaluating import exportable
+from pyro_vae.generation import Generation
+from pyro_vae.names import class_of, named_part, support_of
 from pyro_vae.parameter_names import UniqueParameterNames
 
 
-class VAE(UniqueParameterNames, PyroModule):
+class VAE(Generation, UniqueParameterNames, PyroModule):
     """A variational autoencoder: p(x, z) = p(z) p(x | z), with the guide q(z | x).
+
+    `sample`, `reconstruct` and `interpolate` are those of `Generation`.
 
     Args:
         prior: `prior()` is p(z), with event shape `(latent_dim,)`.
@@ -32,6 +40,7 @@ class VAE(UniqueParameterNames, PyroModule):
     Raises:
         ValueError: If prior and posterior differ in support, in latent dimension, or in the number of
             values of a discrete variable.
+        TypeError: If a part is no module.
 
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114
@@ -46,6 +55,16 @@ class VAE(UniqueParameterNames, PyroModule):
 
     def __init__(self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module) -> None:
         super().__init__()
+        for family, part in (
+            ("prior", prior),
+            ("likelihood", likelihood),
+            ("posterior", posterior),
+        ):
+            if not isinstance(part, nn.Module):
+                raise TypeError(
+                    f"{family} must be a module, got {part!r}: `build` takes names and classes."
+                )
+            support_of(part, family)
         if prior.support != posterior.support:
             raise ValueError(
                 "prior and posterior must have the same support: "
@@ -68,6 +87,7 @@ class VAE(UniqueParameterNames, PyroModule):
     @pyro_method
     def model(self, x: Real[Tensor, " batch *event"], y: Tensor | None = None) -> Tensor:
         """z ~ p(z), x ~ p(x | z)."""
+        self._check(x)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             return pyro.sample("x", self.likelihood(z), obs=x)
@@ -75,13 +95,14 @@ class VAE(UniqueParameterNames, PyroModule):
     @pyro_method
     def guide(self, x: Real[Tensor, " batch *event"], y: Tensor | None = None) -> Tensor:
         """z ~ q(z | x)."""
+        self._check(x)
         with pyro.plate("data", len(x)):
             return pyro.sample("z", self.posterior(x))
 
     def embed(self, x: Any) -> Float[Tensor, "batch latent"]:
         """The deterministic code of x, used as its representation; data but a tensor are prepared first."""
         x = x if isinstance(x, Tensor) else self.prepare(x)
-        check_prepared(x, str(self.likelihood.support), self.contract)
+        check_prepared(x, str(self.likelihood.support), self.contract, self._event_shape)
         with exportable():
             return self.posterior.embed(x)
 
@@ -96,26 +117,48 @@ class VAE(UniqueParameterNames, PyroModule):
         """
         return prepare(data, self.contract).to(next(self.parameters()).device)
 
-    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch_event"]:
-        """The mean of p(x | z)."""
+    def decode(self, z: Any) -> Float[Tensor, "*batch_event"]:
+        """The mean of p(x | z), in the likelihood's support.
+
+        Args:
+            z: Codes `(*batch, latent_dim)`: a tensor, an array or a list.
+
+        Raises:
+            ValueError: If they have another shape.
+        """
+        if not isinstance(z, Tensor):
+            z = torch.as_tensor(z, dtype=torch.get_default_dtype())
+        latent_dim = getattr(self.prior, "latent_dim", None)
+        if latent_dim is not None and (z.dim() == 0 or z.shape[-1] != latent_dim):
+            raise ValueError(f"z must have the shape (..., {latent_dim}), got {tuple(z.shape)}.")
         with exportable():
             return self.likelihood(z).mean
+
+    @property
+    def _event_shape(self) -> tuple[int, ...] | None:
+        return getattr(self.likelihood, "event_shape", None)
+
+    def _check(self, x: Tensor) -> None:
+        """Make sure that x is a batch of prepared data of the likelihood's shape."""
+        check_batch(x, self._event_shape, str(self.likelihood.support), self.contract)
 
 
 def build(
     event_shape: Sequence[int],
     latent_dim: int = 8,
     *,
-    prior: Callable[..., nn.Module] = priors.StandardNormal,
-    likelihood: Callable[..., nn.Module] = likelihoods.Bernoulli,
-    posterior: Callable[..., nn.Module] = posteriors.DiagonalNormal,
-    network: Callable[..., nn.Module] = networks.MLP,
+    prior: str | Callable[..., nn.Module] = priors.StandardNormal,
+    likelihood: str | Callable[..., nn.Module] = likelihoods.Bernoulli,
+    posterior: str | Callable[..., nn.Module] = posteriors.DiagonalNormal,
+    network: str | Callable[..., nn.Module] = networks.MLP,
     train_data: Real[Tensor, " n *event"] | None = None,
     train_size: int | None = None,
     levels: int | None = None,
     units: Units | None = None,
 ) -> VAE:
-    """A VAE from the classes of its parts. The defaults above are the command line's.
+    """A VAE from its parts, by name or class. The defaults above are the command line's.
+
+    >>> vae = build((30,), latent_dim=2, prior="vamp", likelihood="normal")
 
     Each constructor is handed, by parameter name, what it asks for among `latent_dim`,
     `event_shape`, `encoder`, `decoder`, `posterior`, `train_data`, `train_size`, `levels`, `units` and
@@ -124,34 +167,41 @@ def build(
     less their mean, over their spread.
 
     Args:
-        event_shape: The shape of a datum.
+        event_shape: The shape of a datum: `(columns,)` of a table, `(channels, height, width)` of images.
         latent_dim: The length of the last axis that the decoder reads.
-        prior: The prior's class, or a `partial` of it with options.
-        likelihood: The likelihood's.
-        posterior: The posterior's.
-        network: The class of encoder and decoder, called with an input and an output shape.
+        prior: One of `priors.PRIORS` by name, a class, or a `partial` of a class with options.
+        likelihood: The same of `likelihoods.LIKELIHOODS`.
+        posterior: The same of `posteriors.POSTERIORS`.
+        network: The same of `networks.NETWORKS`: encoder and decoder, called with an input and an output
+            shape.
         train_data: Training data in the likelihood's support, for parts that start from data.
         train_size: The number of training data.
         levels: The number of levels 0, ..., levels - 1 of the data; None if they have none.
         units: The center and spread of real data; without, those of `train_data`, and `fit` finds them.
 
     Raises:
-        ValueError: If parts do not fit together, or a likelihood of integers is given no `levels`.
+        ValueError: If a name is unknown, parts do not fit together, or a likelihood of integers is given no
+            `levels`.
     """
-    encoder, decoder = partial(network, tuple(event_shape)), partial(network, (latent_dim,))
-    support = _class_of(likelihood).support
+    event_shape, latent_dim = _sizes(event_shape, latent_dim)
+    prior = named_part("prior", prior, priors.PRIORS)
+    likelihood = named_part("likelihood", likelihood, likelihoods.LIKELIHOODS)
+    posterior = named_part("posterior", posterior, posteriors.POSTERIORS)
+    network = named_part("network", network, networks.NETWORKS)
+    encoder, decoder = partial(network, event_shape), partial(network, (latent_dim,))
+    support = support_of(class_of(likelihood), "likelihood", SUPPORTS)
     if support == "real":
         if units is None and train_data is not None:
             units = Units.of(train_data)
-        encoder = networks.on_user_units(encoder, tuple(event_shape), units)
+        encoder = networks.on_user_units(encoder, event_shape, units)
     if support == "counts":
         encoder = networks.on_log_scale(encoder)
     if support == "integers":
         encoder = networks.on_unit_scale(encoder, levels)
-    if _class_of(prior).support == "simplex":
+    if support_of(class_of(prior), "prior") == "simplex":
         decoder = networks.on_simplex_scale(decoder)
     given: dict[str, Any] = {
-        "event_shape": tuple(event_shape),
+        "event_shape": event_shape,
         "latent_dim": latent_dim,
         "encoder": encoder,
         "decoder": decoder,
@@ -164,7 +214,7 @@ def build(
 
     def construct(part: Callable[..., nn.Module]) -> nn.Module:
         # A partial's own signature fails on an unknown option before the call can name it.
-        asked = inspect.signature(_class_of(part)).parameters
+        asked = inspect.signature(class_of(part)).parameters
         return part(**{name: value for name, value in given.items() if name in asked})
 
     given["posterior"] = construct(posterior)
@@ -176,5 +226,25 @@ def names_of_support(parts: Mapping[str, Any], support: Any) -> str:
     return ", ".join(name for name, part in parts.items() if part.support == support) or "none"
 
 
-def _class_of(part: Callable[..., nn.Module]) -> Any:
-    return part.func if isinstance(part, partial) else part
+def _sizes(event_shape: Any, latent_dim: Any) -> tuple[tuple[int, ...], int]:
+    """Both as whole numbers.
+
+    Raises:
+        ValueError: If they are none.
+    """
+    try:
+        shape = tuple(map(operator.index, event_shape))
+    except TypeError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        data = getattr(event_shape, "shape", None)
+        got = (
+            repr(event_shape) if data is None else f"data of shape {tuple(data)}: give x.shape[1:]"
+        )
+        raise ValueError(
+            "event_shape must be the shape of one datum, such as (30,) for a table of 30 columns or "
+            f"(1, 28, 28) for grey images, got {got}."
+        )
+    if not isinstance(latent_dim, Integral) or latent_dim < 1:
+        raise ValueError(f"latent_dim must be at least 1, a whole number, got {latent_dim!r}.")
+    return shape, int(latent_dim)

@@ -40,6 +40,7 @@ from pyro_vae.training.configuration import (
 )
 from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
+from pyro_vae.training.model_files import located
 from pyro_vae.training.plain_yaml import Configuration
 from pyro_vae.training.processes import LostProcessError, Processes
 from pyro_vae.training.programs import chosen_device, in_one_line, with_data_path
@@ -67,14 +68,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     try:
         return run(parse(sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, OSError, ImportError) as error:
-        # Of several processes, which all have the same to say, the first says it.
-        if os.environ.get("RANK", "0") == "0":
-            print(f"svi_train.py: error: {in_one_line(error)}", file=sys.stderr)
-        return 2
     except (NonFiniteError, LostProcessError) as error:
         print(f"svi_train.py: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        line = located(error)
+        if line is None and not isinstance(error, ValueError | OSError | ImportError):
+            raise
+        # Of several processes, which all have the same to say, the first says it.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"svi_train.py: error: {line or in_one_line(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         # Not in training, which ends by itself: while data are read, or in the evaluation.
         print("svi_train.py: stopped; --resume goes on with a run that has begun", file=sys.stderr)

@@ -143,7 +143,7 @@ def test_codes_stay_in_their_support(prior, posterior):
     vae.likelihood.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     vae.reconstruct(x)
     if prior == "one_hot":
-        with pytest.raises(ValueError, match="interpolate needs a continuous code.*one-hot"):
+        with pytest.raises(ValueError, match=r"interpolate needs a continuous code.*one-hot"):
             vae.interpolate(x[0], x[1])
     else:
         vae.interpolate(x[0], x[1], steps=7)
@@ -179,7 +179,7 @@ def test_before_training_tensors_alone():
     x = torch.randn(3, 4)
     torch.testing.assert_close(vae.reconstruct(x), vae.decode(vae.embed(x)).detach())
     assert vae.interpolate(x[0], x[1], steps=3).shape == (3, 4)
-    with pytest.raises(ValueError, match="not been trained.*fit it first"):
+    with pytest.raises(ValueError, match=r"not been trained.*fit it first"):
         vae.reconstruct(x.numpy())
 
 

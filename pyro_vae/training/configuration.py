@@ -19,7 +19,14 @@ from pyro_vae.data.inspection import check
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.objectives import OBJECTIVES, Objective
 from pyro_vae.training.loop import Training
-from pyro_vae.training.model_files import MODEL_FAMILIES, model_file, model_parts
+from pyro_vae.training.model_files import (
+    MODEL_FAMILIES,
+    build_parameters,
+    check_program,
+    errors_located,
+    model_file,
+    model_parts,
+)
 from pyro_vae.training.plain_yaml import Configuration, ConfigurationError
 from pyro_vae.training.preparing import prepared, start_likelihood
 
@@ -76,17 +83,20 @@ def build_vae(
         for family, choices in model_parts(module).items()
     }
 
-    asked = inspect.signature(module.build).parameters
+    asked = build_parameters(module)
 
-    def build(**data: Any) -> PyroModule:
+    def build(**data: Any) -> Any:
         given = {**parts, **{name: value for name, value in data.items() if name in asked}}
-        return module.build(tuple(event_shape), configuration["latent_dim"], **given)
+        with errors_located(module):
+            return module.build(tuple(event_shape), configuration["latent_dim"], **given)
 
     sizes = [configuration["latent_dim"], *_integers([configuration[f] for f in MODEL_FAMILIES])]
     try:
         if max(sizes) > LARGE_SIZE or math.prod(event_shape) > LARGE_DATUM:
             _check_memory(build, train_size, levels)
-        return build(train_data=train_data, train_size=train_size, levels=levels, units=units)
+        vae = build(train_data=train_data, train_size=train_size, levels=levels, units=units)
+        check_program(module, vae, event_shape)
+        return vae
     except (OverflowError, MemoryError, RuntimeError, TypeError) as error:
         # torch says so in each of these types; what is no matter of size is a program's mistake.
         if not re.search(

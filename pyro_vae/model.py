@@ -6,10 +6,8 @@ called as it is written. Read this file first and edit it freely: change a defau
 """
 
 import inspect
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from numbers import Integral
 from typing import Any, ClassVar
 
 import pyro
@@ -23,8 +21,8 @@ from pyro_vae.data import DataContract, Units, check_batch, check_prepared, prep
 from pyro_vae.data.values import SUPPORTS
 from pyro_vae.evaluating import exportable
 from pyro_vae.generation import Generation
-from pyro_vae.names import class_of, named_part, support_of
 from pyro_vae.parameter_names import UniqueParameterNames
+from pyro_vae.parts import Part, check_parts, checked_sizes, class_of, named_part, support_of
 
 
 class VAE(Generation, UniqueParameterNames, PyroModule):
@@ -55,16 +53,7 @@ class VAE(Generation, UniqueParameterNames, PyroModule):
 
     def __init__(self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module) -> None:
         super().__init__()
-        for family, part in (
-            ("prior", prior),
-            ("likelihood", likelihood),
-            ("posterior", posterior),
-        ):
-            if not isinstance(part, nn.Module):
-                raise TypeError(
-                    f"{family} must be a module, got {part!r}: `build` takes names and classes."
-                )
-            support_of(part, family)
+        check_parts(prior=prior, likelihood=likelihood, posterior=posterior)
         if prior.support != posterior.support:
             raise ValueError(
                 "prior and posterior must have the same support: "
@@ -87,7 +76,7 @@ class VAE(Generation, UniqueParameterNames, PyroModule):
     @pyro_method
     def model(self, x: Real[Tensor, " batch *event"], y: Tensor | None = None) -> Tensor:
         """z ~ p(z), x ~ p(x | z)."""
-        self._check(x)
+        check_batch(x, self.likelihood, self.contract)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             return pyro.sample("x", self.likelihood(z), obs=x)
@@ -95,14 +84,14 @@ class VAE(Generation, UniqueParameterNames, PyroModule):
     @pyro_method
     def guide(self, x: Real[Tensor, " batch *event"], y: Tensor | None = None) -> Tensor:
         """z ~ q(z | x)."""
-        self._check(x)
+        check_batch(x, self.likelihood, self.contract)
         with pyro.plate("data", len(x)):
             return pyro.sample("z", self.posterior(x))
 
     def embed(self, x: Any) -> Float[Tensor, "batch latent"]:
         """The deterministic code of x, used as its representation; data but a tensor are prepared first."""
         x = x if isinstance(x, Tensor) else self.prepare(x)
-        check_prepared(x, str(self.likelihood.support), self.contract, self._event_shape)
+        check_prepared(x, self.likelihood, self.contract)
         with exportable():
             return self.posterior.embed(x)
 
@@ -134,23 +123,15 @@ class VAE(Generation, UniqueParameterNames, PyroModule):
         with exportable():
             return self.likelihood(z).mean
 
-    @property
-    def _event_shape(self) -> tuple[int, ...] | None:
-        return getattr(self.likelihood, "event_shape", None)
-
-    def _check(self, x: Tensor) -> None:
-        """Make sure that x is a batch of prepared data of the likelihood's shape."""
-        check_batch(x, self._event_shape, str(self.likelihood.support), self.contract)
-
 
 def build(
     event_shape: Sequence[int],
     latent_dim: int = 8,
     *,
-    prior: str | Callable[..., nn.Module] = priors.StandardNormal,
-    likelihood: str | Callable[..., nn.Module] = likelihoods.Bernoulli,
-    posterior: str | Callable[..., nn.Module] = posteriors.DiagonalNormal,
-    network: str | Callable[..., nn.Module] = networks.MLP,
+    prior: Part = priors.StandardNormal,
+    likelihood: Part = likelihoods.Bernoulli,
+    posterior: Part = posteriors.DiagonalNormal,
+    network: Part = networks.MLP,
     train_data: Real[Tensor, " n *event"] | None = None,
     train_size: int | None = None,
     levels: int | None = None,
@@ -183,7 +164,7 @@ def build(
         ValueError: If a name is unknown, parts do not fit together, or a likelihood of integers is given no
             `levels`.
     """
-    event_shape, latent_dim = _sizes(event_shape, latent_dim)
+    event_shape, latent_dim = checked_sizes(event_shape, latent_dim)
     prior = named_part("prior", prior, priors.PRIORS)
     likelihood = named_part("likelihood", likelihood, likelihoods.LIKELIHOODS)
     posterior = named_part("posterior", posterior, posteriors.POSTERIORS)
@@ -224,27 +205,3 @@ def build(
 def names_of_support(parts: Mapping[str, Any], support: Any) -> str:
     """The names of a family's parts of a support, for a message."""
     return ", ".join(name for name, part in parts.items() if part.support == support) or "none"
-
-
-def _sizes(event_shape: Any, latent_dim: Any) -> tuple[tuple[int, ...], int]:
-    """Both as whole numbers.
-
-    Raises:
-        ValueError: If they are none.
-    """
-    try:
-        shape = tuple(map(operator.index, event_shape))
-    except TypeError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        data = getattr(event_shape, "shape", None)
-        got = (
-            repr(event_shape) if data is None else f"data of shape {tuple(data)}: give x.shape[1:]"
-        )
-        raise ValueError(
-            "event_shape must be the shape of one datum, such as (30,) for a table of 30 columns or "
-            f"(1, 28, 28) for grey images, got {got}."
-        )
-    if not isinstance(latent_dim, Integral) or latent_dim < 1:
-        raise ValueError(f"latent_dim must be at least 1, a whole number, got {latent_dim!r}.")
-    return shape, int(latent_dim)

@@ -501,22 +501,20 @@ class OneLineError(ValueError):
         super().__init__(message.partition("\n")[0])
 
 
-def check_batch(
-    x: Any, event_shape: Sequence[int] | None, support: str, contract: DataContract | None
-) -> None:
+def check_batch(x: Any, likelihood: Any, contract: DataContract | None) -> None:
     """Make sure that x is a batch that a model is a density on.
 
     The shape is always checked, and values while Pyro's validation is on.
 
     Args:
         x: The data.
-        event_shape: The shape of a datum; None if that is not known.
-        support: The likelihood's support.
+        likelihood: What has the `support`, and may have the `event_shape`, of a datum.
         contract: What the data were; None if that is not known.
 
     Raises:
         OneLineError: A ValueError, if it is not.
     """
+    event_shape = getattr(likelihood, "event_shape", None)
     if not isinstance(x, Tensor):
         raise OneLineError(
             f"x must be a tensor of prepared data, got {type(x).__name__}: prepare it with vae.prepare(x)."
@@ -527,14 +525,11 @@ def check_batch(
             f"{tuple(event_shape)} that the VAE was built for, got {tuple(x.shape)}."
         )
     if is_validation_enabled():
-        _check_values(x, support, contract)
+        _check_values(x, likelihood.support, contract)
 
 
 def check_prepared(
-    x: Real[Tensor, " n *event"],
-    support: str,
-    contract: DataContract | None,
-    event_shape: Sequence[int] | None = None,
+    x: Real[Tensor, " n *event"], likelihood: Any, contract: DataContract | None
 ) -> None:
     """Make sure that a tensor was prepared for a likelihood: raw levels are not taken for it.
 
@@ -542,16 +537,16 @@ def check_prepared(
 
     Args:
         x: Data as a guide reads them.
-        support: The likelihood's support.
+        likelihood: What has the `support`, and may have the `event_shape`, of a datum.
         contract: What the data were; None if that is not known.
-        event_shape: The shape of a datum; that of the contract if None.
 
     Raises:
         OneLineError: A ValueError, if values are outside what the guide was trained on.
     """
     if torch.compiler.is_compiling() or torch.compiler.is_exporting() or x.numel() == 0:
         return
-    shape = event_shape if contract is None else contract.event_shape
+    support = likelihood.support
+    shape = getattr(likelihood, "event_shape", None) if contract is None else contract.event_shape
     if shape is not None and tuple(x.shape)[-len(shape) :] != tuple(shape):
         raise OneLineError(
             f"x must have the shape {_with_axis('...', shape)}, data of shape {tuple(shape)} that the VAE "

@@ -15,9 +15,9 @@ from pyro_vae.data.inputs import TAKEN, as_rows
 from pyro_vae.data.inspection import Judgement
 from pyro_vae.data.inspection import check as check_values
 from pyro_vae.evaluating import check_device
-from pyro_vae.names import did_you_mean, named_part
 from pyro_vae.networks import UserUnits, user_units
 from pyro_vae.objectives import OBJECTIVES, Objective
+from pyro_vae.parts import did_you_mean, named_part
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.history import History
 from pyro_vae.training.loop import Training

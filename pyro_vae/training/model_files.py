@@ -19,8 +19,8 @@ from torch import nn
 import pyro_vae.model
 from pyro_vae.evaluating import evaluating
 from pyro_vae.likelihoods import LIKELIHOODS
-from pyro_vae.names import class_of, named_part
 from pyro_vae.networks import NETWORKS
+from pyro_vae.parts import class_of, named_part
 from pyro_vae.posteriors import POSTERIORS
 from pyro_vae.priors import PRIORS
 from pyro_vae.training.plain_yaml import ConfigurationError

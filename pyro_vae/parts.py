@@ -1,11 +1,16 @@
-"""Parts by name, and what to say of a name that there is not."""
+"""What `build` and `VAE` are given: parts by name, class or instance, and sizes, checked."""
 
 import difflib
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 from torch import nn
+
+# A part of a VAE: its name, its class, or a `partial` of the class with options.
+Part = str | Callable[..., Any]
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
@@ -18,9 +23,7 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     return f": did you mean {close[0]}?" if close else "."
 
 
-def named_part(
-    family: str, part: str | Callable[..., Any], choices: Mapping[str, Any]
-) -> Callable[..., Any]:
+def named_part(family: str, part: Part, choices: Mapping[str, Any]) -> Callable[..., Any]:
     """A part as a class or a `partial` of one.
 
     Args:
@@ -78,3 +81,44 @@ def support_of(part: Any, family: str, supports: Iterable[str] = ()) -> str:
             '`support = "real"` in the class.'
         )
     return support
+
+
+def check_parts(**parts: Any) -> None:
+    """Make sure that the parts of a VAE are modules that declare a support.
+
+    Raises:
+        TypeError: If one is no module.
+        ValueError: If one declares no support.
+    """
+    for family, part in parts.items():
+        if not isinstance(part, nn.Module):
+            raise TypeError(
+                f"{family} must be a module, got {part!r}: `build` takes names and classes."
+            )
+        support_of(part, family)
+
+
+def checked_sizes(event_shape: Any, latent_dim: Any) -> tuple[tuple[int, ...], int]:
+    """Both as whole numbers.
+
+    Raises:
+        ValueError: If they are none.
+    """
+    try:
+        shape = tuple(map(operator.index, event_shape))
+    except TypeError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        data = getattr(event_shape, "shape", None)
+        got = (
+            repr(event_shape) if data is None else f"data of shape {tuple(data)}: give x.shape[1:]"
+        )
+        raise ValueError(
+            "event_shape must be the shape of one datum, such as (30,) for a table of 30 columns or "
+            f"(1, 28, 28) for grey images, got {got}."
+        )
+    if not isinstance(latent_dim, Integral):
+        raise ValueError(f"latent_dim must be a whole number, got {latent_dim!r}.")  # noqa: TRY004
+    if latent_dim < 1:
+        raise ValueError(f"latent_dim must be at least 1, got {latent_dim}.")
+    return shape, int(latent_dim)

@@ -42,7 +42,7 @@ from pyro_vae.training.configuration import (
 )
 from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
-from pyro_vae.training.model_files import BY_KIND
+from pyro_vae.training.model_files import BY_KIND, located
 from pyro_vae.training.plain_yaml import Configuration
 from pyro_vae.training.preparing import default_likelihood
 from pyro_vae.training.processes import LostProcessError, Processes
@@ -72,14 +72,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with named("datum"):
             return run(parse(sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, OSError, ImportError) as error:
-        # Of several processes, which all have the same to say, the first says it.
-        if os.environ.get("RANK", "0") == "0":
-            print(f"svi_train.py: error: {in_one_line(error)}", file=sys.stderr)
-        return 2
     except (NonFiniteError, LostProcessError) as error:
         print(f"svi_train.py: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        line = located(error)
+        if line is None and not isinstance(error, ValueError | OSError | ImportError):
+            raise
+        # Of several processes, which all have the same to say, the first says it.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"svi_train.py: error: {line or in_one_line(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         # Not in training, which ends by itself: while data are read, or in the evaluation.
         print("svi_train.py: stopped; --resume goes on with a run that has begun", file=sys.stderr)

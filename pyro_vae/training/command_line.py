@@ -30,6 +30,7 @@ from pyro_vae.training.loop import Training
 from pyro_vae.training.model_files import (
     BY_KIND,
     DEFAULT_MODEL,
+    check_options,
     likelihood_of_kind,
     model_defaults,
     model_file,
@@ -261,8 +262,8 @@ def _resumed(saved: list[str], given: list[str]) -> Configuration:
 def _parsed(arguments: list[str]) -> Configuration:
     model = last(arguments, "model")
     model = DEFAULT_MODEL if model is None else model
-    parts = model_parts(model_file(model))
-    defaults = model_defaults(model_file(model))
+    module = model_file(model)
+    parts, defaults = model_parts(module), model_defaults(module)
     parser = _Parser(
         prog="svi_train.py",
         description="Train a VAE by stochastic variational inference, evaluate it and draw what it learned.",
@@ -317,6 +318,7 @@ def _parsed(arguments: list[str]) -> Configuration:
         # A data set is handed its root alone: its levels are the user's to say.
         handed = {"root"} if family == "data" else HANDED
         skip: set[str | int] = {*(handed & inspect.signature(choices[name]).parameters.keys())}
+        check_options(module, choices[name], handed)
         if inspect.isclass(choices[name]):
             parser.add_class_arguments(choices[name], family, skip=skip, as_group=True)
         else:

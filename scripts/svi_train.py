@@ -26,10 +26,11 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_vae.data import default_root
+from pyro_vae.data.nouns import named, noun, nouns, set_noun
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evaluating import as_floats
 from pyro_vae.training.checkpoint import load_checkpoint
-from pyro_vae.training.command_line import parse
+from pyro_vae.training.command_line import parse, with_likelihood
 from pyro_vae.training.configuration import (
     build_objective,
     build_vae_for,
@@ -41,7 +42,9 @@ from pyro_vae.training.configuration import (
 )
 from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
+from pyro_vae.training.model_files import BY_KIND, located
 from pyro_vae.training.plain_yaml import Configuration
+from pyro_vae.training.preparing import default_likelihood
 from pyro_vae.training.processes import LostProcessError, Processes
 from pyro_vae.training.programs import chosen_device, in_one_line, with_data_path
 from pyro_vae.training.provenance import provenance
@@ -67,15 +70,19 @@ STOPPED = 143
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     try:
-        return run(parse(sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, OSError, ImportError) as error:
-        # Of several processes, which all have the same to say, the first says it.
-        if os.environ.get("RANK", "0") == "0":
-            print(f"svi_train.py: error: {in_one_line(error)}", file=sys.stderr)
-        return 2
+        with named("datum"):
+            return run(parse(sys.argv[1:] if arguments is None else arguments))
     except (NonFiniteError, LostProcessError) as error:
         print(f"svi_train.py: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        line = located(error)
+        if line is None and not isinstance(error, ValueError | OSError | ImportError):
+            raise
+        # Of several processes, which all have the same to say, the first says it.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"svi_train.py: error: {line or in_one_line(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         # Not in training, which ends by itself: while data are read, or in the evaluation.
         print("svi_train.py: stopped; --resume goes on with a run that has begun", file=sys.stderr)
@@ -105,7 +112,12 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         if resumed.checkpoint.exists():
             contract = stored_contract(load_checkpoint(resumed.checkpoint), resumed.path)
             configuration = with_data_path(configuration, contract, resumed.path)
-    data = prepare_data(configuration, load_data(configuration, root))
+    dataset = load_data(configuration, root)
+    by_kind = configuration["likelihood"]["name"] == BY_KIND
+    if by_kind:
+        configuration = with_likelihood(configuration, dataset.kind)
+    data = prepare_data(configuration, dataset)
+    set_noun(dataset.noun)
     notes = check_data(configuration, data)
     vae = build_vae_for(configuration, data).to(device)
     training = Training(
@@ -132,6 +144,10 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         directory.check_free(configuration["overwrite"])
         configuration = directory.create(configuration)
     with logged_to(directory.log):
+        if by_kind:
+            said = default_likelihood(dataset, configuration["likelihood"]["name"])
+            print(said)
+            log.info("%s", said)
         return train(configuration, directory, training)
 
 
@@ -194,7 +210,9 @@ def conclude(
     most = len(test) if configuration["evaluate"] == "full" else QUICK_IMAGES
     if isinstance(test, SparseRows) and most > (fitting := rows_within(EVALUATED_ELEMENTS, test)):
         most = fitting
-        print(f"evaluated on {most:,} of {len(test):,} test data, as many as are dense at once")
+        print(
+            f"evaluated on {most:,} of {len(test):,} test {nouns()}, as many as are dense at once"
+        )
     rows = fixed_rows(len(test), most)
     x = test[rows].to(training.device)
     labels = data.dataset.labels.get("test")
@@ -251,14 +269,16 @@ def conclude(
         log.info("verdict: %s", line)
 
     known = np.arange(len(x))
+    numbers = data.dataset.row_numbers("test")[rows.numpy()]
     if len(evaluation.undefined):
         bad = rows[evaluation.undefined].numpy()
-        log.warning("%s.", undefined_data(bad, len(x), "test data"))
+        log.warning("%s.", undefined_data(bad, len(x), f"test {nouns()}"))
         known = np.setdiff1d(known, evaluation.undefined)
         evaluation, x = evaluation.taken(known), x[known]
         labels = None if labels is None else labels[known]
+        numbers = numbers[known]
     if not len(known):
-        print(f"metrics.json is in {directory.path}/; no test datum is left to draw")
+        print(f"metrics.json is in {directory.path}/; no test {noun()} is left to draw")
         return
     stored = STORED_IMAGES
     if isinstance(test, SparseRows):
@@ -270,7 +290,10 @@ def conclude(
         num_draws=STORED_DRAWS,
         num_stored=stored,
         constant_data=None if labels is None else {"label": labels.numpy()},
+        rows=numbers,
+        row_names=data.dataset.names_of_rows(numbers),
         configuration=configuration,
+        attrs={"split": "test", "rows": "in the file" if data.dataset.rows else "in the split"},
     )
     write_netcdf(tree, directory.inference_data)
     draw_figures(
@@ -356,14 +379,14 @@ def table(metrics: dict[str, Any]) -> str:
         (
             "k-hat above threshold",
             number("khat_share_above", ".1%"),
-            "of images: log p(x) is less sure there",
+            f"of {nouns()}: log p(x) is less sure there",
         ),
     ]
     best = metrics["best_validation_epoch"]
     epoch = "not defined" if best is None else f"epoch {best}"
     rows.append(("best validation", epoch, f"of {metrics['epochs']}"))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    title = f"test split of {metrics['data']}, {metrics['n']:,} data, mean per datum"
+    title = f"test split of {metrics['data']}, {metrics['n']:,} {nouns()}, mean per {noun()}"
     if metrics["scale"] != "none":
         title += ", densities in the units of the data"
     lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]

@@ -14,10 +14,11 @@ from typing import Any, Literal, NoReturn
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, set_loader
 
-from pyro_vae.data import OWN_DATA, PreparedData
+from pyro_vae.data import OWN_DATA, Kind, PreparedData
 from pyro_vae.data.inspection import Judgement
 from pyro_vae.training.arguments import (
     ListArgument,
+    as_arguments,
     last,
     normalised,
     overridden,
@@ -27,7 +28,10 @@ from pyro_vae.training.arguments import (
 from pyro_vae.training.configuration import FAMILIES, UNSAVED
 from pyro_vae.training.loop import Training
 from pyro_vae.training.model_files import (
+    BY_KIND,
     DEFAULT_MODEL,
+    check_options,
+    likelihood_of_kind,
     model_defaults,
     model_file,
     model_parts,
@@ -204,6 +208,25 @@ def stored_arguments(directory: Path, *, trust_model_file: bool) -> list[str]:
     ]
 
 
+def with_likelihood(configuration: Configuration, kind: Kind) -> Configuration:
+    """The configuration with the likelihood that the model file has for a kind of data, if none was chosen.
+
+    Args:
+        configuration: What `parse` gave.
+        kind: The kind of data, `dataset.kind`.
+
+    Raises:
+        ConfigurationError: If the model file has no likelihood for it, or an option given is not that
+            likelihood's.
+    """
+    if configuration["likelihood"]["name"] != BY_KIND:
+        return configuration
+    name = likelihood_of_kind(model_file(configuration["model"]), kind)
+    saved = {n: value for n, value in configuration.items() if n not in UNSAVED}
+    saved["likelihood"] = {**configuration["likelihood"], "name": name}
+    return {**_parsed([*as_arguments(saved)]), **{n: configuration[n] for n in UNSAVED}}
+
+
 def parse_stored(arguments: list[str]) -> Configuration:
     """The configuration that `stored_arguments` stand for, checked as a command line is.
 
@@ -239,8 +262,8 @@ def _resumed(saved: list[str], given: list[str]) -> Configuration:
 def _parsed(arguments: list[str]) -> Configuration:
     model = last(arguments, "model")
     model = DEFAULT_MODEL if model is None else model
-    parts = model_parts(model_file(model))
-    defaults = model_defaults(model_file(model))
+    module = model_file(model)
+    parts, defaults = model_parts(module), model_defaults(module)
     parser = _Parser(
         prog="svi_train.py",
         description="Train a VAE by stochastic variational inference, evaluate it and draw what it learned.",
@@ -273,9 +296,20 @@ def _parsed(arguments: list[str]) -> Configuration:
     parser.add_class_arguments(
         Training, skip={"program", "data", "objective", "processes", "notes"}, as_group=False
     )
+    unread: dict[str, Any] = {}
     for family, choices in {**FAMILIES, **parts}.items():
         name = last(arguments, f"{family}.name")
         name = defaults[family] if name is None else name
+        if name == defaults[family] == BY_KIND:
+            # Its options are read once the data have said which part it is.
+            arguments, unread = _without_options(arguments, family)
+            parser.add_argument(
+                f"--{family}.name",
+                type=str,
+                default=name,
+                help=f"One of {', '.join(choices)}; {BY_KIND} takes the one of the kind of data in the model file.",
+            )
+            continue
         if name not in choices:
             kinds = f" or {OWN_DATA} of your own" if family == "data" else ""
             raise ConfigurationError(
@@ -284,6 +318,7 @@ def _parsed(arguments: list[str]) -> Configuration:
         # A data set is handed its root alone: its levels are the user's to say.
         handed = {"root"} if family == "data" else HANDED
         skip: set[str | int] = {*(handed & inspect.signature(choices[name]).parameters.keys())}
+        check_options(module, choices[name], handed)
         if inspect.isclass(choices[name]):
             parser.add_class_arguments(choices[name], family, skip=skip, as_group=True)
         else:
@@ -311,7 +346,24 @@ def _parsed(arguments: list[str]) -> Configuration:
     except RecursionError as error:
         raise ConfigurationError("an option's value is nested too deeply.") from error
     _check_as_written(arguments, parsed)
+    if unread:
+        parsed["likelihood"] |= unread
     return parsed
+
+
+def _without_options(arguments: list[str], family: str) -> tuple[list[str], dict[str, str]]:
+    """The arguments without a family's options, but for its name, and these options."""
+    kept: list[str] = []
+    options: dict[str, str] = {}
+    left = iter(arguments)
+    for token in left:
+        option, equals, value = token.partition("=")
+        of, _, name = option.removeprefix("--").partition(".")
+        if of == family and name != "name" and token.startswith("--"):
+            options[name] = value if equals else next(left, "")
+        else:
+            kept.append(token)
+    return kept, options
 
 
 def _check_plain(token: str) -> None:

@@ -38,15 +38,13 @@ from pyro_vae.training.plain_yaml import (
     NotPlainError,
     load_plain,
 )
+from pyro_vae.training.plan import check_change
 
 # What constructors are handed, and so is nobody's option.
 HANDED = {
     *("event_shape", "latent_dim", "encoder", "decoder", "posterior", "train_data", "train_size"),
     *("levels", "units", "data_support", "input_shape", "output_shape", "root"),
 }
-
-# What a resumed run may be given anew: how long, where, and what to do afterwards.
-RESUMABLE = ("epochs", "max_steps", "device", "data_root", "evaluate")
 
 
 def run_options(
@@ -63,7 +61,7 @@ def run_options(
 
     Args:
         out: The run directory; runs/<data>-<prior>-<seed>, with a counter, if not given.
-        resume: Go on with the run in --out, which needs no other option.
+        resume: Go on with the run in --out, which needs no other option; --epochs N extends it.
         overwrite: Delete the run that --out holds.
         trust_model_file: Run the model file that the run in --out, or --config, brings along. It is
             a program, and may do anything: read it first.
@@ -166,7 +164,7 @@ def parse(arguments: Sequence[str]) -> Configuration:
                 "--resume needs --out DIR, the directory of the run to go on with."
             )
         stored = stored_arguments(Path(out), trust_model_file=trusted)
-        return _resumed(stored, given)
+        return _resumed(stored, given, out)
     return _parsed(overridden(saved, given))
 
 
@@ -223,16 +221,11 @@ def _own_model(arguments: list[str]) -> bool:
     return last(arguments, "model") not in (None, DEFAULT_MODEL)
 
 
-def _resumed(saved: list[str], given: list[str]) -> Configuration:
+def _resumed(saved: list[str], given: list[str], directory: str) -> Configuration:
     before = _parsed(saved)
     after = _parsed(overridden(saved, given))
-    for name, value in after.items():
-        if name not in (*RESUMABLE, *UNSAVED) and value != before[name]:
-            allowed = ", ".join(f"--{option.replace('_', '-')}" for option in RESUMABLE)
-            raise ConfigurationError(
-                f"--{name.replace('_', '-')} cannot change when a run is resumed: it has {before[name]}, "
-                f"got {value}; what may change is {allowed}."
-            )
+    unsaved = {name: after[name] for name in UNSAVED}
+    check_change({**before, **unsaved}, after, directory)
     return after
 
 

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -38,6 +39,7 @@ from pyro_vae.statistics import MINIMUM_SAMPLES
 from pyro_vae.training.checkpoint import write_atomically
 from pyro_vae.training.configuration import build_vae_for
 from pyro_vae.training.other_data import other_data
+from pyro_vae.training.plain_yaml import ConfigurationError
 from pyro_vae.training.programs import (
     Parser,
     TrainedRun,
@@ -275,13 +277,16 @@ def foreign_data(trained: TrainedRun, options: argparse.Namespace) -> "Foreign |
         return None
     from analysis.diagnosis import Foreign
 
-    data = other_data(
-        trained.directory,
-        ["--data", options.against],
-        data_root=options.data_root,
-        trust_model_file=options.trust_model_file,
-        split=True,
-    )
+    try:
+        data = other_data(
+            trained.directory,
+            ["--data", options.against],
+            data_root=options.data_root,
+            trust_model_file=options.trust_model_file,
+            split=True,
+        )
+    except ConfigurationError as error:
+        raise ValueError(re.sub(r"^--data\b", "--against", str(error))) from error
     name = data.dataset.name
     if name == trained.data.dataset.name:
         raise ValueError(f"--against must be other data than the run's own, got {name}.")

@@ -42,7 +42,7 @@ from pyro_vae.training.configuration import (
 from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
 from pyro_vae.training.plain_yaml import Configuration
-from pyro_vae.training.plan import check_extension, nothing_left
+from pyro_vae.training.plan import check_extension, nothing_left, plan_notes
 from pyro_vae.training.processes import LostProcessError, Processes
 from pyro_vae.training.programs import chosen_device, in_one_line, with_data_path
 from pyro_vae.training.provenance import provenance
@@ -163,7 +163,7 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
             return 0
     print(f"{data.description}\n{describe(configuration, vae)}\n{directory.path}/")
     log.info("%s; %s", data.description, describe(configuration, vae))
-    for note in training.notes:
+    for note in (*training.notes, *plan_notes(training, configuration)):
         print(f"note: {note}")
         log.info("note: %s", note)
     with interruptible() as interruption:

@@ -75,6 +75,20 @@ def check_extension(training: Training, before: Mapping[str, Any], after: Config
         raise ValueError(nothing_left(training, after))
 
 
+def plan_notes(training: Training, configuration: Configuration) -> list[str]:
+    """What a plan does that may not be meant, one line each."""
+    notes = []
+    if training.steps == 0:
+        name = "epochs" if configuration["epochs"] == 0 else "max_steps"
+        notes.append(f"{_option(name)} 0 trains nothing: the model is evaluated as it starts")
+    batch, rows = configuration["batch_size"], len(training.data.train)
+    if batch > rows:
+        notes.append(
+            f"--batch-size {batch:,} is more than the {rows:,} training rows: each step takes all of them"
+        )
+    return notes
+
+
 def nothing_left(training: Training, plan: Mapping[str, Any]) -> str:
     """Why a training has ended, and what to give to train on, in one line.
 

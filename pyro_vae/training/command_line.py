@@ -104,7 +104,7 @@ class _Parser(ArgumentParser):
         if key is None:
             return spell(line)
         option = f"--{key[1].removesuffix('.name')}"
-        expected = re.match(r"Expected an? (.+)\. Got value: (.*)", key[2])
+        expected = re.match(r"Expected an? (.+)\. Got value:\s*(.*)", key[2])
         expected = expected or re.match(r".*Subtypes: \[(.*?)\] .*Given value: (.*)", key[2])
         if not expected:
             return f"{spell(option)} {key[2]}."
@@ -125,9 +125,15 @@ class _Parser(ArgumentParser):
         if dot and family in self.parts:
             said = self._unknown_of_part(family, inner)
         else:
-            top = {spell(option) for option in self._options() if "." not in option}
-            top = sorted(top | {f"--{family}" for family in self.parts})
-            said = f"{did_you_mean(spell(word), top)}allowed are {', '.join(top)}"
+            options = [spell(option) for option in self._options()]
+            top = sorted(
+                {o for o in options if "." not in o} | {f"--{name}" for name in self.parts}
+            )
+            of_parts = [o for o in options if o.endswith(f".{spell(word)[2:]}")]
+            meant = did_you_mean(spell(word), top)
+            if of_parts:
+                meant = f"did you mean {' or '.join(of_parts)}? "
+            said = f"{meant}allowed are {', '.join(top)}"
         return f"unknown option {spell(word)}: {said}."
 
     def _unknown_of_part(self, family: str, inner: str) -> str:
@@ -149,7 +155,8 @@ class _Parser(ArgumentParser):
     def _options(self) -> list[str]:
         """All options but those that choose a part, which stand for it, as `--prior` and not `--prior.name`."""
         options = {o for action in self._actions for o in action.option_strings if o[:2] == "--"}
-        return sorted(o for o in options - {"--print_shtab"} if not o.endswith(".name"))
+        # jsonargparse appends to a list with `+`.
+        return sorted(o for o in options - {"--print_shtab"} if not o.endswith((".name", "+")))
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         return spell(super().format_help(*args, **kwargs))
@@ -198,6 +205,15 @@ def parse(arguments: Sequence[str]) -> Configuration:
         if (out := last(given, "out")) is None:
             raise ConfigurationError(
                 "--resume needs --out DIR, the directory of the run to go on with."
+            )
+        if last(given, "overwrite") == "true":
+            raise ConfigurationError(
+                "--resume goes on with the run in --out, and --overwrite deletes it: give one of them."
+            )
+        if config is not None:
+            raise ConfigurationError(
+                f"--resume reads {Path(out, 'config.yaml')}: leave --config out, or start a new run from "
+                "it without --resume."
             )
         if not Path(out, "config.yaml").exists():
             raise ConfigurationError(

@@ -28,10 +28,11 @@ def check_change(before: Configuration, after: Configuration, directory: str) ->
     """
     for name in after.keys() - {*PLAN}:
         if after[name] != before[name]:
+            option, old, new = _first_difference(name, before[name], after[name])
             allowed = ", ".join(map(_option, PLAN))
             raise ConfigurationError(
-                f"{_option(name)} cannot change when a run is resumed: it has {before[name]}, got "
-                f"{after[name]}; what may change is {allowed}."
+                f"{option} cannot change when a run is resumed: it has {_value(old)}, got {_value(new)}; "
+                f"what may change is {allowed}."
             )
     patience = before["early_stopping"], after["early_stopping"]
     if patience.count(None) == 1:
@@ -116,6 +117,16 @@ def nothing_left(training: Training, plan: Mapping[str, Any]) -> str:
     else:
         why = f"it has trained its {plan['epochs']} epochs; --epochs N, above {plan['epochs']}, trains on"
     return f"nothing left to train: {why}."
+
+
+def _first_difference(name: str, before: Any, after: Any) -> tuple[str, Any, Any]:
+    """The option that differs, with its two values: of parts the name, or else an option of theirs."""
+    if not isinstance(before, Mapping):
+        return _option(name), before, after
+    if before["name"] != after["name"]:
+        return _option(name), before["name"], after["name"]
+    inner = next(each for each in after if before[each] != after[each])
+    return _option(f"{name}.{inner}"), before[inner], after[inner]
 
 
 def _option(name: str) -> str:

@@ -98,6 +98,9 @@ def test_yaml_round_trip(tmp_path):
             "--prior.components must be a whole number, got 'x'",
         ),
         ("--network.hidden x", r"must be a list of whole numbers, such as \[200,100\], got 'x'"),
+        ("--beta 4", r"did you mean --objective.beta\? allowed are"),
+        ("--network.hiden 4", r"has --network.activation, --network.hidden, --network.norm\."),
+        ("--lr=", "--lr must be a number, got ''"),
         ("--seed -1", "--seed must be from 0 to 4294967295, got -1"),
         (
             "--lr-schedule foo",
@@ -162,6 +165,20 @@ def test_a_resumed_run_may_only_be_lengthened(tmp_path):
         ConfigurationError, match=r"--lr cannot change when a run is resumed: it has 0\.5"
     ):
         parse([*resume, "--lr", "0.1"])
+    for given, message in (
+        (
+            "--prior vamp",
+            "--prior cannot change when a run is resumed: it has standard_normal, got",
+        ),
+        ("--network.hidden 8", r"--network.hidden cannot change .* it has \[400\], got \[8\]"),
+        ("--overwrite", "--overwrite deletes it: give one of them"),
+        ("--config x.yaml", "leave --config out"),
+    ):
+        if "config" in given:
+            (tmp_path / "x.yaml").write_text("lr: 0.1\n")
+            given = f"--config {tmp_path / 'x.yaml'}"
+        with pytest.raises(ConfigurationError, match=message):
+            parse([*resume, *given.split()])
 
 
 MODEL = '''

@@ -267,7 +267,7 @@ def _masks(columns: Columns) -> Iterator[Finding]:
     )
 
 
-def _grey_levels(columns: Columns) -> Iterator[Finding]:
+def grey_levels(columns: Columns) -> Iterator[Finding]:
     """Pictures of 0 to 255 with fractions."""
     dataset = columns.dataset
     if dataset.support != "real" or not _may_be_pictures(dataset):
@@ -276,8 +276,8 @@ def _grey_levels(columns: Columns) -> Iterator[Finding]:
     if 0 <= low < 64 and 128 < high <= 255 and (columns.sample != np.rint(columns.sample)).any():
         yield Finding(
             "grey levels",
-            f"the values are fractions from {number(low)} to {number(high)}, as grey levels of 0 to 255 that "
-            "were scaled or interpolated are: save x / 255, which is unit data (--likelihood logit_normal), or "
+            f"the values are fractions from {number(low)} to {number(high)}, like grey levels of 0 to 255 "
+            "that were scaled or interpolated: save x / 255, which is unit data (--likelihood logit_normal), or "
             'numpy.rint(x).astype("uint8"), which is 256 levels (--likelihood discretized_logistic).',
         )
 
@@ -344,7 +344,7 @@ def _names_rows(names: Sequence[str], column: int) -> bool:
 
 _LOOKS: tuple[Callable[[Columns], Iterator[Finding]], ...] = (
     _fill_values,
-    _grey_levels,
+    grey_levels,
     _identifiers,
     _constants,
     _copies,

@@ -85,7 +85,7 @@ def plan_notes(training: Training, configuration: Configuration) -> list[str]:
     batch, rows = configuration["batch_size"], len(training.data.train)
     if batch > rows:
         notes.append(
-            f"--batch-size {batch:,} is more than the {rows:,} training rows: each step takes all of them"
+            f"a batch of {batch:,} is larger than the {rows:,} training rows: each step takes all of them"
         )
     return notes
 

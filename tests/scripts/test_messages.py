@@ -23,6 +23,7 @@ def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("messages")
     assert main("svi_train", "--out", path / "run", *SMALL) == 0
     np.save(path / "x.npy", np.random.default_rng(0).normal(size=(60, 6)))
+    np.save(path / "grey.npy", 255 * np.random.default_rng(0).random((40, 8, 8)))
     (path / "pictures").mkdir()
     for i in range(12):
         pixels = np.full((8, 8, 4), 20 * i, np.uint8)
@@ -47,6 +48,10 @@ def contents(folder: Path) -> dict[Path, bytes]:
         (
             "svi_train --data pictures",
             "--data.channels 4 (in Python, channels=4) keeps the opacity",
+        ),
+        (
+            "svi_train --data grey.npy --likelihood bernoulli",
+            "that were scaled or interpolated: save x / 255, which is unit data (--likelihood logit_normal)",
         ),
         ("svi_train --epochs -1", "epochs must be at least 0, got -1"),
         ("svi_train --out run", "run holds a run already: --resume goes on with it"),
@@ -96,7 +101,7 @@ def test_what_a_plan_does_is_said(tmp_path, capsys):
     assert main("svi_train", *options, "--epochs", "0", "--batch-size", "5000") == 0
     said = capsys.readouterr().out
     assert "--epochs 0 trains nothing: the model is evaluated as it starts" in said
-    assert "--batch-size 5,000 is more than the 1,257 training rows" in said
+    assert "a batch of 5,000 is larger than the 1,257 training rows: each step takes all" in said
     # Resumed, it trains.
     assert main("svi_train", "--resume", "--out", tmp_path / "run", "--epochs", "1") == 0
     assert "epoch 1; train: elbo" in capsys.readouterr().out

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -36,9 +37,11 @@ from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evidence import defined_rows, undefined_data
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.statistics import MINIMUM_SAMPLES
-from pyro_vae.training.checkpoint import write_atomically
+from pyro_vae.training.checkpoint import load_checkpoint, write_atomically
 from pyro_vae.training.configuration import build_vae_for
+from pyro_vae.training.kept import digest
 from pyro_vae.training.other_data import other_data
+from pyro_vae.training.plain_yaml import ConfigurationError
 from pyro_vae.training.programs import (
     Parser,
     TrainedRun,
@@ -277,13 +280,16 @@ def foreign_data(trained: TrainedRun, options: argparse.Namespace) -> "Foreign |
         return None
     from analysis.diagnosis import Foreign
 
-    data = other_data(
-        trained.directory,
-        ["--data", options.against],
-        data_root=options.data_root,
-        trust_model_file=options.trust_model_file,
-        split=True,
-    )
+    try:
+        data = other_data(
+            trained.directory,
+            ["--data", options.against],
+            data_root=options.data_root,
+            trust_model_file=options.trust_model_file,
+            split=True,
+        )
+    except ConfigurationError as error:
+        raise ValueError(re.sub(r"^--data\b", "--against", str(error))) from error
     name = data.dataset.name
     if name == trained.data.dataset.name:
         raise ValueError(f"--against must be other data than the run's own, got {name}.")
@@ -333,6 +339,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
             ) from error
     rows = {name: fixed(trained, options) for name, trained in runs.items()}
     of = checked_comparable(runs, rows, options, "log p(x)")
+    differences = said_differences(runs)
     started = time.perf_counter()
     held_out, terms = [], {}
     with closing(Steps([*names, "figures"], visible=True)) as step:
@@ -363,6 +370,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     found, plane = comparison.summary(), rate_distortion_summary(points)
     record = {
         "runs": {name: about(trained, options, rows[name]) for name, trained in runs.items()},
+        "differences": differences,
         "comparison": found,
         "rate_distortion": plane,
         "figures": sorted(files),
@@ -398,6 +406,7 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
     of = checked_comparable(runs, rows, options, "codes")
     foreign = {name: foreign_data(trained, options) for name, trained in runs.items()}
     print(f"{options.split} {nouns()} of {of}", flush=True)
+    differences = said_differences(runs)
     maker = SECTIONS["representation"]
     started = time.perf_counter()
     sections: dict[str, Section] = {}
@@ -414,6 +423,7 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
     files = {f"{key}.png": png(figure) for key, figure in found.figures.items()}
     record = {
         "runs": {name: about(trained, options, rows[name]) for name, trained in runs.items()},
+        "differences": differences,
         "measures": found.measures,
         "representation": {name: section.record for name, section in sections.items()},
         "figures": {f"{key}.png": caption for key, caption in found.captions.items()},
@@ -423,6 +433,34 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
     written(out, files, "representation.json", record)
     print("\n".join(["", *found.table(WIDTH)]))
     print(f"\nnumbers and figures are in {out}/")
+
+
+def said_differences(runs: Mapping[str, TrainedRun]) -> dict[str, dict[str, Any]]:
+    """How runs differ, in options and training, which is printed before they are compared."""
+    from analysis.run_differences import differences_report, run_differences
+
+    configurations = {name: trained.vae.configuration for name, trained in runs.items()}
+    differences = run_differences(
+        configurations, {name: training_of(trained) for name, trained in runs.items()}
+    )
+    print("\n".join(differences_report(differences, [*runs], width=WIDTH)), flush=True)
+    return differences
+
+
+def training_of(trained: TrainedRun) -> dict[str, Any]:
+    """How a run was trained, and on what."""
+    state = load_checkpoint(trained.directory.checkpoint)
+    contract = trained.vae.contract
+    rows = {"rows": contract.digests["train"]} if "train" in contract.digests else {}
+    return {
+        "epochs trained": len(state["history"]),
+        "steps trained": state["step"],
+        **({} if state["best"] is None else {"best epoch": state["best_epoch"]}),
+        "parameters": sum(parameter.numel() for parameter in trained.vae.parameters()),
+        "split rule": contract.split_rule,
+        "training rows": contract.sizes["train"],
+        "digest of training rows": digest(rows)[:8],
+    }
 
 
 def checked_comparable(

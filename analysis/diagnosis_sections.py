@@ -94,10 +94,14 @@ def predictive(subject: Subject) -> Section:
     )
     if checks is not None:
         parts.record["p_values"] = checks.summary()["p_values"]
-        parts.numbers["p-values below 0.05"] = f"{checks.num_below} of {len(checks.p_values)}"
+        if checks.told_apart is not None:
+            parts.numbers["told from held-out data"] = (
+                f"{checks.told_apart.best:.1%} of pairs, 50% is chance"
+            )
         parts.numbers["furthest off"] = (
             f"{checks.furthest.title}, distance {checks.furthest.ks_distance:.2f}"
         )
+        parts.numbers["p-values below 0.05"] = f"{checks.num_below} of {len(checks.p_values)}"
         parts.draw(
             "comparisons",
             "Are statistics and scores of new data distributed as those of real data?",
@@ -210,7 +214,8 @@ def pit(subject: Subject) -> Section:
             "Are real data too low, too high, too wide or too narrow among new ones?",
             lambda: plot_pit(checks.checks),
         )
-    elements = parts.add("elements", lambda: _element_pit(subject))
+    # Whether forecasts come true is for the section `calibration` to say.
+    elements = parts.add("elements", lambda: _element_pit(subject), describe=True)
     if elements is not None:
         parts.numbers |= _against_numbers(elements)
         parts.draw(
@@ -232,6 +237,7 @@ def elbo(subject: Subject) -> Section:
     if terms is not None:
         for name, values in (("ELBO", terms.reconstruction - terms.rate), ("rate", terms.rate)):
             parts.numbers[name] = f"{values.mean():.2f} nats per datum"
+        parts.numbers["active units"] = f"{terms.active_units} of {terms.embeddings.shape[1]}"
         parts.draw(
             "terms",
             "What is the ELBO made of, in each datum and on average?",
@@ -291,7 +297,7 @@ def guide(subject: Subject) -> Section:
         parts.numbers["effective draws, median"] = f"{np.median(ess):.0f} of {draws}"
         parts.draw(
             "quality",
-            "Can importance weights of the guide be trusted?",
+            "How heavy are the tails of the guide's importance weights, and how many draws count?",
             lambda: plot_guide_quality(khat, ess, draws),
         )
         parts.draw(
@@ -306,7 +312,7 @@ def guide(subject: Subject) -> Section:
         parts.numbers["told from the posterior"] = f"{sbc.told_apart:.1%} of pairs, 50% is chance"
         parts.draw(
             "sbc",
-            "Is the guide the posterior of data that the model made, jointly and by dimension?",
+            "Where among the guide's draws does the true code of simulated data lie?",
             lambda: plot_sbc(sbc),
         )
         parts.draw(
@@ -326,7 +332,7 @@ def guide(subject: Subject) -> Section:
     if gaps is not None:
         parts.draw(
             "generalisation",
-            "Do decoder and encoder overfit?",
+            "How much better are training data modelled than test data?",
             lambda: plot_generalisation(gaps),
         )
     return parts.section()
@@ -397,8 +403,8 @@ class _Pits:
             )
         worst = max(off, key=lambda check: check.largest_departure)
         return (
-            f"{len(off)} of {len(self.checks)} statistics of real data do not fall among those of "
-            f"generated data as they should; furthest is {worst.reading()}"
+            f"{len(off)} of {len(self.checks)} statistics are distributed differently in real and in generated "
+            f"data. Furthest off is {worst.reading()}"
         )
 
 
@@ -530,6 +536,7 @@ def _generalisation(subject: Subject) -> Generalisation:
         subject.train.to(subject.x.device),
         subject.x,
         num_samples=min(GENERALISATION_SAMPLES, subject.num_samples),
+        support=subject.support,
         seed=subject.seed_of("generalisation"),
     )
 

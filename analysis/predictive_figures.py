@@ -145,9 +145,11 @@ class DataSetCheck:
         return not self.generated.min() <= self.real <= self.generated.max()
 
     def words(self) -> str:
-        """How far it is, and p: beyond all data sets the least that so many can give, an upper bound."""
-        far = "no data set varies" if self.deviations is None else f"{self.deviations:+.1f} s.d."
-        return f"{far}, p {'≤' if self.outside else '='} {self.p_value:.2g}"
+        """Both values, and p: beyond all data sets the least that so many can give, an upper bound."""
+        return (
+            f"{self.real:.4g} against {self.generated.mean():.4g} of the model's, p "
+            f"{'≤' if self.outside else '='} {self.p_value:.2g}"
+        )
 
 
 @dataclass(frozen=True)

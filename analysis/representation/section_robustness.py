@@ -1,6 +1,6 @@
 """The part of `representation` on damaged and foreign data: are codes robust, and are they honest?"""
 
-import math
+import numpy as np
 
 from analysis.diagnosis import Parts
 from analysis.draws import UndefinedCheckError
@@ -80,25 +80,20 @@ def _robustness(of: Represented) -> Robustness:
 
 
 def _numbers(robust: Robustness) -> dict[str, str]:
-    labels = {
-        "accuracy": ("accuracy kept, damaged data", ".2f", ""),
-        "latent_shift": ("shift of codes, damaged data", ".2f", ""),
-        "log_evidence": ("log p(x) lost, damaged data (nats)", ".1f", ""),
-    }
+    """Each measure of clean and of damaged data."""
     found = {}
-    for measure, (label, form, unit) in labels.items():
+    for measure, label, form in (
+        ("accuracy", "accuracy, clean and damaged", ".3f"),
+        ("log_evidence", f"log p(x), clean and damaged (nats, {DAMAGED_SAMPLES} draws)", ",.1f"),
+    ):
         if measure in robust.values:
-            value, error = robust.area(measure)
-            value = -value if measure == "log_evidence" else value
-            known = math.isfinite(value)
-            found[label] = f"{value:{form}} ± {error:{form}}{unit}" if known else "not defined"
-    if "log_evidence" in robust.values:
-        value, error = (
-            float(each("log_evidence")[0, 0]) for each in (robust.mean, robust.standard_error)
-        )
-        found[f"log p(x), {DAMAGED_SAMPLES} draws (nats)"] = (
-            f"{value:.1f} ± {error:.1f}" if math.isfinite(value) else "not defined"
-        )
+            clean, *harmed = robust.mean(measure).mean(0)
+            pair = float(clean), float(np.mean(harmed))
+            found[label] = (
+                f"{pair[0]:{form}}, {pair[1]:{form}}" if np.isfinite(pair).all() else "not defined"
+            )
+    value, error = robust.area("latent_shift")
+    found["shift of damaged data's codes (1: another datum)"] = f"{value:.2f} ± {error:.2f}"
     return found
 
 

@@ -66,6 +66,8 @@ class Dataset:
         source: The file or folder that the data were read from.
         notes: What was left out or changed while reading, one line each.
         model_units: The units of a trained model; None to find them in the training data.
+        noun: What a datum is called: "image", "cell", "document"; by default "image" for channels,
+            height and width, otherwise "row". Its plural ends in s.
 
     Raises:
         ValueError: If splits are empty or differ in event shape, values lie outside the support,
@@ -88,6 +90,7 @@ class Dataset:
     source: Path | None = field(default=None, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
     model_units: Units | None = field(default=None, repr=False)
+    noun: str = ""
 
     def __post_init__(self) -> None:
         if self.support not in SUPPORTS:
@@ -104,6 +107,8 @@ class Dataset:
         highest = max(self._check(split) for split in SPLITS)
         # The one write to a frozen instance, before anyone has seen it.
         write = partial(object.__setattr__, self)
+        if not self.noun:
+            write("noun", "image" if len(self.event_shape) == 3 else "row")
         dtype = self._narrowest_type(highest)
         for split in SPLITS:
             write(split, self._rows(split).to(dtype))
@@ -256,6 +261,7 @@ class Dataset:
             source=rows.source,
             notes=(*notes, *(untrained_classes(targets, label_names) if split else ())),
             model_units=units,
+            noun=rows.noun,
         )
 
     @property

@@ -8,24 +8,30 @@ import pytest
 from scipy import stats
 from scipy.special import logsumexp
 
-from analysis.baselines import (
+from pyro_vae.evidence.baselines import (
+    factor_analysis,
     fit_negative_binomial,
-    histogram_log_density,
+    histogram,
+    independent_density,
     negative_binomial_log_density,
 )
 
 
 def test_a_histogram_by_hand_and_its_mass():
     train = np.array([[0, 2], [0, 1], [1, 1]])
-    (value,) = histogram_log_density(train, np.array([[0, 2]]), 3)
+    (value,) = histogram(train, 3)(np.array([[0, 2]]))
     assert value == pytest.approx(math.log(3 / 6 * 2 / 6))
     everything = np.array(list(itertools.product(range(3), repeat=2)))
-    assert logsumexp(histogram_log_density(train, everything, 3)) == pytest.approx(0)
+    for width in (1, 2, 4):
+        assert logsumexp(histogram(train, 3, width)(everything)) == pytest.approx(0)
+    # Cells of two levels: the first has 3 of 3 counts of the first element, and is halved.
+    (value,) = histogram(train, 3, 2)(np.array([[0, 2]]))
+    assert value == pytest.approx(math.log(4 / 5 / 2 * 2 / 5))
     # An image is its elements in a row.
-    images = histogram_log_density(train.reshape(3, 1, 2), everything.reshape(9, 1, 2), 3)
-    assert np.array_equal(images, histogram_log_density(train, everything, 3))
+    images = histogram(train.reshape(3, 1, 2), 3)(everything.reshape(9, 1, 2))
+    assert np.array_equal(images, histogram(train, 3)(everything))
     with pytest.raises(ValueError, match="from 0 to 1"):
-        histogram_log_density(train, everything, 2)
+        histogram(train, 2)
 
 
 def negative_binomial(mean, dispersion):
@@ -66,3 +72,25 @@ def test_the_density_is_scipys_and_a_mixture_over_sizes():
     ) - math.log(3)
     value = negative_binomial_log_density(counts, mean, dispersion, sizes)
     np.testing.assert_allclose(value, expected, rtol=1e-10)
+
+
+def test_each_family_is_normalised_and_bernoulli_rates_are_those_by_hand():
+    rng = np.random.default_rng(2)
+    binary = (rng.random((50, 1, 1, 3)) < 0.3).astype(np.uint8)
+    every = np.array([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)])
+    log_p = independent_density(binary, "binary").log_density(every.reshape(8, 1, 1, 3))
+    assert np.exp(log_p).sum() == pytest.approx(1)
+    share = (binary.reshape(50, 3).sum(0) + 1) / 52
+    assert log_p[5] == pytest.approx(np.log(share[0] * (1 - share[1]) * share[2]))
+    grid = (np.arange(512) + 0.5) / 512
+    on_unit = independent_density(rng.beta(2, 5, size=(100, 1)), "unit").log_density(grid[:, None])
+    assert np.exp(on_unit).mean() == pytest.approx(1)
+    counts = rng.negative_binomial(2, 0.2, size=(200, 1))
+    free = independent_density(counts, "counts").log_density(np.arange(2000)[:, None])
+    assert np.exp(free).sum() == pytest.approx(1)
+    given = independent_density(rng.poisson(2, size=(50, 2)), "counts", given_total=True)
+    pairs = np.stack([np.arange(8), 7 - np.arange(8)], 1)
+    assert np.exp(given.log_density(pairs)).sum() == pytest.approx(1)
+    real = rng.normal(2, 3, size=(4000, 1))
+    line = np.linspace(-20, 24, 4401)
+    assert np.exp(independent_density(real, "real").log_density(line[:, None])).sum() * 0.01 == pytest.approx(1)

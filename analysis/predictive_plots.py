@@ -16,11 +16,11 @@ from analysis.permutation_tests import (
     ProfileComparison,
     SpectrumComparison,
 )
-from analysis.verdicts import SMALL_DISTANCE
 from analysis.two_sample import (
     Comparison,
 )
 from analysis.vectors import is_long
+from analysis.verdicts import SMALL_DISTANCE
 
 if TYPE_CHECKING:
     import matplotlib.axes

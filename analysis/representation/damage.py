@@ -58,9 +58,11 @@ class Values:
             return cls(support, 0.0, top, top)
         if support == "counts":
             return cls(support, 0.0, np.inf, float(x.std()))
-        # Columns of a table have units of their own; the pixels of an image share theirs.
-        axis = None if is_image(x.shape[1:]) else 0
-        return cls(support, x.min(axis), x.max(axis), x.std(axis))
+        if is_image(x.shape[1:]):
+            return cls(support, float(x.min()), float(x.max()), float(x.std()))
+        # Columns of a table have units of their own.
+        x = x.astype(np.float64)
+        return cls(support, x.min(0), x.max(0), x.std(0))
 
     def inside(
         self, damaged: Float[np.ndarray, " n *event"], uniform: Float[np.ndarray, " n *event"]

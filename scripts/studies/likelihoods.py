@@ -33,12 +33,12 @@ from analysis.study import (
 )
 from pyro_vae.data import DATASETS, Dataset, default_root
 from pyro_vae.evidence import fixed_rows
-from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.evidence.baselines import (
     fit_negative_binomial,
     histogram,
     negative_binomial_log_density,
 )
+from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.training.provenance import provenance
 
 # The network of each set, the same for all its likelihoods.

@@ -9,7 +9,6 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from pyro_vae.evidence.baselines import (
-    factor_analysis,
     fit_negative_binomial,
     histogram,
     independent_density,

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import diagnosis_sections
+from analysis import diagnosis_record, diagnosis_sections
 from analysis.generalisation import generalisation
 from analysis.representation import (
     section_arrays,
@@ -153,7 +154,8 @@ def test_what_it_leaves(trained, diagnosed):
     for section in SECTIONS:
         for part in found[section].values():
             if isinstance(part, dict) and "reading" in part:
-                assert " ".join(part["reading"].split()) in words
+                reading = part["reading"].replace(".py RUN", f".py {run}")
+                assert " ".join(reading.split()) in words
 
 
 def test_one_seed_gives_the_same_bits_and_another_gives_others(diagnosed, run):
@@ -169,12 +171,47 @@ def test_one_seed_gives_the_same_bits_and_another_gives_others(diagnosed, run):
         for figure in (figure for figure in again["figures"] if figure.startswith(name)):
             one, two = (folder / "diagnosis" / figure for folder in (run, diagnosed[0]))
             assert one.read_bytes() == two.read_bytes()
-    # What is of the former diagnosis is gone.
+
+
+def test_only_a_section_keeps_the_others_and_marks_them_where_they_are_stale(run, capsys):
+    """Six minutes of work stay; what another seed or checkpoint made is never silently beside the new."""
+    assert main(run, *TINY, "--only", "elbo", "pit") == 0
+    first = record(run)
+    assert main(run, *TINY, "--only", "guide") == 0
+    second = record(run)
+    for name in ("elbo", "pit"):
+        assert second[name] == first[name]
+        assert second[name]["stale"] is None
+    assert set(first["figures"]) < set(second["figures"])
+    assert "elbo: kept from a former command, still of this run." in capsys.readouterr().out
+    answers = {each["question"]: each for each in second["answers"]}
+    assert answers["Is the code used?"]["stale"] is None
+    assert len(answers) == len(second["answers"]) == 5
+
     assert main(run, *TINY, "--only", "pit", "--seed", "1") == 0
-    assert record(run)["pit"] != whole["pit"]
-    assert not {"elbo", "guide"} & record(run).keys()
+    third = record(run)
+    assert third["pit"]["stale"] is None
+    assert third["elbo"] == {**first["elbo"], "stale": "made for --seed 0, now 1"}
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "elbo: kept from a former command, STALE, made for --seed 0, now 1" in screen
+    assert re.search(r"Is the code used\? \w+ \(elbo; STALE, made for --seed 0, now 1\)", screen)
+    assert third["figures"]["stale_elbo_terms.png"].startswith("Stale (made for --seed 0, now 1):")
+    # With the seed that they were made for they are of this run again, and the other is not.
+    assert main(run, *TINY, "--only", "guide") == 0
+    assert record(run)["elbo"] == first["elbo"]
+    assert record(run)["pit"]["stale"] == "made for --seed 1, now 0"
+
+    state = load_checkpoint(run / "checkpoint.pt")
+    state["program"] = {name: 0.5 * value for name, value in state["program"].items()}
+    state["best"] = None
+    save_checkpoint(run / "checkpoint.pt", state)
+    assert main(run, *TINY, "--only", "guide") == 0
+    last = record(run)
+    assert last["elbo"]["stale"] == "made for another checkpoint"
+    assert last["pit"]["stale"] == "made for another checkpoint, --seed 1, now 0"
+    assert last["guide"]["stale"] is None
     names = {path.name for path in (run / "diagnosis").iterdir()}
-    assert names == {*record(run)["figures"], "diagnosis.json"}
+    assert names == {*last["figures"], "diagnosis.json"}
 
 
 def test_the_bar_names_every_step_and_ends_full(run, monkeypatch):
@@ -426,20 +463,36 @@ def test_stopped_it_leaves_nothing_half(run, capsys, monkeypatch, how, when):
     program = runpy.run_path(str(SCRIPT))["main"]
     arguments = [str(run), *TINY, "--only", "elbo"]
     name = {"computing": "plot_elbo_terms", "writing": "write_atomically"}[when]
-    where = diagnosis_sections.__dict__ if when == "computing" else program.__globals__
+    where = diagnosis_sections.__dict__ if when == "computing" else diagnosis_record.__dict__
     real = where[name]
 
     def stop(path, *rest):
-        if when == "computing" or str(path).endswith(".json"):
+        if when == "computing" or ".png" not in str(path):
             os.kill(os.getpid(), how)
         return real(path, *rest)
 
     monkeypatch.setitem(where, name, stop)
     assert program(arguments) == 128 + how
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "diagnose.py: stopped; nothing new was written"
+        "diagnose.py: stopped; sections that were finished are kept, nothing else was written"
     )
     assert not (run / "diagnosis").exists()
+    # What was there, and what was finished before, is there.
+    monkeypatch.undo()
+    assert main(run, *TINY, "--only", "pit", drawn=True) == 0
+    before, files = record(run), hashes(run / "diagnosis")
+    program = runpy.run_path(str(SCRIPT))["main"]
+    where = diagnosis_sections.__dict__ if when == "computing" else diagnosis_record.__dict__
+    monkeypatch.setitem(where, name, stop)
+    assert program([str(run), *TINY, "--only", "pit", "elbo", "--seed", "1"]) == 128 + how
+    capsys.readouterr()
+    after = record(run)
+    if when == "computing":
+        assert "elbo" not in after
+        assert after["pit"]["of"]["seed"] == 1
+    else:
+        assert after == before
+        assert hashes(run / "diagnosis") == files
 
 
 @pytest.mark.arviz

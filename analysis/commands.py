@@ -3,6 +3,7 @@
 ANNEALING = "python scripts/evaluate.py RUN --methods annealing"
 GAPS = "python scripts/evaluate.py RUN --methods gaps"
 GUIDE = "python scripts/diagnose.py RUN --only guide"
+AGAIN = "python scripts/diagnose.py RUN --only SECTION"
 MORE_DRAWS = f"{GUIDE} --samples 10000"
 REPRESENTATION = "python scripts/diagnose.py RUN --only representation"
 FOREIGN = f"{REPRESENTATION} --against DATA"

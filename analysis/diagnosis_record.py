@@ -4,6 +4,7 @@ A section is stale if it was made for another checkpoint, other data or other op
 is kept, marked in diagnosis.json, and its figures are named stale_*.png.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from pyro_vae.training.checkpoint import write_atomically
 
 NAME = "diagnosis.json"
 STALE = "stale_"
+SECTION_NAMES = ("predictive", "calibration", "pit", "elbo", "guide", "representation")
 # What a section is made of, and how a difference is said.
 DIFFERENCES = {
     "checkpoint_sha256": "another checkpoint",
@@ -38,14 +40,13 @@ class StoredDiagnosis:
 
     Args:
         folder: Where diagnosis.json and the figures are, or will be.
-        sections: The names of all sections there may be, in their order.
 
     Raises:
         ValueError: If diagnosis.json is there and cannot be read.
     """
 
-    def __init__(self, folder: Path, sections: tuple[str, ...]) -> None:
-        self.folder, self.names = folder, sections
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.record: Record = {}
         if (path := folder / NAME).exists():
             try:
@@ -59,7 +60,7 @@ class StoredDiagnosis:
     @property
     def sections(self) -> dict[str, Record]:
         """The records of sections that are there, in their order."""
-        return {name: self.record[name] for name in self.names if name in self.record}
+        return {name: self.record[name] for name in SECTION_NAMES if name in self.record}
 
     def mark(self, of: Mapping[str, Any]) -> None:
         """Say of each section why it is stale, or that it is not.
@@ -97,7 +98,7 @@ class StoredDiagnosis:
         new = {**section, "of": dict(of)}
         sections = {
             each: new if each == name else before[each]
-            for each in self.names
+            for each in SECTION_NAMES
             if each == name or each in before
         }
         seconds_of = {**before.get("seconds", {}).get("sections", {}), name: seconds}
@@ -170,6 +171,17 @@ class StoredDiagnosis:
 
     def _figure(self, name: str, key: str, *, stale: bool) -> Path:
         return self.folder / f"{STALE if stale else ''}{name}_{key}.png"
+
+
+def mark_stale(folder: Path, checkpoint: Path) -> None:
+    """Mark the sections of another checkpoint than this, as after more training; no sections, nothing."""
+    try:
+        stored = StoredDiagnosis(folder)
+    except ValueError:
+        return
+    if stored.sections:
+        stored.mark({"checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest()})
+        stored.save()
 
 
 def stale(then: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str | None:

@@ -208,6 +208,10 @@ def pit(subject: Subject) -> Section:
     checks = parts.add("statistics", lambda: _Pits(_pit_checks(subject)))
     if checks is not None:
         off = [check for check in checks.checks if check.departure != "none"]
+        worst = max(checks.checks, key=lambda check: check.largest_departure)
+        parts.numbers["furthest off"] = (
+            f"{worst.label.partition(':')[0]}, distance {worst.largest_departure:.2f}"
+        )
         parts.numbers["statistics off"] = f"{len(off)} of {len(checks.checks)}"
         parts.draw(
             "statistics",
@@ -458,8 +462,8 @@ def _same_image(subject: Subject) -> dict[str, Any]:
     return {
         "reconstruction_rmse": float(np.sqrt(error.mean())),
         "reading": (
-            "Replicates of an image from its own code show what the code keeps. They have seen the "
-            "image, describe it, and test nothing."
+            "Replicates of data from their own codes show what a code keeps. They have seen the data, "
+            "so that they describe and test nothing."
         ),
     }
 
@@ -522,12 +526,18 @@ def _against_numbers(found: Calibration | ElementPit) -> dict[str, str]:
 
 
 def _calibration_numbers(found: Calibration | ElementPit) -> dict[str, str]:
-    numbers = _against_numbers(found)
     if isinstance(found, Calibration):
-        numbers["error in doubtful elements"] = (
-            f"{found.doubtful_error:.4f}, by chance {found.doubtful_error_by_chance:.4f}"
-        )
-    return numbers
+        numbers = {
+            "error in doubtful elements": (
+                f"{found.doubtful_error:.4f}, by chance {found.doubtful_error_by_chance:.4f}"
+            )
+        }
+    else:
+        numbers = {
+            "mean PIT (0.5 is right)": f"{0.5 + found.bias:.3f}",
+            "variance of the PIT (1 is right)": f"{found.spread:.2f}",
+        }
+    return numbers | _against_numbers(found)
 
 
 def _generalisation(subject: Subject) -> Generalisation:

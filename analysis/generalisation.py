@@ -163,8 +163,8 @@ class Generalisation:
             raw, raw_error = self.difference("log_evidence")
             of_reference, _ = self.difference("reference")
             sentences.append(
-                f"Without that adjustment it is {raw:+.2f} ± {raw_error:.2f}; the reference, which was fitted to "
-                f"neither, differs by {of_reference:+.2f}, which says how much harder the test data are."
+                f"Without that adjustment it is {raw:+.2f} ± {raw_error:.2f}; the reference, fitted to "
+                f"other training data, differs by {of_reference:+.2f}: so much harder are the test data for it."
             )
         if decoder.answer == "yes":
             sentences.append("Stop earlier, take a smaller network, or use more data.")
@@ -177,7 +177,7 @@ class Generalisation:
             shares = [split["khat_above"].mean() for split in (self.train, self.test)]
             if max(shares) > MOST_KHATS_ABOVE:
                 sentences.append(
-                    f"k-hat is high for {shares[0]:.0%} of training and {shares[1]:.0%} of test data, whose log p(x) is "
+                    f"With {self.num_samples} draws each, k-hat is high for {shares[0]:.0%} of training and {shares[1]:.0%} of test data, whose log p(x) is "
                     "too low: part of a difference may be the guide's."
                 )
         return " ".join(sentences)

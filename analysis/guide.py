@@ -111,7 +111,8 @@ class GuideQuality:
             return self.withheld
         verdict = self.verdict()
         advice = {
-            "yes": "Draws that all miss the same mode would look as good.",
+            "yes": "Importance weights correct for a guide that is not the posterior; only draws that all miss "
+            "the same mode would look as good.",
             "nearly": f"k-hat does not see a guide that is too wide: take more draws, `{MORE_DRAWS}`.",
             "no": f"Use annealed importance sampling, `{ANNEALING}`, or a more flexible guide.",
             "not known": "",

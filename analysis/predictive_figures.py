@@ -194,15 +194,15 @@ class DataSetChecks:
     def reading(self) -> str:
         """How many real values lie beyond all data sets, how many chance puts there, and the furthest."""
         datasets, count = len(self.checks[0].generated), len(self.checks)
-        text = (
+        text = ""
+        if self.ranked:
+            worst = self.ranked[0]
+            text = f"Furthest off is the {worst.measure} of {worst.name}: {worst.words()}. "
+        return text + (
             f"{self.num_outside} of {count} means and spreads (standard deviations) of the real data's "
             f"statistics lie beyond those of all {datasets} data sets from the model; of a true model "
             f"{2 * count / (datasets + 1):.1f} would on average."
         )
-        if self.ranked:
-            worst = self.ranked[0]
-            text += f" Furthest off is the {worst.measure} of {worst.name}: {worst.words()}."
-        return text
 
 
 def data_set_checks(
@@ -461,7 +461,7 @@ def _quiet_figure(
     with warnings.catch_warnings():
         # It is the new data that the real ones are compared with, and statistics that are 0 or 1 are
         # no outcomes to be predicted. The last is ArviZ 0.8's own use of xarray.
-        for advice in ("This plot always uses the `observed_data`", ".*looks? binary"):
+        for advice in ("This plot always uses the", ".*looks? binary"):
             warnings.filterwarnings("ignore", advice, UserWarning)
         warnings.filterwarnings("ignore", "Deleting a single level of a MultiIndex", FutureWarning)
         figure = arviz_figure(

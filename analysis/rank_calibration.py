@@ -154,7 +154,7 @@ class SimulationBasedCalibration:
         if self.rate < NO_RATE:
             said.append(
                 f"But the rate is {max(self.rate, 0.0):.2f} nats per datum: the guide is next to the prior, and "
-                "where the decoder ignores the code that is the posterior and passes."
+                "passes wherever the decoder ignores the code."
             )
         return " ".join(said)
 

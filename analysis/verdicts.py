@@ -33,7 +33,7 @@ FEWEST_EFFECTIVE = 50
 CLEAR = 2.0
 # A rate below it, in nats per datum, is that of a code that is not used.
 NO_RATE = 0.1
-# Of its clean accuracy: a probe that keeps so much over all damages is called robust.
+# Of its clean accuracy above chance: a probe that keeps so much over all damages is called robust.
 KEPT = 0.8
 # A clean accuracy that has gone less than this share of the way from chance to 1 has little to lose.
 LITTLE = 0.2
@@ -49,10 +49,11 @@ QUESTIONS: dict[str, tuple[str, str]] = {
     "Can log p(x) be trusted?": ("guide", "quality"),
     "Does the decoder overfit?": ("guide", "generalisation"),
     "Does the encoder overfit?": ("guide", "generalisation"),
+    "Are the codes distributed as the prior?": ("representation", "holes"),
     "Are the codes robust to damaged data?": ("representation", "robustness"),
     "Does the guide's scale warn of damaged data?": ("representation", "honest_uncertainty"),
 }
-DATA, FORECASTS, CODE, GUIDE, EVIDENCE, DECODER, ENCODER, ROBUST, WARNS = QUESTIONS
+DATA, FORECASTS, CODE, GUIDE, EVIDENCE, DECODER, ENCODER, PRIOR, ROBUST, WARNS = QUESTIONS
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,21 @@ def overfits(question: str, what: str, difference: float, error: float) -> Verdi
     return Verdict(question, "no", f"{seen}, {within} two standard errors")
 
 
+def codes_as_prior(told_apart: float, p: float) -> Verdict:
+    """Whether the codes of data are distributed as the prior.
+
+    Args:
+        told_apart: The share of pairs in which a classifier finds the code of a datum.
+        p: Of so large a share by chance.
+    """
+    said = f"a classifier tells codes of data from draws of the prior in {told_apart:.0%} of pairs (50% is chance)"
+    if p >= SIGNIFICANT:
+        return Verdict(
+            PRIOR, "yes", f"as far as these data show, {said}; that may be chance, p {p_text(p)}"
+        )
+    return Verdict(PRIOR, "nearly" if told_apart <= CLOSE else "no", f"{said}, p {p_text(p)}")
+
+
 def robust(
     clean: float, damaged: float, error: float, chance: float, *, above_chance: bool
 ) -> Verdict:
@@ -254,7 +270,12 @@ def robust(
     )
     if not above_chance or clean - chance < LITTLE * (1 - chance):
         return Verdict(ROBUST, "not known", f"{said}: little above chance can be lost")
-    return Verdict(ROBUST, "yes" if damaged >= KEPT * clean else "no", said)
+    kept = (damaged - chance) / (clean - chance)
+    return Verdict(
+        ROBUST,
+        "yes" if kept >= KEPT else "no",
+        f"{said}: {kept:.0%} of what is above that is kept",
+    )
 
 
 def scale_warns(lowest: float, highest: float, smallest: float, n: int) -> Verdict:

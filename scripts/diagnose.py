@@ -30,6 +30,7 @@ import torch
 from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 
+from analysis.commands import AGAIN
 from analysis.diagnosis_record import StoredDiagnosis, plain
 from analysis.diagnosis_sections import SECTIONS
 from pyro_vae.data import PreparedData
@@ -74,6 +75,8 @@ DOTS_PER_INCH = 140
 WIDTH = 100
 # Where a run's path goes once lines are wrapped, so that a long path wraps no others.
 PLACE = "\0RUN"
+# What holds the words of a command together.
+SPACE = "\1"
 LIBRARIES = ("arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "numpy", "scipy")
 
 
@@ -172,7 +175,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     rows = fixed(trained, options)
     foreign = foreign_data(trained, options)
     print(f"{trained.data.description}\n{trained.directory.path}/", flush=True)
-    stored = StoredDiagnosis(trained.directory.diagnosis, tuple(SECTIONS))
+    stored = StoredDiagnosis(trained.directory.diagnosis)
     names = [name for name in SECTIONS if name in (options.only or USUAL)]
     steps = {name: SECTIONS[name].all_steps(name) for name in names}
     started = time.perf_counter()
@@ -212,9 +215,11 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
             )
     took = stored.record["seconds"]["sections"]
     text = [table(name, sections.get(name), stored.record[name], took[name]) for name in names]
-    text += ["", *kept_sections(stored, names), *answered(stored.record["answers"])]
-    # A command is one to copy: it names this run, and is cut at spaces alone.
-    print("\n".join(text).replace(PLACE, str(trained.directory.path)))
+    if kept := kept_sections(stored, names):
+        text += ["", *kept]
+    text += answered(stored.record["answers"])
+    # A command is one to copy: it names this run, and stands in one line.
+    print("\n".join(text).replace(PLACE, str(trained.directory.path)).replace(SPACE, " "))
     print(f"\nnumbers and figures are in {trained.directory.diagnosis}/")
 
 
@@ -238,7 +243,7 @@ def kept_sections(stored: StoredDiagnosis, names: Sequence[str]) -> list[str]:
     lines = []
     for name, section in stored.sections.items():
         if name not in names:
-            again = f"make it again with `python scripts/diagnose.py RUN --only {name}`"
+            again = f"make it again with `{AGAIN.replace('SECTION', name)}`"
             why = (
                 f"STALE, {section['stale']}; {again}" if section["stale"] else "still of this run"
             )
@@ -643,7 +648,11 @@ def table(name: str, section: "Section | None", record: Mapping[str, Any], secon
 def wrapped(text: str, indent: str) -> list[str]:
     """Text in lines of a terminal's width, those after the first further in."""
     return textwrap.wrap(
-        re.sub(r"\.py RUN\b", f".py {PLACE}", text),
+        re.sub(
+            "`[^`]*`",
+            lambda command: command[0].replace(" RUN", f" {PLACE}").replace(" ", SPACE),
+            text,
+        ),
         WIDTH,
         initial_indent=indent,
         subsequent_indent=f"{indent}  ",

@@ -116,8 +116,7 @@ def test_a_gaussians_fault_is_found_with_a_poor_guide(noise_ratio):
     assert result.p_value_against_model is not None
     assert result.p_value_against_model < 1e-3
     direction = "too wide" if noise_ratio > 1 else "too narrow"
-    # Real, and within what is fine on average.
-    assert result.verdict().answer == "nearly"
+    assert result.verdict().answer in ("no", "nearly")
     assert f"the forecasts are {direction}" in result.reading()
     assert element_pit(real, trusted=False).verdict().answer == "not known"
     assert element_pit(real, trusted=True).verdict().answer in ("no", "nearly")

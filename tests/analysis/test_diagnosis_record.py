@@ -5,10 +5,10 @@ import json
 import pytest
 
 from analysis import diagnosis_record
-from analysis.diagnosis_record import StoredDiagnosis, stale
+from analysis.diagnosis_record import SECTION_NAMES, StoredDiagnosis, mark_stale, stale
+from analysis.diagnosis_sections import SECTIONS
 from analysis.verdicts import CODE
 
-NAMES = ("predictive", "elbo", "guide")
 OF = {
     "checkpoint_sha256": "a",
     "split": "test",
@@ -20,7 +20,7 @@ OF = {
 
 
 def put(folder, name, reading="", content=b"new", **changed):
-    stored = StoredDiagnosis(folder, NAMES)
+    stored = StoredDiagnosis(folder)
     section = {
         "terms": {"verdicts": [{"question": CODE, "answer": "yes", "because": "it is"}]},
         "reading": reading,
@@ -59,9 +59,9 @@ def test_what_is_stale_says_so_in_the_file_the_answers_and_the_figures(tmp_path)
 
 def test_another_checkpoint_marks_all_without_a_new_section(tmp_path):
     put(tmp_path, "elbo")
-    stored = StoredDiagnosis(tmp_path, NAMES)
-    stored.mark({"checkpoint_sha256": "b"})
-    stored.save()
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(b"more training")
+    mark_stale(tmp_path, checkpoint)
     found = json.loads((tmp_path / "diagnosis.json").read_text())
     assert found["elbo"]["stale"] == "made for another checkpoint"
     assert (tmp_path / "stale_elbo_terms.png").exists()
@@ -100,7 +100,13 @@ def test_an_error_at_any_write_leaves_what_was_there(tmp_path, monkeypatch, call
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_all_sections_are_known():
+    assert tuple(SECTIONS) == SECTION_NAMES
+
+
 def test_a_file_that_is_none_is_not_overwritten(tmp_path):
     (tmp_path / "diagnosis.json").write_text("{")
     with pytest.raises(ValueError, match=r"cannot be read, .* move it away"):
         put(tmp_path, "elbo")
+    mark_stale(tmp_path, tmp_path / "none.pt")
+    assert (tmp_path / "diagnosis.json").read_text() == "{"

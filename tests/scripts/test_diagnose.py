@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import shutil
 import signal
 from functools import partial
@@ -147,6 +148,22 @@ def test_what_it_leaves(trained, diagnosed):
         assert 0 < found[name]["elements"]["p_value_against_model"] <= 1
     words = " ".join(screen.split())
     assert "p-value against the model's own data" in words
+    # One answer a question, which is that of the section; each command is one of its program.
+    given = [
+        verdict["question"]
+        for section in SECTIONS
+        for part in found[section].values()
+        if isinstance(part, dict)
+        for verdict in part.get("verdicts", ())
+    ]
+    assert sorted(given) == sorted({each["question"] for each in found["answers"]})
+    assert len(given) == 7
+    for each in found["answers"]:
+        assert f"{each['question']} {each['answer']} ({each['section']})" in words
+    for command in re.findall("`([^`\n]+)`", screen):
+        python, script, *arguments = shlex.split(command)
+        assert (python, arguments[0]) == ("python", str(run))
+        runpy.run_path(str(ROOT / script))["parser"]().parse_args(arguments)
     # Statistics and scores have their plain names where a person reads.
     assert "_" not in words.partition("/digits/")[2].replace("p(x_i | x_-i)", "").replace(
         "inference_gaps", ""

@@ -12,6 +12,7 @@ gc.disable()
 import logging
 import math
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -185,6 +186,8 @@ def conclude(
     from analysis.figures import draw_figures
     from pyro_vae.evidence import evaluate, fixed_rows, undefined_data
     from pyro_vae.inference_data import from_svi, write_netcdf
+    from pyro_vae.training.schedules import TIED_TO_LENGTH
+    from pyro_vae.training.verdicts import Plan, review
 
     data, vae = training.data, cast("PyroModule", training.program)
     test = data.fixed("test")
@@ -198,6 +201,23 @@ def conclude(
     labels = None if labels is None else labels[rows]
 
     evaluation = evaluate(vae, x, num_samples=EVIDENCE_SAMPLES, progress=True)
+    found = review(
+        vae,
+        data,
+        x,
+        evaluation,
+        training.history,
+        objective=training.objective,
+        kept_epoch=None if training.best is None else training.best_epoch,
+        plan=Plan(
+            directory.path,
+            configuration["epochs"],
+            configuration["max_steps"],
+            training.steps_per_epoch,
+            extensible=training.lr_schedule not in TIED_TO_LENGTH,
+            stopped_early=training.stopped_early,
+        ),
+    )
     metrics = {
         "data": data.dataset.name,
         "binarisation": data.binarisation,
@@ -212,6 +232,7 @@ def conclude(
         "objective": configuration["objective"]["name"],
         "latent_dim": configuration["latent_dim"],
         **evaluation.summary(),
+        **found.summary(),
         "parameters": sum(parameter.numel() for parameter in vae.parameters()),
         "epochs": len(training.history),
         "steps": training.step,
@@ -225,6 +246,9 @@ def conclude(
     metrics["bits_per_dim"] = None if log_evidence is None else data.bits_per_dim(log_evidence)
     directory.write_metrics(metrics)
     print(table(metrics))
+    for line in found.verdicts or ([found.praise] if found.praise else []):
+        print(f"verdict: {line}")
+        log.info("verdict: %s", line)
 
     known = np.arange(len(x))
     if len(evaluation.undefined):
@@ -262,7 +286,8 @@ def conclude(
         uses_prior=training.objective.uses_prior,
         contract=training.contract,
     )
-    print(f"metrics.json, inference_data.nc and figures are in {directory.path}/")
+    print(f"metrics.json, inference_data.nc and figures are in {directory.path}/; next:")
+    print(shlex.join(["python", "scripts/diagnose.py", str(directory.path)]))
 
 
 def rows_within(elements: int, x: Tensor | SparseRows) -> int:
@@ -304,8 +329,25 @@ def table(metrics: dict[str, Any]) -> str:
         if samples is None
         else f"nats +- {number('log_evidence_se')}, {samples:,} importance samples"
     )
+
+    def above(name: str) -> str:
+        difference, error = metrics[f"above_{name}"], metrics[f"above_{name}_se"]
+        if difference is None:
+            return ""
+        exact = "" if error is None else f" +- {error:,.2f}"
+        where = "above" if difference >= 0 else "BELOW"
+        return f": log p(x) is {abs(difference):,.2f}{exact} {where}"
+
+    compared = []
+    if metrics["baseline"] is not None:
+        what = f"nats, {metrics['baseline']}, no latent variables{above('baseline')}"
+        compared.append(("baseline", number("baseline_log_density"), what))
+    if (factors := metrics["factors"]) is not None:
+        what = f"nats, {factors} factor{'' if factors == 1 else 's'}{above('factor_analysis')}"
+        compared.append(("factor analysis", number("factor_analysis_log_density"), what))
     rows = [
         ("log p(x)", number("log_evidence"), of_evidence),
+        *compared,
         ("ELBO", number("elbo"), "nats = reconstruction - KL"),
         ("reconstruction", number("reconstruction"), "nats, E_q log p(x|z)"),
         ("KL", number("kl"), "nats, KL(q(z|x) || p(z))"),
@@ -317,6 +359,9 @@ def table(metrics: dict[str, Any]) -> str:
             "of images: log p(x) is less sure there",
         ),
     ]
+    best = metrics["best_validation_epoch"]
+    epoch = "not defined" if best is None else f"epoch {best}"
+    rows.append(("best validation", epoch, f"of {metrics['epochs']}"))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     title = f"test split of {metrics['data']}, {metrics['n']:,} data, mean per datum"
     if metrics["scale"] != "none":

@@ -32,6 +32,7 @@ _LOG_DISPERSION = (-10.0, 12.0)
 _MINIMUM_MEAN = 1e-6
 # Cells of a histogram on [0, 1], and the widths in levels or cells that are tried.
 _CELLS = 256
+_DISTINCT = 2**16
 _WIDTHS = (1, 2, 4, 8, 16, 32)
 # Degrees of freedom that are tried, and iterations of each fit.
 _DEGREES = (2.0, 3.0, 5.0, 10.0, 30.0)
@@ -86,6 +87,7 @@ class Comparison:
         above: The mean of the VAE's log p(x) minus the baseline's, row by row, over rows where both
             are finite; None where the VAE has no log p(x).
         above_se: The standard error of `above`; None for fewer than two rows.
+        share_above: The share of these rows on which the VAE is above the baseline.
     """
 
     name: str
@@ -93,10 +95,14 @@ class Comparison:
     log_density: float
     above: float | None
     above_se: float | None
+    share_above: float | None
 
 
 def compare_with_baselines(
-    evaluation: Evaluation, data: PreparedData, x: Real[Tensor, " n *event"], likelihood: Any = None
+    evaluation: Evaluation,
+    data: PreparedData,
+    x: Real[Tensor, " n *event"],
+    likelihood: Any = None,
 ) -> list[Comparison]:
     """The `baselines` of the data, on the rows that a VAE was evaluated on.
 
@@ -106,8 +112,8 @@ def compare_with_baselines(
     >>> vae, data = build((1, 8, 8)), PreparedData(digits(), "binary")
     >>> x = data.fixed("test")[:100]
     >>> (found,) = compare_with_baselines(evaluate(vae, x, num_samples=10), data, x, vae.likelihood)
-    >>> f"{found.name}: untrained, the VAE is above it by {found.above:.0f} nats"
-    'a Bernoulli for each element: untrained, the VAE is above it by -16 nats'
+    >>> found.name, found.above < 0  # An untrained VAE is below it.
+    ('a Bernoulli for each element', True)
 
     Args:
         evaluation: What `evaluate` found on x.
@@ -123,13 +129,14 @@ def compare_with_baselines(
         mean = finite(density.mean())
         if mean is None:
             continue
-        above = above_se = None
+        above = above_se = share = None
         if weights is not None:
             differences = weights.log_evidence - density
             differences = differences[np.isfinite(differences)]
             if len(differences):
                 above, above_se = float(differences.mean()), standard_error(differences)
-        found.append(Comparison(baseline.name, baseline.factors, mean, above, above_se))
+                share = float((differences > 0).mean())
+        found.append(Comparison(baseline.name, baseline.factors, mean, above, above_se, share))
     return found
 
 
@@ -153,15 +160,12 @@ def baselines(data: PreparedData, likelihood: Any = None) -> list[Baseline]:
     try:
         train: Any = _training_rows(data, _ITERATED_ELEMENTS if heavy else _ELEMENTS)
         validation = _array(_evenly(data.fixed("validation"), _ITERATED_ELEMENTS))
-        levels = dataset.levels if dataset.support == "integers" else None
-        if support == "unit" and not (data.dequantise and levels):
-            levels = None
         found = [
             independent_density(
                 train,
                 support,
                 validation=validation,
-                levels=levels,
+                levels=dataset.levels,
                 given_total=given_total,
                 heavy_tailed=heavy,
                 logit_normal=not isinstance(likelihood, ContinuousBernoulli),
@@ -201,7 +205,7 @@ def independent_density(
         support: binary, unit, real, integers or counts.
         validation: What chooses the width of a histogram, the floor under scales and the family; None
             for the narrowest, the lowest and the first.
-        levels: The number of levels of integers, or of dequantised ones.
+        levels: The number of levels of integers, or of values in [0, 1] that were levels.
         given_total: Whether the likelihood is given a row's total.
         heavy_tailed: Whether Student's t is tried.
         logit_normal: Whether a logit-normal is tried, where few values are 0 or 1.
@@ -228,10 +232,13 @@ def independent_density(
         known = levels or int(train.max()) + 1
         candidates = _histograms(train, known)
     elif support == "unit":
-        cells = levels or _CELLS
+        # Of values that repeat, such as levels, a narrower cell would be a density without bound.
+        cells = levels or min(_CELLS, max(2, len(np.unique(train.ravel()[:_DISTINCT]))))
         log_cells = train.shape[1] * math.log(cells)
         candidates = [
-            Baseline(each.name, lambda x, each=each: log_cells + each.flat_log_density(_cell(x, cells)))
+            Baseline(
+                each.name, lambda x, each=each: log_cells + each.flat_log_density(_cell(x, cells))
+            )
             for each in _histograms(_cell(train, cells), cells)
         ]
         if logit_normal and np.mean((train < EDGE) | (train > 1 - EDGE)) < 0.01:
@@ -242,7 +249,9 @@ def independent_density(
         candidates = _normals(train, smallest, _DEGREES if heavy_tailed else ())
     if validation is None or len(candidates) == 1:
         return candidates[0]
-    scores = [np.nan_to_num(each.log_density(validation).mean(), nan=-np.inf) for each in candidates]
+    scores = [
+        np.nan_to_num(each.log_density(validation).mean(), nan=-np.inf) for each in candidates
+    ]
     return candidates[int(np.argmax(scores))]
 
 

@@ -111,7 +111,7 @@ class GuideQuality:
             return self.withheld
         verdict = self.verdict()
         advice = {
-            "yes": "Importance weights correct for a guide that is not the posterior; only draws that all miss "
+            "yes": "Importance weights correct for a guide that is off; only draws that all miss "
             "the same mode would look as good.",
             "nearly": f"k-hat does not see a guide that is too wide: take more draws, `{MORE_DRAWS}`.",
             "no": f"Use annealed importance sampling, `{ANNEALING}`, or a more flexible guide.",

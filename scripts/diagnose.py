@@ -649,7 +649,7 @@ def wrapped(text: str, indent: str) -> list[str]:
     """Text in lines of a terminal's width, those after the first further in."""
     return textwrap.wrap(
         re.sub(
-            "`[^`]*`",
+            r"\x60[^\x60]*\x60",
             lambda command: command[0].replace(" RUN", f" {PLACE}").replace(" ", SPACE),
             text,
         ),

@@ -13,6 +13,7 @@ from analysis.representation.robustness import Robustness, robustness
 from analysis.representation.robustness_figures import plot_robustness
 from analysis.representation.section_arrays import Represented
 from pyro_vae.evidence.evaluation import fixed_rows
+from pyro_vae.evidence.numbers import standard_error
 
 # Data that are damaged, and draws for each one's log p(x), which is a lower bound.
 DAMAGED, DAMAGED_SAMPLES = 500, 20
@@ -83,14 +84,17 @@ def _numbers(robust: Robustness) -> dict[str, str]:
     """Each measure of clean and of damaged data."""
     found = {}
     for measure, label, form in (
-        ("accuracy", "accuracy, clean and damaged", ".3f"),
-        ("log_evidence", f"log p(x), clean and damaged (nats, {DAMAGED_SAMPLES} draws)", ",.1f"),
+        ("accuracy", "accuracy", ".3f"),
+        ("log_evidence", f"log p(x), {DAMAGED_SAMPLES} draws (nats)", ".1f"),
     ):
-        if measure in robust.values:
-            clean, *harmed = robust.mean(measure).mean(0)
-            pair = float(clean), float(np.mean(harmed))
-            found[label] = (
-                f"{pair[0]:{form}}, {pair[1]:{form}}" if np.isfinite(pair).all() else "not defined"
+        if measure not in robust.values:
+            continue
+        values = robust.values[measure]
+        for data, of_data in (("clean", values[0, 0]), ("damaged", values[:, 1:].mean((0, 1)))):
+            known = np.isfinite(of_data).all()
+            error = standard_error(of_data) or np.nan
+            found[f"{label}, {data} data"] = (
+                f"{of_data.mean():{form}} ± {error:{form}}" if known else "not defined"
             )
     value, error = robust.area("latent_shift")
     found["shift of damaged data's codes (1: another datum)"] = f"{value:.2f} ± {error:.2f}"

@@ -197,6 +197,10 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
             stop=interruption,
             progress=True,
         )
+    if directory.diagnosis.is_dir():
+        from analysis.diagnosis_record import mark_stale
+
+        mark_stale(directory.diagnosis, directory.checkpoint)
     if not training.ended:
         print(
             f"stopped at step {training.step} of {training.steps}; "

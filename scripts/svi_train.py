@@ -9,6 +9,7 @@ import gc
 # Importing torch makes a million objects and no garbage: looking for some costs 15 % of the start.
 gc.disable()
 
+import json
 import logging
 import math
 import os
@@ -44,6 +45,7 @@ from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
 from pyro_vae.training.model_files import BY_KIND, located
 from pyro_vae.training.plain_yaml import Configuration
+from pyro_vae.training.plan import check_extension, nothing_left, plan_notes
 from pyro_vae.training.preparing import default_likelihood
 from pyro_vae.training.processes import LostProcessError, Processes
 from pyro_vae.training.programs import chosen_device, in_one_line, with_data_path
@@ -129,6 +131,8 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         **training_options(configuration),
     )
 
+    # As many as there are: the default depends on the data.
+    configuration = {**configuration, "epochs": training.epochs}
     if not (processes.first or configuration["resume"]):
         return follow(training)
     directory = run_directory(configuration)
@@ -138,8 +142,9 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
             state = load_checkpoint(directory.checkpoint)
             directory.check_model(configuration["model"], state)
             training.load_state_dict(state)
+            check_extension(training, {**configuration, **directory.plan()}, configuration)
         if not processes.first:
-            return follow(training)
+            return follow(training) if left(configuration, training) else 0
     else:
         directory.check_free(configuration["overwrite"])
         configuration = directory.create(configuration)
@@ -149,6 +154,11 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
             print(said)
             log.info("%s", said)
         return train(configuration, directory, training)
+
+
+def left(configuration: Configuration, training: Training) -> bool:
+    """Whether there is training to do; a run that ended before it was resumed has none left."""
+    return not (configuration["resume"] and training.step and training.ended)
 
 
 def follow(training: Training) -> int:
@@ -162,9 +172,17 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
     """Train to the end or to an interruption, then evaluate."""
     made_by = provenance()  # Before anyone edits the code that is running.
     data, vae = training.data, training.program
+    if configuration["resume"]:
+        directory.write_plan(configuration)
+        if not left(configuration, training):
+            print(f"{directory.path}/: {nothing_left(training, configuration)}")
+            if not evaluated(configuration, directory, training):
+                training.finish()
+                conclude(configuration, directory, training, made_by)
+            return 0
     print(f"{data.description}\n{describe(configuration, vae)}\n{directory.path}/")
     log.info("%s; %s", data.description, describe(configuration, vae))
-    for note in training.notes:
+    for note in (*training.notes, *plan_notes(training, configuration)):
         print(f"note: {note}")
         log.info("note: %s", note)
     with interruptible() as interruption:
@@ -179,6 +197,10 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
             stop=interruption,
             progress=True,
         )
+    if directory.diagnosis.is_dir():
+        from analysis.diagnosis_record import mark_stale
+
+        mark_stale(directory.diagnosis, directory.checkpoint)
     if not training.ended:
         print(
             f"stopped at step {training.step} of {training.steps}; "
@@ -190,6 +212,28 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
     if configuration["evaluate"] != "none":
         conclude(configuration, directory, training, made_by)
     return 0
+
+
+def evaluated(configuration: Configuration, directory: RunDirectory, training: Training) -> bool:
+    """Whether the evaluation that a finished run asks for, if any, was made of it as it is."""
+    if configuration["evaluate"] == "none":
+        return True
+    try:
+        metrics = json.loads(directory.metrics.read_text())
+        known = metrics["steps"], metrics["n"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    n = evaluated_rows(configuration, training.data.fixed("test"))
+    # The figures come last.
+    return known == (training.step, n) and directory.figures.is_dir()
+
+
+def evaluated_rows(configuration: Configuration, test: Tensor | SparseRows) -> int:
+    """How many rows of the test data are evaluated."""
+    most = len(test) if configuration["evaluate"] == "full" else min(QUICK_IMAGES, len(test))
+    return (
+        min(most, rows_within(EVALUATED_ELEMENTS, test)) if isinstance(test, SparseRows) else most
+    )
 
 
 def conclude(
@@ -207,9 +251,8 @@ def conclude(
 
     data, vae = training.data, cast("PyroModule", training.program)
     test = data.fixed("test")
-    most = len(test) if configuration["evaluate"] == "full" else QUICK_IMAGES
-    if isinstance(test, SparseRows) and most > (fitting := rows_within(EVALUATED_ELEMENTS, test)):
-        most = fitting
+    most = evaluated_rows(configuration, test)
+    if isinstance(test, SparseRows) and most == rows_within(EVALUATED_ELEMENTS, test) < len(test):
         print(
             f"evaluated on {most:,} of {len(test):,} test {nouns()}, as many as are dense at once"
         )
@@ -229,13 +272,15 @@ def conclude(
         kept_epoch=None if training.best is None else training.best_epoch,
         plan=Plan(
             directory.path,
-            configuration["epochs"],
+            training.epochs,
             configuration["max_steps"],
             training.steps_per_epoch,
             extensible=training.lr_schedule not in TIED_TO_LENGTH,
             stopped_early=training.stopped_early,
         ),
     )
+    # An earlier one was of other parameters.
+    directory.clear_evaluation()
     metrics = {
         "data": data.dataset.name,
         "binarisation": data.binarisation,

@@ -32,7 +32,7 @@ from pyro_vae.training.collapse import UNIT_NATS, Units, collapse_alarm, remedie
 from pyro_vae.training.feeds import Batches, Share, feed
 from pyro_vae.training.non_finite import NonFiniteError, explain
 from pyro_vae.training.processes import Processes
-from pyro_vae.training.schedules import TIED_TO_LENGTH, Schedule, learning_rate_schedule
+from pyro_vae.training.schedules import Schedule, learning_rate_schedule
 from pyro_vae.training.shared_noise import Draw, SharedNoise, draws_of
 from pyro_vae.training.state_checks import check_parameters, check_state
 from pyro_vae.training.step import PATIENCE, Loss, Own, Step
@@ -158,6 +158,7 @@ class Training:
         self.steps_per_epoch = math.ceil(len(data.train) / self.batch_size)
         if epochs is None:
             epochs = max(EPOCHS, math.ceil(LEAST_STEPS / self.steps_per_epoch))
+        self.epochs = epochs
         self.steps = epochs * self.steps_per_epoch
         if max_steps is not None:
             self.steps = min(self.steps, max_steps)
@@ -311,10 +312,14 @@ class Training:
                 if time.monotonic() - saved > checkpoint_seconds:
                     save()
             save()
+        self.finish()
+        return self.history
+
+    def finish(self) -> None:
+        """Put the program into evaluation mode, at its end with the best parameters if they were kept."""
         if self.ended and self.best is not None:
             self.program.load_state_dict(self.best)
         self.program.eval()
-        return self.history
 
     @property
     def ended(self) -> bool:
@@ -556,7 +561,6 @@ class Training:
             "objective": self.objective.state_dict(),
             "optimizer": self._step.optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
-            "schedule_steps": self.steps,
             "random_state": torch.get_rng_state(),
             "cuda_random_state": torch.cuda.get_rng_state()
             if self.device.type == "cuda"
@@ -598,10 +602,13 @@ class Training:
                     f"the checkpoint was trained with {name} {state[name]}, got {now}."
                 )
         contract.check(self.data, trained="the checkpoint")
-        if self.lr_schedule in TIED_TO_LENGTH and state["schedule_steps"] != self.steps:
+        # A cosine's number of epochs, and an exponential's rate, which follows from it.
+        length = {"T_max", "gamma"} & state["schedule"].keys()
+        own = self._schedule.state_dict()
+        if any(state["schedule"][name] != own[name] for name in length):
             raise ValueError(
-                f"the schedule {self.lr_schedule} is tied to the length of training: the checkpoint's is "
-                f"{state['schedule_steps']} steps, got {self.steps}."
+                f"the schedule {self.lr_schedule} is tied to the number of epochs, and the checkpoint was "
+                f"trained with another one than the {self.epochs} given: train anew for a longer training."
             )
         self.program.load_state_dict(state["program"])
         self.objective.load_state_dict(state["objective"])
@@ -614,7 +621,10 @@ class Training:
         self.order_seed = self._feed.order_seed = state["order_seed"]
         self.seconds = state["seconds"]
         self.best, self.best_epoch = state["best"], state["best_epoch"]
-        self.stopped_early = state["stopped_early"]
+        # A longer patience than the one that ended it lets it go on.
+        waited = self.step // self.steps_per_epoch - self.best_epoch
+        patience = math.inf if self.early_stopping is None else self.early_stopping
+        self.stopped_early = state["stopped_early"] and waited >= patience
         self.history = list(state["history"])
         if len(self.history) > self.step // self.steps_per_epoch and not self.ended:
             # The record of an epoch that `max_steps` cut short, and that now goes on.

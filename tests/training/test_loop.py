@@ -272,7 +272,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 def test_a_schedule_tied_to_length_keeps_it(tmp_path):
     path = tmp_path / "checkpoint.pt"
     a_training(lr_schedule="cosine", max_steps=2).run(checkpoint=path)
-    with pytest.raises(ValueError, match="cosine is tied to the length"):
+    with pytest.raises(ValueError, match="cosine is tied to the number of epochs"):
         a_training(lr_schedule="cosine", epochs=9).load_state_dict(load_checkpoint(path))
 
 

@@ -12,7 +12,7 @@ from pyro_vae.data import DataContract
 from pyro_vae.evaluating import evaluating
 
 
-class Generation:
+class Generation(nn.Module):
     """`sample`, `reconstruct` and `interpolate` of a VAE: data in, data out.
 
     Data are given in the units that the VAE was trained on: a column of prices in its currency, counts as
@@ -125,7 +125,7 @@ class Generation:
     def _prepared(self, data: Any) -> Tensor:
         """Data in the likelihood's support."""
         if not isinstance(data, Tensor):
-            return self.prepare(data)  # pyright: ignore[reportAttributeAccessIssue]
+            return self.prepare(data)
         if self.contract is None:
             return data
         levels = self.contract.levels or 0
@@ -134,11 +134,11 @@ class Generation:
                 f"x holds values up to {float(data.max()):g}, and the data of training were levels 0 to "
                 f"{levels - 1}: give levels, or, of data that are prepared already, vae.decode(vae.embed(x))."
             )
-        return self.prepare(data)  # pyright: ignore[reportAttributeAccessIssue]
+        return self.prepare(data)
 
     def _code(self, x: Tensor) -> Tensor:
         """The code of prepared data, in the prior's support."""
-        z = self.embed(x)  # pyright: ignore[reportAttributeAccessIssue]
+        z = self.embed(x)
         if getattr(self.prior, "support", "real") != "one_hot":
             return z
         values = z.unflatten(-1, (-1, getattr(self.prior, "values", z.shape[-1])))
@@ -181,7 +181,7 @@ class Generation:
             return values
         import pandas as pd
 
-        frame = pd.DataFrame(values, columns=[*names])
+        frame = pd.DataFrame(values, columns=pd.Index(names))
         if isinstance(like, pd.DataFrame) and len(like) == len(frame):
             frame.index = like.index
         return frame

@@ -254,7 +254,7 @@ def model_parts(module: ModuleType) -> dict[str, dict[str, Callable[..., nn.Modu
         with errors_located(module):
             default = named_part(family, build_parameters(module)[family].default, choices)
         if default not in choices.values():
-            choices[_name_of(default)] = default
+            choices[_name_of(default)] = default  # pyright: ignore[reportArgumentType]
     return parts
 
 

@@ -69,7 +69,8 @@ class Generation(nn.Module):
 
         Returns:
             A tensor for a tensor, and an array for an array, of its shape; otherwise as `sample`. The columns
-            of a DataFrame are those of training, in that order; the index is that of x.
+            of a DataFrame are those of training, in that order; the index is that of x, of an AnnData its
+            `obs_names`.
 
         Raises:
             ValueError: If the data do not fit the VAE, in one line.
@@ -170,9 +171,6 @@ class Generation(nn.Module):
     def _as_given(self, x: Real[Tensor, " n *event"], like: Any = None) -> Any:
         """Data in the form of others: a tensor, an array, or a DataFrame where elements have names."""
         if isinstance(like, np.ndarray | Tensor):
-            event = tuple(x.shape[1:])
-            if like.shape[1:] != event and tuple(like.shape[1:]) == (*event[1:], event[0]):
-                x = x.movedim(1, -1)
             x = x.reshape(len(x), *like.shape[1:])
             return x.to(like.device) if isinstance(like, Tensor) else x.numpy(force=True)
         values = x.numpy(force=True)
@@ -182,8 +180,9 @@ class Generation(nn.Module):
         import pandas as pd
 
         frame = pd.DataFrame(values, columns=pd.Index(names))
-        if isinstance(like, pd.DataFrame) and len(like) == len(frame):
-            frame.index = like.index
+        index = like.index if isinstance(like, pd.DataFrame) else getattr(like, "obs_names", None)
+        if index is not None and len(index) == len(frame):
+            frame.index = index
         return frame
 
 

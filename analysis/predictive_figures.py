@@ -18,7 +18,8 @@ from analysis.canvas import BLUE, ORANGE, new_figure, tidy
 from analysis.counts import count_frequencies
 from analysis.draws import UndefinedCheckError
 from analysis.images import Limits, draw_datum, strip
-from analysis.vectors import is_long
+from analysis.vectors import Elements, plot_vectors
+from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.evidence.numbers import finite
 
 if TYPE_CHECKING:
@@ -145,9 +146,11 @@ class DataSetCheck:
         return not self.generated.min() <= self.real <= self.generated.max()
 
     def words(self) -> str:
-        """How far it is, and p: beyond all data sets the least that so many can give, an upper bound."""
-        far = "no data set varies" if self.deviations is None else f"{self.deviations:+.1f} s.d."
-        return f"{far}, p {'≤' if self.outside else '='} {self.p_value:.2g}"
+        """Both values, and p: beyond all data sets the least that so many can give, an upper bound."""
+        return (
+            f"{self.real:.4g} against {self.generated.mean():.4g} of the model's, p "
+            f"{'≤' if self.outside else '='} {self.p_value:.2g}"
+        )
 
 
 @dataclass(frozen=True)
@@ -192,15 +195,15 @@ class DataSetChecks:
     def reading(self) -> str:
         """How many real values lie beyond all data sets, how many chance puts there, and the furthest."""
         datasets, count = len(self.checks[0].generated), len(self.checks)
-        text = (
+        text = ""
+        if self.ranked:
+            worst = self.ranked[0]
+            text = f"Furthest off is the {worst.measure} of {worst.name}: {worst.words()}. "
+        return text + (
             f"{self.num_outside} of {count} means and spreads (standard deviations) of the real data's "
             f"statistics lie beyond those of all {datasets} data sets from the model; of a true model "
             f"{2 * count / (datasets + 1):.1f} would on average."
         )
-        if self.ranked:
-            worst = self.ranked[0]
-            text += f" Furthest off is the {worst.measure} of {worst.name}: {worst.words()}."
-        return text
 
 
 def data_set_checks(
@@ -342,20 +345,27 @@ def plot_prior_predictive(
     untrained: Real[np.ndarray, " m *event"],
     trained: Real[np.ndarray, " k *event"],
     limits: Limits | None = None,
+    elements: Elements | None = None,
 ) -> "matplotlib.figure.Figure":
-    """Real data above new data x ~ p(x | z), z ~ p(z), of the model before and after training.
+    """Real data and new data x ~ p(x | z), z ~ p(z), of the model before and after training.
 
-    Images and short vectors are drawn one by one, long vectors as their elements from the largest to
-    the smallest.
+    Images are drawn one by one, vectors as heat maps, long vectors of counts as their elements from the
+    largest to the smallest.
 
     Args:
         real: The data.
         untrained: New data of the model as it was initialised: what its prior and networks assume.
         trained: New data of the trained model.
         limits: The values drawn black and white; the least and greatest of the real data, if None.
+        elements: Of vectors, names and scale of their elements.
     """
+    elements = elements or Elements.of(real)
     rows = {"data": real, "before\ntraining": untrained, "after\ntraining": trained}
-    if is_long(real.shape[1:]):
+    title = f"Test {nouns()} and new {nouns()} from the model, x ~ p(x | z) with z ~ p(z)"
+    if elements is not None and not elements.largest:
+        panels = {name.replace("\n", " "): data[: 2 * IMAGES] for name, data in rows.items()}
+        return plot_vectors(panels, elements, title)
+    if elements is not None:
         figure = new_figure(10.0, 3.8)
         panels = figure.subplots(1, 3, sharex=True, sharey=True)
         for ax, (name, data) in zip(panels, rows.items(), strict=True):
@@ -363,11 +373,11 @@ def plot_prior_predictive(
             ax.plot(np.arange(1, ordered.shape[1] + 1), ordered.T, color=BLUE, linewidth=0.8)
             ax.set(title=name.replace("\n", " "), xscale="log", xlabel="rank of the element")
             ax.set_yscale("symlog", linthresh=1)
-        panels[0].set_ylabel("its value")
+        panels[0].set_ylabel(f"its value, a line a {noun()}")
         tidy(panels, grid="both")
     else:
         figure = _rows(rows, limits or _limits(real))
-    figure.suptitle("Real data and new data from the model, x ~ p(x | z) with z ~ p(z)")
+    figure.suptitle(title)
     return figure
 
 
@@ -375,6 +385,7 @@ def plot_same_image(
     originals: Real[np.ndarray, " n *event"],
     replicates: Real[np.ndarray, " draws n *event"],
     limits: Limits | None = None,
+    elements: Elements | None = None,
 ) -> "matplotlib.figure.Figure":
     """Data above replicates of the same data, x' ~ p(x | z), z ~ q(z | x): descriptive only.
 
@@ -385,8 +396,19 @@ def plot_same_image(
         originals: The data.
         replicates: Replicates of each.
         limits: The values drawn black and white; the least and greatest of the data, if None.
+        elements: Of vectors, names and scale of their elements.
     """
-    if is_long(originals.shape[1:]):
+    elements = elements or Elements.of(originals)
+    title = (
+        f"Test {nouns()} and replicates of the same {nouns()}, z ~ q(z | x).\n"
+        "Descriptive only: they fail a calibrated test even for a true model"
+    )
+    rows = {"data": originals} | {
+        f"replicate {k + 1}": replicates[k] for k in range(min(REPLICATES, len(replicates)))
+    }
+    if elements is not None and not elements.largest:
+        return plot_vectors(rows, elements, title)
+    if elements is not None:
         figure = new_figure(10.0, 5.4)
         panels = figure.subplots(2, 3, sharex=True).flat
         for ax, index in zip(panels, range(min(VECTORS, len(originals))), strict=False):
@@ -395,18 +417,12 @@ def plot_same_image(
             ax.set_axis_off()
         tidy([ax for ax in figure.axes if ax.lines], grid="both")
         # Not of the whole figure: the key would lie on it.
-        figure.axes[-2].set_xlabel(f"the datum's {ELEMENTS} largest elements, by rank")
+        figure.axes[-2].set_xlabel(f"the {noun()}'s {ELEMENTS} largest elements, by rank")
         figure.supylabel("value")
-        _key(figure, "90% of the replicates", "the datum")
+        _key(figure, "90% of the replicates", f"the {noun()}")
     else:
-        rows = {"data": originals} | {
-            f"replicate {k + 1}": replicates[k] for k in range(min(REPLICATES, len(replicates)))
-        }
         figure = _rows(rows, limits or _limits(originals))
-    figure.suptitle(
-        "Data and replicates of the same data, z ~ q(z | x).\n"
-        "Descriptive only: they fail a calibrated test even for a true model"
-    )
+    figure.suptitle(title)
     return figure
 
 
@@ -459,7 +475,7 @@ def _quiet_figure(
     with warnings.catch_warnings():
         # It is the new data that the real ones are compared with, and statistics that are 0 or 1 are
         # no outcomes to be predicted. The last is ArviZ 0.8's own use of xarray.
-        for advice in ("This plot always uses the `observed_data`", ".*looks? binary"):
+        for advice in ("This plot always uses the", ".*looks? binary"):
             warnings.filterwarnings("ignore", advice, UserWarning)
         warnings.filterwarnings("ignore", "Deleting a single level of a MultiIndex", FutureWarning)
         figure = arviz_figure(

@@ -17,12 +17,30 @@ from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
-from pyro_vae.data import DataContract, Units, check_batch, check_observed, check_prepared, prepare
+from pyro_vae.data import (
+    DataContract,
+    Kind,
+    Units,
+    check_batch,
+    check_observed,
+    check_prepared,
+    prepare,
+)
 from pyro_vae.data.values import SUPPORTS
 from pyro_vae.evaluating import exportable
 from pyro_vae.generation import Generation
 from pyro_vae.parameter_names import UniqueParameterNames
 from pyro_vae.parts import Part, check_parts, checked_sizes, class_of, named_part, support_of
+
+# The likelihood that each kind of data gets, unless one is chosen. Edit a line, or give `build` one class.
+LIKELIHOOD_OF_KIND: dict[Kind, Callable[..., nn.Module]] = {
+    "binary": likelihoods.Bernoulli,
+    "grey": likelihoods.Bernoulli,  # of pixels drawn anew from the grey levels at each visit
+    "levels": likelihoods.DiscretizedLogistic,
+    "counts": likelihoods.NegativeBinomial,
+    "unit": likelihoods.LogitNormal,
+    "real": likelihoods.StudentT,
+}
 
 
 class VAE(Generation, UniqueParameterNames, PyroModule):
@@ -129,9 +147,10 @@ def build(
     latent_dim: int = 8,
     *,
     prior: Part = priors.StandardNormal,
-    likelihood: Part = likelihoods.Bernoulli,
+    likelihood: Part | Mapping[Kind, Part] = LIKELIHOOD_OF_KIND,
     posterior: Part = posteriors.DiagonalNormal,
     network: Part = networks.MLP,
+    kind: Kind = "binary",
     train_data: Real[Tensor, " n *event"] | None = None,
     train_size: int | None = None,
     levels: int | None = None,
@@ -151,10 +170,11 @@ def build(
         event_shape: The shape of a datum: `(columns,)` of a table, `(channels, height, width)` of images.
         latent_dim: The length of the last axis that the decoder reads.
         prior: One of `priors.PRIORS` by name, a class, or a `partial` of a class with options.
-        likelihood: The same of `likelihoods.LIKELIHOODS`.
+        likelihood: The same of `likelihoods.LIKELIHOODS`, or one for each kind of data.
         posterior: The same of `posteriors.POSTERIORS`.
         network: The same of `networks.NETWORKS`: encoder and decoder, called with an input and an output
-            shape.
+            shape, and with `train_size` if it has that parameter.
+        kind: The kind of data, `dataset.kind`, where the likelihood depends on it.
         train_data: Training data in the likelihood's support, for parts that start from data.
         train_size: The number of training data.
         levels: The number of levels 0, ..., levels - 1 of the data; None if they have none.
@@ -165,10 +185,14 @@ def build(
             `levels`.
     """
     event_shape, latent_dim = checked_sizes(event_shape, latent_dim)
+    if isinstance(likelihood, Mapping):
+        likelihood = named_part("kind", kind, likelihood)
     prior = named_part("prior", prior, priors.PRIORS)
     likelihood = named_part("likelihood", likelihood, likelihoods.LIKELIHOODS)
     posterior = named_part("posterior", posterior, posteriors.POSTERIORS)
     network = named_part("network", network, networks.NETWORKS)
+    if "train_size" in inspect.signature(class_of(network)).parameters:
+        network = partial(network, train_size=train_size)
     encoder, decoder = partial(network, event_shape), partial(network, (latent_dim,))
     support = support_of(class_of(likelihood), "likelihood", SUPPORTS)
     if support == "real":

@@ -1,6 +1,5 @@
 """What `build` and `VAE` are given: parts by name, class or instance, and sizes, checked."""
 
-import difflib
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -9,18 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from pyro_vae.suggestions import or_meant
+
 # A part of a VAE: its name, its class, or a `partial` of the class with options.
 Part = str | Callable[..., Any]
-
-
-def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """`: did you mean vamp?`, or nothing if no allowed word is close.
-
-    >>> did_you_mean("StandardNormal", ["vamp", "standard_normal"])
-    ': did you mean standard_normal?'
-    """
-    close = difflib.get_close_matches(word.lower(), [*allowed], n=1)
-    return f": did you mean {close[0]}?" if close else "."
 
 
 def named_part(family: str, part: Part, choices: Mapping[str, Any]) -> Callable[..., Any]:
@@ -39,8 +30,8 @@ def named_part(family: str, part: Part, choices: Mapping[str, Any]) -> Callable[
         if part in choices:
             return choices[part]
         raise ValueError(
-            f"{family} must be one of {', '.join(choices)}, or a class, got {part!r}"
-            f"{did_you_mean(part, choices)}"
+            f"{family} must be one of {', '.join(choices)}, got {part!r}"
+            f"{or_meant(part, choices)}"
         )
     if isinstance(part, nn.Module):
         name = type(part).__name__

@@ -17,7 +17,8 @@ from pyro_vae.data.inspection import check as check_values
 from pyro_vae.evaluating import check_device
 from pyro_vae.networks import UserUnits, user_units
 from pyro_vae.objectives import OBJECTIVES, Objective
-from pyro_vae.parts import did_you_mean, named_part
+from pyro_vae.parts import named_part
+from pyro_vae.suggestions import or_meant
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.history import History
 from pyro_vae.training.loop import Training
@@ -139,7 +140,7 @@ def _check_options(options: dict[str, Any]) -> None:
     for name in options:
         if name not in known:
             raise TypeError(
-                f"fit has no option {name!r}{did_you_mean(name, known)} Options are {', '.join(known)}."
+                f"fit has no option {name!r}{or_meant(name, known)} Options are {', '.join(known)}."
             )
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import pyro_vae.model
+from pyro_vae.data import Kind
 from pyro_vae.evaluating import evaluating
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import NETWORKS
@@ -37,6 +38,9 @@ MODEL_FAMILIES: dict[str, Mapping[str, type[nn.Module]]] = {
 DEFAULT_MODEL = "vae"
 # The modules that model files become are called so, and the SHA-256 of path and content.
 _PREFIX = "_pyro_vae_model_file_"
+
+# The name of a default that depends on the kind of data.
+BY_KIND = "auto"
 
 
 def model_file(model: str) -> ModuleType:
@@ -251,22 +255,48 @@ def model_parts(module: ModuleType) -> dict[str, dict[str, Callable[..., nn.Modu
     """The parts to choose from: the dictionaries', and the model file's own defaults."""
     parts = {family: dict(choices) for family, choices in MODEL_FAMILIES.items()}
     for family, choices in parts.items():
-        with errors_located(module):
-            default = named_part(family, build_parameters(module)[family].default, choices)
-        if default not in choices.values():
-            choices[_name_of(default)] = default  # pyright: ignore[reportArgumentType]
+        default = build_parameters(module)[family].default
+        for part in default.values() if isinstance(default, Mapping) else [default]:
+            with errors_located(module):
+                made = named_part(family, part, choices)
+            if made not in choices.values():
+                choices[_name_of(made)] = made  # pyright: ignore[reportArgumentType]
     return parts
 
 
 def model_defaults(module: ModuleType) -> dict[str, Any]:
-    """The name of each family's default, and the latent dimension: the signature of `build`."""
+    """The name of each family's default, and the latent dimension: the signature of `build`.
+
+    The name of a default that depends on the kind of data is `BY_KIND`.
+    """
     parameters = build_parameters(module)
     defaults: dict[str, Any] = {"data": "digits", "objective": "elbo"}
     for family, choices in model_parts(module).items():
-        part = named_part(family, parameters[family].default, choices)
-        defaults[family] = next(name for name, choice in choices.items() if choice is part)
+        part = parameters[family].default
+        by_kind = isinstance(part, Mapping)
+        defaults[family] = BY_KIND if by_kind else _key(family, choices, part)
     defaults["latent_dim"] = parameters["latent_dim"].default
     return defaults
+
+
+def likelihood_of_kind(module: ModuleType, kind: Kind) -> str:
+    """The name of the likelihood that `build` gives a kind of data.
+
+    Raises:
+        ConfigurationError: If the model file has none for that kind.
+    """
+    by_kind = build_parameters(module)["likelihood"].default
+    if kind not in by_kind:
+        raise ConfigurationError(
+            f"the model file has a likelihood for {', '.join(by_kind)} data and none for {kind} data: "
+            "choose one with --likelihood."
+        )
+    return _key("likelihood", model_parts(module)["likelihood"], by_kind[kind])
+
+
+def _key(family: str, choices: Mapping[str, Any], part: Any) -> str:
+    made = named_part(family, part, choices)
+    return next(name for name, choice in choices.items() if choice is made)
 
 
 def _name_of(part: Callable[..., Any]) -> str:

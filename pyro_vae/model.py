@@ -16,9 +16,19 @@ from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
-from pyro_vae.data import DataContract, Units, check_prepared, prepare
+from pyro_vae.data import DataContract, Kind, Units, check_prepared, prepare
 from pyro_vae.evaluating import exportable
 from pyro_vae.parameter_names import UniqueParameterNames
+
+# The likelihood that each kind of data gets, unless one is chosen. Edit a line, or give `build` one class.
+LIKELIHOOD_OF_KIND: dict[Kind, Callable[..., nn.Module]] = {
+    "binary": likelihoods.Bernoulli,
+    "grey": likelihoods.Bernoulli,  # of pixels drawn anew from the grey levels at each visit
+    "levels": likelihoods.DiscretizedLogistic,
+    "counts": likelihoods.NegativeBinomial,
+    "unit": likelihoods.LogitNormal,
+    "real": likelihoods.StudentT,
+}
 
 
 class VAE(UniqueParameterNames, PyroModule):
@@ -107,9 +117,11 @@ def build(
     latent_dim: int = 8,
     *,
     prior: Callable[..., nn.Module] = priors.StandardNormal,
-    likelihood: Callable[..., nn.Module] = likelihoods.Bernoulli,
+    likelihood: Callable[..., nn.Module]
+    | Mapping[Kind, Callable[..., nn.Module]] = LIKELIHOOD_OF_KIND,
     posterior: Callable[..., nn.Module] = posteriors.DiagonalNormal,
     network: Callable[..., nn.Module] = networks.MLP,
+    kind: Kind = "binary",
     train_data: Real[Tensor, " n *event"] | None = None,
     train_size: int | None = None,
     levels: int | None = None,
@@ -127,9 +139,11 @@ def build(
         event_shape: The shape of a datum.
         latent_dim: The length of the last axis that the decoder reads.
         prior: The prior's class, or a `partial` of it with options.
-        likelihood: The likelihood's.
+        likelihood: The likelihood's, or one for each kind of data.
         posterior: The posterior's.
-        network: The class of encoder and decoder, called with an input and an output shape.
+        network: The class of encoder and decoder, called with an input and an output shape, and with
+            `train_size` if it has that parameter.
+        kind: The kind of data, `dataset.kind`, where the likelihood depends on it.
         train_data: Training data in the likelihood's support, for parts that start from data.
         train_size: The number of training data.
         levels: The number of levels 0, ..., levels - 1 of the data; None if they have none.
@@ -138,6 +152,9 @@ def build(
     Raises:
         ValueError: If parts do not fit together, or a likelihood of integers is given no `levels`.
     """
+    likelihood = likelihood[kind] if isinstance(likelihood, Mapping) else likelihood
+    if "train_size" in inspect.signature(_class_of(network)).parameters:
+        network = partial(network, train_size=train_size)
     encoder, decoder = partial(network, tuple(event_shape)), partial(network, (latent_dim,))
     support = _class_of(likelihood).support
     if support == "real":

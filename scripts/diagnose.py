@@ -32,6 +32,7 @@ from torch import Tensor
 from analysis.diagnosis_sections import SECTIONS
 from pyro_vae.data import PreparedData
 from pyro_vae.data.memory_mapped import MemoryMapped
+from pyro_vae.data.nouns import nouns, set_noun
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evidence import defined_rows, undefined_data
 from pyro_vae.objectives import OBJECTIVES
@@ -159,6 +160,7 @@ def run(options: argparse.Namespace) -> None:
 def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> None:
     """Make the sections of one run, then write them."""
     trained = opened(options, options.runs[0])
+    set_noun(trained.data.dataset.noun)
     from analysis.diagnosis import Steps
     from analysis.draws import UndefinedCheckError
 
@@ -222,8 +224,8 @@ def subject_of(
     from analysis.diagnosis import Subject
 
     train = training_data(trained.data)
-    rows = defined(trained, trained.x, rows, f"{options.split} data")
-    kept = defined(trained, train, torch.arange(len(train)), "training data")
+    rows = defined(trained, trained.x, rows, f"{options.split} {nouns()}")
+    kept = defined(trained, train, torch.arange(len(train)), f"training {nouns()}")
     train = train[kept]
     whole = trained.x if isinstance(trained.x, Tensor) else None
     labels, train_labels = (
@@ -377,7 +379,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     }
     written(out, files, "comparison.json", record)
     readings = [line for each in (found, plane) for line in wrapped(each["reading"], "  ")]
-    report = paired_report(comparison, data=f"{options.split} data of {of}")
+    report = paired_report(comparison, data=f"{options.split} {nouns()} of {of}")
     print("\n".join(["", report, *readings]))
     print(f"\nnumbers and figures are in {out}/")
 
@@ -403,7 +405,7 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
     rows = {name: fixed(trained, options) for name, trained in runs.items()}
     of = checked_comparable(runs, rows, options, "codes")
     foreign = {name: foreign_data(trained, options) for name, trained in runs.items()}
-    print(f"{options.split} data of {of}", flush=True)
+    print(f"{options.split} {nouns()} of {of}", flush=True)
     differences = said_differences(runs)
     maker = SECTIONS["representation"]
     started = time.perf_counter()
@@ -474,6 +476,7 @@ def checked_comparable(
     """
     from analysis.comparable import check_comparable, data_record
 
+    set_noun(next(iter(runs.values())).data.dataset.noun)
     first, *others = (
         data_record(
             name,

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,10 +27,11 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_vae.data import default_root
+from pyro_vae.data.nouns import named, noun, nouns, set_noun
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evaluating import as_floats
 from pyro_vae.training.checkpoint import load_checkpoint
-from pyro_vae.training.command_line import parse
+from pyro_vae.training.command_line import parse, with_likelihood
 from pyro_vae.training.configuration import (
     build_objective,
     build_vae_for,
@@ -41,8 +43,10 @@ from pyro_vae.training.configuration import (
 )
 from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
+from pyro_vae.training.model_files import BY_KIND
 from pyro_vae.training.plain_yaml import Configuration
-from pyro_vae.training.plan import check_extension, nothing_left, plan_notes
+from pyro_vae.training.plan import check_extension, check_plan, nothing_left, plan_notes
+from pyro_vae.training.preparing import default_likelihood
 from pyro_vae.training.processes import LostProcessError, Processes
 from pyro_vae.training.programs import chosen_device, in_one_line, with_data_path
 from pyro_vae.training.provenance import provenance
@@ -68,7 +72,8 @@ STOPPED = 143
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     try:
-        return run(parse(sys.argv[1:] if arguments is None else arguments))
+        with named("datum"):
+            return run(parse(sys.argv[1:] if arguments is None else arguments))
     except (ValueError, OSError, ImportError) as error:
         # Of several processes, which all have the same to say, the first says it.
         if os.environ.get("RANK", "0") == "0":
@@ -106,7 +111,12 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         if resumed.checkpoint.exists():
             contract = stored_contract(load_checkpoint(resumed.checkpoint), resumed.path)
             configuration = with_data_path(configuration, contract, resumed.path)
-    data = prepare_data(configuration, load_data(configuration, root))
+    dataset = load_data(configuration, root)
+    by_kind = configuration["likelihood"]["name"] == BY_KIND
+    if by_kind:
+        configuration = with_likelihood(configuration, dataset.kind)
+    data = prepare_data(configuration, dataset)
+    set_noun(dataset.noun)
     notes = check_data(configuration, data)
     vae = build_vae_for(configuration, data).to(device)
     training = Training(
@@ -126,14 +136,20 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         if directory.checkpoint.exists():
             state = load_checkpoint(directory.checkpoint)
             directory.check_model(configuration["model"], state)
+            plan = {**configuration, **directory.plan()}
+            check_plan(training, state, plan, configuration, directory.path)
             training.load_state_dict(state)
-            check_extension(training, {**configuration, **directory.plan()}, configuration)
+            check_extension(training, plan, configuration)
         if not processes.first:
             return follow(training) if left(configuration, training) else 0
     else:
         directory.check_free(configuration["overwrite"])
         configuration = directory.create(configuration)
     with logged_to(directory.log):
+        if by_kind:
+            said = default_likelihood(dataset, configuration["likelihood"]["name"])
+            print(said)
+            log.info("%s", said)
         return train(configuration, directory, training)
 
 
@@ -223,12 +239,16 @@ def conclude(
     from analysis.figures import draw_figures
     from pyro_vae.evidence import evaluate, fixed_rows, undefined_data
     from pyro_vae.inference_data import from_svi, write_netcdf
+    from pyro_vae.training.schedules import TIED_TO_LENGTH
+    from pyro_vae.training.verdicts import Plan, review
 
     data, vae = training.data, cast("PyroModule", training.program)
     test = data.fixed("test")
     most = evaluated_rows(configuration, test)
     if isinstance(test, SparseRows) and most == rows_within(EVALUATED_ELEMENTS, test) < len(test):
-        print(f"evaluated on {most:,} of {len(test):,} test data, as many as are dense at once")
+        print(
+            f"evaluated on {most:,} of {len(test):,} test {nouns()}, as many as are dense at once"
+        )
     rows = fixed_rows(len(test), most)
     x = test[rows].to(training.device)
     labels = data.dataset.labels.get("test")
@@ -237,6 +257,23 @@ def conclude(
     evaluation = evaluate(vae, x, num_samples=EVIDENCE_SAMPLES, progress=True)
     # An earlier one was of other parameters.
     directory.clear_evaluation()
+    found = review(
+        vae,
+        data,
+        x,
+        evaluation,
+        training.history,
+        objective=training.objective,
+        kept_epoch=None if training.best is None else training.best_epoch,
+        plan=Plan(
+            directory.path,
+            training.epochs,
+            configuration["max_steps"],
+            training.steps_per_epoch,
+            extensible=training.lr_schedule not in TIED_TO_LENGTH,
+            stopped_early=training.stopped_early,
+        ),
+    )
     metrics = {
         "data": data.dataset.name,
         "binarisation": data.binarisation,
@@ -251,6 +288,7 @@ def conclude(
         "objective": configuration["objective"]["name"],
         "latent_dim": configuration["latent_dim"],
         **evaluation.summary(),
+        **found.summary(),
         "parameters": sum(parameter.numel() for parameter in vae.parameters()),
         "epochs": len(training.history),
         "steps": training.step,
@@ -264,16 +302,21 @@ def conclude(
     metrics["bits_per_dim"] = None if log_evidence is None else data.bits_per_dim(log_evidence)
     directory.write_metrics(metrics)
     print(table(metrics))
+    for line in found.verdicts or ([found.praise] if found.praise else []):
+        print(f"verdict: {line}")
+        log.info("verdict: %s", line)
 
     known = np.arange(len(x))
+    numbers = data.dataset.row_numbers("test")[rows.numpy()]
     if len(evaluation.undefined):
         bad = rows[evaluation.undefined].numpy()
-        log.warning("%s.", undefined_data(bad, len(x), "test data"))
+        log.warning("%s.", undefined_data(bad, len(x), f"test {nouns()}"))
         known = np.setdiff1d(known, evaluation.undefined)
         evaluation, x = evaluation.taken(known), x[known]
         labels = None if labels is None else labels[known]
+        numbers = numbers[known]
     if not len(known):
-        print(f"metrics.json is in {directory.path}/; no test datum is left to draw")
+        print(f"metrics.json is in {directory.path}/; no test {noun()} is left to draw")
         return
     stored = STORED_IMAGES
     if isinstance(test, SparseRows):
@@ -285,7 +328,10 @@ def conclude(
         num_draws=STORED_DRAWS,
         num_stored=stored,
         constant_data=None if labels is None else {"label": labels.numpy()},
+        rows=numbers,
+        row_names=data.dataset.names_of_rows(numbers),
         configuration=configuration,
+        attrs={"split": "test", "rows": "in the file" if data.dataset.rows else "in the split"},
     )
     write_netcdf(tree, directory.inference_data)
     draw_figures(
@@ -301,7 +347,8 @@ def conclude(
         uses_prior=training.objective.uses_prior,
         contract=training.contract,
     )
-    print(f"metrics.json, inference_data.nc and figures are in {directory.path}/")
+    print(f"metrics.json, inference_data.nc and figures are in {directory.path}/; next:")
+    print(shlex.join(["python", "scripts/diagnose.py", str(directory.path)]))
 
 
 def rows_within(elements: int, x: Tensor | SparseRows) -> int:
@@ -343,8 +390,25 @@ def table(metrics: dict[str, Any]) -> str:
         if samples is None
         else f"nats +- {number('log_evidence_se')}, {samples:,} importance samples"
     )
+
+    def above(name: str) -> str:
+        difference, error = metrics[f"above_{name}"], metrics[f"above_{name}_se"]
+        if difference is None:
+            return ""
+        exact = "" if error is None else f" +- {error:,.2f}"
+        where = "above" if difference >= 0 else "BELOW"
+        return f": log p(x) is {abs(difference):,.2f}{exact} {where}"
+
+    compared = []
+    if metrics["baseline"] is not None:
+        what = f"nats, {metrics['baseline']}, no latent variables{above('baseline')}"
+        compared.append(("baseline", number("baseline_log_density"), what))
+    if (factors := metrics["factors"]) is not None:
+        what = f"nats, {factors} factor{'' if factors == 1 else 's'}{above('factor_analysis')}"
+        compared.append(("factor analysis", number("factor_analysis_log_density"), what))
     rows = [
         ("log p(x)", number("log_evidence"), of_evidence),
+        *compared,
         ("ELBO", number("elbo"), "nats = reconstruction - KL"),
         ("reconstruction", number("reconstruction"), "nats, E_q log p(x|z)"),
         ("KL", number("kl"), "nats, KL(q(z|x) || p(z))"),
@@ -353,11 +417,14 @@ def table(metrics: dict[str, Any]) -> str:
         (
             "k-hat above threshold",
             number("khat_share_above", ".1%"),
-            "of images: log p(x) is less sure there",
+            f"of {nouns()}: log p(x) is less sure there",
         ),
     ]
+    best = metrics["best_validation_epoch"]
+    epoch = "not defined" if best is None else f"epoch {best}"
+    rows.append(("best validation", epoch, f"of {metrics['epochs']}"))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    title = f"test split of {metrics['data']}, {metrics['n']:,} data, mean per datum"
+    title = f"test split of {metrics['data']}, {metrics['n']:,} {nouns()}, mean per {noun()}"
     if metrics["scale"] != "none":
         title += ", densities in the units of the data"
     lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]

@@ -33,6 +33,7 @@ from pyro_vae.data.scientific_files import variable_file, variable_rows
 from pyro_vae.data.tables import table_file, table_rows
 from pyro_vae.data.torchvision_sets import fashion_mnist, kmnist, mnist
 from pyro_vae.data.units import Units
+from pyro_vae.data.values import Kind
 
 # A loader that reads from a folder of data sets takes it as `root`; one of the user's own, `path`.
 DATASETS: dict[str, Callable[..., Dataset]] = {
@@ -86,6 +87,7 @@ __all__ = [
     "ChangedDataError",
     "DataContract",
     "Dataset",
+    "Kind",
     "PreparedData",
     "Rows",
     "SupportMismatchError",

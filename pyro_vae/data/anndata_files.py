@@ -202,6 +202,7 @@ def _observations(
         source=source,
         notes=notes,
         row_names=tuple(obs.index.astype(str)),
+        noun="cell",
     )
 
 

@@ -75,6 +75,7 @@ class DataContract:
         source: The resolved path that the data were read from; empty for data in memory.
         source_digest: The SHA-256 of the file, or of the names and lengths of a folder's files.
         notes: What was found in the data before training, one line each.
+        noun: What a datum is called: see `Dataset`.
     """
 
     name: str
@@ -97,6 +98,7 @@ class DataContract:
     source: str = ""
     source_digest: str = ""
     notes: tuple[str, ...] = field(default=(), repr=False)
+    noun: str = "row"
 
     @classmethod
     def of(cls, data: PreparedData, notes: Sequence[str] = ()) -> "DataContract":
@@ -130,6 +132,7 @@ class DataContract:
             source="" if source is None else str(source.resolve()),
             source_digest="" if source is None else path_digest(source),
             notes=tuple(dict.fromkeys((*dataset.notes, *notes))),
+            noun=dataset.noun,
         )
 
     # ---- the run's own data, read again ------------------------------------------------------
@@ -240,6 +243,7 @@ class DataContract:
             support=support,
             levels=self.levels if support == "integers" else None,
             notes=(*rows.notes, *notes),
+            noun=self.noun,
             # Matched values have the shape of training.
             layout="series" if len(self.event_shape) == 2 else "image",
         )
@@ -421,10 +425,14 @@ class DataContract:
             ValueError: If it is something else.
         """
         damaged = ValueError("what the checkpoint says of the data is damaged.")
-        if not isinstance(plain, Mapping) or plain.keys() != cls.__dataclass_fields__.keys():
+        if not isinstance(plain, Mapping):
+            raise damaged
+        # Checkpoints had no noun at first.
+        plain = {"noun": "row", **plain}
+        if plain.keys() != cls.__dataclass_fields__.keys():
             raise damaged
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
-        words = ("name", "support", "likelihood_support", "split_rule", "labels_digest")
+        words = ("name", "support", "likelihood_support", "split_rule", "labels_digest", "noun")
         lists = ("event_names", "label_names", "notes")
         if not (
             all(type(values[name]) is str for name in (*words, "source", "source_digest"))

@@ -73,6 +73,7 @@ def newsgroups(root: Path) -> Dataset:
         validation,
         test,
         event_names=tuple(arrays["vocab"].tolist()),
+        noun="document",
     )
 
 
@@ -176,6 +177,7 @@ def mouse_bladder(root: Path, genes: int = 1_000) -> Dataset:
         },
         label_names=tuple(str(kind) for kind in range(1, 17)),
         event_names=tuple(str(gene) for gene in kept),
+        noun="cell",
     )
 
 

@@ -24,11 +24,13 @@ from pyro_vae.data.values import (
     SUPPORTS,
     Channels,
     Extent,
+    Kind,
     Layout,
     Support,
     arranged,
     as_events,
     as_tensor,
+    kind_of,
     labels_error,
     native_support,
 )
@@ -66,6 +68,9 @@ class Dataset:
         source: The file or folder that the data were read from.
         notes: What was left out or changed while reading, one line each.
         model_units: The units of a trained model; None to find them in the training data.
+        row_names: The name of each row of the one array that was split; empty if they have none.
+        noun: What a datum is called: "image", "cell", "document"; by default "image" for channels,
+            height and width, otherwise "row". Its plural ends in s.
 
     Raises:
         ValueError: If splits are empty or differ in event shape, values lie outside the support,
@@ -88,6 +93,8 @@ class Dataset:
     source: Path | None = field(default=None, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
     model_units: Units | None = field(default=None, repr=False)
+    row_names: tuple[str, ...] = field(default=(), repr=False)
+    noun: str = ""
 
     def __post_init__(self) -> None:
         if self.support not in SUPPORTS:
@@ -108,6 +115,8 @@ class Dataset:
         highest = max(float(extent.high) for extent in extents.values())
         # The one write to a frozen instance, before anyone has seen it.
         write = partial(object.__setattr__, self)
+        if not self.noun:
+            write("noun", "image" if len(self.event_shape) == 3 else "row")
         dtype = self._narrowest_type(highest)
         for split in SPLITS:
             write(split, self._rows(split).to(dtype))
@@ -260,7 +269,23 @@ class Dataset:
             source=rows.source,
             notes=(*notes, *(untrained_classes(targets, label_names) if split else ())),
             model_units=units,
+            row_names=rows.row_names,
+            noun=rows.noun,
         )
+
+    def row_numbers(self, split: str) -> np.ndarray:
+        """The numbers of a split's rows in the array or file that was split, if there is one; else in the split."""
+        values = self._rows(split)
+        if isinstance(values, MemoryMapped):
+            return np.delete(np.arange(values.file.shape[0]), values.held_out)
+        rows = self.rows.get(split)
+        return np.arange(len(values)) if rows is None else rows.numpy()
+
+    def names_of_rows(self, numbers: np.ndarray) -> np.ndarray | None:
+        """The names of rows by `row_numbers`; None if they have none."""
+        if not self.rows or not self.row_names:
+            return None
+        return np.array(self.row_names)[numbers]
 
     @property
     def is_split(self) -> bool:
@@ -372,6 +397,11 @@ class Dataset:
         # Sparse data are never real, unless they are given so: rows of them are enough.
         in_memory = self.train if isinstance(self.train, Tensor) else self.validation[:10_000]
         return Units.of(in_memory, self.scale)
+
+    @cached_property
+    def kind(self) -> Kind:
+        """The kind of data, by which a model file chooses a default likelihood: see `values.kind_of`."""
+        return kind_of(self.support, self.levels, self.train[:1000])
 
     @property
     def event_shape(self) -> tuple[int, ...]:

@@ -238,6 +238,7 @@ def _cells(
         source=path,
         notes=notes,
         row_names=tuple(barcodes),
+        noun="cell",
     )
 
 

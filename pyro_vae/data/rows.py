@@ -32,7 +32,8 @@ class Rows:
         source: The file or folder; None for data in memory.
         layout: How the axes of the values are read: see `values.event_shape`.
         notes: What was left out or changed while reading, one line each.
-        row_names: What the rows are called: cells, samples.
+        row_names: The name of each row: a barcode, a sample.
+        noun: What a row is called: "image", "row", "cell" or "document"; empty to tell by the shape.
     """
 
     values: Any = field(repr=False)
@@ -48,6 +49,7 @@ class Rows:
     layout: Layout = "auto"
     notes: tuple[str, ...] = ()
     row_names: tuple[str, ...] = field(default=(), repr=False)
+    noun: str = ""
 
     def __len__(self) -> int:
         return self.values.shape[0]

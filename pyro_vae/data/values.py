@@ -13,6 +13,9 @@ from pyro_vae.data.columns import places
 
 Support = Literal["binary", "integers", "counts", "unit", "real"]
 
+# Kinds of data, by which a model file chooses a default likelihood: see `kind_of`.
+Kind = Literal["binary", "grey", "levels", "counts", "unit", "real"]
+
 # How the axes of an array of three axes are read, and where its channels are.
 Layout = Literal["auto", "image", "series"]
 Channels = Literal["auto", "first", "last"]
@@ -41,6 +44,28 @@ _WIDE_IMAGE = 8
 
 # Rows whose values are checked at a time.
 _ROWS_AT_A_TIME = 4096
+
+
+def kind_of(support: str, levels: int | None, rows: Real[Tensor, " n *event"]) -> Kind:
+    """The kind of data: the support, but "levels" for integers, and "grey" for grey images as of digits.
+
+    Images of one channel, of levels or in [0, 1], are grey if a Bernoulli draw with p the grey level keeps
+    most of what is in them: if the draw makes less than half of the variance of the binarised pixels,
+    mean p (1 - p) < m (1 - m) / 2 with m the mean of p. Photographs are not.
+
+    Args:
+        support: That of the data.
+        levels: The number of levels of integers.
+        rows: Some of the data.
+    """
+    if levels == 2:
+        return "binary"
+    if support in ("integers", "unit") and rows.dim() == 4 and rows.shape[1] == 1:
+        p = rows.double() / ((levels or 2) - 1)
+        if (p * (1 - p)).mean() < p.mean() * (1 - p.mean()) / 2:
+            return "grey"
+    kind: Any = "levels" if support == "integers" else support
+    return kind
 
 
 def as_tensor(array: np.ndarray | Tensor, what: str, *, copy: bool = True) -> Tensor:

@@ -111,14 +111,14 @@ def read_arguments(path: Path) -> list[str]:
     Raises:
         ConfigurationError: If it is no configuration, or gives an option twice.
     """
-    arguments = list(_as_arguments(read_yaml(path)))
+    arguments = list(as_arguments(read_yaml(path)))
     names = [argument.partition("=")[0] for argument in arguments]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigurationError(f"{path} gives {spell(min(twice))} twice.")
     return arguments
 
 
-def _as_arguments(configuration: Mapping[str, Any]) -> Iterator[str]:
+def as_arguments(configuration: Mapping[str, Any]) -> Iterator[str]:
     """A configuration as the command line that would give it, so that both are read one way."""
     for name, value in configuration.items():
         option = str(name).replace("-", "_")

@@ -13,10 +13,11 @@ from typing import Any, Literal, NoReturn, get_origin
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, set_loader
 
-from pyro_vae.data import PreparedData
+from pyro_vae.data import Kind, PreparedData
 from pyro_vae.data.inspection import Judgement
 from pyro_vae.training.arguments import (
     ListArgument,
+    as_arguments,
     in_words,
     last,
     normalised,
@@ -27,7 +28,9 @@ from pyro_vae.training.arguments import (
 from pyro_vae.training.configuration import FAMILIES, UNSAVED
 from pyro_vae.training.loop import Training
 from pyro_vae.training.model_files import (
+    BY_KIND,
     DEFAULT_MODEL,
+    likelihood_of_kind,
     model_defaults,
     model_file,
     model_parts,
@@ -220,7 +223,7 @@ def parse(arguments: Sequence[str]) -> Configuration:
                 f"no run to go on with at {out}: a run directory holds config.yaml and checkpoint.pt."
             )
         stored = stored_arguments(Path(out), trust_model_file=trusted)
-        return _resumed(stored, given, out)
+        return _resumed(stored, given)
     return _parsed(overridden(saved, given))
 
 
@@ -258,6 +261,25 @@ def stored_arguments(directory: Path, *, trust_model_file: bool) -> list[str]:
     ]
 
 
+def with_likelihood(configuration: Configuration, kind: Kind) -> Configuration:
+    """The configuration with the likelihood that the model file has for a kind of data, if none was chosen.
+
+    Args:
+        configuration: What `parse` gave.
+        kind: The kind of data, `dataset.kind`.
+
+    Raises:
+        ConfigurationError: If the model file has no likelihood for it, or an option given is not that
+            likelihood's.
+    """
+    if configuration["likelihood"]["name"] != BY_KIND:
+        return configuration
+    name = likelihood_of_kind(model_file(configuration["model"]), kind)
+    saved = {n: value for n, value in configuration.items() if n not in UNSAVED}
+    saved["likelihood"] = {**configuration["likelihood"], "name": name}
+    return {**_parsed([*as_arguments(saved)]), **{n: configuration[n] for n in UNSAVED}}
+
+
 def parse_stored(arguments: list[str]) -> Configuration:
     """The configuration that `stored_arguments` stand for, checked as a command line is.
 
@@ -277,11 +299,11 @@ def _own_model(arguments: list[str]) -> bool:
     return last(arguments, "model") not in (None, DEFAULT_MODEL)
 
 
-def _resumed(saved: list[str], given: list[str], directory: str) -> Configuration:
+def _resumed(saved: list[str], given: list[str]) -> Configuration:
     before = _parsed(saved)
     after = _parsed(overridden(saved, given))
     unsaved = {name: after[name] for name in UNSAVED}
-    check_change({**before, **unsaved}, after, directory)
+    check_change({**before, **unsaved}, after)
     return after
 
 
@@ -323,15 +345,26 @@ def _parsed(arguments: list[str]) -> Configuration:
     parser.add_class_arguments(
         Training, skip={"program", "data", "objective", "processes", "notes"}, as_group=False
     )
+    unread: dict[str, Any] = {}
     for family, choices in {**FAMILIES, **parts}.items():
         name = last(arguments, f"{family}.name")
         name = defaults[family] if name is None else name
+        parser.parts[family] = name, choices
+        if name == defaults[family] == BY_KIND:
+            # Its options are read once the data have said which part it is.
+            arguments, unread = _without_options(arguments, family)
+            parser.add_argument(
+                f"--{family}.name",
+                type=str,
+                default=name,
+                help=f"One of {', '.join(choices)}; {BY_KIND} takes the one of the kind of data in the model file.",
+            )
+            continue
         if name not in choices:
             raise ConfigurationError(
                 f"--{family} must be one of {in_words(family, choices)}, got {name!r}"
                 f"{f'; {meant.strip()}' if (meant := did_you_mean(name, choices)) else '.'}"
             )
-        parser.parts[family] = name, choices
         # A data set is handed its root alone: its levels are the user's to say.
         handed = {"root"} if family == "data" else HANDED
         skip: set[str | int] = {*(handed & inspect.signature(choices[name]).parameters.keys())}
@@ -368,7 +401,24 @@ def _parsed(arguments: list[str]) -> Configuration:
     _check_as_written(arguments, parsed)
     if not 0 <= parsed["seed"] < 2**32:
         raise ConfigurationError(f"--seed must be from 0 to {2**32 - 1}, got {parsed['seed']}.")
+    if unread:
+        parsed["likelihood"] |= unread
     return parsed
+
+
+def _without_options(arguments: list[str], family: str) -> tuple[list[str], dict[str, str]]:
+    """The arguments without a family's options, but for its name, and these options."""
+    kept: list[str] = []
+    options: dict[str, str] = {}
+    left = iter(arguments)
+    for token in left:
+        option, equals, value = token.partition("=")
+        of, _, name = option.removeprefix("--").partition(".")
+        if of == family and name != "name" and token.startswith("--"):
+            options[name] = value if equals else next(left, "")
+        else:
+            kept.append(token)
+    return kept, options
 
 
 def _bracketed(parser: _Parser, arguments: Sequence[str]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 import pyro_vae.model
+from pyro_vae.data import Kind
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import NETWORKS
 from pyro_vae.posteriors import POSTERIORS
@@ -29,6 +30,9 @@ MODEL_FAMILIES: dict[str, Mapping[str, type[nn.Module]]] = {
 }
 
 DEFAULT_MODEL = "vae"
+
+# The name of a default that depends on the kind of data.
+BY_KIND = "auto"
 
 
 def model_file(model: str) -> ModuleType:
@@ -70,20 +74,44 @@ def model_parts(module: ModuleType) -> dict[str, dict[str, Callable[..., nn.Modu
     parts = {family: dict(choices) for family, choices in MODEL_FAMILIES.items()}
     for family, choices in parts.items():
         default = inspect.signature(module.build).parameters[family].default
-        if default not in choices.values():
-            choices[_name_of(default)] = default
+        for part in default.values() if isinstance(default, Mapping) else [default]:
+            if part not in choices.values():
+                choices[_name_of(part)] = part
     return parts
 
 
 def model_defaults(module: ModuleType) -> dict[str, Any]:
-    """The name of each family's default, and the latent dimension: the signature of `build`."""
+    """The name of each family's default, and the latent dimension: the signature of `build`.
+
+    The name of a default that depends on the kind of data is `BY_KIND`.
+    """
     signature = inspect.signature(module.build).parameters
     defaults: dict[str, Any] = {"data": "digits", "objective": "elbo"}
     for family, choices in model_parts(module).items():
         part = signature[family].default
-        defaults[family] = next(name for name, choice in choices.items() if choice is part)
+        by_kind = isinstance(part, Mapping)
+        defaults[family] = BY_KIND if by_kind else _key(choices, part)
     defaults["latent_dim"] = signature["latent_dim"].default
     return defaults
+
+
+def likelihood_of_kind(module: ModuleType, kind: Kind) -> str:
+    """The name of the likelihood that `build` gives a kind of data.
+
+    Raises:
+        ConfigurationError: If the model file has none for that kind.
+    """
+    by_kind = inspect.signature(module.build).parameters["likelihood"].default
+    if kind not in by_kind:
+        raise ConfigurationError(
+            f"the model file has a likelihood for {', '.join(by_kind)} data and none for {kind} data: "
+            "choose one with --likelihood."
+        )
+    return _key(model_parts(module)["likelihood"], by_kind[kind])
+
+
+def _key(choices: Mapping[str, Any], part: Any) -> str:
+    return next(name for name, choice in choices.items() if choice is part)
 
 
 def _name_of(part: Callable[..., Any]) -> str:

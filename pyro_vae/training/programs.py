@@ -18,6 +18,7 @@ from jaxtyping import Int, Real
 from torch import Tensor
 
 from pyro_vae.data import DataContract, PreparedData, default_root
+from pyro_vae.data.nouns import named
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.training.configuration import load_data, prepare_data
 from pyro_vae.training.plain_yaml import Configuration
@@ -118,7 +119,8 @@ def run_program(
     """
     typed = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
     try:
-        with sigterm_as_interrupt():
+        # Programs name the data once they are read.
+        with named("datum"), sigterm_as_interrupt():
             run(parser.parse_args(typed))
     except (ValueError, OSError, ImportError) as error:
         sys.stderr.write(f"{parser.prog}: error: {in_one_line(error)}\n")

@@ -235,7 +235,9 @@ def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
             levels=state.get("levels"),
             units=contract.units,
         )
-    load_parameters(vae, state["program"] if state["best"] is None else state["best"])
+    load_parameters(vae, state["program"])
+    if state["best"] is not None:
+        load_parameters(vae, state["best"])
     vae.eval()
     vae.configuration = configuration  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
     vae.contract = contract  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]

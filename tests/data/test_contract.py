@@ -64,6 +64,17 @@ def test_the_support_is_the_models():
         )  # fmt: skip
 
 
+def test_a_datum_has_a_noun():
+    images = Dataset.from_array(LEVELS)
+    cells = Dataset.from_rows(Rows(np.arange(60).reshape(20, 3), support="counts", noun="cell"))
+    assert [CONTRACT.noun, images.noun, cells.noun] == ["row", "image", "cell"]
+    contract = DataContract.of(PreparedData(cells, "counts"))
+    assert contract.new_data(Rows(np.arange(6).reshape(2, 3))).dataset.noun == "cell"
+    plain = contract.to_plain()
+    del plain["noun"]
+    assert DataContract.from_plain(plain).noun == "row"
+
+
 def test_classes_keep_their_numbers():
     labels = np.where(TABLE["u"] > 0, "b", "c")
     labels[:20] = "a"

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from pyro_vae.priors import PRIORS
-from pyro_vae.training.command_line import parse
+from pyro_vae.training.command_line import parse, with_likelihood
 from pyro_vae.training.configuration import FAMILIES, build_vae, load_data, to_yaml
 from pyro_vae.training.plain_yaml import ConfigurationError
 
@@ -16,7 +16,8 @@ def test_the_bare_command_has_the_defaults_of_build():
     assert configuration["prior"] == {"name": "standard_normal"}
     assert configuration["data"] == {"name": "digits", "check": "refuse"}
     assert configuration["latent_dim"] == 8
-    assert configuration["network"]["hidden"] == [400]
+    assert configuration["likelihood"] == {"name": "auto"}
+    assert configuration["network"]["hidden"] is None
 
 
 @pytest.mark.parametrize(("family", "name"), [(f, n) for f in FAMILIES for n in FAMILIES[f]])
@@ -179,6 +180,31 @@ def test_a_resumed_run_may_only_be_lengthened(tmp_path):
             given = f"--config {tmp_path / 'x.yaml'}"
         with pytest.raises(ConfigurationError, match=message):
             parse([*resume, *given.split()])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("grey", "bernoulli"),
+        ("levels", "discretized_logistic"),
+        ("counts", "negative_binomial"),
+        ("unit", "logit_normal"),
+        ("real", "student_t"),
+    ],
+)
+def test_the_likelihood_is_that_of_the_kind_of_data(kind, name):
+    assert with_likelihood(parse([]), kind)["likelihood"]["name"] == name
+    chosen = parse(["--likelihood", "normal"])
+    assert with_likelihood(chosen, kind) == chosen
+
+
+def test_options_of_a_default_likelihood_are_read_when_it_is_known(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(to_yaml(parse(["--likelihood.scale", "learned", "--seed=7"])))
+    for configuration in (parse(["--likelihood.scale=learned"]), parse(["--config", str(path)])):
+        assert with_likelihood(configuration, "real")["likelihood"]["scale"] == "learned"
+        with pytest.raises(ConfigurationError, match=r"unknown option --likelihood\.scale"):
+            with_likelihood(configuration, "binary")
 
 
 MODEL = '''

@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_origin
+from typing import Any, Literal, NoReturn
 
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, set_loader
@@ -173,7 +173,7 @@ def _in_words(kind: str) -> str:
     name = re.sub(r"Literal\[(.*?)\]", lambda m: f"one of {m[1].replace(chr(39), '')}", name)
     name = name.replace(", NoneType", " or null")
     if name.startswith("Sequence"):
-        return "a list of whole numbers, such as [200,100]"
+        return f"a list of whole numbers, such as [200,100]{' or null' * name.endswith('null')}"
     words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
     return re.sub(r"^(?:int|float|bool)\b", lambda m: words[m[0]], name)
 
@@ -406,6 +406,11 @@ def _parsed(arguments: list[str]) -> Configuration:
     return parsed
 
 
+def _is_list(kind: Any) -> bool:
+    """Whether a type is that of a list of whole numbers, or of none."""
+    return kind in (Sequence[int], Sequence[int] | None)
+
+
 def _without_options(arguments: list[str], family: str) -> tuple[list[str], dict[str, str]]:
     """The arguments without a family's options, but for its name, and these options."""
     kept: list[str] = []
@@ -427,7 +432,7 @@ def _bracketed(parser: _Parser, arguments: Sequence[str]) -> Iterator[str]:
         option
         for action in parser._actions
         for option in action.option_strings
-        if get_origin(getattr(action, "_typehint", None)) in (Sequence, list, tuple)
+        if _is_list(getattr(action, "_typehint", None))
     }
     words = [*arguments]
     while words:

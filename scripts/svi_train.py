@@ -43,7 +43,7 @@ from pyro_vae.training.configuration import (
 )
 from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
-from pyro_vae.training.model_files import BY_KIND
+from pyro_vae.training.model_files import BY_KIND, located
 from pyro_vae.training.plain_yaml import Configuration
 from pyro_vae.training.plan import check_extension, check_plan, nothing_left, plan_notes
 from pyro_vae.training.preparing import default_likelihood
@@ -74,14 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with named("datum"):
             return run(parse(sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, OSError, ImportError) as error:
-        # Of several processes, which all have the same to say, the first says it.
-        if os.environ.get("RANK", "0") == "0":
-            print(f"svi_train.py: error: {in_one_line(error)}", file=sys.stderr)
-        return 2
     except (NonFiniteError, LostProcessError) as error:
         print(f"svi_train.py: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        line = located(error)
+        if line is None and not isinstance(error, ValueError | OSError | ImportError):
+            raise
+        # Of several processes, which all have the same to say, the first says it.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"svi_train.py: error: {line or in_one_line(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         # Not in training, which ends by itself: while data are read, or in the evaluation.
         print("svi_train.py: stopped; --resume goes on with a run that has begun", file=sys.stderr)
@@ -128,6 +131,8 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         **training_options(configuration),
     )
 
+    # As many as there are: the default depends on the data.
+    configuration = {**configuration, "epochs": training.epochs}
     if not (processes.first or configuration["resume"]):
         return follow(training)
     directory = run_directory(configuration)
@@ -194,6 +199,10 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
             stop=interruption,
             progress=True,
         )
+    if directory.diagnosis.is_dir():
+        from analysis.diagnosis_record import mark_stale
+
+        mark_stale(directory.diagnosis, directory.checkpoint)
     if not training.ended:
         print(
             f"stopped at step {training.step} of {training.steps}; "
@@ -255,8 +264,6 @@ def conclude(
     labels = None if labels is None else labels[rows]
 
     evaluation = evaluate(vae, x, num_samples=EVIDENCE_SAMPLES, progress=True)
-    # An earlier one was of other parameters.
-    directory.clear_evaluation()
     found = review(
         vae,
         data,
@@ -274,6 +281,8 @@ def conclude(
             stopped_early=training.stopped_early,
         ),
     )
+    # An earlier one was of other parameters.
+    directory.clear_evaluation()
     metrics = {
         "data": data.dataset.name,
         "binarisation": data.binarisation,

@@ -15,6 +15,7 @@ from jsonargparse import SUPPRESS, ArgumentParser, set_loader
 
 from pyro_vae.data import Kind, PreparedData
 from pyro_vae.data.inspection import Judgement
+from pyro_vae.suggestions import did_you_mean, or_meant
 from pyro_vae.training.arguments import (
     ListArgument,
     as_arguments,
@@ -30,6 +31,7 @@ from pyro_vae.training.loop import Training
 from pyro_vae.training.model_files import (
     BY_KIND,
     DEFAULT_MODEL,
+    check_options,
     likelihood_of_kind,
     model_defaults,
     model_file,
@@ -42,7 +44,6 @@ from pyro_vae.training.plain_yaml import (
     load_plain,
 )
 from pyro_vae.training.plan import check_change
-from pyro_vae.training.suggestions import did_you_mean
 
 # What constructors are handed, and so is nobody's option.
 HANDED = {
@@ -113,10 +114,8 @@ class _Parser(ArgumentParser):
             return f"{spell(option)} {key[2]}."
         kind, got = _in_words(expected[1]), expected[2]
         words = re.match(r"one of (.*?)(?: or null)?$", kind)
-        meant = did_you_mean(got, words[1].split(", ")) if words else ""
-        return (
-            f"{spell(option)} must be {kind}, got {got!r}{f'; {meant.strip()}' if meant else '.'}"
-        )
+        end = or_meant(got, words[1].split(", ")) if words else "."
+        return f"{spell(option)} must be {kind}, got {got!r}{end}"
 
     def _unknown(self, word: str) -> str:
         """What to say of a word that is no option."""
@@ -310,8 +309,8 @@ def _resumed(saved: list[str], given: list[str]) -> Configuration:
 def _parsed(arguments: list[str]) -> Configuration:
     model = last(arguments, "model")
     model = DEFAULT_MODEL if model is None else model
-    parts = model_parts(model_file(model))
-    defaults = model_defaults(model_file(model))
+    module = model_file(model)
+    parts, defaults = model_parts(module), model_defaults(module)
     parser = _Parser(
         prog="svi_train.py",
         description="Train a VAE by stochastic variational inference, evaluate it and draw what it learned.",
@@ -363,11 +362,12 @@ def _parsed(arguments: list[str]) -> Configuration:
         if name not in choices:
             raise ConfigurationError(
                 f"--{family} must be one of {in_words(family, choices)}, got {name!r}"
-                f"{f'; {meant.strip()}' if (meant := did_you_mean(name, choices)) else '.'}"
+                f"{or_meant(name, choices)}"
             )
         # A data set is handed its root alone: its levels are the user's to say.
         handed = {"root"} if family == "data" else HANDED
         skip: set[str | int] = {*(handed & inspect.signature(choices[name]).parameters.keys())}
+        check_options(module, choices[name], handed)
         if inspect.isclass(choices[name]):
             parser.add_class_arguments(choices[name], family, skip=skip, as_group=True)
         else:

@@ -22,6 +22,9 @@ from pyro_vae.training.loop import Training
 from pyro_vae.training.model_files import (
     BY_KIND,
     MODEL_FAMILIES,
+    build_parameters,
+    check_program,
+    errors_located,
     likelihood_of_kind,
     model_file,
     model_parts,
@@ -85,19 +88,22 @@ def build_vae(
         if configuration[family]["name"] != BY_KIND
     }
 
-    asked = inspect.signature(module.build).parameters
+    asked = build_parameters(module)
 
-    def build(**data: Any) -> PyroModule:
+    def build(**data: Any) -> Any:
         given = {**parts, **{name: value for name, value in data.items() if name in asked}}
-        return module.build(tuple(event_shape), configuration["latent_dim"], **given)
+        with errors_located(module):
+            return module.build(tuple(event_shape), configuration["latent_dim"], **given)
 
     sizes = [configuration["latent_dim"], *_integers([configuration[f] for f in MODEL_FAMILIES])]
     try:
         if max(sizes) > LARGE_SIZE or math.prod(event_shape) > LARGE_DATUM:
             _check_memory(build, train_size, levels, kind)
-        return build(
+        vae = build(
             train_data=train_data, train_size=train_size, levels=levels, units=units, kind=kind
         )
+        check_program(module, vae, event_shape)
+        return vae
     except (OverflowError, MemoryError, RuntimeError, TypeError) as error:
         # torch says so in each of these types; what is no matter of size is a program's mistake.
         if not re.search(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from functools import cached_property
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -139,8 +140,9 @@ class Training:
             raise ValueError(f"keep must be one of {', '.join(get_args(Keep))}, got {keep!r}.")
         _at_least("aggressive_steps", aggressive_steps, 0)
         for name, value in (("lr", lr), ("clip_norm", clip_norm)):
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be above 0 and finite, got {value}.")
+            number = isinstance(value, Real)
+            if value is not None and not (number and 0 < value < math.inf):
+                raise ValueError(f"{name} must be above 0 and finite, got {value!r}.")
         if precision not in get_args(Precision):
             raise ValueError(
                 f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}."
@@ -664,5 +666,7 @@ def _with_gradient(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _at_least(name: str, value: int | None, minimum: int) -> None:
+    if value is not None and not isinstance(value, Integral):
+        raise ValueError(f"{name} must be a whole number, got {value!r}.")
     if value is not None and value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}.")

@@ -20,10 +20,10 @@ from torch import Tensor
 from pyro_vae.data import DataContract, PreparedData, default_root
 from pyro_vae.data.nouns import named
 from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.suggestions import did_you_mean
 from pyro_vae.training.configuration import load_data, prepare_data
 from pyro_vae.training.plain_yaml import Configuration
 from pyro_vae.training.run_directory import RunDirectory, load
-from pyro_vae.training.suggestions import did_you_mean
 
 # A path may be this long; what is longer is no word that a person typed.
 LONGEST_WORD = 1000

@@ -138,6 +138,10 @@ def test_a_list_is_taken_as_it_is_written(given, equals):
     assert configuration["epochs"] == 3
 
 
+def test_a_column_of_a_numbers_name_is_no_list():
+    assert parse(["--data", "x.csv", "--data.drop", "3"])["data"]["drop"] == "3"
+
+
 @pytest.mark.parametrize(
     "content", ["- a\n- list\n", "just text", "a: [", "nosuch: 3\n", "prior: {x: 1}\n"]
 )

@@ -1,7 +1,7 @@
 """Suggestions for misspelt names."""
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 # What a name is called elsewhere.
 _SYNONYMS = {"gaussian": "normal", "cnn": "conv", "learning_rate": "lr"}
@@ -30,6 +30,16 @@ def did_you_mean(word: str, choices: Collection[str]) -> str:
     found = [plain[name] for name in parts[:3] or close]
     listed = " or ".join(filter(None, [", ".join(found[:-1]), *found[-1:]]))
     return f"did you mean {listed}? " if found else ""
+
+
+def or_meant(word: str, choices: Iterable[str]) -> str:
+    """The end of a message about an unknown word: `; did you mean NAME?`, or a full stop.
+
+    >>> or_meant("StandardNormal", ["vamp", "standard_normal"])
+    '; did you mean standard_normal?'
+    """
+    meant = did_you_mean(word, [*choices])
+    return f"; {meant.strip()}" if meant else "."
 
 
 def _plain(name: str) -> str:

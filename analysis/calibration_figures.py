@@ -296,7 +296,7 @@ def _draw_profile(
     if elements is not None and not elements.has_room:
         # The elements that fail most have their names beside them.
         for index in [i for i in np.argsort(-np.abs(np.nan_to_num(t))) if fails[i]][:8]:
-            at = (index, t[index])
+            at = (float(index), float(t[index]))
             name = elements.names[index]
             ax.annotate(name, at, (4, 2), textcoords="offset points", fontsize=8)
     tidy([ax])

@@ -89,7 +89,7 @@ def _plot_vectors(
     bands = figure.subfigures(len(chosen), 1, squeeze=False)[:, 0]
     parts = np.split(np.arange(len(x)), len(chosen))
     for band, name, part in zip(bands, chosen, parts, strict=True):
-        said = [numbers[index].replace("\n", " ") for index in part]
+        said = [str(numbers[index]).replace("\n", " ") for index in part]
         panels = {"data": x[part], "means of p(x | z)": means[part]}
         labels = dict.fromkeys(panels, said)
         which = draw_vectors(band, panels, elements, labels=labels, paired=True)

@@ -303,7 +303,7 @@ def _plot_elements(
     # The elements that are furthest off are named, each with the same place beside its point.
     for worst in np.argsort(-np.abs(np.nan_to_num(profile.t)))[:_NAMED]:
         called = str(worst) if elements is None else elements.names[worst]
-        at = (profile.real[worst], profile.generated[worst])
+        at = (float(profile.real[worst]), float(profile.generated[worst]))
         ax.annotate(called, at, (5, -3), textcoords="offset points", fontsize=8)
     called = f"element {i}" if elements is None else elements.label(i)
     ax.set_title(

@@ -71,7 +71,7 @@ class FineTuning:
     @property
     def too_few(self) -> tuple[int, ...]:
         """The numbers of labels of which none were held out in some draw."""
-        missing = np.isnan(self.stopped["fine-tuned"]).any(axis=1)
+        missing = np.atleast_1d(np.isnan(self.stopped["fine-tuned"]).any(axis=1))
         return tuple(size for size, few in zip(self.sizes, missing, strict=True) if few)
 
     def summary(self) -> dict[str, Any]:

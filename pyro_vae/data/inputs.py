@@ -70,17 +70,18 @@ def _rows_of_loader(loader: Any) -> Any:
     """
     from torch.utils import data
 
-    subset = isinstance(loader.sampler, data.SubsetRandomSampler)
-    plain = subset or isinstance(loader.sampler, data.SequentialSampler | data.RandomSampler)
+    plain = data.SequentialSampler | data.RandomSampler | data.SubsetRandomSampler
     known = isinstance(loader.dataset, data.IterableDataset) or (
-        plain and type(loader.batch_sampler) is data.BatchSampler
+        isinstance(loader.sampler, plain) and type(loader.batch_sampler) is data.BatchSampler
     )
     if not known or loader.collate_fn is not data.default_collate:
         raise TypeError(
             "a DataLoader with a sampler, batch_sampler or collate_fn of its own may give other rows than its "
             "data set: hand over the data set, or a torch.utils.data.Subset of it."
         )
-    return data.Subset(loader.dataset, loader.sampler.indices) if subset else loader.dataset
+    if isinstance(loader.sampler, data.SubsetRandomSampler):
+        return data.Subset(loader.dataset, loader.sampler.indices)
+    return loader.dataset
 
 
 def path_rows(path: str | Path, **options: Any) -> Rows:

@@ -186,7 +186,7 @@ def build(
     """
     event_shape, latent_dim = checked_sizes(event_shape, latent_dim)
     if isinstance(likelihood, Mapping):
-        likelihood = named_part("kind", kind, likelihood)
+        likelihood = named_part("kind", kind, {**likelihood})
     prior = named_part("prior", prior, priors.PRIORS)
     likelihood = named_part("likelihood", likelihood, likelihoods.LIKELIHOODS)
     posterior = named_part("posterior", posterior, posteriors.POSTERIORS)

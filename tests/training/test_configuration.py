@@ -171,7 +171,7 @@ def test_a_resumed_run_may_only_be_lengthened(tmp_path):
             "--prior vamp",
             "--prior cannot change when a run is resumed: it has standard_normal, got",
         ),
-        ("--network.hidden 8", r"--network.hidden cannot change .* it has \[400\], got \[8\]"),
+        ("--network.hidden 8", r"--network.hidden cannot change .* it has null, got \[8\]"),
         ("--overwrite", "--overwrite deletes it: give one of them"),
         ("--config x.yaml", "leave --config out"),
     ):

@@ -9,6 +9,8 @@ from analysis.arviz_figures import arviz_figure
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.images import is_image
 from analysis.p_values import p_text
+from analysis.vectors import Elements
+from pyro_vae.data.nouns import noun, nouns
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -117,7 +119,7 @@ def plot_element_pit(pit: "ElementPit") -> "matplotlib.figure.Figure":
     )
     ax.set_title(
         f"Mean {0.5 + pit.bias:.3f} (0.5 is right), variance {pit.spread:.2f} of a uniform one's. "
-        f"Bars: 95 %, by bootstrap over {pit.n} data\n"
+        f"Bars: 95 %, by bootstrap over {pit.n} {nouns()}\n"
         "High ends: forecasts too narrow; high middle: too wide",
         fontsize=9,
     )
@@ -126,13 +128,16 @@ def plot_element_pit(pit: "ElementPit") -> "matplotlib.figure.Figure":
     return figure
 
 
-def plot_calibration_map(result: "Calibration | ElementPit") -> "matplotlib.figure.Figure":
+def plot_calibration_map(
+    result: "Calibration | ElementPit", elements: Elements | None = None
+) -> "matplotlib.figure.Figure":
     """Where in the picture forecasts fail: each element's mean error over its standard error, failures marked.
 
     A vector's elements are drawn from left to right. Elements that vary too little to be judged are blank.
 
     Args:
         result: A `Calibration`, or an `ElementPit`, which has a map of location and one of width.
+        elements: Of vectors, the names of their elements.
     """
     from analysis.element_pit import ElementPit
 
@@ -146,13 +151,12 @@ def plot_calibration_map(result: "Calibration | ElementPit") -> "matplotlib.figu
     pictures = is_image(next(iter(maps.values())).mean.shape)
     figure = new_figure(6.0 * len(maps), 5.2) if pictures else new_figure(10.0, 3.4 * len(maps))
     shape = (1, len(maps)) if pictures else (len(maps), 1)
-    for ax, (title, shown) in zip(
-        figure.subplots(*shape, squeeze=False).flat, maps.items(), strict=True
-    ):
+    panels = figure.subplots(*shape, squeeze=False, sharex=not pictures).flat
+    for ax, (title, shown) in zip(panels, maps.items(), strict=True):
         if pictures:
             _draw_picture(ax, shown)
         else:
-            _draw_profile(ax, shown)
+            _draw_profile(ax, shown, elements)
         judged = shown.t.size - shown.left_out
         limit = "" if shown.threshold is None else f" (beyond {shown.threshold:.1f} s.e.;"
         chance = f"{limit} by chance in 1 map of 20)" if limit else ""
@@ -161,12 +165,17 @@ def plot_calibration_map(result: "Calibration | ElementPit") -> "matplotlib.figu
             f"{where[0].upper()}{where[1:]}\n{shown.fails.sum()} of {judged} elements fail{chance}",
             fontsize=10,
         )
+    if not pictures:
+        # Below the lowest of the panels, which have one axis.
+        panels[-1].set_xlabel("element")
+        if elements is not None:
+            elements.draw_ticks(panels[-1])
     if result.p_value_against_model is not None:
-        title = f"Where data fail more than the model's own ({result.n} data)"
+        title = f"Where data fail more than the model's own ({result.n} {nouns()})"
     elif result.trusted is False:
-        title = f"Where forecasts fail ({result.n} data; guide not trusted)"
+        title = f"Where forecasts fail ({result.n} {nouns()}; guide not trusted)"
     else:
-        title = f"Where forecasts fail ({result.n} data)"
+        title = f"Where forecasts fail ({result.n} {nouns()})"
     figure.suptitle(title)
     return figure
 
@@ -224,7 +233,7 @@ def plot_isotonic(
     ax.set_aspect("equal")
     ax.set_title(
         f"{len(p):,} of {total:,} elements. Band: 95 % if forecasts come true and\n"
-        "elements are independent; within an image they are not, so it is too narrow",
+        f"elements are independent; those of one {noun()} are not, so it is too narrow",
         fontsize=10,
     )
     figure.suptitle("On the diagonal, forecasts come true")
@@ -267,7 +276,9 @@ def _draw_picture(ax: "matplotlib.axes.Axes", shown: "ElementMap") -> None:
             bar.ax.axhline(end, color="black", linewidth=1)
 
 
-def _draw_profile(ax: "matplotlib.axes.Axes", shown: "ElementMap") -> None:
+def _draw_profile(
+    ax: "matplotlib.axes.Axes", shown: "ElementMap", elements: Elements | None
+) -> None:
     """t of each element from left to right."""
     t = shown.t.reshape(-1)
     fails = shown.fails.reshape(-1)
@@ -281,7 +292,11 @@ def _draw_profile(ax: "matplotlib.axes.Axes", shown: "ElementMap") -> None:
     ax.scatter(where[fails], t[fails], s=2 * size, color=ORANGE, linewidth=0, label="fails")
     ax.legend(frameon=False, ncols=2, fontsize=9, loc="upper right")
     low, high = ax.get_ylim()
-    ax.set(
-        ylim=(low, high + 0.15 * (high - low)), xlabel="element", ylabel=f"{shown.what}\nin s.e."
-    )
+    ax.set(ylim=(low, high + 0.15 * (high - low)), ylabel=f"{shown.what}\nin s.e.")
+    if elements is not None and not elements.has_room:
+        # The elements that fail most have their names beside them.
+        for index in [i for i in np.argsort(-np.abs(np.nan_to_num(t))) if fails[i]][:8]:
+            at = (index, t[index])
+            name = elements.names[index]
+            ax.annotate(name, at, (4, 2), textcoords="offset points", fontsize=8)
     tidy([ax])

@@ -31,6 +31,7 @@ from analysis.draws import (
 from analysis.element_pit import ElementPit, element_pit
 from analysis.images import Limits, limits_of
 from analysis.leave_one_out import LeaveOneOut, leave_one_element_out
+from analysis.vectors import Elements
 from pyro_vae.evaluating import seed_apart
 from pyro_vae.evidence import Evaluation, evaluate
 from pyro_vae.log_densities import NoDensityError, distribution_at
@@ -189,6 +190,11 @@ class Subject:
     def limits(self) -> Limits:
         """What is drawn black and white: see `limits_of`."""
         return limits_of(self.real)
+
+    @cached_property
+    def elements(self) -> Elements | None:
+        """Of vectors, names and scale of their elements, for figures."""
+        return Elements.of(self.real, self.event_names)
 
     @cached_property
     def data_sets(self) -> int:

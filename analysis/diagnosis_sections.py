@@ -110,7 +110,7 @@ def predictive(subject: Subject) -> Section:
         parts.draw(
             "profiles",
             "Where in a datum do new data differ from real ones?",
-            lambda: plot_profiles(checks),
+            lambda: plot_profiles(checks, subject.elements),
         )
         parts.draw(
             "covariance",
@@ -122,7 +122,11 @@ def predictive(subject: Subject) -> Section:
                 "nearest",
                 "Does the model copy its training data?",
                 lambda: plot_nearest(
-                    subject.generated, subject.training, nearest, checks.nearest_real
+                    subject.generated,
+                    subject.training,
+                    nearest,
+                    checks.nearest_real,
+                    subject.elements,
                 ),
             )
         if subject.support == "counts":
@@ -151,7 +155,10 @@ def predictive(subject: Subject) -> Section:
             "prior_predictive",
             "What do new data look like, and what did they before training?",
             lambda: plot_prior_predictive(
-                subject.real, subject.before_training, subject.generated
+                subject.real,
+                subject.before_training,
+                subject.generated,
+                elements=subject.elements,
             ),
         )
     if parts.add("same_image", lambda: _same_image(subject)) is not None:
@@ -161,7 +168,9 @@ def predictive(subject: Subject) -> Section:
             "same_image",
             "What does the code of a datum keep of it?",
             lambda: plot_same_image(
-                subject.real[:SHOWN], replicates(subject.vae, x, REPLICATES, seed=seed)
+                subject.real[:SHOWN],
+                replicates(subject.vae, x, REPLICATES, seed=seed),
+                elements=subject.elements,
             ),
         )
     return parts.section(of_new_data=True)
@@ -197,7 +206,7 @@ def calibrated(subject: Subject) -> Section:
         parts.draw(
             "map",
             "Where in a datum do forecasts fail?",
-            lambda: plot_calibration_map(found),
+            lambda: plot_calibration_map(found, subject.elements),
         )
     return parts.section()
 
@@ -254,7 +263,7 @@ def elbo(subject: Subject) -> Section:
                 subject.real,
                 terms,
                 subject.reconstructions,
-                names=subject.event_names,
+                elements=subject.elements,
                 limits=subject.limits,
             ),
         )
@@ -308,7 +317,11 @@ def guide(subject: Subject) -> Section:
             "worst",
             "For which data is the guide worst?",
             lambda: plot_worst_images(
-                subject.real, subject.reconstructions, quality, subject.limits
+                subject.real,
+                subject.reconstructions,
+                quality,
+                subject.limits,
+                elements=subject.elements,
             ),
         )
     sbc = parts.add("sbc", lambda: _ranked(subject))

@@ -9,7 +9,8 @@ from jaxtyping import Real, Shaped
 from analysis.canvas import new_figure
 from analysis.elbo import EXTREMES, ElboTerms
 from analysis.images import Limits, draw_datum, strip
-from analysis.vectors import is_long, plot_largest
+from analysis.vectors import Elements, draw_vectors, plot_largest
+from pyro_vae.data.nouns import nouns
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -21,7 +22,7 @@ def plot_extremes(
     means: Real[np.ndarray, " n *event"] | Callable[[np.ndarray], np.ndarray],
     *,
     labels: Shaped[np.ndarray, " n"] | None = None,
-    names: Sequence[str] = (),
+    elements: Elements | None = None,
     limits: Limits = (0.0, 1.0),
 ) -> "matplotlib.figure.Figure":
     """The data with the worst and the best reconstruction, rate and ELBO, above the model's means.
@@ -34,7 +35,7 @@ def plot_extremes(
         terms: Their terms.
         means: The means of p(x | z) at their codes, or a function that gives those of a few codes.
         labels: A label for each datum, if there are any.
-        names: Of long vectors, what the elements are called.
+        elements: Of vectors, names and scale of their elements.
         limits: The values drawn black and white.
 
     Raises:
@@ -42,7 +43,8 @@ def plot_extremes(
     """
     if len(x) != len(terms.rate):
         raise ValueError(f"x must have a datum for each of {len(terms.rate)} terms, got {len(x)}.")
-    long = is_long(x.shape[1:])
+    elements = elements or Elements.of(x)
+    long = elements is not None and elements.largest
     chosen = terms.extremes(2 if long else EXTREMES)
     rows = np.concatenate([half for pair in chosen.values() for half in pair])
     made = means(terms.embeddings[rows]) if callable(means) else means[rows]
@@ -52,17 +54,19 @@ def plot_extremes(
             for row in half:
                 label = "" if labels is None else f"\n{labels[row]}"
                 said.append((name, word, f"{terms.terms[name][row]:.1f}{label}"))
-    title = "The data with the worst and the best terms, in nats, above the means of p(x | z)"
-    if long:
-        figure = plot_largest(
+    if elements is not None and long:
+        return plot_largest(
             made,
-            names,
+            elements.names if elements.named else (),
             x[rows],
-            title="Data with the worst and the best terms: their largest elements",
+            f"The {nouns()} with the worst and the best terms: their largest elements",
+            [f"{word} {_CALLED[name]}: {v} nats".replace("\n", " ") for name, word, v in said],
         )
-        for ax, (name, word, number) in zip(figure.axes, said, strict=False):
-            ax.set_title(f"{word} {_CALLED[name]}: {number} nats".replace("\n", " "), fontsize=8)
-        return figure
+    if elements is not None:
+        return _plot_vectors(x[rows], made, chosen, [number for *_, number in said], elements)
+    title = (
+        f"The {nouns()} with the worst and the best terms, in nats, above the means of p(x | z)"
+    )
     return _plot_bands(x[rows], made, chosen, [number for *_, number in said], title, limits)
 
 
@@ -71,6 +75,29 @@ _CALLED: Mapping[str, str] = {"reconstruction": "reconstruction", "rate": "rate"
 
 def _ends(name: str) -> tuple[str, str]:
     return ("highest", "lowest") if name == "rate" else ("worst", "best")
+
+
+def _plot_vectors(
+    x: np.ndarray,
+    means: np.ndarray,
+    chosen: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    numbers: Sequence[str],
+    elements: Elements,
+) -> "matplotlib.figure.Figure":
+    """A band a term, of data beside their means: the worst on the left, the best on the right."""
+    figure = new_figure(10.0, len(chosen) * (0.2 * min(len(elements.names), 30) + 1.6) + 0.5)
+    bands = figure.subfigures(len(chosen), 1, squeeze=False)[:, 0]
+    parts = np.split(np.arange(len(x)), len(chosen))
+    for band, name, part in zip(bands, chosen, parts, strict=True):
+        said = [numbers[index].replace("\n", " ") for index in part]
+        panels = {"data": x[part], "means of p(x | z)": means[part]}
+        labels = dict.fromkeys(panels, said)
+        which = draw_vectors(band, panels, elements, labels=labels, paired=True)
+        worst, best = _ends(name)
+        title = f"{worst} {_CALLED[name]} in nats, left;  {best}, right"
+        band.suptitle(title + which.replace("\n", "; "), fontsize=10)
+    figure.suptitle(f"The {nouns()} with the worst and the best terms of the ELBO")
+    return figure
 
 
 def _plot_bands(

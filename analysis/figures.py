@@ -18,14 +18,15 @@ from analysis.forest import plot_latents
 from analysis.guide import plot_guide_quality
 from analysis.images import limits_of, plot_reconstructions, plot_samples
 from analysis.latent import plot_dimensions, plot_latent_space
-from analysis.learning import plot_learning_curves
 from analysis.predictive import PredictiveChecks, compare_statistics, plot_comparisons
-from analysis.vectors import is_long, plot_largest
+from analysis.vectors import Elements, plot_largest, plot_vectors
 from pyro_vae.data import DataContract
+from pyro_vae.data.nouns import nouns
 from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence import Evaluation
 from pyro_vae.inference_data import unconditioned
 from pyro_vae.log_densities import distribution_at
+from pyro_vae.training.learning_curves import plot_learning_curves
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -36,11 +37,7 @@ log = logging.getLogger("pyro_vae")
 DOTS_PER_INCH = 140
 # Figures of new data, and what their titles add where training had no term of the prior.
 OF_PRIOR = ("prior_samples", "predictive_check")
-# Figures that show the elements of real rows side by side, whatever their units are.
-OF_COLUMNS = ("reconstructions", "prior_samples")
-IN_SPREADS = "each element less its center, over its spread"
 UNUSED_PRIOR = "p(z) had no part in training: it is not where the codes are"
-RECONSTRUCTIONS = "The largest elements of test data, and the mean of p(x | z) at the code of x"
 
 
 def draw_figures(
@@ -96,31 +93,25 @@ def draw_figures(
         means, _ = _new_data(vae.model, x[:1].expand(num_samples, *x.shape[1:]))
         _, new = _new_data(vae.model, checked)
 
-    scaled = contract is not None and not contract.units.identity and x.dim() == 2
-    ranged = checked
-    if contract is not None and scaled:
-        shown, reconstructions, means, ranged = (
-            contract.units.scaled(data.cpu()) for data in (shown, reconstructions, means, checked)
-        )
-    limits = limits_of(_array(ranged))
-    long = is_long(x_test.shape[1:])
-    if long and not event_names and not bool((checked == checked.floor()).all()):
-        # Real values without names have an order: spectra and other series.
-        long = False
+    elements = Elements.of(_array(checked), event_names)
+    if elements is None and x.dim() == 2:
+        # Spectra and other series are drawn as lines.
         shown, reconstructions, means = (
             data.unsqueeze(1) for data in (shown, reconstructions, means)
         )
+    shown, reconstructions, means = map(_array, (shown, reconstructions, means))
+    limits = limits_of(_array(checked) if elements is None else shown)
     figures: dict[str, Callable[[], matplotlib.figure.Figure]] = {
         "learning_curves": lambda: plot_learning_curves(history),
         "reconstructions": lambda: (
-            plot_largest(_array(reconstructions), event_names, _array(shown), RECONSTRUCTIONS)
-            if long
-            else plot_reconstructions(_array(shown), _array(reconstructions), limits)
+            plot_reconstructions(shown, reconstructions, limits)
+            if elements is None
+            else _reconstructed_vectors(shown, reconstructions, elements)
         ),
         "prior_samples": lambda: (
-            plot_largest(_array(means), event_names)
-            if long
-            else plot_samples(_array(means), limits)
+            plot_samples(means, limits)
+            if elements is None
+            else _new_vectors(_array(checked), means, elements)
         ),
         "kl_by_dimension": lambda: plot_dimensions(
             evaluation.kl_by_dimension, evaluation.embeddings
@@ -146,8 +137,6 @@ def draw_figures(
             figure = plot()
             if name in OF_PRIOR and not uses_prior:
                 figure.suptitle(f"{figure.get_suptitle()}\n{UNUSED_PRIOR}")
-            if name in OF_COLUMNS and scaled:
-                figure.suptitle(f"{figure.get_suptitle()}\n{IN_SPREADS}")
             figure.savefig(path, dpi=DOTS_PER_INCH)
         except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
             log.warning("%s is left out: %s", path.name, " ".join(str(error).split())[:200])
@@ -161,6 +150,32 @@ def _new_data(model: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, 
     trace = poutine.trace(unconditioned(model)).get_trace(like)
     x = cast("dict[str, Any]", trace.nodes["x"])["value"]
     return distribution_at(trace, "x").mean, x
+
+
+def _reconstructed_vectors(
+    x: np.ndarray, means: np.ndarray, elements: Elements
+) -> "matplotlib.figure.Figure":
+    """Vectors beside their reconstructions, by the names of their elements."""
+    title = f"Test {nouns()} and their reconstructions, the mean of p(x | z) at the code of x"
+    if elements.largest:
+        title = (
+            f"The largest elements of test {nouns()}, and the mean of p(x | z) at the code of x"
+        )
+        return plot_largest(means, elements.names if elements.named else (), x, title)
+    return plot_vectors(
+        {f"test {nouns()}": x, "reconstructions": means}, elements, title, paired=True
+    )
+
+
+def _new_vectors(
+    x: np.ndarray, means: np.ndarray, elements: Elements
+) -> "matplotlib.figure.Figure":
+    """Test data beside means of new data, by the names of their elements."""
+    if elements.largest:
+        return plot_largest(means, elements.names if elements.named else ())
+    few = min(len(x), len(means), 30)
+    panels = {f"test {nouns()}": x[:few], "means of p(x | z) at z ~ p(z)": means[:few]}
+    return plot_vectors(panels, elements, f"Test {nouns()}, and new {nouns()} from the model")
 
 
 def _quick_checks(real: np.ndarray, new: np.ndarray) -> PredictiveChecks:

@@ -9,7 +9,9 @@ from jaxtyping import Int, Real
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.commands import ANNEALING, MORE_DRAWS
 from analysis.images import Limits, draw_datum, strip
+from analysis.vectors import Elements, plot_largest, plot_vectors
 from analysis.verdicts import Verdict, evidence
+from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.evidence.numbers import finite, share_above_threshold
 from pyro_vae.statistics import khat_threshold
 
@@ -181,7 +183,7 @@ def plot_guide_quality(
     figure = new_figure(10.0, 3.9)
     left, right = figure.subplots(1, 2)
     if khat is None:
-        left.set(xlabel="share of the images, sorted by k-hat", ylabel="Pareto k-hat")
+        left.set(xlabel=f"share of the {nouns()}, sorted by k-hat", ylabel="Pareto k-hat")
         left.set_title(f"{num_samples} draws are too few for a k-hat")
     else:
         _draw_khat(left, khat, khat_threshold(num_samples))
@@ -194,7 +196,7 @@ def plot_guide_quality(
     right.set(
         xscale="log",
         xlabel=f"effective share of the {num_samples} draws, ESS / S",
-        ylabel="images",
+        ylabel=nouns(),
         title=f"Median ESS, the line: {median * num_samples:.0f} of {num_samples} draws",
     )
     tidy([left, right])
@@ -208,8 +210,9 @@ def plot_worst_images(
     quality: GuideQuality,
     limits: Limits = (0.0, 1.0),
     columns: int = 8,
+    elements: Elements | None = None,
 ) -> "matplotlib.figure.Figure":
-    """The data whose guide is worst, and best, above their reconstructions.
+    """The data whose guide is worst, and best, above or beside their reconstructions.
 
     Args:
         x: The data.
@@ -217,6 +220,7 @@ def plot_worst_images(
         quality: Of the same data.
         limits: The values drawn black and white, or at the foot and the head of a profile.
         columns: The number of data in a row.
+        elements: Of vectors, names and scale of their elements.
 
     Raises:
         ValueError: If the numbers of data differ.
@@ -227,8 +231,17 @@ def plot_worst_images(
             f"{len(quality.ess)}."
         )
     columns = min(columns, len(x))
-    figure = new_figure(max(1.25 * columns + 1.0, 6.0), 7.4)
+    elements = elements or Elements.of(x)
     order = quality.worst
+    said = [f"ESS {ess:.3g}" for ess in quality.ess]
+    if quality.khat is not None:
+        said = [f"k-hat {k:.2f}\n{ess}" for k, ess in zip(quality.khat, said, strict=True)]
+    said = [f"{noun()} {row}\n{words}" for row, words in enumerate(said)]
+    if elements is not None:
+        return _plot_worst_vectors(
+            x, means, order[:columns], order[::-1][:columns], said, elements
+        )
+    figure = new_figure(max(1.25 * columns + 1.0, 6.0), 7.4)
     bands = figure.subfigures(2, 1)
     for band, rows, title in (
         (
@@ -242,16 +255,43 @@ def plot_worst_images(
         for column, row in enumerate(rows):
             draw_datum(cells[0, column], x[row], limits)
             draw_datum(cells[1, column], means[row], limits)
-            said = f"ESS {quality.ess[row]:.3g}"
-            if quality.khat is not None:
-                said = f"k-hat {quality.khat[row]:.2f}\n{said}"
-            cells[0, column].set_title(f"row {row}\n{said}", fontsize=9)
+            cells[0, column].set_title(said[row], fontsize=9)
         for ax in cells.flat:
             strip(ax)
         for ax, name in zip(cells[:, 0], ("data", "model"), strict=True):
             ax.set_ylabel(name, rotation="horizontal", ha="right", va="center")
         band.suptitle(title)
     return figure
+
+
+def _plot_worst_vectors(
+    x: np.ndarray,
+    means: np.ndarray,
+    worst: np.ndarray,
+    best: np.ndarray,
+    said: list[str],
+    elements: Elements,
+) -> "matplotlib.figure.Figure":
+    if elements.largest:
+        rows = np.concatenate([worst[:4], best[:4]])
+        ends = ["worst"] * len(worst[:4]) + ["best"] * len(best[:4])
+        return plot_largest(
+            means[rows],
+            elements.names if elements.named else (),
+            x[rows],
+            "The guide is worst and best for these: their largest elements",
+            [
+                f"{end}: {said[row]}".replace("\n", ", ")
+                for end, row in zip(ends, rows, strict=True)
+            ],
+        )
+    panels, labels = {}, {}
+    for end, rows in (("worst", worst), ("best", best)):
+        for what, vectors in (("data", x), ("model", means)):
+            panels[f"{end}: {what}"] = vectors[rows]
+            labels[f"{end}: {what}"] = [said[row].replace("\n", ", ") for row in rows]
+    title = f"The {nouns()} whose guide is worst, by highest k-hat, then lowest ESS, and best"
+    return plot_vectors(panels, elements, title, labels=labels)
 
 
 def _draw_khat(ax: "matplotlib.axes.Axes", khat: np.ndarray, threshold: float) -> None:
@@ -268,7 +308,7 @@ def _draw_khat(ax: "matplotlib.axes.Axes", khat: np.ndarray, threshold: float) -
         (np.isposinf(khat).sum(), "no tail to fit, k-hat = inf"),
     ):
         if count:
-            ax.plot([], [], " ", label=f"{count} images not drawn: {reason}")
+            ax.plot([], [], " ", label=f"{count} {nouns()} not drawn: {reason}")
     # The curve rises to the right, so this corner is free.
     legend = ax.legend(loc="upper left", frameon=False, fontsize=9)
     lowest, highest = ax.get_ylim()
@@ -277,7 +317,7 @@ def _draw_khat(ax: "matplotlib.axes.Axes", khat: np.ndarray, threshold: float) -
     ax.set(
         xlim=(0, 1),
         ylim=(lowest, max(highest, threshold) + headroom),
-        xlabel="share of the images, sorted by k-hat",
+        xlabel=f"share of the {nouns()}, sorted by k-hat",
         ylabel="Pareto k-hat",
-        title=f"{poor.mean():.1%} of {len(khat)} images above the threshold",
+        title=f"{poor.mean():.1%} of {len(khat)} {nouns()} above the threshold",
     )

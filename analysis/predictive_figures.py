@@ -18,7 +18,8 @@ from analysis.canvas import BLUE, ORANGE, new_figure, tidy
 from analysis.counts import count_frequencies
 from analysis.draws import UndefinedCheckError
 from analysis.images import Limits, draw_datum, strip
-from analysis.vectors import is_long
+from analysis.vectors import Elements, plot_vectors
+from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.evidence.numbers import finite
 
 if TYPE_CHECKING:
@@ -344,20 +345,27 @@ def plot_prior_predictive(
     untrained: Real[np.ndarray, " m *event"],
     trained: Real[np.ndarray, " k *event"],
     limits: Limits | None = None,
+    elements: Elements | None = None,
 ) -> "matplotlib.figure.Figure":
-    """Real data above new data x ~ p(x | z), z ~ p(z), of the model before and after training.
+    """Real data and new data x ~ p(x | z), z ~ p(z), of the model before and after training.
 
-    Images and short vectors are drawn one by one, long vectors as their elements from the largest to
-    the smallest.
+    Images are drawn one by one, vectors as heat maps, long vectors of counts as their elements from the
+    largest to the smallest.
 
     Args:
         real: The data.
         untrained: New data of the model as it was initialised: what its prior and networks assume.
         trained: New data of the trained model.
         limits: The values drawn black and white; the least and greatest of the real data, if None.
+        elements: Of vectors, names and scale of their elements.
     """
+    elements = elements or Elements.of(real)
     rows = {"data": real, "before\ntraining": untrained, "after\ntraining": trained}
-    if is_long(real.shape[1:]):
+    title = f"Test {nouns()} and new {nouns()} from the model, x ~ p(x | z) with z ~ p(z)"
+    if elements is not None and not elements.largest:
+        panels = {name.replace("\n", " "): data[: 2 * IMAGES] for name, data in rows.items()}
+        return plot_vectors(panels, elements, title)
+    if elements is not None:
         figure = new_figure(10.0, 3.8)
         panels = figure.subplots(1, 3, sharex=True, sharey=True)
         for ax, (name, data) in zip(panels, rows.items(), strict=True):
@@ -365,11 +373,11 @@ def plot_prior_predictive(
             ax.plot(np.arange(1, ordered.shape[1] + 1), ordered.T, color=BLUE, linewidth=0.8)
             ax.set(title=name.replace("\n", " "), xscale="log", xlabel="rank of the element")
             ax.set_yscale("symlog", linthresh=1)
-        panels[0].set_ylabel("its value")
+        panels[0].set_ylabel(f"its value, a line a {noun()}")
         tidy(panels, grid="both")
     else:
         figure = _rows(rows, limits or _limits(real))
-    figure.suptitle("Real data and new data from the model, x ~ p(x | z) with z ~ p(z)")
+    figure.suptitle(title)
     return figure
 
 
@@ -377,6 +385,7 @@ def plot_same_image(
     originals: Real[np.ndarray, " n *event"],
     replicates: Real[np.ndarray, " draws n *event"],
     limits: Limits | None = None,
+    elements: Elements | None = None,
 ) -> "matplotlib.figure.Figure":
     """Data above replicates of the same data, x' ~ p(x | z), z ~ q(z | x): descriptive only.
 
@@ -387,8 +396,19 @@ def plot_same_image(
         originals: The data.
         replicates: Replicates of each.
         limits: The values drawn black and white; the least and greatest of the data, if None.
+        elements: Of vectors, names and scale of their elements.
     """
-    if is_long(originals.shape[1:]):
+    elements = elements or Elements.of(originals)
+    title = (
+        f"Test {nouns()} and replicates of the same {nouns()}, z ~ q(z | x).\n"
+        "Descriptive only: they fail a calibrated test even for a true model"
+    )
+    rows = {"data": originals} | {
+        f"replicate {k + 1}": replicates[k] for k in range(min(REPLICATES, len(replicates)))
+    }
+    if elements is not None and not elements.largest:
+        return plot_vectors(rows, elements, title)
+    if elements is not None:
         figure = new_figure(10.0, 5.4)
         panels = figure.subplots(2, 3, sharex=True).flat
         for ax, index in zip(panels, range(min(VECTORS, len(originals))), strict=False):
@@ -397,18 +417,12 @@ def plot_same_image(
             ax.set_axis_off()
         tidy([ax for ax in figure.axes if ax.lines], grid="both")
         # Not of the whole figure: the key would lie on it.
-        figure.axes[-2].set_xlabel(f"the datum's {ELEMENTS} largest elements, by rank")
+        figure.axes[-2].set_xlabel(f"the {noun()}'s {ELEMENTS} largest elements, by rank")
         figure.supylabel("value")
-        _key(figure, "90% of the replicates", "the datum")
+        _key(figure, "90% of the replicates", f"the {noun()}")
     else:
-        rows = {"data": originals} | {
-            f"replicate {k + 1}": replicates[k] for k in range(min(REPLICATES, len(replicates)))
-        }
         figure = _rows(rows, limits or _limits(originals))
-    figure.suptitle(
-        "Data and replicates of the same data, z ~ q(z | x).\n"
-        "Descriptive only: they fail a calibrated test even for a true model"
-    )
+    figure.suptitle(title)
     return figure
 
 

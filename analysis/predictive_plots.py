@@ -19,8 +19,9 @@ from analysis.permutation_tests import (
 from analysis.two_sample import (
     Comparison,
 )
-from analysis.vectors import is_long
+from analysis.vectors import Elements, draw_vectors, is_long
 from analysis.verdicts import SMALL_DISTANCE
+from pyro_vae.data.nouns import noun, nouns
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 # Panels side by side, and in all: of more comparisons those that are furthest off are drawn.
 _COLUMNS, _PANELS = 4, 12
 _BINS = 30
-_PAIRS, _SCATTERED = 10, 4
+_PAIRS, _SCATTERED, _NAMED = 10, 4, 8
 
 
 @runtime_checkable
@@ -64,7 +65,7 @@ def plot_comparisons(checks: Checks) -> "matplotlib.figure.Figure":
     for ax in list(cells.flat)[len(shown) :]:
         ax.set_axis_off()
     for ax in cells[:, 0]:
-        ax.set_ylabel("share of the data")
+        ax.set_ylabel(f"share of the {nouns()}")
     tidy(list(cells.flat)[: len(shown)])
     figure.legend(
         *cells[0, 0].get_legend_handles_labels(),
@@ -74,7 +75,7 @@ def plot_comparisons(checks: Checks) -> "matplotlib.figure.Figure":
     )
     worst = ranked[0]
     figure.suptitle(
-        "Does the model make data like the test data? The curves should coincide.\n"
+        f"Does the model make {nouns()} like the test {nouns()}? The curves should coincide.\n"
         + (
             "The distances are small; furthest off: "
             if worst.ks_distance <= SMALL_DISTANCE
@@ -85,43 +86,53 @@ def plot_comparisons(checks: Checks) -> "matplotlib.figure.Figure":
     return figure
 
 
-def plot_profiles(checks: Checks) -> "matplotlib.figure.Figure":
+def plot_profiles(checks: Checks, elements: Elements | None = None) -> "matplotlib.figure.Figure":
     """Means and standard deviations of each profile's elements over real and generated data.
 
     Long vectors are drawn as points, an element each: its mean over generated against over real data.
 
     Args:
         checks: From `predictive_checks`.
+        elements: Of vectors, names and scale of their elements.
     """
     from matplotlib.ticker import MaxNLocator
 
     profiles = checks.profiles
     if len(profiles) == 1 and is_long(profiles[0].t.shape):
-        return _plot_elements(profiles[0])
+        return _plot_elements(profiles[0], elements)
     figure = new_figure(5.6 * max(2, len(profiles)), 4.4)
     panels = figure.subplots(1, len(profiles), squeeze=False)[0]
     for ax, profile in zip(panels, profiles, strict=True):
         places = np.arange(len(profile.t))
+        center, spread_of = (0.0, 1.0) if elements is None else (elements.center, elements.spread)
         for name, mean, spread, colour in (
             ("test data", profile.real, profile.real_deviation, BLUE),
             ("new, z ~ p(z)", profile.generated, profile.generated_deviation, ORANGE),
         ):
+            mean, spread = (mean - center) / spread_of, spread / spread_of
             ax.fill_between(places, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
             ax.plot(places, mean, color=colour, label=name, marker="o", ms=3)
         ax.axvline(profile.worst, color=GREY, ls=":", lw=1)
         ax.set_xlabel(profile.label)
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        if elements is not None:
+            elements.draw_ticks(ax)
+        worst = profile.worst if elements is None else elements.label(profile.worst)
         ax.set_title(
-            f"{_name(profile.name)}: furthest off at {profile.worst} (dotted),\n"
+            f"{_name(profile.name)}: furthest off at {worst} (dotted),\n"
             f"{profile.t[profile.worst]:+.1f} standard errors, p {p_text(profile.p_value)}",
             fontsize=10,
         )
-    panels[0].set_ylabel("mean over data, band: ± 1 standard deviation")
+    scaled = elements is not None and bool((elements.spread != 1).any())
+    panels[0].set_ylabel(
+        f"mean over {nouns()} ± 1 standard deviation"
+        + (f",\nin standard deviations of test {nouns()}" if scaled else "")
+    )
     tidy(panels)
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False
     )
-    figure.suptitle("Where do new data differ? Lines and bands should coincide")
+    figure.suptitle(f"Where do new {nouns()} differ? Lines and bands should coincide")
     return figure
 
 
@@ -166,7 +177,7 @@ def plot_spectrum(checks: Checks) -> "matplotlib.figure.Figure":
     right.legend(frameon=False)
     tidy([left, right])
     figure.suptitle(
-        "Do new data vary along as many directions, and as much? The lines should coincide"
+        f"Do new {nouns()} vary along as many directions, and as much? The lines should coincide"
     )
     return figure
 
@@ -176,6 +187,7 @@ def plot_nearest(
     train: Real[np.ndarray, " t *event"],
     nearest: Nearest,
     real: Nearest | None = None,
+    elements: Elements | None = None,
 ) -> "matplotlib.figure.Figure":
     """The generated data that are nearest to the training data, above those, and all distances.
 
@@ -184,19 +196,31 @@ def plot_nearest(
         train: Its training data.
         nearest: Of the generated data, from `nearest_training`.
         real: Of test data, to compare the distances with.
+        elements: Of vectors, names and scale of their elements.
     """
     long = is_long(generated.shape[1:])
     shown = np.argsort(nearest.distance, kind="stable")[: _SCATTERED if long else _PAIRS]
     pairs = (generated[shown], train[nearest.row[shown]])
-    figure = new_figure(11.0, 6.2)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.2, 1.5))
-    draw = _draw_scatters if long else _draw_pairs
-    draw(upper, *pairs, nearest.distance[shown])
+    elements = elements or Elements.of(train)
+    # A row of a heat map is 0.22 inches high.
+    height = 0.22 * len(elements.names) + 1.4 if elements is not None and not long else 2.8
+    figure = new_figure(11.0, height + 3.4)
+    upper, lower = figure.subfigures(2, 1, height_ratios=(height, 3.4))
+    distances = nearest.distance[shown]
+    if long:
+        _draw_scatters(upper, *pairs, distances)
+    elif elements is not None:
+        panels = {"new, by distance": pairs[0], f"nearest training {nouns()}": pairs[1]}
+        said = [f"{distance:.3g}" for distance in distances]
+        labels = dict.fromkeys(panels, said)
+        draw_vectors(upper, panels, elements, labels=labels, paired=True)
+    else:
+        _draw_pairs(upper, *pairs, distances)
     ax = lower.subplots()
     _draw_histograms(ax, None if real is None else real.distance, nearest.distance)
     ax.set(
-        xlabel="distance to the nearest training datum, rms over the elements",
-        ylabel="share of the data",
+        xlabel=f"distance to the nearest training {noun()}, rms over the elements",
+        ylabel=f"share of the {nouns()}",
     )
     ax.legend(frameon=False)
     tidy([ax])
@@ -204,13 +228,13 @@ def plot_nearest(
     if real is not None:
         usual = float(np.median(real.distance))
         ax.set_title(
-            f"Medians: new {median:.3g}, test {usual:.3g}. New data much nearer are copies, "
+            f"Medians: new {median:.3g}, test {usual:.3g}. New {nouns()} much nearer are copies, "
             "much farther are unlike the data",
             fontsize=10,
         )
     figure.suptitle(
-        "Does the model copy? The new data that are nearest to a training datum, with it, and their "
-        "distance"
+        f"Does the model copy? The new {nouns()} that are nearest to a training {noun()}, with it, and "
+        "their distance"
     )
     return figure
 
@@ -250,12 +274,14 @@ def _draw_scatters(
             ax.set_xscale("symlog", linthresh=1)
             ax.set_yscale("symlog", linthresh=1)
         ax.set_title(f"{distance:.3g}", fontsize=9)
-        ax.set_xlabel("training datum", fontsize=9)
-    cells[0].set_ylabel("new datum, by element")
+        ax.set_xlabel(f"training {noun()}", fontsize=9)
+    cells[0].set_ylabel(f"new {noun()}, by element")
     tidy(cells, grid="both")
 
 
-def _plot_elements(profile: ProfileComparison) -> "matplotlib.figure.Figure":
+def _plot_elements(
+    profile: ProfileComparison, elements: Elements | None
+) -> "matplotlib.figure.Figure":
     figure = new_figure(8.0, 6.0)
     ax = figure.subplots()
     # Means over the whole range, from rare to frequent: logarithms where all are positive.
@@ -270,9 +296,18 @@ def _plot_elements(profile: ProfileComparison) -> "matplotlib.figure.Figure":
         least = float(both[both > 0].min())
         ax.set_xscale("symlog", linthresh=least)
         ax.set_yscale("symlog", linthresh=least)
-    ax.set(xlabel="mean of the element over test data", ylabel="mean over new data, z ~ p(z)")
+    ax.set(
+        xlabel=f"mean of the element over test {nouns()}",
+        ylabel=f"mean over new {nouns()}, z ~ p(z)",
+    )
+    # The elements that are furthest off are named, each with the same place beside its point.
+    for worst in np.argsort(-np.abs(np.nan_to_num(profile.t)))[:_NAMED]:
+        called = str(worst) if elements is None else elements.names[worst]
+        at = (profile.real[worst], profile.generated[worst])
+        ax.annotate(called, at, (5, -3), textcoords="offset points", fontsize=8)
+    called = f"element {i}" if elements is None else elements.label(i)
     ax.set_title(
-        f"Each of {len(profile.t)} elements should lie on the line. Furthest off: element {i} "
+        f"Each of {len(profile.t)} elements should lie on the line. Furthest off: {called} "
         f"(circle),\n{profile.t[i]:+.1f} standard errors, p {p_text(profile.p_value)}",
         fontsize=11,
     )
@@ -299,7 +334,7 @@ def _draw_histograms(
 
     samples = [(f"{len(generated)} new, z ~ p(z)", generated, ORANGE)]
     if real is not None:
-        samples.insert(0, (f"{len(real)} test data", real, BLUE))
+        samples.insert(0, (f"{len(real)} test {nouns()}", real, BLUE))
     kept = [values[np.isfinite(values)] for _, values, _ in samples]
     edges = _bins(kept)
     for (name, values, colour), finite_values in zip(samples, kept, strict=True):

@@ -35,13 +35,16 @@ from analysis.diagnosis_record import StoredDiagnosis, plain
 from analysis.diagnosis_sections import SECTIONS
 from pyro_vae.data import PreparedData
 from pyro_vae.data.memory_mapped import MemoryMapped
+from pyro_vae.data.nouns import nouns, set_noun
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evidence import defined_rows, undefined_data
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.statistics import MINIMUM_SAMPLES
-from pyro_vae.training.checkpoint import write_atomically
+from pyro_vae.training.checkpoint import load_checkpoint, write_atomically
 from pyro_vae.training.configuration import build_vae_for
+from pyro_vae.training.kept import digest
 from pyro_vae.training.other_data import other_data
+from pyro_vae.training.plain_yaml import ConfigurationError
 from pyro_vae.training.programs import (
     Parser,
     TrainedRun,
@@ -169,6 +172,7 @@ def run(options: argparse.Namespace) -> None:
 def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> None:
     """Make the sections of one run, then write them."""
     trained = opened(options, options.runs[0])
+    set_noun(trained.data.dataset.noun)
     from analysis.diagnosis import Steps
     from analysis.draws import UndefinedCheckError
 
@@ -290,8 +294,8 @@ def subject_of(
     from analysis.diagnosis import Subject
 
     train = training_data(trained.data)
-    rows = defined(trained, trained.x, rows, f"{options.split} data")
-    kept = defined(trained, train, torch.arange(len(train)), "training data")
+    rows = defined(trained, trained.x, rows, f"{options.split} {nouns()}")
+    kept = defined(trained, train, torch.arange(len(train)), f"training {nouns()}")
     train = train[kept]
     whole = trained.x if isinstance(trained.x, Tensor) else None
     labels, train_labels = (
@@ -346,13 +350,16 @@ def foreign_data(trained: TrainedRun, options: argparse.Namespace) -> "Foreign |
         return None
     from analysis.diagnosis import Foreign
 
-    data = other_data(
-        trained.directory,
-        ["--data", options.against],
-        data_root=options.data_root,
-        trust_model_file=options.trust_model_file,
-        split=True,
-    )
+    try:
+        data = other_data(
+            trained.directory,
+            ["--data", options.against],
+            data_root=options.data_root,
+            trust_model_file=options.trust_model_file,
+            split=True,
+        )
+    except ConfigurationError as error:
+        raise ValueError(re.sub(r"^--data\b", "--against", str(error))) from error
     name = data.dataset.name
     if name == trained.data.dataset.name:
         raise ValueError(f"--against must be other data than the run's own, got {name}.")
@@ -402,6 +409,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
             ) from error
     rows = {name: fixed(trained, options) for name, trained in runs.items()}
     of = checked_comparable(runs, rows, options, "log p(x)")
+    differences = said_differences(runs)
     started = time.perf_counter()
     held_out, terms = [], {}
     with closing(Steps([*names, "figures"], visible=True)) as step:
@@ -432,6 +440,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     found, plane = comparison.summary(), rate_distortion_summary(points)
     record = {
         "runs": {name: about(trained, options, rows[name]) for name, trained in runs.items()},
+        "differences": differences,
         "comparison": found,
         "rate_distortion": plane,
         "figures": sorted(files),
@@ -440,7 +449,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     }
     written(out, files, "comparison.json", record)
     readings = [line for each in (found, plane) for line in wrapped(each["reading"], "  ")]
-    report = paired_report(comparison, data=f"{options.split} data of {of}")
+    report = paired_report(comparison, data=f"{options.split} {nouns()} of {of}")
     print("\n".join(["", report, *readings]))
     print(f"\nnumbers and figures are in {out}/")
 
@@ -466,7 +475,8 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
     rows = {name: fixed(trained, options) for name, trained in runs.items()}
     of = checked_comparable(runs, rows, options, "codes")
     foreign = {name: foreign_data(trained, options) for name, trained in runs.items()}
-    print(f"{options.split} data of {of}", flush=True)
+    print(f"{options.split} {nouns()} of {of}", flush=True)
+    differences = said_differences(runs)
     maker = SECTIONS["representation"]
     started = time.perf_counter()
     sections: dict[str, Section] = {}
@@ -483,6 +493,7 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
     files = {f"{key}.png": png(figure) for key, figure in found.figures.items()}
     record = {
         "runs": {name: about(trained, options, rows[name]) for name, trained in runs.items()},
+        "differences": differences,
         "measures": found.measures,
         "representation": {name: section.record for name, section in sections.items()},
         "figures": {f"{key}.png": caption for key, caption in found.captions.items()},
@@ -492,6 +503,34 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
     written(out, files, "representation.json", record)
     print("\n".join(["", *found.table(WIDTH)]))
     print(f"\nnumbers and figures are in {out}/")
+
+
+def said_differences(runs: Mapping[str, TrainedRun]) -> dict[str, dict[str, Any]]:
+    """How runs differ, in options and training, which is printed before they are compared."""
+    from analysis.run_differences import differences_report, run_differences
+
+    configurations = {name: trained.vae.configuration for name, trained in runs.items()}
+    differences = run_differences(
+        configurations, {name: training_of(trained) for name, trained in runs.items()}
+    )
+    print("\n".join(differences_report(differences, [*runs], width=WIDTH)), flush=True)
+    return differences
+
+
+def training_of(trained: TrainedRun) -> dict[str, Any]:
+    """How a run was trained, and on what."""
+    state = load_checkpoint(trained.directory.checkpoint)
+    contract = trained.vae.contract
+    rows = {"rows": contract.digests["train"]} if "train" in contract.digests else {}
+    return {
+        "epochs trained": len(state["history"]),
+        "steps trained": state["step"],
+        **({} if state["best"] is None else {"best epoch": state["best_epoch"]}),
+        "parameters": sum(parameter.numel() for parameter in trained.vae.parameters()),
+        "split rule": contract.split_rule,
+        "training rows": contract.sizes["train"],
+        "digest of training rows": digest(rows)[:8],
+    }
 
 
 def checked_comparable(
@@ -507,6 +546,7 @@ def checked_comparable(
     """
     from analysis.comparable import check_comparable, data_record
 
+    set_noun(next(iter(runs.values())).data.dataset.noun)
     first, *others = (
         data_record(
             name,

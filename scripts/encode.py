@@ -21,7 +21,7 @@ from tqdm import tqdm
 from analysis.draws import as_floats, embedded, latent_site, to_array
 from analysis.representation.code_files import FORMATS, Codes
 from pyro_vae.data import PreparedData
-from pyro_vae.data.memory_mapped import MemoryMapped
+from pyro_vae.data.nouns import noun, set_noun
 from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import distribution_at
 from pyro_vae.training.checkpoint import write_atomically
@@ -108,11 +108,14 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
         )
     splits = SPLITS if options.split == "all" else (options.split,)
     splits = splits if data.dataset.is_split else ("test",)
+    set_noun(data.dataset.noun)
     print(f"{data.description}\n{options.run}/", flush=True)
     for note in data.dataset.notes if words else ():
         print(note)
     if "anew at each visit" in data.description:
-        print("here each datum is drawn once, with a fixed seed: the codes are always the same")
+        print(
+            f"here each {noun()} is drawn once, with a fixed seed: the codes are always the same"
+        )
     metadata = {
         "run": str(options.run.resolve()),
         "checkpoint_sha256": checkpoint,
@@ -172,7 +175,7 @@ def encoded(
     """The codes of these splits, one split after the other, or in the order of the one array they are of."""
     found: dict[str, Encoded] = {}
     sizes = {split: len(getattr(data.dataset, split)) for split in splits}
-    with tqdm(total=sum(sizes.values()), desc="encoding", unit="datum") as bar:
+    with tqdm(total=sum(sizes.values()), desc="encoding", unit=noun()) as bar:
         for split in splits:
             codes, scales = [], []
             for x in blocks(data, split):
@@ -184,7 +187,7 @@ def encoded(
             found[split] = Encoded(
                 np.concatenate(codes),
                 np.concatenate(scales) if scale else None,
-                rows_of(data, split),
+                data.dataset.row_numbers(split),
             )
     labels = [data.dataset.labels.get(split) for split in splits]
     known = [each for each in labels if each is not None]
@@ -198,6 +201,7 @@ def encoded(
             order
         ],
         row=row[order],
+        row_names=data.dataset.names_of_rows(row[order]),
         metadata={**metadata, "row": "in the file" if whole else "in the split"},
         scale=np.concatenate(of_scale)[order] if of_scale else None,
         labels=torch.cat(known).numpy()[order] if len(known) == len(splits) else None,
@@ -215,15 +219,6 @@ def blocks(data: PreparedData, split: str) -> Iterator[Tensor]:
         torch.manual_seed(SEED)
         for start in range(0, len(raw), ROWS_AT_A_TIME):
             yield data.transform(raw[start : start + ROWS_AT_A_TIME])
-
-
-def rows_of(data: PreparedData, split: str) -> np.ndarray:
-    """The numbers of a split's rows in the array they are of, if there is one; else in the split."""
-    raw = getattr(data.dataset, split)
-    if isinstance(raw, MemoryMapped):
-        return np.delete(np.arange(raw.file.shape[0]), raw.held_out)
-    rows = data.dataset.rows.get(split)
-    return np.arange(len(raw)) if rows is None else rows.numpy()
 
 
 def scales_of(vae: Any, x: Tensor) -> np.ndarray:

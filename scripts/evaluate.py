@@ -31,6 +31,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.data import PreparedData
+from pyro_vae.data.nouns import noun, nouns, set_noun
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence import (
@@ -92,7 +93,7 @@ LABELS = {
     "upper": "upper bound",
     "gap": "upper - lower",
     "elbo_amortised": "ELBO of the encoder's guide",
-    "elbo_local": "ELBO of each datum's own guide",
+    "elbo_local": "ELBO, its own guide each",
     "approximation": "approximation gap, the family's",
     "amortisation": "amortisation gap, the encoder's",
     "inference": "inference gap, both",
@@ -275,7 +276,7 @@ class Evaluating:
         """
         kept, results, total = Kept(self.directory.kept), [], 0.0
         size = sum(len(part) for part in parts)
-        with tqdm(total=size, desc=method.replace("_", " "), unit="datum") as bar:
+        with tqdm(total=size, desc=method.replace("_", " "), unit=noun()) as bar:
             for part in parts:
                 simulated = method == "two_sided"
                 depends_on = {
@@ -312,6 +313,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     pyro.enable_validation(True)
     made_by = provenance()
     subject = prepared(options, made_by, words)
+    set_noun(subject.data.dataset.noun)
     print(f"{subject.data.description}\n{options.run}/")
     for note in subject.data.dataset.notes if words else ():
         print(note)
@@ -345,7 +347,7 @@ def name_undefined(subject: Evaluating) -> None:
     undefined = rows.numpy()[~np.concatenate(parts)]
     if len(undefined):
         pyro.enable_validation(False)
-        print(f"{undefined_data(undefined, len(rows), f'{subject.split} data')}.")
+        print(f"{undefined_data(undefined, len(rows), f'{subject.split} {nouns()}')}.")
 
 
 def prepared(
@@ -595,8 +597,8 @@ def table(method: str, record: dict[str, Any]) -> str:
     if record["refine_steps"]:
         settings.append(f"guide refined by {record['refine_steps']:,} steps")
     title = (
-        f"{method.replace('_', ' ')}: {record['n']:,} {record['split']} data of {record['data']}, means in "
-        f"nats per datum; {', '.join(settings)}; {record['seconds']:.1f} s"
+        f"{method.replace('_', ' ')}: {record['n']:,} {record['split']} {nouns()} of {record['data']}, means in "
+        f"nats per {noun()}; {', '.join(settings)}; {record['seconds']:.1f} s"
     )
 
     def value(name: str, form: str) -> str:

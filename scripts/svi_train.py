@@ -9,6 +9,7 @@ import gc
 # Importing torch makes a million objects and no garbage: looking for some costs 15 % of the start.
 gc.disable()
 
+import json
 import logging
 import math
 import os
@@ -26,10 +27,11 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_vae.data import default_root
+from pyro_vae.data.nouns import named, noun, nouns, set_noun
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evaluating import as_floats
 from pyro_vae.training.checkpoint import load_checkpoint
-from pyro_vae.training.command_line import parse
+from pyro_vae.training.command_line import parse, with_likelihood
 from pyro_vae.training.configuration import (
     build_objective,
     build_vae_for,
@@ -41,7 +43,10 @@ from pyro_vae.training.configuration import (
 )
 from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
+from pyro_vae.training.model_files import BY_KIND, located
 from pyro_vae.training.plain_yaml import Configuration
+from pyro_vae.training.plan import check_extension, check_plan, nothing_left, plan_notes
+from pyro_vae.training.preparing import default_likelihood
 from pyro_vae.training.processes import LostProcessError, Processes
 from pyro_vae.training.programs import chosen_device, in_one_line, with_data_path
 from pyro_vae.training.provenance import provenance
@@ -67,15 +72,19 @@ STOPPED = 143
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     try:
-        return run(parse(sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, OSError, ImportError) as error:
-        # Of several processes, which all have the same to say, the first says it.
-        if os.environ.get("RANK", "0") == "0":
-            print(f"svi_train.py: error: {in_one_line(error)}", file=sys.stderr)
-        return 2
+        with named("datum"):
+            return run(parse(sys.argv[1:] if arguments is None else arguments))
     except (NonFiniteError, LostProcessError) as error:
         print(f"svi_train.py: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        line = located(error)
+        if line is None and not isinstance(error, ValueError | OSError | ImportError):
+            raise
+        # Of several processes, which all have the same to say, the first says it.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"svi_train.py: error: {line or in_one_line(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         # Not in training, which ends by itself: while data are read, or in the evaluation.
         print("svi_train.py: stopped; --resume goes on with a run that has begun", file=sys.stderr)
@@ -105,7 +114,12 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         if resumed.checkpoint.exists():
             contract = stored_contract(load_checkpoint(resumed.checkpoint), resumed.path)
             configuration = with_data_path(configuration, contract, resumed.path)
-    data = prepare_data(configuration, load_data(configuration, root))
+    dataset = load_data(configuration, root)
+    by_kind = configuration["likelihood"]["name"] == BY_KIND
+    if by_kind:
+        configuration = with_likelihood(configuration, dataset.kind)
+    data = prepare_data(configuration, dataset)
+    set_noun(dataset.noun)
     notes = check_data(configuration, data)
     vae = build_vae_for(configuration, data).to(device)
     training = Training(
@@ -125,14 +139,26 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         if directory.checkpoint.exists():
             state = load_checkpoint(directory.checkpoint)
             directory.check_model(configuration["model"], state)
+            plan = {**configuration, **directory.plan()}
+            check_plan(training, state, plan, configuration, directory.path)
             training.load_state_dict(state)
+            check_extension(training, plan, configuration)
         if not processes.first:
-            return follow(training)
+            return follow(training) if left(configuration, training) else 0
     else:
         directory.check_free(configuration["overwrite"])
         configuration = directory.create(configuration)
     with logged_to(directory.log):
+        if by_kind:
+            said = default_likelihood(dataset, configuration["likelihood"]["name"])
+            print(said)
+            log.info("%s", said)
         return train(configuration, directory, training)
+
+
+def left(configuration: Configuration, training: Training) -> bool:
+    """Whether there is training to do; a run that ended before it was resumed has none left."""
+    return not (configuration["resume"] and training.step and training.ended)
 
 
 def follow(training: Training) -> int:
@@ -146,9 +172,17 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
     """Train to the end or to an interruption, then evaluate."""
     made_by = provenance()  # Before anyone edits the code that is running.
     data, vae = training.data, training.program
+    if configuration["resume"]:
+        directory.write_plan(configuration)
+        if not left(configuration, training):
+            print(f"{directory.path}/: {nothing_left(training, configuration)}")
+            if not evaluated(configuration, directory, training):
+                training.finish()
+                conclude(configuration, directory, training, made_by)
+            return 0
     print(f"{data.description}\n{describe(configuration, vae)}\n{directory.path}/")
     log.info("%s; %s", data.description, describe(configuration, vae))
-    for note in training.notes:
+    for note in (*training.notes, *plan_notes(training, configuration)):
         print(f"note: {note}")
         log.info("note: %s", note)
     with interruptible() as interruption:
@@ -180,6 +214,28 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
     return 0
 
 
+def evaluated(configuration: Configuration, directory: RunDirectory, training: Training) -> bool:
+    """Whether the evaluation that a finished run asks for, if any, was made of it as it is."""
+    if configuration["evaluate"] == "none":
+        return True
+    try:
+        metrics = json.loads(directory.metrics.read_text())
+        known = metrics["steps"], metrics["n"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    n = evaluated_rows(configuration, training.data.fixed("test"))
+    # The figures come last.
+    return known == (training.step, n) and directory.figures.is_dir()
+
+
+def evaluated_rows(configuration: Configuration, test: Tensor | SparseRows) -> int:
+    """How many rows of the test data are evaluated."""
+    most = len(test) if configuration["evaluate"] == "full" else min(QUICK_IMAGES, len(test))
+    return (
+        min(most, rows_within(EVALUATED_ELEMENTS, test)) if isinstance(test, SparseRows) else most
+    )
+
+
 def conclude(
     configuration: Configuration,
     directory: RunDirectory,
@@ -195,10 +251,11 @@ def conclude(
 
     data, vae = training.data, cast("PyroModule", training.program)
     test = data.fixed("test")
-    most = len(test) if configuration["evaluate"] == "full" else QUICK_IMAGES
-    if isinstance(test, SparseRows) and most > (fitting := rows_within(EVALUATED_ELEMENTS, test)):
-        most = fitting
-        print(f"evaluated on {most:,} of {len(test):,} test data, as many as are dense at once")
+    most = evaluated_rows(configuration, test)
+    if isinstance(test, SparseRows) and most == rows_within(EVALUATED_ELEMENTS, test) < len(test):
+        print(
+            f"evaluated on {most:,} of {len(test):,} test {nouns()}, as many as are dense at once"
+        )
     rows = fixed_rows(len(test), most)
     x = test[rows].to(training.device)
     labels = data.dataset.labels.get("test")
@@ -215,13 +272,15 @@ def conclude(
         kept_epoch=None if training.best is None else training.best_epoch,
         plan=Plan(
             directory.path,
-            configuration["epochs"],
+            training.epochs,
             configuration["max_steps"],
             training.steps_per_epoch,
             extensible=training.lr_schedule not in TIED_TO_LENGTH,
             stopped_early=training.stopped_early,
         ),
     )
+    # An earlier one was of other parameters.
+    directory.clear_evaluation()
     metrics = {
         "data": data.dataset.name,
         "binarisation": data.binarisation,
@@ -255,14 +314,16 @@ def conclude(
         log.info("verdict: %s", line)
 
     known = np.arange(len(x))
+    numbers = data.dataset.row_numbers("test")[rows.numpy()]
     if len(evaluation.undefined):
         bad = rows[evaluation.undefined].numpy()
-        log.warning("%s.", undefined_data(bad, len(x), "test data"))
+        log.warning("%s.", undefined_data(bad, len(x), f"test {nouns()}"))
         known = np.setdiff1d(known, evaluation.undefined)
         evaluation, x = evaluation.taken(known), x[known]
         labels = None if labels is None else labels[known]
+        numbers = numbers[known]
     if not len(known):
-        print(f"metrics.json is in {directory.path}/; no test datum is left to draw")
+        print(f"metrics.json is in {directory.path}/; no test {noun()} is left to draw")
         return
     stored = STORED_IMAGES
     if isinstance(test, SparseRows):
@@ -274,7 +335,10 @@ def conclude(
         num_draws=STORED_DRAWS,
         num_stored=stored,
         constant_data=None if labels is None else {"label": labels.numpy()},
+        rows=numbers,
+        row_names=data.dataset.names_of_rows(numbers),
         configuration=configuration,
+        attrs={"split": "test", "rows": "in the file" if data.dataset.rows else "in the split"},
     )
     write_netcdf(tree, directory.inference_data)
     draw_figures(
@@ -360,14 +424,14 @@ def table(metrics: dict[str, Any]) -> str:
         (
             "k-hat above threshold",
             number("khat_share_above", ".1%"),
-            "of images: log p(x) is less sure there",
+            f"of {nouns()}: log p(x) is less sure there",
         ),
     ]
     best = metrics["best_validation_epoch"]
     epoch = "not defined" if best is None else f"epoch {best}"
     rows.append(("best validation", epoch, f"of {metrics['epochs']}"))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    title = f"test split of {metrics['data']}, {metrics['n']:,} data, mean per datum"
+    title = f"test split of {metrics['data']}, {metrics['n']:,} {nouns()}, mean per {noun()}"
     if metrics["scale"] != "none":
         title += ", densities in the units of the data"
     lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]

@@ -61,8 +61,13 @@ def test_exact_guide(x):
     tolerance = 5 * 0.5 / math.sqrt(DRAWS)
     np.testing.assert_allclose(per_datum["z_mean"], x.sum(-1) / 4, atol=tolerance)
     np.testing.assert_allclose(per_datum["z_sd"], 0.5, atol=tolerance)
-    kl = per_datum["reconstruction"] - per_datum["kl"]
-    np.testing.assert_allclose(kl, per_datum["elbo"])
+    # In closed form, with no noise of draws.
+    prior = dist.Normal(torch.zeros(()), 1.0)
+    exact = torch.distributions.kl_divergence(dist.Normal(x.sum(-1) / 4, 0.5), prior)
+    np.testing.assert_allclose(per_datum["kl"], exact, rtol=1e-5)
+    assert per_datum["kl"].attrs["estimate"] == "closed form"
+    assert "num_draws" not in per_datum["kl"].attrs
+    assert per_datum["elbo"].attrs["num_draws"] == DRAWS
     assert "log_likelihood" not in tree.children
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 
 def check_sizes(sizes: Sequence[int | None], repeats: int) -> None:
@@ -46,6 +46,30 @@ def balanced_rows(
         turn[of_class] = np.arange(of_class.sum())
     order = np.lexsort((generator.permutation(len(classes))[codes], turn))
     return shuffled[order[:size]]
+
+
+def held_out_rows(labels: Int[np.ndarray, " n"], share: float) -> Bool[np.ndarray, " n"] | None:
+    """Which labels are held out: of each class its share, the last ones, and never its only one.
+
+    Args:
+        labels: In random order within each class.
+        share: Of all labels, at least one.
+
+    Returns:
+        None if there are too few labels: so many cannot be held out and leave one of each class.
+    """
+    wanted = max(1, round(share * len(labels)))
+    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    turn = np.empty(len(labels), np.int64)
+    for k, count in enumerate(counts):
+        turn[codes == k] = np.arange(count)
+    if (turn > 0).sum() < wanted:
+        return None
+    # The last of each class come first; of equal ones those that were drawn last.
+    place = np.where(turn > 0, (turn + 1) / counts[codes], -1.0)
+    held = np.zeros(len(labels), bool)
+    held[np.lexsort((-np.arange(len(labels)), -place))[:wanted]] = True
+    return held
 
 
 def spread_over_draws(values: Float[np.ndarray, " draws"]) -> float | None:

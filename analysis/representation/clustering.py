@@ -1,6 +1,5 @@
 """Whether codes fall into the labels' groups by themselves: K-means, and a mixture prior's components."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from analysis.draws import UndefinedCheckError, to_array
 from analysis.representation.balanced_draws import spread_over_draws
 from analysis.representation.codes import Labelled
 from analysis.representation.probes import check_labelled
+from analysis.representation.quiet import quiet
 from pyro_vae.distributions import DiagonalNormalMixture
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence.numbers import finite
@@ -148,7 +148,6 @@ def clustering(
             for codes that `linear_probe` refuses.
     """
     from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
 
     check_labelled(data)
     if repeats < 1:
@@ -164,11 +163,10 @@ def clustering(
     for start in generator.integers(2**31, size=repeats):
         # Its stub knows the default alone, a word.
         k_means = KMeans(wanted, n_init=INITS, random_state=int(start))  # pyright: ignore[reportArgumentType]
-        with warnings.catch_warnings():
-            # Of fewer different codes than clusters, such as a collapsed one: some stay empty.
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        # Of fewer different codes than clusters, such as a collapsed one, some stay empty.
+        with quiet():
             groups = k_means.fit_predict(data.codes.astype(np.float64))
-        found.append(agreement(groups, data.labels))
+            found.append(agreement(groups, data.labels))
     return Clustering(
         nmi=np.array([each.nmi for each in found]),
         ari=np.array([each.ari for each in found]),

@@ -21,6 +21,7 @@ class Codes:
         codes: A row for each datum.
         split: The split that it is of: train, validation or test.
         row: Its number in the array or file that the data were split from, or else in its split.
+        row_names: The name of each row of the file, if they have names.
         metadata: Of which run and which data, as plain values.
         scale: The standard deviation of q(z | x); None where it was not asked for.
         labels: A label, or a row of factors, for each datum, -1 where it has none; None if no datum has.
@@ -33,6 +34,7 @@ class Codes:
     metadata: Mapping[str, Any]
     scale: Float[np.ndarray, "n latent"] | None = None
     labels: Shaped[np.ndarray, " n"] | Shaped[np.ndarray, "n factors"] | None = None
+    row_names: Shaped[np.ndarray, " n"] | None = None
     label_names: tuple[str, ...] = ()
 
     @property
@@ -43,6 +45,8 @@ class Codes:
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays by name, `metadata` as JSON."""
         found = {"codes": self.codes, "split": self.split, "row": self.row}
+        if self.row_names is not None:
+            found["row_name"] = self.row_names
         if self.scale is not None:
             found["scale"] = self.scale
         if self.labels is not None:
@@ -68,7 +72,10 @@ def as_npy(codes: Codes) -> bytes:
 
 
 def as_netcdf(codes: Codes) -> bytes:
-    """A `.nc` for `xarray.open_dataset`: dims datum and latent, metadata as an attribute."""
+    """A `.nc` for `xarray.open_dataset`: dims datum and latent, metadata as an attribute.
+
+    `row`, `split` and `row_name` are coordinates, as those of data in `inference_data.nc`.
+    """
     import xarray
 
     arrays = codes.arrays()
@@ -82,9 +89,9 @@ def as_netcdf(codes: Codes) -> bytes:
     }
     variables = {name: (dims.get(name, ("datum",)), array) for name, array in arrays.items()}
     buffer = io.BytesIO()
-    xarray.Dataset(variables, attrs={"metadata": str(metadata)}).to_netcdf(
-        buffer, engine="h5netcdf"
-    )
+    dataset = xarray.Dataset(variables, attrs={"metadata": str(metadata)})
+    coordinates = [name for name in ("row", "split", "row_name") if name in dataset]
+    dataset.set_coords(coordinates).to_netcdf(buffer, engine="h5netcdf")
     return buffer.getvalue()
 
 
@@ -127,6 +134,8 @@ def _table(codes: Codes) -> "pd.DataFrame":
         columns |= {f"factor_{name}": f for name, f in zip(named, labels.T, strict=True)}
     elif labels is not None:
         columns["label"] = labels
+    if codes.row_names is not None:
+        columns["row_name"] = codes.row_names
     return pd.DataFrame({**columns, "split": codes.split, "row": codes.row})
 
 

@@ -12,7 +12,11 @@ from torch import Tensor
 
 from analysis.canvas import BLUE, GREEN, ORANGE, new_figure, tidy
 from analysis.draws import as_floats
-from analysis.representation.balanced_draws import balanced_rows, spread_over_draws
+from analysis.representation.balanced_draws import (
+    balanced_rows,
+    held_out_rows,
+    spread_over_draws,
+)
 from analysis.representation.classifier import VALIDATION, Classifier, afresh, trained
 from pyro_vae.evidence.numbers import finite
 
@@ -43,7 +47,8 @@ class FineTuning:
         sizes: The numbers of labels.
         accuracy: Of each method, a row for each size and a column for each draw of labels, which all methods
             share.
-        stopped: The step that each was stopped at.
+        stopped: The step that each was stopped at; NaN where labels were too few to hold any out, and all
+            steps were taken.
         steps: The steps that each had.
         chance: The share of the most frequent label among test data.
     """
@@ -57,7 +62,17 @@ class FineTuning:
     @property
     def unfinished(self) -> dict[str, float]:
         """The share of each method's trainings that were best at their last step: more might gain."""
-        return {name: float((at == self.steps).mean()) for name, at in self.stopped.items()}
+        chosen = {name: at[np.isfinite(at)] for name, at in self.stopped.items()}
+        return {
+            name: float((at == self.steps).mean()) if len(at) else 0.0
+            for name, at in chosen.items()
+        }
+
+    @property
+    def too_few(self) -> tuple[int, ...]:
+        """The numbers of labels of which none were held out in some draw."""
+        missing = np.isnan(self.stopped["fine-tuned"]).any(axis=1)
+        return tuple(size for size, few in zip(self.sizes, missing, strict=True) if few)
 
     def summary(self) -> dict[str, Any]:
         """Mean and standard deviation over draws of labels, by size and method."""
@@ -101,6 +116,12 @@ class FineTuning:
             said.append(
                 f"With {size} labels fine-tuning reaches {tuned[index].mean():.1%}: {'; '.join(against)}."
             )
+        if self.too_few:
+            said.append(
+                f"{' and '.join(map(str, self.too_few))} labels are too few for their classes to hold out "
+                f"{VALIDATION:.0%} of them and keep one of each class: there, training took all {self.steps} "
+                "steps."
+            )
         short = [name for name, share in self.unfinished.items() if share > MOST_UNFINISHED]
         if short:
             said.append(
@@ -130,8 +151,10 @@ def fine_tuning(
 
     Three ways, on the same labels and with the same minibatches of 32: encoder and head from the trained
     encoder; from an untrained one; the head alone, on the trained encoder's codes. s is fixed from each
-    encoder's own codes of unlabelled training data. A fifth of the labels chooses Adam's rate, of 0.01 and
-    0.001, and the step to stop at, by errors and among equals by cross-entropy, in all three alike. The head starts from 0.
+    encoder's own codes of unlabelled training data. A fifth of the labels, of each class its share, chooses
+    Adam's rate, of 0.01 and 0.001, and the step to stop at, by errors and among equals by cross-entropy, in
+    all three alike. Labels that are too few to hold out a fifth and keep one of each class are all trained
+    on, for all steps, at the smallest rate with the fewest errors on them. The head starts from 0.
 
     Args:
         vae: A program with `embed(x)` that has gradients. It stays as it is: a copy is trained.
@@ -180,19 +203,24 @@ def fine_tuning(
         )
         for index, size in enumerate(fitting):
             for repeat in range(repeats):
-                rows = torch.as_tensor(balanced_rows(labels, size, seed=seed, repeat=repeat))
+                drawn = balanced_rows(labels, size, seed=seed, repeat=repeat)
+                mask = held_out_rows(labels[drawn], VALIDATION)
+                held = 0 if mask is None else int(mask.sum())
+                if mask is not None:
+                    drawn = np.concatenate([drawn[mask], drawn[~mask]])
+                rows = torch.as_tensor(drawn)
                 x = as_floats(train_x[rows.to(train_x.device)])
                 y = train_labels[rows.to(train_labels.device)].to(x.device).long()
-                batches = _batches(size, steps, rng)
+                batches = _batches(size - held, steps, rng)
                 for method, start, frozen in (
                     ("fine-tuned", tuned, False),
                     ("from scratch", scratch, False),
                     ("frozen", tuned, True),
                 ):
-                    net, at = trained(start, x, y, batches, frozen=frozen)
+                    net, at = trained(start, x, y, batches, held=held, frozen=frozen)
                     hits = net.predicted(test_x) == test_labels
                     found[method][index, repeat] = float(hits.double().mean())
-                    stopped[method][index, repeat] = at
+                    stopped[method][index, repeat] = at if held else np.nan
     chance = float(torch.bincount(test_labels.long()).max() / len(test_labels))
     return FineTuning(fitting, found, stopped, steps, chance)
 
@@ -226,9 +254,8 @@ def plot_fine_tuning(found: FineTuning) -> "matplotlib.figure.Figure":
     return figure
 
 
-def _batches(size: int, steps: int, rng: np.random.Generator) -> list[Tensor]:
-    """Rows of the training part for each step, each epoch in a new order."""
-    n = size - max(1, round(VALIDATION * size))
+def _batches(n: int, steps: int, rng: np.random.Generator) -> list[Tensor]:
+    """Rows of n data for each step, each epoch in a new order."""
     batch = min(_BATCH, n)
     epochs = -(-steps * batch // n)
     rows = np.concatenate([rng.permutation(n) for _ in range(epochs)])

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 
 from analysis.draws import UndefinedCheckError
 from analysis.representation.codes import Labelled
+from analysis.representation.quiet import quiet
 from analysis.representation.softmax_regression import (
     DEFAULT_REGULARISATION,
     FEWEST_TO_CHOOSE,
@@ -252,7 +253,8 @@ def nearest_neighbours(train: Labelled, test: Labelled, *, neighbours: int = 5) 
             f"neighbours must be from 1 to the {len(train)} training data, got {neighbours}."
         )
     # In some ten dimensions or more a tree is slower than all distances.
-    vote = KNeighborsClassifier(neighbours, algorithm="brute").fit(train.codes, train.labels)
+    with quiet():
+        vote = KNeighborsClassifier(neighbours, algorithm="brute").fit(train.codes, train.labels)
     correct = vote.predict(test.codes) == test.labels
     return Neighbours(correct, chance_level(test.labels), neighbours, len(train))
 

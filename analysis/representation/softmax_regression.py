@@ -1,12 +1,12 @@
 """Softmax regression of labels on codes, and the choice of how much it trusts them."""
 
 import math
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from analysis.representation.codes import Labelled
+from analysis.representation.quiet import quiet
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -58,7 +58,6 @@ def _split(train: Labelled, seed: int) -> tuple[Labelled, Labelled]:
 
 def fit(train: Labelled, regularisation: float, start: Any = None) -> tuple["Pipeline", bool]:
     """The classifier, and whether its fit converged; from the coefficients of another, if given."""
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
@@ -76,11 +75,7 @@ def fit(train: Labelled, regularisation: float, start: Any = None) -> tuple["Pip
     if start is not None:
         regression.coef_, regression.intercept_ = start.coef_.copy(), start.intercept_.copy()
         regression.classes_ = start.classes_
-    with warnings.catch_warnings():
-        # What did not converge is said by the probe itself.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        # Labels are classes, however many there are for each datum.
-        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+    with quiet():
         regression.fit(scaler.transform(codes), train.labels)
     converged = bool(np.max(regression.n_iter_) < MOST_ITERATIONS)
     return Pipeline([("scale", scaler), ("regression", regression)]), converged

@@ -5,6 +5,7 @@ normalised as a likelihood of the same support is, so that the numbers compare.
 """
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # Where the fit of a negative binomial ends. At the upper end of the dispersion it is a Poisson.
 _LOG_DISPERSION = (-10.0, 12.0)
+_GRID_STEP = 0.25
 # A floor under every mean: a gene that no training cell has may be in a test cell.
 _MINIMUM_MEAN = 1e-6
 # Cells of a histogram on [0, 1], and the widths in levels or cells that are tried.
@@ -104,7 +106,7 @@ def compare_with_baselines(
     x: Real[Tensor, " n *event"],
     likelihood: Any = None,
 ) -> list[Comparison]:
-    """The `baselines` of the data, on the rows that a VAE was evaluated on.
+    """The baselines of the data (`fit_baselines`), on the rows that a VAE was evaluated on.
 
     >>> from pyro_vae import build
     >>> from pyro_vae.data import digits
@@ -119,12 +121,12 @@ def compare_with_baselines(
         evaluation: What `evaluate` found on x.
         data: The data that the VAE was trained on.
         x: The rows, in the likelihood's support.
-        likelihood: The VAE's likelihood, which `baselines` reads.
+        likelihood: The VAE's likelihood, which `fit_baselines` reads.
     """
     rows = _array(x)
     weights = evaluation.weights
     found = []
-    for baseline in baselines(data, likelihood):
+    for baseline in fit_baselines(data, likelihood):
         density = baseline.log_density(rows)
         mean = finite(density.mean())
         if mean is None:
@@ -140,7 +142,7 @@ def compare_with_baselines(
     return found
 
 
-def baselines(data: PreparedData, likelihood: Any = None) -> list[Baseline]:
+def fit_baselines(data: PreparedData, likelihood: Any = None) -> list[Baseline]:
     """Densities of the likelihood's support without latent variables, fitted to the training split.
 
     First `independent_density`; of tables of real numbers a factor analysis as well. Large data are
@@ -177,14 +179,14 @@ def baselines(data: PreparedData, likelihood: Any = None) -> list[Baseline]:
             found += _factor_analysis(table, validation, minimum_scale)
     except (np.linalg.LinAlgError, FloatingPointError, ValueError) as error:
         # Such as fill values of 1e30, whose squares are infinite.
-        if isinstance(error, ValueError) and "infinity" not in str(error):
+        if isinstance(error, ValueError) and not re.search("infinity|NaN", str(error)):
             raise
         return []
     return found
 
 
 def independent_density(
-    train: "Real[np.ndarray, ' n *event'] | sparse.csr_array",
+    train: Any,
     support: str,
     *,
     validation: Real[np.ndarray, " v *event"] | None = None,
@@ -201,7 +203,8 @@ def independent_density(
     scales. Counts: a negative binomial; given the total, a multinomial of the pooled proportions.
 
     Args:
-        train: Training data in the likelihood's support; counts and binary data may be sparse.
+        train: Training data `(n, *event)` in the likelihood's support, an array; counts and binary data may
+            be a sparse matrix.
         support: binary, unit, real, integers or counts.
         validation: What chooses the width of a histogram, the floor under scales and the family; None
             for the narrowest, the lowest and the first.
@@ -211,8 +214,7 @@ def independent_density(
         logit_normal: Whether a logit-normal is tried, where few values are 0 or 1.
         minimum_scale: A floor under scales, in units of the element's spread.
     """
-    if support == "real":
-        smallest = _smallest_scales(train, minimum_scale)
+    shaped = train
     train = train if _is_sparse(train) else train.reshape(len(train), -1)
     if support == "binary":
         total = np.asarray(train.sum(0), np.float64)
@@ -246,6 +248,7 @@ def independent_density(
                 Baseline("a logit-normal for each element", _logit_normal(train, minimum_scale))
             )
     else:
+        smallest = _smallest_scales(shaped, minimum_scale)
         candidates = _normals(train, smallest, _DEGREES if heavy_tailed else ())
     if validation is None or len(candidates) == 1:
         return candidates[0]
@@ -338,11 +341,12 @@ def _negative_binomial_on_grid(
     from scipy import sparse
     from scipy.special import gammaln
 
-    rows = sparse.csr_array(counts)
+    rows: Any = sparse.csr_array(counts)
     n, d = rows.shape
     mean = np.maximum(np.asarray(rows.sum(0), np.float64) / n, _MINIMUM_MEAN)
     values, which = np.unique(rows.data, return_inverse=True)
-    grid = np.arange(_LOG_DISPERSION[0], _LOG_DISPERSION[1] + 0.5)
+    low, high = _LOG_DISPERSION
+    grid = np.arange(low, high + _GRID_STEP / 2, _GRID_STEP)
     log_likelihood = np.empty((len(grid), d))
     for row, log_r in zip(log_likelihood, grid, strict=True):
         r = math.exp(log_r)
@@ -358,7 +362,7 @@ def _negative_binomial_on_grid(
     curvature = below - 2 * at + above
     with np.errstate(divide="ignore", invalid="ignore"):
         move = np.where(curvature < 0, 0.5 * (below - above) / curvature, 0.0)
-    log_r = np.where(inside == best, grid[inside] + np.clip(move, -1, 1), grid[best])
+    log_r = np.where(inside == best, grid[inside] + _GRID_STEP * np.clip(move, -1, 1), grid[best])
     return mean, np.where(mean > _MINIMUM_MEAN, np.exp(log_r), 1.0)
 
 
@@ -572,9 +576,9 @@ def _training_rows(data: PreparedData, elements: int) -> Any:
     """
     train = data.train
     if isinstance(train, SparseRows):
-        share = max(1.0, train.matrix.nnz / max(1, train.matrix.shape[0]))
-        index = _spread(len(train), int(elements / share))
-        return train.matrix[train.rows[index].numpy()]
+        matrix: Any = train.matrix
+        index = _spread(len(train), int(elements / max(1.0, matrix.nnz / matrix.shape[0])))
+        return matrix[train.rows[index].numpy()]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return _array(data.transform(_evenly(train, elements)))

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
+from pyro_vae.data.nouns import noun
 from pyro_vae.evaluating import as_floats
 from pyro_vae.evidence.numbers import (
     finite,
@@ -302,7 +303,7 @@ def importance_weighting(
     )
     held = batch * max(1, _HELD // (num_samples * batch))
     results: list[ImportanceWeighting] = []
-    bar = tqdm(total=len(x), desc="importance weighting", unit="datum", disable=not progress)
+    bar = tqdm(total=len(x), desc="importance weighting", unit=noun(), disable=not progress)
     with bar, torch.no_grad(), ExitStack() as speed:
         for first in range(0, len(x), held):
             draws = _Draws(num_samples, min(held, len(x) - first))

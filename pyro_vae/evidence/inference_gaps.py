@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
+from pyro_vae.data.nouns import noun
 from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence.local_guide import refined
 from pyro_vae.evidence.numbers import (
@@ -295,7 +296,7 @@ def inference_gaps(
         for program in programs
     ]
     columns: dict[str, list[np.ndarray]] = {name: [] for name in (*_COLUMNS, "khat", "rounding")}
-    bar = tqdm(total=len(x), desc="inference gaps", unit="datum", disable=not progress)
+    bar = tqdm(total=len(x), desc="inference gaps", unit=noun(), disable=not progress)
     # A seed of its own: the ELBOs are reported on other draws than those that chose the guide.
     with bar, evaluating(vae, seed=seed + 2), ExitStack() as speed:
         for start in range(0, len(x), batch):

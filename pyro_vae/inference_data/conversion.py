@@ -43,6 +43,8 @@ def from_svi(
     coords: Mapping[str, ArrayLike] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     constant_data: Mapping[str, ArrayLike] | None = None,
+    rows: ArrayLike | None = None,
+    row_names: ArrayLike | None = None,
     configuration: Mapping[str, Any] | None = None,
     attrs: Mapping[str, Any] | None = None,
     data_plate: str | None = None,
@@ -68,8 +70,9 @@ def from_svi(
 
     - All in the plate over data, as in a VAE: each datum has its own terms, `(chain, draw, data)`.
       `per_datum` has the ELBO, log p(x), k-hat, ESS and the mean and standard deviation of the latent
-      sites for *all* data; raw draws are kept for the first `num_stored`. There is no `log_likelihood`:
-      as pointwise LOO it would rank the worst guide first.
+      sites for *all* data; raw draws are kept for the first `num_stored`. Its `kl` is exact where there
+      is a closed form, which the attribute `estimate` says; other variables have the attribute
+      `num_draws`. There is no `log_likelihood`: as pointwise LOO it would rank the worst guide first.
     - Otherwise the terms are those of all data together, `(chain, draw)`, and the pointwise
       `log_likelihood` is there for `arviz_stats.loo` and `loo_approximate_posterior`. Its attribute
       `notes` names the data that these cannot take, and what to do. Under a
@@ -107,6 +110,9 @@ def from_svi(
         constant_data: Variables that are no site, such as labels; an axis in front that is as long as
             the data, or as those stored, is theirs.
             Of all the data of a subsample, those in it are taken.
+        rows: The number of each of the data in the file that they are of: the coordinate along their
+            dimension, whatever that is called, to join the tree with other tables.
+        row_names: The name of each of the data: the coordinate `row_name` along the same dimension.
         configuration: The options of the run, stored as the attribute `configuration` in JSON.
         attrs: Further attributes of the tree: strings, numbers or lists of these.
         data_plate: The plate over data. None for the outermost one with an observed site in it.
@@ -151,6 +157,8 @@ def from_svi(
             names.renamed.get(dim, dim): storable(values, f"coords of {dim!r}")
             for dim, values in (coords or {}).items()
         }
+        if rows is not None:
+            coords = {names.data_dim: storable(rows, "rows")} | coords
         taken = take(model, guide, planned, num_draws=num_draws, num_stored=num_stored)
         few, layout = planned.parts[0][1], taken.layout
         prior = {}
@@ -162,9 +170,16 @@ def from_svi(
     subsampled = {
         names.plate(plate): subsample for plate, subsample in layout.subsampled().items()
     }
-    size, rows = subsampled.get(names.data_dim, (None, None))
+    size, subsample = subsampled.get(names.data_dim, (None, None))
+    called = None if row_names is None else storable(row_names, "row_names")
+    if called is not None and len(called) != (size or planned.size):
+        raise ValueError(
+            f"row_names must be {size or planned.size}, one of each of the data, got {len(called)}."
+        )
+    if called is not None and subsample is not None:
+        called = called[subsample]
     constants = {
-        name: values[rows] if values.shape[:1] == (size,) else values
+        name: values[subsample] if values.shape[:1] == (size,) else values
         for name, values in constants.items()
     }
     few_constants, all_constants = constants_of(
@@ -177,16 +192,16 @@ def from_svi(
     labels = dict(coords)
     known = {dim: n for group in groups.values() for v in group.values() for dim, n in _sizes(v)}
     for dim, values in labels.items():
-        size, rows = subsampled.get(dim, (None, None))
-        if rows is not None and len(values) == size:
-            labels[dim] = values[rows]
+        size, chosen = subsampled.get(dim, (None, None))
+        if chosen is not None and len(values) == size:
+            labels[dim] = values[chosen]
             continue
         expected = [stored, planned.size] if dim == names.data_dim else [known.get(dim)]
         if dim in known and len(values) not in expected:
             lengths = " or ".join(sorted({str(length) for length in expected}))
             raise ValueError(f"coords of {dim!r} must be {lengths} values, got {len(values)}.")
-    for dim, (_, rows) in subsampled.items():
-        labels.setdefault(dim, rows)
+    for dim, (_, chosen) in subsampled.items():
+        labels.setdefault(dim, chosen)
 
     made = about()
     root = made | {"model": name_of(model), "guide": name_of(guide), "sampling": SAMPLING}
@@ -202,7 +217,7 @@ def from_svi(
         for name, (dims, values, _) in groups["log_likelihood"].items()
         if names.data_dim in dims
     }
-    notes = loo_attributes(pointwise, names.data_dim, rows)
+    notes = loo_attributes(pointwise, names.data_dim, subsample)
     if notes:
         root["notes"] = str(notes["notes"])
         log.warning("log_likelihood: %s", notes["notes"])
@@ -215,6 +230,15 @@ def from_svi(
         for group, description in GROUPS.items()
         if groups[group]
     }
+    if called is not None:
+        datasets = {
+            group: dataset.assign_coords(
+                row_name=(names.data_dim, called[: dataset.sizes[names.data_dim]])
+            )
+            if names.data_dim in dataset.sizes and "row_name" not in dataset
+            else dataset
+            for group, dataset in datasets.items()
+        }
     return xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=root), **datasets})
 
 

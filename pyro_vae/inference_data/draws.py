@@ -11,7 +11,14 @@ from pyro.poutine import Trace
 
 from pyro_vae.inference_data.checking import difference
 from pyro_vae.inference_data.layout import Layout, Program
-from pyro_vae.inference_data.sites import Draws, Site, read, replayed, unconditioned
+from pyro_vae.inference_data.sites import (
+    Draws,
+    Site,
+    closed_form_kl,
+    read,
+    replayed,
+    unconditioned,
+)
 
 
 def draw(
@@ -52,9 +59,14 @@ def draw(
         guide_trace = trace(guide)
         model_trace = trace(model, guide_trace)
         new = trace(unconditioned(model), model_trace) if replicate else Trace()
+        sites = read(guide_trace, nesting, event_dims, draws=number)
+        exact = {
+            name: closed_form_kl(guide_trace, model_trace, name, site, nesting)
+            for name, site in sites.items()
+        }
         return Draws(
             read(model_trace, nesting, event_dims, draws=number),
-            read(guide_trace, nesting, event_dims, draws=number),
+            {name: replace(site, kl=exact[name]) for name, site in sites.items()},
             # Of new data, the check reads log densities, and nothing else does.
             read(new, nesting, event_dims, draws=number, densities=layout.at_once is None),
         )
@@ -129,6 +141,7 @@ def _joined(draws: list[dict[str, Site]]) -> dict[str, Site]:
             site,
             values=np.concatenate([one[name].values for one in draws]),
             log_density=np.concatenate([one[name].log_density for one in draws]),
+            kl=None if site.kl is None else np.concatenate([one[name].kl for one in draws]),  # pyright: ignore
         )
         for name, site in first.items()
     }

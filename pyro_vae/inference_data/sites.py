@@ -34,6 +34,8 @@ class Site:
         is_discrete: Whether its values are whole numbers.
         is_category: Whether they are categories, which have no mean.
         is_point: Whether it has all its mass in one point.
+        kl: Of a guide's site, KL(q || p) to the model's site in nats, `(draw, *plates)`; None where it has
+            no closed form.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Site:
     is_discrete: bool
     is_category: bool
     is_point: bool
+    kl: np.ndarray | None = None
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -184,6 +187,29 @@ def read(
             is_point=isinstance(base, dist.Delta),
         )
     return sites
+
+
+def closed_form_kl(
+    guide_trace: Trace, model_trace: Trace, name: str, site: Site, nesting: int
+) -> np.ndarray | None:
+    """KL(q || p) in nats at a site of the guide, `(draw, *plates)`; None where it has no closed form.
+
+    None, too, for a point, for a site that is masked, that the model lacks or computes, and for one in
+    other plates than the model's.
+    """
+    guide, model = (nodes_of(trace).get(name) for trace in (guide_trace, model_trace))
+    if guide is None or model is None or site.is_point or kind_of(model) != "latent":
+        return None
+    plates = [{frame.dim: frame.size for frame in frames_of(node)} for node in (guide, model)]
+    if plates[0] != plates[1] or guide["mask"] is not None or model["mask"] is not None:
+        return None
+    try:
+        kl = torch.distributions.kl_divergence(guide["fn"], model["fn"])
+    except NotImplementedError:
+        return None
+    inside = {dim: size for dim, size in plates[0].items() if dim >= -nesting}
+    found = _axes(kl, 0, inside, nesting, len(site.values))
+    return None if found is None else found.astype(np.float64)
 
 
 def _axes(

@@ -111,8 +111,7 @@ def take(
                     f"a block of {length} data must be as many in the plate {plate!r}, got "
                     f"{terms['log_p_x_given_z'].shape[1]}."
                 )
-            latent = {n: s for n, s in draws.model.items() if s.kind == "latent"}
-            statistics.append(statistics_of(terms, latent, plate))
+            statistics.append(statistics_of(terms, draws, plate))
         kept = kept or (draws, terms)
     assert kept is not None
     draws, terms = kept
@@ -143,7 +142,12 @@ def first(sites: Mapping[str, Site], plate: str, number: int) -> dict[str, Site]
             continue
         axis = 1 + site.plates.index(plate)
         rows = (slice(None),) * axis + (slice(number),)
-        few[name] = replace(site, values=site.values[rows], log_density=site.log_density[rows])
+        few[name] = replace(
+            site,
+            values=site.values[rows],
+            log_density=site.log_density[rows],
+            kl=None if site.kl is None else site.kl[rows],
+        )
     return few
 
 

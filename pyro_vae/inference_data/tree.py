@@ -12,7 +12,7 @@ from pyro_vae.inference_data.layout import Layout
 from pyro_vae.inference_data.names import SAMPLES, SUMMARIES, Names, narrow
 from pyro_vae.inference_data.sites import Site, read
 from pyro_vae.inference_data.taking import Taken, first
-from pyro_vae.inference_data.terms import STATISTICS, TERMS
+from pyro_vae.inference_data.terms import STATISTICS, TERMS, estimated_kl_sites
 
 if TYPE_CHECKING:
     import xarray
@@ -39,7 +39,7 @@ GROUPS = {
     "per_datum": "what the draws say of each datum, of all data and not of those stored alone",
 }
 
-Variable = tuple[Sequence[str], np.ndarray, dict[str, str]]
+Variable = tuple[Sequence[str], np.ndarray, dict[str, Any]]
 
 
 def names_of(
@@ -221,10 +221,18 @@ def name_of(program: Any) -> str:
 
 def _per_datum(taken: Taken, names: Names) -> dict[str, Variable]:
     variables: dict[str, Variable] = {}
+    num_draws = len(next(iter(taken.terms.values())))
+    estimated = estimated_kl_sites(taken.draws)
     for name, values in taken.statistics.items():
         if name in STATISTICS:
             meaning, unit = STATISTICS[name]
-            variables[name] = ([names.data_dim], values, {"long_name": meaning, "units": unit})
+            said: dict[str, Any] = {"long_name": meaning, "units": unit}
+            if name == "kl":
+                of = f"mean over draws at {', '.join(estimated)}" if estimated else "closed form"
+                said["estimate"] = of
+            if name != "kl" or estimated:
+                said["num_draws"] = num_draws
+            variables[name] = ([names.data_dim], values, said)
             continue
         site_name, what = name.rsplit("_", 1)
         site = taken.draws.model[site_name]
@@ -233,7 +241,11 @@ def _per_datum(taken: Taken, names: Names) -> dict[str, Variable]:
         variables[f"{names.variable(site_name)}_{what}"] = (
             [names.data_dim, *plates, *names.event(site)],
             values,
-            {"long_name": f"{words} of {site_name} ~ q(z | x)", **names.about(site_name)},
+            {
+                "long_name": f"{words} of {site_name} ~ q(z | x)",
+                "num_draws": num_draws,
+                **names.about(site_name),
+            },
         )
     return variables
 

@@ -162,15 +162,17 @@ def review(
         kept_epoch: The epoch whose parameters the VAE has, if not the last one's.
         plan: How it was trained, for the commands; None for a training by `fit`.
     """
+    history = list(history)
     objective = ELBO() if objective is None else objective
     plan = Plan() if plan is None else plan
     found = compare_with_baselines(evaluation, data, x, getattr(vae, "likelihood", None))
     best = best_epoch(history, objective.score)
     verdicts: list[str] = []
     if history:
-        units = evaluation.embeddings.shape[1]
+        sites = getattr(vae, "latent_sites", ())
+        units = evaluation.embeddings.shape[1] if len(sites) == 1 else None
         verdict = (
-            diverging(history, units, objective=objective, plan=plan)
+            diverging(history, units, objective=objective, kept_epoch=kept_epoch, plan=plan)
             or _collapsed(vae, data, history[: kept_epoch or None], units, objective)
             or _too_short(history, plan)
             or _still_rising(history, objective, evaluation, found, plan)
@@ -193,40 +195,38 @@ def best_epoch(history: Sequence[Record], score: str = "elbo") -> int | None:
 
 def diverging(
     history: Sequence[Record],
-    units: int,
+    units: int | None,
     *,
     objective: Objective,
-    plan: Plan,
+    kept_epoch: int | None = None,
+    plan: Plan | None = None,
 ) -> str | None:
     """A line if training has diverged; None if not.
 
-    It has if validation ends without a finite score where it once had one; if validation and training
-    both end below their first epoch, beyond their noise; or if the KL of a unit is above 30 nats, beyond
-    what a float32 can say, though the objective presses on it.
+    It has if validation ends without a finite score where it once had one; if the scores of validation
+    and training both lost half of what they had gained, beyond their noise; or if the KL of a unit is
+    above 30 nats, more than a float32 can say, though the objective presses on it.
+
+    Args:
+        history: The records of training.
+        units: The number of latent units; None if unknown.
+        objective: What was maximised.
+        kept_epoch: The epoch whose parameters the VAE has, if not the last one's.
+        plan: How it was trained, for the command.
     """
     last, first = history[-1], history[0]
-    name = f"validation_{objective.score}"
+    name, word = f"validation_{objective.score}", _word(objective.score)
     scores = _series(history, name)
     reason = None
-    if last.get(name) is None:
-        reason = f"the validation {_word(objective.score)} is not finite"
-    elif (
-        len(history) > 2
-        and (noise := _noise(scores)) is not None
-        and objective.settled(0.0)
-        and all(
-            (start := first.get(key)) is not None
-            and (end := last.get(key)) is not None
-            and end < start - BEYOND * noise
-            for key in (name, objective.score)
-        )
-    ):
+    if np.isfinite(scores).any() and not math.isfinite(scores[-1]):
+        reason = f"the validation {word} is not finite any more"
+    elif objective.settled(0.0) and _fell(scores) and _fell(_series(history, objective.score)):
         reason = (
-            f"the {_word(objective.score)} fell from {first[name]:,.1f} after the first epoch to "
-            f"{last[name]:,.1f}"
+            f"the validation {word} fell from {np.nanmax(scores):,.1f} to {scores[-1]:,.1f} nats"
         )
     elif (
-        has_exploded(last, units)
+        units is not None
+        and has_exploded(last, units)
         and objective.uses_prior
         and objective.settled(float(last["epoch"] or 0))
         and _weight(objective) >= 0.5
@@ -237,17 +237,27 @@ def diverging(
         return None
     lr = float(first["lr"] or USUAL_LR)
     smaller = USUAL_LR if lr > USUAL_LR else lr / 10
+    kept = "" if kept_epoch is None else f" The parameters of epoch {kept_epoch} are kept."
     return (
-        f"diverging: {reason}. The learning rate {lr:g} is too large; try {smaller:g}: "
-        f"{plan.again({'lr': smaller})}"
+        f"diverging: {reason}.{kept} The learning rate {lr:g} is too large; try {smaller:g}: "
+        f"{(plan or Plan()).again({'lr': smaller})}"
     )
+
+
+def _fell(scores: np.ndarray) -> bool:
+    """Whether scores end below their best by more than their noise and half of what they had gained."""
+    noise = _noise(scores)
+    if noise is None or not np.isfinite(scores[[0, -1]]).all():
+        return False
+    best = np.nanmax(scores)
+    return bool(best - scores[-1] > max(BEYOND * noise, 0.5 * (best - scores[0])))
 
 
 def _collapsed(
     vae: nn.Module,
     data: PreparedData,
     history: Sequence[Record],
-    units: int,
+    units: int | None,
     objective: Objective,
 ) -> str | None:
     """As the alarm in training has it, of the epoch whose parameters are kept."""
@@ -255,8 +265,8 @@ def _collapsed(
     most = max(int(each.get("active_units") or 0) for each in history)
     if int(record["step"] or 0) < FEWEST_STEPS or not has_collapsed(record, most):
         return None
-    device = next(vae.parameters()).device
-    advice = remedies(vae, objective, data.fixed("validation")[:1000].to(device))
+    rows = data.fixed("validation")[:1000]
+    advice = remedies(vae, objective, rows.to(next(vae.parameters()).device))
     what = describe_collapse(record, units, most).replace("has collapsed and says", "says")
     return f"collapsed: {what}. {advice}"
 
@@ -293,9 +303,10 @@ def _still_rising(
     recent = len(scores) - 1 - int(scores.argmax()) <= len(scores) // 10
     if not (recent and slope > BEYOND * error and gain > min(scales, default=0.0)):
         return None
+    span = "epoch" if epochs == 2 else f"{epochs - 1} epochs"
     return (
         f"still rising: the validation {_word(objective.score)} gained {gain:,.2f} nats in the last "
-        f"{'epoch' if epochs == 2 else f'{epochs - 1} epochs'}. Train on: {plan.train_on(int(history[-1]['step'] or 0))}"
+        f"{span}. Train on: {plan.train_on(int(history[-1]['step'] or 0))}"
     )
 
 
@@ -312,21 +323,18 @@ def _overfitting(
     if best is None or plan.stopped_early or not np.isfinite(scores).all():
         return None
     index = [int(record["epoch"] or 0) for record in history].index(best)
-    width = max(1, len(scores) // 20)
-    noise, fell = _noise(scores), None
-    around = float(scores[max(0, index - width) : index + width + 1].mean())
-    end = float(scores[-width:].mean())
-    if noise is not None and index < 0.8 * len(scores):
-        fell = around - end
-        rises = trained[-width:].mean() > trained[max(0, index - width) : index + 1].mean()
-        if fell <= BEYOND * noise / math.sqrt(width) or not rises:
-            fell = None
-    if fell is None:
+    width, noise = max(1, len(scores) // 20), _noise(scores)
+    if noise is None or index >= 0.8 * len(scores):
+        return None
+    around = slice(max(0, index - width), index + width + 1)
+    fell = float(scores[around].mean() - scores[-width:].mean())
+    rose = trained[-width:].mean() > trained[around].mean()
+    if fell <= BEYOND * noise / math.sqrt(width) or not rose:
         return None
     kept = (
         f"the parameters of epoch {kept_epoch} are kept"
         if kept_epoch == best
-        else f"the last parameters are kept; those of epoch {best} are with: "
+        else "the last parameters are evaluated; to keep the best: "
         f"{plan.again({'early_stopping': max(1, len(history) // 5)})}"
     )
     return (

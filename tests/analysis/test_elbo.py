@@ -140,10 +140,18 @@ def test_a_collapsed_model_is_drawn(words):
 
 
 @pytest.mark.parametrize(
-    ("n", "shape"), [(30, (1, 4, 4)), (3, (3, 4, 4)), (3, (5,)), (30, (100,)), (3, (100,))]
+    ("n", "shape", "largest"),
+    [
+        (30, (1, 4, 4), False),
+        (3, (3, 4, 4), False),
+        (3, (5,), False),
+        (30, (100,), False),
+        (3, (100,), True),
+    ],
 )
-def test_extremes_are_drawn_with_their_nats(words, shape, n):
+def test_extremes_are_drawn_with_their_nats(words, shape, n, largest):
     x, terms = RNG.uniform(size=(n, *shape)), some_terms(n)
+    x = np.round(9 * x) if largest else x
     labels = np.arange(n)
     _, text = words(plot_extremes(x, terms, x, labels=labels))
     worst = terms.extremes()["elbo"][0][0]
@@ -156,7 +164,7 @@ def test_extremes_are_drawn_with_their_nats(words, shape, n):
         return x[: len(codes)] if len(codes) <= n else np.resize(x, (len(codes), *shape))
 
     plot_extremes(x, terms, means)
-    assert asked == [6 * min(n, 2 if shape == (100,) else 5)]
+    assert asked == [6 * min(n, 2 if largest else 5)]
 
 
 def test_data_of_another_number_are_refused():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.learning import plot_learning_curves
+from pyro_vae.data.nouns import named
+from pyro_vae.training.learning_curves import plot_learning_curves
 
 
 def history(epochs, validation=True, beta=1.0):
@@ -53,3 +54,18 @@ def test_a_weight_other_than_one_is_said(words):
 def test_no_history():
     with pytest.raises(ValueError, match="at least one epoch"):
         plot_learning_curves([])
+
+
+def test_epochs_outside_the_axis_are_counted(words):
+    axes, text = words(plot_learning_curves(history(40)))
+    low = axes[0].get_ylim()[0]
+    outside = sum(row["validation_elbo"] < low for row in history(40))
+    assert outside > 1
+    assert f"epochs 1 to {outside} outside the axis" in text
+    assert "outside" not in words(plot_learning_curves(history(3)))[1]
+
+
+def test_the_unit_is_of_the_data(words):
+    with named("cell"):
+        axes, _ = words(plot_learning_curves(history(3)))
+    assert axes[0].get_ylabel() == "nats/cell"

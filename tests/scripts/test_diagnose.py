@@ -528,9 +528,14 @@ def test_several_runs_are_compared(trained, folder, tmp_path, capsys, monkeypatc
     monkeypatch.chdir(tmp_path)
     for name in ("comparison", "comparison-2"):
         assert main(trained, other, *TINY) == 0
-        assert f"are in runs/{name}/" in capsys.readouterr().out
+        screen = capsys.readouterr().out
+        assert f"are in runs/{name}/" in screen
+        assert screen.index("The runs differ in") < screen.index("has the highest log p(x)")
+        assert re.search(r"latent_dim +\d +3\n", screen)
         found = json.loads((tmp_path / "runs" / name / "comparison.json").read_text())
         assert found["runs"].keys() == {"digits", "other"}
+        assert found["differences"].keys() == {"seed", "latent_dim", "parameters"}
+        assert found["differences"]["seed"] == {"digits": 0, "other": 1}
         assert found["comparison"]["n"] == 30
         assert {model["name"] for model in found["comparison"]["models"]} == {"digits", "other"}
         assert found["comparison"]["models"][0]["difference"] == 0
@@ -669,6 +674,8 @@ def test_codes_of_several_runs_side_by_side(trained, tmp_path, capsys, monkeypat
         "representation.json",
     }
     assert found["runs"].keys() == found["representation"].keys() == {"digits", "plain"}
+    assert found["differences"]["posterior"] == {"digits": "diagonal_normal", "plain": "point"}
+    assert screen.index("The runs differ in") < screen.index("linear probe")
     (evidence,) = (
         row
         for label, row in found["measures"].items()

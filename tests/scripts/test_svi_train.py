@@ -238,7 +238,7 @@ def test_editing_the_default_in_the_checkout_changes_what_trains(tmp_path):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     path = tmp_path / "pyro_vae" / "model.py"
     text = path.read_text()
-    line = "prior: Callable[..., nn.Module] = priors.{},"
+    line = "prior: Part = priors.{},"
     assert line.format("StandardNormal") in text
     path.write_text(text.replace(line.format("StandardNormal"), line.format("Vamp")))
     command = [

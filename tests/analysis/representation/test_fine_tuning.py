@@ -1,11 +1,14 @@
 """Fine-tuning: of the encoder, from scratch, and of the head alone, on the same few labels."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from analysis.draws import UndefinedCheckError
+from analysis.representation.balanced_draws import held_out_rows
 from analysis.representation.fine_tuning import FineTuning, fine_tuning, plot_fine_tuning
 from pyro_vae.model import build
 from pyro_vae.posteriors import DiagonalNormal
@@ -159,3 +162,37 @@ def test_figure(words):
     assert "+20.0 +- 10.0 points against from scratch;" in found.reading()
     assert found.unfinished == {"fine-tuned": 0, "from scratch": 0.75, "frozen": 0}
     assert "in more than 50% of trainings: from scratch; give more steps" in found.reading()
+
+
+def blobs(per_class, seed, num_classes=100):
+    """Classes around points of a fixed grid, in order of class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num_classes).repeat_interleave(per_class)
+    centers = torch.randn(num_classes, 16, generator=torch.Generator().manual_seed(7))
+    return centers[labels] + 0.1 * torch.randn(len(labels), 16, generator=generator), labels
+
+
+@pytest.mark.parametrize(("size", "too_few"), [(100, (100,)), (200, ())])
+def test_a_hundred_classes_are_all_trained_on(size, too_few):
+    found = fine_tuning(
+        Program(nn.Linear(16, 16)), *blobs(5, 0), *blobs(3, 1), sizes=(size,), steps=300, repeats=1
+    )
+    assert found.accuracy["fine-tuned"].item() > 0.8
+    assert found.accuracy["frozen"].item() > 0.8
+    assert found.too_few == too_few
+    assert ("too few" in found.reading()) == bool(too_few)
+    json.dumps(found.summary(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("counts", "held"), [([10] * 10, [2] * 10), ([90, 10], [18, 2]), ([2] * 5, None)]
+)
+def test_labels_are_held_out_of_each_class_alike(counts, held):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    mask = held_out_rows(labels, 0.2)
+    if held is None:
+        assert mask.sum() == 2
+        assert set(labels[~mask]) == set(labels)
+    else:
+        assert np.bincount(labels[mask]).tolist() == held
+    assert held_out_rows(np.arange(100), 0.2) is None

@@ -8,6 +8,7 @@ import pytest
 
 from analysis.draws import UndefinedCheckError
 from analysis.representation import probes, softmax_regression
+from analysis.representation.clustering import clustering
 from analysis.representation.codes import Labelled
 from analysis.representation.probes import linear_probe, nearest_neighbours
 
@@ -170,3 +171,12 @@ def test_refused():
         linear_probe(train, test, regularisation=0.0)
     with pytest.raises(ValueError, match="from 1 to the 40 training data, got 41"):
         nearest_neighbours(train, test, neighbours=41)
+
+
+def test_many_classes_are_no_warning():
+    """Warnings are errors in tests, and would print through a bar in a program."""
+    labels = np.arange(150) % 100
+    codes = Labelled(np.random.default_rng(0).normal(size=(150, 4)), labels)
+    assert linear_probe(codes, codes).num_classes == 100
+    assert nearest_neighbours(codes, codes, neighbours=1).accuracy == 1
+    assert clustering(codes, clusters=100, repeats=1).nmi[0] > 0

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.canvas import BLUE, ORANGE, new_figure, tidy
+from pyro_vae.data.nouns import noun
 
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
+# Okabe & Ito's blue and vermilion.
+COLOURS = {"training": "#0072B2", "validation": "#D55E00"}
 TERMS = {
     "elbo": "ELBO (higher is better)",
     "reconstruction": "reconstruction, E[log p(x | z)]",
@@ -25,8 +27,9 @@ def plot_learning_curves(
 ) -> "matplotlib.figure.Figure":
     """ELBO = reconstruction - KL by epoch, of the training data and of the validation data.
 
-    A term that was never measured has no panel: an autoencoder's reconstruction is alone. The vertical axes show all but the first tenth of the epochs in full: the fall of the first
-    steps is larger than everything after it.
+    A term that was never measured has no panel: an autoencoder's reconstruction is alone. The vertical
+    axes show the last nine tenths of the epochs in full: the change of the first steps is larger than
+    everything after it. A panel says which epochs lie outside of its axis.
 
     Args:
         history: For each epoch `epoch`, `elbo`, `reconstruction`, `kl`, `beta`, and the first
@@ -48,21 +51,24 @@ def plot_learning_curves(
         if np.isfinite(_column(history, name)).any()
     }
     shown = measured or TERMS
-    figure = new_figure(11.0 if len(shown) > 1 else 6.4, 3.6)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11.0 if len(shown) > 1 else 6.4, 3.6), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for ax, (field, title) in zip(panels, shown.items(), strict=True):
         curves = {
-            "training": (BLUE, "-", _column(history, field)),
-            "validation": (ORANGE, "--", _column(history, f"validation_{field}")),
+            "training": (COLOURS["training"], "-", _column(history, field)),
+            "validation": (COLOURS["validation"], "--", _column(history, f"validation_{field}")),
         }
         for name, (colour, line, values) in curves.items():
             if np.isfinite(values).any():
                 # One epoch is a point, which a line would not show.
                 marker = "o" if len(epochs) < 15 else None
                 ax.plot(epochs, values, line, color=colour, marker=marker, ms=4, label=name)
-        ax.set(title=title, xlabel="epoch", ylabel="nats/datum")
+        ax.set(title=title, xlabel="epoch", ylabel=f"nats/{noun()}")
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        _crop(ax, [values for _, _, values in curves.values()])
+        if outside := _crop(ax, [values for _, _, values in curves.values()], epochs):
+            ax.set_title(f"{title}\n{outside} outside the axis", fontsize=10)
     if measured:
         # The curves rise to the right, so this corner is free.
         panels[0].legend(loc="lower right", frameon=False)
@@ -76,7 +82,10 @@ def plot_learning_curves(
         figure.suptitle(f"ELBO = reconstruction - KL{weight}")
     else:
         figure.suptitle("Trained for the reconstruction alone: no ELBO, no KL")
-    tidy(panels)
+    for ax in panels:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set_axisbelow(True)
+        ax.grid(axis="y", color="0.9", linewidth=0.8)
     return figure
 
 
@@ -86,10 +95,22 @@ def _column(history: Sequence[Mapping[str, float | int | None]], field: str) -> 
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def _crop(ax: "matplotlib.axes.Axes", curves: Sequence[np.ndarray]) -> None:
-    """Let the first epochs run out of the panel where they would flatten all the others."""
+def _crop(
+    ax: "matplotlib.axes.Axes", curves: Sequence[np.ndarray], epochs: np.ndarray
+) -> str | None:
+    """Let the first epochs run out of the panel where they would flatten all the others; say which."""
     late = np.concatenate([values[int(CROPPED_SHARE * len(values)) :] for values in curves])
     late = late[np.isfinite(late)]
     if len(late) > 1 and np.ptp(late) > 0:
         margin = 0.08 * np.ptp(late)
-        ax.set_ylim(late.min() - margin, late.max() + margin)
+        low, high = late.min() - margin, late.max() + margin
+        ax.set_ylim(low, high)
+        beyond = np.any([(values < low) | (values > high) for values in curves], axis=0)
+        last = int(beyond.nonzero()[0].max(initial=-1))
+        if last >= 0:
+            return (
+                f"epoch {epochs[0]:g}"
+                if last == 0
+                else f"epochs {epochs[0]:g} to {epochs[last]:g}"
+            )
+    return None

@@ -219,7 +219,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
             )
     took = stored.record["seconds"]["sections"]
     text = [table(name, sections.get(name), stored.record[name], took[name]) for name in names]
-    if kept := kept_sections(stored, names):
+    if kept := kept_sections(stored, names, options):
         text += ["", *kept]
     text += answered(stored.record["answers"])
     # A command is one to copy: it names this run, and stands in one line.
@@ -242,17 +242,35 @@ def made_of(
     }
 
 
-def kept_sections(stored: StoredDiagnosis, names: Sequence[str]) -> list[str]:
-    """What is there of former commands, and whether it is stale."""
-    lines = []
+def kept_sections(
+    stored: StoredDiagnosis, names: Sequence[str], options: argparse.Namespace
+) -> list[str]:
+    """What is there of former commands, whether it is stale, and what makes that again."""
+    lines, again = [], []
     for name, section in stored.sections.items():
         if name not in names:
-            again = f"make it again with `{AGAIN.replace('SECTION', name)}`"
-            why = (
-                f"STALE, {section['stale']}; {again}" if section["stale"] else "still of this run"
-            )
+            why = f"STALE, {section['stale']}" if section["stale"] else "still of this run"
             lines += wrapped(f"{name}: kept from a former command, {why}.", "")
+            again += [name] * bool(section["stale"])
+    if again:
+        lines += wrapped(
+            "Make what is stale again with "
+            f"`{AGAIN.replace('SECTION', ' '.join(again))}{options_of_data(options)}`.",
+            "",
+        )
     return lines
+
+
+def options_of_data(options: argparse.Namespace) -> str:
+    """The options on which all sections depend, as they are typed; nothing where they are the defaults."""
+    usual = parser().parse_args(["RUN"])
+    return "".join(
+        f" --{name} {getattr(options, name) or 'all'}"
+        if name == "images"
+        else f" --{name} {getattr(options, name)}"
+        for name in ("split", "images", "samples", "seed")
+        if getattr(options, name) != getattr(usual, name)
+    )
 
 
 def answered(found: "Sequence[Mapping[str, str | None]]") -> list[str]:

@@ -14,6 +14,8 @@ from pyro_vae.training.command_line import parse
 
 ROOT = Path(__file__).parents[2]
 CONSTANTS = {name: value for name, value in vars(commands).items() if name.isupper()}
+# What f-strings put in.
+VALUES = {**CONSTANTS, "options_of_data": " --seed 1"}
 # What a diagnosis, and the numbers it is made of, can print.
 FILES = sorted(
     {
@@ -50,7 +52,7 @@ def texts(tree: ast.AST) -> Iterator[str]:
             yield "".join(
                 str(part.value)
                 if isinstance(part, ast.Constant)
-                else CONSTANTS.get(name_of(part), "1")
+                else VALUES.get(name_of(part), "1")
                 for part in node.values
             )
         elif isinstance(node, ast.Constant) and id(node) not in docstrings | inside:
@@ -60,7 +62,7 @@ def texts(tree: ast.AST) -> Iterator[str]:
 def name_of(part: ast.AST) -> str:
     """The command in what an f-string formats, perhaps with its section put in."""
     names = [node.id for node in ast.walk(part) if isinstance(node, ast.Name)]
-    return next((name for name in names if name in CONSTANTS), "")
+    return next((name for name in names if name in VALUES), "")
 
 
 def check(command: str) -> None:

@@ -212,6 +212,9 @@ def test_only_a_section_keeps_the_others_and_marks_them_where_they_are_stale(run
     screen = " ".join(capsys.readouterr().out.split())
     assert "elbo: kept from a former command, STALE, made for --seed 0, now 1" in screen
     assert re.search(r"Is the code used\? \w+ \(elbo; STALE, made for --seed 0, now 1\)", screen)
+    # Made again as the screen says, nothing is stale.
+    (command,) = re.findall(r"again with `python scripts/diagnose\.py ([^`]*)`", screen)
+    assert command == f"{run} --only elbo guide --images 30 --samples 30 --seed 1"
     assert third["figures"]["stale_elbo_terms.png"].startswith("Stale (made for --seed 0, now 1):")
     # With the seed that they were made for they are of this run again, and the other is not.
     assert main(run, *TINY, "--only", "guide") == 0

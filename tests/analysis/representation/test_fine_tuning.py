@@ -135,7 +135,9 @@ def test_what_cannot_be_tuned():
         def forward(self, x):
             return x @ self.weight
 
-    with pytest.raises(UndefinedCheckError, match="encoder cannot start afresh: give `untrained`"):
+    with pytest.raises(
+        UndefinedCheckError, match="encoder cannot start afresh: give the argument"
+    ):
         fine_tuning(Program(Bare()), *data, sizes=(10,))
     with pytest.raises(ValueError, match=r"sizes must be from 5 to 20.* got \[4, 30\]"):
         fine_tuning(Program(network()), *data, sizes=(4, 30))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from pyro_vae.data.nouns import noun
 from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.likelihoods.location_scale import LocationScale
 from pyro_vae.log_densities import LogDensities, distribution_at
@@ -249,7 +250,7 @@ def _describe(record: Record, total: int | None, most: int) -> str:
         reasons.append(f"{total - int(above)} have a rate below {UNIT_NATS} nats")
     if rate is not None:
         threshold = f", {'below' if below else 'not below'} {COLLAPSED_NATS}"
-        reasons.append(f"its rate is {rate:.3g} nats/datum{threshold}")
+        reasons.append(f"its rate is {rate:.3g} nats/{noun()}{threshold}")
     what = (
         f"most of the code has died, of which {most} units were active"
         if active and not below

@@ -21,10 +21,10 @@ from analysis.element_pit import (
     ElementPit,
     element_map,
     element_pit,
-    first_verdict,
 )
 from analysis.leave_one_out import same_image_probability
 from analysis.sign_flips import NUM_FLIPS, bootstrap_interval, sign_flips
+from analysis.verdicts import LARGEST_ERROR, Verdict, forecasts
 from pyro_vae.evidence.numbers import finite, standard_error
 
 __all__ = [
@@ -49,10 +49,6 @@ LEAST_BIN_VARIANCE = 20.0
 LEAST_ELEMENT_VARIANCE = 5.0
 # Unless so many times as much came: where five events at most are expected, twenty are no chance.
 MANY_EVENTS = 4.0
-
-# p-values below this are a failure, and errors in doubtful elements above that one are worth a repair.
-LEVEL = 0.05
-LARGEST_ERROR = 0.02
 
 # Beyond this many standard errors sharpness has a direction.
 _CLEAR = 3.0
@@ -153,33 +149,37 @@ class Calibration:
             **numbers,
             "bins": {**bins, "count": self.count.tolist()},
             "elements": self.elements.summary(),
+            "verdicts": [] if (verdict := self.verdict()) is None else [verdict.plain()],
             "reading": self.reading(),
         }
 
-    def reading(self) -> str:
-        """Whether the forecasts come true, what is wrong with them, and where."""
+    def verdict(self) -> Verdict | None:
+        """Whether the forecasts come true; None where every element is certain."""
         if self.p_value is None:
-            return "Nothing to judge: every element is certain."
-        what = (
-            f"In doubtful elements forecast and observed shares differ by {self.doubtful_error:.3f} "
-            f"({self.doubtful_error_by_chance:.3f} by chance; at most {LARGEST_ERROR} is fine)."
+            return None
+        effect = (
+            f"in doubtful elements forecast and observed shares differ by {self.doubtful_error:.3f} "
+            f"({self.doubtful_error_by_chance:.3f} by chance, at most {LARGEST_ERROR} is fine)"
         )
         # What is forecast as all but certain has no weight among the doubtful, and may be wrong.
         if self.error > max(self.doubtful_error, LARGEST_ERROR):
-            what += f" Over all elements, the certain ones among them, they differ by {self.error:.3f}."
-        if self.p_value >= LEVEL:
-            verdict = f"Calibrated as far as {self.n} images show, p = {self.p_value:.2g}."
-        else:
-            small = " by little" if max(self.doubtful_error, self.error) <= LARGEST_ERROR else ""
-            direction = _direction(self.sharpness_t)
-            how = f": {direction}" if direction else ""
-            verdict = f"Not calibrated{small}, p = {self.p_value:.2g}{how}."
-        lead = first_verdict(
-            self.p_value_against_model,
-            self.trusted,
-            _direction(self.sharpness_t_against_model or 0.0),
+            effect += f" and over all elements, the certain ones among them, by {self.error:.3f}"
+        against = self.sharpness_t_against_model
+        return forecasts(
+            effect,
+            small=max(self.doubtful_error, self.error) <= LARGEST_ERROR,
+            direction=_direction(self.sharpness_t if against is None else against),
+            p=self.p_value,
+            against=self.p_value_against_model,
+            trusted=self.trusted,
         )
-        return f"{lead}{verdict} {what} {self.elements.reading()}"
+
+    def reading(self) -> str:
+        """Whether the forecasts come true, what is wrong with them, and where."""
+        verdict = self.verdict()
+        if verdict is None:
+            return "Nothing to judge: every element is certain."
+        return f"{verdict} {self.elements.reading()}"
 
 
 def _direction(t: float) -> str:
@@ -215,8 +215,8 @@ def calibration(
         num_flips: The number of choices of signs.
 
     Returns:
-        Read `p_value_against_model` first: below 0.05 the model is wrong. `p_value` below 0.05 says that
-        the forecasts are wrong, or that the guide they were made with is; `doubtful_error` above 0.02, that they are so by more than a little.
+        Read `doubtful_error` first: up to 0.02 is fine. `p_value_against_model` below 0.05 says that the
+        model errs; `p_value` below 0.05, that the model or the guide does.
 
     Raises:
         ValueError: If the shapes differ, there are fewer than two images, or these are no probabilities

@@ -8,6 +8,7 @@ from jaxtyping import Float, Real
 from analysis.arviz_figures import arviz_figure
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.images import is_image
+from analysis.p_values import p_text
 from analysis.vectors import Elements
 from pyro_vae.data.nouns import noun, nouns
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 # Elements that the isotonic regression takes, and draws for its band.
 MOST_ELEMENTS = 20_000
 BAND_DRAWS = 100
-
-# p-values below this are a failure.
-LEVEL = 0.05
 
 
 def plot_reliability(
@@ -243,15 +241,16 @@ def plot_isotonic(
 
 
 def _verdict(result: "Calibration | ElementPit") -> str:
-    """The finding, of the comparison with the model's own data where there is one."""
-    p_value, against = result.p_value, result.p_value_against_model
-    if against is not None:
-        found = "The model is wrong" if against < LEVEL else "The model need not be wrong"
-        return f"{found}, p = {against:.2g} against its own data"
-    if p_value is None:
+    """The finding, and the p-value it rests on."""
+    verdict = result.verdict()
+    if verdict is None:
         return "Nothing to judge"
-    doubt = "; guide not trusted" if result.trusted is False else ""
-    return f"{'Calibrated' if p_value >= LEVEL else 'Not calibrated'}, p = {p_value:.2g}{doubt}"
+    p_value, against = result.p_value, result.p_value_against_model
+    tested = "" if p_value is None else f", p {p_text(p_value)}"
+    if against is not None:
+        tested = f", p {p_text(against)} against the model's own data"
+    doubt = "; guide not trusted" if result.trusted is False and against is None else ""
+    return f"Do forecasts come true? {verdict.answer.capitalize()}{tested}{doubt}"
 
 
 def _draw_picture(ax: "matplotlib.axes.Axes", shown: "ElementMap") -> None:

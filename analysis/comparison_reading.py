@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis.commands import ANNEALING
 from analysis.held_out import MOST_KHATS_ABOVE
 from analysis.titles import listed
 
@@ -94,7 +95,7 @@ def bias(comparison: "analysis.model_comparison.ModelComparison") -> str:
             )
         else:
             said += "they suffer alike, so that a difference may be wrong either way"
-    return f"{said}; `scripts/evaluate.py RUN --methods annealing` is surer."
+    return f"{said}; `{ANNEALING}` is surer."
 
 
 def amount_of(value: float, error: float) -> str:

@@ -5,6 +5,7 @@ left out, and its reason recorded.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,6 +51,8 @@ FORECAST_SAMPLES = 200
 # What a part raises that this program or these data do not have; the last is torch's word for what a
 # distribution lacks. Any other ValueError is a mistake, and ends the program.
 UNDEFINED = (UndefinedCheckError, NoDensityError, NotImplementedError)
+# The modules whose warnings are notes.
+LIBRARIES = r"(numpy|scipy|sklearn)\b"
 # What is said of new data whose codes training never saw.
 UNUSED_PRIOR = (
     "New data are made at codes z ~ p(z), a prior that the objective never used: how far they are from "
@@ -333,6 +336,20 @@ class Section:
     made: dict[str, Any] = field(default_factory=dict)
 
 
+@contextmanager
+def library_warnings() -> Iterator[list[str]]:
+    """Collect what numerical libraries warn of, once each, instead of printing it through a progress bar."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("default", module=LIBRARIES)
+        yield notes
+    for warning in caught:
+        text = " ".join(str(warning.message).split())
+        note = f"Note: {text.rstrip('.')}."
+        if note not in notes:
+            notes.append(note)
+
+
 class Parts:
     """A section in the making: each part is made, or left out with its reason.
 
@@ -352,18 +369,31 @@ class Parts:
         self._captions: dict[str, str] = {}
         self._made: dict[str, Any] = {}
 
-    def add(self, name: str, make: Callable[[], Made]) -> Made | None:
-        """Make a part, and record its `summary()`; None if it is left out."""
+    def add(self, name: str, make: Callable[[], Made], *, describe: bool = False) -> Made | None:
+        """Make a part, and record its `summary()`; None if it is left out.
+
+        What NumPy, SciPy and scikit-learn warn of becomes a note of the part.
+
+        Args:
+            name: The part's name.
+            make: What makes it.
+            describe: Whether another part answers its question: its reading is then its `description()`.
+        """
         try:
-            with self.subject.step(f"{self.name}: {name}"):
+            with self.subject.step(f"{self.name}: {name}"), library_warnings() as notes:
                 made = make()
+                summary = dict(made if isinstance(made, Mapping) else made.summary())  # pyright: ignore
         except UNDEFINED as error:
             self.left_out[name] = str(error)
             self.record[name] = {"left_out": str(error)}
             return None
-        summary: Mapping[str, Any] = made if isinstance(made, Mapping) else made.summary()  # pyright: ignore
-        self.record[name] = dict(summary)
-        self.readings[name] = summary["reading"]
+        if describe:
+            summary["reading"] = made.description()  # pyright: ignore
+            del summary["verdicts"]
+        if notes:
+            summary["notes"] = notes
+        self.record[name] = summary
+        self.readings[name] = " ".join([summary["reading"], *notes])
         self._made[name] = made
         return made
 

@@ -94,10 +94,14 @@ def predictive(subject: Subject) -> Section:
     )
     if checks is not None:
         parts.record["p_values"] = checks.summary()["p_values"]
-        parts.numbers["p-values below 0.05"] = f"{checks.num_below} of {len(checks.p_values)}"
+        if checks.told_apart is not None:
+            parts.numbers["told from held-out data"] = (
+                f"{checks.told_apart.best:.1%} of pairs, 50% is chance"
+            )
         parts.numbers["furthest off"] = (
             f"{checks.furthest.title}, distance {checks.furthest.ks_distance:.2f}"
         )
+        parts.numbers["p-values below 0.05"] = f"{checks.num_below} of {len(checks.p_values)}"
         parts.draw(
             "comparisons",
             "Are statistics and scores of new data distributed as those of real data?",
@@ -213,13 +217,18 @@ def pit(subject: Subject) -> Section:
     checks = parts.add("statistics", lambda: _Pits(_pit_checks(subject)))
     if checks is not None:
         off = [check for check in checks.checks if check.departure != "none"]
+        worst = max(checks.checks, key=lambda check: check.largest_departure)
+        parts.numbers["furthest off"] = (
+            f"{worst.label.partition(':')[0]}, distance {worst.largest_departure:.2f}"
+        )
         parts.numbers["statistics off"] = f"{len(off)} of {len(checks.checks)}"
         parts.draw(
             "statistics",
             "Are real data too low, too high, too wide or too narrow among new ones?",
             lambda: plot_pit(checks.checks),
         )
-    elements = parts.add("elements", lambda: _element_pit(subject))
+    # Whether forecasts come true is for the section `calibration` to say.
+    elements = parts.add("elements", lambda: _element_pit(subject), describe=True)
     if elements is not None:
         parts.numbers |= _against_numbers(elements)
         parts.draw(
@@ -241,6 +250,7 @@ def elbo(subject: Subject) -> Section:
     if terms is not None:
         for name, values in (("ELBO", terms.reconstruction - terms.rate), ("rate", terms.rate)):
             parts.numbers[name] = f"{values.mean():.2f} nats per datum"
+        parts.numbers["active units"] = f"{terms.active_units} of {terms.embeddings.shape[1]}"
         parts.draw(
             "terms",
             "What is the ELBO made of, in each datum and on average?",
@@ -300,7 +310,7 @@ def guide(subject: Subject) -> Section:
         parts.numbers["effective draws, median"] = f"{np.median(ess):.0f} of {draws}"
         parts.draw(
             "quality",
-            "Can importance weights of the guide be trusted?",
+            "How heavy are the tails of the guide's importance weights, and how many draws count?",
             lambda: plot_guide_quality(khat, ess, draws),
         )
         parts.draw(
@@ -319,7 +329,7 @@ def guide(subject: Subject) -> Section:
         parts.numbers["told from the posterior"] = f"{sbc.told_apart:.1%} of pairs, 50% is chance"
         parts.draw(
             "sbc",
-            "Is the guide the posterior of data that the model made, jointly and by dimension?",
+            "Where among the guide's draws does the true code of simulated data lie?",
             lambda: plot_sbc(sbc),
         )
         parts.draw(
@@ -339,7 +349,7 @@ def guide(subject: Subject) -> Section:
     if gaps is not None:
         parts.draw(
             "generalisation",
-            "Do decoder and encoder overfit?",
+            "How much better are training data modelled than test data?",
             lambda: plot_generalisation(gaps),
         )
     return parts.section()
@@ -410,8 +420,8 @@ class _Pits:
             )
         worst = max(off, key=lambda check: check.largest_departure)
         return (
-            f"{len(off)} of {len(self.checks)} statistics of real data do not fall among those of "
-            f"generated data as they should; furthest is {worst.reading()}"
+            f"{len(off)} of {len(self.checks)} statistics are distributed differently in real and in generated "
+            f"data. Furthest off is {worst.reading()}"
         )
 
 
@@ -465,8 +475,8 @@ def _same_image(subject: Subject) -> dict[str, Any]:
     return {
         "reconstruction_rmse": float(np.sqrt(error.mean())),
         "reading": (
-            "Replicates of an image from its own code show what the code keeps. They have seen the "
-            "image, describe it, and test nothing."
+            "Replicates of data from their own codes show what a code keeps. They have seen the data, "
+            "so that they describe and test nothing."
         ),
     }
 
@@ -529,12 +539,18 @@ def _against_numbers(found: Calibration | ElementPit) -> dict[str, str]:
 
 
 def _calibration_numbers(found: Calibration | ElementPit) -> dict[str, str]:
-    numbers = _against_numbers(found)
     if isinstance(found, Calibration):
-        numbers["error in doubtful elements"] = (
-            f"{found.doubtful_error:.4f}, by chance {found.doubtful_error_by_chance:.4f}"
-        )
-    return numbers
+        numbers = {
+            "error in doubtful elements": (
+                f"{found.doubtful_error:.4f}, by chance {found.doubtful_error_by_chance:.4f}"
+            )
+        }
+    else:
+        numbers = {
+            "mean PIT (0.5 is right)": f"{0.5 + found.bias:.3f}",
+            "variance of the PIT (1 is right)": f"{found.spread:.2f}",
+        }
+    return numbers | _against_numbers(found)
 
 
 def _generalisation(subject: Subject) -> Generalisation:
@@ -543,6 +559,7 @@ def _generalisation(subject: Subject) -> Generalisation:
         subject.train.to(subject.x.device),
         subject.x,
         num_samples=min(GENERALISATION_SAMPLES, subject.num_samples),
+        support=subject.support,
         seed=subject.seed_of("generalisation"),
     )
 

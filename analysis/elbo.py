@@ -1,11 +1,13 @@
 """The ELBO datum by datum: reconstruction and rate, and the best and the worst of them."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from analysis.verdicts import Verdict, code_used
 from pyro_vae.evidence import Evaluation
 from pyro_vae.evidence.numbers import finite, standard_error
 from pyro_vae.statistics import ACTIVE_VARIANCE, EQUAL_SHARE, unit_activity
@@ -75,13 +77,27 @@ class ElboTerms:
                 f"{name}_worst": worst.tolist(),
                 f"{name}_best": best.tolist(),
             }
+        verdict = self.verdict()
         return found | {
-            "active_units": int((unit_activity(self.embeddings) > ACTIVE_VARIANCE).sum()),
+            "active_units": self.active_units,
+            "verdicts": [] if verdict is None else [verdict.plain()],
             "reading": self.reading(),
         }
 
+    @property
+    def active_units(self) -> int:
+        """The number of latent dimensions whose code varies over data."""
+        return int((unit_activity(self.embeddings) > ACTIVE_VARIANCE).sum())
+
+    def verdict(self) -> Verdict | None:
+        """Whether the code is used; None where the rate is not finite."""
+        rate = float(self.rate.mean())
+        if not math.isfinite(rate):
+            return None
+        return code_used(rate, self.active_units, self.embeddings.shape[1])
+
     def reading(self) -> str:
-        """Whether a few data carry the loss, and what to look at."""
+        """Whether the code is used, whether a few data carry the loss, and what to look at."""
         elbo = self.elbo
         if not np.isfinite(elbo).all():
             bad = (~np.isfinite(elbo)).mean()
@@ -90,7 +106,7 @@ class ElboTerms:
         worst = np.sort(elbo)[: max(1, len(elbo) // 100)].mean()
         spread = high - low
         means = (
-            f"A datum costs {-elbo.mean():.2f} nats on average, {-self.reconstruction.mean():.2f} "
+            f"{self.verdict()} A datum costs {-elbo.mean():.2f} nats on average, {-self.reconstruction.mean():.2f} "
             f"for the reconstruction and {self.rate.mean():.2f} for the code."
         )
         if spread <= EQUAL_SHARE * max(1.0, abs(median)):

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Real
 
+from analysis.p_values import p_text
 from analysis.sign_flips import NUM_FLIPS, bootstrap_interval, sign_flips
+from analysis.verdicts import LARGEST_BIAS, LARGEST_SPREAD, Verdict, forecasts
 from pyro_vae.evidence.numbers import finite
 
 # Of the histogram. Forecasts from 200 draws have no finer structure.
@@ -16,13 +18,6 @@ BINS = 20
 # elements dependent, and the signs of rare events cannot be flipped. That rejects a true model in 20 %
 # of cases with 60 data of 8 elements.
 DEGREES = 6
-
-# p-values below this are a failure.
-LEVEL = 0.05
-
-# A mean PIT further than this from 1/2, or a spread further from 1, is worth a repair.
-LARGEST_BIAS = 0.02
-LARGEST_SPREAD = 0.1
 
 # Beyond this many standard errors bias and spread have a direction.
 _CLEAR = 3.0
@@ -195,74 +190,48 @@ class ElementPit:
             "bins": bins,
             "location": self.location.summary(),
             "width": self.width.summary(),
+            "verdicts": [self.verdict().plain()],
             "reading": self.reading(),
         }
 
+    def verdict(self) -> Verdict:
+        """Whether the forecasts come true, judged against those of the model's own data where there are any."""
+        bias, spread = (
+            self.bias - (self.model_bias or 0.0),
+            self.spread - (self.model_spread or 1.0),
+        )
+        effect = (
+            f"the mean PIT is {0.5 + self.bias:.3f} (0.5 is right, within {LARGEST_BIAS} is fine) and its variance "
+            f"{self.spread:.2f} times a uniform one's (1 is right, within {LARGEST_SPREAD} is fine)"
+        )
+        if self.model_bias is not None and self.model_spread is not None:
+            effect += f", where the model's own data have {0.5 + self.model_bias:.3f} and {self.model_spread:.2f}"
+            direction = _direction(
+                self.bias_t_against_model or 0.0, self.spread_t_against_model or 0.0
+            )
+        else:
+            direction = _direction(self.bias_t, self.spread_t)
+        return forecasts(
+            effect,
+            small=abs(bias) <= LARGEST_BIAS and abs(spread) <= LARGEST_SPREAD,
+            direction=direction,
+            p=1.0 if self.p_value is None else self.p_value,
+            against=self.p_value_against_model,
+            trusted=self.trusted,
+        )
+
+    def description(self) -> str:
+        """How many elements fail alone."""
+        n, together = len(self.location.t.reshape(-1)), self.p_value
+        alone = "" if together is None else f" Model and guide together: p {p_text(together)}."
+        return (
+            f"Of {n} elements {self.location.fails.sum()} fail alone in location and {self.width.fails.sum()} in "
+            f"width.{alone}"
+        )
+
     def reading(self) -> str:
-        """Whether the forecasts come true, and how they err."""
-        fails = f"{self.location.fails.sum()} elements fail in location, {self.width.fails.sum()} in width."
-        direction = _direction(
-            self.bias_t_against_model or 0.0,
-            self.spread_t_against_model or 0.0,
-        )
-        lead = first_verdict(self.p_value_against_model, self.trusted, direction)
-        return f"{lead}{self._alone()} {fails}"
-
-    def _alone(self) -> str:
-        """The same without a look at data that the model made."""
-        p = "" if self.p_value is None else f", p = {self.p_value:.2g}"
-        if self.p_value is not None and self.p_value >= LEVEL:
-            return f"The PIT is uniform as far as {self.n} data show{p}."
-        how = _direction(self.bias_t, self.spread_t) or "no clear bias or width, but another shape"
-        small = abs(self.bias) <= LARGEST_BIAS and abs(self.spread - 1) <= LARGEST_SPREAD
-        own_mean, own_spread = (
-            "" if value is None else f"{name}{value:.{digits}f}"
-            for name, value, digits in (
-                (", the model's own data have ", _shifted(self.model_bias), 3),
-                (", the model's own data's ", self.model_spread, 2),
-            )
-        )
-        return (
-            f"The PIT is not uniform{p}: {how}. Its mean is {0.5 + self.bias:.3f} where 0.5 is right "
-            f"(within {LARGEST_BIAS} is fine{own_mean}), its variance {self.spread:.2f} times a "
-            f"uniform one's (within {LARGEST_SPREAD} of 1 is fine{own_spread})."
-            f"{' Significant, and small on average.' if small else ''}"
-        )
-
-
-def first_verdict(against: float | None, trusted: bool | None, direction: str) -> str:
-    """The sentence that a reading starts with: what, besides the guide, the failure is evidence of.
-
-    Args:
-        against: The p-value against data that the model made, which the guide cannot spoil.
-        trusted: Whether the guide's weights are to be believed; None if nobody said.
-        direction: How the forecasts err, against those of the model's own data; or nothing.
-    """
-    if against is not None:
-        together = "Without that comparison, model and guide together: "
-        if against >= LEVEL:
-            return (
-                "The model need not be wrong: data that it made, forecast with the same guide, do not "
-                f"differ from these, p = {against:.2g}. {together}"
-            )
-        how = f": {direction}" if direction else ""
-        doubt = ""
-        if trusted is False:
-            doubt = "How they err may yet be the guide's, which is not trusted. "
-        return (
-            f"The model is wrong{how}. Data that it made, forecast with the same guide, differ from "
-            f"these, p = {against:.2g}. {doubt}{together}"
-        )
-    if trusted is False:
-        return (
-            "No evidence about the model: the guide's weights are not trusted, and a failure may be "
-            "the guide's alone. Compare with data that the model made (`simulated`). "
-        )
-    return ""
-
-
-def _shifted(bias: float | None) -> float | None:
-    return None if bias is None else 0.5 + bias
+        """Whether the forecasts come true, how they err, and in how many elements."""
+        return f"{self.verdict()} {self.description()}"
 
 
 def _direction(bias_t: float, spread_t: float) -> str:
@@ -303,8 +272,8 @@ def element_pit(
         num_flips: The number of choices of signs.
 
     Returns:
-        Read `p_value_against_model` first: below 0.05 the model is wrong. `p_value` below 0.05 says that
-        the forecasts are wrong, or that the guide they were made with is; `bias` and `spread` say how.
+        Read `bias` and `spread` first. `p_value_against_model` below 0.05 says that the model errs so;
+        `p_value` below 0.05, that the model or the guide does.
 
     Raises:
         ValueError: If there are fewer than two data, events differ, or a PIT lies outside 0 and 1.

@@ -18,7 +18,6 @@ from analysis.forest import plot_latents
 from analysis.guide import plot_guide_quality
 from analysis.images import limits_of, plot_reconstructions, plot_samples
 from analysis.latent import plot_dimensions, plot_latent_space
-from analysis.learning import plot_learning_curves
 from analysis.predictive import PredictiveChecks, compare_statistics, plot_comparisons
 from analysis.vectors import Elements, plot_largest, plot_vectors
 from pyro_vae.data import DataContract
@@ -27,6 +26,7 @@ from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence import Evaluation
 from pyro_vae.inference_data import unconditioned
 from pyro_vae.log_densities import distribution_at
+from pyro_vae.training.learning_curves import plot_learning_curves
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -1,16 +1,17 @@
 """Overfitting, of the decoder and of the encoder: the same numbers on training and on test data."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Real
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.guide import MOST_KHATS_ABOVE
+from analysis.draws import to_array
+from analysis.verdicts import CLEAR, DECODER, ENCODER, MOST_KHATS_ABOVE, Verdict, overfits
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence import (
     NoLocalGuideError,
@@ -18,14 +19,23 @@ from pyro_vae.evidence import (
     importance_weighting,
     inference_gaps,
 )
+from pyro_vae.evidence.baselines import (
+    Baseline,
+    independent_density,
+    negative_binomial_log_density,
+)
 from pyro_vae.evidence.numbers import finite, standard_error
 from pyro_vae.statistics import khat_threshold
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-# So many standard errors make a difference worth naming.
-CLEAR = 2.0
+# Fits of a density without latent variables, and the training data that each sees at most.
+FOLDS, REFERENCE_DATA = 5, 10_000
+# The share of a difference that a reference may miss.
+REMAINDER = 0.02
+# Sizes of a row of counts.
+SIZES = 40
 
 LABELS = {
     "log_evidence": "log p(x)",
@@ -36,6 +46,7 @@ LABELS = {
     "approximation": "approximation gap",
     "amortisation": "amortisation gap",
     "khat_above": "share of k-hats above",
+    "reference": "log p(x) of the reference",
 }
 _GAPS = ("approximation", "amortisation")
 
@@ -55,6 +66,8 @@ class Generalisation:
         left_out: Why the gaps are missing; None if they are not.
         trust: What `InferenceGaps.trust` says of the gaps on training and on test data.
         withheld: Why rounding errors allow no verdict; None where they are small.
+        reference: A density without latent variables, whose "reference" is among the numbers: log p_0(x) of
+            the same data, none of which it was fitted to. None without one.
     """
 
     train: Mapping[str, Float[np.ndarray, " _"]]
@@ -63,16 +76,44 @@ class Generalisation:
     left_out: str | None
     trust: tuple[str, ...] = ()
     withheld: str | None = None
+    reference: str | None = None
+
+    @property
+    def slope(self) -> float:
+        """b of log p(x) = a + b log p_0(x) within each split: what is easy for both. 0 without a reference."""
+        if self.reference is None:
+            return 0.0
+        pairs = [
+            [values - values.mean() for values in (split["log_evidence"], split["reference"])]
+            for split in (self.train, self.test)
+        ]
+        products = sum(float(p @ r) for p, r in pairs)
+        squares = sum(float(r @ r) for _, r in pairs)
+        return products / squares if squares > 0 and math.isfinite(products) else 0.0
+
+    def adjusted(self) -> tuple[float, float]:
+        """The difference of log p(x) - b log p_0(x), training less test, and its standard error.
+
+        Rows that are larger or rarer are harder for any density. With the reference as a control variate
+        (an analysis of covariance) what is left is the model's own, but for a fiftieth of what the reference
+        takes away, which counts as an error.
+        """
+        if self.reference is None:
+            return self.difference("log_evidence")
+        splits = [
+            split["log_evidence"] - self.slope * split["reference"]
+            for split in (self.train, self.test)
+        ]
+        difference, error = _difference(*splits)
+        removed = self.difference("log_evidence")[0] - difference
+        return difference, math.hypot(error, REMAINDER * removed)
 
     def difference(self, name: str) -> tuple[float, float]:
         """The mean on training data less that on test data, and its standard error.
 
         The data are different ones, so that their errors add in squares. NaN for one datum.
         """
-        train, test = self.train[name], self.test[name]
-        errors = [standard_error(values) for values in (train, test)]
-        error = math.nan if None in errors else math.hypot(*(e for e in errors if e is not None))
-        return float(train.mean() - test.mean()), error
+        return _difference(self.train[name], self.test[name])
 
     def clearly_above(self, name: str, sign: int) -> bool:
         """Whether training data are above (sign 1), or below (-1), test data by two standard errors."""
@@ -99,64 +140,94 @@ class Generalisation:
             "terms": terms,
             "gaps_left_out": self.left_out,
             "gaps_trust": list(self.trust),
+            "reference": self.reference,
+            "adjusted": {
+                "slope": self.slope,
+                **dict(
+                    zip(("difference", "difference_se"), map(finite, self.adjusted()), strict=True)
+                ),
+            },
+            "verdicts": [] if self.withheld else [each.plain() for each in self.verdicts()],
             "reading": self.reading(),
         }
+
+    def verdicts(self) -> tuple[Verdict, Verdict]:
+        """Whether decoder and encoder do worse on test data than on training data."""
+        difference, error = self.adjusted()
+        what = "log p(x) of training less test data"
+        if self.reference is not None:
+            what += f", adjusted by that of {self.reference} on the same data,"
+        name = "inference" if self.left_out else "amortisation"
+        gap, gap_error = self.difference(name)
+        return (
+            overfits(DECODER, what, difference, error),
+            overfits(ENCODER, f"the {LABELS[name]} of test less training data", -gap, gap_error),
+        )
 
     def reading(self) -> str:
         """Whether decoder and encoder do worse on test data than on training data."""
         if self.withheld:
             return self.withheld
-        sentences = []
-        seen = f"log p(x) of training less test data is {self._said('log_evidence', 1)}"
-        if not self._judged("log_evidence"):
-            sentences.append(f"Overfitting of the decoder cannot be judged: {seen}.")
-        elif self.clearly_above("log_evidence", 1):
+        decoder, encoder = self.verdicts()
+        sentences = [str(decoder)]
+        if self.reference is not None and decoder.answer != "not known":
+            raw, raw_error = self.difference("log_evidence")
+            of_reference, _ = self.difference("reference")
             sentences.append(
-                f"The decoder overfits: {seen}; stop earlier, make it smaller, or use more data."
+                f"Without that adjustment it is {raw:+.2f} ± {raw_error:.2f}; the reference, fitted to "
+                f"other training data, differs by {of_reference:+.2f}: so much harder are the test data for it."
             )
-        elif self.clearly_above("log_evidence", -1):
-            sentences.append(
-                f"No overfitting of the decoder is seen: {seen}, so that the test data are the easier "
-                "ones for this model."
-            )
-        else:
-            sentences.append(f"No overfitting of the decoder is seen: {seen}.")
-        name = "inference" if self.left_out else "amortisation"
-        seen = f"the {LABELS[name]} of test less training data is {self._said(name, -1)}"
-        if not self._judged(name):
-            sentences.append(f"Overfitting of the encoder cannot be judged: {seen}.")
-        elif self.clearly_above(name, -1):
-            sentences.append(
-                f"The encoder overfits: {seen}; regularise it, or refine its answer for each test datum."
-            )
-        else:
-            sentences.append(f"No overfitting of the encoder is seen: {seen}.")
+        if decoder.answer == "yes":
+            sentences.append("Stop earlier, take a smaller network, or use more data.")
+        sentences.append(str(encoder))
+        if encoder.answer == "yes":
+            sentences.append("Regularise it, or refine its answer for each test datum.")
         if self.left_out:
             sentences.append(f"The gap is not taken apart: {self.left_out}")
         if "khat_above" in self.train:
             shares = [split["khat_above"].mean() for split in (self.train, self.test)]
             if max(shares) > MOST_KHATS_ABOVE:
                 sentences.append(
-                    f"k-hat is high for {shares[0]:.0%} of training and {shares[1]:.0%} of test data, whose "
-                    "log p(x) is too low: a difference there may be the guide's."
+                    f"With {self.num_samples} draws each, k-hat is high for {shares[0]:.0%} of training and {shares[1]:.0%} of test data, whose log p(x) is "
+                    "too low: part of a difference may be the guide's."
                 )
         return " ".join(sentences)
 
-    def _judged(self, name: str) -> bool:
-        """Whether a difference and its error are numbers."""
-        return all(math.isfinite(value) for value in self.difference(name))
 
-    def _said(self, name: str, sign: int) -> str:
-        """A difference with its sign and error, and what it is if nothing is seen."""
-        if not self._judged(name):
-            return "not finite, or of one datum, which has no standard error"
-        difference, error = self.difference(name)
-        said = f"{sign * difference:+.2f} ± {error:.2f} nats"
-        if abs(difference) <= CLEAR * error:
-            said += " (above 0 is overfitting; 0 is within two standard errors)"
-        elif sign * difference < 0:
-            said += " (above 0 would be overfitting)"
-        return said
+def _difference(
+    train: Float[np.ndarray, " _"], test: Float[np.ndarray, " _"]
+) -> tuple[float, float]:
+    errors = [standard_error(values) for values in (train, test)]
+    error = math.nan if None in errors else math.hypot(*(e for e in errors if e is not None))
+    return float(train.mean() - test.mean()), error
+
+
+def reference_log_density(
+    train: Real[np.ndarray, " n *event"],
+    rows: Int[np.ndarray, " k"],
+    test: Real[np.ndarray, " m *event"],
+    fit: Callable[[np.ndarray], Baseline],
+) -> tuple[str, Float[np.ndarray, " k"], Float[np.ndarray, " m"]]:
+    """log p_0(x) of some training rows and of test data by fits that did not see them.
+
+    Each fifth of the rows is scored by a density that is fitted to the other training data, and test data
+    by the mean of the five: what the reference itself overfits is in neither.
+
+    Args:
+        train: Training data.
+        rows: The rows that are scored.
+        test: Test data.
+        fit: A density without latent variables from training data.
+    """
+    name, of_train, of_test = "", np.empty(len(rows)), np.zeros(len(test))
+    folds = min(FOLDS, len(train))
+    for fold in range(folds):
+        scored = np.arange(len(rows)) % folds == fold
+        density = fit(np.delete(train, rows[scored], axis=0))
+        name = density.name
+        of_train[scored] = density.log_density(train[rows[scored]])
+        of_test += density.log_density(test) / folds
+    return name, of_train, of_test
 
 
 def generalisation(
@@ -168,11 +239,13 @@ def generalisation(
     num_data: int = 500,
     gap_steps: int = 300,
     num_gap_data: int = 64,
+    support: str | None = None,
     seed: int = 0,
 ) -> Generalisation:
     """log p(x), the ELBO with its terms, and the inference gaps, on training and on test data.
 
-    The decoder overfits if log p(x) is lower on test data; the encoder if the amortisation gap, what
+    The decoder overfits if log p(x) is lower on test data by more than the rows themselves explain, as a
+    density without latent variables sees them (`Generalisation.adjusted`); the encoder if the amortisation gap, what
     it loses to a guide of its own family fitted to the datum, is larger there.
 
     Args:
@@ -184,6 +257,8 @@ def generalisation(
         num_data: The number of data of each split, at most, always the same ones.
         gap_steps: The steps of Adam to each datum's own guide.
         num_gap_data: The number of those data that get one, at most.
+        support: Of the data, "binary", "unit", "integers", "counts" or "real": log p(x) is then judged beside
+            that of a density without latent variables. None for no reference.
         seed: The seed of the draws. The global random stream does not move.
 
     Raises:
@@ -229,8 +304,67 @@ def generalisation(
             except NoLocalGuideError as error:
                 left_out = str(error)
         splits.append(found)
+    reference = None
+    if support is not None and len(x_train) > 1:
+        reference, *scores = _reference(vae, x_train, x_test, num_data, support)
+        for split, values in zip(splits, scores, strict=True):
+            split["reference"] = values
     reason = next(filter(None, reasons), None)
-    return Generalisation(splits[0], splits[1], num_samples, left_out, tuple(trust), reason)
+    return Generalisation(
+        splits[0], splits[1], num_samples, left_out, tuple(trust), reason, reference
+    )
+
+
+def _reference(
+    vae: Any, x_train: Tensor, x_test: Tensor, num_data: int, support: str
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """The name of `independent_density`, and its log density of the rows that are evaluated."""
+    known = fixed_rows(len(x_train), max(num_data, REFERENCE_DATA))
+    rows = fixed_rows(len(x_train), num_data)
+    place = np.searchsorted(known.numpy(), rows.numpy())
+    train, test = (
+        to_array(x[chosen.to(x.device)]).reshape(len(chosen), -1)
+        for x, chosen in ((x_train, known), (x_test, fixed_rows(len(x_test), num_data)))
+    )
+    likelihood = getattr(vae, "likelihood", None)
+    given_total = bool(getattr(likelihood, "given_total", False))
+    if support == "counts" and not given_total:
+        totals = np.concatenate([train.sum(1), test.sum(1)])
+        return reference_log_density(train, place, test, lambda x: sized_counts(x, totals))
+    levels = getattr(likelihood, "levels", None) if support == "integers" else None
+    return reference_log_density(
+        train,
+        place,
+        test,
+        lambda x: independent_density(x, support, levels=levels, given_total=given_total),
+    )
+
+
+def sized_counts(train: Real[np.ndarray, "n genes"], totals: Real[np.ndarray, " _"]) -> Baseline:
+    """log 1/S sum_s prod_i NB(x_i | mean s m_i, dispersion r_i): counts of rows of any size s.
+
+    Without a size, a row larger than all others would look worse to the reference than to any model that
+    has a latent variable. The sizes are S from the smallest to the largest total, evenly on a logarithmic
+    scale; m_i and r_i are found by moments.
+
+    Args:
+        train: Counts.
+        totals: The totals of all rows that may be scored.
+    """
+    size = train.sum(1) / max(train.sum(1).mean(), 1e-12)
+    mean = np.maximum(train.sum(0) / size.sum(), 1 / len(train))
+    expected = size[:, None] * mean
+    excess = np.square(train - expected).sum(0) - expected.sum(0)
+    largest = np.square(expected).sum(0)
+    dispersion = np.clip(largest / np.maximum(excess, 1e-5 * largest), 1e-3, 1e5)
+    ends = np.maximum(
+        np.array([totals.min(), totals.max()]) / max(train.sum(1).mean(), 1e-12), 1e-3
+    )
+    sizes = np.geomspace(*ends, SIZES)
+    return Baseline(
+        "a negative binomial for each element, of any size",
+        lambda x: negative_binomial_log_density(x.astype(np.int64), mean, dispersion, sizes),
+    )
 
 
 def plot_generalisation(result: Generalisation) -> "matplotlib.figure.Figure":
@@ -240,20 +374,22 @@ def plot_generalisation(result: Generalisation) -> "matplotlib.figure.Figure":
     """
     figure = new_figure(11.0, 4.0)
     left, right = figure.subplots(1, 2)
-    levels = [
-        name for name in ("log_evidence", "elbo", "reconstruction", "rate") if name in result.train
-    ]
+    names = ("log_evidence", "reference", "elbo", "reconstruction", "rate")
+    levels = [name for name in names if name in result.train]
     for place, name in enumerate(levels):
         difference, se = result.difference(name)
         left.errorbar(difference, place, xerr=2 * se, fmt="o", color=BLUE, capsize=3)
     log_evidence, error = result.difference("log_evidence")
+    adjusted = ""
+    if result.reference is not None:
+        adjusted = f"\nadjusted by the reference: {result.adjusted()[0]:+.2f} ± {result.adjusted()[1]:.2f}"
     left.axvline(0, color=GREY, linestyle="--")
     left.set(
         yticks=range(len(levels)),
         yticklabels=[LABELS[name] for name in levels],
         ylim=(len(levels) - 0.5, -0.5),
         xlabel="training less test data, nats per datum",
-        title=f"log p(x), training less test: {log_evidence:+.2f} ± {error:.2f} nats",
+        title=f"log p(x), training less test: {log_evidence:+.2f} ± {error:.2f} nats{adjusted}",
     )
     gaps = [name for name in ("inference", *_GAPS) if name in result.train]
     for split, colour, name, moved in (

@@ -7,20 +7,18 @@ import numpy as np
 from jaxtyping import Int, Real
 
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
+from analysis.commands import ANNEALING, MORE_DRAWS
 from analysis.images import Limits, draw_datum, strip
 from analysis.vectors import Elements, plot_largest, plot_vectors
+from analysis.verdicts import Verdict, evidence
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.evidence.numbers import finite, share_above_threshold
-from pyro_vae.statistics import MINIMUM_SAMPLES, khat_threshold
+from pyro_vae.statistics import khat_threshold
 
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-# A guide is called good if at most this share of data has a k-hat above the threshold, and the median
-# datum at least so many effective draws: log p(x) is then low by about 1 / (2 ESS), 0.01 nats.
-MOST_KHATS_ABOVE = 0.1
-FEWEST_EFFECTIVE = 50
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # So many of the worst rows are in the summary.
 ROWS = 10
@@ -95,41 +93,32 @@ class GuideQuality:
                 }
                 for row in self.worst[:ROWS]
             ],
+            "verdicts": [] if self.withheld else [self.verdict().plain()],
             "reading": self.reading(),
         }
+
+    def verdict(self) -> Verdict:
+        """Whether importance weighting with the guide gives log p(x)."""
+        return evidence(
+            share_above_threshold(self.khat, self.num_samples),
+            None if self.khat is None else khat_threshold(self.num_samples),
+            float(np.median(self.ess)),
+            self.num_samples,
+            len(self.ess),
+        )
 
     def reading(self) -> str:
         """Whether the guide can carry an estimate of log p(x), and what to do if not."""
         if self.withheld:
             return self.withheld
-        n, ess = len(self.ess), float(np.median(self.ess))
-        effective = (
-            f"the median effective sample size is {ess:.0f} of {self.num_samples} (at least "
-            f"{FEWEST_EFFECTIVE} is fine)"
-        )
-        above = share_above_threshold(self.khat, self.num_samples)
-        if above is None:
-            return f"Not to be judged by k-hat, which takes at least {MINIMUM_SAMPLES} draws; {effective}."
-        seen = (
-            f"k-hat is above {khat_threshold(self.num_samples):.2f} for {above:.1%} of {n} data (at "
-            f"most {MOST_KHATS_ABOVE:.0%} is fine), and {effective}"
-        )
-        if above > MOST_KHATS_ABOVE:
-            first = (
-                f"The guide misses the posterior's tails, or is so much wider that few draws meet it: "
-                f"{seen}. Its log p(x) is too low for those data; use annealed importance sampling "
-                "there, or a richer family."
-            )
-        elif ess < FEWEST_EFFECTIVE:
-            first = (
-                f"The guide is much wider than the posterior, or elsewhere: {seen}. k-hat does not "
-                "see that; take more draws, and ask `inference_gaps` what the guide loses."
-            )
-        else:
-            first = (
-                f"The guide is a good proposal: {seen}. That is no proof: draws that all miss the "
-                "same mode look good by both."
-            )
+        verdict = self.verdict()
+        advice = {
+            "yes": "Importance weights correct for a guide that is off; only draws that all miss "
+            "the same mode would look as good.",
+            "nearly": f"k-hat does not see a guide that is too wide: take more draws, `{MORE_DRAWS}`.",
+            "no": f"Use annealed importance sampling, `{ANNEALING}`, or a more flexible guide.",
+            "not known": "",
+        }[verdict.answer]
         counted = []
         if self.constant:
             counted.append(
@@ -141,7 +130,7 @@ class GuideQuality:
                 f"For {self.unfitted} data there is no tail to fit: weights are not finite, or a few "
                 "outweigh all others beyond float64; they count as above."
             )
-        return " ".join([first, *counted])
+        return " ".join(filter(None, [str(verdict), advice, *counted]))
 
 
 def guide_quality(

@@ -96,9 +96,7 @@ class LeaveOneOut:
         """How far the forecasts are the model's, and how far the guide's."""
         if self.withheld:
             return self.withheld
-        seen = (
-            f"the median effective sample size is {np.median(self.ess):.0f} of {self.num_samples}"
-        )
+        seen = f"the median effective sample size is {np.median(self.ess):.0f} of {self.num_samples} draws"
         above = share_above_threshold(self.khat, self.num_samples)
         if above is not None:
             limit = khat_threshold(self.num_samples)

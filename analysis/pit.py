@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, Real
 
 from analysis.arviz_figures import pit_figure
 from analysis.canvas import BLUE, GREY, ORANGE, tidy
+from analysis.p_values import p_text
 from pyro_vae.evidence.numbers import finite
 
 if TYPE_CHECKING:
@@ -198,24 +199,20 @@ class PitCheck:
         }
 
     def reading(self) -> str:
-        """Two sentences: whether the model generates this statistic well, and if not, what is wrong."""
-        label = self.label or self.name
+        """How far the distribution of PITs is from uniform, how it differs, and whether that is chance."""
+        label = self.label.partition(":")[0] or self.name
         numbers = (
-            f"p = {self.p_value:.2g}; mean PIT {self.mean:.3f}, 0.5 is right; {self.extreme:.1%} of "
-            f"PITs below {TAILS[0]} or above {TAILS[1]}, 20% is right"
+            f"distribution functions are up to {self.largest_departure:.2f} apart; mean PIT {self.mean:.3f}, 0.5 is "
+            f"right; {self.extreme:.1%} of PITs below {TAILS[0]} or above {TAILS[1]}, 20% is right; p "
+            f"{p_text(self.p_value)}"
         )
         if self.departure == "none":
-            size = math.sqrt(1 / len(self.pit) + 1 / self.num_reference)
             return (
-                f"{label}: no departure found among {len(self.pit)} real and {self.num_reference} "
-                f"generated data ({numbers}). Distribution functions less than about "
-                f"{size:.2f} apart may pass unseen."
+                f"{label}: no departure found among {len(self.pit)} real and {self.num_reference} generated data "
+                f"({numbers})."
             )
         found = " and ".join(_FOUND[word] for word in self.departure.split(" and "))
-        return (
-            f"{label}: {found} ({numbers}). The model does not make this of real data; look at "
-            "where the curve leaves its band, and at new data beside real ones."
-        )
+        return f"{label}: {found} ({numbers})."
 
 
 def pit_check(

@@ -5,13 +5,13 @@ seen the image that they are compared with, and fail such a check even when the 
 real data must not have trained the model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Real
+from jaxtyping import Float, Int, Real
 
 from analysis.data_statistics import (
     Nearest,
@@ -22,7 +22,8 @@ from analysis.data_statistics import (
     profiles_for,
     statistics_for,
 )
-from analysis.p_values import holm, p_text
+from analysis.images import is_image
+from analysis.p_values import holm
 from analysis.permutation_tests import (
     ProfileComparison,
     SpectrumComparison,
@@ -35,12 +36,9 @@ from analysis.predictive_plots import (
     plot_profiles,
     plot_spectrum,
 )
-from analysis.two_sample import (
-    SMALL_DISTANCE,
-    Comparison,
-    compare_scores,
-    distance_text,
-)
+from analysis.representation.told_apart import FEWEST, ToldApart, told_apart
+from analysis.two_sample import Comparison, compare_scores
+from analysis.verdicts import Verdict, like_data
 from pyro_vae.evidence.numbers import finite
 
 __all__ = [
@@ -59,6 +57,9 @@ _COPY_RATIO = 0.5
 
 _LEVEL = 0.05
 
+# A classifier sees at most so many data of each kind, on so many principal axes.
+MOST_CLASSIFIED, _AXES = 2000, 20
+
 MeasuredStatistics: TypeAlias = Mapping[str, Float[np.ndarray, " _"]]
 
 
@@ -73,6 +74,9 @@ class PredictiveChecks:
         spectrum: Of the covariance; None for data of which there are too few, or that do not vary.
         nearest: The training datum nearest to each generated datum.
         nearest_real: The training datum nearest to each real datum.
+        told_apart: How well a classifier tells generated from real data, by their leading principal axes
+            and their statistics; None for too few data.
+        training_told_apart: The same of training data against the real ones, which should be near 0.5.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -80,13 +84,17 @@ class PredictiveChecks:
     spectrum: SpectrumComparison | None = None
     nearest: Nearest | None = None
     nearest_real: Nearest | None = None
+    told_apart: ToldApart | None = None
+    training_told_apart: ToldApart | None = None
 
     @cached_property
     def p_values(self) -> dict[str, float]:
         """Every p-value that was computed, by name."""
         named = [*self.comparisons, *self.profiles]
-        spectrum = {} if self.spectrum is None else {"spectrum": self.spectrum.p_value}
-        return {check.name: check.p_value for check in named} | spectrum
+        others = {"spectrum": self.spectrum, "classifier": self.told_apart}
+        return {check.name: check.p_value for check in named} | {
+            name: check.p_value for name, check in others.items() if check is not None
+        }
 
     @cached_property
     def furthest(self) -> Comparison:
@@ -118,32 +126,36 @@ class PredictiveChecks:
             "profiles": {p.name: p.summary() for p in self.profiles},
             "spectrum": None if self.spectrum is None else self.spectrum.summary(),
             "nearest_training": self._nearest_summary(),
+            "classifier_auroc": None if self.told_apart is None else self.told_apart.best,
+            "classifier_auroc_training": None
+            if self.training_told_apart is None
+            else self.training_told_apart.best,
+            "verdicts": [self.verdict().plain()],
             "reading": self.reading(),
         }
 
-    def reading(self) -> str:
-        """What is furthest off and in which direction; then how many p-values say so."""
-        worst, count = self.furthest, len(self.p_values)
-        text = (
-            f"Generated data are furthest from real data in {worst.title}: the distance of the "
-            f"distributions is {distance_text(worst.ks_distance)}, and generated data have "
-            f"{worst.direction()}. "
+    def verdict(self) -> Verdict:
+        """Whether generated data are like the real ones."""
+        return like_data(
+            None if self.told_apart is None else self.told_apart.best,
+            self.furthest.title,
+            self.furthest.ks_distance,
+            self.smallest_holm,
         )
-        expected = _LEVEL * count
+
+    def reading(self) -> str:
+        """How far generated data are from real ones, in what, and how many p-values say so."""
+        worst, count = self.furthest, len(self.p_values)
+        text = f"{self.verdict()} In {worst.title} generated data have {worst.direction()}. "
+        if self.training_told_apart is not None:
+            text += (
+                f"The same classifier tells training from held-out data in {self.training_told_apart.best:.0%} "
+                "of pairs. "
+            )
         text += (
             f"{self.num_below} of {count} p-values are below {_LEVEL}, where a true model has "
-            f"{expected:.1f} on average; after Holm's correction the smallest is p "
-            f"{p_text(self.smallest_holm)}. "
+            f"{_LEVEL * count:.1f} on average."
         )
-        if self.smallest_holm >= _LEVEL:
-            text += "So many data do not tell the model from a true one."
-        elif worst.ks_distance <= SMALL_DISTANCE:
-            text += (
-                "The model is not the truth, but what these checks see of that is small: it is "
-                "found because there are many data."
-            )
-        else:
-            text += f"The model does not make such data: look at {worst.title} first."
         copies = self._copies()
         if copies is not None and copies > 2 * _LEVEL:
             text += (
@@ -256,7 +268,58 @@ def predictive_checks(
         seed=seed,
         transform=transform,
     )
-    return PredictiveChecks((*comparisons, *more), tuple(profiles), spectrum, near, near_real)
+    of_new, of_training = _told_apart(
+        (real, generated, train), statistics or (None, None), family, transform, seed
+    )
+    return PredictiveChecks(
+        (*comparisons, *more), tuple(profiles), spectrum, near, near_real, of_new, of_training
+    )
+
+
+def _told_apart(
+    samples: tuple[np.ndarray, np.ndarray, np.ndarray],
+    given: tuple[MeasuredStatistics | None, MeasuredStatistics | None],
+    family: Sequence[Statistic],
+    transform: Callable[[np.ndarray], np.ndarray] | None,
+    seed: int,
+) -> tuple[ToldApart | None, ToldApart | None]:
+    """A classifier of generated, and of training data, against real ones.
+
+    It sees the statistics, and the coordinates on the leading principal axes of all data together, which
+    do not know who is real.
+    """
+    from sklearn.utils.extmath import randomized_svd
+
+    if min(map(len, samples[:2])) < FEWEST:
+        return None, None
+    chosen = [spread_rows(len(x), MOST_CLASSIFIED) for x in samples]
+    taken = [x[rows] for x, rows in zip(samples, chosen, strict=True)]
+    flat = np.concatenate([x.reshape(len(x), -1) for x in taken]).astype(np.float64)
+    flat = flat if transform is None else transform(flat)
+    flat -= flat.mean(0)
+    if not is_image(samples[0].shape[1:]):
+        # Columns of a table have units of their own.
+        scale = flat.std(0)
+        flat /= np.where(scale > 0, scale, 1.0)
+    left, scale, _ = randomized_svd(flat, min(_AXES, *flat.shape), random_state=seed)
+    measures = [
+        measured(x, family)
+        if values is None
+        else {name: column[rows] for name, column in values.items()}
+        for x, values, rows in zip(taken, (*given, None), chosen, strict=True)
+    ]
+    columns = [np.concatenate([each[s.name] for each in measures]) for s in family]
+    features = np.nan_to_num(np.column_stack([left * scale, *columns]))
+    real, generated, train = np.split(features, np.cumsum([len(x) for x in taken])[:2])
+    return (
+        told_apart(generated, real, seed=seed),
+        told_apart(train, real, seed=seed) if len(train) >= FEWEST else None,
+    )
+
+
+def spread_rows(n: int, most: int) -> Int[np.ndarray, " rows"]:
+    """At most so many rows of n, evenly spread."""
+    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
 
 
 def compare_statistics(

@@ -146,9 +146,11 @@ class DataSetCheck:
         return not self.generated.min() <= self.real <= self.generated.max()
 
     def words(self) -> str:
-        """How far it is, and p: beyond all data sets the least that so many can give, an upper bound."""
-        far = "no data set varies" if self.deviations is None else f"{self.deviations:+.1f} s.d."
-        return f"{far}, p {'≤' if self.outside else '='} {self.p_value:.2g}"
+        """Both values, and p: beyond all data sets the least that so many can give, an upper bound."""
+        return (
+            f"{self.real:.4g} against {self.generated.mean():.4g} of the model's, p "
+            f"{'≤' if self.outside else '='} {self.p_value:.2g}"
+        )
 
 
 @dataclass(frozen=True)
@@ -193,15 +195,15 @@ class DataSetChecks:
     def reading(self) -> str:
         """How many real values lie beyond all data sets, how many chance puts there, and the furthest."""
         datasets, count = len(self.checks[0].generated), len(self.checks)
-        text = (
+        text = ""
+        if self.ranked:
+            worst = self.ranked[0]
+            text = f"Furthest off is the {worst.measure} of {worst.name}: {worst.words()}. "
+        return text + (
             f"{self.num_outside} of {count} means and spreads (standard deviations) of the real data's "
             f"statistics lie beyond those of all {datasets} data sets from the model; of a true model "
             f"{2 * count / (datasets + 1):.1f} would on average."
         )
-        if self.ranked:
-            worst = self.ranked[0]
-            text += f" Furthest off is the {worst.measure} of {worst.name}: {worst.words()}."
-        return text
 
 
 def data_set_checks(
@@ -473,7 +475,7 @@ def _quiet_figure(
     with warnings.catch_warnings():
         # It is the new data that the real ones are compared with, and statistics that are 0 or 1 are
         # no outcomes to be predicted. The last is ArviZ 0.8's own use of xarray.
-        for advice in ("This plot always uses the `observed_data`", ".*looks? binary"):
+        for advice in ("This plot always uses the", ".*looks? binary"):
             warnings.filterwarnings("ignore", advice, UserWarning)
         warnings.filterwarnings("ignore", "Deleting a single level of a MultiIndex", FutureWarning)
         figure = arviz_figure(

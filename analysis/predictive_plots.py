@@ -17,10 +17,10 @@ from analysis.permutation_tests import (
     SpectrumComparison,
 )
 from analysis.two_sample import (
-    SMALL_DISTANCE,
     Comparison,
 )
 from analysis.vectors import Elements, draw_vectors, is_long
+from analysis.verdicts import SMALL_DISTANCE
 from pyro_vae.data.nouns import noun, nouns
 
 if TYPE_CHECKING:
@@ -316,14 +316,15 @@ def _plot_elements(
 
 
 def _title(comparison: Comparison) -> str:
-    """KS distance and p-value, and how far the mean is off."""
-    if comparison.deviations is None:
-        off = "neither varies" if comparison.standard_errors is None else "test data do not vary"
-    else:
-        off = f"new mean {comparison.deviations:+.2f} s.d."
-        if comparison.standard_errors is not None:
-            off += f" ({comparison.standard_errors:+.1f} s.e.)"
-    return f"KS distance {comparison.ks_distance:.2f}, p {p_text(comparison.p_value)}\n{off}"
+    """KS distance and p-value, and the two means."""
+    means = [
+        f"{values.mean():.4g}" if len(values := sample[np.isfinite(sample)]) else "not finite"
+        for sample in (comparison.generated, comparison.real)
+    ]
+    return (
+        f"KS distance {comparison.ks_distance:.2f}, p {p_text(comparison.p_value)}\n"
+        f"mean {means[0]} against {means[1]} of real data"
+    )
 
 
 def _draw_histograms(

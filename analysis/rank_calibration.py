@@ -7,19 +7,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from analysis.p_values import holm, p_text
+from analysis.commands import GAPS
+from analysis.p_values import holm
 from analysis.simulated_ranks import JOINT, LOG_GUIDE, LOG_WEIGHT, Ranks
+from analysis.verdicts import NO_RATE, SIGNIFICANT, Verdict, guide_close
 from pyro_vae.evidence.numbers import finite, standard_error
 
 # The probabilities of the intervals and regions whose coverage is reported.
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-# A Holm-adjusted p-value below it says that the guide is not the posterior.
-SIGNIFICANT = 0.05
-# With many simulations every guide fails. One whose draws are told from the posterior's in at most this
-# share of pairs, where 0.5 is chance, is called close: the best guess is wrong in four of ten.
-CLOSE = 0.6
-# A guide whose rate is below it, in nats per datum, is next to the prior: a collapsed code.
-NO_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -134,42 +129,34 @@ class SimulationBasedCalibration:
             "spread_se": 1 / math.sqrt(2 * n),
             "coverage": coverage,
             "quantities": quantities,
+            "verdicts": [self.verdict().plain()],
             "reading": self.reading(),
         }
 
+    def verdict(self) -> Verdict:
+        """Whether the guide is close to the posterior of data that the model made."""
+        return guide_close(self.told_apart, float(self.adjusted.min()), len(self.pit))
+
     def reading(self) -> str:
         """Whether the guide is the posterior, how it misses it, and what this check cannot see."""
-        adjusted = self.adjusted
-        smallest = float(adjusted.min())
+        adjusted, verdict = self.adjusted, self.verdict()
         (ninety, _), (joint, _) = self.pooled_coverage(0.9), self.joint_coverage(0.9)
-        done = (
-            f"The model made {len(self.pit)} codes and data of them, and the guide had to find each code "
-            "again: if it is the posterior, the true code looks like one more of its draws."
-        )
-        seen = (
-            f"{len(self.names)} tests, corrected for their number, have p {p_text(smallest)}, and the best "
-            f"rule tells the true code from a draw in {self.told_apart:.1%} of pairs, where 50% is chance"
-        )
-        if smallest >= SIGNIFICANT:
-            found = f"No fault of the guide found: {seen}."
-            advice = "Nothing is to be done."
-        else:
-            near = "but close to it" if self.told_apart <= CLOSE else "and not close to it"
-            found = (
-                f"The guide is not the posterior, {near}: {seen}. Its 90% intervals hold the true "
-                f"code's dimensions in {ninety:.1%} of cases, its 90% region the whole code in "
-                f"{joint:.1%}{self._fault(adjusted)}."
+        said = [str(verdict)]
+        if adjusted.min() < SIGNIFICANT:
+            said.append(
+                f"Its 90% intervals hold the true code's dimensions in {ninety:.1%} of cases, its 90% region the "
+                f"whole code in {joint:.1%}{self._fault(adjusted)}."
             )
-            advice = "Ask `inference_gaps` whether a richer family or a better encoder would help."
-        advice += (
-            " This is said of the guide, and nothing of whether the model resembles real data."
-        )
+        if verdict.answer == "no":
+            said.append(
+                f"`{GAPS}` says whether a more flexible guide or a larger encoder would help."
+            )
         if self.rate < NO_RATE:
-            advice += (
-                f" And mind the rate of {max(self.rate, 0.0):.2f} nats per datum: the guide is next to the prior, "
-                "and where the decoder ignores the code that is the posterior and passes."
+            said.append(
+                f"But the rate is {max(self.rate, 0.0):.2f} nats per datum: the guide is next to the prior, and "
+                "passes wherever the decoder ignores the code."
             )
-        return f"{done} {found} {advice}"
+        return " ".join(said)
 
     @property
     def _codes(self) -> Float[np.ndarray, "n latent"]:

@@ -8,7 +8,8 @@ from jaxtyping import Float
 
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.p_values import p_text
-from analysis.rank_calibration import SIGNIFICANT, SimulationBasedCalibration
+from analysis.rank_calibration import SimulationBasedCalibration
+from analysis.verdicts import SIGNIFICANT
 
 if TYPE_CHECKING:
     import matplotlib.figure

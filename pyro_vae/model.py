@@ -11,18 +11,34 @@ from functools import partial
 from typing import Any, ClassVar
 
 import pyro
+import torch
 from jaxtyping import Float, Real
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
-from pyro_vae.data import DataContract, Units, check_prepared, prepare
+from pyro_vae.data import DataContract, Kind, Units, check_batch, check_prepared, prepare
+from pyro_vae.data.values import SUPPORTS
 from pyro_vae.evaluating import exportable
+from pyro_vae.generation import Generation
 from pyro_vae.parameter_names import UniqueParameterNames
+from pyro_vae.parts import Part, check_parts, checked_sizes, class_of, named_part, support_of
+
+# The likelihood that each kind of data gets, unless one is chosen. Edit a line, or give `build` one class.
+LIKELIHOOD_OF_KIND: dict[Kind, Callable[..., nn.Module]] = {
+    "binary": likelihoods.Bernoulli,
+    "grey": likelihoods.Bernoulli,  # of pixels drawn anew from the grey levels at each visit
+    "levels": likelihoods.DiscretizedLogistic,
+    "counts": likelihoods.NegativeBinomial,
+    "unit": likelihoods.LogitNormal,
+    "real": likelihoods.StudentT,
+}
 
 
-class VAE(UniqueParameterNames, PyroModule):
+class VAE(Generation, UniqueParameterNames, PyroModule):
     """A variational autoencoder: p(x, z) = p(z) p(x | z), with the guide q(z | x).
+
+    `sample`, `reconstruct` and `interpolate` are those of `Generation`.
 
     Args:
         prior: `prior()` is p(z), with event shape `(latent_dim,)`.
@@ -32,6 +48,7 @@ class VAE(UniqueParameterNames, PyroModule):
     Raises:
         ValueError: If prior and posterior differ in support, in latent dimension, or in the number of
             values of a discrete variable.
+        TypeError: If a part is no module.
 
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114
@@ -46,6 +63,7 @@ class VAE(UniqueParameterNames, PyroModule):
 
     def __init__(self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module) -> None:
         super().__init__()
+        check_parts(prior=prior, likelihood=likelihood, posterior=posterior)
         if prior.support != posterior.support:
             raise ValueError(
                 "prior and posterior must have the same support: "
@@ -68,6 +86,7 @@ class VAE(UniqueParameterNames, PyroModule):
     @pyro_method
     def model(self, x: Real[Tensor, " batch *event"], y: Tensor | None = None) -> Tensor:
         """z ~ p(z), x ~ p(x | z)."""
+        check_batch(x, self.likelihood, self.contract)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             return pyro.sample("x", self.likelihood(z), obs=x)
@@ -75,13 +94,14 @@ class VAE(UniqueParameterNames, PyroModule):
     @pyro_method
     def guide(self, x: Real[Tensor, " batch *event"], y: Tensor | None = None) -> Tensor:
         """z ~ q(z | x)."""
+        check_batch(x, self.likelihood, self.contract)
         with pyro.plate("data", len(x)):
             return pyro.sample("z", self.posterior(x))
 
     def embed(self, x: Any) -> Float[Tensor, "batch latent"]:
         """The deterministic code of x, used as its representation; data but a tensor are prepared first."""
         x = x if isinstance(x, Tensor) else self.prepare(x)
-        check_prepared(x, str(self.likelihood.support), self.contract)
+        check_prepared(x, self.likelihood, self.contract)
         with exportable():
             return self.posterior.embed(x)
 
@@ -96,8 +116,20 @@ class VAE(UniqueParameterNames, PyroModule):
         """
         return prepare(data, self.contract).to(next(self.parameters()).device)
 
-    def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch_event"]:
-        """The mean of p(x | z)."""
+    def decode(self, z: Any) -> Float[Tensor, "*batch_event"]:
+        """The mean of p(x | z), in the likelihood's support.
+
+        Args:
+            z: Codes `(*batch, latent_dim)`: a tensor, an array or a list.
+
+        Raises:
+            ValueError: If they have another shape.
+        """
+        if not isinstance(z, Tensor):
+            z = torch.as_tensor(z, dtype=torch.get_default_dtype())
+        latent_dim = getattr(self.prior, "latent_dim", None)
+        if latent_dim is not None and (z.dim() == 0 or z.shape[-1] != latent_dim):
+            raise ValueError(f"z must have the shape (..., {latent_dim}), got {tuple(z.shape)}.")
         with exportable():
             return self.likelihood(z).mean
 
@@ -106,16 +138,19 @@ def build(
     event_shape: Sequence[int],
     latent_dim: int = 8,
     *,
-    prior: Callable[..., nn.Module] = priors.StandardNormal,
-    likelihood: Callable[..., nn.Module] = likelihoods.Bernoulli,
-    posterior: Callable[..., nn.Module] = posteriors.DiagonalNormal,
-    network: Callable[..., nn.Module] = networks.MLP,
+    prior: Part = priors.StandardNormal,
+    likelihood: Part | Mapping[Kind, Part] = LIKELIHOOD_OF_KIND,
+    posterior: Part = posteriors.DiagonalNormal,
+    network: Part = networks.MLP,
+    kind: Kind = "binary",
     train_data: Real[Tensor, " n *event"] | None = None,
     train_size: int | None = None,
     levels: int | None = None,
     units: Units | None = None,
 ) -> VAE:
-    """A VAE from the classes of its parts. The defaults above are the command line's.
+    """A VAE from its parts, by name or class. The defaults above are the command line's.
+
+    >>> vae = build((30,), latent_dim=2, prior="vamp", likelihood="normal")
 
     Each constructor is handed, by parameter name, what it asks for among `latent_dim`,
     `event_shape`, `encoder`, `decoder`, `posterior`, `train_data`, `train_size`, `levels`, `units` and
@@ -124,34 +159,45 @@ def build(
     less their mean, over their spread.
 
     Args:
-        event_shape: The shape of a datum.
+        event_shape: The shape of a datum: `(columns,)` of a table, `(channels, height, width)` of images.
         latent_dim: The length of the last axis that the decoder reads.
-        prior: The prior's class, or a `partial` of it with options.
-        likelihood: The likelihood's.
-        posterior: The posterior's.
-        network: The class of encoder and decoder, called with an input and an output shape.
+        prior: One of `priors.PRIORS` by name, a class, or a `partial` of a class with options.
+        likelihood: The same of `likelihoods.LIKELIHOODS`, or one for each kind of data.
+        posterior: The same of `posteriors.POSTERIORS`.
+        network: The same of `networks.NETWORKS`: encoder and decoder, called with an input and an output
+            shape, and with `train_size` if it has that parameter.
+        kind: The kind of data, `dataset.kind`, where the likelihood depends on it.
         train_data: Training data in the likelihood's support, for parts that start from data.
         train_size: The number of training data.
         levels: The number of levels 0, ..., levels - 1 of the data; None if they have none.
         units: The center and spread of real data; without, those of `train_data`, and `fit` finds them.
 
     Raises:
-        ValueError: If parts do not fit together, or a likelihood of integers is given no `levels`.
+        ValueError: If a name is unknown, parts do not fit together, or a likelihood of integers is given no
+            `levels`.
     """
-    encoder, decoder = partial(network, tuple(event_shape)), partial(network, (latent_dim,))
-    support = _class_of(likelihood).support
+    event_shape, latent_dim = checked_sizes(event_shape, latent_dim)
+    likelihood = likelihood[kind] if isinstance(likelihood, Mapping) else likelihood
+    prior = named_part("prior", prior, priors.PRIORS)
+    likelihood = named_part("likelihood", likelihood, likelihoods.LIKELIHOODS)
+    posterior = named_part("posterior", posterior, posteriors.POSTERIORS)
+    network = named_part("network", network, networks.NETWORKS)
+    if "train_size" in inspect.signature(class_of(network)).parameters:
+        network = partial(network, train_size=train_size)
+    encoder, decoder = partial(network, event_shape), partial(network, (latent_dim,))
+    support = support_of(class_of(likelihood), "likelihood", SUPPORTS)
     if support == "real":
         if units is None and train_data is not None:
             units = Units.of(train_data)
-        encoder = networks.on_user_units(encoder, tuple(event_shape), units)
+        encoder = networks.on_user_units(encoder, event_shape, units)
     if support == "counts":
         encoder = networks.on_log_scale(encoder)
     if support == "integers":
         encoder = networks.on_unit_scale(encoder, levels)
-    if _class_of(prior).support == "simplex":
+    if support_of(class_of(prior), "prior") == "simplex":
         decoder = networks.on_simplex_scale(decoder)
     given: dict[str, Any] = {
-        "event_shape": tuple(event_shape),
+        "event_shape": event_shape,
         "latent_dim": latent_dim,
         "encoder": encoder,
         "decoder": decoder,
@@ -164,7 +210,7 @@ def build(
 
     def construct(part: Callable[..., nn.Module]) -> nn.Module:
         # A partial's own signature fails on an unknown option before the call can name it.
-        asked = inspect.signature(_class_of(part)).parameters
+        asked = inspect.signature(class_of(part)).parameters
         return part(**{name: value for name, value in given.items() if name in asked})
 
     given["posterior"] = construct(posterior)
@@ -174,7 +220,3 @@ def build(
 def names_of_support(parts: Mapping[str, Any], support: Any) -> str:
     """The names of a family's parts of a support, for a message."""
     return ", ".join(name for name, part in parts.items() if part.support == support) or "none"
-
-
-def _class_of(part: Callable[..., nn.Module]) -> Any:
-    return part.func if isinstance(part, partial) else part

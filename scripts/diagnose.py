@@ -1,17 +1,19 @@
 """What is right and wrong with a trained VAE: everything that `analysis` asks of it, in one command.
 
 `python scripts/diagnose.py RUN` takes a run directory of `scripts/svi_train.py` and writes figures and
-diagnosis.json to RUN/diagnosis/. `--only representation` asks what its codes are good for.
+diagnosis.json to RUN/diagnosis/. `--only SECTION` makes one section and keeps the others; those of another
+checkpoint, other data or other options are marked stale. `--only representation` asks what its codes are good for.
 `python scripts/diagnose.py RUN1 RUN2 ...` compares runs by log p(x) of the same held-out data, and by
 rate and distortion; with `--only representation` it sets side by side what their codes are good for.
 """
 
 import argparse
+import hashlib
 import importlib.metadata
 import io
 import json
-import math
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -28,6 +30,8 @@ import torch
 from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 
+from analysis.commands import AGAIN
+from analysis.diagnosis_record import StoredDiagnosis, plain
 from analysis.diagnosis_sections import SECTIONS
 from pyro_vae.data import PreparedData
 from pyro_vae.data.memory_mapped import MemoryMapped
@@ -36,9 +40,11 @@ from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evidence import defined_rows, undefined_data
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.statistics import MINIMUM_SAMPLES
-from pyro_vae.training.checkpoint import write_atomically
+from pyro_vae.training.checkpoint import load_checkpoint, write_atomically
 from pyro_vae.training.configuration import build_vae_for
+from pyro_vae.training.kept import digest
 from pyro_vae.training.other_data import other_data
+from pyro_vae.training.plain_yaml import ConfigurationError
 from pyro_vae.training.programs import (
     Parser,
     TrainedRun,
@@ -70,12 +76,21 @@ USUAL = tuple(name for name, maker in SECTIONS.items() if maker.usual)
 COMPARISONS = ("comparison.json", "representation.json")
 DOTS_PER_INCH = 140
 WIDTH = 100
+# Where a run's path goes once lines are wrapped, so that a long path wraps no others.
+PLACE = "\0RUN"
+# What holds the words of a command together.
+SPACE = "\1"
 LIBRARIES = ("arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "numpy", "scipy")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
-    return run_program(parser(), run, arguments, stopped="nothing new was written")
+    return run_program(
+        parser(),
+        run,
+        arguments,
+        stopped="sections that were finished are kept, nothing else was written",
+    )
 
 
 def parser() -> Parser:
@@ -164,50 +179,90 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     rows = fixed(trained, options)
     foreign = foreign_data(trained, options)
     print(f"{trained.data.description}\n{trained.directory.path}/", flush=True)
+    stored = StoredDiagnosis(trained.directory.diagnosis)
     names = [name for name in SECTIONS if name in (options.only or USUAL)]
     steps = {name: SECTIONS[name].all_steps(name) for name in names}
     started = time.perf_counter()
     sections: dict[str, Section] = {}
-    records: dict[str, Any] = {}
-    files: dict[str, bytes] = {}
-    captions: dict[str, str] = {}
-    seconds: dict[str, float] = {}
     with closing(Steps({s for each in steps.values() for s in each}, visible=True)) as step:
         subject = subject_of(trained, options, rows, step, foreign)
+        of = made_of(trained, options, subject)
         for name in names:
             begun = time.perf_counter()
+            files: dict[str, bytes] = {}
             try:
                 found = sections[name] = SECTIONS[name].make(subject)
             except UndefinedCheckError as error:
                 # Asked for by name, it is an error; otherwise the run just has no such thing.
                 if options.only:
                     raise
-                records[name] = {"left_out": in_one_line(error)}
+                record = {"left_out": in_one_line(error)}
             else:
                 with step(f"{name}: figures"):
-                    files |= {f"{name}_{key}.png": png(f) for key, f in found.figures.items()}
-                captions |= {f"{name}_{key}.png": text for key, text in found.captions.items()}
-                records[name] = found.record
+                    files = {key: png(figure) for key, figure in found.figures.items()}
+                record = {**found.record, "figures": found.captions}
             step.finish(steps[name])
-            seconds[name] = time.perf_counter() - begun
-    record = {
-        **about(trained, options, rows),
-        **records,
-        "figures": captions,
-        "n": len(subject.x),
-        "n_train": len(trained.data.train),
-        "data_sets": subject.data_sets,
-        "seconds": {
-            "total": time.perf_counter() - started,
-            "sections": seconds,
-            "steps": step.seconds,
-        },
-        **made_by,
-    }
-    written(trained.directory.diagnosis, files, "diagnosis.json", record)
-    for name in names:
-        print(table(name, sections.get(name), records[name], seconds[name]))
+            stored.put(
+                name,
+                record,
+                files,
+                of={k: v for k, v in of.items() if k != "against" or name == "representation"},
+                seconds=time.perf_counter() - begun,
+                header={
+                    **about(trained, options, rows),
+                    "n": len(subject.x),
+                    "n_train": len(trained.data.train),
+                    "data_sets": subject.data_sets,
+                    "seconds": {"total": time.perf_counter() - started, "steps": step.seconds},
+                    **made_by,
+                },
+            )
+    took = stored.record["seconds"]["sections"]
+    text = [table(name, sections.get(name), stored.record[name], took[name]) for name in names]
+    if kept := kept_sections(stored, names):
+        text += ["", *kept]
+    text += answered(stored.record["answers"])
+    # A command is one to copy: it names this run, and stands in one line.
+    print("\n".join(text).replace(PLACE, str(trained.directory.path)).replace(SPACE, " "))
     print(f"\nnumbers and figures are in {trained.directory.diagnosis}/")
+
+
+def made_of(
+    trained: TrainedRun, options: argparse.Namespace, subject: "Subject"
+) -> dict[str, str | int | None]:
+    """What a section depends on: where it is another one, the section is stale."""
+    return {
+        "checkpoint_sha256": trained.checkpoint_hash,
+        "data_sha256": hashlib.sha256(subject.x.cpu().numpy().tobytes()).hexdigest(),
+        "split": options.split,
+        "n": len(subject.x),
+        "num_samples": options.samples,
+        "seed": options.seed,
+        "against": options.against,
+    }
+
+
+def kept_sections(stored: StoredDiagnosis, names: Sequence[str]) -> list[str]:
+    """What is there of former commands, and whether it is stale."""
+    lines = []
+    for name, section in stored.sections.items():
+        if name not in names:
+            again = f"make it again with `{AGAIN.replace('SECTION', name)}`"
+            why = (
+                f"STALE, {section['stale']}; {again}" if section["stale"] else "still of this run"
+            )
+            lines += wrapped(f"{name}: kept from a former command, {why}.", "")
+    return lines
+
+
+def answered(found: "Sequence[Mapping[str, str | None]]") -> list[str]:
+    """Each question of the report with its one answer, and the section that says why."""
+    lines = ["", "answers"]
+    width = max((len(str(each["question"])) for each in found), default=0)
+    for each in found:
+        stale = f"; STALE, {each['stale']}" if each["stale"] else ""
+        lines.append(f"  {each['question']:<{width}}  {each['answer']} ({each['section']}{stale})")
+    return lines if found else []
 
 
 def subject_of(
@@ -277,13 +332,16 @@ def foreign_data(trained: TrainedRun, options: argparse.Namespace) -> "Foreign |
         return None
     from analysis.diagnosis import Foreign
 
-    data = other_data(
-        trained.directory,
-        ["--data", options.against],
-        data_root=options.data_root,
-        trust_model_file=options.trust_model_file,
-        split=True,
-    )
+    try:
+        data = other_data(
+            trained.directory,
+            ["--data", options.against],
+            data_root=options.data_root,
+            trust_model_file=options.trust_model_file,
+            split=True,
+        )
+    except ConfigurationError as error:
+        raise ValueError(re.sub(r"^--data\b", "--against", str(error))) from error
     name = data.dataset.name
     if name == trained.data.dataset.name:
         raise ValueError(f"--against must be other data than the run's own, got {name}.")
@@ -333,6 +391,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
             ) from error
     rows = {name: fixed(trained, options) for name, trained in runs.items()}
     of = checked_comparable(runs, rows, options, "log p(x)")
+    differences = said_differences(runs)
     started = time.perf_counter()
     held_out, terms = [], {}
     with closing(Steps([*names, "figures"], visible=True)) as step:
@@ -363,6 +422,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     found, plane = comparison.summary(), rate_distortion_summary(points)
     record = {
         "runs": {name: about(trained, options, rows[name]) for name, trained in runs.items()},
+        "differences": differences,
         "comparison": found,
         "rate_distortion": plane,
         "figures": sorted(files),
@@ -398,6 +458,7 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
     of = checked_comparable(runs, rows, options, "codes")
     foreign = {name: foreign_data(trained, options) for name, trained in runs.items()}
     print(f"{options.split} {nouns()} of {of}", flush=True)
+    differences = said_differences(runs)
     maker = SECTIONS["representation"]
     started = time.perf_counter()
     sections: dict[str, Section] = {}
@@ -414,6 +475,7 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
     files = {f"{key}.png": png(figure) for key, figure in found.figures.items()}
     record = {
         "runs": {name: about(trained, options, rows[name]) for name, trained in runs.items()},
+        "differences": differences,
         "measures": found.measures,
         "representation": {name: section.record for name, section in sections.items()},
         "figures": {f"{key}.png": caption for key, caption in found.captions.items()},
@@ -423,6 +485,34 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
     written(out, files, "representation.json", record)
     print("\n".join(["", *found.table(WIDTH)]))
     print(f"\nnumbers and figures are in {out}/")
+
+
+def said_differences(runs: Mapping[str, TrainedRun]) -> dict[str, dict[str, Any]]:
+    """How runs differ, in options and training, which is printed before they are compared."""
+    from analysis.run_differences import differences_report, run_differences
+
+    configurations = {name: trained.vae.configuration for name, trained in runs.items()}
+    differences = run_differences(
+        configurations, {name: training_of(trained) for name, trained in runs.items()}
+    )
+    print("\n".join(differences_report(differences, [*runs], width=WIDTH)), flush=True)
+    return differences
+
+
+def training_of(trained: TrainedRun) -> dict[str, Any]:
+    """How a run was trained, and on what."""
+    state = load_checkpoint(trained.directory.checkpoint)
+    contract = trained.vae.contract
+    rows = {"rows": contract.digests["train"]} if "train" in contract.digests else {}
+    return {
+        "epochs trained": len(state["history"]),
+        "steps trained": state["step"],
+        **({} if state["best"] is None else {"best epoch": state["best_epoch"]}),
+        "parameters": sum(parameter.numel() for parameter in trained.vae.parameters()),
+        "split rule": contract.split_rule,
+        "training rows": contract.sizes["train"],
+        "digest of training rows": digest(rows)[:8],
+    }
 
 
 def checked_comparable(
@@ -580,17 +670,6 @@ def written(folder: Path, files: Mapping[str, bytes], name: str, record: dict[st
         raise
 
 
-def plain(value: Any) -> Any:
-    """Values as JSON knows them: what is not finite is None, and times are in milliseconds' detail."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def table(name: str, section: "Section | None", record: Mapping[str, Any], seconds: float) -> str:
     """A section as a person reads it: its numbers, then how to read them."""
     if section is None:
@@ -608,7 +687,17 @@ def table(name: str, section: "Section | None", record: Mapping[str, Any], secon
 
 def wrapped(text: str, indent: str) -> list[str]:
     """Text in lines of a terminal's width, those after the first further in."""
-    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ")
+    return textwrap.wrap(
+        re.sub(
+            r"\x60[^\x60]*\x60",
+            lambda command: command[0].replace(" RUN", f" {PLACE}").replace(" ", SPACE),
+            text,
+        ),
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_on_hyphens=False,
+    )
 
 
 if __name__ == "__main__":

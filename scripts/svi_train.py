@@ -9,9 +9,11 @@ import gc
 # Importing torch makes a million objects and no garbage: looking for some costs 15 % of the start.
 gc.disable()
 
+import json
 import logging
 import math
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +31,7 @@ from pyro_vae.data.nouns import named, noun, nouns, set_noun
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evaluating import as_floats
 from pyro_vae.training.checkpoint import load_checkpoint
-from pyro_vae.training.command_line import parse
+from pyro_vae.training.command_line import parse, with_likelihood
 from pyro_vae.training.configuration import (
     build_objective,
     build_vae_for,
@@ -41,7 +43,10 @@ from pyro_vae.training.configuration import (
 )
 from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
+from pyro_vae.training.model_files import BY_KIND, located
 from pyro_vae.training.plain_yaml import Configuration
+from pyro_vae.training.plan import check_extension, nothing_left, plan_notes
+from pyro_vae.training.preparing import default_likelihood
 from pyro_vae.training.processes import LostProcessError, Processes
 from pyro_vae.training.programs import chosen_device, in_one_line, with_data_path
 from pyro_vae.training.provenance import provenance
@@ -69,14 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with named("datum"):
             return run(parse(sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, OSError, ImportError) as error:
-        # Of several processes, which all have the same to say, the first says it.
-        if os.environ.get("RANK", "0") == "0":
-            print(f"svi_train.py: error: {in_one_line(error)}", file=sys.stderr)
-        return 2
     except (NonFiniteError, LostProcessError) as error:
         print(f"svi_train.py: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        line = located(error)
+        if line is None and not isinstance(error, ValueError | OSError | ImportError):
+            raise
+        # Of several processes, which all have the same to say, the first says it.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"svi_train.py: error: {line or in_one_line(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         # Not in training, which ends by itself: while data are read, or in the evaluation.
         print("svi_train.py: stopped; --resume goes on with a run that has begun", file=sys.stderr)
@@ -106,8 +114,12 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         if resumed.checkpoint.exists():
             contract = stored_contract(load_checkpoint(resumed.checkpoint), resumed.path)
             configuration = with_data_path(configuration, contract, resumed.path)
-    data = prepare_data(configuration, load_data(configuration, root))
-    set_noun(data.dataset.noun)
+    dataset = load_data(configuration, root)
+    by_kind = configuration["likelihood"]["name"] == BY_KIND
+    if by_kind:
+        configuration = with_likelihood(configuration, dataset.kind)
+    data = prepare_data(configuration, dataset)
+    set_noun(dataset.noun)
     notes = check_data(configuration, data)
     vae = build_vae_for(configuration, data).to(device)
     training = Training(
@@ -119,6 +131,8 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         **training_options(configuration),
     )
 
+    # As many as there are: the default depends on the data.
+    configuration = {**configuration, "epochs": training.epochs}
     if not (processes.first or configuration["resume"]):
         return follow(training)
     directory = run_directory(configuration)
@@ -128,13 +142,23 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
             state = load_checkpoint(directory.checkpoint)
             directory.check_model(configuration["model"], state)
             training.load_state_dict(state)
+            check_extension(training, {**configuration, **directory.plan()}, configuration)
         if not processes.first:
-            return follow(training)
+            return follow(training) if left(configuration, training) else 0
     else:
         directory.check_free(configuration["overwrite"])
         configuration = directory.create(configuration)
     with logged_to(directory.log):
+        if by_kind:
+            said = default_likelihood(dataset, configuration["likelihood"]["name"])
+            print(said)
+            log.info("%s", said)
         return train(configuration, directory, training)
+
+
+def left(configuration: Configuration, training: Training) -> bool:
+    """Whether there is training to do; a run that ended before it was resumed has none left."""
+    return not (configuration["resume"] and training.step and training.ended)
 
 
 def follow(training: Training) -> int:
@@ -148,9 +172,17 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
     """Train to the end or to an interruption, then evaluate."""
     made_by = provenance()  # Before anyone edits the code that is running.
     data, vae = training.data, training.program
+    if configuration["resume"]:
+        directory.write_plan(configuration)
+        if not left(configuration, training):
+            print(f"{directory.path}/: {nothing_left(training, configuration)}")
+            if not evaluated(configuration, directory, training):
+                training.finish()
+                conclude(configuration, directory, training, made_by)
+            return 0
     print(f"{data.description}\n{describe(configuration, vae)}\n{directory.path}/")
     log.info("%s; %s", data.description, describe(configuration, vae))
-    for note in training.notes:
+    for note in (*training.notes, *plan_notes(training, configuration)):
         print(f"note: {note}")
         log.info("note: %s", note)
     with interruptible() as interruption:
@@ -165,6 +197,10 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
             stop=interruption,
             progress=True,
         )
+    if directory.diagnosis.is_dir():
+        from analysis.diagnosis_record import mark_stale
+
+        mark_stale(directory.diagnosis, directory.checkpoint)
     if not training.ended:
         print(
             f"stopped at step {training.step} of {training.steps}; "
@@ -178,6 +214,28 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
     return 0
 
 
+def evaluated(configuration: Configuration, directory: RunDirectory, training: Training) -> bool:
+    """Whether the evaluation that a finished run asks for, if any, was made of it as it is."""
+    if configuration["evaluate"] == "none":
+        return True
+    try:
+        metrics = json.loads(directory.metrics.read_text())
+        known = metrics["steps"], metrics["n"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    n = evaluated_rows(configuration, training.data.fixed("test"))
+    # The figures come last.
+    return known == (training.step, n) and directory.figures.is_dir()
+
+
+def evaluated_rows(configuration: Configuration, test: Tensor | SparseRows) -> int:
+    """How many rows of the test data are evaluated."""
+    most = len(test) if configuration["evaluate"] == "full" else min(QUICK_IMAGES, len(test))
+    return (
+        min(most, rows_within(EVALUATED_ELEMENTS, test)) if isinstance(test, SparseRows) else most
+    )
+
+
 def conclude(
     configuration: Configuration,
     directory: RunDirectory,
@@ -188,12 +246,13 @@ def conclude(
     from analysis.figures import draw_figures
     from pyro_vae.evidence import evaluate, fixed_rows, undefined_data
     from pyro_vae.inference_data import from_svi, write_netcdf
+    from pyro_vae.training.schedules import TIED_TO_LENGTH
+    from pyro_vae.training.verdicts import Plan, review
 
     data, vae = training.data, cast("PyroModule", training.program)
     test = data.fixed("test")
-    most = len(test) if configuration["evaluate"] == "full" else QUICK_IMAGES
-    if isinstance(test, SparseRows) and most > (fitting := rows_within(EVALUATED_ELEMENTS, test)):
-        most = fitting
+    most = evaluated_rows(configuration, test)
+    if isinstance(test, SparseRows) and most == rows_within(EVALUATED_ELEMENTS, test) < len(test):
         print(
             f"evaluated on {most:,} of {len(test):,} test {nouns()}, as many as are dense at once"
         )
@@ -203,6 +262,25 @@ def conclude(
     labels = None if labels is None else labels[rows]
 
     evaluation = evaluate(vae, x, num_samples=EVIDENCE_SAMPLES, progress=True)
+    found = review(
+        vae,
+        data,
+        x,
+        evaluation,
+        training.history,
+        objective=training.objective,
+        kept_epoch=None if training.best is None else training.best_epoch,
+        plan=Plan(
+            directory.path,
+            training.epochs,
+            configuration["max_steps"],
+            training.steps_per_epoch,
+            extensible=training.lr_schedule not in TIED_TO_LENGTH,
+            stopped_early=training.stopped_early,
+        ),
+    )
+    # An earlier one was of other parameters.
+    directory.clear_evaluation()
     metrics = {
         "data": data.dataset.name,
         "binarisation": data.binarisation,
@@ -217,6 +295,7 @@ def conclude(
         "objective": configuration["objective"]["name"],
         "latent_dim": configuration["latent_dim"],
         **evaluation.summary(),
+        **found.summary(),
         "parameters": sum(parameter.numel() for parameter in vae.parameters()),
         "epochs": len(training.history),
         "steps": training.step,
@@ -230,6 +309,9 @@ def conclude(
     metrics["bits_per_dim"] = None if log_evidence is None else data.bits_per_dim(log_evidence)
     directory.write_metrics(metrics)
     print(table(metrics))
+    for line in found.verdicts or ([found.praise] if found.praise else []):
+        print(f"verdict: {line}")
+        log.info("verdict: %s", line)
 
     known = np.arange(len(x))
     numbers = data.dataset.row_numbers("test")[rows.numpy()]
@@ -272,7 +354,8 @@ def conclude(
         uses_prior=training.objective.uses_prior,
         contract=training.contract,
     )
-    print(f"metrics.json, inference_data.nc and figures are in {directory.path}/")
+    print(f"metrics.json, inference_data.nc and figures are in {directory.path}/; next:")
+    print(shlex.join(["python", "scripts/diagnose.py", str(directory.path)]))
 
 
 def rows_within(elements: int, x: Tensor | SparseRows) -> int:
@@ -314,8 +397,25 @@ def table(metrics: dict[str, Any]) -> str:
         if samples is None
         else f"nats +- {number('log_evidence_se')}, {samples:,} importance samples"
     )
+
+    def above(name: str) -> str:
+        difference, error = metrics[f"above_{name}"], metrics[f"above_{name}_se"]
+        if difference is None:
+            return ""
+        exact = "" if error is None else f" +- {error:,.2f}"
+        where = "above" if difference >= 0 else "BELOW"
+        return f": log p(x) is {abs(difference):,.2f}{exact} {where}"
+
+    compared = []
+    if metrics["baseline"] is not None:
+        what = f"nats, {metrics['baseline']}, no latent variables{above('baseline')}"
+        compared.append(("baseline", number("baseline_log_density"), what))
+    if (factors := metrics["factors"]) is not None:
+        what = f"nats, {factors} factor{'' if factors == 1 else 's'}{above('factor_analysis')}"
+        compared.append(("factor analysis", number("factor_analysis_log_density"), what))
     rows = [
         ("log p(x)", number("log_evidence"), of_evidence),
+        *compared,
         ("ELBO", number("elbo"), "nats = reconstruction - KL"),
         ("reconstruction", number("reconstruction"), "nats, E_q log p(x|z)"),
         ("KL", number("kl"), "nats, KL(q(z|x) || p(z))"),
@@ -327,6 +427,9 @@ def table(metrics: dict[str, Any]) -> str:
             f"of {nouns()}: log p(x) is less sure there",
         ),
     ]
+    best = metrics["best_validation_epoch"]
+    epoch = "not defined" if best is None else f"epoch {best}"
+    rows.append(("best validation", epoch, f"of {metrics['epochs']}"))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     title = f"test split of {metrics['data']}, {metrics['n']:,} {nouns()}, mean per {noun()}"
     if metrics["scale"] != "none":

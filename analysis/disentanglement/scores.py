@@ -143,7 +143,7 @@ class Disentanglement:
                 f"take at least {FEWEST_DATA}."
             )
         if self.undefined:
-            said.append(f"Not defined: {listed(list(self.undefined))}; see `undefined`.")
+            said.append(f"Not defined: {listed(list(self.undefined))}.")
         return " ".join(said)
 
 

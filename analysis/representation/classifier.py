@@ -151,6 +151,6 @@ def afresh(vae: Any, moved: Sequence[str]) -> Any:
     for owner in owners:
         if not hasattr(program.get_submodule(owner), "reset_parameters"):
             raise UndefinedCheckError(
-                f"the parameters of {owner or 'the program'} cannot start afresh: give `untrained`."
+                f"the parameters of {owner or 'the program'} cannot start afresh: give the argument untrained."
             )
     return program

@@ -1,4 +1,4 @@
-"""What data cost without the model: compressed, or under a density of independent elements."""
+"""What data cost without the model: the length of compressed files."""
 
 import io
 import math
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Integer, Real
 
-from analysis.baselines import histogram_log_density, negative_binomial_log_density
 from analysis.images import is_image
 
 if TYPE_CHECKING:
@@ -17,11 +16,6 @@ if TYPE_CHECKING:
 
 # Values on a line are rounded to so many levels, for a compressor and for a histogram.
 LEVELS = 256
-# A floor under a variance, as a share of the mean one over elements: an edge that no training datum
-# has marked would make any mark impossible.
-_SMALLEST_VARIANCE = 1e-3
-# A negative binomial of this dispersion is a Poisson, to rounding.
-_MOST_DISPERSION = 1e4
 
 
 def compressed_length(
@@ -67,73 +61,6 @@ def log_cell(support: str, elements: int, *, low: float = 0.0, high: float = 1.0
     if support not in ("unit", "real"):
         return 0.0
     return elements * math.log(max(high - low, 1e-12) / LEVELS)
-
-
-def background(
-    train: Real[np.ndarray, " n *event"],
-    support: str,
-    *,
-    levels: int | None = None,
-    given_total: bool = False,
-) -> Callable[[Real[np.ndarray, " m *event"]], Float[np.ndarray, " m"]]:
-    """log p_0(x) = sum_i log p_0i(x_i), a density of independent elements fitted to training data.
-
-    Binary data and integers: the share of each level, one count added to each. Unit: a histogram of 256
-    cells. Real: a normal of the training mean and variance. Counts: a negative binomial of the training
-    mean and variance; given the total, a multinomial of the pooled proportions.
-
-    Args:
-        train: The training data, in the likelihood's support.
-        support: binary, unit, real, integers or counts.
-        levels: The number of levels of integers.
-        given_total: Whether the likelihood is given a datum's total.
-
-    Returns:
-        A function of data that gives log p_0(x) in nats.
-    """
-    flat = train.reshape(len(train), -1)
-    if support == "counts":
-        return _counts_background(flat.astype(np.float64), given_total)
-    if support == "real":
-        return _normal_background(flat.astype(np.float64))
-    known = on_levels(flat, support)
-    size = {"binary": 2, "unit": LEVELS}.get(support, levels or int(known.max()) + 1)
-    cell = log_cell(support, flat.shape[1])
-
-    def histogram(x: Real[np.ndarray, " m *event"]) -> Float[np.ndarray, " m"]:
-        return histogram_log_density(known, on_levels(x.reshape(len(x), -1), support), size) - cell
-
-    return histogram
-
-
-def _normal_background(train: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    mean, variance = train.mean(0), train.var(0)
-    variance = np.maximum(variance, max(_SMALLEST_VARIANCE * variance.mean(), 1e-12))
-
-    def normal(x: np.ndarray) -> np.ndarray:
-        squares = (x.reshape(len(x), -1) - mean) ** 2 / variance
-        return -0.5 * (squares + np.log(2 * math.pi * variance)).sum(1)
-
-    return normal
-
-
-def _counts_background(train: np.ndarray, given_total: bool) -> Callable[[np.ndarray], np.ndarray]:
-    if given_total:
-        from scipy.special import gammaln
-
-        # One count is added to each column: a word that no training datum has may be in another.
-        log_share = np.log(train.sum(0) + 1) - math.log(train.sum() + train.shape[1])
-
-        def multinomial(x: np.ndarray) -> np.ndarray:
-            x = x.reshape(len(x), -1).astype(np.float64)
-            return gammaln(x.sum(1) + 1) - gammaln(x + 1).sum(1) + x @ log_share
-
-        return multinomial
-    mean = (train.sum(0) + 1) / (len(train) + 1)
-    excess = np.maximum(train.var(0) - mean, mean**2 / _MOST_DISPERSION)
-    return lambda x: negative_binomial_log_density(
-        x.reshape(len(x), -1), mean, np.minimum(mean**2 / excess, _MOST_DISPERSION)
-    )
 
 
 def _encoders(x: np.ndarray, binary: bool) -> list[Callable[[np.ndarray], bytes]]:

@@ -36,13 +36,14 @@ class Values:
         support: The likelihood's: binary, unit, real, integers or counts.
         low: The lowest value, that of pepper, and of what a patch or the outside of an image is.
         high: The highest value, that of salt.
-        scale: What noise of strength 1 has as standard deviation.
+        scale: What noise of strength 1 has as standard deviation. Of vectors of real numbers these three
+            have a value for each element.
     """
 
     support: str
-    low: float
-    high: float
-    scale: float
+    low: float | Float[np.ndarray, " *element"]
+    high: float | Float[np.ndarray, " *element"]
+    scale: float | Float[np.ndarray, " *element"]
 
     @classmethod
     def of(cls, x: Real[np.ndarray, " n *event"], support: str, levels: int | None) -> "Values":
@@ -57,7 +58,11 @@ class Values:
             return cls(support, 0.0, top, top)
         if support == "counts":
             return cls(support, 0.0, np.inf, float(x.std()))
-        return cls(support, float(x.min()), float(x.max()), float(x.std()))
+        if is_image(x.shape[1:]):
+            return cls(support, float(x.min()), float(x.max()), float(x.std()))
+        # Columns of a table have units of their own.
+        x = x.astype(np.float64)
+        return cls(support, x.min(0), x.max(0), x.std(0))
 
     def inside(
         self, damaged: Float[np.ndarray, " n *event"], uniform: Float[np.ndarray, " n *event"]

@@ -9,13 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.draws import embedded, has_density, mean_data, to_array
-from analysis.representation.complexity import background, compressed_length, log_cell, on_levels
+from analysis.representation.complexity import compressed_length, log_cell, on_levels
 from analysis.representation.foreign_scores import (
     OF_A_DENSITY,
     CodeDistances,
     reconstruction_error,
 )
 from pyro_vae.evaluating import evaluating, seed_apart
+from pyro_vae.evidence.baselines import independent_density
 from pyro_vae.evidence.evaluation import fixed_rows
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
 
@@ -79,9 +80,9 @@ class Scorer:
             self.entropy = -float(known.mean()) if len(known) else np.nan
             train = to_array(train_x)
             self.limits = (float(train.min()), float(train.max()))
-            self.background = background(
+            self.background = independent_density(
                 train, support or "real", levels=levels, given_total=self.given_total
-            )
+            ).log_density
 
     def _weighted(self, name: str, x: Tensor) -> ImportanceWeighting:
         with evaluating(self.vae, seed=seed_apart(self.seed, f"out of distribution {name}")):

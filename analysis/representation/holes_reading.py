@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.images import Limits, draw_datum, is_image, strip
-from analysis.p_values import p_text
-from analysis.representation.told_apart import SIGNIFICANT, ToldApart
+from analysis.representation.told_apart import ToldApart
+from analysis.verdicts import Verdict, codes_as_prior
 from pyro_vae.evidence.numbers import finite
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 EDGE = 0.99
 # A prior with at most this share of its draws in holes is called without: twice what chance gives.
 FEW = 0.02
-# With many draws the smallest difference is found. Samples that the better classifier tells apart in at
-# most this share of pairs, where 0.5 is chance, are called close.
-CLOSE = 0.6
 
 
 @dataclass(frozen=True)
@@ -113,24 +110,17 @@ class Holes:
             None if self.normal is None else finite(self.normal.hole_share)
         )
         record["normal_auroc"] = None if self.normal is None else finite(self.normal.auroc)
+        record["verdicts"] = [self.verdict().plain()]
         record["reading"] = self.reading()
         return record
 
+    def verdict(self) -> Verdict:
+        """Whether the codes are distributed as the prior."""
+        return codes_as_prior(self.apart.best, self.apart.p_value)
+
     def reading(self) -> str:
         """Whether the prior puts codes where data put none, and whether that shows in the data made."""
-        found = self.apart.p_value < SIGNIFICANT
-        close = self.apart.best <= CLOSE
-        text = (
-            f"A classifier tells codes of data from draws of the prior in {self.apart.best:.0%} of pairs (chance 50%, "
-            f"p {p_text(self.apart.p_value)}): "
-        )
-        text += (
-            "they are not told apart."
-            if not found
-            else "a real difference, but a small one."
-            if close
-            else "the prior is not where the codes are."
-        )
+        text = str(self.verdict())
         text += (
             f" {self.hole_share:.1%} of the prior's draws lie in holes, further from codes of data than "
             f"{EDGE:.0%} of codes are from each other, and {self.uncovered_share:.1%} of codes lie where the prior has no "
@@ -140,12 +130,7 @@ class Holes:
         if strange is not None:
             text += f"; {strange:.1%} of the prior's draws decode to what no code of data does (1% by chance)"
         if self.hole_share <= FEW and (strange is None or strange <= FEW):
-            text += ": no holes to speak of."
-            if found and not close:
-                text += (
-                    " The two are distributed differently all the same; in many dimensions all points are far from "
-                    "each other, and the classifier sees more than distances."
-                )
+            text += ": the prior has hardly a draw in a place without codes."
         elif strange is not None and strange <= FEW:
             text += ": holes that do no harm to what is decoded."
         else:

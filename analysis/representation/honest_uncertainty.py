@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from analysis.p_values import holm, p_text
+from analysis.commands import GUIDE
+from analysis.p_values import holm
 from analysis.representation.damage import DAMAGES
 from analysis.representation.damaged_data import (
     STRENGTHS,
@@ -27,11 +28,10 @@ from analysis.representation.damaged_data import (
     damaged,
 )
 from analysis.representation.guide_moments import guide_moments
+from analysis.verdicts import SIGNIFICANT, Verdict, scale_warns
 from pyro_vae.evidence.numbers import finite
 from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
 
-# Holm's p-value below it, over all damages and strengths: error and scale are not in step.
-SIGNIFICANT = 0.05
 # A scale that grew by less is said not to grow, and one that fell by as much to shrink.
 LEAST_GROWTH = 1.05
 # Supports whose coordinates are not separate quantities: their errors are added up as they are.
@@ -154,51 +154,46 @@ class HonestUncertainty:
                 }
                 for row, damage in enumerate(self.damages)
             },
+            "verdicts": [self.verdict().plain()],
             "reading": self.reading(),
         }
 
     def reading(self) -> str:
         """Whether the scale grows as the error does, and where it fails to."""
-        off = self.standardised_error
-        n = self.error.shape[-1]
-        if self.honest:
-            return (
-                f"Honest, as far as {n} data tell: the error of the guide's mean is {off.min():.2f} to "
-                f"{off.max():.2f} times what its scale says, under all damages and strengths (1 is right), "
-                f"and the scale grows up to {self.scale_growth.max():.2f}-fold."
-            )
+        off, n, verdict = self.standardised_error, self.error.shape[-1], self.verdict()
+        if verdict.answer == "yes":
+            return f"{verdict} The scale grows up to {self.scale_growth.max():.2f}-fold."
         p_values = self.p_values
         wrong = np.where(p_values < SIGNIFICANT, np.abs(np.log(off)), -1.0)
         row, column = np.unravel_index(int(wrong.argmax()), wrong.shape)
         scale, error = (grown[row, column] for grown in (self.scale_growth, self.error_growth))
-        where = (
-            "of clean data"
-            if column == 0
-            else f"under {self.damages[row]} at strength {self.strengths[column]:g}"
-        )
-        found = (
-            f"{where} the error of the guide's mean is {off[row, column]:.2f} times what its scale says "
-            f"(1 is right; p {p_text(float(p_values[row, column]))} of {n} data)"
-        )
         if column == 0:
             return (
-                f"Not honest: {found}, before any damage. Ask `simulation_based_calibration` and "
-                "`inference_gaps` what is wrong with the guide."
+                f"{verdict} It is furthest off for clean data. `{GUIDE}` judges the guide there."
             )
+        where = f"under {self.damages[row]} at strength {self.strengths[column]:g}"
+        found = (
+            f"It is furthest off {where}, {off[row, column]:.2f} times of {n} data: from clean data the error "
+            f"grew {error:.2f}-fold"
+        )
         if off[row, column] < 1:
-            return (
-                f"Not honest, but on the safe side: {found}. The scale grew {scale:.2f}-fold from clean "
-                f"data, the error {error:.2f}-fold: the guide knows more of damaged data than it says."
-            )
+            return f"{verdict} {found}, the scale {scale:.2f}-fold: the guide is on the safe side, less wrong than its scale says."
         grew = f"while the scale does not grow, {scale:.2f}-fold"
         if scale >= LEAST_GROWTH:
             grew = f"while the scale grows, but too little, {scale:.2f}-fold"
         elif scale <= 1 / LEAST_GROWTH:
             grew = f"while the scale shrinks, {scale:.2f}-fold: the guide takes the damage for evidence"
-        return (
-            f"Not honest: {found}. From clean data the error grew {error:.2f}-fold, {grew}. Do not take "
-            "q's scale as a warning of damaged data; a guide trained on such data, or a score of "
-            "`out_of_distribution`, may give one."
+        return f"{verdict} {found}, {grew}."
+
+    def verdict(self) -> Verdict:
+        """Whether the guide's scale grows with its error under damage."""
+        off, p_values = self.standardised_error, self.p_values
+        first = 0 if self.known else 1
+        return scale_warns(
+            float(off[:, first:].min()),
+            float(off[:, first:].max()),
+            float(np.nanmin(p_values)),
+            self.error.shape[-1],
         )
 
 

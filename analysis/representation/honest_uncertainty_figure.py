@@ -93,15 +93,15 @@ def _title(named: Mapping[str, HonestUncertainty]) -> str:
         if len(honest) == len(named):
             return "All guides are as sure as they should be of damaged data"
         return (
-            f"{len(named) - len(honest)} of {len(named)} guides are not honest about damage: the error of "
+            f"The scales of {len(named) - len(honest)} of {len(named)} guides do not follow the error: that of "
             f"{shortened(worst)} is up to {most[worst]:.1f} times its scale"
         )
     (found,) = named.values()
     if found.honest:
-        return "Honest: the guide's scale grows as its error does"
+        return "Under damage the guide's scale grows as its error does"
     off = found.standardised_error
     row, column = np.unravel_index(int(np.abs(np.log(off)).argmax()), off.shape)
     return (
-        f"Not honest: under {found.damages[row]} at strength {found.strengths[column]:g} the error is "
+        f"Under {found.damages[row]} at strength {found.strengths[column]:g} the error is "
         f"{off[row, column]:.1f} times what the scale of q(z | x) says"
     )

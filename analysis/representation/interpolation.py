@@ -16,6 +16,7 @@ from analysis.representation.latent_space import (
 )
 from pyro_vae.evaluating import evaluating, seed_apart
 from pyro_vae.evidence import importance_weighting
+from pyro_vae.generation import latent_path
 
 # log p(x) is computed at so many points of a path, its ends among them: a few say where it dips.
 EVIDENCE_STEPS = 9
@@ -99,39 +100,6 @@ def interpolation(
         shown=decoded[:SHOWN],
         ends=None if x is None else x[chosen[:SHOWN].ravel()].cpu().numpy(),
     )
-
-
-def latent_path(
-    start: Float[np.ndarray, "pairs latent"],
-    end: Float[np.ndarray, "pairs latent"],
-    steps: int,
-    support: str = "real",
-) -> Float[np.ndarray, "pairs steps latent"]:
-    """z(t) = (1 - t) z_a + t z_b; on the sphere (sin((1 - t) w) z_a + sin(t w) z_b) / sin w.
-
-    w is the angle between the ends. Opposite ends have no shorter arc: any one is taken.
-
-    Args:
-        start: z_a.
-        end: z_b.
-        steps: The number of points, with both ends.
-        support: "sphere" for great circles; any other for straight lines.
-    """
-    t = np.linspace(0, 1, steps)[:, None]
-    start, end = start[:, None].astype(np.float64), end[:, None].astype(np.float64)
-    if support != "sphere":
-        return (1 - t) * start + t * end
-    start, end = (z / np.linalg.norm(z, axis=-1, keepdims=True) for z in (start, end))
-    cosine = (start * end).sum(-1, keepdims=True)
-    # The direction from one end towards the other, at a right angle to the first.
-    across = end - cosine * start
-    length = np.linalg.norm(across, axis=-1, keepdims=True)
-    axis = np.eye(start.shape[-1])[np.abs(start).argmin(-1)]
-    other = axis - (axis * start).sum(-1, keepdims=True) * start
-    other /= np.linalg.norm(other, axis=-1, keepdims=True)
-    direction = np.where(length > 1e-9, across / np.maximum(length, 1e-9), other)
-    angle = np.arctan2(length, cosine)
-    return np.cos(t * angle) * start + np.sin(t * angle) * direction
 
 
 def decoded_steps(

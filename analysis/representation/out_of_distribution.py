@@ -141,7 +141,7 @@ class OutOfDistribution:
         if own is None or most is None or max(own, most) <= MOST_KHATS_ABOVE:
             return ""
         return (
-            f"log p(x) is only a lower bound here (k-hat too high for {own:.0%} of own data and up to "
+            f"With {self.num_samples} draws each, log p(x) is a loose lower bound here (k-hat too high for {own:.0%} of own data and up to "
             f"{most:.0%} of foreign): the guide knows no foreign data, so that they may look less probable "
             "than they are to the model."
         )

@@ -19,16 +19,12 @@ from analysis.representation.damaged_data import (
     damaged,
 )
 from analysis.titles import listed
+from analysis.verdicts import Verdict, robust
 from pyro_vae.evaluating import evaluating, seed_apart
 from pyro_vae.evidence import importance_weighting
 from pyro_vae.evidence.numbers import finite
 from pyro_vae.statistics import rounding_error
 
-# Of the clean accuracy: a representation that keeps so much over all damages is called robust.
-ROBUST = 0.8
-# Where a clean classifier has gone less than this share of the way from chance to 1, there is little
-# that damage could take away.
-LITTLE = 0.2
 # An accuracy is told apart from chance by so many standard errors.
 STANDARD_ERRORS = 2.0
 # Of what a classifier has above chance: where so much is gone, its codes are called lost.
@@ -159,49 +155,65 @@ class Robustness:
                 for row, damage in enumerate(self.damages)
             },
             "worst": self.by_harm[0],
+            "verdicts": [] if (verdict := self.verdict()) is None else [verdict.plain()],
             "reading": self.reading(),
         }
 
     def reading(self) -> str:
-        """How much is kept, which damage hurts most, and what to do about it."""
+        """What the codes of damaged data lose, under which damage most, and what to do about it."""
         worst, mildest = self.by_harm[0], self.by_harm[-1]
-        shifts = {name: self.area("latent_shift", name)[0] for name in (worst, mildest)}
-        if "accuracy" not in self.values:
-            return (
-                f"On average over strengths {_strengths(self.strengths)}, {worst} moves a code most, by "
-                f"{shifts[worst]:.2f} of the distance to the code of another datum, and {mildest} least, "
-                f"by {shifts[mildest]:.2f}; 0 is no shift, and from about 1 the code has lost its datum."
-                + self._likelier()
+        strengths = f"strengths {_strengths(self.strengths)}"
+        unit = "of the mean distance between the codes of two data"
+        moved = {name: self.area("latent_shift", name)[0] for name in (worst, mildest)}
+        verdict = self.verdict()
+        if verdict is None:
+            said = (
+                f"Over {strengths}, {worst} moves a code by {moved[worst]:.2f} {unit}; from about 1 the code has "
+                "lost its datum."
             )
-        kept, error = self.area("accuracy")
-        clean = float(self.mean("accuracy")[0, 0])
+            if worst != mildest:
+                said += f" Of {len(self.damages)} damages that is most; {mildest} moves it by {moved[mildest]:.2f}."
+            return said + self._evidence() + self._likelier()
+        accuracy = self.mean("accuracy")[self.damages.index(worst)]
         at = self.half_lost(worst)
         lost = (
-            "less than half of the accuracy above chance is lost at any strength"
+            "at no strength is half of the accuracy above chance lost"
             if at is None
-            else f"half of the accuracy above chance ({self.chance:.2f}) is lost at strength {at:.2f}"
+            else f"half of the accuracy above chance is lost at strength {at:.2f}"
         )
-        assert self.chance is not None
-        verdict = "Robust" if kept >= ROBUST else "Not robust"
-        if clean - self.chance < LITTLE * (1 - self.chance):
-            verdict = f"Little to lose, as the clean accuracy is near chance ({self.chance:.2f})"
-        elif not self.above_chance:
-            verdict = (
-                "Not to be judged, as these data do not tell the clean accuracy from chance "
-                f"({self.chance:.2f}; more test data may)"
-            )
+        most = f", the most harmful of {len(self.damages)}" if worst != mildest else ""
         said = (
-            f"{verdict}: of its clean accuracy {clean:.3f} the "
-            f"classifier keeps {kept:.2f} (standard error {error:.2f}) on average over damages and "
-            f"strengths {_strengths(self.strengths)}; 1 is no loss, from {ROBUST} is called robust. "
-            f"At these strengths {worst} hurts most: {self.area('accuracy', worst)[0]:.2f} is kept, "
-            f"codes move {shifts[worst]:.2f} of the distance to another datum, and {lost}."
+            f"{verdict} That is a mean over damages and {strengths}. Under {worst}{most}, accuracy falls from "
+            f"{accuracy[0]:.3f} to {accuracy[1:].mean():.3f}, codes move by {moved[worst]:.2f} {unit}, and {lost}."
         )
-        if verdict == "Not robust":
-            said += (
-                " Train the encoder, or the classifier, on data damaged so if it will meet them."
-            )
-        return said + self._likelier()
+        if verdict.answer == "no":
+            said += " To meet such data, train the encoder or the classifier on data damaged so."
+        return said + self._evidence() + self._likelier()
+
+    def verdict(self) -> Verdict | None:
+        """Whether codes are robust; None without labels."""
+        if self.chance is None or "accuracy" not in self.values:
+            return None
+        accuracy = self.mean("accuracy")
+        harmed = self.values["accuracy"][:, 1:].mean((0, 1))
+        return robust(
+            float(accuracy[0, 0]),
+            *_mean(harmed),
+            self.chance,
+            above_chance=bool(self.above_chance),
+        )
+
+    def _evidence(self) -> str:
+        """log p(x) of clean and of damaged data."""
+        if "log_evidence" not in self.values:
+            return ""
+        mean = self.mean("log_evidence")
+        if not np.isfinite(mean).all():
+            return ""
+        return (
+            f" The mean log p(x) is {mean[0, 0]:,.1f} nats per datum of clean and {mean[:, 1:].mean():,.1f} of "
+            "damaged data."
+        )
 
     def _likelier(self) -> str:
         """The damages under which log p(x) rises."""

@@ -166,10 +166,10 @@ def _title(results: Mapping[str, Robustness]) -> str:
             min(kept, key=lambda name: kept[name]),
         )
         if len(results) == 1:
+            clean, *harmed = first.mean("accuracy").mean(0)
             return (
-                f"The probe keeps {kept[most]:.0%} of its clean accuracy on average"
-                f"{'' if first.above_chance else ', which is not above chance'}; "
-                f"{first.by_harm[0]} hurts most"
+                f"Accuracy of the probe: {clean:.3f} on clean data, {np.mean(harmed):.3f} on damaged ones"
+                f"{'' if first.above_chance else ', not above chance'}{_most(first)}"
             )
         return (
             f"{shortened(most)} keeps most of its clean accuracy, {kept[most]:.0%} on average over damages "
@@ -178,4 +178,11 @@ def _title(results: Mapping[str, Robustness]) -> str:
     moved = {name: found.area("latent_shift")[0] for name, found in results.items()}
     least = min(moved, key=lambda name: moved[name])
     whose = "Damage moves codes" if len(results) == 1 else f"{shortened(least)} moves least,"
-    return f"{whose} by {moved[least]:.2f} of the distance to another datum, on average; {first.by_harm[0]} most"
+    return (
+        f"{whose} by {moved[least]:.2f} of the distance to another datum, on average{_most(first)}"
+    )
+
+
+def _most(found: Robustness) -> str:
+    """The most harmful of several damages."""
+    return f"; {found.by_harm[0]} hurts most" if len(found.damages) > 1 else ""

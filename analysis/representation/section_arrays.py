@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
+from analysis.commands import FOREIGN
 from analysis.diagnosis import Foreign, Subject
 from analysis.draws import UndefinedCheckError, embedded
 from analysis.representation.codes import Labelled
@@ -147,9 +148,7 @@ class Represented:
             UndefinedCheckError: If there are none.
         """
         if self.subject.foreign is None:
-            raise UndefinedCheckError(
-                "it takes other data with labels: name a data set with --against."
-            )
+            raise UndefinedCheckError(f"it takes other data with labels, DATA in `{FOREIGN}`.")
         return self.subject.foreign
 
     def embedded(self, x: Real[Tensor, " m *event"], vae: Any = None) -> Float[np.ndarray, "m d"]:

@@ -1,6 +1,6 @@
 """The part of `representation` on damaged and foreign data: are codes robust, and are they honest?"""
 
-import math
+import numpy as np
 
 from analysis.diagnosis import Parts
 from analysis.draws import UndefinedCheckError
@@ -13,6 +13,7 @@ from analysis.representation.robustness import Robustness, robustness
 from analysis.representation.robustness_figures import plot_robustness
 from analysis.representation.section_arrays import Represented
 from pyro_vae.evidence.evaluation import fixed_rows
+from pyro_vae.evidence.numbers import standard_error
 
 # Data that are damaged, and draws for each one's log p(x), which is a lower bound.
 DAMAGED, DAMAGED_SAMPLES = 500, 20
@@ -80,25 +81,23 @@ def _robustness(of: Represented) -> Robustness:
 
 
 def _numbers(robust: Robustness) -> dict[str, str]:
-    labels = {
-        "accuracy": ("accuracy kept, damaged data", ".2f", ""),
-        "latent_shift": ("shift of codes, damaged data", ".2f", ""),
-        "log_evidence": ("log p(x) lost, damaged data (nats)", ".1f", ""),
-    }
+    """Each measure of clean and of damaged data."""
     found = {}
-    for measure, (label, form, unit) in labels.items():
-        if measure in robust.values:
-            value, error = robust.area(measure)
-            value = -value if measure == "log_evidence" else value
-            known = math.isfinite(value)
-            found[label] = f"{value:{form}} ± {error:{form}}{unit}" if known else "not defined"
-    if "log_evidence" in robust.values:
-        value, error = (
-            float(each("log_evidence")[0, 0]) for each in (robust.mean, robust.standard_error)
-        )
-        found[f"log p(x), {DAMAGED_SAMPLES} draws (nats)"] = (
-            f"{value:.1f} ± {error:.1f}" if math.isfinite(value) else "not defined"
-        )
+    for measure, label, form in (
+        ("accuracy", "accuracy", ".3f"),
+        ("log_evidence", f"log p(x), {DAMAGED_SAMPLES} draws (nats)", ".1f"),
+    ):
+        if measure not in robust.values:
+            continue
+        values = robust.values[measure]
+        for data, of_data in (("clean", values[0, 0]), ("damaged", values[:, 1:].mean((0, 1)))):
+            known = np.isfinite(of_data).all()
+            error = standard_error(of_data) or np.nan
+            found[f"{label}, {data} data"] = (
+                f"{of_data.mean():{form}} ± {error:{form}}" if known else "not defined"
+            )
+    value, error = robust.area("latent_shift")
+    found["shift of damaged data's codes (1: another datum)"] = f"{value:.2f} ± {error:.2f}"
     return found
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from analysis.diagnosis import Section
 from analysis.representation.label_efficiency import plot_label_efficiency
 from analysis.representation.robustness_figures import plot_robustness
+from analysis.run_differences import run_table
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -34,23 +35,7 @@ class SideBySide:
         Args:
             width: The most characters of a line.
         """
-        label = max(map(len, self.measures))
-        runs = list(next(iter(self.measures.values())))
-        column = {
-            run: max(len(run), *(len(row[run]) for row in self.measures.values())) for run in runs
-        }
-        lines: list[str] = []
-        while runs:
-            shown, used = [], label
-            while runs and (not shown or used + 2 + column[runs[0]] <= width):
-                shown.append(runs.pop(0))
-                used += 2 + column[shown[-1]]
-            lines += [""] if lines else []
-            lines.append(" " * label + "".join(f"  {run:>{column[run]}}" for run in shown))
-            for measure, row in self.measures.items():
-                cells = "".join(f"  {row[run]:>{column[run]}}" for run in shown)
-                lines.append(f"{measure:<{label}}{cells}")
-        return lines
+        return run_table(self.measures, width)
 
 
 def side_by_side(sections: Mapping[str, Section]) -> SideBySide:

@@ -8,6 +8,8 @@ from jaxtyping import Float
 
 from analysis.p_values import holm
 
+# Fewer draws of a sample leave too few for either half.
+FEWEST = 20
 # Codes are told apart if a p-value, adjusted for the two classifiers, is below it.
 SIGNIFICANT = 0.05
 
@@ -59,9 +61,9 @@ def told_apart(
     """
     from scipy.stats import mannwhitneyu
 
-    if min(len(first), len(second)) < 20 or first.shape[1] != second.shape[1]:
+    if min(len(first), len(second)) < FEWEST or first.shape[1] != second.shape[1]:
         raise ValueError(
-            "both samples must have at least 20 draws of one dimension, got shapes "
+            f"both samples must have at least {FEWEST} draws of one dimension, got shapes "
             f"{first.shape} and {second.shape}."
         )
     rng = np.random.default_rng(seed)

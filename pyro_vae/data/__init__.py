@@ -12,7 +12,13 @@ from pathlib import Path
 from pyro_vae.data.anndata_files import anndata_file, anndata_rows
 from pyro_vae.data.arrays import array_file, array_rows
 from pyro_vae.data.colour_sets import celeba, cifar10, svhn
-from pyro_vae.data.contract import ChangedDataError, DataContract, check_prepared, prepare
+from pyro_vae.data.contract import (
+    ChangedDataError,
+    DataContract,
+    check_batch,
+    check_prepared,
+    prepare,
+)
 from pyro_vae.data.count_files import mouse_bladder, newsgroups, newsgroups_halves
 from pyro_vae.data.counts import count_file, count_rows
 from pyro_vae.data.dataset import Dataset
@@ -33,6 +39,7 @@ from pyro_vae.data.scientific_files import variable_file, variable_rows
 from pyro_vae.data.tables import table_file, table_rows
 from pyro_vae.data.torchvision_sets import fashion_mnist, kmnist, mnist
 from pyro_vae.data.units import Units
+from pyro_vae.data.values import Kind
 
 # A loader that reads from a folder of data sets takes it as `root`; one of the user's own, `path`.
 DATASETS: dict[str, Callable[..., Dataset]] = {
@@ -86,6 +93,7 @@ __all__ = [
     "ChangedDataError",
     "DataContract",
     "Dataset",
+    "Kind",
     "PreparedData",
     "Rows",
     "SupportMismatchError",
@@ -93,6 +101,7 @@ __all__ = [
     "anndata_file",
     "array_file",
     "celeba",
+    "check_batch",
     "check_prepared",
     "cifar10",
     "count_file",

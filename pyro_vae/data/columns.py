@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 # How many of a list a sentence names.
@@ -51,21 +51,30 @@ def counts_by_column(counts: Int[Tensor, " elements"], event_names: Sequence[str
 
 
 def places(
-    wrong: Bool[Tensor, " n *event"], rows: Sequence[int] | Tensor, event_names: Sequence[str] = ()
+    counts: Int[Tensor, " columns"],
+    rows: Sequence[int],
+    event_shape: Sequence[int],
+    event_names: Sequence[str] = (),
 ) -> str:
-    """Where some values are, in words: how many in which columns, and the row of the first.
+    """Where some values are, in words: how many in which columns, and in which rows.
 
     Args:
-        wrong: Which values; there must be one.
-        rows: The number of each row in the data that were read.
+        counts: How many there are in each column, or channel of rows of several axes.
+        rows: The numbers of their rows, counted from 0, in ascending order.
+        event_shape: The shape of a row.
         event_names: What element 0, 1, ... of a row is called.
+
+    >>> import torch
+    >>> places(torch.tensor([0, 2]), [3, 7], (2,), ("a", "b"))
+    "2 in 'b', in rows 4 and 8"
+    >>> places(torch.tensor([0, 1]), [7], (2,))
+    '1 in element 1, in row 8 (rows counted from 1, elements from 0)'
     """
-    event_shape = wrong.shape[1:]
-    counts = wrong.reshape(len(wrong), *(event_shape[:1] or (1,)), -1).sum((0, 2))
-    columns = counts.nonzero().flatten().tolist()
     listed = in_words(
         f"{int(counts[column])} in {column_name(column, event_shape, event_names)}"
-        for column in columns
+        for column in counts.nonzero().flatten().tolist()
     )
-    first = rows[int(wrong.reshape(len(wrong), -1).any(1).int().argmax())]
-    return f"{listed}, the first in row {int(first) + 1}"
+    numbers = in_words(f"{row + 1}" for row in rows)
+    kind = "elements" if len(event_shape) == 1 else "channels"
+    counted = "" if event_names else f" (rows counted from 1, {kind} from 0)"
+    return f"{listed}, in row{'s' if len(rows) > 1 else ''} {numbers}{counted}"

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, Real
+from jaxtyping import Float, Int, Real
+from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
 from pyro_vae.data.columns import counts_by_column, quoted
@@ -463,6 +464,29 @@ class DataContract:
             raise damaged
         return cls(**{**values, "units": Units.from_plain(values["units"])})  # pyright: ignore[reportArgumentType]
 
+    def in_own_units(
+        self, x: Float[Tensor, " n *event"], *, draws: bool
+    ) -> Real[Tensor, " n *event"]:
+        """What a likelihood gives, in the units of the training data: preparation undone.
+
+        Levels come back on the scale 0, ..., levels - 1, but for those that were binarised: the mean of
+        a pixel is then its probability to be 1. Draws of whole numbers are int64.
+
+        Args:
+            x: Means of p(x | z), or draws from it.
+            draws: Whether they are draws.
+        """
+        if self.levels is not None and self.likelihood_support == "real":
+            x = x * (self.levels - 1)
+        if self.levels is not None and self.likelihood_support == "unit":
+            if not self.dequantise:
+                return x * (self.levels - 1)
+            # x = (v + u) / levels: whole draws v are below, and the mean of u is 1/2.
+            x = x * self.levels
+            return (x.floor().long() if draws else x - 0.5).clamp(0, self.levels - 1)
+        whole = self.likelihood_support in ("binary", "integers", "counts")
+        return x.long() if draws and whole else x
+
     def __str__(self) -> str:
         """The data in one line."""
         kind = _described(self.support, self.levels)
@@ -470,8 +494,42 @@ class DataContract:
         return f"{self.name}: {kind} of shape {self.event_shape}{scaled}; {self.split_rule}"
 
 
+class OneLineError(ValueError):
+    """A ValueError of one line: Pyro's traces add their tables of shapes below a message."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.partition("\n")[0])
+
+
+def check_batch(x: Any, likelihood: Any, contract: DataContract | None) -> None:
+    """Make sure that x is a batch that a model is a density on.
+
+    The shape is always checked, and values while Pyro's validation is on.
+
+    Args:
+        x: The data.
+        likelihood: What has the `support`, and may have the `event_shape`, of a datum.
+        contract: What the data were; None if that is not known.
+
+    Raises:
+        OneLineError: A ValueError, if it is not.
+    """
+    event_shape = getattr(likelihood, "event_shape", None)
+    if not isinstance(x, Tensor):
+        raise OneLineError(
+            f"x must be a tensor of prepared data, got {type(x).__name__}: prepare it with vae.prepare(x)."
+        )
+    if event_shape is not None and tuple(x.shape[1:]) != tuple(event_shape):
+        raise OneLineError(
+            f"x must have the shape {_with_axis('n', event_shape)}, a batch of data of shape "
+            f"{tuple(event_shape)} that the VAE was built for, got {tuple(x.shape)}."
+        )
+    if is_validation_enabled():
+        _check_values(x, likelihood.support, contract)
+
+
 def check_prepared(
-    x: Real[Tensor, " n *event"], support: str, contract: DataContract | None
+    x: Real[Tensor, " n *event"], likelihood: Any, contract: DataContract | None
 ) -> None:
     """Make sure that a tensor was prepared for a likelihood: raw levels are not taken for it.
 
@@ -479,41 +537,52 @@ def check_prepared(
 
     Args:
         x: Data as a guide reads them.
-        support: The likelihood's support.
+        likelihood: What has the `support`, and may have the `event_shape`, of a datum.
         contract: What the data were; None if that is not known.
 
     Raises:
-        ValueError: If values are outside what the guide was trained on, in one line.
+        OneLineError: A ValueError, if values are outside what the guide was trained on.
     """
     if torch.compiler.is_compiling() or torch.compiler.is_exporting() or x.numel() == 0:
         return
+    support = likelihood.support
+    shape = getattr(likelihood, "event_shape", None) if contract is None else contract.event_shape
+    if shape is not None and tuple(x.shape)[-len(shape) :] != tuple(shape):
+        raise OneLineError(
+            f"x must have the shape {_with_axis('...', shape)}, data of shape {tuple(shape)} that the VAE "
+            f"reads, got {tuple(x.shape)}; raw data are prepared with vae.prepare(x)."
+        )
+    scaled = False
     if contract is not None:
-        shape = contract.event_shape
-        if tuple(x.shape)[-len(shape) :] != shape:
-            raise ValueError(
-                f"the model was trained on data of shape {shape}, and x has the shape {tuple(x.shape)}: it must "
-                f"be (n, {', '.join(map(str, shape))}); raw data are prepared with vae.prepare(x)."
-            )
         contract.check_precision(x.dtype, "x")
-    scaled = contract is not None and contract.levels is not None and support == "real"
+        scaled = contract.levels is not None and support == "real"
+    _check_values(x, "unit" if scaled else support, contract)
+
+
+def _check_values(x: Tensor, support: str, contract: DataContract | None) -> None:
+    """Make sure that prepared values are in a likelihood's support; between 0 and 1 binary ones, too."""
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or x.numel() == 0:
+        return
     if support in ("counts", "integers"):
         levels = None if contract is None or support == "counts" else contract.levels
         wrong = outside_support(x, support, levels or int(x.max()) + 1)
         if wrong.any():
-            raise ValueError(
+            raise OneLineError(
                 f"x holds {int(wrong.sum()):,} values outside {SUPPORTS[support]}, such as {x[wrong][0].item():g}: "
                 f"the guide reads {support}, not their logarithms or shares."
             )
-        return
-    if support not in ("binary", "unit") and not scaled:
-        return
-    low, high = (float(value) for value in x.detach().aminmax())
-    if low < 0 or high > 1:
-        was = "" if contract is None else f", which {contract.name} was before it was prepared"
-        raise ValueError(
-            f"x holds values from {low:g} to {high:g}, and the guide reads values from 0 to 1{was}: prepare them "
-            "with vae.prepare(x)."
-        )
+    elif support in ("binary", "unit"):
+        low, high = (float(value) for value in x.detach().aminmax())
+        if low < 0 or high > 1:
+            was = "" if contract is None else f", which {contract.name} was before it was prepared"
+            raise OneLineError(
+                f"x holds values from {low:g} to {high:g}, and the guide reads values from 0 to 1{was}: prepare "
+                "them with vae.prepare(x)."
+            )
+
+
+def _with_axis(axis: str, event_shape: Sequence[int]) -> str:
+    return f"({axis}, {', '.join(map(str, event_shape))})"
 
 
 def prepare(data: Any, contract: DataContract | None) -> Real[Tensor, " n *event"]:

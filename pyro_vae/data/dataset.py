@@ -24,11 +24,13 @@ from pyro_vae.data.values import (
     SUPPORTS,
     Channels,
     Extent,
+    Kind,
     Layout,
     Support,
     arranged,
     as_events,
     as_tensor,
+    kind_of,
     labels_error,
     native_support,
 )
@@ -106,7 +108,11 @@ class Dataset:
             raise ValueError(
                 f"only integers have levels, got {self.levels} for {self.support} data."
             )
-        highest = max(self._check(split) for split in SPLITS)
+        extents = {split: self._extent(split) for split in SPLITS}
+        self._check_finite(extents)
+        for split, extent in extents.items():
+            self._check_support(split, extent)
+        highest = max(float(extent.high) for extent in extents.values())
         # The one write to a frozen instance, before anyone has seen it.
         write = partial(object.__setattr__, self)
         if not self.noun:
@@ -392,6 +398,11 @@ class Dataset:
         in_memory = self.train if isinstance(self.train, Tensor) else self.validation[:10_000]
         return Units.of(in_memory, self.scale)
 
+    @cached_property
+    def kind(self) -> Kind:
+        """The kind of data, by which a model file chooses a default likelihood: see `values.kind_of`."""
+        return kind_of(self.support, self.levels, self.train[:1000])
+
     @property
     def event_shape(self) -> tuple[int, ...]:
         """The shape of a datum."""
@@ -423,8 +434,12 @@ class Dataset:
             return replace(self, train=self.train[:])
         return self
 
-    def _check(self, split: str) -> float:
-        """Raise unless the split's shape and values are right; return its highest value."""
+    def _extent(self, split: str) -> Extent:
+        """From where to where the values of a split reach.
+
+        Raises:
+            ValueError: If the split is empty, or its event shape is not that of the training data.
+        """
         values = self._rows(split)
         what = f"{self.name}: the {split} split"
         if math.prod(values.shape) == 0:
@@ -434,41 +449,73 @@ class Dataset:
                 f"{what} must have the training data's event shape {self.event_shape}, "
                 f"got {tuple(values.shape[1:])}."
             )
-        extent = Extent.of(values) if isinstance(values, Tensor) else values.extent
-        # NaN passes through both.
-        low, high = float(extent.low), float(extent.high)
+        return Extent.of(values) if isinstance(values, Tensor) else values.extent
+
+    def _check_finite(self, extents: Mapping[str, Extent]) -> None:
+        """Raise if a value is NaN or infinite, and say where."""
         largest = torch.finfo(torch.float32).max
-        if not (-largest <= low and high <= largest):
-            raise ValueError(
-                f"{what} holds values that are not finite in float32 (NaN, infinite or beyond 3.4e38)"
-                f"{self._places(split, lambda x: ~(x.abs() <= largest))}: replace them, or leave out "
-                "their rows or columns."
-            )
+        # NaN passes through both ends of an extent.
+        wrong = [
+            split
+            for split, extent in extents.items()
+            if not (-largest <= float(extent.low) and float(extent.high) <= largest)
+        ]
+        if not wrong:
+            return
+        # Splits of one array are spoken of as that array.
+        what, splits = f"{self.name}: the {wrong[0]} split", wrong[:1]
+        if all(self._row_number(split, 0) is not None for split in SPLITS):
+            what, splits = self.name, wrong if self.is_split else wrong[:1]
+        where = self._places(splits, lambda x: ~(x.abs() <= largest))
+        raise ValueError(
+            f"{what} holds values that are not finite in float32 (NaN, infinite or beyond 3.4e38): "
+            f"{where}; replace them, or leave out their rows or columns."
+        )
+
+    def _check_support(self, split: str, extent: Extent) -> None:
+        """Raise unless a split's values are in the support."""
+        what = f"{self.name}: the {split} split"
+        low, high = float(extent.low), float(extent.high)
         lowest = -math.inf if self.support == "real" else 0
         top = math.inf if self.support in ("counts", "real") else (self.levels or 2) - 1
         if low < lowest or high > top:
+            where = self._places([split], lambda x: (x < lowest) | (x > top))
+            grey = self.support == "unit" and low >= 0 and 128 < high <= 255
             raise ValueError(
-                f"{what} must hold {self.support} data, between {lowest} and {top}, "
-                f"got values from {low:g} to {high:g}"
-                f"{self._places(split, lambda x: (x < lowest) | (x > top))}."
+                f"{what} must hold {self.support} data, between {lowest} and {top}, got values from "
+                f"{low:g} to {high:g}: {where}{'; grey levels are unit data as x / 255' if grey else ''}."
             )
         whole = self.support in ("binary", "integers", "counts")
         if whole and not extent.whole:
             raise ValueError(
-                f"{what} must hold {self.support} data ({SUPPORTS[self.support]}), got fractions"
-                f"{self._places(split, lambda x: x != x.round())}: round them, or give the data as real "
+                f"{what} must hold {self.support} data ({SUPPORTS[self.support]}), got fractions: "
+                f"{self._places([split], lambda x: x != x.round())}; round them, or give the data as real "
                 "(--data.support real, without levels)."
             )
-        return high
 
-    def _places(self, split: str, wrong: Callable[[Tensor], Tensor]) -> str:
-        """Where a split's wrong values are, for the end of a message; nothing of data on the disk."""
-        values = self._rows(split)
-        if not isinstance(values, Tensor):
-            return ""
-        rows = self.rows.get(split, range(len(values)))
+    def _places(self, splits: Sequence[str], wrong: Callable[[Tensor], Tensor]) -> str:
+        """Where the wrong values of some splits are, for the end of a message."""
+        counts = torch.zeros((self.event_shape or (1,))[0], dtype=torch.int64)
+        rows: list[int] = []
+        for split in splits:
+            values = self._rows(split)
+            # Blocks, as rows may lie on the disk or be sparse.
+            step = max(1, 2**22 // max(1, math.prod(self.event_shape)))
+            for start in range(0, len(values), step):
+                mask = wrong(values[start : start + step])
+                counts += mask.reshape(len(mask), len(counts), -1).sum((0, 2))
+                for row in mask.flatten(1).any(1).nonzero().flatten().tolist():
+                    number = self._row_number(split, start + row)
+                    rows.append(start + row if number is None else number)
         names = self.event_names if self.event_shape == (len(self.event_names),) else ()
-        return f" ({places(wrong(values), rows, names)})"
+        return places(counts, sorted(rows), self.event_shape, names)
+
+    def _row_number(self, split: str, row: int) -> int | None:
+        """The number of a split's row in the array it was split from; None if there is no such array."""
+        values = self._rows(split)
+        if isinstance(values, MemoryMapped):
+            return values.place(row)
+        return int(self.rows[split][row]) if split in self.rows else None
 
     def _narrowest_type(self, highest: float) -> torch.dtype:
         if self.support == "real":

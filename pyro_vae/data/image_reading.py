@@ -95,8 +95,9 @@ def read_picture(
         opaque = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "ui" else 1.0
         if (pixels[..., -1] != opaque).any():
             raise ValueError(
-                f"{file} is transparent in places: save it on a ground, or keep how opaque it is as a "
-                "fourth channel with channels (--data.channels 4)."
+                f"{file} is transparent in places: --data.channels 4 (in Python, channels=4) keeps the "
+                "opacity as a fourth channel; for pictures without it, flatten them onto a background and "
+                "save them again."
             )
         pixels = pixels[..., :-1]
     if channels is not None:

@@ -55,7 +55,10 @@ def as_rows(data: Any, name: str = "array", *, new: bool = False) -> Rows:
         try:
             return Rows(np.asarray(data), name)
         except ValueError as error:
-            raise ValueError(f"the rows of {name} must have one shape ({error}).") from error
+            raise ValueError(
+                f"the rows of {name} must have one shape: of a pair (x, labels), give x alone, or "
+                "torch.utils.data.TensorDataset(x, labels)."
+            ) from error
     raise TypeError(f"data must be {TAKEN}, got {type(data).__name__}.")
 
 

@@ -1,5 +1,6 @@
 """Inspection of the values of a data set before training."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
@@ -266,6 +267,30 @@ def _masks(columns: Columns) -> Iterator[Finding]:
     )
 
 
+def grey_levels(columns: Columns) -> Iterator[Finding]:
+    """Pictures of 0 to 255 with fractions."""
+    dataset = columns.dataset
+    if dataset.support != "real" or not _may_be_pictures(dataset):
+        return
+    low, high = float(columns.extremes[0].min()), float(columns.extremes[1].max())
+    if 0 <= low < 64 and 128 < high <= 255 and (columns.sample != np.rint(columns.sample)).any():
+        yield Finding(
+            "grey levels",
+            f"the values are fractions from {number(low)} to {number(high)}, like grey levels of 0 to 255 "
+            "that were scaled or interpolated: save x / 255, which is unit data (--likelihood logit_normal), or "
+            'numpy.rint(x).astype("uint8"), which is 256 levels (--likelihood discretized_logistic).',
+        )
+
+
+def _may_be_pictures(dataset: Dataset) -> bool:
+    """Whether rows are pictures, or rows without names as long as square ones."""
+    shape = dataset.event_shape
+    if len(shape) == 3:
+        return shape[0] in (1, 3, 4)
+    pixels = (shape[0], shape[0] / 3) if len(shape) == 1 and not dataset.event_names else ()
+    return any(64 <= n == int(n) and math.isqrt(int(n)) ** 2 == n for n in pixels)
+
+
 # ---- rows that are alike ----------------------------------------------------------------------
 
 
@@ -319,6 +344,7 @@ def _names_rows(names: Sequence[str], column: int) -> bool:
 
 _LOOKS: tuple[Callable[[Columns], Iterator[Finding]], ...] = (
     _fill_values,
+    grey_levels,
     _identifiers,
     _constants,
     _copies,

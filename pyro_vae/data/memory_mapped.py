@@ -66,7 +66,7 @@ class MemoryMapped:
             )
         if stop <= start:
             return torch.empty((0, *self.event_shape), dtype=self.dtype)
-        first, last = self._place(start), self._place(stop - 1)
+        first, last = self.place(start), self.place(stop - 1)
         values = self.file.read(first, last + 1)
         low, high = np.searchsorted(self.held_out, [first, last])
         if low < high:
@@ -77,7 +77,7 @@ class MemoryMapped:
         tensor = torch.from_numpy(values.astype(numpy_type, copy=False))
         return tensor.reshape(-1, *self.event_shape)
 
-    def _place(self, row: int) -> int:
+    def place(self, row: int) -> int:
         """The number in the file of a row."""
         # Before the j-th row held out lie held_out[j] - j others.
         before = self.held_out - np.arange(len(self.held_out))

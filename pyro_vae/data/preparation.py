@@ -18,7 +18,7 @@ Binarisation = Literal["dynamic", "static", "threshold", "none"]
 Uniform = Callable[[Tensor], Tensor]
 
 # The likelihoods' supports that data of each native support can be prepared for.
-_FITS = {
+FITS = {
     "binary": ("binary",),
     "integers": ("binary", "unit", "real", "integers"),
     "counts": ("counts",),
@@ -161,7 +161,7 @@ class PreparedData:
         ):
             if value not in allowed:
                 raise ValueError(f"{option} must be one of {', '.join(allowed)}, got {value!r}.")
-        fits = _FITS[dataset.support]
+        fits = FITS[dataset.support]
         if likelihood_support not in fits:
             said = (
                 " If they are counts among which there is no 2, say so with support "

@@ -1,6 +1,5 @@
 """What the values of an array are: their type, the shape of a datum, their range and their support."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
@@ -10,9 +9,12 @@ import torch
 from jaxtyping import Real
 from torch import Tensor
 
-from pyro_vae.data.columns import counts_by_column
+from pyro_vae.data.columns import places
 
 Support = Literal["binary", "integers", "counts", "unit", "real"]
+
+# Kinds of data, by which a model file chooses a default likelihood: see `kind_of`.
+Kind = Literal["binary", "grey", "levels", "counts", "unit", "real"]
 
 # How the axes of an array of three axes are read, and where its channels are.
 Layout = Literal["auto", "image", "series"]
@@ -42,6 +44,28 @@ _WIDE_IMAGE = 8
 
 # Rows whose values are checked at a time.
 _ROWS_AT_A_TIME = 4096
+
+
+def kind_of(support: str, levels: int | None, rows: Real[Tensor, " n *event"]) -> Kind:
+    """The kind of data: the support, but "levels" for integers, and "grey" for grey images as of digits.
+
+    Images of one channel, of levels or in [0, 1], are grey if a Bernoulli draw with p the grey level keeps
+    most of what is in them: if the draw makes less than half of the variance of the binarised pixels,
+    mean p (1 - p) < m (1 - m) / 2 with m the mean of p. Photographs are not.
+
+    Args:
+        support: That of the data.
+        levels: The number of levels of integers.
+        rows: Some of the data.
+    """
+    if levels == 2:
+        return "binary"
+    if support in ("integers", "unit") and rows.dim() == 4 and rows.shape[1] == 1:
+        p = rows.double() / ((levels or 2) - 1)
+        if (p * (1 - p)).mean() < p.mean() * (1 - p.mean()) / 2:
+            return "grey"
+    kind: Any = "levels" if support == "integers" else support
+    return kind
 
 
 def as_tensor(array: np.ndarray | Tensor, what: str, *, copy: bool = True) -> Tensor:
@@ -373,22 +397,21 @@ def check_support(
         event_names: What the elements are called.
 
     Raises:
-        ValueError: If they are not: by column where columns have names, and by count.
+        ValueError: If they are not: how many in which columns, and in which rows.
     """
-    columns = torch.zeros(math.prod(values.shape[1:]), dtype=torch.int64)
-    rows, example = 0, math.nan
+    event_shape = tuple(values.shape[1:])
+    counts = torch.zeros(event_shape[0], dtype=torch.int64)
+    rows, examples = [], []
     for start in range(0, len(values), _ROWS_AT_A_TIME):
         flat = values[start : start + _ROWS_AT_A_TIME].flatten(1)
         outside = outside_support(flat, support, levels)
         if outside.any():
-            columns += outside.sum(0)
-            rows += int(outside.any(1).sum())
-            example = flat[outside][0].item()
+            counts += outside.reshape(len(flat), event_shape[0], -1).sum((0, 2))
+            rows += (start + outside.any(1).nonzero().flatten()).tolist()
+            examples.append(flat[outside][0].item())
     if not rows:
         return
-    where = f"{int(columns.sum()):,} values in {rows:,}"
-    if event_names:
-        where = f"column {counts_by_column(columns, event_names)}"
+    example = examples[0]
     allowed = (
         f"0 to {levels - 1}, the levels" if levels else f"{SUPPORTS[support]}, the {support} data"
     )
@@ -398,8 +421,8 @@ def check_support(
         else ""
     )
     raise ValueError(
-        f"{name} holds values outside {allowed} that the model was trained on: {where} of {len(values):,} rows, "
-        f"such as {example:g}.{fractions}"
+        f"{name} holds values outside {allowed} that the model was trained on, such as {example:g}: "
+        f"{places(counts, rows, event_shape, event_names)}.{fractions}"
     )
 
 

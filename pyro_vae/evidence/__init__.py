@@ -7,6 +7,7 @@ from pyro_vae.evidence.annealed_importance_sampling import (
     AnnealedImportanceSampling,
     annealed_importance_sampling,
 )
+from pyro_vae.evidence.baselines import Baseline, Comparison, baselines, compare_with_baselines
 from pyro_vae.evidence.evaluation import (
     Evaluation,
     defined_rows,
@@ -22,12 +23,16 @@ from pyro_vae.evidence.two_sided import TwoSidedCheck, two_sided_check
 
 __all__ = [
     "AnnealedImportanceSampling",
+    "Baseline",
+    "Comparison",
     "Evaluation",
     "ImportanceWeighting",
     "InferenceGaps",
     "NoLocalGuideError",
     "TwoSidedCheck",
     "annealed_importance_sampling",
+    "baselines",
+    "compare_with_baselines",
     "defined_rows",
     "evaluate",
     "fixed_rows",

@@ -10,6 +10,10 @@ from pyro_vae.networks.layers import Activation, Layer, activation_function, gat
 from pyro_vae.networks.network import Network
 from pyro_vae.networks.normalisation import Norm
 
+# With fewer training rows than so many, hidden layers are by default so wide.
+FEW_ROWS = 1000
+SMALL_WIDTH = 100
+
 
 class _Dense(Network):
     """Dense hidden layers and a linear head, on the flattened event."""
@@ -18,10 +22,15 @@ class _Dense(Network):
         self,
         input_shape: Sequence[int],
         output_shape: Sequence[int],
-        hidden: Sequence[int],
+        hidden: Sequence[int] | None,
+        default: Sequence[int],
+        train_size: int | None,
         nonlinearity: Callable[[Tensor], Tensor],
         norm: Norm,
     ) -> None:
+        if hidden is None:
+            few = train_size is not None and train_size < FEW_ROWS
+            hidden = [SMALL_WIDTH] * len(default) if few else default
         if any(width < 1 for width in hidden):
             raise ValueError(f"hidden sizes must be at least 1, got {list(hidden)}.")
         widths = [math.prod(input_shape), *hidden]
@@ -39,9 +48,11 @@ class MLP(_Dense):
     Args:
         input_shape: The shape of what it reads, leading axes apart.
         output_shape: The shape of what it gives, leading axes apart.
-        hidden: The width of each hidden layer.
+        hidden: The width of each hidden layer; None for one of 400, or of 100 for fewer than 1,000 training
+            rows.
         activation: The elementwise nonlinearity.
         norm: Normalisation over the batch, over a layer's units, or none.
+        train_size: The number of training rows.
 
     Raises:
         ValueError: If a width is below 1, or the activation or the normalisation is unknown.
@@ -51,11 +62,13 @@ class MLP(_Dense):
         self,
         input_shape: Sequence[int],
         output_shape: Sequence[int],
-        hidden: Sequence[int] = (400,),
+        hidden: Sequence[int] | None = None,
         activation: Activation = "relu",
         norm: Norm = "none",
+        train_size: int | None = None,
     ) -> None:
-        super().__init__(input_shape, output_shape, hidden, activation_function(activation), norm)
+        nonlinearity = activation_function(activation)
+        super().__init__(input_shape, output_shape, hidden, (400,), train_size, nonlinearity, norm)
 
 
 class GatedMLP(_Dense):
@@ -64,8 +77,10 @@ class GatedMLP(_Dense):
     Args:
         input_shape: The shape of what it reads, leading axes apart.
         output_shape: The shape of what it gives, leading axes apart.
-        hidden: The width of each hidden layer.
+        hidden: The width of each hidden layer; None for two of 300, or of 100 for fewer than 1,000 training
+            rows.
         norm: Normalisation over the batch, over a layer's units, or none.
+        train_size: The number of training rows.
 
     Raises:
         ValueError: If a width is below 1 or the normalisation is unknown.
@@ -80,7 +95,8 @@ class GatedMLP(_Dense):
         self,
         input_shape: Sequence[int],
         output_shape: Sequence[int],
-        hidden: Sequence[int] = (300, 300),
+        hidden: Sequence[int] | None = None,
         norm: Norm = "none",
+        train_size: int | None = None,
     ) -> None:
-        super().__init__(input_shape, output_shape, hidden, gate, norm)
+        super().__init__(input_shape, output_shape, hidden, (300, 300), train_size, gate, norm)

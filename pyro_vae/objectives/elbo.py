@@ -105,6 +105,7 @@ class ELBO(Objective):
                 "a capacity has a schedule of its own, capacity_epochs, got that of the weight, too."
             )
         self.couples_batch = bool(self.capacity or free_bits)
+        self.maximises_score = beta == 1 and not self.couples_batch
         # A buffer, so that a traced step reads it anew and a checkpoint holds it.
         self.register_buffer("beta", torch.tensor(float(beta)))
 

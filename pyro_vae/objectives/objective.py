@@ -34,6 +34,8 @@ class Objective(nn.Module):
     uses_prior: ClassVar[bool] = True
     # Which of the validation values says how good an epoch is: elbo, reconstruction or kl.
     score: ClassVar[str] = "elbo"
+    # Whether that score is what it maximises, so that the epoch with the best is the one to keep.
+    maximises_score: bool = False
 
     progress: Tensor
 

@@ -45,6 +45,7 @@ class STL(Objective):
         super().__init__(num_particles)
         self.elbo = ELBO(beta, warmup_epochs, num_particles=num_particles)
         self.elbo.kl_by_site = self.kl_by_site
+        self.maximises_score = self.elbo.maximises_score
 
     def set_progress(self, epochs: float) -> None:
         super().set_progress(epochs)

@@ -30,6 +30,7 @@ class Reconstruction(Objective):
     needs_density: ClassVar[bool] = False
     uses_prior: ClassVar[bool] = False
     score: ClassVar[str] = "reconstruction"
+    maximises_score = True
 
     def value(self, terms: LogDensities) -> ObjectiveValue:
         reconstruction = terms.log_likelihood.mean(0)

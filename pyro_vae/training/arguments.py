@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.data import DATASETS, own_data
+from pyro_vae.data import DATASETS, OWN_DATA, READERS, own_data
 from pyro_vae.training.configuration import FAMILIES, UNSAVED
 from pyro_vae.training.plain_yaml import ConfigurationError, read_yaml
 
@@ -29,6 +29,14 @@ def spell(text: str) -> str:
         return re.sub(r"\.name\b", "", option[0]).replace("_", "-")
 
     return re.sub(r"--[\w.]+", typed, text)
+
+
+def in_words(family: str, choices: Iterable[str]) -> str:
+    """What may follow `--prior` or another family: names, and of data the path of one's own."""
+    if family != "data":
+        return ", ".join(choices)
+    sets = ", ".join(name for name in choices if name not in READERS)
+    return f"{sets}, or the path of your own: {OWN_DATA}"
 
 
 def normalised(arguments: Sequence[str]) -> Iterator[str]:
@@ -55,7 +63,7 @@ def normalised(arguments: Sequence[str]) -> Iterator[str]:
         if not equals:
             if position == len(arguments):
                 raise ConfigurationError(
-                    f"--{family} needs a name: {', '.join(FAMILIES[family])}."
+                    f"--{family} needs a name: {in_words(family, FAMILIES[family])}."
                 )
             value = arguments[position]
             position += 1
@@ -103,14 +111,14 @@ def read_arguments(path: Path) -> list[str]:
     Raises:
         ConfigurationError: If it is no configuration, or gives an option twice.
     """
-    arguments = list(_as_arguments(read_yaml(path)))
+    arguments = list(as_arguments(read_yaml(path)))
     names = [argument.partition("=")[0] for argument in arguments]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigurationError(f"{path} gives {spell(min(twice))} twice.")
     return arguments
 
 
-def _as_arguments(configuration: Mapping[str, Any]) -> Iterator[str]:
+def as_arguments(configuration: Mapping[str, Any]) -> Iterator[str]:
     """A configuration as the command line that would give it, so that both are read one way."""
     for name, value in configuration.items():
         option = str(name).replace("-", "_")

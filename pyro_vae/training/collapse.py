@@ -26,6 +26,10 @@ COLLAPSED_NATS = 0.1
 # Of one coordinate; about what a normal with the least active mean, a variance of 0.01, must have.
 UNIT_NATS = 0.01
 
+# A unit whose mean KL is above this has left the prior, and training diverges: all that a float32 can
+# say is 17 nats.
+EXPLODED_NATS = 30.0
+
 # At the start of training a code may be unused, and for an epoch by chance: alarm is raised after so
 # many steps, and so many epochs in a row.
 PATIENCE_STEPS = 1000
@@ -124,7 +128,7 @@ def collapse_alarm(
     most, row, rows, collapsed = 0, 0, [], False
     for record in history:
         most = max(most, int(record.get("active_units") or 0))
-        collapsed = _has_collapsed(record, most)
+        collapsed = has_collapsed(record, most)
         late = int(record["step"] or 0) >= PATIENCE_STEPS and settled(float(record["epoch"] or 0))
         row = row + 1 if collapsed and late else 0
         rows.append(row)
@@ -133,7 +137,11 @@ def collapse_alarm(
     at_the_end = ended and int(history[-1]["step"] or 0) >= FEWEST_STEPS
     if rows[-1] < PATIENCE_EPOCHS and not at_the_end:
         return None
-    return f"epoch {history[-1]['epoch']}: {_describe(history[-1], total, most)}. {remedies()}"
+    epoch = f"epoch {history[-1]['epoch']}"
+    if total is not None and has_exploded(history[-1], total):
+        rate = history[-1]["validation_kl"]
+        return f"{epoch}: training diverges: the rate is {rate:,.0f} nats/datum. A smaller --lr helps."
+    return f"{epoch}: {describe_collapse(history[-1], total, most)}. {remedies()}"
 
 
 def remedies(program: Any, objective: Any, x: Real[Tensor, " n *event"]) -> str:
@@ -232,7 +240,13 @@ def _largest_eigenvalues(
     return largest(flat), max(map(largest, shuffled))
 
 
-def _has_collapsed(record: Record, most: int) -> bool:
+def has_exploded(record: Record, total: int) -> bool:
+    """Whether the rate of an epoch is more than so many units can say."""
+    rate = record.get("validation_kl")
+    return rate is not None and rate > EXPLODED_NATS * total
+
+
+def has_collapsed(record: Record, most: int) -> bool:
     """Whether the rate is below its threshold, or too few units are left of the most there were."""
     rate, active = record.get("validation_kl"), record.get("active_units")
     if rate is not None and rate < COLLAPSED_NATS:
@@ -240,7 +254,8 @@ def _has_collapsed(record: Record, most: int) -> bool:
     return active is not None and (active == 0 or PRUNED * active < most)
 
 
-def _describe(record: Record, total: int | None, most: int) -> str:
+def describe_collapse(record: Record, total: int | None, most: int) -> str:
+    """How much of the code is in use after an epoch, of so many units and the most that ever were."""
     rate, active = record.get("validation_kl"), record.get("active_units")
     below = rate is not None and rate < COLLAPSED_NATS
     reasons = []

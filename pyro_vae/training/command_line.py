@@ -4,20 +4,22 @@ Nothing here lists a part or an option of one. Names come from the families' dic
 from the constructors' signatures, defaults from the signature of `build` in the model file.
 """
 
-import difflib
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, set_loader
 
-from pyro_vae.data import OWN_DATA, PreparedData
+from pyro_vae.data import Kind, PreparedData
 from pyro_vae.data.inspection import Judgement
+from pyro_vae.suggestions import did_you_mean, or_meant
 from pyro_vae.training.arguments import (
     ListArgument,
+    as_arguments,
+    in_words,
     last,
     normalised,
     overridden,
@@ -27,7 +29,10 @@ from pyro_vae.training.arguments import (
 from pyro_vae.training.configuration import FAMILIES, UNSAVED
 from pyro_vae.training.loop import Training
 from pyro_vae.training.model_files import (
+    BY_KIND,
     DEFAULT_MODEL,
+    check_options,
+    likelihood_of_kind,
     model_defaults,
     model_file,
     model_parts,
@@ -38,15 +43,13 @@ from pyro_vae.training.plain_yaml import (
     NotPlainError,
     load_plain,
 )
+from pyro_vae.training.plan import check_change
 
 # What constructors are handed, and so is nobody's option.
 HANDED = {
     *("event_shape", "latent_dim", "encoder", "decoder", "posterior", "train_data", "train_size"),
     *("levels", "units", "data_support", "input_shape", "output_shape", "root"),
 }
-
-# What a resumed run may be given anew: how long, where, and what to do afterwards.
-RESUMABLE = ("epochs", "max_steps", "device", "data_root", "evaluate")
 
 
 def run_options(
@@ -63,7 +66,7 @@ def run_options(
 
     Args:
         out: The run directory; runs/<data>-<prior>-<seed>, with a counter, if not given.
-        resume: Go on with the run in --out, which needs no other option.
+        resume: Go on with the run in --out, which needs no other option; --epochs N extends it.
         overwrite: Delete the run that --out holds.
         trust_model_file: Run the model file that the run in --out, or --config, brings along. It is
             a program, and may do anything: read it first.
@@ -74,51 +77,88 @@ def run_options(
     """
 
 
+# One whole number, or several with commas.
+_NUMBERS = r"\d+(?:,\d+)*"
+
+
 set_loader("pyro_vae", load_plain, (yaml.YAMLError,), json_superset=True)
 
 
 class _Parser(ArgumentParser):
     """jsonargparse's parser with our spelling of options, and errors in one line."""
 
+    # Of each family: the name of the part chosen, and all parts by name.
+    parts: dict[str, tuple[str, Mapping[str, Callable[..., Any]]]]
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ConfigurationError(self._in_one_line(message))
 
     def _in_one_line(self, message: str) -> str:
         if "nrecognized arguments" in message:
-            unknown = re.findall(r"--[\w.]+", message) or [message.rsplit(":", 1)[-1].strip()]
-            return f"unknown option {spell(unknown[0])}: {self._alternatives(unknown[0])}."
+            words = message.rsplit("rguments:", 1)[-1].split()
+            unknown = next((word for word in words if word.startswith("--")), words[0])
+            return self._unknown(unknown.partition("=")[0])
         line = " ".join(message.split())
         if required := re.match(r"the following arguments are required: (.*)", line):
             names = ", ".join(f"--{name}" for name in required[1].split(", "))
             return f"{spell(names)} is needed, and has no default."
+        if no_value := re.match(r"argument (--[\w.]+): expected one argument", line):
+            return f"{spell(no_value[1])} needs a value."
         key = re.match(r'Parser key "([\w.]+)":\s*(.*)', line)
         if key is None:
             return spell(line)
         option = f"--{key[1].removesuffix('.name')}"
-        expected = re.match(r"Expected an? (.+)\. Got value: (.*)", key[2])
+        expected = re.match(r"Expected an? (.+)\. Got value:\s*(.*)", key[2])
         expected = expected or re.match(r".*Subtypes: \[(.*?)\] .*Given value: (.*)", key[2])
-        reason = f"must be {_in_words(expected[1])}, got {expected[2]!r}" if expected else key[2]
-        return f"{spell(option)} {reason}."
+        if not expected:
+            return f"{spell(option)} {key[2]}."
+        kind, got = _in_words(expected[1]), expected[2]
+        words = re.match(r"one of (.*?)(?: or null)?$", kind)
+        end = or_meant(got, words[1].split(", ")) if words else "."
+        return f"{spell(option)} must be {kind}, got {got!r}{end}"
 
-    def _alternatives(self, unknown: str) -> str:
-        options = sorted(
-            {o for action in self._actions for o in action.option_strings if o[:2] == "--"}
-        )
-        family, dot, _ = unknown.removeprefix("--").partition(".")
-        if dot and family in FAMILIES:
-            own = [
-                spell(o)
-                for o in options
-                if o.startswith(f"--{family}.") and not o.endswith(".name")
-            ]
-            return f"the {family} chosen has {', '.join(own) if own else 'no options'}"
-        top = [
-            o for o in options if ("." not in o and o != "--print_shtab") or o.endswith(".name")
+    def _unknown(self, word: str) -> str:
+        """What to say of a word that is no option."""
+        if not word.startswith("--"):
+            family = next((f for f, (_, choices) in self.parts.items() if word in choices), None)
+            meant = f"did you mean --{family} {word}? " if family else ""
+            return f"unexpected {word!r}: {meant}an option has two dashes, and takes one value."
+        family, dot, inner = word.removeprefix("--").partition(".")
+        if dot and family in self.parts:
+            said = self._unknown_of_part(family, inner)
+        else:
+            options = [spell(option) for option in self._options()]
+            top = sorted(
+                {o for o in options if "." not in o} | {f"--{name}" for name in self.parts}
+            )
+            of_parts = [o for o in options if o.endswith(f".{spell(word)[2:]}")]
+            meant = did_you_mean(spell(word), top)
+            if of_parts:
+                meant = f"did you mean {' or '.join(of_parts)}? "
+            said = f"{meant}allowed are {', '.join(top)}"
+        return f"unknown option {spell(word)}: {said}."
+
+    def _unknown_of_part(self, family: str, inner: str) -> str:
+        chosen, choices = self.parts[family]
+        start = f"--{family}."
+        own = [
+            spell(option)[len(start) :] for option in self._options() if option.startswith(start)
         ]
-        top = sorted({o.removesuffix(".name") for o in top})
-        close = difflib.get_close_matches(unknown, top, n=1)
-        meant = f"did you mean {spell(close[0])}? " if close else ""
-        return f"{meant}allowed are {', '.join(map(spell, top))}"
+        meant = did_you_mean(inner, own).replace("mean ", f"mean {start}")
+        others = [
+            name
+            for name, part in choices.items()
+            if not meant and name != chosen and inner in inspect.signature(part).parameters
+        ]
+        has = ", ".join(start + name for name in own) if own else "no options"
+        elsewhere = f"; it is an option of --{family} {', '.join(others)}" if others else ""
+        return f"{meant}--{family} {chosen} has {has}{elsewhere}"
+
+    def _options(self) -> list[str]:
+        """All options but those that choose a part, which stand for it, as `--prior` and not `--prior.name`."""
+        options = {o for action in self._actions for o in action.option_strings if o[:2] == "--"}
+        # jsonargparse appends to a list with `+`.
+        return sorted(o for o in options - {"--print_shtab"} if not o.endswith((".name", "+")))
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         return spell(super().format_help(*args, **kwargs))
@@ -131,7 +171,10 @@ def _in_words(kind: str) -> str:
     name = re.sub(r"(?:<class '|typing\.|collections\.abc\.|'>)", "", kind)
     name = re.sub(r"Literal\[(.*?)\]", lambda m: f"one of {m[1].replace(chr(39), '')}", name)
     name = name.replace(", NoneType", " or null")
-    return "a list" if name.startswith("Sequence") else name
+    if name.startswith("Sequence"):
+        return "a list of whole numbers, such as [200,100]"
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+    return re.sub(r"^(?:int|float|bool)\b", lambda m: words[m[0]], name)
 
 
 def parse(arguments: Sequence[str]) -> Configuration:
@@ -165,8 +208,21 @@ def parse(arguments: Sequence[str]) -> Configuration:
             raise ConfigurationError(
                 "--resume needs --out DIR, the directory of the run to go on with."
             )
+        if last(given, "overwrite") == "true":
+            raise ConfigurationError(
+                "--resume goes on with the run in --out, and --overwrite deletes it: give one of them."
+            )
+        if config is not None:
+            raise ConfigurationError(
+                f"--resume reads {Path(out, 'config.yaml')}: leave --config out, or start a new run from "
+                "it without --resume."
+            )
+        if not Path(out, "config.yaml").exists():
+            raise ConfigurationError(
+                f"no run to go on with at {out}: a run directory holds config.yaml and checkpoint.pt."
+            )
         stored = stored_arguments(Path(out), trust_model_file=trusted)
-        return _resumed(stored, given)
+        return _resumed(stored, given, out)
     return _parsed(overridden(saved, given))
 
 
@@ -204,6 +260,25 @@ def stored_arguments(directory: Path, *, trust_model_file: bool) -> list[str]:
     ]
 
 
+def with_likelihood(configuration: Configuration, kind: Kind) -> Configuration:
+    """The configuration with the likelihood that the model file has for a kind of data, if none was chosen.
+
+    Args:
+        configuration: What `parse` gave.
+        kind: The kind of data, `dataset.kind`.
+
+    Raises:
+        ConfigurationError: If the model file has no likelihood for it, or an option given is not that
+            likelihood's.
+    """
+    if configuration["likelihood"]["name"] != BY_KIND:
+        return configuration
+    name = likelihood_of_kind(model_file(configuration["model"]), kind)
+    saved = {n: value for n, value in configuration.items() if n not in UNSAVED}
+    saved["likelihood"] = {**configuration["likelihood"], "name": name}
+    return {**_parsed([*as_arguments(saved)]), **{n: configuration[n] for n in UNSAVED}}
+
+
 def parse_stored(arguments: list[str]) -> Configuration:
     """The configuration that `stored_arguments` stand for, checked as a command line is.
 
@@ -223,24 +298,19 @@ def _own_model(arguments: list[str]) -> bool:
     return last(arguments, "model") not in (None, DEFAULT_MODEL)
 
 
-def _resumed(saved: list[str], given: list[str]) -> Configuration:
+def _resumed(saved: list[str], given: list[str], directory: str) -> Configuration:
     before = _parsed(saved)
     after = _parsed(overridden(saved, given))
-    for name, value in after.items():
-        if name not in (*RESUMABLE, *UNSAVED) and value != before[name]:
-            allowed = ", ".join(f"--{option.replace('_', '-')}" for option in RESUMABLE)
-            raise ConfigurationError(
-                f"--{name.replace('_', '-')} cannot change when a run is resumed: it has {before[name]}, "
-                f"got {value}; what may change is {allowed}."
-            )
+    unsaved = {name: after[name] for name in UNSAVED}
+    check_change({**before, **unsaved}, after, directory)
     return after
 
 
 def _parsed(arguments: list[str]) -> Configuration:
     model = last(arguments, "model")
     model = DEFAULT_MODEL if model is None else model
-    parts = model_parts(model_file(model))
-    defaults = model_defaults(model_file(model))
+    module = model_file(model)
+    parts, defaults = model_parts(module), model_defaults(module)
     parser = _Parser(
         prog="svi_train.py",
         description="Train a VAE by stochastic variational inference, evaluate it and draw what it learned.",
@@ -248,6 +318,7 @@ def _parsed(arguments: list[str]) -> Configuration:
         allow_abbrev=False,
         parser_mode="pyro_vae",
     )
+    parser.parts = {}
     parser.add_argument(
         "--config", type=str | None, default=None, help="Read options from this YAML file."
     )
@@ -273,17 +344,30 @@ def _parsed(arguments: list[str]) -> Configuration:
     parser.add_class_arguments(
         Training, skip={"program", "data", "objective", "processes", "notes"}, as_group=False
     )
+    unread: dict[str, Any] = {}
     for family, choices in {**FAMILIES, **parts}.items():
         name = last(arguments, f"{family}.name")
         name = defaults[family] if name is None else name
-        if name not in choices:
-            kinds = f" or {OWN_DATA} of your own" if family == "data" else ""
-            raise ConfigurationError(
-                f"--{family} must be one of {', '.join(choices)}{kinds}, got {name!r}."
+        if name == defaults[family] == BY_KIND:
+            # Its options are read once the data have said which part it is.
+            arguments, unread = _without_options(arguments, family)
+            parser.add_argument(
+                f"--{family}.name",
+                type=str,
+                default=name,
+                help=f"One of {', '.join(choices)}; {BY_KIND} takes the one of the kind of data in the model file.",
             )
+            continue
+        if name not in choices:
+            raise ConfigurationError(
+                f"--{family} must be one of {in_words(family, choices)}, got {name!r}"
+                f"{or_meant(name, choices)}"
+            )
+        parser.parts[family] = name, choices
         # A data set is handed its root alone: its levels are the user's to say.
         handed = {"root"} if family == "data" else HANDED
         skip: set[str | int] = {*(handed & inspect.signature(choices[name]).parameters.keys())}
+        check_options(module, choices[name], handed)
         if inspect.isclass(choices[name]):
             parser.add_class_arguments(choices[name], family, skip=skip, as_group=True)
         else:
@@ -298,12 +382,16 @@ def _parsed(arguments: list[str]) -> Configuration:
                 "of them, or do not look (none).",
             )
         parser.groups[family].add_argument(
-            f"--{family}.name", type=str, default=name, help=f"One of {', '.join(choices)}."
+            f"--{family}.name",
+            type=str,
+            default=name,
+            help=f"One of {in_words(family, choices)}.",
         )
     for action in parser._actions:
         # jsonargparse reads a part's options from a file under the option that names the part here.
         if action.option_strings and action.option_strings[0][2:] in FAMILIES:
             action.help = SUPPRESS
+    arguments = list(_bracketed(parser, arguments))
     for token in arguments:
         _check_plain(token)
     try:
@@ -311,7 +399,55 @@ def _parsed(arguments: list[str]) -> Configuration:
     except RecursionError as error:
         raise ConfigurationError("an option's value is nested too deeply.") from error
     _check_as_written(arguments, parsed)
+    if not 0 <= parsed["seed"] < 2**32:
+        raise ConfigurationError(f"--seed must be from 0 to {2**32 - 1}, got {parsed['seed']}.")
+    if unread:
+        parsed["likelihood"] |= unread
     return parsed
+
+
+def _without_options(arguments: list[str], family: str) -> tuple[list[str], dict[str, str]]:
+    """The arguments without a family's options, but for its name, and these options."""
+    kept: list[str] = []
+    options: dict[str, str] = {}
+    left = iter(arguments)
+    for token in left:
+        option, equals, value = token.partition("=")
+        of, _, name = option.removeprefix("--").partition(".")
+        if of == family and name != "name" and token.startswith("--"):
+            options[name] = value if equals else next(left, "")
+        else:
+            kept.append(token)
+    return kept, options
+
+
+def _bracketed(parser: _Parser, arguments: Sequence[str]) -> Iterator[str]:
+    """Whole numbers after an option that is a list, `--network.hidden 200 100`, as a list."""
+    lists = {
+        option
+        for action in parser._actions
+        for option in action.option_strings
+        if _is_list(getattr(action, "_typehint", None))
+    }
+    words = [*arguments]
+    while words:
+        option, equals, value = words[0].partition("=")
+        values = [value] if equals else []
+        rest = words[1:]
+        if option in lists:
+            while rest and not equals and re.fullmatch(_NUMBERS, rest[0]):
+                values.append(rest.pop(0))
+        if option in lists and values and all(re.fullmatch(_NUMBERS, each) for each in values):
+            yield f"{option}=[{','.join(values)}]"
+        else:
+            yield words[0]
+            rest = words[1:]
+        words = rest
+
+
+def _is_list(kind: Any) -> bool:
+    """Whether a type is a list, or a list or None."""
+    return get_origin(kind) in (Sequence, list, tuple) or any(map(_is_list, get_args(kind)))
 
 
 def _check_plain(token: str) -> None:

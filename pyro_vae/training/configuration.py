@@ -14,12 +14,21 @@ import yaml
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.data import DATASETS, Dataset, PreparedData, Units
+from pyro_vae.data import DATASETS, Dataset, Kind, PreparedData, Units
 from pyro_vae.data.inspection import check
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.objectives import OBJECTIVES, Objective
 from pyro_vae.training.loop import Training
-from pyro_vae.training.model_files import MODEL_FAMILIES, model_file, model_parts
+from pyro_vae.training.model_files import (
+    BY_KIND,
+    MODEL_FAMILIES,
+    build_parameters,
+    check_program,
+    errors_located,
+    likelihood_of_kind,
+    model_file,
+    model_parts,
+)
 from pyro_vae.training.plain_yaml import Configuration, ConfigurationError
 from pyro_vae.training.preparing import prepared, start_likelihood
 
@@ -62,6 +71,7 @@ def build_vae(
     train_size: int | None = None,
     levels: int | None = None,
     units: Units | None = None,
+    kind: Kind = "binary",
 ) -> PyroModule:
     """The VAE that a configuration names, untrained.
 
@@ -74,19 +84,26 @@ def build_vae(
     parts = {
         family: partial(choices[configuration[family]["name"]], **_options(configuration[family]))
         for family, choices in model_parts(module).items()
+        # What the kind of data decides is the default of `build`.
+        if configuration[family]["name"] != BY_KIND
     }
 
-    asked = inspect.signature(module.build).parameters
+    asked = build_parameters(module)
 
-    def build(**data: Any) -> PyroModule:
+    def build(**data: Any) -> Any:
         given = {**parts, **{name: value for name, value in data.items() if name in asked}}
-        return module.build(tuple(event_shape), configuration["latent_dim"], **given)
+        with errors_located(module):
+            return module.build(tuple(event_shape), configuration["latent_dim"], **given)
 
     sizes = [configuration["latent_dim"], *_integers([configuration[f] for f in MODEL_FAMILIES])]
     try:
         if max(sizes) > LARGE_SIZE or math.prod(event_shape) > LARGE_DATUM:
-            _check_memory(build, train_size, levels)
-        return build(train_data=train_data, train_size=train_size, levels=levels, units=units)
+            _check_memory(build, train_size, levels, kind)
+        vae = build(
+            train_data=train_data, train_size=train_size, levels=levels, units=units, kind=kind
+        )
+        check_program(module, vae, event_shape)
+        return vae
     except (OverflowError, MemoryError, RuntimeError, TypeError) as error:
         # torch says so in each of these types; what is no matter of size is a program's mistake.
         if not re.search(
@@ -113,6 +130,7 @@ def build_vae_for(configuration: Configuration, data: PreparedData) -> PyroModul
         train_size=len(data.train),
         levels=data.dataset.levels,
         units=data.dataset.units,
+        kind=data.dataset.kind,
     )
     if isinstance(data.train, SparseRows):
         start_likelihood(vae, data)
@@ -130,7 +148,7 @@ def _integers(value: Any) -> Iterator[int]:
 
 
 def _check_memory(
-    build: Callable[..., nn.Module], train_size: int | None, levels: int | None
+    build: Callable[..., nn.Module], train_size: int | None, levels: int | None, kind: Kind
 ) -> None:
     """Build without memory first: a system may grant more than it has, and then end the process.
 
@@ -139,7 +157,7 @@ def _check_memory(
     """
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            vae = build(train_size=train_size, levels=levels)
+            vae = build(train_size=train_size, levels=levels, kind=kind)
     # A part that looks at its tensors, or needs data, cannot be measured so.
     except (ValueError, RuntimeError) as error:
         if re.search("overflow", str(error), re.IGNORECASE):
@@ -161,8 +179,9 @@ def prepare_data(configuration: Configuration, dataset: Dataset) -> PreparedData
     Raises:
         ValueError: If the likelihood is no density on such data.
     """
-    parts = model_parts(model_file(configuration["model"]))
-    likelihood = parts["likelihood"][configuration["likelihood"]["name"]]
+    module, name = model_file(configuration["model"]), configuration["likelihood"]["name"]
+    name = likelihood_of_kind(module, dataset.kind) if name == BY_KIND else name
+    likelihood = model_parts(module)["likelihood"][name]
     names = inspect.signature(PreparedData).parameters.keys() & configuration.keys()
     options = {name: configuration[name] for name in names - {"dataset", "likelihood_support"}}
     return prepared(dataset, likelihood, **options)

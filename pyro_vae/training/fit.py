@@ -1,5 +1,6 @@
 """Training in one call."""
 
+import inspect
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,12 @@ from pyro_vae.data.inspection import Judgement
 from pyro_vae.data.inspection import check as check_values
 from pyro_vae.evaluating import check_device
 from pyro_vae.networks import UserUnits, user_units
-from pyro_vae.objectives import Objective
+from pyro_vae.objectives import OBJECTIVES, Objective
+from pyro_vae.parts import named_part
+from pyro_vae.suggestions import or_meant
 from pyro_vae.training.checkpoint import load_checkpoint
-from pyro_vae.training.loop import Record, Training
+from pyro_vae.training.history import History
+from pyro_vae.training.loop import Training
 from pyro_vae.training.preparing import prepared, start_likelihood
 
 log = logging.getLogger(__name__)
@@ -26,15 +30,24 @@ log = logging.getLogger(__name__)
 def fit(
     vae: nn.Module,
     data: Any,
-    objective: Objective | None = None,
+    objective: str | Objective | None = None,
     *,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
     check: Judgement = "refuse",
     **options: Any,
-) -> list[Record]:
-    """Train a VAE on data and return a record for each epoch. Afterwards it is in evaluation mode.
+) -> History:
+    """Train a VAE on data and return the history of its epochs. Afterwards it is in evaluation mode.
+
+    >>> from pyro_vae import build
+    >>> from pyro_vae.data import digits
+    >>> history = fit(build((1, 8, 8), prior="vamp"), digits(), epochs=2)
+    >>> len(history), history[-1]["epoch"]
+    (2, 2)
+    >>> history.table()["validation_elbo"].shape
+    (2,)
+    >>> figure = history.plot()
 
     The first call gives the VAE the units of real data and starts a likelihood of counts at their
     means, unless it was built with some or a state_dict brought them; `vae.contract` describes the
@@ -46,7 +59,8 @@ def fit(
             sparse matrix, an AnnData, a torch data set or DataLoader, or a path. Grey levels are
             binarised at each visit for a likelihood of binary data; give a `PreparedData` to choose
             otherwise.
-        objective: What is maximised; the ELBO if None.
+        objective: What is maximised: an objective, or the name of one of `OBJECTIVES` with its defaults;
+            the ELBO if None.
         checkpoint: A file to keep the state in.
         resume: Whether to go on from that file where it exists.
         progress: Whether to show a bar.
@@ -54,12 +68,19 @@ def fit(
             "refuse" them, "warn" of them, or "none". Other findings are logged as warnings.
         **options: Those of `Training`: epochs, batch_size, lr and so on.
 
+    Returns:
+        A list of a record for each epoch, with `table()` and `plot()`.
+
     Raises:
         ValueError: If the data or an option do not fit.
-        TypeError: If the data are none of these, or the program has no `likelihood` and they are no
-            `PreparedData`.
+        TypeError: If an option is unknown, the data are none of these, or the program has no `likelihood`
+            and they are no `PreparedData`.
         NonFiniteError: If no step had a finite gradient for a while.
     """
+    if not isinstance(vae, nn.Module):
+        got = f"the class {vae.__name__}" if isinstance(vae, type) else type(vae).__name__
+        raise TypeError(f"fit(vae, data) takes a VAE, as of build(event_shape), first, got {got}.")
+    _check_options(options)
     check_device(vae)
     contract: DataContract | None = getattr(vae, "contract", None)
     likelihood: Any = getattr(vae, "likelihood", None)
@@ -98,13 +119,44 @@ def fit(
     notes = (*ready.dataset.notes, *(finding.text for finding in found))
     for note in notes:
         log.warning("%s", note)
-    training = Training(vae, ready, objective, notes=notes, **options)
+    training = Training(vae, ready, _objective(objective, vae, ready), notes=notes, **options)
     path = None if checkpoint is None else Path(checkpoint)
     if resume and path is not None and path.exists():
         training.load_state_dict(load_checkpoint(path))
-    history = training.run(checkpoint=path, progress=progress)
+    history = History(training.run(checkpoint=path, progress=progress))
     vae.contract = training.contract  # pyright: ignore[reportArgumentType]
     return history
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Make sure that `Training` has such options."""
+    given = {"self", "program", "data", "objective", "notes"}
+    known = [
+        name
+        for function in (fit, Training)
+        for name in inspect.signature(function).parameters
+        if name not in (given | {"vae", "options"})
+    ]
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"fit has no option {name!r}{or_meant(name, known)} Options are {', '.join(known)}."
+            )
+
+
+def _objective(
+    objective: str | Objective | None, vae: nn.Module, data: PreparedData
+) -> Objective | None:
+    """The objective, with its defaults if it is named."""
+    if objective is None or isinstance(objective, Objective):
+        return objective
+    made = named_part("objective", objective, OBJECTIVES)
+    sizes = {
+        "train_size": len(data.train),
+        "latent_dim": getattr(getattr(vae, "prior", None), "latent_dim", None),
+    }
+    asked = inspect.signature(made).parameters
+    return made(**{name: size for name, size in sizes.items() if name in asked})
 
 
 def as_dataset(data: Any, likelihood_support: Any = None) -> Dataset:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from functools import cached_property
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,7 +32,7 @@ from pyro_vae.training.collapse import UNIT_NATS, Units, collapse_alarm, remedie
 from pyro_vae.training.feeds import Batches, Share, feed
 from pyro_vae.training.non_finite import NonFiniteError, explain
 from pyro_vae.training.processes import Processes
-from pyro_vae.training.schedules import TIED_TO_LENGTH, Schedule, learning_rate_schedule
+from pyro_vae.training.schedules import Schedule, learning_rate_schedule
 from pyro_vae.training.shared_noise import Draw, SharedNoise, draws_of
 from pyro_vae.training.state_checks import check_parameters, check_state
 from pyro_vae.training.step import PATIENCE, Loss, Own, Step
@@ -40,6 +41,16 @@ from pyro_vae.training.totals import Totals
 log = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16"]
+
+# Whose parameters a training ends with: see `Training`.
+Keep = Literal["auto", "best", "last"]
+
+# By default: so many epochs, but few rows get as many as make so many steps.
+EPOCHS = 100
+LEAST_STEPS = 2000
+# With fewer training rows than this, training stops by default after so many steps without a better score.
+FEW_ROWS = 10_000
+PATIENCE_STEPS = 500
 
 # How far a compiled gradient may be from the eager one: the compiler rounds in fewer places.
 _TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 5e-2}
@@ -68,7 +79,8 @@ class Training:
         program: A VAE, or any module with `model(x)` and `guide(x)`, on its device.
         data: Data prepared for the program's likelihood.
         objective: What is maximised; the ELBO if None.
-        epochs: The number of passes over the training split.
+        epochs: The number of passes over the training split; None for 100, or for as many as make 2,000
+            steps where there are so few rows.
         max_steps: A bound on the number of steps, if fewer.
         batch_size: The number of data a step. An epoch's last batch may be smaller.
         lr: Adam's learning rate.
@@ -77,7 +89,10 @@ class Training:
             the ELBO, or for the objective `reconstruction` that).
         clip_norm: The largest norm of a gradient; a longer one is shortened to it. None for no limit.
         early_stopping: Stop after so many epochs without a better score, and go back to the best
-            epoch's parameters. None to train to the end.
+            epoch's parameters. "auto" is as many as make 500 steps for fewer than 10,000 training rows,
+            if the objective maximises the score. None to train to the end.
+        keep: The parameters that are kept: those of the epoch with the "best" score, or the "last". "auto"
+            is "best" if the objective maximises the score: the ELBO, and not a weighted one.
         compile: Whether the step is compiled: "on", "off", or "auto" where the work that is left
             pays for the compiler.
         aggressive_steps: Before each step of the model, train the guide alone until its bound stops
@@ -99,13 +114,14 @@ class Training:
         data: PreparedData,
         objective: Objective | None = None,
         *,
-        epochs: int = 100,
+        epochs: int | None = None,
         max_steps: int | None = None,
         batch_size: int = 64,
         lr: float = 1e-3,
         lr_schedule: Schedule = "constant",
         clip_norm: float | None = None,
-        early_stopping: int | None = None,
+        early_stopping: int | Literal["auto"] | None = "auto",
+        keep: Keep = "auto",
         compile: CompileMode = "auto",
         aggressive_steps: int = 0,
         precision: Precision = "float32",
@@ -115,11 +131,18 @@ class Training:
         _at_least("epochs", epochs, 0)
         _at_least("max_steps", max_steps, 0)
         _at_least("batch_size", batch_size, 1)
-        _at_least("early_stopping", early_stopping, 1)
+        if isinstance(early_stopping, str) and early_stopping != "auto":
+            raise ValueError(
+                f"early_stopping must be a number of epochs, auto or null, got {early_stopping!r}."
+            )
+        _at_least("early_stopping", None if early_stopping == "auto" else early_stopping, 1)
+        if keep not in get_args(Keep):
+            raise ValueError(f"keep must be one of {', '.join(get_args(Keep))}, got {keep!r}.")
         _at_least("aggressive_steps", aggressive_steps, 0)
         for name, value in (("lr", lr), ("clip_norm", clip_norm)):
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be above 0 and finite, got {value}.")
+            number = isinstance(value, Real)
+            if value is not None and not (number and 0 < value < math.inf):
+                raise ValueError(f"{name} must be above 0 and finite, got {value!r}.")
         if precision not in get_args(Precision):
             raise ValueError(
                 f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}."
@@ -133,10 +156,19 @@ class Training:
         self.objective: Objective = (ELBO() if objective is None else objective).to(self.device)
         self.batch_size = min(batch_size, len(data.train))
         self.steps_per_epoch = math.ceil(len(data.train) / self.batch_size)
+        if epochs is None:
+            epochs = max(EPOCHS, math.ceil(LEAST_STEPS / self.steps_per_epoch))
+        self.epochs = epochs
         self.steps = epochs * self.steps_per_epoch
         if max_steps is not None:
             self.steps = min(self.steps, max_steps)
-        self.early_stopping = early_stopping
+        if early_stopping == "auto":
+            few = len(data.train) < FEW_ROWS and self.objective.maximises_score and keep != "last"
+            early_stopping = math.ceil(PATIENCE_STEPS / self.steps_per_epoch) if few else None
+        self.early_stopping: int | None = early_stopping
+        self.keeps_best = keep == "best" or (
+            keep == "auto" and (early_stopping is not None or self.objective.maximises_score)
+        )
         self.lr_schedule: Schedule = lr_schedule
         self.precision: Precision = precision
         self._check_objective()
@@ -280,10 +312,14 @@ class Training:
                 if time.monotonic() - saved > checkpoint_seconds:
                     save()
             save()
+        self.finish()
+        return self.history
+
+    def finish(self) -> None:
+        """Put the program into evaluation mode, at its end with the best parameters if they were kept."""
         if self.ended and self.best is not None:
             self.program.load_state_dict(self.best)
         self.program.eval()
-        return self.history
 
     @property
     def ended(self) -> bool:
@@ -388,6 +424,7 @@ class Training:
         log.info("%s", describe_record(record))
         if self.step % self.steps_per_epoch:
             # `max_steps` ended the run inside an epoch. A longer run may go on with it.
+            self._keep_best(epoch)
             return
         self.seconds = 0.0
         self.totals.start_epoch()
@@ -401,21 +438,37 @@ class Training:
                 self._schedule.step()
         self._consider_stopping(epoch)
 
-    def _consider_stopping(self, epoch: int) -> None:
-        if self.early_stopping is None:
-            return
-        name = self.objective.score
-        scores = [record[f"validation_{name}"] for record in self.history]
-        comparable = [-math.inf if score is None else score for score in scores]
-        if comparable[-1] >= max(comparable):
+    def _keep_best(self, epoch: int) -> None:
+        """Keep the parameters if no epoch had a better score."""
+        score = self._score(self.history[-1])
+        if self.keeps_best and score > -math.inf and score >= self._best_score:
             self.best = copy.deepcopy(self.program.state_dict())
             self.best_epoch = epoch
-        elif epoch - self.best_epoch >= self.early_stopping:
-            better = "ELBO" if name == "elbo" else name
-            log.info(
-                "stopped early: no better validation %s since epoch %d.", better, self.best_epoch
-            )
-            self.stopped_early = True
+
+    def _score(self, record: Record) -> float:
+        score = record[f"validation_{self.objective.score}"]
+        return -math.inf if score is None else score
+
+    @property
+    def _best_score(self) -> float:
+        """The score of the epoch whose parameters are kept; none is kept at first."""
+        if self.best is None:
+            return -math.inf
+        return self._score(self.history[self.best_epoch - 1])
+
+    def _consider_stopping(self, epoch: int) -> None:
+        self._keep_best(epoch)
+        # While a weight still changes, a lower score says nothing.
+        unsettled = (
+            e for e in range(epoch, self.best_epoch, -1) if not self.objective.settled(float(e))
+        )
+        since = next(unsettled, self.best_epoch)
+        if self.early_stopping is None or epoch - since < self.early_stopping:
+            return
+        name = self.objective.score
+        better = "ELBO" if name == "elbo" else name
+        log.info("stopped early: no better validation %s since epoch %d.", better, self.best_epoch)
+        self.stopped_early = True
 
     def _watch_the_code(self) -> None:
         """Warn if the code has collapsed, and say at the end how much of it is in use."""
@@ -508,7 +561,6 @@ class Training:
             "objective": self.objective.state_dict(),
             "optimizer": self._step.optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
-            "schedule_steps": self.steps,
             "random_state": torch.get_rng_state(),
             "cuda_random_state": torch.cuda.get_rng_state()
             if self.device.type == "cuda"
@@ -550,10 +602,13 @@ class Training:
                     f"the checkpoint was trained with {name} {state[name]}, got {now}."
                 )
         contract.check(self.data, trained="the checkpoint")
-        if self.lr_schedule in TIED_TO_LENGTH and state["schedule_steps"] != self.steps:
+        # A cosine's number of epochs, and an exponential's rate, which follows from it.
+        length = {"T_max", "gamma"} & state["schedule"].keys()
+        own = self._schedule.state_dict()
+        if any(state["schedule"][name] != own[name] for name in length):
             raise ValueError(
-                f"the schedule {self.lr_schedule} is tied to the length of training: the checkpoint's is "
-                f"{state['schedule_steps']} steps, got {self.steps}."
+                f"the schedule {self.lr_schedule} is tied to the number of epochs, and the checkpoint was "
+                f"trained with another one than the {self.epochs} given: train anew for a longer training."
             )
         self.program.load_state_dict(state["program"])
         self.objective.load_state_dict(state["objective"])
@@ -566,11 +621,17 @@ class Training:
         self.order_seed = self._feed.order_seed = state["order_seed"]
         self.seconds = state["seconds"]
         self.best, self.best_epoch = state["best"], state["best_epoch"]
-        self.stopped_early = state["stopped_early"]
+        # A longer patience than the one that ended it lets it go on.
+        waited = self.step // self.steps_per_epoch - self.best_epoch
+        patience = math.inf if self.early_stopping is None else self.early_stopping
+        self.stopped_early = state["stopped_early"] and waited >= patience
         self.history = list(state["history"])
         if len(self.history) > self.step // self.steps_per_epoch and not self.ended:
             # The record of an epoch that `max_steps` cut short, and that now goes on.
-            self.history.pop()
+            popped = self.history.pop()
+            if self.best_epoch == popped["epoch"]:
+                # It is scored anew once it is whole.
+                self.best, self.best_epoch = None, 0
         # Sums are split among threads: another number of them gives other last bits.
         torch.set_num_threads(state["threads"])
         torch.set_rng_state(state["random_state"])
@@ -599,5 +660,7 @@ def _with_gradient(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _at_least(name: str, value: int | None, minimum: int) -> None:
+    if value is not None and not isinstance(value, Integral):
+        raise ValueError(f"{name} must be a whole number, got {value!r}.")
     if value is not None and value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}.")

@@ -3,6 +3,9 @@
 from typing import Any
 
 from pyro_vae.data import Dataset, PreparedData, SupportMismatchError
+from pyro_vae.data.findings import Columns
+from pyro_vae.data.inspection import grey_levels
+from pyro_vae.data.preparation import FITS
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.model import names_of_support
@@ -25,9 +28,29 @@ def prepared(dataset: Dataset, likelihood: Any, **options: Any) -> PreparedData:
     except SupportMismatchError as error:
         fitting = [f"{word}: {names_of_support(LIKELIHOODS, word)}" for word in error.fits]
         name = getattr(likelihood, "__name__", type(likelihood).__name__)
+        # Before they are inspected, as what they are is the question here.
+        grey = next(grey_levels(Columns(dataset, likelihood.support)), "")
         raise ValueError(
-            f"{name} does not fit: {error} These are {'; '.join(fitting)}."
+            f"{name} does not fit: {error} These are {'; '.join(fitting)}.{grey and f' But {grey}'}"
         ) from error
+
+
+def default_likelihood(dataset: Dataset, name: str) -> str:
+    """A line that says which likelihood the data got by default, and which others fit."""
+    words = {
+        "grey": "grey images",
+        "levels": f"data of {dataset.levels} levels",
+        "counts": "counts",
+    }
+    others = [
+        other
+        for other, part in LIKELIHOODS.items()
+        if part.support in FITS[dataset.support] and other != name
+    ]
+    return (
+        f"p(x|z) is {name}, the default for {words.get(dataset.kind, f'{dataset.kind} data')}; others that fit: "
+        f"--likelihood {', '.join(others)}"
+    )
 
 
 def start_likelihood(vae: Any, data: PreparedData) -> None:

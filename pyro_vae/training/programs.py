@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor
 from pyro_vae.data import DataContract, PreparedData, default_root
 from pyro_vae.data.nouns import named
 from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.suggestions import did_you_mean
 from pyro_vae.training.configuration import load_data, prepare_data
 from pyro_vae.training.plain_yaml import Configuration
 from pyro_vae.training.run_directory import RunDirectory, load
@@ -40,12 +42,32 @@ class Parser(argparse.ArgumentParser):
         Raises:
             ValueError: Always, and `main` says it.
         """
+        options = [o for a in self._actions for o in a.option_strings if o[:2] == "--"]
+        argument, _, said = message.removeprefix("argument ").partition(": ")
         if message.startswith("unrecognized arguments: "):
-            allowed = ", ".join(
-                o for a in self._actions for o in a.option_strings if o[:2] == "--"
-            )
-            message = f"unknown {message.partition(': ')[2]}: allowed are RUN and {allowed}."
-        raise ValueError(message.removeprefix("argument "))
+            words = said.split()
+            word = next((w for w in words if w.startswith("--")), words[0]).partition("=")[0]
+            meant = did_you_mean(word, options)
+            if word.startswith("--"):
+                message = (
+                    f"unknown option {word}: {meant}allowed are RUN and {', '.join(options)}."
+                )
+            else:
+                message = (
+                    f"unexpected argument {word}: one RUN is allowed, and {', '.join(options)}."
+                )
+        elif choice := re.match(r"invalid choice: '?(.*?)'? \(choose from (.*)\)$", said):
+            names = choice[2].replace("'", "")
+            meant = did_you_mean(choice[1], names.split(", ")).strip()
+            message = f"{argument} must be one of {names}, got {choice[1]!r}"
+            message += f"; {meant}" if meant else "."
+        elif said.startswith("must be"):
+            message = f"{argument} {said}"
+        elif said.startswith("expected "):
+            message = f"{argument} needs a value."
+        elif said == "RUN":
+            message = "RUN is needed: the directory of a run, as svi_train.py makes it, in runs/."
+        raise ValueError(message)
 
     def add_common_options(self, *, seed: bool = True) -> None:
         """What every program that reads a run can be told: a seed, a device, where data lie, and trust.

@@ -19,7 +19,8 @@ from pyro_vae.training.command_line import parse_stored, stored_arguments, store
 from pyro_vae.training.configuration import build_vae, to_yaml
 from pyro_vae.training.loop import Record
 from pyro_vae.training.model_files import DEFAULT_MODEL
-from pyro_vae.training.plain_yaml import Configuration
+from pyro_vae.training.plain_yaml import Configuration, read_yaml
+from pyro_vae.training.plan import PLAN
 from pyro_vae.training.state_checks import load_parameters
 
 log = logging.getLogger(__name__)
@@ -137,11 +138,10 @@ class RunDirectory:
             ValueError: As `check_plain`.
         """
         self.check_plain()
-        for old in (self.checkpoint, self.config, self.records, self.metrics, self.inference_data):
+        self.clear_evaluation()
+        for old in (self.checkpoint, self.config, self.records, self.codes, self.log):
             old.unlink(missing_ok=True)
-        for old in (self.codes, self.log):
-            old.unlink(missing_ok=True)
-        for folder in (self.figures, self.evaluation, self.diagnosis):
+        for folder in (self.evaluation, self.diagnosis):
             shutil.rmtree(folder, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
         if configuration["model"] != DEFAULT_MODEL:
@@ -153,6 +153,23 @@ class RunDirectory:
             self.model.unlink(missing_ok=True)
         write_atomically(self.config, to_yaml(configuration).encode())
         return configuration
+
+    def plan(self) -> Configuration:
+        """How long the run trains, where, and what it does afterwards, as config.yaml says."""
+        stored = read_yaml(self.config)
+        return {name: stored[name] for name in PLAN if name in stored}
+
+    def write_plan(self, configuration: Configuration) -> None:
+        """Write config.yaml anew if a resumed run has another plan."""
+        plan = {name: configuration[name] for name in PLAN}
+        if plan != self.plan():
+            write_atomically(self.config, to_yaml({**read_yaml(self.config), **plan}).encode())
+
+    def clear_evaluation(self) -> None:
+        """Delete what an evaluation at the end of training leaves."""
+        for old in (self.metrics, self.inference_data):
+            old.unlink(missing_ok=True)
+        shutil.rmtree(self.figures, ignore_errors=True)
 
     def write_records(self, history: list[Record]) -> None:
         """Write metrics.csv, a row an epoch."""
@@ -218,7 +235,9 @@ def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
             levels=state.get("levels"),
             units=contract.units,
         )
-    load_parameters(vae, state["program"] if state["best"] is None else state["best"])
+    load_parameters(vae, state["program"])
+    if state["best"] is not None:
+        load_parameters(vae, state["best"])
     vae.eval()
     vae.configuration = configuration  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
     vae.contract = contract  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]

@@ -17,11 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from analysis.baselines import (
-    fit_negative_binomial,
-    histogram_log_density,
-    negative_binomial_log_density,
-)
 from analysis.study import (
     Cell,
     Results,
@@ -38,6 +33,11 @@ from analysis.study import (
 )
 from pyro_vae.data import DATASETS, Dataset, default_root
 from pyro_vae.evidence import fixed_rows
+from pyro_vae.evidence.baselines import (
+    fit_negative_binomial,
+    histogram,
+    negative_binomial_log_density,
+)
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.training.provenance import provenance
 
@@ -156,7 +156,7 @@ def baseline(dataset: Dataset, name: str, at_most: int) -> Cell:
     chosen = fixed_rows(len(dataset.test), at_most)
     train, test = dataset.split("train").numpy(), dataset.test[chosen].numpy()
     if name == HISTOGRAM:
-        density = histogram_log_density(train, test, dataset.levels or 2)
+        density = histogram(train, dataset.levels or 2)(test)
     else:
         totals = train.sum(1, dtype=np.float64)
         # A cell without molecules has a size above 0 all the same.

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.learning import plot_learning_curves
 from pyro_vae.data.nouns import named
+from pyro_vae.training.learning_curves import plot_learning_curves
 
 
 def history(epochs, validation=True, beta=1.0):

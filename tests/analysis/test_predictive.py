@@ -64,11 +64,14 @@ def test_the_summary_has_every_p_value():
     checks = checked("real")
     summary = checks.summary()
     named = [c.p_value for c in checks.comparisons] + [p.p_value for p in checks.profiles]
-    assert sorted(summary["p_values"].values()) == sorted([*named, checks.spectrum.p_value])
-    assert summary["num_p_values"] == len(named) + 1 == 12
-    assert summary["smallest_holm_p_value"] == pytest.approx(min(1, 12 * min(named)), abs=0.5)
+    named += [checks.spectrum.p_value, checks.told_apart.p_value]
+    assert sorted(summary["p_values"].values()) == sorted(named)
+    assert summary["num_p_values"] == len(named) == 13
+    assert summary["smallest_holm_p_value"] == pytest.approx(min(1, 13 * min(named)), abs=0.5)
     assert checks.smallest_holm > 0.05
-    assert "do not tell the model from a true one" in summary["reading"]
+    assert checks.verdict().answer == "yes"
+    # Neither new nor training data are told from held-out ones.
+    assert max(summary["classifier_auroc"], summary["classifier_auroc_training"]) < 0.58
     json.dumps(summary, allow_nan=False)
 
 
@@ -88,7 +91,11 @@ def test_planted_faults_are_found(support, faults, moved, found_by):
     checks = checked(support, data=data, **faults)
     assert checks.p_values[found_by] <= 1e-3
     assert checks.smallest_holm < 0.02
-    assert "does not make such data" in checks.reading()
+    assert checks.verdict().answer == "no"
+    # How far comes before how surely.
+    said = checks.verdict().because
+    assert said.index("of pairs (50% is chance)") < said.index(", p ")
+    assert checks.told_apart.best > (0.5 if "flipped" in moved else 0.6)
     # Sorted eigenvalues tell of directions that are lost, or noisier; not of a shift.
     if not moved.get("shift"):
         assert checks.p_values["spectrum"] <= 0.002

@@ -70,7 +70,9 @@ def test_how_far_it_is_comes_first_and_p_is_the_bound_that_is_certain():
     (mean, deviation) = data_set_checks({"ink": np.full(5, 100.0)}, generated).checks
     off = (100 - 9.5) / np.std(np.arange(20))
     assert mean.deviations == pytest.approx(off)
-    assert mean.words() == f"{off:+.1f} s.d., p ≤ {2 / 21:.2g}"
+    assert mean.words() == (
+        f"{mean.real:.4g} against {mean.generated.mean():.4g} of the model's, p ≤ {2 / 21:.2g}"
+    )
     assert (mean.outside, deviation.outside) == (True, False)
     # Of a tie on both sides nothing is said.
     assert (deviation.p_value, deviation.deviations) == (1.0, None)

@@ -58,7 +58,7 @@ def test_the_support_is_the_models():
     assert levels.new_data(Rows(LEVELS[:2])).fixed("test").max() <= 1
     with pytest.raises(ValueError, match=r"outside 0 to 255, the levels .* such as -"):
         levels.new_data(Rows(LEVELS[:2].astype(int) - 300))
-    with pytest.raises(ValueError, match=r"column 'b' in 2, 'c' in 1 of 3 rows, such as 1.5"):
+    with pytest.raises(ValueError, match=r"such as 1.5: 2 in 'b' and 1 in 'c', in rows"):
         check_support(
             torch.tensor([[0, 1.5, 1], [1, 2, 1], [0, 0, -3]]), "binary", None, name="x", event_names="abc"
         )  # fmt: skip

@@ -17,6 +17,25 @@ def values(*shape: int, high: int = 5) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
+    ("array", "options", "kind"),
+    [
+        # Bright where they are not black; all levels alike.
+        ((values(1, 8, 8, high=2) * 200).astype(np.uint8), {}, "grey"),
+        (values(1, 8, 8, high=256).astype(np.uint8), {}, "levels"),
+        (values(3, 8, 8, high=2).astype(np.uint8) * 255, {}, "levels"),
+        (values(4), {"levels": 5}, "levels"),
+        (values(4), {}, "counts"),
+        (values(8, 8, high=2) * 0.9, {}, "grey"),
+        (values(4) / 5, {}, "unit"),
+        (values(4) - 0.5, {}, "real"),
+        (values(4, high=2), {}, "binary"),
+    ],
+)
+def test_the_kind_of_data(array, options, kind):
+    assert Dataset.from_array(array, **options).kind == kind
+
+
+@pytest.mark.parametrize(
     ("array", "levels", "support", "kept_levels", "dtype"),
     [
         (values(4, high=2).astype(bool), None, "binary", None, torch.uint8),

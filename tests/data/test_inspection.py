@@ -3,10 +3,11 @@
 import re
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+import scipy.io
 import sklearn.datasets
-import torch
 
 from pyro_vae.data import (
     Dataset,
@@ -17,8 +18,8 @@ from pyro_vae.data import (
     mnist,
     newsgroups,
     table_file,
+    variable_file,
 )
-from pyro_vae.data.columns import places
 from pyro_vae.data.fill_values import fill_values
 from pyro_vae.data.inspection import check, inspect
 
@@ -404,24 +405,60 @@ def test_data_on_the_disk(tmp_path: Path):
 
 def test_values_that_no_data_set_holds_are_named():
     values = planted(c1=at([3, 50], np.nan), c4=at([200], np.inf))
-    with pytest.raises(ValueError, match=r"\d in 'c1'.*, the first in row \d+\): replace them"):
+    named = r"beyond 3.4e38\): 2 in 'c1' and 1 in 'c4', in rows 4, 51 and 201; replace them"
+    with pytest.raises(ValueError, match=named):
         table(values)
     whole = np.full((20, 6), 2.0)
     whole[[1, 5], 2] = 0.5
-    with pytest.raises(ValueError, match=r"got fractions \(. in 'c2', the first in row \d\)"):
+    with pytest.raises(ValueError, match=r"got fractions: . in 'c2', in rows? \d"):
         table(whole, support="counts")
     whole[:, 2] = -1
-    with pytest.raises(ValueError, match=r"got values from -1 to 2 \(\d+ in 'c2', the first in"):
+    with pytest.raises(ValueError, match=r"got values from -1 to 2: \d+ in 'c2', in rows"):
         table(whole, support="counts")
 
 
-def test_places_count_by_column_and_by_channel():
-    wrong = torch.zeros(5, 2, 3, dtype=torch.bool)
-    wrong[3, 1, :2] = True
-    assert places(wrong, range(10, 15)) == "2 in channel 1, the first in row 14"
-    wrong = torch.ones(2, 8, dtype=torch.bool)
-    assert places(wrong, range(2)).startswith("2 in element 0, ")
-    assert " and 3 more, the first in row 1" in places(wrong, range(2))
+@pytest.mark.parametrize("form", ["npy", "mapped", "npz", "mat", "h5"])
+def test_nan_is_named_in_arrays_of_every_format(tmp_path, form):
+    x = np.random.default_rng(0).normal(size=(60, 6))
+    x[[7, 9], [2, 4]] = np.nan, np.inf
+    path = tmp_path / f"x.{form.replace('mapped', 'npy')}"
+    if form == "npz":
+        np.savez(path, x=x)
+    elif form == "mat":
+        scipy.io.savemat(path, {"x": x})
+    elif form == "h5":
+        with h5py.File(path, "w") as file:
+            file["x"] = x
+    else:
+        np.save(path, x)
+    read = {"mat": variable_file, "h5": variable_file}.get(form, array_file)
+    options = {"memory_map": True} if form == "mapped" else {}
+    where = r"1 in element 2 and 1 in element 4, in rows 8 and 10 \(rows counted from 1, elements from 0\)"
+    with pytest.raises(ValueError, match=where):
+        read(path, **options)
+
+
+def test_nan_in_arrays_that_are_split_and_in_pictures():
+    x = np.random.default_rng(0).random((30, 4, 4))
+    x[5, 1, 2] = np.nan
+    with pytest.raises(ValueError, match=r"array holds .*: 1 in channel 0, in row 6 \("):
+        Dataset.from_array(x)
+    with pytest.raises(ValueError, match=r"the test split holds .*: 1 in channel 0, in row 6 \("):
+        Dataset.from_splits({"train": np.nan_to_num(x), "test": x})
+
+
+@pytest.mark.parametrize("shape", [(40, 8, 8), (40, 64), (40, 192)])
+def test_scaled_grey_levels_are_recognised(shape):
+    x = np.random.default_rng(0).random(shape) * 255
+    assert "grey levels" in kinds(Dataset.from_array(x))
+    # Measurements, tables and standardised pictures are not.
+    for other in (x - 30, x / 64, x * 8):
+        assert "grey levels" not in kinds(Dataset.from_array(other))
+    names = [f"c{i}" for i in range(shape[1])] if len(shape) == 2 else ()
+    if names:
+        assert "grey levels" not in kinds(Dataset.from_array(x, event_names=names))
+    with pytest.raises(ValueError, match="grey levels are unit data as x / 255"):
+        Dataset.from_array(x, support="unit")
 
 
 def test_judgements():

@@ -86,7 +86,10 @@ def test_a_name_comes_before_a_folder(folder):
         ("notes", "a folder of images, or .*, got notes"),
         ("nowhere/faces", "a folder of images, or .*, but there is no nowhere/faces"),
         ("x.xlsx", "a folder of images, or .*, but there is no x.xlsx"),
-        ("mnits", "--data must be one of digits.* or a folder of images, or a .npy.* got 'mnits'"),
+        (
+            "mnits",
+            "--data must be one of digits.*: a folder of images, or a .npy.* got 'mnits'; did you mean mnist",
+        ),
         ("", "--data must be one of digits"),
         ("a" * 5000, "--data must be one of digits"),
         ("a\0b", "--data must be one of digits"),

@@ -4,7 +4,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import runpy
+import shlex
 import shutil
 import signal
 from functools import partial
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import diagnosis_sections
+from analysis import diagnosis_record, diagnosis_sections
 from analysis.generalisation import generalisation
 from analysis.representation import (
     section_arrays,
@@ -146,6 +148,22 @@ def test_what_it_leaves(trained, diagnosed):
         assert 0 < found[name]["elements"]["p_value_against_model"] <= 1
     words = " ".join(screen.split())
     assert "p-value against the model's own data" in words
+    # One answer a question, which is that of the section; each command is one of its program.
+    given = [
+        verdict["question"]
+        for section in SECTIONS
+        for part in found[section].values()
+        if isinstance(part, dict)
+        for verdict in part.get("verdicts", ())
+    ]
+    assert sorted(given) == sorted({each["question"] for each in found["answers"]})
+    assert len(given) == 7
+    for each in found["answers"]:
+        assert f"{each['question']} {each['answer']} ({each['section']})" in words
+    for command in re.findall("`([^`\n]+)`", screen):
+        python, script, *arguments = shlex.split(command)
+        assert (python, arguments[0]) == ("python", str(run))
+        runpy.run_path(str(ROOT / script))["parser"]().parse_args(arguments)
     # Statistics and scores have their plain names where a person reads.
     assert "_" not in words.partition("/digits/")[2].replace("p(x_i | x_-i)", "").replace(
         "inference_gaps", ""
@@ -153,7 +171,8 @@ def test_what_it_leaves(trained, diagnosed):
     for section in SECTIONS:
         for part in found[section].values():
             if isinstance(part, dict) and "reading" in part:
-                assert " ".join(part["reading"].split()) in words
+                reading = part["reading"].replace(".py RUN", f".py {run}")
+                assert " ".join(reading.split()) in words
 
 
 def test_one_seed_gives_the_same_bits_and_another_gives_others(diagnosed, run):
@@ -169,12 +188,54 @@ def test_one_seed_gives_the_same_bits_and_another_gives_others(diagnosed, run):
         for figure in (figure for figure in again["figures"] if figure.startswith(name)):
             one, two = (folder / "diagnosis" / figure for folder in (run, diagnosed[0]))
             assert one.read_bytes() == two.read_bytes()
-    # What is of the former diagnosis is gone.
+
+
+def test_only_a_section_keeps_the_others_and_marks_them_where_they_are_stale(run, capsys):
+    """Six minutes of work stay; what another seed or checkpoint made is never silently beside the new."""
+    assert main(run, *TINY, "--only", "elbo", "pit") == 0
+    first = record(run)
+    assert main(run, *TINY, "--only", "guide") == 0
+    second = record(run)
+    for name in ("elbo", "pit"):
+        assert second[name] == first[name]
+        assert second[name]["stale"] is None
+    assert set(first["figures"]) < set(second["figures"])
+    assert "elbo: kept from a former command, still of this run." in capsys.readouterr().out
+    answers = {each["question"]: each for each in second["answers"]}
+    assert answers["Is the code used?"]["stale"] is None
+    assert len(answers) == len(second["answers"]) == 5
+
     assert main(run, *TINY, "--only", "pit", "--seed", "1") == 0
-    assert record(run)["pit"] != whole["pit"]
-    assert not {"elbo", "guide"} & record(run).keys()
+    third = record(run)
+    assert third["pit"]["stale"] is None
+    assert third["elbo"] == {**first["elbo"], "stale": "made for --seed 0, now 1"}
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "elbo: kept from a former command, STALE, made for --seed 0, now 1" in screen
+    assert re.search(r"Is the code used\? \w+ \(elbo; STALE, made for --seed 0, now 1\)", screen)
+    assert third["figures"]["stale_elbo_terms.png"].startswith("Stale (made for --seed 0, now 1):")
+    # With the seed that they were made for they are of this run again, and the other is not.
+    assert main(run, *TINY, "--only", "guide") == 0
+    assert record(run)["elbo"] == first["elbo"]
+    assert record(run)["pit"]["stale"] == "made for --seed 1, now 0"
+
+    state = load_checkpoint(run / "checkpoint.pt")
+    state["program"] = {name: 0.5 * value for name, value in state["program"].items()}
+    state["best"] = None
+    save_checkpoint(run / "checkpoint.pt", state)
+    assert main(run, *TINY, "--only", "guide") == 0
+    last = record(run)
+    assert last["elbo"]["stale"] == "made for another checkpoint"
+    assert last["pit"]["stale"] == "made for another checkpoint, --seed 1, now 0"
+    assert last["guide"]["stale"] is None
     names = {path.name for path in (run / "diagnosis").iterdir()}
-    assert names == {*record(run)["figures"], "diagnosis.json"}
+    assert names == {*last["figures"], "diagnosis.json"}
+
+
+def test_more_training_marks_what_was_found_before(run):
+    assert main(run, *TINY, "--only", "elbo") == 0
+    program = runpy.run_path(str(ROOT / "scripts" / "svi_train.py"))["main"]
+    assert program(["--resume", "--out", str(run), "--max-steps", "3"]) == 0
+    assert record(run)["elbo"]["stale"] == "made for another checkpoint"
 
 
 def test_the_bar_names_every_step_and_ends_full(run, monkeypatch):
@@ -426,20 +487,36 @@ def test_stopped_it_leaves_nothing_half(run, capsys, monkeypatch, how, when):
     program = runpy.run_path(str(SCRIPT))["main"]
     arguments = [str(run), *TINY, "--only", "elbo"]
     name = {"computing": "plot_elbo_terms", "writing": "write_atomically"}[when]
-    where = diagnosis_sections.__dict__ if when == "computing" else program.__globals__
+    where = diagnosis_sections.__dict__ if when == "computing" else diagnosis_record.__dict__
     real = where[name]
 
     def stop(path, *rest):
-        if when == "computing" or str(path).endswith(".json"):
+        if when == "computing" or ".png" not in str(path):
             os.kill(os.getpid(), how)
         return real(path, *rest)
 
     monkeypatch.setitem(where, name, stop)
     assert program(arguments) == 128 + how
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "diagnose.py: stopped; nothing new was written"
+        "diagnose.py: stopped; sections that were finished are kept, nothing else was written"
     )
     assert not (run / "diagnosis").exists()
+    # What was there, and what was finished before, is there.
+    monkeypatch.undo()
+    assert main(run, *TINY, "--only", "pit", drawn=True) == 0
+    before, files = record(run), hashes(run / "diagnosis")
+    program = runpy.run_path(str(SCRIPT))["main"]
+    where = diagnosis_sections.__dict__ if when == "computing" else diagnosis_record.__dict__
+    monkeypatch.setitem(where, name, stop)
+    assert program([str(run), *TINY, "--only", "pit", "elbo", "--seed", "1"]) == 128 + how
+    capsys.readouterr()
+    after = record(run)
+    if when == "computing":
+        assert "elbo" not in after
+        assert after["pit"]["of"]["seed"] == 1
+    else:
+        assert after == before
+        assert hashes(run / "diagnosis") == files
 
 
 @pytest.mark.arviz
@@ -448,9 +525,14 @@ def test_several_runs_are_compared(trained, folder, tmp_path, capsys, monkeypatc
     monkeypatch.chdir(tmp_path)
     for name in ("comparison", "comparison-2"):
         assert main(trained, other, *TINY) == 0
-        assert f"are in runs/{name}/" in capsys.readouterr().out
+        screen = capsys.readouterr().out
+        assert f"are in runs/{name}/" in screen
+        assert screen.index("The runs differ in") < screen.index("has the highest log p(x)")
+        assert re.search(r"latent_dim +\d +3\n", screen)
         found = json.loads((tmp_path / "runs" / name / "comparison.json").read_text())
         assert found["runs"].keys() == {"digits", "other"}
+        assert found["differences"].keys() == {"seed", "latent_dim", "parameters"}
+        assert found["differences"]["seed"] == {"digits": 0, "other": 1}
         assert found["comparison"]["n"] == 30
         assert {model["name"] for model in found["comparison"]["models"]} == {"digits", "other"}
         assert found["comparison"]["models"][0]["difference"] == 0
@@ -589,8 +671,12 @@ def test_codes_of_several_runs_side_by_side(trained, tmp_path, capsys, monkeypat
         "representation.json",
     }
     assert found["runs"].keys() == found["representation"].keys() == {"digits", "plain"}
+    assert found["differences"]["posterior"] == {"digits": "diagonal_normal", "plain": "point"}
+    assert screen.index("The runs differ in") < screen.index("linear probe")
     (evidence,) = (
-        row for label, row in found["measures"].items() if label.startswith("log p(x),")
+        row
+        for label, row in found["measures"].items()
+        if label.startswith("log p(x),") and "clean" in label
     )
     assert evidence["plain"] == "not defined"
     assert float(evidence["digits"].partition(" ± ")[0]) < 0

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import shutil
 import signal
 import subprocess
@@ -85,6 +86,16 @@ def test_a_run_leaves_everything(tmp_path, capsys):
         "bits_per_dim",
         "active_units",
         "khat_share_above",
+        "baseline",
+        "baseline_log_density",
+        "above_baseline",
+        "above_baseline_se",
+        "factor_analysis_log_density",
+        "above_factor_analysis",
+        "above_factor_analysis_se",
+        "factors",
+        "best_validation_epoch",
+        "verdicts",
         "parameters",
         "epochs",
         "steps",
@@ -99,6 +110,9 @@ def test_a_run_leaves_everything(tmp_path, capsys):
     assert set(metrics) == set(expected)
     assert metrics["elbo"] == pytest.approx(metrics["reconstruction"] - metrics["kl"])
     assert metrics["log_evidence"] >= metrics["elbo"]
+    assert metrics["above_baseline"] == pytest.approx(
+        metrics["log_evidence"] - metrics["baseline_log_density"]
+    )
     figures = {path.name for path in (out / "figures").iterdir()}
     assert len(figures) == 9
     assert "KL at site 'z': analytic" in (out / "train.log").read_text()
@@ -109,6 +123,28 @@ def test_a_run_leaves_everything(tmp_path, capsys):
     state = load_checkpoint(out / "checkpoint.pt")["program"]
     for name, value in vae.state_dict().items():
         assert (value == state[name]).all()
+
+
+def test_a_run_that_failed_says_so_and_names_what_to_run(tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["--out", out, "--network.hidden", "[8]", "--epochs", "3", "--compile", "off"]
+    assert main(*options, "--lr", "10") == 0
+    screen = capsys.readouterr().out
+    assert re.search(
+        r"baseline +-\d+\.\d+ .* Bernoulli .*: log p\(x\) is [\d,.]+ .* BELOW", screen
+    )
+    assert re.search(r"best validation +epoch \d +of 3", screen)
+    *_, line, last = screen.strip().splitlines()
+    assert line.endswith("next:")
+    assert last == f"python scripts/diagnose.py {out}"
+    verdicts = [line for line in screen.splitlines() if line.startswith("verdict: ")]
+    assert [line.split(":")[1] for line in verdicts] == [" diverging", " below the baseline"]
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert [f"verdict: {line}" for line in metrics["verdicts"]] == verdicts
+    # The command that it names runs.
+    command = shlex.split(verdicts[0].partition("python scripts/svi_train.py ")[2])
+    assert main(*command, "--out", tmp_path / "other", "--evaluate", "none") == 0
+    assert load_checkpoint(tmp_path / "other" / "checkpoint.pt")["history"][0]["lr"] == 1e-3
 
 
 def test_a_run_repeats_from_its_configuration(tmp_path):
@@ -202,7 +238,7 @@ def test_editing_the_default_in_the_checkout_changes_what_trains(tmp_path):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     path = tmp_path / "pyro_vae" / "model.py"
     text = path.read_text()
-    line = "prior: Callable[..., nn.Module] = priors.{},"
+    line = "prior: Part = priors.{},"
     assert line.format("StandardNormal") in text
     path.write_text(text.replace(line.format("StandardNormal"), line.format("Vamp")))
     command = [

@@ -254,7 +254,7 @@ def test_each_remedy_ends_the_collapse_it_is_named_for(planted, remedies, tmp_pa
         p = 1 / (1 + np.exp(-rng.normal(size=(500, 2)) @ rng.normal(size=(2, 64))))
         np.save(tmp_path / "p.npy", (0.4 + 0.2 * p).reshape(-1, 8, 8).astype(np.float32))
         data = ["--data", str(tmp_path / "p.npy"), "--likelihood", "normal"]
-    setting = [*data, *planted, "--max-steps", "400"]
+    setting = [*data, *planted, "--max-steps", "800"]
     alarm = alarm_of(tmp_path / "run", *setting)
     named = remedies_in(alarm)
     assert len(named) == remedies

@@ -46,7 +46,9 @@ def dataset(support: str, n: int = 60) -> Dataset:
 def a_training(compile="on", *, network=None, objective=None, n=60, **parts) -> Training:
     """Ten data a step: 42 of them are four full batches and a short one."""
     options = {
-        name: parts.pop(name) for name in ("epochs", "clip_norm", "precision") if name in parts
+        name: parts.pop(name)
+        for name in ("epochs", "keep", "clip_norm", "precision")
+        if name in parts
     }
     pyro.set_rng_seed(0)
     network = partial(networks.MLP, hidden=(8,)) if network is None else network
@@ -339,7 +341,8 @@ def test_a_buffer_that_disagrees_is_seen(monkeypatch, caplog):
         return run
 
     monkeypatch.setattr(compiled, "compile_graph", one_more)
-    training = a_training(network=partial(networks.MLP, hidden=(8,), norm="batch"))
+    network = partial(networks.MLP, hidden=(8,), norm="batch")
+    training = a_training(network=network, keep="last")
     batches = [b for name, b in training.program.named_buffers() if name.endswith("batches")]
     counts.update(count.data_ptr() for count in batches)
     training.run()

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from pyro_vae.priors import PRIORS
-from pyro_vae.training.command_line import parse
+from pyro_vae.training.command_line import parse, with_likelihood
 from pyro_vae.training.configuration import FAMILIES, build_vae, load_data, to_yaml
 from pyro_vae.training.plain_yaml import ConfigurationError
 
@@ -16,7 +16,8 @@ def test_the_bare_command_has_the_defaults_of_build():
     assert configuration["prior"] == {"name": "standard_normal"}
     assert configuration["data"] == {"name": "digits", "check": "refuse"}
     assert configuration["latent_dim"] == 8
-    assert configuration["network"]["hidden"] == [400]
+    assert configuration["likelihood"] == {"name": "auto"}
+    assert configuration["network"]["hidden"] is None
 
 
 @pytest.mark.parametrize(("family", "name"), [(f, n) for f in FAMILIES for n in FAMILIES[f]])
@@ -74,26 +75,44 @@ def test_yaml_round_trip(tmp_path):
         ),
         (
             "--prior vampp",
-            f"--prior must be one of {', '.join(PRIORS)}, got 'vampp'",
+            f"--prior must be one of {', '.join(PRIORS)}, got 'vampp'; did you mean vamp",
         ),
-        ("--data nosuch", "--data must be one of digits.*got 'nosuch'"),
+        (
+            "--data nosuch",
+            "--data must be one of digits.*or the path of your own.*got 'nosuch'\\.",
+        ),
+        ("--data mnits", "got 'mnits'; did you mean mnist"),
+        ("--likelihood gaussian", "got 'gaussian'; did you mean normal"),
+        ("--learning-rate 1", r"did you mean --lr\? allowed are"),
+        ("--device cud", "must be one of auto, cpu, cuda, got 'cud'; did you mean cuda"),
         ("--prior", "--prior needs a name: standard_normal"),
         (
             "--prior.components 3",
-            "unknown option --prior.components: the prior chosen has no options",
+            "--prior standard_normal has no options; it is an option of --prior gaussian_mixture, vamp",
         ),
-        ("--prior vamp --prior.component 3", "the prior chosen has --prior.components"),
-        ("--prior vamp --prior.components x", "--prior.components must be int, got 'x'"),
-        ("--network.hidden 3", "--network.hidden must be a list, got '3'"),
+        (
+            "--prior vamp --prior.component 3",
+            r"did you mean --prior.components\? --prior vamp has --prior.components, --prior.start",
+        ),
+        (
+            "--prior vamp --prior.components x",
+            "--prior.components must be a whole number, got 'x'",
+        ),
+        ("--network.hidden x", r"must be a list of whole numbers, such as \[200,100\], got 'x'"),
+        ("--beta 4", r"did you mean --objective.beta\? allowed are"),
+        ("--network.hiden 4", r"has --network.activation, --network.hidden, --network.norm\."),
+        ("--lr=", "--lr must be a number, got ''"),
+        ("--seed -1", "--seed must be from 0 to 4294967295, got -1"),
         (
             "--lr-schedule foo",
             "--lr-schedule must be one of constant, cosine, exponential, plateau",
         ),
-        ("--clip-norm x", "--clip-norm must be float or null, got 'x'"),
-        ("--epochs", "--epochs: expected one argument"),
-        ("stray", "unknown option stray"),
+        ("--clip-norm x", "--clip-norm must be a number or null, got 'x'"),
+        ("--epochs", "--epochs needs a value"),
+        ("stray", "unexpected 'stray'"),
+        ("mnist", "did you mean --data mnist"),
         ("--resume", "--resume needs --out"),
-        ("--resume --out /nonexistent", "no configuration at /nonexistent/config.yaml"),
+        ("--resume --out /nonexistent", "no run to go on with at /nonexistent"),
         ("--config /nonexistent", "no configuration at /nonexistent"),
         ("--model nosuch.py", "--model must be 'vae' or a Python file, got 'nosuch.py'"),
     ],
@@ -102,6 +121,18 @@ def test_errors_are_one_line(line, message):
     with pytest.raises(ConfigurationError, match=message) as raised:
         parse(line.split())
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("given", ["200", "200,100", "[200]", "[200, 100]", "200 100"])
+@pytest.mark.parametrize("equals", [False, True])
+def test_a_list_is_taken_as_it_is_written(given, equals):
+    words = given.split() if "[" not in given else [given]
+    line = [f"--network.hidden={given}"] if equals else ["--network.hidden", *words]
+    if equals and len(words) > 1:
+        line = ["--network.hidden", "200", "100"]
+    configuration = parse([*line, "--epochs", "3"])
+    assert configuration["network"]["hidden"] == ([200, 100] if "100" in given else [200])
+    assert configuration["epochs"] == 3
 
 
 @pytest.mark.parametrize(
@@ -121,6 +152,7 @@ def test_help_lists_the_options_of_the_parts_chosen(capsys):
     assert raised.value.code == 0
     text = capsys.readouterr().out
     assert "--prior.components" in text
+    assert "or the path of your own: a folder of images, or a .npy" in " ".join(text.split())
     assert "--objective.warmup-epochs" in text
     assert "CONFIG" not in text.replace("--config CONFIG", "")
 
@@ -134,6 +166,45 @@ def test_a_resumed_run_may_only_be_lengthened(tmp_path):
         ConfigurationError, match=r"--lr cannot change when a run is resumed: it has 0\.5"
     ):
         parse([*resume, "--lr", "0.1"])
+    for given, message in (
+        (
+            "--prior vamp",
+            "--prior cannot change when a run is resumed: it has standard_normal, got",
+        ),
+        ("--network.hidden 8", r"--network.hidden cannot change .* it has \[400\], got \[8\]"),
+        ("--overwrite", "--overwrite deletes it: give one of them"),
+        ("--config x.yaml", "leave --config out"),
+    ):
+        if "config" in given:
+            (tmp_path / "x.yaml").write_text("lr: 0.1\n")
+            given = f"--config {tmp_path / 'x.yaml'}"
+        with pytest.raises(ConfigurationError, match=message):
+            parse([*resume, *given.split()])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("grey", "bernoulli"),
+        ("levels", "discretized_logistic"),
+        ("counts", "negative_binomial"),
+        ("unit", "logit_normal"),
+        ("real", "student_t"),
+    ],
+)
+def test_the_likelihood_is_that_of_the_kind_of_data(kind, name):
+    assert with_likelihood(parse([]), kind)["likelihood"]["name"] == name
+    chosen = parse(["--likelihood", "normal"])
+    assert with_likelihood(chosen, kind) == chosen
+
+
+def test_options_of_a_default_likelihood_are_read_when_it_is_known(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(to_yaml(parse(["--likelihood.scale", "learned", "--seed=7"])))
+    for configuration in (parse(["--likelihood.scale=learned"]), parse(["--config", str(path)])):
+        assert with_likelihood(configuration, "real")["likelihood"]["scale"] == "learned"
+        with pytest.raises(ConfigurationError, match=r"unknown option --likelihood\.scale"):
+            with_likelihood(configuration, "binary")
 
 
 MODEL = '''

@@ -1,5 +1,7 @@
 """The training loop in one process."""
 
+import math
+
 import numpy as np
 import pyro
 import pytest
@@ -10,6 +12,7 @@ from pyro_vae.data import Dataset, PreparedData, digits
 from pyro_vae.objectives import ELBO
 from pyro_vae.training import NonFiniteError, Training
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
+from pyro_vae.training.loop import LEAST_STEPS, PATIENCE_STEPS
 
 
 def small() -> Dataset:
@@ -113,6 +116,48 @@ def test_early_stopping_goes_back_to_the_best_epoch(monkeypatch):
     assert len(training.history) == 4
     assert training.best_epoch == 2
     assert (parameters(training.program) == kept[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "best"),
+    [
+        ({}, 2),
+        ({"max_steps": 25}, 2),
+        ({"keep": "last"}, 5),
+        ({"objective": ELBO(beta=4.0)}, 5),
+        ({"objective": ELBO(beta=4.0), "keep": "best"}, 2),
+    ],
+)
+def test_the_best_epoch_is_kept_where_its_score_is_maximised(monkeypatch, options, best):
+    scores = iter([-30.0, -20.0, -25.0, -26.0, -21.0])
+    training = a_training(**{"epochs": 5, **options})
+    kept = []
+
+    def validate():
+        kept.append(parameters(training.program))
+        return {"elbo": next(scores), "reconstruction": 0.0, "kl": 0.0}
+
+    monkeypatch.setattr(training, "validate", validate)
+    training.run()
+    assert (parameters(training.program) == kept[best - 1]).all()
+
+
+def test_few_rows_get_more_epochs_and_an_early_stop():
+    # 70 rows are 7 steps an epoch.
+    training = a_training(epochs=None)
+    assert training.steps == math.ceil(LEAST_STEPS / 7) * 7
+    assert training.early_stopping == math.ceil(PATIENCE_STEPS / 7)
+    assert a_training(early_stopping=None).early_stopping is None
+    assert a_training(objective=ELBO(beta=4.0)).early_stopping is None
+
+
+def test_an_early_stop_waits_for_the_weight_to_settle(monkeypatch):
+    scores = iter([-20.0, -21.0, -22.0, -23.0, -24.0, -25.0])
+    training = a_training(epochs=6, early_stopping=2, objective=ELBO(warmup_epochs=3.0))
+    monkeypatch.setattr(
+        training, "validate", lambda: {"elbo": next(scores), "reconstruction": 0.0, "kl": 0.0}
+    )
+    assert len(training.run()) == 4
 
 
 def test_validation_moves_no_random_stream_and_repeats():
@@ -227,7 +272,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 def test_a_schedule_tied_to_length_keeps_it(tmp_path):
     path = tmp_path / "checkpoint.pt"
     a_training(lr_schedule="cosine", max_steps=2).run(checkpoint=path)
-    with pytest.raises(ValueError, match="cosine is tied to the length"):
+    with pytest.raises(ValueError, match="cosine is tied to the number of epochs"):
         a_training(lr_schedule="cosine", epochs=9).load_state_dict(load_checkpoint(path))
 
 

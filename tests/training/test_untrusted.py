@@ -206,7 +206,8 @@ def test_parameters_may_be_nan(run):
     path = run / "checkpoint.pt"
     state = load_checkpoint(path)
     name = next(iter(state["program"]))
-    state["program"][name] = torch.full_like(state["program"][name], float("nan"))
+    for parameters in (state["program"], state["best"]):
+        parameters[name] = torch.full_like(parameters[name], float("nan"))
     save_checkpoint(path, state)
     assert load(run).state_dict()[name].isnan().all()
 

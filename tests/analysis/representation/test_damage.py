@@ -141,3 +141,14 @@ def test_the_seed_and_bad_arguments():
     with pytest.raises(ValueError, match="masking is for counts"):
         DAMAGES["masking"](x, 0.5)
     assert list(damages_for((28, 28), "binary")) == [name for name in DAMAGES if name != "masking"]
+
+
+@pytest.mark.parametrize("name", ["gaussian", "salt"])
+def test_a_table_is_damaged_in_each_column_s_own_units(name):
+    """Grams beside kilometres: noise of one column's size would leave nothing of the other."""
+    rng = np.random.default_rng(0)
+    x, units = rng.normal(size=(500, 2)), np.array([1e-4, 1e4])
+    plain, scaled = (DAMAGES[name](data, 0.3, 1, support="real") for data in (x, units * x))
+    np.testing.assert_allclose(scaled[:, 0] / 1e-4, plain[:, 0], rtol=1e-6)
+    moved = np.abs(scaled - units * x).mean(0) / units
+    assert moved[0] == pytest.approx(moved[1], rel=0.3)

@@ -71,7 +71,7 @@ def test_planted_holes_are_found(words, planted):
     assert found.in_hole[~empty].mean() < 0.5 * found.in_hole[empty].mean()
     assert found.uncovered_share < 0.03
     text = found.reading()
-    assert "the prior is not where the codes are" in text
+    assert found.verdict().answer == "no"
     assert "new data from there are not like data" in text
     assert "in holes" in words(plot_holes(found))[1]
 
@@ -95,8 +95,8 @@ def test_exact_posterior_of_own_data_has_no_holes(words):
     assert summary["hole_share"] < 0.03
     assert summary["strange_share"] < 0.03
     assert (summary["prior_trained"], summary["normal_auroc"]) == (True, None)
-    assert "not told apart" in summary["reading"]
-    assert "no holes to speak of" in summary["reading"]
+    assert found.verdict().answer == "yes"
+    assert "hardly a draw in a place without codes" in summary["reading"]
     assert "codes of data" in words(plot_holes(found, (-3.0, 3.0)))[1]
 
 

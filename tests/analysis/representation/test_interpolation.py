@@ -16,11 +16,11 @@ from analysis.representation.interpolation import (
     cross_fade,
     decoded_steps,
     interpolation,
-    latent_path,
     random_pairs,
 )
 from analysis.representation.interpolation_figures import plot_interpolation
 from pyro_vae import VAE, posteriors, priors
+from pyro_vae.generation import latent_path
 from pyro_vae.model import build
 
 EXACT = LinearGaussian((1, 4, 4), latent_dim=3)

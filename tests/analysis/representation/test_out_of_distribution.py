@@ -12,7 +12,7 @@ from pyro import distributions as dist
 
 from analysis.draws import has_density
 from analysis.exact_models import BernoulliMixture, LinearGaussian
-from analysis.representation.complexity import background, compressed_length, log_cell, on_levels
+from analysis.representation.complexity import compressed_length, log_cell, on_levels
 from analysis.representation.detection import detection
 from analysis.representation.foreign_data import STAND_INS, stand_ins
 from analysis.representation.foreign_scores import (
@@ -148,28 +148,6 @@ def test_reconstruction_of_counts_scales_to_the_total():
     error = reconstruction_error(x, share, counts=True, given_total=True)
     second = math.sqrt((math.log(5) ** 2 + math.log(9 / 5) ** 2) / 2)
     np.testing.assert_allclose(error, [0, second], atol=1e-12)
-
-
-def test_background_is_a_normalised_density_of_independent_elements():
-    rng = np.random.default_rng(2)
-    binary = (rng.random((50, 1, 1, 3)) < 0.3).astype(np.uint8)
-    every = np.array([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)])
-    log_p = background(binary, "binary")(every.reshape(8, 1, 1, 3))
-    assert np.exp(log_p).sum() == pytest.approx(1)
-    share = (binary.reshape(50, 3).sum(0) + 1) / 52
-    assert log_p[5] == pytest.approx(np.log(share[0] * (1 - share[1]) * share[2]))
-    grid = (np.arange(512) + 0.5) / 512
-    on_unit = background(rng.beta(2, 5, size=(100, 1)), "unit")(grid[:, None])
-    assert np.exp(on_unit).mean() == pytest.approx(1)
-    counts = rng.negative_binomial(2, 0.2, size=(200, 1))
-    free = background(counts, "counts")(np.arange(2000)[:, None])
-    assert np.exp(free).sum() == pytest.approx(1)
-    given = background(rng.poisson(2, size=(50, 2)), "counts", given_total=True)
-    pairs = np.stack([np.arange(8), 7 - np.arange(8)], 1)
-    assert np.exp(given(pairs)).sum() == pytest.approx(1)
-    real = rng.normal(2, 3, size=(4000, 1))
-    line = np.linspace(-20, 24, 4401)
-    assert np.exp(background(real, "real")(line[:, None])).sum() * 0.01 == pytest.approx(1)
 
 
 def test_compressed_length_orders_by_complexity():

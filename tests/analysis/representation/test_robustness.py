@@ -1,6 +1,7 @@
 """Robustness of codes: measures by hand on a linear model, areas by hand on curves."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -120,16 +121,30 @@ def test_areas_by_hand():
     assert summary["area"]["reconstruction"] is None
     assert summary["worst"] == "harsh"
     reading = found.reading()
-    assert reading.startswith("Not robust: of its clean accuracy 0.800")
+    assert found.verdict().answer == "no"
+    assert "accuracy is 0.800 on clean data and 0.575 ± " in reading
+    assert "Under harsh, the most harmful of 2, accuracy falls from 0.800 to 0.400" in reading
     assert "is lost at strength 0.25" in reading
+    assert "The mean log p(x) is -5.0 nats per datum of clean and -3.5 of damaged data" in reading
     assert "Under mild log p(x) rises" in reading
     # 0.8 is hardly above a chance of 0.78: to keep it is no merit.
-    near_chance = replace(found, chance=0.78).reading()
-    assert near_chance.startswith(
-        "Little to lose, as the clean accuracy is near chance (0.78): of"
-    )
+    assert replace(found, chance=0.78).verdict().answer == "not known"
     # 16 of 20 are right by chance where 0.7 is.
-    assert replace(found, chance=0.7).reading().startswith("Not to be judged, as these data")
+    assert replace(found, chance=0.7).verdict().answer == "not known"
+
+
+def test_of_one_damage_none_is_the_most_harmful():
+    """Of a single damage there is no comparison to make: the two means say it."""
+    found = by_hand()
+    values = {name: each[1:] for name, each in found.values.items()}
+    one = Robustness(("masking",), found.strengths, values, found.chance)
+    assert "Under masking, accuracy falls from 0.800 to 0.400" in one.reading()
+    bare = {"latent_shift": values["latent_shift"]}
+    unlabelled = Robustness(("masking",), found.strengths, bare, None)
+    assert "masking moves a code by 0.80 of the mean distance" in unlabelled.reading()
+    for each in (one, unlabelled):
+        assert not re.search("most|least|worst", each.reading())
+        assert "most" not in plot_robustness({"run": each}).get_suptitle()
 
 
 def test_errors_of_areas_by_hand():
@@ -162,7 +177,8 @@ def test_impossible_data_are_said_plainly():
 def test_without_labels_the_shift_ranks():
     values = {"latent_shift": by_hand().values["latent_shift"]}
     found = Robustness(("mild", "harsh"), (0.0, 0.2, 0.4), values, None)
-    assert "harsh moves a code most, by 0.80" in found.reading()
+    assert "harsh moves a code by 0.80" in found.reading()
+    assert "Of 2 damages that is most" in found.reading()
     assert found.half_lost("harsh") is None
 
 

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.canvas import BLUE, ORANGE, new_figure, tidy
 from pyro_vae.data.nouns import noun
 
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
+# Okabe & Ito's blue and vermilion.
+COLOURS = {"training": "#0072B2", "validation": "#D55E00"}
 TERMS = {
     "elbo": "ELBO (higher is better)",
     "reconstruction": "reconstruction, E[log p(x | z)]",
@@ -50,12 +51,14 @@ def plot_learning_curves(
         if np.isfinite(_column(history, name)).any()
     }
     shown = measured or TERMS
-    figure = new_figure(11.0 if len(shown) > 1 else 6.4, 3.6)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11.0 if len(shown) > 1 else 6.4, 3.6), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for ax, (field, title) in zip(panels, shown.items(), strict=True):
         curves = {
-            "training": (BLUE, "-", _column(history, field)),
-            "validation": (ORANGE, "--", _column(history, f"validation_{field}")),
+            "training": (COLOURS["training"], "-", _column(history, field)),
+            "validation": (COLOURS["validation"], "--", _column(history, f"validation_{field}")),
         }
         for name, (colour, line, values) in curves.items():
             if np.isfinite(values).any():
@@ -79,7 +82,10 @@ def plot_learning_curves(
         figure.suptitle(f"ELBO = reconstruction - KL{weight}")
     else:
         figure.suptitle("Trained for the reconstruction alone: no ELBO, no KL")
-    tidy(panels)
+    for ax in panels:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set_axisbelow(True)
+        ax.grid(axis="y", color="0.9", linewidth=0.8)
     return figure
 
 

@@ -1,0 +1,221 @@
+"""New data, reconstructions and paths between data, in the units of the data."""
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor, nn
+
+from pyro_vae.data import DataContract
+from pyro_vae.evaluating import evaluating
+
+
+class Generation:
+    """`sample`, `reconstruct` and `interpolate` of a VAE: data in, data out.
+
+    Data are given in the units that the VAE was trained on: a column of prices in its currency, counts as
+    counts, grey levels as 0 to 255. The one exception are grey levels that were binarised for a
+    likelihood of binary data: what comes back is the probability of each pixel to be 1, in [0, 1].
+
+    >>> from pyro_vae import build, fit
+    >>> from pyro_vae.data import digits
+    >>> vae = build((1, 8, 8), latent_dim=4)
+    >>> history = fit(vae, digits(), epochs=1)
+    >>> x = digits().test.numpy()
+    >>> vae.sample(16, seed=0).shape, vae.reconstruct(x[:3]).shape
+    ((16, 1, 8, 8), (3, 1, 8, 8))
+    >>> vae.interpolate(x[0], x[1], steps=9).shape
+    (9, 1, 8, 8)
+    """
+
+    prior: nn.Module
+    likelihood: nn.Module
+    posterior: nn.Module
+    contract: DataContract | None
+
+    def sample(self, n: int = 1, *, noise: bool = False, seed: int | None = None) -> Any:
+        """E[x | z] of n codes z ~ p(z): new data.
+
+        Args:
+            n: How many.
+            noise: Draw x ~ p(x | z) instead of taking its mean. Draws of whole numbers are whole.
+            seed: The seed of the draws; None for the global random stream.
+
+        Returns:
+            A DataFrame if the elements of the training data have names, such as columns; otherwise a NumPy
+            array `(n, *event_shape)`.
+
+        Raises:
+            ValueError: If n is below 1.
+        """
+        if not isinstance(n, Integral) or n < 1:
+            raise ValueError(f"n must be a whole number of at least 1, got {n!r}.")
+        with evaluating(self, seed=seed):
+            return self._as_given(self._generated(self.prior().sample((n,)), noise))
+
+    def reconstruct(self, x: Any, *, noise: bool = False, seed: int | None = None) -> Any:
+        """E[x' | z] at the code z of each x: what is left of x after encoding and decoding.
+
+        The code is `embed(x)`; for one-hot codes, the most probable one. Where the likelihood is given a
+        row's total, as of a bag of words, the mean has the row's own total.
+
+        Args:
+            x: Data in the units of the training data, of any form that `fit` takes. Before training, a
+                tensor in the likelihood's support.
+            noise: Draw x' ~ p(x' | z) instead of taking its mean.
+            seed: The seed of the draws; None for the global random stream.
+
+        Returns:
+            A tensor for a tensor, and an array for an array, of its shape; otherwise as `sample`. The columns
+            of a DataFrame are those of training, in that order; the index is that of x.
+
+        Raises:
+            ValueError: If the data do not fit the VAE, in one line.
+        """
+        with evaluating(self, seed=seed):
+            prepared = self._prepared(x)
+            y = self._generated(self._code(prepared), noise)
+            if getattr(self.likelihood, "given_total", False) and not noise:
+                y = y * (prepared.flatten(1).sum(1) / y.flatten(1).sum(1)).view(
+                    -1, *y[0].dim() * (1,)
+                )
+            return self._as_given(y, like=x)
+
+    def interpolate(
+        self, a: Any, b: Any, *, steps: int = 9, noise: bool = False, seed: int | None = None
+    ) -> Any:
+        """E[x | z(t)] for z(t) from the code of a to that of b at even steps: from one datum to another.
+
+        The first and the last are the reconstructions of a and b. z(t) is the straight line; on the sphere
+        the shorter great circle.
+
+        Args:
+            a: One datum: `x[0]` of an array, or `df.iloc[0]` of a DataFrame. It may have an axis of length 1
+                in front, as `df.iloc[[0]]` has.
+            b: Another.
+            steps: The number of points, with both ends.
+            noise: Draw x ~ p(x | z(t)) instead of taking its mean.
+            seed: The seed of the draws; None for the global random stream.
+
+        Returns:
+            `steps` data, in the form of `reconstruct(a)`.
+
+        Raises:
+            ValueError: If a or b are no single datum that fits the VAE, steps is below 2, or codes are one-hot.
+        """
+        if not isinstance(steps, Integral) or steps < 2:
+            raise ValueError(f"steps must be a whole number of at least 2, got {steps!r}.")
+        support = getattr(self.prior, "support", "real")
+        if support == "one_hot":
+            raise ValueError(
+                "interpolate needs a continuous code, got one of one-hot variables, between whose values "
+                "there is nothing: decode each value, vae.decode(torch.eye(latent_dim))."
+            )
+        with evaluating(self, seed=seed):
+            ends = [self._single(data, name) for data, name in ((a, "a"), (b, "b"))]
+            start, end = (self._code(self._prepared(x)) for x in ends)
+            path = latent_path(start.numpy(force=True), end.numpy(force=True), steps, support)[0]
+            z = torch.as_tensor(path, dtype=start.dtype, device=start.device)
+            return self._as_given(self._generated(z, noise), like=ends[0])
+
+    # ---- from a person's data to codes and back ----------------------------------------------
+
+    def _prepared(self, data: Any) -> Tensor:
+        """Data in the likelihood's support."""
+        if not isinstance(data, Tensor):
+            return self.prepare(data)  # pyright: ignore[reportAttributeAccessIssue]
+        if self.contract is None:
+            return data
+        levels = self.contract.levels or 0
+        if levels > 2 and self.contract.high > 1 and data.numel() and 0 < float(data.max()) <= 1:
+            raise ValueError(
+                f"x holds values up to {float(data.max()):g}, and the data of training were levels 0 to "
+                f"{levels - 1}: give levels, or, of data that are prepared already, vae.decode(vae.embed(x))."
+            )
+        return self.prepare(data)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _code(self, x: Tensor) -> Tensor:
+        """The code of prepared data, in the prior's support."""
+        z = self.embed(x)  # pyright: ignore[reportAttributeAccessIssue]
+        if getattr(self.prior, "support", "real") != "one_hot":
+            return z
+        values = z.unflatten(-1, (-1, getattr(self.prior, "values", z.shape[-1])))
+        return nn.functional.one_hot(values.argmax(-1), values.shape[-1]).flatten(-2).to(z.dtype)
+
+    def _generated(self, z: Tensor, noise: bool) -> Tensor:
+        """Means of p(x | z), or draws, in the units of training."""
+        p = self.likelihood(z)
+        x = p.sample() if noise else p.mean
+        return x if self.contract is None else self.contract.in_own_units(x, draws=noise)
+
+    def _single(self, data: Any, name: str) -> Any:
+        """A datum as data of one row."""
+        if type(data).__name__ == "Series":
+            data = data.to_frame().T.infer_objects()
+        shape = getattr(data, "shape", None)
+        event = tuple(getattr(self.likelihood, "event_shape", ()))
+        if shape is not None and tuple(shape) in (event, event[event[:1] == (1,) :]):
+            data = data[None]
+        n = len(data) if shape is None else data.shape[0]
+        if n != 1:
+            raise ValueError(f"{name} must be one {self._noun}, got {n}: give one, such as x[0].")
+        return data
+
+    @property
+    def _noun(self) -> str:
+        return "datum" if self.contract is None else self.contract.noun
+
+    def _as_given(self, x: Real[Tensor, " n *event"], like: Any = None) -> Any:
+        """Data in the form of others: a tensor, an array, or a DataFrame where elements have names."""
+        if isinstance(like, np.ndarray | Tensor):
+            event = tuple(x.shape[1:])
+            if like.shape[1:] != event and tuple(like.shape[1:]) == (*event[1:], event[0]):
+                x = x.movedim(1, -1)
+            x = x.reshape(len(x), *like.shape[1:])
+            return x.to(like.device) if isinstance(like, Tensor) else x.numpy(force=True)
+        values = x.numpy(force=True)
+        names = () if self.contract is None else self.contract.event_names
+        if not names or values.ndim != 2:
+            return values
+        import pandas as pd
+
+        frame = pd.DataFrame(values, columns=[*names])
+        if isinstance(like, pd.DataFrame) and len(like) == len(frame):
+            frame.index = like.index
+        return frame
+
+
+def latent_path(
+    start: Float[np.ndarray, "pairs latent"],
+    end: Float[np.ndarray, "pairs latent"],
+    steps: int,
+    support: str = "real",
+) -> Float[np.ndarray, "pairs steps latent"]:
+    """z(t) = (1 - t) z_a + t z_b; on the sphere (sin((1 - t) w) z_a + sin(t w) z_b) / sin w.
+
+    w is the angle between the ends. Opposite ends have no shorter arc: any one is taken. Lines stay in
+    every support that is convex: R^d, positive codes, the unit cube, the simplex.
+
+    Args:
+        start: z_a.
+        end: z_b.
+        steps: The number of points, with both ends.
+        support: "sphere" for great circles; any other for straight lines.
+    """
+    t = np.linspace(0, 1, steps)[:, None]
+    start, end = start[:, None].astype(np.float64), end[:, None].astype(np.float64)
+    if support != "sphere":
+        return (1 - t) * start + t * end
+    start, end = (z / np.linalg.norm(z, axis=-1, keepdims=True) for z in (start, end))
+    cosine = (start * end).sum(-1, keepdims=True)
+    # The direction from one end towards the other, at a right angle to the first.
+    across = end - cosine * start
+    length = np.linalg.norm(across, axis=-1, keepdims=True)
+    axis = np.eye(start.shape[-1])[np.abs(start).argmin(-1)]
+    other = axis - (axis * start).sum(-1, keepdims=True) * start
+    other /= np.linalg.norm(other, axis=-1, keepdims=True)
+    direction = np.where(length > 1e-9, across / np.maximum(length, 1e-9), other)
+    angle = np.arctan2(length, cosine)
+    return np.cos(t * angle) * start + np.sin(t * angle) * direction

@@ -140,7 +140,7 @@ def collapse_alarm(
     epoch = f"epoch {history[-1]['epoch']}"
     if total is not None and has_exploded(history[-1], total):
         rate = history[-1]["validation_kl"]
-        return f"{epoch}: training diverges: the rate is {rate:,.0f} nats/datum. A smaller --lr helps."
+        return f"{epoch}: training diverges: the rate is {rate:,.0f} nats/{noun()}. A smaller --lr helps."
     return f"{epoch}: {describe_collapse(history[-1], total, most)}. {remedies()}"
 
 

@@ -12,7 +12,7 @@ from pyro_vae.data import DataContract
 from pyro_vae.evaluating import evaluating
 
 
-class Generation:
+class Generation(nn.Module):
     """`sample`, `reconstruct` and `interpolate` of a VAE: data in, data out.
 
     Data are given in the units that the VAE was trained on: a column of prices in its currency, counts as
@@ -69,7 +69,8 @@ class Generation:
 
         Returns:
             A tensor for a tensor, and an array for an array, of its shape; otherwise as `sample`. The columns
-            of a DataFrame are those of training, in that order; the index is that of x.
+            of a DataFrame are those of training, in that order; the index is that of x, of an AnnData its
+            `obs_names`.
 
         Raises:
             ValueError: If the data do not fit the VAE, in one line.
@@ -125,7 +126,7 @@ class Generation:
     def _prepared(self, data: Any) -> Tensor:
         """Data in the likelihood's support."""
         if not isinstance(data, Tensor):
-            return self.prepare(data)  # pyright: ignore[reportAttributeAccessIssue]
+            return self.prepare(data)
         if self.contract is None:
             return data
         levels = self.contract.levels or 0
@@ -134,11 +135,11 @@ class Generation:
                 f"x holds values up to {float(data.max()):g}, and the data of training were levels 0 to "
                 f"{levels - 1}: give levels, or, of data that are prepared already, vae.decode(vae.embed(x))."
             )
-        return self.prepare(data)  # pyright: ignore[reportAttributeAccessIssue]
+        return self.prepare(data)
 
     def _code(self, x: Tensor) -> Tensor:
         """The code of prepared data, in the prior's support."""
-        z = self.embed(x)  # pyright: ignore[reportAttributeAccessIssue]
+        z = self.embed(x)
         if getattr(self.prior, "support", "real") != "one_hot":
             return z
         values = z.unflatten(-1, (-1, getattr(self.prior, "values", z.shape[-1])))
@@ -170,9 +171,6 @@ class Generation:
     def _as_given(self, x: Real[Tensor, " n *event"], like: Any = None) -> Any:
         """Data in the form of others: a tensor, an array, or a DataFrame where elements have names."""
         if isinstance(like, np.ndarray | Tensor):
-            event = tuple(x.shape[1:])
-            if like.shape[1:] != event and tuple(like.shape[1:]) == (*event[1:], event[0]):
-                x = x.movedim(1, -1)
             x = x.reshape(len(x), *like.shape[1:])
             return x.to(like.device) if isinstance(like, Tensor) else x.numpy(force=True)
         values = x.numpy(force=True)
@@ -181,9 +179,10 @@ class Generation:
             return values
         import pandas as pd
 
-        frame = pd.DataFrame(values, columns=[*names])
-        if isinstance(like, pd.DataFrame) and len(like) == len(frame):
-            frame.index = like.index
+        frame = pd.DataFrame(values, columns=pd.Index(names))
+        index = like.index if isinstance(like, pd.DataFrame) else getattr(like, "obs_names", None)
+        if index is not None and len(index) == len(frame):
+            frame.index = index
         return frame
 
 

@@ -17,7 +17,15 @@ from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
-from pyro_vae.data import DataContract, Kind, Units, check_batch, check_prepared, prepare
+from pyro_vae.data import (
+    DataContract,
+    Kind,
+    Units,
+    check_batch,
+    check_observed,
+    check_prepared,
+    prepare,
+)
 from pyro_vae.data.values import SUPPORTS
 from pyro_vae.evaluating import exportable
 from pyro_vae.generation import Generation
@@ -86,7 +94,7 @@ class VAE(Generation, UniqueParameterNames, PyroModule):
     @pyro_method
     def model(self, x: Real[Tensor, " batch *event"], y: Tensor | None = None) -> Tensor:
         """z ~ p(z), x ~ p(x | z)."""
-        check_batch(x, self.likelihood, self.contract)
+        check_observed(x, self.likelihood, self.contract)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             return pyro.sample("x", self.likelihood(z), obs=x)
@@ -94,7 +102,7 @@ class VAE(Generation, UniqueParameterNames, PyroModule):
     @pyro_method
     def guide(self, x: Real[Tensor, " batch *event"], y: Tensor | None = None) -> Tensor:
         """z ~ q(z | x)."""
-        check_batch(x, self.likelihood, self.contract)
+        check_batch(x, self.likelihood)
         with pyro.plate("data", len(x)):
             return pyro.sample("z", self.posterior(x))
 
@@ -177,7 +185,8 @@ def build(
             `levels`.
     """
     event_shape, latent_dim = checked_sizes(event_shape, latent_dim)
-    likelihood = likelihood[kind] if isinstance(likelihood, Mapping) else likelihood
+    if isinstance(likelihood, Mapping):
+        likelihood = named_part("kind", kind, likelihood)
     prior = named_part("prior", prior, priors.PRIORS)
     likelihood = named_part("likelihood", likelihood, likelihoods.LIKELIHOODS)
     posterior = named_part("posterior", posterior, posteriors.POSTERIORS)

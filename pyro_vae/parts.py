@@ -30,8 +30,7 @@ def named_part(family: str, part: Part, choices: Mapping[str, Any]) -> Callable[
         if part in choices:
             return choices[part]
         raise ValueError(
-            f"{family} must be one of {', '.join(choices)}, or a class, got {part!r}"
-            f"{or_meant(part, choices)}"
+            f"{family} must be one of {', '.join(choices)}, got {part!r}{or_meant(part, choices)}"
         )
     if isinstance(part, nn.Module):
         name = type(part).__name__

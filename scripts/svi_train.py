@@ -45,7 +45,7 @@ from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
 from pyro_vae.training.model_files import BY_KIND, located
 from pyro_vae.training.plain_yaml import Configuration
-from pyro_vae.training.plan import check_extension, nothing_left, plan_notes
+from pyro_vae.training.plan import check_extension, check_plan, nothing_left, plan_notes
 from pyro_vae.training.preparing import default_likelihood
 from pyro_vae.training.processes import LostProcessError, Processes
 from pyro_vae.training.programs import chosen_device, in_one_line, with_data_path
@@ -131,8 +131,6 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         **training_options(configuration),
     )
 
-    # As many as there are: the default depends on the data.
-    configuration = {**configuration, "epochs": training.epochs}
     if not (processes.first or configuration["resume"]):
         return follow(training)
     directory = run_directory(configuration)
@@ -141,8 +139,10 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         if directory.checkpoint.exists():
             state = load_checkpoint(directory.checkpoint)
             directory.check_model(configuration["model"], state)
+            plan = {**configuration, **directory.plan()}
+            check_plan(training, state, plan, configuration, directory.path)
             training.load_state_dict(state)
-            check_extension(training, {**configuration, **directory.plan()}, configuration)
+            check_extension(training, plan, configuration)
         if not processes.first:
             return follow(training) if left(configuration, training) else 0
     else:

@@ -66,6 +66,7 @@ MISTAKES = {
     "build((4,), prior='dirichlet')": ["same support", "simplex", "logistic_normal"],
     "build((4,), likelihood='categorical')": ["levels", "None"],
     "build((4,), network='conv')": ["image", "(4,)", "mlp"],
+    "build((4,), kind='table')": ["kind must be one of binary", "'table'"],
     "build((4,), prior=NoSupport)": ["NoSupport", "declare its support"],
     "build((4,), likelihood=OddSupport)": ["OddSupport", "counts", "'reals'"],
     "VAE(priors.StandardNormal, likelihoods.Normal, posteriors.DiagonalNormal)": [

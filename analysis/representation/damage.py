@@ -195,7 +195,7 @@ def _shift(x: np.ndarray, values: Values, strength: float, rng: np.random.Genera
     )
     return np.stack(
         [
-            shift(datum, (*[0] * (datum.ndim - 2), *move), order=0, cval=values.low)
+            shift(datum, (*[0] * (datum.ndim - 2), *move), order=0, cval=float(values.low))
             for datum, move in zip(x, moves, strict=True)
         ]
     )
@@ -209,7 +209,7 @@ def _rotation(
     angles = strength * LARGEST_ANGLE * rng.choice([-1.0, 1.0], len(x))
     return np.stack(
         [
-            rotate(datum, angle, axes=(-1, -2), reshape=False, order=1, cval=values.low)
+            rotate(datum, angle, axes=(-1, -2), reshape=False, order=1, cval=float(values.low))
             for datum, angle in zip(x, angles, strict=True)
         ]
     )
@@ -220,7 +220,7 @@ def _blur(x: np.ndarray, values: Values, strength: float, rng: np.random.Generat
 
     widths = [strength * WIDEST_BLUR * side for side in x.shape[-2:]]
     return np.asarray(
-        gaussian_filter(x, (*[0] * (x.ndim - 2), *widths), mode="constant", cval=values.low)
+        gaussian_filter(x, (*[0] * (x.ndim - 2), *widths), mode="constant", cval=float(values.low))
     )
 
 

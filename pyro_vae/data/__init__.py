@@ -16,6 +16,7 @@ from pyro_vae.data.contract import (
     ChangedDataError,
     DataContract,
     check_batch,
+    check_observed,
     check_prepared,
     prepare,
 )
@@ -102,6 +103,7 @@ __all__ = [
     "array_file",
     "celeba",
     "check_batch",
+    "check_observed",
     "check_prepared",
     "cifar10",
     "count_file",

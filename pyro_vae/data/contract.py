@@ -501,15 +501,12 @@ class OneLineError(ValueError):
         super().__init__(message.partition("\n")[0])
 
 
-def check_batch(x: Any, likelihood: Any, contract: DataContract | None) -> None:
-    """Make sure that x is a batch that a model is a density on.
-
-    The shape is always checked, and values while Pyro's validation is on.
+def check_batch(x: Any, likelihood: Any) -> None:
+    """Make sure that x is a tensor `(n, *event_shape)`.
 
     Args:
         x: The data.
-        likelihood: What has the `support`, and may have the `event_shape`, of a datum.
-        contract: What the data were; None if that is not known.
+        likelihood: What may have the `event_shape` of a datum.
 
     Raises:
         OneLineError: A ValueError, if it is not.
@@ -524,6 +521,20 @@ def check_batch(x: Any, likelihood: Any, contract: DataContract | None) -> None:
             f"x must have the shape {_with_axis('n', event_shape)}, a batch of data of shape "
             f"{tuple(event_shape)} that the VAE was built for, got {tuple(x.shape)}."
         )
+
+
+def check_observed(x: Any, likelihood: Any, contract: DataContract | None) -> None:
+    """Make sure that x is a batch that a model is a density on: its values while Pyro's validation is on.
+
+    Args:
+        x: The data.
+        likelihood: What has the `support`, and may have the `event_shape`, of a datum.
+        contract: What the data were; None if that is not known.
+
+    Raises:
+        OneLineError: A ValueError, if it is not.
+    """
+    check_batch(x, likelihood)
     if is_validation_enabled():
         _check_values(x, likelihood.support, contract)
 

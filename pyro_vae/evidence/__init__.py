@@ -7,7 +7,7 @@ from pyro_vae.evidence.annealed_importance_sampling import (
     AnnealedImportanceSampling,
     annealed_importance_sampling,
 )
-from pyro_vae.evidence.baselines import Baseline, Comparison, baselines, compare_with_baselines
+from pyro_vae.evidence.baselines import Baseline, Comparison, compare_with_baselines, fit_baselines
 from pyro_vae.evidence.evaluation import (
     Evaluation,
     defined_rows,
@@ -31,10 +31,10 @@ __all__ = [
     "NoLocalGuideError",
     "TwoSidedCheck",
     "annealed_importance_sampling",
-    "baselines",
     "compare_with_baselines",
     "defined_rows",
     "evaluate",
+    "fit_baselines",
     "fixed_rows",
     "importance_weighting",
     "inference_gaps",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # Where the fit of a negative binomial ends. At the upper end of the dispersion it is a Poisson.
 _LOG_DISPERSION = (-10.0, 12.0)
+_GRID_STEP = 0.25
 # A floor under every mean: a gene that no training cell has may be in a test cell.
 _MINIMUM_MEAN = 1e-6
 # Cells of a histogram on [0, 1], and the widths in levels or cells that are tried.
@@ -105,7 +106,7 @@ def compare_with_baselines(
     x: Real[Tensor, " n *event"],
     likelihood: Any = None,
 ) -> list[Comparison]:
-    """The `baselines` of the data, on the rows that a VAE was evaluated on.
+    """The baselines of the data (`fit_baselines`), on the rows that a VAE was evaluated on.
 
     >>> from pyro_vae import build
     >>> from pyro_vae.data import digits
@@ -120,12 +121,12 @@ def compare_with_baselines(
         evaluation: What `evaluate` found on x.
         data: The data that the VAE was trained on.
         x: The rows, in the likelihood's support.
-        likelihood: The VAE's likelihood, which `baselines` reads.
+        likelihood: The VAE's likelihood, which `fit_baselines` reads.
     """
     rows = _array(x)
     weights = evaluation.weights
     found = []
-    for baseline in baselines(data, likelihood):
+    for baseline in fit_baselines(data, likelihood):
         density = baseline.log_density(rows)
         mean = finite(density.mean())
         if mean is None:
@@ -141,7 +142,7 @@ def compare_with_baselines(
     return found
 
 
-def baselines(data: PreparedData, likelihood: Any = None) -> list[Baseline]:
+def fit_baselines(data: PreparedData, likelihood: Any = None) -> list[Baseline]:
     """Densities of the likelihood's support without latent variables, fitted to the training split.
 
     First `independent_density`; of tables of real numbers a factor analysis as well. Large data are
@@ -344,7 +345,8 @@ def _negative_binomial_on_grid(
     n, d = rows.shape
     mean = np.maximum(np.asarray(rows.sum(0), np.float64) / n, _MINIMUM_MEAN)
     values, which = np.unique(rows.data, return_inverse=True)
-    grid = np.arange(_LOG_DISPERSION[0], _LOG_DISPERSION[1] + 0.5)
+    low, high = _LOG_DISPERSION
+    grid = np.arange(low, high + _GRID_STEP / 2, _GRID_STEP)
     log_likelihood = np.empty((len(grid), d))
     for row, log_r in zip(log_likelihood, grid, strict=True):
         r = math.exp(log_r)
@@ -360,7 +362,7 @@ def _negative_binomial_on_grid(
     curvature = below - 2 * at + above
     with np.errstate(divide="ignore", invalid="ignore"):
         move = np.where(curvature < 0, 0.5 * (below - above) / curvature, 0.0)
-    log_r = np.where(inside == best, grid[inside] + np.clip(move, -1, 1), grid[best])
+    log_r = np.where(inside == best, grid[inside] + _GRID_STEP * np.clip(move, -1, 1), grid[best])
     return mean, np.where(mean > _MINIMUM_MEAN, np.exp(log_r), 1.0)
 
 

@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn
 
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, set_loader
@@ -172,7 +172,7 @@ def _in_words(kind: str) -> str:
     name = re.sub(r"Literal\[(.*?)\]", lambda m: f"one of {m[1].replace(chr(39), '')}", name)
     name = name.replace(", NoneType", " or null")
     if name.startswith("Sequence"):
-        return "a list of whole numbers, such as [200,100]"
+        return f"a list of whole numbers, such as [200,100]{' or null' * name.endswith('null')}"
     words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
     return re.sub(r"^(?:int|float|bool)\b", lambda m: words[m[0]], name)
 
@@ -222,7 +222,7 @@ def parse(arguments: Sequence[str]) -> Configuration:
                 f"no run to go on with at {out}: a run directory holds config.yaml and checkpoint.pt."
             )
         stored = stored_arguments(Path(out), trust_model_file=trusted)
-        return _resumed(stored, given, out)
+        return _resumed(stored, given)
     return _parsed(overridden(saved, given))
 
 
@@ -298,11 +298,11 @@ def _own_model(arguments: list[str]) -> bool:
     return last(arguments, "model") not in (None, DEFAULT_MODEL)
 
 
-def _resumed(saved: list[str], given: list[str], directory: str) -> Configuration:
+def _resumed(saved: list[str], given: list[str]) -> Configuration:
     before = _parsed(saved)
     after = _parsed(overridden(saved, given))
     unsaved = {name: after[name] for name in UNSAVED}
-    check_change({**before, **unsaved}, after, directory)
+    check_change({**before, **unsaved}, after)
     return after
 
 
@@ -348,6 +348,7 @@ def _parsed(arguments: list[str]) -> Configuration:
     for family, choices in {**FAMILIES, **parts}.items():
         name = last(arguments, f"{family}.name")
         name = defaults[family] if name is None else name
+        parser.parts[family] = name, choices
         if name == defaults[family] == BY_KIND:
             # Its options are read once the data have said which part it is.
             arguments, unread = _without_options(arguments, family)
@@ -363,7 +364,6 @@ def _parsed(arguments: list[str]) -> Configuration:
                 f"--{family} must be one of {in_words(family, choices)}, got {name!r}"
                 f"{or_meant(name, choices)}"
             )
-        parser.parts[family] = name, choices
         # A data set is handed its root alone: its levels are the user's to say.
         handed = {"root"} if family == "data" else HANDED
         skip: set[str | int] = {*(handed & inspect.signature(choices[name]).parameters.keys())}
@@ -406,6 +406,11 @@ def _parsed(arguments: list[str]) -> Configuration:
     return parsed
 
 
+def _is_list(kind: Any) -> bool:
+    """Whether a type is that of a list of whole numbers, or of none."""
+    return kind in (Sequence[int], Sequence[int] | None)
+
+
 def _without_options(arguments: list[str], family: str) -> tuple[list[str], dict[str, str]]:
     """The arguments without a family's options, but for its name, and these options."""
     kept: list[str] = []
@@ -443,11 +448,6 @@ def _bracketed(parser: _Parser, arguments: Sequence[str]) -> Iterator[str]:
             yield words[0]
             rest = words[1:]
         words = rest
-
-
-def _is_list(kind: Any) -> bool:
-    """Whether a type is a list, or a list or None."""
-    return get_origin(kind) in (Sequence, list, tuple) or any(map(_is_list, get_args(kind)))
 
 
 def _check_plain(token: str) -> None:

@@ -156,10 +156,8 @@ class Training:
         self.objective: Objective = (ELBO() if objective is None else objective).to(self.device)
         self.batch_size = min(batch_size, len(data.train))
         self.steps_per_epoch = math.ceil(len(data.train) / self.batch_size)
-        if epochs is None:
-            epochs = max(EPOCHS, math.ceil(LEAST_STEPS / self.steps_per_epoch))
-        self.epochs = epochs
-        self.steps = epochs * self.steps_per_epoch
+        self.epochs = default_epochs(self.steps_per_epoch) if epochs is None else epochs
+        self.steps = self.epochs * self.steps_per_epoch
         if max_steps is not None:
             self.steps = min(self.steps, max_steps)
         if early_stopping == "auto":
@@ -189,7 +187,7 @@ class Training:
                 self.objective.own_betas,
             ),
         )
-        self._schedule = learning_rate_schedule(lr_schedule, self._step.optimizer, epochs)
+        self._schedule = learning_rate_schedule(lr_schedule, self._step.optimizer, self.epochs)
         self.step = 0
         self.order_seed = int(torch.randint(2**40, ()))
         self.seconds = 0.0
@@ -458,17 +456,21 @@ class Training:
 
     def _consider_stopping(self, epoch: int) -> None:
         self._keep_best(epoch)
-        # While a weight still changes, a lower score says nothing.
-        unsettled = (
-            e for e in range(epoch, self.best_epoch, -1) if not self.objective.settled(float(e))
-        )
-        since = next(unsettled, self.best_epoch)
-        if self.early_stopping is None or epoch - since < self.early_stopping:
+        if self.early_stopping is None or self.epochs_without_better < self.early_stopping:
             return
         name = self.objective.score
         better = "ELBO" if name == "elbo" else name
         log.info("stopped early: no better validation %s since epoch %d.", better, self.best_epoch)
         self.stopped_early = True
+
+    @property
+    def epochs_without_better(self) -> int:
+        """The epochs since the best one, or since the last in which a weight still changed."""
+        epoch = self.step // self.steps_per_epoch
+        unsettled = (
+            e for e in range(epoch, self.best_epoch, -1) if not self.objective.settled(float(e))
+        )
+        return epoch - next(unsettled, self.best_epoch)
 
     def _watch_the_code(self) -> None:
         """Warn if the code has collapsed, and say at the end how much of it is in use."""
@@ -622,9 +624,8 @@ class Training:
         self.seconds = state["seconds"]
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         # A longer patience than the one that ended it lets it go on.
-        waited = self.step // self.steps_per_epoch - self.best_epoch
         patience = math.inf if self.early_stopping is None else self.early_stopping
-        self.stopped_early = state["stopped_early"] and waited >= patience
+        self.stopped_early = state["stopped_early"] and self.epochs_without_better >= patience
         self.history = list(state["history"])
         if len(self.history) > self.step // self.steps_per_epoch and not self.ended:
             # The record of an epoch that `max_steps` cut short, and that now goes on.
@@ -643,6 +644,11 @@ class Training:
         """The median over epochs of the time spent in training steps alone."""
         seconds = [float(record["seconds"] or 0.0) for record in self.history]
         return statistics.median(seconds) if seconds else None
+
+
+def default_epochs(steps_per_epoch: int) -> int:
+    """The epochs of a training that is given none: few rows get as many as make `LEAST_STEPS`."""
+    return max(EPOCHS, math.ceil(LEAST_STEPS / steps_per_epoch))
 
 
 def describe_record(record: Record) -> str:

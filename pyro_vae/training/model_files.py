@@ -260,7 +260,7 @@ def model_parts(module: ModuleType) -> dict[str, dict[str, Callable[..., nn.Modu
             with errors_located(module):
                 made = named_part(family, part, choices)
             if made not in choices.values():
-                choices[_name_of(made)] = made
+                choices[_name_of(made)] = made  # pyright: ignore[reportArgumentType]
     return parts
 
 

@@ -5,26 +5,25 @@ A resumed run may change its plan, and nothing else.
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from pyro_vae.training.loop import Training
+from pyro_vae.training.loop import Training, default_epochs
 from pyro_vae.training.plain_yaml import Configuration, ConfigurationError
 from pyro_vae.training.schedules import TIED_TO_LENGTH
 
 PLAN = ("epochs", "max_steps", "early_stopping", "device", "data_root", "evaluate")
 
 
-def check_change(before: Configuration, after: Configuration, directory: str) -> None:
-    """Make sure that a resumed run changes its plan alone, and as its training allows.
+def check_change(before: Configuration, after: Configuration) -> None:
+    """Make sure that a resumed run changes its plan alone.
 
     Args:
         before: The run's configuration.
         after: The one asked for.
-        directory: The run directory, for the message.
 
     Raises:
-        ConfigurationError: If another option changes, or a schedule tied to the length of training gets
-            another number of epochs.
+        ConfigurationError: If another option changes.
     """
     for name in after.keys() - {*PLAN}:
         if after[name] != before[name]:
@@ -34,12 +33,42 @@ def check_change(before: Configuration, after: Configuration, directory: str) ->
                 f"{option} cannot change when a run is resumed: it has {_value(old)}, got {_value(new)}; "
                 f"what may change is {allowed}."
             )
-    schedule = before["lr_schedule"]
-    if schedule in TIED_TO_LENGTH and before["epochs"] != after["epochs"]:
-        raise ConfigurationError(
-            f"--epochs cannot change when a run with --lr-schedule {schedule} is resumed: the schedule "
-            f"has ended after its {before['epochs']} epochs, got {_value(after['epochs'])}; start a new run with "
-            f"--config {directory}/config.yaml --epochs {after['epochs']} --out DIR."
+
+
+def check_plan(
+    training: Training,
+    state: Mapping[str, Any],
+    before: Mapping[str, Any],
+    after: Configuration,
+    directory: Path,
+) -> None:
+    """Make sure that a run can go on with its new plan.
+
+    Args:
+        training: The training with the new plan, before it goes back to its state.
+        state: That state.
+        before: The plan so far.
+        after: The new one.
+        directory: The run directory, for the message.
+
+    Raises:
+        ValueError: If a schedule tied to the length of training gets another number of epochs, or a
+            change of early stopping asks for parameters that were not kept.
+    """
+    epochs = _epochs(before, training)
+    if training.lr_schedule in TIED_TO_LENGTH and epochs != training.epochs:
+        raise ValueError(
+            f"--epochs cannot change when a run with --lr-schedule {training.lr_schedule} is resumed: the "
+            f"schedule spans its {epochs} epochs, got {training.epochs}; start a new run with --config "
+            f"{directory}/config.yaml --epochs {training.epochs} --out DIR."
+        )
+    kept = state.get("best") is not None
+    changed = before["early_stopping"] != after["early_stopping"]
+    if changed and state.get("history") and kept != training.keeps_best:
+        raise ValueError(
+            f"--early-stopping cannot be turned {'off' if kept else 'on'} here when a run is resumed, as the "
+            f"best parameters {'would no longer be' if kept else 'so far were not'} kept: "
+            + ("give a large number, such as 1000." if kept else "leave it out.")
         )
 
 
@@ -47,21 +76,25 @@ def check_extension(training: Training, before: Mapping[str, Any], after: Config
     """Make sure that a plan which asks for more training gets some.
 
     Args:
-        training: The training as it was left.
+        training: The training, in the state in which it was left.
         before: The plan so far.
         after: The new one.
 
     Raises:
         ValueError: If the run has trained longer already, or something else has ended it.
     """
-    limits = [name for name in ("epochs", "max_steps") if after[name] != before[name]]
-    if limits and training.step > training.steps:
+    limits = {
+        "epochs": (_epochs(before, training), training.epochs),
+        "max_steps": (_limit(before["max_steps"]), _limit(after["max_steps"])),
+    }
+    changed = [name for name, (old, new) in limits.items() if old != new]
+    if changed and training.step > training.steps:
         raise ValueError(
             f"the run has trained {training.step:,} steps, and "
-            f"{' '.join(f'{_option(name)} {_value(after[name])}' for name in limits)} is {training.steps:,}: "
+            f"{' '.join(f'{_option(name)} {_value(after[name])}' for name in changed)} is {training.steps:,}: "
             f"give at least as many ({training.steps_per_epoch:,} steps are an epoch)."
         )
-    if training.ended and any(_limit(after[name]) > _limit(before[name]) for name in limits):
+    if training.ended and any(new > old for old, new in limits.values()):
         raise ValueError(nothing_left(training, after))
 
 
@@ -84,28 +117,33 @@ def nothing_left(training: Training, plan: Mapping[str, Any]) -> str:
 
     Args:
         training: A training that has ended.
-        plan: Its plan, with its schedule.
+        plan: Its plan.
     """
-    epochs = training.step // training.steps_per_epoch
     if training.stopped_early:
-        waited = epochs - training.best_epoch
+        waited = training.epochs_without_better
         why = (
-            f"it stopped early after epoch {epochs}, as validation was best at epoch "
-            f"{training.best_epoch}; --early-stopping N, above {waited}, trains on"
+            f"it stopped early after epoch {training.step // training.steps_per_epoch}, as validation was "
+            f"best at epoch {training.best_epoch}; --early-stopping N, above {waited}, trains on"
         )
-    elif _limit(plan["max_steps"]) < plan["epochs"] * training.steps_per_epoch:
+    elif _limit(plan["max_steps"]) < training.epochs * training.steps_per_epoch:
         why = (
             f"it has trained its {training.step:,} steps; --max-steps N, above {plan['max_steps']}, or "
-            f"null for all {plan['epochs']} epochs, trains on"
+            f"null for all {training.epochs} epochs, trains on"
         )
-    elif (schedule := plan["lr_schedule"]) in TIED_TO_LENGTH:
+    elif training.lr_schedule in TIED_TO_LENGTH:
         why = (
-            f"it has trained its {plan['epochs']} epochs, after which --lr-schedule {schedule} has "
-            "ended: a longer training is a new run"
+            f"it has trained its {training.epochs} epochs, after which --lr-schedule "
+            f"{training.lr_schedule} has ended: a longer training is a new run"
         )
     else:
-        why = f"it has trained its {plan['epochs']} epochs; --epochs N, above {plan['epochs']}, trains on"
+        why = f"it has trained its {training.epochs} epochs; --epochs N, above {training.epochs}, trains on"
     return f"nothing left to train: {why}."
+
+
+def _epochs(plan: Mapping[str, Any], training: Training) -> int:
+    """The epochs of a plan, which may leave them to the number of rows."""
+    epochs = plan["epochs"]
+    return default_epochs(training.steps_per_epoch) if epochs is None else epochs
 
 
 def _first_difference(name: str, before: Any, after: Any) -> tuple[str, Any, Any]:

@@ -45,7 +45,7 @@ def default_likelihood(dataset: Dataset, name: str) -> str:
     others = [
         other
         for other, part in LIKELIHOODS.items()
-        if part.support in FITS[dataset.support] and other != name
+        if str(part.support) in FITS[dataset.support] and other != name
     ]
     return (
         f"p(x|z) is {name}, the default for {words.get(dataset.kind, f'{dataset.kind} data')}; others that fit: "

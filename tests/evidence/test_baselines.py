@@ -14,8 +14,8 @@ from pyro_vae.data import Dataset, PreparedData, array_file
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evidence.baselines import (
-    baselines,
     factor_analysis,
+    fit_baselines,
     fit_negative_binomial,
     histogram,
     independent_density,
@@ -56,6 +56,19 @@ def test_the_fit_finds_what_made_the_counts():
     # Without sizes the mean of a negative binomial is the sample mean, whatever its dispersion.
     means, _ = fit_negative_binomial(counts)
     np.testing.assert_allclose(means, counts.mean(0), rtol=1e-3)
+
+
+def test_the_fit_without_sizes_finds_the_dispersion_of_dense_and_sparse_counts():
+    rng = np.random.default_rng(0)
+    mean, dispersion = np.array([0.5, 4.0, 30.0]), np.array([0.4, 2.0, 10.0])
+    counts = negative_binomial(mean, dispersion).rvs((20_000, 3), rng)
+    _, expected = fit_negative_binomial(counts, np.ones(len(counts)))
+    for rows in (counts, sparse.csr_array(counts)):
+        fitted = fit_negative_binomial(rows)
+        np.testing.assert_allclose(fitted[0], counts.mean(0))
+        np.testing.assert_allclose(fitted[1], dispersion, rtol=0.08)
+        # As the general fit finds it.
+        np.testing.assert_allclose(fitted[1], expected, rtol=1e-2)
 
 
 def test_counts_without_overdispersion_and_genes_that_are_not_there():
@@ -190,7 +203,7 @@ def test_each_likelihood_has_a_baseline_of_its_support(name):
     data = PreparedData(dataset, likelihood.support)
     part = build((3,), 2, likelihood=likelihood, levels=4).likelihood
     before = torch.get_rng_state()
-    found = baselines(data, part)
+    found = fit_baselines(data, part)
     assert torch.equal(torch.get_rng_state(), before)
     assert len(found) == 1 + (likelihood.support == "real")
     for each in found:
@@ -210,7 +223,7 @@ def test_sparse_rows_give_what_dense_ones_do(monkeypatch):
     for given in (False, True):
         likelihood = type("Likelihood", (), {"given_total": given})()
         (one,), (other,) = (
-            baselines(PreparedData(d, "counts"), likelihood) for d in (kept, dense)
+            fit_baselines(PreparedData(d, "counts"), likelihood) for d in (kept, dense)
         )
         np.testing.assert_allclose(one.log_density(test), other.log_density(test))
 
@@ -218,21 +231,20 @@ def test_sparse_rows_give_what_dense_ones_do(monkeypatch):
 def test_rows_on_the_disk_give_what_those_in_memory_do(tmp_path, monkeypatch):
     rows = np.random.default_rng(0).normal(size=(4000, 3)).astype(np.float32)
     np.save(tmp_path / "x.npy", rows)
-    kept, held = (
-        PreparedData(array_file(tmp_path / "x.npy", memory_map=on), "real") for on in (True, False)
-    )
+    dataset = array_file(tmp_path / "x.npy", memory_map=True)
+    kept, held = PreparedData(dataset, "real"), PreparedData(dataset.in_memory(), "real")
     assert isinstance(kept.train, MemoryMapped)
     test = held.fixed("test").numpy()
-    for one, other in zip(baselines(kept), baselines(held), strict=True):
+    for one, other in zip(fit_baselines(kept), fit_baselines(held), strict=True):
         np.testing.assert_allclose(one.log_density(test), other.log_density(test), rtol=1e-6)
     # Of a part of the rows, the same to the precision of a part.
     monkeypatch.setattr("pyro_vae.evidence.baselines._ELEMENTS", 3000)
-    one, other = (baselines(each)[0].log_density(test).mean() for each in (kept, held))
+    one, other = (fit_baselines(each)[0].log_density(test).mean() for each in (kept, held))
     assert one == pytest.approx(other, abs=0.05)
 
 
 def test_values_without_a_finite_density_have_no_baseline():
     table = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
     table[7] = 1e38
-    found = baselines(PreparedData(Dataset.from_array(table), "real"))
+    found = fit_baselines(PreparedData(Dataset.from_array(table), "real"))
     assert all(np.isfinite(each.log_density(table[:5])).all() for each in found)

@@ -141,10 +141,36 @@ def test_a_schedule_tied_to_length(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("trained", "resumed", "way_out"),
-    [([], "5", "leave it out"), (["--early-stopping", "5"], "null", "a large number")],
+    [([], "5", "leave it out"), (["--early-stopping", "5"], "null", "give a large number")],
 )
-def test_early_stopping_is_not_turned_on_or_off(tmp_path, capsys, trained, resumed, way_out):
+def test_parameters_that_were_not_kept_are_not_asked_for(
+    tmp_path, capsys, trained, resumed, way_out
+):
+    """A weighted objective keeps the best parameters for early stopping alone."""
     out = tmp_path / "run"
-    train(out, "--epochs", 1, *trained)
+    train(out, "--epochs", 1, "--objective", "beta", "--objective.beta", "4", *trained)
+    before = contents(out)
     assert main("--resume", "--out", out, "--early-stopping", resumed) == 2
     assert way_out in capsys.readouterr().err
+    assert contents(out) == before
+
+
+def test_early_stopping_is_turned_off_where_the_best_parameters_are_kept(tmp_path):
+    straight, out = tmp_path / "straight", tmp_path / "out"
+    noisy = ["--lr", "2", "--epochs", 6]
+    train(straight, *noisy, "--early-stopping", "null")
+    train(out, *noisy, "--early-stopping", 1)
+    assert load_checkpoint(out / "checkpoint.pt")["stopped_early"]
+    assert main("--resume", "--out", out, "--early-stopping", "null") == 0
+    same_parameters(straight, out)
+
+
+def test_epochs_that_were_left_to_the_number_of_rows(tmp_path, capsys):
+    out = tmp_path / "run"
+    train(out, "--max-steps", 4)
+    assert main("--resume", "--out", out, "--max-steps", 8) == 0
+    assert main("--resume", "--out", out) == 0
+    # 2,000 steps of 4 an epoch.
+    assert "above 8, or null for all 500 epochs" in capsys.readouterr().out
+    assert main("--resume", "--out", out, "--max-steps", "null", "--epochs", 3) == 0
+    assert load_checkpoint(out / "checkpoint.pt")["step"] == 12

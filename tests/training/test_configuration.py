@@ -98,7 +98,10 @@ def test_yaml_round_trip(tmp_path):
             "--prior vamp --prior.components x",
             "--prior.components must be a whole number, got 'x'",
         ),
-        ("--network.hidden x", r"must be a list of whole numbers, such as \[200,100\], got 'x'"),
+        (
+            "--network.hidden x",
+            r"must be a list of whole numbers, such as \[200,100\] or null, got 'x'",
+        ),
         ("--beta 4", r"did you mean --objective.beta\? allowed are"),
         ("--network.hiden 4", r"has --network.activation, --network.hidden, --network.norm\."),
         ("--lr=", "--lr must be a number, got ''"),
@@ -133,6 +136,10 @@ def test_a_list_is_taken_as_it_is_written(given, equals):
     configuration = parse([*line, "--epochs", "3"])
     assert configuration["network"]["hidden"] == ([200, 100] if "100" in given else [200])
     assert configuration["epochs"] == 3
+
+
+def test_a_column_of_a_numbers_name_is_no_list():
+    assert parse(["--data", "x.csv", "--data.drop", "3"])["data"]["drop"] == "3"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +178,7 @@ def test_a_resumed_run_may_only_be_lengthened(tmp_path):
             "--prior vamp",
             "--prior cannot change when a run is resumed: it has standard_normal, got",
         ),
-        ("--network.hidden 8", r"--network.hidden cannot change .* it has \[400\], got \[8\]"),
+        ("--network.hidden 8", r"--network.hidden cannot change .* it has null, got \[8\]"),
         ("--overwrite", "--overwrite deletes it: give one of them"),
         ("--config x.yaml", "leave --config out"),
     ):

@@ -307,7 +307,7 @@ def _checked(
             f"outcome must have the shape {probability.shape} of probability, got {outcome.shape}."
         )
     if len(probability) < 2:
-        raise ValueError(f"calibration needs at least two images, got {len(probability)}.")
+        raise ValueError(f"calibration needs at least two data, got {len(probability)}.")
     p, x = (a.reshape(len(a), -1).astype(np.float64) for a in (probability, outcome))
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"probability must lie from 0 to 1, got {p.min():.3g} to {p.max():.3g}.")

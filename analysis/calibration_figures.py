@@ -9,6 +9,7 @@ from analysis.arviz_figures import arviz_figure
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.images import is_image
 from analysis.p_values import p_text
+from analysis.titles import shortened
 from analysis.vectors import Elements
 from pyro_vae.data.nouns import noun, nouns
 
@@ -72,7 +73,7 @@ def plot_reliability(
             )
     left.legend(frameon=False, fontsize=9, loc="upper left")
     left.set(xlim=(-0.01, 1.01), ylim=(-0.02, 1.02), ylabel="observed share of ones")
-    left.set_title(f"Bars: 95 %, by bootstrap over {calibration.n} images", fontsize=10)
+    left.set_title(f"Bars: 95 %, by bootstrap over {calibration.n} {nouns()}", fontsize=10)
     right.set(xlim=(-0.01, 1.01), ylabel="observed - forecast")
     right.set_title(
         f"In doubtful elements off by {calibration.doubtful_error:.3f}, "
@@ -156,10 +157,14 @@ def plot_calibration_map(
         if pictures:
             _draw_picture(ax, shown)
         else:
-            _draw_profile(ax, shown, elements)
+            _draw_profile(ax, shown)
         judged = shown.t.size - shown.left_out
         limit = "" if shown.threshold is None else f" (beyond {shown.threshold:.1f} s.e.;"
         chance = f"{limit} by chance in 1 map of 20)" if limit else ""
+        if elements is not None and shown.fails.any():
+            t = np.abs(np.nan_to_num(shown.t)) * shown.fails
+            most = [elements.names[i] for i in np.argsort(-t)[: min(4, shown.fails.sum())]]
+            chance += f"; most: {', '.join(map(shortened, most))}"
         where = title.format("red" if pictures else "above 0")
         ax.set_title(
             f"{where[0].upper()}{where[1:]}\n{shown.fails.sum()} of {judged} elements fail{chance}",
@@ -276,9 +281,7 @@ def _draw_picture(ax: "matplotlib.axes.Axes", shown: "ElementMap") -> None:
             bar.ax.axhline(end, color="black", linewidth=1)
 
 
-def _draw_profile(
-    ax: "matplotlib.axes.Axes", shown: "ElementMap", elements: Elements | None
-) -> None:
+def _draw_profile(ax: "matplotlib.axes.Axes", shown: "ElementMap") -> None:
     """t of each element from left to right."""
     t = shown.t.reshape(-1)
     fails = shown.fails.reshape(-1)
@@ -293,10 +296,4 @@ def _draw_profile(
     ax.legend(frameon=False, ncols=2, fontsize=9, loc="upper right")
     low, high = ax.get_ylim()
     ax.set(ylim=(low, high + 0.15 * (high - low)), ylabel=f"{shown.what}\nin s.e.")
-    if elements is not None and not elements.has_room:
-        # The elements that fail most have their names beside them.
-        for index in [i for i in np.argsort(-np.abs(np.nan_to_num(t))) if fails[i]][:8]:
-            at = (float(index), float(t[index]))
-            name = elements.names[index]
-            ax.annotate(name, at, (4, 2), textcoords="offset points", fontsize=8)
     tidy([ax])

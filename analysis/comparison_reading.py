@@ -8,6 +8,7 @@ import numpy as np
 from analysis.commands import ANNEALING
 from analysis.held_out import MOST_KHATS_ABOVE
 from analysis.titles import listed
+from pyro_vae.data.nouns import noun
 
 if TYPE_CHECKING:
     import analysis.model_comparison
@@ -40,10 +41,10 @@ def finding(comparison: "analysis.model_comparison.ModelComparison") -> str:
         ]
         return (
             f"Withheld: log densities of about {abs(comparison.means[0]):.0e} nats carry rounding errors that "
-            f"move the difference of {best} and {listed(names)} by up to {rounding:.1g} nats per datum, as much as "
+            f"move the difference of {best} and {listed(names)} by up to {rounding:.1g} nats per {noun()}, as much as "
             "it is; train on standardised data (--data.scale standard), or compute in float64."
         )
-    head = f"{best} has the highest log p(x) of {comparison.n:,} held-out data, {comparison.means[0]:.2f} nats per datum"
+    head = f"{best} has the highest log p(x) of {comparison.n:,} held-out data, {comparison.means[0]:.2f} nats per {noun()}"
     if not equal:
         return f"{head}, {amounts[1]} above {others[0]}, the next."
     return (

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from analysis.canvas import new_figure
 from pyro_vae.data import DataContract
+from pyro_vae.data.nouns import nouns
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -24,7 +25,7 @@ def plot_data(contract: DataContract) -> "matplotlib.figure.Figure":
         "data": contract.name,
         "values": f"{contract.support}{levels}, training values from {contract.low:g} to {contract.high:g}",
         "shape": " x ".join(map(str, contract.event_shape)),
-        "rows": sizes,
+        nouns(): sizes,
         "split": contract.split_rule,
         "scaled for the networks by": contract.units.kind,
     }

@@ -58,6 +58,7 @@ from analysis.simulation_based_calibration import (
     simulation_based_calibration,
 )
 from analysis.two_sample import compare_scores
+from pyro_vae.data.nouns import a_noun, noun
 from pyro_vae.statistics import khat_threshold
 
 RATE_PARTS = {
@@ -109,7 +110,7 @@ def predictive(subject: Subject) -> Section:
         )
         parts.draw(
             "profiles",
-            "Where in a datum do new data differ from real ones?",
+            f"Where in {a_noun()} do new data differ from real ones?",
             lambda: plot_profiles(checks, subject.elements),
         )
         parts.draw(
@@ -166,7 +167,7 @@ def predictive(subject: Subject) -> Section:
         seed = subject.seed_of("replicates")
         parts.draw(
             "same_image",
-            "What does the code of a datum keep of it?",
+            f"What does the code of {a_noun()} keep of it?",
             lambda: plot_same_image(
                 subject.real[:SHOWN],
                 replicates(subject.vae, x, REPLICATES, seed=seed),
@@ -205,7 +206,7 @@ def calibrated(subject: Subject) -> Section:
         parts.numbers |= _calibration_numbers(found)
         parts.draw(
             "map",
-            "Where in a datum do forecasts fail?",
+            f"Where in {a_noun()} do forecasts fail?",
             lambda: plot_calibration_map(found, subject.elements),
         )
     return parts.section()
@@ -249,11 +250,11 @@ def elbo(subject: Subject) -> Section:
     )
     if terms is not None:
         for name, values in (("ELBO", terms.reconstruction - terms.rate), ("rate", terms.rate)):
-            parts.numbers[name] = f"{values.mean():.2f} nats per datum"
+            parts.numbers[name] = f"{values.mean():.2f} nats per {noun()}"
         parts.numbers["active units"] = f"{terms.active_units} of {terms.embeddings.shape[1]}"
         parts.draw(
             "terms",
-            "What is the ELBO made of, in each datum and on average?",
+            f"What is the ELBO made of, in each {noun()} and on average?",
             lambda: plot_elbo_terms(terms, decomposition),
         )
         parts.draw(

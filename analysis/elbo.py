@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from analysis.verdicts import Verdict, code_used
+from pyro_vae.data.nouns import a_noun, noun
 from pyro_vae.evidence import Evaluation
 from pyro_vae.evidence.numbers import finite, standard_error
 from pyro_vae.statistics import ACTIVE_VARIANCE, EQUAL_SHARE, unit_activity
@@ -106,7 +107,7 @@ class ElboTerms:
         worst = np.sort(elbo)[: max(1, len(elbo) // 100)].mean()
         spread = high - low
         means = (
-            f"{self.verdict()} A datum costs {-elbo.mean():.2f} nats on average, {-self.reconstruction.mean():.2f} "
+            f"{self.verdict()} {a_noun().capitalize()} costs {-elbo.mean():.2f} nats on average, {-self.reconstruction.mean():.2f} "
             f"for the reconstruction and {self.rate.mean():.2f} for the code."
         )
         if spread <= EQUAL_SHARE * max(1.0, abs(median)):
@@ -118,7 +119,7 @@ class ElboTerms:
         reach = (median - worst) / spread
         if reach > LONG_TAIL:
             return (
-                f"{means} The worst 1 % cost {median - worst:.1f} nats more than the median datum, "
+                f"{means} The worst 1 % cost {median - worst:.1f} nats more than the median {noun()}, "
                 f"{reach:.1f} interquartile ranges (about 2 are usual): look at them, they are "
                 "outliers, errors in the data or a kind of data that the model does not know."
             )

@@ -9,6 +9,7 @@ from analysis.canvas import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
 from analysis.draws import UndefinedCheckError
 from analysis.elbo import ElboTerms
 from analysis.rate_decomposition import RateDecomposition
+from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.numbers import standard_error
 from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
 
@@ -145,7 +146,7 @@ def _draw_steps(
     names = ["reconstruction", *(f"- {name}" for name, _, _ in steps), "ELBO"]
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
-    ax.set_xlabel("nats per datum, means")
+    ax.set_xlabel(f"nats per {noun()}, means")
     tidy([ax], grid="x")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from analysis.canvas import BLUE, GREEN, LABEL_COLOURS, ORANGE, new_figure, tidy
+from pyro_vae.data.nouns import noun, nouns
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -57,7 +58,7 @@ def plot_iwae_curve(
     left, right = figure.subplots(1, 2)
     if shown.shape[1] == 0:
         for ax in (left, right):
-            ax.set_title("no datum has a finite bound")
+            ax.set_title(f"no {noun()} has a finite bound")
     else:
         _draw_bounds(left, curve_samples, shown, reference, num_chains)
         _draw_missing(right, curve_samples, shown, reference)
@@ -65,11 +66,11 @@ def plot_iwae_curve(
         ax.set(xscale="log", xlabel="draws k from the guide")
         if len(curve_samples) == 1:
             ax.set_xlim(0.5 * curve_samples[0], 2 * curve_samples[0])
-    left.set_ylabel("log p(x), nats per datum")
-    right.set_ylabel("nats per datum")
+    left.set_ylabel(f"log p(x), nats per {noun()}")
+    right.set_ylabel(f"nats per {noun()}")
     left_out = int((~finite).sum())
     figure.suptitle(
-        f"IWAE-k bounds on log p(x), means over {shown.shape[1]:,} data"
+        f"IWAE-k bounds on log p(x), means over {shown.shape[1]:,} {nouns()}"
         + (f"; {left_out} not finite, and left out" if left_out else "")
     )
     tidy([left, right])
@@ -110,7 +111,7 @@ def plot_evidence_curves(curves: Mapping[str, EvidenceCurve]) -> "matplotlib.fig
     for (name, curve), colour in zip(curves.items(), _COLOURS, strict=False):
         ax.plot(curve.samples, curve.bounds, "o-", color=colour, ms=4, label=f"{name}, IWAE-k")
         ax.axhline(curve.annealed, color=colour, linestyle="--", label=f"{name}, AIS")
-    ax.set(xscale="log", xlabel="importance samples k", ylabel="bound of log p(x), nats/datum")
+    ax.set(xscale="log", xlabel="importance samples k", ylabel=f"bound of log p(x), nats/{noun()}")
     # Below the axes: curves of several models leave no corner free.
     ax.legend(
         loc="upper center",

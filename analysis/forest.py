@@ -1,6 +1,8 @@
-"""The posterior of a few images, latent by latent, drawn by ArviZ from the DataTree."""
+"""The posterior of a few data, latent by latent, drawn by ArviZ from the DataTree."""
 
 from typing import TYPE_CHECKING
+
+from pyro_vae.data.nouns import nouns
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -12,11 +14,11 @@ INTERVALS = (0.5, 0.9)
 def plot_latents(
     tree: "xarray.DataTree", images: int = 3, dimensions: int = 8, site: str | None = None
 ) -> "matplotlib.figure.Figure":
-    """Medians and central intervals of q(z | x) for the first images of a tree.
+    """Medians and central intervals of q(z | x) for the first data of a tree.
 
     Args:
         tree: From `from_svi`: its `posterior` has the dimensions `(chain, draw, image, ...)`.
-        images: The number of images.
+        images: The number of data.
         dimensions: The number of latent dimensions of each.
         site: The latent site; without, the first.
     """
@@ -63,5 +65,5 @@ def plot_latents(
         if bool((spread > 0).any())
         else f"{name}: the code, a point without a spread"
     )
-    figure.suptitle(f"What the guide says of {intervals[image]} test images")
+    figure.suptitle(f"What the guide says of {intervals[image]} test {nouns()}")
     return figure

@@ -12,6 +12,7 @@ from torch import Tensor
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.draws import to_array
 from analysis.verdicts import CLEAR, DECODER, ENCODER, MOST_KHATS_ABOVE, Verdict, overfits
+from pyro_vae.data.nouns import noun
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence import (
     NoLocalGuideError,
@@ -181,7 +182,7 @@ class Generalisation:
             sentences.append("Stop earlier, take a smaller network, or use more data.")
         sentences.append(str(encoder))
         if encoder.answer == "yes":
-            sentences.append("Regularise it, or refine its answer for each test datum.")
+            sentences.append(f"Regularise it, or refine its answer for each test {noun()}.")
         if self.left_out:
             sentences.append(f"The gap is not taken apart: {self.left_out}")
         if "khat_above" in self.train:
@@ -388,7 +389,7 @@ def plot_generalisation(result: Generalisation) -> "matplotlib.figure.Figure":
         yticks=range(len(levels)),
         yticklabels=[LABELS[name] for name in levels],
         ylim=(len(levels) - 0.5, -0.5),
-        xlabel="training less test data, nats per datum",
+        xlabel=f"training less test data, nats per {noun()}",
         title=f"log p(x), training less test: {log_evidence:+.2f} ± {error:.2f} nats{adjusted}",
     )
     gaps = [name for name in ("inference", *_GAPS) if name in result.train]
@@ -414,7 +415,7 @@ def plot_generalisation(result: Generalisation) -> "matplotlib.figure.Figure":
             for gap in gaps
         ],
         ylim=(len(gaps) - 0.5, -0.5),
-        xlabel="nats per datum",
+        xlabel=f"nats per {noun()}",
         title="An encoder that overfits loses more on test data",
     )
     right.set_xlim(left=min(0.0, right.get_xlim()[0]))

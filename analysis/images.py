@@ -13,6 +13,7 @@ from jaxtyping import Real
 
 from analysis.canvas import BLUE, LINE_COLOURS, new_figure
 from analysis.series import is_series, plot_series
+from pyro_vae.data.nouns import nouns
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -64,7 +65,7 @@ def plot_reconstructions(
         limits: The values drawn black and white, or at the foot and the head of a profile.
         columns: The number of pairs side by side.
     """
-    title = "Test data above their reconstructions, the mean of p(x | z) at the code of x"
+    title = f"Test {nouns()} above their reconstructions, the mean of p(x | z) at the code of x"
     if is_series(originals.shape[1:]):
         return plot_series(reconstructions, originals, title.replace("above", "behind"))
     columns = min(columns, len(originals))
@@ -90,15 +91,16 @@ def plot_reconstructions(
 def plot_samples(
     samples: Real[np.ndarray, " n *event"],
     limits: Limits = (0.0, 1.0),
-    title: str = "New data from the model: the mean of p(x | z) at z ~ p(z)",
+    title: str | None = None,
 ) -> "matplotlib.figure.Figure":
     """Samples in a grid that is as square as their number allows.
 
     Args:
         samples: What to draw.
         limits: The values drawn black and white, or at the foot and the head of a profile.
-        title: What stands above them.
+        title: What stands above them; None for what they are.
     """
+    title = title or f"New {nouns()} from the model: the mean of p(x | z) at z ~ p(z)"
     if is_series(samples.shape[1:]):
         return plot_series(samples, title=title)
     columns = math.ceil(math.sqrt(len(samples)))

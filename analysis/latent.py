@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Real, Shaped
 
 from analysis.canvas import BLUE, GREY, LABEL_COLOURS, ORANGE, new_figure, tidy
+from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def project(codes: Float[np.ndarray, "n latent"]) -> Projection:
     """
     if codes.shape[1] == 1:
         order = np.arange(len(codes), dtype=codes.dtype)
-        return Projection(np.stack([codes[:, 0], order], 1), ("z[0]", "test datum"), False)
+        return Projection(np.stack([codes[:, 0], order], 1), ("z[0]", f"test {noun()}"), False)
     if codes.shape[1] == 2:
         return Projection(codes, ("z[0]", "z[1]"))
     from sklearn.decomposition import PCA
@@ -149,7 +150,7 @@ def plot_latent_space(
     if projection.isotropic:
         ax.set_aspect("equal", adjustable="datalim")
     by_label = ", by label" if known.any() else ""
-    ax.set_title(f"Codes of {len(codes)} test data{by_label}")
+    ax.set_title(f"Codes of {len(codes)} test {nouns()}{by_label}")
     tidy([ax], grid="both")
     return figure
 
@@ -184,7 +185,7 @@ def _plot_factors(
     figure.supxlabel(projection.axes[0])
     figure.supylabel(projection.axes[1])
     of = f" (the first {shown} of {factors.shape[1]})" if shown < factors.shape[1] else ""
-    figure.suptitle(f"Codes of {len(factors)} test data, by factor{of}")
+    figure.suptitle(f"Codes of {len(factors)} test {nouns()}, by factor{of}")
     tidy(list(axes.flat[:shown]), grid="both")
     return figure
 

@@ -21,6 +21,7 @@ from analysis import comparison_reading
 from analysis.comparison_reading import STANDARD_ERRORS, amount_of
 from analysis.held_out import HeldOut, elpd_data
 from analysis.titles import listed, shortened
+from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.numbers import finite
 from pyro_vae.inference_data.pointwise import named
 
@@ -164,7 +165,7 @@ class ModelComparison:
         draws = {model.num_samples for model in self.models}
         if len(draws) > 1:
             parts.append(
-                f"The models have from {min(draws)} to {max(draws)} draws for each datum: a bound with "
+                f"The models have from {min(draws)} to {max(draws)} draws for each {noun()}: a bound with "
                 "fewer is lower, so give all the same."
             )
         if self.perhaps_by_chance:
@@ -186,13 +187,13 @@ class ModelComparison:
         best, second = (shortened(name) for name in self.names[:2])
         amount = amount_of(self.differences[1], self.difference_standard_errors[1])
         if self.told_apart[1]:
-            return f"{best} leads {second} by {amount} nats per datum"
+            return f"{best} leads {second} by {amount} nats per {noun()}"
         equal = int((~self.told_apart).sum())
         if equal > 2:
             return (
                 f"{equal} of {len(self.models)} models cannot be told apart from {best}, the best"
             )
-        return f"{best} and {second} cannot be told apart: {amount} nats per datum"
+        return f"{best} and {second} cannot be told apart: {amount} nats per {noun()}"
 
 
 def compare_models(

@@ -8,6 +8,7 @@ from analysis.comparison_reading import STANDARD_ERRORS
 from analysis.held_out import MOST_KHATS_ABOVE
 from analysis.model_comparison import ModelComparison
 from analysis.titles import shortened, wrapped
+from pyro_vae.data.nouns import noun, nouns
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -50,7 +51,7 @@ def plot_model_comparison(comparison: ModelComparison) -> "matplotlib.figure.Fig
     ax.collections[0].set(facecolor=colours, edgecolor=colours, zorder=3)
     ax.set_ylim(0.4, len(models) + 0.6)
     ax.set_xlabel(
-        f"log p(x) minus that of {shortened(comparison.names[0])}, nats per datum, "
+        f"log p(x) minus that of {shortened(comparison.names[0])}, nats per {noun()}, "
         f"± {STANDARD_ERRORS:g} paired standard errors",
         fontsize=10,
     )
@@ -77,5 +78,5 @@ def plot_model_comparison(comparison: ModelComparison) -> "matplotlib.figure.Fig
     numbers.tick_params(length=0)
     tidy([ax, numbers], grid=None)
     ax.grid(axis="x", color="0.9", linewidth=0.8)
-    figure.suptitle(wrapped(f"Of {comparison.n:,} data: {comparison.finding()}"), fontsize=12)
+    figure.suptitle(wrapped(f"Of {comparison.n:,} {nouns()}: {comparison.finding()}"), fontsize=12)
     return figure

@@ -10,6 +10,7 @@ from analysis.canvas import BLUE, GREEN, LABEL_COLOURS, ORANGE, new_figure, tidy
 from analysis.held_out import HeldOut
 from analysis.model_comparison import ModelComparison
 from analysis.titles import shortened, wrapped
+from pyro_vae.data.nouns import noun
 from pyro_vae.statistics import khat_threshold
 
 if TYPE_CHECKING:
@@ -205,5 +206,5 @@ def paired_report(comparison: ModelComparison, *, data: str = "held-out data") -
         ).rstrip()
         for row in rows
     ]
-    title = f"log p(x) of {comparison.n:,} {data}, nats per datum +- standard error"
+    title = f"log p(x) of {comparison.n:,} {data}, nats per {noun()} +- standard error"
     return "\n".join([title, *(f"  {line}" for line in lines)])

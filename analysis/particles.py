@@ -13,6 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from analysis.canvas import BLUE, GREEN, GREY, LABEL_COLOURS, ORANGE, new_figure, tidy
+from pyro_vae.data.nouns import noun
 from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import log_densities
 
@@ -219,7 +220,7 @@ def plot_particles(
     panels[1].set(
         title="signal-to-noise ratio of the gradient", ylabel="|mean| / √(trace of cov.)"
     )
-    panels[2].set(title="bound of log p(x)", ylabel="nats/datum")
+    panels[2].set(title="bound of log p(x)", ylabel=f"nats/{noun()}")
     every = sorted({point.num_particles for points in curves.values() for point in points})
     for ax in panels:
         ax.set_xscale("log", base=2)

@@ -39,6 +39,7 @@ from analysis.predictive_plots import (
 from analysis.representation.told_apart import FEWEST, ToldApart, told_apart
 from analysis.two_sample import Comparison, compare_scores
 from analysis.verdicts import Verdict, like_data
+from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.numbers import finite
 
 __all__ = [
@@ -160,7 +161,7 @@ class PredictiveChecks:
         if copies is not None and copies > 2 * _LEVEL:
             text += (
                 f" {copies:.0%} of the generated data are less than half as far from a training "
-                "datum as the median test datum: the model may copy its training data."
+                f"{noun()} as the median test {noun()}: the model may copy its training data."
             )
         return text
 
@@ -239,7 +240,7 @@ def predictive_checks(
     taken = given.keys() & {"nearest_training", "spectrum", *(s.name for s in family)}
     if taken:
         raise ValueError(f"scores must have names of their own, got {', '.join(sorted(taken))}.")
-    measure = "distance to the nearest training datum: rms" + (
+    measure = f"distance to the nearest training {noun()}: rms" + (
         " of log(1 + x)" if transform else ""
     )
     more = [

@@ -11,6 +11,7 @@ from analysis.commands import GAPS
 from analysis.p_values import holm
 from analysis.simulated_ranks import JOINT, LOG_GUIDE, LOG_WEIGHT, Ranks
 from analysis.verdicts import NO_RATE, SIGNIFICANT, Verdict, guide_close
+from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.numbers import finite, standard_error
 
 # The probabilities of the intervals and regions whose coverage is reported.
@@ -153,7 +154,7 @@ class SimulationBasedCalibration:
             )
         if self.rate < NO_RATE:
             said.append(
-                f"But the rate is {max(self.rate, 0.0):.2f} nats per datum: the guide is next to the prior, and "
+                f"But the rate is {max(self.rate, 0.0):.2f} nats per {noun()}: the guide is next to the prior, and "
                 "passes wherever the decoder ignores the code."
             )
         return " ".join(said)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.numbers import finite, standard_error
 from pyro_vae.statistics import rounding_error
 
@@ -118,16 +119,16 @@ def rate_distortion_reading(points: Sequence[RateDistortion]) -> str:
     """
     check_names(points)
     best = max(points, key=lambda point: point.elbo)
-    said = f"{best.name} has the ELBO {best.elbo:.2f} nats per datum, by a code of {best.rate:.1f} nats"
+    said = f"{best.name} has the ELBO {best.elbo:.2f} nats per {noun()}, by a code of {best.rate:.1f} nats"
     if len(points) > 1:
-        said = f"{best.name} is on the best iso-ELBO line, {best.elbo:.2f} nats per datum, by a code of {best.rate:.1f} nats"
+        said = f"{best.name} is on the best iso-ELBO line, {best.elbo:.2f} nats per {noun()}, by a code of {best.rate:.1f} nats"
         sharpest = min(points, key=lambda point: point.distortion)
         second = sorted(point.elbo for point in points)[-2]
         rounding = 2 * float(rounding_error(np.array(best.rate), np.array(best.distortion)))
         if best.elbo - second <= rounding:
             said = (
                 f"The ELBOs of the best two are no further apart than rounding errors of about {rounding:.1g} "
-                f"nats reach, {best.elbo:.2f} nats per datum for {best.name}"
+                f"nats reach, {best.elbo:.2f} nats per {noun()} for {best.name}"
             )
         said += (
             ", and has the lowest distortion, too"
@@ -140,11 +141,11 @@ def rate_distortion_reading(points: Sequence[RateDistortion]) -> str:
     if collapsed:
         parts.append(
             f"{', '.join(collapsed)}: collapsed, with a rate below {COLLAPSED_RATE} nats, so that the "
-            "code says nothing of the datum."
+            f"code says nothing of the {noun()}."
         )
     parts.append(
         "Along a line of equal ELBO, models differ in use only: to the right codes tell more of the "
-        "datum, to the left the decoder models more by itself."
+        f"{noun()}, to the left the decoder models more by itself."
     )
     return " ".join(parts)
 

@@ -9,6 +9,7 @@ import numpy as np
 from analysis.canvas import BLUE, GREEN, LABEL_COLOURS, ORANGE, new_figure, tidy
 from analysis.rate_distortion import RateDistortion, check_names
 from analysis.titles import shortened, wrapped
+from pyro_vae.data.nouns import noun
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -70,15 +71,15 @@ def plot_rate_distortion(
             zorder=3,
         )
     ax.set(
-        xlabel="rate, KL(q(z|x) || p(z)), nats per datum",
-        ylabel="distortion, -E log p(x|z), nats per datum",
+        xlabel=f"rate, KL(q(z|x) || p(z)), nats per {noun()}",
+        ylabel=f"distortion, -E log p(x|z), nats per {noun()}",
     )
     tidy([ax], grid=None)
     best = max(points, key=lambda point: point.elbo)
-    name, said = shortened(best.name), f"{best.elbo:.2f} nats per datum"
+    name, said = shortened(best.name), f"{best.elbo:.2f} nats per {noun()}"
     figure.suptitle(
         f"{name}: ELBO {best.elbo:.2f} = -(rate {best.rate:.2f} + distortion {best.distortion:.2f}) nats "
-        "per datum"
+        f"per {noun()}"
         if len(points) == 1
         else wrapped(f"{name} has the highest ELBO, {said}; lower left is better"),
         fontsize=12,

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Real
 
 from analysis.canvas import BLUE, GREY, new_figure, tidy
+from pyro_vae.data.nouns import nouns
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -37,15 +38,16 @@ def is_series(event_shape: tuple[int, ...]) -> bool:
 def plot_series(
     series: Real[np.ndarray, "n channels length"],
     data: Real[np.ndarray, "n channels length"] | None = None,
-    title: str = "New data from the model: the mean of p(x | z) at z ~ p(z)",
+    title: str | None = None,
 ) -> "matplotlib.figure.Figure":
     """A panel for each channel of each series, channels below one another on axes of their own.
 
     Args:
         series: Means of p(x | z).
         data: The data that the means reconstruct, drawn behind them.
-        title: What stands above them.
+        title: What stands above them; None for what they are.
     """
+    title = title or f"New {nouns()} from the model: the mean of p(x | z) at z ~ p(z)"
     channels = min(series.shape[1], ROWS)
     bands = max(1, ROWS // channels)
     shown = min(len(series), COLUMNS * bands)

@@ -67,7 +67,7 @@ def sign_flips(
     """
     scores = np.asarray(scores, np.float64)
     if len(scores) < 2:
-        raise ValueError(f"sign flips need at least two images, got {len(scores)}.")
+        raise ValueError(f"sign flips need at least two data, got {len(scores)}.")
     variance = np.einsum("nk,nk->k", scores, scores)
     if least_variance is not None:
         variance = np.maximum(variance, least_variance)

@@ -238,7 +238,7 @@ def plot_largest(
     means: Real[np.ndarray, "n elements"],
     names: Sequence[str] = (),
     data: Real[np.ndarray, "n elements"] | None = None,
-    title: str = "New data from the model: the largest elements of the mean of p(x | z) at z ~ p(z)",
+    title: str | None = None,
     titles: Sequence[str] = (),
 ) -> "matplotlib.figure.Figure":
     """A panel a vector: its largest elements as bars, the largest on top.
@@ -248,9 +248,11 @@ def plot_largest(
         names: What the elements are called; their numbers, if not given.
         data: The data that the means reconstruct. Then the elements are the largest of the data, and
             the data's bars stand behind the means'.
-        title: What stands above them.
+        title: What stands above them; None for what they are.
         titles: What stands above each panel.
     """
+    if title is None:
+        title = f"New {nouns()} from the model: the largest elements of the mean of p(x | z) at z ~ p(z)"
     shown = min(len(means), PANELS)
     rows = math.ceil(shown / COLUMNS)
     figure = new_figure(3.0 * COLUMNS, 2.3 * rows + 0.8)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from analysis.p_values import p_text
+from pyro_vae.data.nouns import noun
 from pyro_vae.statistics import MINIMUM_SAMPLES
 
 Answer = Literal["yes", "nearly", "no", "not known"]
@@ -95,7 +96,7 @@ def like_data(
     )
     if told_apart is not None:
         seen = (
-            f"a classifier tells a generated datum from a held-out one in {told_apart:.0%} of pairs "
+            f"a classifier tells a generated {noun()} from a held-out one in {told_apart:.0%} of pairs "
             f"(50% is chance), and {seen}"
         )
     small = max(told_apart or 0.5, 0.5) <= CLOSE and ks_distance <= SMALL_DISTANCE
@@ -162,7 +163,7 @@ def code_used(rate: float, active_units: int, latent_dim: int) -> Verdict:
         latent_dim: Their number.
     """
     said = (
-        f"it carries {max(rate, 0.0):.2f} nats per datum, and {active_units} of {latent_dim} dimensions "
+        f"it carries {max(rate, 0.0):.2f} nats per {noun()}, and {active_units} of {latent_dim} dimensions "
         "vary over the data"
     )
     return Verdict(CODE, "yes" if rate >= NO_RATE and active_units else "no", said)
@@ -229,8 +230,8 @@ def overfits(question: str, what: str, difference: float, error: float) -> Verdi
         error: Its standard error.
     """
     if not (math.isfinite(difference) and math.isfinite(error)):
-        return Verdict(question, "not known", f"{what} is not finite, or of one datum")
-    seen = f"{what} is {difference:+.2f} ± {error:.2f} nats per datum"
+        return Verdict(question, "not known", f"{what} is not finite, or of one {noun()}")
+    seen = f"{what} is {difference:+.2f} ± {error:.2f} nats per {noun()}"
     if difference > CLEAR * error:
         return Verdict(question, "yes", seen)
     within = "within" if abs(difference) <= CLEAR * error else "below 0 by more than"

@@ -10,6 +10,7 @@ from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.disentanglement.traversal_rows import Traversal, Traversals
 from analysis.images import Limits, draw_datum, is_image, strip
 from analysis.titles import shortened
+from pyro_vae.data.nouns import noun
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -57,7 +58,9 @@ def _images(found: Traversals, limits: Limits | None, title: str) -> "matplotlib
                 ax.spines[:].set(visible=True, color=ORANGE, linewidth=2.5)
     for column, word in ((1, "1 %"), ((steps + 1) // 2, "quantiles of codes"), (steps, "99 %")):
         cells[0, column].set_title(word, fontsize=10)
-    figure.suptitle(f"{title}\nframed: nearest to the datum that all rows start from", fontsize=12)
+    figure.suptitle(
+        f"{title}\nframed: nearest to the {noun()} that all rows start from", fontsize=12
+    )
     return figure
 
 

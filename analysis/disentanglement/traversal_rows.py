@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.disentanglement.what_moves import DOMINANT, Movement
+from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.numbers import finite
 
 # A coordinate follows one factor if it tells at least so much of the factor's entropy, and the next
@@ -127,7 +128,7 @@ class Traversals:
             said += (
                 f" From {self.bases} other data the same coordinate does the same in "
                 f"{np.mean(agreed):.0%} of cases: near 100% a label holds everywhere, below "
-                "50% it is of the datum shown alone."
+                f"50% it is of the {noun()} shown alone."
             )
         if self.rows and self.rows[0].information:
             followed = sum(row.factor is not None for row in self.rows)

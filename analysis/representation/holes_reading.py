@@ -11,6 +11,7 @@ from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.images import Limits, draw_datum, is_image, strip
 from analysis.representation.told_apart import ToldApart
 from analysis.verdicts import Verdict, codes_as_prior
+from pyro_vae.data.nouns import a_noun
 from pyro_vae.evidence.numbers import finite
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def _draw_distances(ax: "matplotlib.axes.Axes", found: Holes) -> None:
     )
     low, high = ax.get_ylim()
     ax.set(xlabel="distance in latent space", ylabel="draws", ylim=(low, 1.35 * high))
-    ax.set_title("How far the nearest code of a datum is", fontsize=10)
+    ax.set_title(f"How far the nearest code of {a_noun()} is", fontsize=10)
     ax.legend(frameon=False, fontsize=8, loc="upper left")
 
 

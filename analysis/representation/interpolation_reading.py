@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Real
 
+from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.numbers import finite, standard_error
 
 # A draw that is less probable than this share of the reference data counts as unlikely: as many of the
@@ -249,7 +250,7 @@ class Interpolation:
         ratio, jump = (float(np.median(v)) for v in (self.ratio, self.largest_relative_step))
         text = f"A decoded path is {ratio:.2f} times as long as the straight line between its ends"
         text += (
-            ", next to 1: it fades from one datum into the other as a cross-fade does, and bends through no others"
+            f", next to 1: it fades from one {noun()} into the other as a cross-fade does, and bends through no others"
             if ratio < STRAIGHT
             else " (1 is a cross-fade in data space, which bends through no other data)"
         )

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 
 from analysis.representation.codes import Labelled
+from pyro_vae.data.nouns import a_noun, noun
 from pyro_vae.evidence.numbers import finite, standard_error
 
 # Data whose neighbours in data space are looked for, at most: all pairs are compared.
@@ -109,9 +110,9 @@ class NeighbourhoodOverlap:
         mean = float(self.overlap.mean())
         error = standard_error(self.overlap) or 0.0
         text = (
-            f"{mean:.1%} of a datum's {self.neighbours} nearest data are among its nearest codes, too "
+            f"{mean:.1%} of {a_noun()}'s {self.neighbours} nearest data are among its nearest codes, too "
             f"(chance {self.chance:.1%}); trustworthiness is {self.trustworthiness:.2f} (0.5 is chance, 1 if "
-            "no code has neighbours that its datum has not): "
+            f"no code has neighbours that its {noun()} has not): "
         )
         if mean - 2 * error <= self.chance:
             return f"{text}the code forgets who is near."

@@ -13,6 +13,7 @@ from analysis.representation.detection import Detection, detection
 from analysis.representation.foreign_data import check_foreign, support_of
 from analysis.representation.foreign_scorer import Scored, Scorer
 from analysis.representation.foreign_scores import DEFINITIONS, OF_A_DENSITY
+from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.numbers import finite
 from pyro_vae.statistics import LARGEST_ROUNDING
 
@@ -91,7 +92,7 @@ class OutOfDistribution:
     def reading(self) -> str:
         """Whether likelihood alone failed here, which score serves, and how far to trust log p(x)."""
         what = (
-            "AUROC is the chance that a foreign datum scores above one of the test data: 1 is perfect, "
+            f"AUROC is the chance that a foreign {noun()} scores above one of the test data: 1 is perfect, "
             "0.5 is chance."
         )
         return " ".join(

@@ -20,6 +20,7 @@ from analysis.representation.damaged_data import (
 )
 from analysis.titles import listed
 from analysis.verdicts import Verdict, robust
+from pyro_vae.data.nouns import noun
 from pyro_vae.evaluating import evaluating, seed_apart
 from pyro_vae.evidence import importance_weighting
 from pyro_vae.evidence.numbers import finite
@@ -37,9 +38,9 @@ PAIRS = 20_000
 # The measures, and what each is, as an axis or a row of a table has it.
 MEASURES = {
     "accuracy": "accuracy of the probe",
-    "latent_shift": "shift of the code (1: another datum)",
-    "reconstruction": "error against the clean datum (1: the mean datum)",
-    "log_evidence": "log p(x) (nats/datum)",
+    "latent_shift": "shift of the code (1: to another code)",
+    "reconstruction": "error against clean data (1: that of the mean)",
+    "log_evidence": "log p(x) (nats)",
 }
 
 
@@ -169,7 +170,7 @@ class Robustness:
         if verdict is None:
             said = (
                 f"Over {strengths}, {worst} moves a code by {moved[worst]:.2f} {unit}; from about 1 the code has "
-                "lost its datum."
+                f"lost its {noun()}."
             )
             if worst != mildest:
                 said += f" Of {len(self.damages)} damages that is most; {mildest} moves it by {moved[mildest]:.2f}."
@@ -211,7 +212,7 @@ class Robustness:
         if not np.isfinite(mean).all():
             return ""
         return (
-            f" The mean log p(x) is {mean[0, 0]:,.1f} nats per datum of clean and {mean[:, 1:].mean():,.1f} of "
+            f" The mean log p(x) is {mean[0, 0]:,.1f} nats per {noun()} of clean and {mean[:, 1:].mean():,.1f} of "
             "damaged data."
         )
 

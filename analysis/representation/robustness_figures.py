@@ -25,6 +25,7 @@ from analysis.representation.strength_panels import (
     strength_panels,
 )
 from analysis.titles import shortened
+from pyro_vae.data.nouns import noun
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 # As they stand beside the rows, in lines that fit.
 _ROWS = {
     "accuracy": "accuracy\nof the probe",
-    "latent_shift": "shift of the code\n(1: another datum)",
-    "reconstruction": "error against clean\n(1: the mean datum)",
-    "log_evidence": "log p(x) against clean,\nnats per datum",
+    "latent_shift": "shift of the code\n(1: to another code)",
+    "reconstruction": "error against clean\n(1: that of the mean)",
+    "log_evidence": "log p(x) against clean,\nnats",
 }
 
 
@@ -178,9 +179,7 @@ def _title(results: Mapping[str, Robustness]) -> str:
     moved = {name: found.area("latent_shift")[0] for name, found in results.items()}
     least = min(moved, key=lambda name: moved[name])
     whose = "Damage moves codes" if len(results) == 1 else f"{shortened(least)} moves least,"
-    return (
-        f"{whose} by {moved[least]:.2f} of the distance to another datum, on average{_most(first)}"
-    )
+    return f"{whose} by {moved[least]:.2f} of the distance to another {noun()}, on average{_most(first)}"
 
 
 def _most(found: Robustness) -> str:

@@ -12,6 +12,7 @@ from analysis.representation.out_of_distribution_figure import plot_out_of_distr
 from analysis.representation.robustness import Robustness, robustness
 from analysis.representation.robustness_figures import plot_robustness
 from analysis.representation.section_arrays import Represented
+from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.evaluation import fixed_rows
 from pyro_vae.evidence.numbers import standard_error
 
@@ -97,7 +98,7 @@ def _numbers(robust: Robustness) -> dict[str, str]:
                 f"{of_data.mean():{form}} ± {error:{form}}" if known else "not defined"
             )
     value, error = robust.area("latent_shift")
-    found["shift of damaged data's codes (1: another datum)"] = f"{value:.2f} ± {error:.2f}"
+    found[f"shift of damaged data's codes (1: another {noun()})"] = f"{value:.2f} ± {error:.2f}"
     return found
 
 

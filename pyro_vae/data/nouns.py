@@ -12,6 +12,11 @@ def noun() -> str:
     return _NOUN.get()
 
 
+def a_noun() -> str:
+    """The noun with its article: "an image", "a row"."""
+    return f"{'an' if noun()[0] in 'aeiou' else 'a'} {noun()}"
+
+
 def nouns() -> str:
     """The plural of `noun`."""
     return "data" if noun() == "datum" else f"{noun()}s"

@@ -9,6 +9,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_vae.compilation.work import CompileMode
+from pyro_vae.data.nouns import noun
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence.annealing import Options, chunks
 from pyro_vae.evidence.numbers import finite, joined, precision, standard_error
@@ -109,7 +110,7 @@ class AnnealedImportanceSampling:
         uneven = float((~(self.shortfall <= LARGEST_SHORTFALL)).mean())
         stuck = float((self.acceptance < LEAST_ACCEPTANCE).mean())
         if self.num_chains == 1:
-            return "One chain for each datum says nothing of its own error: take at least two."
+            return f"One chain for each {noun()} says nothing of its own error: take at least two."
         if stuck > _FEW:
             return (
                 f"Not to be trusted: for {stuck:.0%} of the data chains accept fewer than "

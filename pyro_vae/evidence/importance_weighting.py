@@ -225,7 +225,7 @@ class ImportanceWeighting:
         seen = (
             f"k-hat is above {khat_threshold(self.num_samples):.2f} for {above:.1%} of data (at most "
             f"{_MOST_KHATS_ABOVE:.0%} is fine), the last doubling of the draws gained {mean:.3f} nats "
-            f"per datum (at most {_LARGEST_GAIN} is fine), and the median effective sample size is "
+            f"per {noun()} (at most {_LARGEST_GAIN} is fine), and the median effective sample size is "
             f"{ess:.0f} of {self.num_samples} (at least {_FEWEST_EFFECTIVE} is fine)"
         )
         if above > _MOST_KHATS_ABOVE:
@@ -235,15 +235,15 @@ class ImportanceWeighting:
             )
         if not mean <= _LARGEST_GAIN:
             return (
-                f"A lower bound that still rises, too low by {mean:.2f} nats per datum or more: "
-                f"{seen}; take more draws, or a guide refined for each datum."
+                f"A lower bound that still rises, too low by {mean:.2f} nats per {noun()} or more: "
+                f"{seen}; take more draws, or a guide refined for each {noun()}."
             )
         if ess < _FEWEST_EFFECTIVE:
             return (
-                f"To be trusted to about {max(mean, 0.5 / max(ess, 1.0)):.2f} nats per datum and no "
-                f"further: {seen}; take more draws, or a guide refined for each datum."
+                f"To be trusted to about {max(mean, 0.5 / max(ess, 1.0)):.2f} nats per {noun()} and no "
+                f"further: {seen}; take more draws, or a guide refined for each {noun()}."
             )
-        return f"To be trusted to about {max(mean, 0.01):.2f} nats per datum: {seen}."
+        return f"To be trusted to about {max(mean, 0.01):.2f} nats per {noun()}: {seen}."
 
 
 def importance_weighting(

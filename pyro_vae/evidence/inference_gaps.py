@@ -159,13 +159,13 @@ class InferenceGaps:
         if gain - 2 * error > _LARGEST_GAIN:
             parts.append(
                 f"the local optimum is not reached (the last third of {self.steps} steps gained "
-                f"{gain:.3f} nats per datum, at most {_LARGEST_GAIN} is fine), so the amortisation gap "
+                f"{gain:.3f} nats per {noun()}, at most {_LARGEST_GAIN} is fine), so the amortisation gap "
                 "is a lower bound and the approximation gap too large by as much: take more steps"
             )
         else:
             parts.append(
                 f"the local optimum is reached (the last third of {self.steps} steps gained "
-                f"{gain:.3f} nats per datum, at most {_LARGEST_GAIN} is fine)"
+                f"{gain:.3f} nats per {noun()}, at most {_LARGEST_GAIN} is fine)"
             )
         above = self._khat_share_above
         if self.evidence == "given":

@@ -13,6 +13,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_vae.compilation.work import CompileMode
+from pyro_vae.data.nouns import noun
 from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence.annealing import Options, chunks
 from pyro_vae.evidence.numbers import finite, joined, precision, standard_error
@@ -85,9 +86,7 @@ class TwoSidedCheck:
         if self.rounding is not None and (reason := withheld(self.rounding, self.lower)):
             return reason
         if self.gap_se is None:
-            return (
-                "One simulated datum says nothing of the noise of its own gap: take at least two."
-            )
+            return f"One simulated {noun()} says nothing of the noise of its own gap: take at least two."
         error = self.gap_se
         size = f"{self.mean_gap:.2g} nats" + (f" (± {error:.1g})" if error else "")
         close = self.mean_gap + 2 * error <= LARGEST_GAP

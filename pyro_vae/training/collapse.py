@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from pyro_vae.data.nouns import noun
 from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.likelihoods.location_scale import LocationScale
 from pyro_vae.log_densities import LogDensities, distribution_at
@@ -139,7 +140,7 @@ def collapse_alarm(
     epoch = f"epoch {history[-1]['epoch']}"
     if total is not None and has_exploded(history[-1], total):
         rate = history[-1]["validation_kl"]
-        return f"{epoch}: training diverges: the rate is {rate:,.0f} nats/datum. A smaller --lr helps."
+        return f"{epoch}: training diverges: the rate is {rate:,.0f} nats/{noun()}. A smaller --lr helps."
     return f"{epoch}: {describe_collapse(history[-1], total, most)}. {remedies()}"
 
 
@@ -264,7 +265,7 @@ def describe_collapse(record: Record, total: int | None, most: int) -> str:
         reasons.append(f"{total - int(above)} have a rate below {UNIT_NATS} nats")
     if rate is not None:
         threshold = f", {'below' if below else 'not below'} {COLLAPSED_NATS}"
-        reasons.append(f"its rate is {rate:.3g} nats/datum{threshold}")
+        reasons.append(f"its rate is {rate:.3g} nats/{noun()}{threshold}")
     what = (
         f"most of the code has died, of which {most} units were active"
         if active and not below

@@ -273,7 +273,7 @@ def test_sign_flips_keep_rare_events_in_bounds():
     assert known.t == pytest.approx([-5 / np.sqrt(5)])
     left_out = sign_flips(scores, seed=0, keep=np.array([False]))
     assert left_out.p_value is None
-    with pytest.raises(ValueError, match="at least two images, got 1"):
+    with pytest.raises(ValueError, match="at least two data, got 1"):
         sign_flips(scores[:1], seed=0)
 
 
@@ -315,7 +315,7 @@ def test_figures(words):
     axes, text = words(plot_reliability(result, same, result))
     assert len(axes) == 4
     assert "no test" in text
-    assert "bootstrap over 200 images" in text
+    assert "bootstrap over 200 data" in text
     _, text = words(plot_calibration_map(result))
     assert "64 elements fail" in text
     pit = element_pit(np.random.default_rng(0).random((50, 7)), trusted=False)

@@ -71,7 +71,7 @@ def test_forest_says_what_it_shows(words):
     )
     axes, text = words(plot_latents(tree, images=2, dimensions=4))
     assert "median, 50% and 90% intervals of q(z | x)" in axes[-1].get_xlabel()
-    assert "2 test images" in text
+    assert "2 test data" in text
     assert "11" in text
     assert "22" in text
     assert "33" not in text

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--max-steps", "2", "--network.hidden", "[8]", "--latent-dim", "2", "--evaluate", "none"]
+JOINED = ["--likelihood", "poisson", *SHORT[:-1], "quick"]
 
 
 def train(out: Path, *options: str) -> Path:
@@ -49,7 +50,7 @@ def refused(capsys, *arguments: str | Path) -> str:
     capsys.readouterr()
     assert main(*arguments) == 2
     found = capsys.readouterr()
-    (line,) = (line for line in found.err.split("\n") if line and "datum/s" not in line)
+    (line,) = (line for line in found.err.split("\n") if line and "/s" not in line)
     assert line.startswith("encode.py: error: ")
     return line
 
@@ -219,3 +220,29 @@ def test_a_full_disk_leaves_nothing(run, capsys, monkeypatch):
 def test_no_run_is_one_line(tmp_path, capsys):
     assert "no run at" in refused(capsys, tmp_path / "none")
     assert "required: RUN" in refused(capsys)
+
+
+def test_codes_join_inference_data_by_row(tmp_path):
+    anndata = pytest.importorskip("anndata")
+    counts = np.random.default_rng(0).poisson(3, size=(60, 5)).astype(np.float32)
+    cells = anndata.AnnData(counts)
+    cells.obs_names = [f"cell{i:02d}" for i in range(60)]
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    program = runpy.run_path(str(ROOT / "scripts" / "svi_train.py"))["main"]
+    run = tmp_path / "run"
+    assert program(["--out", str(run), "--data", str(tmp_path / "cells.h5ad"), *JOINED]) == 0
+    assert main(run, "--out", tmp_path / "codes.nc") == 0
+
+    codes = xarray.open_dataset(tmp_path / "codes.nc")
+    per_datum = xarray.open_datatree(run / "inference_data.nc")["per_datum"].to_dataset()
+    assert per_datum["kl"].attrs["estimate"] == "closed form"
+    joined = xarray.merge(
+        [codes.swap_dims(datum="row"), per_datum.rename(data="row").drop_vars("row_name")],
+        join="inner",
+    )
+    assert joined.sizes["row"] == 12
+    assert set(joined["split"].values) == {"test"}
+    assert joined["row_name"].values.tolist() == [f"cell{row:02d}" for row in joined["row"].values]
+    assert (per_datum["row_name"].sel(data=joined["row"]) == joined["row_name"]).all()
+    # The mean of 100 draws from q(z | x) is near the code, which is its mean.
+    assert float(np.abs(joined["codes"].values - joined["z_mean"].values).max()) < 0.6

@@ -114,7 +114,7 @@ def test_what_it_leaves(run, capsys):
     before = {p.name: hashlib.sha256(p.read_bytes()).digest() for p in run.iterdir()}
     assert main(run, *TINY, *ALL) == 0
     screen = capsys.readouterr().out
-    for words in ("30 test data of digits", "25 samples", "2 chains", "3 simulated data", "+- "):
+    for words in ("30 test images of digits", "25 samples", "2 chains", "3 simulated data", "+- "):
         assert words in screen
     after = {p.name: hashlib.sha256(p.read_bytes()).digest() for p in run.iterdir() if p.is_file()}
     assert after == before

@@ -448,3 +448,17 @@ def test_resume_after_kill_9_from_outside(tmp_path, uninterrupted):
     process.kill()
     process.communicate()
     resume_and_compare(out, uninterrupted)
+
+
+@pytest.mark.arviz
+def test_rows_are_called_rows(tmp_path, capsys):
+    ages = "\n".join(f"{age},{170.5 + age % 7}" for age in range(40))
+    (tmp_path / "people.csv").write_text(f"age,height\n{ages}\n")
+    data = ["--data", tmp_path / "people.csv", "--likelihood", "normal"]
+    assert main("--out", tmp_path / "run", *data, *SHORT) == 0
+    printed = capsys.readouterr()
+    assert "8 rows, mean per row" in printed.out
+    assert "nats/row" in printed.out
+    assert "row/s" in printed.err
+    for word in ("image", "datum"):
+        assert word not in printed.out + printed.err

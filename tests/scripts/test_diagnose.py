@@ -395,22 +395,22 @@ def refused(capsys, *arguments: str | Path) -> str:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--images", "0"], "--images: must be all, or a whole number of at least 1, got '0'"),
+        (["--images", "0"], "--images must be all, or a whole number of at least 1, got '0'"),
         (["--images", "some"], "must be all, or a whole number of at least 1, got 'some'"),
-        (["--samples", "24"], "--samples: must be a whole number of at least 25, got '24'"),
-        (["--samples", "9" * 5000], "--samples: must be a whole number"),
-        (["--seed", "-1"], "--seed: must be a whole number of at least 0, got '-1'"),
-        (["--only", "all"], "'all' (choose from"),
-        (["--sections", "elbo"], "unknown --sections elbo: allowed are RUN and"),
+        (["--samples", "24"], "--samples must be a whole number of at least 25, got '24'"),
+        (["--samples", "9" * 5000], "--samples must be a whole number"),
+        (["--seed", "-1"], "--seed must be a whole number of at least 0, got '-1'"),
+        (["--only", "all"], "--only must be one of predictive, calibration, pit, elbo, guide"),
+        (["--sections", "elbo"], "unknown option --sections: allowed are RUN and"),
         (["--against", "mnist"], "--against is for --only representation"),
-        (["--only", "representation", "--against", "nonsense"], "--data must be one of digits"),
+        (["--only", "representation", "--against", "nonsense"], "--against must be one of digits"),
         (["--only", "representation", "--against", "x.npy"], "but there is no"),
         (["--only", "representation", "--against", "digits"], "other data than the run's own"),
-        (["--only"], "--only: expected at least one argument"),
-        (["--split", "train"], "'train' (choose from"),
-        (["--device", "tpu"], "'tpu' (choose from"),
+        (["--only"], "--only needs a value"),
+        (["--split", "train"], "--split must be one of test, validation, got 'train'"),
+        (["--device", "tpu"], "--device must be one of auto, cpu, cuda, got 'tpu'"),
         (["--out", "x"], "--out is for several runs"),
-        (["--draws=5"], "unknown --draws=5: allowed are RUN and --help, --split"),
+        (["--draws=5"], "unknown option --draws: allowed are RUN and --help, --split"),
     ],
 )
 def test_a_wrong_option_is_one_line(run, capsys, options, says):
@@ -457,7 +457,7 @@ def test_a_wrong_run_is_one_line(run, tmp_path, capsys, monkeypatch):
     assert "no run at" in refused(capsys, tmp_path / "none")
     assert not (tmp_path / "none").exists()
     assert "got the file" in refused(capsys, run / "config.yaml")
-    assert "required: RUN" in refused(capsys)
+    assert "RUN is needed" in refused(capsys)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "torch finds none here" in refused(capsys, run, "--device", "cuda")
     (run / "checkpoint.pt").write_bytes(b"PK")

@@ -36,6 +36,7 @@ from pyro_vae.training.configuration import (
     build_objective,
     build_vae_for,
     check_data,
+    kind_of_data,
     load_data,
     prepare_data,
     to_yaml,
@@ -117,7 +118,7 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
     dataset = load_data(configuration, root)
     by_kind = configuration["likelihood"]["name"] == BY_KIND
     if by_kind:
-        configuration = with_likelihood(configuration, dataset.kind)
+        configuration = with_likelihood(configuration, kind_of_data(configuration, dataset))
     data = prepare_data(configuration, dataset)
     set_noun(dataset.noun)
     notes = check_data(configuration, data)

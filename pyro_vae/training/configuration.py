@@ -130,7 +130,7 @@ def build_vae_for(configuration: Configuration, data: PreparedData) -> PyroModul
         train_size=len(data.train),
         levels=data.dataset.levels,
         units=data.dataset.units,
-        kind=data.dataset.kind,
+        kind=kind_of_data(configuration, data.dataset),
     )
     if isinstance(data.train, SparseRows):
         start_likelihood(vae, data)
@@ -173,6 +173,20 @@ def _check_memory(
         )
 
 
+def kind_of_data(configuration: Configuration, dataset: Dataset) -> Kind:
+    """The kind of data that the default likelihood is chosen by: `dataset.kind`, but what `binarisation` says.
+
+    Data that are to be binarised, static or by a threshold, are as grey images; those that are not to
+    be are none.
+    """
+    binarisation = configuration["binarisation"]
+    if dataset.support not in ("integers", "unit") or binarisation == "dynamic":
+        return dataset.kind
+    if binarisation != "none":
+        return "grey"
+    return "levels" if dataset.support == "integers" else "unit"
+
+
 def prepare_data(configuration: Configuration, dataset: Dataset) -> PreparedData:
     """The data as the configured likelihood needs them.
 
@@ -180,7 +194,11 @@ def prepare_data(configuration: Configuration, dataset: Dataset) -> PreparedData
         ValueError: If the likelihood is no density on such data.
     """
     module, name = model_file(configuration["model"]), configuration["likelihood"]["name"]
-    name = likelihood_of_kind(module, dataset.kind) if name == BY_KIND else name
+    name = (
+        likelihood_of_kind(module, kind_of_data(configuration, dataset))
+        if name == BY_KIND
+        else name
+    )
     likelihood = model_parts(module)["likelihood"][name]
     names = inspect.signature(PreparedData).parameters.keys() & configuration.keys()
     options = {name: configuration[name] for name in names - {"dataset", "likelihood_support"}}

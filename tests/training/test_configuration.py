@@ -5,9 +5,16 @@ import inspect
 import pytest
 import yaml
 
+from pyro_vae.data import digits
 from pyro_vae.priors import PRIORS
 from pyro_vae.training.command_line import parse, with_likelihood
-from pyro_vae.training.configuration import FAMILIES, build_vae, load_data, to_yaml
+from pyro_vae.training.configuration import (
+    FAMILIES,
+    build_vae,
+    kind_of_data,
+    load_data,
+    to_yaml,
+)
 from pyro_vae.training.plain_yaml import ConfigurationError
 
 
@@ -203,6 +210,16 @@ def test_the_likelihood_is_that_of_the_kind_of_data(kind, name):
     assert with_likelihood(parse([]), kind)["likelihood"]["name"] == name
     chosen = parse(["--likelihood", "normal"])
     assert with_likelihood(chosen, kind) == chosen
+
+
+@pytest.mark.parametrize(
+    ("binarisation", "name"),
+    [("threshold", "bernoulli"), ("dynamic", "bernoulli"), ("none", "discretized_logistic")],
+)
+def test_binarisation_chooses_the_default_likelihood_too(binarisation, name):
+    configuration = parse(["--binarisation", binarisation])
+    kind = kind_of_data(configuration, digits())
+    assert with_likelihood(configuration, kind)["likelihood"]["name"] == name
 
 
 def test_options_of_a_default_likelihood_are_read_when_it_is_known(tmp_path):

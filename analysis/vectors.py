@@ -207,7 +207,7 @@ def draw_vectors(
     )[0]
     image: Any = None
     for ax, (name, vectors) in zip(cells, scaled.items(), strict=True):
-        image = ax.imshow(vectors[:, rows].T, aspect="auto", interpolation="nearest", **colours)
+        ax.imshow(vectors[:, rows].T, aspect="auto", interpolation="nearest", **colours)
         ax.set_title(name, fontsize=10)
         said = (labels or {}).get(name)
         if said is None:
@@ -221,7 +221,9 @@ def draw_vectors(
     cells[0].set_yticks(range(len(rows)), named, fontsize=9)
     if not elements.named:
         cells[0].set_ylabel("element")
-    sheet.colorbar(image, ax=list(cells), label=elements.unit, extend="both" if signed else "max")
+    sheet.colorbar(
+        cells[0].images[0], ax=list(cells), label=elements.unit, extend="both" if signed else "max"
+    )
     return chosen
 
 

@@ -7,7 +7,7 @@ each are drawn, of other long vectors the elements that vary most.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Real
@@ -205,7 +205,6 @@ def draw_vectors(
         sharey=True,
         width_ratios=[max(len(vectors), 4) for vectors in scaled.values()],
     )[0]
-    image: Any = None
     for ax, (name, vectors) in zip(cells, scaled.items(), strict=True):
         ax.imshow(vectors[:, rows].T, aspect="auto", interpolation="nearest", **colours)
         ax.set_title(name, fontsize=10)

@@ -94,8 +94,8 @@ class Review:
         best_epoch: The epoch of the best validation score; None where none was finite.
         epochs: The number of epochs trained.
         verdicts: A line for each thing that is wrong, which starts with its name: "diverging",
-            "collapsed", "too short", "still rising", "overfitting", "below the baseline", "not above the
-            baseline". Empty if all is well.
+            "collapsed", "too short", "still rising", "overfitting", "below the baseline", "not clearly above
+            the baseline". Empty if all is well.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -349,7 +349,7 @@ def _below(each: Comparison) -> str | None:
         return None
     if each.above < -2 * (each.above_se or 0.0) or (each.share_above or 0.0) < 0.25:
         return f"below the baseline: {each.name} is better by {_nats(each, -1)}"
-    return f"not above the baseline: {_nats(each)} from {each.name}"
+    return f"not clearly above the baseline: {_nats(each)} from {each.name}"
 
 
 def _nats(each: Comparison, sign: int = 1) -> str:

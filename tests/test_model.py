@@ -23,6 +23,12 @@ def x():
     return torch.rand(6, *EVENT_SHAPE).round()
 
 
+@pytest.mark.parametrize(("rows", "width"), [(None, 400), (1000, 400), (999, 100)])
+def test_few_rows_get_a_small_network(rows, width):
+    vae = build((1, 4, 4), 2, train_size=rows)
+    assert {p.shape[0] for p in vae.likelihood.decoder.parameters()} == {width, 16}
+
+
 def test_traces_read_as_the_mathematics(x):
     vae = build(EVENT_SHAPE, 4)
     guide = poutine.trace(vae.guide).get_trace(x)

@@ -42,6 +42,14 @@ def test_columns_are_matched_by_name():
         CONTRACT.new_data(frame_rows(TABLE[["u", "w"]], new=True))
 
 
+def test_columns_are_put_in_the_order_of_training_not_of_their_names():
+    trained = TABLE[["w", "u", "v"]]
+    data = DataContract.of(prepared(trained)).new_data(frame_rows(TABLE.head(4), new=True))
+    torch.testing.assert_close(
+        data.fixed("test"), torch.tensor(trained.head(4).to_numpy()).float()
+    )
+
+
 def test_one_row_without_names_or_labels_is_enough():
     (row,) = CONTRACT.new_data(Rows(TABLE.to_numpy()[:1])).fixed("test")
     assert row.tolist() == pytest.approx(TABLE.iloc[0].tolist())

@@ -44,7 +44,7 @@ from pyro_vae.training.configuration import (
 )
 from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
-from pyro_vae.training.model_files import BY_KIND, located
+from pyro_vae.training.model_files import BY_KIND, DEFAULT_MODEL, located
 from pyro_vae.training.plain_yaml import Configuration
 from pyro_vae.training.plan import check_extension, check_plan, nothing_left, plan_notes
 from pyro_vae.training.preparing import default_likelihood
@@ -215,6 +215,7 @@ def train(
         print(
             f"stopped at step {training.step} of {training.steps}; "
             f"go on with: python scripts/svi_train.py --resume --out {directory.path}"
+            + "".join(f" {word}" for word in trusting(configuration))
         )
         return interruption.exit_code or STOPPED
     if training.history:
@@ -287,6 +288,7 @@ def conclude(
             training.steps_per_epoch,
             extensible=training.lr_schedule not in TIED_TO_LENGTH,
             stopped_early=training.stopped_early,
+            trust_model_file=bool(trusting(configuration)),
         ),
     )
     # An earlier one was of other parameters.
@@ -365,7 +367,13 @@ def conclude(
         contract=training.contract,
     )
     print(f"metrics.json, inference_data.nc and figures are in {directory.path}/; next:")
-    print(shlex.join(["python", "scripts/diagnose.py", str(directory.path)]))
+    diagnose = ["python", "scripts/diagnose.py", str(directory.path), *trusting(configuration)]
+    print(shlex.join(diagnose))
+
+
+def trusting(configuration: Configuration) -> list[str]:
+    """The option that a command on a run with a model file of its own needs."""
+    return [] if configuration["model"] == DEFAULT_MODEL else ["--trust-model-file"]
 
 
 def rows_within(elements: int, x: Tensor | SparseRows) -> int:

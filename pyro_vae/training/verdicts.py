@@ -46,6 +46,7 @@ class Plan:
         steps_per_epoch: The steps of an epoch.
         extensible: Whether a longer plan goes on from here: some schedules are tied to the length.
         stopped_early: Whether training ended because validation got no better.
+        trust_model_file: Whether the run has a model file of its own, which the commands have to trust.
     """
 
     run: Path | None = None
@@ -54,6 +55,7 @@ class Plan:
     steps_per_epoch: int = 1
     extensible: bool = True
     stopped_early: bool = False
+    trust_model_file: bool = False
 
     def train_on(self, step: int) -> str:
         """What trains twice as long."""
@@ -66,18 +68,18 @@ class Plan:
             longer = {"max_steps": 2 * step} | ({"epochs": needed} if needed > epochs else {})
         if not self.extensible:
             return self.again(longer)
-        return shlex.join([*_SCRIPT, "--resume", "--out", str(self.run), *_options(longer)])
+        return self._command("--resume", "--out", str(self.run), *_options(longer))
 
     def again(self, changed: Mapping[str, Any]) -> str:
         """What trains from the start, with some options changed."""
         if self.run is None:
             options = ", ".join(f"{name}={value}" for name, value in changed.items())
             return f"build the VAE anew and fit(vae, data, {options}, ...)"
-        config = str(self.run / "config.yaml")
-        return shlex.join([*_SCRIPT, "--config", config, *_options(changed)])
+        return self._command("--config", str(self.run / "config.yaml"), *_options(changed))
 
-
-_SCRIPT = ("python", "scripts/svi_train.py")
+    def _command(self, *words: str) -> str:
+        trust = ["--trust-model-file"] if self.trust_model_file else []
+        return shlex.join(["python", "scripts/svi_train.py", *words, *trust])
 
 
 def _options(changed: Mapping[str, Any]) -> list[str]:

@@ -323,7 +323,7 @@ def _title(comparison: Comparison) -> str:
     ]
     return (
         f"KS distance {comparison.ks_distance:.2f}, p {p_text(comparison.p_value)}\n"
-        f"mean {means[0]} against {means[1]} of real data"
+        f"mean: {means[0]} new, {means[1]} test"
     )
 
 

@@ -44,7 +44,7 @@ from pyro_vae.training.configuration import (
 )
 from pyro_vae.training.interruption import interruptible
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
-from pyro_vae.training.model_files import BY_KIND, located
+from pyro_vae.training.model_files import BY_KIND, DEFAULT_MODEL, located
 from pyro_vae.training.plain_yaml import Configuration
 from pyro_vae.training.plan import check_extension, check_plan, nothing_left, plan_notes
 from pyro_vae.training.preparing import default_likelihood
@@ -151,7 +151,8 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         configuration = directory.create(configuration)
     with logged_to(directory.log):
         if by_kind:
-            said = default_likelihood(dataset, configuration["likelihood"]["name"])
+            kind = kind_of_data(configuration, dataset)
+            said = default_likelihood(dataset, configuration["likelihood"]["name"], kind)
             print(said)
             log.info("%s", said)
         return train(configuration, directory, training)
@@ -278,6 +279,7 @@ def conclude(
             training.steps_per_epoch,
             extensible=training.lr_schedule not in TIED_TO_LENGTH,
             stopped_early=training.stopped_early,
+            own_model=configuration["model"] != DEFAULT_MODEL,
         ),
     )
     # An earlier one was of other parameters.
@@ -356,7 +358,8 @@ def conclude(
         contract=training.contract,
     )
     print(f"metrics.json, inference_data.nc and figures are in {directory.path}/; next:")
-    print(shlex.join(["python", "scripts/diagnose.py", str(directory.path)]))
+    trust = ["--trust-model-file"] * (configuration["model"] != DEFAULT_MODEL)
+    print(shlex.join(["python", "scripts/diagnose.py", str(directory.path), *trust]))
 
 
 def rows_within(elements: int, x: Tensor | SparseRows) -> int:
@@ -430,7 +433,8 @@ def table(metrics: dict[str, Any]) -> str:
     ]
     best = metrics["best_validation_epoch"]
     epoch = "not defined" if best is None else f"epoch {best}"
-    rows.append(("best validation", epoch, f"of {metrics['epochs']}"))
+    if metrics["epochs"]:
+        rows.append(("best validation", epoch, f"of {metrics['epochs']}"))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     title = f"test split of {metrics['data']}, {metrics['n']:,} {nouns()}, mean per {noun()}"
     if metrics["scale"] != "none":

@@ -161,10 +161,10 @@ def plot_calibration_map(
         judged = shown.t.size - shown.left_out
         limit = "" if shown.threshold is None else f" (beyond {shown.threshold:.1f} s.e.;"
         chance = f"{limit} by chance in 1 map of 20)" if limit else ""
-        if elements is not None and shown.fails.any():
+        if elements is not None and not elements.has_room and shown.fails.any():
             t = np.abs(np.nan_to_num(shown.t)) * shown.fails
             most = [elements.names[i] for i in np.argsort(-t)[: min(4, shown.fails.sum())]]
-            chance += f"; most: {', '.join(map(shortened, most))}"
+            chance += f"; furthest: {', '.join(map(shortened, most))}"
         where = title.format("red" if pictures else "above 0")
         ax.set_title(
             f"{where[0].upper()}{where[1:]}\n{shown.fails.sum()} of {judged} elements fail{chance}",

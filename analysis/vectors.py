@@ -7,7 +7,7 @@ each are drawn, of other long vectors the elements that vary most.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Real
@@ -205,9 +205,8 @@ def draw_vectors(
         sharey=True,
         width_ratios=[max(len(vectors), 4) for vectors in scaled.values()],
     )[0]
-    image: Any = None
     for ax, (name, vectors) in zip(cells, scaled.items(), strict=True):
-        image = ax.imshow(vectors[:, rows].T, aspect="auto", interpolation="nearest", **colours)
+        ax.imshow(vectors[:, rows].T, aspect="auto", interpolation="nearest", **colours)
         ax.set_title(name, fontsize=10)
         said = (labels or {}).get(name)
         if said is None:
@@ -221,7 +220,9 @@ def draw_vectors(
     cells[0].set_yticks(range(len(rows)), named, fontsize=9)
     if not elements.named:
         cells[0].set_ylabel("element")
-    sheet.colorbar(image, ax=list(cells), label=elements.unit, extend="both" if signed else "max")
+    sheet.colorbar(
+        cells[0].images[0], ax=list(cells), label=elements.unit, extend="both" if signed else "max"
+    )
     return chosen
 
 

@@ -150,12 +150,11 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         directory.check_free(configuration["overwrite"])
         configuration = directory.create(configuration)
     with logged_to(directory.log):
+        said = None
         if by_kind:
             kind = kind_of_data(configuration, dataset)
             said = default_likelihood(dataset, configuration["likelihood"]["name"], kind)
-            print(said)
-            log.info("%s", said)
-        return train(configuration, directory, training)
+        return train(configuration, directory, training, said)
 
 
 def left(configuration: Configuration, training: Training) -> bool:
@@ -170,8 +169,17 @@ def follow(training: Training) -> int:
     return 0 if training.ended else interruption.exit_code or STOPPED
 
 
-def train(configuration: Configuration, directory: RunDirectory, training: Training) -> int:
-    """Train to the end or to an interruption, then evaluate."""
+def train(
+    configuration: Configuration, directory: RunDirectory, training: Training, said: str | None
+) -> int:
+    """Train to the end or to an interruption, then evaluate.
+
+    Args:
+        configuration: The run's.
+        directory: Where it is kept.
+        training: The training, perhaps in the state of a run that is resumed.
+        said: Which likelihood the data got by default; None if one was chosen.
+    """
     made_by = provenance()  # Before anyone edits the code that is running.
     data, vae = training.data, training.program
     if configuration["resume"]:
@@ -182,8 +190,9 @@ def train(configuration: Configuration, directory: RunDirectory, training: Train
                 training.finish()
                 conclude(configuration, directory, training, made_by)
             return 0
-    print(f"{data.description}\n{describe(configuration, vae)}\n{directory.path}/")
-    log.info("%s; %s", data.description, describe(configuration, vae))
+    lines = [data.description, describe(configuration, vae), *([said] if said else [])]
+    print("\n".join([*lines, f"{directory.path}/"]))
+    log.info("%s", "; ".join(lines))
     for note in (*training.notes, *plan_notes(training, configuration)):
         print(f"note: {note}")
         log.info("note: %s", note)

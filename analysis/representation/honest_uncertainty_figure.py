@@ -74,13 +74,15 @@ def plot_honest_uncertainty(
 
 def _factors(ax: "matplotlib.axes.Axes") -> None:
     """A logarithmic axis with ticks at round factors."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     low, high = min(low, 0.8), max(high, 1.25)
     ax.set_ylim(low, high)
-    ax.yaxis.set_major_locator(FixedLocator(_FACTORS))
+    # Over many decades the round factors would lie on one another.
+    wide = high / low > _FACTORS[-1] / _FACTORS[0]
+    ax.yaxis.set_major_locator(LogLocator(numticks=6) if wide else FixedLocator(_FACTORS))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_locator(NullLocator())
 

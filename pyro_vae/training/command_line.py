@@ -352,6 +352,11 @@ def _parsed(arguments: list[str]) -> Configuration:
         if name == defaults[family] == BY_KIND:
             # Its options are read once the data have said which part it is.
             arguments, unread = _without_options(arguments, family)
+            known = {n for part in choices.values() for n in inspect.signature(part).parameters}
+            if unknown := [option for option in unread if option not in known - HANDED]:
+                raise ConfigurationError(
+                    f"unknown option --{family}.{unknown[0].replace('_', '-')}: no {family} has it."
+                )
             parser.add_argument(
                 f"--{family}.name",
                 type=str,

@@ -45,12 +45,13 @@ Precision = Literal["float32", "bfloat16"]
 # Whose parameters a training ends with: see `Training`.
 Keep = Literal["auto", "best", "last"]
 
-# By default: so many epochs, but few rows get as many as make so many steps.
+# By default: so many epochs, but with few training rows as many as make so many steps.
 EPOCHS = 100
-LEAST_STEPS = 2000
+FEW_ROWS = 1000
+LEAST_STEPS = 4000
 # With fewer training rows than this, training stops by default after so many steps without a better score.
-FEW_ROWS = 10_000
-PATIENCE_STEPS = 500
+STOPPING_ROWS = 10_000
+PATIENCE_STEPS = 1000
 
 # How far a compiled gradient may be from the eager one: the compiler rounds in fewer places.
 _TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 5e-2}
@@ -79,8 +80,8 @@ class Training:
         program: A VAE, or any module with `model(x)` and `guide(x)`, on its device.
         data: Data prepared for the program's likelihood.
         objective: What is maximised; the ELBO if None.
-        epochs: The number of passes over the training split; None for 100, or for as many as make 2,000
-            steps where there are so few rows.
+        epochs: The number of passes over the training split; None for 100, or for as many as make 4,000
+            steps with fewer than 1,000 training rows.
         max_steps: A bound on the number of steps, if fewer.
         batch_size: The number of data a step. An epoch's last batch may be smaller.
         lr: Adam's learning rate.
@@ -89,7 +90,7 @@ class Training:
             the ELBO, or for the objective `reconstruction` that).
         clip_norm: The largest norm of a gradient; a longer one is shortened to it. None for no limit.
         early_stopping: Stop after so many epochs without a better score, and go back to the best
-            epoch's parameters. "auto" is as many as make 500 steps for fewer than 10,000 training rows,
+            epoch's parameters. "auto" is as many as make 1,000 steps for fewer than 10,000 training rows,
             if the objective maximises the score. None to train to the end.
         keep: The parameters that are kept: those of the epoch with the "best" score, or the "last". "auto"
             is "best" if the objective maximises the score: the ELBO, and not a weighted one.
@@ -156,12 +157,18 @@ class Training:
         self.objective: Objective = (ELBO() if objective is None else objective).to(self.device)
         self.batch_size = min(batch_size, len(data.train))
         self.steps_per_epoch = math.ceil(len(data.train) / self.batch_size)
-        self.epochs = default_epochs(self.steps_per_epoch) if epochs is None else epochs
+        self.epochs = (
+            default_epochs(len(data.train), self.steps_per_epoch) if epochs is None else epochs
+        )
         self.steps = self.epochs * self.steps_per_epoch
         if max_steps is not None:
             self.steps = min(self.steps, max_steps)
         if early_stopping == "auto":
-            few = len(data.train) < FEW_ROWS and self.objective.maximises_score and keep != "last"
+            few = (
+                len(data.train) < STOPPING_ROWS
+                and self.objective.maximises_score
+                and keep != "last"
+            )
             early_stopping = math.ceil(PATIENCE_STEPS / self.steps_per_epoch) if few else None
         self.early_stopping: int | None = early_stopping
         self.keeps_best = keep == "best" or (
@@ -646,9 +653,10 @@ class Training:
         return statistics.median(seconds) if seconds else None
 
 
-def default_epochs(steps_per_epoch: int) -> int:
+def default_epochs(rows: int, steps_per_epoch: int) -> int:
     """The epochs of a training that is given none: few rows get as many as make `LEAST_STEPS`."""
-    return max(EPOCHS, math.ceil(LEAST_STEPS / steps_per_epoch))
+    least = LEAST_STEPS if rows < FEW_ROWS else 0
+    return max(EPOCHS, math.ceil(least / steps_per_epoch))
 
 
 def describe_record(record: Record) -> str:

@@ -143,7 +143,9 @@ def nothing_left(training: Training, plan: Mapping[str, Any]) -> str:
 def _epochs(plan: Mapping[str, Any], training: Training) -> int:
     """The epochs of a plan, which may leave them to the number of rows."""
     epochs = plan["epochs"]
-    return default_epochs(training.steps_per_epoch) if epochs is None else epochs
+    if epochs is None:
+        return default_epochs(len(training.data.train), training.steps_per_epoch)
+    return epochs
 
 
 def _first_difference(name: str, before: Any, after: Any) -> tuple[str, Any, Any]:

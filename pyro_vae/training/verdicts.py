@@ -96,8 +96,8 @@ class Review:
         best_epoch: The epoch of the best validation score; None where none was finite.
         epochs: The number of epochs trained.
         verdicts: A line for each thing that is wrong, which starts with its name: "diverging",
-            "collapsed", "too short", "still rising", "overfitting", "below the baseline", "not above the
-            baseline". Empty if all is well.
+            "collapsed", "too short", "still rising", "overfitting", "below the baseline", "not clearly above
+            the baseline". Empty if all is well.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -346,7 +346,7 @@ def _overfitting(
 
 
 def _below(each: Comparison, noun: str) -> str | None:
-    """If log p(x) is below a baseline, by two standard errors or for most rows, or not above it."""
+    """If log p(x) is below a baseline by two standard errors, or not above it by as many."""
     if each.above is None or each.above > 2 * (each.above_se or 0.0):
         return None
     if each.above < -2 * (each.above_se or 0.0):
@@ -355,10 +355,10 @@ def _below(each: Comparison, noun: str) -> str | None:
     mean = f"the mean of log p(x) is {_nats(each, sign)} {side}"
     if each.share_above is not None and each.share_above < 0.25:
         return (
-            f"below the baseline: {each.name} is better for {1 - each.share_above:.0%} of {noun}s, "
+            f"not clearly above the baseline: {each.name} is better for {1 - each.share_above:.0%} of {noun}s, "
             f"and {mean} it"
         )
-    return f"not above the baseline: {mean} {each.name}, within two standard errors"
+    return f"not clearly above the baseline: {mean} {each.name}, within two standard errors"
 
 
 def _nats(each: Comparison, sign: int = 1) -> str:

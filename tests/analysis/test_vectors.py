@@ -109,3 +109,12 @@ def test_every_figure_of_a_table_names_its_columns(words):
     for figure in figures:
         _, text = words(figure)
         assert all(name in text for name in COLUMNS), text
+
+
+def test_a_map_of_many_elements_names_those_that_fail_most(words):
+    pit = RNG.random((200, 50))
+    pit[:, 17] = 0.99
+    elements = Elements.of(RNG.normal(size=(200, 50)), [f"gene{i}" for i in range(50)])
+    _, text = words(plot_calibration_map(element_pit(pit), elements))
+    assert "furthest: gene17" in text
+    assert "gene3 |" not in text

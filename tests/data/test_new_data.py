@@ -55,7 +55,7 @@ def test_evaluate_takes_tables_in_any_order(vae):
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.zeros(5, 4), r"shape \(3,\), and x has the shape \(5, 4\)"),
+        (torch.zeros(5, 4), r"shape \(3,\) .*, got \(5, 4\)"),
         (np.zeros(3), r"a single row: give an array of one, x\[None\]"),
     ],
 )

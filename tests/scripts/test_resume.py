@@ -170,7 +170,6 @@ def test_epochs_that_were_left_to_the_number_of_rows(tmp_path, capsys):
     train(out, "--max-steps", 4)
     assert main("--resume", "--out", out, "--max-steps", 8) == 0
     assert main("--resume", "--out", out) == 0
-    # 2,000 steps of 4 an epoch.
-    assert "above 8, or null for all 500 epochs" in capsys.readouterr().out
+    assert "above 8, or null for all 100 epochs" in capsys.readouterr().out
     assert main("--resume", "--out", out, "--max-steps", "null", "--epochs", 3) == 0
     assert load_checkpoint(out / "checkpoint.pt")["step"] == 12

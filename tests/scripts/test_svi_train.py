@@ -265,7 +265,7 @@ def test_editing_the_default_in_the_checkout_changes_what_trains(tmp_path):
     [
         (["--priorr", "vamp"], "unknown option --priorr"),
         (
-            ["--binarisation", "none"],
+            ["--likelihood", "bernoulli", "--binarisation", "none"],
             "use binarisation dynamic, static or threshold, or a likelihood",
         ),
         (["--latent-dim", "0"], "latent_dim must be at least 1, got 0"),

@@ -219,7 +219,7 @@ def plot_nearest(
     ax = lower.subplots()
     _draw_histograms(ax, None if real is None else real.distance, nearest.distance)
     ax.set(
-        xlabel=f"distance to the nearest training {noun()}, rms over the elements",
+        xlabel=f"distance to the nearest training {noun()} (root mean square)",
         ylabel=f"share of the {nouns()}",
     )
     ax.legend(frameon=False)

@@ -395,7 +395,7 @@ def test_random_data_are_passed_over(shape):
 def test_known_sets(data_root):
     assert not kinds(freyface(data_root))
     assert not kinds(mnist(data_root), "unit")
-    assert kinds(newsgroups(data_root))["twins"].startswith("11 of 7531 test rows")
+    assert kinds(newsgroups(data_root))["twins"].startswith("11 of 7,531 test documents")
 
 
 def test_data_on_the_disk(tmp_path: Path):

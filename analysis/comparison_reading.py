@@ -8,7 +8,7 @@ import numpy as np
 from analysis.commands import ANNEALING
 from analysis.held_out import MOST_KHATS_ABOVE
 from analysis.titles import listed
-from pyro_vae.data.nouns import noun
+from pyro_vae.data.nouns import noun, nouns
 
 if TYPE_CHECKING:
     import analysis.model_comparison
@@ -44,7 +44,7 @@ def finding(comparison: "analysis.model_comparison.ModelComparison") -> str:
             f"move the difference of {best} and {listed(names)} by up to {rounding:.1g} nats per {noun()}, as much as "
             "it is; train on standardised data (--data.scale standard), or compute in float64."
         )
-    head = f"{best} has the highest log p(x) of {comparison.n:,} held-out data, {comparison.means[0]:.2f} nats per {noun()}"
+    head = f"{best} has the highest log p(x) of {comparison.n:,} held-out {nouns()}, {comparison.means[0]:.2f} nats per {noun()}"
     if not equal:
         return f"{head}, {amounts[1]} above {others[0]}, the next."
     return (
@@ -73,7 +73,7 @@ def bias(comparison: "analysis.model_comparison.ModelComparison") -> str:
     shares = listed([f"{model.khat_share_above:.0%} ({model.name})" for model in low])
     said = (
         "log p(x) is too low by an unknown amount where k-hat is above its threshold, as for "
-        f"{shares} of data: "
+        f"{shares} of {nouns()}: "
     )
     if not others:
         said += f"the lead of {best.name} is, if anything, too small"

@@ -16,6 +16,11 @@ from analysis.images import is_image
 # Elements of data held as floats at a time: 32 MB in float64.
 MAX_ELEMENTS = 4_000_000
 
+# What is done to data before their elements are compared.
+Transform = Callable[[np.ndarray], np.ndarray]
+
+# Columns are in one unit where their standard deviations are within this factor.
+_SAME_UNITS = 10.0
 # Of the training data held beside them by `nearest_training`: the distances to so many rows.
 _TRAIN_BLOCK = 4096
 
@@ -69,7 +74,25 @@ class Nearest:
     row: Int[np.ndarray, " n"]
 
 
-def statistics_for(event_shape: Sequence[int], support: str) -> tuple[Statistic, ...]:
+def standardisation(data: Shaped[np.ndarray, " n *event"], support: str) -> Transform | None:
+    """x_i -> (x_i - mean_i) / sd_i for columns of real values in different units; None for other data.
+
+    Units differ where one column's standard deviation is more than 10 times that of another. Without it,
+    means, extremes and distances over the columns would be those of the column with the largest numbers.
+    """
+    if support != "real" or data.ndim != 2 or len(data) < 2:
+        return None
+    mean, spread = data.mean(0, dtype=np.float64), data.std(0, dtype=np.float64)
+    varying = spread[spread > 0]
+    if len(varying) < 2 or varying.max() <= _SAME_UNITS * varying.min():
+        return None
+    spread = np.where(spread > 0, spread, 1.0)
+    return lambda x: (x - mean) / spread
+
+
+def statistics_for(
+    event_shape: Sequence[int], support: str, transform: Transform | None = None
+) -> tuple[Statistic, ...]:
     """The statistics that data of this shape and support have.
 
     Of images: ink, total variation, left-right symmetry, the centre and the extent of the ink,
@@ -79,6 +102,7 @@ def statistics_for(event_shape: Sequence[int], support: str) -> tuple[Statistic,
     Args:
         event_shape: The shape of a datum.
         support: "binary", "unit", "integers", "counts" or "real", as likelihoods declare it.
+        transform: From `standardisation`, for columns in different units.
 
     Raises:
         ValueError: If the support is none of these.
@@ -127,11 +151,16 @@ def statistics_for(event_shape: Sequence[int], support: str) -> tuple[Statistic,
             Statistic("dispersion", "dispersion: variance / mean of the elements", dispersion),
             largest,
         )
+    word = "element" if transform is None else "standardised element"
     return (
-        mean,
-        Statistic("deviation", "standard deviation of the elements", lambda d: _flat(d).std(1)),
-        Statistic("smallest", "smallest element", lambda data: _flat(data).min(1)),
-        largest,
+        Statistic("mean", f"mean of the {word}s", lambda d: _flat(_as(d, transform)).mean(1)),
+        Statistic(
+            "deviation",
+            f"standard deviation of the {word}s",
+            lambda d: _flat(_as(d, transform)).std(1),
+        ),
+        Statistic("smallest", f"smallest {word}", lambda d: _flat(_as(d, transform)).min(1)),
+        Statistic("largest", f"largest {word}", lambda d: _flat(_as(d, transform)).max(1)),
     )
 
 
@@ -230,7 +259,7 @@ def nearest_training(
     data: Shaped[np.ndarray, " n *event"],
     train: Shaped[np.ndarray, " t *known"],
     *,
-    transform: Callable[[np.ndarray], np.ndarray] | None = None,
+    transform: Transform | None = None,
 ) -> Nearest:
     """argmin_t sqrt(mean_i (x_i - t_i)^2): the nearest training datum of each datum.
 
@@ -283,7 +312,7 @@ def nearest_training(
     return Nearest(np.sqrt(squares / elements), row)
 
 
-def _as(data: np.ndarray, transform: Callable[[np.ndarray], np.ndarray] | None) -> np.ndarray:
+def _as(data: np.ndarray, transform: Transform | None) -> np.ndarray:
     return data if transform is None else transform(data.astype(np.float64))
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Real
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.data_statistics import Statistic, measured, statistics_for
+from analysis.data_statistics import Statistic, measured, standardisation, statistics_for
 from analysis.draws import (
     UndefinedCheckError,
     embedded,
@@ -223,7 +223,8 @@ class Subject:
     @cached_property
     def statistics(self) -> tuple[Statistic, ...]:
         """What is measured of each datum."""
-        return statistics_for(tuple(self.x.shape[1:]), self.support)
+        scaled = standardisation(self.training, self.support)
+        return statistics_for(tuple(self.x.shape[1:]), self.support, scaled)
 
     @cached_property
     def real_statistics(self) -> dict[str, Float[np.ndarray, " n"]]:

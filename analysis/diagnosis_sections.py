@@ -58,7 +58,7 @@ from analysis.simulation_based_calibration import (
     simulation_based_calibration,
 )
 from analysis.two_sample import compare_scores
-from pyro_vae.data.nouns import a_noun, noun
+from pyro_vae.data.nouns import a_noun, noun, nouns
 from pyro_vae.statistics import khat_threshold
 
 RATE_PARTS = {
@@ -306,7 +306,7 @@ def guide(subject: Subject) -> Section:
         parts.record["ess"] = {"median": float(np.median(ess)), "num_samples": draws}
         if evaluation.khat_share_above is not None:
             parts.numbers["k-hat above threshold"] = (
-                f"{evaluation.khat_share_above:.1%} of data, threshold {threshold:.2f}"
+                f"{evaluation.khat_share_above:.1%} of {nouns()}, threshold {threshold:.2f}"
             )
         parts.numbers["effective draws, median"] = f"{np.median(ess):.0f} of {draws}"
         parts.draw(

@@ -13,7 +13,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from analysis.data_figure import plot_data
-from analysis.data_statistics import statistics_for
+from analysis.data_statistics import standardisation, statistics_for
 from analysis.forest import plot_latents
 from analysis.guide import plot_guide_quality
 from analysis.images import limits_of, plot_reconstructions, plot_samples
@@ -181,7 +181,9 @@ def _new_vectors(
 def _quick_checks(real: np.ndarray, new: np.ndarray) -> PredictiveChecks:
     """Three statistics: of images ink, total variation and symmetry, which any support has."""
     whole = bool(real.min() >= 0 and (real == np.floor(real)).all())
-    statistics = statistics_for(real.shape[1:], "counts" if whole else "real")[:3]
+    support = "counts" if whole else "real"
+    scaled = standardisation(real, support)
+    statistics = statistics_for(real.shape[1:], support, scaled)[:3]
     return PredictiveChecks(compare_statistics(real, new, statistics))
 
 

@@ -101,8 +101,8 @@ def project(codes: Float[np.ndarray, "n latent"]) -> Projection:
         return Projection(codes, ("z[0]", "z[1]"))
     from sklearn.decomposition import PCA
 
-    # A constant code, of a collapsed model, has no components to divide the variance among.
-    if codes.var(0).sum() == 0:
+    # A constant code, of a collapsed model, has no components to divide the variance among but rounding.
+    if np.ptp(codes, 0).max() <= 1e-6 * np.abs(codes).max():
         return Projection(codes[:, :2], ("z[0], constant", "z[1], constant"))
     pca = PCA(2, svd_solver="full").fit(codes)
     first, second = (

@@ -23,6 +23,7 @@ from analysis.draws import (
     narrowed,
     to_array,
 )
+from pyro_vae.data.nouns import nouns
 from pyro_vae.evaluating import seed_apart
 from pyro_vae.evidence.numbers import finite, share_above_threshold, standard_error
 from pyro_vae.inference_data.pointwise import named
@@ -100,7 +101,7 @@ class LeaveOneOut:
         above = share_above_threshold(self.khat, self.num_samples)
         if above is not None:
             limit = khat_threshold(self.num_samples)
-            seen += f" and k-hat is above {limit:.2f} for {above:.0%} of data"
+            seen += f" and k-hat is above {limit:.2f} for {above:.0%} of {nouns()}"
         if self.trusted:
             return f"The forecasts p(x_i | x_-i) are the model's: {seen}."
         return (

@@ -20,6 +20,7 @@ from analysis.data_statistics import (
     measured,
     nearest_training,
     profiles_for,
+    standardisation,
     statistics_for,
 )
 from analysis.images import is_image
@@ -201,7 +202,8 @@ def predictive_checks(
 
     The statistics are those of `statistics_for`, the distance to the nearest training datum, and any
     scores; then the means of `profiles_for` and the spectrum of the covariance. Distances and
-    spectrum of counts are those of log(1 + x), or a few large counts would be all there is to see.
+    spectrum of counts are those of log(1 + x), or a few large counts would be all there is to see;
+    those of columns in different units, and their statistics, are of standardised ones.
 
     Args:
         real: Data that did not train the model.
@@ -230,8 +232,9 @@ def predictive_checks(
             "real and generated must hold data of one shape, got arrays of shape "
             f"{real.shape} and {generated.shape}."
         )
-    transform = np.log1p if support == "counts" else None
-    family = statistics_for(real.shape[1:], support)
+    scaled = standardisation(train, support)
+    transform = np.log1p if support == "counts" else scaled
+    family = statistics_for(real.shape[1:], support, scaled)
     comparisons = compare_statistics(real, generated, family, statistics, seed=seed)
     near_real, near = (
         nearest_training(data, train, transform=transform) for data in (real, generated)
@@ -241,7 +244,7 @@ def predictive_checks(
     if taken:
         raise ValueError(f"scores must have names of their own, got {', '.join(sorted(taken))}.")
     measure = f"distance to the nearest training {noun()}: rms" + (
-        " of log(1 + x)" if transform else ""
+        " of log(1 + x)" if support == "counts" else " of standardised elements" if scaled else ""
     )
     more = [
         compare_scores(

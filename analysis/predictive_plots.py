@@ -219,7 +219,7 @@ def plot_nearest(
     ax = lower.subplots()
     _draw_histograms(ax, None if real is None else real.distance, nearest.distance)
     ax.set(
-        xlabel=f"distance to the nearest training {noun()}, rms over the elements",
+        xlabel=f"distance to the nearest training {noun()} (root mean square)",
         ylabel=f"share of the {nouns()}",
     )
     ax.legend(frameon=False)
@@ -323,7 +323,7 @@ def _title(comparison: Comparison) -> str:
     ]
     return (
         f"KS distance {comparison.ks_distance:.2f}, p {p_text(comparison.p_value)}\n"
-        f"mean {means[0]} against {means[1]} of real data"
+        f"mean: {means[0]} new, {means[1]} test"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pyro_vae.data.nouns import noun
+from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.evidence.numbers import finite
 from pyro_vae.mutual_information import SATURATION
 from pyro_vae.statistics import ACTIVE_VARIANCE, rounding_error, withheld
@@ -180,9 +180,9 @@ class RateDecomposition:
         if self.saturated:
             rest = "marginal KL" if self.total_correlation is None else "total correlation"
             return (
-                f"Saturated: of the rate of {self.rate:.2f} nats, {self.mutual_information:.2f} or "
-                f"more say which {noun()} it is, as {self.num_data:,} training data cannot show more than log N = "
-                f"{self.log_n:.2f}. Any excess is in the other {self.marginal_kl:.2f} nats, the "
+                f"Saturated: of the rate of {self.rate:.2f} nats over the training {nouns()}, "
+                f"{self.mutual_information:.2f} or more say which {noun()} it is, as {self.num_data:,} of them "
+                f"cannot show more than log N = {self.log_n:.2f}. Any excess is in the other {self.marginal_kl:.2f} nats, the "
                 f"marginal KL, whose {rest} is therefore an upper bound. {parts}"
             )
         advice = ""
@@ -190,7 +190,7 @@ class RateDecomposition:
         if self.marginal_kl - self.mutual_information > 2 * error:
             advice = " More is lost than said: a richer prior would help."
         return (
-            f"Of the rate of {self.rate:.2f} nats over {self.num_data:,} training data, "
+            f"Of the rate of {self.rate:.2f} nats over {self.num_data:,} training {nouns()}, "
             f"{self.mutual_information:.2f} say which {noun()} it is; the other {self.marginal_kl:.2f} are lost because the codes of all data are not "
             f"distributed as the prior, and are best near 0.{advice} {parts}"
         )

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from analysis.p_values import p_text
-from pyro_vae.data.nouns import noun
+from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.statistics import MINIMUM_SAMPLES
 
 Answer = Literal["yes", "nearly", "no", "not known"]
@@ -181,7 +181,7 @@ def guide_close(told_apart: float, smallest: float, n: int) -> Verdict:
         f"the best rule tells the true code from a draw of the guide in {told_apart:.0%} of pairs (50% is "
         f"chance)"
     )
-    p = f"p {p_text(smallest)} after Holm's correction, {n} simulated data"
+    p = f"p {p_text(smallest)} after Holm's correction, {n} simulated {nouns()}"
     if smallest >= SIGNIFICANT:
         return Verdict(GUIDE, "yes", f"as far as these data show, {said}; that may be chance, {p}")
     answer: Answer = "nearly" if max(told_apart, 1 - told_apart) <= CLOSE else "no"
@@ -211,7 +211,7 @@ def evidence(
             f"k-hat takes at least {MINIMUM_SAMPLES} draws; {effective}",
         )
     seen = (
-        f"k-hat is above {threshold:.2f} for {above:.1%} of {n} data (at most {MOST_KHATS_ABOVE:.0%} is "
+        f"k-hat is above {threshold:.2f} for {above:.1%} of {n} {nouns()} (at most {MOST_KHATS_ABOVE:.0%} is "
         f"fine), and {effective}"
     )
     if above > MOST_KHATS_ABOVE:
@@ -293,7 +293,7 @@ def scale_warns(lowest: float, highest: float, smallest: float, n: int) -> Verdi
         f"says (1 is right)"
     )
     if smallest >= SIGNIFICANT:
-        return Verdict(WARNS, "yes", f"as far as {n} data show, {said}, p {p_text(smallest)}")
+        return Verdict(WARNS, "yes", f"as far as {n} {nouns()} show, {said}, p {p_text(smallest)}")
     near = max(highest, 1 / max(lowest, 1e-300)) <= OUT_OF_STEP
     return Verdict(WARNS, "nearly" if near else "no", f"{said}, p {p_text(smallest)}")
 

@@ -223,7 +223,9 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
         text += ["", *kept]
     text += answered(stored.record["answers"])
     # A command is one to copy: it names this run, and stands in one line.
-    print("\n".join(text).replace(PLACE, str(trained.directory.path)).replace(SPACE, " "))
+    # Commands about a run with a model file of its own have to trust it, as this one did.
+    place = f"{trained.directory.path}{' --trust-model-file' * options.trust_model_file}"
+    print(unwrapped("\n".join(text), place))
     print(f"\nnumbers and figures are in {trained.directory.diagnosis}/")
 
 
@@ -450,7 +452,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     written(out, files, "comparison.json", record)
     readings = [line for each in (found, plane) for line in wrapped(each["reading"], "  ")]
     report = paired_report(comparison, data=f"{options.split} {nouns()} of {of}")
-    print("\n".join(["", report, *readings]))
+    print("\n".join(["", report, unwrapped("\n".join(readings), "RUN")]))
     print(f"\nnumbers and figures are in {out}/")
 
 
@@ -703,8 +705,13 @@ def table(name: str, section: "Section | None", record: Mapping[str, Any], secon
     return "\n".join(["", f"{name}, {seconds:.1f} s", *lines])
 
 
+def unwrapped(text: str, run: str) -> str:
+    """Lines of `wrapped` as they are printed: commands name the run and have their spaces."""
+    return text.replace(PLACE, run).replace(SPACE, " ")
+
+
 def wrapped(text: str, indent: str) -> list[str]:
-    """Text in lines of a terminal's width, those after the first further in."""
+    """Text in lines of a terminal's width, those after the first further in; print it `unwrapped`."""
     return textwrap.wrap(
         re.sub(
             r"\x60[^\x60]*\x60",

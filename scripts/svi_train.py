@@ -150,9 +150,10 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         directory.check_free(configuration["overwrite"])
         configuration = directory.create(configuration)
     with logged_to(directory.log):
-        said = (
-            default_likelihood(dataset, configuration["likelihood"]["name"]) if by_kind else None
-        )
+        said = None
+        if by_kind:
+            kind = kind_of_data(configuration, dataset)
+            said = default_likelihood(dataset, configuration["likelihood"]["name"], kind)
         return train(configuration, directory, training, said)
 
 
@@ -447,7 +448,8 @@ def table(metrics: dict[str, Any]) -> str:
     ]
     best = metrics["best_validation_epoch"]
     epoch = "not defined" if best is None else f"epoch {best}"
-    rows.append(("best validation", epoch, f"of {metrics['epochs']}"))
+    if metrics["epochs"]:
+        rows.append(("best validation", epoch, f"of {metrics['epochs']}"))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     title = f"test split of {metrics['data']}, {metrics['n']:,} {nouns()}, mean per {noun()}"
     if metrics["scale"] != "none":

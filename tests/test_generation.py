@@ -188,7 +188,7 @@ def test_before_training_tensors_alone():
     [
         (lambda vae, x: vae.sample(0), "n must be a whole number of at least 1, got 0"),
         (lambda vae, x: vae.reconstruct(x[:, :, :4]), r"shape \(1, 8, 8\).*\(1, 4, 8\)"),
-        (lambda vae, x: vae.reconstruct(x[0, 0]), "single datum"),
+        (lambda vae, x: vae.reconstruct(x[0, 0]), "single image"),
         (lambda vae, x: vae.interpolate(x[:3], x[3:6]), "a must be one image, got 3"),
         (lambda vae, x: vae.interpolate(x[0], x[1], steps=1), "steps must be .* at least 2"),
     ],

@@ -281,7 +281,7 @@ class DataContract:
         single = (shape == event and event[0] != 1) or (len(event) > 1 and (1, *shape) == event)
         if single or (shape == event and len(event) == 1):
             raise ValueError(
-                f"{rows.name} of shape {shape} is a single datum: give an array of one, x[None]."
+                f"{rows.name} of shape {shape} is a single {self.noun}: give an array of one, x[None]."
             )
         values = self._events(values, rows)
         if tuple(values.shape[1:]) != self.event_shape:

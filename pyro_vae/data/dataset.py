@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 NOT_SPLIT = "not split"
+# That of a data set which comes in parts, or is always parted alike.
+FIXED_SPLIT = "that of the data set, the same in every run"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,7 @@ class Dataset:
     blocks: BlockOrder | None = field(default=None, repr=False)
     rows: dict[str, Tensor] = field(default_factory=dict, repr=False)
     scale: ScaleKind = "standard"
-    split_rule: str = "as published"
+    split_rule: str = FIXED_SPLIT
     source: Path | None = field(default=None, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
     model_units: Units | None = field(default=None, repr=False)

@@ -59,7 +59,8 @@ def as_rows(data: Any, name: str = "array", *, new: bool = False) -> Rows:
                 f"the rows of {name} must have one shape: of a pair (x, labels), give x alone, or "
                 "torch.utils.data.TensorDataset(x, labels)."
             ) from error
-    raise TypeError(f"data must be {TAKEN}, got {type(data).__name__}.")
+    way = ": of one row give df.iloc[[0]]" if type(data).__name__ == "Series" else ""
+    raise TypeError(f"data must be {TAKEN}, got {type(data).__name__}{way}.")
 
 
 def _rows_of_loader(loader: Any) -> Any:

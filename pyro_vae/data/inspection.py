@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pyro_vae.data.columns import in_words
-from pyro_vae.data.dataset import Dataset
+from pyro_vae.data.dataset import FIXED_SPLIT, Dataset
 from pyro_vae.data.duplicate_rows import NearDuplicates, duplicates_of_training
 from pyro_vae.data.fill_values import fill_values, may_be_fill_value
 from pyro_vae.data.findings import Columns, Finding, number, spread_rows
@@ -298,29 +298,34 @@ def _twins(columns: Columns) -> Iterator[Finding]:
     dataset = columns.dataset
     if not dataset.is_split:
         return
-    way = "split rows by group with --data.group, or leave out repeated ones"
+    way = (
+        "the scores of these are too good"
+        if dataset.split_rule == FIXED_SPLIT
+        else "split rows by group with --data.group, or leave out repeated ones"
+    )
     counts = duplicates_of_training(dataset)
     chance = 10 * len(dataset.train) * _chance_of_twins(columns)
     if found := [
         split for split, count in counts.items() if count > chance * len(getattr(dataset, split))
     ]:
         listed = " and ".join(
-            f"{counts[split]} of {len(getattr(dataset, split))} {split} rows" for split in found
+            f"{counts[split]:,} of {len(getattr(dataset, split)):,} {split} {dataset.noun}s"
+            for split in found
         )
         yield Finding("twins", f"{listed} are also in the training data: {way}.")
     alike = NearDuplicates.of(dataset)
     if alike.near:
         yield Finding(
             "near twins",
-            f"{alike.near} of {alike.n} test rows are almost equal to a row of the training data: "
+            f"{alike.near} of {alike.n} test {dataset.noun}s are almost equal to one of the training data: "
             f"{way}.",
         )
     if alike.beside > _BESIDE * alike.n:
         yield Finding(
             "neighbours",
-            f"the training row most like a test row is next to it in the data for {alike.beside} of "
-            f"{alike.n} test rows, as in a video or a series: test scores are too good unless whole "
-            "stretches of rows are kept together with --data.group.",
+            f"the training {dataset.noun} most like a test {dataset.noun} is next to it in the data for "
+            f"{alike.beside} of {alike.n} test {dataset.noun}s, as in a video or a series: test scores are "
+            "too good unless whole stretches are kept together with --data.group.",
         )
 
 

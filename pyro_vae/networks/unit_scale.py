@@ -35,5 +35,8 @@ def on_unit_scale(encoder: NetworkFactory, levels: int | None) -> NetworkFactory
         ValueError: If `levels` is None: the data's levels have to be known.
     """
     if levels is None:
-        raise ValueError("a likelihood of integers needs to know the data's levels, got None.")
+        raise ValueError(
+            "a likelihood of integers needs to know the number of levels of the data, got None: build(..., "
+            "levels=256) for 0 to 255."
+        )
     return lambda output_shape: UnitScale(encoder(output_shape), levels)

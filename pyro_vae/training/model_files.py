@@ -288,7 +288,7 @@ def likelihood_of_kind(module: ModuleType, kind: Kind) -> str:
     by_kind = build_parameters(module)["likelihood"].default
     if kind not in by_kind:
         raise ConfigurationError(
-            f"the model file has a likelihood for {', '.join(by_kind)} data and none for {kind} data: "
+            f"the model file has likelihoods for the kinds {', '.join(by_kind)}, and none for {kind}: "
             "choose one with --likelihood."
         )
     return _key("likelihood", model_parts(module)["likelihood"], by_kind[kind])

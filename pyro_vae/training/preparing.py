@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pyro_vae.data import Dataset, PreparedData, SupportMismatchError
+from pyro_vae.data import Dataset, Kind, PreparedData, SupportMismatchError
 from pyro_vae.data.findings import Columns
 from pyro_vae.data.inspection import grey_levels
 from pyro_vae.data.preparation import FITS
@@ -35,10 +35,16 @@ def prepared(dataset: Dataset, likelihood: Any, **options: Any) -> PreparedData:
         ) from error
 
 
-def default_likelihood(dataset: Dataset, name: str) -> str:
-    """A line that says which likelihood the data got by default, and which others fit."""
+def default_likelihood(dataset: Dataset, name: str, kind: Kind) -> str:
+    """A line that says which likelihood the data got by default, and which others fit.
+
+    Args:
+        dataset: The data set.
+        name: The likelihood's name.
+        kind: The kind of data that it was chosen by.
+    """
     words = {
-        "grey": "grey images",
+        "grey": "grey images" if dataset.kind == "grey" else "binarised data",
         "levels": f"data of {dataset.levels} levels",
         "counts": "counts",
     }
@@ -48,7 +54,7 @@ def default_likelihood(dataset: Dataset, name: str) -> str:
         if getattr(part, "support", None) in FITS[dataset.support] and other != name
     ]
     return (
-        f"p(x|z) is {name}, the default for {words.get(dataset.kind, f'{dataset.kind} data')}; others that fit: "
+        f"p(x|z) is {name}, the default for {words.get(kind, f'{kind} data')}; others that fit: "
         f"--likelihood {', '.join(others)}"
     )
 

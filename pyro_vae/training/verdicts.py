@@ -57,15 +57,15 @@ class Plan:
     stopped_early: bool = False
     trust_model_file: bool = False
 
-    def train_on(self, step: int) -> str:
-        """What trains twice as long."""
+    def train_on(self, step: int, least: int = 0) -> str:
+        """What trains twice as long, and for at least so many steps."""
         if self.run is None:
             return "fit(vae, data, ...) once more"
-        epochs = self.epochs or 1
-        longer = {"epochs": 2 * epochs}
+        epochs, steps = self.epochs or 1, max(2 * step, least)
+        needed = math.ceil(steps / self.steps_per_epoch)
+        longer = {"epochs": max(2 * epochs, math.ceil(least / self.steps_per_epoch))}
         if self.max_steps is not None and step >= self.max_steps:
-            needed = math.ceil(2 * step / self.steps_per_epoch)
-            longer = {"max_steps": 2 * step} | ({"epochs": needed} if needed > epochs else {})
+            longer = {"max_steps": steps} | ({"epochs": needed} if needed > epochs else {})
         if not self.extensible:
             return self.again(longer)
         return self._command("--resume", "--out", str(self.run), *_options(longer))
@@ -181,7 +181,7 @@ def review(
             or _overfitting(history, objective, best, kept_epoch, plan)
         )
         verdicts += [] if verdict is None else [verdict]
-    verdicts += [line for each in found if (line := _below(each)) is not None]
+    verdicts += [line for each in found if (line := _below(each, data.dataset.noun)) is not None]
     return Review(tuple(found), best, len(history), tuple(verdicts))
 
 
@@ -278,7 +278,7 @@ def _too_short(history: Sequence[Record], plan: Plan) -> str | None:
     if step >= (FEWEST_STEPS if len(history) > 1 else PATIENCE_STEPS):
         return None
     length = "one epoch" if len(history) == 1 else f"{len(history)} epochs"
-    return f"too short: {step:,} steps, {length}. Train on: {plan.train_on(step)}"
+    return f"too short: {step:,} steps, {length}. Train on: {plan.train_on(step, PATIENCE_STEPS)}"
 
 
 def _still_rising(
@@ -345,13 +345,20 @@ def _overfitting(
     )
 
 
-def _below(each: Comparison) -> str | None:
-    """If log p(x) is below a baseline, by two standard errors or for most data, or not above it."""
+def _below(each: Comparison, noun: str) -> str | None:
+    """If log p(x) is below a baseline by two standard errors, or not above it by as many."""
     if each.above is None or each.above > 2 * (each.above_se or 0.0):
         return None
-    if each.above < -2 * (each.above_se or 0.0) or (each.share_above or 0.0) < 0.25:
+    if each.above < -2 * (each.above_se or 0.0):
         return f"below the baseline: {each.name} is better by {_nats(each, -1)}"
-    return f"not clearly above the baseline: {_nats(each)} from {each.name}"
+    sign, side = (1, "above") if each.above > 0 else (-1, "below")
+    mean = f"the mean of log p(x) is {_nats(each, sign)} {side}"
+    if each.share_above is not None and each.share_above < 0.25:
+        return (
+            f"not clearly above the baseline: {each.name} is better for {1 - each.share_above:.0%} of {noun}s, "
+            f"and {mean} it"
+        )
+    return f"not clearly above the baseline: {mean} {each.name}, within two standard errors"
 
 
 def _nats(each: Comparison, sign: int = 1) -> str:

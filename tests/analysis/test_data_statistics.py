@@ -13,6 +13,7 @@ from analysis.data_statistics import (
     measured,
     nearest_training,
     profiles_for,
+    standardisation,
     statistics_for,
     symmetry,
     total_variation,
@@ -126,3 +127,17 @@ def test_nearest_needs_training_data_of_the_same_shape():
         nearest_training(np.zeros((2, 3)), np.zeros((2, 4)))
     with pytest.raises(ValueError, match="got 0"):
         nearest_training(np.zeros((2, 3)), np.zeros((0, 3)))
+
+
+def test_columns_in_different_units_count_alike():
+    train = np.array([[0.0, 1000.0], [1.0, 3000.0], [2.0, 5000.0]])
+    scaled = standardisation(train, "real")
+    assert scaled is not None
+    smallest = statistics_for((2,), "real", scaled)[2]
+    assert smallest.label == "smallest standardised element"
+    assert smallest.measure(np.array([[0.0, 5000.0]])) == pytest.approx(-np.sqrt(1.5))
+    # In raw units the second column alone would choose the last row.
+    assert nearest_training(np.array([[0.0, 4500.0]]), train).row == [2]
+    assert nearest_training(np.array([[0.0, 2500.0]]), train, transform=scaled).row == [0]
+    assert standardisation(train / [1, 1000], "real") is None
+    assert standardisation(train, "counts") is None

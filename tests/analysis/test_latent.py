@@ -41,6 +41,9 @@ def test_projection():
     np.testing.assert_allclose(np.abs(projection.points[[0, -1], 0]), 5, atol=0.01)
     assert not project(plane[:, :1]).isotropic
     assert "constant" in project(np.zeros((30, 3))).axes[0]
+    rounded = 100 * np.ones((30, 3), np.float32)
+    rounded[0] = np.nextafter(rounded[0], np.float32(101))
+    assert "constant" in project(rounded).axes[0]
 
 
 @pytest.mark.parametrize("latent", [1, 2, 7])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.io
 import sklearn.datasets
+import torch
 
 from pyro_vae.data import (
     Dataset,
@@ -268,8 +269,16 @@ def test_twins_are_counted():
     assert re.match(
         r"\d+ of 60 test rows and \d+ of 30 validation rows are also in the", found["twins"]
     )
+    assert "--data.group" in found["twins"]
     # Equal in float32 are not equal.
     assert "twins" not in kinds(table(2_450_000 + 1e-3 * NORMAL))
+
+
+def test_of_a_data_set_with_a_fixed_split_no_option_is_named():
+    values = torch.from_numpy(NORMAL[:60]).float()
+    found = kinds(Dataset("d", "real", None, values, values[:9], values[:12], noun="cell"))
+    assert found["twins"].startswith("12 of 12 test cells and 9 of 9 validation cells are also")
+    assert "--data.group" not in found["twins"]
 
 
 def test_rows_that_are_alike_by_chance_are_not():
@@ -386,7 +395,7 @@ def test_random_data_are_passed_over(shape):
 def test_known_sets(data_root):
     assert not kinds(freyface(data_root))
     assert not kinds(mnist(data_root), "unit")
-    assert kinds(newsgroups(data_root))["twins"].startswith("11 of 7531 test rows")
+    assert kinds(newsgroups(data_root))["twins"].startswith("11 of 7,531 test documents")
 
 
 def test_data_on_the_disk(tmp_path: Path):

@@ -56,7 +56,7 @@ def test_evaluate_takes_tables_in_any_order(vae):
     ("x", "message"),
     [
         (torch.zeros(5, 4), r"shape \(3,\) .*, got \(5, 4\)"),
-        (np.zeros(3), r"a single datum: give an array of one, x\[None\]"),
+        (np.zeros(3), r"a single row: give an array of one, x\[None\]"),
     ],
 )
 def test_what_does_not_fit_is_refused(vae, x, message):

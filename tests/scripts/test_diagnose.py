@@ -530,6 +530,7 @@ def test_several_runs_are_compared(trained, folder, tmp_path, capsys, monkeypatc
         assert main(trained, other, *TINY) == 0
         screen = capsys.readouterr().out
         assert f"are in runs/{name}/" in screen
+        assert not {"\0", "\1"} & {*screen}
         assert screen.index("The runs differ in") < screen.index("has the highest log p(x)")
         assert re.search(r"latent_dim +\d +3\n", screen)
         found = json.loads((tmp_path / "runs" / name / "comparison.json").read_text())

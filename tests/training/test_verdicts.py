@@ -11,7 +11,7 @@ from pyro_vae import build, fit, likelihoods
 from pyro_vae.data import Dataset, PreparedData, digits
 from pyro_vae.evidence import Comparison, compare_with_baselines, evaluate
 from pyro_vae.objectives import ELBO
-from pyro_vae.training.verdicts import Plan, Review, best_epoch, diverging, review
+from pyro_vae.training.verdicts import Plan, Review, _below, best_epoch, diverging, review
 
 BINARY = PreparedData(digits(), "binary")
 
@@ -50,8 +50,14 @@ def test_a_short_run_says_how_to_train_on(tmp_path):
     plan = Plan(tmp_path, epochs=100, max_steps=5, steps_per_epoch=20)
     found = trained(max_steps=5, plan=plan)
     assert names(found)[0] == "too short"
-    assert found.verdicts[0].endswith(f"--resume --out {tmp_path} --max-steps 10")
+    assert found.verdicts[0].endswith(f"--resume --out {tmp_path} --max-steps 1000")
     assert found.verdicts[1].startswith("below the baseline: a Bernoulli for each element is")
+
+
+def test_commands_of_a_run_with_a_model_file_of_its_own_trust_it(tmp_path):
+    plan = Plan(tmp_path, epochs=100, own_model=True)
+    assert plan.train_on(10).endswith("--epochs 200 --trust-model-file")
+    assert plan.again({"lr": 0.001}).endswith("--lr 0.001 --trust-model-file")
 
 
 # ---- histories made by hand, with an evaluation that is above its baseline -------------------------
@@ -178,3 +184,23 @@ def test_a_table_is_compared_with_a_factor_analysis_too():
     found = review(vae, data, x, evaluation, history)
     assert "below the baseline: a factor analysis of" in " ".join(found.verdicts)
     assert found.summary()["factors"] == factors.factors
+
+
+@pytest.mark.parametrize(
+    ("above", "error", "share", "says"),
+    [
+        (
+            3.9,
+            5.6,
+            0.2,
+            "better for 80% of rows, and the mean of log p(x) is 3.90 +- 5.60 nats above it",
+        ),
+        (3.9, 5.6, 0.5, "is 3.90 +- 5.60 nats above a normal, within two standard errors"),
+        (-1.9, 9.8, 0.4, "is 1.90 +- 9.80 nats below a normal, within two standard errors"),
+        (-9.0, 1.0, 0.1, "a normal is better by 9.00 +- 1.00 nats"),
+        (9.0, 1.0, 0.9, None),
+    ],
+)
+def test_a_difference_from_a_baseline_is_said_with_its_side(above, error, share, says):
+    line = _below(Comparison("a normal", None, 0.0, above, error, share), "row")
+    assert (line is None) if says is None else line.endswith(says)

@@ -178,3 +178,9 @@ def test_a_table_is_compared_with_a_factor_analysis_too():
     found = review(vae, data, x, evaluation, history)
     assert "below the baseline: a factor analysis of" in " ".join(found.verdicts)
     assert found.summary()["factors"] == factors.factors
+
+
+def test_commands_on_a_run_with_a_model_file_of_its_own_trust_it(tmp_path):
+    plan = Plan(tmp_path, epochs=3, trust_model_file=True)
+    assert plan.train_on(60).endswith(" --epochs 6 --trust-model-file")
+    assert plan.again({"lr": 0.001}).endswith(" --lr 0.001 --trust-model-file")

@@ -29,6 +29,7 @@ from analysis.study import (
     svi_train,
 )
 from pyro_vae.data import array_file, default_root, freyface, mouse_bladder
+from pyro_vae.data.values import Support
 from pyro_vae.evidence.baselines import factor_analysis
 
 KEPT = (
@@ -92,7 +93,7 @@ def genes() -> np.ndarray:
     return np.concatenate([part.numpy() for part in parts]).astype(np.int32)
 
 
-ROWS: dict[str, tuple[Callable[[], np.ndarray], str]] = {
+ROWS: dict[str, tuple[Callable[[], np.ndarray], Support]] = {
     "iris": (partial(scikit_learn, "iris"), "real"),
     "wine": (partial(scikit_learn, "wine"), "real"),
     "diabetes": (partial(scikit_learn, "diabetes", scaled=False), "real"),

@@ -112,7 +112,7 @@ def test_yaml_round_trip(tmp_path):
             r"must be a list of whole numbers, such as \[200,100\] or null, got 'x'",
         ),
         ("--beta 4", r"did you mean --objective.beta\? allowed are"),
-        ("--network.hiden 4", r"has --network.activation, --network.hidden, --network.norm\."),
+        ("--network.hidder 4", r"has --network.activation, --network.hidden, --network.norm\."),
         ("--lr=", "--lr must be a number, got ''"),
         ("--seed -1", "--seed must be from 0 to 4294967295, got -1"),
         (

@@ -204,9 +204,3 @@ def test_a_table_is_compared_with_a_factor_analysis_too():
 def test_a_difference_from_a_baseline_is_said_with_its_side(above, error, share, says):
     line = _below(Comparison("a normal", None, 0.0, above, error, share), "row")
     assert (line is None) if says is None else line.endswith(says)
-
-
-def test_commands_on_a_run_with_a_model_file_of_its_own_trust_it(tmp_path):
-    plan = Plan(tmp_path, epochs=3, trust_model_file=True)
-    assert plan.train_on(60).endswith(" --epochs 6 --trust-model-file")
-    assert plan.again({"lr": 0.001}).endswith(" --lr 0.001 --trust-model-file")

@@ -15,6 +15,7 @@ from analysis.representation.codes import Labelled, labelled_codes
 from analysis.representation.probes import chance_level, check_labelled, linear_probe
 from analysis.titles import listed, shortened, wrapped
 from pyro_vae.evidence.numbers import finite
+from pyro_vae.networks import UserUnits
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -210,6 +211,9 @@ def representations(
 ) -> dict[str, Labelled]:
     """The codes of data, the data as vectors, and the codes of an encoder that was never trained.
 
+    Real data are scaled as the encoder reads them: a probe of columns in their own units would see the
+    one with the largest numbers alone.
+
     Args:
         vae: A program with `embed(x)`, trained on other data of the same shape and support.
         untrained: A program of the same make, with the parameters it starts from.
@@ -223,7 +227,9 @@ def representations(
         ValueError: If the numbers of data and labels differ.
     """
     codes = labelled_codes(vae, x, labels)
-    vectors = to_array(x).reshape(len(x), -1).astype(np.float32)
+    units = next((m for m in vae.modules() if isinstance(m, UserUnits)), None)
+    read = x if units is None else units.inside(x)
+    vectors = to_array(read).reshape(len(x), -1).astype(np.float32)
     return {
         "codes": codes,
         "raw data": Labelled(vectors, codes.labels),

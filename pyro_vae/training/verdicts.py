@@ -275,7 +275,7 @@ def _collapsed(
 
 def _too_short(history: Sequence[Record], plan: Plan) -> str | None:
     step = int(history[-1]["step"] or 0)
-    if step >= (FEWEST_STEPS if len(history) > 1 else PATIENCE_STEPS):
+    if plan.stopped_early or step >= (FEWEST_STEPS if len(history) > 1 else PATIENCE_STEPS):
         return None
     length = "one epoch" if len(history) == 1 else f"{len(history)} epochs"
     return f"too short: {step:,} steps, {length}. Train on: {plan.train_on(step, PATIENCE_STEPS)}"

@@ -54,6 +54,11 @@ def test_a_short_run_says_how_to_train_on(tmp_path):
     assert found.verdicts[1].startswith("below the baseline: a Bernoulli for each element is")
 
 
+def test_a_run_that_stopped_early_is_not_too_short():
+    found = trained(max_steps=5, plan=Plan(epochs=100, stopped_early=True))
+    assert names(found) == ["below the baseline"]
+
+
 def test_commands_of_a_run_with_a_model_file_of_its_own_trust_it(tmp_path):
     plan = Plan(tmp_path, epochs=100, trust_model_file=True)
     assert plan.train_on(10).endswith("--epochs 200 --trust-model-file")

@@ -11,6 +11,7 @@ from analysis.representation.balanced_draws import balanced_rows
 from analysis.representation.codes import Labelled
 from analysis.representation.probes import linear_probe
 from analysis.representation.transfer import Lead, plot_transfer, representations, transfer
+from pyro_vae import build
 
 
 def made(n, *, seed):
@@ -111,3 +112,10 @@ def test_refused():
         transfer({**train, "copy": made(41, seed=2)["copy"]}, test)
     with pytest.raises(ValueError, match="repeats must be at least 2"):
         transfer(train, test, repeats=1)
+
+
+def test_raw_data_are_scaled_as_the_encoder_reads_them():
+    x = torch.tensor([[0.0, 1000.0], [1.0, 3000.0], [2.0, 5000.0]])
+    vae = build((2,), 2, likelihood="normal", train_data=x)
+    raw = representations(vae, vae, x, torch.tensor([0, 1, 1]))["raw data"].codes
+    np.testing.assert_allclose(raw[:, 0], raw[:, 1], rtol=1e-5)

@@ -51,7 +51,7 @@ def test_every_task_runs_and_writes_its_files(tmp_path, monkeypatch):
                 run_python(code, scope)
             elif language == "bash":
                 run_bash(code)
-        for name in re.findall(r"`([\w-]+(?:/[\w.-]+)*(?:/|\.(?:py|csv|png)))`", prose(task)):
+        for name in re.findall(r"`([\w-]+(?:/[\w.-]+)*(?:/|\.(?:py|csv|npz|png|json|pt)))`", prose(task)):
             assert Path(name).exists() or (ROOT / "scripts" / name).exists(), name
     assert scope["path"].shape == (9, 1, 8, 8)
     options_exist()

@@ -107,8 +107,15 @@ class VAE(Generation, UniqueParameterNames, PyroModule):
             return pyro.sample("z", self.posterior(x))
 
     def embed(self, x: Any) -> Float[Tensor, "batch latent"]:
-        """The deterministic code of x, used as its representation; data but a tensor are prepared first."""
-        x = x if isinstance(x, Tensor) else self.prepare(x)
+        """The deterministic code of x, used as its representation.
+
+        Args:
+            x: A tensor in the likelihood's support, through which gradients flow; or data of any form that
+                `fit` takes, which are prepared first and get none.
+        """
+        if not isinstance(x, Tensor):
+            with torch.no_grad():
+                return self.embed(self.prepare(x))
         check_prepared(x, self.likelihood, self.contract)
         with exportable():
             return self.posterior.embed(x)

@@ -105,7 +105,7 @@ def test_an_encoder_of_integers_reads_the_unit_interval():
     x = torch.tensor([[0, 5, 10]])
     network = vae.posterior.encoder.network
     torch.testing.assert_close(vae.posterior.encoder(x), network(torch.tensor([[0, 0.5, 1]])))
-    with pytest.raises(ValueError, match="levels, got None"):
+    with pytest.raises(ValueError, match=r"levels .*got None"):
         build((3,), 2, likelihood=Levels)
 
 

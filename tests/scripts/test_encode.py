@@ -173,15 +173,15 @@ def test_data_that_do_not_fit_are_refused(trained, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--split", "some"], "--split: invalid choice: 'some'"),
+        (["--split", "some"], "--split must be one of train, validation, test, all, got 'some'"),
         (["--out", "codes.txt"], "--out must end in .npz, .npy, .csv, .parquet, .nc"),
         (["--out", "."], "--out must end in"),
-        (["--out"], "--out: expected one argument"),
+        (["--out"], "--out needs a value"),
         (["--scale=yes"], "--scale"),
         (["--overwrite=yes"], "--overwrite"),
-        (["--seed", "1"], "unknown --seed 1: allowed are RUN and --help, --split"),
-        (["--network.hidden", "3"], "unknown --network.hidden 3"),
-        (["--data-root"], "--data-root: expected one argument"),
+        (["--seed", "1"], "unknown option --seed: allowed are RUN and --help, --split"),
+        (["--network.hidden", "3"], "unknown option --network.hidden"),
+        (["--data-root"], "--data-root needs a value"),
     ],
 )
 def test_a_wrong_option_is_one_line(run, capsys, options, says):
@@ -219,7 +219,7 @@ def test_a_full_disk_leaves_nothing(run, capsys, monkeypatch):
 
 def test_no_run_is_one_line(tmp_path, capsys):
     assert "no run at" in refused(capsys, tmp_path / "none")
-    assert "required: RUN" in refused(capsys)
+    assert "RUN is needed" in refused(capsys)
 
 
 def test_codes_join_inference_data_by_row(tmp_path):

@@ -114,7 +114,13 @@ def test_what_it_leaves(run, capsys):
     before = {p.name: hashlib.sha256(p.read_bytes()).digest() for p in run.iterdir()}
     assert main(run, *TINY, *ALL) == 0
     screen = capsys.readouterr().out
-    for words in ("30 test images of digits", "25 samples", "2 chains", "3 simulated data", "+- "):
+    for words in (
+        "30 test images of digits",
+        "25 samples",
+        "2 chains",
+        "3 simulated images",
+        "+- ",
+    ):
         assert words in screen
     after = {p.name: hashlib.sha256(p.read_bytes()).digest() for p in run.iterdir() if p.is_file()}
     assert after == before
@@ -298,25 +304,28 @@ def refused(capsys, *arguments: str | Path) -> str:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--images", "0"], "--images: must be all, or a whole number of at least 1, got '0'"),
+        (["--images", "0"], "--images must be all, or a whole number of at least 1, got '0'"),
         (["--images", "some"], "must be all, or a whole number of at least 1, got 'some'"),
-        (["--samples", "0"], "--samples: must be a whole number of at least 1, got '0'"),
+        (["--samples", "0"], "--samples must be a whole number of at least 1, got '0'"),
         (["--methods", "gaps", "--samples", "1"], "--samples must be at least 2 for gaps, got 1"),
-        (["--samples", "1e3"], "--samples: must be a whole number of at least 1, got '1e3'"),
-        (["--samples", "9" * 5000], "--samples: must be a whole number"),
-        (["--seed", "-1"], "--seed: must be a whole number of at least 0, got '-1'"),
-        (["--chains", "two"], "--chains: must be a whole number of at least 1, got 'two'"),
-        (["--temperatures", "0"], "--temperatures: must be"),
-        (["--leapfrog-steps", ""], "--leapfrog-steps: must be"),
-        (["--annealed-images", "-3"], "--annealed-images: must be all"),
-        (["--simulated", "0"], "--simulated: must be"),
-        (["--refine-steps", "1.5"], "--refine-steps: must be a whole number of at least 0"),
-        (["--gap-steps", "2"], "--gap-steps: must be a whole number of at least 3, got '2'"),
-        (["--methods", "ais"], "'ais' (choose from"),
-        (["--methods"], "--methods: expected at least one argument"),
-        (["--split", "all"], "'all' (choose from"),
-        (["--device", "tpu"], "'tpu' (choose from"),
-        (["--draws", "5"], "unknown --draws 5: allowed are RUN and --help, --split"),
+        (["--samples", "1e3"], "--samples must be a whole number of at least 1, got '1e3'"),
+        (["--samples", "9" * 5000], "--samples must be a whole number"),
+        (["--seed", "-1"], "--seed must be a whole number of at least 0, got '-1'"),
+        (["--chains", "two"], "--chains must be a whole number of at least 1, got 'two'"),
+        (["--temperatures", "0"], "--temperatures must be"),
+        (["--leapfrog-steps", ""], "--leapfrog-steps must be"),
+        (["--annealed-images", "-3"], "--annealed-images must be all"),
+        (["--simulated", "0"], "--simulated must be"),
+        (["--refine-steps", "1.5"], "--refine-steps must be a whole number of at least 0"),
+        (["--gap-steps", "2"], "--gap-steps must be a whole number of at least 3, got '2'"),
+        (
+            ["--methods", "ais"],
+            "--methods must be one of importance_weighting, annealing, two_sided, gaps, got 'ais'",
+        ),
+        (["--methods"], "--methods needs a value"),
+        (["--split", "all"], "--split must be one of test, validation, train, got 'all'"),
+        (["--device", "tpu"], "--device must be one of auto, cpu, cuda, got 'tpu'"),
+        (["--draws", "5"], "unknown option --draws: allowed are RUN and --help, --split"),
     ],
 )
 def test_a_wrong_option_is_one_line(run, capsys, options, says):
@@ -330,7 +339,7 @@ def test_a_wrong_run_is_one_line(run, tmp_path, capsys, monkeypatch):
     assert "no run at" in refused(capsys, tmp_path / "none")
     assert not (tmp_path / "none").exists()
     assert "got the file" in refused(capsys, run / "config.yaml")
-    assert "required: RUN" in refused(capsys)
+    assert "RUN is needed" in refused(capsys)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "torch finds none here" in refused(capsys, run, "--device", "cuda")
     (run / "checkpoint.pt").write_bytes(b"PK")

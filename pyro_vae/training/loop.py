@@ -201,6 +201,7 @@ class Training:
         self.history: list[Record] = []
         self.best: dict[str, Tensor] | None = None
         self.best_epoch = 0
+        self.best_score: float | None = None
         self.stopped_early = False
         self._units: Units | None = None
         self._batches = Batches(
@@ -446,20 +447,14 @@ class Training:
     def _keep_best(self, epoch: int) -> None:
         """Keep the parameters if no epoch had a better score."""
         score = self._score(self.history[-1])
-        if self.keeps_best and score > -math.inf and score >= self._best_score:
+        best = -math.inf if self.best_score is None else self.best_score
+        if self.keeps_best and score > -math.inf and score >= best:
             self.best = copy.deepcopy(self.program.state_dict())
-            self.best_epoch = epoch
+            self.best_epoch, self.best_score = epoch, score
 
     def _score(self, record: Record) -> float:
         score = record[f"validation_{self.objective.score}"]
         return -math.inf if score is None else score
-
-    @property
-    def _best_score(self) -> float:
-        """The score of the epoch whose parameters are kept; none is kept at first."""
-        if self.best is None:
-            return -math.inf
-        return self._score(self.history[self.best_epoch - 1])
 
     def _consider_stopping(self, epoch: int) -> None:
         self._keep_best(epoch)
@@ -584,6 +579,7 @@ class Training:
             "history": self.history,
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "best_score": self.best_score,
             "stopped_early": self.stopped_early,
             "threads": torch.get_num_threads(),
             "compile": dict(self._step.compiled.decisions),
@@ -598,6 +594,8 @@ class Training:
             ValueError: If the state is of another model, objective or batch layout, or no state of a
                 training.
         """
+        # Earlier checkpoints have no score of the best epoch: it is in the history.
+        state = {"best_score": None, **state}
         # All of it before anything is taken over: a state may be somebody else's.
         check_parameters(self.program, state.get("program"))
         check_parameters(self.objective, state.get("objective"))
@@ -630,16 +628,17 @@ class Training:
         self.order_seed = self._feed.order_seed = state["order_seed"]
         self.seconds = state["seconds"]
         self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.best_score = state["best_score"]
         # A longer patience than the one that ended it lets it go on.
         patience = math.inf if self.early_stopping is None else self.early_stopping
         self.stopped_early = state["stopped_early"] and self.epochs_without_better >= patience
         self.history = list(state["history"])
+        if self.best is not None and self.best_score is None:
+            scored = [r for r in self.history if r["epoch"] == self.best_epoch]
+            self.best_score = self._score(scored[0]) if scored else None
         if len(self.history) > self.step // self.steps_per_epoch and not self.ended:
             # The record of an epoch that `max_steps` cut short, and that now goes on.
-            popped = self.history.pop()
-            if self.best_epoch == popped["epoch"]:
-                # It is scored anew once it is whole.
-                self.best, self.best_epoch = None, 0
+            self.history.pop()
         # Sums are split among threads: another number of them gives other last bits.
         torch.set_num_threads(state["threads"])
         torch.set_rng_state(state["random_state"])

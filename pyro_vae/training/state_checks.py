@@ -1,5 +1,6 @@
 """The form of a saved state: checked before anything of it is taken over, as it may be somebody else's."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,14 @@ def check_state(
     if missing := own.keys() - state.keys():
         raise ValueError(f"the checkpoint has no {min(missing)}.")
     # Modules say themselves what differs, and how long training was is free.
-    for name in own.keys() - {"program", "objective", "best", "cuda_random_state", "data"}:
+    for name in own.keys() - {
+        "program",
+        "objective",
+        "best",
+        "best_score",
+        "cuda_random_state",
+        "data",
+    }:
         value = state[name]
         if name == "optimizer":
             _check_optimizer(value, own[name], shapes)
@@ -52,6 +60,9 @@ def check_state(
     for name, (low, high) in _RANGES.items():
         if not low <= state[name] <= high:
             raise ValueError(f"the checkpoint's {name} must be from {low} to {high}.")
+    score = state["best_score"]
+    if score is not None and not (type(score) is float and math.isfinite(score)):
+        raise ValueError("the checkpoint's best_score must be a finite number or None.")
     _check_settings("schedule", state["schedule"], own["schedule"])
     if state["schedule"].get("T_max", 1) < 1:
         raise ValueError("the checkpoint's schedule.T_max must be at least 1.")

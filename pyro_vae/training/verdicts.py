@@ -168,7 +168,7 @@ def review(
     objective = ELBO() if objective is None else objective
     plan = Plan() if plan is None else plan
     found = compare_with_baselines(evaluation, data, x, getattr(vae, "likelihood", None))
-    best = best_epoch(history, objective.score)
+    best = kept_epoch or best_epoch(history, objective.score)
     verdicts: list[str] = []
     if history:
         sites = getattr(vae, "latent_sites", ())

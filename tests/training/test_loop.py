@@ -142,6 +142,37 @@ def test_the_best_epoch_is_kept_where_its_score_is_maximised(monkeypatch, option
     assert (parameters(training.program) == kept[best - 1]).all()
 
 
+def test_the_best_parameters_are_kept_when_a_cut_epoch_goes_on(monkeypatch, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+
+    def scored(training, *scores):
+        left = iter(scores)
+        monkeypatch.setattr(
+            training, "validate", lambda: {"elbo": next(left), "reconstruction": 0.0, "kl": 0.0}
+        )
+        return training
+
+    # Epoch 2 is cut after 3 of its 7 steps, where it is the best.
+    scored(a_training(max_steps=10), -20.0, -19.0).run(checkpoint=path)
+    state = load_checkpoint(path)
+    for before in (state, {name: v for name, v in state.items() if name != "best_score"}):
+        longer = a_training()
+        longer.load_state_dict(before)
+        scored(longer, -21.0, -22.0).run()
+        assert (longer.best_epoch, longer.best_score) == (2, -19.0)
+        assert (
+            parameters(longer.program)
+            == torch.cat(
+                [
+                    *map(
+                        torch.flatten,
+                        [state["best"][name] for name, _ in longer.program.named_parameters()],
+                    )
+                ]
+            )
+        ).all()
+
+
 def test_few_rows_get_more_epochs_and_an_early_stop():
     # 70 rows are 7 steps an epoch.
     training = a_training(epochs=None)

@@ -20,7 +20,7 @@ MAX_ELEMENTS = 4_000_000
 Transform = Callable[[np.ndarray], np.ndarray]
 
 # Columns are in one unit where their standard deviations are within this factor.
-_SAME_UNITS = 10.0
+SAME_UNITS = 10.0
 # Of the training data held beside them by `nearest_training`: the distances to so many rows.
 _TRAIN_BLOCK = 4096
 
@@ -84,7 +84,7 @@ def standardisation(data: Shaped[np.ndarray, " n *event"], support: str) -> Tran
         return None
     mean, spread = data.mean(0, dtype=np.float64), data.std(0, dtype=np.float64)
     varying = spread[spread > 0]
-    if len(varying) < 2 or varying.max() <= _SAME_UNITS * varying.min():
+    if len(varying) < 2 or varying.max() <= SAME_UNITS * varying.min():
         return None
     spread = np.where(spread > 0, spread, 1.0)
     return lambda x: (x - mean) / spread

@@ -17,6 +17,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from analysis.data_statistics import SAME_UNITS
 from pyro_vae.evaluating import as_floats, evaluating, seed_apart
 from pyro_vae.inference_data import unconditioned
 from pyro_vae.log_densities import (
@@ -26,6 +27,7 @@ from pyro_vae.log_densities import (
     distribution_at,
     log_densities,
 )
+from pyro_vae.networks import user_units
 
 # Elements of data held at a time.
 MAX_ELEMENTS = 8_000_000
@@ -78,6 +80,19 @@ def mean_data(vae: Any, z: Float[np.ndarray, " n *latent"]) -> Float[np.ndarray,
     with evaluating(vae):
         parts = torch.as_tensor(z, dtype=torch.get_default_dtype()).split(1000)
         return np.concatenate([to_array(vae.decode(part.to(device))) for part in parts])
+
+
+def column_spreads(vae: Any) -> Float[np.ndarray, " columns"] | float:
+    """The spread of each column of a table in different units, as its networks are scaled; otherwise 1.
+
+    Distances between rows in their own units would be those of the column with the largest numbers.
+    Units differ as in `standardisation`.
+    """
+    units = user_units(vae)
+    if units is None or units.spread.dim() != 1:
+        return 1.0
+    spread = units.spread.double().numpy(force=True)
+    return spread if spread.max() > SAME_UNITS * spread.min() else 1.0
 
 
 def embedded(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, "n latent"]:

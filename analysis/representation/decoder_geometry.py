@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.draws import device_of
+from analysis.draws import column_spreads, device_of
 from analysis.representation.latent_space import check_codes, continuous_support
 from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence.numbers import finite
@@ -166,7 +166,8 @@ def decoder_geometry(
         seed: The seed of that choice and of the rotations.
 
     Returns:
-        Singular values are in units of the data per unit of z; `effective_rank` near the latent
+        Singular values are in units of the data (in spreads of the columns of a table in different units)
+        per unit of z; `effective_rank` near the latent
         dimension says that all directions move the data alike, near 1 that one does.
 
     Raises:
@@ -191,7 +192,9 @@ def decoder_geometry(
     values, shares, rotated = [], [], []
     latent = z.shape[1]
     rotations = None if latent < 2 else _rotations(latent, rng)
+    spreads = np.atleast_1d(column_spreads(vae))[:, None]
     for jacobian in jacobians(vae, z):
+        jacobian = jacobian / spreads
         tangent = jacobian if axes else jacobian @ _tangent_basis(z[len(values)], support)
         found = np.linalg.svd(tangent, compute_uv=False)
         # With more coordinates than elements the others move nothing.

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from analysis.draws import device_of, has_density, mean_data, new_data
+from analysis.draws import column_spreads, device_of, has_density, mean_data, new_data
 from analysis.representation.interpolation_reading import Interpolation, Profiles
 from analysis.representation.latent_space import (
     at_codes,
@@ -58,7 +58,8 @@ def interpolation(
         seed: The seed of the pairs and of all draws.
 
     Returns:
-        What was found; read `middle_below` beside `end_below` and the cross-fade's.
+        What was found, with lengths in units of the data, or in spreads of the columns of a table in
+        different units; read `middle_below` beside `end_below` and the cross-fade's.
 
     Raises:
         UndefinedCheckError: If there are several latent sites, or codes are one-hot.
@@ -93,7 +94,7 @@ def interpolation(
     if has_density(vae, like):
         profiles = _profiles(vae, z, at, chosen, x, like, support, num_samples, seed)
     return Interpolation(
-        **decoded_steps(decoded),
+        **decoded_steps(decoded / column_spreads(vae)),
         steps=steps,
         support=support,
         profiles=profiles,

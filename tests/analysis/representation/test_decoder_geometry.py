@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from torch import nn
@@ -16,7 +17,9 @@ from analysis.representation.decoder_geometry import (
     off_diagonal_share,
     plot_jacobian_spectrum,
 )
+from analysis.representation.interpolation import interpolation
 from pyro_vae import likelihoods
+from pyro_vae.data import Units
 from pyro_vae.model import build
 
 EXACT = LinearGaussian((1, 4, 4), latent_dim=3)
@@ -51,6 +54,23 @@ def test_of_a_linear_decoder_they_are_the_matrix_s(words):
     assert summary["log_volume_deviation"] == pytest.approx(0, abs=1e-9)
     assert "3 of 3 directions" in summary["reading"]
     assert "3 of 3 directions" in words(plot_jacobian_spectrum(found))[1]
+
+
+def test_columns_in_different_units_move_in_their_spreads():
+    x = torch.from_numpy(RNG.normal(size=(200, 3)))
+    found, paths = [], []
+    for factors in ([1.0, 1.0, 1.0], [1.0, 1000.0, 0.01]):
+        pyro.set_rng_seed(0)
+        units = Units.of(x * torch.tensor(factors, dtype=torch.double))
+        vae = build((3,), 2, likelihood="normal", units=units).eval()
+        z = np.random.default_rng(1).normal(size=(10, 2)).astype(np.float32)
+        found.append(decoder_geometry(vae, z).singular_values)
+        paths.append(interpolation(vae, z, pairs=5, num_samples=2).length)
+    one, spreads = Units.of(x).spread.numpy(), found[1]
+    # Of the first, whose columns have one unit, distances are in it.
+    np.testing.assert_allclose(found[0] / one.mean(), spreads, rtol=0.2)
+    assert spreads.max() < 10
+    np.testing.assert_allclose(paths[0] / one.mean(), paths[1], rtol=0.2)
 
 
 def test_coordinates_at_right_angles_and_rotated():

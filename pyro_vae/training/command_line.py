@@ -355,7 +355,8 @@ def _parsed(arguments: list[str]) -> Configuration:
             known = {n for part in choices.values() for n in inspect.signature(part).parameters}
             if unknown := [option for option in unread if option not in known - HANDED]:
                 raise ConfigurationError(
-                    f"unknown option --{family}.{unknown[0].replace('_', '-')}: no {family} has it."
+                    f"unknown option --{family}.{unknown[0].replace('_', '-')}, which no {family} has"
+                    f"{or_meant(unknown[0], known - HANDED)}"
                 )
             parser.add_argument(
                 f"--{family}.name",

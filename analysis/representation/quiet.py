@@ -1,4 +1,4 @@
-"""scikit-learn's warnings, which would print through a progress bar, are left out where the caller says as much."""
+"""A context that silences warnings of scikit-learn, which would print through a progress bar."""
 
 import warnings
 from collections.abc import Iterator

@@ -60,7 +60,7 @@ class Baseline:
     """A density without latent variables, fitted to training data.
 
     Args:
-        name: What it is, such as "one Bernoulli a pixel".
+        name: What it is, such as "a Bernoulli for each element".
         flat_log_density: Rows `(m, d)`, flattened, -> log p(x) of each in nats.
         factors: The number of factors of a factor analysis; None for independent elements.
     """

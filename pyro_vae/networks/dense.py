@@ -10,7 +10,7 @@ from pyro_vae.networks.layers import Activation, Layer, activation_function, gat
 from pyro_vae.networks.network import Network
 from pyro_vae.networks.normalisation import Norm
 
-# With fewer training rows than so many, hidden layers are by default so wide.
+# With fewer training rows than this, hidden layers are by default so wide, and training is longer.
 FEW_ROWS = 1000
 SMALL_WIDTH = 100
 

@@ -169,6 +169,7 @@ def _in_words(kind: str) -> str:
     if literal := re.fullmatch(r"typing\.Literal\[(.*)\]", kind):
         return f"one of {literal[1].replace(chr(39), '')}"
     name = re.sub(r"(?:<class '|typing\.|collections\.abc\.|'>)", "", kind)
+    name = re.sub(r"Literal\['(\w+)'\]", r"\1", name)
     name = re.sub(r"Literal\[(.*?)\]", lambda m: f"one of {m[1].replace(chr(39), '')}", name)
     name = name.replace(", NoneType", " or null")
     if name.startswith("Sequence"):

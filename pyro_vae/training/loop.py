@@ -24,6 +24,7 @@ from pyro_vae.data import DataContract, PreparedData
 from pyro_vae.data.nouns import noun
 from pyro_vae.evaluating import as_floats, check_device, evaluating
 from pyro_vae.log_densities import LogDensities, log_densities, without_density
+from pyro_vae.networks.dense import FEW_ROWS
 from pyro_vae.networks.normalisation import require_separable
 from pyro_vae.objectives import ELBO, Objective, ObjectiveValue, Reconstruction, objective_value
 from pyro_vae.training.aggressive import Aggressive
@@ -45,9 +46,8 @@ Precision = Literal["float32", "bfloat16"]
 # Whose parameters a training ends with: see `Training`.
 Keep = Literal["auto", "best", "last"]
 
-# By default: so many epochs, but with few training rows as many as make so many steps.
+# By default: so many epochs, but with fewer than `FEW_ROWS` training rows as many as make so many steps.
 EPOCHS = 100
-FEW_ROWS = 1000
 LEAST_STEPS = 4000
 # With fewer training rows than this, training stops by default after so many steps without a better score.
 STOPPING_ROWS = 10_000

@@ -54,7 +54,8 @@ def model_file(model: str) -> ModuleType:
     path = Path(model).resolve()
     if path.suffix != ".py" or not path.is_file():
         raise ConfigurationError(
-            f"--model must be {DEFAULT_MODEL!r} or a Python file, got {model!r}."
+            f"--model must be {DEFAULT_MODEL!r} or a Python file, got {model!r}"
+            f"{'.' if path.exists() else ', which is not there.'}"
         )
     source = path.read_bytes()
     name = f"{_PREFIX}{hashlib.sha256(os.fsencode(path) + source).hexdigest()}"

@@ -1,7 +1,7 @@
 """What all tests share: validation on, and shapes checked everywhere.
 
 pytest's doctest collection under importlib bypasses jaxtyping's import hook for modules that are
-not imported yet, so both packages are imported here, first.
+not imported yet, so the packages are imported here, first.
 """
 
 import os
@@ -14,9 +14,10 @@ import pyro
 import pytest
 
 import analysis
+import benchmarks
 import pyro_vae
 
-__all__ = ["analysis", "pyro_vae"]
+__all__ = ["analysis", "benchmarks", "pyro_vae"]
 
 
 @pytest.fixture(autouse=True)

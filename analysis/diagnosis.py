@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -18,8 +18,18 @@ from jaxtyping import Float, Real
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.data_statistics import Statistic, measured, standardisation, statistics_for
-from analysis.draws import (
+from analysis.calibration.leave_one_out import LeaveOneOut, leave_one_element_out
+from analysis.check import Check
+from analysis.plotting.images import Limits, limits_of
+from analysis.plotting.vectors import Elements
+from analysis.predictive.data_statistics import (
+    Statistic,
+    measured,
+    standardisation,
+    statistics_for,
+)
+from analysis.predictive.element_pit import ElementPit, element_pit
+from analysis.predictive.model_samples import (
     UndefinedCheckError,
     embedded,
     guide_blocks,
@@ -28,13 +38,10 @@ from analysis.draws import (
     new_data,
     to_array,
 )
-from analysis.element_pit import ElementPit, element_pit
-from analysis.images import Limits, limits_of
-from analysis.leave_one_out import LeaveOneOut, leave_one_element_out
-from analysis.vectors import Elements
-from pyro_vae.evaluating import seed_apart
 from pyro_vae.evidence import Evaluation, evaluate
+from pyro_vae.json_values import to_jsonable
 from pyro_vae.log_densities import NoDensityError, distribution_at
+from pyro_vae.rng import derive_seed
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -174,7 +181,7 @@ class Subject:
 
     def seed_of(self, what: str) -> int:
         """A seed of a purpose's own."""
-        return seed_apart(self.seed, what)
+        return derive_seed(self.seed, what)
 
     @cached_property
     def real(self) -> Real[np.ndarray, " n *event"]:
@@ -397,6 +404,18 @@ class Parts:
         self.readings[name] = " ".join([summary["reading"], *notes])
         self._made[name] = made
         return made
+
+    def check(self, check: Check) -> Any:
+        """Run a check, record it and draw its figures; None if it is not defined on these data."""
+        found = self.add(check.name, lambda: check.compute(self.subject))
+        if found is None:
+            return None
+        self.record.update(to_jsonable(check.record(found)))
+        self.numbers.update(check.headline(found))
+        for plot in check.plots:
+            if plot.when(found):
+                self.draw(plot.name, plot.caption, partial(plot.draw, found, self.subject))
+        return found
 
     def draw(
         self, name: str, caption: str, plot: "Callable[[], matplotlib.figure.Figure]"

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from analysis.aggregate_posterior import decompose_rate
-from analysis.calibration import (
+from analysis.calibration.calibration import (
     Calibration,
     ElementPit,
     calibration,
@@ -21,23 +20,31 @@ from analysis.calibration import (
     plot_reliability,
     same_image_probability,
 )
-from analysis.counts import count_frequencies
+from analysis.calibration.leave_one_out import LeaveOneOut
+from analysis.calibration.simulation_based_calibration import (
+    SimulationBasedCalibration,
+    plot_calibration_by_dimension,
+    plot_coverage,
+    plot_sbc,
+    simulated_ranks,
+    simulation_based_calibration,
+)
 from analysis.diagnosis import FORECAST_SAMPLES, SCORES, Parts, Section, Subject, replicates
-from analysis.elbo import elbo_terms
-from analysis.elbo_figures import plot_elbo_terms, plot_spectrum
-from analysis.extremes import plot_extremes
-from analysis.generalisation import Generalisation, generalisation, plot_generalisation
-from analysis.guide import guide_quality, plot_guide_quality, plot_worst_images
-from analysis.leave_one_out import LeaveOneOut
-from analysis.pit import PitCheck, pit_check, plot_pit
-from analysis.predictive import (
+from analysis.elbo.aggregate_posterior import decompose_rate
+from analysis.elbo.figures import plot_elbo_terms, plot_spectrum
+from analysis.elbo.rate_decomposition import RateDecomposition
+from analysis.elbo.terms import elbo_terms
+from analysis.guide.psis_diagnostics import guide_quality, plot_guide_quality, plot_worst_images
+from analysis.predictive.checks import (
     plot_comparisons,
     plot_nearest,
     plot_profiles,
     predictive_checks,
 )
-from analysis.predictive import plot_spectrum as plot_covariance
-from analysis.predictive_figures import (
+from analysis.predictive.checks import plot_spectrum as plot_covariance
+from analysis.predictive.counts import count_frequencies
+from analysis.predictive.extremes import plot_extremes
+from analysis.predictive.figures import (
     data_set_checks,
     plot_distributions,
     plot_prior_predictive,
@@ -46,18 +53,11 @@ from analysis.predictive_figures import (
     plot_test_statistics,
     predictive_tree,
 )
-from analysis.rate_decomposition import RateDecomposition
+from analysis.predictive.generalisation import Generalisation, generalisation, plot_generalisation
+from analysis.predictive.pit import PitCheck, pit_check, plot_pit
+from analysis.predictive.two_sample import compare_scores
 from analysis.representation import section
 from analysis.representation.section import representation
-from analysis.simulation_based_calibration import (
-    SimulationBasedCalibration,
-    plot_calibration_by_dimension,
-    plot_coverage,
-    plot_sbc,
-    simulated_ranks,
-    simulation_based_calibration,
-)
-from analysis.two_sample import compare_scores
 from pyro_vae.data.nouns import a_noun, noun, nouns
 from pyro_vae.statistics import khat_threshold
 
@@ -443,7 +443,7 @@ def _pit_checks(subject: Subject) -> list[PitCheck]:
 
 def _before_training(subject: Subject) -> dict[str, Any]:
     """How far generated data are from real ones before training, and after it."""
-    from analysis.data_statistics import measured
+    from analysis.predictive.data_statistics import measured
 
     before = measured(subject.before_training, subject.statistics)
     after = subject.generated_statistics

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from analysis.canvas import BLUE, GREEN, GREY, LABEL_COLOURS, ORANGE, new_figure, tidy
+from analysis.plotting.style import BLUE, GREEN, GREY, LABEL_COLOURS, ORANGE, new_figure, tidy
 from pyro_vae.data.nouns import noun
-from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import log_densities
+from pyro_vae.rng import evaluation_mode
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -121,7 +121,7 @@ def particle_noise(
     leaves = [leaf for group in groups.values() for leaf in group]
     moments = {name: _Moments() for name in groups}
     bounds = []
-    with evaluating(program, objective, seed=seed), torch.enable_grad():
+    with evaluation_mode(program, objective, seed=seed), torch.enable_grad():
         for _ in range(repeats):
             terms = log_densities(
                 program.model, program.guide, x, num_particles=objective.num_particles

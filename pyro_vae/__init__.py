@@ -7,7 +7,8 @@ result is any good.
 
 from pyro_vae import likelihoods, networks, posteriors, priors
 from pyro_vae.model import VAE, build
-from pyro_vae.training import fit, load
+from pyro_vae.runs import load
+from pyro_vae.training import fit
 
 __version__ = "0.1.0"
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from pyro_vae.data import DataContract
-from pyro_vae.evaluating import evaluating
+from pyro_vae.rng import evaluation_mode
 
 
 class Generation(nn.Module):
@@ -52,7 +52,7 @@ class Generation(nn.Module):
         """
         if not isinstance(n, Integral) or n < 1:
             raise ValueError(f"n must be a whole number of at least 1, got {n!r}.")
-        with evaluating(self, seed=seed):
+        with evaluation_mode(self, seed=seed):
             return self._as_given(self._generated(self.prior().sample((n,)), noise))
 
     def reconstruct(self, x: Any, *, noise: bool = False, seed: int | None = None) -> Any:
@@ -75,7 +75,7 @@ class Generation(nn.Module):
         Raises:
             ValueError: If the data do not fit the VAE, in one line.
         """
-        with evaluating(self, seed=seed):
+        with evaluation_mode(self, seed=seed):
             prepared = self._prepared(x)
             y = self._generated(self._code(prepared), noise)
             if getattr(self.likelihood, "given_total", False) and not noise:
@@ -114,7 +114,7 @@ class Generation(nn.Module):
                 "interpolate needs a continuous code, got one of one-hot variables, between whose values "
                 "there is nothing: decode each value, vae.decode(torch.eye(latent_dim))."
             )
-        with evaluating(self, seed=seed):
+        with evaluation_mode(self, seed=seed):
             ends = [self._single(data, name) for data, name in ((a, "a"), (b, "b"))]
             start, end = (self._code(self._prepared(x)) for x in ends)
             path = latent_path(start.numpy(force=True), end.numpy(force=True), steps, support)[0]

@@ -22,7 +22,7 @@ from torch.distributions import Distribution, kl_divergence
 
 # Imported for what it registers: the closed-form KLs that torch lacks.
 import pyro_vae.distributions  # noqa: F401
-from pyro_vae.evaluating import as_floats, evaluating
+from pyro_vae.rng import as_floats, evaluation_mode
 
 
 class NoDensityError(ValueError):
@@ -168,7 +168,7 @@ def check_density(guide: Callable[..., Any], x: Real[Tensor, " n *event"], what:
         NoDensityError: If a site has all its mass at one point.
     """
     first = as_floats(x[:1])
-    with evaluating(guide, seed=0), pyro.get_param_store().scope():
+    with evaluation_mode(guide, seed=0), pyro.get_param_store().scope():
         require_density(poutine.trace(guide).get_trace(first), what)
 
 

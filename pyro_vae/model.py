@@ -27,10 +27,10 @@ from pyro_vae.data import (
     prepare,
 )
 from pyro_vae.data.values import SUPPORTS
-from pyro_vae.evaluating import exportable
 from pyro_vae.generation import Generation
 from pyro_vae.parameter_names import UniqueParameterNames
 from pyro_vae.parts import Part, check_parts, checked_sizes, class_of, named_part, support_of
+from pyro_vae.rng import exportable
 
 # The likelihood that each kind of data gets, unless one is chosen. Edit a line, or give `build` one class.
 LIKELIHOOD_OF_KIND: dict[Kind, Callable[..., nn.Module]] = {

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Real
 from torch import Tensor
 
-from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.log_densities import distribution_at, log_densities, require_density
+from pyro_vae.rng import as_floats, evaluation_mode
 
 # An estimate this close to its largest value, in nats, says no more than that it is large.
 SATURATION = 2.0
@@ -84,7 +84,7 @@ def mutual_information(
         x = x[chosen.to(x.device)]
     x = as_floats(x)
     n = len(x)
-    with evaluating(vae, seed=seed):
+    with evaluation_mode(vae, seed=seed):
         terms = log_densities(vae.model, vae.guide, x)
         if len(terms.guide_sites) != 1:
             raise ValueError(

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from analysis.speed import evaluation, report
-from analysis.speed.figure import plot_benchmark
-from analysis.speed.images import IMAGE_SETS
-from analysis.speed.machine import made_by
-from analysis.speed.registry import WAYS
-from analysis.speed.suite import Options, Skipped, available_cores
 from analysis.study import write_between_markers
+from benchmarks import evaluation, report
+from benchmarks.figure import plot_benchmark
+from benchmarks.images import IMAGE_SETS
+from benchmarks.machine import made_by
+from benchmarks.registry import WAYS
+from benchmarks.suite import Options, Skipped, available_cores
 
 
 class Parser(argparse.ArgumentParser):

@@ -33,19 +33,7 @@ from torch import Tensor
 from analysis.commands import AGAIN
 from analysis.diagnosis_record import StoredDiagnosis, plain
 from analysis.diagnosis_sections import SECTIONS
-from pyro_vae.data import PreparedData
-from pyro_vae.data.memory_mapped import MemoryMapped
-from pyro_vae.data.nouns import nouns, set_noun
-from pyro_vae.data.sparse_rows import SparseRows
-from pyro_vae.evidence import defined_rows, undefined_data
-from pyro_vae.objectives import OBJECTIVES
-from pyro_vae.statistics import MINIMUM_SAMPLES
-from pyro_vae.training.checkpoint import load_checkpoint, write_atomically
-from pyro_vae.training.configuration import build_vae_for
-from pyro_vae.training.kept import digest
-from pyro_vae.training.other_data import other_data
-from pyro_vae.training.plain_yaml import ConfigurationError
-from pyro_vae.training.programs import (
+from pyro_vae.cli.common import (
     Parser,
     TrainedRun,
     at_least,
@@ -55,14 +43,26 @@ from pyro_vae.training.programs import (
     run_program,
     trained_run,
 )
-from pyro_vae.training.provenance import provenance
-from pyro_vae.training.run_directory import RunDirectory
+from pyro_vae.data import PreparedData
+from pyro_vae.data.memory_mapped import MemoryMapped
+from pyro_vae.data.nouns import nouns, set_noun
+from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.evidence import defined_rows, undefined_data
+from pyro_vae.objectives import OBJECTIVES
+from pyro_vae.runs.configuration import build_vae_for
+from pyro_vae.runs.other_data import other_data
+from pyro_vae.runs.provenance import provenance
+from pyro_vae.runs.result_cache import digest
+from pyro_vae.runs.run_directory import RunDirectory
+from pyro_vae.runs.strict_yaml import ConfigurationError
+from pyro_vae.statistics import MINIMUM_SAMPLES
+from pyro_vae.training.checkpoint import load_checkpoint, write_atomically
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
     from analysis.diagnosis import Foreign, Section, Steps, Subject
-    from analysis.rate_distortion import RateDistortion
+    from analysis.elbo.rate_distortion import RateDistortion
 
 # The data must not have trained the model.
 SPLITS = ("test", "validation")
@@ -174,7 +174,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     trained = opened(options, options.runs[0])
     set_noun(trained.data.dataset.noun)
     from analysis.diagnosis import Steps
-    from analysis.draws import UndefinedCheckError
+    from analysis.predictive.model_samples import UndefinedCheckError
 
     rows = fixed(trained, options)
     foreign = foreign_data(trained, options)
@@ -388,13 +388,13 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     """Evaluate several runs on the same data, then write how they compare."""
     names = distinct(options.runs)
     out = free(options.out or RunDirectory.unused(Path("runs"), "comparison").path)
+    from analysis.comparison.heldout_elpd import HeldOut
+    from analysis.comparison.model_comparison import compare_models
+    from analysis.comparison.model_comparison_figure import plot_model_comparison
+    from analysis.comparison.paired_differences import paired_report, plot_paired_differences
     from analysis.diagnosis import Steps
-    from analysis.held_out import HeldOut
-    from analysis.model_comparison import compare_models
-    from analysis.model_comparison_figure import plot_model_comparison
-    from analysis.paired_differences import paired_report, plot_paired_differences
-    from analysis.rate_distortion import rate_distortion_summary
-    from analysis.rate_distortion_figure import plot_rate_distortion
+    from analysis.elbo.rate_distortion import rate_distortion_summary
+    from analysis.elbo.rate_distortion_figure import plot_rate_distortion
     from pyro_vae.evidence import evaluate
     from pyro_vae.log_densities import NoDensityError, check_density
 
@@ -460,7 +460,7 @@ def rate_distortion_of(
     terms: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> "list[RateDistortion]":
     """Rate and distortion by run, on the data for which both are finite in all runs."""
-    from analysis.rate_distortion import RateDistortion
+    from analysis.elbo.rate_distortion import RateDistortion
 
     finite = np.all([np.isfinite(each).all(0) for each in terms.values()], axis=0)
     return [RateDistortion.of(name, r[finite], kl[finite]) for name, (r, kl) in terms.items()]
@@ -509,7 +509,7 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
 
 def said_differences(runs: Mapping[str, TrainedRun]) -> dict[str, dict[str, Any]]:
     """How runs differ, in options and training, which is printed before they are compared."""
-    from analysis.run_differences import differences_report, run_differences
+    from analysis.comparison.run_differences import differences_report, run_differences
 
     configurations = {name: trained.vae.configuration for name, trained in runs.items()}
     differences = run_differences(
@@ -546,7 +546,7 @@ def checked_comparable(
     Raises:
         NotComparableError: As `check_comparable`.
     """
-    from analysis.comparable import check_comparable, data_record
+    from analysis.comparison.comparability import check_comparable, data_record
 
     set_noun(next(iter(runs.values())).data.dataset.noun)
     first, *others = (

@@ -18,16 +18,16 @@ from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.draws import as_floats, embedded, latent_site, to_array
+from analysis.predictive.model_samples import as_floats, embedded, latent_site, to_array
 from analysis.representation.code_files import FORMATS, Codes
+from pyro_vae.cli.common import Parser, chosen_device, opened_run, run_data, run_program
 from pyro_vae.data import PreparedData
 from pyro_vae.data.nouns import noun, set_noun
-from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import distribution_at
+from pyro_vae.rng import evaluation_mode
+from pyro_vae.runs.other_data import name_in_file, other_data, taken_data_options
+from pyro_vae.runs.provenance import provenance
 from pyro_vae.training.checkpoint import write_atomically
-from pyro_vae.training.other_data import name_in_file, other_data, taken_data_options
-from pyro_vae.training.programs import Parser, chosen_device, opened_run, run_data, run_program
-from pyro_vae.training.provenance import provenance
 
 SPLITS = ("train", "validation", "test")
 # What stands for the split of data that are not split.
@@ -228,7 +228,7 @@ def scales_of(vae: Any, x: Tensor) -> np.ndarray:
         ValueError: If the guide has none.
     """
     site = latent_site(vae)
-    with evaluating(vae, seed=SEED):
+    with evaluation_mode(vae, seed=SEED):
         guide = distribution_at(poutine.trace(vae.guide).get_trace(as_floats(x)), site)
         try:
             scale = to_array(guide.stddev).reshape(len(x), -1).astype(np.float32)

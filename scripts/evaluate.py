@@ -30,10 +30,18 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_vae.cli.common import (
+    Parser,
+    at_least,
+    chosen_device,
+    in_one_line,
+    number_or_all,
+    run_program,
+    trained_run,
+)
 from pyro_vae.data import PreparedData
 from pyro_vae.data.nouns import noun, nouns, set_noun
 from pyro_vae.data.sparse_rows import SparseRows
-from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence import (
     AnnealedImportanceSampling,
     ImportanceWeighting,
@@ -49,21 +57,13 @@ from pyro_vae.evidence import (
 )
 from pyro_vae.evidence.numbers import standard_error
 from pyro_vae.log_densities import check_density
+from pyro_vae.rng import as_floats, evaluation_mode
+from pyro_vae.runs.model_files import MODEL_FAMILIES
+from pyro_vae.runs.other_data import name_in_file, taken_data_options
+from pyro_vae.runs.provenance import provenance
+from pyro_vae.runs.result_cache import Kept, code_hash, digest, to_arrays, write_arrays
+from pyro_vae.runs.run_directory import RunDirectory
 from pyro_vae.training.checkpoint import write_atomically
-from pyro_vae.training.kept import Kept, code_hash, digest, to_arrays, write_arrays
-from pyro_vae.training.model_files import MODEL_FAMILIES
-from pyro_vae.training.other_data import name_in_file, taken_data_options
-from pyro_vae.training.programs import (
-    Parser,
-    at_least,
-    chosen_device,
-    in_one_line,
-    number_or_all,
-    run_program,
-    trained_run,
-)
-from pyro_vae.training.provenance import provenance
-from pyro_vae.training.run_directory import RunDirectory
 
 METHODS = ("importance_weighting", "annealing", "two_sided", "gaps")
 # What the bare command does; a model that has no annealing loses that, and no more.
@@ -295,7 +295,7 @@ class Evaluating:
                     own = {"method": method, "seed": self.options.seed, "rows": part}
                     seed = int(digest(own)[:15], 16)
                     started = time.perf_counter()
-                    with evaluating(self.vae, seed=seed):
+                    with evaluation_mode(self.vae, seed=seed):
                         result = make(part, seed)
                     found = result, time.perf_counter() - started
                     kept.write(name, *found)
@@ -574,7 +574,7 @@ def figure(subject: Evaluating, results: dict[str, Any]) -> None:
     weighted, annealed = results.get("importance_weighting"), results.get("annealing")
     if weighted is None:
         return
-    from analysis.evidence import plot_iwae_curve
+    from analysis.elbo.evidence import plot_iwae_curve
 
     n = len(weighted.log_evidence) if annealed is None else len(annealed.log_evidence)
     drawn = plot_iwae_curve(

@@ -26,13 +26,14 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from pyro_vae.cli.command_line import parse, with_likelihood
+from pyro_vae.cli.common import chosen_device, in_one_line, with_data_path
+from pyro_vae.cli.interruption import interruptible
 from pyro_vae.data import default_root
 from pyro_vae.data.nouns import named, noun, nouns, set_noun
 from pyro_vae.data.sparse_rows import SparseRows
-from pyro_vae.evaluating import as_floats
-from pyro_vae.training.checkpoint import load_checkpoint
-from pyro_vae.training.command_line import parse, with_likelihood
-from pyro_vae.training.configuration import (
+from pyro_vae.rng import as_floats
+from pyro_vae.runs.configuration import (
     build_objective,
     build_vae_for,
     check_data,
@@ -42,16 +43,15 @@ from pyro_vae.training.configuration import (
     to_yaml,
     training_options,
 )
-from pyro_vae.training.interruption import interruptible
+from pyro_vae.runs.model_files import BY_KIND, DEFAULT_MODEL, located
+from pyro_vae.runs.provenance import provenance
+from pyro_vae.runs.resume_plan import check_extension, check_plan, nothing_left, plan_notes
+from pyro_vae.runs.run_directory import RunDirectory, model_hash, stored_contract
+from pyro_vae.runs.strict_yaml import Configuration
+from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
-from pyro_vae.training.model_files import BY_KIND, DEFAULT_MODEL, located
-from pyro_vae.training.plain_yaml import Configuration
-from pyro_vae.training.plan import check_extension, check_plan, nothing_left, plan_notes
 from pyro_vae.training.preparing import default_likelihood
 from pyro_vae.training.processes import LostProcessError, Processes
-from pyro_vae.training.programs import chosen_device, in_one_line, with_data_path
-from pyro_vae.training.provenance import provenance
-from pyro_vae.training.run_directory import RunDirectory, model_hash, stored_contract
 
 gc.enable()
 
@@ -255,11 +255,11 @@ def conclude(
     made_by: dict[str, str | None],
 ) -> None:
     """Evaluate on test data, and write metrics.json, inference_data.nc and the figures."""
-    from analysis.figures import draw_figures
+    from analysis.plotting.figures import draw_figures
     from pyro_vae.evidence import evaluate, fixed_rows, undefined_data
     from pyro_vae.inference_data import from_svi, write_netcdf
+    from pyro_vae.runs.run_verdicts import Plan, review
     from pyro_vae.training.schedules import TIED_TO_LENGTH
-    from pyro_vae.training.verdicts import Plan, review
 
     data, vae = training.data, cast("PyroModule", training.program)
     test = data.fixed("test")

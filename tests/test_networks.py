@@ -17,7 +17,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae import build, fit, likelihoods, networks, posteriors, priors
 from pyro_vae.data import Dataset, digits
-from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import log_densities
 from pyro_vae.networks import (
     NETWORKS,
@@ -28,6 +27,7 @@ from pyro_vae.networks import (
     ResNet,
     running_statistics,
 )
+from pyro_vae.rng import evaluation_mode
 
 NORMS = ("none", "batch", "layer")
 IMAGE_NETWORKS = ("conv", "gated_conv", "resnet")
@@ -267,7 +267,7 @@ def test_a_bound_does_not_depend_on_the_company(name, norm, x):
     in_training = log_weights(x, z)[:2] - log_weights(x[:2], z[:2])
     assert (in_training.abs() > 1e-3).all() == (norm == "batch")
     before = running(vae)
-    with evaluating(vae):
+    with evaluation_mode(vae):
         torch.testing.assert_close(log_weights(x, z)[:2], log_weights(x[:2], z[:2]))
     assert_same(running(vae), before)
 

@@ -11,7 +11,7 @@ import torch
 from pyro_vae.log_densities import log_densities
 from pyro_vae.model import build
 from pyro_vae.objectives import ELBO
-from pyro_vae.training.configuration import FAMILIES
+from pyro_vae.runs.configuration import FAMILIES
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.guide import guide_quality
-from analysis.held_out import HeldOut
-from analysis.model_comparison import compare_models
+from analysis.comparison.heldout_elpd import HeldOut
+from analysis.comparison.model_comparison import compare_models
+from analysis.guide.psis_diagnostics import guide_quality
 from pyro_vae import build, likelihoods
 from pyro_vae.evidence import importance_weighting
 from pyro_vae.log_densities import log_densities

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from analysis.disentanglement.factors import Factors, check, halves
-from analysis.draws import UndefinedCheckError
+from analysis.predictive.model_samples import UndefinedCheckError
 
 # The forest of extremely randomised trees: so many, whose leaves hold at least so many data.
 TREES = 30

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from analysis.disentanglement.factors import Factors, SharedValues, check, halves
-from analysis.draws import UndefinedCheckError
+from analysis.predictive.model_samples import UndefinedCheckError
 
 # Data in a group, and groups to learn from and to be judged by.
 GROUP_SIZE = 64

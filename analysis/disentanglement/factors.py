@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.draws import UndefinedCheckError
+from analysis.predictive.model_samples import UndefinedCheckError
 
 
 @dataclass(frozen=True)

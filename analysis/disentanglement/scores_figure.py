@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.disentanglement.scores import SCORES, Disentanglement
-from analysis.titles import shortened
+from analysis.plotting.labels import shortened
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 
 if TYPE_CHECKING:
     import matplotlib.axes

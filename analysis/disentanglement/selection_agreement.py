@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from analysis.canvas import LABEL_COLOURS, new_figure, tidy
-from analysis.p_values import p_text
+from analysis.comparison.p_values import p_text
+from analysis.plotting.style import LABEL_COLOURS, new_figure, tidy
 from pyro_vae.evidence.numbers import finite
 
 if TYPE_CHECKING:

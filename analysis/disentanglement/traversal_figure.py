@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.disentanglement.traversal_rows import Traversal, Traversals
-from analysis.images import Limits, draw_datum, is_image, strip
-from analysis.titles import shortened
+from analysis.plotting.images import Limits, draw_datum, is_image, strip
+from analysis.plotting.labels import shortened
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from pyro_vae.data.nouns import noun
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from analysis.disentanglement.what_moves import DOMINANT, Movement
+from analysis.disentanglement.traversal_labels import DOMINANT, Movement
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.numbers import finite
 

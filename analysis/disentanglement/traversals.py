@@ -8,10 +8,10 @@ from jaxtyping import Float, Int
 
 from analysis.disentanglement.factor_information import factor_information
 from analysis.disentanglement.traversal_figure import plot_traversals
+from analysis.disentanglement.traversal_labels import Movement, PictureMovements, vector_movement
 from analysis.disentanglement.traversal_rows import Traversal, Traversals
-from analysis.disentanglement.what_moves import Movement, PictureMovements, vector_movement
-from analysis.draws import UndefinedCheckError, mean_data
-from analysis.images import is_image
+from analysis.plotting.images import is_image
+from analysis.predictive.model_samples import UndefinedCheckError, mean_data
 
 __all__ = ["Traversal", "Traversals", "plot_traversals", "traversals"]
 

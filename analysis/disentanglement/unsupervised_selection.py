@@ -13,7 +13,7 @@ from analysis.disentanglement.selection_agreement import (
     plot_selection,
     selection_agreement,
 )
-from analysis.draws import UndefinedCheckError
+from analysis.predictive.model_samples import UndefinedCheckError
 from pyro_vae.evidence.numbers import finite
 from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
 

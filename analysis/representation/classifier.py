@@ -9,8 +9,8 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.draws import UndefinedCheckError, as_floats, block_size
-from pyro_vae.evaluating import evaluating
+from analysis.predictive.model_samples import UndefinedCheckError, as_floats, block_size
+from pyro_vae.rng import evaluation_mode
 
 # The rates of Adam, of which the validation labels choose, for each method and draw of labels alike.
 RATES = (1e-2, 1e-3)
@@ -63,12 +63,12 @@ class Classifier(nn.Module):
     def predicted(self, x: Real[Tensor, " n *event"]) -> Int[Tensor, " n"]:
         """The likeliest label of each datum."""
         codes = self.codes(x)
-        with evaluating(self):
+        with evaluation_mode(self):
             return self.head(codes).argmax(1)
 
     def codes(self, x: Real[Tensor, " n *event"]) -> Float[Tensor, "n latent"]:
         """The standardised codes of data, without gradients."""
-        with evaluating(self):
+        with evaluation_mode(self):
             return torch.cat([self.code(as_floats(part)) for part in x.split(block_size(x, 1))])
 
 
@@ -112,7 +112,7 @@ def trained(
             F.cross_entropy(forward(given[rows]), y[rows]).backward()
             optimiser.step()
             if step == len(batches) or (held and step % _EVERY == 0):
-                with evaluating(net):
+                with evaluation_mode(net):
                     logits = forward(given[looked])
                 # Cross-entropy alone would stop early: it grows with confidence while errors still fall.
                 wrong = float((logits.argmax(1) != y[looked]).sum())
@@ -130,7 +130,7 @@ def trained(
 def _encoder_parameters(program: Any, x: Float[Tensor, " n *event"]) -> list[str]:
     """The names of the parameters that the code's gradient reaches."""
     named = dict(program.named_parameters())
-    with evaluating(program), torch.enable_grad():
+    with evaluation_mode(program), torch.enable_grad():
         codes = program.embed(x)
         if not codes.requires_grad:
             raise UndefinedCheckError(

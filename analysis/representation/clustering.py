@@ -9,14 +9,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import MixtureSameFamily
 
-from analysis.draws import UndefinedCheckError, to_array
+from analysis.predictive.model_samples import UndefinedCheckError, to_array
 from analysis.representation.balanced_draws import spread_over_draws
 from analysis.representation.codes import Labelled
 from analysis.representation.probes import check_labelled
 from analysis.representation.quiet import quiet
 from pyro_vae.distributions import DiagonalNormalMixture
-from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence.numbers import finite
+from pyro_vae.rng import evaluation_mode
 
 # Each start of K-means is the best of so many, by its own criterion.
 INITS = 3
@@ -236,7 +236,7 @@ def prior_components(vae: Any, codes: Float[np.ndarray, "n dim"]) -> Int[np.ndar
         UndefinedCheckError: If p(z) is no mixture.
     """
     device = next((p.device for p in vae.parameters()), torch.device("cpu"))
-    with evaluating(vae):
+    with evaluation_mode(vae):
         prior = vae.prior()
         # A block bounds the memory: so many codes times K times d.
         blocks = torch.as_tensor(codes, dtype=torch.get_default_dtype()).split(500)

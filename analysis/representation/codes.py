@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.draws import embedded
+from analysis.predictive.model_samples import embedded
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Integer, Real
 
-from analysis.images import is_image
+from analysis.plotting.images import is_image
 
 if TYPE_CHECKING:
     import PIL.Image

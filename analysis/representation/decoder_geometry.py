@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.draws import column_spreads, device_of
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
+from analysis.predictive.model_samples import column_spreads, device_of
 from analysis.representation.latent_space import check_codes, continuous_support
-from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence.numbers import finite
+from pyro_vae.rng import evaluation_mode
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -218,7 +218,7 @@ def jacobians(vae: Any, z: Float[np.ndarray, "n latent"]) -> list[np.ndarray]:
     codes = torch.as_tensor(z, dtype=torch.double, device=device)
     found: list[np.ndarray] = []
     # A distribution's checks read values, which a derivative cannot carry.
-    with evaluating(program, seed=0), pyro.validation_enabled(False):
+    with evaluation_mode(program, seed=0), pyro.validation_enabled(False):
         elements = program.decode(codes[:1]).numel()
         for block in codes.split(max(1, _ELEMENTS // max(1, elements * z.shape[1]))):
             found.extend(_jacobian(program.decode, block))

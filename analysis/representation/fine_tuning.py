@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.canvas import BLUE, GREEN, ORANGE, new_figure, tidy
-from analysis.draws import as_floats
+from analysis.plotting.style import BLUE, GREEN, ORANGE, new_figure, tidy
+from analysis.predictive.model_samples import as_floats
 from analysis.representation.balanced_draws import (
     balanced_rows,
     held_out_rows,

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Real
 from torch import Tensor
 
-from analysis.images import is_image
-from pyro_vae.evaluating import seed_apart
+from analysis.plotting.images import is_image
+from pyro_vae.rng import derive_seed
 
 # What is wrong with the stand-ins, in a word or two, for axes and tables.
 STAND_INS = {
@@ -107,7 +107,7 @@ def stand_ins(
     if len(x) == 0:
         raise ValueError("stand-ins are made from at least one datum, got none.")
     support = support or _guessed(x)
-    generator = torch.Generator().manual_seed(seed_apart(seed, "stand-ins"))
+    generator = torch.Generator().manual_seed(derive_seed(seed, "stand-ins"))
     flat = x.flatten(1)
     n, elements = flat.shape
     made: dict[str, Tensor] = {}

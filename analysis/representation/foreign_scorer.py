@@ -8,17 +8,17 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.draws import embedded, has_density, mean_data, to_array
+from analysis.predictive.model_samples import embedded, has_density, mean_data, to_array
 from analysis.representation.complexity import compressed_length, log_cell, on_levels
 from analysis.representation.foreign_scores import (
     OF_A_DENSITY,
     CodeDistances,
     reconstruction_error,
 )
-from pyro_vae.evaluating import evaluating, seed_apart
 from pyro_vae.evidence.baselines import independent_density
 from pyro_vae.evidence.evaluation import fixed_rows
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
+from pyro_vae.rng import derive_seed, evaluation_mode
 
 # So many training data are taken: for their mean log p(x), and for their codes and single elements.
 TYPICAL_DATA = 1000
@@ -85,7 +85,7 @@ class Scorer:
             ).log_density
 
     def _weighted(self, name: str, x: Tensor) -> ImportanceWeighting:
-        with evaluating(self.vae, seed=seed_apart(self.seed, f"out of distribution {name}")):
+        with evaluation_mode(self.vae, seed=derive_seed(self.seed, f"out of distribution {name}")):
             return importance_weighting(
                 self.vae.model, self.vae.guide, x, num_samples=self.num_samples
             )

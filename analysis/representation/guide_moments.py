@@ -8,7 +8,7 @@ from jaxtyping import Float, Real
 from pyro import poutine
 from torch import Tensor
 
-from analysis.draws import (
+from analysis.predictive.model_samples import (
     UndefinedCheckError,
     as_floats,
     block_size,
@@ -16,8 +16,8 @@ from analysis.draws import (
     latent_site,
     to_array,
 )
-from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import distribution_at
+from pyro_vae.rng import evaluation_mode
 
 # Where a distribution has no formula for its moments, they are those of so many draws: the mean's own
 # error adds 1 / DRAWS of the variance to a squared error.
@@ -46,7 +46,7 @@ def guide_moments(
         raise UndefinedCheckError("q(z | x) is a point: it has no scale.")
     sphere = getattr(getattr(vae, "posterior", None), "support", None) == "sphere"
     means, variances = [], []
-    with evaluating(vae, seed=seed):
+    with evaluation_mode(vae, seed=seed):
         for block in x.split(block_size(x, 1)):
             trace = poutine.trace(vae.guide).get_trace(as_floats(block))
             distribution: Any = distribution_at(trace, site)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from analysis.draws import (
+from analysis.predictive.model_samples import (
     device_of,
     guide_blocks,
     has_density,
@@ -15,13 +15,13 @@ from analysis.draws import (
     new_data,
     to_array,
 )
+from analysis.representation.classifier_two_sample import told_apart
 from analysis.representation.holes_reading import EDGE, Holes, Normal
 from analysis.representation.latent_space import (
     check_codes,
     continuous_support,
 )
-from analysis.representation.told_apart import told_apart
-from pyro_vae.evaluating import seed_apart
+from pyro_vae.rng import derive_seed
 
 # The decoded means of so many draws are compared at most, and so many elements of them held.
 DECODED = 1000
@@ -62,7 +62,7 @@ def holes(
     draws = min(num_draws, len(x_train))
     if draws < 40:
         raise ValueError(f"at least 40 data and draws are needed, got {draws}.")
-    rows = np.random.default_rng(seed_apart(seed, "training data")).permutation(len(x_train))
+    rows = np.random.default_rng(derive_seed(seed, "training data")).permutation(len(x_train))
     x = x_train[torch.as_tensor(rows[:draws], device=x_train.device)].to(device_of(vae))
     parts = [to_array(terms.draws[0][0]) for _, terms in guide_blocks(vae, x, 1, seed=seed)]
     aggregate = np.concatenate(parts).reshape(draws, -1).astype(np.float64)
@@ -163,7 +163,7 @@ def _fitted(aggregate: np.ndarray, seed: int) -> Normal:
     """N(m, S) of one half of the draws, against the other half."""
     half = len(aggregate) // 2
     first, second = aggregate[:half], aggregate[half:]
-    rng = np.random.default_rng(seed_apart(seed, "a normal for the codes"))
+    rng = np.random.default_rng(derive_seed(seed, "a normal for the codes"))
     covariance = np.cov(first.T).reshape(first.shape[1], first.shape[1])
     drawn = rng.multivariate_normal(first.mean(0), covariance, len(second))
     edge = np.quantile(nearest_others(second), EDGE)

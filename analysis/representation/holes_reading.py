@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.images import Limits, draw_datum, is_image, strip
-from analysis.representation.told_apart import ToldApart
+from analysis.plotting.images import Limits, draw_datum, is_image, strip
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
+from analysis.representation.classifier_two_sample import ToldApart
 from analysis.verdicts import Verdict, codes_as_prior
 from pyro_vae.data.nouns import a_noun
 from pyro_vae.evidence.numbers import finite

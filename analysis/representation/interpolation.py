@@ -7,16 +7,22 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from analysis.draws import column_spreads, device_of, has_density, mean_data, new_data
+from analysis.predictive.model_samples import (
+    column_spreads,
+    device_of,
+    has_density,
+    mean_data,
+    new_data,
+)
 from analysis.representation.interpolation_reading import Interpolation, Profiles
 from analysis.representation.latent_space import (
     at_codes,
     check_codes,
     continuous_support,
 )
-from pyro_vae.evaluating import evaluating, seed_apart
 from pyro_vae.evidence import importance_weighting
 from pyro_vae.generation import latent_path
+from pyro_vae.rng import derive_seed, evaluation_mode
 
 # log p(x) is computed at so many points of a path, its ends among them: a few say where it dips.
 EVIDENCE_STEPS = 9
@@ -128,7 +134,7 @@ def decoded_steps(
 
 def random_pairs(n: int, pairs: int, seed: int) -> np.ndarray:
     """Pairs of different rows, chosen at random."""
-    rng = np.random.default_rng(seed_apart(seed, "pairs of codes"))
+    rng = np.random.default_rng(derive_seed(seed, "pairs of codes"))
     first = rng.integers(n, size=pairs)
     return np.stack([first, (first + rng.integers(1, n, size=pairs)) % n], 1)
 
@@ -153,7 +159,7 @@ def cross_fade(
     first, second = (v.unsqueeze(1).to(t.dtype) for v in (start, end))
     mixed = (1 - t) * first + t * second
     if bool((first == first.floor()).all() and (second == second.floor()).all()):
-        generator = torch.Generator().manual_seed(seed_apart(seed, "cross-fade"))
+        generator = torch.Generator().manual_seed(derive_seed(seed, "cross-fade"))
         mixed = (mixed + torch.rand(mixed.shape, generator=generator).to(mixed)).floor()
         # Rounding of the sum may reach the next number where the mean is whole.
         mixed = mixed.minimum(torch.maximum(first, second))
@@ -173,10 +179,10 @@ def _profiles(
 ) -> Profiles:
     points = z[:, at]
     drawn = at_codes(
-        vae, points.reshape(-1, z.shape[-1]), like, seed=seed_apart(seed, "paths of data")
+        vae, points.reshape(-1, z.shape[-1]), like, seed=derive_seed(seed, "paths of data")
     )
     log_prior = drawn.log_prior.reshape(points.shape[:2])
-    new = new_data(vae, like, REFERENCES, seed=seed_apart(seed, "references"))
+    new = new_data(vae, like, REFERENCES, seed=derive_seed(seed, "references"))
     of_prior = at_codes(vae, new.z.reshape(REFERENCES, -1), like, seed=seed).log_prior
     # A density with respect to a measure with masses at 0 has no one unit along a path.
     defined = support != "sparse" and bool(np.isfinite(log_prior).all())
@@ -184,7 +190,7 @@ def _profiles(
     reasons: list[str | None] = []
 
     def evidence(data: Any, what: str) -> np.ndarray:
-        with evaluating(vae, seed=seed_apart(seed, f"log p(x) of {what}")):
+        with evaluation_mode(vae, seed=derive_seed(seed, f"log p(x) of {what}")):
             found = importance_weighting(
                 vae.model,
                 vae.guide,
@@ -199,7 +205,7 @@ def _profiles(
     if x is not None:
         mixed = cross_fade(x[chosen[:, 0]], x[chosen[:, 1]], shares, seed=seed)
         fade = evidence(mixed.flatten(0, 1), "cross-fades").reshape(points.shape[:2])
-        rng = np.random.default_rng(seed_apart(seed, "real data"))
+        rng = np.random.default_rng(derive_seed(seed, "real data"))
         rows = rng.permutation(len(x))[:REFERENCES]
         real = evidence(x[torch.as_tensor(rows, device=x.device)], "data")
     of_paths, of_new = evidence(drawn.x, "paths"), evidence(new.x, "new data")

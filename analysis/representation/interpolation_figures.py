@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from analysis.canvas import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.images import Limits, draw_datum, is_image, strip
+from analysis.plotting.images import Limits, draw_datum, is_image, strip
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.representation.interpolation_reading import UNLIKELY, Interpolation, Profiles
 
 if TYPE_CHECKING:

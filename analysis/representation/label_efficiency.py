@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from analysis.canvas import GREY, LINE_COLOURS, new_figure, tidy
+from analysis.plotting.labels import shortened, wrapped
+from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, tidy
 from analysis.representation.balanced_draws import balanced_rows, check_sizes, spread_over_draws
 from analysis.representation.codes import Labelled
 from analysis.representation.probes import (
@@ -16,7 +17,6 @@ from analysis.representation.probes import (
     check_labelled,
     linear_probe,
 )
-from analysis.titles import shortened, wrapped
 from pyro_vae.evidence.numbers import finite
 
 if TYPE_CHECKING:

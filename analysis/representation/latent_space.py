@@ -9,7 +9,7 @@ from jaxtyping import Float, Real
 from pyro import poutine
 from torch import Tensor
 
-from analysis.draws import (
+from analysis.predictive.model_samples import (
     UndefinedCheckError,
     as_floats,
     block_size,
@@ -17,8 +17,8 @@ from analysis.draws import (
     narrowed,
     to_array,
 )
-from pyro_vae.evaluating import evaluating
 from pyro_vae.inference_data import unconditioned
+from pyro_vae.rng import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def at_codes(
     site = latent_site(vae)
     size = block_size(like, 1)
     densities, data = [], []
-    with evaluating(vae, seed=seed):
+    with evaluation_mode(vae, seed=seed):
         for part in _tensors(codes, like).split(size):
             model = poutine.condition(unconditioned(vae.model), data={site: part})
             x = as_floats(like[:1]).expand(len(part), *like.shape[1:])

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.canvas import BLUE, GREY, new_figure, tidy
+from analysis.plotting.style import BLUE, GREY, new_figure, tidy
 from analysis.representation.foreign_scores import DEFINITIONS
 from analysis.representation.out_of_distribution import OutOfDistribution
 

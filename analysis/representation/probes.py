@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from analysis.draws import UndefinedCheckError
+from analysis.plotting.labels import listed
+from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation.codes import Labelled
 from analysis.representation.quiet import quiet
 from analysis.representation.softmax_regression import (
@@ -17,7 +18,6 @@ from analysis.representation.softmax_regression import (
     choose_regularisation,
     fit,
 )
-from analysis.titles import listed
 from pyro_vae.evidence.numbers import finite
 
 if TYPE_CHECKING:

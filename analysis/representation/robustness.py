@@ -10,20 +10,26 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.draws import UndefinedCheckError, embedded, has_density, mean_data, to_array
-from analysis.representation.damaged_data import (
+from analysis.plotting.labels import listed
+from analysis.predictive.model_samples import (
+    UndefinedCheckError,
+    embedded,
+    has_density,
+    mean_data,
+    to_array,
+)
+from analysis.representation.corrupted_data import (
     STRENGTHS,
     AnyDamage,
     check_strengths,
     chosen_damages,
     damaged,
 )
-from analysis.titles import listed
 from analysis.verdicts import Verdict, robust
 from pyro_vae.data.nouns import noun
-from pyro_vae.evaluating import evaluating, seed_apart
 from pyro_vae.evidence import importance_weighting
 from pyro_vae.evidence.numbers import finite
+from pyro_vae.rng import derive_seed, evaluation_mode
 from pyro_vae.statistics import rounding_error
 
 # An accuracy is told apart from chance by so many standard errors.
@@ -314,7 +320,7 @@ class _Measured:
     ) -> None:
         self.vae, self.labels, self.classifier = vae, labels, classifier
         self.num_samples = num_samples if num_samples and has_density(vae, x) else 0
-        self.seed = seed_apart(seed, "robustness")
+        self.seed = derive_seed(seed, "robustness")
         self.clean = to_array(x).astype(np.float64)
         self.codes = embedded(vae, x)
         self.distance = typical_distance(self.codes, seed)
@@ -327,7 +333,7 @@ class _Measured:
         if self.classifier is not None:
             found["accuracy"] = (self.classifier.predict(codes) == self.labels).astype(float)
         if self.num_samples:
-            with evaluating(self.vae, seed=self.seed):
+            with evaluation_mode(self.vae, seed=self.seed):
                 found["log_evidence"] = importance_weighting(
                     self.vae.model, self.vae.guide, x, num_samples=self.num_samples, compile="off"
                 ).log_evidence

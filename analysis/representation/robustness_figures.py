@@ -7,10 +7,11 @@ import numpy as np
 from jaxtyping import Real
 from torch import Tensor
 
-from analysis.canvas import GREY, LINE_COLOURS, new_figure
-from analysis.draws import embedded, mean_data, to_array
-from analysis.images import Limits, draw_datum, strip
-from analysis.representation.damaged_data import (
+from analysis.plotting.images import Limits, draw_datum, strip
+from analysis.plotting.labels import shortened
+from analysis.plotting.style import GREY, LINE_COLOURS, new_figure
+from analysis.predictive.model_samples import embedded, mean_data, to_array
+from analysis.representation.corrupted_data import (
     STRENGTHS,
     AnyDamage,
     check_strengths,
@@ -24,7 +25,6 @@ from analysis.representation.strength_panels import (
     name_lines,
     strength_panels,
 )
-from analysis.titles import shortened
 from pyro_vae.data.nouns import noun
 
 if TYPE_CHECKING:

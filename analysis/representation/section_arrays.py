@@ -11,7 +11,7 @@ from torch import Tensor
 
 from analysis.commands import FOREIGN
 from analysis.diagnosis import Foreign, Subject
-from analysis.draws import UndefinedCheckError, embedded
+from analysis.predictive.model_samples import UndefinedCheckError, embedded
 from analysis.representation.codes import Labelled
 from analysis.representation.probes import Probe, linear_probe
 from pyro_vae.evidence.evaluation import fixed_rows

@@ -8,7 +8,7 @@ from analysis.disentanglement.scores_figure import plot_disentanglement
 from analysis.disentanglement.traversal_figure import plot_traversals
 from analysis.disentanglement.traversal_rows import Traversals
 from analysis.disentanglement.traversals import traversals
-from analysis.draws import UndefinedCheckError
+from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation.section_arrays import Represented
 
 PARTS = ("disentanglement", "traversals")

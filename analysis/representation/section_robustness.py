@@ -3,15 +3,15 @@
 import numpy as np
 
 from analysis.diagnosis import Parts
-from analysis.draws import UndefinedCheckError
+from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation.foreign_data import stand_ins
-from analysis.representation.honest_uncertainty import honest_uncertainty
-from analysis.representation.honest_uncertainty_figure import plot_honest_uncertainty
 from analysis.representation.out_of_distribution import OutOfDistribution, out_of_distribution
 from analysis.representation.out_of_distribution_figure import plot_out_of_distribution
 from analysis.representation.robustness import Robustness, robustness
 from analysis.representation.robustness_figures import plot_robustness
 from analysis.representation.section_arrays import Represented
+from analysis.representation.uncertainty_calibration import honest_uncertainty
+from analysis.representation.uncertainty_calibration_figure import plot_honest_uncertainty
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.evaluation import fixed_rows
 from pyro_vae.evidence.numbers import standard_error

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from analysis.canvas import new_figure, tidy
+from analysis.plotting.style import new_figure, tidy
 
 if TYPE_CHECKING:
     import matplotlib.axes

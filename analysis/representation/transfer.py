@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.canvas import GREY, LINE_COLOURS, new_figure, tidy
-from analysis.draws import to_array
+from analysis.plotting.labels import listed, shortened, wrapped
+from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, tidy
+from analysis.predictive.model_samples import to_array
 from analysis.representation.balanced_draws import balanced_rows, check_sizes
 from analysis.representation.codes import Labelled, labelled_codes
 from analysis.representation.probes import chance_level, check_labelled, linear_probe
-from analysis.titles import listed, shortened, wrapped
 from pyro_vae.evidence.numbers import finite
 from pyro_vae.networks import UserUnits
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.data.nouns import noun
-from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence.annealing import Options, chunks
 from pyro_vae.evidence.numbers import finite, joined, precision, standard_error
+from pyro_vae.rng import evaluation_mode
 from pyro_vae.statistics import (
     effective_sample_size,
     log_mean_exp,
@@ -210,7 +210,7 @@ def annealed_importance_sampling(
     """
     options = Options(num_chains, num_temperatures, leapfrog_steps, max_elements, compile)
     results = []
-    with evaluating(vae, seed=seed):
+    with evaluation_mode(vae, seed=seed):
         for chunk in chunks(vae, x, options, passes=1, progress=progress):
             weights = chunk.forward()
             log_weights = weights.log_weights.cpu().numpy()

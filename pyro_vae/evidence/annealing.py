@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
-from pyro_vae.evaluating import as_floats
 from pyro_vae.evidence.endpoints import Densities, Endpoints
 from pyro_vae.evidence.hamiltonian import adapted_step_sizes, transition
+from pyro_vae.rng import as_floats
 
 # Step sizes are found in a pass over a tenth of the temperatures, but no fewer than these, after a few
 # more transitions at the first.

@@ -12,10 +12,10 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.compilation.work import CompileMode, counted
-from pyro_vae.evaluating import owners_of
 from pyro_vae.evidence.data_graph import DataGraph
 from pyro_vae.evidence.unconstrained import Unconstrained, unconstrained
 from pyro_vae.log_densities import distribution_at, log_densities, require_density
+from pyro_vae.rng import owners_of
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from pyro_vae.compilation.work import CompileMode
-from pyro_vae.evaluating import as_floats, check_device, evaluating
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
 from pyro_vae.evidence.numbers import finite
 from pyro_vae.log_densities import (
@@ -24,6 +23,7 @@ from pyro_vae.log_densities import (
     distribution_at,
     log_densities,
 )
+from pyro_vae.rng import as_floats, check_device, evaluation_mode
 from pyro_vae.statistics import active_units
 
 # So many rows are named in a message.
@@ -152,7 +152,7 @@ def defined_rows(
         max_elements: Elements of data held at once.
     """
     found = []
-    with evaluating(vae, seed=0), pyro.validation_enabled(False):
+    with evaluation_mode(vae, seed=0), pyro.validation_enabled(False):
         for chunk in x.split(max(1, max_elements // max(1, x[0].numel()))):
             data = as_floats(chunk)
             terms = log_densities(vae.model, vae.guide, data, max_plate_nesting=max_plate_nesting)
@@ -235,7 +235,7 @@ def evaluate(
     validated = is_validation_enabled() and (
         max_elements < 1 or bool(defined_rows(vae, x, **size).all())
     )
-    with evaluating(vae, seed=seed), pyro.validation_enabled(validated):
+    with evaluation_mode(vae, seed=seed), pyro.validation_enabled(validated):
         weighted = None
         with suppress(NoDensityError):
             check_density(vae.guide, x, "importance weighting")

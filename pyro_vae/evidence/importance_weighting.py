@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.data.nouns import noun
-from pyro_vae.evaluating import as_floats
 from pyro_vae.evidence.numbers import (
     finite,
     joined,
@@ -24,6 +23,7 @@ from pyro_vae.evidence.numbers import (
     standard_error,
 )
 from pyro_vae.evidence.terms import Terms
+from pyro_vae.rng import as_floats
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
     effective_sample_size,

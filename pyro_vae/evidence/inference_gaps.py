@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.data.nouns import noun
-from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence.local_guide import refined
 from pyro_vae.evidence.numbers import (
     finite,
@@ -24,6 +23,7 @@ from pyro_vae.evidence.numbers import (
     standard_error,
 )
 from pyro_vae.evidence.terms import Terms
+from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.statistics import MINIMUM_SAMPLES, log_mean_exp, pareto_khat, withheld
 
 # What `trust` asks for: at most so many nats per datum from the last third of the steps, and k-hats
@@ -298,7 +298,7 @@ def inference_gaps(
     columns: dict[str, list[np.ndarray]] = {name: [] for name in (*_COLUMNS, "khat", "rounding")}
     bar = tqdm(total=len(x), desc="inference gaps", unit=noun(), disable=not progress)
     # A seed of its own: the ELBOs are reported on other draws than those that chose the guide.
-    with bar, evaluating(vae, seed=seed + 2), ExitStack() as speed:
+    with bar, evaluation_mode(vae, seed=seed + 2), ExitStack() as speed:
         for start in range(0, len(x), batch):
             chunk = x[start : start + batch]
             data = as_floats(chunk)

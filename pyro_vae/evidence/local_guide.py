@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from tqdm import tqdm
 
 from pyro_vae.compilation.work import CompileMode
-from pyro_vae.evaluating import as_floats, evaluating, seed_apart
 from pyro_vae.evidence.local_gradient import LocalGradient, NoLocalGuideError, Rows
 from pyro_vae.log_densities import log_densities
+from pyro_vae.rng import as_floats, derive_seed, evaluation_mode
 
 # The draws on which a datum's refined parameters are compared with the encoder's.
 _CHOICE_DRAWS = 128
@@ -94,7 +94,7 @@ def refined(
     batch = -(-n // chunks)
     values: list[Tensor] = []
     # On the draws that it was fitted to, a guide looks better than it is.
-    with evaluating(program, seed=seed_apart(seed, "refined")), ExitStack() as speed:
+    with evaluation_mode(program, seed=derive_seed(seed, "refined")), ExitStack() as speed:
         step: LocalGradient | None = None
         bar = speed.enter_context(
             tqdm(total=chunks * steps, desc="refining", unit="step", disable=not progress)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pyro_vae.compilation import CompilerError, TracingError, compile_graph, one_line, trace
 from pyro_vae.compilation.work import FORWARD, CompileMode, counted
-from pyro_vae.evaluating import owners_of
 from pyro_vae.log_densities import log_densities, require_density
+from pyro_vae.rng import owners_of
 
 log = logging.getLogger(__name__)
 

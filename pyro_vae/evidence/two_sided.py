@@ -14,9 +14,9 @@ from torch import Tensor
 
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.data.nouns import noun
-from pyro_vae.evaluating import as_floats, evaluating
 from pyro_vae.evidence.annealing import Options, chunks
 from pyro_vae.evidence.numbers import finite, joined, precision, standard_error
+from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.statistics import log_mean_exp, rounding_error, withheld
 
 # Threshold of `trust`, in nats.
@@ -175,7 +175,7 @@ def two_sided_check(
     if len(like_x) == 0:
         raise ValueError("two_sided_check needs at least one datum to be like, got none.")
     results = []
-    with evaluating(vae, seed=seed):
+    with evaluation_mode(vae, seed=seed):
         x, z = simulated(vae, like_x, num_data)
         for chunk in chunks(vae, x, options, passes=2, progress=progress):
             forward, backward = chunk.forward(), chunk.backward(z[chunk.rows])

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyro_vae.evaluating import check_device, evaluating, owners_of
 from pyro_vae.inference_data.blocks import Arguments
 from pyro_vae.inference_data.draws import draw_prior
 from pyro_vae.inference_data.pointwise import loo_attributes
@@ -25,6 +24,7 @@ from pyro_vae.inference_data.tree import (
     name_of,
     names_of,
 )
+from pyro_vae.rng import check_device, evaluation_mode, owners_of
 
 if TYPE_CHECKING:
     import xarray
@@ -140,7 +140,7 @@ def from_svi(
     check_attributes(attrs or {})
     check_device(*owners_of(model, guide))
     arguments = Arguments(args, kwargs)
-    with evaluating(model, guide, seed=seed):
+    with evaluation_mode(model, guide, seed=seed):
         planned = plan(
             model,
             guide,

@@ -8,13 +8,13 @@ import numpy as np
 import pyro
 from pyro.infer.util import is_validation_enabled
 
-from pyro_vae.evaluating import owners_of
 from pyro_vae.inference_data.blocks import Arguments, blocks
 from pyro_vae.inference_data.draws import draw
 from pyro_vae.inference_data.layout import Layout, look
 from pyro_vae.inference_data.sites import Draws, Site
 from pyro_vae.inference_data.terms import statistics_of, terms_of
 from pyro_vae.log_densities import without_density
+from pyro_vae.rng import owners_of
 
 
 @dataclass(frozen=True)

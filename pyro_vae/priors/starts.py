@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
-from pyro_vae.evaluating import evaluating
+from pyro_vae.rng import evaluation_mode
 
 # More rows than these, and than this many a centre, change centres little and cost memory.
 _ROWS, _ROWS_PER_CENTRE = 10_000, 20
@@ -68,7 +68,7 @@ class Embedded(NamedTuple):
 def embedded(posterior: nn.Module, data: Real[Tensor, " n *event"]) -> Embedded:
     """The codes of data, and one draw of q(z | x) for each; the posterior is left as it was."""
     means, draws = [], []
-    with evaluating(posterior):
+    with evaluation_mode(posterior):
         for rows in data.split(_CHUNK):
             means.append(posterior.embed(rows))
             draws.append(posterior(rows).sample())

@@ -2,7 +2,6 @@
 
 from pyro_vae.training.fit import fit
 from pyro_vae.training.loop import NonFiniteError, Training
-from pyro_vae.training.run_directory import RunDirectory, load
 from pyro_vae.training.svi import CompiledSVI
 
-__all__ = ["CompiledSVI", "NonFiniteError", "RunDirectory", "Training", "fit", "load"]
+__all__ = ["CompiledSVI", "NonFiniteError", "Training", "fit"]

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from pyro_vae.data import PreparedData
 from pyro_vae.data.orders import permutation
-from pyro_vae.evaluating import as_floats, evaluating, seed_apart
 from pyro_vae.log_densities import log_densities
 from pyro_vae.mutual_information import mutual_information
 from pyro_vae.objectives import Objective
-from pyro_vae.training.feeds import Batches, InMemory, Share, Sparse, Streamed
-from pyro_vae.training.non_finite import NonFiniteError, explain
+from pyro_vae.rng import as_floats, derive_seed, evaluation_mode
+from pyro_vae.training.loaders import Batches, InMemory, Share, Sparse, Streamed
+from pyro_vae.training.nan_diagnosis import NonFiniteError, explain
 from pyro_vae.training.step import PATIENCE, Loss, Step
 from pyro_vae.training.totals import Totals
 
@@ -99,7 +99,7 @@ class Aggressive:
         # Full batches alone: each epoch leaves out other rows, fewer than a batch.
         rows = len(data.train) // batch_size * batch_size
         self.feed = feed.beside(
-            Batches(rows, batch_size), seed_apart(feed.order_seed, "aggressive")
+            Batches(rows, batch_size), derive_seed(feed.order_seed, "aggressive")
         )
         self._share = Share(0, batch_size, batch_size, 1.0)
         self.ordinary = step
@@ -183,7 +183,7 @@ class Aggressive:
         """Go back to a saved state. The ordinary step has gone back to its own already."""
         self.active, self.best = state["active"], float(state["best"])
         self.taken, self.steps, self.skipped = state["taken"], state["steps"], state["skipped"]
-        self.feed.order_seed = seed_apart(order_seed, "aggressive")
+        self.feed.order_seed = derive_seed(order_seed, "aggressive")
         self.inner.totals = Totals.from_dict(state["totals"], self.device)
         self.outer.totals = self.ordinary.totals
         for step, name in ((self.inner, "compile_inner"), (self.outer, "compile_outer")):
@@ -195,7 +195,7 @@ class Aggressive:
         rows = as_floats(self.data.fixed("validation")[:2].to(self.device))
         program: Any = self.program
         # Pyro's global store is left as it was found.
-        with evaluating(program, seed=0), torch.enable_grad(), pyro.get_param_store().scope():
+        with evaluation_mode(program, seed=0), torch.enable_grad(), pyro.get_param_store().scope():
             terms = log_densities(program.model, program.guide, rows)
             of_guide = [t for t in (terms.log_posterior, *terms.draws) if t.requires_grad]
             if not of_guide:

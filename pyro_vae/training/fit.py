@@ -14,10 +14,10 @@ from pyro_vae.data import DATASETS, DataContract, Dataset, PreparedData, Units, 
 from pyro_vae.data.inputs import TAKEN, as_rows
 from pyro_vae.data.inspection import Judgement
 from pyro_vae.data.inspection import check as check_values
-from pyro_vae.evaluating import check_device
 from pyro_vae.networks import UserUnits, user_units
 from pyro_vae.objectives import OBJECTIVES, Objective
 from pyro_vae.parts import named_part
+from pyro_vae.rng import check_device
 from pyro_vae.suggestions import or_meant
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.history import History

@@ -22,16 +22,22 @@ from tqdm import tqdm
 from pyro_vae.compilation.work import CompileMode
 from pyro_vae.data import DataContract, PreparedData
 from pyro_vae.data.nouns import noun
-from pyro_vae.evaluating import as_floats, check_device, evaluating
 from pyro_vae.log_densities import LogDensities, log_densities, without_density
 from pyro_vae.networks.dense import FEW_ROWS
 from pyro_vae.networks.normalisation import require_separable
 from pyro_vae.objectives import ELBO, Objective, ObjectiveValue, Reconstruction, objective_value
+from pyro_vae.rng import as_floats, check_device, evaluation_mode
 from pyro_vae.training.aggressive import Aggressive
 from pyro_vae.training.checkpoint import save_checkpoint
-from pyro_vae.training.collapse import UNIT_NATS, Units, collapse_alarm, remedies, units_in_use
-from pyro_vae.training.feeds import Batches, Share, feed
-from pyro_vae.training.non_finite import NonFiniteError, explain
+from pyro_vae.training.collapse_monitor import (
+    UNIT_NATS,
+    Units,
+    collapse_alarm,
+    remedies,
+    units_in_use,
+)
+from pyro_vae.training.loaders import Batches, Share, feed
+from pyro_vae.training.nan_diagnosis import NonFiniteError, explain
 from pyro_vae.training.processes import Processes
 from pyro_vae.training.schedules import Schedule, learning_rate_schedule
 from pyro_vae.training.shared_noise import Draw, SharedNoise, draws_of
@@ -235,7 +241,7 @@ class Training:
             )
         # In evaluation mode, so that no running statistics move.
         with (
-            evaluating(self.program, seed=0),
+            evaluation_mode(self.program, seed=0),
             pyro.validation_enabled(True),
             pyro.get_param_store().scope(),
         ):
@@ -520,7 +526,7 @@ class Training:
         elbo, reconstruction = ELBO(), Reconstruction()
         sums = {"elbo": 0.0, "reconstruction": 0.0, "kl": 0.0}
         first: tuple[Tensor, LogDensities] | None = None
-        with evaluating(self.program, seed=VALIDATION_SEED):
+        with evaluation_mode(self.program, seed=VALIDATION_SEED):
             for rows in split.split(batch):
                 x = as_floats(rows.to(self.device))
                 program: Any = self.program

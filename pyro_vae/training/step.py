@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from pyro_vae.training.compiled import Compiled, CompileMode
+from pyro_vae.compilation.compiled_function import Compiled, CompileMode
 from pyro_vae.training.processes import Processes
 from pyro_vae.training.totals import Totals
 

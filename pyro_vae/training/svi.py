@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.compilation.work import CompileMode
-from pyro_vae.evaluating import owners_of
+from pyro_vae.rng import owners_of
 from pyro_vae.training.step import Loss, Step
 
 

@@ -18,14 +18,17 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.calibration import calibration, element_pit
-from analysis.draws import new_data, to_array
-from analysis.exact_models import BernoulliMixture, LinearGaussian
-from analysis.leave_one_out import leave_one_element_out
-from analysis.p_values import holm
-from analysis.pit import pit_check
-from analysis.predictive import predictive_checks
-from analysis.simulation_based_calibration import simulated_ranks, simulation_based_calibration
+from analysis.calibration.calibration import calibration, element_pit
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.calibration.leave_one_out import leave_one_element_out
+from analysis.calibration.simulation_based_calibration import (
+    simulated_ranks,
+    simulation_based_calibration,
+)
+from analysis.comparison.p_values import holm
+from analysis.predictive.checks import predictive_checks
+from analysis.predictive.model_samples import new_data, to_array
+from analysis.predictive.pit import pit_check
 from analysis.study import (
     Cell,
     Results,
@@ -35,7 +38,7 @@ from analysis.study import (
     run_study,
     study_parser,
 )
-from pyro_vae.training.provenance import provenance
+from pyro_vae.runs.provenance import provenance
 
 RESULTS = Path(__file__).with_suffix(".json")
 # Of each data set: data, new data from the model, training data, and draws from the guide.

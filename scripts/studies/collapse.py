@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from analysis.information import information, information_column
+from analysis.elbo.information import information, information_column
 from analysis.study import (
     Cell,
     Results,

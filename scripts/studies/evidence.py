@@ -26,7 +26,7 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.evidence import EvidenceCurve, plot_evidence_curves
+from analysis.elbo.evidence import EvidenceCurve, plot_evidence_curves
 from analysis.study import (
     Cell,
     Results,
@@ -40,10 +40,10 @@ from analysis.study import (
     trained,
     with_test_data,
 )
-from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence import annealed_importance_sampling, importance_weighting
+from pyro_vae.rng import evaluation_mode
+from pyro_vae.runs.provenance import provenance
 from pyro_vae.statistics import khat_threshold
-from pyro_vae.training.provenance import provenance
 
 # Guides that fit better and worse, and objectives that ask more and less of them.
 MODELS: dict[str, tuple[str, ...]] = {
@@ -103,7 +103,7 @@ def kept_run(model: str, options: argparse.Namespace) -> Path:
 def curve_of(model: str, options: argparse.Namespace) -> Cell:
     """Both estimates of a model's log p(x) of the same images."""
     vae, _, x = with_test_data(kept_run(model, options), options.images)
-    with evaluating(vae, seed=options.seed):
+    with evaluation_mode(vae, seed=options.seed):
         weighted = importance_weighting(
             vae.model, vae.guide, x, num_samples=options.samples, progress=True
         )
@@ -167,7 +167,7 @@ def _chunk(vae: Any, x: Tensor, start: int, samples: int, store: Path) -> dict[s
     """A chunk's evaluation; its random numbers have the place of the chunk as their seed."""
     path = store / f"{start:06d}.npz"
     if not path.exists():
-        with evaluating(vae, seed=start):
+        with evaluation_mode(vae, seed=start):
             weighted = importance_weighting(
                 vae.model, vae.guide, x, num_samples=samples, compile="on"
             )

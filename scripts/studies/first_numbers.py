@@ -35,7 +35,7 @@ from analysis.study import (
     svi_train,
     svi_train_command,
 )
-from pyro_vae.training.provenance import provenance
+from pyro_vae.runs.provenance import provenance
 
 if TYPE_CHECKING:
     from pyro_vae import VAE

@@ -39,7 +39,7 @@ from pyro_vae.evidence.baselines import (
     negative_binomial_log_density,
 )
 from pyro_vae.likelihoods import LIKELIHOODS
-from pyro_vae.training.provenance import provenance
+from pyro_vae.runs.provenance import provenance
 
 # The network of each set, the same for all its likelihoods.
 IMAGES: dict[str, tuple[str, ...]] = {

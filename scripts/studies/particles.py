@@ -48,7 +48,7 @@ from analysis.study import (
     with_test_data,
 )
 from pyro_vae.objectives import OBJECTIVES, Objective
-from pyro_vae.training.provenance import provenance
+from pyro_vae.runs.provenance import provenance
 
 PARTICLES = (1, 2, 4, 8, 16, 32, 64)
 BATCH = 50

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from analysis.canvas import new_figure
-from analysis.prior_density import draw_density, end_for, latent_dim
+from analysis.elbo.prior_density import draw_density, end_for, latent_dim
+from analysis.plotting.style import new_figure
 from pyro_vae import build, fit
 from pyro_vae.data import PreparedData, digits
 from pyro_vae.objectives import ELBO

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from analysis.draws import embedded
-from analysis.representation.measured import (
+from analysis.predictive.model_samples import embedded
+from analysis.representation.study_metrics import (
     continuity_of,
     damaged_of,
     disentanglement_of,
@@ -43,7 +43,7 @@ from analysis.study import (
     with_test_data,
 )
 from pyro_vae.data import DATASETS, PreparedData, default_root
-from pyro_vae.training.provenance import provenance
+from pyro_vae.runs.provenance import provenance
 
 RESULTS = Path(__file__).with_suffix(".json")
 PROGRAM = ("python", "scripts/studies/representation.py")

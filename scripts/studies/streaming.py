@@ -76,9 +76,9 @@ def measure(path: Path, steps: int, memory_map: bool) -> Cell:
 
     from pyro_vae import build
     from pyro_vae.data import PreparedData, array_file
+    from pyro_vae.runs.provenance import provenance
     from pyro_vae.training import Training
-    from pyro_vae.training.feeds import Batches, feed
-    from pyro_vae.training.provenance import provenance
+    from pyro_vae.training.loaders import Batches, feed
 
     def trained(data: PreparedData, steps: int) -> float:
         pyro.set_rng_seed(SEED)

@@ -35,8 +35,8 @@ from analysis.study import (
 from analysis.topics import coherence, diversity, perplexity, top_words
 from pyro_vae import load
 from pyro_vae.data import default_root, newsgroups, newsgroups_halves
-from pyro_vae.evaluating import evaluating
-from pyro_vae.training.provenance import provenance
+from pyro_vae.rng import evaluation_mode
+from pyro_vae.runs.provenance import provenance
 
 TOPICS = 20
 MODEL_FILE = Path(__file__).parents[1] / "examples" / "topic_model.py"
@@ -102,7 +102,7 @@ def cell_of(row: str, seed: int, steps: int) -> Cell:
 def predictive(vae: Any, posts: torch.Tensor, draws: int = DRAWS) -> np.ndarray:
     """p(w | post) = E_q(z | post) p(w | z) of each post and word, a mean over draws."""
     chunks = []
-    with evaluating(vae, seed=0):
+    with evaluation_mode(vae, seed=0):
         for chunk in posts.split(CHUNK):
             q = vae.posterior(chunk.to(torch.get_default_dtype()))
             # A draw at a time: all at once would be gigabytes.
@@ -113,7 +113,7 @@ def predictive(vae: Any, posts: torch.Tensor, draws: int = DRAWS) -> np.ndarray:
 
 def corners(vae: Any) -> np.ndarray:
     """p(w | theta = e_k): the topic of each corner of the simplex."""
-    with evaluating(vae):
+    with evaluation_mode(vae):
         return words_of(vae, torch.eye(TOPICS)).numpy()
 
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from analysis import aggregate_densities, aggregate_posterior
-from analysis.aggregate_posterior import decompose_rate
-from analysis.draws import UndefinedCheckError
-from analysis.exact_models import BernoulliMixture, LinearGaussian
-from analysis.rate_decomposition import RateDecomposition
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.elbo import aggregate_densities, aggregate_posterior
+from analysis.elbo.aggregate_posterior import decompose_rate
+from analysis.elbo.rate_decomposition import RateDecomposition
+from analysis.predictive.model_samples import UndefinedCheckError
 from pyro_vae import build, posteriors, priors
-from pyro_vae.evaluating import evaluating
 from pyro_vae.log_densities import log_densities
 from pyro_vae.model import VAE
 from pyro_vae.mutual_information import mutual_information
 from pyro_vae.objectives.total_correlation import decomposition
+from pyro_vae.rng import evaluation_mode
 
 
 class Unused(nn.Module):
@@ -164,7 +164,7 @@ def binary(n: int) -> Tensor:
 
 def test_the_three_are_the_mean_rate_of_the_same_draws_and_the_batchs_own_decomposition():
     vae, x = random_vae(), binary(150)
-    with evaluating(vae, seed=4):
+    with evaluation_mode(vae, seed=4):
         terms = log_densities(vae.model, vae.guide, x)
         batch = decomposition(terms, train_size=150)
     found = decompose_rate(vae, x, num_draws=150, seed=4)
@@ -242,7 +242,7 @@ def test_guides_with_coordinates_agree_with_the_batchs_own_decomposition(name):
     pyro.set_rng_seed(1)
     vae = build((1, 4, 4), 4, posterior=posteriors.POSTERIORS[name])
     x = binary(60)
-    with evaluating(vae, seed=4):
+    with evaluation_mode(vae, seed=4):
         batch = decomposition(log_densities(vae.model, vae.guide, x), train_size=60)
     found = decompose_rate(vae, x, num_draws=60, seed=4)
     for part, value in zip(vars(batch).values(), parts(found), strict=True):
@@ -282,7 +282,7 @@ def test_blocks_change_nothing(monkeypatch):
     whole = decompose_rate(vae, x, num_draws=50)
     for module in (aggregate_posterior, aggregate_densities):
         monkeypatch.setattr(module, "BLOCK", 16 * 9)
-    monkeypatch.setattr("analysis.normal_mixtures.ELEMENTS", 100)
+    monkeypatch.setattr("analysis.elbo.normal_mixtures.ELEMENTS", 100)
     np.testing.assert_allclose(
         parts(decompose_rate(vae, x, num_draws=50)), parts(whole), atol=1e-9
     )

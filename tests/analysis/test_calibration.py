@@ -6,7 +6,7 @@ import torch
 from jaxtyping import TypeCheckError
 from scipy import stats
 
-from analysis.calibration import (
+from analysis.calibration.calibration import (
     calibration,
     element_pit,
     plot_calibration_map,
@@ -15,10 +15,10 @@ from analysis.calibration import (
     plot_reliability,
     same_image_probability,
 )
-from analysis.draws import new_data
-from analysis.exact_models import BernoulliMixture, LinearGaussian
-from analysis.leave_one_out import leave_one_element_out
-from analysis.sign_flips import bootstrap_interval, sign_flips
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.calibration.leave_one_out import leave_one_element_out
+from analysis.comparison.sign_flips import bootstrap_interval, sign_flips
+from analysis.predictive.model_samples import new_data
 
 MODEL = BernoulliMixture()
 

@@ -6,7 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from analysis.comparable import DataRecord, NotComparableError, check_comparable, data_record
+from analysis.comparison.comparability import (
+    DataRecord,
+    NotComparableError,
+    check_comparable,
+    data_record,
+)
 from pyro_vae.data import PreparedData, digits
 
 RECORD = DataRecord(

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from analysis.counts import count_frequencies
+from analysis.predictive.counts import count_frequencies
 
 
 def test_frequencies_are_counted_by_hand():

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from torch.distributions import Bernoulli
 
-from analysis.distribution_functions import distribution_function
+from analysis.calibration.distribution_functions import distribution_function
 from pyro_vae.distributions import CategoricalLevels, DiscretizedLogistic, NegativeBinomial
 
 

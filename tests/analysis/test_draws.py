@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
-from analysis import draws
-from analysis.draws import (
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.predictive import model_samples as draws
+from analysis.predictive.model_samples import (
     UndefinedCheckError,
     elements,
     guide_blocks,
@@ -17,7 +18,6 @@ from analysis.draws import (
     narrowed,
     new_data,
 )
-from analysis.exact_models import BernoulliMixture, LinearGaussian
 from pyro_vae import build, likelihoods
 
 BINARY, NORMAL = BernoulliMixture(), LinearGaussian()

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.aggregate_posterior import decompose_rate
-from analysis.draws import UndefinedCheckError
-from analysis.elbo import ElboTerms, elbo_terms
-from analysis.elbo_figures import plot_elbo_terms, plot_spectrum
-from analysis.exact_models import BernoulliMixture, LinearGaussian
-from analysis.extremes import plot_extremes
-from analysis.rate_decomposition import RateDecomposition, Spectrum
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.elbo.aggregate_posterior import decompose_rate
+from analysis.elbo.figures import plot_elbo_terms, plot_spectrum
+from analysis.elbo.rate_decomposition import RateDecomposition, Spectrum
+from analysis.elbo.terms import ElboTerms, elbo_terms
+from analysis.predictive.extremes import plot_extremes
+from analysis.predictive.model_samples import UndefinedCheckError
 from pyro_vae.evidence import evaluate
 
 RNG = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.evidence import EvidenceCurve, plot_evidence_curves, plot_iwae_curve
+from analysis.elbo.evidence import EvidenceCurve, plot_evidence_curves, plot_iwae_curve
 
 RNG = np.random.default_rng(0)
 SAMPLES = np.array([1, 2, 5, 10, 50, 100])

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.draws import new_data
-from analysis.exact_models import BernoulliMixture, LinearGaussian
-from pyro_vae.evaluating import evaluating
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.predictive.model_samples import new_data
 from pyro_vae.log_densities import log_densities
+from pyro_vae.rng import evaluation_mode
 
 MODELS = [LinearGaussian(), LinearGaussian((4,), noise=0.3, seed=2), BernoulliMixture()]
 
 
 def log_weights(vae, x, draws=20):
-    with evaluating(vae, seed=0):
+    with evaluation_mode(vae, seed=0):
         return log_densities(vae.model, vae.guide, x, num_particles=draws).log_weight.double()
 
 

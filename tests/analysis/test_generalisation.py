@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.exact_models import BernoulliMixture, LinearGaussian
-from analysis.generalisation import (
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.predictive.generalisation import (
     Generalisation,
     generalisation,
     plot_generalisation,

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from analysis.exact_models import BernoulliMixture, LinearGaussian
-from analysis.guide import guide_quality, plot_guide_quality, plot_worst_images
-from pyro_vae.evaluating import evaluating
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.guide.psis_diagnostics import guide_quality, plot_guide_quality, plot_worst_images
 from pyro_vae.evidence import importance_weighting
+from pyro_vae.rng import evaluation_mode
 from pyro_vae.statistics import khat_threshold
 
 RNG = np.random.default_rng(0)
@@ -87,7 +87,7 @@ def test_readings_pair_khat_with_ess(khat, ess, said):
 
 def measured(exact, num_samples=1000, **faults):
     vae = exact.vae(**faults)
-    with evaluating(vae, seed=0):
+    with evaluation_mode(vae, seed=0):
         found = importance_weighting(
             vae.model, vae.guide, exact.draw(50, 1), num_samples=num_samples
         )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.images import is_image, limits_of, plot_reconstructions, plot_samples
+from analysis.plotting.images import is_image, limits_of, plot_reconstructions, plot_samples
 
 SHAPES = [(6, 7), (1, 6, 7), (3, 6, 7), (30,), (2, 5), (2, 3, 4), (5, 6, 7)]
 

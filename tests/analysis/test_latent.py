@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.latent import plot_dimensions, plot_latent_space, project
+from analysis.plotting.latent import plot_dimensions, plot_latent_space, project
 
 RNG = np.random.default_rng(0)
 

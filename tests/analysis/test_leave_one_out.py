@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from analysis.draws import UndefinedCheckError, elements, guide_blocks, new_data
-from analysis.exact_models import BernoulliMixture, LinearGaussian
-from analysis.leave_one_out import leave_one_element_out, same_image_probability
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.calibration.leave_one_out import leave_one_element_out, same_image_probability
+from analysis.predictive.model_samples import UndefinedCheckError, elements, guide_blocks, new_data
 from pyro_vae import likelihoods, posteriors, priors
 from pyro_vae.model import VAE
 from pyro_vae.networks import MLP
@@ -128,7 +128,7 @@ def test_results_do_not_depend_on_blocks(monkeypatch):
     model = LinearGaussian(event_shape=(20,))
     x = model.draw(30, 2)
     whole = leave_one_element_out(model.vae(), x, num_samples=500)
-    monkeypatch.setattr("analysis.draws.MAX_ELEMENTS", 500 * 20 * 7)
+    monkeypatch.setattr("analysis.predictive.model_samples.MAX_ELEMENTS", 500 * 20 * 7)
     blocks = leave_one_element_out(model.vae(), x, num_samples=500)
     assert np.abs(whole.pit - blocks.pit).mean() < 0.03
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from scipy import stats
 
-from analysis.exact_models import LinearGaussian
-from analysis.held_out import HeldOut, elpd_data
-from analysis.model_comparison import ModelComparison, compare_models
-from analysis.model_comparison_figure import plot_model_comparison
-from analysis.titles import shortened
+from analysis.calibration.exact_models import LinearGaussian
+from analysis.comparison.heldout_elpd import HeldOut, elpd_data
+from analysis.comparison.model_comparison import ModelComparison, compare_models
+from analysis.comparison.model_comparison_figure import plot_model_comparison
+from analysis.plotting.labels import shortened
 from pyro_vae.evidence import importance_weighting
 
 pytestmark = pytest.mark.arviz

@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
-from analysis.held_out import HeldOut
-from analysis.model_comparison import ModelComparison
-from analysis.paired_differences import paired_report, plot_paired_differences, preferences
+from analysis.comparison.heldout_elpd import HeldOut
+from analysis.comparison.model_comparison import ModelComparison
+from analysis.comparison.paired_differences import (
+    paired_report,
+    plot_paired_differences,
+    preferences,
+)
 
 RNG = np.random.default_rng(0)
 COMMON = RNG.normal(-90, 10, 200)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom, binom, kstest
 
-from analysis.draws import new_data
-from analysis.exact_models import BernoulliMixture, LinearGaussian
-from analysis.pit import pit_band, pit_check, plot_pit, randomised_pit
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.predictive.model_samples import new_data
+from analysis.predictive.pit import pit_band, pit_check, plot_pit, randomised_pit
 
 
 def ink(x):

@@ -7,10 +7,8 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from analysis.data_statistics import nearest_training, statistics_for
-from analysis.draws import UndefinedCheckError, guide_blocks, new_data
-from analysis.exact_models import BernoulliMixture, LinearGaussian
-from analysis.predictive import (
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.predictive.checks import (
     PredictiveChecks,
     compare_statistics,
     plot_comparisons,
@@ -19,7 +17,9 @@ from analysis.predictive import (
     plot_spectrum,
     predictive_checks,
 )
-from analysis.two_sample import compare_scores
+from analysis.predictive.data_statistics import nearest_training, statistics_for
+from analysis.predictive.model_samples import UndefinedCheckError, guide_blocks, new_data
+from analysis.predictive.two_sample import compare_scores
 
 N = 300
 MODELS = {"real": LinearGaussian(), "binary": BernoulliMixture()}

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from analysis.draws import UndefinedCheckError, new_data
-from analysis.exact_models import LinearGaussian
-from analysis.predictive_figures import (
+from analysis.calibration.exact_models import LinearGaussian
+from analysis.predictive.figures import (
     data_set_checks,
     plot_distributions,
     plot_prior_predictive,
@@ -17,6 +16,7 @@ from analysis.predictive_figures import (
     plot_test_statistics,
     predictive_tree,
 )
+from analysis.predictive.model_samples import UndefinedCheckError, new_data
 
 pytestmark = pytest.mark.arviz
 

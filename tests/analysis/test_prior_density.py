@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.canvas import new_figure
-from analysis.prior_density import draw_density, latent_dim
+from analysis.elbo.prior_density import draw_density, latent_dim
+from analysis.plotting.style import new_figure
 from pyro_vae.distributions import OneHots
 
 

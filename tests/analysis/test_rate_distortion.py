@@ -7,14 +7,14 @@ import pyro
 import pytest
 from scipy import stats
 
-from analysis.aggregate_posterior import decompose_rate
-from analysis.exact_models import LinearGaussian
-from analysis.rate_distortion import (
+from analysis.calibration.exact_models import LinearGaussian
+from analysis.elbo.aggregate_posterior import decompose_rate
+from analysis.elbo.rate_distortion import (
     RateDistortion,
     rate_distortion_reading,
     rate_distortion_summary,
 )
-from analysis.rate_distortion_figure import plot_rate_distortion
+from analysis.elbo.rate_distortion_figure import plot_rate_distortion
 from pyro_vae.evidence import importance_weighting
 
 RNG = np.random.default_rng(0)

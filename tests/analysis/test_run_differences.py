@@ -1,6 +1,6 @@
 """How several runs differ."""
 
-from analysis.run_differences import differences_report, run_differences
+from analysis.comparison.run_differences import differences_report, run_differences
 
 PLAIN = {"lr": 0.1, "seed": 0, "device": "cpu", "network": {"name": "mlp", "hidden": [400]}}
 VAMP = {**PLAIN, "device": "cuda", "network": {"name": "mlp", "hidden": [200, 100]}}

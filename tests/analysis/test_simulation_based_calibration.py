@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from analysis.exact_models import BernoulliMixture, LinearGaussian
-from analysis.simulation_based_calibration import (
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.calibration.simulation_based_calibration import (
     Ranks,
     plot_calibration_by_dimension,
     plot_coverage,
@@ -142,7 +142,7 @@ def test_blocks_do_not_matter_and_seeds_do(monkeypatch):
     other = simulated_ranks(vae, like, 30, num_draws=29, seed=1)
     np.testing.assert_array_equal(one.ranks, again.ranks)
     assert (one.ranks != other.ranks).any()
-    monkeypatch.setattr("analysis.simulated_ranks.block_size", lambda *_: 7)
+    monkeypatch.setattr("analysis.calibration.simulated_ranks.block_size", lambda *_: 7)
     blocks = simulated_ranks(vae, like, 30, num_draws=29)
     assert blocks.ranks.shape == (30, 7)
     assert blocks.ranks.max() <= 29

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, ks_2samp
 
-from analysis.permutation_tests import compare_profiles, compare_spectra
-from analysis.two_sample import compare_scores
+from analysis.comparison.permutation_tests import compare_profiles, compare_spectra
+from analysis.predictive.two_sample import compare_scores
 
 REPEATS = 250
 

@@ -2,15 +2,10 @@
 
 import numpy as np
 
-from analysis.calibration import plot_calibration_map
-from analysis.data_statistics import nearest_training
-from analysis.elbo import ElboTerms
-from analysis.element_pit import element_pit
-from analysis.extremes import plot_extremes
-from analysis.guide import guide_quality, plot_worst_images
-from analysis.predictive import plot_nearest, plot_profiles, predictive_checks
-from analysis.predictive_figures import plot_prior_predictive, plot_same_image
-from analysis.vectors import (
+from analysis.calibration.calibration import plot_calibration_map
+from analysis.elbo.terms import ElboTerms
+from analysis.guide.psis_diagnostics import guide_quality, plot_worst_images
+from analysis.plotting.vectors import (
     ELEMENTS,
     MOST_ELEMENTS,
     PANELS,
@@ -18,6 +13,11 @@ from analysis.vectors import (
     plot_largest,
     plot_vectors,
 )
+from analysis.predictive.checks import plot_nearest, plot_profiles, predictive_checks
+from analysis.predictive.data_statistics import nearest_training
+from analysis.predictive.element_pit import element_pit
+from analysis.predictive.extremes import plot_extremes
+from analysis.predictive.figures import plot_prior_predictive, plot_same_image
 from pyro_vae.data.nouns import named
 
 RNG = np.random.default_rng(0)

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from pyro_vae import networks, posteriors, priors
-from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence import NoLocalGuideError, importance_weighting, local_gradient, refined
 from pyro_vae.evidence.local_guide import Table
 from pyro_vae.log_densities import log_densities
 from pyro_vae.model import VAE, build
+from pyro_vae.rng import evaluation_mode
 
 # Each posterior with the first prior of its support.
 PAIRS = [
@@ -212,7 +212,7 @@ def test_one_seed_for_fitting_and_scoring_gives_each_its_own_draws(monkeypatch):
 
     monkeypatch.setattr(local_gradient.LocalGradient, "_eager", watching)
     refined(vae, x, steps=1, seed=7)
-    with evaluating(vae, seed=7):
+    with evaluation_mode(vae, seed=7):
         assert not torch.equal(noise[0], torch.randn(4))
 
 

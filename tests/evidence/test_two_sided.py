@@ -9,9 +9,9 @@ import torch
 from pyro.nn import PyroModule, pyro_method
 
 from pyro_vae import likelihoods, posteriors, priors
-from pyro_vae.evaluating import evaluating
 from pyro_vae.evidence import TwoSidedCheck, two_sided, two_sided_check
 from pyro_vae.model import build
+from pyro_vae.rng import evaluation_mode
 
 SHORT = {"num_temperatures": 50, "leapfrog_steps": 5}
 
@@ -32,7 +32,7 @@ def log_evidence(case, x):
 def test_the_bounds_enclose_the_evidence(linear_gaussian):
     case, n = shifted(linear_gaussian(widen=1.6)), 150
     check = two_sided_check(case.vae, case.x, num_data=n, **SHORT)
-    with evaluating(case.vae, seed=0):
+    with evaluation_mode(case.vae, seed=0):
         x, _ = two_sided.simulated(case.vae, case.x, n)
     exact = log_evidence(case, x.numpy())
     below, above = exact - check.lower, check.upper - exact

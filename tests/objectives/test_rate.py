@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from pyro_vae import build, posteriors, priors
+from pyro_vae.compilation import compiled_function
 from pyro_vae.data import PreparedData, digits
 from pyro_vae.evidence import evaluate
 from pyro_vae.log_densities import log_densities
 from pyro_vae.objectives import ELBO
 from pyro_vae.objectives.divergence import count_coordinates, divergence, divergence_by_coordinate
 from pyro_vae.objectives.rate import Capacity, FreeBits
-from pyro_vae.training import Training, compiled
+from pyro_vae.training import Training
 from pyro_vae.training.processes import Processes
 
 KL = torch.tensor([[0.0, 1.0, 5.0], [0.5, 3.0, 7.0]])  # Means 0.25, 2, 6.
@@ -254,7 +255,7 @@ def test_free_bits_and_capacity_hold_their_target_where_the_code_collapses():
 @pytest.mark.parametrize("name", MEANS)
 def test_each_is_traced_and_the_graph_is_the_eager_step(name, monkeypatch, caplog):
     # The graph operation by operation: that the compiler is right is another test.
-    monkeypatch.setattr(compiled, "compile_graph", lambda traced, *_: traced)
+    monkeypatch.setattr(compiled_function, "compile_graph", lambda traced, *_: traced)
     ends = []
     for compile in ("on", "off"):
         training = a_training(MEANS[name], epochs=1, max_steps=6, batch_size=100, compile=compile)

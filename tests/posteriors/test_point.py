@@ -11,6 +11,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 from pyro_vae import likelihoods, networks, priors
+from pyro_vae.compilation import compiled_function
 from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.log_densities import (
     NoDensityError,
@@ -21,7 +22,7 @@ from pyro_vae.log_densities import (
 from pyro_vae.model import build
 from pyro_vae.objectives import Reconstruction
 from pyro_vae.posteriors import Point
-from pyro_vae.training import Training, compiled
+from pyro_vae.training import Training
 from pyro_vae.training.shared_noise import SharedNoise, draws_of
 
 CORRUPTIONS = {"masking": 0.25, "gaussian": 0.3, "salt_and_pepper": 0.4}
@@ -171,7 +172,7 @@ def a_training(compile="off", corruption="masking", **options) -> Training:
 @pytest.mark.parametrize("corruption", ["masking", "gaussian"])
 def test_the_compiled_step_draws_as_the_eager_one(corruption, monkeypatch):
     """The graph, operation by operation: that the compiler is right is another test."""
-    monkeypatch.setattr(compiled, "compile_graph", lambda traced, *_: traced)
+    monkeypatch.setattr(compiled_function, "compile_graph", lambda traced, *_: traced)
     histories, states = [], []
     for mode in ("on", "off"):
         training = a_training(mode, corruption)

@@ -12,7 +12,7 @@ import torch
 
 from analysis.diagnosis import UNUSED_PRIOR, Subject
 from analysis.diagnosis_sections import SECTIONS
-from analysis.draws import UndefinedCheckError
+from analysis.predictive.model_samples import UndefinedCheckError
 from pyro_vae import fit, load, networks
 from pyro_vae.evidence import (
     annealed_importance_sampling,

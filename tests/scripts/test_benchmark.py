@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from analysis.speed.registry import WAYS
+from benchmarks.registry import WAYS
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 

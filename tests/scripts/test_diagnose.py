@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from analysis import diagnosis_record, diagnosis_sections
-from analysis.generalisation import generalisation
+from analysis.predictive.generalisation import generalisation
 from analysis.representation import (
     section_arrays,
     section_continuity,
@@ -25,7 +25,7 @@ from analysis.representation import (
     section_use,
 )
 from analysis.representation.section import PARTS
-from pyro_vae.training import load
+from pyro_vae.runs import load
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow

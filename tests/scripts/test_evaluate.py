@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from pyro_vae.evidence import evaluate, fixed_rows
-from pyro_vae.training import load
+from pyro_vae.runs import load
+from pyro_vae.runs.configuration import load_data, prepare_data
+from pyro_vae.runs.result_cache import Kept
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
-from pyro_vae.training.configuration import load_data, prepare_data
-from pyro_vae.training.kept import Kept
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pyro_vae import fit, posteriors, priors
+from pyro_vae.cli.command_line import parse
 from pyro_vae.data import Dataset, PreparedData
-from pyro_vae.training.command_line import parse
 
 EXAMPLES = Path(__file__).parents[2] / "scripts" / "examples"
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from pyro_vae.cli.command_line import parse
 from pyro_vae.data import digits
 from pyro_vae.likelihoods import LIKELIHOODS
-from pyro_vae.training.command_line import parse
 
 STUDY = Path(__file__).parents[2] / "scripts" / "studies" / "likelihoods.py"
 

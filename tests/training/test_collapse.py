@@ -16,8 +16,8 @@ from pyro_vae import build, posteriors, priors
 from pyro_vae.data import PreparedData, digits
 from pyro_vae.log_densities import log_densities
 from pyro_vae.objectives import ELBO
-from pyro_vae.training import Training, collapse
-from pyro_vae.training.collapse import Units, collapse_alarm, remedies, units_in_use
+from pyro_vae.training import Training, collapse_monitor
+from pyro_vae.training.collapse_monitor import Units, collapse_alarm, remedies, units_in_use
 
 STEPS = 1000
 
@@ -172,7 +172,7 @@ def trained(caplog, **options):
 
 
 def test_a_collapsed_model_raises_one_alarm(caplog, monkeypatch):
-    monkeypatch.setattr(collapse, "PATIENCE_STEPS", 100)
+    monkeypatch.setattr(collapse_monitor, "PATIENCE_STEPS", 100)
     training, (alarm, line) = trained(caplog, beta=50.0)
     assert alarm.levelno == logging.WARNING
     assert (
@@ -184,7 +184,7 @@ def test_a_collapsed_model_raises_one_alarm(caplog, monkeypatch):
 
 
 def test_a_healthy_model_raises_none_and_says_what_is_in_use(caplog, monkeypatch):
-    monkeypatch.setattr(collapse, "PATIENCE_STEPS", 100)
+    monkeypatch.setattr(collapse_monitor, "PATIENCE_STEPS", 100)
     training, (line,) = trained(caplog)
     assert line.levelno == logging.INFO
     active = training.history[-1]["active_units"]
@@ -279,4 +279,4 @@ def test_independent_elements_have_no_remedy():
     vae = build((12,))
     assert remedies(vae, ELBO(), x).startswith("No option helps: the elements of these data")
     x[:, 1] = x[:, 0]
-    assert remedies(vae, ELBO(), x) == collapse.REMEDIES
+    assert remedies(vae, ELBO(), x) == collapse_monitor.REMEDIES

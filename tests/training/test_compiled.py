@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
-from pyro_vae.compilation import CompilerError
+from pyro_vae.compilation import CompilerError, compiled_function
 from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.model import build
 from pyro_vae.objectives import OBJECTIVES
-from pyro_vae.training import CompiledSVI, Training, compiled
+from pyro_vae.training import CompiledSVI, Training
 from pyro_vae.training.svi import negative_elbo
 
 # Parts whose step cannot be a graph, and why: at most four.
@@ -87,7 +87,7 @@ def an_objective(name: str, **options):
 @pytest.fixture
 def without_compiler(monkeypatch):
     """Graphs are run operation by operation: that the compiler is right is another test."""
-    monkeypatch.setattr(compiled, "compile_graph", lambda traced, *_: traced)
+    monkeypatch.setattr(compiled_function, "compile_graph", lambda traced, *_: traced)
 
 
 def state(training: Training) -> dict[str, torch.Tensor]:
@@ -321,7 +321,7 @@ def test_a_machine_without_a_compiler_trains_eagerly(monkeypatch, caplog):
     def none(*_):
         raise CompilerError("InvalidCxxCompiler: No working C++ compiler found")
 
-    monkeypatch.setattr(compiled, "compile_graph", none)
+    monkeypatch.setattr(compiled_function, "compile_graph", none)
     training = a_training()
     assert_same_training(training, a_training("off"), 0)
     assert "No working C++ compiler" in caplog.text
@@ -340,7 +340,7 @@ def test_a_buffer_that_disagrees_is_seen(monkeypatch, caplog):
 
         return run
 
-    monkeypatch.setattr(compiled, "compile_graph", one_more)
+    monkeypatch.setattr(compiled_function, "compile_graph", one_more)
     network = partial(networks.MLP, hidden=(8,), norm="batch")
     training = a_training(network=network, keep="last")
     batches = [b for name, b in training.program.named_buffers() if name.endswith("batches")]
@@ -367,7 +367,7 @@ def wrong(traced, *_, place=0.0):
 
 @pytest.mark.parametrize(("place", "message"), [(0.0, "its loss is"), (0.1, "the gradient of")])
 def test_a_graph_that_disagrees_is_not_used(monkeypatch, caplog, place, message):
-    monkeypatch.setattr(compiled, "compile_graph", partial(wrong, place=place))
+    monkeypatch.setattr(compiled_function, "compile_graph", partial(wrong, place=place))
     training = a_training()
     assert_same_training(training, a_training("off"), 0)
     assert message in caplog.text
@@ -378,7 +378,7 @@ def test_a_graph_that_disagrees_is_not_used(monkeypatch, caplog, place, message)
 
 
 def test_auto_decides_from_counted_work(monkeypatch, caplog):
-    monkeypatch.setattr(compiled, "compile_graph", lambda traced, *_: traced)
+    monkeypatch.setattr(compiled_function, "compile_graph", lambda traced, *_: traced)
     with caplog.at_level(logging.INFO, "pyro_vae"):
         short, long = a_training("auto"), a_training("auto", epochs=4000)
         short.run()
@@ -487,7 +487,7 @@ def test_constants_and_layouts_have_graphs_of_their_own(caplog):
     for arguments in ((x, 1), (x, True), (x.t(), 1)):
         for _ in range(3):
             assert svi.step(*arguments).isfinite()
-    graphs = svi._step.compiled._runners
+    graphs = svi._step.compiled_function._runners
     assert len(graphs) == 3
     # What can be no constant of a graph, and what never is the same, runs as it is.
     for scale in (np.ones(2), *range(20, 40)):

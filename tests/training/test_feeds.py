@@ -21,7 +21,7 @@ from pyro_vae.data.orders import BlockOrder
 from pyro_vae.likelihoods import NegativeBinomial
 from pyro_vae.training import Training
 from pyro_vae.training.checkpoint import load_checkpoint
-from pyro_vae.training.feeds import Batches, InMemory, Sparse, Streamed, feed
+from pyro_vae.training.loaders import Batches, InMemory, Sparse, Streamed, feed
 
 # 371 of 530 rows are trained on: 13 a block and 5 blocks a pool make 29 blocks, one of them short,
 # and 6 pools, one of them short; 37 batches of 10, of which several lie in two pools, and one of 1.

@@ -9,7 +9,7 @@ import pytest
 import torch
 from jaxtyping import Float
 
-from pyro_vae.training.kept import Kept, code_hash, digest, from_arrays, to_arrays
+from pyro_vae.runs.result_cache import Kept, code_hash, digest, from_arrays, to_arrays
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from pyro_vae import build, networks
 from pyro_vae.data import digits
-from pyro_vae.training import Training, load
-from pyro_vae.training.feeds import Batches
+from pyro_vae.runs import load
+from pyro_vae.training import Training
+from pyro_vae.training.loaders import Batches
 from pyro_vae.training.processes import Processes
 from pyro_vae.training.shared_noise import SharedNoise, draws_of
 

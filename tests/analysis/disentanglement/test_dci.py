@@ -5,7 +5,7 @@ import pytest
 
 from analysis.disentanglement.dci import completeness_of, disentanglement_of, importance
 from analysis.disentanglement.factors import varying
-from analysis.draws import UndefinedCheckError
+from analysis.predictive.model_samples import UndefinedCheckError
 
 RNG = np.random.default_rng(0)
 

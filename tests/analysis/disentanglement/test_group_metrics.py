@@ -9,7 +9,7 @@ from analysis.disentanglement.factor_vae_metric import (
     majority_vote_accuracy,
 )
 from analysis.disentanglement.factors import SharedValues, varying
-from analysis.draws import UndefinedCheckError
+from analysis.predictive.model_samples import UndefinedCheckError
 
 SIZES = (3, 4, 6, 6)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.disentanglement.modularity import mean_modularity, modularity
-from analysis.draws import UndefinedCheckError
+from analysis.predictive.model_samples import UndefinedCheckError
 
 
 def test_by_hand():

@@ -11,7 +11,7 @@ from analysis.disentanglement.mutual_information_gap import (
     mutual_information_gap,
     resampled_information,
 )
-from analysis.draws import UndefinedCheckError
+from analysis.predictive.model_samples import UndefinedCheckError
 
 LOG2 = np.log(2)
 

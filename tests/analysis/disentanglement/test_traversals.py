@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from analysis.disentanglement.factor_information import factor_information
+from analysis.disentanglement.traversal_labels import PictureMovements, vector_movement
 from analysis.disentanglement.traversals import plot_traversals, traversals
-from analysis.disentanglement.what_moves import PictureMovements, vector_movement
-from analysis.draws import UndefinedCheckError
+from analysis.predictive.model_samples import UndefinedCheckError
 
 RNG = np.random.default_rng(0)
 CODES = RNG.normal(size=(400, 4))

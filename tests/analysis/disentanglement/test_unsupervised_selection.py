@@ -8,7 +8,7 @@ from analysis.disentanglement.unsupervised_selection import (
     selection_agreement,
     unsupervised_selection,
 )
-from analysis.draws import UndefinedCheckError
+from analysis.predictive.model_samples import UndefinedCheckError
 
 RNG = np.random.default_rng(0)
 N, DIM = 2000, 6

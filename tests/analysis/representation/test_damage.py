@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.representation.damage import DAMAGES, damages_for
+from analysis.representation.corruptions import DAMAGES, damages_for
 
 RNG = np.random.default_rng(0)
 SHAPES = [(12, 12), (1, 12, 12), (3, 10, 12), (20,)]

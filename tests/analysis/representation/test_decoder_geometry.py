@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.draws import UndefinedCheckError
-from analysis.exact_models import BernoulliMixture, LinearGaussian
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation.decoder_geometry import (
     decoder_geometry,
     jacobians,

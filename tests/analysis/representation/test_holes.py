@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.draws import UndefinedCheckError
-from analysis.exact_models import BernoulliMixture, LinearGaussian
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.representation.classifier_two_sample import told_apart
 from analysis.representation.holes import compared, holes, nearest_others
 from analysis.representation.holes_reading import plot_holes
-from analysis.representation.told_apart import told_apart
 from pyro_vae import VAE, posteriors, priors
 from pyro_vae.model import build
 

@@ -13,11 +13,11 @@ import torch
 from scipy.stats import chi2
 from torch import nn
 
-from analysis.draws import UndefinedCheckError, new_data
-from analysis.exact_models import BernoulliMixture, LinearGaussian
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.predictive.model_samples import UndefinedCheckError, new_data
 from analysis.representation.guide_moments import guide_moments
-from analysis.representation.honest_uncertainty import HonestUncertainty, honest_uncertainty
-from analysis.representation.honest_uncertainty_figure import plot_honest_uncertainty
+from analysis.representation.uncertainty_calibration import HonestUncertainty, honest_uncertainty
+from analysis.representation.uncertainty_calibration_figure import plot_honest_uncertainty
 
 MODEL = LinearGaussian((24,), latent_dim=3, noise=1.0)
 MARK = 1e4

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.draws import UndefinedCheckError, embedded
-from analysis.exact_models import BernoulliMixture, LinearGaussian
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.predictive.model_samples import UndefinedCheckError, embedded
 from analysis.representation.interpolation import (
     cross_fade,
     decoded_steps,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.exact_models import BernoulliMixture, LinearGaussian
-from analysis.representation.measured import (
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.representation.study_metrics import (
     continuity_of,
     disentanglement_of,
     robustness_of,

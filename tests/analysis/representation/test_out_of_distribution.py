@@ -10,8 +10,8 @@ import pytest
 import torch
 from pyro import distributions as dist
 
-from analysis.draws import has_density
-from analysis.exact_models import BernoulliMixture, LinearGaussian
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.predictive.model_samples import has_density
 from analysis.representation.complexity import compressed_length, log_cell, on_levels
 from analysis.representation.detection import detection
 from analysis.representation.foreign_data import STAND_INS, stand_ins

@@ -9,9 +9,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from analysis.draws import UndefinedCheckError
-from analysis.exact_models import BernoulliMixture, LinearGaussian
-from analysis.representation.damage import DAMAGES
+from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.representation.corruptions import DAMAGES
 from analysis.representation.robustness import Robustness, robustness, typical_distance
 from analysis.representation.robustness_figures import plot_damages, plot_robustness
 

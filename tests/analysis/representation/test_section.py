@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.calibration.exact_models import LinearGaussian
 from analysis.diagnosis import Section, Subject
-from analysis.draws import UndefinedCheckError
-from analysis.exact_models import LinearGaussian
+from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation import section_arrays
 from analysis.representation.section_arrays import Represented
 from analysis.representation.section_use import spread

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.exact_models import LinearGaussian
+from analysis.calibration.exact_models import LinearGaussian
 from analysis.representation.balanced_draws import balanced_rows
 from analysis.representation.codes import Labelled
 from analysis.representation.probes import linear_probe

@@ -1,0 +1,1 @@
+"""Calibration of forecasts, and simulation-based calibration."""

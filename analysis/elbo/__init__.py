@@ -1,0 +1,1 @@
+"""The ELBO and its decomposition."""

@@ -1,0 +1,1 @@
+"""Figures that several checks share."""

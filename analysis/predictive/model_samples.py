@@ -1,0 +1,192 @@
+"""Arrays drawn from a trained VAE, block by block: the thin layer between a program and the checks.
+
+Everything here runs in evaluation mode under a seed of its own, and leaves the global random stream
+and each module's mode as they were. A block's size bounds the memory; the numbers depend on it no
+more than on any other seed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyro
+import torch
+from jaxtyping import Float, Real
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from analysis.predictive.data_statistics import SAME_UNITS
+from pyro_vae.inference_data import unconditioned
+from pyro_vae.log_densities import (
+    LogDensities,
+    NoDensityError,
+    check_density,
+    distribution_at,
+    log_densities,
+)
+from pyro_vae.networks import user_units
+from pyro_vae.rng import as_floats, derive_seed, evaluation_mode
+
+# Elements of data held at a time.
+MAX_ELEMENTS = 8_000_000
+
+
+class UndefinedCheckError(ValueError):
+    """A check that this program or these data do not have; the message says why."""
+
+
+@dataclass(frozen=True)
+class NewData:
+    """Full draws from the model: z ~ p(z), x ~ p(x | z).
+
+    Args:
+        z: The codes.
+        x: The data, in the narrowest type that holds them.
+    """
+
+    z: Float[np.ndarray, " n *latent"]
+    x: Real[np.ndarray, " n *event"]
+
+
+def new_data(vae: Any, like: Real[Tensor, " _ *event"], n: int, *, seed: int) -> NewData:
+    """n new data from the model.
+
+    The random stream is apart from the guide's under the same seed: a code is not one of its draws.
+
+    Args:
+        vae: A program with `model(x)`, one latent site and the observed site `"x"`.
+        like: A datum or more in the likelihood's support: of it the model reads shape and device.
+        n: How many.
+        seed: The seed of the draws.
+    """
+    site = latent_site(vae)
+    size = block_size(like, 1)
+    codes, data = [], []
+    with evaluation_mode(vae, seed=derive_seed(seed, "new data")):
+        for start in range(0, n, size):
+            block = as_floats(like[:1]).expand(min(size, n - start), *like.shape[1:])
+            trace = poutine.trace(unconditioned(vae.model)).get_trace(block)
+            nodes = cast("dict[str, Any]", trace.nodes)
+            codes.append(to_array(nodes[site]["value"]))
+            data.append(narrowed(to_array(nodes["x"]["value"])))
+    return NewData(np.concatenate(codes), np.concatenate(data))
+
+
+def mean_data(vae: Any, z: Float[np.ndarray, " n *latent"]) -> Float[np.ndarray, " n *event"]:
+    """The mean of p(x | z) at each code."""
+    device = device_of(vae)
+    with evaluation_mode(vae):
+        parts = torch.as_tensor(z, dtype=torch.get_default_dtype()).split(1000)
+        return np.concatenate([to_array(vae.decode(part.to(device))) for part in parts])
+
+
+def column_spreads(vae: Any) -> Float[np.ndarray, " columns"] | float:
+    """The spread of each column of a table in different units, as its networks are scaled; otherwise 1.
+
+    Distances between rows in their own units would be those of the column with the largest numbers.
+    Units differ as in `standardisation`.
+    """
+    units = user_units(vae)
+    if units is None or units.spread.dim() != 1:
+        return 1.0
+    spread = units.spread.double().numpy(force=True)
+    return spread if spread.max() > SAME_UNITS * spread.min() else 1.0
+
+
+def embedded(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, "n latent"]:
+    """The code of each datum as a vector, in float64."""
+    with evaluation_mode(vae):
+        codes = [to_array(vae.embed(as_floats(part))) for part in x.split(block_size(x, 1))]
+    return np.concatenate(codes).reshape(len(x), -1).astype(np.float64)
+
+
+def guide_blocks(
+    vae: Any, x: Real[Tensor, " n *event"], num_draws: int, *, seed: int
+) -> Iterator[tuple[slice, LogDensities]]:
+    """The terms of `num_draws` draws from the guide for each datum, a block of data at a time.
+
+    Each block is a slice of the data and their `LogDensities`, of shape `(num_draws, block)`, whose
+    traces hold the guide's and the model's distributions and values. Until the last block has been
+    taken, random numbers that the caller draws come from the same stream, too.
+    """
+    size = block_size(x, num_draws)
+    with evaluation_mode(vae, seed=seed):
+        for start in range(0, len(x), size):
+            rows = slice(start, min(start + size, len(x)))
+            with pyro.validation_enabled(start == 0):
+                block = as_floats(x[rows])
+                terms = log_densities(vae.model, vae.guide, block, num_particles=num_draws)
+            yield rows, terms
+
+
+def elements(terms: LogDensities, site: str = "x") -> Distribution:
+    """p(x_i | z) of each element, of which p(x | z) is the product.
+
+    Raises:
+        UndefinedCheckError: If p(x | z) is no product over elements.
+    """
+    distribution = distribution_at(terms.model_trace, site)
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    if distribution.event_shape:
+        raise UndefinedCheckError(
+            f"p(x | z) is no product over elements: {type(distribution).__name__} has events of "
+            f"shape {tuple(distribution.event_shape)}."
+        )
+    return distribution
+
+
+def has_density(vae: Any, x: Real[Tensor, " n *event"]) -> bool:
+    """Whether the guide has a density: an autoencoder's, which is a point, has none.
+
+    Args:
+        vae: A program with `guide(x)`.
+        x: A datum or more in the likelihood's support, on the program's device.
+    """
+    try:
+        check_density(vae.guide, x, "what is asked")
+    except NoDensityError:
+        return False
+    return True
+
+
+def device_of(vae: Any) -> torch.device:
+    """Where the program's parameters are."""
+    return next((p.device for p in vae.parameters()), torch.device("cpu"))
+
+
+def latent_site(vae: Any) -> str:
+    """The name of the program's one latent site.
+
+    Raises:
+        UndefinedCheckError: If it has several.
+    """
+    if len(vae.latent_sites) != 1:
+        raise UndefinedCheckError(
+            f"one latent site can be checked, got {', '.join(vae.latent_sites)}."
+        )
+    return vae.latent_sites[0]
+
+
+def block_size(
+    x: Real[Tensor, " _ *event"], num_draws: int, max_elements: int = MAX_ELEMENTS
+) -> int:
+    """How many data with their draws are held at once."""
+    return max(1, max_elements // max(1, num_draws * x[0].numel()))
+
+
+def to_array(tensor: Tensor) -> np.ndarray:
+    """A tensor as an array on the CPU."""
+    return tensor.detach().cpu().numpy()
+
+
+def narrowed(x: np.ndarray) -> np.ndarray:
+    """Whole numbers from 0 to 255 as bytes, and to 65,535 as two; anything else as it is."""
+    for kind in (np.uint8, np.uint16):
+        limits = np.iinfo(kind)
+        # The first test is quick, and ends it for most floats.
+        if x.min() >= 0 and x.max() <= limits.max and (x == np.floor(x)).all():
+            return x.astype(kind)
+    return x

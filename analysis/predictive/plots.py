@@ -1,0 +1,392 @@
+"""The figures of `analysis.predictive.checks`: statistics, profiles, spectrum and nearest training data."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Real
+
+from analysis.comparison.p_values import p_text
+from analysis.comparison.permutation_tests import (
+    ProfileComparison,
+    SpectrumComparison,
+)
+from analysis.plotting.images import draw_datum
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
+from analysis.plotting.vectors import Elements, draw_vectors, is_long
+from analysis.predictive.data_statistics import Nearest
+from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.predictive.two_sample import (
+    Comparison,
+)
+from analysis.verdicts import SMALL_DISTANCE
+from pyro_vae.data.nouns import noun, nouns
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+# Panels side by side, and in all: of more comparisons those that are furthest off are drawn.
+_COLUMNS, _PANELS = 4, 12
+_BINS = 30
+_PAIRS, _SCATTERED, _NAMED = 10, 4, 8
+
+
+@runtime_checkable
+class Checks(Protocol):
+    """What of `PredictiveChecks` is drawn."""
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]: ...  # noqa: D102
+    @property
+    def profiles(self) -> tuple[ProfileComparison, ...]: ...  # noqa: D102
+    @property
+    def spectrum(self) -> SpectrumComparison | None: ...  # noqa: D102
+
+
+def plot_comparisons(checks: Checks) -> "matplotlib.figure.Figure":
+    """The distribution of each statistic and score over real and over generated data.
+
+    Args:
+        checks: From `predictive_checks`. Of more than 12 comparisons the furthest off are drawn.
+    """
+    ranked = sorted(checks.comparisons, key=lambda c: -c.ks_distance)[:_PANELS]
+    shown = [c for c in checks.comparisons if c in ranked]
+    rows = math.ceil(len(shown) / _COLUMNS)
+    columns = math.ceil(len(shown) / rows)
+    figure = new_figure(max(3.1 * columns, 9.3), 3.0 * rows + 0.9)
+    cells = figure.subplots(rows, columns, squeeze=False)
+    for ax, comparison in zip(cells.flat, shown, strict=False):
+        _draw_histograms(ax, comparison.real, comparison.generated)
+        ax.set_title(_title(comparison), fontsize=9)
+        ax.set_xlabel(_broken(comparison.label), fontsize=9)
+        _say_non_finite(ax, comparison)
+    for ax in list(cells.flat)[len(shown) :]:
+        ax.set_axis_off()
+    for ax in cells[:, 0]:
+        ax.set_ylabel(f"share of the {nouns()}")
+    tidy(list(cells.flat)[: len(shown)])
+    figure.legend(
+        *cells[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+    )
+    worst = ranked[0]
+    figure.suptitle(
+        f"Does the model make {nouns()} like the test {nouns()}? The curves should coincide.\n"
+        + (
+            "The distances are small; furthest off: "
+            if worst.ks_distance <= SMALL_DISTANCE
+            else "Furthest off: "
+        )
+        + f"{worst.title}, KS distance {worst.ks_distance:.2f}"
+    )
+    return figure
+
+
+def plot_profiles(checks: Checks, elements: Elements | None = None) -> "matplotlib.figure.Figure":
+    """Means and standard deviations of each profile's elements over real and generated data.
+
+    Long vectors are drawn as points, an element each: its mean over generated against over real data.
+
+    Args:
+        checks: From `predictive_checks`.
+        elements: Of vectors, names and scale of their elements.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    profiles = checks.profiles
+    if len(profiles) == 1 and is_long(profiles[0].t.shape):
+        return _plot_elements(profiles[0], elements)
+    figure = new_figure(5.6 * max(2, len(profiles)), 4.4)
+    panels = figure.subplots(1, len(profiles), squeeze=False)[0]
+    for ax, profile in zip(panels, profiles, strict=True):
+        places = np.arange(len(profile.t))
+        center, spread_of = (0.0, 1.0) if elements is None else (elements.center, elements.spread)
+        for name, mean, spread, colour in (
+            ("test data", profile.real, profile.real_deviation, BLUE),
+            ("new, z ~ p(z)", profile.generated, profile.generated_deviation, ORANGE),
+        ):
+            mean, spread = (mean - center) / spread_of, spread / spread_of
+            ax.fill_between(places, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
+            ax.plot(places, mean, color=colour, label=name, marker="o", ms=3)
+        ax.axvline(profile.worst, color=GREY, ls=":", lw=1)
+        ax.set_xlabel(profile.label)
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        if elements is not None:
+            elements.draw_ticks(ax)
+        worst = profile.worst if elements is None else elements.label(profile.worst)
+        ax.set_title(
+            f"{_name(profile.name)}: furthest off at {worst} (dotted),\n"
+            f"{profile.t[profile.worst]:+.1f} standard errors, p {p_text(profile.p_value)}",
+            fontsize=10,
+        )
+    scaled = elements is not None and bool((elements.spread != 1).any())
+    panels[0].set_ylabel(
+        f"mean over {nouns()} ± 1 standard deviation"
+        + (f",\nin standard deviations of test {nouns()}" if scaled else "")
+    )
+    tidy(panels)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False
+    )
+    figure.suptitle(f"Where do new {nouns()} differ? Lines and bands should coincide")
+    return figure
+
+
+def plot_spectrum(checks: Checks) -> "matplotlib.figure.Figure":
+    """The eigenvalues of the covariance by rank, and their ratio beside what chance gives.
+
+    Args:
+        checks: From `predictive_checks`.
+
+    Raises:
+        UndefinedCheckError: If there is no spectrum: too few data, or none that vary.
+    """
+    spectrum = checks.spectrum
+    if spectrum is None:
+        raise UndefinedCheckError("no spectrum: there are too few data, or they do not vary.")
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    figure = new_figure(11.0, 4.4)
+    left, right = figure.subplots(1, 2)
+    ranks = np.arange(1, len(spectrum.real) + 1)
+    left.plot(ranks, spectrum.real, "o-", ms=3, color=BLUE, label="test data")
+    left.plot(ranks, spectrum.generated, "o-", ms=3, color=ORANGE, label="new, z ~ p(z)")
+    left.set(xlabel="rank", ylabel="eigenvalue of the covariance", yscale="log")
+    # A range of less than a decade would else have one number.
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    left.yaxis.set_minor_formatter(NullFormatter())
+    left.set_title(
+        f"{len(ranks)} axes with {spectrum.explained:.0%} of the variance of all data", fontsize=10
+    )
+    left.legend(frameon=False)
+    right.fill_between(
+        ranks, spectrum.low, spectrum.high, color=GREY, alpha=0.25, lw=0, label="95 % by chance"
+    )
+    right.axhline(0, color=GREY, lw=1)
+    right.plot(ranks, spectrum.log_ratio, "o-", ms=3, color=ORANGE, label="new over test data")
+    right.set(xlabel="rank", ylabel="log ratio of the eigenvalues")
+    right.set_title(
+        f"new data have {spectrum.total_ratio:.2f} times the variance, p {p_text(spectrum.p_value)}",
+        fontsize=10,
+    )
+    right.legend(frameon=False)
+    tidy([left, right])
+    figure.suptitle(
+        f"Do new {nouns()} vary along as many directions, and as much? The lines should coincide"
+    )
+    return figure
+
+
+def plot_nearest(
+    generated: Real[np.ndarray, " n *event"],
+    train: Real[np.ndarray, " t *event"],
+    nearest: Nearest,
+    real: Nearest | None = None,
+    elements: Elements | None = None,
+) -> "matplotlib.figure.Figure":
+    """The generated data that are nearest to the training data, above those, and all distances.
+
+    Args:
+        generated: New data from the model.
+        train: Its training data.
+        nearest: Of the generated data, from `nearest_training`.
+        real: Of test data, to compare the distances with.
+        elements: Of vectors, names and scale of their elements.
+    """
+    long = is_long(generated.shape[1:])
+    shown = np.argsort(nearest.distance, kind="stable")[: _SCATTERED if long else _PAIRS]
+    pairs = (generated[shown], train[nearest.row[shown]])
+    elements = elements or Elements.of(train)
+    # A row of a heat map is 0.22 inches high.
+    height = 0.22 * len(elements.names) + 1.4 if elements is not None and not long else 2.8
+    figure = new_figure(11.0, height + 3.4)
+    upper, lower = figure.subfigures(2, 1, height_ratios=(height, 3.4))
+    distances = nearest.distance[shown]
+    if long:
+        _draw_scatters(upper, *pairs, distances)
+    elif elements is not None:
+        panels = {"new, by distance": pairs[0], f"nearest training {nouns()}": pairs[1]}
+        said = [f"{distance:.3g}" for distance in distances]
+        labels = dict.fromkeys(panels, said)
+        draw_vectors(upper, panels, elements, labels=labels, paired=True)
+    else:
+        _draw_pairs(upper, *pairs, distances)
+    ax = lower.subplots()
+    _draw_histograms(ax, None if real is None else real.distance, nearest.distance)
+    ax.set(
+        xlabel=f"distance to the nearest training {noun()} (root mean square)",
+        ylabel=f"share of the {nouns()}",
+    )
+    ax.legend(frameon=False)
+    tidy([ax])
+    median = float(np.median(nearest.distance))
+    if real is not None:
+        usual = float(np.median(real.distance))
+        ax.set_title(
+            f"Medians: new {median:.3g}, test {usual:.3g}. New {nouns()} much nearer are copies, "
+            "much farther are unlike the data",
+            fontsize=10,
+        )
+    figure.suptitle(
+        f"Does the model copy? The new {nouns()} that are nearest to a training {noun()}, with it, and "
+        "their distance"
+    )
+    return figure
+
+
+def _draw_pairs(
+    sheet: "matplotlib.figure.SubFigure",
+    new: np.ndarray,
+    known: np.ndarray,
+    distances: np.ndarray,
+) -> None:
+    """Each new datum above its nearest training datum."""
+    low = min(0.0, float(new.min()), float(known.min()))
+    limits = (low, max(low + 1e-9, float(new.max()), float(known.max())))
+    cells = sheet.subplots(2, len(new), squeeze=False)
+    for row, data in zip(cells, (new, known), strict=True):
+        for ax, datum in zip(row, data, strict=True):
+            draw_datum(ax, datum, limits)
+    for ax, distance in zip(cells[0], distances, strict=True):
+        ax.set_title(f"{distance:.3g}", fontsize=9)
+    for ax, name in zip(cells[:, 0], ("new", "training"), strict=True):
+        ax.set_ylabel(name, rotation="horizontal", ha="right", va="center")
+
+
+def _draw_scatters(
+    sheet: "matplotlib.figure.SubFigure",
+    new: np.ndarray,
+    known: np.ndarray,
+    distances: np.ndarray,
+) -> None:
+    """Each element of a new datum against that of its nearest training datum: a copy is a line."""
+    cells = sheet.subplots(1, len(new), squeeze=False)[0]
+    for ax, x, y, distance in zip(cells, known, new, distances, strict=True):
+        ax.plot(x, y, "o", ms=3, color=ORANGE, alpha=0.3)
+        ax.axline((0, 0), slope=1, color=GREY, lw=1)
+        if min(x.min(), y.min()) >= 0:
+            # A count of 0 or 1 beside one of hundreds.
+            ax.set_xscale("symlog", linthresh=1)
+            ax.set_yscale("symlog", linthresh=1)
+        ax.set_title(f"{distance:.3g}", fontsize=9)
+        ax.set_xlabel(f"training {noun()}", fontsize=9)
+    cells[0].set_ylabel(f"new {noun()}, by element")
+    tidy(cells, grid="both")
+
+
+def _plot_elements(
+    profile: ProfileComparison, elements: Elements | None
+) -> "matplotlib.figure.Figure":
+    figure = new_figure(8.0, 6.0)
+    ax = figure.subplots()
+    # Means over the whole range, from rare to frequent: logarithms where all are positive.
+    positive = bool((profile.real >= 0).all() and (profile.generated >= 0).all())
+    ax.plot(profile.real, profile.generated, "o", ms=4, color=BLUE, alpha=0.4)
+    both = np.concatenate([profile.real, profile.generated])
+    i = profile.worst
+    ax.plot(profile.real[i], profile.generated[i], "o", ms=8, mfc="none", color=ORANGE)
+    top = float(both.max())
+    ax.axline((top, top), slope=1, color=GREY, lw=1)
+    if positive and (both > 0).any():
+        least = float(both[both > 0].min())
+        ax.set_xscale("symlog", linthresh=least)
+        ax.set_yscale("symlog", linthresh=least)
+    ax.set(
+        xlabel=f"mean of the element over test {nouns()}",
+        ylabel=f"mean over new {nouns()}, z ~ p(z)",
+    )
+    # The elements that are furthest off are named, each with the same place beside its point.
+    for worst in np.argsort(-np.abs(np.nan_to_num(profile.t)))[:_NAMED]:
+        called = str(worst) if elements is None else elements.names[worst]
+        at = (float(profile.real[worst]), float(profile.generated[worst]))
+        ax.annotate(called, at, (5, -3), textcoords="offset points", fontsize=8)
+    called = f"element {i}" if elements is None else elements.label(i)
+    ax.set_title(
+        f"Each of {len(profile.t)} elements should lie on the line. Furthest off: {called} "
+        f"(circle),\n{profile.t[i]:+.1f} standard errors, p {p_text(profile.p_value)}",
+        fontsize=11,
+    )
+    tidy([ax], grid="both")
+    return figure
+
+
+def _title(comparison: Comparison) -> str:
+    """KS distance and p-value, and the two means."""
+    means = [
+        f"{values.mean():.4g}" if len(values := sample[np.isfinite(sample)]) else "not finite"
+        for sample in (comparison.generated, comparison.real)
+    ]
+    return (
+        f"KS distance {comparison.ks_distance:.2f}, p {p_text(comparison.p_value)}\n"
+        f"mean: {means[0]} new, {means[1]} test"
+    )
+
+
+def _draw_histograms(
+    ax: "matplotlib.axes.Axes", real: np.ndarray | None, generated: np.ndarray
+) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    samples = [(f"{len(generated)} new, z ~ p(z)", generated, ORANGE)]
+    if real is not None:
+        samples.insert(0, (f"{len(real)} test {nouns()}", real, BLUE))
+    kept = [values[np.isfinite(values)] for _, values, _ in samples]
+    edges = _bins(kept)
+    for (name, values, colour), finite_values in zip(samples, kept, strict=True):
+        # What is beyond the range is drawn at its end.
+        inside = np.clip(finite_values, edges[0], edges[-1])
+        style: dict[str, Any] = {"bins": edges, "weights": np.full(len(inside), 1 / len(values))}
+        ax.hist(inside, **style, histtype="stepfilled", color=colour, alpha=0.2)
+        ax.hist(inside, **style, histtype="step", color=colour, lw=1.6, label=name)
+    ax.margins(x=0.02)
+    if all((values == np.round(values)).all() for values in kept):
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _say_non_finite(ax: "matplotlib.axes.Axes", comparison: Comparison) -> None:
+    real, generated = comparison.non_finite
+    if real or generated:
+        text = f"not finite: {real} test, {generated} new"
+        ax.text(0.98, 0.98, text, transform=ax.transAxes, ha="right", va="top", fontsize=8)
+
+
+def _bins(samples: Sequence[np.ndarray]) -> list[float]:
+    """Edges of at most 31 bins, each with as many of the values that a count can take.
+
+    Else the ink of small binary images, a count over 64, would look like a comb. A long tail is cut
+    where it would leave the rest in a few bins.
+    """
+    pooled = np.concatenate(samples)
+    if not len(pooled):
+        return [-0.5, 0.5]
+    q1, q99 = np.quantile(pooled, [0.01, 0.99])
+    reach = q99 - q1
+    if reach > 0:
+        pooled = np.clip(pooled, q1 - reach, q99 + reach)
+    scale = max(float(np.abs(pooled).max()), 1e-300)
+    values = np.unique(np.round(pooled / scale, 9)) * scale
+    low, high = values[0], values[-1]
+    if low == high:
+        return [low - 0.5, low + 0.5]
+    step = np.diff(values).min()
+    width = step * math.ceil((high - low) / step / _BINS)
+    count = math.floor((high - low + step / 2) / width) + 1
+    return [low - step / 2 + width * index for index in range(count + 1)]
+
+
+def _broken(label: str) -> str:
+    """At its colon, and at a comma if that is still long."""
+    label = label.replace(": ", ":\n", 1)
+    head, _, tail = label.partition("\n")
+    if len(tail) > 34 and ", " in tail:
+        tail = tail.replace(", ", ",\n", 1)
+    return f"{head}\n{tail}" if tail else head
+
+
+def _name(name: str) -> str:
+    return name.replace("_", " ")

@@ -1,0 +1,1 @@
+"""The command line: options, strict YAML, and what the scripts share."""

@@ -370,7 +370,7 @@ class Maker:
         """The steps that the section of this name may take."""
         return [*self.shared, *(f"{name}: {part}" for part in (*self.parts, "figures"))]
 
-    def run(self, name: str, subject: Subject) -> SectionResult:  # noqa: ARG002
+    def run(self, name: str, subject: Subject) -> SectionResult:
         """Run the checks."""
         return self.make(subject)
 

@@ -18,7 +18,7 @@ from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.predictive.model_samples import as_floats, embedded, latent_site, to_array
+from analysis.predictive.model_samples import as_floats, embed_data, latent_site, to_array
 from analysis.representation.code_files import FORMATS, Codes
 from pyro_vae.cli.common import Parser, chosen_device, opened_run, run_data, run_program
 from pyro_vae.data import PreparedData
@@ -180,7 +180,7 @@ def encoded(
             codes, scales = [], []
             for x in blocks(data, split):
                 x = x.to(device)
-                codes.append(embedded(vae, x).astype(np.float32))
+                codes.append(embed_data(vae, x).astype(np.float32))
                 if scale:
                     scales.append(scales_of(vae, x))
                 bar.update(len(x))

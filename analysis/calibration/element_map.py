@@ -11,8 +11,7 @@ from analysis.check import Result
 from analysis.comparison.p_values import p_text
 from analysis.comparison.sign_flips import NUM_FLIPS, sign_flips
 from analysis.plotting.images import is_image
-from analysis.plotting.labels import shortened
-from analysis.plotting.style import GREY, ORANGE, new_figure, tidy
+from analysis.plotting.style import GREY, ORANGE, new_figure, shortened, tidy
 from analysis.plotting.vectors import Elements
 from pyro_vae.data.nouns import nouns
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Laplace, Normal, Poisson
 
 from analysis.check import Check, Result, UndefinedCheckError
-from analysis.plotting.arviz_figures import arviz_figure
+from analysis.plotting.arviz import arviz_figure
 from analysis.predictive.model_samples import (
     element_distribution,
     guide_blocks,

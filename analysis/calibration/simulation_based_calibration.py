@@ -17,7 +17,7 @@ from analysis.calibration.simulated_ranks import (
 )
 from analysis.check import Check, Plot, Result
 from analysis.comparison.p_values import holm, p_text
-from analysis.plotting.arviz_figures import pit_figure
+from analysis.plotting.arviz import pit_figure
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.verdicts import NO_RATE, SIGNIFICANT, Verdict, guide_close
 from pyro_vae.data.nouns import noun

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factors import Factors, check, halves
-from analysis.predictive.model_samples import UndefinedCheckError
 
 # The forest of extremely randomised trees: so many, whose leaves hold at least so many data.
 TREES = 30

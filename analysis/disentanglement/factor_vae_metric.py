@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factors import Factors, SharedValues, check, halves
-from analysis.predictive.model_samples import UndefinedCheckError
 
 # Data in a group, and groups to learn from and to be judged by.
 GROUP_SIZE = 64

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import UndefinedCheckError
 
 
 def modularity(nats: Float[np.ndarray, "dim factors"]) -> Float[np.ndarray, " dim"]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from analysis.check import UndefinedCheckError
 from analysis.disentanglement.beta_vae_metric import beta_vae_score
 from analysis.disentanglement.dci import completeness_of, disentanglement_of, importance
 from analysis.disentanglement.factor_vae_metric import GroupScore, factor_vae_score
@@ -21,8 +22,7 @@ from analysis.disentanglement.mutual_information_gap import (
     resampled_information,
 )
 from analysis.disentanglement.sap import separated_predictability, threshold_accuracies
-from analysis.plotting.labels import listed
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.plotting.style import listed
 from pyro_vae.evidence.numbers import finite
 
 # What no number here can say.

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factor_information import factor_information
 from analysis.disentanglement.traversal_figure import plot_traversals
 from analysis.disentanglement.traversal_labels import Movement, PictureMovements, vector_movement
 from analysis.disentanglement.traversal_rows import Traversal, Traversals
 from analysis.plotting.images import is_image
-from analysis.predictive.model_samples import UndefinedCheckError, mean_data
+from analysis.predictive.model_samples import mean_data
 
 __all__ = ["Traversal", "Traversals", "plot_traversals", "traversals"]
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from analysis.check import UndefinedCheckError
 from analysis.disentanglement.selection_agreement import (
     SelectionAgreement,
     plot_selection,
     selection_agreement,
 )
-from analysis.predictive.model_samples import UndefinedCheckError
 from pyro_vae.evidence.numbers import finite
 from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
 

@@ -10,11 +10,11 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
+from analysis.check import UndefinedCheckError
 from analysis.elbo.aggregate_densities import CHECKED, Draws, Normals, Pairs, coordinate_densities
 from analysis.elbo.normal_mixtures import coefficients, features, is_normal
 from analysis.elbo.rate_decomposition import RateDecomposition, Spectrum
 from analysis.predictive.model_samples import (
-    UndefinedCheckError,
     as_floats,
     block_size,
     guide_blocks,

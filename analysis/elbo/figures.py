@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.check import UndefinedCheckError
 from analysis.elbo.rate_decomposition import RateDecomposition
 from analysis.elbo.terms import ElboTerms
 from analysis.plotting.style import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
-from analysis.predictive.model_samples import UndefinedCheckError
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.numbers import standard_error
 from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity

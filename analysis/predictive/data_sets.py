@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from analysis.check import Check, Plot, Result, UndefinedCheckError
-from analysis.plotting.arviz_figures import arviz_figure
+from analysis.plotting.arviz import arviz_figure
 from analysis.plotting.style import BLUE, ORANGE, tidy
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from analysis.check import Check, Plot, Result
-from analysis.plotting.arviz_figures import pit_figure
+from analysis.plotting.arviz import pit_figure
 from analysis.plotting.style import BLUE, GREY, ORANGE, tidy
 from analysis.predictive.two_sample import SIMULATIONS, Comparison, compare_scores, pit_band
 

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.predictive.model_samples import UndefinedCheckError, as_floats, block_size
+from analysis.check import UndefinedCheckError
+from analysis.predictive.model_samples import as_floats, block_size
 from pyro_vae.rng import evaluation_mode
 
 # The rates of Adam, of which the validation labels choose, for each method and draw of labels alike.

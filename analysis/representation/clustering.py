@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import MixtureSameFamily
 
-from analysis.predictive.model_samples import UndefinedCheckError, to_array
+from analysis.check import UndefinedCheckError
+from analysis.predictive.model_samples import to_array
 from analysis.representation.balanced_draws import spread_over_draws
 from analysis.representation.codes import Labelled
 from analysis.representation.probes import check_labelled

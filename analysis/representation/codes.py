@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.predictive.model_samples import embedded
+from analysis.predictive.model_samples import embed_data
 
 
 @dataclass(frozen=True)
@@ -43,4 +43,4 @@ def labelled_codes(vae: Any, x: Real[Tensor, " n *event"], labels: Int[Tensor, "
     """
     if len(x) != len(labels):
         raise ValueError(f"each datum needs a label, got {len(x)} data and {len(labels)} labels.")
-    return Labelled(embedded(vae, x), labels.cpu().numpy().astype(np.int64))
+    return Labelled(embed_data(vae, x), labels.cpu().numpy().astype(np.int64))

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.predictive.model_samples import embedded, has_density, mean_data, to_array
+from analysis.predictive.model_samples import embed_data, has_density, mean_data, to_array
 from analysis.representation.complexity import compressed_length, log_cell, on_levels
 from analysis.representation.foreign_scores import (
     OF_A_DENSITY,
@@ -71,7 +71,7 @@ class Scorer:
         self.given_total = bool(getattr(getattr(vae, "likelihood", None), "given_total", False))
         self.support = support
         train_x = train_x[fixed_rows(len(train_x), CODED_DATA).to(train_x.device)]
-        self.distances = CodeDistances(embedded(vae, train_x.to(x.device)))
+        self.distances = CodeDistances(embed_data(vae, train_x.to(x.device)))
         self.density = has_density(vae, x)
         if self.density:
             typical = train_x[fixed_rows(len(train_x), TYPICAL_DATA).to(train_x.device)]
@@ -92,7 +92,7 @@ class Scorer:
 
     def __call__(self, name: str, x: Tensor) -> Scored:
         """Every score of each datum; the name gives the draws a stream of their own."""
-        codes, data = embedded(self.vae, x), to_array(x)
+        codes, data = embed_data(self.vae, x), to_array(x)
         means = np.concatenate(
             [mean_data(self.vae, part) for part in np.array_split(codes, -(-len(codes) // 1000))]
         )

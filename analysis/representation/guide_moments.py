@@ -8,8 +8,8 @@ from jaxtyping import Float, Real
 from pyro import poutine
 from torch import Tensor
 
+from analysis.check import UndefinedCheckError
 from analysis.predictive.model_samples import (
-    UndefinedCheckError,
     as_floats,
     block_size,
     has_density,

@@ -9,12 +9,12 @@ from jaxtyping import Float, Real
 from pyro import poutine
 from torch import Tensor
 
+from analysis.check import UndefinedCheckError
 from analysis.predictive.model_samples import (
-    UndefinedCheckError,
     as_floats,
     block_size,
     latent_site,
-    narrowed,
+    narrow_dtype,
     to_array,
 )
 from pyro_vae.inference_data import unconditioned
@@ -90,7 +90,7 @@ def at_codes(
             trace = poutine.trace(model).get_trace(x)
             nodes = cast("dict[str, Any]", trace.nodes)
             densities.append(to_array(nodes[site]["fn"].log_prob(part)).astype(np.float64))
-            data.append(narrowed(to_array(nodes["x"]["value"])))
+            data.append(narrow_dtype(to_array(nodes["x"]["value"])))
     return AtCodes(np.concatenate(densities).reshape(len(codes)), np.concatenate(data))
 
 

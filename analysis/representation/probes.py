@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from analysis.plotting.labels import listed
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import UndefinedCheckError
+from analysis.plotting.style import listed
 from analysis.representation.codes import Labelled
 from analysis.representation.quiet import quiet
 from analysis.representation.softmax_regression import (

@@ -10,14 +10,9 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.plotting.labels import listed
-from analysis.predictive.model_samples import (
-    UndefinedCheckError,
-    embedded,
-    has_density,
-    mean_data,
-    to_array,
-)
+from analysis.check import UndefinedCheckError
+from analysis.plotting.style import listed
+from analysis.predictive.model_samples import embed_data, has_density, mean_data, to_array
 from analysis.representation.corrupted_data import (
     STRENGTHS,
     AnyDamage,
@@ -162,7 +157,7 @@ class Robustness:
                 for row, damage in enumerate(self.damages)
             },
             "worst": self.by_harm[0],
-            "verdicts": [] if (verdict := self.verdict()) is None else [verdict.plain()],
+            "verdicts": [] if (verdict := self.verdict()) is None else [verdict.summary()],
             "reading": self.reading(),
         }
 
@@ -322,12 +317,12 @@ class _Measured:
         self.num_samples = num_samples if num_samples and has_density(vae, x) else 0
         self.seed = derive_seed(seed, "robustness")
         self.clean = to_array(x).astype(np.float64)
-        self.codes = embedded(vae, x)
+        self.codes = embed_data(vae, x)
         self.distance = typical_distance(self.codes, seed)
         self.mean_error = float(((self.clean - self.clean.mean(0)) ** 2).sum() / len(x))
 
     def __call__(self, x: Tensor) -> dict[str, np.ndarray]:
-        codes = embedded(self.vae, x)
+        codes = embed_data(self.vae, x)
         shift = np.linalg.norm(codes - self.codes, axis=1) / self.distance
         found = {"latent_shift": shift, "reconstruction": self._error(codes) / self.mean_error}
         if self.classifier is not None:

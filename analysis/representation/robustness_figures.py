@@ -8,9 +8,8 @@ from jaxtyping import Real
 from torch import Tensor
 
 from analysis.plotting.images import Limits, draw_datum, strip
-from analysis.plotting.labels import shortened
-from analysis.plotting.style import GREY, LINE_COLOURS, new_figure
-from analysis.predictive.model_samples import embedded, mean_data, to_array
+from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shortened
+from analysis.predictive.model_samples import embed_data, mean_data, to_array
 from analysis.representation.corrupted_data import (
     STRENGTHS,
     AnyDamage,
@@ -118,7 +117,7 @@ def plot_damages(
         cells = block.subplots(2, len(strengths))
         for column, strength in enumerate(strengths):
             found = damaged(vae, damage, x, strength, seed)[row : row + 1]
-            mean = mean_data(vae, embedded(vae, found))[0]
+            mean = mean_data(vae, embed_data(vae, found))[0]
             draw_datum(cells[0, column], to_array(found)[0], limits)
             draw_datum(cells[1, column], _with_total(vae, mean, to_array(x)[row]), limits)
             cells[0, column].set_title(f"{strength:g}", fontsize=9)

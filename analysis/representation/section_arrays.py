@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
+from analysis.check import UndefinedCheckError
 from analysis.commands import FOREIGN
-from analysis.diagnosis import Foreign, Subject
-from analysis.predictive.model_samples import UndefinedCheckError, embedded
+from analysis.predictive.model_samples import embed_data
 from analysis.representation.codes import Labelled
 from analysis.representation.probes import Probe, linear_probe
+from analysis.subject import Foreign, Subject
 from pyro_vae.evidence.evaluation import fixed_rows
 
 # Training data that costly parts see: nearest neighbours, labelled subsets, and scores of foreign data.
@@ -38,13 +39,13 @@ class Represented:
     def codes(self) -> Float[np.ndarray, "n latent"]:
         """The codes of the held-out data."""
         with self.subject.step("codes"):
-            return embedded(self.subject.vae, self.subject.x)
+            return embed_data(self.subject.vae, self.subject.x)
 
     @cached_property
     def all_train_codes(self) -> Float[np.ndarray, "t latent"]:
         """The codes of all training data."""
         with self.subject.step("codes of training data"):
-            return self.embedded(self.subject.train)
+            return self.embed_data(self.subject.train)
 
     @cached_property
     def train_rows(self) -> Int[np.ndarray, " rows"]:
@@ -138,7 +139,7 @@ class Represented:
         known, factors = factors_of(subject.whole_labels)
         rows = fixed_rows(len(factors), SCORED).numpy()
         with subject.step("codes of all held-out data"):
-            return self.embedded(subject.whole[known[rows]]), factors[rows]
+            return self.embed_data(subject.whole[known[rows]]), factors[rows]
 
     @property
     def foreign(self) -> Foreign:
@@ -151,11 +152,13 @@ class Represented:
             raise UndefinedCheckError(f"it takes other data with labels, DATA in `{FOREIGN}`.")
         return self.subject.foreign
 
-    def embedded(self, x: Real[Tensor, " m *event"], vae: Any = None) -> Float[np.ndarray, "m d"]:
+    def embed_data(
+        self, x: Real[Tensor, " m *event"], vae: Any = None
+    ) -> Float[np.ndarray, "m d"]:
         """The codes of data that may be on another device, by this program or another."""
         device = self.subject.x.device
         program = self.subject.vae if vae is None else vae
-        return np.concatenate([embedded(program, part.to(device)) for part in x.split(10_000)])
+        return np.concatenate([embed_data(program, part.to(device)) for part in x.split(10_000)])
 
 
 def labelled_rows(labels: np.ndarray | None, what: str) -> Int[np.ndarray, " l"]:

@@ -2,13 +2,13 @@
 
 import math
 
+from analysis.check import UndefinedCheckError
 from analysis.diagnosis import Parts
 from analysis.disentanglement.scores import SCORES, disentanglement
 from analysis.disentanglement.scores_figure import plot_disentanglement
 from analysis.disentanglement.traversal_figure import plot_traversals
 from analysis.disentanglement.traversal_rows import Traversals
 from analysis.disentanglement.traversals import traversals
-from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation.section_arrays import Represented
 
 PARTS = ("disentanglement", "traversals")

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from analysis.check import UndefinedCheckError
 from analysis.diagnosis import Parts
-from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation.foreign_data import stand_ins
 from analysis.representation.out_of_distribution import OutOfDistribution, out_of_distribution
 from analysis.representation.out_of_distribution_figure import plot_out_of_distribution

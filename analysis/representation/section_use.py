@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from analysis.check import UndefinedCheckError
 from analysis.diagnosis import Parts
-from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation.clustering import Agreement, agreement, clustering, prior_components
 from analysis.representation.codes import Labelled
 from analysis.representation.fine_tuning import FineTuning, fine_tuning, plot_fine_tuning

@@ -10,7 +10,7 @@ from torch import Tensor
 from analysis.disentanglement.scores import disentanglement
 from analysis.disentanglement.selection_agreement import selection_agreement
 from analysis.disentanglement.unsupervised_selection import unsupervised_selection
-from analysis.predictive.model_samples import device_of, embedded, has_density
+from analysis.predictive.model_samples import device_of, embed_data, has_density
 from analysis.representation.clustering import clustering
 from analysis.representation.codes import Labelled, labelled_codes
 from analysis.representation.holes import holes
@@ -142,7 +142,7 @@ def continuity_of(vae: Any, data: PreparedData, *, seed: int = 0) -> Numbers:
         data.fixed(split)[fixed_rows(len(data.fixed(split)), most)].to(device_of(vae))
         for split, most in (("test", PATH_DATA), ("train", HOLE_DATA))
     )
-    paths = interpolation(vae, embedded(vae, x), x=x, pairs=PATHS, seed=seed).profiles
+    paths = interpolation(vae, embed_data(vae, x), x=x, pairs=PATHS, seed=seed).profiles
     found = holes(vae, train, seed=seed)
     summary = {} if paths is None else paths.summary()
     return {
@@ -195,7 +195,7 @@ def disentanglement_of(vae: Any, data: PreparedData, *, seed: int = 0) -> Number
     """Every score of disentanglement, of the codes of all test data."""
     factors = data.dataset.labels["test"]
     found = disentanglement(
-        embedded(vae, data.fixed("test")[:].to(device_of(vae))),
+        embed_data(vae, data.fixed("test")[:].to(device_of(vae))),
         factors.numpy(),
         names=data.dataset.label_names,
         seed=seed,

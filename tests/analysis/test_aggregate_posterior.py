@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.check import UndefinedCheckError
 from analysis.elbo import aggregate_densities, aggregate_posterior
 from analysis.elbo.aggregate_posterior import decompose_rate
 from analysis.elbo.rate_decomposition import RateDecomposition
-from analysis.predictive.model_samples import UndefinedCheckError
 from pyro_vae import build, posteriors, priors
 from pyro_vae.log_densities import log_densities
 from pyro_vae.model import VAE

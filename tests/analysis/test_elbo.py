@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.check import UndefinedCheckError
 from analysis.elbo.aggregate_posterior import decompose_rate
 from analysis.elbo.figures import plot_elbo_terms, plot_spectrum
 from analysis.elbo.rate_decomposition import RateDecomposition, Spectrum
 from analysis.elbo.terms import ElboTerms, elbo_terms
-from analysis.predictive.extremes import plot_extremes
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.predictive.examples import plot_extremes
 from pyro_vae.evidence import evaluate
 
 RNG = np.random.default_rng(0)

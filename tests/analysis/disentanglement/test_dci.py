@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from analysis.check import UndefinedCheckError
 from analysis.disentanglement.dci import completeness_of, disentanglement_of, importance
 from analysis.disentanglement.factors import varying
-from analysis.predictive.model_samples import UndefinedCheckError
 
 RNG = np.random.default_rng(0)
 

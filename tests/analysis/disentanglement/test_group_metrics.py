@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from analysis.check import UndefinedCheckError
 from analysis.disentanglement.beta_vae_metric import beta_vae_score
 from analysis.disentanglement.factor_vae_metric import (
     factor_vae_score,
     majority_vote_accuracy,
 )
 from analysis.disentanglement.factors import SharedValues, varying
-from analysis.predictive.model_samples import UndefinedCheckError
 
 SIZES = (3, 4, 6, 6)
 

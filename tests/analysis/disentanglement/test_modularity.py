@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from analysis.check import UndefinedCheckError
 from analysis.disentanglement.modularity import mean_modularity, modularity
-from analysis.predictive.model_samples import UndefinedCheckError
 
 
 def test_by_hand():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factors import varying
 from analysis.disentanglement.mutual_information_gap import (
     discretised,
@@ -11,7 +12,6 @@ from analysis.disentanglement.mutual_information_gap import (
     mutual_information_gap,
     resampled_information,
 )
-from analysis.predictive.model_samples import UndefinedCheckError
 
 LOG2 = np.log(2)
 

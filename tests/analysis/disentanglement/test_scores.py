@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factors import varying
 from analysis.disentanglement.mutual_information_gap import information, mutual_information_gap
 from analysis.disentanglement.scores import SCORES, disentanglement
 from analysis.disentanglement.scores_figure import plot_disentanglement
-from analysis.predictive.model_samples import UndefinedCheckError
 
 SIZES = (2, 3, 4)
 NAMES = ("shape", "colour", "size")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factor_information import factor_information
 from analysis.disentanglement.traversal_labels import PictureMovements, vector_movement
 from analysis.disentanglement.traversals import plot_traversals, traversals
-from analysis.predictive.model_samples import UndefinedCheckError
 
 RNG = np.random.default_rng(0)
 CODES = RNG.normal(size=(400, 4))

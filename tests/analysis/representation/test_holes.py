@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import UndefinedCheckError
 from analysis.representation.classifier_two_sample import told_apart
 from analysis.representation.holes import compared, holes, nearest_others
 from analysis.representation.holes_reading import plot_holes

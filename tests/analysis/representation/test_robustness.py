@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import UndefinedCheckError
 from analysis.representation.corruptions import DAMAGES
 from analysis.representation.robustness import Robustness, robustness, typical_distance
 from analysis.representation.robustness_figures import plot_damages, plot_robustness

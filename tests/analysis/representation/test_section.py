@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from analysis.calibration.exact_models import LinearGaussian
-from analysis.diagnosis import Section, Subject
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import UndefinedCheckError
+from analysis.diagnosis import SectionResult
 from analysis.representation import section_arrays
 from analysis.representation.section_arrays import Represented
 from analysis.representation.section_use import spread
 from analysis.representation.side_by_side import side_by_side
+from analysis.subject import Subject
 
 
 def a_subject(**options):
@@ -31,7 +32,7 @@ def test_of_several_factors_the_first_is_the_label(monkeypatch):
     assert len(of.train) == len(of.train_x) == 30
     assert (of.train.labels == train_labels[of.train_rows, 0]).all()
     # The codes are those of the same rows.
-    codes = section_arrays.embedded(subject.vae, of.train_x)
+    codes = section_arrays.embed_data(subject.vae, of.train_x)
     np.testing.assert_allclose(of.train.codes, codes, rtol=1e-5)
     # Factors are scored on all that is held out.
     whole = torch.randn(40, 3)
@@ -51,7 +52,7 @@ def test_data_without_a_label_are_left_out():
     assert len(of.test.codes) == len(of.labelled_x) == 15
     assert (of.train.labels == train_labels[train_labels >= 0]).all()
     # Codes and data are those of the rows with labels.
-    codes = section_arrays.embedded(of.subject.vae, of.train_labelled_x)
+    codes = section_arrays.embed_data(of.subject.vae, of.train_labelled_x)
     np.testing.assert_allclose(of.train.codes, codes, rtol=1e-5)
     assert len(of.train_x) == 50
     factors = np.stack([labels, rng.integers(0, 3, 20)], 1)
@@ -77,7 +78,7 @@ def test_without_labels_there_is_no_probe(labels, says):
 
 
 def a_section(numbers):
-    return Section({}, {}, {}, numbers, {}, {})
+    return SectionResult(numbers=numbers)
 
 
 def test_the_table_has_a_column_a_run_and_breaks_where_the_line_ends():

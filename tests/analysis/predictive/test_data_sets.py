@@ -1,4 +1,4 @@
-"""Data sets from the model beside the real one: what ArviZ draws, and p-values that are calibrated."""
+"""The real data set among data sets from the model: ArviZ's figures, and calibrated p-values."""
 
 import json
 
@@ -7,16 +7,14 @@ import pytest
 from scipy.stats import binom
 
 from analysis.calibration.exact_models import LinearGaussian
-from analysis.predictive.figures import (
+from analysis.check import UndefinedCheckError
+from analysis.predictive.data_sets import (
     data_set_checks,
     plot_distributions,
-    plot_prior_predictive,
-    plot_rootogram,
-    plot_same_image,
     plot_test_statistics,
     predictive_tree,
 )
-from analysis.predictive.model_samples import UndefinedCheckError, new_data
+from analysis.predictive.model_samples import new_data
 
 pytestmark = pytest.mark.arviz
 
@@ -88,7 +86,6 @@ def test_a_summary_is_plain_and_names_the_furthest(statistics):
     summary = found.summary()
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert summary["data_sets"] == 20
-    assert "lie beyond those of all 20 data sets" in summary["reading"]
     assert f"the mean of ink: {found.ranked[0].words()}" in summary["reading"]
 
 
@@ -141,34 +138,3 @@ def test_nothing_that_varies_is_nothing_to_draw():
         plot_distributions(predictive_tree(*nothing))
     with pytest.raises(UndefinedCheckError, match="no statistic varies"):
         plot_test_statistics(data_set_checks(*nothing))
-
-
-@pytest.mark.parametrize("rate", [2, 300])
-def test_a_rootogram_marks_the_frequencies_of_counts(words, rate):
-    from matplotlib import pyplot
-
-    rng = np.random.default_rng(0)
-    real, generated = rng.poisson(rate, (30, 8)), rng.poisson(rate, (12, 30, 8))
-    axes, text = words(plot_rootogram(real, generated))
-    assert "zeros: data" in text
-    offsets = np.concatenate([np.asarray(c.get_offsets()) for c in axes[0].collections])
-    if rate == 2:
-        for count in range(4):
-            frequency = (real == count).sum()
-            assert ((offsets[:, 0] == count) & (offsets[:, 1] == frequency)).any()
-    assert len(axes[0].get_xticklabels()) <= 32
-    assert not pyplot.get_fignums()
-
-
-@pytest.mark.parametrize("shape", [(1, 8, 8), (9,), (200,)])
-def test_data_stand_beside_new_data_and_replicates(words, shape):
-    rng = np.random.default_rng(0)
-    real, untrained, trained = rng.poisson(3, (3, 4, *shape))
-    axes, text = words(plot_prior_predictive(real, untrained, trained))
-    assert all(name in text.replace("\n", " ") for name in ("before training", "after training"))
-    replicates = rng.poisson(3, (2, 4, *shape))
-    axes, text = words(plot_same_image(real, replicates))
-    assert "Descriptive only: they fail a calibrated test even for a true model" in text
-    if shape == (1, 8, 8):
-        shown = (real[0, 0] - real.min()) / (real.max() - real.min())
-        assert np.allclose(axes[0].images[0].get_array(), shown)

@@ -6,11 +6,11 @@ import pytest
 from analysis.predictive import data_statistics
 from analysis.predictive.data_statistics import (
     components,
+    compute_statistics,
     dispersion,
     extent,
     holes,
     horizontal_centre,
-    measured,
     nearest_training,
     profiles_for,
     standardisation,
@@ -64,7 +64,10 @@ def test_moments_and_edges_by_hand():
 )
 def test_each_kind_of_data_has_its_statistics(shape, support, expected):
     datum = np.array([0, 3, 0, 1, 0, 0]).reshape(1, *shape)
-    found = {k: float(v[0]) for k, v in measured(datum, statistics_for(shape, support)).items()}
+    found = {
+        k: float(v[0])
+        for k, v in compute_statistics(datum, statistics_for(shape, support)).items()
+    }
     expected = expected | ({"dispersion": (10 / 6 - 4 / 9) / (4 / 6)} if "total" in found else {})
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     with pytest.raises(ValueError, match="support must be one of"):
@@ -75,14 +78,14 @@ def test_each_kind_of_data_has_its_statistics(shape, support, expected):
 def test_blocks_do_not_change_what_is_measured(monkeypatch, shape):
     data = np.random.default_rng(0).random((23, *shape)).astype(np.float32)
     statistics = statistics_for(shape, "unit")
-    whole = measured(data, statistics)
+    whole = compute_statistics(data, statistics)
     monkeypatch.setattr(data_statistics, "MAX_ELEMENTS", 100)
-    for name, values in measured(data, statistics).items():
+    for name, values in compute_statistics(data, statistics).items():
         assert values.dtype == np.float64
         assert values.shape == (23,)
         assert values == pytest.approx(whole[name], rel=1e-12, abs=1e-12)
-    for profile in profiles_for(shape):
-        assert len(profile.measure(data)) == 23
+    profiles = compute_statistics(data, profiles_for(shape))
+    assert {values.shape[0] for values in profiles.values()} == {23}
 
 
 def test_a_grey_image_is_cut_at_half_of_its_range():

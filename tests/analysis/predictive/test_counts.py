@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from analysis.predictive.counts import count_frequencies
+from analysis.predictive.counts import count_frequencies, plot_rootogram
 
 
 def test_frequencies_are_counted_by_hand():
@@ -16,7 +16,7 @@ def test_frequencies_are_counted_by_hand():
     assert found.observed.tolist() == [3, 2, 1, 0]
     assert found.expected.tolist() == [2.5, 3.0, 0.0, 0.5]
     assert found.zeros == (0.5, 5 / 12)
-    assert found.binned(np.array([[0, 2, 3, 99]])).tolist() == [[0, 2, 3, 3]]
+    assert found.bin_index(np.array([[0, 2, 3, 99]])).tolist() == [[0, 2, 3, 3]]
 
 
 def test_large_counts_share_bins():
@@ -51,3 +51,21 @@ def test_bad_counts_are_refused():
         count_frequencies(np.ones((2, 3), int), np.ones((0, 2, 3), int))
     with pytest.raises(ValueError, match="at least 0, got -1"):
         count_frequencies(-np.ones((2, 3), int), np.ones((4, 2, 3), int))
+
+
+@pytest.mark.arviz
+@pytest.mark.parametrize("rate", [2, 300])
+def test_a_rootogram_marks_the_frequencies_of_counts(words, rate):
+    from matplotlib import pyplot
+
+    rng = np.random.default_rng(0)
+    real, generated = rng.poisson(rate, (30, 8)), rng.poisson(rate, (12, 30, 8))
+    axes, text = words(plot_rootogram(count_frequencies(real, generated), real, generated))
+    assert "zeros: data" in text
+    offsets = np.concatenate([np.asarray(c.get_offsets()) for c in axes[0].collections])
+    if rate == 2:
+        for count in range(4):
+            frequency = (real == count).sum()
+            assert ((offsets[:, 0] == count) & (offsets[:, 1] == frequency)).any()
+    assert len(axes[0].get_xticklabels()) <= 32
+    assert not pyplot.get_fignums()

@@ -8,14 +8,14 @@ import torch
 from torch.distributions import Distribution
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
+from analysis.check import UndefinedCheckError
 from analysis.predictive import model_samples as draws
 from analysis.predictive.model_samples import (
-    UndefinedCheckError,
-    elements,
+    element_distribution,
     guide_blocks,
     latent_site,
     mean_data,
-    narrowed,
+    narrow_dtype,
     new_data,
 )
 from pyro_vae import build, likelihoods
@@ -65,7 +65,7 @@ def test_blocks_cover_the_data():
     for rows, terms in blocks:
         # The guide is the posterior: each weight is log p(x).
         assert torch.allclose(terms.log_weight.double(), exact[rows].expand(5, -1), atol=1e-4)
-        assert elements(terms).batch_shape == (5, rows.stop - rows.start, 1, 8, 8)
+        assert element_distribution(terms).batch_shape == (5, rows.stop - rows.start, 1, 8, 8)
 
 
 def test_means_are_decoded():
@@ -78,7 +78,7 @@ def test_what_is_no_product_over_elements_is_refused():
     vae = build((4,), 2, likelihood=likelihoods.LowRankNormal)
     ((_, terms),) = guide_blocks(vae, torch.randn(3, 4), 2, seed=0)
     with pytest.raises(UndefinedCheckError, match="no product over elements"):
-        elements(terms)
+        element_distribution(terms)
     with pytest.raises(UndefinedCheckError, match="one latent site can be checked, got a, b"):
         latent_site(SimpleNamespace(latent_sites=("a", "b")))
 
@@ -95,8 +95,8 @@ def test_what_is_no_product_over_elements_is_refused():
 )
 def test_whole_numbers_are_narrowed(values, kind):
     array = np.array(values, np.float32)
-    assert narrowed(array).dtype == kind
-    np.testing.assert_array_equal(narrowed(array), array)
+    assert narrow_dtype(array).dtype == kind
+    np.testing.assert_array_equal(narrow_dtype(array), array)
 
 
 def test_one_seed_for_data_and_for_the_guide_gives_independent_draws():

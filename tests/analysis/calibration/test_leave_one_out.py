@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch.distributions import Bernoulli
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.calibration.leave_one_out import leave_one_element_out, same_image_probability
-from analysis.predictive.model_samples import UndefinedCheckError, elements, guide_blocks, new_data
+from analysis.calibration.leave_one_out import (
+    distribution_function,
+    leave_one_element_out,
+    same_image_probability,
+)
+from analysis.check import UndefinedCheckError
+from analysis.predictive.model_samples import element_distribution, guide_blocks, new_data
 from pyro_vae import likelihoods, posteriors, priors
+from pyro_vae.distributions import CategoricalLevels, DiscretizedLogistic, NegativeBinomial
 from pyro_vae.model import VAE
 from pyro_vae.networks import MLP
 
@@ -137,7 +144,7 @@ def test_what_is_undefined_says_so():
     vae = small_vae(likelihoods.Multinomial)
     with pytest.raises(UndefinedCheckError, match="no product over elements"):
         leave_one_element_out(vae, torch.ones(4, 5))
-    with pytest.raises(UndefinedCheckError, match="no probability: it is a Normal"):
+    with pytest.raises(UndefinedCheckError, match="need binary data, got a likelihood of Normal"):
         same_image_probability(LinearGaussian().vae(), LinearGaussian().draw(3, 0))
     with pytest.raises(ValueError, match="at least 1, got 0"):
         leave_one_element_out(vae, torch.ones(4, 5), num_samples=0)
@@ -161,7 +168,7 @@ def test_arviz_gives_the_same_scores():
     vae, x = model.vae(guide_scale=1.2), model.draw(1, 4)
     result = leave_one_element_out(vae, x, num_samples=2000, seed=5)
     ((_, terms),) = guide_blocks(vae, x, 2000, seed=5)
-    log_likelihood = elements(terms).log_prob(x)[:, 0].double().numpy()
+    log_likelihood = element_distribution(terms).log_prob(x)[:, 0].double().numpy()
     log_p = (terms.log_likelihood + terms.log_prior)[:, 0].double().numpy()
     tree = from_dict(
         {
@@ -191,3 +198,55 @@ def test_a_draw_that_the_datum_rules_out_is_refused_and_not_no_number():
     vae = small_vae(WithoutFloor)
     with pytest.raises(UndefinedCheckError, match="is 0 for some draws"):
         leave_one_element_out(vae, torch.tensor([[1.0, 0, 0, 0, 0]]), num_samples=50)
+
+
+def counts():
+    x = torch.randint(0, 9, (7, 30), generator=torch.Generator().manual_seed(0)).float()
+    # On both sides of where a sum gives way to the incomplete beta function.
+    x[0, :6] = torch.tensor([63.0, 64, 65, 100, 500, 0])
+    x[1] = 0
+    return x
+
+
+@pytest.mark.parametrize("inflated", [False, True])
+def test_negative_binomial_is_scipys(inflated):
+    generator = torch.Generator().manual_seed(1)
+    log_mean = 2 * torch.randn(5, 7, 30, generator=generator) + 1
+    log_t = 2 * torch.randn(30, generator=generator)
+    gate = torch.randn(5, 7, 30, generator=generator) if inflated else None
+    distribution, x = NegativeBinomial(log_mean, log_t, gate), counts()
+    below, equal = distribution_function(distribution, x, distribution.log_prob(x))
+    t, mean = log_t.double().exp(), log_mean.double().exp()
+    expected = stats.nbinom.cdf(x.double() - 1, t, t / (t + mean))
+    if gate is not None:
+        zero = gate.double().sigmoid().numpy()
+        expected = np.where(x > 0, zero + (1 - zero) * expected, 0)
+    np.testing.assert_allclose(below, expected, atol=1e-6)
+    np.testing.assert_allclose(equal, distribution.log_prob(x).exp())
+
+
+def test_no_count_is_below_zero():
+    distribution, x = NegativeBinomial(torch.zeros(4, 2, 3), torch.zeros(3)), torch.zeros(2, 3)
+    below, _ = distribution_function(distribution, x, distribution.log_prob(x))
+    assert below.abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        CategoricalLevels(logits=torch.linspace(-1, 1, 24).reshape(2, 3, 4).sin() * 3),
+        DiscretizedLogistic(torch.linspace(-1, 5, 6).reshape(2, 3), torch.tensor(0.7), 4),
+    ],
+)
+def test_levels_are_sums_of_the_mass(distribution):
+    x = torch.tensor([0.0, 2, 3])
+    below, equal = distribution_function(distribution, x, distribution.log_prob(x))
+    mass = torch.stack([distribution.log_prob(torch.full((3,), float(k))).exp() for k in range(4)])
+    levels = torch.arange(4).reshape(4, 1, 1)
+    np.testing.assert_allclose(below, torch.where(levels < x, mass, 0).sum(0), atol=1e-6)
+    np.testing.assert_allclose(equal, torch.where(levels == x, mass, 0).sum(0), atol=1e-6)
+
+
+def test_other_distributions_have_no_known_function():
+    distribution, x = Bernoulli(torch.full((3,), 0.5)), torch.ones(3)
+    assert distribution_function(distribution, x, distribution.log_prob(x)) is None

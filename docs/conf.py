@@ -11,7 +11,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
-    "sphinx.ext.viewcode",
 ]
 html_theme = "furo"
 html_title = "pyro_vae"
@@ -19,8 +18,8 @@ exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 default_role = "code"
+suppress_warnings = ["ref.python"]
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": True}
 # Installed for the environments that use them only.
 autodoc_mock_imports = ["jax", "numpyro", "pythae"]
 napoleon_google_docstring = True

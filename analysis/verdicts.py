@@ -74,8 +74,8 @@ class Verdict:
     def __str__(self) -> str:
         return f"{self.question} {self.answer.capitalize()}: {self.because}."
 
-    def plain(self) -> dict[str, str]:
-        """For a file."""
+    def summary(self) -> dict[str, str]:
+        """The recorded values."""
         return asdict(self)
 
 

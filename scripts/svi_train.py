@@ -209,7 +209,7 @@ def train(
             progress=True,
         )
     if directory.diagnosis.is_dir():
-        from analysis.diagnosis_record import mark_stale
+        from analysis.stored_diagnosis import mark_stale
 
         mark_stale(directory.diagnosis, directory.checkpoint)
     if not training.ended:

@@ -162,7 +162,7 @@ class Robustness:
                 for row, damage in enumerate(self.damages)
             },
             "worst": self.by_harm[0],
-            "verdicts": [] if (verdict := self.verdict()) is None else [verdict.plain()],
+            "verdicts": [] if (verdict := self.verdict()) is None else [verdict.summary()],
             "reading": self.reading(),
         }
 

@@ -10,7 +10,6 @@ rate and distortion; with `--only representation` it sets side by side what thei
 import argparse
 import hashlib
 import importlib.metadata
-import io
 import json
 import os
 import re
@@ -31,6 +30,7 @@ from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 
 from analysis.commands import AGAIN
+from analysis.plotting.style import to_png
 from analysis.sections import SECTIONS
 from analysis.stored_diagnosis import StoredDiagnosis
 from pyro_vae.cli.common import (
@@ -60,8 +60,6 @@ from pyro_vae.statistics import MINIMUM_SAMPLES
 from pyro_vae.training.checkpoint import load_checkpoint, write_atomically
 
 if TYPE_CHECKING:
-    import matplotlib.figure
-
     from analysis.diagnosis import SectionResult
     from analysis.elbo.rate_distortion import RateDistortion
     from analysis.progress import Steps
@@ -77,7 +75,6 @@ SPARSE_ELEMENTS = 2**25
 USUAL = tuple(name for name, section in SECTIONS.items() if section.default)
 # The records of comparisons, of which a folder holds one.
 COMPARISONS = ("comparison.json", "representation.json")
-DOTS_PER_INCH = 140
 WIDTH = 100
 # Where a run's path goes once lines are wrapped, so that a long path wraps no others.
 PLACE = "\0RUN"
@@ -202,7 +199,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
                 record = {"left_out": in_one_line(error)}
             else:
                 with step(f"{name}: figures"):
-                    files = {key: png(figure) for key, figure in found.figures.items()}
+                    files = {key: to_png(figure) for key, figure in found.figures.items()}
                 record = {**found.record, "figures": found.captions}
             step.finish(steps[name])
             stored.put(
@@ -437,9 +434,9 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
             comparison = compare_models(held_out, leave_out_non_finite=True)
             points = rate_distortion_of(terms)
             files = {
-                "comparison.png": png(plot_model_comparison(comparison)),
-                "paired_differences.png": png(plot_paired_differences(comparison)),
-                "rate_distortion.png": png(plot_rate_distortion(points)),
+                "comparison.png": to_png(plot_model_comparison(comparison)),
+                "paired_differences.png": to_png(plot_paired_differences(comparison)),
+                "rate_distortion.png": to_png(plot_rate_distortion(points)),
             }
     found, plane = comparison.summary(), rate_distortion_summary(points)
     record = {
@@ -493,7 +490,7 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
                 sections[name] = SECTIONS["representation"].run("representation", subject)
             seconds[name] = time.perf_counter() - begun
     found = side_by_side(sections)
-    files = {f"{key}.png": png(figure) for key, figure in found.figures.items()}
+    files = {f"{key}.png": to_png(figure) for key, figure in found.figures.items()}
     record = {
         "runs": {name: about(trained, options, rows[name]) for name, trained in runs.items()},
         "differences": differences,
@@ -662,13 +659,6 @@ def free(out: Path) -> Path:
     if entries and not any((out / record).exists() for record in COMPARISONS):
         raise ValueError(f"--out {out} must be empty, or hold an older comparison.")
     return out
-
-
-def png(figure: "matplotlib.figure.Figure") -> bytes:
-    """A figure as a file's content."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=DOTS_PER_INCH, format="png")
-    return buffer.getvalue()
 
 
 def written(folder: Path, files: Mapping[str, bytes], name: str, record: dict[str, Any]) -> None:

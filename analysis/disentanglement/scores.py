@@ -25,8 +25,7 @@ from analysis.disentanglement.prediction_metrics import (
     separated_predictability,
     threshold_accuracies,
 )
-from analysis.plotting.labels import listed, shortened
-from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
+from analysis.plotting.style import BLUE, GREY, ORANGE, listed, new_figure, shortened, tidy
 from analysis.predictive.model_samples import UndefinedCheckError
 
 if TYPE_CHECKING:

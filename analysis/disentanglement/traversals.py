@@ -15,8 +15,7 @@ from analysis.disentanglement.factors import encode_factors
 from analysis.disentanglement.information_metrics import factor_information
 from analysis.disentanglement.traversal_labels import ImageMovements, Movement, vector_movement
 from analysis.plotting.images import Limits, draw_datum, is_image, strip
-from analysis.plotting.labels import shortened
-from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, shortened, tidy
 from analysis.predictive.model_samples import UndefinedCheckError, mean_data
 from pyro_vae.data.nouns import noun
 

@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from analysis.plotting.labels import shortened, wrapped
-from analysis.plotting.style import BLUE, GREEN, LABEL_COLOURS, ORANGE, new_figure, tidy
+from analysis.plotting.style import (
+    BLUE,
+    GREEN,
+    LABEL_COLOURS,
+    ORANGE,
+    new_figure,
+    shortened,
+    tidy,
+    wrapped,
+)
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.evidence.numbers import standard_error
 from pyro_vae.json_values import to_jsonable

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.plotting.labels import listed
+from analysis.plotting.style import listed
 from analysis.predictive.model_samples import (
     UndefinedCheckError,
     embedded,

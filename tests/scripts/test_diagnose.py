@@ -75,7 +75,7 @@ def main(*arguments: str | Path, drawn: bool = False) -> int:
     """Run the program in this process; figures are made, and only drawn if that is looked at."""
     program = runpy.run_path(str(SCRIPT))["main"]
     if not drawn:
-        program.__globals__["png"] = lambda figure: b"no picture"
+        program.__globals__["to_png"] = lambda figure: b"no picture"
     return program([str(argument) for argument in arguments])
 
 

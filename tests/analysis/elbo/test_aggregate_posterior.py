@@ -11,7 +11,13 @@ from torch.distributions import (
     Normal,
 )
 
-from analysis.elbo.normal_mixtures import coefficients, features, is_normal, log_marginal, log_sum
+from analysis.elbo.aggregate_posterior import (
+    coefficients,
+    features,
+    is_normal,
+    log_marginal,
+    log_sum,
+)
 from pyro_vae.distributions import LowRankNormal
 
 

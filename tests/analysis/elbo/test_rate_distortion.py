@@ -8,13 +8,13 @@ import pytest
 from scipy import stats
 
 from analysis.calibration.exact_models import LinearGaussian
-from analysis.elbo.aggregate_posterior import decompose_rate
+from analysis.elbo.rate_decomposition import decompose_rate
 from analysis.elbo.rate_distortion import (
     RateDistortion,
+    plot_rate_distortion,
     rate_distortion_reading,
     rate_distortion_summary,
 )
-from analysis.elbo.rate_distortion_figure import plot_rate_distortion
 from pyro_vae.evidence import importance_weighting
 
 RNG = np.random.default_rng(0)
@@ -60,24 +60,23 @@ def test_a_collapsed_latent_is_at_the_auto_decoding_limit():
     point = RateDistortion.of("collapsed", result.reconstruction, result.kl)
     without = stats.norm.logpdf(x.flatten(1).double(), exact.bias.double(), exact.noise)
     assert point.distortion == pytest.approx(-without.sum(1).mean(), abs=1e-3)
-    assert "collapsed: collapsed" in rate_distortion_reading([point, HEALTHY])
+    assert ": collapsed" in rate_distortion_reading([point, HEALTHY])
     found = decompose_rate(vae, x, num_draws=200)
     assert found.mutual_information == pytest.approx(0, abs=1e-6)
     assert found.summary()["active_units"] == 0
-    assert "says nothing" in found.reading()
+    assert "collapsed" in found.reading()
     assert not found.saturated
     healthy = decompose_rate(exact.vae(), x, num_draws=200)
     assert healthy.mutual_information > 1
     assert healthy.summary()["active_units"] == exact.latent_dim
-    assert "says nothing" not in healthy.reading()
 
 
 def test_reading():
     reading = rate_distortion_reading([COLLAPSED, SHARP, HEALTHY])
-    assert "healthy is on the best iso-ELBO line, -100.00 nats" in reading
-    assert "sharp has the lowest distortion, 65.0, and pays for it by a code of 45.0" in reading
-    assert "collapsed: collapsed" in reading
-    assert "healthy has the ELBO -100.00" in rate_distortion_reading([HEALTHY])
+    assert "healthy has the highest ELBO, -100.00 nats" in reading
+    assert "sharp has the lowest distortion, 65.0" in reading
+    assert ": collapsed" in reading
+    assert "-100.00 nats" in rate_distortion_reading([HEALTHY])
     assert "collapsed" not in rate_distortion_reading([HEALTHY])
 
 

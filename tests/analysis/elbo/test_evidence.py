@@ -73,7 +73,7 @@ def test_one_draw_and_one_datum(words, n):
 
 
 def test_sizes_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"6 points and at least one datum, got \(6, 0\)"):
+    with pytest.raises(ValueError, match=r"6 points and at least one example, got \(6, 0\)"):
         plot_iwae_curve(SAMPLES, np.zeros((6, 0)))
     with pytest.raises(ValueError, match=r"annealed must be of the curve's 40 data, got \(3,\)"):
         # Past the shapes' check, which would see it first.

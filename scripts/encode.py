@@ -18,13 +18,13 @@ from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.predictive.model_samples import as_floats, embed_data, latent_site, to_array
+from analysis.predictive.model_samples import embed_data, latent_site, to_array
 from analysis.representation.code_files import FORMATS, Codes
 from pyro_vae.cli.common import Parser, chosen_device, opened_run, run_data, run_program
 from pyro_vae.data import PreparedData
 from pyro_vae.data.nouns import noun, set_noun
 from pyro_vae.log_densities import distribution_at
-from pyro_vae.rng import evaluation_mode
+from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.runs.other_data import name_in_file, other_data, taken_data_options
 from pyro_vae.runs.provenance import provenance
 from pyro_vae.training.checkpoint import write_atomically

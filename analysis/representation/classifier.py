@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analysis.check import UndefinedCheckError
-from analysis.predictive.model_samples import as_floats, block_size
-from pyro_vae.rng import evaluation_mode
+from analysis.predictive.model_samples import block_size
+from pyro_vae.rng import as_floats, evaluation_mode
 
 # The rates of Adam, of which the validation labels choose, for each method and draw of labels alike.
 RATES = (1e-2, 1e-3)

@@ -11,7 +11,6 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from analysis.plotting.style import BLUE, GREEN, ORANGE, new_figure, tidy
-from analysis.predictive.model_samples import as_floats
 from analysis.representation.balanced_draws import (
     balanced_rows,
     held_out_rows,
@@ -19,6 +18,7 @@ from analysis.representation.balanced_draws import (
 )
 from analysis.representation.classifier import VALIDATION, Classifier, afresh, trained
 from pyro_vae.evidence.numbers import finite
+from pyro_vae.rng import as_floats
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -9,15 +9,9 @@ from pyro import poutine
 from torch import Tensor
 
 from analysis.check import UndefinedCheckError
-from analysis.predictive.model_samples import (
-    as_floats,
-    block_size,
-    has_density,
-    latent_site,
-    to_array,
-)
+from analysis.predictive.model_samples import block_size, has_density, latent_site, to_array
 from pyro_vae.log_densities import distribution_at
-from pyro_vae.rng import evaluation_mode
+from pyro_vae.rng import as_floats, evaluation_mode
 
 # Where a distribution has no formula for its moments, they are those of so many draws: the mean's own
 # error adds 1 / DRAWS of the variance to a squared error.

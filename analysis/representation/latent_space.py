@@ -10,15 +10,9 @@ from pyro import poutine
 from torch import Tensor
 
 from analysis.check import UndefinedCheckError
-from analysis.predictive.model_samples import (
-    as_floats,
-    block_size,
-    latent_site,
-    narrow_dtype,
-    to_array,
-)
+from analysis.predictive.model_samples import block_size, latent_site, narrow_dtype, to_array
 from pyro_vae.inference_data import unconditioned
-from pyro_vae.rng import evaluation_mode
+from pyro_vae.rng import as_floats, evaluation_mode
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Real
 
 from analysis.check import Result
 from analysis.comparison.p_values import p_text
-from analysis.comparison.sign_flips import NUM_FLIPS, sign_flips
+from analysis.comparison.resampling_tests import NUM_FLIPS, sign_flips
 from analysis.plotting.images import is_image
 from analysis.plotting.style import GREY, ORANGE, new_figure, shortened, tidy
 from analysis.plotting.vectors import Elements

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from analysis.calibration.element_map import ElementForecasts, ElementMap, element_map
 from analysis.check import Check, Plot
 from analysis.comparison.p_values import p_text
-from analysis.comparison.sign_flips import NUM_FLIPS, bootstrap_interval, sign_flips
+from analysis.comparison.resampling_tests import NUM_FLIPS, bootstrap_interval, sign_flips
 from analysis.plotting.style import BLUE, ORANGE, new_figure, tidy
 from analysis.verdicts import LARGEST_BIAS, LARGEST_SPREAD, Verdict, forecasts
 from pyro_vae.data.nouns import nouns

@@ -20,7 +20,7 @@ from analysis.calibration.element_map import (
 from analysis.calibration.element_pit import compute_element_pit
 from analysis.calibration.leave_one_out import plot_isotonic, same_image_probability
 from analysis.check import Check, Plot
-from analysis.comparison.sign_flips import NUM_FLIPS, bootstrap_interval, sign_flips
+from analysis.comparison.resampling_tests import NUM_FLIPS, bootstrap_interval, sign_flips
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.verdicts import LARGEST_ERROR, Verdict, forecasts
 from pyro_vae.data.nouns import nouns

@@ -15,7 +15,7 @@ from jaxtyping import Float, Real
 
 from analysis.check import Check, Plot, Result
 from analysis.comparison.p_values import holm
-from analysis.comparison.permutation_tests import (
+from analysis.comparison.resampling_tests import (
     ProfileComparison,
     SpectrumComparison,
     compare_profiles,

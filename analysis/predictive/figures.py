@@ -9,7 +9,7 @@ from jaxtyping import Real
 
 from analysis.check import UndefinedCheckError
 from analysis.comparison.p_values import p_text
-from analysis.comparison.permutation_tests import ProfileComparison, SpectrumComparison
+from analysis.comparison.resampling_tests import ProfileComparison, SpectrumComparison
 from analysis.plotting.images import draw_datum
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.plotting.vectors import Elements, draw_vectors, is_long

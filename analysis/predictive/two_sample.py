@@ -5,7 +5,7 @@ Real data are ranked among one common sample of generated data. Each rank, as a 
 transform (PIT), is exactly uniform under a true model, but the PITs depend on one another, since all
 move with the reference: a test or band for independent uniform values rejects a true model too often.
 Here the number of PITs below each level has its own law, a beta-binomial one, from which both the
-p-value and the band are computed. For vectors see `analysis.comparison.permutation_tests`.
+p-value and the band are computed. For vectors see `analysis.comparison.resampling_tests`.
 """
 
 import math

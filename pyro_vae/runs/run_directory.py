@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from pyro.nn import PyroModule
 
-from pyro_vae.cli.command_line import parse_stored, stored_arguments, stored_model
+from pyro_vae.configuration.components import build_vae, to_yaml
+from pyro_vae.configuration.model_files import DEFAULT_MODEL
+from pyro_vae.configuration.parser import parse_stored, stored_arguments, stored_model
+from pyro_vae.configuration.resume_plan import PLAN
+from pyro_vae.configuration.strict_yaml import Configuration, read_yaml
 from pyro_vae.data import DataContract
-from pyro_vae.runs.configuration import build_vae, to_yaml
-from pyro_vae.runs.model_files import DEFAULT_MODEL
-from pyro_vae.runs.resume_plan import PLAN
-from pyro_vae.runs.strict_yaml import Configuration, read_yaml
 from pyro_vae.training.checkpoint import load_checkpoint, write_atomically
 from pyro_vae.training.loop import Record
 from pyro_vae.training.state_checks import load_parameters
@@ -60,7 +60,7 @@ class RunDirectory:
         return cls(path)
 
     @property
-    def kept(self) -> Path:
+    def result_cache(self) -> Path:
         """The folder of an evaluation's chunks."""
         return self.evaluation / "kept"
 
@@ -96,7 +96,7 @@ class RunDirectory:
             # Files are written under temporary names that begin and end otherwise.
             if any(name in entry.name for name in written)
         ]
-        folders = (self.figures, self.evaluation, self.kept, self.diagnosis)
+        folders = (self.figures, self.evaluation, self.result_cache, self.diagnosis)
         for folder in folders:
             # Nothing is looked for behind a link: it is among the entries, and refused below.
             if folder.is_dir() and not (folder.is_symlink() or folder.parent.is_symlink()):

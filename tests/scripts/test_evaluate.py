@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 
+from pyro_vae.configuration.components import load_data, prepare_data
 from pyro_vae.evidence import evaluate, fixed_rows
 from pyro_vae.runs import load
-from pyro_vae.runs.configuration import load_data, prepare_data
-from pyro_vae.runs.result_cache import Kept
+from pyro_vae.runs.result_cache import ResultCache
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -100,13 +100,13 @@ def interruptible():
 def written(monkeypatch):
     """The names of the chunks that are made and kept from here on."""
     names = []
-    write = Kept.write
+    write = ResultCache.write
 
     def counted(self, name, result, seconds):
         write(self, name, result, seconds)
         names.append(name.partition("-")[0])
 
-    monkeypatch.setattr(Kept, "write", counted)
+    monkeypatch.setattr(ResultCache, "write", counted)
     return names
 
 
@@ -179,7 +179,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_numbers(
         zip(METHODS, (3, 3, 2, 1), strict=True)
     )
     written.clear()
-    write = Kept.write
+    write = ResultCache.write
     for stop, how in ((2, signal.SIGINT), (1, signal.SIGTERM), (4, signal.SIGINT)):
         left = iter(range(stop))
 
@@ -188,11 +188,11 @@ def test_stopped_anywhere_it_goes_on_to_the_same_numbers(
                 os.kill(os.getpid(), how)
             write(self, name, result, seconds)
 
-        monkeypatch.setattr(Kept, "write", stopping)
+        monkeypatch.setattr(ResultCache, "write", stopping)
         capsys.readouterr()
         assert main(run, *TINY, *ALL, chunk=12) == 128 + how
         assert "the same command goes on" in capsys.readouterr().err
-    monkeypatch.setattr(Kept, "write", write)
+    monkeypatch.setattr(ResultCache, "write", write)
     assert main(run, *TINY, *ALL, chunk=12) == 0
     assert written == chunks
     assert same(found(run), found(whole))

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import yaml
 
-from pyro_vae.cli.command_line import parse, with_likelihood
-from pyro_vae.data import Dataset, digits
-from pyro_vae.priors import PRIORS
-from pyro_vae.runs.configuration import (
+from pyro_vae.configuration.components import (
     FAMILIES,
     build_vae,
     kind_of_data,
     load_data,
     to_yaml,
 )
-from pyro_vae.runs.strict_yaml import ConfigurationError
+from pyro_vae.configuration.parser import parse, with_likelihood
+from pyro_vae.configuration.strict_yaml import ConfigurationError
+from pyro_vae.data import Dataset, digits
+from pyro_vae.priors import PRIORS
 from pyro_vae.training.preparing import default_likelihood
 
 

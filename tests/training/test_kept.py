@@ -9,7 +9,7 @@ import pytest
 import torch
 from jaxtyping import Float
 
-from pyro_vae.runs.result_cache import Kept, code_hash, digest, from_arrays, to_arrays
+from pyro_vae.runs.result_cache import ResultCache, code_hash, digest, from_arrays, to_arrays
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def same(one: Result, other: Result) -> bool:
 
 
 def test_a_result_comes_back(tmp_path):
-    kept = Kept(tmp_path / "new" / "kept")
+    kept = ResultCache(tmp_path / "new" / "kept")
     assert kept.read("a-1", Result, 3) is None
     kept.write("a-1", RESULT, 1.5)
     result, seconds = kept.read("a-1", Result, 3)
@@ -96,7 +96,7 @@ def flips(path):
     ],
 )
 def test_what_is_damaged_is_not_taken(tmp_path, caplog, damage):
-    kept = Kept(tmp_path)
+    kept = ResultCache(tmp_path)
     kept.write("a-1", RESULT, 1.0)
     damage(tmp_path / "a-1.npz")
     with caplog.at_level(logging.WARNING):
@@ -107,7 +107,7 @@ def test_what_is_damaged_is_not_taken(tmp_path, caplog, damage):
 
 
 def test_another_number_of_data_is_not_taken(tmp_path):
-    kept = Kept(tmp_path)
+    kept = ResultCache(tmp_path)
     kept.write("a-1", RESULT, 1.0)
     assert kept.read("a-1", Result, 4) is None
 
@@ -137,7 +137,7 @@ def test_a_digest_differs_where_anything_does():
 
 
 def test_methods_are_forgotten_alone(tmp_path):
-    kept = Kept(tmp_path)
+    kept = ResultCache(tmp_path)
     for method in ("one", "other"):
         kept.write(f"{method}-{digest({})}", RESULT, 1.0)
     (tmp_path / f".one-{digest({})}.npz.tmp").write_bytes(b"")

@@ -11,7 +11,7 @@ from pyro_vae import build, fit, likelihoods
 from pyro_vae.data import Dataset, PreparedData, digits
 from pyro_vae.evidence import Comparison, compare_with_baselines, evaluate
 from pyro_vae.objectives import ELBO
-from pyro_vae.runs.run_verdicts import Plan, Review, _below, best_epoch, diverging, review
+from pyro_vae.runs.training_review import Plan, Review, _below, best_epoch, diverging, review
 
 BINARY = PreparedData(digits(), "binary")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.runs.strict_yaml import Configuration, ConfigurationError
+from pyro_vae.configuration.strict_yaml import Configuration, ConfigurationError
 from pyro_vae.training.loop import Training, default_epochs
 from pyro_vae.training.schedules import TIED_TO_LENGTH
 

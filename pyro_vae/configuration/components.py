@@ -14,11 +14,7 @@ import yaml
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.data import DATASETS, Dataset, Kind, PreparedData, Units
-from pyro_vae.data.inspection import check
-from pyro_vae.data.sparse_rows import SparseRows
-from pyro_vae.objectives import OBJECTIVES, Objective
-from pyro_vae.runs.model_files import (
+from pyro_vae.configuration.model_files import (
     BY_KIND,
     MODEL_FAMILIES,
     build_parameters,
@@ -28,7 +24,11 @@ from pyro_vae.runs.model_files import (
     model_file,
     model_parts,
 )
-from pyro_vae.runs.strict_yaml import Configuration, ConfigurationError
+from pyro_vae.configuration.strict_yaml import Configuration, ConfigurationError
+from pyro_vae.data import DATASETS, Dataset, Kind, PreparedData, Units
+from pyro_vae.data.inspection import check
+from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.objectives import OBJECTIVES, Objective
 from pyro_vae.training.loop import Training
 from pyro_vae.training.preparing import prepared, start_likelihood
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import pyro_vae.model
+from pyro_vae.configuration.strict_yaml import ConfigurationError
 from pyro_vae.data import Kind
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import NETWORKS
@@ -24,7 +25,6 @@ from pyro_vae.parts import class_of, named_part
 from pyro_vae.posteriors import POSTERIORS
 from pyro_vae.priors import PRIORS
 from pyro_vae.rng import evaluation_mode
-from pyro_vae.runs.strict_yaml import ConfigurationError
 
 _BUILD = "build(event_shape, latent_dim, *, prior, likelihood, posterior, network)"
 # The parts that `build` puts together, in the order of the help.

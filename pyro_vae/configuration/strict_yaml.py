@@ -1,4 +1,4 @@
-"""Configuration files: YAML in which everything is what it looks like."""
+"""Strict YAML: values are read as they look, and no name may occur twice."""
 
 import re
 from pathlib import Path
@@ -11,38 +11,18 @@ Configuration = dict[str, Any]
 # A configuration has a few dozen lines.
 LARGEST_YAML = 100_000
 
-DEEPEST_YAML = 8
-
 
 class ConfigurationError(ValueError):
-    """A command line or a configuration file that cannot be used. One line."""
+    """An invalid command line or configuration file; the message is one line."""
 
 
-class NotPlainError(yaml.YAMLError):
-    """YAML that stands for more than is written."""
+class _StrictLoader(yaml.SafeLoader):
+    """`yaml.SafeLoader` with the types of YAML 1.2 and without duplicate keys.
 
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML of names, numbers, words and lists, in which everything is what it looks like.
-
-    The types are YAML 1.2's: `017` is 17's text and `1:30` no number of seconds. No anchors (a few
-    lines of them can stand for more than a memory holds, or for themselves), no name twice.
+    `017` is a string and `1:30` not a number of seconds.
     """
 
     yaml_implicit_resolvers = {}  # noqa: RUF012
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise NotPlainError("anchors and aliases are not used here")
-        if self.depth > DEEPEST_YAML:
-            raise NotPlainError(f"it is nested more than {DEEPEST_YAML} levels deep")
-        self.depth += 1
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -58,34 +38,33 @@ for _tag, _form, _first in (
     ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
     ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+."),
 ):
-    _PlainLoader.add_implicit_resolver(
+    _StrictLoader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_form})$"), [*_first.replace("\0", ""), ""]
     )
 
-
 for _tag in ("binary", "timestamp", "omap", "pairs", "set"):
-    _PlainLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", yaml.SafeLoader.construct_undefined)
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", yaml.SafeLoader.construct_undefined)
 
 
-def load_plain(text: str) -> Any:
-    """A value, read by `_PlainLoader`.
+def load_strict(text: str) -> Any:
+    """Read a YAML value.
 
     Raises:
-        yaml.YAMLError: If it is not such YAML.
+        yaml.YAMLError: If the text is not strict YAML.
     """
     try:
-        # A subclass of SafeLoader: it makes no objects and runs nothing.
-        return yaml.load(text, _PlainLoader)
-    # Numbers too long, and characters that cannot be encoded.
+        # A subclass of SafeLoader creates no objects and executes nothing.
+        return yaml.load(text, _StrictLoader)
+    # Numbers too long, invalid characters, and brackets too deep.
     except (ValueError, RecursionError) as error:
         raise yaml.YAMLError(str(error)) from error
 
 
 def read_yaml(path: Path) -> Configuration:
-    """A configuration file.
+    """Read a configuration file.
 
     Raises:
-        ConfigurationError: If it is not there, or not YAML of names and values.
+        ConfigurationError: If it is missing, or not a YAML mapping.
     """
     try:
         with path.open("rb") as file:
@@ -94,13 +73,13 @@ def read_yaml(path: Path) -> Configuration:
             raise ConfigurationError(
                 f"{path} must be a configuration, but is longer than {LARGEST_YAML:,} bytes."
             )
-        content = load_plain(text)
+        content = load_strict(text)
     except OSError as error:
         raise ConfigurationError(f"no configuration at {path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise ConfigurationError(
-            f"{path} must hold names and values, got {type(content).__name__}."
+            f"{path} must be a mapping of names to values, got {type(content).__name__}."
         )
     return content

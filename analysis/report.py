@@ -1,6 +1,5 @@
 """Results as text for a terminal and as files."""
 
-import io
 import json
 import re
 import shutil
@@ -15,11 +14,8 @@ from pyro_vae.json_values import to_jsonable
 from pyro_vae.training.checkpoint import write_atomically
 
 if TYPE_CHECKING:
-    import matplotlib.figure
+    from analysis.diagnosis import SectionResult
 
-    from analysis.diagnosis import Section
-
-DOTS_PER_INCH = 140
 WIDTH = 100
 # Replaces the run's path and the spaces of commands while text is wrapped: a command stays on one line,
 # and a long path wraps no others.
@@ -165,7 +161,7 @@ def evidence_text(method: str, record: Mapping[str, Any], summary: Mapping[str, 
 
 
 def section_text(
-    name: str, section: "Section | None", record: Mapping[str, Any], seconds: float
+    name: str, section: "SectionResult | None", record: Mapping[str, Any], seconds: float
 ) -> str:
     """A section of a diagnosis: its numbers, then its readings; see `insert_run`."""
     if section is None:
@@ -208,13 +204,6 @@ def wrap(text: str, indent: str = "") -> list[str]:
 def insert_run(text: str, run: str) -> str:
     """Restore the spaces of commands in wrapped text, and name the run in them."""
     return text.replace(_RUN, run).replace(_SPACE, " ")
-
-
-def png(figure: "matplotlib.figure.Figure") -> bytes:
-    """A figure as the content of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=DOTS_PER_INCH, format="png")
-    return buffer.getvalue()
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:

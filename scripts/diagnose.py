@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 import pyro
 
 from analysis.commands import AGAIN
-from analysis.diagnosis_record import StoredDiagnosis
-from analysis.diagnosis_sections import SECTIONS
-from analysis.report import answers_text, insert_run, png, section_text, wrap
+from analysis.plotting.style import to_png
+from analysis.report import answers_text, insert_run, section_text, wrap
+from analysis.sections import SECTIONS
+from analysis.stored_diagnosis import StoredDiagnosis
 from pyro_vae.cli import Parser, at_least, in_one_line, number_or_all, run_program, select_device
 from pyro_vae.data.nouns import set_noun
 from pyro_vae.runs.provenance import provenance
@@ -29,12 +30,12 @@ from pyro_vae.runs.trained_run import TrainedRun
 from pyro_vae.statistics import MINIMUM_SAMPLES
 
 if TYPE_CHECKING:
-    from analysis.diagnosis import Section
+    from analysis.diagnosis import SectionResult
 
 # The data must not have trained the model.
 SPLITS = ("test", "validation")
 # The sections of the bare command.
-DEFAULT_SECTIONS = tuple(name for name, maker in SECTIONS.items() if maker.usual)
+DEFAULT_SECTIONS = tuple(name for name, section in SECTIONS.items() if section.default)
 LIBRARIES = ("arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "numpy", "scipy")
 
 
@@ -132,8 +133,8 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     """Compute the sections of one run and write each as soon as it is finished."""
     trained = open_run(options, options.runs[0])
     set_noun(trained.data.dataset.noun)
-    from analysis.diagnosis import Steps
     from analysis.predictive.model_samples import UndefinedCheckError
+    from analysis.progress import Steps
     from analysis.run_subject import (
         dependencies,
         diagnosis_header,
@@ -151,9 +152,9 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     print(f"{trained.data.description}\n{trained.directory.path}/", flush=True)
     stored = StoredDiagnosis(trained.directory.diagnosis)
     names = [name for name in SECTIONS if name in (options.only or DEFAULT_SECTIONS)]
-    steps = {name: SECTIONS[name].all_steps(name) for name in names}
+    steps = {name: SECTIONS[name].steps(name) for name in names}
     started = time.perf_counter()
-    sections: dict[str, Section] = {}
+    sections: dict[str, SectionResult] = {}
     with closing(Steps({s for each in steps.values() for s in each}, visible=True)) as step:
         subject = subject_of_run(
             trained,
@@ -169,7 +170,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
             begun = time.perf_counter()
             files: dict[str, bytes] = {}
             try:
-                found = sections[name] = SECTIONS[name].make(subject)
+                found = sections[name] = SECTIONS[name].run(name, subject)
             except UndefinedCheckError as error:
                 # An error if the section was requested; otherwise it is just not defined here.
                 if options.only:
@@ -177,7 +178,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
                 record = {"left_out": in_one_line(error)}
             else:
                 with step(f"{name}: figures"):
-                    files = {key: png(figure) for key, figure in found.figures.items()}
+                    files = {key: to_png(figure) for key, figure in found.figures.items()}
                 record = {**found.record, "figures": found.captions}
             step.finish(steps[name])
             against = {"against": options.against} if name == "representation" else {}

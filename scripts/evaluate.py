@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.report import DOTS_PER_INCH, evidence_text, write_json
+from analysis.report import evidence_text, write_json
 from pyro_vae.cli import Parser, at_least, in_one_line, number_or_all, run_program, select_device
 from pyro_vae.configuration.model_files import MODEL_FAMILIES
 from pyro_vae.data.nouns import noun, nouns, set_noun
@@ -314,6 +314,7 @@ def draw_curve(trained: TrainedRun, results: Results) -> None:
     if weighted is None:
         return
     from analysis.elbo.evidence import plot_iwae_curve
+    from analysis.plotting.style import to_png
 
     n = len(weighted.log_evidence) if annealed is None else len(annealed.log_evidence)
     figure = plot_iwae_curve(
@@ -323,7 +324,7 @@ def draw_curve(trained: TrainedRun, results: Results) -> None:
         None if annealed is None else annealed.num_chains,
     )
     path = trained.directory.evaluation / f"{trained.prefix}iwae_curve.png"
-    figure.savefig(path, dpi=DOTS_PER_INCH)
+    path.write_bytes(to_png(figure))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,15 @@ from analysis.comparison.model_comparison import compare_models
 from analysis.comparison.model_comparison_figure import plot_model_comparison
 from analysis.comparison.paired_differences import paired_report, plot_paired_differences
 from analysis.comparison.run_differences import differences_report, run_differences
-from analysis.diagnosis import Section, Steps
-from analysis.diagnosis_sections import SECTIONS
+from analysis.diagnosis import SectionResult
 from analysis.elbo.rate_distortion import RateDistortion, rate_distortion_summary
 from analysis.elbo.rate_distortion_figure import plot_rate_distortion
-from analysis.report import WIDTH, insert_run, png, wrap, write_report
+from analysis.plotting.style import to_png
+from analysis.progress import Steps
+from analysis.report import WIDTH, insert_run, wrap, write_report
 from analysis.representation.side_by_side import side_by_side
 from analysis.run_subject import diagnosis_header, foreign_of_run, subject_of_run
+from analysis.sections import SECTIONS
 from pyro_vae.data.nouns import nouns, set_noun
 from pyro_vae.evidence import evaluate
 from pyro_vae.log_densities import NoDensityError, check_density
@@ -97,9 +99,9 @@ class RunComparison:
                 comparison = compare_models(held_out, leave_out_non_finite=True)
                 points = rate_distortion_points(terms)
                 files = {
-                    "comparison.png": png(plot_model_comparison(comparison)),
-                    "paired_differences.png": png(plot_paired_differences(comparison)),
-                    "rate_distortion.png": png(plot_rate_distortion(points)),
+                    "comparison.png": to_png(plot_model_comparison(comparison)),
+                    "paired_differences.png": to_png(plot_paired_differences(comparison)),
+                    "rate_distortion.png": to_png(plot_rate_distortion(points)),
                 }
         summary, plane = comparison.summary(), rate_distortion_summary(points)
         record = {
@@ -145,7 +147,7 @@ class RunComparison:
         self._print(f"{next(iter(self.runs.values())).split} {nouns()} of {data}")
         differences = self._print_differences()
         started = time.perf_counter()
-        sections: dict[str, Section] = {}
+        sections: dict[str, SectionResult] = {}
         seconds: dict[str, float] = {}
         with closing(Steps([*self.runs], visible=True)) as step:
             for name, trained in self.runs.items():
@@ -160,10 +162,10 @@ class RunComparison:
                         foreign=foreign[name],
                         report=self._print,
                     )
-                    sections[name] = SECTIONS["representation"].make(subject)
+                    sections[name] = SECTIONS["representation"].run("representation", subject)
                 seconds[name] = time.perf_counter() - begun
         found = side_by_side(sections)
-        files = {f"{key}.png": png(figure) for key, figure in found.figures.items()}
+        files = {f"{key}.png": to_png(figure) for key, figure in found.figures.items()}
         record = {
             **self._header(differences),
             "measures": found.measures,

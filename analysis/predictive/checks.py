@@ -132,7 +132,7 @@ class PredictiveChecks:
             "classifier_auroc_training": None
             if self.training_told_apart is None
             else self.training_told_apart.best,
-            "verdicts": [self.verdict().plain()],
+            "verdicts": [self.verdict().summary()],
             "reading": self.reading(),
         }
 

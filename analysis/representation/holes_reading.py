@@ -111,7 +111,7 @@ class Holes:
             None if self.normal is None else finite(self.normal.hole_share)
         )
         record["normal_auroc"] = None if self.normal is None else finite(self.normal.auroc)
-        record["verdicts"] = [self.verdict().plain()]
+        record["verdicts"] = [self.verdict().summary()]
         record["reading"] = self.reading()
         return record
 

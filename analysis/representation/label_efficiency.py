@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from analysis.plotting.labels import shortened, wrapped
-from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, tidy
+from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shortened, tidy, wrapped
 from analysis.representation.balanced_draws import balanced_rows, check_sizes, spread_over_draws
 from analysis.representation.codes import Labelled
 from analysis.representation.probes import (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from analysis.plotting.labels import listed
+from analysis.plotting.style import listed
 from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation.codes import Labelled
 from analysis.representation.quiet import quiet

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.plotting.labels import listed
+from analysis.plotting.style import listed
 from analysis.predictive.model_samples import (
     UndefinedCheckError,
     embedded,
@@ -162,7 +162,7 @@ class Robustness:
                 for row, damage in enumerate(self.damages)
             },
             "worst": self.by_harm[0],
-            "verdicts": [] if (verdict := self.verdict()) is None else [verdict.plain()],
+            "verdicts": [] if (verdict := self.verdict()) is None else [verdict.summary()],
             "reading": self.reading(),
         }
 

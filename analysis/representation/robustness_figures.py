@@ -8,8 +8,7 @@ from jaxtyping import Real
 from torch import Tensor
 
 from analysis.plotting.images import Limits, draw_datum, strip
-from analysis.plotting.labels import shortened
-from analysis.plotting.style import GREY, LINE_COLOURS, new_figure
+from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shortened
 from analysis.predictive.model_samples import embedded, mean_data, to_array
 from analysis.representation.corrupted_data import (
     STRENGTHS,

@@ -1,6 +1,6 @@
 """The section `representation` of a diagnosis: what are the codes good for?"""
 
-from analysis.diagnosis import Parts, Section, Subject
+from analysis.diagnosis import Parts, SectionResult
 from analysis.representation import (
     section_continuity,
     section_disentanglement,
@@ -8,6 +8,7 @@ from analysis.representation import (
     section_use,
 )
 from analysis.representation.section_arrays import Represented
+from analysis.subject import Subject
 
 PARTS = (
     *section_use.PARTS,
@@ -19,7 +20,7 @@ PARTS = (
 SHARED = ("codes", "codes of training data", "codes of all held-out data")
 
 
-def representation(subject: Subject) -> Section:
+def representation(subject: Subject) -> SectionResult:
     """Are codes of use with few labels, is their space continuous, and are they robust and honest?"""
     subject.check_several()
     parts = Parts(subject, "representation")

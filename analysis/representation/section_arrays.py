@@ -10,10 +10,10 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from analysis.commands import FOREIGN
-from analysis.diagnosis import Foreign, Subject
 from analysis.predictive.model_samples import UndefinedCheckError, embedded
 from analysis.representation.codes import Labelled
 from analysis.representation.probes import Probe, linear_probe
+from analysis.subject import Foreign, Subject
 from pyro_vae.evidence.evaluation import fixed_rows
 
 # Training data that costly parts see: nearest neighbours, labelled subsets, and scores of foreign data.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analysis.comparison.run_differences import run_table
-from analysis.diagnosis import Section
+from analysis.diagnosis import SectionResult
 from analysis.representation.label_efficiency import plot_label_efficiency
 from analysis.representation.robustness_figures import plot_robustness
 
@@ -38,7 +38,7 @@ class SideBySide:
         return run_table(self.measures, width)
 
 
-def side_by_side(sections: Mapping[str, Section]) -> SideBySide:
+def side_by_side(sections: Mapping[str, SectionResult]) -> SideBySide:
     """The sections `representation` of several runs of the same data, by name.
 
     Args:
@@ -58,7 +58,7 @@ def side_by_side(sections: Mapping[str, Section]) -> SideBySide:
         ),
         ("robustness", plot_robustness, "Whose codes keep more when data are damaged?"),
     ):
-        made = {run: each.made[part] for run, each in sections.items() if part in each.made}
+        made = {run: each.results[part] for run, each in sections.items() if part in each.results}
         if made:
             figures[part], captions[part] = plot(made), caption
     return SideBySide(measures, figures, captions)

@@ -8,8 +8,15 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.plotting.labels import listed, shortened, wrapped
-from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, tidy
+from analysis.plotting.style import (
+    GREY,
+    LINE_COLOURS,
+    listed,
+    new_figure,
+    shortened,
+    tidy,
+    wrapped,
+)
 from analysis.predictive.model_samples import to_array
 from analysis.representation.balanced_draws import balanced_rows, check_sizes
 from analysis.representation.codes import Labelled, labelled_codes

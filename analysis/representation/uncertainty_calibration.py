@@ -154,7 +154,7 @@ class HonestUncertainty:
                 }
                 for row, damage in enumerate(self.damages)
             },
-            "verdicts": [self.verdict().plain()],
+            "verdicts": [self.verdict().summary()],
             "reading": self.reading(),
         }
 

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.plotting.labels import shortened
-from analysis.plotting.style import GREY, LINE_COLOURS
+from analysis.plotting.style import GREY, LINE_COLOURS, shortened
 from analysis.representation.strength_panels import (
     check_alike,
     entitle,

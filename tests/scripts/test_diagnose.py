@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import diagnosis_record, diagnosis_sections
+from analysis import sections, stored_diagnosis
 from analysis.predictive.generalisation import generalisation
 from analysis.representation import (
     section_arrays,
@@ -75,7 +75,7 @@ def main(*arguments: str | Path, drawn: bool = False) -> int:
     """Run the program in this process; figures are made, and only drawn if that is looked at."""
     program = runpy.run_path(str(SCRIPT))["main"]
     if not drawn:
-        program.__globals__["png"] = lambda figure: b"no picture"
+        program.__globals__["to_png"] = lambda figure: b"no picture"
     return program([str(argument) for argument in arguments])
 
 
@@ -84,7 +84,7 @@ def _few_steps():
     """Each datum's own guide is fitted by a few steps."""
     with pytest.MonkeyPatch.context() as patch:
         quick = partial(generalisation, gap_steps=3, num_gap_data=4)
-        patch.setattr(diagnosis_sections, "generalisation", quick)
+        patch.setattr(sections, "generalisation", quick)
         yield
 
 
@@ -242,11 +242,11 @@ def test_more_training_marks_what_was_found_before(run):
 
 
 def test_the_bar_names_every_step_and_ends_full(run, monkeypatch):
-    from analysis import diagnosis
+    from analysis import progress
 
     bars = []
     monkeypatch.setattr(
-        diagnosis, "tqdm", lambda **options: bars.append(_Bar(**options)) or bars[-1]
+        progress, "tqdm", lambda **options: bars.append(_Bar(**options)) or bars[-1]
     )
     assert main(run, *TINY, "--only", "calibration", "pit") == 0
     (bar,) = bars
@@ -362,7 +362,7 @@ def test_a_mistake_is_not_taken_for_an_absent_part(run, capsys, monkeypatch):
     def broken(*arguments, **options):
         raise ValueError("a mistake")
 
-    monkeypatch.setattr(diagnosis_sections, "elbo_terms", broken)
+    monkeypatch.setattr(sections, "elbo_terms", broken)
     assert main(run, *TINY, "--only", "elbo") == 2
     assert capsys.readouterr().err.splitlines()[-1] == "diagnose.py: error: a mistake"
     assert not (run / "diagnosis").exists()
@@ -490,7 +490,7 @@ def test_stopped_it_leaves_nothing_half(run, capsys, monkeypatch, how, when):
     program = runpy.run_path(str(SCRIPT))["main"]
     arguments = [str(run), *TINY, "--only", "elbo"]
     name = {"computing": "plot_elbo_terms", "writing": "write_atomically"}[when]
-    where = diagnosis_sections.__dict__ if when == "computing" else diagnosis_record.__dict__
+    where = sections.__dict__ if when == "computing" else stored_diagnosis.__dict__
     real = where[name]
 
     def stop(path, *rest):
@@ -509,7 +509,7 @@ def test_stopped_it_leaves_nothing_half(run, capsys, monkeypatch, how, when):
     assert main(run, *TINY, "--only", "pit", drawn=True) == 0
     before, files = record(run), hashes(run / "diagnosis")
     program = runpy.run_path(str(SCRIPT))["main"]
-    where = diagnosis_sections.__dict__ if when == "computing" else diagnosis_record.__dict__
+    where = sections.__dict__ if when == "computing" else stored_diagnosis.__dict__
     monkeypatch.setitem(where, name, stop)
     assert program([str(run), *TINY, "--only", "pit", "elbo", "--seed", "1"]) == 128 + how
     capsys.readouterr()

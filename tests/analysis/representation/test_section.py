@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from analysis.calibration.exact_models import LinearGaussian
-from analysis.diagnosis import Section, Subject
+from analysis.diagnosis import SectionResult
 from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation import section_arrays
 from analysis.representation.section_arrays import Represented
 from analysis.representation.section_use import spread
 from analysis.representation.side_by_side import side_by_side
+from analysis.subject import Subject
 
 
 def a_subject(**options):
@@ -77,7 +78,7 @@ def test_without_labels_there_is_no_probe(labels, says):
 
 
 def a_section(numbers):
-    return Section({}, {}, {}, numbers, {}, {})
+    return SectionResult(numbers=numbers)
 
 
 def test_the_table_has_a_column_a_run_and_breaks_where_the_line_ends():

@@ -1,5 +1,7 @@
 """Results as text for a terminal and as files."""
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -8,8 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from torch import Tensor
+
 from pyro_vae.cli import in_one_line
 from pyro_vae.data.nouns import noun, nouns
+from pyro_vae.evidence import ImportanceWeighting
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.training.checkpoint import write_atomically
 
@@ -158,6 +164,26 @@ def evidence_text(method: str, record: Mapping[str, Any], summary: Mapping[str, 
             *textwrap.wrap(record["trust"], 98, initial_indent="  ", subsequent_indent="  "),
         ]
     )
+
+
+def scores_csv(result: ImportanceWeighting, rows: Tensor) -> str:
+    """Log densities of each row in nats, in the order of the rows, as CSV."""
+    columns = {
+        "row": rows.numpy(),
+        "log_evidence": result.log_evidence,
+        "elbo": result.elbo,
+        "reconstruction": result.reconstruction,
+        "kl": result.kl,
+        "ess": result.ess,
+        "khat": np.full(len(rows), np.nan) if result.khat is None else result.khat,
+    }
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    order = np.argsort(columns["row"])
+    for values in zip(*(column[order] for column in columns.values()), strict=True):
+        writer.writerow("" if np.isnan(value) else value for value in values)
+    return text.getvalue()
 
 
 def section_text(

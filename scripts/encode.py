@@ -133,12 +133,12 @@ def check_output(out: Path, *, overwrite: bool) -> None:
 
     Raises:
         ValueError: If its suffix is not in `FORMATS`, it exists and `overwrite` is false, or it is a
-            directory or a link.
+            directory.
     """
     if out.suffix not in FORMATS:
         raise ValueError(f"--out must end in {', '.join(FORMATS)}, got {out}.")
-    if out.is_dir() or out.is_symlink():
-        raise ValueError(f"--out must be a plain file, got {out}.")
+    if out.is_dir():
+        raise ValueError(f"--out must be a file, got the directory {out}.")
     if out.exists() and not overwrite:
         raise ValueError(f"{out} exists already: --overwrite replaces it, another --out keeps it.")
 

@@ -9,8 +9,6 @@ the same command continues and gives the same numbers.
 """
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,11 +20,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.report import evidence_text, write_json
+from analysis.report import evidence_text, scores_csv, write_json
 from pyro_vae.cli import Parser, at_least, in_one_line, number_or_all, run_program, select_device
 from pyro_vae.configuration.model_files import MODEL_FAMILIES
 from pyro_vae.data.nouns import noun, nouns, set_noun
-from pyro_vae.evidence import ImportanceWeighting, defined_rows, undefined_data
+from pyro_vae.evidence import defined_rows, undefined_data
 from pyro_vae.evidence.methods import METHODS, EvidenceMethod, EvidenceSettings
 from pyro_vae.evidence.numbers import standard_error
 from pyro_vae.json_values import to_jsonable
@@ -286,26 +284,6 @@ def write_result(
         path = folder / f"{trained.prefix}scores.csv"
         write_atomically(path, scores_csv(result, rows).encode())
         print(f"\nthe score of each row is in {path}")
-
-
-def scores_csv(result: ImportanceWeighting, rows: Tensor) -> str:
-    """Log densities of each row in nats, in the order of the rows, as CSV."""
-    columns = {
-        "row": rows.numpy(),
-        "log_evidence": result.log_evidence,
-        "elbo": result.elbo,
-        "reconstruction": result.reconstruction,
-        "kl": result.kl,
-        "ess": result.ess,
-        "khat": np.full(len(rows), np.nan) if result.khat is None else result.khat,
-    }
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    order = np.argsort(columns["row"])
-    for values in zip(*(column[order] for column in columns.values()), strict=True):
-        writer.writerow("" if np.isnan(value) else value for value in values)
-    return text.getvalue()
 
 
 def draw_curve(trained: TrainedRun, results: Results) -> None:

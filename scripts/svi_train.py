@@ -140,14 +140,12 @@ def run_process(processes: Processes, device: torch.device, configuration: Confi
         notes=notes,
         **training_options(configuration),
     )
-    if resume:
-        directory.check_plain()
-        if state is not None:
-            directory.check_model(configuration["model"], state)
-            plan = {**configuration, **directory.plan()}
-            check_plan(training, state, plan, configuration, directory.path)
-            training.load_state_dict(state)
-            check_extension(training, plan, configuration)
+    if state is not None:
+        directory.check_model(configuration["model"], state)
+        plan = {**configuration, **directory.plan()}
+        check_plan(training, state, plan, configuration, directory.path)
+        training.load_state_dict(state)
+        check_extension(training, plan, configuration)
     if not processes.first:
         return 0 if is_finished(configuration, training) else train_worker(training)
     if not resume:

@@ -269,11 +269,11 @@ def check_output_dir(out: Path) -> Path:
     Raises:
         ValueError: If it holds anything else.
     """
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
+    if out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a directory, got {out}.")
     entries = list(out.iterdir()) if out.exists() else []
     for entry in entries:
-        if entry.is_symlink() or not entry.is_file() or entry.suffix not in (".json", ".png"):
+        if not entry.is_file() or entry.suffix not in (".json", ".png"):
             raise ValueError(
                 f"--out {out} contains {entry.name}, which diagnose.py did not write; choose an empty "
                 "directory."

@@ -42,6 +42,20 @@ def describe_choices(family: str, choices: Iterable[str]) -> str:
     return f"{sets}, or the path of your own: {OWN_DATA}"
 
 
+def describe_type(kind: str) -> str:
+    """A type in words: "one of a, b" for `Literal['a', 'b']`."""
+    if literal := re.fullmatch(r"typing\.Literal\[(.*)\]", kind):
+        return f"one of {literal[1].replace(chr(39), '')}"
+    name = re.sub(r"(?:<class '|typing\.|collections\.abc\.|'>)", "", kind)
+    name = re.sub(r"Literal\['(\w+)'\]", r"\1", name)
+    name = re.sub(r"Literal\[(.*?)\]", lambda m: f"one of {m[1].replace(chr(39), '')}", name)
+    name = name.replace(", NoneType", " or null")
+    if name.startswith("Sequence"):
+        return f"a list of whole numbers, such as [200,100]{' or null' * name.endswith('null')}"
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+    return re.sub(r"^(?:int|float|bool)\b", lambda m: words[m[0]], name)
+
+
 def normalize(arguments: Sequence[str]) -> Iterator[str]:
     """Convert typed words to the parser's spelling: `--prior vamp` to `--prior.name=vamp`.
 

@@ -1,4 +1,4 @@
-"""A configuration, plain values by name, and the data, the VAE and the objective that it names."""
+"""The data, the VAE and the objective that a configuration names."""
 
 import inspect
 import math
@@ -38,23 +38,22 @@ FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "objective": OBJECTIVES,
 }
 
-# Where and whether to write: no part of what a run is.
+# Where and whether to write; not stored.
 UNSAVED = ("config", "print_config", "out", "resume", "overwrite", "trust_model_file")
 
-# From such numbers in an option, or of elements in a datum, on, a VAE is measured before it is built.
+# For a larger option, or more elements of an example, memory is checked before the VAE is built.
 LARGE_SIZE = 1024
-
-LARGE_DATUM = 1_000_000
+LARGE_EXAMPLE = 1_000_000
 
 
 def to_yaml(configuration: Configuration) -> str:
-    """What `--config` reads, without where it was written."""
-    kept = {name: value for name, value in configuration.items() if name not in UNSAVED}
-    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+    """A configuration as `--config` reads it."""
+    stored = {name: value for name, value in configuration.items() if name not in UNSAVED}
+    return yaml.safe_dump(stored, sort_keys=False, allow_unicode=True)
 
 
 def load_data(configuration: Configuration, root: Path) -> Dataset:
-    """The set that a configuration names."""
+    """Load the data set that a configuration names."""
     loader = DATASETS[configuration["data"]["name"]]
     options = _options(configuration["data"])
     options.pop("check", None)
@@ -73,31 +72,39 @@ def build_vae(
     units: Units | None = None,
     kind: Kind = "binary",
 ) -> PyroModule:
-    """The VAE that a configuration names, untrained.
+    """Build the VAE that a configuration names.
 
-    The data's description goes to `build` by name, as far as a model file of one's own asks for it.
+    Args:
+        configuration: The configuration.
+        event_shape: The shape of an example.
+        train_data: Training data, for parts that start from data.
+        train_size: The number of training examples.
+        levels: The number of levels of the data.
+        units: The units of the data.
+        kind: The kind of data, which selects the default likelihood.
 
     Raises:
-        ValueError: If parts do not fit together.
+        ValueError: If the parts do not fit together.
     """
     module = model_file(configuration["model"])
     parts = {
         family: partial(choices[configuration[family]["name"]], **_options(configuration[family]))
         for family, choices in model_parts(module).items()
-        # What the kind of data decides is the default of `build`.
+        # The default of `build` depends on the kind of data.
         if configuration[family]["name"] != BY_KIND
     }
 
     asked = build_parameters(module)
 
     def build(**data: Any) -> Any:
+        # A model file gets what its `build` asks for.
         given = {**parts, **{name: value for name, value in data.items() if name in asked}}
         with errors_located(module):
             return module.build(tuple(event_shape), configuration["latent_dim"], **given)
 
     sizes = [configuration["latent_dim"], *_integers([configuration[f] for f in MODEL_FAMILIES])]
     try:
-        if max(sizes) > LARGE_SIZE or math.prod(event_shape) > LARGE_DATUM:
+        if max(sizes) > LARGE_SIZE or math.prod(event_shape) > LARGE_EXAMPLE:
             _check_memory(build, train_size, levels, kind)
         vae = build(
             train_data=train_data, train_size=train_size, levels=levels, units=units, kind=kind
@@ -105,7 +112,7 @@ def build_vae(
         check_program(module, vae, event_shape)
         return vae
     except (OverflowError, MemoryError, RuntimeError, TypeError) as error:
-        # torch says so in each of these types; what is no matter of size is a program's mistake.
+        # torch raises each of these types for sizes; other messages are errors of the program.
         if not re.search(
             "overflow|allocate|out of memory|range error|too large", str(error), re.IGNORECASE
         ):
@@ -115,10 +122,10 @@ def build_vae(
 
 
 def build_vae_for(configuration: Configuration, data: PreparedData) -> PyroModule:
-    """The VAE that a configuration names, untrained, for these data.
+    """Build the VAE that a configuration names for these data.
 
-    Parts that start from data see the `starting_rows` alone. Under one seed of the global random
-    stream it is the same VAE, wherever it is built.
+    Parts that start from data only see the `starting_rows`. The same seed of the global random stream
+    gives the same VAE.
 
     Raises:
         ValueError: As `build_vae`.
@@ -150,34 +157,33 @@ def _integers(value: Any) -> Iterator[int]:
 def _check_memory(
     build: Callable[..., nn.Module], train_size: int | None, levels: int | None, kind: Kind
 ) -> None:
-    """Build without memory first: a system may grant more than it has, and then end the process.
+    """Build on the device "meta" first: a system may grant more memory than it has and kill the process.
 
     Raises:
-        ConfigurationError: If the tensors would not fit into this machine.
+        ConfigurationError: If the tensors exceed the memory of this machine.
     """
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             vae = build(train_size=train_size, levels=levels, kind=kind)
-    # A part that looks at its tensors, or needs data, cannot be measured so.
+    # Parts that read their tensors, or need data, cannot be built so.
     except (ValueError, RuntimeError) as error:
         if re.search("overflow", str(error), re.IGNORECASE):
             raise
         return
     tensors = [*vae.parameters(), *vae.buffers()]
     needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
         raise ConfigurationError(
             f"the VAE's tensors would need {needed / 2**30:,.0f} GiB, and this machine has "
-            f"{there / 2**30:,.0f}: choose a smaller latent_dim, or smaller sizes of parts."
+            f"{memory / 2**30:,.0f}: choose a smaller latent_dim, or smaller parts."
         )
 
 
 def kind_of_data(configuration: Configuration, dataset: Dataset) -> Kind:
-    """The kind of data that the default likelihood is chosen by: `dataset.kind`, but what `binarisation` says.
+    """The kind of data that selects the default likelihood: `dataset.kind`, unless `binarisation` was given.
 
-    Data that are to be binarised, static or by a threshold, are as grey images; those that are not to
-    be are none.
+    Levels that are binarised count as grey images; those that are not do not.
     """
     binarisation = configuration["binarisation"]
     if dataset.support not in ("integers", "unit") or binarisation == "dynamic":
@@ -188,17 +194,14 @@ def kind_of_data(configuration: Configuration, dataset: Dataset) -> Kind:
 
 
 def prepare_data(configuration: Configuration, dataset: Dataset) -> PreparedData:
-    """The data as the configured likelihood needs them.
+    """Prepare data for the configured likelihood.
 
     Raises:
-        ValueError: If the likelihood is no density on such data.
+        ValueError: If the likelihood is not defined on such data.
     """
     module, name = model_file(configuration["model"]), configuration["likelihood"]["name"]
-    name = (
-        likelihood_of_kind(module, kind_of_data(configuration, dataset))
-        if name == BY_KIND
-        else name
-    )
+    if name == BY_KIND:
+        name = likelihood_of_kind(module, kind_of_data(configuration, dataset))
     likelihood = model_parts(module)["likelihood"][name]
     names = inspect.signature(PreparedData).parameters.keys() & configuration.keys()
     options = {name: configuration[name] for name in names - {"dataset", "likelihood_support"}}
@@ -206,10 +209,10 @@ def prepare_data(configuration: Configuration, dataset: Dataset) -> PreparedData
 
 
 def check_data(configuration: Configuration, data: PreparedData) -> tuple[str, ...]:
-    """What there is to know of the data before they train a model, one line each.
+    """Notes about the data, one line each.
 
     Raises:
-        ValueError: If they would make a wrong model, and `data.check` is not "warn" or "none".
+        ValueError: If they would give a wrong model, and `data.check` is not "warn" or "none".
     """
     judgement = configuration["data"].get("check", "refuse")
     found = check(data.dataset, data.likelihood_support, judgement=judgement)
@@ -217,11 +220,11 @@ def check_data(configuration: Configuration, data: PreparedData) -> tuple[str, .
 
 
 def build_objective(configuration: Configuration, *, train_size: int) -> Objective:
-    """The objective that a configuration names, handed what it asks for.
+    """Build the objective that a configuration names.
 
     Args:
-        configuration: Plain values by name, the latent dimension among them.
-        train_size: The number of training data.
+        configuration: The configuration.
+        train_size: The number of training examples.
     """
     objective = OBJECTIVES[configuration["objective"]["name"]]
     given = {"train_size": train_size, "latent_dim": configuration["latent_dim"]}

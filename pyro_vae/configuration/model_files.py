@@ -1,4 +1,4 @@
-"""Model files: where `build` comes from, and which parts and defaults it brings."""
+"""Model files: the module that defines `build`, and the parts and defaults in its signature."""
 
 import hashlib
 import importlib.util
@@ -27,7 +27,7 @@ from pyro_vae.priors import PRIORS
 from pyro_vae.rng import evaluation_mode
 
 _BUILD = "build(event_shape, latent_dim, *, prior, likelihood, posterior, network)"
-# The parts that `build` puts together, in the order of the help.
+# The families of parts that `build` takes, in the order of the help.
 MODEL_FAMILIES: dict[str, Mapping[str, type[nn.Module]]] = {
     "prior": PRIORS,
     "likelihood": LIKELIHOODS,
@@ -36,18 +36,17 @@ MODEL_FAMILIES: dict[str, Mapping[str, type[nn.Module]]] = {
 }
 
 DEFAULT_MODEL = "vae"
-# The modules that model files become are called so, and the SHA-256 of path and content.
+# Names of the modules of model files: this and the SHA-256 of path and content.
 _PREFIX = "_pyro_vae_model_file_"
-
 # The name of a default that depends on the kind of data.
 BY_KIND = "auto"
 
 
 def model_file(model: str) -> ModuleType:
-    """The module that `--model` names: `pyro_vae.model`, or a file of the user's own, run once.
+    """Import the module that `--model` names: `pyro_vae.model`, or a user's file, executed once.
 
     Raises:
-        ConfigurationError: If there is no such file, it fails, or has no `build`.
+        ConfigurationError: If the file is missing, fails, or does not define `build`.
     """
     if model == DEFAULT_MODEL:
         return pyro_vae.model
@@ -55,7 +54,7 @@ def model_file(model: str) -> ModuleType:
     if path.suffix != ".py" or not path.is_file():
         raise ConfigurationError(
             f"--model must be {DEFAULT_MODEL!r} or a Python file, got {model!r}"
-            f"{'.' if path.exists() else ', which is not there.'}"
+            f"{'.' if path.exists() else ', which does not exist.'}"
         )
     source = path.read_bytes()
     name = f"{_PREFIX}{hashlib.sha256(os.fsencode(path) + source).hexdigest()}"
@@ -67,7 +66,7 @@ def model_file(model: str) -> ModuleType:
     sys.modules[name] = module
     try:
         with errors_located(module):
-            # The source itself: the loader would prefer what lies in __pycache__, and leave something there.
+            # Not by the loader, which would read and write __pycache__.
             exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102
             build = getattr(module, "build", None)
             if not callable(build) or isinstance(build, nn.Module):
@@ -81,10 +80,10 @@ def model_file(model: str) -> ModuleType:
 
 @contextmanager
 def errors_located(module: ModuleType) -> Iterator[None]:
-    """What goes wrong inside, as one line that names the model file and its line.
+    """Convert errors to one line that names the model file and its line.
 
     Args:
-        module: What `model_file` gives. Errors of `pyro_vae.model` pass as they are.
+        module: The result of `model_file`; errors of `pyro_vae.model` are not converted.
 
     Raises:
         ConfigurationError: In place of any other error.
@@ -100,7 +99,7 @@ def errors_located(module: ModuleType) -> Iterator[None]:
 
 
 def located(error: BaseException) -> str | None:
-    """An error in one line, with the last line of a model file that it passed; None if it passed none."""
+    """An error in one line, with the innermost line of a model file; None if it came from none."""
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}."
     lines = [
@@ -112,9 +111,7 @@ def located(error: BaseException) -> str | None:
 
 
 def check_program(module: ModuleType, program: Any, event_shape: Sequence[int]) -> None:
-    """Make sure that the `build` of a model file returned something to train.
-
-    Of a VAE, prior and likelihood must give distributions of the right shapes.
+    """Make sure that the `build` of a model file returned a program, and of a VAE the shapes.
 
     Raises:
         ConfigurationError: If it did not.
@@ -149,12 +146,12 @@ def check_program(module: ModuleType, program: Any, event_shape: Sequence[int]) 
 
 
 def check_options(module: ModuleType, part: Any, handed: Container[str]) -> None:
-    """Make sure that each option of a part has a default or a type, so that it can be read.
+    """Make sure that each option of a part has a default or a type, so that it can be parsed.
 
     Args:
         module: The model file.
         part: A class, or a partial of one.
-        handed: What the part does not get from the command line.
+        handed: The arguments that are not options.
 
     Raises:
         ConfigurationError: If one has neither.
@@ -174,9 +171,9 @@ def check_options(module: ModuleType, part: Any, handed: Container[str]) -> None
 
 
 def build_parameters(module: ModuleType) -> dict[str, inspect.Parameter]:
-    """What `build` takes, by name; where it takes any (**kwargs), what that of `pyro_vae` takes, too.
+    """The parameters of `build` by name; with **kwargs also those of `pyro_vae.build`.
 
-    A part without a default has that of `pyro_vae`.
+    Parts without a default get that of `pyro_vae.build`.
 
     Raises:
         ConfigurationError: If `build` does not take the parts and the latent dimension.
@@ -228,14 +225,14 @@ def _check_distribution(
 
 
 def _at(module: ModuleType, part: type, message: str) -> str:
-    """A message with the line of a class of a model file; that of `build` for a class from elsewhere."""
+    """Prefix a message with the line of a class of a model file, or of `build` for other classes."""
     if part.__module__ != module.__name__:
         return _at_build(module, message)
     return f"{module.__file__}, line {inspect.getsourcelines(part)[1]}: {message}"
 
 
 def _at_build(module: ModuleType, message: str) -> str:
-    """A message with the line where `build` is defined."""
+    """Prefix a message with the line where `build` is defined."""
     path = Path(str(module.__file__))
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         if re.match(r"(def\s+)?build\b", line):
@@ -244,16 +241,16 @@ def _at_build(module: ModuleType, message: str) -> str:
 
 
 def _described(error: BaseException) -> str:
-    """The type and the first line of an error's message: Pyro adds a table of shapes below."""
+    """An error's type and the first line of its message; Pyro appends a table of shapes."""
     first = str(error).partition("\n")[0].rstrip(".")
     if twice := re.search(r"multiple values for keyword argument '(\w+)'", first):
         name = twice[1]
-        first += f": `build` is called with each part, so give yours as a default, {name}=..., and pass {name} on"
+        first += f": `build` gets each part as an argument, so make yours the default, {name}=..., and pass {name} on"
     return f"{type(error).__name__}: {first}." if first else f"{type(error).__name__}."
 
 
 def model_parts(module: ModuleType) -> dict[str, dict[str, Callable[..., nn.Module]]]:
-    """The parts to choose from: the dictionaries', and the model file's own defaults."""
+    """The parts by family and name: those of the dictionaries, and the defaults of the model file."""
     parts = {family: dict(choices) for family, choices in MODEL_FAMILIES.items()}
     for family, choices in parts.items():
         default = build_parameters(module)[family].default
@@ -266,9 +263,9 @@ def model_parts(module: ModuleType) -> dict[str, dict[str, Callable[..., nn.Modu
 
 
 def model_defaults(module: ModuleType) -> dict[str, Any]:
-    """The name of each family's default, and the latent dimension: the signature of `build`.
+    """The names of the default parts and the latent dimension, from the signature of `build`.
 
-    The name of a default that depends on the kind of data is `BY_KIND`.
+    A default that depends on the kind of data is called `BY_KIND`.
     """
     parameters = build_parameters(module)
     defaults: dict[str, Any] = {"data": "digits", "objective": "elbo"}
@@ -281,7 +278,7 @@ def model_defaults(module: ModuleType) -> dict[str, Any]:
 
 
 def likelihood_of_kind(module: ModuleType, kind: Kind) -> str:
-    """The name of the likelihood that `build` gives a kind of data.
+    """The name of the default likelihood for a kind of data.
 
     Raises:
         ConfigurationError: If the model file has none for that kind.

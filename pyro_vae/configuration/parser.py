@@ -18,6 +18,7 @@ from pyro_vae.configuration.arguments import (
     as_arguments,
     bracket_lists,
     describe_choices,
+    describe_type,
     last_value,
     normalize,
     override,
@@ -108,7 +109,7 @@ class _Parser(ArgumentParser):
         expected = expected or re.match(r".*Subtypes: \[(.*?)\] .*Given value: (.*)", key[2])
         if not expected:
             return f"{spell(option)} {key[2]}."
-        kind, got = _describe_type(expected[1]), expected[2]
+        kind, got = describe_type(expected[1]), expected[2]
         words = re.match(r"one of (.*?)(?: or null)?$", kind)
         end = or_meant(got, words[1].split(", ")) if words else "."
         return f"{spell(option)} must be {kind}, got {got!r}{end}"
@@ -167,20 +168,6 @@ class _Parser(ArgumentParser):
         return spell(super().format_help(*args, **kwargs))
 
 
-def _describe_type(kind: str) -> str:
-    """A type in words: "one of a, b" for `Literal['a', 'b']`."""
-    if literal := re.fullmatch(r"typing\.Literal\[(.*)\]", kind):
-        return f"one of {literal[1].replace(chr(39), '')}"
-    name = re.sub(r"(?:<class '|typing\.|collections\.abc\.|'>)", "", kind)
-    name = re.sub(r"Literal\['(\w+)'\]", r"\1", name)
-    name = re.sub(r"Literal\[(.*?)\]", lambda m: f"one of {m[1].replace(chr(39), '')}", name)
-    name = name.replace(", NoneType", " or null")
-    if name.startswith("Sequence"):
-        return f"a list of whole numbers, such as [200,100]{' or null' * name.endswith('null')}"
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-    return re.sub(r"^(?:int|float|bool)\b", lambda m: words[m[0]], name)
-
-
 def parse(arguments: Sequence[str]) -> Configuration:
     """Parse a command line to a configuration.
 
@@ -202,9 +189,10 @@ def parse(arguments: Sequence[str]) -> Configuration:
             raise ConfigurationError(f"--{name} must be a path, got ''.")
     if (config := last_value(given, "config")) is not None:
         saved = read_arguments(Path(config))
-        if _own_model(saved) and not trusted and last_value(given, "model") is None:
+        own = stored_model(saved) != DEFAULT_MODEL and last_value(given, "model") is None
+        if own and not trusted:
             raise ConfigurationError(
-                f"{config} names the model file {last_value(saved, 'model')!r}, which would be executed: if you "
+                f"{config} names the model file {stored_model(saved)!r}, which would be executed: if you "
                 "trust it, give it with --model, or add --trust-model-file."
             )
     if last_value(given, "resume") == "true":
@@ -244,11 +232,8 @@ def stored_arguments(directory: Path, *, trust_model_file: bool) -> list[str]:
         ConfigurationError: If the configuration is missing or damaged, or needs a model file that is
             not trusted or missing.
     """
-    path = directory / "config.yaml"
-    if path.exists() and not path.is_file():
-        raise ConfigurationError(f"{path} must be a file.")
-    arguments = read_arguments(path)
-    if not _own_model(arguments):
+    arguments = read_arguments(directory / "config.yaml")
+    if stored_model(arguments) == DEFAULT_MODEL:
         return arguments
     model = directory / "model.py"
     if not trust_model_file:
@@ -256,7 +241,7 @@ def stored_arguments(directory: Path, *, trust_model_file: bool) -> list[str]:
             f"{directory} has its own model file, {model}, which would be executed: read it, and if you "
             "trust it add --trust-model-file (in Python, trust_model_file=True)."
         )
-    if model.is_symlink() or not model.is_file():
+    if not model.is_file():
         raise ConfigurationError(
             f"{directory} must hold the model file that it was trained with, {model}."
         )
@@ -297,11 +282,8 @@ def parse_stored(arguments: list[str]) -> Configuration:
 
 def stored_model(arguments: list[str]) -> str:
     """The value of `--model` in a command line."""
-    return last_value(arguments, "model") or DEFAULT_MODEL
-
-
-def _own_model(arguments: list[str]) -> bool:
-    return last_value(arguments, "model") not in (None, DEFAULT_MODEL)
+    model = last_value(arguments, "model")
+    return DEFAULT_MODEL if model is None else model
 
 
 def _parse(arguments: list[str]) -> Configuration:

@@ -1,6 +1,6 @@
-"""The plan of a run: how long it trains, on what device, and what to do afterwards.
+"""The plan of a run: how long and where it trains, and how it is evaluated.
 
-A resumed run may change its plan, and nothing else.
+A resumed run may change its plan and nothing else.
 """
 
 import math
@@ -16,11 +16,11 @@ PLAN = ("epochs", "max_steps", "early_stopping", "device", "data_root", "evaluat
 
 
 def check_change(before: Configuration, after: Configuration) -> None:
-    """Make sure that a resumed run changes its plan alone.
+    """Make sure that a resumed run only changes its plan.
 
     Args:
-        before: The run's configuration.
-        after: The one asked for.
+        before: The stored configuration.
+        after: The requested configuration.
 
     Raises:
         ConfigurationError: If another option changes.
@@ -42,18 +42,18 @@ def check_plan(
     after: Configuration,
     directory: Path,
 ) -> None:
-    """Make sure that a run can go on with its new plan.
+    """Make sure that a run can continue with its new plan.
 
     Args:
-        training: The training with the new plan, before it goes back to its state.
-        state: That state.
-        before: The plan so far.
-        after: The new one.
+        training: The training with the new plan, before its state is loaded.
+        state: The state to load.
+        before: The old plan.
+        after: The new plan.
         directory: The run directory, for the message.
 
     Raises:
-        ValueError: If a schedule tied to the length of training gets another number of epochs, or a
-            change of early stopping asks for parameters that were not kept.
+        ValueError: If the number of epochs changes under a schedule that depends on it, or early
+            stopping is turned on or off when best parameters were not stored, or were.
     """
     epochs = _epochs(before, training)
     if training.lr_schedule in TIED_TO_LENGTH and epochs != training.epochs:
@@ -62,26 +62,28 @@ def check_plan(
             f"schedule spans its {epochs} epochs, got {training.epochs}; start a new run with --config "
             f"{directory}/config.yaml --epochs {training.epochs} --out DIR."
         )
-    kept = state.get("best") is not None
+    stored = state.get("best") is not None
     changed = before["early_stopping"] != after["early_stopping"]
-    if changed and state.get("history") and kept != training.keeps_best:
+    if changed and state.get("history") and stored != training.keeps_best:
         raise ValueError(
-            f"--early-stopping cannot be turned {'off' if kept else 'on'} here when a run is resumed, as the "
-            f"best parameters {'would no longer be' if kept else 'so far were not'} kept: "
-            + ("give a large number, such as 1000." if kept else "leave it out.")
+            "--early-stopping cannot be turned off when a run is resumed, because its best parameters are "
+            "stored: give a large number, such as 1000."
+            if stored
+            else "--early-stopping cannot be turned on when a run is resumed, because its best parameters "
+            "were not stored: leave it out."
         )
 
 
 def check_extension(training: Training, before: Mapping[str, Any], after: Configuration) -> None:
-    """Make sure that a plan which asks for more training gets some.
+    """Make sure that there is training left under a changed plan.
 
     Args:
-        training: The training, in the state in which it was left.
-        before: The plan so far.
-        after: The new one.
+        training: The training, with its state loaded.
+        before: The old plan.
+        after: The new plan.
 
     Raises:
-        ValueError: If the run has trained longer already, or something else has ended it.
+        ValueError: If the run has already trained longer, or ended for another reason.
     """
     limits = {
         "epochs": (_epochs(before, training), training.epochs),
@@ -99,11 +101,13 @@ def check_extension(training: Training, before: Mapping[str, Any], after: Config
 
 
 def plan_notes(training: Training, configuration: Configuration) -> list[str]:
-    """What a plan does that may not be meant, one line each."""
+    """Notes about a plan that may be unintended, one line each."""
     notes = []
     if training.steps == 0:
         name = "epochs" if configuration["epochs"] == 0 else "max_steps"
-        notes.append(f"{_option(name)} 0 trains nothing: the model is evaluated as it starts")
+        notes.append(
+            f"{_option(name)} 0 trains nothing: the model is evaluated at its initialization"
+        )
     batch, rows = configuration["batch_size"], len(training.data.train)
     if batch > rows:
         notes.append(
@@ -113,7 +117,7 @@ def plan_notes(training: Training, configuration: Configuration) -> list[str]:
 
 
 def nothing_left(training: Training, plan: Mapping[str, Any]) -> str:
-    """Why a training has ended, and what to give to train on, in one line.
+    """Why a training has ended, and the option that continues it, in one line.
 
     Args:
         training: A training that has ended.
@@ -123,12 +127,12 @@ def nothing_left(training: Training, plan: Mapping[str, Any]) -> str:
         waited = training.epochs_without_better
         why = (
             f"it stopped early after epoch {training.step // training.steps_per_epoch}, as validation was "
-            f"best at epoch {training.best_epoch}; --early-stopping N, above {waited}, trains on"
+            f"best at epoch {training.best_epoch}; --early-stopping N above {waited} continues"
         )
     elif _limit(plan["max_steps"]) < training.epochs * training.steps_per_epoch:
         why = (
-            f"it has trained its {training.step:,} steps; --max-steps N, above {plan['max_steps']}, or "
-            f"null for all {training.epochs} epochs, trains on"
+            f"it has trained its {training.step:,} steps; --max-steps N above {plan['max_steps']}, or null "
+            f"for all {training.epochs} epochs, continues"
         )
     elif training.lr_schedule in TIED_TO_LENGTH:
         why = (
@@ -136,12 +140,12 @@ def nothing_left(training: Training, plan: Mapping[str, Any]) -> str:
             f"{training.lr_schedule} has ended: a longer training is a new run"
         )
     else:
-        why = f"it has trained its {training.epochs} epochs; --epochs N, above {training.epochs}, trains on"
+        why = f"it has trained its {training.epochs} epochs; --epochs N above {training.epochs} continues"
     return f"nothing left to train: {why}."
 
 
 def _epochs(plan: Mapping[str, Any], training: Training) -> int:
-    """The epochs of a plan, which may leave them to the number of rows."""
+    """The number of epochs of a plan, whose default depends on the number of rows."""
     epochs = plan["epochs"]
     if epochs is None:
         return default_epochs(len(training.data.train), training.steps_per_epoch)
@@ -149,7 +153,7 @@ def _epochs(plan: Mapping[str, Any], training: Training) -> int:
 
 
 def _first_difference(name: str, before: Any, after: Any) -> tuple[str, Any, Any]:
-    """The option that differs, with its two values: of parts the name, or else an option of theirs."""
+    """The option that differs and its two values; of a part its name, or else its first changed option."""
     if not isinstance(before, Mapping):
         return _option(name), before, after
     if before["name"] != after["name"]:

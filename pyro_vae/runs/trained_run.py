@@ -79,13 +79,11 @@ class TrainedRun:
             words: The options that name other data, see `other_data`; empty for the run's own.
 
         Raises:
-            ValueError: If there is no run, it is damaged or holds links, or its data are missing or have
-                changed.
+            ValueError: If there is no run, it is damaged, or its data are missing or have changed.
         """
         directory = RunDirectory(path)
         if directory.path.exists() and not directory.path.is_dir():
             raise ValueError(f"RUN must be a run directory, got the file {directory.path}.")
-        directory.check_plain()
         vae = load(directory.path, trust_model_file=trust_model_file)
         checkpoint = hashlib.sha256(directory.checkpoint.read_bytes()).hexdigest()
         if words:

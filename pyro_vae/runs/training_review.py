@@ -1,4 +1,4 @@
-"""What the numbers of a trained VAE say: one line for each thing that is wrong, with what to do."""
+"""Review of a training: one line for each problem in its numbers, with what to do about it."""
 
 import math
 import shlex
@@ -25,28 +25,28 @@ from pyro_vae.training.collapse_monitor import (
     remedies,
 )
 
-# Standard errors, or of noise standard deviations, that a difference must exceed.
+# Standard errors, or standard deviations of noise, that a difference must exceed.
 BEYOND = 3.0
-# The learning rate that is tried after a larger one diverged: the default.
-USUAL_LR = 1e-3
-# A trend needs so many epochs: the last third is looked at.
+# The learning rate suggested after a larger one diverged: the default.
+DEFAULT_LR = 1e-3
+# Epochs in which a trend is sought at least; otherwise in the last third.
 _TREND_EPOCHS = 5
-# A rise by a smaller share of what the VAE is above its baseline is not worth a longer training.
+# A rise that matters, as a share of the difference from the baseline.
 _SHARE = 0.05
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a training was run, for the commands that verdicts name.
+    """The plan of a training, for the commands in its review.
 
     Args:
-        run: The run directory; None for a training by `fit`, whose commands are calls.
-        epochs: The epochs planned.
-        max_steps: The bound on steps, if there was one.
-        steps_per_epoch: The steps of an epoch.
-        extensible: Whether a longer plan goes on from here: some schedules are tied to the length.
-        stopped_early: Whether training ended because validation got no better.
-        trust_model_file: Whether the run has a model file of its own, which the commands have to trust.
+        run: The run directory; None for a training by `fit`, whose commands are Python calls.
+        epochs: The number of epochs planned.
+        max_steps: The largest number of steps, if there is one.
+        steps_per_epoch: The number of steps of an epoch.
+        extensible: Whether the run can be extended: some schedules depend on its length.
+        stopped_early: Whether training ended because validation did not improve.
+        trust_model_file: Whether the run has its own model file, which its commands must trust.
     """
 
     run: Path | None = None
@@ -58,7 +58,7 @@ class Plan:
     trust_model_file: bool = False
 
     def train_on(self, step: int, least: int = 0) -> str:
-        """What trains twice as long, and for at least so many steps."""
+        """The command that trains twice as long, and for at least `least` steps."""
         if self.run is None:
             return "fit(vae, data, ...) once more"
         epochs, steps = self.epochs or 1, max(2 * step, least)
@@ -71,10 +71,10 @@ class Plan:
         return self._command("--resume", "--out", str(self.run), *_options(longer))
 
     def again(self, changed: Mapping[str, Any]) -> str:
-        """What trains from the start, with some options changed."""
+        """The command that trains from the start with changed options."""
         if self.run is None:
             options = ", ".join(f"{name}={value}" for name, value in changed.items())
-            return f"build the VAE anew and fit(vae, data, {options}, ...)"
+            return f"rebuild the VAE and fit(vae, data, {options}, ...)"
         return self._command("--config", str(self.run / "config.yaml"), *_options(changed))
 
     def _command(self, *words: str) -> str:
@@ -89,15 +89,15 @@ def _options(changed: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Review:
-    """What a trained VAE is compared with, and what is wrong with it.
+    """The problems of a trained VAE, and its comparison with baselines.
 
     Args:
-        comparisons: The baselines without latent variables, as `compare_with_baselines` gives them.
-        best_epoch: The epoch of the best validation score; None where none was finite.
+        comparisons: The baselines without latent variables, see `compare_with_baselines`.
+        best_epoch: The epoch of the best validation score; None if none was finite.
         epochs: The number of epochs trained.
-        verdicts: A line for each thing that is wrong, which starts with its name: "diverging",
-            "collapsed", "too short", "still rising", "overfitting", "below the baseline", "not clearly above
-            the baseline". Empty if all is well.
+        verdicts: A line for each problem, which starts with its name: "diverging", "collapsed",
+            "too short", "still rising", "overfitting", "below the baseline", "not clearly above the
+            baseline".
     """
 
     comparisons: tuple[Comparison, ...]
@@ -107,7 +107,7 @@ class Review:
 
     @property
     def praise(self) -> str | None:
-        """A line for a run without complaint: by how much it is above its baselines."""
+        """A line for a run without problems: how far it is above its baselines."""
         known = [each for each in self.comparisons if each.above is not None]
         if self.verdicts or not known:
             return None
@@ -115,8 +115,8 @@ class Review:
 
     def summary(self) -> dict[str, Any]:
         """The entries of `metrics.json`: finite numbers, or None."""
-        independent = next((each for each in self.comparisons if each.factors is None), None)
-        factor = next((each for each in self.comparisons if each.factors is not None), None)
+        by_kind = {each.factors is not None: each for each in reversed(self.comparisons)}
+        independent, factor = by_kind.get(False), by_kind.get(True)
         return {
             "baseline": independent and independent.name,
             "baseline_log_density": independent and independent.log_density,
@@ -142,7 +142,7 @@ def review(
     kept_epoch: int | None = None,
     plan: Plan | None = None,
 ) -> Review:
-    """Compare a trained VAE with densities without latent variables, and say what is wrong.
+    """Compare a trained VAE with densities without latent variables, and find its problems.
 
     >>> from pyro_vae import build, fit
     >>> from pyro_vae.data import digits
@@ -156,13 +156,13 @@ def review(
 
     Args:
         vae: The trained VAE, or another program.
-        data: The data that it was trained on.
-        x: The rows that it was evaluated on, in the likelihood's support, such as test data.
-        evaluation: What `evaluate` found on x.
+        data: Its training data.
+        x: The examples it was evaluated on, in the likelihood's support.
+        evaluation: The result of `evaluate` on x.
         history: The records of training, as `fit` returns them.
-        objective: What was maximised; the ELBO if None.
-        kept_epoch: The epoch whose parameters the VAE has, if not the last one's.
-        plan: How it was trained, for the commands; None for a training by `fit`.
+        objective: The objective; the ELBO if None.
+        kept_epoch: The epoch whose parameters the VAE has, if not the last one.
+        plan: The plan of training, for the commands; None for a training by `fit`.
     """
     history = list(history)
     objective = ELBO() if objective is None else objective
@@ -180,13 +180,13 @@ def review(
             or _still_rising(history, objective, evaluation, found, plan)
             or _overfitting(history, objective, best, kept_epoch, plan)
         )
-        verdicts += [] if verdict is None else [verdict]
+        verdicts += [verdict] * (verdict is not None)
     verdicts += [line for each in found if (line := _below(each, data.dataset.noun)) is not None]
     return Review(tuple(found), best, len(history), tuple(verdicts))
 
 
 def best_epoch(history: Sequence[Record], score: str = "elbo") -> int | None:
-    """The epoch of the best score on validation data, the last one of several; None if none is known."""
+    """The last epoch with the best validation score; None if no score is known."""
     known = [
         (value, int(record["epoch"] or 0))
         for record in history
@@ -203,25 +203,25 @@ def diverging(
     kept_epoch: int | None = None,
     plan: Plan | None = None,
 ) -> str | None:
-    """A line if training has diverged; None if not.
+    """A line if training has diverged; otherwise None.
 
-    It has if validation ends without a finite score where it once had one; if the scores of validation
-    and training both lost half of what they had gained, beyond their noise; or if the KL of a unit is
-    above 30 nats, more than a float32 can say, though the objective presses on it.
+    It has if the validation score became infinite or NaN; if the scores of validation and training both
+    lost half of their gain, beyond their noise; or if the KL of a unit exceeds 30 nats, the precision of
+    float32, although the objective penalizes it.
 
     Args:
         history: The records of training.
         units: The number of latent units; None if unknown.
-        objective: What was maximised.
-        kept_epoch: The epoch whose parameters the VAE has, if not the last one's.
-        plan: How it was trained, for the command.
+        objective: The objective.
+        kept_epoch: The epoch whose parameters the VAE has, if not the last one.
+        plan: The plan of training, for the command.
     """
     last, first = history[-1], history[0]
     name, word = f"validation_{objective.score}", _word(objective.score)
     scores = _series(history, name)
     reason = None
     if np.isfinite(scores).any() and not math.isfinite(scores[-1]):
-        reason = f"the validation {word} is not finite any more"
+        reason = f"the validation {word} is no longer finite"
     elif objective.settled(0.0) and _fell(scores) and _fell(_series(history, objective.score)):
         reason = (
             f"the validation {word} fell from {np.nanmax(scores):,.1f} to {scores[-1]:,.1f} nats"
@@ -237,8 +237,8 @@ def diverging(
         reason = f"the KL is {kl:,.0f} nats, {kl / units:,.0f} for each of {units} units"
     if reason is None:
         return None
-    lr = float(first["lr"] or USUAL_LR)
-    smaller = USUAL_LR if lr > USUAL_LR else lr / 10
+    lr = float(first["lr"] or DEFAULT_LR)
+    smaller = DEFAULT_LR if lr > DEFAULT_LR else lr / 10
     kept = "" if kept_epoch is None else f" The parameters of epoch {kept_epoch} are kept."
     return (
         f"diverging: {reason}.{kept} The learning rate {lr:g} is too large; try {smaller:g}: "
@@ -247,7 +247,7 @@ def diverging(
 
 
 def _fell(scores: np.ndarray) -> bool:
-    """Whether scores end below their best by more than their noise and half of what they had gained."""
+    """Whether scores end below their best by more than their noise and half of their gain."""
     noise = _noise(scores)
     if noise is None or not np.isfinite(scores[[0, -1]]).all():
         return False
@@ -262,7 +262,7 @@ def _collapsed(
     units: int | None,
     objective: Objective,
 ) -> str | None:
-    """As the alarm in training has it, of the epoch whose parameters are kept."""
+    """A line if the alarm of training applies to the epoch whose parameters are kept."""
     record = history[-1]
     most = max(int(each.get("active_units") or 0) for each in history)
     if int(record["step"] or 0) < FEWEST_STEPS or not has_collapsed(record, most):
@@ -288,10 +288,9 @@ def _still_rising(
     comparisons: Sequence[Comparison],
     plan: Plan,
 ) -> str | None:
-    """If the last third of the validation scores rises beyond its noise, to the end, and by what matters.
+    """A line if the last third of the validation scores rises to the end, beyond its noise and relevantly.
 
-    What matters is more than the standard error of log p(x), or than a twentieth of what log p(x) is
-    above the baseline.
+    Relevant is more than the standard error of log p(x), or a twentieth of its difference from the baseline.
     """
     scores = _series(history, f"validation_{objective.score}")
     if plan.stopped_early or len(scores) < 2 or not np.isfinite(scores).all():
@@ -319,7 +318,7 @@ def _overfitting(
     kept_epoch: int | None,
     plan: Plan,
 ) -> str | None:
-    """If validation was best long before the end, by more than its noise, and training went on rising."""
+    """A line if validation fell beyond its noise after its best epoch while the training score rose."""
     scores = _series(history, f"validation_{objective.score}")
     trained = _series(history, objective.score)
     if best is None or plan.stopped_early or not np.isfinite(scores).all():
@@ -346,7 +345,7 @@ def _overfitting(
 
 
 def _below(each: Comparison, noun: str) -> str | None:
-    """If log p(x) is below a baseline by two standard errors, or not above it by as many."""
+    """A line if log p(x) is not above a baseline by two standard errors."""
     if each.above is None or each.above > 2 * (each.above_se or 0.0):
         return None
     if each.above < -2 * (each.above_se or 0.0):
@@ -372,7 +371,7 @@ def _series(history: Sequence[Record], name: str) -> np.ndarray:
 
 
 def _noise(scores: np.ndarray) -> float | None:
-    """The standard deviation of a score about its trend, from its second differences, which lines have none of."""
+    """The standard deviation of a score about its trend, from its second differences."""
     scores = scores[np.isfinite(scores)]
     if len(scores) < 3:
         return None
@@ -382,7 +381,7 @@ def _noise(scores: np.ndarray) -> float | None:
 
 
 def _slope(values: np.ndarray) -> tuple[float, float]:
-    """The least-squares slope and its standard error; of two values, which have none, as it is."""
+    """The least-squares slope and its standard error, which is 0 for two values."""
     n = len(values)
     epochs = np.arange(n) - (n - 1) / 2
     slope = float(epochs @ values / (epochs @ epochs)) if n > 1 else 0.0

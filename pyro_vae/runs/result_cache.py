@@ -5,6 +5,7 @@ holds a hash of everything the result depends on. An interrupted program therefo
 next chunk, and never reads a result of other options, other data or another checkpoint.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -133,6 +134,7 @@ def digest(depends_on: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+@functools.cache
 def code_hash() -> str:
     """The SHA-256 of this package's source and the versions of torch and NumPy."""
     root = Path(pyro_vae.__file__).parent

@@ -71,7 +71,7 @@ def format_rows(rows: Sequence[Row]) -> list[str]:
     return [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
 
 
-def format_number(value: float | None, form: str) -> str:
+def format_number(value: Any, form: str) -> str:
     """A number, or "not defined" for None."""
     return "not defined" if value is None else format(value, form)
 

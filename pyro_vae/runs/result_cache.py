@@ -194,7 +194,8 @@ def _read(path: Path, kind: type[Result], count: int) -> tuple[Result, float]:
         ValueError: If the file is damaged, or of another kind or number of examples.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # NumPy would not close the path of a damaged file.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
         seconds = float(arrays.pop(_SECONDS))
         result = from_arrays(kind, arrays)

@@ -1,4 +1,4 @@
-"""Model files of one's own: each mistake is one line with the file's line, and wrappers work."""
+"""User model files: each mistake is one line that names the line of the file, and wrappers work."""
 
 import runpy
 from pathlib import Path
@@ -95,7 +95,7 @@ MISTAKES = [
         HEAD + PRIOR + "def build(event_shape, latent_dim=8, **kwargs):\n"
         "    return pyro_vae.build(event_shape, latent_dim, prior=Mine, **kwargs)\n",
         "return pyro_vae",
-        "multiple values .*'prior'.* as a default",
+        "multiple values .*'prior'.* the default",
     ),
 ]
 

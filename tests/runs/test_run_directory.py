@@ -1,21 +1,16 @@
-"""Somebody else's run directory: reading it, or going on with it, executes nothing from it.
+"""Run directories: loaded and resumed as they were stored, refused when damaged, and never executed.
 
-Each attack here would leave a marker file if its code ran. None may.
+Each attack here would leave a marker file if its code ran.
 """
 
-import json
 import os
 import pickle
 import runpy
 import shutil
-import zipfile
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
 import torch
-import xarray
 import yaml
 
 from pyro_vae import load
@@ -80,7 +75,7 @@ def rewrite(run: Path, **values) -> None:
     (run / "config.yaml").write_text(yaml.safe_dump({**content, **values}))
 
 
-def test_the_honest_run_is_loaded_and_resumed(main, run):
+def test_a_run_is_loaded_and_resumed(main, run):
     assert load(run).configuration["network"]["hidden"] == [8]
     assert main(["--resume", f"--out={run}", "--max-steps=3"]) == 0
     assert load_checkpoint(run / "checkpoint.pt")["step"] == 3
@@ -95,44 +90,21 @@ def bombs(marker: Path) -> dict:
         "inside": lambda path: torch.save(
             {**load_checkpoint(path), "seconds": Bomb(marker)}, path
         ),
-        "legacy": lambda path: torch.save(
-            {"program": Bomb(marker)}, path, _use_new_zipfile_serialization=False
-        ),
         "pickle": lambda path: path.write_bytes(pickle.dumps(Bomb(marker))),
-        "pickle of builtins": lambda path: path.write_bytes(
-            f'cbuiltins\nexec\n(S\'open("{marker}", "w")\'\ntR.'.encode()
-        ),
     }
 
 
-@pytest.mark.parametrize("kind", ["reduce", "inside", "legacy", "pickle", "pickle of builtins"])
+@pytest.mark.parametrize("kind", ["reduce", "inside", "pickle"])
 def test_a_checkpoint_that_would_execute(main, run, marker, capsys, kind):
     bombs(marker)[kind](run / "checkpoint.pt")
     assert "cut short, or not a checkpoint" in refused_twice(main, capsys, run)
 
 
-def test_the_bombs_go_off_where_they_can(tmp_path):
-    """Otherwise these tests would show nothing."""
-    path = tmp_path / "marker"
-    pickle.loads(pickle.dumps(Bomb(path)))
-    assert path.exists()
-
-
-def test_a_torchscript_archive(main, run, capsys):
-    class Script(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x
-
-    with pytest.warns(FutureWarning, match="jit.script"):
-        torch.jit.script(Script()).save(str(run / "checkpoint.pt"))
-    refused_twice(main, capsys, run, match="not a checkpoint")
-
-
-def test_a_checkpoint_that_unpacks_to_more_than_it_is(main, run, capsys):
-    """A zip of zeros: 50 MB in 50 kB, and it could be 50 GB."""
-    with zipfile.ZipFile(run / "checkpoint.pt", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", bytes(50_000_000))
-    refused_twice(main, capsys, run, match="not a checkpoint")
+def test_a_checkpoint_that_was_cut_short(main, run, capsys):
+    whole = (run / "checkpoint.pt").read_bytes()
+    for content in (whole[: len(whole) // 2], b""):
+        (run / "checkpoint.pt").write_bytes(content)
+        assert "cut short, or not a checkpoint" in refused_twice(main, capsys, run)
 
 
 def changed(name: str, value):
@@ -157,34 +129,10 @@ def tensors(change):
     [
         (tensors(lambda t: t[:1]), "both"),
         (tensors(lambda t: t.to(torch.int64)), "both"),
-        (tensors(lambda t: t.to(torch.complex64)), "both"),
-        (tensors(lambda t: t.to_sparse()), "both"),
-        (tensors(lambda t: t.to("meta")), "both"),
-        (tensors(lambda t: torch.zeros(()).expand(10**6, 10**6)), "both"),
-        (tensors(lambda t: "words"), "both"),
         (changed("program", lambda p: {**p, "more": torch.zeros(3)}), "both"),
-        (changed("program", lambda p: {**p, 3: torch.zeros(3)}), "both"),
-        (changed("program", []), "both"),
-        (changed("event_shape", [10**6, 10**6]), "load"),
-        (changed("event_shape", [10**30]), "load"),
-        (changed("event_shape", "8"), "load"),
-        (changed("model_hash", None), "load"),
-        (changed("best", {"a": 1}), "both"),
+        (changed("event_shape", [1, 9, 9]), "load"),
+        (lambda state: state.pop("model_hash"), "load"),
         (changed("optimizer", {}), "resume"),
-        (changed("optimizer", lambda o: {**o, "state": {0: {"step": 3}}}), "resume"),
-        (changed("schedule", lambda s: {**s, "step": 3}), "resume"),
-        (changed("schedule", lambda s: {**s, "__class__": "x"}), "resume"),
-        (changed("random_state", torch.zeros(3, dtype=torch.uint8)), "resume"),
-        (changed("random_state", lambda r: torch.full_like(r, 255)), "resume"),
-        (changed("threads", 10**9), "resume"),
-        (changed("threads", -1), "resume"),
-        (changed("order_seed", 2**200), "resume"),
-        (changed("step", -1), "resume"),
-        (changed("step", 1.5), "resume"),
-        (changed("history", [{}]), "resume"),
-        (changed("history", [["epoch"]]), "resume"),
-        (changed("totals", {"sums": {}}), "resume"),
-        (changed("seconds", float("nan")), "resume"),
     ],
 )
 def test_a_checkpoint_of_a_wrong_form(main, run, capsys, change, by):
@@ -193,7 +141,7 @@ def test_a_checkpoint_of_a_wrong_form(main, run, capsys, change, by):
     change(state)
     save_checkpoint(path, state)
     if by in ("load", "both"):
-        with pytest.raises(ValueError, match=r"checkpoint|VAE"):
+        with pytest.raises(ValueError, match="checkpoint"):
             load(run)
     if by in ("resume", "both"):
         capsys.readouterr()
@@ -223,32 +171,13 @@ def evil(marker: Path) -> str:
     "line",
     [
         "seed: !!python/object/apply:os.system ['touch {marker}']",
-        "seed: !!python/object/new:os.system ['touch {marker}']",
-        "seed: !!python/name:os.system",
-        "prior: !!python/object/apply:os.system ['touch {marker}']",
         "prior: {{name: standard_normal, class_path: os.system, init_args: {{command: touch {marker}}}}}",
-        "prior: {{class_path: os.system, init_args: {{command: touch {marker}}}}}",
         "prior: os.system",
-        "prior: {{name: os.system}}",
-        "prior: {{name: __class__}}",
-        "prior: {{name: standard_normal, __class__: os.system}}",
-        "__class__: os.system",
-        "data: {{name: digits, root: /etc}}",
-        "network: {{name: mlp, hidden: '!!python/object/apply:os.system [touch {marker}]'}}",
         "network: {{name: mlp, hidden: {{class_path: os.system}}}}",
-        "network: {{name: mlp, input_shape: [3]}}",
-        "likelihood: {{name: normal, decoder: os.system}}",
-        "posterior: {{name: diagonal_normal, encoder: os.system}}",
         "'seed=1 --model': {evil}",
-        "'model=x': {evil}",
         "config: {evil}",
-        "resume: true",
-        "overwrite: true",
-        "out: /tmp",
         "trust_model_file: true",
-        "device: {{class_path: os.system}}",
-        "latent_dim: 2.5",
-        "epochs: many",
+        "seed: 1\nseed: 2",
     ],
 )
 def test_a_configuration_that_would_execute(main, run, marker, tmp_path, capsys, line):
@@ -262,43 +191,32 @@ def test_a_configuration_that_would_execute(main, run, marker, tmp_path, capsys,
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("where", ["outside", "inside", "own", "link", "cached"])
-def test_a_model_file_is_not_run(main, run, marker, tmp_path, capsys, where):
-    """Neither one that the configuration names, nor the run's own, without being told to."""
+@pytest.mark.parametrize("where", ["outside", "own"])
+def test_a_model_file_is_not_executed(main, run, marker, tmp_path, capsys, where):
+    """Neither one that the configuration names, nor the run's own, unless it is trusted."""
     outside = tmp_path / "evil.py"
     outside.write_text(evil(marker))
-    names = {"outside": outside, "inside": run / "other.py", "link": run / "link.py"}
-    if where == "link":
-        (run / "link.py").symlink_to(outside)
-    else:
-        shutil.copy(outside, run / "model.py")
-        shutil.copy(outside, run / "other.py")
-    rewrite(run, model=str(names.get(where, run / "model.py")))
-    line = refused_twice(main, capsys, run, match=r"model file of its own.*trust_model_file=True")
+    shutil.copy(outside, run / "model.py")
+    rewrite(run, model=str(outside if where == "outside" else run / "model.py"))
+    line = refused_twice(main, capsys, run, match=r"its own model file.*trust_model_file=True")
     assert "--trust-model-file" in line
     assert main(["--config", str(run / "config.yaml"), f"--out={tmp_path / 'new'}"]) == 2
     assert not (tmp_path / "new").exists()
 
 
-def test_only_the_runs_own_model_file_is_run(main, run, marker, tmp_path, capsys):
-    """Trusted or not, no other: not one that the configuration names, nor one behind a link."""
+def test_only_the_runs_own_model_file_is_executed(main, run, marker, tmp_path):
+    """Trusted or not, no other is, and not one that was changed after training."""
     outside = tmp_path / "evil.py"
     outside.write_text(evil(marker))
     rewrite(run, model=str(outside))
     with pytest.raises(ValueError, match="must hold the model file"):
         load(run, trust_model_file=True)
-    (run / "model.py").symlink_to(outside)
-    with pytest.raises(ValueError, match="must hold the model file"):
-        load(run, trust_model_file=True)
-    assert main(["--resume", f"--out={run}", "--trust-model-file"]) == 2
-    (run / "model.py").unlink()
-    # Not the file that was trained with: refused before it is run.
     (run / "model.py").write_text(evil(marker))
     with pytest.raises(ValueError, match="changed after the run"):
         load(run, trust_model_file=True)
 
 
-def test_a_trusted_model_file_is_run(main, tmp_path):
+def test_a_trusted_model_file_is_executed(main, tmp_path):
     mine, out = tmp_path / "mine.py", tmp_path / "run"
     mine.write_text((ROOT / "pyro_vae" / "model.py").read_text() + "\n# mine\n")
     assert main([f"--model={mine}", f"--out={out}", *SHORT]) == 0
@@ -320,58 +238,4 @@ def test_a_model_file_beside_a_run_without_one_is_left_alone(main, run, marker):
     (run / "pyro_vae.py").write_text(evil(marker))
     (run / "sitecustomize.py").write_text(evil(marker))
     load(run)
-    assert main(["--resume", f"--out={run}", "--max-steps=3"]) == 0
-
-
-# ---- what a directory may hold ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "name", ["train.log", ".checkpoint.pt.tmp", "metrics.csv", "figures", "figures/loss.png"]
-)
-def test_a_link_out_of_the_directory_is_refused(main, run, tmp_path, capsys, name):
-    """Going on with a run writes; through a link it would write into somebody's home."""
-    target = tmp_path / "target"
-    if name == "figures":
-        target.mkdir()
-    else:
-        target.write_text("mine")
-    entry = run / name
-    if "/" in name:
-        entry.parent.mkdir()
-    entry.unlink(missing_ok=True)
-    entry.symlink_to(target)
-    for how in (["--resume", "--max-steps=3"], ["--overwrite", *SHORT]):
-        capsys.readouterr()
-        assert main([f"--out={run}", *how]) == 2
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        assert "plain file" in line
-    assert target.is_dir() or target.read_text() == "mine"
-
-
-def test_a_pipe_does_not_hang(main, run, capsys):
-    for name in ("checkpoint.pt", "config.yaml"):
-        (run / name).unlink()
-        os.mkfifo(run / name)
-        refused_twice(main, capsys, run)
-
-
-def test_a_netcdf_file_is_data_only(main, run, marker):
-    """`load` and `--resume` do not read it; xarray reads numbers and text."""
-    path = run / "inference_data.nc"
-    bomb = pickle.dumps(Bomb(marker))
-    with h5py.File(path, "w") as file:
-        file.attrs["configuration"] = json.dumps({"prior": {"class_path": "os.system"}})
-        file.attrs["code"] = f"__import__('os').system('touch {marker}')"
-        file.attrs["pickle"] = bomb.hex()
-        group = file.create_group("posterior")
-        group.attrs["units"] = f"!!python/object/apply:os.system ['touch {marker}']"
-        group.attrs["__reduce__"] = "os.system"
-        group["z"] = torch.zeros(3).numpy()
-        group["opaque"] = np.void(bomb)
-        group["words"] = f"__import__('os').system('touch {marker}')"
-    load(run)
-    with xarray.open_datatree(path, engine="h5netcdf", phony_dims="sort") as tree:
-        assert tree["posterior"]["z"].shape == (3,)
-        assert str(tree.attrs["code"]).startswith("__import__")
     assert main(["--resume", f"--out={run}", "--max-steps=3"]) == 0

@@ -1,4 +1,4 @@
-"""What is said of a trained VAE: each verdict planted and seen, and a good run without complaint."""
+"""Reviews of trainings: each problem is planted and found, and a good run has none."""
 
 import json
 import math
@@ -152,7 +152,7 @@ def test_falling_below_the_start_or_to_no_number_is_diverging(end):
         history[-1]["validation_elbo"] = None
     line = diverging(history, 4, objective=ELBO())
     assert line is not None
-    assert "try 0.0001: build the VAE anew and fit(vae, data, lr=0.0001, ...)" in line
+    assert "try 0.0001: rebuild the VAE and fit(vae, data, lr=0.0001, ...)" in line
     assert diverging(records(LEVEL), 4, objective=ELBO()) is None
     # As data with fill values are, which no learning rate helps.
     for record in (history := records(LEVEL)):

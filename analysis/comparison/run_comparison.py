@@ -19,8 +19,11 @@ from analysis.comparison.model_comparison_figure import plot_model_comparison
 from analysis.comparison.paired_differences import paired_report, plot_paired_differences
 from analysis.comparison.run_differences import differences_report, run_differences
 from analysis.diagnosis import SectionResult
-from analysis.elbo.rate_distortion import RateDistortion, rate_distortion_summary
-from analysis.elbo.rate_distortion_figure import plot_rate_distortion
+from analysis.elbo.rate_distortion import (
+    RateDistortion,
+    plot_rate_distortion,
+    rate_distortion_summary,
+)
 from analysis.plotting.style import to_png
 from analysis.progress import Steps
 from analysis.report import WIDTH, insert_run, wrap, write_report

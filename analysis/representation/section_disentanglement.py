@@ -3,11 +3,8 @@
 import math
 
 from analysis.diagnosis import Parts
-from analysis.disentanglement.scores import SCORES, disentanglement
-from analysis.disentanglement.scores_figure import plot_disentanglement
-from analysis.disentanglement.traversal_figure import plot_traversals
-from analysis.disentanglement.traversal_rows import Traversals
-from analysis.disentanglement.traversals import traversals
+from analysis.disentanglement.scores import SCORES, disentanglement, plot_disentanglement
+from analysis.disentanglement.traversals import Traversals, plot_traversals, traversals
 from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation.section_arrays import Represented
 

@@ -226,8 +226,10 @@ def kept_sections(
             lines += wrap(f"{name}: kept from an earlier command, {why}.")
             again += [name] * bool(section["stale"])
     if again:
-        command = f"{AGAIN.replace('SECTION', ' '.join(again))}{options_of_data(options)}"
-        lines += wrap(f"Recompute stale sections with `{command}`.")
+        lines += wrap(
+            "Recompute stale sections with "
+            f"`{AGAIN.replace('SECTION', ' '.join(again))}{options_of_data(options)}`."
+        )
     return lines
 
 

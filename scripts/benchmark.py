@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(typed)
     stored = options.out / "benchmark.json"
     try:
-        if options.write_readme:
+        if options.write:
             page = report.page(stored_results(stored))
-            write_between_markers(options.write_readme, "benchmark", page)
+            write_between_markers(options.write, "benchmark", page)
         elif options.table:
             print(report.page(stored_results(stored)))
         else:
@@ -116,7 +116,7 @@ def parser() -> Parser:
     add("--threads", type=cores, default=available_cores(), help="The number of cores to use.")
     add("--out", type=Path, default=Path("runs/benchmark"), help="The folder of results.")
     add("--table", action="store_true", help="Print the stored results of --out.")
-    add("--write-readme", type=Path, help="Write the stored results into this file.")
+    add("--write", type=Path, help="Write the stored results into this file.")
     return options
 
 

@@ -1,6 +1,7 @@
 """Tables of all parts, from the dictionaries: names, supports and densities.
 
-`python scripts/parts.py` prints them, `--write-readme FILE` writes them between the markers of a page.
+`python scripts/parts.py` prints them, `--write docs/reference/parts.md` writes them between the
+markers of the page.
 """
 
 import argparse
@@ -87,11 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--write-readme", type=Path, help="Put the tables there.")
+    parser.add_argument("--write", type=Path, help="The page to write to.")
     options = parser.parse_args(arguments)
     try:
-        if options.write_readme:
-            write_between_markers(options.write_readme, "parts", tables())
+        if options.write:
+            write_between_markers(options.write, "parts", tables())
         else:
             print(tables())
     except (ValueError, OSError) as error:

@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from analysis.comparison.comparability import check_comparable, data_record
+from analysis.comparison.comparability import (
+    check_comparable,
+    data_record,
+    differences_report,
+    run_differences,
+)
 from analysis.comparison.heldout_elpd import HeldOut
-from analysis.comparison.model_comparison import compare_models
-from analysis.comparison.model_comparison_figure import plot_model_comparison
+from analysis.comparison.model_comparison import compare_models, plot_model_comparison
 from analysis.comparison.paired_differences import paired_report, plot_paired_differences
-from analysis.comparison.run_differences import differences_report, run_differences
 from analysis.diagnosis import SectionResult
 from analysis.elbo.rate_distortion import (
     RateDistortion,

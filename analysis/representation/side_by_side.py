@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analysis.comparison.run_differences import run_table
+from analysis.comparison.comparability import run_table
 from analysis.diagnosis import SectionResult
 from analysis.representation.label_efficiency import plot_label_efficiency
 from analysis.representation.robustness_figures import plot_robustness

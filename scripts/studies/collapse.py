@@ -2,7 +2,7 @@
 
 `python scripts/studies/collapse.py` trains on Omniglot with an autoregressive decoder, once plainly
 and once for each remedy, and evaluates what is not in `collapse.json` yet; stopped and started again,
-it goes on with the next. `--table` prints what is there, `--write-readme README.md` puts it between
+it goes on with the next. `--table` prints what is there, `--write README.md` puts it between
 the README's markers.
 
 References:

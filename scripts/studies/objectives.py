@@ -3,7 +3,7 @@
 `python scripts/studies/objectives.py` trains and evaluates what is not in `objectives.json` yet,
 with the network, data, batch and steps of the study of priors, whose row `standard_normal` is this
 one's `elbo`; stopped and started again, it goes on with the next. `--table` prints what is there,
-`--write-readme README.md` puts it between the README's markers.
+`--write PAGE` puts it between that page's markers.
 """
 
 import argparse

@@ -35,7 +35,7 @@ def test_without_a_gpu_its_suite_is_skipped(benchmark, capsys, monkeypatch, tmp_
         (["--ways", "by_hand,magic"], "got 'magic'"),
         (["--data", "cats"], "argument --data: invalid choice: 'cats'"),
         (["--table", "--out", "nowhere"], "is not there: measure something first"),
-        (["--write-readme", "README.md", "--out", "nowhere"], "measure something first"),
+        (["--write", "README.md", "--out", "nowhere"], "measure something first"),
         (["--fast"], "unrecognized arguments: --fast"),
     ],
 )
@@ -82,5 +82,5 @@ def test_a_small_run_is_printed_stored_drawn_and_shown_again(
     assert capsys.readouterr().out == f"### An epoch on the CPU\n\n{printed}"
     readme = tmp_path / "README.md"
     readme.write_text("<!-- benchmark -->\n<!-- /benchmark -->\n")
-    assert benchmark.main(["--write-readme", str(readme), "--out", str(tmp_path)]) == 0
+    assert benchmark.main(["--write", str(readme), "--out", str(tmp_path)]) == 0
     assert printed in readme.read_text()

@@ -10,7 +10,6 @@ rate and distortion; with `--only representation` it sets side by side what thei
 import argparse
 import hashlib
 import importlib.metadata
-import io
 import json
 import os
 import re
@@ -31,8 +30,9 @@ from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 
 from analysis.commands import AGAIN
-from analysis.diagnosis_record import StoredDiagnosis, plain
-from analysis.diagnosis_sections import SECTIONS
+from analysis.plotting.style import to_png
+from analysis.sections import SECTIONS
+from analysis.stored_diagnosis import StoredDiagnosis
 from pyro_vae.cli.common import (
     Parser,
     TrainedRun,
@@ -48,6 +48,7 @@ from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.nouns import nouns, set_noun
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evidence import defined_rows, undefined_data
+from pyro_vae.json_values import to_jsonable
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.runs.configuration import build_vae_for
 from pyro_vae.runs.other_data import other_data
@@ -59,10 +60,10 @@ from pyro_vae.statistics import MINIMUM_SAMPLES
 from pyro_vae.training.checkpoint import load_checkpoint, write_atomically
 
 if TYPE_CHECKING:
-    import matplotlib.figure
-
-    from analysis.diagnosis import Foreign, Section, Steps, Subject
+    from analysis.diagnosis import SectionResult
     from analysis.elbo.rate_distortion import RateDistortion
+    from analysis.progress import Steps
+    from analysis.subject import Foreign, Subject
 
 # The data must not have trained the model.
 SPLITS = ("test", "validation")
@@ -71,10 +72,9 @@ SPLITS = ("test", "validation")
 FROM_DISK = 10_000
 SPARSE_ELEMENTS = 2**25
 # What the bare command makes of one run: the rest is asked for by name.
-USUAL = tuple(name for name, maker in SECTIONS.items() if maker.usual)
+USUAL = tuple(name for name, section in SECTIONS.items() if section.default)
 # The records of comparisons, of which a folder holds one.
 COMPARISONS = ("comparison.json", "representation.json")
-DOTS_PER_INCH = 140
 WIDTH = 100
 # Where a run's path goes once lines are wrapped, so that a long path wraps no others.
 PLACE = "\0RUN"
@@ -173,17 +173,17 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     """Make the sections of one run, then write them."""
     trained = opened(options, options.runs[0])
     set_noun(trained.data.dataset.noun)
-    from analysis.diagnosis import Steps
     from analysis.predictive.model_samples import UndefinedCheckError
+    from analysis.progress import Steps
 
     rows = fixed(trained, options)
     foreign = foreign_data(trained, options)
     print(f"{trained.data.description}\n{trained.directory.path}/", flush=True)
     stored = StoredDiagnosis(trained.directory.diagnosis)
     names = [name for name in SECTIONS if name in (options.only or USUAL)]
-    steps = {name: SECTIONS[name].all_steps(name) for name in names}
+    steps = {name: SECTIONS[name].steps(name) for name in names}
     started = time.perf_counter()
-    sections: dict[str, Section] = {}
+    sections: dict[str, SectionResult] = {}
     with closing(Steps({s for each in steps.values() for s in each}, visible=True)) as step:
         subject = subject_of(trained, options, rows, step, foreign)
         of = made_of(trained, options, subject)
@@ -191,7 +191,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
             begun = time.perf_counter()
             files: dict[str, bytes] = {}
             try:
-                found = sections[name] = SECTIONS[name].make(subject)
+                found = sections[name] = SECTIONS[name].run(name, subject)
             except UndefinedCheckError as error:
                 # Asked for by name, it is an error; otherwise the run just has no such thing.
                 if options.only:
@@ -199,7 +199,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
                 record = {"left_out": in_one_line(error)}
             else:
                 with step(f"{name}: figures"):
-                    files = {key: png(figure) for key, figure in found.figures.items()}
+                    files = {key: to_png(figure) for key, figure in found.figures.items()}
                 record = {**found.record, "figures": found.captions}
             step.finish(steps[name])
             stored.put(
@@ -293,7 +293,7 @@ def subject_of(
     foreign: "Foreign | None" = None,
 ) -> "Subject":
     """A run and the data that it is asked about."""
-    from analysis.diagnosis import Subject
+    from analysis.subject import Subject
 
     train = training_data(trained.data)
     rows = defined(trained, trained.x, rows, f"{options.split} {nouns()}")
@@ -350,7 +350,7 @@ def foreign_data(trained: TrainedRun, options: argparse.Namespace) -> "Foreign |
     """
     if options.against is None:
         return None
-    from analysis.diagnosis import Foreign
+    from analysis.subject import Foreign
 
     try:
         data = other_data(
@@ -392,9 +392,9 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     from analysis.comparison.model_comparison import compare_models
     from analysis.comparison.model_comparison_figure import plot_model_comparison
     from analysis.comparison.paired_differences import paired_report, plot_paired_differences
-    from analysis.diagnosis import Steps
     from analysis.elbo.rate_distortion import rate_distortion_summary
     from analysis.elbo.rate_distortion_figure import plot_rate_distortion
+    from analysis.progress import Steps
     from pyro_vae.evidence import evaluate
     from pyro_vae.log_densities import NoDensityError, check_density
 
@@ -435,9 +435,9 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
             comparison = compare_models(held_out, leave_out_non_finite=True)
             points = rate_distortion_of(terms)
             files = {
-                "comparison.png": png(plot_model_comparison(comparison)),
-                "paired_differences.png": png(plot_paired_differences(comparison)),
-                "rate_distortion.png": png(plot_rate_distortion(points)),
+                "comparison.png": to_png(plot_model_comparison(comparison)),
+                "paired_differences.png": to_png(plot_paired_differences(comparison)),
+                "rate_distortion.png": to_png(plot_rate_distortion(points)),
             }
     found, plane = comparison.summary(), rate_distortion_summary(points)
     record = {
@@ -470,8 +470,8 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
     """Measure what the codes of several runs are good for, then write them side by side."""
     names = distinct(options.runs)
     out = free(options.out or RunDirectory.unused(Path("runs"), "comparison").path)
-    from analysis.diagnosis import Steps
-    from analysis.representation.side_by_side import side_by_side
+    from analysis.progress import Steps
+    from analysis.representation.section import side_by_side
 
     runs = {name: opened(options, path) for name, path in zip(names, options.runs, strict=True)}
     rows = {name: fixed(trained, options) for name, trained in runs.items()}
@@ -479,9 +479,8 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
     foreign = {name: foreign_data(trained, options) for name, trained in runs.items()}
     print(f"{options.split} {nouns()} of {of}", flush=True)
     differences = said_differences(runs)
-    maker = SECTIONS["representation"]
     started = time.perf_counter()
-    sections: dict[str, Section] = {}
+    sections: dict[str, SectionResult] = {}
     seconds: dict[str, float] = {}
     steps = {name: Steps() for name in names}
     with closing(Steps(names, visible=True)) as step:
@@ -489,10 +488,10 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
             begun = time.perf_counter()
             with step(name):
                 subject = subject_of(trained, options, rows[name], steps[name], foreign[name])
-                sections[name] = maker.make(subject)
+                sections[name] = SECTIONS["representation"].run("representation", subject)
             seconds[name] = time.perf_counter() - begun
     found = side_by_side(sections)
-    files = {f"{key}.png": png(figure) for key, figure in found.figures.items()}
+    files = {f"{key}.png": to_png(figure) for key, figure in found.figures.items()}
     record = {
         "runs": {name: about(trained, options, rows[name]) for name, trained in runs.items()},
         "differences": differences,
@@ -663,20 +662,13 @@ def free(out: Path) -> Path:
     return out
 
 
-def png(figure: "matplotlib.figure.Figure") -> bytes:
-    """A figure as a file's content."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=DOTS_PER_INCH, format="png")
-    return buffer.getvalue()
-
-
 def written(folder: Path, files: Mapping[str, bytes], name: str, record: dict[str, Any]) -> None:
     """Write a folder anew: the record goes first and comes last, so that it says only what is there.
 
     Raises:
         OSError: If the disk is full or the folder not writable; nothing is then in it.
     """
-    content = (json.dumps(plain(record), indent=2, allow_nan=False) + "\n").encode()
+    content = (json.dumps(to_jsonable(record), indent=2, allow_nan=False) + "\n").encode()
     for record_name in {name, *COMPARISONS}:
         (folder / record_name).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
@@ -690,7 +682,9 @@ def written(folder: Path, files: Mapping[str, bytes], name: str, record: dict[st
         raise
 
 
-def table(name: str, section: "Section | None", record: Mapping[str, Any], seconds: float) -> str:
+def table(
+    name: str, section: "SectionResult | None", record: Mapping[str, Any], seconds: float
+) -> str:
     """A section as a person reads it: its numbers, then how to read them."""
     if section is None:
         return "\n".join(["", *wrapped(f"{name}: left out. {record['left_out']}", "")])

@@ -73,7 +73,6 @@ SPLITS = ("test", "validation", "train")
 DRAWS_AT_A_TIME = 250_000
 # Chains x data x elements of a datum: about a minute with the usual 500 temperatures.
 CHAINED_AT_A_TIME = {"cpu": 102_400, "cuda": 2_048_000}
-DOTS_PER_INCH = 140
 
 # How a person says the names of a summary; each is followed by its standard error, if it has one.
 LABELS = {
@@ -575,6 +574,7 @@ def figure(subject: Evaluating, results: dict[str, Any]) -> None:
     if weighted is None:
         return
     from analysis.elbo.evidence import plot_iwae_curve
+    from analysis.plotting.style import to_png
 
     n = len(weighted.log_evidence) if annealed is None else len(annealed.log_evidence)
     drawn = plot_iwae_curve(
@@ -584,7 +584,7 @@ def figure(subject: Evaluating, results: dict[str, Any]) -> None:
         None if annealed is None else annealed.num_chains,
     )
     name = f"{subject.prefix}iwae_curve.png"
-    drawn.savefig(subject.directory.evaluation / name, dpi=DOTS_PER_INCH)
+    (subject.directory.evaluation / name).write_bytes(to_png(drawn))
 
 
 def table(method: str, record: dict[str, Any]) -> str:

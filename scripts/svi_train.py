@@ -209,7 +209,7 @@ def train(
             progress=True,
         )
     if directory.diagnosis.is_dir():
-        from analysis.diagnosis_record import mark_stale
+        from analysis.stored_diagnosis import mark_stale
 
         mark_stale(directory.diagnosis, directory.checkpoint)
     if not training.ended:
@@ -255,7 +255,7 @@ def conclude(
     made_by: dict[str, str | None],
 ) -> None:
     """Evaluate on test data, and write metrics.json, inference_data.nc and the figures."""
-    from analysis.plotting.figures import draw_figures
+    from analysis.run_figures import draw_figures
     from pyro_vae.evidence import evaluate, fixed_rows, undefined_data
     from pyro_vae.inference_data import from_svi, write_netcdf
     from pyro_vae.runs.run_verdicts import Plan, review

@@ -149,7 +149,7 @@ class Calibration:
             **numbers,
             "bins": {**bins, "count": self.count.tolist()},
             "elements": self.elements.summary(),
-            "verdicts": [] if (verdict := self.verdict()) is None else [verdict.plain()],
+            "verdicts": [] if (verdict := self.verdict()) is None else [verdict.summary()],
             "reading": self.reading(),
         }
 

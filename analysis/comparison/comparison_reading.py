@@ -7,7 +7,7 @@ import numpy as np
 
 from analysis.commands import ANNEALING
 from analysis.comparison.heldout_elpd import MOST_KHATS_ABOVE
-from analysis.plotting.labels import listed
+from analysis.plotting.style import listed
 from pyro_vae.data.nouns import noun, nouns
 
 if TYPE_CHECKING:

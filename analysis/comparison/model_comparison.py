@@ -20,7 +20,7 @@ from jaxtyping import Float
 from analysis.comparison import comparison_reading
 from analysis.comparison.comparison_reading import STANDARD_ERRORS, amount_of
 from analysis.comparison.heldout_elpd import HeldOut, elpd_data
-from analysis.plotting.labels import listed, shortened
+from analysis.plotting.style import listed, shortened
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.numbers import finite
 from pyro_vae.inference_data.pointwise import named

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 from analysis.comparison.comparison_reading import STANDARD_ERRORS
 from analysis.comparison.heldout_elpd import MOST_KHATS_ABOVE
 from analysis.comparison.model_comparison import ModelComparison
-from analysis.plotting.arviz_figures import arviz_figure
-from analysis.plotting.labels import shortened, wrapped
-from analysis.plotting.style import BLUE, GREY, ORANGE, tidy
+from analysis.plotting.arviz import arviz_figure
+from analysis.plotting.style import BLUE, GREY, ORANGE, shortened, tidy, wrapped
 from pyro_vae.data.nouns import noun, nouns
 
 if TYPE_CHECKING:

@@ -8,8 +8,16 @@ from jaxtyping import Float, Int
 
 from analysis.comparison.heldout_elpd import HeldOut
 from analysis.comparison.model_comparison import ModelComparison
-from analysis.plotting.labels import shortened, wrapped
-from analysis.plotting.style import BLUE, GREEN, LABEL_COLOURS, ORANGE, new_figure, tidy
+from analysis.plotting.style import (
+    BLUE,
+    GREEN,
+    LABEL_COLOURS,
+    ORANGE,
+    new_figure,
+    shortened,
+    tidy,
+    wrapped,
+)
 from pyro_vae.data.nouns import noun
 from pyro_vae.statistics import khat_threshold
 

@@ -21,7 +21,7 @@ from analysis.disentanglement.mutual_information_gap import (
     resampled_information,
 )
 from analysis.disentanglement.sap import separated_predictability, threshold_accuracies
-from analysis.plotting.labels import listed
+from analysis.plotting.style import listed
 from analysis.predictive.model_samples import UndefinedCheckError
 from pyro_vae.evidence.numbers import finite
 

@@ -6,8 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from analysis.disentanglement.scores import SCORES, Disentanglement
-from analysis.plotting.labels import shortened
-from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, shortened, tidy
 
 if TYPE_CHECKING:
     import matplotlib.axes

@@ -8,8 +8,7 @@ import numpy as np
 
 from analysis.disentanglement.traversal_rows import Traversal, Traversals
 from analysis.plotting.images import Limits, draw_datum, is_image, strip
-from analysis.plotting.labels import shortened
-from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, shortened, tidy
 from pyro_vae.data.nouns import noun
 
 if TYPE_CHECKING:

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.elbo.rate_distortion import RateDistortion, check_names
-from analysis.plotting.labels import shortened, wrapped
-from analysis.plotting.style import BLUE, GREEN, LABEL_COLOURS, ORANGE, new_figure, tidy
+from analysis.plotting.style import (
+    BLUE,
+    GREEN,
+    LABEL_COLOURS,
+    ORANGE,
+    new_figure,
+    shortened,
+    tidy,
+    wrapped,
+)
 from pyro_vae.data.nouns import noun
 
 if TYPE_CHECKING:

@@ -81,7 +81,7 @@ class ElboTerms:
         verdict = self.verdict()
         return found | {
             "active_units": self.active_units,
-            "verdicts": [] if verdict is None else [verdict.plain()],
+            "verdicts": [] if verdict is None else [verdict.summary()],
             "reading": self.reading(),
         }
 

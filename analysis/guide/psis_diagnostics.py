@@ -93,7 +93,7 @@ class GuideQuality:
                 }
                 for row in self.worst[:ROWS]
             ],
-            "verdicts": [] if self.withheld else [self.verdict().plain()],
+            "verdicts": [] if self.withheld else [self.verdict().summary()],
             "reading": self.reading(),
         }
 

@@ -190,7 +190,7 @@ class ElementPit:
             "bins": bins,
             "location": self.location.summary(),
             "width": self.width.summary(),
-            "verdicts": [self.verdict().plain()],
+            "verdicts": [self.verdict().summary()],
             "reading": self.reading(),
         }
 

@@ -12,12 +12,13 @@ from torch.distributions import MixtureSameFamily
 from analysis.check import Check, Result
 from analysis.predictive.model_samples import UndefinedCheckError, to_array
 from analysis.representation.codes import LabelledCodes, spread, with_error
+from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.probes import check_labelled, ignore_fit_warnings
 from pyro_vae.distributions import DiagonalNormalMixture
 from pyro_vae.rng import evaluation_mode
 
 if TYPE_CHECKING:
-    from analysis.diagnosis import Subject
+    from analysis.subject import Subject
 
 # Each start of K-means is the best of this many, by its own criterion.
 INITS = 3
@@ -255,7 +256,7 @@ def _verdict(groups: str, scores: str, ari: float, num_classes: int) -> str:
 
 
 def _diagnose_components(subject: "Subject") -> Agreement:
-    inputs = subject.representation
+    inputs = subject.compute(RepresentationInputs)
     labels = inputs.labels
     components = prior_components(subject.vae, inputs.test.codes)
     number = getattr(subject.vae.prior, "components", 0)
@@ -267,7 +268,7 @@ def _diagnose_components(subject: "Subject") -> Agreement:
 CLUSTERING = Check(
     "clustering",
     lambda subject: clustering(
-        subject.representation.test, seed=subject.seed_of("clustering")
+        subject.compute(RepresentationInputs).test, seed=subject.seed_of("clustering")
     ),
     headline=lambda found: {
         f"K-means, {label}": with_error(values.mean(), spread(values))

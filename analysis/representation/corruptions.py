@@ -52,14 +52,18 @@ class ValueRange:
     scale: float | Float[np.ndarray, " *element"]
 
     @classmethod
-    def of(cls, x: Real[np.ndarray, " n *event"], support: str, levels: int | None) -> "ValueRange":
+    def of(
+        cls, x: Real[np.ndarray, " n *event"], support: str, levels: int | None
+    ) -> "ValueRange":
         """The range of the support, or of the data where the support is unbounded."""
         if support == "binary":
             return cls(support, 0.0, 1.0, 1.0)
         if support == "unit":
             # Dequantised data lie within (0, 1), where a density may be infinite at the ends.
             edge = float(np.finfo(np.float32).eps)
-            return cls(support, edge if x.min() > 0 else 0.0, 1 - edge if x.max() < 1 else 1.0, 1.0)
+            return cls(
+                support, edge if x.min() > 0 else 0.0, 1 - edge if x.max() < 1 else 1.0, 1.0
+            )
         if support == "integers":
             top = float(x.max() if levels is None else levels - 1)
             return cls(support, 0.0, top, top)
@@ -221,7 +225,9 @@ CORRUPTIONS: dict[str, Corruption] = {
         Corruption("occlusion", "share of the area under a square patch", _occlusion, True),
         Corruption("shift", f"length of the shift / {MAX_SHIFT:g} of the side", _shift, **_MOVES),
         Corruption("rotation", f"angle / {MAX_ANGLE:.0f} degrees", _rotation, **_MOVES),
-        Corruption("blur", f"standard deviation of the blur / {MAX_BLUR:g} of the side", _blur, True),
+        Corruption(
+            "blur", f"standard deviation of the blur / {MAX_BLUR:g} of the side", _blur, True
+        ),
         Corruption("masking", "share of counts set to 0", _masking, counts=True),
     )
 }

@@ -14,6 +14,7 @@ from torch import Tensor
 from analysis.check import Check, Plot, Result
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.predictive.model_samples import column_spreads, device_of
+from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.latent_space import check_codes, continuous_support
 from pyro_vae.rng import evaluation_mode
 
@@ -259,7 +260,9 @@ def plot_jacobian_spectrum(found: DecoderGeometry) -> "matplotlib.figure.Figure"
     level, label = max(USED * found.spectrum[0], foot), f"{USED:.0%} of the largest"
     left.axhline(level, color=GREY, linestyle="--", label=label)
     left.set(yscale="log", xlabel="rank", ylabel="singular value (data per unit of z)")
-    title = f"{found.directions_used} of {len(rank)} directions move the decoded mean; effective rank "
+    title = (
+        f"{found.directions_used} of {len(rank)} directions move the decoded mean; effective rank "
+    )
     left.set_title(f"{title}{np.median(found.effective_rank):.1f}", fontsize=10)
     left.legend(frameon=False, fontsize=9)
     if found.off_diagonal is None or found.rotated_off_diagonal is None:
@@ -280,7 +283,9 @@ def plot_jacobian_spectrum(found: DecoderGeometry) -> "matplotlib.figure.Figure"
 DECODER_GEOMETRY = Check(
     "decoder_geometry",
     lambda subject: decoder_geometry(
-        subject.vae, subject.representation.codes, seed=subject.seed_of("decoder geometry")
+        subject.vae,
+        subject.compute(RepresentationInputs).codes,
+        seed=subject.seed_of("decoder geometry"),
     ),
     (
         Plot(

@@ -15,12 +15,13 @@ from analysis.check import Check, Plot, Result
 from analysis.plotting.style import BLUE, GREEN, ORANGE, new_figure, tidy
 from analysis.predictive.model_samples import UndefinedCheckError, as_floats, block_size
 from analysis.representation.codes import balanced_rows, held_out_rows, spread, with_error
+from analysis.representation.inputs import RepresentationInputs
 from pyro_vae.rng import evaluation_mode
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.diagnosis import Subject
+    from analysis.subject import Subject
 
 METHODS = ("fine-tuned", "from scratch", "frozen")
 # Adam's learning rates, one of which the held-out labels choose for each method and draw of labels.
@@ -75,7 +76,7 @@ class FineTuning(Result):
     @property
     def without_validation(self) -> tuple[int, ...]:
         """The numbers of labels of which none were held out in some draw."""
-        missing = np.isnan(self.stopped["fine-tuned"]).any(axis=1)
+        missing = np.atleast_1d(np.isnan(self.stopped["fine-tuned"]).any(axis=1))
         return tuple(size for size, few in zip(self.sizes, missing, strict=True) if few)
 
     def gain(self, other: str, row: int = 0) -> tuple[float, float | None]:
@@ -110,9 +111,11 @@ class FineTuning(Result):
                 mean, error = self.gain(other, row)
                 clear = error is not None and abs(mean) >= max(WORTH, CLEAR * error)
                 gain = with_error(100 * mean, None if error is None else 100 * error, "+.1f")
-                gains.append(f"{gain} points over {other}{'' if clear else ' (not clear)'}")
+                gains.append(f"{gain} points against {other}{'' if clear else ' (not clear)'}")
             accuracy = self.accuracy["fine-tuned"][row].mean()
-            parts.append(f"With {size} labels fine-tuning reaches {accuracy:.1%}: {', '.join(gains)}.")
+            parts.append(
+                f"With {size} labels fine-tuning reaches {accuracy:.1%}: {', '.join(gains)}."
+            )
         if few := self.without_validation:
             parts.append(f"Too few labels to hold any out: {', '.join(map(str, few))}.")
         if short := [n for n, share in self.unfinished.items() if share > MAX_UNFINISHED]:
@@ -353,7 +356,7 @@ def _batches(n: int, steps: int, rng: np.random.Generator) -> list[Tensor]:
 
 
 def _diagnose(subject: "Subject") -> FineTuning:
-    inputs = subject.representation
+    inputs = subject.compute(RepresentationInputs)
     train_labels = inputs.train.labels
     # Labels are renumbered from 0 without gaps.
     classes = np.unique(np.concatenate([train_labels, inputs.labels]))

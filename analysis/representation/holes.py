@@ -21,6 +21,7 @@ from analysis.predictive.model_samples import (
     to_array,
 )
 from analysis.representation.classifier_two_sample import TwoSampleTest, two_sample_test
+from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.latent_space import check_codes, continuous_support
 from analysis.verdicts import Verdict, codes_as_prior
 from pyro_vae.data.nouns import a_noun
@@ -254,7 +255,7 @@ def _compare_decoded(
     """Whether decoded prior draws are far from all decoded aggregate draws, and examples for the figure."""
     some = max(100, min(DECODED, _ELEMENTS // decode(prior[:1]).size))
     of_data, of_prior = decode(aggregate[:some]), decode(prior[:some])
-    strange = _outside(*(m.reshape(some, -1).astype(np.float32) for m in (of_data, of_prior)))
+    strange = _outside(*(m.reshape(len(m), -1).astype(np.float32) for m in (of_data, of_prior)))
     order = np.argsort(-distance)
     deepest = order[: min(SHOWN, int((distance > edge).sum()))]
     solid = np.flatnonzero(distance <= edge)[:SHOWN]
@@ -312,7 +313,9 @@ def _draw_distances(ax: "matplotlib.axes.Axes", found: Holes) -> None:
         (found.prior_distance, GREY, "draws of p(z), to the nearest code"),
     ):
         ax.hist(values.clip(max=bins[-1]), bins=bins, color=colour, alpha=0.6, label=label)
-    ax.axvline(found.edge, color=ORANGE, linestyle="--", label=f"{EDGE:.0%} of codes: edge of holes")
+    ax.axvline(
+        found.edge, color=ORANGE, linestyle="--", label=f"{EDGE:.0%} of codes: edge of holes"
+    )
     low, high = ax.get_ylim()
     ax.set(xlabel="distance in latent space", ylabel="draws", ylim=(low, 1.35 * high))
     ax.set_title(f"Distance to the nearest code of {a_noun()}", fontsize=10)
@@ -339,14 +342,16 @@ def _draw_codes(ax: "matplotlib.axes.Axes", found: Holes) -> None:
     ):
         ax.plot(*points[:, :2].T, ".", color=colour, markersize=3, alpha=0.6, label=label)
     ax.set(xlabel=names[0], ylabel=names[1])
-    ax.set_title(f"A classifier separates them in {found.auroc:.0%} of pairs (chance 50%)", fontsize=10)
+    ax.set_title(
+        f"A classifier separates them in {found.auroc:.0%} of pairs (chance 50%)", fontsize=10
+    )
     ax.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 
 
 HOLES = Check(
     "holes",
     lambda subject: holes(
-        subject.vae, subject.representation.train_x, seed=subject.seed_of("holes")
+        subject.vae, subject.compute(RepresentationInputs).train_x, seed=subject.seed_of("holes")
     ),
     (
         Plot(

@@ -1,4 +1,4 @@
-"""Inputs that the checks of a representation share: codes, labels and a probe, each computed once."""
+"""Inputs that the checks of a representation share: codes, labels and factors, each computed once."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +11,16 @@ from torch import Tensor
 
 from analysis.commands import FOREIGN
 from analysis.predictive.model_samples import UndefinedCheckError, embedded
-from analysis.representation.codes import LabelledCodes
-from analysis.representation.probes import Probe, linear_probe
+from analysis.representation.codes import (
+    LabelledCodes,
+    class_labels,
+    complete_factors,
+    rows_with_label,
+)
 from pyro_vae.evidence.evaluation import fixed_rows
 
 if TYPE_CHECKING:
-    from analysis.diagnosis import Foreign, Subject
+    from analysis.subject import Foreign, Subject
 
 # Training examples that costly checks use: nearest neighbours, labelled subsets, out-of-distribution scores.
 TRAINING = 10_000
@@ -94,11 +98,6 @@ class RepresentationInputs:
     @property
     def _labelled_train_rows(self) -> Int[np.ndarray, " r"]:
         return rows_with_label(self.subject.train_labels, "the training data")
-
-    @cached_property
-    def probe(self) -> Probe:
-        """The linear probe of the codes."""
-        return linear_probe(self.all_train, self.test, seed=self.subject.seed_of("probe"))
 
     @property
     def label_name(self) -> str:

@@ -12,10 +12,12 @@ from analysis.check import Check, Plot, Result
 from analysis.plotting.images import Limits, draw_datum, is_image, strip
 from analysis.plotting.style import BLUE, ORANGE, new_figure, tidy
 from analysis.predictive.model_samples import column_spreads, device_of, has_density, mean_data
-from analysis.representation.latent_space import check_codes, continuous_support
-from analysis.representation.path_profiles import (
+from analysis.representation.inputs import RepresentationInputs
+from analysis.representation.latent_space import (
     UNLIKELY,
     Profiles,
+    check_codes,
+    continuous_support,
     draw_profiles,
     path_profiles,
     random_pairs,
@@ -223,8 +225,12 @@ def plot_interpolation(
     left, right = lower.subplots(1, 2)
     profiles = found.profiles
     if profiles is None:
-        _draw_histogram(left, found.ratio, "path length over the distance of its ends (1: straight)")
-        _draw_histogram(right, found.largest_relative_step, "largest step over mean step (1: even)")
+        _draw_histogram(
+            left, found.ratio, "path length over the distance of its ends (1: straight)"
+        )
+        _draw_histogram(
+            right, found.largest_relative_step, "largest step over mean step (1: even)"
+        )
     else:
         name = "new data" if profiles.data is None else "real data"
         bands = [(profiles.log_evidence, BLUE, "x ~ p(x | z(t))")]
@@ -289,7 +295,7 @@ INTERPOLATION = Check(
     "interpolation",
     lambda subject: interpolation(
         subject.vae,
-        subject.representation.codes,
+        subject.compute(RepresentationInputs).codes,
         x=subject.x,
         seed=subject.seed_of("interpolation"),
     ),

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 
 from analysis.check import Check, Plot, Result
-from analysis.plotting.labels import shortened, wrapped
-from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, tidy
+from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shortened, tidy, wrapped
 from analysis.representation.codes import (
     LabelledCodes,
     balanced_rows,
@@ -18,6 +17,7 @@ from analysis.representation.codes import (
     spread,
     with_error,
 )
+from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.probes import (
     binomial_error,
     chance_level,
@@ -29,7 +29,7 @@ from analysis.representation.transfer import representations
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.diagnosis import Subject
+    from analysis.subject import Subject
 
 # A number of labels suffices if it reaches this share of the accuracy with all labels.
 ENOUGH = 0.95
@@ -158,9 +158,7 @@ class Baselines(Result):
         else:
             verdict = "the best two differ by no more than draws do"
         accuracies = " and ".join(f"{name} {point.mean:.1%}" for name, point in others.items())
-        return (
-            f"With {n:,} labels the probe of codes is right for {own.mean:.1%}, of {accuracies}: {verdict}."
-        )
+        return f"With {n:,} labels the probe of codes is right for {own.mean:.1%}, of {accuracies}: {verdict}."
 
 
 def label_efficiency(
@@ -295,7 +293,7 @@ def _title(results: Mapping[str, LabelEfficiency]) -> str:
 
 
 def _diagnose(subject: "Subject") -> LabelEfficiency:
-    inputs = subject.representation
+    inputs = subject.compute(RepresentationInputs)
     return _efficiency(subject, inputs.train, inputs.test, (*FEW, None))
 
 
@@ -306,8 +304,8 @@ def _efficiency(
     return label_efficiency(train, test, sizes=sizes, repeats=REPEATS, seed=seed)
 
 
-def _diagnose_baselines(subject: "Subject", codes: LabelEfficiency) -> Baselines:
-    inputs, untrained = subject.representation, subject.untrained()
+def _diagnose_baselines(subject: "Subject") -> Baselines:
+    inputs, untrained = subject.compute(RepresentationInputs), subject.untrained()
     train, test = (
         representations(subject.vae, untrained, x, torch.from_numpy(labels))
         for x, labels in (
@@ -319,7 +317,7 @@ def _diagnose_baselines(subject: "Subject", codes: LabelEfficiency) -> Baselines
         name: _efficiency(subject, train[name], test[name], FEW)
         for name in ("raw data", "untrained encoder")
     }
-    return Baselines(codes, others)
+    return Baselines(subject.compute(_diagnose), others)
 
 
 LABEL_EFFICIENCY = Check(
@@ -332,20 +330,15 @@ LABEL_EFFICIENCY = Check(
 )
 
 
-def baselines_check(codes: LabelEfficiency) -> Check:
-    """The check that compares codes with raw data and an untrained encoder, and draws all of them.
-
-    Args:
-        codes: The result of `LABEL_EFFICIENCY`.
-    """
-    return Check(
-        "baselines",
-        lambda subject: _diagnose_baselines(subject, codes),
-        (
-            Plot(
-                "label_efficiency",
-                "How many labels does a classifier of codes need, and how many one of raw data?",
-                lambda found, _: plot_label_efficiency({"this run": codes, **found.others}),
-            ),
+BASELINES = Check(
+    "baselines",
+    _diagnose_baselines,
+    (
+        Plot(
+            "label_efficiency",
+            "How many labels does a classifier of codes need, and how many one of raw data?",
+            lambda found, _: plot_label_efficiency({"this run": found.codes, **found.others}),
         ),
-    )
+    ),
+    requires=(LABEL_EFFICIENCY,),
+)

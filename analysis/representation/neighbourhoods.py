@@ -1,14 +1,18 @@
 """Neighbours of codes: whether they share the label, and whether they are neighbours in data space."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int, Real
 
 from analysis.check import Check, Result
 from analysis.representation.codes import LabelledCodes, with_error
+from analysis.representation.inputs import RepresentationInputs
 from pyro_vae.evidence.numbers import standard_error
+
+if TYPE_CHECKING:
+    from analysis.subject import Subject
 
 # Data whose neighbours in data space are searched, at most: all pairs are compared.
 MAX_DATA = 2000
@@ -193,11 +197,14 @@ def neighbourhood_overlap(
     )
 
 
+def _diagnose(subject: "Subject") -> LocalAgreement:
+    test = subject.compute(RepresentationInputs).test
+    return local_label_agreement(test, neighbours=min(NEAR, len(test) - 1))
+
+
 LOCAL_AGREEMENT = Check(
     "local_agreement",
-    lambda subject: local_label_agreement(
-        test := subject.representation.test, neighbours=min(NEAR, len(test) - 1)
-    ),
+    _diagnose,
     headline=lambda found: {"label shared by near codes": f"{found.mean:.3f}"},
 )
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from analysis.check import Check, Plot, Result
 from analysis.plotting.images import is_image
-from analysis.plotting.labels import listed
-from analysis.plotting.style import BLUE, GREY, new_figure, tidy
+from analysis.plotting.style import BLUE, GREY, listed, new_figure, tidy
+from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.ood_scores import (
     DEFINITIONS,
     DENSITY_SCORES,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-    from analysis.diagnosis import Subject
+    from analysis.subject import Subject
 
 # A score with this AUROC is good enough to use: with equal numbers of both, about 15 % of data are on the
 # wrong side of the best threshold.
@@ -114,11 +114,9 @@ class OutOfDistribution(Result):
         ]
         if fooled:
             text += f" Likelihood alone fails on {listed(fooled)}, which the model finds more probable."
-        shares = [each.khat_share_above for each in (self.own, *self.foreign.values())]
-        if max((share or 0.0 for share in shares[1:]), default=0.0) and shares[0] is not None:
-            most = max(share or 0.0 for share in shares)
-            if most > MAX_KHATS_ABOVE:
-                text += f" log p(x) is a loose bound here: k-hat is too high for up to {most:.0%} of a set."
+        shares = [each.khat_share_above or 0.0 for each in (self.own, *self.foreign.values())]
+        if max(shares) > MAX_KHATS_ABOVE:
+            text += f" log p(x) is a loose bound: k-hat is too high for up to {max(shares):.0%} of a set."
         return text
 
 
@@ -388,7 +386,9 @@ def _draw_histograms(ax: "matplotlib.axes.Axes", result: OutOfDistribution) -> N
     for row, v in enumerate(values):
         shares = np.histogram(np.clip(v, bins[0], bins[-1]), bins)[0]
         foot, colour = len(values) - 1 - row, GREY if row else BLUE
-        ax.stairs(foot + 0.85 * shares / shares.max(), bins, baseline=foot, fill=True, color=colour)
+        ax.stairs(
+            foot + 0.85 * shares / shares.max(), bins, baseline=foot, fill=True, color=colour
+        )
         ax.axhline(foot, color="0.85", linewidth=0.8)
     ax.set_yticks(np.arange(len(values)) + 0.3, list(sets)[::-1])
     ax.tick_params(axis="y", length=0)
@@ -415,7 +415,7 @@ def _diagnose(subject: "Subject") -> OutOfDistribution:
         foreign = {subject.foreign.name: data[rows], **foreign}
     return out_of_distribution(
         subject.vae,
-        subject.representation.train_x,
+        subject.compute(RepresentationInputs).train_x,
         x,
         foreign,
         num_samples=SCORED_SAMPLES,

@@ -11,12 +11,15 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from analysis.check import Check, Result
-from analysis.plotting.labels import listed
+from analysis.plotting.style import listed
 from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation.codes import LabelledCodes, with_error
+from analysis.representation.inputs import RepresentationInputs
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
+
+    from analysis.subject import Subject
 
 # An accuracy counts as above chance beyond this many standard errors.
 STANDARD_ERRORS = 2.0
@@ -72,7 +75,7 @@ class Accuracy(Result):
         accuracy = with_error(self.accuracy, self.standard_error, ".1%")
         verdict = "above chance" if self.above_chance else "no better than chance"
         return (
-            f"{classifier} labels {accuracy} of {self.num_test:,} test data correctly, {verdict} "
+            f"{classifier} is right for {accuracy} of {self.num_test:,} test data, {verdict} "
             f"({self.chance:.1%})."
         )
 
@@ -242,20 +245,28 @@ def nearest_neighbours(
     return NeighbourVote(correct, chance_level(test.labels), neighbours, len(train))
 
 
+def _diagnose_probe(subject: "Subject") -> Probe:
+    inputs = subject.compute(RepresentationInputs)
+    return linear_probe(inputs.all_train, inputs.test, seed=subject.seed_of("probe"))
+
+
+def _diagnose_neighbours(subject: "Subject") -> NeighbourVote:
+    inputs = subject.compute(RepresentationInputs)
+    neighbours = min(VOTES, len(inputs.train))
+    return nearest_neighbours(inputs.train, inputs.test, neighbours=neighbours)
+
+
 PROBE = Check(
     "probe",
-    lambda subject: subject.representation.probe,
+    _diagnose_probe,
     headline=lambda found: {
         "linear probe, all labels": with_error(found.accuracy, found.standard_error)
     },
+    shared=("codes", "codes of training data"),
 )
 NEIGHBOURS = Check(
     "neighbours",
-    lambda subject: nearest_neighbours(
-        train := subject.representation.train,
-        subject.representation.test,
-        neighbours=min(VOTES, len(train)),
-    ),
+    _diagnose_neighbours,
     headline=lambda found: {
         "nearest neighbours": with_error(found.accuracy, found.standard_error)
     },

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from analysis.check import Check, Plot, Result
 from analysis.plotting.images import Limits, draw_datum, strip
-from analysis.plotting.labels import shortened
-from analysis.plotting.style import GREY, LINE_COLOURS, new_figure
+from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shortened
 from analysis.predictive.model_samples import (
     UndefinedCheckError,
     embedded,
@@ -32,7 +31,8 @@ from analysis.representation.corruptions import (
     set_title,
     strength_panels,
 )
-from analysis.representation.probes import STANDARD_ERRORS, binomial_error, chance_level
+from analysis.representation.inputs import RepresentationInputs
+from analysis.representation.probes import PROBE, STANDARD_ERRORS, binomial_error, chance_level
 from analysis.verdicts import Verdict, robust
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence import importance_weighting
@@ -42,7 +42,7 @@ from pyro_vae.rng import derive_seed, evaluation_mode
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.diagnosis import Subject
+    from analysis.subject import Subject
 
 # The share of the accuracy above chance that must be lost for a code to count as lost.
 LOST = 0.5
@@ -182,12 +182,14 @@ class Robustness(Result):
         harmed = self.values["accuracy"][:, 1:].mean((0, 1))
         clean, error = float(self.mean("accuracy")[0, 0]), float(_standard_error(harmed))
         above_chance = bool(self.above_chance)
-        return (robust(clean, float(harmed.mean()), error, self.chance, above_chance=above_chance),)
+        return (
+            robust(clean, float(harmed.mean()), error, self.chance, above_chance=above_chance),
+        )
 
     def reading(self) -> str:
         """The verdict, the most harmful corruption, and how far it moves codes."""
         worst = self.by_harm[0]
-        which = worst if len(self.corruptions) == 1 else f"{worst}, the most harmful corruption,"
+        which = f"The most harmful corruption, {worst}," if len(self.corruptions) > 1 else worst
         text = f"{super().reading()} {which} moves a code by {self.area('latent_shift', worst)[0]:.2f} "
         text += "of the mean distance between codes"
         if (at := self.half_lost(worst)) is not None:
@@ -294,7 +296,7 @@ def _with_total_of(x: np.ndarray, vae: Any, means: np.ndarray) -> np.ndarray:
     return means
 
 
-def _standard_error(values: np.ndarray) -> np.ndarray:
+def _standard_error(values: np.ndarray) -> Any:
     n = values.shape[-1]
     with np.errstate(invalid="ignore"):  # log p(x) may be infinite.
         return values.std(-1, ddof=1) / math.sqrt(n) if n > 1 else values[..., 0] * np.nan
@@ -342,10 +344,14 @@ def plot_robustness(results: Mapping[str, Robustness]) -> "matplotlib.figure.Fig
             row[0].yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     if len(results) > 1:
         name_lines(figure, lines, [shortened(name) for name in results])
-    measure = "accuracy" if all("accuracy" in f.values for f in results.values()) else "latent_shift"
+    measure = (
+        "accuracy" if all("accuracy" in f.values for f in results.values()) else "latent_shift"
+    )
     label = "clean accuracy kept" if measure == "accuracy" else "shift of codes"
     areas = [f"{shortened(name)} {f.area(measure)[0]:.2f}" for name, f in results.items()]
-    worst = f"; {first.by_harm[0]} hurts most" if len(results) == 1 < len(first.corruptions) else ""
+    worst = (
+        f"; {first.by_harm[0]} hurts most" if len(results) == 1 < len(first.corruptions) else ""
+    )
     set_title(figure, f"Mean {label} under corruption: {', '.join(areas)}{worst}")
     return figure
 
@@ -380,7 +386,9 @@ def plot_corruptions(
         cells = block.subplots(2, len(levels))
         for column, strength in enumerate(levels):
             found = corrupt(vae, corruption, x, strength, seed)[row : row + 1]
-            mean = _with_total_of(to_array(x[row : row + 1]), vae, mean_data(vae, embedded(vae, found)))
+            mean = _with_total_of(
+                to_array(x[row : row + 1]), vae, mean_data(vae, embedded(vae, found))
+            )
             draw_datum(cells[0, column], to_array(found)[0], limits)
             draw_datum(cells[1, column], mean[0], limits)
             cells[0, column].set_title(f"{strength:g}", fontsize=9)
@@ -395,9 +403,10 @@ def plot_corruptions(
 
 def _diagnose(subject: "Subject") -> Robustness:
     subject.check_several()
-    inputs = subject.representation
+    inputs = subject.compute(RepresentationInputs)
     try:
-        x, labels, classifier = inputs.labelled_x, inputs.labels, inputs.probe.classifier
+        x, labels = inputs.labelled_x, inputs.labels
+        classifier = subject.compute(PROBE.compute).classifier
     except UndefinedCheckError:
         x, labels, classifier = subject.x, None, None
     rows = fixed_rows(len(x), CORRUPTED)

@@ -10,18 +10,27 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from analysis.check import Check, Plot, Result
-from analysis.plotting.labels import listed, shortened, wrapped
-from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, tidy
+from analysis.plotting.style import (
+    GREY,
+    LINE_COLOURS,
+    listed,
+    new_figure,
+    shortened,
+    tidy,
+    wrapped,
+)
 from analysis.predictive.model_samples import to_array
-from analysis.representation import inputs
 from analysis.representation.codes import (
     LabelledCodes,
     balanced_rows,
     check_sizes,
+    class_labels,
     labelled_codes,
+    rows_with_label,
     spread,
     with_error,
 )
+from analysis.representation.inputs import TRAINING, RepresentationInputs
 from analysis.representation.probes import chance_level, check_labelled, linear_probe
 from pyro_vae.evidence.evaluation import fixed_rows
 from pyro_vae.networks import UserUnits
@@ -29,7 +38,7 @@ from pyro_vae.networks import UserUnits
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.diagnosis import Subject
+    from analysis.subject import Subject
 
 # A mean difference is clear beyond this many standard errors: over five draws chance alone exceeds
 # three with probability 0.04.
@@ -284,17 +293,17 @@ def _common_labels(parts: Mapping[str, LabelledCodes]) -> Int[np.ndarray, " n"]:
 
 
 def _diagnose(subject: "Subject") -> Transfer:
-    foreign = subject.representation.foreign
+    foreign = subject.compute(RepresentationInputs).foreign
     names = (foreign.name, f"the training data of {foreign.name}")
     labels, train_labels = (
-        inputs.class_labels(each, name)
+        class_labels(each, name)
         for each, name in zip((foreign.labels, foreign.train_labels), names, strict=True)
     )
     known, train_known = (
-        torch.from_numpy(inputs.rows_with_label(each, name))
+        torch.from_numpy(rows_with_label(each, name))
         for each, name in zip((foreign.labels, foreign.train_labels), names, strict=True)
     )
-    rows = fixed_rows(len(train_labels), inputs.TRAINING)
+    rows = fixed_rows(len(train_labels), TRAINING)
     untrained = subject.untrained()
     train, test = (
         representations(subject.vae, untrained, x.to(subject.x.device), torch.from_numpy(each))

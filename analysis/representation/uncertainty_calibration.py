@@ -20,8 +20,7 @@ from torch import Tensor
 
 from analysis.check import Check, Plot, Result
 from analysis.comparison.p_values import holm
-from analysis.plotting.labels import shortened
-from analysis.plotting.style import GREY, LINE_COLOURS
+from analysis.plotting.style import GREY, LINE_COLOURS, shortened
 from analysis.representation import robustness
 from analysis.representation.corruptions import (
     CORRUPTIONS,
@@ -42,7 +41,7 @@ from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.diagnosis import Subject
+    from analysis.subject import Subject
 
 # Supports whose coordinates are not separate quantities: their errors are summed.
 _JOINT = ("sphere", "simplex", "one_hot")
@@ -279,7 +278,10 @@ def plot_uncertainty_calibration(
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-    labels = ["growth of the scale,\nfold (dashed: the error)", "error over scale\n(1: calibrated)"]
+    labels = [
+        "growth of the scale,\nfold (dashed: the error)",
+        "error over scale\n(1: calibrated)",
+    ]
     figure, axes = strength_panels(results, labels, height=2.5)
     lines = []
     for found, colour in zip(results.values(), LINE_COLOURS * len(results), strict=False):

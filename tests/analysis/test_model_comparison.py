@@ -14,7 +14,7 @@ from analysis.calibration.exact_models import LinearGaussian
 from analysis.comparison.heldout_elpd import HeldOut, elpd_data
 from analysis.comparison.model_comparison import ModelComparison, compare_models
 from analysis.comparison.model_comparison_figure import plot_model_comparison
-from analysis.plotting.labels import shortened
+from analysis.plotting.style import shortened
 from pyro_vae.evidence import importance_weighting
 
 pytestmark = pytest.mark.arviz

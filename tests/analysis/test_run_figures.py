@@ -6,8 +6,8 @@ import torch
 from matplotlib import pyplot
 from matplotlib.image import imread
 
-from analysis.plotting.figures import draw_figures
-from analysis.plotting.forest import plot_latents
+from analysis.plotting.latent import plot_latents
+from analysis.run_figures import draw_figures
 from pyro_vae import build, likelihoods, posteriors, priors
 from pyro_vae.evidence import evaluate
 from pyro_vae.inference_data import from_svi

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from analysis import diagnosis_record
-from analysis.diagnosis_record import SECTION_NAMES, StoredDiagnosis, mark_stale, stale
-from analysis.diagnosis_sections import SECTIONS
+from analysis import stored_diagnosis
+from analysis.sections import SECTIONS
+from analysis.stored_diagnosis import SECTION_NAMES, StoredDiagnosis, mark_stale, stale
 from analysis.verdicts import CODE
 
 OF = {
@@ -69,7 +69,7 @@ def test_another_checkpoint_marks_all_without_a_new_section(tmp_path):
 
 def test_reasons():
     assert stale(OF, OF) is None
-    assert stale(None, OF) == "made by an earlier version, for options that it does not say"
+    assert stale(None, OF) == "made by an earlier version, which did not record its options"
     # Other data follow from another split or number.
     assert stale(OF, OF | {"split": "validation", "data_sha256": "e"}) == (
         "made for --split test, now validation"
@@ -82,7 +82,7 @@ def test_an_error_at_any_write_leaves_what_was_there(tmp_path, monkeypatch, call
     """The figure, the file without its figures, the file with the new ones; 3 is none of these."""
     put(tmp_path, "elbo", "old", b"old")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    real, calls = diagnosis_record.write_atomically, []
+    real, calls = stored_diagnosis.write_atomically, []
 
     def full(path, content):
         calls.append(path)
@@ -90,7 +90,7 @@ def test_an_error_at_any_write_leaves_what_was_there(tmp_path, monkeypatch, call
             raise OSError("no space left on device")
         real(path, content)
 
-    monkeypatch.setattr(diagnosis_record, "write_atomically", full)
+    monkeypatch.setattr(stored_diagnosis, "write_atomically", full)
     if call == 3:
         assert put(tmp_path, "elbo", "new")["elbo"]["reading"] == "new"
         assert (tmp_path / "elbo_terms.png").read_bytes() == b"new"

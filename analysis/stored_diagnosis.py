@@ -1,25 +1,23 @@
-"""A stored diagnosis: sections that were made one after the other, and which of them are stale.
+"""The stored diagnosis of a run: its sections and figures, and which of them are stale.
 
-A section is stale if it was made for another checkpoint, other data or other options than the latest. It
-is kept, marked in diagnosis.json, and its figures are named stale_*.png.
+A section is stale if its checkpoint, data or options differ from those of the latest section. A stale
+section is kept, marked in diagnosis.json, and its figures are named stale_*.png.
 """
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from analysis.verdicts import answers
+from pyro_vae.json_values import to_jsonable
 from pyro_vae.training.checkpoint import write_atomically
 
 NAME = "diagnosis.json"
 STALE = "stale_"
 SECTION_NAMES = ("predictive", "calibration", "pit", "elbo", "guide", "representation")
-# What a section is made of, and how a difference is said.
+# The inputs of a section, and the message for a difference.
 DIFFERENCES = {
     "checkpoint_sha256": "another checkpoint",
     "split": "--split {then}, now {now}",
@@ -29,20 +27,21 @@ DIFFERENCES = {
     "seed": "--seed {then}, now {now}",
     "against": "--against {then}, now {now}",
 }
+UNREADABLE = "{} cannot be read, and may hold sections worth keeping: move it away."
 
 Record = dict[str, Any]
 
 
 class StoredDiagnosis:
-    """The sections in a folder, of which each is replaced as a whole.
+    """A diagnosis folder whose sections are replaced one at a time.
 
-    Whenever the program is stopped, the folder holds for each section the old one or the new one.
+    If the program is stopped, the folder holds either the old or the new version of each section.
 
     Args:
-        folder: Where diagnosis.json and the figures are, or will be.
+        folder: The folder of diagnosis.json and the figures; need not exist.
 
     Raises:
-        ValueError: If diagnosis.json is there and cannot be read.
+        ValueError: If diagnosis.json exists but cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,22 +50,21 @@ class StoredDiagnosis:
         if (path := folder / NAME).exists():
             try:
                 self.record = json.loads(path.read_text(encoding="utf-8"))
-                assert isinstance(self.record, dict)
-            except (AssertionError, ValueError, OSError) as error:
-                raise ValueError(
-                    f"{path} cannot be read, and may hold sections worth keeping: move it away."
-                ) from error
+            except (ValueError, OSError) as error:
+                raise ValueError(UNREADABLE.format(path)) from error
+            if not isinstance(self.record, dict):
+                raise ValueError(UNREADABLE.format(path))
 
     @property
     def sections(self) -> dict[str, Record]:
-        """The records of sections that are there, in their order."""
+        """The records of the stored sections, in the order of the report."""
         return {name: self.record[name] for name in SECTION_NAMES if name in self.record}
 
     def mark(self, of: Mapping[str, Any]) -> None:
-        """Say of each section why it is stale, or that it is not.
+        """Record for each section why it is stale, or None.
 
         Args:
-            of: What the latest sections are made of; what is not in it is not compared.
+            of: The inputs of the latest section; only inputs in it are compared.
         """
         for record in self.sections.values():
             record["stale"] = stale(record.get("of"), of)
@@ -81,18 +79,18 @@ class StoredDiagnosis:
         seconds: float,
         header: Record,
     ) -> None:
-        """Replace a section, mark the others, and write it all.
+        """Replace a section, mark the others, and write everything.
 
         Args:
             name: The section.
             section: Its record, with the captions of its figures in "figures".
             files: The figures' contents by the same names.
-            of: What it is made of.
-            seconds: What it took.
-            header: What else is in the file, of the latest command.
+            of: Its inputs.
+            seconds: The time it took.
+            header: The other values of the file, from the latest command.
 
         Raises:
-            OSError: If the disk is full or the folder not writable; what was there is then still there.
+            OSError: If the disk is full or the folder is not writable; the old files are then restored.
         """
         before, old = self.record, self.record.get(name)
         new = {**section, "of": dict(of)}
@@ -117,7 +115,7 @@ class StoredDiagnosis:
             for path, content in zip(staged, files.values(), strict=True):
                 write_atomically(path, content)
             if old is not None:
-                # Between the figures of two sections the file lists none.
+                # While figures are exchanged, the file lists none.
                 self.record = {**before, name: {**old, "figures": {}}}
                 self._write()
             for path in filter(Path.exists, old_paths):
@@ -143,12 +141,12 @@ class StoredDiagnosis:
             self._hidden(path, "old").unlink(missing_ok=True)
 
     def save(self) -> None:
-        """Write what is there, with its marks; nothing if no section is."""
+        """Write the sections with their marks, if there are any."""
         if self.sections:
             self._write()
 
     def _write(self) -> None:
-        """Name figures by whether their section is stale, list those there are, and write the file."""
+        """Rename figures by whether their section is stale, list them, and write the file."""
         self.record["figures"] = {}
         for name, section in self.sections.items():
             why = section.get("stale")
@@ -163,7 +161,7 @@ class StoredDiagnosis:
                         f"Stale ({why}): {caption}" if why else caption
                     )
         self.record["answers"] = answers(self.sections)
-        text = json.dumps(plain(self.record), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(to_jsonable(self.record), indent=2, allow_nan=False) + "\n"
         write_atomically(self.folder / NAME, text.encode())
 
     def _hidden(self, path: Path, suffix: str) -> Path:
@@ -174,7 +172,7 @@ class StoredDiagnosis:
 
 
 def mark_stale(folder: Path, checkpoint: Path) -> None:
-    """Mark the sections of another checkpoint than this, as after more training; no sections, nothing."""
+    """Mark the sections of other checkpoints as stale, as after more training."""
     try:
         stored = StoredDiagnosis(folder)
     except ValueError:
@@ -188,31 +186,20 @@ def stale(then: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str | None:
     """Why a section is stale; None if it is not.
 
     Args:
-        then: What it was made of; None for one of an earlier version, which did not say.
-        now: What the latest are made of.
+        then: The section's inputs; None for a section of an earlier version, which did not record them.
+        now: The inputs of the latest section.
 
     >>> stale({"seed": 0, "num_samples": 30}, {"seed": 0, "num_samples": 1000})
     'made for --samples 30, now 1000'
     """
     if then is None:
-        return "made by an earlier version, for options that it does not say"
+        return "made by an earlier version, which did not record its options"
     found = [
         words.format(then=then[name], now=now[name])
         for name, words in DIFFERENCES.items()
         if name in then and name in now and then[name] != now[name]
     ]
-    # Other data follow from another split or number of data.
+    # A different split or number of data implies different data.
     if len(found) > 1 and {"split", "n"} & {k for k in then if k in now and then[k] != now[k]}:
         found = [words for words in found if words != DIFFERENCES["data_sha256"]]
     return f"made for {', '.join(found)}" if found else None
-
-
-def plain(value: Any) -> Any:
-    """Values as JSON knows them: what is not finite is None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,7 @@
-"""The figures of a run: the arrays are drawn from a trained VAE here, the figures elsewhere."""
+"""The figures of a run: arrays are drawn from a trained VAE here, figures elsewhere."""
 
 import logging
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,10 +14,9 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from analysis.guide.psis_diagnostics import plot_guide_quality
-from analysis.plotting.data_figure import plot_data
-from analysis.plotting.forest import plot_latents
 from analysis.plotting.images import limits_of, plot_reconstructions, plot_samples
-from analysis.plotting.latent import plot_dimensions, plot_latent_space
+from analysis.plotting.latent import plot_dimensions, plot_latent_space, plot_latents
+from analysis.plotting.style import new_figure, to_png
 from analysis.plotting.vectors import Elements, plot_largest, plot_vectors
 from analysis.predictive.checks import PredictiveChecks, compare_statistics, plot_comparisons
 from analysis.predictive.data_statistics import standardisation, statistics_for
@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pyro_vae")
 
-DOTS_PER_INCH = 140
-# Figures of new data, and what their titles add where training had no term of the prior.
+# Figures of generated data, whose titles state whether training used the prior.
 OF_PRIOR = ("prior_samples", "predictive_check")
-UNUSED_PRIOR = "p(z) had no part in training: it is not where the codes are"
+UNUSED_PRIOR = "training did not use p(z): codes are not distributed as it"
+# The characters in a line of the figure of the data.
+LINE = 95
 
 
 def draw_figures(
@@ -60,28 +61,28 @@ def draw_figures(
 ) -> list[Path]:
     """Draw every figure of a trained VAE, or of another program, into a directory.
 
-    The global random state is left as it was found.
+    The global random state is preserved.
 
     Args:
         vae: A program with `model(x)`, whose observed site is `"x"`, `embed(x)` and `decode(z)`.
-        tree: From `from_svi`, of a few test data.
-        evaluation: From `evaluate`, of test data.
+        tree: From `from_svi`, for a few test examples.
+        evaluation: From `evaluate`, on test data.
         history: The epochs of training, see `plot_learning_curves`.
-        x_test: The test data, in the likelihood's support; integers are made floats.
-        labels: A label, or a row of factors, for each, if there are any.
-        out: The directory, made if it is missing.
-        label_names: What label 0, 1, ... is called; of factors, what the first, second, ... is.
-        event_names: What the elements of a datum are called.
-        seed: The seed of what is drawn from the prior.
-        num_reconstructions: The number of data reconstructed.
-        num_samples: The number of samples from the prior shown.
-        num_checked: The number of test data, and of new ones, in the predictive check, at most.
-        uses_prior: Whether the objective that trained the program has a term of p(z): without, its
-            codes are not the prior's, and titles say so.
-        contract: What the data were, if that is to be drawn.
+        x_test: The test data, in the likelihood's support; integers are converted to floats.
+        labels: A label, or a row of factors, for each example, if there are any.
+        out: The directory, created if it does not exist.
+        label_names: The names of labels 0, 1, ...; with factors, of the factors.
+        event_names: The names of an example's elements.
+        seed: The seed of draws from the prior.
+        num_reconstructions: The number of examples reconstructed.
+        num_samples: The number of samples from the prior.
+        num_checked: The largest number of test examples, and of generated ones, in the predictive check.
+        uses_prior: Whether the training objective has a term of p(z). Without one, codes are not
+            distributed as the prior, and titles state it.
+        contract: The description of the data, to draw it.
 
     Returns:
-        The files. A figure that these data cannot be drawn as is left out, with a warning in the log.
+        The files. A figure that cannot be drawn is omitted, with a warning in the log.
     """
     device = next((p.device for p in vae.parameters()), x_test.device)
     x = as_floats(x_test.to(device))
@@ -89,9 +90,9 @@ def draw_figures(
     with evaluation_mode(vae, seed=seed):
         codes = torch.cat([vae.embed(part) for part in x.split(1000)])
         reconstructions = vae.decode(codes[: len(shown)])
-        # The model reads no more of its argument than the number of data.
-        means, _ = _new_data(vae.model, x[:1].expand(num_samples, *x.shape[1:]))
-        _, new = _new_data(vae.model, checked)
+        # The model uses no more of its argument than the number of examples.
+        means, _ = _generate(vae.model, x[:1].expand(num_samples, *x.shape[1:]))
+        _, new = _generate(vae.model, checked)
 
     elements = Elements.of(_array(checked), event_names)
     if elements is None and x.dim() == 2:
@@ -132,21 +133,49 @@ def draw_figures(
     paths = []
     for name, plot in figures.items():
         path = out / f"{name}.png"
-        # A run that has ended well is not lost to a figure of numbers that are out of all bounds.
+        # Extreme numbers that cannot be drawn do not end a run that was trained.
         try:
             figure = plot()
             if name in OF_PRIOR and not uses_prior:
                 figure.suptitle(f"{figure.get_suptitle()}\n{UNUSED_PRIOR}")
-            figure.savefig(path, dpi=DOTS_PER_INCH)
+            path.write_bytes(to_png(figure))
         except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
-            log.warning("%s is left out: %s", path.name, " ".join(str(error).split())[:200])
+            log.warning("%s omitted: %s", path.name, " ".join(str(error).split())[:200])
             continue
         paths.append(path)
     return paths
 
 
-def _new_data(model: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
-    """As many new data from the model as it is given: the means of p(x | z), z ~ p(z), and x."""
+def plot_data(contract: DataContract) -> "matplotlib.figure.Figure":
+    """A page of text: the form, splits and scale of the data of a run, and what was found in them."""
+    sizes = ", ".join(f"{size:,} {split}" for split, size in contract.sizes.items())
+    levels = "" if contract.levels is None else f", {contract.levels} levels"
+    values = f"training values from {contract.low:g} to {contract.high:g}"
+    facts = {
+        "data": contract.name,
+        "values": f"{contract.support}{levels}, {values}",
+        "shape": " x ".join(map(str, contract.event_shape)),
+        nouns(): sizes,
+        "split": contract.split_rule,
+        "scaled for the networks by": contract.units.kind,
+    }
+    if contract.label_names:
+        facts["classes" if contract.has_classes else "factors"] = ", ".join(contract.label_names)
+    lines = []
+    for name, value in facts.items():
+        text = f"{name}: {value}"
+        lines += textwrap.wrap(text, LINE, subsequent_indent="    ", max_lines=3)
+    lines += ["", "found before training:" if contract.notes else "nothing to note was found"]
+    for note in contract.notes:
+        lines += textwrap.wrap(note, LINE, initial_indent="- ", subsequent_indent="  ")
+    figure = new_figure(9.0, 0.6 + 0.22 * len(lines))
+    text = {"va": "top", "family": "monospace", "fontsize": 9, "parse_math": False}
+    figure.text(0.03, 0.97, "\n".join(lines), **text)
+    return figure
+
+
+def _generate(model: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+    """As many generated examples as the argument has: means of p(x | z) at z ~ p(z), and draws x."""
     trace = poutine.trace(unconditioned(model)).get_trace(like)
     x = cast("dict[str, Any]", trace.nodes["x"])["value"]
     return distribution_at(trace, "x").mean, x
@@ -155,22 +184,20 @@ def _new_data(model: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, 
 def _reconstructed_vectors(
     x: np.ndarray, means: np.ndarray, elements: Elements
 ) -> "matplotlib.figure.Figure":
-    """Vectors beside their reconstructions, by the names of their elements."""
-    title = f"Test {nouns()} and their reconstructions, the mean of p(x | z) at the code of x"
+    """Vectors beside their reconstructions."""
+    means_of = "the mean of p(x | z) at the code of x"
     if elements.largest:
-        title = (
-            f"The largest elements of test {nouns()}, and the mean of p(x | z) at the code of x"
-        )
+        title = f"The largest elements of test {nouns()}, and {means_of}"
         return plot_largest(means, elements.names if elements.named else (), x, title)
-    return plot_vectors(
-        {f"test {nouns()}": x, "reconstructions": means}, elements, title, paired=True
-    )
+    panels = {f"test {nouns()}": x, "reconstructions": means}
+    title = f"Test {nouns()} and their reconstructions, {means_of}"
+    return plot_vectors(panels, elements, title, paired=True)
 
 
 def _new_vectors(
     x: np.ndarray, means: np.ndarray, elements: Elements
 ) -> "matplotlib.figure.Figure":
-    """Test data beside means of new data, by the names of their elements."""
+    """Test vectors beside means of generated ones."""
     if elements.largest:
         return plot_largest(means, elements.names if elements.named else ())
     few = min(len(x), len(means), 30)

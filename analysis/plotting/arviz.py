@@ -1,7 +1,7 @@
-"""What figures that ArviZ draws share: made here, taken from pyplot, and tidied.
+"""Figures by ArviZ.
 
-`arviz_plots` draws with pyplot, which keeps every figure; and its two lines, 0.8 and 1.3, differ in a
-few arguments. Both are handled here.
+`arviz_plots` draws with pyplot, which keeps every figure, and its lines 0.8 and 1.3 differ in a few
+arguments. Both are handled here.
 """
 
 import warnings
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def arviz_figure(
     plot: Callable[..., Any], *args: Any, width: float, height: float, **options: Any
 ) -> "matplotlib.figure.Figure":
-    """The figure that a function of `arviz_plots` draws, of which pyplot no longer knows.
+    """The figure that a function of `arviz_plots` draws, released by pyplot.
 
     Args:
         plot: Such as `arviz_plots.plot_ppc_dist`.
@@ -35,7 +35,7 @@ def arviz_figure(
     sheet |= options.pop("figure_kwargs", {})
     try:
         with warnings.catch_warnings():
-            # ArviZ 1.3 takes statistics of which all values happen to be 0 or 1 for binary data.
+            # ArviZ 1.3 takes statistics whose values are all 0 or 1 for binary data.
             warnings.filterwarnings("ignore", message="Variables ", category=UserWarning)
             collection = plot(*args, backend="matplotlib", figure_kwargs=sheet, **options)
         return collection.viz["figure"].item()
@@ -47,14 +47,14 @@ def arviz_figure(
 def pit_figure(
     pits: Mapping[str, Float[np.ndarray, " n"]], *, columns: int, width: float, height: float
 ) -> "matplotlib.figure.Figure":
-    """ECDF(u) - u of each sample of PITs by `arviz_plots.plot_ecdf_pit`, with no band and no p-value.
+    """ECDF(u) - u of each sample of PITs, by `arviz_plots.plot_ecdf_pit`.
 
-    What is left out differs between the lines, in look and in meaning, and holds for independent
-    PITs only.
+    ArviZ's band and p-value are removed: they differ between its lines, and hold for independent PITs
+    only.
 
     Args:
-        pits: Samples of one size; a name is its panel's title.
-        columns: Panels beside one another.
+        pits: Samples of one size by the titles of their panels.
+        columns: The number of panels in a row.
         width: In inches.
         height: In inches.
     """
@@ -77,17 +77,17 @@ def pit_figure(
         figure_kwargs={"sharey": False},
         visuals=dict.fromkeys((*bands, "remove_axis", "xlabel", "ylabel"), False),
     )
-    # 1.3 draws a line at zero, which no option takes away, before the curve.
     for ax in figure.axes:
+        # 1.3 draws a line at zero before the curve, which no option removes.
         for line in ax.lines[:-1]:
             line.remove()
         for curve in ax.lines:
-            _to_the_ends(curve)
+            _extend_to_ends(curve)
     return figure
 
 
-def _to_the_ends(curve: "matplotlib.lines.Line2D") -> None:
-    """ECDF(u) - u from (0, 0) to (1, 0), of which ArviZ draws what lies between the data."""
+def _extend_to_ends(curve: "matplotlib.lines.Line2D") -> None:
+    """Extend ECDF(u) - u to (0, 0) and (1, 0): ArviZ draws it between the data only."""
     u, height = (np.asarray(values) for values in curve.get_data())
     # Steps would draw a gap in the data as level, where the curve falls.
     curve.set_drawstyle("default")

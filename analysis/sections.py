@@ -1,6 +1,6 @@
-"""The sections of a diagnosis: what is asked of a trained VAE, one function and one line in `SECTIONS` each.
+"""The sections of a diagnosis: each a question about a trained VAE, and the checks that answer it.
 
-Each takes a `Subject` and gives a `Section`: a record for a file, figures, and what a person reads.
+A check is a constant `Check` in its own file; here it is listed.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from analysis.calibration.simulation_based_calibration import (
     simulated_ranks,
     simulation_based_calibration,
 )
-from analysis.diagnosis import FORECAST_SAMPLES, SCORES, Parts, Section, Subject, replicates
+from analysis.diagnosis import Parts, Section, SectionResult
 from analysis.elbo.aggregate_posterior import decompose_rate
 from analysis.elbo.figures import plot_elbo_terms, plot_spectrum
 from analysis.elbo.rate_decomposition import RateDecomposition
@@ -56,8 +56,8 @@ from analysis.predictive.figures import (
 from analysis.predictive.generalisation import Generalisation, generalisation, plot_generalisation
 from analysis.predictive.pit import PitCheck, pit_check, plot_pit
 from analysis.predictive.two_sample import compare_scores
-from analysis.representation import section
-from analysis.representation.section import representation
+from analysis.representation.section import SECTION as REPRESENTATION
+from analysis.subject import FORECAST_SAMPLES, SCORES, Subject, replicates
 from pyro_vae.data.nouns import a_noun, noun, nouns
 from pyro_vae.statistics import khat_threshold
 
@@ -74,7 +74,7 @@ GENERALISATION_SAMPLES = 200
 SHOWN, REPLICATES = 8, 5
 
 
-def predictive(subject: Subject) -> Section:
+def predictive(subject: Subject) -> SectionResult:
     """Does the model make data like the real ones, and what of that did training teach it?"""
     parts = Parts(subject, "predictive")
     checks = parts.add(
@@ -177,7 +177,7 @@ def predictive(subject: Subject) -> Section:
     return parts.section(of_new_data=True)
 
 
-def calibrated(subject: Subject) -> Section:
+def calibrated(subject: Subject) -> SectionResult:
     """Do forecasts of each element from the others come true, and where do they fail?"""
     parts = Parts(subject, "calibration")
     parts.add("forecasts", lambda: subject.leave_one_out)
@@ -212,7 +212,7 @@ def calibrated(subject: Subject) -> Section:
     return parts.section()
 
 
-def pit(subject: Subject) -> Section:
+def pit(subject: Subject) -> SectionResult:
     """Where do real data fall among generated ones, and each element in its forecast?"""
     parts = Parts(subject, "pit")
     checks = parts.add("statistics", lambda: _Pits(_pit_checks(subject)))
@@ -229,7 +229,7 @@ def pit(subject: Subject) -> Section:
             lambda: plot_pit(checks.checks),
         )
     # Whether forecasts come true is for the section `calibration` to say.
-    elements = parts.add("elements", lambda: _element_pit(subject), describe=True)
+    elements = parts.add("elements", lambda: _element_pit(subject), ElementPit.description)
     if elements is not None:
         parts.numbers |= _against_numbers(elements)
         parts.draw(
@@ -240,7 +240,7 @@ def pit(subject: Subject) -> Section:
     return parts.section(of_new_data=True)
 
 
-def elbo(subject: Subject) -> Section:
+def elbo(subject: Subject) -> SectionResult:
     """What the ELBO is made of, and what its rate says of the training data given."""
     parts = Parts(subject, "elbo")
     terms = parts.add("terms", lambda: elbo_terms(subject.evaluation))
@@ -282,7 +282,7 @@ def elbo(subject: Subject) -> Section:
     return parts.section()
 
 
-def guide(subject: Subject) -> Section:
+def guide(subject: Subject) -> SectionResult:
     """Is q(z | x) the posterior: on real data by its weights, on simulated data by its ranks?"""
     parts = Parts(subject, "guide")
     evaluation = subject.evaluation
@@ -358,29 +358,26 @@ def guide(subject: Subject) -> Section:
 
 @dataclass(frozen=True)
 class Maker:
-    """A section's function, and what of the bar is its own.
+    """A section written as a function, until its checks are a tuple: see `Section`."""
 
-    Args:
-        make: The function.
-        parts: The names of its parts.
-        shared: The steps that it may share with other sections.
-        usual: Whether a diagnosis has it without being asked for it.
-    """
-
-    make: Callable[[Subject], Section]
+    make: Callable[[Subject], SectionResult]
     parts: tuple[str, ...]
     shared: tuple[str, ...] = ()
-    usual: bool = True
+    default: bool = True
 
-    def all_steps(self, name: str) -> list[str]:
+    def steps(self, name: str) -> list[str]:
         """The steps that the section of this name may take."""
         return [*self.shared, *(f"{name}: {part}" for part in (*self.parts, "figures"))]
+
+    def run(self, name: str, subject: Subject) -> SectionResult:
+        """Run the checks."""
+        return self.make(subject)
 
 
 _FORECASTS = ("forecasts of elements", "forecasts of new data")
 _NEW = ("new data from the model", "statistics of new data")
 
-SECTIONS = {
+SECTIONS: dict[str, Section | Maker] = {
     "predictive": Maker(
         predictive,
         ("checks", "counts", "data_sets", "before_training", "same_image"),
@@ -394,8 +391,7 @@ SECTIONS = {
     "pit": Maker(pit, ("statistics", "elements"), (*_NEW, *_FORECASTS)),
     "elbo": Maker(elbo, ("terms", "decomposition"), ("importance weights",)),
     "guide": Maker(guide, ("quality", "sbc", "generalisation"), ("importance weights",)),
-    # A diagnosis of the model takes half as long without it.
-    "representation": Maker(representation, section.PARTS, section.SHARED, usual=False),
+    "representation": REPRESENTATION,
 }
 
 

@@ -392,8 +392,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     from analysis.comparison.model_comparison import compare_models
     from analysis.comparison.model_comparison_figure import plot_model_comparison
     from analysis.comparison.paired_differences import paired_report, plot_paired_differences
-    from analysis.elbo.rate_distortion import rate_distortion_summary
-    from analysis.elbo.rate_distortion_figure import plot_rate_distortion
+    from analysis.elbo.rate_distortion import plot_rate_distortion, rate_distortion_summary
     from analysis.progress import Steps
     from pyro_vae.evidence import evaluate
     from pyro_vae.log_densities import NoDensityError, check_density

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from analysis.check import Check, Plot
 from analysis.comparison.run_differences import run_table
 from analysis.diagnosis import Section, SectionResult
-from analysis.disentanglement.scores import SCORES, Disentanglement, disentanglement
-from analysis.disentanglement.scores_figure import plot_disentanglement
-from analysis.disentanglement.traversal_figure import plot_traversals
-from analysis.disentanglement.traversal_rows import Traversals
-from analysis.disentanglement.traversals import traversals
+from analysis.disentanglement.scores import (
+    SCORES,
+    Disentanglement,
+    disentanglement,
+    plot_disentanglement,
+)
+from analysis.disentanglement.traversals import Traversals, plot_traversals, traversals
 from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation.clustering import CLUSTERING, MIXTURE_COMPONENTS
 from analysis.representation.decoder_geometry import DECODER_GEOMETRY

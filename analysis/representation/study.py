@@ -10,8 +10,10 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from analysis.disentanglement.scores import SCORES, disentanglement
-from analysis.disentanglement.selection_agreement import selection_agreement
-from analysis.disentanglement.unsupervised_selection import unsupervised_selection
+from analysis.disentanglement.unsupervised_selection import (
+    selection_agreement,
+    unsupervised_selection,
+)
 from analysis.predictive.model_samples import device_of, embedded, has_density
 from analysis.representation.clustering import clustering
 from analysis.representation.codes import LabelledCodes, labelled_codes

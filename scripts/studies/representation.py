@@ -2,7 +2,7 @@
 
 `python scripts/studies/representation.py` trains what is not there yet, measures it, and keeps the numbers in
 `representation.json`; stopped and started again, it goes on where it was, within a training, too: trained runs
-stay in `--runs`. `--table` prints what is there, `--write-readme README.md` puts it between the README's markers,
+stay in `--runs`. `--table` prints what is there, `--write PAGE` puts it between that page's markers,
 `--figures` draws the pictures. On two cores it takes about two hours; `--full` is the same with dSprites at 64 x 64,
 the published network and number of updates, for a GPU.
 """

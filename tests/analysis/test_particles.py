@@ -210,7 +210,7 @@ def test_the_figure():
     assert len(figure.axes) == 3
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["elbo", "iwae"]
     figure.canvas.draw()
-    with pytest.raises(ValueError, match="curves must hold at least one"):
+    with pytest.raises(ValueError, match="curves must have at least one"):
         plot_particles({})
     with pytest.raises(ValueError, match="groups must be one or two"):
         plot_particles({"elbo": points}, groups=())

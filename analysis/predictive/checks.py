@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 
 from analysis.comparison.p_values import holm
-from analysis.comparison.permutation_tests import (
+from analysis.comparison.resampling_tests import (
     ProfileComparison,
     SpectrumComparison,
     compare_profiles,

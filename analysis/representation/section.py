@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from analysis.check import Check, Plot
-from analysis.comparison.run_differences import run_table
+from analysis.comparison.comparability import run_table
 from analysis.diagnosis import Section, SectionResult
 from analysis.disentanglement.scores import (
     SCORES,

@@ -30,7 +30,7 @@ from analysis.elbo.rate_distortion import (
 from analysis.plotting.style import to_png
 from analysis.progress import Steps
 from analysis.report import WIDTH, insert_run, wrap, write_report
-from analysis.representation.side_by_side import side_by_side
+from analysis.representation.section import side_by_side
 from analysis.run_subject import diagnosis_header, foreign_of_run, subject_of_run
 from analysis.sections import SECTIONS
 from pyro_vae.data.nouns import nouns, set_noun

@@ -39,7 +39,7 @@ from analysis.predictive.figures import (
     plot_spectrum,
 )
 from analysis.predictive.two_sample import Comparison, compare_scores
-from analysis.representation.classifier_two_sample import FEWEST, ToldApart, told_apart
+from analysis.representation.classifier_two_sample import MIN_DRAWS, TwoSampleTest, two_sample_test
 from analysis.subject import SCORES
 from analysis.verdicts import SIGNIFICANT, Verdict, like_data
 from pyro_vae.data.nouns import noun
@@ -77,8 +77,8 @@ class PredictiveChecks(Result):
     spectrum: SpectrumComparison | None = None
     nearest: Nearest | None = None
     nearest_real: Nearest | None = None
-    classifier: ToldApart | None = None
-    training_classifier: ToldApart | None = None
+    classifier: TwoSampleTest | None = None
+    training_classifier: TwoSampleTest | None = None
 
     FIELDS = ("p_values",)
 
@@ -278,14 +278,14 @@ def _classify(
     family: Sequence[Statistic],
     transform: Transform | None,
     seed: int,
-) -> tuple[ToldApart | None, ToldApart | None]:
+) -> tuple[TwoSampleTest | None, TwoSampleTest | None]:
     """Classify generated, and training data, against real ones.
 
     Features are the statistics, and the coordinates on the leading principal axes of all data together.
     """
     from sklearn.utils.extmath import randomized_svd
 
-    if min(map(len, samples[:2])) < FEWEST:
+    if min(map(len, samples[:2])) < MIN_DRAWS:
         return None, None
     rows = [np.linspace(0, len(x) - 1, min(len(x), MOST_CLASSIFIED)).astype(int) for x in samples]
     chosen = [x[row] for x, row in zip(samples, rows, strict=True)]
@@ -306,8 +306,8 @@ def _classify(
     features = np.nan_to_num(np.column_stack([left * scale, *columns]))
     real, generated, train = np.split(features, np.cumsum([len(x) for x in chosen])[:2])
     return (
-        told_apart(generated, real, seed=seed),
-        told_apart(train, real, seed=seed) if len(train) >= FEWEST else None,
+        two_sample_test(generated, real, seed=seed),
+        two_sample_test(train, real, seed=seed) if len(train) >= MIN_DRAWS else None,
     )
 
 

@@ -125,7 +125,7 @@ def count_frequencies(
     if largest >= BINS:
         wide = np.geomspace(SINGLE, largest + 1, BINS - SINGLE)
         edges = np.unique(np.concatenate([np.arange(SINGLE), np.round(wide).astype(np.int64)]))
-    observed, *sizes = (np.histogram(counts, [*edges, np.inf])[0] for counts in (real, *generated))
+    observed, *sizes = (np.histogram(counts, np.append(edges, np.inf))[0] for counts in (real, *generated))
     low, high = np.quantile(sizes, [0.025, 0.975], axis=0)
     zeros = (float((real == 0).mean()), float((generated == 0).mean()))
     return CountFrequencies(edges, observed, np.mean(sizes, 0), low, high, zeros)

@@ -100,6 +100,13 @@ def test_faults_are_found_and_named(faults, shift, direction):
     assert result.summary()["verdicts"][0]["answer"] in ("no", "nearly")
 
 
+def test_a_fault_that_generated_data_share_is_not_on_the_map():
+    real, own = np.random.default_rng(0).random((2, 200, 10))
+    real[:, 3], own[:, 3] = real[:, 3] ** 2, own[:, 3] ** 2
+    assert element_pit(real).location.fails.tolist() == [i == 3 for i in range(10)]
+    assert not element_pit(real, simulated=own).location.fails.any()
+
+
 def test_bad_arguments():
     p = np.full((4, 3), 0.5)
     # jaxtyping may find it first.

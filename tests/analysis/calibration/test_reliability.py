@@ -180,6 +180,16 @@ def test_the_map_finds_the_place():
     assert shown.summary()["worst_element"] == [0, 3, 5]
 
 
+def test_a_fault_that_generated_data_share_is_not_on_the_map():
+    rng = np.random.default_rng(0)
+    p = np.full((2, 300, 10), 0.5)
+    x = (rng.random(p.shape) < p).astype(float)
+    p[..., 3] = 0.2
+    alone = calibration(p[0], x[0])
+    assert alone.elements.fails.tolist() == [i == 3 for i in range(10)]
+    assert not calibration(p[0], x[0], simulated=(p[1], x[1])).elements.fails.any()
+
+
 def test_bad_arguments():
     p = np.full((4, 3), 0.5)
     # Where shapes are not checked by jaxtyping, it is a ValueError.

@@ -277,6 +277,7 @@ def test_the_reference_has_not_seen_what_it_scores():
     assert of_train.mean() == pytest.approx(of_test.mean(), abs=4 * of_train.std() / np.sqrt(30))
     seen = independent_density(train, "real").log_density(train).mean()
     assert seen > of_test.mean() + 0.7
+    assert seen > of_train.mean() + 0.5
 
 
 def test_the_reference_is_of_the_rows_that_are_evaluated():

@@ -26,7 +26,7 @@ from pyro_vae.data import (
     check_prepared,
     prepare,
 )
-from pyro_vae.data.values import SUPPORTS
+from pyro_vae.data.validation import SUPPORTS
 from pyro_vae.generation import Generation
 from pyro_vae.parameter_names import UniqueParameterNames
 from pyro_vae.parts import Part, check_parts, checked_sizes, class_of, named_part, support_of
@@ -204,7 +204,7 @@ def build(
     support = support_of(class_of(likelihood), "likelihood", SUPPORTS)
     if support == "real":
         if units is None and train_data is not None:
-            units = Units.of(train_data)
+            units = Units.from_data(train_data)
         encoder = networks.on_user_units(encoder, event_shape, units)
     if support == "counts":
         encoder = networks.on_log_scale(encoder)

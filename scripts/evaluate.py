@@ -317,7 +317,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     print(f"{subject.data.description}\n{options.run}/")
     for note in subject.data.dataset.notes if words else ():
         print(note)
-    if words and (note := subject.vae.contract.trained_on(subject.data.dataset.test)):
+    if words and (note := subject.vae.contract.training_overlap(subject.data.dataset.test)):
         print(note)
     name_undefined(subject)
     if options.again:

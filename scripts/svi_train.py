@@ -30,7 +30,7 @@ from pyro_vae.cli.command_line import parse, with_likelihood
 from pyro_vae.cli.common import chosen_device, in_one_line, with_data_path
 from pyro_vae.cli.interruption import interruptible
 from pyro_vae.data import default_root
-from pyro_vae.data.nouns import named, noun, nouns, set_noun
+from pyro_vae.data.nouns import noun, nouns, set_noun, use_noun
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.rng import as_floats
 from pyro_vae.runs.configuration import (
@@ -73,7 +73,7 @@ STOPPED = 143
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     try:
-        with named("datum"):
+        with use_noun("datum"):
             return run(parse(sys.argv[1:] if arguments is None else arguments))
     except (NonFiniteError, LostProcessError) as error:
         print(f"svi_train.py: {error}", file=sys.stderr)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.data import DATASETS, OWN_DATA, READERS, own_data
+from pyro_vae.data import DATASETS, OWN_DATA, READERS, loader_for_path
 from pyro_vae.runs.configuration import FAMILIES, UNSAVED
 from pyro_vae.runs.strict_yaml import ConfigurationError, read_yaml
 
@@ -80,7 +80,7 @@ def _named(family: str, value: str) -> Iterator[str]:
 
 def _own_data(value: str) -> str | None:
     try:
-        return own_data(value)
+        return loader_for_path(value)
     except ValueError as error:
         raise ConfigurationError(f"--data {value}: {error}") from error
 

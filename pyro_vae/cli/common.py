@@ -18,7 +18,7 @@ from jaxtyping import Int, Real
 from torch import Tensor
 
 from pyro_vae.data import DataContract, PreparedData, default_root
-from pyro_vae.data.nouns import named
+from pyro_vae.data.nouns import use_noun
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.runs.configuration import load_data, prepare_data
 from pyro_vae.runs.run_directory import RunDirectory, load
@@ -120,7 +120,7 @@ def run_program(
     typed = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
     try:
         # Programs name the data once they are read.
-        with named("datum"), sigterm_as_interrupt():
+        with use_noun("datum"), sigterm_as_interrupt():
             run(parser.parse_args(typed))
     except (ValueError, OSError, ImportError) as error:
         sys.stderr.write(f"{parser.prog}: error: {in_one_line(error)}\n")

@@ -15,7 +15,6 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.data import DATASETS, Dataset, Kind, PreparedData, Units
-from pyro_vae.data.inspection import check
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.objectives import OBJECTIVES, Objective
 from pyro_vae.runs.model_files import (
@@ -212,7 +211,7 @@ def check_data(configuration: Configuration, data: PreparedData) -> tuple[str, .
         ValueError: If they would make a wrong model, and `data.check` is not "warn" or "none".
     """
     judgement = configuration["data"].get("check", "refuse")
-    found = check(data.dataset, data.likelihood_support, judgement=judgement)
+    found = check_values(data.dataset, data.likelihood_support, judgement=judgement)
     return (*data.dataset.notes, *(finding.text for finding in found))
 
 

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.data import DATASETS, DataContract, Dataset, PreparedData, Units, own_data
-from pyro_vae.data.inputs import TAKEN, as_rows
-from pyro_vae.data.inspection import Judgement
-from pyro_vae.data.inspection import check as check_values
+from pyro_vae.data import DATASETS, DataContract, Dataset, PreparedData, Units, loader_for_path
+from pyro_vae.data.inspection import Judgement, check_values
+from pyro_vae.data.rows import ACCEPTED_DATA, as_rows
 from pyro_vae.networks import UserUnits, user_units
 from pyro_vae.objectives import OBJECTIVES, Objective
 from pyro_vae.parts import named_part
@@ -87,7 +86,7 @@ def fit(
     if isinstance(data, PreparedData):
         ready = data
         if contract is not None:
-            contract.check_form(ready.dataset)
+            contract.check_format(ready.dataset)
     elif contract is not None and not isinstance(data, Dataset | str | Path):
         # Columns are put in the order of the first call.
         ready = contract.new_data(as_rows(data, new=True), split=True)
@@ -99,7 +98,7 @@ def fit(
             )
         dataset = as_dataset(data, likelihood.support)
         if contract is not None:
-            contract.check_form(dataset)
+            contract.check_format(dataset)
         ready = prepared(dataset, likelihood)
     shape = tuple(getattr(likelihood, "event_shape", ready.dataset.event_shape))
     if shape != ready.dataset.event_shape:
@@ -174,9 +173,9 @@ def as_dataset(data: Any, likelihood_support: Any = None) -> Dataset:
     if isinstance(data, Dataset):
         return data
     if isinstance(data, str | Path):
-        loader = own_data(str(data))
+        loader = loader_for_path(str(data))
         if loader is None or not Path(data).exists():
-            raise ValueError(f"there is no file or folder {str(data)!r}; data must be {TAKEN}.")
+            raise ValueError(f"there is no file or folder {str(data)!r}; data must be {ACCEPTED_DATA}.")
         return DATASETS[loader](path=data)
     rows = as_rows(data)
     if (

@@ -387,7 +387,7 @@ class Training:
     @cached_property
     def contract(self) -> DataContract:
         """What the data are, which is kept in each checkpoint."""
-        return DataContract.of(self.data, self.notes)
+        return DataContract.from_data(self.data, self.notes)
 
     @property
     def totals(self) -> Totals:

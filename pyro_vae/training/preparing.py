@@ -3,10 +3,10 @@
 from typing import Any
 
 from pyro_vae.data import Dataset, Kind, PreparedData, SupportMismatchError
-from pyro_vae.data.findings import Columns
 from pyro_vae.data.inspection import grey_levels
-from pyro_vae.data.preparation import FITS
+from pyro_vae.data.preprocessing import FITS
 from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.data.suspect_values import ColumnStatistics
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.model import names_of_support
 
@@ -29,7 +29,7 @@ def prepared(dataset: Dataset, likelihood: Any, **options: Any) -> PreparedData:
         fitting = [f"{word}: {names_of_support(LIKELIHOODS, word)}" for word in error.fits]
         name = getattr(likelihood, "__name__", type(likelihood).__name__)
         # Before they are inspected, as what they are is the question here.
-        grey = next(grey_levels(Columns(dataset, likelihood.support)), "")
+        grey = next(grey_levels(ColumnStatistics(dataset, likelihood.support)), "")
         raise ValueError(
             f"{name} does not fit: {error} These are {'; '.join(fitting)}.{grey and f' But {grey}'}"
         ) from error

@@ -29,7 +29,7 @@ from analysis.study import (
     svi_train,
 )
 from pyro_vae.data import array_file, default_root, freyface, mouse_bladder
-from pyro_vae.data.values import Support
+from pyro_vae.data.validation import Support
 from pyro_vae.evidence.baselines import factor_analysis
 
 KEPT = (

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import sparse
 
-from pyro_vae.data import READERS, anndata_file, own_data
-from pyro_vae.data.anndata_files import anndata_rows, annotated_rows
+from pyro_vae.data import READERS, anndata_file, loader_for_path
+from pyro_vae.data.cell_files import anndata_object_rows, anndata_rows
 
 # anndata warns of its own changes while it is imported.
 with warnings.catch_warnings():
@@ -58,7 +58,7 @@ def write(tmp_path):
 @pytest.mark.parametrize("dtype", [np.float32, np.int64])
 def test_whole_numbers_of_any_type_are_counts(write, name, form, dtype):
     path = write(cells(form(COUNTS.astype(dtype))), name)
-    assert own_data(str(path)) == "anndata_file"
+    assert loader_for_path(str(path)) == "anndata_file"
     rows = READERS["anndata_file"](path, label="kind")
     values = rows.values.toarray() if sparse.issparse(rows.values) else rows.values
     assert sparse.issparse(rows.values) == (form is not np.asarray)
@@ -114,7 +114,7 @@ def test_raw_has_genes_of_its_own(write):
 
 
 def test_groups_and_splits_of_columns(write):
-    rows = anndata_rows(write(cells()), group="donor", split="part")
+    rows = anndata_rows(write(cells()), group="donor", split="part", new=False)
     assert rows.groups[:3].tolist() == ["a", "b", "a"]
     assert rows.splits[:4].tolist() == ["train", "test", "train", "validation"]
     dataset = anndata_file(write(cells()), split="part")
@@ -125,19 +125,19 @@ def test_an_object_in_memory(write):
     data = cells(sparse.csc_matrix(COUNTS.astype(np.float32)), layers={"logs": LOGS})
     data.raw = data
     for given in (data, data[:30], anndata.read_h5ad(write(data), backed="r")):
-        rows = annotated_rows(given, label="kind")
+        rows = anndata_object_rows(given, label="kind")
         assert (rows.values.toarray() == COUNTS[: len(given)]).all()
         assert rows.label_names == ()
         # anndata drops categories of which a part of its rows has none.
         names = ["T", "NK", "B"] if len(given) == 40 else ["T", "B"]
         assert rows.labels.cat.categories.tolist() == names
-        assert annotated_rows(given, layer="raw").event_names == rows.event_names
-        logs = annotated_rows(given, layer="logs")
+        assert anndata_object_rows(given, layer="raw").event_names == rows.event_names
+        logs = anndata_object_rows(given, layer="logs")
         assert logs.support == "real"
         assert "logs is not counts" in logs.notes[0]
         assert "whole numbers are in raw." in logs.notes[0]
         with pytest.raises(ValueError, match="logs is not counts"):
-            annotated_rows(given, layer="logs", support="counts")
+            anndata_object_rows(given, layer="logs", support="counts")
 
 
 def test_new_cells_may_be_one_without_labels(write):

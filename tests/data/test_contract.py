@@ -18,7 +18,7 @@ from pyro_vae.data import (
     table_file,
 )
 from pyro_vae.data.tables import frame_rows
-from pyro_vae.data.values import check_support
+from pyro_vae.data.validation import check_support
 
 RANDOM = np.random.default_rng(0)
 TABLE = pd.DataFrame(RANDOM.normal(size=(60, 3)) * [1, 100, 0.01], columns=["u", "v", "w"])
@@ -29,7 +29,7 @@ def prepared(table=TABLE, support="real", **options):
     return PreparedData(Dataset.from_rows(frame_rows(table, **options)), support)
 
 
-CONTRACT = DataContract.of(prepared())
+CONTRACT = DataContract.from_data(prepared())
 
 
 def test_columns_are_matched_by_name():
@@ -44,7 +44,7 @@ def test_columns_are_matched_by_name():
 
 def test_columns_are_put_in_the_order_of_training_not_of_their_names():
     trained = TABLE[["w", "u", "v"]]
-    data = DataContract.of(prepared(trained)).new_data(frame_rows(TABLE.head(4), new=True))
+    data = DataContract.from_data(prepared(trained)).new_data(frame_rows(TABLE.head(4), new=True))
     torch.testing.assert_close(
         data.fixed("test"), torch.tensor(trained.head(4).to_numpy()).float()
     )
@@ -62,7 +62,7 @@ def test_one_row_without_names_or_labels_is_enough():
 def test_the_support_is_the_models():
     # Whole numbers are real numbers to a model of real data.
     assert CONTRACT.new_data(Rows(np.arange(6).reshape(2, 3))).dataset.support == "real"
-    levels = DataContract.of(PreparedData(Dataset.from_array(LEVELS), "unit"))
+    levels = DataContract.from_data(PreparedData(Dataset.from_array(LEVELS), "unit"))
     assert levels.new_data(Rows(LEVELS[:2])).fixed("test").max() <= 1
     with pytest.raises(ValueError, match=r"outside 0 to 255, the levels .* such as -"):
         levels.new_data(Rows(LEVELS[:2].astype(int) - 300))
@@ -76,7 +76,7 @@ def test_a_datum_has_a_noun():
     images = Dataset.from_array(LEVELS)
     cells = Dataset.from_rows(Rows(np.arange(60).reshape(20, 3), support="counts", noun="cell"))
     assert [CONTRACT.noun, images.noun, cells.noun] == ["row", "image", "cell"]
-    contract = DataContract.of(PreparedData(cells, "counts"))
+    contract = DataContract.from_data(PreparedData(cells, "counts"))
     assert contract.new_data(Rows(np.arange(6).reshape(2, 3))).dataset.noun == "cell"
     plain = contract.to_plain()
     del plain["noun"]
@@ -86,7 +86,7 @@ def test_a_datum_has_a_noun():
 def test_classes_keep_their_numbers():
     labels = np.where(TABLE["u"] > 0, "b", "c")
     labels[:20] = "a"
-    contract = DataContract.of(prepared(TABLE.assign(kind=labels), label="kind"))
+    contract = DataContract.from_data(prepared(TABLE.assign(kind=labels), label="kind"))
     assert contract.label_names == ("a", "b", "c")
     new = TABLE.head(3).assign(kind=["c", "a", "d"])
     data = contract.new_data(frame_rows(new, label="kind", new=True))
@@ -95,7 +95,7 @@ def test_classes_keep_their_numbers():
 
 
 def test_other_labels_are_a_warning():
-    contract = DataContract.of(prepared(TABLE.assign(kind=["a", "b"] * 30), label="kind"))
+    contract = DataContract.from_data(prepared(TABLE.assign(kind=["a", "b"] * 30), label="kind"))
     same, others = (
         prepared(TABLE.assign(kind=kinds * 30), label="kind").dataset
         for kinds in (["a", "b"], ["b", "a"])
@@ -127,7 +127,7 @@ def test_a_changed_training_row_on_the_disk_is_seen(tmp_path):
         return PreparedData(array_file(tmp_path / "x.npy", memory_map=True), "real")
 
     data = read()
-    contract = DataContract.of(data)
+    contract = DataContract.from_data(data)
     x[(x == data.train[:1].numpy()).all(1)] += 1e-3
     with pytest.raises(ChangedDataError, match="has 60 rows as before, with other values"):
         contract.check(read())
@@ -144,7 +144,9 @@ def test_the_number_of_test_rows_that_trained_is_right():
 
 def test_what_is_stored_is_read_again(tmp_path):
     TABLE.to_csv(tmp_path / "t.csv", index=False)
-    contract = DataContract.of(PreparedData(table_file(tmp_path / "t.csv"), "real"), ["a note"])
+    contract = DataContract.from_data(
+        PreparedData(table_file(tmp_path / "t.csv"), "real"), ["a note"]
+    )
     assert contract.source == str(tmp_path / "t.csv")
     torch.save(contract.to_plain(), tmp_path / "c.pt")
     again = DataContract.from_plain(torch.load(tmp_path / "c.pt", weights_only=True))

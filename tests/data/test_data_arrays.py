@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyro_vae.data import READERS, Dataset, array_file
-from pyro_vae.data.arrays import array_rows
+from pyro_vae.data.array_files import array_rows
 from pyro_vae.data.dataset import SPLITS
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 6, 6), dtype=np.uint8)
@@ -190,13 +190,12 @@ def test_object_arrays_are_not_unpickled(tmp_path, suffix):
 @pytest.mark.parametrize("shape", [(3, 24), (16, 16, 40)])
 def test_new_data_have_the_axes_of_training(tmp_path, shape):
     """Nothing is asked again: the model knows its layout and where its channels are."""
-    from pyro_vae.data import PreparedData
-    from pyro_vae.data.contract import DataContract, prepare
+    from pyro_vae.data import DataContract, PreparedData, prepare
 
     array = np.random.default_rng(0).normal(size=(20, *shape))
     options = {"layout": "series"} if len(shape) == 2 else {"channels": "first"}
     dataset = Dataset.from_array(array, **options)
-    contract = DataContract.of(PreparedData(dataset, "real"))
+    contract = DataContract.from_data(PreparedData(dataset, "real"))
     np.save(tmp_path / "new.npy", array[:2])
     rows = READERS["array_file"](tmp_path / "new.npy", **options)
     np.testing.assert_allclose(contract.new_data(rows).dataset.test, array[:2], rtol=1e-6)

@@ -162,7 +162,7 @@ def test_layout_series():
     splits = Dataset.from_splits({"train": array, "test": array[:9]}, layout="series")
     assert splits.event_shape == (3, 12)
     assert Dataset.from_array(values(12) / 5, layout="series").event_shape == (12,)
-    with pytest.raises(ValueError, match=r"channels than positions .*--data.channels last, or first"):  # fmt: skip
+    with pytest.raises(ValueError, match=r"channels than positions.*--data.channels last, or first"):  # fmt: skip
         Dataset.from_array(values(12, 3) / 5, layout="series")
     for channels, event_shape in (("first", (12, 3)), ("last", (3, 12))):
         series = Dataset.from_array(values(12, 3) / 5, layout="series", channels=channels)
@@ -197,8 +197,8 @@ def test_pictures_of_integers_are_not_taken_for_counts(dtype, high, shape):
         (values(1), "looks like labels: it has shape .* one whole number in each row"),
         (np.eye(5)[values()], "looks like labels: it has shape .* a single 1 in each row"),
         (np.eye(5, dtype=bool)[values()], "a single 1 in each row"),
-        (values(48, 3), "looks like a single picture with its channels last.*40, 1, 48, 3"),
-        (values(48, 1), "looks like a single picture"),
+        (values(48, 3), "looks like a single image with its channels last.*40, 1, 48, 3"),
+        (values(48, 1), "looks like a single image"),
         (values(28, 28, 1), r"channels last.*moveaxis\(array, -1, 1\)"),
         (values(28, 28, 3), "channels last"),
         (values(1, 3, 8, 8), "must be .*channels, height, width"),
@@ -289,7 +289,7 @@ def test_names_of_elements():
 def test_labels_must_be_as_many_as_rows():
     with pytest.raises(ValueError, match="40 rows but 39 labels"):
         Dataset.from_array(values(4), labels=np.zeros(39))
-    with pytest.raises(ValueError, match=r"must have the shape \(n,\).*as data have"):
+    with pytest.raises(ValueError, match=r"must have the shape \(n,\)"):
         Dataset.from_array(values(4), labels=values(4, 4))
     with pytest.raises(ValueError, match="single value"):
         Dataset.from_array(values(4), labels=np.array(1))

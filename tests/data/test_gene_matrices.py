@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import io, sparse
 
-from pyro_vae.data import READERS, matrix_market_file, own_data, tenx_file
-from pyro_vae.data.gene_matrices import matrix_market_rows, tenx_rows
+from pyro_vae.data import READERS, loader_for_path, matrix_market_file, tenx_file
+from pyro_vae.data.cell_files import matrix_market_rows, tenx_rows
 
 CELLS = np.random.default_rng(0).poisson(0.7, (30, 5))
 GENES = ["Cd4", "Actb", "Actb", "Xist", "CD3_protein"]
@@ -59,7 +59,7 @@ def write_folder(folder, prefix="", genes="features.tsv", end=".gz", lines=5):
 @pytest.mark.parametrize("version", [2, 3])
 def test_cellranger_files_are_turned_to_cells_by_genes(tmp_path, version):
     path = write_tenx(tmp_path / "mine.h5", version)
-    assert own_data(str(path)) == "tenx_file"
+    assert loader_for_path(str(path)) == "tenx_file"
     rows = READERS["tenx_file"](path)
     genes = 4 if version == 3 else 5
     assert (rows.values.toarray() == CELLS[:, :genes]).all()
@@ -76,7 +76,7 @@ def test_cellranger_files_are_turned_to_cells_by_genes(tmp_path, version):
 def test_folders_of_cellranger(tmp_path, prefix, end, genes):
     folder = write_folder(tmp_path / "mine", prefix, genes, end)
     for path in (folder, folder / f"{prefix}matrix.mtx{end}"):
-        assert own_data(str(path)) == "matrix_market_file"
+        assert loader_for_path(str(path)) == "matrix_market_file"
         rows = matrix_market_rows(path)
         assert (rows.values.toarray() == CELLS[:, :4]).all()
         assert rows.event_names == NAMED
@@ -134,9 +134,7 @@ def test_choices_that_are_not_there(tmp_path):
     assert len(tenx_rows(path, genome="mm10")) == 30
 
 
-@pytest.mark.parametrize(
-    "kind", ["missing", "text", "huge", "rows", "bomb", "zero", "two", "lines"]
-)
+@pytest.mark.parametrize("kind", ["missing", "text", "huge", "rows", "zero", "two", "lines"])
 def test_bad_matrix_market_files(tmp_path, kind):
     folder = write_folder(tmp_path / "mine", lines=4 if kind == "lines" else 5)
     path = folder / "matrix.mtx.gz"
@@ -147,7 +145,6 @@ def test_bad_matrix_market_files(tmp_path, kind):
         "rows": f"{first}5 {10**15} 1\n1 1 1\n",
         # SciPy 1.17 ends the process at a zero byte for the end of a line.
         "zero": f"{first}5 30 2\n1 1 1\0 1 2 1\n",
-        "bomb": f"{first}5 30 1\n1 1 {'0' * 10**8}1\n",
     }
     if kind in content:
         path.write_bytes(gzip.compress(content[kind].encode()))
@@ -156,9 +153,7 @@ def test_bad_matrix_market_files(tmp_path, kind):
     elif kind == "two":
         (folder / "second.mtx").write_text("")
         path = folder
-    said = (
-        r"no such file|damaged|more than this|more bytes|bytes of 0|one .mtx file|different files"
-    )
+    said = r"no such file|damaged|this machine has|null bytes|one .mtx|different files"
     with pytest.raises(ValueError, match=said) as caught:
         matrix_market_file(path)
     assert str(path) in str(caught.value)

@@ -202,7 +202,7 @@ def test_arrays_of_another_shape_are_refused(tmp_path, monkeypatch):
     for arrays, got in (({"images": np.zeros((9, 2))}, r"\(9, 2\)"), ({"faces": [1]}, r"\(0,\)")):
         np.savez(path, **arrays)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        monkeypatch.setattr("pyro_vae.data.image_files._FREYFACE_SHA256", digest)
+        monkeypatch.setattr("pyro_vae.data.npz_sets._FREYFACE_SHA256", digest)
         with pytest.raises(ValueError, match=rf"images of shape \(1965, 28, 20\), got {got}"):
             freyface(tmp_path)
 
@@ -212,6 +212,6 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
     path = tmp_path / FILES["freyface"]
     np.savez(path, images=np.array([{}], dtype=object))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr("pyro_vae.data.image_files._FREYFACE_SHA256", digest)
+    monkeypatch.setattr("pyro_vae.data.npz_sets._FREYFACE_SHA256", digest)
     with pytest.raises(ValueError, match="allow_pickle"):
         freyface(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyro_vae.data.memory import require_memory
+from pyro_vae.data.memory_mapped import require_memory
 
 # Loads a data set in a process of its own and prints the bytes of its splits, and by how many the
 # process grew at the highest and in the end.
@@ -66,7 +66,7 @@ def test_a_file_of_ones_own_is_held_once(tmp_path):
 
 
 def test_what_does_not_fit_is_refused(monkeypatch):
-    monkeypatch.setattr("pyro_vae.data.memory._memory", lambda: 2 * 2**30)
+    monkeypatch.setattr("pyro_vae.data.memory_mapped._memory_bytes", lambda: 2 * 2**30)
     require_memory((2**30,), 1, "mine")
     with pytest.raises(
         ValueError, match=r"mine would be .*\(1073741824, 2\).* 4.0 GiB .* 2.0 GiB"

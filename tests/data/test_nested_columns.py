@@ -98,7 +98,7 @@ def test_structs_of_bytes_and_path_are_pictures(tmp_path, where):
         ([[[1.0], [2.0, 3.0]]] * 12, "is a list column whose lists of lists differ in length"),
         ([[1.0]] * 11 + [None], "has no value in row 12"),
         ([{"x": 1, "y": 2}] * 12, "is a struct column with the fields x, y: .*--data.drop v"),
-        ([{"bytes": b"no", "path": None}] * 12, "v, row 1 is damaged or no picture"),
+        ([{"bytes": b"no", "path": None}] * 12, "v, row 1 is damaged or not an image"),
         (
             [{"bytes": png(p), "path": None} for p in (*PICTURES[:11], PICTURES[0, :4])],
             "v, row 1 has 5 x 6 pixels and v, row 12 has 5 x 4",

@@ -9,7 +9,7 @@ import torch
 
 from pyro_vae import build, fit, likelihoods, priors
 from pyro_vae.data import DataContract, Dataset, PreparedData
-from pyro_vae.data.inputs import as_rows
+from pyro_vae.data.rows import as_rows
 from pyro_vae.data.tables import frame_rows
 from pyro_vae.evidence import evaluate
 
@@ -107,9 +107,9 @@ def test_pseudo_inputs_start_in_the_units_of_their_data():
 def test_changes_of_the_same_rows_are_told_apart(vae):
     contract = vae.contract
     x = torch.tensor(TABLE.to_numpy(), dtype=torch.float32)
-    seen = contract.trained_on(x)
+    seen = contract.training_overlap(x)
     assert str(seen).startswith("70 of 100 rows")
-    assert contract.trained_on(x + 1) is None
+    assert contract.training_overlap(x + 1) is None
 
 
 @pytest.mark.parametrize("change", [lambda x: x - 1, lambda x: (1 + x).log()])
@@ -133,7 +133,7 @@ def test_the_meta_device_is_refused():
 
 def test_a_column_that_never_varied_in_training_is_named():
     table = TABLE.assign(c=3.0)
-    contract = DataContract.of(PreparedData(Dataset.from_rows(frame_rows(table)), "real"))
+    contract = DataContract.from_data(PreparedData(Dataset.from_rows(frame_rows(table)), "real"))
     same = contract.new_data(frame_rows(table.head(5), new=True)).dataset
     assert not any("were constant" in note for note in same.notes)
     other = contract.new_data(frame_rows(table.head(5).assign(c=[3, 3, 3.1, 3, 4]), new=True))
@@ -159,5 +159,5 @@ def test_a_subset_of_a_data_set_is_its_own_rows():
         assert sorted(as_rows(data).values[:, 0]) == sorted(whole.tensors[0][:20, 0].tolist())
     first = {"collate_fn": lambda items: items[:1]}
     for options in ({"sampler": [1, 2, 3]}, first, {"sampler": sampled.sampler, **first}):
-        with pytest.raises(TypeError, match="hand over the data set"):
+        with pytest.raises(TypeError, match="pass the data set"):
             as_rows(loader(whole, **options))

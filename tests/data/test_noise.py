@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 
 from pyro_vae.data import Dataset, PreparedData
-from pyro_vae.data.noise import hashed_uniform
+from pyro_vae.data.preprocessing import hashed_uniform
 
 N, D = 2000, 784
 

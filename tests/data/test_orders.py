@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pyro_vae.data.orders import BLOCK_BYTES, POOL_BYTES, BlockOrder, permutation
+from pyro_vae.data.memory_mapped import BLOCK_BYTES, POOL_BYTES, BlockOrder
+from pyro_vae.data.splits import permutation
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 12, 13, 100, 101])
@@ -49,7 +50,7 @@ def test_neighbours_are_parted():
     [(784, 1337, 128), (1, 2**20, 128), (2**20, 1, 128), (2**25, 1, 4), (2**30, 1, 1)],
 )
 def test_blocks_and_pools_are_bounded_in_bytes(row_bytes, block_rows, pool_blocks):
-    order = BlockOrder.fitting(10**9, row_bytes)
+    order = BlockOrder.for_row_bytes(10**9, row_bytes)
     assert (order.block_rows, order.pool_blocks) == (block_rows, pool_blocks)
     if row_bytes <= BLOCK_BYTES:
         assert order.block_rows * order.pool_blocks * row_bytes <= POOL_BYTES

@@ -8,7 +8,7 @@ import torch
 
 from pyro_vae.data import photos
 from pyro_vae.data.dataset import SPLITS
-from pyro_vae.data.photos import _BLOCK, _BLOCKS, _PATCH, _STRIDES
+from pyro_vae.data.image_sets import _BLOCK, _BLOCKS, _PATCH, _STRIDES
 
 
 def test_shapes_and_splits():

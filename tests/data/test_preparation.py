@@ -50,7 +50,9 @@ IN_SUPPORT = {
 def test_each_pair_is_prepared_or_refused(native, likelihood):
     dataset = dataset_of(native)
     if (native, likelihood) not in FITS:
-        message = f"mine holds {native} data .* likelihood of {likelihood} data is no density; use"
+        message = (
+            f"mine holds {native} data .* likelihood of {likelihood} data is not defined; use"
+        )
         with pytest.raises(ValueError, match=message):
             PreparedData(dataset, likelihood)
         return

@@ -289,7 +289,7 @@ def test_what_cannot_be_imported_is_named(tmp_path, monkeypatch):
 
 def test_new_rows_of_a_model(tmp_path):
     table = pd.DataFrame({"a": REAL, "b": REAL[::-1], "kind": KIND})
-    contract = DataContract.of(
+    contract = DataContract.from_data(
         PreparedData(Dataset.from_rows(frame_rows(table, label="kind")), "real")
     )
     new = pd.DataFrame({"b": [1.5, 2.5], "kind": ["low", "none"], "a": [3.5, 4.5]})
@@ -302,7 +302,7 @@ def test_new_rows_of_a_model(tmp_path):
         contract.new_data(frame_rows(new, label="kind", new=True))
     # A target of training is a target in a few new rows, too.
     table["kind"] = 40 * REAL + 200.5
-    contract = DataContract.of(
+    contract = DataContract.from_data(
         PreparedData(Dataset.from_rows(frame_rows(table, label="kind")), "real")
     )
     new = pd.DataFrame({"a": [3.5, 4.5], "b": [1.5, 2.5], "kind": [180.0, 210.0]})

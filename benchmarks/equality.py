@@ -16,7 +16,7 @@ from pyro_vae.compilation.work import CompileMode
 from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.networks import NetworkFactory
 from pyro_vae.objectives import ELBO
-from pyro_vae.posteriors.gaussian import MINIMUM_SCALE
+from pyro_vae.posteriors import MINIMUM_SCALE
 from pyro_vae.training.loop import Precision, Training
 
 # A step's first call is eager, its second compiles: the compiled one runs from the third on.

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods
-from pyro_vae.distributions.one_hot import OneHots
+from pyro_vae.distributions import OneHots
 from pyro_vae.model import VAE
 
 # Of either model: the size of its data and of its code.

@@ -25,7 +25,7 @@ from analysis.predictive.model_samples import (
 )
 from pyro_vae.data.nouns import nouns
 from pyro_vae.evidence.numbers import finite, share_above_threshold, standard_error
-from pyro_vae.inference_data.pointwise import named
+from pyro_vae.inference_data.terms import format_rows
 from pyro_vae.log_densities import LogDensities
 from pyro_vae.rng import derive_seed
 from pyro_vae.statistics import (

@@ -23,7 +23,7 @@ from analysis.comparison.heldout_elpd import HeldOut, elpd_data
 from analysis.plotting.labels import listed, shortened
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.numbers import finite
-from pyro_vae.inference_data.pointwise import named
+from pyro_vae.inference_data.terms import format_rows
 
 
 @dataclass(frozen=True)

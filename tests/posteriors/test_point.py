@@ -144,13 +144,13 @@ def test_processes_share_the_noise(corruption):
     """Two halves of a batch see what the whole would."""
     posterior, x = a_point(corruption, CORRUPTIONS[corruption]), pictures(6)
     torch.manual_seed(3)
-    whole = posterior.corrupted(x)
+    whole = posterior.corrupt(x)
     with pyro.validation_enabled(False):
         draws = draws_of(posterior.corrupted, x[:3], 6)
     for start in (0, 3):
         torch.manual_seed(3)
         with SharedNoise(draws, start, 3):
-            part = posterior.corrupted(x[start : start + 3])
+            part = posterior.corrupt(x[start : start + 3])
         assert torch.equal(part, whole[start : start + 3])
 
 

@@ -1,11 +1,14 @@
 """The base of the distributions of this package."""
 
 import copy
-from typing import ClassVar, Self
+from typing import ClassVar, TypeVar
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch.types import _size
+
+# typing.Self is not supported by beartype outside of decorated classes.
+D = TypeVar("D", bound="Distribution")
 
 
 class Distribution(TorchDistribution):
@@ -18,7 +21,7 @@ class Distribution(TorchDistribution):
     arg_constraints: ClassVar = {}  # pyright: ignore
     batched: ClassVar[tuple[str, ...]] = ()
 
-    def expand(self, batch_shape: _size, _instance: object = None) -> Self:
+    def expand(self: D, batch_shape: _size, _instance: object = None) -> D:  # noqa: PYI019
         """The same distributions, broadcast to a larger batch shape."""
         new = copy.copy(self)
         new._batch_shape = torch.Size(batch_shape)

@@ -1,7 +1,7 @@
 """A normal distribution transformed by an invertible map."""
 
 import math
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -60,7 +60,7 @@ class NormalFlow(Distribution):
         self._cache: tuple[Tensor, Tensor, bool] | None = None
         super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
 
-    def expand(self, batch_shape: _size, _instance: object = None) -> Self:
+    def expand(self, batch_shape: _size, _instance: object = None) -> "NormalFlow":
         """The same distribution, independently for each element of a larger batch."""
         new = super().expand(batch_shape)
         new._cache = None

@@ -21,10 +21,10 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vae import load
-from pyro_vae.cli.command_line import parse
+from pyro_vae.configuration.components import load_data, prepare_data, to_yaml
+from pyro_vae.configuration.parser import parse
 from pyro_vae.data import PreparedData, default_root
 from pyro_vae.evidence import evaluate, fixed_rows
-from pyro_vae.runs.configuration import load_data, prepare_data, to_yaml
 from pyro_vae.runs.provenance import provenance
 from pyro_vae.runs.run_directory import RunDirectory
 from pyro_vae.training.checkpoint import write_atomically
@@ -51,7 +51,7 @@ def study_parser(description: str, results: Path) -> argparse.ArgumentParser:
     )
     parser.add_argument("--again", action="store_true", help="Repeat what is there, too.")
     parser.add_argument("--table", action="store_true", help="Print the table; make nothing.")
-    parser.add_argument("--write-readme", type=Path, help="Put the table there; make nothing.")
+    parser.add_argument("--write", type=Path, help="Put the table there; make nothing.")
     parser.add_argument("--results", type=Path, default=results, help="Where results are kept.")
     return parser
 
@@ -71,11 +71,11 @@ def run_study(
         tables: Results to Markdown.
     """
     try:
-        if not (options.table or options.write_readme):
+        if not (options.table or options.write):
             fill()
         table = tables(read_results(options.results))
-        if options.write_readme:
-            write_between_markers(options.write_readme, name, table)
+        if options.write:
+            write_between_markers(options.write, name, table)
         else:
             print(table)  # noqa: T201 - what the program is for
     except (ValueError, OSError, ImportError, StudyError) as error:

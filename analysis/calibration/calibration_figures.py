@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from analysis.comparison.p_values import p_text
-from analysis.plotting.arviz_figures import arviz_figure
+from analysis.plotting.arviz import arviz_figure
 from analysis.plotting.images import is_image
-from analysis.plotting.labels import shortened
-from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, shortened, tidy
 from analysis.plotting.vectors import Elements
 from pyro_vae.data.nouns import noun, nouns
 

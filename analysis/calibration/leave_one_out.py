@@ -231,7 +231,7 @@ def _rounding(terms: LogDensities) -> Float[np.ndarray, " b"]:
 
 def _rows(bad: Tensor, block: slice) -> str:
     """Which data of a block of rows are meant."""
-    return named((block.start + bad.nonzero().flatten()).tolist())
+    return format_rows((block.start + bad.nonzero().flatten()).tolist())
 
 
 def _log_odds_against(

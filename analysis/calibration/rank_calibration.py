@@ -130,7 +130,7 @@ class SimulationBasedCalibration:
             "spread_se": 1 / math.sqrt(2 * n),
             "coverage": coverage,
             "quantities": quantities,
-            "verdicts": [self.verdict().plain()],
+            "verdicts": [self.verdict().summary()],
             "reading": self.reading(),
         }
 

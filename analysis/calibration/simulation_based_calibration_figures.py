@@ -28,7 +28,7 @@ def plot_sbc(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure":
     true codes at both ends of the guide's draws, a guide too narrow; the other way round, too wide;
     all on one side, shifted.
     """
-    from analysis.plotting.arviz_figures import pit_figure
+    from analysis.plotting.arviz import pit_figure
 
     shown = [*range(sbc.dimensions, len(sbc.names)), *sbc.worst(WORST)]
     # The band below is that of the p-values.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Integer, Real
 
-from analysis.plotting.arviz_figures import arviz_figure
+from analysis.plotting.arviz import arviz_figure
 from analysis.plotting.images import Limits, draw_datum, strip
 from analysis.plotting.style import BLUE, ORANGE, new_figure, tidy
 from analysis.plotting.vectors import Elements, plot_vectors

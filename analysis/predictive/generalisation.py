@@ -148,7 +148,7 @@ class Generalisation:
                     zip(("difference", "difference_se"), map(finite, self.adjusted()), strict=True)
                 ),
             },
-            "verdicts": [] if self.withheld else [each.plain() for each in self.verdicts()],
+            "verdicts": [] if self.withheld else [each.summary() for each in self.verdicts()],
             "reading": self.reading(),
         }
 

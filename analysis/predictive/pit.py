@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 
 from analysis.comparison.p_values import p_text
-from analysis.plotting.arviz_figures import pit_figure
+from analysis.plotting.arviz import pit_figure
 from analysis.plotting.style import BLUE, GREY, ORANGE, tidy
 from pyro_vae.evidence.numbers import finite
 

@@ -98,7 +98,7 @@ def test_free_bits_of_coordinates_need_products_and_those_of_the_rate_none(
         posterior=posteriors.POSTERIORS[posterior],
     )
     terms = terms_of(vae, images())
-    with pytest.raises(ValueError, match=message + ".*free_bits_per rate serves every"):
+    with pytest.raises(ValueError, match=message + ".*Use free_bits_per rate"):
         ELBO(free_bits=0.1)(terms)
     loss = ELBO(free_bits=1e3, free_bits_per="rate")(terms).loss.mean()
     torch.testing.assert_close(loss, 1e3 - terms.log_likelihood.mean())

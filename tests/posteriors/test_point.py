@@ -216,7 +216,7 @@ def test_resumed_is_uninterrupted():
         ({"corruption": "masking", "strength": float("nan")}, "share from 0 to 1, got nan"),
         ({"corruption": "salt_and_pepper", "data_support": "real"}, "got real data: use masking"),
         ({"corruption": "salt_and_pepper", "data_support": "counts"}, "got counts data"),
-        ({"corruption": "gaussian", "data_support": "integers"}, "their levels, got None"),
+        ({"corruption": "gaussian", "data_support": "integers"}, "number of levels, got None"),
     ],
 )
 def test_wrong_options(options, message):

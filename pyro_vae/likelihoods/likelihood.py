@@ -154,5 +154,6 @@ def wrap_encoder(likelihood: Any, encoder: NetworkFactory, **data: Any) -> Netwo
 
 def find_units(likelihood: Any, train_data: Any) -> Units | None:
     """The units of training data, if there are any and the likelihood is one of real data."""
-    needs_units = train_data is not None and likelihood.support == "real"
-    return Units.of(train_data) if needs_units else None
+    if train_data is None or likelihood.support != "real":
+        return None
+    return Units.of(train_data)

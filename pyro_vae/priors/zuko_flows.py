@@ -28,6 +28,7 @@ class _ZukoFlow(Prior):
     """A standard normal transformed by a flow of zuko's. Abstract."""
 
     support: ClassVar[str] = "real"
+    flow: "_Inverted"
 
     def __init__(self, latent_dim: int, transforms: int, hidden: Sequence[int]) -> None:
         super().__init__(latent_dim)

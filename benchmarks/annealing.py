@@ -79,11 +79,11 @@ def table(result: Result) -> str:
 def main(rounds: int, data: str, data_root: str | None) -> dict[str, Any]:
     """Time transitions and products, round by round."""
     import pyro
+    from pyro_vae.evidence.annealing import Options as Walk
+    from pyro_vae.evidence.annealing import chunks
 
     from benchmarks.images import grey_images
     from pyro_vae import build, networks
-    from pyro_vae.evidence.annealing import Options as Walk
-    from pyro_vae.evidence.annealing import chunks
     from pyro_vae.rng import evaluation_mode
 
     x = (grey_images(data, data_root, IMAGES) > 127).float()

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vae import build, likelihoods, networks, priors
-from pyro_vae.compilation.work import CompileMode
+from pyro_vae.compilation import CompileMode
 from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.networks import NetworkFactory
 from pyro_vae.objectives import ELBO
 from pyro_vae.posteriors.gaussian import MINIMUM_SCALE
-from pyro_vae.training.loop import Precision, Training
+from pyro_vae.training import Training
+from pyro_vae.training.batch_loss import Precision
 
 # A step's first call is eager, its second compiles: the compiled one runs from the third on.
 STEPS = 6

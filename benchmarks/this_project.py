@@ -7,10 +7,11 @@ import torch
 
 from benchmarks.way import Way
 from pyro_vae import build, likelihoods, networks, posteriors, priors
-from pyro_vae.compilation.work import CompileMode
+from pyro_vae.compilation import CompileMode
 from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.objectives import ELBO
-from pyro_vae.training.loop import Precision, Training
+from pyro_vae.training import Training
+from pyro_vae.training.batch_loss import Precision
 
 # More than anyone runs: an epoch at a time is asked for.
 EPOCHS = 1_000_000

@@ -51,11 +51,10 @@ from pyro_vae.evidence import (
     defined_rows,
     importance_weighting,
     inference_gaps,
-    refined,
+    refine_guide,
     two_sided_check,
     undefined_data,
 )
-from pyro_vae.evidence.numbers import standard_error
 from pyro_vae.log_densities import check_density
 from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.runs.model_files import MODEL_FAMILIES
@@ -63,6 +62,7 @@ from pyro_vae.runs.other_data import name_in_file, taken_data_options
 from pyro_vae.runs.provenance import provenance
 from pyro_vae.runs.result_cache import Kept, code_hash, digest, to_arrays, write_arrays
 from pyro_vae.runs.run_directory import RunDirectory
+from pyro_vae.statistics import standard_error
 from pyro_vae.training.checkpoint import write_atomically
 
 METHODS = ("importance_weighting", "annealing", "two_sided", "gaps")
@@ -254,7 +254,7 @@ class Evaluating:
     def guided(self, x: Tensor, seed: int) -> PyroModule:
         """The program, its guide fitted to each datum if that was asked for."""
         steps = self.options.refine_steps
-        return refined(self.vae, x, steps=steps, seed=seed) if steps else self.vae
+        return refine_guide(self.vae, x, steps=steps, seed=seed) if steps else self.vae
 
     def in_chunks(
         self,

@@ -48,9 +48,10 @@ from pyro_vae.runs.provenance import provenance
 from pyro_vae.runs.resume_plan import check_extension, check_plan, nothing_left, plan_notes
 from pyro_vae.runs.run_directory import RunDirectory, model_hash, stored_contract
 from pyro_vae.runs.strict_yaml import Configuration
+from pyro_vae.training import NonFiniteError, Training
 from pyro_vae.training.checkpoint import load_checkpoint
-from pyro_vae.training.loop import NonFiniteError, Training, describe_record
-from pyro_vae.training.preparing import default_likelihood
+from pyro_vae.training.fit import describe_default_likelihood
+from pyro_vae.training.history import describe_record
 from pyro_vae.training.processes import LostProcessError, Processes
 
 gc.enable()
@@ -100,7 +101,7 @@ def run(configuration: Configuration) -> int:
     pyro.enable_validation(True)
     pyro.set_rng_seed(configuration["seed"])
     device = chosen_device(configuration["device"])
-    processes = Processes.joined(device)
+    processes = Processes.join(device)
     try:
         return run_among(processes, device, configuration)
     finally:
@@ -153,7 +154,7 @@ def run_among(processes: Processes, device: torch.device, configuration: Configu
         said = None
         if by_kind:
             kind = kind_of_data(configuration, dataset)
-            said = default_likelihood(dataset, configuration["likelihood"]["name"], kind)
+            said = describe_default_likelihood(dataset, configuration["likelihood"]["name"], kind)
         return train(configuration, directory, training, said)
 
 
@@ -281,14 +282,14 @@ def conclude(
         evaluation,
         training.history,
         objective=training.objective,
-        kept_epoch=None if training.best is None else training.best_epoch,
+        kept_epoch=None if training.stopping.best is None else training.stopping.best_epoch,
         plan=Plan(
             directory.path,
             training.epochs,
             configuration["max_steps"],
             training.steps_per_epoch,
             extensible=training.lr_schedule not in TIED_TO_LENGTH,
-            stopped_early=training.stopped_early,
+            stopped_early=training.stopping.stopped,
             trust_model_file=bool(trusting(configuration)),
         ),
     )
@@ -332,7 +333,7 @@ def conclude(
         bad = rows[evaluation.undefined].numpy()
         log.warning("%s.", undefined_data(bad, len(x), f"test {nouns()}"))
         known = np.setdiff1d(known, evaluation.undefined)
-        evaluation, x = evaluation.taken(known), x[known]
+        evaluation, x = evaluation.select(known), x[known]
         labels = None if labels is None else labels[known]
         numbers = numbers[known]
     if not len(known):

@@ -25,7 +25,8 @@ from analysis.predictive.element_pit import (
     element_pit,
 )
 from analysis.verdicts import LARGEST_ERROR, Verdict, forecasts
-from pyro_vae.evidence.numbers import finite, standard_error
+from pyro_vae.evidence.numbers import finite
+from pyro_vae.statistics import standard_error
 
 __all__ = [
     "Calibration",

@@ -24,7 +24,7 @@ from analysis.predictive.model_samples import (
     to_array,
 )
 from pyro_vae.data.nouns import nouns
-from pyro_vae.evidence.numbers import finite, share_above_threshold, standard_error
+from pyro_vae.evidence.numbers import finite
 from pyro_vae.inference_data.pointwise import named
 from pyro_vae.log_densities import LogDensities
 from pyro_vae.rng import derive_seed
@@ -34,6 +34,8 @@ from pyro_vae.statistics import (
     khat_threshold,
     pareto_khat,
     rounding_error,
+    share_above_threshold,
+    standard_error,
     withheld,
 )
 

@@ -12,7 +12,8 @@ from analysis.commands import GAPS
 from analysis.comparison.p_values import holm
 from analysis.verdicts import NO_RATE, SIGNIFICANT, Verdict, guide_close
 from pyro_vae.data.nouns import noun
-from pyro_vae.evidence.numbers import finite, standard_error
+from pyro_vae.evidence.numbers import finite
+from pyro_vae.statistics import standard_error
 
 # The probabilities of the intervals and regions whose coverage is reported.
 LEVELS = (0.5, 0.8, 0.9, 0.95)

@@ -21,10 +21,9 @@ from analysis.predictive.model_samples import (
     new_data,
     to_array,
 )
-from pyro_vae.evidence.numbers import precision
 from pyro_vae.log_densities import require_density
 from pyro_vae.rng import derive_seed, evaluation_mode
-from pyro_vae.statistics import rounding_error, withheld
+from pyro_vae.statistics import machine_epsilon, rounding_error, withheld
 
 # What is ranked beside each latent dimension. Each sees all dimensions at once.
 LOG_GUIDE = "log q(z | x)"
@@ -139,7 +138,7 @@ def _block(
     rate = (ratio.sum(0) - ratio[place, data]) / num_draws
     # Not of the guide: where a true code is far outside, its rank is clear however log q is rounded.
     terms = [to_array(term[place, data]) for term in (log_likelihood, log_prior)]
-    error = rounding_error(*terms, eps=precision(vae))
+    error = rounding_error(*terms, eps=machine_epsilon(vae))
     return to_array(ranks), to_array(rate), error, terms[0]
 
 

@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pyro_vae.evidence.numbers import share_above_threshold, standard_error
-from pyro_vae.statistics import khat_threshold, rounding_error, withheld
+from pyro_vae.statistics import (
+    khat_threshold,
+    rounding_error,
+    share_above_threshold,
+    standard_error,
+    withheld,
+)
 
 # The share of data with a k-hat above the threshold from which a model's log p(x) is too low as a whole.
 MOST_KHATS_ABOVE = 0.1

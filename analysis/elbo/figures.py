@@ -10,8 +10,7 @@ from analysis.elbo.terms import ElboTerms
 from analysis.plotting.style import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
 from analysis.predictive.model_samples import UndefinedCheckError
 from pyro_vae.data.nouns import noun
-from pyro_vae.evidence.numbers import standard_error
-from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
+from pyro_vae.statistics import ACTIVE_VARIANCE, standard_error, unit_activity
 
 if TYPE_CHECKING:
     import matplotlib.axes

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from pyro_vae.data.nouns import noun
-from pyro_vae.evidence.numbers import finite, standard_error
-from pyro_vae.statistics import rounding_error
+from pyro_vae.evidence.numbers import finite
+from pyro_vae.statistics import rounding_error, standard_error
 
 # A code that carries less than this, in nats per datum, is none: the decoder does the work alone.
 COLLAPSED_RATE = 0.1

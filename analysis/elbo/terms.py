@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from analysis.verdicts import Verdict, code_used
 from pyro_vae.data.nouns import a_noun, noun
 from pyro_vae.evidence import Evaluation
-from pyro_vae.evidence.numbers import finite, standard_error
-from pyro_vae.statistics import ACTIVE_VARIANCE, EQUAL_SHARE, unit_activity
+from pyro_vae.evidence.numbers import finite
+from pyro_vae.statistics import ACTIVE_VARIANCE, EQUAL_SHARE, standard_error, unit_activity
 
 # Of a summary: the smallest, the quartiles with the tails' ends, the largest.
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)

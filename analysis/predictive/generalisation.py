@@ -19,14 +19,11 @@ from pyro_vae.evidence import (
     importance_weighting,
     inference_gaps,
 )
-from pyro_vae.evidence.baselines import (
-    Baseline,
-    independent_density,
-    negative_binomial_log_density,
-)
-from pyro_vae.evidence.numbers import finite, standard_error
+from pyro_vae.evidence.baseline_densities import independent_density, negative_binomial_log_density
+from pyro_vae.evidence.baselines import Baseline
+from pyro_vae.evidence.numbers import finite
 from pyro_vae.rng import evaluation_mode
-from pyro_vae.statistics import khat_threshold
+from pyro_vae.statistics import khat_threshold, standard_error
 
 if TYPE_CHECKING:
     import matplotlib.figure

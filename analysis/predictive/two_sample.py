@@ -15,7 +15,8 @@ from jaxtyping import Float, Real
 
 from analysis.comparison.p_values import p_text
 from analysis.verdicts import distance_text
-from pyro_vae.evidence.numbers import finite, standard_error
+from pyro_vae.evidence.numbers import finite
+from pyro_vae.statistics import standard_error
 
 # Below so many pairs the exact distribution of the distance is counted out; above, the asymptotic
 # one is as good and quick.

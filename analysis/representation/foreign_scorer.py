@@ -15,7 +15,7 @@ from analysis.representation.foreign_scores import (
     CodeDistances,
     reconstruction_error,
 )
-from pyro_vae.evidence.baselines import independent_density
+from pyro_vae.evidence.baseline_densities import independent_density
 from pyro_vae.evidence.evaluation import fixed_rows
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
 from pyro_vae.rng import derive_seed, evaluation_mode

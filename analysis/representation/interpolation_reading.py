@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from pyro_vae.data.nouns import noun
-from pyro_vae.evidence.numbers import finite, standard_error
+from pyro_vae.evidence.numbers import finite
+from pyro_vae.statistics import standard_error
 
 # A draw that is less probable than this share of the reference data counts as unlikely: as many of the
 # reference data are by chance.

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int, Real
 
 from analysis.representation.codes import Labelled
 from pyro_vae.data.nouns import a_noun, noun
-from pyro_vae.evidence.numbers import finite, standard_error
+from pyro_vae.evidence.numbers import finite
+from pyro_vae.statistics import standard_error
 
 # Data whose neighbours in data space are looked for, at most: all pairs are compared.
 MOST_DATA = 2000

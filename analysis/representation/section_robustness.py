@@ -14,7 +14,7 @@ from analysis.representation.uncertainty_calibration import honest_uncertainty
 from analysis.representation.uncertainty_calibration_figure import plot_honest_uncertainty
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.evaluation import fixed_rows
-from pyro_vae.evidence.numbers import standard_error
+from pyro_vae.statistics import standard_error
 
 # Data that are damaged, and draws for each one's log p(x), which is a lower bound.
 DAMAGED, DAMAGED_SAMPLES = 500, 20

@@ -64,7 +64,7 @@ def check_plan(
         )
     kept = state.get("best") is not None
     changed = before["early_stopping"] != after["early_stopping"]
-    if changed and state.get("history") and kept != training.keeps_best:
+    if changed and state.get("history") and kept != training.stopping.keeps_best:
         raise ValueError(
             f"--early-stopping cannot be turned {'off' if kept else 'on'} here when a run is resumed, as the "
             f"best parameters {'would no longer be' if kept else 'so far were not'} kept: "
@@ -119,11 +119,11 @@ def nothing_left(training: Training, plan: Mapping[str, Any]) -> str:
         training: A training that has ended.
         plan: Its plan.
     """
-    if training.stopped_early:
-        waited = training.epochs_without_better
+    if training.stopping.stopped:
+        waited = training.stopping.epochs_without_better(training.step // training.steps_per_epoch)
         why = (
             f"it stopped early after epoch {training.step // training.steps_per_epoch}, as validation was "
-            f"best at epoch {training.best_epoch}; --early-stopping N, above {waited}, trains on"
+            f"best at epoch {training.stopping.best_epoch}; --early-stopping N, above {waited}, trains on"
         )
     elif _limit(plan["max_steps"]) < training.epochs * training.steps_per_epoch:
         why = (

@@ -19,9 +19,8 @@ from pyro_vae.runs.configuration import build_vae, to_yaml
 from pyro_vae.runs.model_files import DEFAULT_MODEL
 from pyro_vae.runs.resume_plan import PLAN
 from pyro_vae.runs.strict_yaml import Configuration, read_yaml
-from pyro_vae.training.checkpoint import load_checkpoint, write_atomically
-from pyro_vae.training.loop import Record
-from pyro_vae.training.state_checks import load_parameters
+from pyro_vae.training.checkpoint import load_checkpoint, load_parameters, write_atomically
+from pyro_vae.training.history import Record
 
 log = logging.getLogger(__name__)
 

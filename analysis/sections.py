@@ -30,11 +30,8 @@ from analysis.calibration.simulation_based_calibration import (
     simulation_based_calibration,
 )
 from analysis.diagnosis import Parts, Section, SectionResult
-from analysis.elbo.aggregate_posterior import decompose_rate
-from analysis.elbo.figures import plot_elbo_terms, plot_spectrum
-from analysis.elbo.rate_decomposition import RateDecomposition
-from analysis.elbo.terms import elbo_terms
-from analysis.guide.psis_diagnostics import guide_quality, plot_guide_quality, plot_worst_images
+from analysis.elbo.terms import ELBO_CHECKS
+from analysis.guide.psis_diagnostics import QUALITY
 from analysis.predictive.checks import (
     plot_comparisons,
     plot_nearest,
@@ -43,7 +40,6 @@ from analysis.predictive.checks import (
 )
 from analysis.predictive.checks import plot_spectrum as plot_covariance
 from analysis.predictive.counts import count_frequencies
-from analysis.predictive.extremes import plot_extremes
 from analysis.predictive.figures import (
     data_set_checks,
     plot_distributions,
@@ -56,17 +52,9 @@ from analysis.predictive.figures import (
 from analysis.predictive.generalisation import Generalisation, generalisation, plot_generalisation
 from analysis.predictive.pit import PitCheck, pit_check, plot_pit
 from analysis.predictive.two_sample import compare_scores
-from analysis.representation import section
-from analysis.representation.section import representation
+from analysis.representation.section import SECTION as REPRESENTATION
 from analysis.subject import FORECAST_SAMPLES, SCORES, Subject, replicates
-from pyro_vae.data.nouns import a_noun, noun, nouns
-from pyro_vae.statistics import khat_threshold
-
-RATE_PARTS = {
-    "mutual_information": "mutual information",
-    "total_correlation": "total correlation",
-    "dimension_wise_kl": "dimension-wise KL",
-}
+from pyro_vae.data.nouns import a_noun
 
 # For each training and test datum: what both lose to few draws is gone from their difference.
 GENERALISATION_SAMPLES = 200
@@ -241,91 +229,10 @@ def pit(subject: Subject) -> SectionResult:
     return parts.section(of_new_data=True)
 
 
-def elbo(subject: Subject) -> SectionResult:
-    """What the ELBO is made of, and what its rate says of the training data given."""
-    parts = Parts(subject, "elbo")
-    terms = parts.add("terms", lambda: elbo_terms(subject.evaluation))
-    decomposition = parts.add(
-        "decomposition",
-        lambda: decompose_rate(subject.vae, subject.train, seed=subject.seed_of("decomposition")),
-    )
-    if terms is not None:
-        for name, values in (("ELBO", terms.reconstruction - terms.rate), ("rate", terms.rate)):
-            parts.numbers[name] = f"{values.mean():.2f} nats per {noun()}"
-        parts.numbers["active units"] = f"{terms.active_units} of {terms.embeddings.shape[1]}"
-        parts.draw(
-            "terms",
-            f"What is the ELBO made of, in each {noun()} and on average?",
-            lambda: plot_elbo_terms(terms, decomposition),
-        )
-        parts.draw(
-            "extremes",
-            "Which data does the model describe best and worst?",
-            lambda: plot_extremes(
-                subject.real,
-                terms,
-                subject.reconstructions,
-                elements=subject.elements,
-                limits=subject.limits,
-            ),
-        )
-    if terms is not None and decomposition is not None:
-        parts.draw(
-            "spectrum",
-            "Which latent dimensions carry the rate?",
-            lambda: plot_spectrum(decomposition, terms),
-        )
-    if decomposition is not None:
-        for name, label in RATE_PARTS.items():
-            for key in (name, f"{name}_se"):
-                parts.record[key] = getattr(decomposition, key)
-            parts.numbers[label] = _nats(decomposition, name)
-    return parts.section()
-
-
 def guide(subject: Subject) -> SectionResult:
     """Is q(z | x) the posterior: on real data by its weights, on simulated data by its ranks?"""
     parts = Parts(subject, "guide")
-    evaluation = subject.evaluation
-    quality = parts.add(
-        "quality",
-        lambda: guide_quality(
-            evaluation.khat,
-            evaluation.ess,
-            evaluation.num_samples,
-            evaluation.importance_weighting.withheld,
-        ),
-    )
-    if quality is not None:
-        khat, ess, draws = evaluation.khat, evaluation.ess, evaluation.num_samples
-        threshold = khat_threshold(draws)
-        parts.record["khat"] = {
-            "share_above": evaluation.khat_share_above,
-            "threshold": threshold,
-            "median": None if khat is None else float(np.median(khat)),
-        }
-        parts.record["ess"] = {"median": float(np.median(ess)), "num_samples": draws}
-        if evaluation.khat_share_above is not None:
-            parts.numbers["k-hat above threshold"] = (
-                f"{evaluation.khat_share_above:.1%} of {nouns()}, threshold {threshold:.2f}"
-            )
-        parts.numbers["effective draws, median"] = f"{np.median(ess):.0f} of {draws}"
-        parts.draw(
-            "quality",
-            "How heavy are the tails of the guide's importance weights, and how many draws count?",
-            lambda: plot_guide_quality(khat, ess, draws),
-        )
-        parts.draw(
-            "worst",
-            "For which data is the guide worst?",
-            lambda: plot_worst_images(
-                subject.real,
-                subject.reconstructions,
-                quality,
-                subject.limits,
-                elements=subject.elements,
-            ),
-        )
+    parts.check(QUALITY)
     sbc = parts.add("sbc", lambda: _ranked(subject))
     if sbc is not None:
         parts.numbers["told from the posterior"] = f"{sbc.told_apart:.1%} of pairs, 50% is chance"
@@ -390,10 +297,9 @@ SECTIONS: dict[str, Section | Maker] = {
         (_NEW[0], *_FORECASTS),
     ),
     "pit": Maker(pit, ("statistics", "elements"), (*_NEW, *_FORECASTS)),
-    "elbo": Maker(elbo, ("terms", "decomposition"), ("importance weights",)),
+    "elbo": Section("What is the ELBO made of, and what does its rate contain?", ELBO_CHECKS),
     "guide": Maker(guide, ("quality", "sbc", "generalisation"), ("importance weights",)),
-    # A diagnosis of the model takes half as long without it.
-    "representation": Maker(representation, section.PARTS, section.SHARED, default=False),
+    "representation": REPRESENTATION,
 }
 
 
@@ -569,8 +475,3 @@ def _ranked(subject: Subject) -> SimulationBasedCalibration:
         subject.vae, subject.x, len(subject.x), seed=subject.seed_of("simulated ranks")
     )
     return simulation_based_calibration(ranks)
-
-
-def _nats(decomposition: RateDecomposition, name: str) -> str:
-    value, error = getattr(decomposition, name), getattr(decomposition, f"{name}_se")
-    return "not defined" if value is None else f"{value:.2f} +- {error:.2f} nats"

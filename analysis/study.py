@@ -51,7 +51,7 @@ def study_parser(description: str, results: Path) -> argparse.ArgumentParser:
     )
     parser.add_argument("--again", action="store_true", help="Repeat what is there, too.")
     parser.add_argument("--table", action="store_true", help="Print the table; make nothing.")
-    parser.add_argument("--write-readme", type=Path, help="Put the table there; make nothing.")
+    parser.add_argument("--write", type=Path, help="Put the table there; make nothing.")
     parser.add_argument("--results", type=Path, default=results, help="Where results are kept.")
     return parser
 
@@ -71,11 +71,11 @@ def run_study(
         tables: Results to Markdown.
     """
     try:
-        if not (options.table or options.write_readme):
+        if not (options.table or options.write):
             fill()
         table = tables(read_results(options.results))
-        if options.write_readme:
-            write_between_markers(options.write_readme, name, table)
+        if options.write:
+            write_between_markers(options.write, name, table)
         else:
             print(table)  # noqa: T201 - what the program is for
     except (ValueError, OSError, ImportError, StudyError) as error:

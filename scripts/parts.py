@@ -1,7 +1,7 @@
-"""The README's tables of parts, written from the dictionaries: every name, its support and its density.
+"""The tables of parts, written from the dictionaries: every name, its support and its density.
 
-`python scripts/parts.py` prints them, `--write-readme README.md` puts them between the README's
-markers. What a part is stands in the first line of its docstring.
+`python scripts/parts.py` prints them, `--write docs/reference/parts.md` puts them between the page's markers. A part is
+described by the first line of its docstring.
 """
 
 import argparse
@@ -96,11 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--write-readme", type=Path, help="Put the tables there.")
+    parser.add_argument("--write", type=Path, help="Put the tables there.")
     options = parser.parse_args(arguments)
     try:
-        if options.write_readme:
-            write_between_markers(options.write_readme, "parts", tables())
+        if options.write:
+            write_between_markers(options.write, "parts", tables())
         else:
             print(tables())
     except (ValueError, OSError) as error:

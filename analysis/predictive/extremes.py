@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Real, Shaped
 
-from analysis.elbo.terms import EXTREMES, ElboTerms
 from analysis.plotting.images import Limits, draw_datum, strip
 from analysis.plotting.style import new_figure
 from analysis.plotting.vectors import Elements, draw_vectors, plot_largest
@@ -15,10 +14,12 @@ from pyro_vae.data.nouns import nouns
 if TYPE_CHECKING:
     import matplotlib.figure
 
+    import analysis.elbo.terms
+
 
 def plot_extremes(
     x: Real[np.ndarray, " n *event"],
-    terms: ElboTerms,
+    terms: "analysis.elbo.terms.ElboTerms",
     means: Real[np.ndarray, " n *event"] | Callable[[np.ndarray], np.ndarray],
     *,
     labels: Shaped[np.ndarray, " n"] | None = None,
@@ -45,7 +46,7 @@ def plot_extremes(
         raise ValueError(f"x must have a datum for each of {len(terms.rate)} terms, got {len(x)}.")
     elements = elements or Elements.of(x)
     long = elements is not None and elements.largest
-    chosen = terms.extremes(2 if long else EXTREMES)
+    chosen = terms.extremes(2) if long else terms.extremes()
     rows = np.concatenate([half for pair in chosen.values() for half in pair])
     made = means(terms.embeddings[rows]) if callable(means) else means[rows]
     said = []

@@ -3,7 +3,7 @@
 `python scripts/studies/checks.py` takes small VAEs whose posterior is known exactly, plants a fault, makes
 data sets anew, and counts how often each check rejects at 5 %: one time in twenty where nothing is
 wrong. A case that is in `checks.json` is not made again. `--table` prints what is there,
-`--write-readme README.md` puts it between the README's markers.
+`--write PAGE` puts it between that page's markers.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 `python scripts/studies/collapse.py` trains on Omniglot with an autoregressive decoder, once plainly
 and once for each remedy, and evaluates what is not in `collapse.json` yet; stopped and started again,
-it goes on with the next. `--table` prints what is there, `--write-readme README.md` puts it between
+it goes on with the next. `--table` prints what is there, `--write README.md` puts it between
 the README's markers.
 
 References:
@@ -17,7 +17,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from analysis.elbo.information import information, information_column
+from analysis.elbo.rate_decomposition import (
+    mutual_information_cell,
+    mutual_information_column,
+)
 from analysis.study import (
     Cell,
     Results,
@@ -87,7 +90,7 @@ def cell_of(row: str, seed: int, epochs: int) -> Cell:
     with trained(arguments_of(row, seed, epochs)) as run:
         vae, _, x = with_test_data(run, EVALUATED)
         found = evaluated(run, at_most=EVALUATED, num_samples=SAMPLES)
-        return {**found, **information(vae, x)}
+        return {**found, **mutual_information_cell(vae, x)}
 
 
 def tables(results: Results) -> str:
@@ -107,7 +110,7 @@ def tables(results: Results) -> str:
                 row,
                 mean_and_spread(negative),
                 mean_and_spread([cell["kl"] for cell in values]),
-                information_column(values),
+                mutual_information_column(values),
                 mean_and_spread([cell["active_units"] for cell in values], 0),
                 mean_and_spread([cell["khat_share_above"] for cell in values]),
                 f"`{common_command(cells)}`, S = {', '.join(map(str, cells))}",

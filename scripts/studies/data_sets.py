@@ -2,7 +2,7 @@
 
 `python scripts/studies/data_sets.py` trains and evaluates what is not in `data_sets.json` yet, set
 by set; stopped and started again, it goes on with the next. `--table` prints what is there,
-`--write-readme README.md` puts it between the README's markers, `--samples DIR` keeps each set's
+`--write PAGE` puts it between that page's markers, `--samples DIR` keeps each set's
 figure of samples from the prior. On two cores it takes about half an hour; `--steps 50000` is the
 larger setting for a GPU.
 """

@@ -2,7 +2,7 @@
 
 `python scripts/studies/diagnoses.py` trains what is not in `diagnoses.json` yet, diagnoses it, and keeps
 the numbers; stopped and started again, it goes on with the next. `--table` prints what is there,
-`--write-readme README.md` puts it between the README's markers.
+`--write PAGE` puts it between that page's markers.
 """
 
 import argparse

@@ -4,7 +4,7 @@
 `evidence.json` yet: the IWAE-k curve of each up to k = 5,000 with log p(x) by annealed importance
 sampling of the same images, and log p(x) of one of them on all 10,000 test images. It draws
 `evidence.png` beside itself. Runs, and what is done of the 10,000, are kept under `--runs`: stopped
-and started again, it goes on where it was. `--table` prints what is there, `--write-readme README.md`
+and started again, it goes on where it was. `--table` prints what is there, `--write README.md`
 puts it between the README's markers.
 
 References:

@@ -2,7 +2,7 @@
 
 `python scripts/studies/first_numbers.py` trains and evaluates what is not in `first_numbers.json`
 yet, cell by cell; stopped and started again, it goes on with the next cell. `--table` prints what
-is there, `--write-readme README.md` puts it between the README's markers. On two cores it takes
+is there, `--write PAGE` puts it between that page's markers. On two cores it takes
 about a quarter of an hour; `--mnist-epochs 100` is the larger setting for a GPU.
 """
 

@@ -2,7 +2,7 @@
 
 `python scripts/studies/likelihoods.py` trains and evaluates what is not in `likelihoods.json` yet,
 row by row; stopped and started again, it goes on with the next. `--table` prints what is there,
-`--write-readme README.md` puts it between the README's markers. On one core it takes about
+`--write PAGE` puts it between that page's markers. On one core it takes about
 an hour; `--steps 50000` is the larger setting for a GPU. Bags of words are in `topics.py`.
 """
 

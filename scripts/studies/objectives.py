@@ -3,7 +3,7 @@
 `python scripts/studies/objectives.py` trains and evaluates what is not in `objectives.json` yet,
 with the network, data, batch and steps of the study of priors, whose row `standard_normal` is this
 one's `elbo`; stopped and started again, it goes on with the next. `--table` prints what is there,
-`--write-readme README.md` puts it between the README's markers.
+`--write PAGE` puts it between that page's markers.
 """
 
 import argparse
@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from analysis.elbo.information import information, information_column
+from analysis.elbo.rate_decomposition import (
+    mutual_information_cell,
+    mutual_information_column,
+)
 from analysis.study import (
     Cell,
     Results,
@@ -77,7 +80,7 @@ def cell_of(row: str, seed: int, steps: int) -> Cell:
     with trained(arguments_of(row, seed, steps)) as run:
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         vae, _, x = with_test_data(run, metrics["n"])
-        return {**{name: metrics[name] for name in KEPT}, **information(vae, x)}
+        return {**{name: metrics[name] for name in KEPT}, **mutual_information_cell(vae, x)}
 
 
 def tables(results: Results) -> str:
@@ -97,7 +100,7 @@ def tables(results: Results) -> str:
             (
                 row,
                 *(column(name) for name in ("log_evidence", "elbo", "kl")),
-                information_column(list(cells.values())),
+                mutual_information_column(list(cells.values())),
                 column("active_units", 0),
                 column("khat_share_above"),
                 column("seconds_per_epoch", 1),

@@ -4,7 +4,7 @@
 parameters and a fixed batch what is not in `particles.json` yet, objective by objective; stopped and
 started again, it trains again and goes on with the next. It draws `particles.png` beside itself.
 `--run` measures at the parameters of a run of one's own. `--table` prints what is there,
-`--write-readme README.md` puts it between the README's markers.
+`--write PAGE` puts it between that page's markers.
 
 References:
     Tighter Variational Bounds are Not Necessarily Better (Rainforth et al., 2018),

@@ -2,7 +2,7 @@
 
 `python scripts/studies/priors.py` trains and evaluates what is not in `priors.json` yet, prior by
 prior; stopped and started again, it goes on with the next. `--table` prints what is there,
-`--write-readme README.md` puts it between the README's markers. On two cores it takes about an
+`--write PAGE` puts it between that page's markers. On two cores it takes about an
 hour; `--steps 50000` is the larger setting for a GPU.
 """
 

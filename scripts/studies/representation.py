@@ -2,7 +2,7 @@
 
 `python scripts/studies/representation.py` trains what is not there yet, measures it, and keeps the numbers in
 `representation.json`; stopped and started again, it goes on where it was, within a training, too: trained runs
-stay in `--runs`. `--table` prints what is there, `--write-readme README.md` puts it between the README's markers,
+stay in `--runs`. `--table` prints what is there, `--write PAGE` puts it between that page's markers,
 `--figures` draws the pictures. On two cores it takes about two hours; `--full` is the same with dSprites at 64 x 64,
 the published network and number of updates, for a GPU.
 """
@@ -18,19 +18,21 @@ from pathlib import Path
 import torch
 
 from analysis.predictive.model_samples import embedded
-from analysis.representation.study_metrics import (
-    continuity_of,
-    damaged_of,
-    disentanglement_of,
-    foreign_of,
-    label_efficiency_of,
-    robustness_of,
-    selection_of,
-    uncertainty_of,
-    use_of,
-    use_of_data,
+from analysis.representation.study import (
+    MODEL_NAMES,
+    codes_label_efficiency,
+    codes_of,
+    codes_robustness,
+    continuity_metrics,
+    disentanglement_metrics,
+    downstream_metrics,
+    ood_metrics,
+    raw_data,
+    representation_tables,
+    robustness_metrics,
+    selection_metrics,
+    uncertainty_metrics,
 )
-from analysis.representation.study_tables import MODEL_NAMES, representation_tables
 from analysis.study import (
     Cell,
     StudyError,
@@ -126,7 +128,12 @@ def cell_of(row: str, seed: int, options: argparse.Namespace) -> Cell:
         return selection(options)
     if model == "data":
         prepared = PreparedData(DATASETS[data](root=default_root()), "binary")
-        return {"data": data, "seed": seed, **use_of_data(prepared), **provenance()}
+        return {
+            "data": data,
+            "seed": seed,
+            **downstream_metrics(*raw_data(prepared)),
+            **provenance(),
+        }
     arguments = arguments_of(row, seed, full=options.full)
     run = kept_run(options.runs / data / model / str(seed), arguments)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
@@ -135,16 +142,16 @@ def cell_of(row: str, seed: int, options: argparse.Namespace) -> Cell:
     kept = {name: metrics[name] for name in KEPT}
     cell = {"train": svi_train_command(arguments), **kept, "measured_by": provenance()}
     if data == "dsprites":
-        return {**cell, "disentanglement": disentanglement_of(vae, prepared)}
+        return {**cell, "disentanglement": disentanglement_metrics(vae, prepared)}
     other = IMAGES[data]
     foreign = PreparedData(DATASETS[other](root=default_root()), "binary").fixed("test")[:]
     return {
         **cell,
-        **use_of(vae, prepared),
-        "robustness": robustness_of(vae, prepared),
-        "continuity": continuity_of(vae, prepared),
-        "uncertainty": uncertainty_of(vae, prepared),
-        "foreign": foreign_of(vae, prepared, {other: foreign}),
+        **downstream_metrics(*codes_of(vae, prepared)),
+        "robustness": robustness_metrics(vae, prepared),
+        "continuity": continuity_metrics(vae, prepared),
+        "uncertainty": uncertainty_metrics(vae, prepared),
+        "foreign": ood_metrics(vae, prepared, {other: foreign}),
     }
 
 
@@ -169,14 +176,14 @@ def selection(options: argparse.Namespace) -> Cell:
         vae, data, _ = with_test_data(options.runs / "dsprites" / name / str(seed), 1)
         codes[model], groups[model] = embedded(vae, data.fixed("test")[:]), name
         scores[model] = results[f"dsprites:{model}"]["disentanglement"]["scores"]["mig"]
-    return {**selection_of(codes, groups, scores), "models": len(names), **provenance()}
+    return {**selection_metrics(codes, groups, scores), "models": len(names), **provenance()}
 
 
 def draw(options: argparse.Namespace) -> None:
     """Draw three pictures of the runs of the first seed that are there."""
     from analysis.disentanglement.traversals import plot_traversals, traversals
     from analysis.representation.label_efficiency import plot_label_efficiency
-    from analysis.representation.robustness_figures import plot_robustness
+    from analysis.representation.robustness import plot_robustness
 
     seed = str(options.seeds[0])
     runs = {model: options.runs / PICTURED / model / seed for model in MODELS}
@@ -193,9 +200,11 @@ def draw(options: argparse.Namespace) -> None:
     )
     figures = {
         "label_efficiency": plot_label_efficiency(
-            {name: label_efficiency_of(*pair) for name, pair in there.items()}
+            {name: codes_label_efficiency(*pair) for name, pair in there.items()}
         ),
-        "robustness": plot_robustness({name: damaged_of(*pair) for name, pair in there.items()}),
+        "robustness": plot_robustness(
+            {name: codes_robustness(*pair) for name, pair in there.items()}
+        ),
         "traversals": plot_traversals(moved),
     }
     options.figures.mkdir(parents=True, exist_ok=True)

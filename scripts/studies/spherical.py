@@ -3,7 +3,7 @@
 `python scripts/studies/spherical.py` trains and evaluates what is not in `spherical.json` yet, with
 the same network, data and epochs, at the same own dimension d of the latent space: a sphere of
 dimension d lies in R^(d+1), so its `--latent-dim` is d + 1. Stopped and started again, it goes on
-with the next. `--table` prints what is there, `--write-readme README.md` puts it between the README's
+with the next. `--table` prints what is there, `--write README.md` puts it between the README's
 markers.
 
 References:

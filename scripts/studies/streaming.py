@@ -3,7 +3,7 @@
 `python scripts/studies/streaming.py` writes files of 0.5, 2 and 6 GB of 28x28 pictures, one after
 another, and in a process of its own for each trains for some steps and reads an epoch; the smallest
 it trains from memory as well, to compare. Numbers are kept in `streaming.json`. `--table` prints
-them, `--write-readme README.md` puts them between the README's markers. It needs as much space in
+them, `--write PAGE` puts them between that page's markers. It needs as much space in
 `--folder` as the largest file, and takes a few minutes.
 """
 

@@ -2,7 +2,7 @@
 
 `python scripts/studies/tables.py` trains what is not in `tables.json` yet, on files that it writes from
 scikit-learn's tables, the data root and two made sets; `--table` prints what is there, and
-`--write-readme docs/your-data.md` puts it between that page's markers. Both models see the same rows and
+`--write docs/your-data.md` puts it between that page's markers. Both models see the same rows and
 give log densities in the units of the data. On two cores it takes about half an hour.
 """
 

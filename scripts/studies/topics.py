@@ -2,7 +2,7 @@
 
 `python scripts/studies/topics.py` trains and evaluates what is not in `topics.json` yet, row by row;
 stopped and started again, it goes on with the next. `--table` prints what is there,
-`--write-readme README.md` puts it between the README's markers. On one core it takes about a
+`--write PAGE` puts it between that page's markers. On one core it takes about a
 quarter of an hour; `--steps 50000` is the larger setting for a GPU.
 """
 

@@ -162,7 +162,7 @@ def test_readme_is_written_between_its_markers(study, results, tmp_path, capsys)
     path.write_text(json.dumps(results))
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- first_numbers -->\nold\n<!-- /first_numbers -->\nafter\n")
-    arguments = ["--results", str(path), "--write-readme", str(readme)]
+    arguments = ["--results", str(path), "--write", str(readme)]
     for _ in range(2):
         assert study.main(arguments) == 0
     start, end = "<!-- first_numbers -->", "<!-- /first_numbers -->"

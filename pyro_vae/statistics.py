@@ -296,15 +296,20 @@ def concatenate_results(results: Sequence[Result], shared: tuple[str, ...] = ())
     """
     if not results:
         raise ValueError("there are no results to concatenate.")
-    columns: dict[str, Any] = {}
-    for field in fields(results[0]):  # pyright: ignore[reportArgumentType]
-        parts = [getattr(result, field.name) for result in results]
-        arrays = any(isinstance(part, np.ndarray) for part in parts)
-        if arrays and field.name not in shared:
-            missing = any(part is None for part in parts)
-            columns[field.name] = None if missing else np.concatenate(parts, axis=-1)
-        elif not arrays and len(set(parts)) > 1:
-            raise ValueError(f"results must have one {field.name}, got {sorted(set(parts))}.")
+    names = [field.name for field in fields(results[0])]  # pyright: ignore[reportArgumentType]
+    columns: dict[str, list[Any]] = {n: [getattr(r, n) for r in results] for n in names}
+    whole: dict[str, Any] = {}
+    # Common values first, as the shapes of arrays depend on them.
+    for name, parts in columns.items():
+        if not any(isinstance(part, np.ndarray) for part in parts):
+            if len(set(parts)) > 1:
+                raise ValueError(f"results must have one {name}, got {sorted(set(parts))}.")
+            whole[name] = parts[0]
+    for name in columns.keys() - whole.keys():
+        parts = columns[name]
+        if name in shared:
+            whole[name] = parts[0]
         else:
-            columns[field.name] = parts[0]
-    return type(results[0])(**columns)
+            missing = any(part is None for part in parts)
+            whole[name] = None if missing else np.concatenate(parts, axis=-1)
+    return type(results[0])(**whole)

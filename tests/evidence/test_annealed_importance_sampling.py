@@ -371,7 +371,7 @@ def result_of(log_weights, acceptance):
         (np.zeros((16, 4)), 0.65, "Good"),
         (np.zeros((16, 4)), 0.1, "Not to be trusted: for 100% of the data"),
         (np.eye(16)[:, :4] * 9, 0.65, "Too low: for 100% of the data"),
-        (np.zeros((1, 4)), 0.65, "take at least two"),
+        (np.zeros((1, 4)), 0.65, "use at least two"),
     ],
 )
 def test_trust(log_weights, acceptance, words):
@@ -521,7 +521,7 @@ def wrong(traced, *_):
 
 @pytest.mark.parametrize(
     ("compiler", "reason"),
-    [(fails, "No working C++ compiler"), (wrong, "from the eager one")],
+    [(fails, "No working C++ compiler"), (wrong, "compiled and eager differ")],
 )
 def test_a_compiler_that_fails_is_not_used(compiler, reason, monkeypatch, caplog):
     monkeypatch.setattr(compiled_function, "compile_graph", compiler)
@@ -530,7 +530,7 @@ def test_a_compiler_that_fails_is_not_used(compiler, reason, monkeypatch, caplog
         annealed_importance_sampling(vae, x, compile=mode, **COMPILED) for mode in ("on", "off")
     ]
     np.testing.assert_array_equal(results[0].log_weights, results[1].log_weights)
-    assert caplog.text.count("off, it runs eagerly") == 2
+    assert caplog.text.count("off, it runs eagerly") == 1
     assert reason in caplog.text
 
 

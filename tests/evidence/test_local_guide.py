@@ -164,7 +164,7 @@ def test_any_order_and_any_part_of_the_data_and_no_other():
     torch.testing.assert_close(program.embed(x[order]), whole[order], rtol=0, atol=0)
     assert (whole - vae.embed(x)).abs().max() > 0.1
     with pytest.raises(
-        ValueError, match="knows only the 20 data that it was refined for, got 2 others"
+        ValueError, match="knows only the 20 examples that it was refined for, got 2 others"
     ):
         program.guide(torch.cat([x[:3], x[:2] + 0.01]))
 
@@ -179,7 +179,7 @@ def test_a_table_knows_its_rows(n):
     torch.testing.assert_close(table(x[order]), values[order], rtol=0, atol=0)
     torch.testing.assert_close(table(x[order].view(2, n, 4, 4)), values[order].view(2, n, 2, 3))
     with pytest.raises(
-        ValueError, match=f"only the {n} data that it was refined for, got 1 others"
+        ValueError, match=f"only the {n} examples that it was refined for, got 1 others"
     ):
         table(x[:1] + 1)
 

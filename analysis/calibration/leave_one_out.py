@@ -25,7 +25,6 @@ from analysis.predictive.model_samples import (
 )
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.distributions import CategoricalLevels, DiscretizedLogistic, NegativeBinomial
-from pyro_vae.evidence.numbers import share_above_threshold, standard_error
 from pyro_vae.inference_data.pointwise import named
 from pyro_vae.log_densities import LogDensities
 from pyro_vae.rng import as_floats, derive_seed
@@ -35,6 +34,8 @@ from pyro_vae.statistics import (
     khat_threshold,
     pareto_khat,
     rounding_error,
+    share_above_threshold,
+    standard_error,
     withheld,
 )
 

@@ -10,7 +10,7 @@ from pyro_vae.objectives import Factor
 from pyro_vae.training import Training
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.processes import Processes
-from pyro_vae.training.step import Loss, Own, Step
+from pyro_vae.training.step import AuxiliaryParameters, Loss, Step
 
 
 def a_training(**options) -> Training:
@@ -48,9 +48,14 @@ def test_both_groups_follow_their_own_loss_and_rate():
     ours, theirs = torch.zeros(3, requires_grad=True), torch.zeros(2, requires_grad=True)
 
     def loss(x):
-        return Loss((ours * x).sum() + 5 * theirs.sum(), own=-theirs.sum() + 7 * ours.sum())
+        return Loss((ours * x).sum() + 5 * theirs.sum(), auxiliary=-theirs.sum() + 7 * ours.sum())
 
-    step = Step(loss, {"a": ours}, lr=0.1, own=Own({"b": theirs}, lr=0.02, betas=(0.5, 0.9)))
+    step = Step(
+        loss,
+        {"a": ours},
+        lr=0.1,
+        auxiliary=AuxiliaryParameters({"b": theirs}, lr=0.02, betas=(0.5, 0.9)),
+    )
     step(torch.tensor([1.0, -1.0, 2.0]))
     torch.testing.assert_close(ours.detach(), torch.tensor([-0.1, 0.1, -0.1]))
     torch.testing.assert_close(theirs.detach(), torch.full((2,), 0.02))
@@ -60,10 +65,10 @@ def test_both_groups_follow_their_own_loss_and_rate():
 def test_an_own_gradient_that_is_not_finite_skips_the_whole_step():
     ours, theirs = torch.zeros(3, requires_grad=True), torch.zeros(2, requires_grad=True)
     step = Step(
-        lambda x: Loss(ours.sum(), own=(theirs * x).sum()),
+        lambda x: Loss(ours.sum(), auxiliary=(theirs * x).sum()),
         {"a": ours},
         lr=0.1,
-        own=Own({"b": theirs}),
+        auxiliary=AuxiliaryParameters({"b": theirs}),
     )
     step(torch.tensor(float("nan")))
     assert not ours.any()
@@ -73,13 +78,13 @@ def test_an_own_gradient_that_is_not_finite_skips_the_whole_step():
 
 def test_several_processes_refuse_what_couples_a_batch():
     several = Processes(rank=0, size=2)
-    with pytest.raises(ValueError, match="Factor couples the data of a batch"):
+    with pytest.raises(ValueError, match="Factor couples the examples of a batch"):
         a_training(processes=several)
-    with pytest.raises(ValueError, match="parameters of its own trains in one process"):
+    with pytest.raises(ValueError, match="parameters of its own must be trained in one process"):
         Step(
             lambda: None,
             {"a": torch.zeros(1, requires_grad=True)},
             lr=0.1,
-            own=Own({"b": torch.zeros(1, requires_grad=True)}),
+            auxiliary=AuxiliaryParameters({"b": torch.zeros(1, requires_grad=True)}),
             processes=several,
         )

@@ -21,7 +21,7 @@ from pyro_vae.data.orders import BlockOrder
 from pyro_vae.likelihoods import NegativeBinomial
 from pyro_vae.training import Training
 from pyro_vae.training.checkpoint import load_checkpoint
-from pyro_vae.training.loaders import Batches, InMemory, Sparse, Streamed, feed
+from pyro_vae.training.loaders import Batches, InMemory, Sparse, Streamed, make_loader
 
 # 371 of 530 rows are trained on: 13 a block and 5 blocks a pool make 29 blocks, one of them short,
 # and 6 pools, one of them short; 37 batches of 10, of which several lie in two pools, and one of 1.
@@ -40,20 +40,22 @@ def dataset(tmp_path) -> Dataset:
 
 
 def streamed(dataset: Dataset, batch_size: int = 10, **ranks: int) -> Streamed:
-    made = feed(PreparedData(dataset, "binary"), Batches(TRAINED, batch_size, **ranks), 7, CPU)
+    made = make_loader(
+        PreparedData(dataset, "binary"), Batches(TRAINED, batch_size, **ranks), 7, CPU
+    )
     assert isinstance(made, Streamed)
     return made
 
 
 def in_memory(dataset: Dataset, batch_size: int = 10, **ranks: int) -> InMemory:
     prepared = PreparedData(dataset.in_memory(), "binary")
-    made = feed(prepared, Batches(TRAINED, batch_size, **ranks), 7, CPU)
+    made = make_loader(prepared, Batches(TRAINED, batch_size, **ranks), 7, CPU)
     assert isinstance(made, InMemory)
     return made
 
 
 def batch(made: Streamed | InMemory, step: int) -> torch.Tensor:
-    return made.rows(made.argument(step))
+    return made.gather(made.fetch(step))
 
 
 def numbers(rows: torch.Tensor) -> list[int]:
@@ -95,7 +97,7 @@ def test_batches_in_memory_are_one_shuffle_of_all(dataset):
         epoch, position = divmod(step, STEPS)
         generator = torch.Generator().manual_seed(7 + epoch)
         order = torch.randperm(TRAINED, generator=generator)
-        assert torch.equal(made.argument(step), order[10 * position : 10 * position + 10])
+        assert torch.equal(made.fetch(step), order[10 * position : 10 * position + 10])
     assert made.order == "all rows shuffled together"
 
 
@@ -126,17 +128,17 @@ def test_processes_share_a_batch(dataset, ranks):
 def test_two_pools_are_held_and_no_more(dataset, monkeypatch):
     made = streamed(dataset)
     live, most = set(), []
-    original = Streamed._copied
+    original = Streamed._copy
 
-    def counted(self, pool, stopped):
-        rows = original(self, pool, stopped)
+    def counted(self, pool, cancelled):
+        rows = original(self, pool, cancelled)
         name = object()
         live.add(name)
         most.append(len(live))
         weakref.finalize(rows, live.discard, name)
         return rows
 
-    monkeypatch.setattr(Streamed, "_copied", counted)
+    monkeypatch.setattr(Streamed, "_copy", counted)
     for step in range(2 * STEPS):
         batch(made, step)
         assert made._ahead is not None
@@ -221,11 +223,11 @@ def test_fit_takes_a_memory_mapped_set(dataset):
 def test_a_replayed_batch_is_the_one_it_was(dataset):
     """What explains a broken run goes back to a pool that is gone."""
     training = a_training(dataset)
-    first = training._feed.argument(2)
+    first = training.loader.fetch(2)
     for step in range(3, 35):
-        training._feed.argument(step)
-    assert torch.equal(training._feed.argument(2), first)
-    training._feed.close()
+        training.loader.fetch(step)
+    assert torch.equal(training.loader.fetch(2), first)
+    training.loader.close()
 
 
 # ---- sparse counts ---------------------------------------------------------------------------
@@ -248,7 +250,7 @@ def test_sparse_rows_give_what_memory_gives(sparse_counts, ranks):
     for rank in range(ranks):
         batches = Batches(TRAINED, 10, rank=rank, ranks=ranks)
         ours, theirs = (
-            feed(PreparedData(dataset, "counts"), batches, 7, CPU)
+            make_loader(PreparedData(dataset, "counts"), batches, 7, CPU)
             for dataset in (sparse_counts, of_counts(COUNTS))
         )
         assert isinstance(ours, Sparse)
@@ -258,7 +260,7 @@ def test_sparse_rows_give_what_memory_gives(sparse_counts, ranks):
             assert torch.equal(batch(ours, step), batch(theirs, step))
         ours.order_seed = theirs.order_seed = 100
         assert torch.equal(batch(ours, 3), batch(theirs, 3))
-        beside = [made.beside(Batches(370, 37), 5) for made in (ours, theirs)]
+        beside = [made.fork(Batches(370, 37), 5) for made in (ours, theirs)]
         assert torch.equal(*(batch(made, 4) for made in beside))
 
 
@@ -326,7 +328,7 @@ def test_a_reader_that_is_waited_for_can_be_stopped(dataset, monkeypatch):
             time.sleep(0.01)
         if len(read) == 1:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            made._ahead.stopped.wait(10)
+            made._ahead.cancelled.wait(10)
         return torch.zeros((rows.stop - rows.start, 1, 8, 8), dtype=torch.uint8)
 
     monkeypatch.setattr(type(dataset.train), "__getitem__", slow)
@@ -362,7 +364,7 @@ def test_a_reader_that_nobody_waits_for_stops_at_the_next_block(dataset, monkeyp
     # Takes the second pool, and so begins the third.
     batch(made, 8)
     assert reading.wait(10)
-    made._ahead.stopped.set()
+    made._ahead.cancelled.set()
     go_on.set()
     made.close()
     assert len(read) == 1

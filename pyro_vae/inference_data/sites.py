@@ -240,7 +240,8 @@ def read_sites(
     sites = {}
     for name, node in sample_nodes(trace).items():
         frames = [frame for frame in plate_frames(node) if frame.dim >= -nesting]
-        fn, kind = node["fn"], kind_of(node)
+        kind = kind_of(node)
+        fn: Any = node["fn"]
         density = torch.zeros((), device=node["value"].device)
         if densities:
             density = scale_and_mask(node["unscaled_log_prob"], mask=node["mask"])
@@ -248,7 +249,7 @@ def read_sites(
         while hasattr(base, "base_dist"):
             base = base.base_dist
         plates = {frame.dim: frame.size for frame in frames}
-        event_dim = layout.event_dims[name] if name in layout.event_dims else fn.event_dim
+        event_dim = layout.event_dims.get(name, fn.event_dim)
         values = _as_draws(node["value"], event_dim, plates, nesting, draws)
         log_density = _as_draws(density, 0, plates, nesting, draws)
         if values is None or log_density is None:

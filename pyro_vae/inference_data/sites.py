@@ -249,7 +249,7 @@ def read_sites(
         while hasattr(base, "base_dist"):
             base = base.base_dist
         plates = {frame.dim: frame.size for frame in frames}
-        event_dim = layout.event_dims.get(name, fn.event_dim)
+        event_dim = cast("int", layout.event_dims.get(name, fn.event_dim))
         values = _as_draws(node["value"], event_dim, plates, nesting, draws)
         log_density = _as_draws(density, 0, plates, nesting, draws)
         if values is None or log_density is None:

@@ -160,6 +160,7 @@ def test_a_decoder_that_ignores_the_code():
     assert "ignores the code" in found.reading()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prior", "posterior"),
     [

@@ -56,6 +56,7 @@ def test_detection_at_its_ends():
     assert detection(np.zeros(1), np.ones(1)).standard_error is None
 
 
+@pytest.mark.slow
 def test_standard_error_is_the_spread_over_samples():
     rng = np.random.default_rng(0)
     found = [detection(rng.normal(size=60), rng.normal(1, 2, size=40)) for _ in range(200)]

@@ -31,7 +31,6 @@ def test_draws_are_balanced():
     assert (np.sum(odd, axis=0) > 40).all()
 
 
-@pytest.mark.slow
 def test_draws_are_common_and_apart():
     labels = np.arange(100) % 5
     one = balanced_rows(labels, 10, seed=3, repeat=1)

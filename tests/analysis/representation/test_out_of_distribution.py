@@ -233,6 +233,16 @@ def test_reading_where_likelihood_serves():
     assert "k-hat" not in poor.reading()
 
 
+def test_scores_that_vary_less_than_their_rounding_errors_are_not_judged():
+    values = {name: np.linspace(0, 1, 50) for name in DEFINITIONS}
+    own, far = ScoredData(values, 0.0, rounding=2.0), ScoredData(values, 0.0)
+    found = OutOfDistribution(own, {"far": far}, 10).detections["far"]
+    assert found["likelihood"] is None
+    assert found["reconstruction"] is not None
+    exact = OutOfDistribution(far, {"far": far}, 10).detections["far"]
+    assert exact["likelihood"].auroc == 0.5
+
+
 def test_a_guide_that_is_a_point_has_codes_and_reconstructions_alone(words):
     vae = TRUTH.vae()
     exact_guide = vae.posterior

@@ -33,7 +33,7 @@ from analysis.study import (
 )
 from pyro_vae.data import DATASETS, Dataset, default_root
 from pyro_vae.evidence import fixed_rows
-from pyro_vae.evidence.baselines import (
+from pyro_vae.evidence.baseline_densities import (
     fit_negative_binomial,
     histogram,
     negative_binomial_log_density,

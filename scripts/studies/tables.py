@@ -30,7 +30,7 @@ from analysis.study import (
 )
 from pyro_vae.data import array_file, default_root, freyface, mouse_bladder
 from pyro_vae.data.values import Support
-from pyro_vae.evidence.baselines import factor_analysis
+from pyro_vae.evidence.baseline_densities import factor_analysis
 
 KEPT = (
     *("scale", "likelihood", "seed", "steps", "epochs", "n", "n_train", "log_evidence"),

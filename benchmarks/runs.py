@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from analysis.study import SVI_TRAIN, StudyError, markdown, svi_train
+from analysis.study import SVI_TRAIN, svi_train
+from analysis.study_results import StudyError, markdown
 from benchmarks.epochs import SuiteResult
 from benchmarks.task import Options
 from benchmarks.timing import (

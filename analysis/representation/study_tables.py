@@ -6,7 +6,7 @@ from functools import partial
 
 from analysis.disentanglement.scores import SCORES
 from analysis.representation.foreign_scores import DEFINITIONS
-from analysis.study import (
+from analysis.study_results import (
     Cell,
     Results,
     cells_of,

@@ -31,17 +31,8 @@ from analysis.representation.study_metrics import (
     use_of_data,
 )
 from analysis.representation.study_tables import MODEL_NAMES, representation_tables
-from analysis.study import (
-    Cell,
-    StudyError,
-    fill_cell,
-    kept_run,
-    read_results,
-    run_study,
-    study_parser,
-    svi_train_command,
-    with_test_data,
-)
+from analysis.study import kept_run, run_study, study_parser, svi_train_command, with_test_data
+from analysis.study_results import Cell, StudyError, fill_cell, read_results
 from pyro_vae.data import DATASETS, PreparedData, default_root
 from pyro_vae.runs.provenance import provenance
 

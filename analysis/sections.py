@@ -52,8 +52,7 @@ from analysis.predictive.figures import (
 from analysis.predictive.generalisation import Generalisation, generalisation, plot_generalisation
 from analysis.predictive.pit import PitCheck, pit_check, plot_pit
 from analysis.predictive.two_sample import compare_scores
-from analysis.representation import section
-from analysis.representation.section import representation
+from analysis.representation.section import SECTION as REPRESENTATION
 from analysis.subject import FORECAST_SAMPLES, SCORES, Subject, replicates
 from pyro_vae.data.nouns import a_noun
 
@@ -300,8 +299,7 @@ SECTIONS: dict[str, Section | Maker] = {
     "pit": Maker(pit, ("statistics", "elements"), (*_NEW, *_FORECASTS)),
     "elbo": Section("What is the ELBO made of, and what does its rate contain?", ELBO_CHECKS),
     "guide": Maker(guide, ("quality", "sbc", "generalisation"), ("importance weights",)),
-    # A diagnosis of the model takes half as long without it.
-    "representation": Maker(representation, section.PARTS, section.SHARED, default=False),
+    "representation": REPRESENTATION,
 }
 
 

@@ -90,7 +90,7 @@ class Study:
         about: The program's docstring, whose first line is shown by `--help`.
         rows: The rows in the order of the table.
         command: What to type, at the root of a checkout, to get a cell: a template with `{row}`, `{words}`,
-            `{seed}` and the names in `options`. The seed comes last.
+            `{seed}`, `{all_seeds}` and the names in `options`. The seed comes last.
         columns: Titles and functions from a row's cells to text. The first column is the row's title.
         note: A text below the table, or a function of the results.
         train: The template of `svi_train.py`'s options, if `command` runs the study itself.
@@ -98,7 +98,7 @@ class Study:
         options: Further options of the program with their defaults.
         seeds: The default seeds.
         findings: Lines below the note, from the results.
-        draw: Draws the study's figure after new cells, from the results.
+        draw: Draws the study's figures from the results and the options.
         first: The title of the first column.
         tables: The whole text from the results, in place of one table.
     """
@@ -114,7 +114,7 @@ class Study:
     options: Mapping[str, Any] = field(default_factory=dict)
     seeds: Sequence[int] = (0, 1, 2)
     findings: Callable[[Results], Iterable[str]] = lambda _: ()
-    draw: Callable[[Results], None] | None = None
+    draw: Callable[[Results, argparse.Namespace], None] | None = None
     first: str = ""
     tables: "Callable[[Study, Results], str] | None" = None
 
@@ -130,7 +130,7 @@ class Study:
             if not (options.table or options.write):
                 self.fill(options)
                 if self.draw:
-                    self.draw(read_results(options.results))
+                    self.draw(read_results(options.results), options)
             text = self.text(read_results(options.results))
             if options.write:
                 write_between_markers(options.write, self.name, text)
@@ -152,7 +152,10 @@ class Study:
         add("--only", nargs="+", choices=rows, default=rows, metavar="ROW", help=", ".join(rows))
         add("--seeds", nargs="+", type=int, default=list(self.seeds), help="The training seeds.")
         for name, default in self.options.items():
-            kind = type(default) if default is not None else Path
+            if default is False:
+                add(f"--{name}", action="store_true")
+                continue
+            kind = Path if default is None else type(default)
             add(
                 f"--{name.replace('_', '-')}",
                 type=kind,
@@ -173,10 +176,8 @@ class Study:
 
     def fill(self, options: argparse.Namespace) -> None:
         """Make the cells that are not stored yet, and store each."""
-        for seed in options.seeds:
-            for name in options.only:
-                if self.rows[name].once and seed != options.seeds[0]:
-                    continue
+        for name in options.only:
+            for seed in options.seeds[:1] if self.rows[name].once else options.seeds:
                 command = self.command_of(name, seed, options)
                 make = partial(self.cell, name, seed, options)
                 fill_cell(options.results, f"{name}/{seed}", command, make, again=options.again)
@@ -191,6 +192,7 @@ class Study:
                 "row": shlex.quote(name),
                 "words": self.rows[name].words,
                 "seed": seed,
+                "all_seeds": " ".join(map(str, options.seeds)),
             }
         )
         words = shlex.split(filled)

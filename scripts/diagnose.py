@@ -389,8 +389,7 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
     names = distinct(options.runs)
     out = free(options.out or RunDirectory.unused(Path("runs"), "comparison").path)
     from analysis.comparison.heldout_elpd import HeldOut
-    from analysis.comparison.model_comparison import compare_models
-    from analysis.comparison.model_comparison_figure import plot_model_comparison
+    from analysis.comparison.model_comparison import compare_models, plot_model_comparison
     from analysis.comparison.paired_differences import paired_report, plot_paired_differences
     from analysis.elbo.rate_distortion import plot_rate_distortion, rate_distortion_summary
     from analysis.progress import Steps
@@ -470,7 +469,7 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
     names = distinct(options.runs)
     out = free(options.out or RunDirectory.unused(Path("runs"), "comparison").path)
     from analysis.progress import Steps
-    from analysis.representation.side_by_side import side_by_side
+    from analysis.representation.section import side_by_side
 
     runs = {name: opened(options, path) for name, path in zip(names, options.runs, strict=True)}
     rows = {name: fixed(trained, options) for name, trained in runs.items()}
@@ -507,7 +506,7 @@ def set_side_by_side(options: argparse.Namespace, made_by: dict[str, str | None]
 
 def said_differences(runs: Mapping[str, TrainedRun]) -> dict[str, dict[str, Any]]:
     """How runs differ, in options and training, which is printed before they are compared."""
-    from analysis.comparison.run_differences import differences_report, run_differences
+    from analysis.comparison.comparability import differences_report, run_differences
 
     configurations = {name: trained.vae.configuration for name, trained in runs.items()}
     differences = run_differences(

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analysis.predictive.model_samples import as_floats, embedded, latent_site, to_array
-from analysis.representation.code_files import FORMATS, Codes
+from analysis.representation.codes import FORMATS, Codes
 from pyro_vae.cli.common import Parser, chosen_device, opened_run, run_data, run_program
 from pyro_vae.data import PreparedData
 from pyro_vae.data.nouns import noun, set_noun

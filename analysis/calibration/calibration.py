@@ -17,7 +17,7 @@ from analysis.calibration.calibration_figures import (
     plot_reliability,
 )
 from analysis.calibration.leave_one_out import same_image_probability
-from analysis.comparison.sign_flips import NUM_FLIPS, bootstrap_interval, sign_flips
+from analysis.comparison.resampling_tests import NUM_FLIPS, bootstrap_interval, sign_flips
 from analysis.predictive.element_pit import (
     ElementMap,
     ElementPit,

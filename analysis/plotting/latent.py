@@ -263,7 +263,7 @@ def plot_latents(
     half, most = (f"{probability:.0%}" for probability in INTERVALS)
     names, forest = figure.axes
     # A centred last name would overlap the forest's axis.
-    names.get_xticklabels()[-1].set_ha("right")
+    names.get_xticklabels()[-1].set_horizontalalignment("right")
     forest.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     spread = chosen[name].max([chain, draw]) - chosen[name].min([chain, draw])
     forest.set_xlabel(

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 
 from analysis.comparison.p_values import holm
-from analysis.comparison.permutation_tests import (
+from analysis.comparison.resampling_tests import (
     ProfileComparison,
     SpectrumComparison,
     compare_profiles,
@@ -38,7 +38,7 @@ from analysis.predictive.plots import (
     plot_spectrum,
 )
 from analysis.predictive.two_sample import Comparison, compare_scores
-from analysis.representation.classifier_two_sample import FEWEST, ToldApart, told_apart
+from analysis.representation.classifier_two_sample import MIN_DRAWS, TwoSampleTest, two_sample_test
 from analysis.verdicts import Verdict, like_data
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.numbers import finite
@@ -86,8 +86,8 @@ class PredictiveChecks:
     spectrum: SpectrumComparison | None = None
     nearest: Nearest | None = None
     nearest_real: Nearest | None = None
-    told_apart: ToldApart | None = None
-    training_told_apart: ToldApart | None = None
+    told_apart: TwoSampleTest | None = None
+    training_told_apart: TwoSampleTest | None = None
 
     @cached_property
     def p_values(self) -> dict[str, float]:
@@ -286,7 +286,7 @@ def _told_apart(
     family: Sequence[Statistic],
     transform: Callable[[np.ndarray], np.ndarray] | None,
     seed: int,
-) -> tuple[ToldApart | None, ToldApart | None]:
+) -> tuple[TwoSampleTest | None, TwoSampleTest | None]:
     """A classifier of generated, and of training data, against real ones.
 
     It sees the statistics, and the coordinates on the leading principal axes of all data together, which
@@ -294,7 +294,7 @@ def _told_apart(
     """
     from sklearn.utils.extmath import randomized_svd
 
-    if min(map(len, samples[:2])) < FEWEST:
+    if min(map(len, samples[:2])) < MIN_DRAWS:
         return None, None
     chosen = [spread_rows(len(x), MOST_CLASSIFIED) for x in samples]
     taken = [x[rows] for x, rows in zip(samples, chosen, strict=True)]
@@ -316,8 +316,8 @@ def _told_apart(
     features = np.nan_to_num(np.column_stack([left * scale, *columns]))
     real, generated, train = np.split(features, np.cumsum([len(x) for x in taken])[:2])
     return (
-        told_apart(generated, real, seed=seed),
-        told_apart(train, real, seed=seed) if len(train) >= FEWEST else None,
+        two_sample_test(generated, real, seed=seed),
+        two_sample_test(train, real, seed=seed) if len(train) >= MIN_DRAWS else None,
     )
 
 

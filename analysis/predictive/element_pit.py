@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Real
 
 from analysis.comparison.p_values import p_text
-from analysis.comparison.sign_flips import NUM_FLIPS, bootstrap_interval, sign_flips
+from analysis.comparison.resampling_tests import NUM_FLIPS, bootstrap_interval, sign_flips
 from analysis.verdicts import LARGEST_BIAS, LARGEST_SPREAD, Verdict, forecasts
 from pyro_vae.evidence.numbers import finite
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Real
 
 from analysis.comparison.p_values import p_text
-from analysis.comparison.permutation_tests import (
+from analysis.comparison.resampling_tests import (
     ProfileComparison,
     SpectrumComparison,
 )

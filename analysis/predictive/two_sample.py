@@ -2,7 +2,7 @@
 
 The first sample is of real data that did not train the model, the second of data that it generated,
 z ~ p(z), x ~ p(x | z). Under a true model a p-value is uniform on (0, 1). With enough data every
-wrong model is found: read the effect first. Of vectors see `analysis.comparison.permutation_tests`.
+wrong model is found: read the effect first. Of vectors see `analysis.comparison.resampling_tests`.
 """
 
 import math

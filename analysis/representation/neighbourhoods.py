@@ -1,32 +1,40 @@
-"""Who a code's neighbours are: of its own label, and those that the datum itself has."""
+"""Neighbours of codes: whether they share the label, and whether they are neighbours in data space."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-from analysis.representation.codes import Labelled
-from pyro_vae.data.nouns import a_noun, noun
-from pyro_vae.evidence.numbers import finite, standard_error
+from analysis.check import Check, Result
+from analysis.representation.codes import LabelledCodes, with_error
+from analysis.representation.inputs import RepresentationInputs
+from pyro_vae.evidence.numbers import standard_error
 
-# Data whose neighbours in data space are looked for, at most: all pairs are compared.
-MOST_DATA = 2000
-# Above the middle of the way from chance to 1, neighbourhoods are called good.
+if TYPE_CHECKING:
+    from analysis.subject import Subject
+
+# Data whose neighbours in data space are searched, at most: all pairs are compared.
+MAX_DATA = 2000
+# Beyond this share of the way from chance to 1, neighbourhoods count as good.
 GOOD = 0.5
+# Number of neighbours in a diagnosis.
+NEAR = 10
 
 
 @dataclass(frozen=True)
-class LocalAgreement:
-    """How far the k nearest codes of a datum have its label.
+class LocalAgreement(Result):
+    """How many of the k nearest codes of an example share its label.
 
     Args:
-        agreement: For each datum, the share of its k nearest others with its label.
-        chance: What neighbours chosen at random give: sum_c n_c (n_c - 1) / (n (n - 1)).
-        by_class: The mean over the data of each label; None for a label of at most k data, whose
-            neighbours cannot all be of their own.
+        agreement: For each example, the share of its k nearest others with its label.
+        chance: The value for random neighbours: sum_c n_c (n_c - 1) / (n (n - 1)).
+        by_class: The mean over the examples of each label; None for a label of at most k examples, whose
+            neighbours cannot all share it.
         neighbours: k.
     """
+
+    FIELDS: ClassVar = ("n", "neighbours", "agreement_se", "chance", "by_class")
 
     agreement: Float[np.ndarray, " n"]
     chance: float
@@ -34,96 +42,94 @@ class LocalAgreement:
     neighbours: int
 
     @property
+    def n(self) -> int:
+        """The number of examples."""
+        return len(self.agreement)
+
+    @property
     def mean(self) -> float:
         """The mean share."""
         return float(self.agreement.mean())
 
-    def summary(self) -> dict[str, Any]:
-        """The mean with its standard error, chance, the mean by class, and a reading."""
-        return {
-            "n": len(self.agreement),
-            "neighbours": self.neighbours,
-            "agreement": finite(self.mean),
-            "agreement_se": finite(standard_error(self.agreement)),
-            "chance": finite(self.chance),
-            "by_class": list(self.by_class),
-            "reading": self.reading(),
-        }
+    @property
+    def agreement_se(self) -> float | None:
+        """The standard error of the mean."""
+        return standard_error(self.agreement)
+
+    def extra(self) -> dict[str, float]:
+        """The mean share."""
+        return {"agreement": self.mean}
 
     def reading(self) -> str:
-        """Whether the neighbours of a code share its label."""
-        error = standard_error(self.agreement) or 0.0
-        text = (
-            f"{self.mean:.1%} (s.e. {error:.1%}) of a code's {self.neighbours} nearest others have its label "
-            f"(chance {self.chance:.1%}, 100% if labels lie apart)"
-        )
+        """Whether the neighbours of a code share its label, and the label with the lowest share."""
+        error = self.agreement_se or 0.0
         if self.mean - 2 * error <= self.chance:
-            return f"{text}: the neighbourhoods do not know the label."
-        good = self.mean - self.chance > GOOD * (1 - self.chance)
-        text += (
-            ": near codes mean like data."
-            if good
-            else ": better than chance, with labels still mixed."
+            verdict = "no better than chance"
+        elif self.mean - self.chance > GOOD * (1 - self.chance):
+            verdict = "nearby codes share labels"
+        else:
+            verdict = "better than chance, with labels mixed"
+        text = (
+            f"{with_error(self.mean, error, '.1%')} of a code's {self.neighbours} nearest others share its label "
+            f"(chance {self.chance:.1%}): {verdict}"
         )
-        known = {label: v for label, v in enumerate(self.by_class) if v is not None}
-        if not known:
-            return text
-        worst = min(known, key=lambda label: known[label])
-        text += f" The lowest is label {worst} with {known[worst]:.1%}"
-        few = len(self.by_class) - len(known)
-        if few:
-            text += f", of those with more than {self.neighbours} data: {few} labels have fewer"
+        known = {label: share for label, share in enumerate(self.by_class) if share is not None}
+        if known:
+            worst = min(known, key=lambda label: known[label])
+            text += f"; the lowest share is {known[worst]:.1%}, of label {worst}"
         return f"{text}."
 
 
 @dataclass(frozen=True)
-class NeighbourhoodOverlap:
-    """How far the k nearest data of a datum, in data space, are the k nearest by their codes.
+class NeighbourhoodOverlap(Result):
+    """How many of the k nearest examples, in data space, are the k nearest by their codes.
 
     Args:
-        overlap: For each datum, the share of its k nearest data that are among its k nearest codes.
+        by_example: For each example, the share of its k nearest data that are among its k nearest codes.
         chance: k / (n - 1).
-        trustworthiness: From 0 to 1: below 1 by how far neighbours of the code are from being
-            neighbours of the datum, in ranks; about 0.5 by chance.
+        trustworthiness: From 0 to 1: reduced by how far neighbours of the code are from being
+            neighbours in data space, in ranks; about 0.5 by chance.
         neighbours: k.
     """
 
-    overlap: Float[np.ndarray, " n"]
+    FIELDS: ClassVar = ("n", "neighbours", "overlap", "overlap_se", "chance", "trustworthiness")
+
+    by_example: Float[np.ndarray, " n"]
     chance: float
     trustworthiness: float
     neighbours: int
 
-    def summary(self) -> dict[str, Any]:
-        """The mean with its standard error, chance, trustworthiness and a reading."""
-        return {
-            "n": len(self.overlap),
-            "neighbours": self.neighbours,
-            "overlap": finite(self.overlap.mean()),
-            "overlap_se": finite(standard_error(self.overlap)),
-            "chance": finite(self.chance),
-            "trustworthiness": finite(self.trustworthiness),
-            "reading": self.reading(),
-        }
+    @property
+    def n(self) -> int:
+        """The number of examples."""
+        return len(self.by_example)
+
+    @property
+    def overlap(self) -> float:
+        """The mean share."""
+        return float(self.by_example.mean())
+
+    @property
+    def overlap_se(self) -> float | None:
+        """The standard error of the mean."""
+        return standard_error(self.by_example)
 
     def reading(self) -> str:
-        """Whether the code keeps the neighbours that the data have."""
-        mean = float(self.overlap.mean())
-        error = standard_error(self.overlap) or 0.0
-        text = (
-            f"{mean:.1%} of {a_noun()}'s {self.neighbours} nearest data are among its nearest codes, too "
-            f"(chance {self.chance:.1%}); trustworthiness is {self.trustworthiness:.2f} (0.5 is chance, 1 if "
-            f"no code has neighbours that its {noun()} has not): "
-        )
-        if mean - 2 * error <= self.chance:
-            return f"{text}the code forgets who is near."
+        """Whether the code preserves the neighbourhoods of the data."""
+        error = self.overlap_se or 0.0
+        if self.overlap - 2 * error <= self.chance:
+            verdict = "no better than chance"
+        else:
+            share = "most" if self.overlap > GOOD else "part"
+            verdict = f"the code preserves {share} of the data's neighbourhoods"
         return (
-            f"{text}the code keeps {'most of ' if mean > GOOD else ''}the data's neighbourhoods"
-            f"{'' if mean > GOOD else ' in part'}. Distances in data space are no truth themselves: a code "
-            "that finds the labels may leave them."
+            f"{with_error(self.overlap, error, '.1%')} of the {self.neighbours} nearest data are among the nearest "
+            f"codes (chance {self.chance:.1%}), with trustworthiness {self.trustworthiness:.2f} (chance 0.5): "
+            f"{verdict}."
         )
 
 
-def local_label_agreement(data: Labelled, *, neighbours: int = 10) -> LocalAgreement:
+def local_label_agreement(data: LabelledCodes, *, neighbours: int = 10) -> LocalAgreement:
     """1/n sum_i 1/k #{j among the k nearest of i: y_j = y_i}, by Euclidean distance of codes.
 
     On a sphere the order of distances is that of angles.
@@ -136,7 +142,7 @@ def local_label_agreement(data: Labelled, *, neighbours: int = 10) -> LocalAgree
         ValueError: If `neighbours` is below 1, or not below the number of data, or a label is
             below 0.
     """
-    _check(len(data), neighbours)
+    _check_neighbours(len(data), neighbours)
     if data.labels.min() < 0:
         raise ValueError(f"labels must be from 0 on, got {data.labels.min()}.")
     nearest = _nearest(data.codes, neighbours)
@@ -178,10 +184,10 @@ def neighbourhood_overlap(
 
     if len(x) != len(codes):
         raise ValueError(f"each datum needs a code, got {len(x)} data and {len(codes)} codes.")
-    rows = np.random.default_rng(seed).permutation(len(x))[:MOST_DATA]
+    rows = np.random.default_rng(seed).permutation(len(x))[:MAX_DATA]
     n = len(rows)
     # Beyond half the number of data trustworthiness has no scale.
-    _check(n // 2, neighbours)
+    _check_neighbours(n // 2, neighbours)
     data = x[rows].reshape(n, -1).astype(np.float32)
     near_data, near_codes = _nearest(data, neighbours), _nearest(codes[rows], neighbours)
     shared = [len(np.intersect1d(a, b)) for a, b in zip(near_data, near_codes, strict=True)]
@@ -191,16 +197,26 @@ def neighbourhood_overlap(
     )
 
 
+def _diagnose(subject: "Subject") -> LocalAgreement:
+    test = subject.compute(RepresentationInputs).test
+    return local_label_agreement(test, neighbours=min(NEAR, len(test) - 1))
+
+
+LOCAL_AGREEMENT = Check(
+    "local_agreement",
+    _diagnose,
+    headline=lambda found: {"label shared by near codes": f"{found.mean:.3f}"},
+)
+
+
 def _nearest(points: np.ndarray, neighbours: int) -> Int[np.ndarray, "n neighbours"]:
     """The rows of each point's nearest others."""
     from sklearn.neighbors import NearestNeighbors
 
-    # Without points to look from, a point is not its own neighbour, even beside its double.
+    # Without query points, a point is not its own neighbour, even beside a duplicate.
     return NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False)
 
 
-def _check(n: int, neighbours: int) -> None:
+def _check_neighbours(n: int, neighbours: int) -> None:
     if not 1 <= neighbours < n:
-        raise ValueError(
-            f"neighbours must be from 1 to {n - 1} for so many data, got {neighbours}."
-        )
+        raise ValueError(f"neighbours must be from 1 to {n - 1}, got {neighbours}.")

@@ -169,7 +169,7 @@ def tables(study: Study, results: Results) -> str:
     return "\n\n".join(part for part in (*parts, made_with(results)) if part)
 
 
-def draw(results: Results) -> None:
+def draw(results: Results, _options: argparse.Namespace) -> None:
     """Draw the curves of the first seed of each model."""
     curves = {}
     for model in MODELS:

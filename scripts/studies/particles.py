@@ -154,7 +154,7 @@ def ratio(group: str) -> Callable[[list[Cell]], str]:
     return text
 
 
-def draw(results: Results) -> None:
+def draw(results: Results, _options: argparse.Namespace) -> None:
     """Draw the first seed of each objective."""
     if rows := {row: cells for row in COMPARED if (cells := cells_of(results, row))}:
         curves = {row: points_of(next(iter(cells.values()))) for row, cells in rows.items()}

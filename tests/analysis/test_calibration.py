@@ -17,7 +17,7 @@ from analysis.calibration.calibration import (
 )
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
 from analysis.calibration.leave_one_out import leave_one_element_out
-from analysis.comparison.sign_flips import bootstrap_interval, sign_flips
+from analysis.comparison.resampling_tests import bootstrap_interval, sign_flips
 from analysis.predictive.model_samples import new_data
 
 MODEL = BernoulliMixture()

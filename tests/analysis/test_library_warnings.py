@@ -1,4 +1,4 @@
-"""What scikit-learn warns of is a note of the part, not a line through the progress bar."""
+"""Warnings of libraries become notes of a check."""
 
 import warnings
 

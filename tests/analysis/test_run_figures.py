@@ -1,4 +1,4 @@
-"""Every figure of a trained VAE, and the forest, from the program to the file."""
+"""Every figure of a run, from the program to the file."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Sections of a diagnosis that were made one after the other."""
+"""Stored sections are replaced one at a time, and marked when they are stale."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""One answer a question: from the effect first, and from no other place."""
+"""Each question has one answer, judged by its effect and p-value in one place."""
 
 import ast
 import re

@@ -42,8 +42,8 @@ def check(losses):
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINABLE if name not in COMPILED])
-def test_each_way_that_is_installed_trains(name, images, monkeypatch):
-    # No process of its own for 64 pictures.
+def test_each_installed_implementation_trains(name, images, monkeypatch):
+    # Load 64 pictures in this process.
     monkeypatch.setattr(PyroExample, "loader_workers", 0)
     implementation = IMPLEMENTATIONS[name](images, SMALL)
     implementation.prepare()
@@ -56,8 +56,8 @@ def test_each_way_that_is_installed_trains(name, images, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TRAINABLE if name in COMPILED])
-def test_each_compiled_way_trains(name):
-    # In its own process: a compiler does not see through the checks of shapes of this one.
+def test_each_compiled_implementation_trains(name):
+    # In its own process: the shape checks of this one cannot be compiled.
     with closing(Worker(name, SMALL, Environment("digits", images={name: 64}))) as worker:
         check([worker.epoch()["loss"] for _ in range(8)])
 

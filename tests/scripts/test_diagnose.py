@@ -9,6 +9,7 @@ import runpy
 import shlex
 import shutil
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +20,13 @@ import torch
 from analysis import sections, stored_diagnosis
 from analysis.predictive.generalisation import generalisation
 from analysis.representation import (
-    section_arrays,
-    section_continuity,
-    section_robustness,
-    section_use,
+    fine_tuning,
+    inputs,
+    label_efficiency,
+    out_of_distribution,
+    robustness,
 )
-from analysis.representation.section import PARTS
+from analysis.representation.section import SECTION
 from pyro_vae.runs import load
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -587,15 +589,15 @@ def test_hardly_any_data(run, n):
 def small(monkeypatch):
     """The section `representation` with few draws and steps."""
     for module, name, value in (
-        (section_use, "FEW", (10,)),
-        (section_use, "REPEATS", 2),
-        (section_use, "TUNED", (20,)),
-        (section_use, "TUNING_STEPS", 2),
-        (section_robustness, "DAMAGED", 20),
-        (section_robustness, "DAMAGED_SAMPLES", 2),
-        (section_robustness, "TOLD_APART", 20),
-        (section_robustness, "TOLD_APART_SAMPLES", 30),
-        (section_arrays, "TRAINING", 300),
+        (label_efficiency, "FEW", (10,)),
+        (label_efficiency, "REPEATS", 2),
+        (fine_tuning, "TUNED", (20,)),
+        (fine_tuning, "TUNING_STEPS", 2),
+        (robustness, "CORRUPTED", 20),
+        (robustness, "CORRUPTED_SAMPLES", 2),
+        (out_of_distribution, "SCORED", 20),
+        (out_of_distribution, "SCORED_SAMPLES", 30),
+        (inputs, "TRAINING", 300),
     ):
         monkeypatch.setattr(module, name, value)
 
@@ -603,7 +605,9 @@ def small(monkeypatch):
 @pytest.fixture
 def no_paths(monkeypatch):
     """Without the parts on paths and holes, which take longest and are tried with one run."""
-    monkeypatch.setattr(section_continuity, "add_continuity", lambda parts, of: None)
+    kept = [each for each in SECTION.checks if each.name not in ("interpolation", "holes")]
+    section = replace(SECTION, checks=tuple(kept))
+    monkeypatch.setitem(sections.SECTIONS, "representation", section)
 
 
 REPRESENTATION = ["--only", "representation", *TINY]
@@ -621,7 +625,8 @@ def test_what_codes_are_good_for(run, tmp_path, capsys):
     names = {path.name for path in (run / "diagnosis").iterdir()}
     assert names == {*record(run)["figures"], "diagnosis.json"}
     assert not {"predictive", "elbo"} & record(run).keys()
-    left_out = {part for part in PARTS if isinstance(found[part].get("left_out"), str)}
+    names = [check.name for check in SECTION.checks]
+    left_out = {name for name in names if isinstance(found[name].get("left_out"), str)}
     assert left_out == {"mixture_components", "disentanglement"}
     assert found["probe"]["num_train"] == 1257
     assert found["neighbours"]["num_train"] == 300

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from analysis.disentanglement.scores import SCORES
-from analysis.representation.foreign_scores import DEFINITIONS
-from analysis.representation.study_tables import probe, representation_tables
+from analysis.representation.ood_scores import DEFINITIONS
+from analysis.representation.study import probe, representation_tables
 from pyro_vae.cli.command_line import parse
 
 STUDY = Path(__file__).parents[2] / "scripts" / "studies" / "representation.py"
@@ -84,7 +84,7 @@ def test_the_tables(study):
     )
     assert "| MNIST, VAE | 0.25 ± 0.00 |" in table
     assert probe(results["mnist:vae/0"], None) == pytest.approx(0.875)
-    assert "accuracy kept under damage: +10.0 points (by seed +10.0)" in table
+    assert "accuracy kept under corruption: +10.0 points (by seed +10.0)" in table
     space = [line for line in table.splitlines() if line.count("|") == 11]
     # Shares in %, and what is not defined of a guide without a density.
     assert (

@@ -1,11 +1,11 @@
-"""Reconstructions and samples, of images and of other data."""
+"""Reconstructions and samples of images and other data."""
 
 import numpy as np
 import pytest
 
 from analysis.plotting.images import is_image, limits_of, plot_reconstructions, plot_samples
 
-SHAPES = [(6, 7), (1, 6, 7), (3, 6, 7), (30,), (2, 5), (2, 3, 4), (5, 6, 7)]
+SHAPES = [(6, 7), (3, 6, 7), (30,), (2, 5)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -18,7 +18,7 @@ def test_samples(words, shape):
     assert bool(drawn[0].images) == is_image(shape)
 
 
-def test_an_image_is_drawn_as_it_is():
+def test_images_are_drawn_unchanged():
     image = np.linspace(0, 2, 12).reshape(1, 1, 3, 4)
     (drawn,) = plot_samples(image, limits=(0.0, 2.0)).axes[0].images
     np.testing.assert_allclose(drawn.get_array(), image[0, 0] / 2)
@@ -27,8 +27,8 @@ def test_an_image_is_drawn_as_it_is():
     np.testing.assert_allclose(drawn.get_array(), colour[0].transpose(1, 2, 0))
 
 
-@pytest.mark.parametrize(("count", "shape"), [(1, (1, 6, 7)), (13, (3, 6, 7)), (4, (30,))])
-def test_reconstructions_stand_below_their_originals(words, shape, count):
+@pytest.mark.parametrize(("count", "shape"), [(1, (1, 6, 7)), (12, (3, 6, 7)), (4, (30,))])
+def test_reconstructions_are_below_their_originals(words, shape, count):
     data = np.random.default_rng(0).integers(0, 2, (count, *shape), dtype=np.uint8)
     axes, text = words(plot_reconstructions(data, 0.5 * data))
     assert "data" in text
@@ -41,7 +41,7 @@ def test_reconstructions_stand_below_their_originals(words, shape, count):
         np.testing.assert_allclose(0.5 * above, below)
 
 
-def test_channels_that_are_no_colours_stand_side_by_side_on_scales_of_their_own():
+def test_other_channels_are_side_by_side_on_separate_scales():
     data = (
         np.random.default_rng(0).random((5, 4, 6, 7)) * np.array([1, 10, 100, 1000])[:, None, None]
     )
@@ -57,16 +57,17 @@ def test_channels_that_are_no_colours_stand_side_by_side_on_scales_of_their_own(
 
 
 def test_series_are_lines_with_axes(words):
-    data = np.random.default_rng(0).normal(size=(20, 3, 40)) + np.array([0, 50, 1])[:, None]
+    data = np.random.default_rng(0).normal(size=(4, 3, 40)) + np.array([0, 50, 1])[:, None]
     figure = plot_reconstructions(data, data + 1, limits_of(data))
     axes, text = words(figure)
     assert "channel 2" in text
     assert "position in the series" in text
-    # Eight series of three channels each, of which four stand side by side.
-    assert len([ax for ax in axes if ax.lines]) == 24
+    # Four series of three channels each.
+    assert len([ax for ax in axes if ax.lines]) == 12
     behind, above = axes[4].lines
     np.testing.assert_array_equal(behind.get_ydata(), data[0, 1])
     np.testing.assert_array_equal(above.get_ydata(), data[0, 1] + 1)
     low, high = axes[4].get_ylim()
     assert 40 < low < high < 60
-    assert len([ax for ax in words(plot_samples(data))[0] if ax.lines]) == 24
+    # At most eight series are drawn.
+    assert len([ax for ax in plot_samples(np.tile(data, (5, 1, 1))).axes if ax.lines]) == 24

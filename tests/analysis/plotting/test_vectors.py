@@ -1,4 +1,4 @@
-"""Vectors are drawn by the names of their elements."""
+"""Figures of vectors show the names of their elements."""
 
 import numpy as np
 

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.representation.study_metrics import (
-    continuity_of,
-    disentanglement_of,
-    robustness_of,
-    selection_of,
-    uncertainty_of,
-    use_of,
+from analysis.representation.study import (
+    codes_of,
+    continuity_metrics,
+    disentanglement_metrics,
+    downstream_metrics,
+    robustness_metrics,
+    selection_metrics,
+    uncertainty_metrics,
 )
 from pyro_vae.data import Dataset, PreparedData
 
@@ -39,14 +40,14 @@ def prepared(n, labels):
 
 
 def test_data_follow_the_program():
-    found = use_of(Elsewhere(), prepared(200, np.arange(200) % 4))
+    found = downstream_metrics(*codes_of(Elsewhere(), prepared(200, np.arange(200) % 4)))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert (found["n_codes_train"], found["n_codes_test"]) == (140, 40)
 
 
 def test_what_is_not_defined_is_null():
     """200 data are too few for groups of 64 that share a value; a study's file holds no NaN."""
-    found = disentanglement_of(Elsewhere(), prepared(200, RNG.integers(6, size=(200, 2))))
+    found = disentanglement_metrics(Elsewhere(), prepared(200, RNG.integers(6, size=(200, 2))))
     assert found["scores"]["factor_vae"] is None
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
@@ -55,13 +56,13 @@ def test_damage_and_space_are_plain():
     exact = BernoulliMixture()
     x = exact.draw(400, 0)
     data = PreparedData(Dataset.from_array(x.byte(), labels=np.arange(400) % 2), "binary")
-    found = robustness_of(exact.vae(), data)
+    found = robustness_metrics(exact.vae(), data)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert set(found["area"]) == {"accuracy", "latent_shift", "reconstruction", "log_evidence"}
     normal = LinearGaussian((1, 4, 4), latent_dim=2)
     draws = Dataset.from_array(normal.draw(400, 0).numpy(), support="real")
-    space = continuity_of(normal.vae(), PreparedData(draws, "real"))
-    uncertainty = uncertainty_of(normal.vae(), PreparedData(draws, "real"))
+    space = continuity_metrics(normal.vae(), PreparedData(draws, "real"))
+    uncertainty = uncertainty_metrics(normal.vae(), PreparedData(draws, "real"))
     for plain in (space, uncertainty):
         assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     # The exact guide's codes fill the prior, and its scale is the same for any x.
@@ -79,7 +80,7 @@ def test_seeds_that_agree():
     groups = {"a/0": "a", "a/1": "a", "b/0": "b", "b/1": "b"}
     codes = {"a/0": code, "a/1": -code[:, ::-1], "b/0": code, "b/1": turned}
     scores = {"a/0": 0.9, "a/1": 0.8, "b/0": 0.2, "b/1": 0.1}
-    found = selection_of(codes, groups, scores)
+    found = selection_metrics(codes, groups, scores)
     assert found["by_group"]["a"]["score"] > 0.9
     assert found["by_group"]["b"]["score"] < 0.7
     assert found["agreement"]["overall"]["n"] == 4

@@ -12,8 +12,11 @@ from scipy import stats
 
 from analysis.calibration.exact_models import LinearGaussian
 from analysis.comparison.heldout_elpd import HeldOut, elpd_data
-from analysis.comparison.model_comparison import ModelComparison, compare_models
-from analysis.comparison.model_comparison_figure import plot_model_comparison
+from analysis.comparison.model_comparison import (
+    ModelComparison,
+    compare_models,
+    plot_model_comparison,
+)
 from analysis.plotting.style import shortened
 from pyro_vae.evidence import importance_weighting
 
@@ -63,7 +66,7 @@ def test_the_true_model_is_first_by_the_closed_form(three):
         error = comparison.difference_standard_errors[rank]
         assert comparison.differences[rank] == pytest.approx(expected, abs=4 * error)
         assert comparison.differences[rank] > 20 * error
-        assert comparison.told_apart[rank]
+        assert comparison.differs_from_best[rank]
     # Paired: better known than the means.
     error = comparison.difference_standard_errors[1]
     assert error < 0.7 * math.hypot(*comparison.standard_errors[:2])
@@ -121,7 +124,7 @@ def test_equal_models_are_within_two_errors_at_the_nominal_rate():
             held_out("right", stats.norm.logpdf(values, 0.2) + common + shift),
         ]
         models.sort(key=lambda model: -model.log_evidence.mean())
-        inside += not ModelComparison(tuple(models), np.ones(2) / 2).told_apart[1]
+        inside += not ModelComparison(tuple(models), np.ones(2) / 2).differs_from_best[1]
     low, high = stats.binom.ppf([5e-5, 1 - 5e-5], repeats, stats.t(n - 1).cdf([2])[0] * 2 - 1)
     assert low <= inside <= high
 
@@ -153,10 +156,10 @@ def test_identical_models():
     comparison = compare_models([held_out(name, values) for name in "abc"])
     assert comparison.differences.tolist() == [0, 0, 0]
     assert comparison.difference_standard_errors.tolist() == [0, 0, 0]
-    assert not comparison.told_apart.any()
+    assert not comparison.differs_from_best.any()
     assert comparison.weights.sum() == pytest.approx(1)
-    assert "indistinguishable" in comparison.reading()
-    assert "cannot be told apart" in comparison.finding()
+    assert "not distinguishable" in comparison.reading()
+    assert "not distinguishable" in comparison.title()
 
 
 def test_twelve_models_that_differ_by_chance():
@@ -208,12 +211,12 @@ def test_loo_of_the_decoder_ranks_the_worst_guide_first():
 @pytest.mark.parametrize(
     ("best", "next_best", "words"),
     [
-        (0.2, 0.2, "at most 0.0% of data of any model"),
-        (None, None, "There is no k-hat to warn"),
-        (None, 0.2, "There is no k-hat of a to warn"),
+        (0.2, 0.2, ""),
+        (None, None, "No k-hat is known for a and b"),
+        (None, 0.2, "No k-hat is known for a."),
         (0.9, 0.2, "the lead of a is, if anything, too small"),
-        (0.2, 0.9, "the lead of a over b may be too large, and the order wrong"),
-        (0.9, 0.9, "they suffer alike, so that a difference may be wrong either way"),
+        (0.2, 0.9, "the lead of a may be too large, and the order wrong"),
+        (0.9, 0.9, "the lead of a may be too large or too small"),
     ],
 )
 def test_the_reading_says_in_which_direction_it_may_be_wrong(best, next_best, words):
@@ -224,14 +227,13 @@ def test_the_reading_says_in_which_direction_it_may_be_wrong(best, next_best, wo
     reading = comparison.reading()
     assert words in reading
     assert ("--methods annealing" in reading) == (0.9 in (best, next_best))
-    assert "training seeds" in reading
 
 
 @pytest.mark.parametrize(
     ("best", "next_best", "words"),
     [
-        (0.3, 0.8, "b suffers more than a, whose lead over it is more likely too large"),
-        (0.8, 0.3, "a suffers more than others, over which its lead is more likely too small"),
+        (0.3, 0.8, "may be too large, and the order wrong"),
+        (0.8, 0.3, "is, if anything, too small"),
     ],
 )
 def test_which_of_two_suffers_more(best, next_best, words):
@@ -304,7 +306,7 @@ def test_what_is_not_finite_is_refused_or_counted(bad):
     assert comparison.summary()["left_out"] == 2
     assert comparison.differences[1] == pytest.approx(1)
     assert comparison.summary()["left_out_rows"] == [3, 7]
-    assert "Left out were 2 of 50 data, rows 3, 7, for which" in comparison.reading()
+    assert "2 of 50 data (rows 3, 7)" in comparison.reading()
 
 
 @pytest.mark.parametrize("count", [2, 9])

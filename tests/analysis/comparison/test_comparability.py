@@ -11,12 +11,16 @@ from analysis.comparison.comparability import (
     NotComparableError,
     check_comparable,
     data_record,
+    differences_report,
+    run_differences,
 )
 from pyro_vae.data import PreparedData, digits
 
 RECORD = DataRecord(
     "runs/a", "mnist", "binary", 256, "dynamic", False, False, "test", 1000, "0123"
 )
+PLAIN = {"lr": 0.1, "seed": 0, "device": "cpu", "network": {"name": "mlp", "hidden": [400]}}
+VAMP = {**PLAIN, "device": "cuda", "network": {"name": "mlp", "hidden": [200, 100]}}
 
 
 def test_the_same_data_compare():
@@ -29,7 +33,6 @@ def test_the_same_data_compare():
     [
         ("data", "fashion", "data mnist against fashion"),
         ("binarisation", "static", "binarisation dynamic against static"),
-        ("binarisation", "threshold", "binarisation dynamic against threshold"),
         ("binarisation", None, "binarisation dynamic against none"),
         ("likelihood_support", "unit", "support of the likelihood binary against unit"),
         ("levels", None, "levels 256 against none"),
@@ -82,3 +85,32 @@ def test_other_rows_are_other_data():
     assert some.rows == 100
     with pytest.raises(NotComparableError, match="values of the data"):
         check_comparable(some, [data_record("b", data, x[torch.arange(100, 200)])])
+
+
+def test_only_what_differs_is_listed():
+    facts = {"a": {"steps": 10, "rows": 5}, "b": {"steps": 2000, "rows": 5}}
+    found = run_differences({"a": PLAIN, "b": VAMP}, facts)
+    assert found == {
+        "network.hidden": {"a": [400], "b": [200, 100]},
+        "steps": {"a": 10, "b": 2000},
+    }
+    assert differences_report(found, ["a", "b"], width=60) == [
+        "The runs differ in",
+        "                      a           b",
+        "  network.hidden  [400]  [200, 100]",
+        "  steps              10       2,000",
+    ]
+
+
+def test_options_of_other_parts_are_absent_and_long_values_are_cut():
+    conv = {**PLAIN, "network": {"name": "conv", "kernel": 4}, "path": "/a" * 40}
+    found = run_differences({"a": PLAIN, "b": conv})
+    assert found["network.kernel"] == {"b": 4}
+    lines = differences_report(found, ["a", "b"], width=60)
+    assert all(len(line) <= 60 for line in lines)
+    assert any(line.split() == ["network.kernel", "-", "4"] for line in lines)
+
+
+def test_runs_that_do_not_differ():
+    assert run_differences({"a": PLAIN, "b": {**PLAIN, "device": "cuda"}}) == {}
+    assert len(differences_report({}, ["a", "b"], width=60)) == 1

@@ -20,9 +20,8 @@ from analysis.plotting.style import (
     wrapped,
 )
 from pyro_vae.data.nouns import noun, nouns
-from pyro_vae.evidence.numbers import standard_error
 from pyro_vae.json_values import to_jsonable
-from pyro_vae.statistics import rounding_error
+from pyro_vae.statistics import rounding_error, standard_error
 
 if TYPE_CHECKING:
     import matplotlib.axes

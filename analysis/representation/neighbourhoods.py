@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Real
 from analysis.check import Check, Result
 from analysis.representation.codes import LabelledCodes, with_error
 from analysis.representation.inputs import RepresentationInputs
-from pyro_vae.evidence.numbers import standard_error
+from pyro_vae.statistics import standard_error
 
 if TYPE_CHECKING:
     from analysis.subject import Subject

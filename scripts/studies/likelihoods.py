@@ -15,7 +15,7 @@ from analysis.study import Row, Study, evaluated
 from analysis.study_results import Cell, Results, cells_of, made_with, mean, mean_and_spread
 from pyro_vae.data import DATASETS, default_root
 from pyro_vae.evidence import fixed_rows
-from pyro_vae.evidence.baselines import (
+from pyro_vae.evidence.baseline_densities import (
     fit_negative_binomial,
     histogram,
     negative_binomial_log_density,

@@ -64,7 +64,7 @@ def measure(path: Path, steps: int, memory_map: bool) -> Cell:
     from pyro_vae.data import PreparedData, array_file
     from pyro_vae.runs.provenance import provenance
     from pyro_vae.training import Training
-    from pyro_vae.training.loaders import Batches, feed
+    from pyro_vae.training.loaders import Batches, make_loader
 
     def trained(data: PreparedData, steps: int) -> float:
         pyro.set_rng_seed(SEED)
@@ -82,11 +82,11 @@ def measure(path: Path, steps: int, memory_map: bool) -> Cell:
     check_seconds = time.perf_counter() - started
     steps_per_second = trained(data, steps)
     batches = Batches(len(data.train), BATCH_SIZE)
-    made = feed(data, batches, SEED, torch.device("cpu"))
+    made = make_loader(data, batches, SEED, torch.device("cpu"))
     forget(path)
     started = time.perf_counter()
     read = sum(
-        len(made.rows(made.argument(step))) for step in range(-(-batches.rows // BATCH_SIZE))
+        len(made.gather(made.fetch(step))) for step in range(-(-batches.rows // BATCH_SIZE))
     )
     epoch_seconds = time.perf_counter() - started
     made.close()

@@ -17,7 +17,7 @@ from analysis.study import Row, Study, metrics_of, trained
 from analysis.study_results import Cell, Results, cells_of, mean, mean_and_spread
 from pyro_vae.data import array_file, default_root, freyface, mouse_bladder
 from pyro_vae.data.values import Support
-from pyro_vae.evidence.baselines import factor_analysis
+from pyro_vae.evidence.baseline_densities import factor_analysis
 
 
 def scikit_learn(name: str, **options: Any) -> np.ndarray:

@@ -150,7 +150,7 @@ def test_each_has_the_gradient_of_its_own_loss():
         torch.manual_seed(1)
         factor = a_factor(gamma=gamma, critic_lr=1e-2)
         training = a_training(factor)
-        training._one_step()
+        training.take_step()
         after[gamma] = critic_of(training), dict(training.program.named_parameters())
     # Adam's first step, of the learning rates' lengths.
     before = dict(a_factor().critic.named_parameters())
@@ -163,7 +163,7 @@ def test_each_has_the_gradient_of_its_own_loss():
     torch.manual_seed(1)
     a_factor()
     alone = a_training(ELBO())
-    alone._one_step()
+    alone.take_step()
     for name, parameter in alone.program.named_parameters():
         torch.testing.assert_close(parameter, after[0.0][1][name], rtol=0, atol=0)
 
@@ -171,8 +171,8 @@ def test_each_has_the_gradient_of_its_own_loss():
 def test_the_critic_is_trained_as_its_options_say():
     training = a_training(a_factor(critic_lr=3e-3))
     before = critic_of(training)
-    training._one_step()
-    group = training._step.optimizer.param_groups[1]
+    training.take_step()
+    group = training.optimizer_step.optimizer.param_groups[1]
     assert (group["lr"], group["betas"]) == (3e-3, (0.5, 0.9))
     moved = [float((p - before[name]).abs().max()) for name, p in critic_of(training).items()]
     assert max(moved) == pytest.approx(3e-3, rel=0.01)

@@ -225,7 +225,7 @@ def test_means_of_a_batch_are_refused_by_several_processes():
         assert ELBO(**options).couples_batch == (name != "cycles")
     assert not ELBO().couples_batch
     data = PreparedData(digits(), "binary")
-    with pytest.raises(ValueError, match="ELBO couples the data of a batch"):
+    with pytest.raises(ValueError, match="ELBO couples the examples of a batch"):
         Training(build((1, 8, 8), 3), data, ELBO(free_bits=1.0), processes=several)
 
 

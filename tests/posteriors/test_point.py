@@ -23,7 +23,7 @@ from pyro_vae.model import build
 from pyro_vae.objectives import Reconstruction
 from pyro_vae.posteriors import Point
 from pyro_vae.training import Training
-from pyro_vae.training.shared_noise import SharedNoise, draws_of
+from pyro_vae.training.batch_loss import SharedNoise, draws_of
 
 CORRUPTIONS = {"masking": 0.25, "gaussian": 0.3, "salt_and_pepper": 0.4}
 

@@ -35,12 +35,12 @@ from pyro_vae.data import orders
 from pyro_vae.training import loop
 orders.BLOCK_BYTES, orders.POOL_BYTES = 64 * 64, 2 * 64 * 64
 step, number = int(sys.argv[1]), int(sys.argv[2])
-one_step = loop.Training._one_step
+one_step = loop.Training.take_step
 def counted(self):
     one_step(self)
     if self.step == step:
         os.kill(os.getpid(), number)
-loop.Training._one_step = counted
+loop.Training.take_step = counted
 run = loop.Training.run
 loop.Training.run = lambda self, **options: run(self, **{**options, "checkpoint_seconds": 0.02})
 sys.argv = sys.argv[3:]

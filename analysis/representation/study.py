@@ -27,7 +27,7 @@ from analysis.representation.out_of_distribution import out_of_distribution
 from analysis.representation.probes import linear_probe, nearest_neighbours
 from analysis.representation.robustness import Robustness, robustness
 from analysis.representation.uncertainty_calibration import uncertainty_calibration
-from analysis.study import (
+from analysis.study_results import (
     Cell,
     Results,
     cells_of,

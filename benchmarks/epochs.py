@@ -14,7 +14,7 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.study import markdown
+from analysis.study_results import markdown
 from benchmarks.task import Options, Setting, SkippedError, grey_images
 from benchmarks.timing import (
     Environment,

@@ -25,7 +25,7 @@ from analysis.elbo.aggregate_posterior import (
     is_normal,
 )
 from analysis.predictive.model_samples import block_size, guide_blocks, latent_site, to_array
-from analysis.study import Cell, mean_and_spread
+from analysis.study_results import Cell, mean_and_spread
 from pyro_vae.data.nouns import nouns
 from pyro_vae.log_densities import distribution_at, require_density
 from pyro_vae.mutual_information import SATURATION, mutual_information

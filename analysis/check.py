@@ -1,7 +1,7 @@
-"""What every check of a trained model has in common: its result, its figures and its entry in a section.
+"""A check of a trained model: its result, its figures and its entry in a section of the diagnosis.
 
 A check is one file: the class of its result, the function that computes it, its figures, and a `Check`
-that puts them into a section of the diagnosis.
+that `analysis.sections` lists.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,15 +13,19 @@ from pyro_vae.json_values import to_jsonable
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.diagnosis import Subject
+    from analysis.subject import Subject
     from analysis.verdicts import Verdict
+
+
+class UndefinedCheckError(ValueError):
+    """A check that is not defined for a program or its data; the message gives the reason."""
 
 
 class Result:
     """The result of a check, recorded as finite JSON values.
 
     Subclasses are dataclasses. They list in `FIELDS` the attributes and properties to record, in order,
-    add nested values in `extra`, and say in `reading` what was found, in one sentence; the explanation
+    add nested values in `extra`, and state in `reading` what was found, in one sentence; the explanation
     of the numbers is in `docs/`.
     """
 
@@ -31,7 +35,7 @@ class Result:
         """The recorded values: `FIELDS`, `extra()`, "verdicts" if there are any, and "reading"."""
         record = {name: getattr(self, name) for name in self.FIELDS} | dict(self.extra())
         if verdicts := self.verdicts():
-            record["verdicts"] = [verdict.plain() for verdict in verdicts]
+            record["verdicts"] = [verdict.summary() for verdict in verdicts]
         record["reading"] = self.reading()
         return to_jsonable(record)
 
@@ -53,9 +57,10 @@ class Plot:
     """A figure of a check.
 
     Args:
-        name: The figure's name, a part of its file name.
+        name: Part of the figure's file name.
         caption: The question that it answers.
-        draw: Draws it from the check's result and the subject.
+        draw: Draws it from the check's result and the subject. A figure that needs the result of
+            another check takes it from `subject.compute(check.compute)`.
         when: Whether a result has this figure.
     """
 
@@ -71,11 +76,16 @@ class Check:
 
     Args:
         name: Its key in the section's record.
-        compute: Computes its `Result`.
+        compute: Computes its `Result`; called once for a subject.
         plots: Its figures.
-        headline: Numbers that are printed first: label and formatted value.
-        record: Values that are recorded for the whole section.
+        headline: The numbers to print first, from its result: label and formatted value.
+        record: Values to record for the whole section, from its result.
         shared: Steps of the progress bar that it may share with other checks.
+        requires: Checks without whose results it is skipped.
+        when: Whether a subject has this check; it is skipped silently otherwise. A `compute` that raises
+            `UndefinedCheckError` is recorded as left out, with the reason.
+        reading: Replaces the reading of a result whose verdicts another section gives; the verdicts are
+            then not recorded.
     """
 
     name: str
@@ -84,3 +94,6 @@ class Check:
     headline: Callable[[Any], Mapping[str, str]] = lambda _: {}
     record: Callable[[Any], Mapping[str, Any]] = lambda _: {}
     shared: tuple[str, ...] = ()
+    requires: "tuple[Check, ...]" = ()
+    when: "Callable[[Subject], bool]" = lambda _: True
+    reading: Callable[[Any], str] | None = None

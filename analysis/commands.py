@@ -1,4 +1,4 @@
-"""The commands that readings name. RUN and DATA stand for the reader's own; `diagnose.py` fills in RUN."""
+"""The commands that messages name. RUN and DATA are placeholders; `diagnose.py` replaces RUN."""
 
 ANNEALING = "python scripts/evaluate.py RUN --methods annealing"
 GAPS = "python scripts/evaluate.py RUN --methods gaps"

@@ -1,6 +1,6 @@
-"""How many draws an objective needs: the noise of its gradient, and its bound, by particles.
+"""The gradient noise and the bound of an objective by its number of particles.
 
-All is estimated at fixed parameters and fixed data, from repeated draws.
+Both are estimated from repeated draws at fixed parameters and data.
 """
 
 import math
@@ -20,7 +20,7 @@ from pyro_vae.rng import evaluation_mode
 if TYPE_CHECKING:
     import matplotlib.figure
 
-# K draws of log p(x, z) - log q(z | x) for each datum -> the bound of log p(x) that they estimate.
+# K draws of log p(x, z) - log q(z | x) per example -> an estimate of a bound of log p(x).
 Bound = Callable[[Float[Tensor, "particles batch"]], Float[Tensor, " batch"]]
 
 _COLOURS = (BLUE, ORANGE, GREEN, LABEL_COLOURS[5], LABEL_COLOURS[1], LABEL_COLOURS[0], GREY)
@@ -29,13 +29,13 @@ _MARKERS = "osD^vPX"
 
 @dataclass(frozen=True)
 class GradientNoise:
-    """What repeated draws say of the gradient g of some parameters.
+    """The noise of the gradient g of some parameters, estimated from repeated draws.
 
     Args:
         variance: The trace of the covariance of g, in nats^2: the expected squared distance of g from
             its mean. Unbiased.
-        squared_signal: The squared norm of the mean of g, in nats^2. Unbiased, and so below 0 where
-            the noise hides it.
+        squared_signal: The squared norm of the mean of g, in nats^2. Unbiased, so it may be negative
+            where noise dominates.
     """
 
     variance: float
@@ -43,10 +43,10 @@ class GradientNoise:
 
     @property
     def signal_to_noise(self) -> float:
-        """|E[g]| / sqrt(trace Cov[g]): 1 if the noise is as long as what it hides.
+        """|E[g]| / sqrt(trace Cov[g]): 1 if noise and signal have equal length.
 
-        The ratio of Rainforth et al. (2018), who have one for each parameter, of all together.
-        Infinite for a gradient without noise; not a number if it has no signal either.
+        The ratio that Rainforth et al. (2018) define for each parameter, for all together. Infinite
+        for a gradient without noise, NaN if it has no signal either.
         """
         if self.variance == 0:
             return math.inf if self.squared_signal > 0 else math.nan
@@ -55,13 +55,13 @@ class GradientNoise:
 
 @dataclass(frozen=True)
 class ParticleNoise:
-    """An objective with K particles, at fixed parameters and data.
+    """The noise of an objective with K particles, at fixed parameters and data.
 
     Args:
-        num_particles: K.
-        bound: The mean of the bound over repeats and data, in nats per datum.
-        bound_se: Its standard error from the draws alone, in nats per datum.
-        gradients: The noise of the gradient of the mean loss, for each group of parameters.
+        num_particles: The number K of particles.
+        bound: The mean of the bound over repeats and data, in nats per example.
+        bound_se: Its standard error due to the draws, in nats per example.
+        gradients: The noise of the gradient of the mean loss, by group of parameters.
     """
 
     num_particles: int
@@ -71,12 +71,12 @@ class ParticleNoise:
 
 
 def elbo_of(log_weight: Float[Tensor, "particles batch"]) -> Float[Tensor, " batch"]:
-    """1/K sum_k log w_k: the ELBO, the same in expectation for each K."""
+    """1/K sum_k log w_k: the ELBO, whose expectation does not depend on K."""
     return log_weight.mean(0)
 
 
 def iwae_of(log_weight: Float[Tensor, "particles batch"]) -> Float[Tensor, " batch"]:
-    """log 1/K sum_k w_k: the bound of importance weighting, which grows with K towards log p(x)."""
+    """log 1/K sum_k w_k: the importance-weighted bound, which grows with K towards log p(x)."""
     return log_weight.logsumexp(0) - math.log(len(log_weight))
 
 
@@ -90,19 +90,19 @@ def particle_noise(
     repeats: int = 100,
     seed: int = 0,
 ) -> ParticleNoise:
-    """The gradient of an objective's mean loss, drawn anew `repeats` times, and its bound.
+    """Estimate the noise of the gradient of an objective's mean loss, and its bound.
 
-    In evaluation mode and with a random stream of its own, so that nothing but the draws of z
-    differs between repeats. No parameter moves.
+    It runs in evaluation mode with its own random stream, so only the draws of z differ between
+    repeats. Parameters do not change.
 
     Args:
         program: A program with `model(x)` and `guide(x)`.
         objective: The objective, whose `num_particles` is K.
         x: A fixed batch in the likelihood's support.
         parameters: Groups of leaves with a gradient, by name, such as those of encoder and decoder.
-        bound: The bound that the objective's log weights estimate. A loss need not be one: an
-            estimator may have a loss that only its gradient is right of.
-        repeats: How many gradients are drawn.
+        bound: The bound that the objective's log weights estimate. The loss need not be a bound: some
+            estimators have a loss of which only the gradient is right.
+        repeats: The number of gradients.
         seed: The seed of the draws.
 
     Raises:
@@ -141,7 +141,7 @@ def particle_noise(
 
 
 def _flat(group: Sequence[Tensor], gradients: Any) -> Tensor:
-    """A group's gradients in one vector of float64; 0 for what the loss does not depend on."""
+    """A group's gradients in one float64 vector; 0 for parameters that the loss does not depend on."""
     found = (next(gradients) for _ in group)
     both = zip(group, found, strict=True)
     return torch.cat(
@@ -168,7 +168,7 @@ class _Moments:
     def noise(self) -> GradientNoise:
         assert self.mean is not None
         variance = self.squares / (self.count - 1)
-        # The squared norm of a mean of so many draws is too long by their noise.
+        # The squared norm of the mean of `count` draws is biased by their noise.
         signal = float(self.mean @ self.mean) - variance / self.count
         return GradientNoise(variance, signal)
 
@@ -178,22 +178,20 @@ def plot_particles(
     *,
     groups: Sequence[str] = ("encoder", "decoder"),
 ) -> "matplotlib.figure.Figure":
-    """The gradient's variance, its signal-to-noise ratio and the bound, by particles.
+    """The gradient's variance, its signal-to-noise ratio and the bound, by number of particles.
 
-    A colour for each objective. In the first two panels the first group of parameters is a solid
-    line with markers, the second a dashed one.
+    Each objective has a colour. In the first two panels the first group of parameters is a solid line
+    with markers, the second a dashed line.
 
     Args:
-        curves: For each objective its noise, K by K.
+        curves: The noise for each K, by objective.
         groups: One or two groups of parameters.
 
     Raises:
-        ValueError: If there is no curve, or an empty one, or another number of groups.
+        ValueError: If there is no curve, an empty one, or another number of groups.
     """
     if not curves or not all(curves.values()):
-        raise ValueError(
-            "curves must hold at least one objective, and a point for each, got none."
-        )
+        raise ValueError("curves must have at least one objective, each with a point, got none.")
     if len(groups) not in (1, 2):
         raise ValueError(f"groups must be one or two, got {len(groups)}.")
     figure = new_figure(12.0, 4.4)
@@ -201,19 +199,16 @@ def plot_particles(
     for place, (name, points) in enumerate(curves.items()):
         colour = _COLOURS[place % len(_COLOURS)]
         marker = _MARKERS[place % len(_MARKERS)]
-        # Objectives of one bound lie on one another: every other one is thin, so that both are seen.
+        # Curves of one bound coincide: every other one is thin, so that both are visible.
         wide = place % 2 == 0
-        drawn: dict[str, Any] = {
-            "color": colour,
-            "lw": 3.0 if wide else 1.3,
-            "ms": 7.5 if wide else 4.0,
-        }
+        width, size = (3.0, 7.5) if wide else (1.3, 4.0)
+        drawn: dict[str, Any] = {"color": colour, "lw": width, "ms": size}
         ks = [point.num_particles for point in points]
         for group, line, own in zip(groups, ("-", "--"), (marker, None), strict=False):
             noises = [point.gradients[group] for point in points]
             style = {**drawn, "linestyle": line, "marker": own}
-            panels[0].plot(ks, [_drawn(noise.variance) for noise in noises], **style)
-            panels[1].plot(ks, [_drawn(noise.signal_to_noise) for noise in noises], **style)
+            panels[0].plot(ks, [_positive(noise.variance) for noise in noises], **style)
+            panels[1].plot(ks, [_positive(noise.signal_to_noise) for noise in noises], **style)
         means, errors = [p.bound for p in points], [p.bound_se for p in points]
         panels[2].errorbar(ks, means, errors, **drawn, elinewidth=1, marker=marker, label=name)
     panels[0].set(title="variance of the gradient", ylabel="trace of its covariance, nats²")
@@ -241,6 +236,6 @@ def plot_particles(
     return figure
 
 
-def _drawn(value: float) -> float:
-    """What a logarithmic axis can show: nothing where there is no number above 0."""
+def _positive(value: float) -> float:
+    """A value for a logarithmic axis: NaN unless it is positive and finite."""
     return value if 0 < value < math.inf else math.nan

@@ -1,4 +1,4 @@
-"""Topic models as readers of a corpus judge them: held-out words, and topics that hang together."""
+"""Metrics of topic models: perplexity of held-out words, coherence and diversity of topics."""
 
 import math
 
@@ -10,13 +10,13 @@ def perplexity(
     probabilities: Float[np.ndarray, "documents words"],
     counts: Integer[np.ndarray, "documents words"],
 ) -> float:
-    """exp(-sum_dw n_dw log p_dw / sum_dw n_dw): as surprising as so many words of equal chance.
+    """exp(-sum_dw n_dw log p_dw / sum_dw n_dw): the number of equally likely words as surprising.
 
     In document completion p_d is inferred from one half of a document and n_d counts the other.
 
     Args:
-        probabilities: p_dw, the chance of each word in each document.
-        counts: n_dw, how often each word is there.
+        probabilities: The probability p_dw of each word in each document.
+        counts: The number n_dw of occurrences of each word in each document.
 
     Raises:
         ValueError: If there are no words to predict.
@@ -27,7 +27,7 @@ def perplexity(
     """
     total = counts.sum(dtype=np.int64)
     if total == 0:
-        raise ValueError("counts must hold at least one word, got none.")
+        raise ValueError("counts must have at least one word, got none.")
     rows, words = counts.nonzero()
     log_p = np.log(probabilities[rows, words].astype(np.float64))
     return math.exp(-float((counts[rows, words] * log_p).sum()) / total)
@@ -36,14 +36,14 @@ def perplexity(
 def top_words(
     topics: Real[np.ndarray, "topics words"], number: int
 ) -> Int[np.ndarray, "topics top"]:
-    """The words of the highest weight in each topic, the highest first.
+    """The words of highest weight in each topic, the highest first.
 
     Args:
         topics: The weight of each word in each topic.
-        number: How many.
+        number: The number of words per topic.
 
     Raises:
-        ValueError: If there are not so many words.
+        ValueError: If there are fewer words.
     """
     if not 1 <= number <= topics.shape[1]:
         raise ValueError(f"number must be between 1 and {topics.shape[1]}, got {number}.")
@@ -56,13 +56,13 @@ def coherence(
 ) -> Float[np.ndarray, " topics"]:
     """The mean over pairs of a topic's words of NPMI = log(p_ij / (p_i p_j)) / -log p_ij.
 
-    p_i is the share of documents that have word i, p_ij the share that have both. A pair has 1 where
-    one word is never without the other, 0 where they are independent, and -1 where they never meet,
-    a word in no document included. Two words of every document say nothing, and have 0.
+    p_i is the share of documents with word i, p_ij the share with both words. A pair scores 1 if the
+    words only occur together, 0 if they are independent, and -1 if they never occur together, as with
+    a word in no document. Two words that are in every document score 0.
 
     Args:
-        words: Some words of each topic, at least 2.
-        documents: Which words are in which document; not those that the topics were fitted to.
+        words: At least 2 words of each topic.
+        documents: Whether each document has each word; not the documents that the topics were fitted to.
 
     Raises:
         ValueError: If topics have fewer than 2 words.
@@ -77,7 +77,7 @@ def coherence(
 
 
 def diversity(words: Int[np.ndarray, "topics top"]) -> float:
-    """The share of different words among all topics' words: 1 if no two topics share a word.
+    """The share of distinct words among the words of all topics: 1 if no two topics share a word.
 
     References:
         Topic modeling in embedding spaces (Dieng et al., 2020), section 6,

@@ -1,7 +1,7 @@
-"""The questions of a diagnosis, and the one place that answers each: from an effect, then from its p-value.
+"""The questions of a diagnosis and their answers, each judged by an effect size and then by its p-value.
 
-Each function takes numbers and returns a `Verdict`. Results put it first in their `reading()`, so that a
-reading, a section and the whole report give the same answer.
+Each function takes numbers and returns a `Verdict`, which results give in `verdicts()`: a reading, a
+section and the whole report therefore give the same answer.
 """
 
 import math
@@ -15,33 +15,33 @@ from pyro_vae.statistics import MINIMUM_SAMPLES
 
 Answer = Literal["yes", "nearly", "no", "not known"]
 
-# A p-value below it says that an effect is not explained by chance.
+# A p-value below it means that chance does not explain an effect.
 SIGNIFICANT = 0.05
 # A classifier that is right for at most this share of pairs finds little: 0.5 is chance.
 CLOSE = 0.6
-# A Kolmogorov-Smirnov distance up to here is small: of 100 real and 100 generated data one cannot
-# tell it from none, and no threshold on the score tells the two apart in more than 55 % of cases.
+# The largest Kolmogorov-Smirnov distance that counts as small: no threshold on the score then separates
+# real from generated data in more than 55 % of cases.
 SMALL_DISTANCE = 0.1
-# Forecasts of binary elements whose error is at most this are good enough.
+# The largest error of forecasts of binary elements that counts as small.
 LARGEST_ERROR = 0.02
-# So are forecasts whose mean PIT is this near to 1/2, and its variance this near to a uniform one's.
+# For other elements, the largest distance of the mean PIT from 1/2 and of its relative variance from 1.
 LARGEST_BIAS, LARGEST_SPREAD = 0.02, 0.1
-# log p(x) is trusted if at most this share of data has a k-hat above the threshold, and the median
-# datum at least so many effective draws: log p(x) is then low by about 1 / (2 ESS), 0.01 nats.
+# log p(x) is trusted if at most this share of examples has a k-hat above the threshold and the median
+# example has at least this many effective draws: log p(x) is then low by 1 / (2 ESS) = 0.01 nats.
 MOST_KHATS_ABOVE = 0.1
 FEWEST_EFFECTIVE = 50
-# So many standard errors make a difference worth naming.
+# The number of standard errors that makes a difference significant.
 CLEAR = 2.0
-# A rate below it, in nats per datum, is that of a code that is not used.
+# The smallest rate, in nats per example, of a code that is used.
 NO_RATE = 0.1
-# Of its clean accuracy above chance: a probe that keeps so much over all damages is called robust.
+# The share of its clean accuracy above chance that a robust probe keeps on corrupted data.
 KEPT = 0.8
-# A clean accuracy that has gone less than this share of the way from chance to 1 has little to lose.
+# The smallest share of the way from chance to 1 at which robustness of the clean accuracy is judged.
 LITTLE = 0.2
-# An error that is at most so many times what the scale says, or that part of it, is nearly in step.
+# The largest ratio, either way, of the error to the guide's scale that counts as nearly right.
 OUT_OF_STEP = 1.25
 
-# Each question, and the part of a diagnosis, by section and name, that answers it.
+# Each question, and the section and check that answer it.
 QUESTIONS: dict[str, tuple[str, str]] = {
     "Does the model make data like the held-out ones?": ("predictive", "checks"),
     "Do the model's forecasts of elements come true?": ("calibration", "elements"),
@@ -63,8 +63,8 @@ class Verdict:
 
     Args:
         question: A key of `QUESTIONS`.
-        answer: In a word.
-        because: A sentence without its full stop: the effect with its unit first, then the p-value.
+        answer: One of `Answer`.
+        because: The reason, without a full stop: the effect with its unit first, then the p-value.
     """
 
     question: str
@@ -74,37 +74,45 @@ class Verdict:
     def __str__(self) -> str:
         return f"{self.question} {self.answer.capitalize()}: {self.because}."
 
-    def plain(self) -> dict[str, str]:
-        """For a file."""
+    def summary(self) -> dict[str, str]:
+        """The recorded values."""
         return asdict(self)
+
+
+def _by_effect(
+    question: str, effect: str, *, small: bool, p: float, tested: str = "", of: str = "these data"
+) -> Verdict:
+    """Yes if chance explains the effect, nearly if the effect is small, otherwise no."""
+    p_value = f"p {p_text(p)}{tested}"
+    if p >= SIGNIFICANT:
+        return Verdict(question, "yes", f"as far as {of} show, {effect}; may be chance, {p_value}")
+    return Verdict(question, "nearly" if small else "no", f"{effect}; {p_value}")
 
 
 def like_data(
     told_apart: float | None, furthest: str, ks_distance: float, smallest_holm: float
 ) -> Verdict:
-    """Whether generated data are like held-out ones.
+    """Whether generated data are distributed as held-out data.
 
     Args:
-        told_apart: The share of pairs in which a classifier finds the generated datum; None for too
-            few data.
-        furthest: What is distributed least alike.
-        ks_distance: The distance of its two distributions.
+        told_apart: The share of pairs in which a classifier identifies the generated example; None for
+            too few data.
+        furthest: The statistic whose distributions differ most.
+        ks_distance: Their Kolmogorov-Smirnov distance.
         smallest_holm: The smallest p-value of all checks after Holm's correction.
     """
-    seen = (
+    effect = (
         f"the largest distance of two distributions is {distance_text(ks_distance)}, of {furthest}"
     )
     if told_apart is not None:
-        seen = (
+        effect = (
             f"a classifier tells a generated {noun()} from a held-out one in {told_apart:.0%} of pairs "
-            f"(50% is chance), and {seen}"
+            f"(50% is chance), and {effect}"
         )
     small = max(told_apart or 0.5, 0.5) <= CLOSE and ks_distance <= SMALL_DISTANCE
-    p = f"p {p_text(smallest_holm)} after Holm's correction"
-    if smallest_holm >= SIGNIFICANT:
-        return Verdict(DATA, "yes", f"as far as these data show, {seen}; that may be chance, {p}")
-    answer: Answer = "nearly" if small else "no"
-    return Verdict(DATA, answer, f"{seen}; that is more than chance, {p}")
+    return _by_effect(
+        DATA, effect, small=small, p=smallest_holm, tested=" after Holm's correction"
+    )
 
 
 def forecasts(
@@ -116,190 +124,161 @@ def forecasts(
     against: float | None,
     trusted: bool | None,
 ) -> Verdict:
-    """Whether forecasts of elements from one another come true.
+    """Whether forecasts of elements from one another are calibrated.
 
     Args:
-        effect: How far off they are, and what is fine.
-        small: Whether that is fine.
-        direction: How they err, "the forecasts are too sure"; or nothing.
-        p: Of forecasts that come true: it judges model and guide together.
-        against: Of the same error in data that the model made, forecast with the same guide: it judges the
-            model alone. None without such data.
-        trusted: Whether the guide's weights are to be believed; None if nobody said.
+        effect: The error, and the largest acceptable one.
+        small: Whether the error is acceptable.
+        direction: The sign of the errors, "the forecasts are too sure"; or empty.
+        p: The p-value of calibrated forecasts: it judges model and guide together.
+        against: The p-value of the same error in generated data, forecast with the same guide: it judges
+            the model alone. None without generated data.
+        trusted: Whether the guide's weights can be trusted; None if unknown.
     """
-    said = f"{effect}; {direction}" if direction else effect
-    if against is None and trusted is False and p < SIGNIFICANT:
-        return Verdict(
-            FORECASTS,
-            "not known",
-            f"{said}, p {p_text(p)}, but the guide's weights are not trusted, so that the error may be the "
-            "guide's; compare with data that the model made",
-        )
+    effect = f"{effect}; {direction}" if direction else effect
     decisive = p if against is None else against
-    tested = f"p {p_text(decisive)}" + (
-        ""
-        if against is None
-        else " against data that the model made, forecast with the same guide"
-    )
-    if decisive >= SIGNIFICANT:
-        if small or p >= SIGNIFICANT:
-            return Verdict(FORECASTS, "yes", f"as far as these data show, {said}, {tested}")
-        return Verdict(
-            FORECASTS,
-            "not known",
-            f"{said}, but those of the model's own data err alike ({tested}): that error is the guide's",
-        )
-    if small:
-        return Verdict(FORECASTS, "nearly", f"{said}; the error is small and no chance, {tested}")
-    return Verdict(FORECASTS, "no", f"{said}, {tested}")
+    tested = f"p {p_text(decisive)}"
+    if against is None and trusted is False and p < SIGNIFICANT:
+        reason = "the guide's weights cannot be trusted, so the error may be the guide's"
+        return Verdict(FORECASTS, "not known", f"{effect}, {tested}, but {reason}")
+    if against is not None:
+        tested += " against generated data, forecast with the same guide"
+    if decisive < SIGNIFICANT:
+        return Verdict(FORECASTS, "nearly" if small else "no", f"{effect}, {tested}")
+    if small or p >= SIGNIFICANT:
+        return Verdict(FORECASTS, "yes", f"as far as these data show, {effect}, {tested}")
+    reason = f"but generated data have the same error ({tested}): it is the guide's"
+    return Verdict(FORECASTS, "not known", f"{effect}, {reason}")
 
 
 def code_used(rate: float, active_units: int, latent_dim: int) -> Verdict:
-    """Whether the code carries anything of the data.
+    """Whether the code carries information about the data.
 
     Args:
-        rate: KL(q(z | x) || p(z)) in nats per datum.
-        active_units: The latent dimensions whose code varies over data.
-        latent_dim: Their number.
+        rate: KL(q(z | x) || p(z)) in nats per example.
+        active_units: The number of latent dimensions whose code varies over the data.
+        latent_dim: The number of latent dimensions.
     """
-    said = (
-        f"it carries {max(rate, 0.0):.2f} nats per {noun()}, and {active_units} of {latent_dim} dimensions "
-        "vary over the data"
+    effect = (
+        f"it carries {max(rate, 0.0):.2f} nats per {noun()}, and {active_units} of {latent_dim} "
+        "dimensions vary over the data"
     )
-    return Verdict(CODE, "yes" if rate >= NO_RATE and active_units else "no", said)
+    return Verdict(CODE, "yes" if rate >= NO_RATE and active_units else "no", effect)
 
 
 def guide_close(told_apart: float, smallest: float, n: int) -> Verdict:
-    """Whether q(z | x) is the posterior of data that the model made.
+    """Whether q(z | x) is the posterior of generated data.
 
     Args:
         told_apart: The share of pairs in which the best rule tells the true code from a draw.
         smallest: The smallest p-value after Holm's correction.
-        n: The number of simulated data.
+        n: The number of generated examples.
     """
-    said = (
-        f"the best rule tells the true code from a draw of the guide in {told_apart:.0%} of pairs (50% is "
-        f"chance)"
-    )
-    p = f"p {p_text(smallest)} after Holm's correction, {n} simulated {nouns()}"
-    if smallest >= SIGNIFICANT:
-        return Verdict(GUIDE, "yes", f"as far as these data show, {said}; that may be chance, {p}")
-    answer: Answer = "nearly" if max(told_apart, 1 - told_apart) <= CLOSE else "no"
-    return Verdict(GUIDE, answer, f"{said}; {p}")
+    effect = f"the best rule tells the true code from a draw of the guide in {told_apart:.0%} of pairs (50% is chance)"
+    small = max(told_apart, 1 - told_apart) <= CLOSE
+    tested = f" after Holm's correction, {n} simulated {nouns()}"
+    return _by_effect(GUIDE, effect, small=small, p=smallest, tested=tested)
 
 
 def evidence(
     above: float | None, threshold: float | None, ess: float, num_samples: int, n: int
 ) -> Verdict:
-    """Whether importance weighting with the guide gives log p(x).
+    """Whether importance weighting with the guide estimates log p(x) well.
 
     Args:
-        above: The share of data whose k-hat is above the threshold; None for too few draws.
-        threshold: That threshold; None for too few draws.
+        above: The share of examples whose k-hat is above the threshold; None for too few draws.
+        threshold: The threshold; None for too few draws.
         ess: The median effective sample size.
-        num_samples: The number of draws for each datum.
-        n: The number of data.
+        num_samples: The number of draws per example.
+        n: The number of examples.
     """
     effective = (
         f"the median effective sample size is {ess:.0f} of {num_samples} draws (at least "
         f"{FEWEST_EFFECTIVE} is fine)"
     )
     if above is None or threshold is None:
-        return Verdict(
-            EVIDENCE,
-            "not known",
-            f"k-hat takes at least {MINIMUM_SAMPLES} draws; {effective}",
-        )
-    seen = (
-        f"k-hat is above {threshold:.2f} for {above:.1%} of {n} {nouns()} (at most {MOST_KHATS_ABOVE:.0%} is "
-        f"fine), and {effective}"
+        reason = f"k-hat needs at least {MINIMUM_SAMPLES} draws; {effective}"
+        return Verdict(EVIDENCE, "not known", reason)
+    effect = (
+        f"k-hat is above {threshold:.2f} for {above:.1%} of {n} {nouns()} (at most "
+        f"{MOST_KHATS_ABOVE:.0%} is fine), and {effective}"
     )
     if above > MOST_KHATS_ABOVE:
-        return Verdict(EVIDENCE, "no", f"it is too low for some of these data; {seen}")
-    answer: Answer = "nearly" if ess < FEWEST_EFFECTIVE else "yes"
-    return Verdict(EVIDENCE, answer, seen)
+        return Verdict(EVIDENCE, "no", f"it is too low for some of these data; {effect}")
+    return Verdict(EVIDENCE, "nearly" if ess < FEWEST_EFFECTIVE else "yes", effect)
 
 
 def overfits(question: str, what: str, difference: float, error: float) -> Verdict:
-    """Whether held-out data are worse than training data: `DECODER` or `ENCODER`.
+    """Whether held-out data are modelled worse than training data.
 
     Args:
-        question: Which of the two.
-        what: What the difference is of, a noun phrase.
-        difference: In nats per datum; above 0 is overfitting.
-        error: Its standard error.
+        question: `DECODER` or `ENCODER`.
+        what: The quantity compared, a noun phrase.
+        difference: Its difference in nats per example; positive for overfitting.
+        error: The standard error of the difference.
     """
     if not (math.isfinite(difference) and math.isfinite(error)):
         return Verdict(question, "not known", f"{what} is not finite, or of one {noun()}")
-    seen = f"{what} is {difference:+.2f} ± {error:.2f} nats per {noun()}"
+    effect = f"{what} is {difference:+.2f} ± {error:.2f} nats per {noun()}"
     if difference > CLEAR * error:
-        return Verdict(question, "yes", seen)
+        return Verdict(question, "yes", effect)
     within = "within" if abs(difference) <= CLEAR * error else "below 0 by more than"
-    return Verdict(question, "no", f"{seen}, {within} two standard errors")
+    return Verdict(question, "no", f"{effect}, {within} two standard errors")
 
 
 def codes_as_prior(told_apart: float, p: float) -> Verdict:
     """Whether the codes of data are distributed as the prior.
 
     Args:
-        told_apart: The share of pairs in which a classifier finds the code of a datum.
-        p: Of so large a share by chance.
+        told_apart: The share of pairs in which a classifier identifies the code of an example.
+        p: The p-value of that share.
     """
-    said = f"a classifier tells codes of data from draws of the prior in {told_apart:.0%} of pairs (50% is chance)"
-    if p >= SIGNIFICANT:
-        return Verdict(
-            PRIOR, "yes", f"as far as these data show, {said}; that may be chance, p {p_text(p)}"
-        )
-    return Verdict(PRIOR, "nearly" if told_apart <= CLOSE else "no", f"{said}, p {p_text(p)}")
+    effect = f"a classifier tells codes of data from draws of the prior in {told_apart:.0%} of pairs (50% is chance)"
+    return _by_effect(PRIOR, effect, small=told_apart <= CLOSE, p=p)
 
 
 def robust(
     clean: float, damaged: float, error: float, chance: float, *, above_chance: bool
 ) -> Verdict:
-    """Whether a classifier of codes is as good on damaged data.
+    """Whether a classifier of codes is as good on corrupted data.
 
     Args:
         clean: Its accuracy on clean data.
-        damaged: Its mean accuracy over damages and strengths.
+        damaged: Its mean accuracy over corruptions and strengths.
         error: The standard error of `damaged`.
-        chance: The accuracy of always saying the commonest label.
-        above_chance: Whether `clean` is above it by more than the choice of data explains.
+        chance: The accuracy of always predicting the most frequent label.
+        above_chance: Whether `clean` is significantly above `chance`.
     """
-    said = (
-        f"the probe's accuracy is {clean:.3f} on clean data and {damaged:.3f} ± {error:.3f} on damaged ones, "
-        f"where always saying the commonest label gives {chance:.3f}"
+    effect = (
+        f"the probe's accuracy is {clean:.3f} on clean and {damaged:.3f} ± {error:.3f} on corrupted data, "
+        f"and the most frequent label gives {chance:.3f}"
     )
     if not above_chance or clean - chance < LITTLE * (1 - chance):
-        return Verdict(ROBUST, "not known", f"{said}: little above chance can be lost")
+        return Verdict(ROBUST, "not known", f"{effect}: there is little to lose")
     kept = (damaged - chance) / (clean - chance)
-    return Verdict(
-        ROBUST,
-        "yes" if kept >= KEPT else "no",
-        f"{said}: {kept:.0%} of what is above that is kept",
-    )
+    answer: Answer = "yes" if kept >= KEPT else "no"
+    return Verdict(ROBUST, answer, f"{effect}: {kept:.0%} of the difference is kept")
 
 
 def scale_warns(lowest: float, highest: float, smallest: float, n: int) -> Verdict:
-    """Whether the scale of q(z | x) grows as the error of its mean does, when data are damaged.
+    """Whether the scale of q(z | x) grows with the error of its mean on corrupted data.
 
     Args:
-        lowest: The least error of the guide's mean over what its scale says, under any damage.
-        highest: The largest.
-        smallest: The smallest p-value of their being 1, after Holm's correction.
-        n: The number of data.
+        lowest: The smallest ratio, over corruptions, of the error of the guide's mean to its scale.
+        highest: The largest ratio.
+        smallest: The smallest p-value of a ratio of 1, after Holm's correction.
+        n: The number of examples.
     """
-    said = (
-        f"under damage the error of the guide's mean is {lowest:.2f} to {highest:.2f} times what its scale "
-        f"says (1 is right)"
+    effect = (
+        f"on corrupted data the error of the guide's mean is {lowest:.2f} to {highest:.2f} times its "
+        "scale (1 is right)"
     )
-    if smallest >= SIGNIFICANT:
-        return Verdict(WARNS, "yes", f"as far as {n} {nouns()} show, {said}, p {p_text(smallest)}")
-    near = max(highest, 1 / max(lowest, 1e-300)) <= OUT_OF_STEP
-    return Verdict(WARNS, "nearly" if near else "no", f"{said}, p {p_text(smallest)}")
+    small = max(highest, 1 / max(lowest, 1e-300)) <= OUT_OF_STEP
+    return _by_effect(WARNS, effect, small=small, p=smallest, of=f"{n} {nouns()}")
 
 
 def distance_text(distance: float) -> str:
-    """A Kolmogorov-Smirnov distance with what it means.
+    """A Kolmogorov-Smirnov distance with its scale.
 
     >>> distance_text(0.04)
     '0.04 (0 is equal, up to 0.1 small, 1 apart)'
@@ -308,15 +287,14 @@ def distance_text(distance: float) -> str:
 
 
 def answers(sections: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str | None]]:
-    """Each question that these sections answer, with its answer, the section, and why that is stale.
+    """The questions that these sections answer: each verdict, its section, and why that is stale.
 
     Args:
-        sections: The records of a diagnosis's sections by name. A stale one has "stale".
+        sections: The records of the sections by name, with "stale" where one is.
     """
-    found: list[dict[str, str | None]] = []
-    for question, (section, part) in QUESTIONS.items():
-        record = sections.get(section, {})
-        for verdict in record.get(part, {}).get("verdicts", ()):
-            if verdict["question"] == question:
-                found.append({**verdict, "section": section, "stale": record.get("stale")})
-    return found
+    return [
+        {**verdict, "section": section, "stale": sections[section].get("stale")}
+        for question, (section, check) in QUESTIONS.items()
+        for verdict in sections.get(section, {}).get(check, {}).get("verdicts", ())
+        if verdict["question"] == question
+    ]

@@ -1,7 +1,7 @@
-"""How fast training is: one task, trained in several ways, measured beside each other.
+"""The speed of training: one task in several implementations, timed in turn.
 
-A way (`benchmarks.way`) is a class with one contract; `WAYS` in `benchmarks.registry` lists
-them. `interleaving` runs each in a process of its own, an epoch at a time, in rounds, so that a
-ratio is one of neighbours in time. A suite measures and gives plain values; `targets` says which
-were reached, `report` and `figure` show them. `scripts/benchmark.py` is what a person types.
+An `Implementation` (`benchmarks.task`) trains the task; `benchmarks.implementations` lists them.
+`benchmarks.timing` runs each in its own process, one epoch at a time in turn, so that ratios compare
+neighbours in time. A suite measures and returns plain values, and `benchmarks.report` shows them.
+`scripts/benchmark.py` is the command line.
 """

@@ -1,4 +1,4 @@
-"""The task without Pyro: plain PyTorch, and its matrix products alone."""
+"""The task in plain PyTorch: eager, compiled, as one CUDA graph, and its matrix products alone."""
 
 from collections.abc import Callable, Iterator
 from typing import ClassVar
@@ -8,20 +8,19 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.way import Setting, Way
+from benchmarks.task import Implementation, Setting
 
-# As in `pyro_vae.posteriors`: a floor under every scale.
+# The lower bound of scales in `pyro_vae.posteriors`.
 MINIMUM_SCALE = 1e-5
+# Steps before a CUDA graph is captured, in which libraries initialise themselves, as torch requires.
+WARM_UP_STEPS = 3
 
 
 class PlainVAE(nn.Module):
-    """N(z | 0, I) prod_i Bernoulli(x_i | f_i(z)), with the guide N(z | mu(x), diag(sigma(x)^2)).
-
-    Called on x and standard normal noise it gives the negative ELBO, its KL in closed form: the mean
-    over data, in nats.
+    """p(x, z) = N(z | 0, I) prod_i Bernoulli(x_i | f_i(z)), q(z | x) = N(z | mu(x), diag(sigma(x)^2)).
 
     Args:
-        pixels: The length of a datum.
+        pixels: The length of an example.
         setting: Gives the sizes.
     """
 
@@ -36,10 +35,10 @@ class PlainVAE(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch pixels"], noise: Float[Tensor, "particles batch latent"]
     ) -> Float[Tensor, ""]:
-        """The negative ELBO per datum."""
+        """The negative ELBO for standard normal noise, with an analytic KL: a mean in nats."""
         loc, raw_scale = self.encoder_head(F.softplus(self.encoder_hidden(x))).chunk(2, dim=-1)
         scale = F.softplus(raw_scale) + MINIMUM_SCALE
-        # Two axes for one particle: products of matrices, not of batches of them.
+        # Two axes give products of matrices, not of batches of matrices.
         z = (loc + scale * noise).flatten(0, 1)
         logits = self.decoder_head(F.softplus(self.decoder_hidden(z)))
         repeated = x if len(noise) == 1 else x.repeat(len(noise), 1)
@@ -48,26 +47,26 @@ class PlainVAE(nn.Module):
         return (nll + kl) / len(x)
 
 
-def binarised(
+def binarise(
     images: UInt8[Tensor, "n pixels"], rows: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch pixels"]:
-    """x ~ Bernoulli(v / 255) of some rows, drawn anew."""
+    """Draw x ~ Bernoulli(v / 255) of some rows."""
     p = images.index_select(0, rows).to(torch.float32).div_(255)
     # On a CPU, three times as fast as torch.bernoulli.
     return (torch.rand_like(p) < p).to(torch.float32)
 
 
-class ByHand(Way):
-    """A loop in plain PyTorch, with all that is known to be fast and easy to write.
+class PlainTorch(Implementation):
+    """A training loop with all that is known to be fast and easy to write.
 
-    Images stay on the device as bytes and are gathered by index; there is no loader, no host read
-    but one an epoch, and Adam is fused.
+    Images stay on the device as bytes and are gathered by index; there is no loader, one host read per
+    epoch, and a fused Adam.
     """
 
-    title: ClassVar[str] = "PyTorch by hand, in memory, eager"
+    title: ClassVar[str] = "plain PyTorch, in memory, eager"
 
     def prepare(self) -> None:
-        """Build the network and its optimiser."""
+        """Build the network and its optimizer."""
         torch.manual_seed(self.setting.seed)
         self.images = self.images.to(self.device)
         self.network = PlainVAE(self.images.shape[1], self.setting).to(self.device)
@@ -81,7 +80,7 @@ class ByHand(Way):
         total = torch.zeros((), device=self.device)
         order = torch.randperm(len(self.images), device=self.device)
         for rows in order.split(self.setting.batch_size):
-            x = binarised(self.images, rows)
+            x = binarise(self.images, rows)
             loss = self.loss_of(x, self.noise(len(rows)))
             self.optimizer.zero_grad()
             loss.backward()
@@ -95,33 +94,97 @@ class ByHand(Way):
         return torch.randn(shape, device=self.device)
 
 
-class ByHandCompiled(ByHand):
+class PlainTorchCompiled(PlainTorch):
     """The same loop, with loss and gradient through `torch.compile`.
 
-    Noise is drawn outside of what is compiled: on a CPU, compiled random numbers are the slower ones.
+    Noise is drawn outside the compiled function: on a CPU, compiled random numbers are slower.
     """
 
-    title: ClassVar[str] = "PyTorch by hand, in memory, compiled"
+    title: ClassVar[str] = "plain PyTorch, in memory, compiled"
 
     def prepare(self) -> None:
-        """Build the network, and mark it for compilation at its first call."""
+        """Build the network, which is compiled at its first call."""
         super().prepare()
-        # One graph for each batch size: the last batch's would make all of them dynamic.
+        # One graph per batch size: the last batch's would make all of them dynamic.
         self.loss_of = torch.compile(self.network, dynamic=False)
 
 
-class MatrixProducts(Way):
+class PlainTorchCudaGraph(PlainTorch):
+    """Gather, binarise, forward, backward and Adam, captured once and replayed at each step.
+
+    The graph advances the position of its rows itself, so a step is one replay. Without CUDA the same
+    step runs eagerly.
+    """
+
+    title: ClassVar[str] = "plain PyTorch, one CUDA graph per step"
+
+    def prepare(self) -> None:
+        """Allocate what the graph reads and writes in place, and capture it."""
+        super().prepare()
+        capturable = self.device.type == "cuda"
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=self.setting.lr, fused=True, capturable=capturable
+        )
+        self.order = torch.arange(len(self.images), device=self.device)
+        batch_size = min(self.setting.batch_size, len(self.images))
+        self.offsets = torch.arange(batch_size, device=self.device)
+        self.position = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.total = torch.zeros((), device=self.device)
+        self.replay: Callable[[], object] = self._capture() if capturable else self._whole_batch
+
+    def run_epoch(self) -> float | None:
+        """A shuffled pass: a replay for each whole batch, then the last one eagerly."""
+        self.order.copy_(torch.randperm(len(self.images), device=self.device))
+        self.position.zero_()
+        self.total.zero_()
+        batches, last = divmod(len(self.images), len(self.offsets))
+        for _ in range(batches):
+            self.replay()
+        if last:
+            self._step(self.order[-last:])
+        return float(self.total) / len(self.images)
+
+    def _whole_batch(self) -> None:
+        self._step(self.order.index_select(0, self.offsets + self.position))
+        self.position += len(self.offsets)
+
+    def _step(self, rows: Tensor) -> None:
+        loss = self.network(binarise(self.images, rows), self.noise(len(rows)))
+        # None at capture, so that the graph's own memory holds the gradients.
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.total += loss.detach() * len(rows)
+
+    def _capture(self) -> Callable[[], object]:
+        # Warm up on a side stream, as capture runs on one; `position` returns to the start each time.
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_STEPS):
+                self.position.zero_()
+                self._whole_batch()
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        self.position.zero_()
+        self.optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._whole_batch()
+        return graph.replay
+
+
+class MatrixProducts(Implementation):
     """The matrix products of each step, forward and backward, and nothing else.
 
-    Eleven: four layers forward, four gradients by weights, three by inputs (the images need none).
-    Both heads of the encoder are one layer. What is written to is allocated once.
+    Eleven: four layers forward, four gradients by weights, three by inputs, as the images need none.
+    Both heads of the encoder are one layer. Outputs are allocated once.
     """
 
     title: ClassVar[str] = "matrix products alone"
     note: ClassVar[str] = "trains nothing; float32"
 
     def prepare(self) -> None:
-        """Allocate, for whole batches and for the last one."""
+        """Allocate the matrices of whole batches and of the last one."""
         torch.manual_seed(self.setting.seed)
         batches, last = divmod(len(self.images), self.setting.batch_size)
         self.whole, self.batches = list(self._products(self.setting.batch_size)), batches
@@ -137,25 +200,21 @@ class MatrixProducts(Way):
         return None
 
     def _products(self, batch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The two factors of each product, and what it is written to."""
-        pixels, hidden, latent_dim = (
-            self.images.shape[1],
-            self.setting.hidden,
-            self.setting.latent_dim,
+        """The two factors and the output of each product."""
+        pixels, setting = self.images.shape[1], self.setting
+        hidden, latent_dim = setting.hidden, setting.latent_dim
+        draws = batch * setting.num_particles
+        layers = (
+            (batch, pixels, hidden),
+            (batch, hidden, 2 * latent_dim),
+            (draws, latent_dim, hidden),
+            (draws, hidden, pixels),
         )
-        draws = batch * self.setting.num_particles
 
         def matrix(*shape: int) -> Tensor:
             return torch.randn(shape, device=self.device)
 
-        for layer, (rows, inputs, outputs) in enumerate(
-            (
-                (batch, pixels, hidden),
-                (batch, hidden, 2 * latent_dim),
-                (draws, latent_dim, hidden),
-                (draws, hidden, pixels),
-            )
-        ):
+        for layer, (rows, inputs, outputs) in enumerate(layers):
             x, weight, y = matrix(rows, inputs), matrix(outputs, inputs), matrix(rows, outputs)
             yield x, weight.t(), y
             yield matrix(rows, outputs).t(), x, matrix(outputs, inputs)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pytest
 
-from pyro_vae.cli.command_line import parse
+from pyro_vae.configuration.parser import parse
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "how-to.md").read_text()
@@ -40,6 +41,7 @@ def run_bash(code: str) -> None:
         assert main_of(script)(words) == 0, line
 
 
+@pytest.mark.slow
 def test_every_task_runs_and_writes_its_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scope: dict = {"__name__": "how_to"}

@@ -91,9 +91,9 @@ def test_a_difference_within_rounding_errors_is_not_told_apart():
     base = RNG.normal(-2e7, 1e3, 200)
     models = [HeldOut("a", base + 0.5, None, 10), HeldOut("b", base, None, 10)]
     found = compare_models(models)
-    assert not found.told_apart[1]
+    assert not found.differs_from_best[1]
     assert found.reading().startswith("Withheld: ")
     exact = [HeldOut(m.name, m.log_evidence, None, 10, np.full(200, 1e-9)) for m in models]
-    assert compare_models(exact).told_apart[1]
+    assert compare_models(exact).differs_from_best[1]
     far = [HeldOut("a", base + 500.0, None, 10), HeldOut("b", base, None, 10)]
-    assert compare_models(far).told_apart[1]
+    assert compare_models(far).differs_from_best[1]

@@ -1,8 +1,8 @@
-"""Which of several models gives held-out data the higher log p(x): paired differences, through ArviZ.
+"""Comparison of models by held-out log p(x): paired differences and stacking weights, through ArviZ.
 
-Two models are compared on the same data, datum by datum. What makes a datum hard is common to both and
-cancels, so that a difference is known far better than either mean. LOO on log p(x | z), with the image
-as observation, will not do: it ranks the worst guide first.
+Models are compared on the same data, example by example. What makes an example hard is common to all models
+and cancels, so that a difference is known far better than either mean. LOO on log p(x | z), with the image
+as observation, is no substitute: it ranks the worst guide first.
 """
 
 import inspect
@@ -10,43 +10,55 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from analysis.comparison import comparison_reading
-from analysis.comparison.comparison_reading import STANDARD_ERRORS, amount_of
-from analysis.comparison.heldout_elpd import HeldOut, elpd_data
-from analysis.plotting.labels import listed, shortened
-from pyro_vae.data.nouns import noun
-from pyro_vae.evidence.numbers import finite
-from pyro_vae.inference_data.pointwise import named
+from analysis.check import Result
+from analysis.commands import ANNEALING
+from analysis.comparison.heldout_elpd import MOST_KHATS_ABOVE, HeldOut, elpd_data
+from analysis.plotting.arviz import arviz_figure
+from analysis.plotting.style import BLUE, GREY, ORANGE, listed, shortened, tidy, wrapped
+from pyro_vae.data.nouns import noun, nouns
+from pyro_vae.inference_data.terms import format_rows
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+# A smaller difference, in standard errors, is not shown by the data.
+STANDARD_ERRORS = 2.0
+# Shares of k-hats above the threshold that differ by less are alike.
+ALIKE = 0.05
 
 
 @dataclass(frozen=True)
-class ModelComparison:
-    """log p(x) of several models on the same n data, the best first.
+class ModelComparison(Result):
+    """log p(x) of several models on the same n data, best first.
 
-    A difference is the best minus the model, at least 0, whatever the line of ArviZ, whose two lines
-    have opposite signs. Standard errors are those of the choice of data, for one training of each
-    model: they do not hold what another seed of the training would change.
+    A difference is the best minus the model, at least 0, whatever the version of ArviZ, whose versions
+    have opposite signs. Standard errors are over data, for one training of each model: they do not include
+    the variation between training seeds.
 
     Args:
-        models: By their mean log p(x), the highest first.
-        weights: The stacking weight of each, which sum to 1: the mixture of the models with the highest
-            log p(x). A model that adds nothing to the others has 0, however good it is.
+        models: By their mean log p(x), highest first.
+        weights: The stacking weight of each, which sum to 1: the mixture of models with the highest log
+            p(x). A model that adds nothing to the others has 0, however good it is.
         left_out_rows: The rows, from 0, of the data that were left out because log p(x) of a model was
             not finite.
-        perhaps_by_chance: Whether, of so many models, the best would be so far ahead by chance. ArviZ
-            judges this from 12 models on.
+        perhaps_by_chance: Whether the best of so many models would lead by as much by chance. ArviZ
+            checks this from 12 models on.
 
     References:
         Using Stacking to Average Bayesian Predictive Distributions (Yao et al., 2018),
         https://arxiv.org/abs/1704.02030
     """
+
+    FIELDS: ClassVar[tuple[str, ...]] = (
+        *("n", "left_out", "left_out_rows", "pairwise", "perhaps_by_chance"),
+    )
 
     models: tuple[HeldOut, ...]
     weights: Float[np.ndarray, " models"]
@@ -60,12 +72,12 @@ class ModelComparison:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The best first."""
+        """The models' names, best first."""
         return tuple(model.name for model in self.models)
 
     @cached_property
     def log_evidence(self) -> Float[np.ndarray, "models n"]:
-        """log p(x) of each datum under each model, in nats."""
+        """log p(x) of each example under each model, in nats."""
         return np.stack([model.log_evidence for model in self.models]).astype(np.float64)
 
     @property
@@ -75,125 +87,163 @@ class ModelComparison:
 
     @property
     def means(self) -> Float[np.ndarray, " models"]:
-        """Mean log p(x), in nats per datum; n times as much is ArviZ's `elpd`."""
+        """Mean log p(x), in nats per example; times n, ArviZ's `elpd`."""
         return self.log_evidence.mean(1)
 
     @property
     def standard_errors(self) -> Float[np.ndarray, " models"]:
-        """Of `means`: no measure of a difference, which is known better."""
+        """The standard errors of `means`; differences are known better."""
         return self.log_evidence.std(1, ddof=1) / math.sqrt(self.n)
+
+    @cached_property
+    def pairwise(self) -> Float[np.ndarray, "models models"]:
+        """Mean log p_row(x) - log p_column(x), in nats per example."""
+        return np.stack([(one - self.log_evidence).mean(1) for one in self.log_evidence])
+
+    @cached_property
+    def pairwise_standard_errors(self) -> Float[np.ndarray, "models models"]:
+        """The standard errors of `pairwise`."""
+        deviations = [(one - self.log_evidence).std(1, ddof=1) for one in self.log_evidence]
+        return np.stack(deviations) / math.sqrt(self.n)
 
     @property
     def differences(self) -> Float[np.ndarray, " models"]:
-        """Mean log p_best(x) - log p(x), in nats per datum: at least 0, and 0 for the best."""
+        """Mean log p_best(x) - log p(x), in nats per example: at least 0, and 0 for the best."""
         # Sums of equal numbers in another order may differ in the last digit.
         return np.maximum(self.pairwise[0], 0.0)
 
     @property
     def difference_standard_errors(self) -> Float[np.ndarray, " models"]:
-        """Of `differences`, from the differences of each datum; 0 for the best."""
+        """The paired standard errors of `differences`; 0 for the best."""
         return self.pairwise_standard_errors[0]
-
-    @cached_property
-    def pairwise(self) -> Float[np.ndarray, "models models"]:
-        """Mean log p_row(x) - log p_column(x), in nats per datum."""
-        return np.stack([(one - self.log_evidence).mean(1) for one in self.log_evidence])
-
-    @cached_property
-    def pairwise_standard_errors(self) -> Float[np.ndarray, "models models"]:
-        """Of `pairwise`."""
-        deviations = [(one - self.log_evidence).std(1, ddof=1) for one in self.log_evidence]
-        return np.stack(deviations) / math.sqrt(self.n)
-
-    @property
-    def told_apart(self) -> np.ndarray:
-        """Whether each model's difference to the best is more than 2 standard errors, and than rounding errors."""
-        clear = self.differences > STANDARD_ERRORS * self.difference_standard_errors
-        return clear & (self.differences > self.difference_rounding)
 
     @property
     def difference_rounding(self) -> Float[np.ndarray, " models"]:
-        """About the rounding error of `differences` at most: as if all data erred in the same direction."""
+        """A bound of the rounding error of `differences`, as if all errors had the same sign."""
         errors = np.array([model.rounding_errors.mean() for model in self.models])
         return errors + errors[0]
 
     @property
-    def unresolved(self) -> np.ndarray:
-        """Whether rounding errors swallow each model's difference to the best, which draws or data would show."""
-        clear = self.differences > STANDARD_ERRORS * self.difference_standard_errors
-        return clear & ~self.told_apart
+    def _clear(self) -> Bool[np.ndarray, " models"]:
+        return self.differences > STANDARD_ERRORS * self.difference_standard_errors
 
-    def summary(self) -> dict[str, Any]:
-        """Nats per datum, sums in nats, shares and weights, model by model and pair by pair."""
-        n = self.n
-        models = [
-            {
-                "name": model.name,
-                "rank": rank,
-                "log_evidence": finite(self.means[rank]),
-                "log_evidence_se": finite(self.standard_errors[rank]),
-                "log_evidence_sum": finite(n * self.means[rank]),
-                "log_evidence_sum_se": finite(n * self.standard_errors[rank]),
-                "difference": finite(self.differences[rank]),
-                "difference_se": finite(self.difference_standard_errors[rank]),
-                "difference_sum": finite(n * self.differences[rank]),
-                "difference_sum_se": finite(n * self.difference_standard_errors[rank]),
-                "told_apart_from_best": bool(self.told_apart[rank]),
-                "difference_rounding": finite(self.difference_rounding[rank]),
-                "weight": finite(self.weights[rank]),
-                "khat_share_above": model.khat_share_above,
-                "num_samples": model.num_samples,
-            }
-            for rank, model in enumerate(self.models)
-        ]
+    @property
+    def differs_from_best(self) -> Bool[np.ndarray, " models"]:
+        """Whether each difference is above 2 standard errors and above rounding errors."""
+        return self._clear & (self.differences > self.difference_rounding)
+
+    @property
+    def unresolved(self) -> Bool[np.ndarray, " models"]:
+        """Whether each difference is above 2 standard errors, but within rounding errors."""
+        return self._clear & ~self.differs_from_best
+
+    def extra(self) -> dict[str, Any]:
+        """Nats per example, sums in nats, shares and weights by model, and the order of `pairwise`."""
+        per_example = {
+            "log_evidence": (self.means, self.standard_errors),
+            "difference": (self.differences, self.difference_standard_errors),
+        }
+        models = []
+        for rank, model in enumerate(self.models):
+            row: dict[str, Any] = {"name": model.name, "rank": rank}
+            for name, (values, errors) in per_example.items():
+                row |= {
+                    name: values[rank],
+                    f"{name}_se": errors[rank],
+                    f"{name}_sum": self.n * values[rank],
+                    f"{name}_sum_se": self.n * errors[rank],
+                }
+            models.append(
+                row
+                | {
+                    "told_apart_from_best": self.differs_from_best[rank],
+                    "difference_rounding": self.difference_rounding[rank],
+                    "weight": self.weights[rank],
+                    "khat_share_above": model.khat_share_above,
+                    "num_samples": model.num_samples,
+                }
+            )
         return {
-            "n": n,
-            "left_out": self.left_out,
-            "left_out_rows": list(self.left_out_rows),
             "sign": "best minus model",
             "models": models,
-            "pairwise_names": list(self.names),
-            "pairwise": self.pairwise.tolist(),
-            "pairwise_se": self.pairwise_standard_errors.tolist(),
-            "perhaps_by_chance": self.perhaps_by_chance,
-            "reading": self.reading(),
+            "pairwise_names": self.names,
+            "pairwise_se": self.pairwise_standard_errors,
         }
 
     def reading(self) -> str:
-        """Which model is best, how surely, and what could make it wrong."""
-        parts = [comparison_reading.finding(self), comparison_reading.bias(self)]
+        """Which model is best, how certainly, and what could make the order wrong."""
+        parts = [self._ranking(), self._bias()]
         draws = {model.num_samples for model in self.models}
         if len(draws) > 1:
             parts.append(
-                f"The models have from {min(draws)} to {max(draws)} draws for each {noun()}: a bound with "
-                "fewer is lower, so give all the same."
+                f"Models have from {min(draws)} to {max(draws)} draws per {noun()}; fewer draws give "
+                "lower bounds."
             )
         if self.perhaps_by_chance:
-            parts.append("Of so many models, the best may be ahead by chance: try it on new data.")
+            parts.append("Of so many models, the best may lead by chance.")
         if self.left_out:
             parts.append(
-                f"Left out were {self.left_out:,} of {self.n + self.left_out:,} data, "
-                f"{named(list(self.left_out_rows))}, for which log p(x) of a model is not finite: this "
-                "favours the models that fail there."
+                f"Left out: {self.left_out:,} of {self.n + self.left_out:,} {nouns()} "
+                f"({format_rows(list(self.left_out_rows))}), as log p(x) of a model is not finite."
             )
-        parts.append(
-            "A standard error is that of the choice of data, with one training of each model: it does "
-            "not hold the variation over training seeds."
-        )
-        return " ".join(parts)
+        return " ".join(filter(None, parts))
 
-    def finding(self) -> str:
-        """The result in a few words, for a title."""
-        best, second = (shortened(name) for name in self.names[:2])
-        amount = amount_of(self.differences[1], self.difference_standard_errors[1])
-        if self.told_apart[1]:
-            return f"{best} leads {second} by {amount} nats per {noun()}"
-        equal = int((~self.told_apart).sum())
-        if equal > 2:
+    def _ranking(self) -> str:
+        best, *others = self.names
+        if self.unresolved.any():
+            names = [self.names[rank] for rank in np.flatnonzero(self.unresolved)]
+            rounding = self.difference_rounding[self.unresolved].max()
             return (
-                f"{equal} of {len(self.models)} models cannot be told apart from {best}, the best"
+                f"Withheld: the differences of {best} and {listed(names)} are within the rounding errors of "
+                f"up to {rounding:.1g} nats per {noun()}; train on standardised data (--data.scale standard), "
+                "or compute in float64."
             )
-        return f"{best} and {second} cannot be told apart: {amount} nats per {noun()}"
+        head = (
+            f"{best} has the highest log p(x) of {self.n:,} held-out {nouns()}, {self.means[0]:.2f} nats "
+            f"per {noun()}"
+        )
+        equal = [
+            f"{self.names[rank]} ({self._amount(rank)})"
+            for rank in np.flatnonzero(~self.differs_from_best).tolist()
+            if rank
+        ]
+        if equal:
+            return f"{head}, not distinguishable from {listed(equal)}."
+        return f"{head}, {self._amount(1)} above the next, {others[0]}."
+
+    def _bias(self) -> str:
+        """The bias of the differences according to k-hat: each log p(x) is a lower bound."""
+        low = [model for model in self.models if model.too_low]
+        if not low:
+            names = [model.name for model in self.models if model.khat_share_above is None]
+            return f"No k-hat is known for {listed(names)}." if names else ""
+        best, *others = (model.khat_share_above or 0.0 for model in self.models)
+        direction = "may be too large or too small"
+        if max(others) - best > ALIKE:
+            direction = "may be too large, and the order wrong"
+        elif best - min(others) > ALIKE:
+            direction = "is, if anything, too small"
+        shares = listed([f"{model.khat_share_above:.0%} ({model.name})" for model in low])
+        return (
+            f"log p(x) is too low where k-hat is above its threshold, for {shares} of {nouns()}: the lead of "
+            f"{self.names[0]} {direction}; `{ANNEALING}` is more accurate."
+        )
+
+    def _amount(self, rank: int) -> str:
+        """A difference with its standard error, to the error's second digit."""
+        value, error = self.differences[rank], self.difference_standard_errors[rank]
+        digits = 2 if error <= 0 else int(np.clip(1 - math.floor(math.log10(error)), 0, 6))
+        return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+    def title(self) -> str:
+        """The result in a few words."""
+        best, second = (shortened(name) for name in self.names[:2])
+        equal = int((~self.differs_from_best).sum())
+        if self.differs_from_best[1]:
+            return f"{best} leads {second} by {self._amount(1)} nats per {noun()}"
+        if equal > 2:
+            return f"{equal} of {len(self.models)} models are not distinguishable from the best, {best}"
+        return f"{best} and {second} are not distinguishable: {self._amount(1)} nats per {noun()}"
 
 
 def compare_models(
@@ -201,18 +251,18 @@ def compare_models(
 ) -> ModelComparison:
     """Rank models by held-out log p(x), with paired differences and stacking weights.
 
-    Order and weights are those of `arviz_stats.compare`. For the weights it exponentiates log p(x),
-    which below -745 and above 709 nats gives equal weights to all models without an error. So each datum's
-    highest log p(x) is first taken away from all models: it changes no difference and no weight.
+    Order and weights are those of `arviz_stats.compare`. It exponentiates log p(x), which silently gives
+    equal weights to all models below -745 and above 709 nats. So the highest log p(x) of each example is
+    subtracted first: this changes no difference and no weight.
 
     Args:
         models: At least two, on the same data in the same order.
-        leave_out_non_finite: Compare on the data that all models give a finite log p(x), and name the
-            others; otherwise such data are refused.
+        leave_out_non_finite: Compare on the data for which log p(x) is finite under all models, and record
+            the others; otherwise such data are an error.
 
     Returns:
-        The models, best first. A difference of more than 2 standard errors is one that these data show;
-        read k-hat beside it.
+        The models, best first. Differences above 2 standard errors are shown by the data; read k-hat
+        beside them.
 
     Raises:
         ValueError: If there are fewer than two models or data, names repeat, numbers of data differ, or
@@ -222,39 +272,37 @@ def compare_models(
         Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC (Vehtari et
         al., 2017), section 5.2, https://arxiv.org/abs/1507.04544
     """
-    _check(models)
-    kept = np.asarray(np.isfinite([model.log_evidence for model in models]).all(axis=0))
-    if not (kept.all() or leave_out_non_finite):
+    _check_models(models)
+    finite = np.asarray(np.isfinite([model.log_evidence for model in models]).all(axis=0))
+    if not (finite.all() or leave_out_non_finite):
         bad = {model.name: np.flatnonzero(~np.isfinite(model.log_evidence)) for model in models}
         counts = listed(
             [
-                f"{len(rows):,} of {name} ({named(rows.tolist())})"
-                for name, rows in bad.items()
-                if len(rows)
+                f"{len(r):,} of {name} ({format_rows(r.tolist())})"
+                for name, r in bad.items()
+                if len(r)
             ]
         )
         raise ValueError(
-            f"log p(x) must be finite, and is not for {counts} of {len(kept):,} data, counted from 0: "
-            "where it is -inf the model rules the datum out, so look at its values, or use a "
-            "likelihood that gives them a positive density; leave_out_non_finite=True compares on the "
-            "others, and names those left out."
+            f"log p(x) must be finite, got other values for {counts} of {len(finite):,} {nouns()}; check them, "
+            "use a likelihood with a positive density for all data, or pass leave_out_non_finite=True."
         )
-    if kept.sum() < 2:
+    if finite.sum() < 2:
         raise ValueError(
-            f"a comparison needs at least two data with a finite log p(x), got {kept.sum()}."
+            f"a comparison needs at least two data with a finite log p(x), got {finite.sum()}."
         )
-    models = [model.rows(kept) for model in models]
-    table, warned = _arviz_compare(models)
+    models = [model.take(finite) for model in models]
+    table, messages = _arviz_compare(models)
     by_name = {model.name: model for model in models}
     return ModelComparison(
         models=tuple(by_name[name] for name in table.index),
         weights=table["weight"].to_numpy(np.float64).clip(0, 1),
-        left_out_rows=tuple(np.flatnonzero(~kept).tolist()),
-        perhaps_by_chance=any("due to chance" in message for message in warned),
+        left_out_rows=tuple(np.flatnonzero(~finite).tolist()),
+        perhaps_by_chance=any("due to chance" in message for message in messages),
     )
 
 
-def _check(models: Sequence[HeldOut]) -> None:
+def _check_models(models: Sequence[HeldOut]) -> None:
     if len(models) < 2:
         names = ", ".join(model.name for model in models) or "none"
         raise ValueError(f"a comparison needs at least two models, got {names}.")
@@ -268,26 +316,82 @@ def _check(models: Sequence[HeldOut]) -> None:
 
 
 def _arviz_compare(models: Sequence[HeldOut]) -> tuple[Any, list[str]]:
-    """ArviZ's table of log p(x) below each datum's best, and what it warned of."""
+    """ArviZ's table of log p(x) relative to each example's best, and its warnings."""
     from arviz_stats import compare  # pyright: ignore[reportPrivateImportUsage]
 
     highest = np.max([model.log_evidence for model in models], axis=0)
-    below = {
+    relative = {
         model.name: elpd_data(
-            HeldOut(
-                model.name,
-                model.log_evidence - highest,
-                model.khat,
-                model.num_samples,
-                model.rounding_errors,
+            replace(
+                model, log_evidence=model.log_evidence - highest, rounding=model.rounding_errors
             )
         )
         for model in models
     }
-    # The older line does not round.
+    # ArviZ 0.8 does not round.
     options = inspect.signature(compare).parameters
     exact: dict[str, Any] = {"round_to": "none"} if "round_to" in options else {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        table = compare(below, **exact)
+        table = compare(relative, **exact)
     return table, [str(warning.message) for warning in caught]
+
+
+def plot_model_comparison(comparison: ModelComparison) -> "matplotlib.figure.Figure":
+    """Mean log p(x) of each model relative to the best, with 2 paired standard errors, drawn by ArviZ.
+
+    A bar that reaches the dashed line is of a model that is not distinguishable from the best. On the right
+    are the mean, the share of k-hats above the threshold, and the stacking weight. Models whose log p(x) is
+    too low according to k-hat are orange.
+    """
+    import arviz_plots
+    import pandas as pd
+
+    models = comparison.models
+    # With these columns plot_compare shows the mean log p(x), and both versions of ArviZ draw them alike.
+    table = pd.DataFrame(
+        {
+            "mlpd": -comparison.differences,
+            "se": STANDARD_ERRORS * comparison.difference_standard_errors,
+        },
+        index=pd.Index([shortened(name) for name in comparison.names]),
+    )
+    figure = arviz_figure(
+        arviz_plots.plot_compare,
+        table,
+        width=10.0,
+        height=2.1 + 0.42 * len(models),
+        relative_scale=False,
+        visuals={"title": False, "point_estimate": {"color": BLUE}, "ref_line": {"color": GREY}},
+    )
+    ax = figure.axes[0]
+    colours = [ORANGE if model.too_low else BLUE for model in models]
+    for line, colour in zip(ax.lines, colours, strict=False):
+        line.set_color(colour)
+    ax.collections[0].set(facecolor=colours, edgecolor=colours, zorder=3)
+    ax.set_ylim(0.4, len(models) + 0.6)
+    ax.set_xlabel(
+        f"log p(x) minus that of {shortened(comparison.names[0])}, nats per {noun()}, "
+        f"± {STANDARD_ERRORS:g} paired standard errors",
+        fontsize=10,
+    )
+    if any(model.too_low for model in models):
+        figure.supxlabel(
+            f"orange: log p(x) is too low, as k-hat is above its threshold for more than "
+            f"{MOST_KHATS_ABOVE:.0%} of {nouns()}",
+            fontsize=9,
+            color=ORANGE,
+        )
+    ax.tick_params(labelsize=10)
+    numbers = ax.twinx()
+    numbers.set_ylim(ax.get_ylim())
+    notes = []
+    for model, mean, weight in zip(models, comparison.means, comparison.weights, strict=True):
+        share = "?" if model.khat_share_above is None else f"{model.khat_share_above:.0%}"
+        notes.append(f"{mean:.2f} nats, k-hat high {share}, weight {weight:.2f}")
+    numbers.set_yticks(range(len(models), 0, -1), notes, fontsize=9)
+    numbers.tick_params(length=0)
+    tidy([ax, numbers], grid=None)
+    ax.grid(axis="x", color="0.9", linewidth=0.8)
+    figure.suptitle(wrapped(f"Of {comparison.n:,} {nouns()}: {comparison.title()}"), fontsize=12)
+    return figure

@@ -1,11 +1,11 @@
-"""Several p-values at once, and how they are written."""
+"""Adjustment and formatting of p-values."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 
 def holm(p_values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """The p-values adjusted for their number: below a, the hypothesis is rejected at family-wise a.
+    """P-values adjusted by Holm's method: below a, the hypothesis is rejected at family-wise level a.
 
     >>> holm(np.array([0.01, 0.04, 0.03, 0.5]))
     array([0.04, 0.09, 0.09, 0.5 ])
@@ -14,7 +14,7 @@ def holm(p_values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         A simple sequentially rejective multiple test procedure (Holm, 1979),
         https://www.jstor.org/stable/4615733
     """
-    order: Int[np.ndarray, " n"] = np.argsort(p_values)
+    order = np.argsort(p_values)
     adjusted = np.empty(len(p_values))
     factors = np.arange(len(p_values), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(factors * p_values[order]), 1)
@@ -22,7 +22,7 @@ def holm(p_values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 
 def p_text(p_value: float) -> str:
-    """As it is written after "p".
+    """The text after "p".
 
     >>> p_text(0.00004), p_text(0.25)
     ('< 0.001', '= 0.250')

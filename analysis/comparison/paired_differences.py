@@ -1,53 +1,62 @@
-"""Datum by datum: by how much one model's log p(x) is above another's, and for which data."""
+"""Differences of log p(x) between two models for each example, and the report of a comparison."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from analysis.comparison.heldout_elpd import HeldOut
 from analysis.comparison.model_comparison import ModelComparison
-from analysis.plotting.labels import shortened, wrapped
-from analysis.plotting.style import BLUE, GREEN, LABEL_COLOURS, ORANGE, new_figure, tidy
-from pyro_vae.data.nouns import noun
+from analysis.plotting.style import (
+    BLUE,
+    GREEN,
+    LABEL_COLOURS,
+    ORANGE,
+    new_figure,
+    shortened,
+    tidy,
+    wrapped,
+)
+from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.statistics import khat_threshold
 
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-# What lies beyond this share of differences, on either side, is put into a histogram's last bar.
+# Differences beyond this share, on either side, are put into a histogram's last bar.
 _TAIL = 0.002
 _BARS = 50
+# The largest difference in nats up to which the axis is linear.
+_LINEAR = 30
 
 _COLOURS = (BLUE, ORANGE, GREEN, *LABEL_COLOURS)
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """Which data one model prefers, and which another: log p_first(x) - log p_second(x).
+    """The examples that each of two models prefers: log p_first(x) - log p_second(x).
 
     Args:
-        first: The name of the one.
-        second: The name of the other.
-        difference: Of each datum, in nats.
-        trusted: Whether no k-hat of either model is above the threshold for the datum. All are, where
-            there is no k-hat.
-        for_first: The rows with the largest differences, the largest first; none that are not positive.
-        for_second: The rows with the smallest, the smallest first; none that are not negative.
+        first: The name of the first model.
+        second: The name of the second model.
+        difference: The difference for each example, in nats.
+        trusted: Whether no k-hat of either model is above the threshold; all are where there is no k-hat.
+        for_first: The rows with the largest positive differences, largest first.
+        for_second: The rows with the smallest negative differences, smallest first.
     """
 
     first: str
     second: str
     difference: Float[np.ndarray, " n"]
-    trusted: np.ndarray
+    trusted: Bool[np.ndarray, " n"]
     for_first: Int[np.ndarray, " some"]
     for_second: Int[np.ndarray, " others"]
 
     @property
     def share_for_first(self) -> float:
-        """The share of data to which the first model gives the higher log p(x)."""
+        """The share of examples with a higher log p(x) under the first model."""
         return float((self.difference > 0).mean())
 
 
@@ -58,18 +67,16 @@ def preferences(
     *,
     count: int = 8,
 ) -> Preferences:
-    """log p_first(x) - log p_second(x) of each datum, and the rows where it is largest and smallest.
-
-    A lead that a few data make says more of these data than of the model.
+    """log p_first(x) - log p_second(x) of each example, and the rows where it is largest and smallest.
 
     Args:
-        comparison: Of two models or more.
-        first: A model's name; the best's if it is not given.
-        second: Another's; the next best's.
-        count: So many rows for each model.
+        comparison: A comparison of at least two models.
+        first: The name of a model; by default the best.
+        second: The name of another model; by default the second best.
+        count: The number of rows for each model.
 
     Raises:
-        ValueError: If there is no model of this name.
+        ValueError: If there is no model with this name.
     """
     models = {model.name: model for model in comparison.models}
     names = comparison.names
@@ -97,15 +104,11 @@ def _trusted(model: HeldOut) -> np.ndarray:
 
 
 def plot_paired_differences(comparison: ModelComparison) -> "matplotlib.figure.Figure":
-    """On the left log p_best(x) - log p_next(x) of each datum; on the right its quantiles, of all models.
+    """On the left a histogram of log p_best(x) - log p_second(x); on the right quantiles for all models.
 
-    A mean above 0 with most data on both sides is a small gain on many data; a long tail is a large
-    one on few. Orange data have a k-hat above the threshold in one of the two models: there log p(x)
-    is too low, and the difference wrong to the side of the other. Where a curve crosses 0 it says the
-    share of data that prefer the model to the best.
-
-    Args:
-        comparison: Of two models or more.
+    A mean above 0 with most examples on both sides is a small gain on many; a long tail is a large gain on
+    few. Orange examples have a k-hat above the threshold under one of the two models, whose log p(x) is too
+    low. A curve crosses 0 at the share of examples that prefer the model to the best.
     """
     best, *others = comparison.names
     figure = new_figure(10.0, 4.6 + 0.17 * len(others))
@@ -113,34 +116,25 @@ def plot_paired_differences(comparison: ModelComparison) -> "matplotlib.figure.F
     pair = preferences(comparison)
     _draw_histogram(left, pair)
     share = (np.arange(comparison.n) + 0.5) / comparison.n
-    for name, colour in zip(others, _COLOURS * len(others), strict=False):
-        against = preferences(comparison, second=name)
-        label = f"{shortened(name)}: {(against.difference < 0).mean():.0%} prefer it"
-        right.plot(np.sort(against.difference), share, color=colour, lw=1.6, label=label)
+    below = comparison.log_evidence[0] - comparison.log_evidence[1:]
+    for name, values, colour in zip(others, below, _COLOURS * len(others), strict=False):
+        label = f"{shortened(name)}: {(values < 0).mean():.0%} prefer it"
+        right.plot(np.sort(values), share, color=colour, lw=1.6, label=label)
     right.axvline(0, color="0.4", linewidth=0.8)
-    smallest, largest = np.quantile(
-        comparison.log_evidence[0] - comparison.log_evidence[1:], [_TAIL, 1 - _TAIL]
-    )
     # One model far behind would press the others into a line.
-    if max(abs(smallest), abs(largest)) > 30:
+    if np.abs(np.quantile(below, [_TAIL, 1 - _TAIL])).max() > _LINEAR:
         right.set_xscale("symlog", linthresh=1.0)
-    right.set(ylim=(0, 1), ylabel="share of the data at or below")
+    right.set(ylim=(0, 1), ylabel=f"share of {nouns()} at or below")
     right.set_xlabel(f"log p(x) of {shortened(best)} minus the model's, nats", fontsize=8)
     right.set_title("Each model against the best", fontsize=10)
-    right.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.17),
-        frameon=False,
-        fontsize=8,
-    )
+    for ax in (left, right):
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False, fontsize=8)
     tidy([left, right])
-    figure.suptitle(
-        wrapped(
-            f"{pair.share_for_first:.0%} of {comparison.n:,} data have a higher log p(x) under "
-            f"{shortened(best)} than under {shortened(others[0])}"
-        ),
-        fontsize=12,
+    title = (
+        f"{pair.share_for_first:.0%} of {comparison.n:,} {nouns()} have a higher log p(x) under "
+        f"{shortened(best)} than under {shortened(others[0])}"
     )
+    figure.suptitle(wrapped(title), fontsize=12)
     return figure
 
 
@@ -151,60 +145,40 @@ def _draw_histogram(ax: "matplotlib.axes.Axes", pair: Preferences) -> None:
         lowest, highest = -1.0, 1.0
     shown = pair.difference.clip(lowest, highest)
     edges = np.linspace(lowest, highest, _BARS + 1).tolist()
-    poor = int((~pair.trusted).sum())
     parts, colours, labels = [shown[pair.trusted]], [BLUE], ["k-hats below the threshold"]
-    if poor:
+    if poor := int((~pair.trusted).sum()):
         parts.append(shown[~pair.trusted])
         colours.append(ORANGE)
-        labels.append(f"k-hat above it: {poor:,} data")
+        labels.append(f"k-hat above it: {poor:,} {nouns()}")
     ax.hist(parts, bins=edges, stacked=True, color=colours, label=labels)
     ax.axvline(0, color="0.4", linewidth=0.8)
     mean = float(pair.difference.mean())
     ax.axvline(mean, color=GREEN, linestyle="--", label=f"mean {mean:.2f}")
-    ax.set_xlabel(
-        f"log p(x) of {shortened(pair.first)} minus {shortened(pair.second)}'s, nats", fontsize=8
-    )
-    ax.set_ylabel("data")
-    ax.set_title("The best against the next; end bars hold what lies beyond", fontsize=10)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False, fontsize=8)
+    label = f"log p(x) of {shortened(pair.first)} minus {shortened(pair.second)}'s, nats"
+    ax.set_xlabel(label, fontsize=8)
+    ax.set_ylabel(nouns())
+    ax.set_title("The best against the next; end bars include the tails", fontsize=10)
 
 
 def paired_report(comparison: ModelComparison, *, data: str = "held-out data") -> str:
-    """The comparison as a table of plain text, best first, in nats per datum.
-
-    Args:
-        comparison: Of two models or more.
-        data: What they are compared on.
-    """
-    heads: tuple[str, ...] = (
-        "model",
-        "log p(x)",
-        "below the best",
-        "k-hat above",
-        "weight",
-        "told apart",
-    )
-    rows: list[tuple[str, ...]] = [heads]
+    """The comparison as a plain-text table, best first, in nats per example."""
+    rows = [("model", "log p(x)", "below the best", "k-hat above", "weight", "told apart")]
     for rank, model in enumerate(comparison.models):
         share = model.khat_share_above
-        gap = comparison.differences[rank], comparison.difference_standard_errors[rank]
+        gap, error = comparison.differences[rank], comparison.difference_standard_errors[rank]
         rows.append(
             (
                 model.name,
                 f"{comparison.means[rank]:.2f} +- {comparison.standard_errors[rank]:.2f}",
-                "-" if rank == 0 else f"{gap[0]:.3f} +- {gap[1]:.3f}",
+                "-" if rank == 0 else f"{gap:.3f} +- {error:.3f}",
                 "not defined" if share is None else f"{share:.1%}",
                 f"{comparison.weights[rank]:.2f}",
-                "-" if rank == 0 else "yes" if comparison.told_apart[rank] else "no",
+                "-" if rank == 0 else "yes" if comparison.differs_from_best[rank] else "no",
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    title = f"log p(x) of {comparison.n:,} {data}, nats per {noun()} +- standard error"
-    return "\n".join([title, *(f"  {line}" for line in lines)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"log p(x) of {comparison.n:,} {data}, nats per {noun()} +- standard error"]
+    for name, *cells in rows:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join(["  " + name.ljust(widths[0]), *padded]))
+    return "\n".join(lines)

@@ -1,38 +1,36 @@
-"""All scores of disentanglement of one code, side by side."""
+"""All disentanglement scores of a code side by side, with their figure."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analysis.disentanglement.beta_vae_metric import beta_vae_score
-from analysis.disentanglement.dci import completeness_of, disentanglement_of, importance
-from analysis.disentanglement.factor_vae_metric import GroupScore, factor_vae_score
-from analysis.disentanglement.factors import Factors, check, varying
-from analysis.disentanglement.modularity import mean_modularity
-from analysis.disentanglement.mutual_information_gap import (
-    Information,
-    information,
-    largest_gap,
+from analysis.check import Result, UndefinedCheckError
+from analysis.disentanglement.factors import best_gaps, check_codes, encode_factors
+from analysis.disentanglement.group_metrics import GroupScore, beta_vae_score, factor_vae_score
+from analysis.disentanglement.information_metrics import (
+    bootstrap_information,
+    factor_information,
+    maximum_gap,
+    mean_modularity,
     mutual_information_gap,
-    resampled_information,
 )
-from analysis.disentanglement.sap import separated_predictability, threshold_accuracies
-from analysis.plotting.labels import listed
-from analysis.predictive.model_samples import UndefinedCheckError
-from pyro_vae.evidence.numbers import finite
+from analysis.disentanglement.prediction_metrics import (
+    dci_completeness,
+    dci_disentanglement,
+    forest_importance,
+    threshold_accuracies,
+)
+from analysis.plotting.style import BLUE, GREY, ORANGE, listed, new_figure, shortened, tidy
 
-# What no number here can say.
-LIMITS = (
-    "No score says everything: MIG and SAP punish a rotation, and a factor held twice; FactorVAE and "
-    "beta-VAE scores can be 1, and modularity 0.9, for a rotated code; all but MIG and modularity "
-    "depend on predictors. "
-    "Compare them with others by this program on the same data only, and over several seeds."
-)
-# In the order of summary and figure, and as a person reads them.
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+# In the order of summary and figure, with their labels.
 SCORES = {
     "mig": "MIG",
     "sap": "SAP",
@@ -43,38 +41,42 @@ SCORES = {
     "beta_vae": "beta-VAE score",
     "dci_informativeness": "DCI informativeness",
 }
-# The share of the way from chance to the best MIG and informativeness that is called high, and low.
+# The shares of the way from chance to the best MIG and informativeness that are called high and low.
 HIGH = 0.5
 LOW = 0.2
-# Where the bias of the mutual information is a larger share of a factor's entropy, MIG is not to be
-# compared between sets of different size.
+# If the bias of the mutual information is a larger share of a factor's entropy, MIG is not comparable
+# between data sets of different size.
 LARGEST_BIAS = 0.05
-# Fewer data give the scores for dSprites' 40 values too much noise.
+# With fewer data the scores for dSprites' 40 values are too noisy.
 FEWEST_DATA = 10_000
+# The most coordinates that the figure has room for.
+MOST_COORDINATES = 24
 
 
 @dataclass(frozen=True)
-class Disentanglement:
+class Disentanglement(Result):
     """How far each coordinate of a code follows one factor, and each factor one coordinate.
 
     Args:
-        scores: By name, see `SCORES`; not a number where one is not defined.
-        standard_errors: Of MIG and modularity over bootstrap samples of the data, of those that are
-            accuracies binomial; None for those that would take all forests anew. The choice of the
-            trained model, which is not in them, weighs more: give a spread over seeds.
-        best: What a perfect code, the factors' own numbers, scores.
-        chance: What noise scores on average.
+        scores: By name, see `SCORES`; NaN where one is not defined.
+        standard_errors: Of MIG and modularity over bootstrap samples of the data, of accuracies
+            binomial; None for those that would need new forests. They do not include the variation
+            between trained models, which is larger: report a spread over seeds.
+        best: The scores of a perfect code, the factors themselves.
+        chance: The mean scores of noise.
         mutual_information: I(z_i; v_j) / H(v_j).
         importance: R_ij of DCI.
         accuracies: The held-out accuracy of the forest for each factor.
-        guesses: That of the most frequent value.
-        informative: Which coordinates know of some factor.
-        bias: By how much I / H is too high at most, a mean over coordinates.
-        names: What the factors are called.
+        guesses: The accuracy of predicting the most frequent value.
+        informative: Which coordinates are informative on some factor.
+        bias: An upper bound of the bias of I / H, the mean over coordinates.
+        names: The factors' names.
         left_out: Factors with a single value in the data.
         undefined: Why a score is not defined.
         n: The number of data.
     """
+
+    FIELDS: ClassVar[tuple[str, ...]] = ("n", "left_out", "mutual_information", "importance")
 
     scores: dict[str, float]
     standard_errors: dict[str, float | None]
@@ -91,60 +93,50 @@ class Disentanglement:
     undefined: dict[str, str]
     n: int
 
-    def summary(self) -> dict[str, Any]:
-        """Scores with their errors, best and chance, and the two matrices, coordinates x factors."""
+    def extra(self) -> dict[str, Any]:
+        """Each score with its error, best and chance value, and accuracies by factor."""
         return {
-            "n": self.n,
-            "factors": list(self.names),
-            "left_out": list(self.left_out),
+            "factors": self.names,
             "scores": {
                 name: {
-                    "value": finite(self.scores[name]),
-                    "standard_error": finite(self.standard_errors[name]),
+                    "value": self.scores[name],
+                    "standard_error": self.standard_errors[name],
                     "best": self.best[name],
                     "chance": self.chance[name],
                     "undefined": self.undefined.get(name),
                 }
                 for name in SCORES
             },
-            "accuracy": dict(zip(self.names, self.accuracies.tolist(), strict=True)),
-            "guess": dict(zip(self.names, self.guesses.tolist(), strict=True)),
-            "informative_coordinates": np.flatnonzero(self.informative).tolist(),
-            "mutual_information": self.mutual_information.tolist(),
+            "accuracy": dict(zip(self.names, self.accuracies, strict=True)),
+            "guess": dict(zip(self.names, self.guesses, strict=True)),
+            "informative_coordinates": np.flatnonzero(self.informative),
             "mutual_information_bias": self.bias,
-            "importance": self.importance.tolist(),
-            "reading": self.reading(),
         }
 
     def reading(self) -> str:
-        """Whether factors have coordinates of their own, and what the numbers cannot say."""
+        """Whether the factors have coordinates of their own."""
         mig, best = self.scores["mig"], self.best["mig"]
-        told, guess = self.scores["dci_informativeness"], self.chance["dci_informativeness"]
-        seen = (
-            f"MIG is {mig:.2f} (noise 0, a perfect code {best:.2f}), and trees read a factor from all "
-            f"coordinates with accuracy {told:.2f} (guessing {guess:.2f})"
-        )
-        known = (told - guess) / max(1 - guess, 1e-12)
+        accuracy, guess = self.scores["dci_informativeness"], self.chance["dci_informativeness"]
         if mig >= HIGH * best:
-            first = f"Most factors have a coordinate of their own: {seen}."
-        elif known < LOW:
-            first = f"The code holds little of the factors: {seen}; no rotation would mend that."
+            verdict = "Most factors have a coordinate of their own"
+        elif accuracy - guess < LOW * max(1 - guess, 1e-12):
+            verdict = "The code holds little of the factors"
         elif mig < LOW * best:
-            first = (
-                f"The factors are not in coordinates of their own: {seen}, so they are mixed or spread "
-                "over several rather than lost."
-            )
+            verdict = "The factors are mixed, or spread over several coordinates"
         else:
-            first = f"Some factors have a coordinate of their own, or all partly: {seen}."
-        said = [first, LIMITS]
+            verdict = "Some factors have a coordinate of their own, or all partly"
+        text = (
+            f"{verdict}: MIG is {mig:.2f} (noise 0, a perfect code {best:.2f}), and a forest predicts a "
+            f"factor with accuracy {accuracy:.2f} (guessing {guess:.2f})."
+        )
         if self.bias > LARGEST_BIAS:
-            said.append(
-                f"With {self.n} data the information is too high by up to {self.bias:.2f} of a factor: "
-                f"take at least {FEWEST_DATA}."
+            text += (
+                f" With {self.n} data the mutual information is biased by up to {self.bias:.2f} of a "
+                f"factor's entropy; use at least {FEWEST_DATA}."
             )
         if self.undefined:
-            said.append(f"Not defined: {listed(list(self.undefined))}.")
-        return " ".join(said)
+            text += f" Not defined: {listed(list(self.undefined))}."
+        return text
 
 
 def disentanglement(
@@ -156,103 +148,194 @@ def disentanglement(
 ) -> Disentanglement:
     """MIG, SAP, DCI, modularity, FactorVAE and beta-VAE scores of codes of data with known factors.
 
-    Give it held-out data drawn at random with all values of the factors: for dSprites the test set,
-    13,252 or 13,601 rows, not the training set, a grid of every fourth orientation and every second
-    position, which has other numbers of values and so other scores. Take 10,000 rows or more, and as
-    many for all that is compared. The factors should be independent in the data: what
-    goes with two of them counts as mixed.
+    Use held-out data drawn at random from all values of the factors: for dSprites the test set, not
+    the training set, a grid of every fourth orientation and every second position, which has other
+    numbers of values and so other scores. Use at least 10,000 data, and equally many for all codes
+    that are compared. The factors should be independent in the data, as a coordinate that follows two
+    of them counts as mixed.
 
     Args:
-        codes: A row for each datum, such as `vae.embed(x)`.
-        factors: Class numbers; each integer is a class of its own. One that has a single value in
-            the data is left out.
-        names: What the factors are called.
-        seed: Of all draws, halves and forests.
+        codes: One row per data point, such as `vae.embed(x)`.
+        factors: Class numbers; each integer is a class. A factor with a single value in the data is
+            left out.
+        names: The factors' names.
+        seed: The seed of all draws, halves and forests.
 
     Returns:
-        Eight scores, with what a perfect code and noise score beside them. A score that these data
-        are too few for is not a number, and `undefined` says why.
+        Eight scores, beside those of a perfect code and of noise. A score for which the data are too
+        few is NaN, with the reason in `undefined`.
 
     Raises:
-        ValueError: If the numbers of data or names do not fit, or a code is not finite.
+        ValueError: If the numbers of data or names do not match, or a code is not finite.
         UndefinedCheckError: If the code has one coordinate, or fewer than two factors vary.
 
     References:
         Challenging Common Assumptions in the Unsupervised Learning of Disentangled Representations
-        (Locatello et al., 2019), https://arxiv.org/abs/1811.12359; each score's own paper stands in
-        its module.
+        (Locatello et al., 2019), https://arxiv.org/abs/1811.12359; each score's own reference is in
+        its function.
     """
-    varied = varying(factors, names)
-    check(codes, varied, least=2)
-    if len(varied.sizes) < 2:
+    encoded = encode_factors(factors, names)
+    check_codes(codes, encoded, least=2)
+    count = len(encoded.sizes)
+    if count < 2:
         raise UndefinedCheckError(
-            f"disentanglement takes at least 2 factors that vary, got {varied.names[0]} alone."
+            f"disentanglement needs at least 2 factors that vary, got {encoded.names[0]} only."
         )
-    knowledge = information(codes, varied, seed=seed)
-    predicted = importance(codes, varied, seed=seed)
     groups: dict[str, GroupScore] = {}
     undefined: dict[str, str] = {}
-    metrics: dict[str, Callable[..., GroupScore]] = {
-        "factor_vae": factor_vae_score,
-        "beta_vae": beta_vae_score,
-    }
-    for name, metric in metrics.items():
+    for name, metric in (("factor_vae", factor_vae_score), ("beta_vae", beta_vae_score)):
         try:
-            groups[name] = metric(codes, varied, seed=seed)
+            groups[name] = metric(codes, encoded, seed=seed)
         except UndefinedCheckError as error:
             undefined[name] = str(error)
-    accuracies, guesses = predicted.accuracies, predicted.guesses
-    scores = {
-        "mig": float(mutual_information_gap(knowledge.nats, knowledge.entropies).mean()),
-        "sap": float(
-            separated_predictability(threshold_accuracies(codes, varied, seed=seed)).mean()
-        ),
-        "dci_disentanglement": disentanglement_of(predicted.matrix),
-        "dci_completeness": completeness_of(predicted.matrix),
-        "modularity": mean_modularity(knowledge.nats, knowledge.informative),
-        **{name: groups[name].accuracy if name in groups else math.nan for name in metrics},
-        "dci_informativeness": float(accuracies.mean()),
-    }
-    errors = {
-        **dict.fromkeys(SCORES),
-        **_bootstrap_errors(codes, varied, knowledge, seed),
-        **{name: score.standard_error for name, score in groups.items()},
-        "dci_informativeness": float(
-            np.sqrt((accuracies * (1 - accuracies)).sum() / predicted.num_judged) / len(accuracies)
-        ),
-    }
-    count = len(varied.sizes)
+    information = factor_information(codes, encoded, seed=seed)
+    resampled = bootstrap_information(codes, encoded, seed=seed)
+    importance = forest_importance(codes, encoded, seed=seed)
+    accuracies, guesses = importance.accuracies, importance.guesses
+
+    def mig(nats: np.ndarray) -> float:
+        return float(mutual_information_gap(nats, information.entropies).mean())
+
+    def mean_modularity_of(nats: np.ndarray) -> float:
+        return mean_modularity(nats, information.informative)
+
     return Disentanglement(
-        scores=scores,
-        standard_errors=errors,
+        scores={
+            "mig": mig(information.nats),
+            "sap": float(best_gaps(threshold_accuracies(codes, encoded, seed=seed)).mean()),
+            "dci_disentanglement": dci_disentanglement(importance.matrix),
+            "dci_completeness": dci_completeness(importance.matrix),
+            "modularity": mean_modularity_of(information.nats),
+            **dict.fromkeys(undefined, math.nan),
+            **{name: score.accuracy for name, score in groups.items()},
+            "dci_informativeness": float(accuracies.mean()),
+        },
+        standard_errors={
+            **dict.fromkeys(SCORES),
+            "mig": float(np.std([mig(nats) for nats in resampled], ddof=1)),
+            "modularity": float(np.std([mean_modularity_of(nats) for nats in resampled], ddof=1)),
+            **{name: score.standard_error for name, score in groups.items()},
+            "dci_informativeness": float(
+                np.sqrt((accuracies * (1 - accuracies)).sum() / importance.num_evaluated) / count
+            ),
+        },
         best={
             **dict.fromkeys(SCORES, 1.0),
-            "mig": largest_gap(varied),
-            "sap": float(np.mean([1 - 1 / size for size in varied.sizes])),
+            "mig": maximum_gap(encoded),
+            "sap": float(np.mean([1 - 1 / size for size in encoded.sizes])),
         },
         chance={
             **dict.fromkeys(SCORES, 0.0),
-            **dict.fromkeys(metrics, 1 / count),
+            **dict.fromkeys(("factor_vae", "beta_vae"), 1 / count),
             "dci_informativeness": float(guesses.mean()),
         },
-        mutual_information=knowledge.normalised,
-        importance=predicted.matrix,
+        mutual_information=information.normalized,
+        importance=importance.matrix,
         accuracies=accuracies,
         guesses=guesses,
-        informative=knowledge.informative,
-        bias=float((knowledge.bias.mean(0) / knowledge.entropies).max()),
-        names=varied.names,
-        left_out=varied.left_out,
+        informative=information.informative,
+        bias=float((information.bias.mean(0) / information.entropies).max()),
+        names=encoded.names,
+        left_out=encoded.left_out,
         undefined=undefined,
         n=len(codes),
     )
 
 
-def _bootstrap_errors(
-    codes: np.ndarray, factors: Factors, knowledge: Information, seed: int
-) -> dict[str, float | None]:
-    """Spreads over bootstrap samples of the data."""
-    drawn = resampled_information(codes, factors, seed=seed)
-    gaps = [mutual_information_gap(nats, knowledge.entropies).mean() for nats in drawn]
-    parts = [mean_modularity(nats, knowledge.informative) for nats in drawn]
-    return {"mig": float(np.std(gaps, ddof=1)), "modularity": float(np.std(parts, ddof=1))}
+def plot_disentanglement(result: Disentanglement) -> "matplotlib.figure.Figure":
+    """Two heat maps, coordinates x factors, and each score from noise to a perfect code.
+
+    Coordinates are sorted by their most informative factor. A disentangled code has one dark cell in
+    each row and each column of both maps; two in a row are factors mixed in a coordinate, two in a
+    column a factor spread over coordinates.
+    """
+    rows = _sorted_coordinates(result.mutual_information, result.informative)
+    shown = rows[:MOST_COORDINATES]
+    factors = len(result.names)
+    figure = new_figure(
+        float(np.clip(6.4 + 1.2 * factors, 10.8, 13.0)),
+        float(np.clip(0.3 * len(shown) + 2.2, 4.4, 9.5)),
+    )
+    information, importance, scores = figure.subplots(
+        1, 3, width_ratios=[max(factors, 4), max(factors, 4), 5]
+    )
+    _draw_matrix(information, result.mutual_information[shown], result.names)
+    _draw_matrix(importance, result.importance[shown], result.names)
+    information.set_title("Information, I(z; v) / H(v)", fontsize=11)
+    importance.set_title("Importance, R of DCI", fontsize=11)
+    information.set_yticks(range(len(shown)), [f"z[{row}]" for row in shown])
+    importance.set_yticks([])
+    if omitted := len(rows) - len(shown):
+        information.set_xlabel(f"{omitted} less informative coordinates are not shown")
+    _draw_scores(scores, result)
+    figure.suptitle(
+        f"MIG {result.scores['mig']:.2f} of at most {result.best['mig']:.2f}: a disentangled code has "
+        "one dark cell in each column, and at most one in each row"
+    )
+    return figure
+
+
+def _sorted_coordinates(information: np.ndarray, informative: np.ndarray) -> np.ndarray:
+    """Sort by best factor, then by information, uninformative ones last; if too many, best first."""
+    ranked = np.argsort(-information.max(1), kind="stable")
+    first = np.sort(ranked[:MOST_COORDINATES])
+    known = information[first]
+    order = np.lexsort((-known.max(1), known.argmax(1), ~informative[first]))
+    return np.concatenate([first[order], ranked[MOST_COORDINATES:]])
+
+
+def _draw_matrix(ax: "matplotlib.axes.Axes", matrix: np.ndarray, names: tuple[str, ...]) -> None:
+    ax.imshow(matrix, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    size = 9 if len(matrix) <= 16 and matrix.shape[1] <= 6 else 7
+    for (i, j), value in np.ndenumerate(matrix):
+        # Zeros are left blank, so that the others stand out.
+        if value >= 0.005:
+            colour = "white" if value > 0.6 else "0.15"
+            ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=size, color=colour)
+    long = sum(map(len, names)) > 7 * len(names) or len(names) > 6
+    ax.set_xticks(
+        range(len(names)),
+        [shortened(name, 16) for name in names],
+        rotation=35 if long else 0,
+        ha="right" if long else "center",
+        rotation_mode="anchor" if long else "default",
+        fontsize=9,
+    )
+    ax.set_yticks(np.arange(1, len(matrix)) - 0.5, minor=True)
+    ax.set_xticks(np.arange(1, len(names)) - 0.5, minor=True)
+    ax.grid(which="minor", color="white", linewidth=1.5)
+    ax.tick_params(which="both", length=0)
+    ax.spines[:].set_visible(False)
+
+
+def _draw_scores(ax: "matplotlib.axes.Axes", result: Disentanglement) -> None:
+    for place, name in enumerate(SCORES):
+        chance, best, value = result.chance[name], result.best[name], result.scores[name]
+        ax.plot([chance, best], [place, place], color="0.85", linewidth=6, solid_capstyle="butt")
+        for at, colour in ((chance, GREY), (best, BLUE)):
+            ax.plot([at, at], [place - 0.24, place + 0.24], color=colour, linewidth=2)
+        if not np.isfinite(value):
+            middle = (chance + best) / 2
+            ax.text(middle, place, "not defined", ha="center", va="center", fontsize=9)
+            continue
+        error = 2 * (result.standard_errors[name] or 0.0)
+        ax.errorbar(value, place, xerr=error, fmt="o", color=ORANGE, zorder=3)
+        ax.text(1.06, place, f"{value:.2f}", va="center", fontsize=9)
+    ax.plot([], [], "o", color=ORANGE, label="this code, ± 2 s.e. if known")
+    ax.plot([], [], "|", ms=10, mew=2, color=GREY, label="noise")
+    ax.plot([], [], "|", ms=10, mew=2, color=BLUE, label="perfect code")
+    ax.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.4, -0.08),
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+        handletextpad=0.3,
+        columnspacing=1.0,
+    )
+    ax.set_yticks(range(len(SCORES)), list(SCORES.values()))
+    ax.invert_yaxis()
+    ax.set_xlim(-0.03, 1.2)
+    ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    ax.set_title("Scores", fontsize=11)
+    tidy([ax], grid="x")

@@ -1,4 +1,4 @@
-"""How the bound on log p(x) grows with the draws, and what it still misses."""
+"""Figures of the bounds on log p(x) by the number of draws, and of their gap to log p(x)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,28 +25,26 @@ def plot_iwae_curve(
 ) -> "matplotlib.figure.Figure":
     """The IWAE-k bounds from the ELBO, k = 1, to k = K, and annealed importance sampling's log p(x).
 
-    On the left are means over data, with bands of one standard error from the choice of data, which
-    all means share. On the right that is taken out: datum by datum, how far each bound is below
-    annealing, or, without it, below the last bound.
-
-    Data whose bounds are not finite are counted in the title, and not drawn.
+    On the left are means over data, with bands of one standard error, most of which is common to all. On
+    the right are paired differences: how far each bound is below annealing, or without it, below the last
+    bound. Data whose bounds are not finite are counted in the title and not drawn.
 
     Args:
         curve_samples: The k of each point, rising.
-        curve: The bound of each datum at each k, in nats, as `ImportanceWeighting.curve`.
+        curve: The bound of each example at each k, in nats, as `ImportanceWeighting.curve`.
         annealed: log p(x) of the same data by annealing, if it was estimated.
-        num_chains: The number of annealing's chains.
+        num_chains: The number of annealing chains.
 
     Raises:
         ValueError: If the numbers of points or data differ, or there are none.
     """
     if curve.size == 0 or len(curve) != len(curve_samples):
         raise ValueError(
-            f"curve must be of {len(curve_samples)} points and at least one datum, got {curve.shape}."
+            f"expected a curve of {len(curve_samples)} points and at least one example, got {curve.shape}."
         )
     if annealed is not None and annealed.shape != curve.shape[1:]:
         raise ValueError(
-            f"annealed must be of the curve's {curve.shape[1]} data, got {annealed.shape}."
+            f"annealed must be of the curve's {curve.shape[1]} {nouns()}, got {annealed.shape}."
         )
     finite = np.isfinite(curve).all(0)
     if annealed is not None:
@@ -56,22 +54,21 @@ def plot_iwae_curve(
 
     figure = new_figure(10.0, 4.2)
     left, right = figure.subplots(1, 2)
-    if shown.shape[1] == 0:
-        for ax in (left, right):
-            ax.set_title(f"no {noun()} has a finite bound")
-    else:
+    if shown.shape[1]:
         _draw_bounds(left, curve_samples, shown, reference, num_chains)
-        _draw_missing(right, curve_samples, shown, reference)
+        _draw_gaps(right, curve_samples, shown, reference)
     for ax in (left, right):
+        if not shown.shape[1]:
+            ax.set_title(f"no {noun()} has a finite bound")
         ax.set(xscale="log", xlabel="draws k from the guide")
         if len(curve_samples) == 1:
             ax.set_xlim(0.5 * curve_samples[0], 2 * curve_samples[0])
     left.set_ylabel(f"log p(x), nats per {noun()}")
     right.set_ylabel(f"nats per {noun()}")
-    left_out = int((~finite).sum())
+    omitted = int((~finite).sum())
     figure.suptitle(
         f"IWAE-k bounds on log p(x), means over {shown.shape[1]:,} {nouns()}"
-        + (f"; {left_out} not finite, and left out" if left_out else "")
+        + (f"; {omitted} not finite, and left out" if omitted else "")
     )
     tidy([left, right])
     return figure
@@ -79,7 +76,7 @@ def plot_iwae_curve(
 
 @dataclass(frozen=True)
 class EvidenceCurve:
-    """Means over data of what bounds log p(x), in nats per datum.
+    """Mean bounds on log p(x) over data, in nats per example.
 
     Args:
         samples: The numbers k of draws, rising.
@@ -93,16 +90,13 @@ class EvidenceCurve:
 
 
 def plot_evidence_curves(curves: Mapping[str, EvidenceCurve]) -> "matplotlib.figure.Figure":
-    """The IWAE-k bound against k, a colour for each model, and a dashed line at its log p(x) by AIS.
+    """The IWAE-k bound against k, one colour per model, with a dashed line at its log p(x) by AIS.
 
-    Both are at most log p(x) in expectation: where the curve ends below the line, importance
-    weighting misses at least as much.
-
-    Args:
-        curves: By the name of the model.
+    Both are at most log p(x) in expectation: importance weighting misses at least the gap between the end
+    of the curve and the line.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there are none.
     """
     if not curves:
         raise ValueError("curves must hold at least one model, got none.")
@@ -113,13 +107,8 @@ def plot_evidence_curves(curves: Mapping[str, EvidenceCurve]) -> "matplotlib.fig
         ax.axhline(curve.annealed, color=colour, linestyle="--", label=f"{name}, AIS")
     ax.set(xscale="log", xlabel="importance samples k", ylabel=f"bound of log p(x), nats/{noun()}")
     # Below the axes: curves of several models leave no corner free.
-    ax.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.14),
-        frameon=False,
-        ncols=len(curves),
-        fontsize=8,
-    )
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
+    ax.legend(frameon=False, ncols=len(curves), fontsize=8, **place)
     tidy([ax], grid="both")
     return figure
 
@@ -131,33 +120,30 @@ def _draw_bounds(
     annealed: np.ndarray | None,
     num_chains: int | None,
 ) -> None:
-    """The means with bands of a standard error."""
     if annealed is not None:
         chains = "" if num_chains is None else f", {num_chains} chains"
         mean, error = float(annealed.mean()), float(_standard_error(annealed))
         ax.axhline(mean, color=ORANGE, label=f"annealed importance sampling{chains}")
         ax.axhspan(mean - error, mean + error, color=ORANGE, alpha=0.15, linewidth=0)
-    _line(ax, samples, curve, BLUE, "IWAE-k; k = 1 is the ELBO")
+    _draw_curve(ax, samples, curve, BLUE, "IWAE-k; k = 1 is the ELBO")
     ax.set_title("Bounds and log p(x), ± one standard error over data", fontsize=10)
-    # The curve rises to the right, so this corner is free, but for a line at its height.
+    # The curve rises to the right, so that this corner is free.
     ax.legend(loc="lower right", frameon=False, fontsize=9)
 
 
-def _draw_missing(
+def _draw_gaps(
     ax: "matplotlib.axes.Axes", samples: np.ndarray, curve: np.ndarray, annealed: np.ndarray | None
 ) -> None:
-    """What each bound misses of the best number there is."""
-    if annealed is None:
-        _line(ax, samples, curve[-1] - curve, GREEN, f"IWAE-{samples[-1]} minus IWAE-k")
-        ax.set_title("What the last bound gains, ± one standard error", fontsize=10)
-    else:
-        _line(ax, samples, annealed - curve, GREEN, "annealed importance sampling minus IWAE-k")
-        ax.set_title("What the bounds miss, ± one standard error", fontsize=10)
+    reference = curve[-1] if annealed is None else annealed
+    name = f"IWAE-{samples[-1]}" if annealed is None else "annealed importance sampling"
+    title = "Gain of the last bound" if annealed is None else "Gap of the bounds"
+    _draw_curve(ax, samples, reference - curve, GREEN, f"{name} minus IWAE-k")
+    ax.set_title(f"{title}, ± one standard error", fontsize=10)
     ax.axhline(0, color="0.4", linewidth=0.8)
     ax.legend(loc="upper right", frameon=False, fontsize=9)
 
 
-def _line(
+def _draw_curve(
     ax: "matplotlib.axes.Axes", samples: np.ndarray, values: np.ndarray, colour: str, label: str
 ) -> None:
     mean, error = values.mean(1), _standard_error(values)
@@ -166,6 +152,6 @@ def _line(
 
 
 def _standard_error(values: np.ndarray) -> np.ndarray:
-    """Of the mean over the last axis; 0, no band, for one datum."""
+    """The standard error of the mean over the last axis; 0 for a single example."""
     n = values.shape[-1]
     return np.asarray(values.std(-1, ddof=min(1, n - 1)) / np.sqrt(n))

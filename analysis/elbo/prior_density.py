@@ -1,7 +1,7 @@
-"""A prior's density as a picture with two dimensions, whatever its support is.
+"""The density of a prior in two dimensions, on any support, as an image.
 
-Two of the support's own dimensions: a simplex of three corners and a sphere in three dimensions
-have as many as a plane. Codes of one-hot variables are few, and each has its probability.
+Simplices of three corners and spheres in three dimensions are two-dimensional, too; one-hot codes have a
+probability for each of their few values.
 """
 
 import math
@@ -16,25 +16,25 @@ from analysis.plotting.style import ORANGE
 if TYPE_CHECKING:
     import matplotlib.axes
 
-# The latent_dim with which a support has two dimensions, and a one-hot prior two variables.
+# The latent_dim for which a support has two dimensions, and a one-hot prior two variables.
 LATENT_DIM = {"simplex": 3, "sphere": 3, "one_hot": 8}
-# Where a picture of an unbounded support ends at least.
+# The smallest half-width of an image of an unbounded support.
 SMALLEST_END = 4.0
-# The share of codes, and of draws, that a picture of an unbounded support holds at least: the long
-# tails of positive ones would leave the rest in a corner.
-HELD, HELD_IF_POSITIVE = 0.995, 0.97
+# The share of codes, and of draws, that an image of an unbounded support contains: long tails of positive
+# ones would leave the rest in a corner.
+COVERAGE, POSITIVE_COVERAGE = 0.995, 0.97
 POINTS = 160
-# Shades follow a root of the density: the tails of a narrow peak would be white otherwise.
+# The exponent of the density that is shaded: the tails of a narrow peak would be white otherwise.
 SHADE = 0.5
-# The darkest shade is of so many times the highest: dots have to stand out.
+# The darkest shade is for this multiple of the maximum, so that dots stand out.
 LIGHTER = 1.4
-# Draws shown where there is no density to shade.
+# The number of draws shown where there is no density.
 DRAWS = 1500
 _ROOT_3 = math.sqrt(3.0)
 
 
 def latent_dim(support: str) -> int:
-    """The `latent_dim` for which a picture shows the whole of a prior."""
+    """The `latent_dim` for which an image shows the whole prior."""
     return LATENT_DIM.get(support, 2)
 
 
@@ -44,20 +44,20 @@ def draw_density(
     codes: Float[torch.Tensor, "n latent"] | None = None,
     end: float = SMALLEST_END,
 ) -> None:
-    """Shade a prior's density, and put the codes of data over it.
+    """Shade a prior's density, and draw the codes of data over it.
 
-    Real, positive and unit priors are shaded over the plane; a simplex over the triangle between its
-    corners; a sphere by longitude and sine of latitude, a map on which areas are true; one-hot variables
-    cell by cell. A prior with exact zeros has no density: draws are shown.
+    Real, positive and unit priors are shaded over the plane; a simplex over a triangle; a sphere by
+    longitude and sine of latitude, an equal-area map; one-hot variables cell by cell. A prior with exact
+    zeros has no density, so that draws are shown.
 
     Args:
-        ax: Where to draw.
-        prior: A prior whose `latent_dim` is what `latent_dim(prior.support)` says.
+        ax: The axes to draw on.
+        prior: A prior with `latent_dim` equal to `latent_dim(prior.support)`.
         codes: Embedded data.
-        end: Where a picture of an unbounded support ends, in the prior's unit.
+        end: The half-width of an image of an unbounded support, in the prior's unit.
 
     Raises:
-        ValueError: If the prior has more dimensions than a picture.
+        ValueError: If the prior has more dimensions than an image.
     """
     wanted = latent_dim(prior.support)
     if prior.latent_dim != wanted:
@@ -66,43 +66,52 @@ def draw_density(
         )
     with torch.no_grad():
         if prior.support == "one_hot":
-            _shade_cells(ax, prior)
+            # The probability of each value of the first variable with each of the second.
+            first, second = prior().mean.unflatten(-1, (-1, prior.values))[:2].numpy()
+            cells = np.outer(second, first)
+            shades = {"cmap": "Blues", "vmin": 0, "vmax": LIGHTER * cells.max()}
+            ax.imshow(cells, origin="lower", aspect="auto", **shades)
         elif prior.support == "sparse":
             _scatter_draws(ax, prior, end)
         else:
             _shade(ax, prior, end)
             if codes is not None:
-                x, y = _flat(codes.detach().cpu().numpy().astype(float), prior.support)
+                x, y = _to_image(codes.detach().cpu().numpy().astype(float), prior.support)
                 ax.plot(x, y, ".", color=ORANGE, markersize=1.5, alpha=0.6)
     ax.set(xticks=[], yticks=[])
 
 
 def end_for(prior: Any, codes: Float[torch.Tensor, "n latent"]) -> float:
-    """Where a picture of an unbounded support has to end to hold a prior's draws and codes."""
+    """The half-width of an image of an unbounded support that contains a prior's draws and codes."""
     with torch.no_grad():
         both = torch.cat([prior().sample((DRAWS,)), codes.detach()]).abs()
-    held = HELD_IF_POSITIVE if prior.support == "positive" else HELD
-    return max(SMALLEST_END, float(both.amax(-1).quantile(held)))
+    coverage = POSITIVE_COVERAGE if prior.support == "positive" else COVERAGE
+    return max(SMALLEST_END, float(both.amax(-1).quantile(coverage)))
 
 
 def _shade(ax: "matplotlib.axes.Axes", prior: Any, end: float) -> None:
-    left, right, bottom, top = _window(prior.support, end)
-    xs = left + (right - left) * (np.arange(POINTS) + 0.5) / POINTS
-    ys = bottom + (top - bottom) * (np.arange(POINTS) + 0.5) / POINTS
-    x, y = np.meshgrid(xs, ys)
-    z, inside = _on_support(x, y, prior.support)
-    density = np.zeros(x.shape)
+    left, right, bottom, top = {
+        "real": (-end, end, -end, end),
+        "positive": (0.0, end, 0.0, end),
+        "unit": (0.0, 1.0, 0.0, 1.0),
+        "simplex": (-0.02, 1.02, -0.02, _ROOT_3 / 2 + 0.02),
+        "sphere": (-math.pi, math.pi, -1.0, 1.0),
+    }[prior.support]
+    centres = (np.arange(POINTS) + 0.5) / POINTS
+    x, y = np.meshgrid(left + (right - left) * centres, bottom + (top - bottom) * centres)
+    z, inside = _from_image(x, y, prior.support)
+    shades = np.zeros(x.shape)
     points = torch.as_tensor(z[inside], dtype=torch.get_default_dtype())
-    density[inside] = prior().log_prob(points).double().exp().numpy()
+    shades[inside] = prior().log_prob(points).double().exp().numpy() ** SHADE
     ax.imshow(
-        density**SHADE,
+        shades,
         origin="lower",
         extent=(left, right, bottom, top),
         cmap="Blues",
         aspect="auto",
         interpolation="bilinear",
         vmin=0,
-        vmax=LIGHTER * max(float((density**SHADE).max()), 1e-30),
+        vmax=LIGHTER * max(float(shades.max()), 1e-30),
     )
     ax.set(xlim=(left, right), ylim=(bottom, top))
     if prior.support == "simplex":
@@ -110,23 +119,12 @@ def _shade(ax: "matplotlib.axes.Axes", prior: Any, end: float) -> None:
         ax.set_frame_on(False)
 
 
-def _window(support: str, end: float) -> tuple[float, float, float, float]:
-    """What the picture shows: left, right, bottom, top."""
-    return {
-        "real": (-end, end, -end, end),
-        "positive": (0.0, end, 0.0, end),
-        "unit": (0.0, 1.0, 0.0, 1.0),
-        "simplex": (-0.02, 1.02, -0.02, _ROOT_3 / 2 + 0.02),
-        "sphere": (-math.pi, math.pi, -1.0, 1.0),
-    }[support]
-
-
-def _on_support(x: np.ndarray, y: np.ndarray, support: str) -> tuple[np.ndarray, np.ndarray]:
-    """Points of the picture as points of the support, and which of them are inside it."""
+def _from_image(x: np.ndarray, y: np.ndarray, support: str) -> tuple[np.ndarray, np.ndarray]:
+    """Map points of the image to the support, and say which are inside it."""
     everywhere = np.ones(x.shape, dtype=bool)
     if support == "sphere":
-        across = np.sqrt(1 - y**2)
-        return np.stack([across * np.cos(x), across * np.sin(x), y], -1), everywhere
+        radius = np.sqrt(1 - y**2)
+        return np.stack([radius * np.cos(x), radius * np.sin(x), y], -1), everywhere
     if support == "simplex":
         third = y / (_ROOT_3 / 2)
         second = x - third / 2
@@ -135,8 +133,8 @@ def _on_support(x: np.ndarray, y: np.ndarray, support: str) -> tuple[np.ndarray,
     return np.stack([x, y], -1), everywhere
 
 
-def _flat(z: np.ndarray, support: str) -> tuple[np.ndarray, np.ndarray]:
-    """Points of the support as points of the picture."""
+def _to_image(z: np.ndarray, support: str) -> tuple[np.ndarray, np.ndarray]:
+    """Map points of the support to the image."""
     if support == "sphere":
         return np.arctan2(z[:, 1], z[:, 0]), z[:, 2]
     if support == "simplex":
@@ -144,17 +142,8 @@ def _flat(z: np.ndarray, support: str) -> tuple[np.ndarray, np.ndarray]:
     return z[:, 0], z[:, 1]
 
 
-def _shade_cells(ax: "matplotlib.axes.Axes", prior: Any) -> None:
-    """The probability of each value of the first variable with each of the second: a product."""
-    first, second = prior().mean.unflatten(-1, (-1, prior.values))[:2].numpy()
-    cells = np.outer(second, first)
-    ax.imshow(
-        cells, origin="lower", cmap="Blues", vmin=0, vmax=LIGHTER * cells.max(), aspect="auto"
-    )
-
-
 def _scatter_draws(ax: "matplotlib.axes.Axes", prior: Any, end: float) -> None:
-    """Draws: points on an axis have a zero, and those of the corner cross have two."""
+    """Draws: points on an axis have one zero, and the dot at the origin stands for two."""
     z = prior().sample((DRAWS,)).numpy()
     ax.axhline(0, color="0.85", linewidth=0.8)
     ax.axvline(0, color="0.85", linewidth=0.8)

@@ -1,31 +1,62 @@
-"""The rate taken apart: what the code says of the datum, and how its distribution misses the prior."""
+"""The decomposition of the rate over all training data: mutual information, total correlation and dimension-wise KL."""
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Real
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import Distribution, Independent, kl_divergence
 
-from pyro_vae.data.nouns import noun, nouns
-from pyro_vae.evidence.numbers import finite
-from pyro_vae.mutual_information import SATURATION
+from analysis.check import Result, UndefinedCheckError
+from analysis.elbo.aggregate_posterior import (
+    CHECKED,
+    Draws,
+    NormalAggregate,
+    PairwiseAggregate,
+    coefficients,
+    coordinate_distributions,
+    features,
+    is_normal,
+)
+from analysis.predictive.model_samples import block_size, guide_blocks, latent_site, to_array
+from analysis.study_results import Cell, mean_and_spread
+from pyro_vae.data.nouns import nouns
+from pyro_vae.log_densities import distribution_at, require_density
+from pyro_vae.mutual_information import SATURATION, mutual_information
+from pyro_vae.objectives import latent_sites
+from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.statistics import ACTIVE_VARIANCE, rounding_error, withheld
 
-# Below so many nats all is called collapsed; it is what free bits or rounding leave.
+# A rate below this, in nats, is called collapsed: as much remains under free bits, or by rounding.
 COLLAPSED = 0.1
+# Draws x data x dimensions for a guide that is not normal: each pair needs a log density.
+PAIRS = 2**28
+# Elements of data that the guide reads at a time.
+BLOCK = 2**20
+# The parts of the rate, with their labels.
+PARTS = {
+    "mutual_information": "mutual information",
+    "total_correlation": "total correlation",
+    "dimension_wise_kl": "dimension-wise KL",
+}
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The latent dimensions one by one, in nats: E[KL(q(z_d | x) || p(z_d))] = I_d + KL_d.
+    """The rate by latent dimension, in nats: E[KL(q(z_d | x) || p(z_d))] = I_d + KL_d.
 
     Args:
-        mutual_information: I_d = E[log q(z_d | x) - log q(z_d)], what z_d alone says of x.
+        mutual_information: I_d = E[log q(z_d | x) - log q(z_d)].
         mutual_information_se: Its standard error.
-        marginal_kl: KL_d = KL(q(z_d) || p(z_d)); None under a prior of coordinates that depend on
-            one another, or whose own densities are not at hand.
-        rate: E[KL(q(z_d | x) || p(z_d))], in closed form, over the data drawn for; None where
+        marginal_kl: KL_d = KL(q(z_d) || p(z_d)); None under a prior with dependent coordinates, or
+            without densities of each.
+        rate: E[KL(q(z_d | x) || p(z_d))], in closed form, over the data that are drawn for; None where
             `marginal_kl` is, or where it has no closed form.
     """
 
@@ -36,33 +67,34 @@ class Spectrum:
 
 
 @dataclass(frozen=True)
-class RateDecomposition:
-    """rate = I(x; z) + TC(z) + DWKL(z) = I(x; z) + KL(q(z) || p(z)), in nats per datum.
+class RateDecomposition(Result):
+    """rate = I(x; z) + TC(z) + DWKL(z) = I(x; z) + KL(q(z) || p(z)), in nats per example.
 
-    The three are means over the same draws z ~ q(z | x), and add up exactly. Standard errors are
+    All terms are means over the same draws z ~ q(z | x), and add up exactly. Standard errors, `*_se`, are
     over draws, for these N data.
 
     Args:
-        num_data: N, over all of which q(z) is the mixture of q(z | x).
-        num_draws: How many z were drawn.
+        num_data: N, the number of components q(z | x) of q(z).
+        num_draws: The number of draws of z.
         mutual_information: I(x; z) = E[log q(z | x) - log q(z)], at most log N.
-        mutual_information_se: Its standard error.
         total_correlation: TC = E[log q(z) - sum_d log q(z_d)]; None for a guide without marginals.
-        total_correlation_se: Its standard error.
         dimension_wise_kl: DWKL = E[sum_d log q(z_d) - log p(z)]: sum_d KL(q(z_d) || p(z_d)) under a
-            prior of independent coordinates, and under others no KL, which may be negative; None as
-            before.
-        dimension_wise_kl_se: Its standard error.
+            prior with independent coordinates; under others not a KL, and possibly negative; None
+            without marginals.
         marginal_kl: KL(q(z) || p(z)) = TC + DWKL.
-        marginal_kl_se: Its standard error.
         rate: E[log q(z | x) - log p(z)], the ELBO's KL.
-        rate_se: Its standard error.
-        by_dimension: The latent dimensions one by one; None as before.
+        by_dimension: The rate by latent dimension; None without marginals.
         activity: The variance over data of each dimension of the embedded code.
-        interpolation_error: The largest error of a log q(z_d) where it was summed directly, for
-            random draws, in nats; None where all were.
+        interpolation_error: The largest error of an interpolated log q(z_d), in nats; None if none was
+            interpolated.
         undefined: Why there is no total correlation; None if there is one.
     """
+
+    FIELDS: ClassVar[tuple[str, ...]] = (
+        *(key for name in (*PARTS, "marginal_kl", "rate") for key in (name, f"{name}_se")),
+        *("num_draws", "log_n", "saturated", "dimension_wise_is_kl"),
+        *("interpolation_error", "undefined"),
+    )
 
     num_data: int
     num_draws: int
@@ -83,15 +115,15 @@ class RateDecomposition:
 
     @property
     def log_n(self) -> float:
-        """log N, in nats: the most that a code can say of which of the N data it belongs to."""
+        """log N, in nats: the upper bound of the mutual information."""
         return math.log(self.num_data)
 
     @property
     def dimension_wise_is_kl(self) -> bool:
-        """Whether DWKL is sum_d KL(q(z_d) || p(z_d)), so that it is not negative.
+        """Whether DWKL is sum_d KL(q(z_d) || p(z_d)), and so not negative.
 
-        It is not under a prior whose dimensions depend on one another, such as a mixture: there DWKL
-        falls by the prior's own correlation, as far as the codes follow it.
+        Under a prior with dependent dimensions, such as a mixture, DWKL falls by the prior's own
+        correlation, as far as the codes follow it.
         """
         return self.by_dimension is not None and self.by_dimension.marginal_kl is not None
 
@@ -102,95 +134,215 @@ class RateDecomposition:
 
     @property
     def saturated_dimensions(self) -> Bool[np.ndarray, " latent"] | None:
-        """Whether I_d is above log N - 2: q(z_d) is spikes, one a datum, and KL_d too large."""
+        """Whether I_d is above log N - 2: q(z_d) has a spike per example, and KL_d is too large."""
         if self.by_dimension is None:
             return None
         return self.by_dimension.mutual_information > self.log_n - SATURATION
 
     @property
     def active(self) -> Bool[np.ndarray, " latent"]:
-        """Whether each dimension's code varies over data by more than 0.01."""
+        """Whether the variance of each dimension's code over data is above 0.01."""
         return self.activity > ACTIVE_VARIANCE
 
-    def summary(self) -> dict[str, Any]:
-        """The terms in nats per datum with their standard errors, and lists by dimension."""
-        names = (
-            "mutual_information",
-            "total_correlation",
-            "dimension_wise_kl",
-            "marginal_kl",
-            "rate",
-        )
-        terms = {key: finite(getattr(self, key)) for name in names for key in (name, f"{name}_se")}
+    def extra(self) -> dict[str, Any]:
+        """The number of data and of active units, and lists by dimension."""
+        spectrum = {} if self.by_dimension is None else vars(self.by_dimension)
         return {
             "n_train": self.num_data,
-            "num_draws": self.num_draws,
-            **terms,
-            "log_n": self.log_n,
-            "saturated": self.saturated,
-            "dimension_wise_is_kl": self.dimension_wise_is_kl,
             "active_units": int(self.active.sum()),
-            "by_dimension": self._listed(),
-            "interpolation_error": finite(self.interpolation_error),
-            "undefined": self.undefined,
-            "reading": self.reading(),
+            "by_dimension": {
+                "activity": self.activity,
+                **spectrum,
+                "saturated": self.saturated_dimensions,
+            },
         }
-
-    def _listed(self) -> dict[str, list[Any] | None]:
-        spectrum, saturated = self.by_dimension, self.saturated_dimensions
-        columns: dict[str, np.ndarray | None] = {"activity": self.activity}
-        if spectrum is not None:
-            columns |= {
-                "mutual_information": spectrum.mutual_information,
-                "mutual_information_se": spectrum.mutual_information_se,
-                "marginal_kl": spectrum.marginal_kl,
-                "rate": spectrum.rate,
-            }
-        listed = {
-            name: None if values is None else [finite(value) for value in values]
-            for name, values in columns.items()
-        }
-        return listed | {"saturated": None if saturated is None else saturated.tolist()}
 
     def reading(self) -> str:
-        """How to read the terms, and what to do about the largest fault."""
+        """The parts of the rate, or why they cannot be interpreted."""
         if not math.isfinite(self.rate):
-            return "Not to be read: the guide or the prior has densities that are not finite."
+            return "Not defined: densities of the guide or the prior are not finite."
         size = np.array([self.rate])
         if reason := withheld(rounding_error(size), size):
             return reason
+        head = f"rate is {self.rate:.2f} nats over {self.num_data:,} training {nouns()}"
         if self.rate < COLLAPSED:
-            return (
-                f"The code says nothing: the rate is {self.rate:.3f} nats over {self.num_data:,} training "
-                "data, so the posterior is collapsed onto the prior; the warning in train.log names "
-                "what helps."
-            )
-        parts = f"The marginal KL is not taken further apart: {self.undefined}"
+            return f"The posterior is collapsed onto the prior: the {head}."
+        saturated = f", saturated at log N = {self.log_n:.2f}" if self.saturated else ""
+        rest = f"{self.marginal_kl:.2f} marginal KL ({self.undefined})"
         if self.total_correlation is not None and self.dimension_wise_kl is not None:
+            name = "dimension-wise KL" if self.dimension_wise_is_kl else "dimension-wise term"
             rest = (
-                f"{self.dimension_wise_kl:.2f} the dimensions' own shapes."
-                if self.dimension_wise_is_kl
-                else f"{self.dimension_wise_kl:.2f} the rest, which is no KL and may be negative, as "
-                "the prior's dimensions depend on one another: read the sum."
+                f"{self.marginal_kl:.2f} marginal KL (total correlation {self.total_correlation:.2f}, "
+                f"{name} {self.dimension_wise_kl:.2f})"
             )
-            parts = (
-                f"Of these, {self.total_correlation:.2f} are dependence between dimensions (total "
-                f"correlation) and {rest}"
-            )
-        if self.saturated:
-            rest = "marginal KL" if self.total_correlation is None else "total correlation"
-            return (
-                f"Saturated: of the rate of {self.rate:.2f} nats over the training {nouns()}, "
-                f"{self.mutual_information:.2f} or more say which {noun()} it is, as {self.num_data:,} of them "
-                f"cannot show more than log N = {self.log_n:.2f}. Any excess is in the other {self.marginal_kl:.2f} nats, the "
-                f"marginal KL, whose {rest} is therefore an upper bound. {parts}"
-            )
-        advice = ""
-        error = math.hypot(self.marginal_kl_se, self.mutual_information_se)
-        if self.marginal_kl - self.mutual_information > 2 * error:
-            advice = " More is lost than said: a richer prior would help."
         return (
-            f"Of the rate of {self.rate:.2f} nats over {self.num_data:,} training {nouns()}, "
-            f"{self.mutual_information:.2f} say which {noun()} it is; the other {self.marginal_kl:.2f} are lost because the codes of all data are not "
-            f"distributed as the prior, and are best near 0.{advice} {parts}"
+            f"The {head}: {self.mutual_information:.2f} mutual information of {nouns()} and codes"
+            f"{saturated}, and {rest}."
         )
+
+
+def decompose_rate(
+    vae: Any, x_train: Real[Tensor, " n *event"], *, num_draws: int = 10_000, seed: int = 0
+) -> RateDecomposition:
+    """E[KL(q(z | x) || p(z))] = I(x; z) + TC(z) + sum_d KL(q(z_d) || p(z_d)), from all training data.
+
+    q(z) = 1/N sum_j q(z | x_j), over all data given, at draws z_i ~ q(z | x_i) for `num_draws` of them,
+    chosen at random without repetition; with more draws than data, several for each. For normal guides
+    log q(z_i) is a matrix product in float64, and log q(z_id) is interpolated. Densities of other guides
+    are computed pair by pair, for fewer draws where there are many data. For a guide without densities of
+    coordinates (flows, simplices, spheres, one-hot codes) only the mutual information and the marginal KL
+    are defined.
+
+    Args:
+        vae: A program with `model(x)`, `guide(x)`, `embed(x)` and one latent site.
+        x_train: The training data, in the likelihood's support; integers are converted to floats.
+        num_draws: The number of draws of z. 10,000 give standard errors of about 0.05 nats.
+        seed: The seed of their choice and of the draws.
+
+    Returns:
+        The terms. Read `mutual_information` beside `log_n`, see `RateDecomposition.saturated`.
+
+    Raises:
+        UndefinedCheckError: If there are several latent sites, or one in a plate within the plate
+            over data.
+        ValueError: If `num_draws` or the number of data is below 2.
+
+    References:
+        ELBO surgery: yet another way to carve up the variational evidence lower bound (Hoffman &
+        Johnson, 2016), http://approximateinference.org/accepted/HoffmanJohnson2016.pdf;
+        Isolating Sources of Disentanglement in Variational Autoencoders (Chen, Li, Grosse &
+        Duvenaud, 2018), https://arxiv.org/abs/1802.04942
+    """
+    for name, value in (("num_draws", num_draws), ("the number of data", len(x_train))):
+        if value < 2:
+            raise ValueError(f"{name} must be at least 2, got {value}.")
+    site = latent_site(vae)
+    n = len(x_train)
+    normal, undefined, latent = _inspect_guide(vae, x_train[:1], site)
+    if not normal:
+        num_draws = min(num_draws, max(CHECKED, PAIRS // (n * latent)))
+    rows = _choose_rows(n, num_draws, seed).to(x_train.device)
+    draws = _draw(vae, x_train[rows], site, seed, undefined)
+    aggregate = NormalAggregate(draws) if normal else PairwiseAggregate(draws)
+    codes = []
+    for block, q in _guides(vae, x_train, site, seed):
+        aggregate.add(q)
+        if normal:
+            codes.append(q.mean.detach().double().cpu())
+        else:
+            with evaluation_mode(vae):
+                codes.append(vae.embed(block).double().cpu())
+    joint, coordinates, error = aggregate.finish(n)
+    product = None if coordinates is None else coordinates.sum(1)
+    terms = {
+        "mutual_information": draws.own - joint,
+        "marginal_kl": joint - draws.prior,
+        "rate": draws.own - draws.prior,
+        "total_correlation": None if product is None else joint - product,
+        "dimension_wise_kl": None if product is None else product - draws.prior,
+    }
+    means: dict[str, Any] = {}
+    for name, values in terms.items():
+        means[name] = None if values is None else float(values.mean())
+        means[f"{name}_se"] = None if values is None else float(values.std() / len(values) ** 0.5)
+    return RateDecomposition(
+        num_data=n,
+        num_draws=len(draws.own),
+        **means,
+        by_dimension=_spectrum(draws, coordinates),
+        activity=to_array(torch.cat(codes).flatten(1).var(0, correction=0)),
+        interpolation_error=error,
+        undefined=undefined,
+    )
+
+
+def _inspect_guide(vae: Any, x: Tensor, site: str) -> tuple[bool, str | None, int]:
+    """Whether the guide is normal, why its coordinates have no densities, and its size."""
+    (_, terms), *_ = guide_blocks(vae, x, 1, seed=0)
+    require_density(terms.guide_trace, "the rate")
+    q = distribution_at(terms.guide_trace, site)
+    if tuple(q.batch_shape) != (1, 1):
+        raise UndefinedCheckError(
+            f"the rate of site {site!r} is decomposed only where the plate over data is its only plate."
+        )
+    undefined = None
+    try:
+        latent = latent_sites.latent_site(terms, "the total correlation")
+        latent_sites.check_coordinates(latent, "the total correlation")
+    except ValueError as error:
+        undefined = str(error)
+    return undefined is None and is_normal(q), undefined, q.event_shape.numel()
+
+
+def _choose_rows(n: int, num_draws: int, seed: int) -> Tensor:
+    """The rows to draw for: each equally often, and the remainder at random."""
+    generator = torch.Generator().manual_seed(seed)
+    rest = torch.randperm(n, generator=generator)[: num_draws % n].sort().values
+    return torch.cat([torch.arange(n).repeat(num_draws // n), rest])
+
+
+def _draw(vae: Any, x: Tensor, site: str, seed: int, undefined: str | None) -> Draws:
+    parts: list[dict[str, Tensor | None]] = []
+    for _, terms in guide_blocks(vae, x, 1, seed=seed):
+        q, p = (distribution_at(t, site) for t in (terms.guide_trace, terms.model_trace))
+        z = terms.draws[0]
+        part: dict[str, Tensor | None] = dict.fromkeys(Draws.__dataclass_fields__)
+        part |= {"z": z, "own": terms.log_posterior, "prior": terms.log_prior}
+        if undefined is None:
+            each = coordinate_distributions(q)
+            part["own_coordinates"] = each.log_prob(z.double() if is_normal(q) else z)
+            if is_normal(q):
+                centre = z.double().mean((0, 1))
+                f, c = features(z[0].double() - centre, q), coefficients(q, centre)
+                part["own"] = (f * c).sum(1).unsqueeze(0)
+            if isinstance(p, Independent) and p.reinterpreted_batch_ndims == 1:
+                part["prior_coordinates"] = p.base_dist.log_prob(z)
+                with suppress(NotImplementedError):
+                    part["kl"] = kl_divergence(each, p.base_dist)
+        parts.append({k: None if v is None else v[0].cpu() for k, v in part.items()})
+    joined: dict[str, Any] = {
+        name: None if value is None else torch.cat([cast("Tensor", part[name]) for part in parts])
+        for name, value in parts[0].items()
+    }
+    z = joined.pop("z")
+    joined = {name: None if value is None else value.double() for name, value in joined.items()}
+    joined["kl"] = None if joined["kl"] is None else joined["kl"].mean(0)
+    return Draws(z=z, **joined)
+
+
+def _guides(vae: Any, x: Tensor, site: str, seed: int) -> Iterator[tuple[Tensor, Distribution]]:
+    """q(z | x) of all data, a block at a time."""
+    with evaluation_mode(vae, seed=seed):
+        for rows in x.split(block_size(x, 1, BLOCK)):
+            block = as_floats(rows)
+            yield block, distribution_at(poutine.trace(vae.guide).get_trace(block), site)
+
+
+def _spectrum(draws: Draws, coordinates: Tensor | None) -> Spectrum | None:
+    if coordinates is None or draws.own_coordinates is None:
+        return None
+    information, prior = draws.own_coordinates - coordinates, draws.prior_coordinates
+    return Spectrum(
+        to_array(information.mean(0)),
+        to_array(information.std(0) / len(information) ** 0.5),
+        None if prior is None else to_array((coordinates - prior).mean(0)),
+        None if draws.kl is None else to_array(draws.kl),
+    )
+
+
+def mutual_information_cell(vae: Any, x: Real[Tensor, " n *event"]) -> Cell:
+    """I_q(x; z) of all data under the guide, in nats, as entries of a study's cell."""
+    found = mutual_information(vae, x, max_data=len(x))
+    return {
+        "mutual_information": found.value,
+        "mutual_information_se": found.standard_error,
+        "mutual_information_saturated": found.saturated,
+        "mutual_information_data": len(x),
+    }
+
+
+def mutual_information_column(cells: Sequence[Cell]) -> str:
+    """Mean and spread over cells; "at least" if any of them is saturated."""
+    text = mean_and_spread([cell["mutual_information"] for cell in cells])
+    saturated = any(cell["mutual_information_saturated"] for cell in cells)
+    return f"at least {text}" if saturated else text

@@ -1,38 +1,48 @@
-"""The ELBO datum by datum: reconstruction and rate, and the best and the worst of them."""
+"""The terms of the ELBO for each example, reconstruction and rate, with their figures."""
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from analysis.check import Check, Plot, Result, UndefinedCheckError
+from analysis.elbo.extremes import plot_extremes
+from analysis.elbo.rate_decomposition import PARTS, RateDecomposition, decompose_rate
+from analysis.plotting.style import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
 from analysis.verdicts import Verdict, code_used
-from pyro_vae.data.nouns import a_noun, noun
+from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.evidence import Evaluation
-from pyro_vae.evidence.numbers import finite, standard_error
-from pyro_vae.statistics import ACTIVE_VARIANCE, EQUAL_SHARE, unit_activity
+from pyro_vae.statistics import ACTIVE_VARIANCE, EQUAL_SHARE, standard_error, unit_activity
 
-# Of a summary: the smallest, the quartiles with the tails' ends, the largest.
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+    from analysis.subject import Subject
+
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
-
-# How many of the worst and of the best data a summary names.
+# The number of worst and of best examples that are recorded.
 EXTREMES = 5
-
-# The mean of the worst hundredth of data lies so many interquartile ranges below the median, or
-# more: it is about 2 for a normal distribution.
+# A tail is long if the mean of the worst 1 % lies this many interquartile ranges below the median; for a
+# normal distribution it is about 2.
 LONG_TAIL = 4.0
+# With more data the scatter plot becomes a density.
+MOST_POINTS = 5000
 
 
 @dataclass(frozen=True)
-class ElboTerms:
-    """ELBO = E_q[log p(x | z)] - KL(q(z | x) || p(z)) of each datum, in nats.
+class ElboTerms(Result):
+    """ELBO = E_q[log p(x | z)] - KL(q(z | x) || p(z)) of each example, in nats.
 
     Args:
         reconstruction: E_q[log p(x | z)].
         rate: KL(q(z | x) || p(z)).
-        embeddings: The deterministic code of each datum.
+        embeddings: The deterministic code of each example.
     """
+
+    FIELDS: ClassVar[tuple[str, ...]] = ("active_units",)
 
     reconstruction: Float[np.ndarray, " n"]
     rate: Float[np.ndarray, " n"]
@@ -40,105 +50,346 @@ class ElboTerms:
 
     @property
     def elbo(self) -> Float[np.ndarray, " n"]:
-        """The bound itself: at most log p(x) in expectation."""
+        """The bound: at most log p(x) in expectation."""
         return self.reconstruction - self.rate
 
     @property
     def terms(self) -> dict[str, Float[np.ndarray, " n"]]:
-        """The terms by name, each so that high is good but for the rate, which is a cost."""
+        """The terms by name; high is good except for the rate, which is a cost."""
         return {"reconstruction": self.reconstruction, "rate": self.rate, "elbo": self.elbo}
-
-    def extremes(
-        self, count: int = EXTREMES
-    ) -> dict[str, tuple[Int[np.ndarray, " worst"], Int[np.ndarray, " best"]]]:
-        """The rows with the worst and with the best of each term, the most extreme first.
-
-        The worst rate is the highest: so many nats a datum costs. What is no number is worst of all.
-        """
-        found = {}
-        for name, values in self.terms.items():
-            good = -values if name == "rate" else values
-            order = np.lexsort((good, ~np.isnan(good)))
-            found[name] = (order[:count], order[::-1][:count])
-        return found
-
-    def summary(self) -> dict[str, Any]:
-        """Each term's mean, standard error and quantiles over data, and its worst and best rows."""
-        extremes = self.extremes()
-        found: dict[str, Any] = {"n": len(self.rate)}
-        for name, values in self.terms.items():
-            worst, best = extremes[name]
-            found |= {
-                name: finite(values.mean()),
-                f"{name}_se": finite(standard_error(values)),
-                f"{name}_quantiles": {
-                    str(q): finite(np.quantile(values, q)) if np.isfinite(values).all() else None
-                    for q in QUANTILES
-                },
-                f"{name}_worst": worst.tolist(),
-                f"{name}_best": best.tolist(),
-            }
-        verdict = self.verdict()
-        return found | {
-            "active_units": self.active_units,
-            "verdicts": [] if verdict is None else [verdict.plain()],
-            "reading": self.reading(),
-        }
 
     @property
     def active_units(self) -> int:
         """The number of latent dimensions whose code varies over data."""
         return int((unit_activity(self.embeddings) > ACTIVE_VARIANCE).sum())
 
-    def verdict(self) -> Verdict | None:
-        """Whether the code is used; None where the rate is not finite."""
+    def extremes(
+        self, count: int = EXTREMES
+    ) -> dict[str, tuple[Int[np.ndarray, " worst"], Int[np.ndarray, " best"]]]:
+        """The rows with the worst and with the best of each term, most extreme first.
+
+        The worst rate is the highest. NaN is worse than any number.
+        """
+        rows = {}
+        for name, values in self.terms.items():
+            good = -values if name == "rate" else values
+            order = np.lexsort((good, ~np.isnan(good)))
+            rows[name] = (order[:count], order[::-1][:count])
+        return rows
+
+    def extra(self) -> dict[str, Any]:
+        """The mean, standard error and quantiles of each term, and its worst and best rows."""
+        extremes = self.extremes()
+        record: dict[str, Any] = {"n": len(self.rate), "verdicts": []}
+        for name, values in self.terms.items():
+            finite = np.isfinite(values).all()
+            record |= {
+                name: values.mean(),
+                f"{name}_se": standard_error(values),
+                f"{name}_quantiles": {
+                    q: np.quantile(values, q) if finite else None for q in QUANTILES
+                },
+                f"{name}_worst": extremes[name][0],
+                f"{name}_best": extremes[name][1],
+            }
+        return record
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Whether the code is used; none where the rate is not finite."""
         rate = float(self.rate.mean())
         if not math.isfinite(rate):
-            return None
-        return code_used(rate, self.active_units, self.embeddings.shape[1])
+            return ()
+        return (code_used(rate, self.active_units, self.embeddings.shape[1]),)
 
     def reading(self) -> str:
-        """Whether the code is used, whether a few data carry the loss, and what to look at."""
+        """Whether the code is used, and whether a few examples dominate the loss."""
         elbo = self.elbo
         if not np.isfinite(elbo).all():
-            bad = (~np.isfinite(elbo)).mean()
-            return f"Not to be read: the ELBO is not finite for {bad:.1%} of data."
+            return f"Not defined: the ELBO is not finite for {(~np.isfinite(elbo)).mean():.1%} of {nouns()}."
+        text = super().reading()
         low, median, high = np.quantile(elbo, (0.25, 0.5, 0.75))
-        worst = np.sort(elbo)[: max(1, len(elbo) // 100)].mean()
+        below = median - np.sort(elbo)[: max(1, len(elbo) // 100)].mean()
+        # A smaller range is rounding.
         spread = high - low
-        means = (
-            f"{self.verdict()} {a_noun().capitalize()} costs {-elbo.mean():.2f} nats on average, {-self.reconstruction.mean():.2f} "
-            f"for the reconstruction and {self.rate.mean():.2f} for the code."
-        )
-        if spread <= EQUAL_SHARE * max(1.0, abs(median)):
-            return (
-                f"{means} Half of the data or more have the same ELBO but for rounding, so that there "
-                f"is no interquartile range to measure the worst 1 % by, {median - worst:.1f} nats below "
-                "the median: look at these if that is much."
+        if spread > EQUAL_SHARE * max(1.0, abs(median)) and below > LONG_TAIL * spread:
+            text += (
+                f" The worst 1% of {nouns()} lie {below:.1f} nats below the median ELBO, "
+                f"{below / spread:.1f} interquartile ranges (2 is usual)."
             )
-        reach = (median - worst) / spread
-        if reach > LONG_TAIL:
-            return (
-                f"{means} The worst 1 % cost {median - worst:.1f} nats more than the median {noun()}, "
-                f"{reach:.1f} interquartile ranges (about 2 are usual): look at them, they are "
-                "outliers, errors in the data or a kind of data that the model does not know."
-            )
-        return (
-            f"{means} No few data carry the loss: the worst 1 % lie {reach:.1f} interquartile "
-            "ranges below the median (about 2 are usual)."
-        )
+        return text
 
 
 def elbo_terms(evaluation: Evaluation) -> ElboTerms:
-    """The terms of each evaluated datum, means over its draws from the guide.
+    """The terms of each evaluated example, means over its draws from the guide."""
+    weights = evaluation.importance_weighting
+    arrays = (weights.reconstruction, weights.kl, evaluation.embeddings)
+    return ElboTerms(*(np.asarray(values, np.float64) for values in arrays))
+
+
+def plot_elbo_terms(
+    terms: ElboTerms, decomposition: RateDecomposition | None = None
+) -> "matplotlib.figure.Figure":
+    """Reconstruction and rate of each example, and the steps from the mean reconstruction to the mean ELBO.
+
+    Examples on a thin line have the same ELBO; towards the upper left it is better. On the right each bar
+    subtracts what its term costs.
 
     Args:
-        evaluation: What `pyro_vae.evidence.evaluate` gives.
+        terms: The terms of each example.
+        decomposition: The decomposition of the rate of the training data; a last step leads to the rate of
+            these data.
     """
-    weighted = evaluation.importance_weighting
-    return ElboTerms(
-        *(
-            np.asarray(v, np.float64)
-            for v in (weighted.reconstruction, weighted.kl, evaluation.embeddings)
-        )
+    figure = new_figure(10.0, 4.4)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    _draw_plane(left, terms)
+    _draw_steps(right, terms, _steps(terms, decomposition))
+    if decomposition is not None:
+        figure.supxlabel("\n".join(_notes(decomposition)), fontsize=9, color="0.25")
+    error = standard_error(terms.elbo)
+    spread = "" if error is None else f" ± {error:.2f}"
+    figure.suptitle(
+        f"ELBO {terms.elbo.mean():.2f}{spread} nats over {len(terms.rate)} {nouns()}, and its terms"
     )
+    return figure
+
+
+def _draw_plane(ax: "matplotlib.axes.Axes", terms: ElboTerms) -> None:
+    shown = np.isfinite(terms.rate) & np.isfinite(terms.reconstruction)
+    rate, reconstruction = terms.rate[shown], terms.reconstruction[shown]
+    if len(rate) > MOST_POINTS:
+        ax.hexbin(
+            rate, reconstruction, gridsize=50, mincnt=1, bins="log", cmap="Blues", linewidths=0
+        )
+    else:
+        size = float(np.clip(8000 / max(len(rate), 1), 3, 16))
+        ax.scatter(rate, reconstruction, s=size, color=BLUE, alpha=0.5, linewidth=0)
+    if len(rate):
+        limits = ax.get_xlim(), ax.get_ylim()
+        for level in np.quantile(terms.elbo[shown], (0.01, 0.25, 0.5, 0.75, 0.99)):
+            ax.axline((0, level), slope=1, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
+            # The label stands where the line leaves the panel, on the right or at the top.
+            x = min(limits[0][1], limits[1][1] - level)
+            if limits[0][0] < x and limits[1][0] < x + level:
+                ax.annotate(
+                    f"{level:.0f}",
+                    (x, x + level),
+                    xytext=(3, 2),
+                    textcoords="offset points",
+                    fontsize=8,
+                    color="0.35",
+                    annotation_clip=False,
+                )
+        ax.set(xlim=limits[0], ylim=limits[1])
+        ax.plot(rate.mean(), reconstruction.mean(), "o", color=ORANGE, label="mean")
+        ax.plot([], [], "--", color=GREY, linewidth=0.8, label="equal ELBO (1, 25, 50, 75, 99 %)")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.05), fontsize=8, frameon=False, ncols=2)
+    ax.set(
+        xlabel="rate KL(q(z | x) || p(z)), nats",
+        ylabel="reconstruction E[log p(x | z)], nats",
+    )
+    tidy([ax], grid=None)
+
+
+def _steps(
+    terms: ElboTerms, decomposition: RateDecomposition | None
+) -> list[tuple[str, float, str]]:
+    """The steps from the mean reconstruction to the mean ELBO: names, nats and colours."""
+    rate = float(terms.rate.mean())
+    if decomposition is None:
+        return [("rate", rate, BLUE)]
+    steps = [("mutual information", decomposition.mutual_information, BLUE)]
+    if decomposition.total_correlation is None or decomposition.dimension_wise_kl is None:
+        steps.append(("marginal KL", decomposition.marginal_kl, ORANGE))
+    else:
+        steps.append(("total correlation", decomposition.total_correlation, ORANGE))
+        name = "KL" if decomposition.dimension_wise_is_kl else "term*"
+        steps.append((f"dimension-wise {name}", decomposition.dimension_wise_kl, GREEN))
+    steps.append(("these data's rate\nless the training data's", rate - decomposition.rate, GREY))
+    return steps
+
+
+def _notes(decomposition: RateDecomposition) -> list[str]:
+    notes = [f"The rate is decomposed over {decomposition.num_data:,} training {nouns()}."]
+    if decomposition.saturated:
+        rest = "marginal KL" if decomposition.total_correlation is None else "total correlation"
+        notes[0] += (
+            f" Mutual information is saturated at log N = {decomposition.log_n:.1f}: it may be larger, "
+            f"and the {rest} smaller."
+        )
+    if decomposition.total_correlation is not None and not decomposition.dimension_wise_is_kl:
+        notes.append(
+            "*: not a KL, and possibly negative, as the prior's dimensions are dependent; with the total "
+            "correlation it sums to KL(q(z) || p(z))."
+        )
+    return notes
+
+
+def _draw_steps(
+    ax: "matplotlib.axes.Axes", terms: ElboTerms, steps: list[tuple[str, float, str]]
+) -> None:
+    names, nats, colours = zip(*steps, strict=True)
+    start, end = float(terms.reconstruction.mean()), float(terms.elbo.mean())
+    levels = start - np.cumsum([0.0, *nats])
+    span = max(np.ptp(levels), 0.1)
+    ax.axvline(start, color="0.7", linewidth=0.8, zorder=1)
+    ax.set_xlim(levels.min() - 0.12 * span, levels.max() + 0.28 * span)
+    rows = range(1, len(steps) + 1)
+    ax.barh(rows, np.negative(nats), left=levels[:-1], color=colours, height=0.6)
+    for row, value in zip(rows, nats, strict=True):
+        right = max(levels[row - 1], levels[row])
+        ax.text(right + 0.02 * span, row, f"{-value:+.2f}", va="center")
+    for row, value in ((0, start), (len(steps) + 1, end)):
+        ax.plot([value, value], [row - 0.3, row + 0.3], color="black", linewidth=3)
+        ax.text(value + 0.03 * span, row, f"{value:.2f}", va="center", fontweight="bold")
+    labels = ["reconstruction", *(f"- {name}" for name in names), "ELBO"]
+    ax.set_yticks(range(len(labels)), labels)
+    ax.invert_yaxis()
+    ax.set_xlabel(f"nats per {noun()}, means")
+    tidy([ax], grid="x")
+
+
+def plot_spectrum(
+    decomposition: RateDecomposition, terms: ElboTerms | None = None
+) -> "matplotlib.figure.Figure":
+    """The rate of each latent dimension, I(x; z_d) + KL(q(z_d) || p(z_d)), in falling order.
+
+    They sum to the rate only if the dimensions are independent, both given x and without it. The model
+    ignores grey dimensions.
+
+    Args:
+        decomposition: The decomposition of the rate.
+        terms: The terms of other data, to show the variance of their codes as well.
+
+    Raises:
+        UndefinedCheckError: If the guide's coordinates have no densities.
+    """
+    from matplotlib.patches import Patch
+
+    spectrum = decomposition.by_dimension
+    if spectrum is None:
+        raise UndefinedCheckError(f"no spectrum: {decomposition.undefined}")
+    information, marginal = spectrum.mutual_information, spectrum.marginal_kl
+    extra = np.zeros_like(information) if marginal is None else marginal
+    order = np.argsort(-(information + extra), kind="stable")
+    information, extra = information[order], extra[order]
+    latent, rank = len(order), np.arange(len(order))
+    active = decomposition.active[order]
+    figure = new_figure(max(8.0, min(0.22 * latent + 3, 12.0)), 5.2)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.5, 1))
+    upper.bar(rank, information, color=np.where(active, BLUE, "0.75").tolist())
+    # The estimate of a value near 0 may be negative.
+    upper.bar(rank, np.maximum(extra, 0), bottom=np.maximum(information, 0), color=ORANGE)
+    handles: list[Any] = [Patch(color=BLUE, label="mutual information I(x; z_d)")]
+    if marginal is not None:
+        handles.append(Patch(color=ORANGE, label="KL(q(z_d) || p(z_d)), best near 0"))
+    height = float((information + extra).max(initial=0.0))
+    flags = decomposition.saturated_dimensions
+    if flags is not None and flags.any():
+        line = upper.axhline(decomposition.log_n, color=GREY, linestyle=":")
+        line.set_label("log N, the upper bound; *: saturated, a lower bound")
+        handles.append(line)
+        height = max(height, decomposition.log_n)
+        for place in rank[flags[order]]:
+            top = (place, (information + extra)[place])
+            upper.annotate("*", top, ha="center", fontsize=12)
+    upper.set(ylabel="nats", ylim=(0, max(1.25 * height, 0.01)))
+    upper.legend(handles=handles, frameon=False, fontsize=9, loc="upper right")
+    _draw_activity(lower, decomposition.activity[order], terms, order)
+    step = max(1, latent // 25)
+    lower.set_xticks(rank[::step], [str(index) for index in order[::step]])
+    lower.set_xlabel("latent dimension d, sorted by its KL to the prior")
+    sums = f"I(x; z_d) sums to {information.sum():.1f} nats" + (
+        "; under this prior, the dimensions have no KL of their own"
+        if marginal is None
+        else f", KL(q(z_d) || p(z_d)) to {marginal.sum():.2f}"
+    )
+    figure.suptitle(f"{active.sum()} of {latent} units active; {sums}")
+    tidy([upper, lower])
+    return figure
+
+
+def _draw_activity(
+    ax: "matplotlib.axes.Axes", activity: np.ndarray, terms: ElboTerms | None, order: np.ndarray
+) -> None:
+    active, rank = activity > ACTIVE_VARIANCE, np.arange(len(activity))
+    low = max(min(activity.min(), ACTIVE_VARIANCE) / 3, 1e-8)
+    for where, colour, name in ((active, BLUE, "active"), (~active, GREY, "ignored")):
+        if where.any():
+            drawn = np.maximum(activity[where], 1.5 * low)
+            ax.plot(rank[where], drawn, "o", color=colour, label=name)
+    high = max(activity.max(), ACTIVE_VARIANCE)
+    if terms is not None and len(terms.embeddings) > 1:
+        other = np.maximum(unit_activity(terms.embeddings)[order], 1.5 * low)
+        ax.plot(rank, other, "x", color="black", ms=5, label="evaluated data")
+        high = max(high, other.max())
+    ax.axhline(ACTIVE_VARIANCE, color=ORANGE, linestyle="--", label=f"threshold {ACTIVE_VARIANCE}")
+    ax.set(yscale="log", ylim=(low, 20 * high), ylabel="variance of the code")
+    ax.legend(frameon=False, ncols=4, fontsize=9, loc="upper right")
+
+
+def _decompose_rate(subject: "Subject") -> RateDecomposition:
+    # The step is named here, as the figure of the terms asks for the decomposition first.
+    with subject.step("elbo: decomposition"):
+        return decompose_rate(subject.vae, subject.train, seed=subject.seed_of("decomposition"))
+
+
+def _draw_terms(terms: ElboTerms, subject: "Subject") -> "matplotlib.figure.Figure":
+    try:
+        decomposition = subject.compute(_decompose_rate)
+    except (UndefinedCheckError, NotImplementedError):
+        decomposition = None
+    return plot_elbo_terms(terms, decomposition)
+
+
+def _parts(found: RateDecomposition) -> dict[str, str]:
+    numbers = {}
+    for name, label in PARTS.items():
+        value, error = getattr(found, name), getattr(found, f"{name}_se")
+        numbers[label] = "not defined" if value is None else f"{value:.2f} +- {error:.2f} nats"
+    return numbers
+
+
+TERMS = Check(
+    "terms",
+    lambda subject: elbo_terms(subject.evaluation),
+    plots=(
+        Plot(
+            "terms",
+            "What is the ELBO made of, in each example and on average?",
+            _draw_terms,
+        ),
+        Plot(
+            "extremes",
+            "Which data does the model describe best and worst?",
+            lambda terms, subject: plot_extremes(
+                subject.real,
+                terms,
+                subject.reconstructions,
+                elements=subject.elements,
+                limits=subject.limits,
+            ),
+        ),
+    ),
+    headline=lambda terms: {
+        "ELBO": f"{terms.elbo.mean():.2f} nats per {noun()}",
+        "rate": f"{terms.rate.mean():.2f} nats per {noun()}",
+        "active units": f"{terms.active_units} of {terms.embeddings.shape[1]}",
+    },
+    shared=("importance weights",),
+)
+DECOMPOSITION = Check(
+    "decomposition",
+    _decompose_rate,
+    plots=(
+        Plot(
+            "spectrum",
+            "Which latent dimensions carry the rate?",
+            lambda found, subject: plot_spectrum(found, elbo_terms(subject.evaluation)),
+        ),
+    ),
+    headline=_parts,
+    record=lambda found: {
+        key: getattr(found, key) for name in PARTS for key in (name, f"{name}_se")
+    },
+)
+ELBO_CHECKS = (TERMS, DECOMPOSITION)

@@ -1,8 +1,8 @@
-"""Data drawn one by one: reconstructions beside originals, and samples from the prior.
+"""Examples drawn one by one: reconstructions beside originals, and samples from the prior.
 
-An event of shape `(rows, columns)` or `(channels, rows, columns)` is an image: grey with one channel, in
-colour with three, and otherwise its channels side by side. One of shape `(channels, length)` that
-`is_series` is drawn as lines; any other as a profile, its elements from left to right.
+An event of shape `(rows, columns)` or `(channels, rows, columns)` is an image: grey with one channel,
+in colour with three, otherwise with its channels side by side. One of shape `(channels, length)` that
+`is_series` is drawn as lines, any other as a profile of its elements.
 """
 
 import math
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Real
 
-from analysis.plotting.series import is_series, plot_series
 from analysis.plotting.style import BLUE, LINE_COLOURS, new_figure
+from analysis.plotting.vectors import is_series, plot_series
 from pyro_vae.data.nouns import nouns
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Limits = tuple[float, float] | tuple[np.ndarray, np.ndarray]
 
 
 def is_image(event_shape: tuple[int, ...]) -> bool:
-    """Whether a datum of this shape is an image, of any number of channels.
+    """Whether an example of this shape is an image, of any number of channels.
 
     >>> is_image((28, 28)), is_image((4, 32, 32)), is_image((784,)), is_image((3, 128))
     (True, True, False, False)
@@ -33,10 +33,10 @@ def is_image(event_shape: tuple[int, ...]) -> bool:
 
 
 def limits_of(data: Real[np.ndarray, " n *event"]) -> Limits:
-    """What is black and what is white: 0 and 1, or the extremes of data that go beyond.
+    """The values drawn black and white: 0 and 1, or the extremes of data beyond them.
 
-    Channels that are drawn apart, of series and of images that are neither grey nor RGB, each have
-    their own.
+    Channels that are drawn apart, of series and of images that are neither grey nor RGB, have separate
+    limits.
     """
     low, high = float(data.min()), float(data.max())
     if low >= 0 and high <= 1:
@@ -57,12 +57,12 @@ def plot_reconstructions(
     limits: Limits = (0.0, 1.0),
     columns: int = 10,
 ) -> "matplotlib.figure.Figure":
-    """Each datum above the mean of p(x | z) at its embedded code.
+    """Each example above the mean of p(x | z) at its code.
 
     Args:
         originals: The data.
         reconstructions: Their reconstructions, in the same order.
-        limits: The values drawn black and white, or at the foot and the head of a profile.
+        limits: See `draw_datum`.
         columns: The number of pairs side by side.
     """
     title = f"Test {nouns()} above their reconstructions, the mean of p(x | z) at the code of x"
@@ -71,10 +71,9 @@ def plot_reconstructions(
     columns = min(columns, len(originals))
     bands = math.ceil(len(originals) / columns)
     figure = new_figure(max(columns + 1.0, 8.0), 2.2 * bands + 0.5)
-    # An empty row between the bands keeps each datum with its own reconstruction.
-    cells = figure.subplots(
-        3 * bands - 1, columns, squeeze=False, height_ratios=([1, 1, 0.15] * bands)[:-1]
-    )
+    # An empty row between bands keeps each example with its own reconstruction.
+    heights = ([1, 1, 0.15] * bands)[:-1]
+    cells = figure.subplots(3 * bands - 1, columns, squeeze=False, height_ratios=heights)
     for index, pair in enumerate(zip(originals, reconstructions, strict=True)):
         band, column = divmod(index, columns)
         for row, datum in enumerate(pair):
@@ -96,9 +95,9 @@ def plot_samples(
     """Samples in a grid that is as square as their number allows.
 
     Args:
-        samples: What to draw.
-        limits: The values drawn black and white, or at the foot and the head of a profile.
-        title: What stands above them; None for what they are.
+        samples: The samples.
+        limits: See `draw_datum`.
+        title: The title; None for means of p(x | z) at z ~ p(z).
     """
     title = title or f"New {nouns()} from the model: the mean of p(x | z) at z ~ p(z)"
     if is_series(samples.shape[1:]):
@@ -120,18 +119,18 @@ def draw_datum(
     datum: Real[np.ndarray, " *event"],
     limits: Limits = (0.0, 1.0),
 ) -> None:
-    """One datum, an image or the profile of an event that is none, in a panel without ticks and frame.
+    """Draw one example in a panel without ticks and frame.
 
     Args:
         ax: The panel.
-        datum: What to draw.
-        limits: The values drawn black and white, or at the foot and the head of a profile.
+        datum: The example.
+        limits: The values drawn black and white, or at the bottom and the top of a profile.
     """
     low, high = limits
     if is_image(datum.shape):
         scaled = np.clip((datum.astype(np.float64) - low) / (high - low), 0, 1)
         colour = scaled.ndim == 3 and len(scaled) == 3
-        image = np.moveaxis(scaled, 0, -1) if colour else _side_by_side(scaled)
+        image = np.moveaxis(scaled, 0, -1) if colour else _channel_grid(scaled)
         ax.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     elif is_series(datum.shape):
         for channel, values in enumerate((datum.astype(np.float64) - low) / (high - low)):
@@ -140,7 +139,7 @@ def draw_datum(
     else:
         low, high = float(np.min(low)), float(np.max(high))
         values = datum.reshape(-1)
-        # Bars stand on zero, where zero is in sight.
+        # Bars start at zero, or at the nearest visible value.
         foot = float(np.clip(0, low, high))
         ax.fill_between(np.arange(len(values)), foot, values, step="mid", color=BLUE, linewidth=0)
         margin = 0.05 * (high - low)
@@ -148,14 +147,14 @@ def draw_datum(
     strip(ax)
 
 
-def _side_by_side(image: np.ndarray) -> np.ndarray:
-    """The channels of an image in a grid that is as square as it can be, white between them."""
+def _channel_grid(image: np.ndarray) -> np.ndarray:
+    """The channels of an image in a grid that is as square as possible, separated by white."""
     if image.ndim == 2 or len(image) == 1:
         return image.reshape(image.shape[-2:])
     columns = math.ceil(math.sqrt(len(image)))
     rows = math.ceil(len(image) / columns)
     gap = max(1, image.shape[-1] // 16)
-    # What is not a number has no colour.
+    # NaN is not drawn.
     cells = np.full((rows * columns, image.shape[1] + gap, image.shape[2] + gap), np.nan)
     cells[: len(image), :-gap, :-gap] = image
     grid = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
@@ -163,6 +162,6 @@ def _side_by_side(image: np.ndarray) -> np.ndarray:
 
 
 def strip(ax: "matplotlib.axes.Axes") -> None:
-    """Take ticks and frame away from a panel."""
+    """Remove ticks and frame from a panel."""
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)

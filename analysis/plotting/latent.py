@@ -1,12 +1,12 @@
-"""The latent space: which dimensions carry information, and where the data lie."""
+"""The latent space: what each dimension carries, the codes in the plane, and intervals of the guide."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Real, Shaped
 
+from analysis.plotting.arviz import arviz_figure
 from analysis.plotting.style import BLUE, GREY, LABEL_COLOURS, ORANGE, new_figure, tidy
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
@@ -14,25 +14,25 @@ from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
+    import xarray
 
-# So many panels are still readable.
-MOST_FACTORS = 6
-# More labels than these have no colours that can be told apart.
-MOST_CLASSES = 20
+# The largest number of panels, of labels with distinct colours, and of tick labels.
+MOST_FACTORS, MOST_CLASSES, MOST_TICKS = 6, 20, 25
+INTERVALS = (0.5, 0.9)
 
 
 def plot_dimensions(
     kl: Real[np.ndarray, " latent"] | None,
     codes: Float[np.ndarray, "n latent"],
 ) -> "matplotlib.figure.Figure":
-    """What each latent dimension carries: its KL, and how far its code moves with the data.
+    """The KL of each latent dimension, and the variance of its code over the data.
 
-    The dimensions are sorted by KL, or by variance where the KL does not split into dimensions. A
-    dimension low in both panels is ignored by the model: its posterior is its prior.
+    The dimensions are sorted by KL, or by variance where the KL does not split into dimensions. The
+    model ignores a dimension that is low in both panels: its posterior is its prior.
 
     Args:
-        kl: KL(q(z_i | x) || p(z_i)), a mean over data in nats, or None where there is none.
-        codes: The embedded data.
+        kl: KL(q(z_i | x) || p(z_i)), the mean over data in nats; None if it is not defined.
+        codes: The codes of the data.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), section 5.2 (active units),
@@ -46,19 +46,17 @@ def plot_dimensions(
     figure = new_figure(max(6.0, min(0.22 * latent + 3, 12.0)), 3.0 if kl is None else 5.0)
     panels = figure.subplots(1 if kl is None else 2, 1, sharex=True, squeeze=False)[:, 0]
     if kl is not None:
-        colours = np.where(active, BLUE, GREY).tolist()
-        panels[0].bar(rank, kl[order], color=colours)
-        # Of a collapsed model there is nothing to see, and that at a sensible scale.
+        panels[0].bar(rank, kl[order], color=np.where(active, BLUE, GREY).tolist())
+        # A collapsed model has no KL, and is drawn on a sensible scale.
         panels[0].set(ylabel="KL to the prior (nats)", ylim=(0, max(1.05 * kl.max(), 0.01)))
-    # A variance of 0 has no logarithm and is drawn at the foot.
+    # A variance of 0 has no logarithm, and is drawn at the bottom.
     low = max(min(variance.min(), ACTIVE_VARIANCE) / 3, 1e-8)
-    drawn = np.maximum(variance[order], 1.5 * low)
+    heights = np.maximum(variance[order], 1.5 * low)
     for where, colour, name in ((active, BLUE, "active"), (~active, GREY, "ignored")):
         if where.any():
-            panels[-1].plot(rank[where], drawn[where], "o", color=colour, label=name)
-    panels[-1].axhline(
-        ACTIVE_VARIANCE, color=ORANGE, linestyle="--", label=f"threshold {ACTIVE_VARIANCE}"
-    )
+            panels[-1].plot(rank[where], heights[where], "o", color=colour, label=name)
+    threshold = f"threshold {ACTIVE_VARIANCE}"
+    panels[-1].axhline(ACTIVE_VARIANCE, color=ORANGE, linestyle="--", label=threshold)
     panels[-1].set(
         yscale="log",
         ylim=(low, 12 * max(variance.max(), ACTIVE_VARIANCE)),
@@ -66,7 +64,7 @@ def plot_dimensions(
         xlabel=f"latent dimension, sorted by {'variance' if kl is None else 'KL'}",
     )
     panels[-1].legend(frameon=False, ncols=3, fontsize=9)
-    step = max(1, latent // 25)
+    step = max(1, latent // MOST_TICKS)
     panels[-1].set_xticks(rank[::step], [str(index) for index in order[::step]])
     total = "" if kl is None else f"KL {kl.sum():.1f} nats in all; "
     figure.suptitle(f"{total}{active.sum()} of {latent} units active")
@@ -74,15 +72,8 @@ def plot_dimensions(
     return figure
 
 
-@dataclass(frozen=True)
-class Projection:
-    """Codes in the plane.
-
-    Args:
-        points: Where each datum lies.
-        axes: What the two axes are.
-        isotropic: Whether both axes have one unit.
-    """
+class Projection(NamedTuple):
+    """Codes in the plane: points, the labels of the two axes, and whether both axes have one unit."""
 
     points: Float[np.ndarray, "n 2"]
     axes: tuple[str, str]
@@ -90,7 +81,7 @@ class Projection:
 
 
 def project(codes: Float[np.ndarray, "n latent"]) -> Projection:
-    """Codes as they are in two dimensions, otherwise on their first two principal components.
+    """Codes of two dimensions unchanged, others on their first two principal components.
 
     One dimension is drawn against the order of the data, which has no meaning.
     """
@@ -101,7 +92,7 @@ def project(codes: Float[np.ndarray, "n latent"]) -> Projection:
         return Projection(codes, ("z[0]", "z[1]"))
     from sklearn.decomposition import PCA
 
-    # A constant code, of a collapsed model, has no components to divide the variance among but rounding.
+    # The principal components of a constant code, of a collapsed model, are rounding errors.
     if np.ptp(codes, 0).max() <= 1e-6 * np.abs(codes).max():
         return Projection(codes[:, :2], ("z[0], constant", "z[1], constant"))
     pca = PCA(2, svd_solver="full").fit(codes)
@@ -117,34 +108,33 @@ def plot_latent_space(
     labels: Shaped[np.ndarray, " n *factors"] | None = None,
     names: Sequence[str] = (),
 ) -> "matplotlib.figure.Figure":
-    """The embedded test data in the plane, coloured by label.
+    """The codes of test data in the plane, coloured by label.
 
-    Up to 20 labels get a colour each and stand written at the median of their data; real-valued or
-    more labels get a colour scale. Factors get a panel each. Data without a label, -1 or NaN, are grey.
+    Up to 20 labels have a colour each, and a name at the median of their codes; real-valued or more
+    labels have a colour scale. Factors have a panel each. Data without a label, -1 or NaN, are grey.
 
     Args:
-        codes: The embedded data.
-        labels: A label, or a row of factors, for each, if there are any.
-        names: What label 0, 1, ... is called; of factors, what the first, second, ... is.
+        codes: The codes.
+        labels: A label, or a row of factors, for each code, if there are any.
+        names: The names of labels 0, 1, ...; with factors, of the factors.
     """
     projection = project(codes)
+    points = projection.points
     if labels is not None and labels.ndim > 1:
         return _plot_factors(projection, labels, names)
     figure = new_figure(7.2, 6.0)
     ax = figure.subplots()
     size = float(np.clip(8000 / len(codes), 3, 20))
-    known = _labelled(labels) if labels is not None else np.zeros(len(codes), bool)
+    known = _is_labelled(labels) if labels is not None else np.zeros(len(codes), bool)
     if labels is None or not known.any():
-        ax.scatter(*projection.points.T, s=size, color=BLUE, alpha=0.7, linewidth=0)
+        ax.scatter(*points.T, s=size, color=BLUE, alpha=0.7, linewidth=0)
     else:
-        ax.scatter(*projection.points[~known].T, s=size, color=GREY, alpha=0.4, linewidth=0)
-        shown = replace(projection, points=projection.points[known])
+        ax.scatter(*points[~known].T, s=size, color=GREY, alpha=0.4, linewidth=0)
         if len(np.unique(labels[known])) > MOST_CLASSES:
-            drawn = ax.scatter(
-                *shown.points.T, s=size, c=labels[known], cmap="viridis", linewidth=0
-            )
-            figure.colorbar(drawn, ax=ax, label="label")
+            shown = ax.scatter(*points[known].T, s=size, c=labels[known], linewidth=0)
+            figure.colorbar(shown, ax=ax, label="label")
         else:
+            shown = projection._replace(points=points[known])
             _scatter_classes(ax, shown, labels[known], size, names)
     ax.set(xlabel=projection.axes[0], ylabel=projection.axes[1])
     if projection.isotropic:
@@ -155,8 +145,8 @@ def plot_latent_space(
     return figure
 
 
-def _labelled(labels: np.ndarray) -> np.ndarray:
-    """Which data have a label: classes and factors from 0 on, targets that are numbers, or words."""
+def _is_labelled(labels: np.ndarray) -> np.ndarray:
+    """Whether each label is known: integers from 0 on, finite floats, and any word."""
     if labels.dtype.kind == "f":
         return np.isfinite(labels)
     return labels >= 0 if labels.dtype.kind == "i" else np.ones(labels.shape, bool)
@@ -165,7 +155,7 @@ def _labelled(labels: np.ndarray) -> np.ndarray:
 def _plot_factors(
     projection: Projection, factors: np.ndarray, names: Sequence[str]
 ) -> "matplotlib.figure.Figure":
-    """A panel for each of the first factors, whose values are a colour scale."""
+    """A panel with a colour scale for each of the first factors."""
     shown = min(factors.shape[1], MOST_FACTORS)
     columns = min(shown, 3)
     rows = -(-shown // columns)
@@ -176,11 +166,10 @@ def _plot_factors(
         if index >= shown:
             ax.set_axis_off()
             continue
-        known = _labelled(factors[:, index])
-        values, points = factors[known, index], projection.points[known]
+        known = _is_labelled(factors[:, index])
         if known.any():
-            drawn = ax.scatter(*points.T, s=size, c=values, cmap="viridis", linewidth=0)
-            figure.colorbar(drawn, ax=ax)
+            colours, points = factors[known, index], projection.points[known]
+            figure.colorbar(ax.scatter(*points.T, s=size, c=colours, linewidth=0), ax=ax)
         ax.set_title(names[index] if index < len(names) else f"factor {index}")
     figure.supxlabel(projection.axes[0])
     figure.supylabel(projection.axes[1])
@@ -197,52 +186,90 @@ def _scatter_classes(
     size: float,
     names: Sequence[str],
 ) -> None:
-    """A colour for each label, whose name stands in the legend and among its data."""
+    """Codes in a colour for each label, whose name is in the legend and among its codes."""
     points = projection.points
     classes = np.unique(labels)
     medians = np.stack([np.median(points[labels == label], axis=0) for label in classes])
     span = np.ptp(points, axis=0)
-    # In shares of the panel, whose two axes have one unit or each its own.
+    # Distances are shares of the panel, whose axes have one unit or two.
     unit = np.maximum(span.max() if projection.isotropic else span, 1e-12)
-    places = unit * _apart(medians / unit, distance=0.055)
+    places = unit * _separate(medians / unit, distance=0.055)
     for index, label in enumerate(classes):
-        mine = points[labels == label]
         numbered = np.issubdtype(labels.dtype, np.integer) and 0 <= label < len(names)
-        called = names[int(label)] if numbered else str(label)
-        # The colours come round again after ten labels, with another mark.
+        name = names[int(label)] if numbered else str(label)
+        # After ten labels the colours repeat with another marker.
         colour = LABEL_COLOURS[index % len(LABEL_COLOURS)]
-        marker = "o" if index < len(LABEL_COLOURS) else "^"
-        ax.scatter(
-            *mine.T, s=size, color=colour, marker=marker, alpha=0.8, linewidth=0, label=called
-        )
-        x, y = places[index]
-        box = {
-            "boxstyle": "round,pad=0.2",
-            "facecolor": "white",
-            "edgecolor": colour,
-            "alpha": 0.9,
-        }
-        ax.text(x, y, called, ha="center", va="center", fontweight="bold", bbox=box)
-    # The marks of the legend have one size, however many data there are.
-    ax.legend(
-        title="label",
-        loc="center left",
-        bbox_to_anchor=(1, 0.5),
-        frameon=False,
-        markerscale=float(np.sqrt(40 / size)),
-    )
+        style = {"color": colour, "marker": "o" if index < len(LABEL_COLOURS) else "^"}
+        mine = points[labels == label]
+        ax.scatter(*mine.T, s=size, alpha=0.8, linewidth=0, label=name, **style)
+        box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": colour, "alpha": 0.9}
+        ax.text(*places[index], name, ha="center", va="center", fontweight="bold", bbox=box)
+    # The legend's markers have one size, however many codes there are.
+    scale = float(np.sqrt(40 / size))
+    right = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    ax.legend(title="label", frameon=False, markerscale=scale, **right)
 
 
-def _apart(places: np.ndarray, distance: float, rounds: int = 50) -> np.ndarray:
-    """Push places away from one another until all, or nearly all, are this far apart."""
-    # Places on top of one another have no direction to go, so they start on a tiny circle.
+def _separate(places: np.ndarray, distance: float, rounds: int = 50) -> np.ndarray:
+    """Push places apart until all, or nearly all, have at least this distance."""
+    # Places start on a tiny circle, so that coinciding ones have a direction to move.
     angle = np.arange(len(places))
     places = places + 1e-3 * distance * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    others = 1 - np.eye(len(places))
     for _ in range(rounds):
         gap = places[:, None] - places
-        length = np.linalg.norm(gap, axis=-1) + np.eye(len(places))
-        missing = np.clip(distance - length, 0, None) * (1 - np.eye(len(places)))
-        places = (
-            places + (gap / np.maximum(length, 1e-12)[..., None] * missing[..., None]).sum(1) / 2
-        )
+        length = np.maximum(np.linalg.norm(gap, axis=-1), 1e-12)
+        push = np.clip(distance - length, 0, None) / length * others
+        places = places + (gap * push[..., None]).sum(1) / 2
     return places
+
+
+def plot_latents(
+    tree: "xarray.DataTree", images: int = 3, dimensions: int = 8, site: str | None = None
+) -> "matplotlib.figure.Figure":
+    """Medians and central intervals of q(z | x) for the first examples of a tree.
+
+    Args:
+        tree: From `from_svi`: its `posterior` has the dimensions `(chain, draw, image, ...)`.
+        images: The number of examples.
+        dimensions: The number of latent dimensions of each.
+        site: The latent site; by default the first.
+    """
+    import arviz_plots
+    import xarray
+
+    posterior = tree["posterior"].to_dataset()
+    name = site or str(next(iter(posterior.data_vars)))
+    chain, draw, image, *event = posterior[name].dims
+    few = {image: slice(images)} | {dim: slice(dimensions) for dim in event}
+    chosen = posterior[[name]].isel(few)
+    sizes = chosen[name].sizes
+    rows = chosen[name].size // (sizes[chain] * sizes[draw])
+    figure = arviz_figure(
+        arviz_plots.plot_forest,
+        xarray.DataTree.from_dict({"posterior": chosen}),
+        width=8.0,
+        height=1.4 + 0.24 * rows,
+        figure_kwargs={"width_ratios": [1, 4]},
+        sample_dims=[chain, draw],
+        combined=True,
+        point_estimate="median",
+        ci_kind="eti",
+        ci_probs=INTERVALS,
+        labels=[image, *event],
+        shade_label=image,
+        visuals={"shade": {"color": "0.6"}},
+    )
+    half, most = (f"{probability:.0%}" for probability in INTERVALS)
+    names, forest = figure.axes
+    # A centred last name would overlap the forest's axis.
+    names.get_xticklabels()[-1].set_horizontalalignment("right")
+    forest.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+    spread = chosen[name].max([chain, draw]) - chosen[name].min([chain, draw])
+    forest.set_xlabel(
+        f"{name}: median, {half} and {most} intervals of q({name} | x)"
+        if bool((spread > 0).any())
+        else f"{name}: the code, a point without a spread"
+    )
+    figure.suptitle(f"The posterior q(z | x) of {sizes[image]} test {nouns()}")
+    return figure

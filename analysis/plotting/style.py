@@ -1,13 +1,15 @@
-"""What all figures share: an empty sheet and a few colours."""
+"""The style of all figures: colours, an empty figure, the length of names and titles, and PNG files."""
 
-from collections.abc import Iterable
+import io
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-# Okabe & Ito's colours, told apart with every form of colour blindness.
+# Okabe & Ito's colours, distinguishable with every form of colour blindness.
 BLUE = "#0072B2"
 ORANGE = "#D55E00"
 GREEN = "#009E73"
@@ -26,29 +28,19 @@ LABEL_COLOURS = (
     "#999933",
     "#777777",
 )
-
-# For lines that lie over one another: as many as can be told apart, no two of them green.
+# For overlapping lines: no two of them are green.
 LINE_COLOURS = (
-    BLUE,
-    ORANGE,
-    GREEN,
-    "#332288",
-    "#88CCEE",
-    "#CC6677",
-    "#DDCC77",
-    "#882255",
-    "#AA4499",
-    "#777777",
+    *(BLUE, ORANGE, GREEN),
+    *(colour for colour in LABEL_COLOURS if colour not in ("#117733", "#44AA99", "#999933")),
 )
+
+DOTS_PER_INCH = 140
+# The number of names listed in a sentence; the others are counted.
+_MOST_NAMES = 4
 
 
 def new_figure(width: float, height: float) -> "matplotlib.figure.Figure":
-    """An empty figure that pyplot does not know of, so that nothing has to be closed.
-
-    Args:
-        width: In inches.
-        height: In inches.
-    """
+    """An empty figure, in inches, that pyplot does not track and nobody has to close."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -57,9 +49,38 @@ def new_figure(width: float, height: float) -> "matplotlib.figure.Figure":
 def tidy(
     axes: Iterable["matplotlib.axes.Axes"], grid: Literal["both", "x", "y"] | None = "y"
 ) -> None:
-    """Take away the upper and right frame and add a faint grid behind what is drawn."""
+    """Remove the upper and right spines, and add a faint grid behind the data."""
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.set_axisbelow(True)
         if grid is not None:
             ax.grid(axis=grid, color="0.9", linewidth=0.8)
+
+
+def to_png(figure: "matplotlib.figure.Figure", dpi: int = DOTS_PER_INCH) -> bytes:
+    """The content of a PNG file of a figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=dpi, format="png")
+    return buffer.getvalue()
+
+
+def shortened(name: str, most: int = 28) -> str:
+    """A name of at most `most` characters, its middle replaced by an ellipsis if it is longer."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[: most - 1 - half]}…{name[-half:]}"
+
+
+def wrapped(title: str) -> str:
+    """A title in lines that fit on a figure of 10 inches."""
+    return textwrap.fill(title, 95)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Names as a sentence lists them: the first few, and the number of the others.
+
+    >>> listed(["a", "b", "c"]), listed(list("abcdefg"))
+    ('a, b and c', 'a, b, c, d and 3 others')
+    """
+    if len(words) > _MOST_NAMES + 1:
+        words = [*words[:_MOST_NAMES], f"{len(words) - _MOST_NAMES} others"]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

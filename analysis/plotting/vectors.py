@@ -1,7 +1,7 @@
-"""Vectors, such as rows of a table or counts of words, with the names of their elements.
+"""Vectors, such as rows of a table or word counts, with the names of their elements, and series.
 
-Few elements are drawn as heat maps, one row an element. Of long vectors of counts the largest elements of
-each are drawn, of other long vectors the elements that vary most.
+Vectors are drawn as heat maps with a row for each element: of long vectors the elements that vary most.
+Long vectors of counts are drawn by the largest elements of each. Series are drawn as lines.
 """
 
 import math
@@ -12,35 +12,39 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Real
 
-from analysis.plotting.labels import shortened
-from analysis.plotting.style import BLUE, GREY, new_figure, tidy
+from analysis.plotting.style import BLUE, GREY, new_figure, shortened, tidy
 from pyro_vae.data.nouns import nouns
 
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-# Up to so many elements a profile shows them all.
+# The longest vector drawn as a profile of all its elements.
 LONGEST_PROFILE = 64
 PANELS, ELEMENTS, COLUMNS = 12, 8, 4
 LONGEST_NAME = 14
-# A heat map has at most so many elements.
+# The largest number of elements of a heat map.
 MOST_ELEMENTS = 30
-# Neighbouring elements of spectra and other series correlate by more than this.
+# The smallest correlation of neighbouring elements in spectra and other series.
 ORDERED_CORRELATION = 0.5
+# A series has at most this number of channels, and this many times as many positions.
+MOST_CHANNELS = 16
+SHORTEST = 4
+# Rows of a figure of series.
+SERIES_ROWS = 6
 
 
 @dataclass(frozen=True)
 class Elements:
-    """The names of a vector's elements, and the scale that all of them share in a figure.
+    """The names of a vector's elements, and their common scale in a figure.
 
     Args:
-        names: A name for each.
-        center: What is taken from each before it is drawn.
-        spread: What it is then divided by.
-        unit: What the scaled values are.
+        names: A name for each element.
+        center: The value subtracted from each element.
+        spread: The value each element is then divided by.
+        unit: The unit of scaled values.
         counts: Whether values are counts, which are drawn as log(1 + x).
-        named: Whether the names are the user's own, not numbers.
+        named: Whether the names are the user's, not numbers.
     """
 
     names: tuple[str, ...]
@@ -54,14 +58,14 @@ class Elements:
     def of(
         cls, data: Real[np.ndarray, " n *event"], names: Sequence[str] = ()
     ) -> "Elements | None":
-        """The elements of vectors; None if the data are no vectors, or are series without names.
+        """The elements of vectors; None for other data, and for series without names.
 
-        Real values are standardised by mean and standard deviation of the data, counts are drawn as
-        log(1 + x), and values from 0 to 1 as they are.
+        Real values are standardised by the data, counts are drawn as log(1 + x), and values from 0 to 1
+        unchanged.
 
         Args:
-            data: Real data, as many as there are.
-            names: The name of each element, if they have names.
+            data: Real data.
+            names: The name of each element, if there are names.
         """
         if data.ndim != 2:
             return None
@@ -82,7 +86,7 @@ class Elements:
 
     @property
     def largest(self) -> bool:
-        """Whether each vector is drawn by its largest elements: long vectors of counts."""
+        """Whether each vector is drawn by its largest elements, as long vectors of counts are."""
         return self.counts and is_long((len(self.names),))
 
     @property
@@ -93,13 +97,13 @@ class Elements:
     def scaled(
         self, values: Real[np.ndarray, "*batch elements"]
     ) -> Real[np.ndarray, "*batch elements"]:
-        """Values on the scale that all elements share."""
+        """Values on the common scale."""
         if self.counts:
             return np.log1p(np.maximum(values.astype(np.float64), 0))
         return (values.astype(np.float64) - self.center) / self.spread
 
     def label(self, index: int) -> str:
-        """An element in a sentence.
+        """The name of an element in a sentence.
 
         >>> values = np.array([[0.0, 1.5], [1.0, 2.5]])
         >>> Elements.of(values, ["age", "height"]).label(1), Elements.of(values).label(1)
@@ -108,7 +112,7 @@ class Elements:
         return self.names[index] if self.named else f"element {self.names[index]}"
 
     def draw_ticks(self, ax: "matplotlib.axes.Axes") -> None:
-        """Name the elements below a panel that has them from left to right, if there is room for it."""
+        """Label the horizontal axis of a panel with the elements' names, if there is room."""
         if self.named and self.has_room:
             names = [shortened(name, 24) for name in self.names]
             ax.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=9)
@@ -118,7 +122,7 @@ class Elements:
 
 
 def is_ordered(data: Real[np.ndarray, "n elements"]) -> bool:
-    """Whether neighbouring elements of long vectors correlate, as in spectra and other series.
+    """Whether neighbouring elements of long vectors correlate, as in spectra.
 
     >>> walks = np.random.default_rng(0).normal(size=(50, 100)).cumsum(axis=1)
     >>> is_ordered(walks), is_ordered(np.diff(walks))
@@ -142,15 +146,15 @@ def plot_vectors(
     labels: Mapping[str, Sequence[str]] | None = None,
     paired: bool = False,
 ) -> "matplotlib.figure.Figure":
-    """Heat maps side by side, a row an element and a column a vector.
+    """Heat maps side by side, with a row for each element and a column for each vector.
 
     Args:
-        panels: Vectors, by what they are.
-        elements: Names and scale of the elements.
-        title: What stands above them.
-        labels: What the columns of a panel are called, by the name of the panel.
-        paired: Whether the second panel is of the same data as the first. Of more than 30 elements those
-            are then drawn in which the two differ most, otherwise those that vary most.
+        panels: Vectors by the title of their panel.
+        elements: The names and scale of the elements.
+        title: The title.
+        labels: The names of the columns by panel.
+        paired: Whether the second panel reconstructs the first. Of more than 30 elements, those in which
+            the two differ most are then drawn, otherwise those that vary most.
     """
     columns = sum(len(vectors) for vectors in panels.values())
     rows = min(len(elements.names), MOST_ELEMENTS)
@@ -169,10 +173,10 @@ def draw_vectors(
     labels: Mapping[str, Sequence[str]] | None = None,
     paired: bool = False,
 ) -> str:
-    """Draw heat maps on a part of a figure: see `plot_vectors`.
+    """Draw the heat maps of `plot_vectors` on a part of a figure.
 
     Returns:
-        Which elements were chosen, as the end of a title; empty if all are drawn.
+        The choice of elements, as the end of a title; empty if all are drawn.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -181,32 +185,23 @@ def draw_vectors(
     total = len(elements.names)
     rows, chosen = np.arange(total), ""
     if total > MOST_ELEMENTS:
-        by = (
-            np.square(first - others[0]).mean(0)
-            if paired
-            else np.concatenate([*scaled.values()]).var(0)
-        )
+        if paired:
+            by = np.square(first - others[0]).mean(0)
+        else:
+            by = np.concatenate([*scaled.values()]).var(0)
         rows = np.argsort(-by, kind="stable")[:MOST_ELEMENTS]
         which = "in which they differ most" if paired else "that vary most"
         chosen = f"\nthe {MOST_ELEMENTS} of {total:,} elements {which}"
     values = np.concatenate([vectors[:, rows] for vectors in scaled.values()])
     values = values[np.isfinite(values)]
     signed = bool(len(values)) and values.min() < 0
-    # A few extreme values do not make all others pale.
-    high = float(np.quantile(np.abs(values), 0.99)) if len(values) else 1.0
-    high = high or 1.0
-    colours = (
-        {"cmap": "RdBu_r", "vmin": -high, "vmax": high} if signed else {"vmin": 0, "vmax": high}
-    )
-    cells = sheet.subplots(
-        1,
-        len(scaled),
-        squeeze=False,
-        sharey=True,
-        width_ratios=[max(len(vectors), 4) for vectors in scaled.values()],
-    )[0]
+    # A quantile, so that a few extreme values do not make all others pale.
+    high = (float(np.quantile(np.abs(values), 0.99)) if len(values) else 1.0) or 1.0
+    colours = {"cmap": "RdBu_r", "vmin": -high} if signed else {"vmin": 0}
+    widths = [max(len(vectors), 4) for vectors in scaled.values()]
+    cells = sheet.subplots(1, len(scaled), squeeze=False, sharey=True, width_ratios=widths)[0]
     for ax, (name, vectors) in zip(cells, scaled.items(), strict=True):
-        ax.imshow(vectors[:, rows].T, aspect="auto", interpolation="nearest", **colours)
+        ax.imshow(vectors[:, rows].T, aspect="auto", interpolation="nearest", vmax=high, **colours)
         ax.set_title(name, fontsize=10)
         said = (labels or {}).get(name)
         if said is None:
@@ -227,7 +222,7 @@ def draw_vectors(
 
 
 def is_long(event_shape: tuple[int, ...]) -> bool:
-    """Whether a datum is a vector of too many elements to be drawn one beside the other.
+    """Whether an example is a vector of too many elements for a profile.
 
     >>> is_long((3072,)), is_long((9,)), is_long((1, 28, 28))
     (True, False, False)
@@ -242,18 +237,17 @@ def plot_largest(
     title: str | None = None,
     titles: Sequence[str] = (),
 ) -> "matplotlib.figure.Figure":
-    """A panel a vector: its largest elements as bars, the largest on top.
+    """The largest elements of each vector as bars, the largest on top.
 
     Args:
         means: Means of p(x | z).
-        names: What the elements are called; their numbers, if not given.
-        data: The data that the means reconstruct. Then the elements are the largest of the data, and
-            the data's bars stand behind the means'.
-        title: What stands above them; None for what they are.
-        titles: What stands above each panel.
+        names: The names of the elements; their numbers, if not given.
+        data: The data that the means reconstruct, drawn behind them; their largest elements are shown.
+        title: The title; None for means of p(x | z) at z ~ p(z).
+        titles: The titles of the panels.
     """
-    if title is None:
-        title = f"New {nouns()} from the model: the largest elements of the mean of p(x | z) at z ~ p(z)"
+    means_of = "the largest elements of the mean of p(x | z) at z ~ p(z)"
+    title = title or f"New {nouns()} from the model: {means_of}"
     shown = min(len(means), PANELS)
     rows = math.ceil(shown / COLUMNS)
     figure = new_figure(3.0 * COLUMNS, 2.3 * rows + 0.8)
@@ -276,9 +270,69 @@ def plot_largest(
         ax.set_title(said, fontsize=8)
     tidy(list(cells.flat[:shown]), grid="x")
     figure.suptitle(title)
-    figure.supxlabel(
-        "value of the element" if names else "value of the element, which is named by its number"
+    figure.supxlabel("value of the element" + ("" if names else ", named by its number"))
+    if data is not None:
+        figure.legend(*cells[0, 0].get_legend_handles_labels(), loc="outside lower right", ncols=2)
+    return figure
+
+
+def is_series(event_shape: tuple[int, ...]) -> bool:
+    """Whether an example is a series `(channels, length)`, which is drawn as lines.
+
+    It is if it has at most 16 channels and at least four times as many positions.
+
+    >>> is_series((3, 128)), is_series((28, 28)), is_series((128,)), is_series((1, 28, 28))
+    (True, False, False, False)
+    """
+    return (
+        len(event_shape) == 2
+        and event_shape[0] <= MOST_CHANNELS
+        and event_shape[1] >= SHORTEST * event_shape[0]
     )
+
+
+def plot_series(
+    series: Real[np.ndarray, "n channels length"],
+    data: Real[np.ndarray, "n channels length"] | None = None,
+    title: str | None = None,
+) -> "matplotlib.figure.Figure":
+    """A panel for each channel of each series.
+
+    Args:
+        series: Means of p(x | z).
+        data: The data that the means reconstruct, drawn behind them.
+        title: The title; None for means of p(x | z) at z ~ p(z).
+    """
+    title = title or f"New {nouns()} from the model: the mean of p(x | z) at z ~ p(z)"
+    channels = min(series.shape[1], SERIES_ROWS)
+    bands = max(1, SERIES_ROWS // channels)
+    shown = min(len(series), COLUMNS * bands)
+    bands = math.ceil(shown / COLUMNS)
+    figure = new_figure(2.9 * COLUMNS, 1.35 * bands * channels + 0.9)
+    cells = figure.subplots(bands * channels, COLUMNS, squeeze=False, sharex=True)
+    drawn = series[:shown] if data is None else np.stack([series[:shown], data[:shown]])
+    for index in range(bands * COLUMNS):
+        band, column = divmod(index, COLUMNS)
+        for channel in range(channels):
+            ax = cells[band * channels + channel, column]
+            if index >= shown:
+                ax.set_axis_off()
+                continue
+            if data is not None:
+                ax.plot(data[index, channel], color=GREY, linewidth=2.0, alpha=0.6, label="data")
+            ax.plot(series[index, channel], color=BLUE, linewidth=1.1, label="model")
+            values = drawn[..., channel, :]
+            margin = 0.05 * max(float(values.max()) - float(values.min()), 1e-9)
+            ax.set_ylim(float(values.min()) - margin, float(values.max()) + margin)
+            ax.tick_params(labelsize=8, labelleft=column == 0)
+            if column == 0 and series.shape[1] > 1:
+                ax.set_ylabel(f"channel {channel}", fontsize=9)
+    tidy(cells.flat, grid="both")
+    left_out = series.shape[1] - channels
+    figure.suptitle(
+        title + (f"\nthe first {channels} of {series.shape[1]} channels" if left_out else "")
+    )
+    figure.supxlabel("position in the series", fontsize=10)
     if data is not None:
         figure.legend(*cells[0, 0].get_legend_handles_labels(), loc="outside lower right", ncols=2)
     return figure

@@ -1,4 +1,4 @@
-"""Can a classifier tell two samples apart? Of codes of data and draws of the prior."""
+"""Classifier two-sample test: how well a classifier separates held-out draws of two samples."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,21 +8,19 @@ from jaxtyping import Float
 
 from analysis.comparison.p_values import holm
 
-# Fewer draws of a sample leave too few for either half.
-FEWEST = 20
-# Codes are told apart if a p-value, adjusted for the two classifiers, is below it.
-SIGNIFICANT = 0.05
+# With fewer draws in a sample, its halves are too small.
+MIN_DRAWS = 20
 
 
 @dataclass(frozen=True)
-class ToldApart:
-    """How well two classifiers tell a held-out half of two samples apart.
+class TwoSampleTest:
+    """How well two classifiers separate held-out halves of two samples.
 
     Args:
-        auroc: By classifier, "quadratic" and "trees": among pairs of one of each sample, the share in
-            which the score of the first is larger. 0.5 is chance.
-        p_value: The smallest of both, adjusted by Holm's method: of a larger area by chance.
-        num_held_out: How many of both samples were scored.
+        auroc: By classifier, "quadratic" and "trees": the share of pairs, one of each sample, in which
+            the first scores higher. 0.5 is chance.
+        p_value: The smaller of both after Holm's correction: the probability of a larger area by chance.
+        num_held_out: The number of scored draws of both samples.
     """
 
     auroc: dict[str, float]
@@ -31,25 +29,25 @@ class ToldApart:
 
     @property
     def best(self) -> float:
-        """The larger area."""
+        """The larger of both areas."""
         return max(self.auroc.values())
 
 
-def told_apart(
+def two_sample_test(
     first: Float[np.ndarray, "n dim"], second: Float[np.ndarray, "m others"], *, seed: int = 0
-) -> ToldApart:
-    """P(s(first) > s(second)) of a classifier's score s, fitted on one half and taken on the other.
+) -> TwoSampleTest:
+    """P(s(first) > s(second)) for a classifier's score s, fitted on one half and evaluated on the other.
 
-    On the half that did not fit it a score is one number for each draw, and its rank sum has a known
-    distribution if both samples have one: the p-value is right whatever the classifier. Folds that
-    are scored by one another's classifiers depend on each other, and have no such p-value.
+    On the held-out half the rank sum of the scores has a known distribution if both samples have the
+    same one: the p-value is valid for any classifier. Cross-validated folds depend on each other and
+    have no such p-value.
 
-    Two classifiers: a linear one on coordinates and their products, which finds shifts, scales and
-    correlations, and boosted trees with the distance from the centre, which find lumps and holes.
+    The classifiers are a linear one on coordinates and their products, which detects shifts, scales and
+    correlations, and boosted trees with the distance from the centre, which detect lumps and holes.
 
     Args:
-        first: Draws, independent of each other.
-        second: Draws, independent of each other.
+        first: Independent draws.
+        second: Independent draws.
         seed: The seed of the halves and of the classifiers.
 
     Raises:
@@ -61,9 +59,9 @@ def told_apart(
     """
     from scipy.stats import mannwhitneyu
 
-    if min(len(first), len(second)) < FEWEST or first.shape[1] != second.shape[1]:
+    if min(len(first), len(second)) < MIN_DRAWS or first.shape[1] != second.shape[1]:
         raise ValueError(
-            f"both samples must have at least {FEWEST} draws of one dimension, got shapes "
+            f"both samples must have at least {MIN_DRAWS} draws of one dimension, got shapes "
             f"{first.shape} and {second.shape}."
         )
     rng = np.random.default_rng(seed)
@@ -78,13 +76,13 @@ def told_apart(
     auroc, p_values = {}, []
     for name, classifier in _classifiers(seed).items():
         score = classifier.fit(train, is_first).decision_function(held_out)
-        # The trees' scores tie where they end in the same leaves.
+        # The trees' scores tie within a leaf.
         statistic, p_value = np.asarray(
             mannwhitneyu(score[:split], score[split:], alternative="greater", method="asymptotic")
         )
         auroc[name] = float(statistic) / (split * (len(score) - split))
         p_values.append(float(p_value))
-    return ToldApart(auroc, float(holm(np.array(p_values)).min()), len(held_out))
+    return TwoSampleTest(auroc, float(holm(np.array(p_values)).min()), len(held_out))
 
 
 def _classifiers(seed: int) -> dict[str, Any]:
@@ -98,7 +96,7 @@ def _classifiers(seed: int) -> dict[str, Any]:
             StandardScaler(),
             PolynomialFeatures(2, include_bias=False),
             StandardScaler(),
-            # Strong: there may be more products than draws.
+            # Strong regularisation: there may be more products than draws.
             LogisticRegression(C=0.01, max_iter=300),
         ),
         "trees": make_pipeline(
@@ -111,5 +109,5 @@ def _classifiers(seed: int) -> dict[str, Any]:
 
 
 def _with_distance(z: np.ndarray) -> np.ndarray:
-    """The coordinates and the square of the distance from 0, the centre of most priors."""
+    """Append the squared distance from 0, the centre of most priors."""
     return np.column_stack([z, (z**2).sum(1)])

@@ -1,7 +1,7 @@
-"""Whether codes fall into the labels' groups by themselves: K-means, and a mixture prior's components."""
+"""Agreement of labels with groups of codes: K-means clusters, and components of a mixture prior."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -9,35 +9,43 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import MixtureSameFamily
 
-from analysis.predictive.model_samples import UndefinedCheckError, to_array
-from analysis.representation.balanced_draws import spread_over_draws
-from analysis.representation.codes import Labelled
-from analysis.representation.probes import check_labelled
-from analysis.representation.quiet import quiet
+from analysis.check import Check, Result, UndefinedCheckError
+from analysis.predictive.model_samples import to_array
+from analysis.representation.codes import LabelledCodes, spread, with_error
+from analysis.representation.inputs import RepresentationInputs
+from analysis.representation.probes import check_labelled, ignore_fit_warnings
 from pyro_vae.distributions import DiagonalNormalMixture
-from pyro_vae.evidence.numbers import finite
 from pyro_vae.rng import evaluation_mode
 
-# Each start of K-means is the best of so many, by its own criterion.
+if TYPE_CHECKING:
+    from analysis.subject import Subject
+
+# Each start of K-means is the best of this many, by its own criterion.
 INITS = 3
-MOST_CODES = 10_000
-# Of the adjusted Rand index: below the first, groups have next to nothing to do with labels; above
-# the second, most pairs of one label are together.
+MAX_CODES = 10_000
+# Adjusted Rand index: below the first, groups are nearly unrelated to labels; above the second, most
+# pairs with one label are together.
 UNRELATED, CLOSE = 0.1, 0.6
+# Labels of the scores.
+SCORES = {"NMI": "nmi", "ARI": "ari", "accuracy": "accuracy"}
+# A prior with more components than this many times the number of labels does not group the data.
+MAX_COMPONENTS = 5
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(Result):
     """How far groups and labels are the same partition.
 
     Args:
-        nmi: The normalised mutual information, from 0 to 1, which is above 0 by chance.
+        nmi: The normalised mutual information, from 0 to 1; above 0 by chance.
         ari: The adjusted Rand index: 0 by chance, 1 for the same partition.
-        accuracy: The share of data in the group matched to their label, one to one.
+        accuracy: The share of data in the group that is matched to their label, one to one.
         groups: The number of different groups.
         num_classes: The number of different labels.
-        n: The number of data.
+        n: The number of examples.
     """
+
+    FIELDS: ClassVar = ("n", "groups", "num_classes", "nmi", "ari", "accuracy")
 
     nmi: float
     ari: float
@@ -46,104 +54,75 @@ class Agreement:
     num_classes: int
     n: int
 
-    def summary(self) -> dict[str, Any]:
-        """The three scores and the counts."""
-        return {
-            "n": self.n,
-            "groups": self.groups,
-            "num_classes": self.num_classes,
-            "nmi": finite(self.nmi),
-            "ari": finite(self.ari),
-            "accuracy": finite(self.accuracy),
-            "reading": self.reading(),
-        }
-
     def reading(self) -> str:
         """Whether the groups are the labels'."""
-        said = (
-            f"{self.groups} groups against {self.num_classes} labels of {self.n:,} data: ARI "
-            f"{self.ari:.2f}, NMI {self.nmi:.2f}, accuracy {self.accuracy:.1%}."
+        return _verdict(
+            f"{self.groups} groups",
+            f"NMI {self.nmi:.2f}, ARI {self.ari:.2f}, accuracy {self.accuracy:.2f}",
+            self.ari,
+            self.num_classes,
         )
-        return f"{said} {_verdict(self.ari)}{_unmatched(self.groups, self.num_classes)}"
 
 
 @dataclass(frozen=True)
-class Clustering:
-    """How far K-means groups of codes and labels are the same partition, over starts.
+class Clustering(Result):
+    """How far K-means clusters of codes and labels are the same partition, over starts.
 
     Args:
-        nmi: The normalised mutual information of each start.
-        ari: The adjusted Rand index.
-        accuracy: The share of data in the group matched to their label, one to one.
-        clusters: The number K of groups.
-        num_classes: The number of different labels.
-        n: The number of codes.
+        starts: The agreement with the labels of each start.
+        clusters: The number K of clusters.
     """
 
-    nmi: Float[np.ndarray, " repeats"]
-    ari: Float[np.ndarray, " repeats"]
-    accuracy: Float[np.ndarray, " repeats"]
+    starts: tuple[Agreement, ...]
     clusters: int
-    num_classes: int
-    n: int
 
-    def summary(self) -> dict[str, Any]:
-        """Mean and spread over starts of each score."""
-        scores = {"nmi": self.nmi, "ari": self.ari, "accuracy": self.accuracy}
-        return {
-            "n": self.n,
-            "clusters": self.clusters,
-            "num_classes": self.num_classes,
-            "repeats": len(self.ari),
-            **{
-                key: value
-                for name, values in scores.items()
-                for key, value in (
-                    (name, finite(values.mean())),
-                    (f"{name}_spread", finite(spread_over_draws(values))),
-                )
-            },
-            "reading": self.reading(),
-        }
+    def scores(self, name: str) -> Float[np.ndarray, " repeats"]:
+        """A score of each start: "nmi", "ari" or "accuracy"."""
+        return np.array([getattr(start, name) for start in self.starts])
+
+    def extra(self) -> dict[str, Any]:
+        """Counts, and mean and spread over starts of each score."""
+        first = self.starts[0]
+        record: dict[str, Any] = {"n": first.n, "num_classes": first.num_classes}
+        record |= {"clusters": self.clusters, "repeats": len(self.starts)}
+        for name in SCORES.values():
+            values = self.scores(name)
+            record |= {name: values.mean(), f"{name}_spread": spread(values)}
+        return record
+
+    def text(self, name: str, form: str = ".3f") -> str:
+        """Mean and spread of a score."""
+        values = self.scores(name)
+        return with_error(values.mean(), spread(values), form)
 
     def reading(self) -> str:
-        """Whether the codes fall into the labels' groups by themselves."""
-        spreads = [spread_over_draws(values) for values in (self.ari, self.nmi, self.accuracy)]
-        ari, nmi, accuracy = (
-            f"{values.mean():{form}}" + ("" if spread is None else f" +- {spread:{form}}")
-            for values, spread, form in zip(
-                (self.ari, self.nmi, self.accuracy), spreads, (".2f", ".2f", ".1%"), strict=True
-            )
-        )
-        said = (
-            f"K-means with {self.clusters} clusters of {self.n:,} codes, {len(self.ari)} starts, "
-            f"against {self.num_classes} labels: ARI {ari}, NMI {nmi}, accuracy {accuracy}."
-        )
-        return (
-            f"{said} {_verdict(float(self.ari.mean()))} It sees round groups only."
-            f"{_unmatched(self.clusters, self.num_classes)}"
+        """Whether the codes form the labels' groups without seeing labels."""
+        scores = ", ".join(f"{label} {self.text(name, '.2f')}" for label, name in SCORES.items())
+        ari = float(self.scores("ari").mean())
+        return _verdict(
+            f"{self.clusters} K-means clusters", scores, ari, self.starts[0].num_classes
         )
 
 
 def clustering(
-    data: Labelled, *, clusters: int | None = None, repeats: int = 5, seed: int = 0
+    data: LabelledCodes, *, clusters: int | None = None, repeats: int = 5, seed: int = 0
 ) -> Clustering:
     """Agreement of labels with argmin over groups and centres of sum_i |z_i - c_k(i)|^2.
 
-    Distances are Euclidean, in codes as they are. Each start is the best of `INITS` by that sum, and
-    sees no label.
+    Distances are Euclidean, in the codes' own units. Each start is the best of `INITS` by that sum; labels
+    are not used.
 
     Args:
-        data: Codes and labels; of more than 10,000, so many drawn at random.
-        clusters: The number K of groups; by default that of different labels.
+        data: Codes and labels; at most 10,000 are used, drawn at random.
+        clusters: The number K of clusters; by default the number of different labels.
         repeats: The number of starts.
-        seed: Of the draw and the starts.
+        seed: The seed of the draw and the starts.
 
     Returns:
-        NMI, ARI and accuracy of each start; `agreement` says what they are.
+        NMI, ARI and accuracy of each start, as defined in `agreement`.
 
     Raises:
-        UndefinedCheckError: If the data have one label only.
+        UndefinedCheckError: If the data have a single label.
         ValueError: If `repeats` or `clusters` is below 1, or there are fewer codes than clusters;
             for codes that `linear_probe` refuses.
     """
@@ -153,28 +132,21 @@ def clustering(
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}.")
     generator = np.random.default_rng(seed)
-    if len(data) > MOST_CODES:
-        data = data.taken(generator.permutation(len(data))[:MOST_CODES])
+    if len(data) > MAX_CODES:
+        data = data.subset(generator.permutation(len(data))[:MAX_CODES])
     num_classes = len(np.unique(data.labels))
-    wanted = num_classes if clusters is None else clusters
-    if not 1 <= wanted <= len(data):
-        raise ValueError(f"clusters must be from 1 to the {len(data)} codes, got {wanted}.")
-    found = []
+    k = num_classes if clusters is None else clusters
+    if not 1 <= k <= len(data):
+        raise ValueError(f"clusters must be from 1 to the {len(data)} codes, got {k}.")
+    starts = []
     for start in generator.integers(2**31, size=repeats):
-        # Its stub knows the default alone, a word.
-        k_means = KMeans(wanted, n_init=INITS, random_state=int(start))  # pyright: ignore[reportArgumentType]
-        # Of fewer different codes than clusters, such as a collapsed one, some stay empty.
-        with quiet():
+        # scikit-learn's type stub knows only the default of n_init, a word.
+        k_means = KMeans(k, n_init=INITS, random_state=int(start))  # pyright: ignore[reportArgumentType]
+        # With fewer distinct codes than clusters, as of a collapsed code, some clusters stay empty.
+        with ignore_fit_warnings():
             groups = k_means.fit_predict(data.codes.astype(np.float64))
-            found.append(agreement(groups, data.labels))
-    return Clustering(
-        nmi=np.array([each.nmi for each in found]),
-        ari=np.array([each.ari for each in found]),
-        accuracy=np.array([each.accuracy for each in found]),
-        clusters=wanted,
-        num_classes=num_classes,
-        n=len(data),
-    )
+            starts.append(agreement(groups, data.labels))
+    return Clustering(tuple(starts), k)
 
 
 def agreement(assignments: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> Agreement:
@@ -184,15 +156,15 @@ def agreement(assignments: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"])
     without a label count as wrong. The names of groups do not matter.
 
     Args:
-        assignments: The group of each datum.
-        labels: Its label.
+        assignments: The group of each example.
+        labels: The label of each example.
 
     Returns:
-        Three scores with 1 at best. ARI is 0 by chance; NMI and accuracy are above, and more so the
+        Three scores whose maximum is 1. ARI is 0 by chance; NMI and accuracy are above 0, the more so the
         more groups there are.
 
     Raises:
-        UndefinedCheckError: If the data have one label only.
+        UndefinedCheckError: If the data have a single label.
         ValueError: If there are no data.
 
     References:
@@ -223,22 +195,22 @@ def agreement(assignments: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"])
 
 
 def prior_components(vae: Any, codes: Float[np.ndarray, "n dim"]) -> Int[np.ndarray, " n"]:
-    """argmax_k w_k p_k(z): the component of a mixture prior that takes most responsibility for a code.
+    """argmax_k w_k p_k(z): the component of a mixture prior with the largest responsibility for each code.
 
     Args:
         vae: A program with `prior()`.
-        codes: Such as `vae.embed(x)`, a row for each datum.
+        codes: One row per example, such as `vae.embed(x)`.
 
     Returns:
-        The number of the component, from 0 on, for `agreement` with labels.
+        The component's index, for `agreement` with labels.
 
     Raises:
-        UndefinedCheckError: If p(z) is no mixture.
+        UndefinedCheckError: If p(z) is not a mixture.
     """
     device = next((p.device for p in vae.parameters()), torch.device("cpu"))
     with evaluation_mode(vae):
         prior = vae.prior()
-        # A block bounds the memory: so many codes times K times d.
+        # Blocks bound the memory, which holds codes x K x d numbers.
         blocks = torch.as_tensor(codes, dtype=torch.get_default_dtype()).split(500)
         parts = [_log_joint(prior, z.to(device)).argmax(-1) for z in blocks]
         return to_array(torch.cat(parts))
@@ -258,22 +230,38 @@ def _log_joint(prior: Any, z: Float[Tensor, "n dim"]) -> Float[Tensor, "n compon
     )
 
 
-def _verdict(ari: float) -> str:
-    """What an adjusted Rand index, 0 by chance and 1 for the same partition, says."""
-    if ari < UNRELATED:
-        return "The groups have little to do with the labels (ARI is 0 by chance, 1 at best)."
-    if ari < CLOSE:
-        return "The groups follow the labels in part (ARI is 0 by chance, 1 at best)."
-    return "The groups are close to the labels (ARI is 0 by chance, 1 at best)."
-
-
-def _unmatched(groups: int, num_classes: int) -> str:
-    """A further sentence, where labels are fewer than groups or more."""
-    if groups == num_classes:
-        return ""
-    if groups < num_classes:
-        return f" {num_classes - groups} labels have no group, and their data count as wrong."
-    return (
-        f" Only {num_classes} of {groups} groups have a label of their own, the others count as "
-        "wrong; giving each group its most frequent label would inflate the accuracy."
+def _verdict(groups: str, scores: str, ari: float, num_classes: int) -> str:
+    how = (
+        "are nearly unrelated to"
+        if ari < UNRELATED
+        else "partly follow"
+        if ari < CLOSE
+        else "are close to"
     )
+    return f"{groups} {how} the {num_classes} labels: {scores} (ARI is 0 by chance, 1 at best)."
+
+
+def _diagnose_components(subject: "Subject") -> Agreement:
+    inputs = subject.compute(RepresentationInputs)
+    labels = inputs.labels
+    components = prior_components(subject.vae, inputs.test.codes)
+    number = getattr(subject.vae.prior, "components", 0)
+    if number > MAX_COMPONENTS * len(np.unique(labels)):
+        raise UndefinedCheckError(f"the prior has {number} components, many more than labels.")
+    return agreement(components, labels)
+
+
+CLUSTERING = Check(
+    "clustering",
+    lambda subject: clustering(
+        subject.compute(RepresentationInputs).test, seed=subject.seed_of("clustering")
+    ),
+    headline=lambda found: {
+        f"K-means, {label}": found.text(name) for label, name in SCORES.items()
+    },
+)
+MIXTURE_COMPONENTS = Check(
+    "mixture_components",
+    _diagnose_components,
+    headline=lambda found: {"prior's components, accuracy": f"{found.accuracy:.3f}"},
+)

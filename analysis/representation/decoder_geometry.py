@@ -3,7 +3,7 @@
 import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyro
@@ -11,31 +11,31 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.check import Check, Plot, Result
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.predictive.model_samples import column_spreads, device_of
+from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.latent_space import check_codes, continuous_support
-from pyro_vae.evidence.numbers import finite
 from pyro_vae.rng import evaluation_mode
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-# A direction counts as used if its median singular value is at least this share of the largest.
+# A direction is used if its median singular value is at least this share of the largest.
 USED = 0.01
-# Rotations of the coordinates that the off-diagonal share is set beside.
+# Rotations of the coordinates that the off-diagonal share is compared with.
 ROTATIONS = 20
-# Coordinates are called the decoder's own directions if their off-diagonal share is at most this part of
-# that of rotated coordinates, and no better than chance above the second.
+# Coordinates are the decoder's axes if their off-diagonal share is at most the first part of that of
+# rotated coordinates, and no better than chance above the second.
 ALIGNED, AS_ROTATED = 0.5, 0.8
-# The decoder stretches some places much more than others if the largest singular values at 5 % and
-# 95 % of codes differ by such a factor.
+# The space is stretched unevenly if the largest singular values at 5 % and 95 % of codes differ by this factor.
 UNEVEN = 3.0
-# Elements of Jacobians held at a time.
+# Elements of Jacobians in memory at a time.
 _ELEMENTS = 2**23
 
 
 @dataclass(frozen=True)
-class DecoderGeometry:
+class DecoderGeometry(Result):
     """Singular values of J(z) = d E[x | z] / dz at some codes.
 
     Args:
@@ -46,13 +46,18 @@ class DecoderGeometry:
         rotated_off_diagonal: The mean of the same over random rotations of the coordinates.
     """
 
+    FIELDS: ClassVar = ("codes", "dimensions", "spectrum", "directions_used")
+
     singular_values: Float[np.ndarray, "codes rank"]
     off_diagonal: Float[np.ndarray, " codes"] | None
     rotated_off_diagonal: Float[np.ndarray, " codes"] | None
 
+    codes = property(lambda self: len(self.singular_values))
+    dimensions = property(lambda self: self.singular_values.shape[1])
+
     @cached_property
     def spectrum(self) -> Float[np.ndarray, " rank"]:
-        """The median over codes of each rank's singular value."""
+        """The median over codes of the singular value of each rank."""
         return np.median(self.singular_values, axis=0)
 
     @cached_property
@@ -65,8 +70,8 @@ class DecoderGeometry:
         return np.exp(-(shares * logs).sum(1))
 
     @property
-    def used(self) -> int:
-        """How many directions have a median singular value of at least 1 % of the largest."""
+    def directions_used(self) -> int:
+        """The number of directions with a median singular value of at least 1 % of the largest."""
         return int((self.spectrum >= USED * self.spectrum[0]).sum()) if self._moves else 0
 
     @property
@@ -77,22 +82,17 @@ class DecoderGeometry:
 
     @property
     def log_volume(self) -> Float[np.ndarray, " codes"]:
-        """log det(J^T J) / 2 over the directions used: how much of data space a unit of volume becomes."""
+        """log det(J^T J) / 2 over the directions used: the volume in data space of a unit of latent volume."""
         with np.errstate(divide="ignore"):
-            return np.log(self.singular_values[:, : max(1, self.used)]).sum(1)
+            return np.log(self.singular_values[:, : max(1, self.directions_used)]).sum(1)
 
     @property
     def _moves(self) -> bool:
         return bool(self.spectrum[0] > 1e-10)
 
-    def summary(self) -> dict[str, Any]:
-        """The spectrum, and medians over codes with their 5 % and 95 % quantiles."""
-        record: dict[str, Any] = {
-            "codes": len(self.singular_values),
-            "dimensions": self.singular_values.shape[1],
-            "spectrum": [finite(value) for value in self.spectrum],
-            "directions_used": self.used,
-        }
+    def extra(self) -> dict[str, Any]:
+        """Medians over codes with 5 % and 95 % quantiles."""
+        record: dict[str, Any] = {}
         for name, values in (
             ("largest_singular_value", self.singular_values[:, 0]),
             ("effective_rank", self.effective_rank),
@@ -103,51 +103,30 @@ class DecoderGeometry:
         ):
             low = mid = high = None
             if values is not None:
-                # Quantiles between infinite values are no numbers.
+                # Interpolated quantiles between infinite values are NaN.
                 low, mid, high = np.quantile(values, [0.05, 0.5, 0.95], method="nearest")
-            record[name] = finite(mid)
-            record[f"{name}_5_95"] = [finite(low), finite(high)]
-        record["log_volume_deviation"] = (
-            finite(self.log_volume.std()) if np.isfinite(self.log_volume).all() else None
-        )
-        record["reading"] = self.reading()
-        return record
+            record |= {name: mid, f"{name}_5_95": [low, high]}
+        volume = self.log_volume
+        known = np.isfinite(volume).all()
+        return record | {"log_volume_deviation": volume.std() if known else None}
 
     def reading(self) -> str:
         """How many directions move the data, how evenly, and whether they are the coordinates."""
         if not self._moves:
             return "No direction of the code moves the decoded mean: the decoder ignores the code."
-        d = self.singular_values.shape[1]
-        rank = float(np.median(self.effective_rank))
         low, high = np.quantile(self.singular_values[:, 0], [0.05, 0.95])
-        text = (
-            f"At a typical code {self.used} of {d} directions move the decoded mean (above {USED:.0%} of the "
-            f"strongest), and its movement is spread as over {rank:.1f} equal ones; a step of 1 along the "
-            f"strongest moves it by {np.median(self.singular_values[:, 0]):.2g}, from {low:.2g} to {high:.2g} over "
-            "codes: the latent space is stretched "
-        )
-        text += (
-            "unevenly, and equal steps in z are not equal steps in data."
-            if high > UNEVEN * low
-            else "about evenly from place to place."
-        )
-        if self.off_diagonal is None or self.rotated_off_diagonal is None:
-            return text
-        share, chance = (
-            float(np.median(v)) for v in (self.off_diagonal, self.rotated_off_diagonal)
-        )
-        if chance < 0.01:
-            return f"{text} All directions move it alike, so that no axes stand out."
-        said = (
-            "the coordinates are close to the decoder's own axes"
-            if share <= ALIGNED * chance
-            else "the coordinates are no axes of the decoder's"
-            if share >= AS_ROTATED * chance
-            else "the coordinates are in part the decoder's own axes"
-        )
+        axes = ""
+        if self.off_diagonal is not None and self.rotated_off_diagonal is not None:
+            share, chance = np.median(self.off_diagonal), np.median(self.rotated_off_diagonal)
+            how = "not" if share >= AS_ROTATED * chance else "partly"
+            how = "close to" if share <= ALIGNED * chance else how
+            axes = f", and the coordinates are {how} its axes"
+            if chance < 0.01:
+                axes = ", with no preferred axes"
         return (
-            f"{text} The off-diagonal share of J^T J is {share:.2f} (0 if coordinates move the data at right "
-            f"angles, {chance:.2f} if they are rotated at random): {said}."
+            f"At a typical code {self.directions_used} of {self.dimensions} directions move the decoded mean "
+            f"(effective rank {np.median(self.effective_rank):.1f}); the decoder stretches the latent space "
+            f"{'unevenly' if high > UNEVEN * low else 'evenly'}{axes}."
         )
 
 
@@ -156,19 +135,19 @@ def decoder_geometry(
 ) -> DecoderGeometry:
     """J(z) = d E[x | z] / dz and its singular values, in float64, at codes chosen at random.
 
-    On a sphere and a simplex z can move within the tangent space alone, and J is of an orthonormal basis
-    of it.
+    On a sphere and a simplex z can move within the tangent space only, and J refers to an orthonormal
+    basis of it.
 
     Args:
         vae: A program with `decode(z)` and one latent site.
-        codes: Of data, `vae.embed(x)`.
-        num_codes: At how many of them.
+        codes: Codes of data, `vae.embed(x)`.
+        num_codes: The number of codes used.
         seed: The seed of that choice and of the rotations.
 
     Returns:
-        Singular values are in units of the data (in spreads of the columns of a table in different units)
-        per unit of z; `effective_rank` near the latent
-        dimension says that all directions move the data alike, near 1 that one does.
+        Singular values in units of the data (in spreads of the columns of a table with different units)
+        per unit of z. An `effective_rank` near the latent dimension means that all directions move the
+        data alike, near 1 that a single one does.
 
     Raises:
         UndefinedCheckError: If there are several latent sites, or codes are one-hot.
@@ -193,9 +172,9 @@ def decoder_geometry(
     latent = z.shape[1]
     rotations = None if latent < 2 else _rotations(latent, rng)
     spreads = np.atleast_1d(column_spreads(vae))[:, None]
-    for jacobian in jacobians(vae, z):
+    for code, jacobian in zip(z, jacobians(vae, z), strict=True):
         jacobian = jacobian / spreads
-        tangent = jacobian if axes else jacobian @ _tangent_basis(z[len(values)], support)
+        tangent = jacobian if axes else jacobian @ _tangent_basis(code, support)
         found = np.linalg.svd(tangent, compute_uv=False)
         # With more coordinates than elements the others move nothing.
         values.append(np.pad(found, (0, tangent.shape[1] - len(found))))
@@ -212,10 +191,9 @@ def decoder_geometry(
 
 def jacobians(vae: Any, z: Float[np.ndarray, "n latent"]) -> list[np.ndarray]:
     """d E[x | z] / dz at each code, `(elements, latent)`, in float64."""
-    device = device_of(vae)
     # A copy, so that the program keeps its own precision.
     program = copy.deepcopy(vae).double().requires_grad_(False)
-    codes = torch.as_tensor(z, dtype=torch.double, device=device)
+    codes = torch.as_tensor(z, dtype=torch.double, device=device_of(vae))
     found: list[np.ndarray] = []
     # A distribution's checks read values, which a derivative cannot carry.
     with evaluation_mode(program, seed=0), pyro.validation_enabled(False):
@@ -226,62 +204,9 @@ def jacobians(vae: Any, z: Float[np.ndarray, "n latent"]) -> list[np.ndarray]:
 
 
 def off_diagonal_share(gram: Float[np.ndarray, "latent latent"]) -> float:
-    """sum_{i != j} G_ij^2 / sum_ij G_ij^2, from 0; 0 of a matrix of zeros."""
+    """sum_{i != j} G_ij^2 / sum_ij G_ij^2; 0 for a matrix of zeros."""
     total = float((gram**2).sum())
     return 1 - float((np.diag(gram) ** 2).sum()) / total if total > 0 else 0.0
-
-
-def plot_jacobian_spectrum(found: DecoderGeometry) -> "matplotlib.figure.Figure":
-    """The singular values of the decoder's Jacobian by rank, and how they vary over codes.
-
-    Args:
-        found: What `decoder_geometry` found.
-    """
-    figure = new_figure(10.0, 3.9)
-    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-    values = found.singular_values
-    rank = np.arange(1, values.shape[1] + 1)
-    low, high = np.quantile(values, [0.05, 0.95], axis=0)
-    foot = max(float(values.max()) * 1e-6, 1e-12)
-    left.fill_between(
-        rank,
-        low.clip(foot),
-        high.clip(foot),
-        color=BLUE,
-        alpha=0.2,
-        linewidth=0,
-        label="90% of codes",
-    )
-    left.plot(
-        rank, found.spectrum.clip(foot), "o-", color=BLUE, markersize=3, label="median over codes"
-    )
-    left.axhline(
-        max(USED * found.spectrum[0], foot),
-        color=GREY,
-        linestyle="--",
-        label=f"{USED:.0%} of the largest",
-    )
-    left.set(yscale="log", xlabel="rank", ylabel="singular value (data per unit of z)")
-    left.set_title(
-        f"{found.used} of {len(rank)} directions move the decoded mean; "
-        f"effective rank {np.median(found.effective_rank):.1f}",
-        fontsize=10,
-    )
-    left.legend(frameon=False, fontsize=9)
-    if found.off_diagonal is None or found.rotated_off_diagonal is None:
-        right.hist(found.effective_rank, bins=20, color=BLUE)
-        right.set(xlabel="effective rank", ylabel="codes")
-        right.set_title("How many directions move the data, by code", fontsize=10)
-    else:
-        bins = np.linspace(0, 1, 31).tolist()
-        right.hist(found.off_diagonal, bins=bins, color=BLUE, alpha=0.8, label="as they are")
-        right.hist(found.rotated_off_diagonal, bins=bins, color=ORANGE, alpha=0.6, label="rotated")
-        right.set(xlabel="off-diagonal share of $J^T J$", ylabel="codes", xlim=(0, 1))
-        right.set_title("Coordinates at right angles in data: near 0", fontsize=10)
-        right.legend(frameon=False, fontsize=9)
-    tidy([left, right])
-    figure.suptitle("The decoder's Jacobian J = dE[x | z] / dz at codes of test data")
-    return figure
 
 
 def _jacobian(decode: Any, z: Float[Tensor, "n latent"]) -> Float[np.ndarray, "n elements latent"]:
@@ -304,12 +229,66 @@ def _jacobian(decode: Any, z: Float[Tensor, "n latent"]) -> Float[np.ndarray, "n
 def _tangent_basis(z: np.ndarray, support: str) -> np.ndarray:
     """Orthonormal directions, in columns, in which z can move."""
     normal = z if support == "sphere" else np.ones_like(z)
-    # The columns after the first are at right angles to it.
+    # The columns after the first are orthogonal to it.
     return np.linalg.qr(np.column_stack([normal, np.eye(len(z))]))[0][:, 1:]
 
 
 def _rotations(latent: int, rng: np.random.Generator) -> np.ndarray:
-    """Orthogonal matrices, uniform over all."""
+    """Uniformly distributed orthogonal matrices."""
     q, r = np.linalg.qr(rng.standard_normal((ROTATIONS, latent, latent)))
     signs = np.sign(np.diagonal(r, axis1=1, axis2=2))
     return q * signs[:, None, :]
+
+
+def plot_jacobian_spectrum(found: DecoderGeometry) -> "matplotlib.figure.Figure":
+    """Draw the singular values of the decoder's Jacobian by rank, and how they vary over codes."""
+    figure = new_figure(10.0, 3.9)
+    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+    values = found.singular_values
+    rank = np.arange(1, values.shape[1] + 1)
+    foot = max(float(values.max()) * 1e-6, 1e-12)
+    low, high = np.quantile(values, [0.05, 0.95], axis=0).clip(foot)
+    left.fill_between(rank, low, high, color=BLUE, alpha=0.2, lw=0, label="90% of codes")
+    median = found.spectrum.clip(foot)
+    left.plot(rank, median, "o-", color=BLUE, markersize=3, label="median over codes")
+    level, label = max(USED * found.spectrum[0], foot), f"{USED:.0%} of the largest"
+    left.axhline(level, color=GREY, linestyle="--", label=label)
+    left.set(yscale="log", xlabel="rank", ylabel="singular value (data per unit of z)")
+    title = (
+        f"{found.directions_used} of {len(rank)} directions move the decoded mean; effective rank "
+    )
+    left.set_title(f"{title}{np.median(found.effective_rank):.1f}", fontsize=10)
+    left.legend(frameon=False, fontsize=9)
+    if found.off_diagonal is None or found.rotated_off_diagonal is None:
+        right.hist(found.effective_rank, bins=20, color=BLUE)
+        right.set(xlabel="effective rank", ylabel="codes")
+    else:
+        bins = np.linspace(0, 1, 31).tolist()
+        right.hist(found.off_diagonal, bins=bins, color=BLUE, alpha=0.8, label="as they are")
+        right.hist(found.rotated_off_diagonal, bins=bins, color=ORANGE, alpha=0.6, label="rotated")
+        right.set(xlabel="off-diagonal share of $J^T J$", ylabel="codes", xlim=(0, 1))
+        right.set_title("Coordinates at right angles in data: near 0", fontsize=10)
+        right.legend(frameon=False, fontsize=9)
+    tidy([left, right])
+    figure.suptitle("The decoder's Jacobian J = dE[x | z] / dz at codes of test data")
+    return figure
+
+
+DECODER_GEOMETRY = Check(
+    "decoder_geometry",
+    lambda subject: decoder_geometry(
+        subject.vae,
+        subject.compute(RepresentationInputs).codes,
+        seed=subject.seed_of("decoder geometry"),
+    ),
+    (
+        Plot(
+            "jacobian_spectrum",
+            "In how many directions does the decoder move, and how unevenly?",
+            lambda found, _: plot_jacobian_spectrum(found),
+        ),
+    ),
+    headline=lambda found: {
+        "directions that move the data": f"{found.directions_used} of {found.dimensions}"
+    },
+)

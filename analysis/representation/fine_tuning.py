@@ -1,57 +1,62 @@
-"""Is a trained encoder a better start for a classifier of few labels than an untrained one, or than none moved?"""
+"""Fine-tuning with few labels: a trained encoder against an untrained one and a frozen one."""
 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Real
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from analysis.check import Check, Plot, Result, UndefinedCheckError
 from analysis.plotting.style import BLUE, GREEN, ORANGE, new_figure, tidy
-from analysis.predictive.model_samples import as_floats
-from analysis.representation.balanced_draws import (
-    balanced_rows,
-    held_out_rows,
-    spread_over_draws,
-)
-from analysis.representation.classifier import VALIDATION, Classifier, afresh, trained
-from pyro_vae.evidence.numbers import finite
+from analysis.predictive.model_samples import block_size
+from analysis.representation.codes import balanced_rows, held_out_rows, spread, with_error
+from analysis.representation.inputs import RepresentationInputs
+from pyro_vae.rng import as_floats, evaluation_mode
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
+    from analysis.subject import Subject
+
 METHODS = ("fine-tuned", "from scratch", "frozen")
-
-# The data of a step.
+# Adam's learning rates, one of which the held-out labels choose for each method and draw of labels.
+RATES = (1e-2, 1e-3)
+# The share of labels held out to choose the rate and the step to stop at, evaluated every few steps.
+VALIDATION = 0.2
+_EVERY = 20
 _BATCH = 32
-
-# A method wins if its mean difference is so many standard errors over repeats, and so much accuracy.
-CLEAR = 2.0
-WORTH = 0.005
-
-# If more than this share of a method's trainings were best at their last step, it had too few.
-MOST_UNFINISHED = 0.5
-
-# So many data, without labels, say where an encoder's codes lie and how wide.
+# A difference is clear beyond this many standard errors over repeats, and this much accuracy.
+CLEAR, WORTH = 2.0, 0.005
+# With more than this share of trainings best at their last step, a method had too few steps.
+MAX_UNFINISHED = 0.5
+# Unlabelled examples that determine the standardisation of an encoder's codes.
 _STANDARDISED = 2000
+# A coordinate narrower than this share of the widest is not scaled up to unit width: in a VAE's code,
+# whose active coordinates are about 1 wide, a collapsed one would become noise.
+_NARROWEST = 0.1
+# In a diagnosis: numbers of labels, steps and draws; each draw trains two networks.
+TUNED, TUNING_STEPS, TUNING_REPEATS = (100,), 300, 3
 
 
 @dataclass(frozen=True)
-class FineTuning:
-    """Accuracy on test data by number of labels, for three ways to train the same classifier.
+class FineTuning(Result):
+    """Test accuracy by number of labels, for three ways to train the same classifier.
 
     Args:
         sizes: The numbers of labels.
-        accuracy: Of each method, a row for each size and a column for each draw of labels, which all methods
-            share.
-        stopped: The step that each was stopped at; NaN where labels were too few to hold any out, and all
-            steps were taken.
-        steps: The steps that each had.
-        chance: The share of the most frequent label among test data.
+        accuracy: By method; draws of labels are shared by all methods.
+        stopped: The step at which each training stopped; NaN where there were too few labels to hold any
+            out, and all steps were taken.
+        steps: The number of available steps.
+        chance: The share of the most frequent test label.
     """
+
+    FIELDS: ClassVar = ("chance", "steps", "unfinished")
 
     sizes: tuple[int, ...]
     accuracy: dict[str, Float[np.ndarray, "sizes repeats"]]
@@ -61,7 +66,7 @@ class FineTuning:
 
     @property
     def unfinished(self) -> dict[str, float]:
-        """The share of each method's trainings that were best at their last step: more might gain."""
+        """The share of each method's trainings that were best at their last step."""
         chosen = {name: at[np.isfinite(at)] for name, at in self.stopped.items()}
         return {
             name: float((at == self.steps).mean()) if len(at) else 0.0
@@ -69,69 +74,99 @@ class FineTuning:
         }
 
     @property
-    def too_few(self) -> tuple[int, ...]:
+    def without_validation(self) -> tuple[int, ...]:
         """The numbers of labels of which none were held out in some draw."""
         missing = np.atleast_1d(np.isnan(self.stopped["fine-tuned"]).any(axis=1))
         return tuple(size for size, few in zip(self.sizes, missing, strict=True) if few)
 
-    def summary(self) -> dict[str, Any]:
+    def gain(self, other: str, row: int = 0) -> tuple[float, float | None]:
+        """Mean difference between fine-tuning and another method at a size, and its standard error."""
+        gain = self.accuracy["fine-tuned"][row] - self.accuracy[other][row]
+        deviation = spread(gain)
+        return float(gain.mean()), None if deviation is None else deviation / len(gain) ** 0.5
+
+    def extra(self) -> dict[str, Any]:
         """Mean and standard deviation over draws of labels, by size and method."""
         return {
             "sizes": [
-                {
-                    "labels": size,
-                    **{
-                        method: {
-                            "accuracy": finite(values[index].mean()),
-                            "spread": spread_over_draws(values[index]),
-                            "repeats": values.shape[1],
-                        }
-                        for method, values in self.accuracy.items()
-                    },
+                {"labels": size}
+                | {
+                    method: {
+                        "accuracy": values[row].mean(),
+                        "spread": spread(values[row]),
+                        "repeats": values.shape[1],
+                    }
+                    for method, values in self.accuracy.items()
                 }
-                for index, size in enumerate(self.sizes)
-            ],
-            "chance": self.chance,
-            "steps": self.steps,
-            "unfinished": self.unfinished,
-            "reading": self.reading(),
+                for row, size in enumerate(self.sizes)
+            ]
         }
 
     def reading(self) -> str:
-        """Who wins at each number of labels, by how much, and what to do with that."""
-        said = []
-        tuned = self.accuracy["fine-tuned"]
-        for index, size in enumerate(self.sizes):
-            against = []
+        """The gain over each other method by number of labels, and whether it is clear."""
+        parts = []
+        for row, size in enumerate(self.sizes):
+            gains = []
             for other in METHODS[1:]:
-                gain = tuned[index] - self.accuracy[other][index]
-                spread = spread_over_draws(gain)
-                error = None if spread is None else spread / len(gain) ** 0.5
-                clear = (
-                    abs(gain.mean()) >= max(WORTH, CLEAR * (error or 0.0)) and error is not None
-                )
-                worth = "" if clear else ", no clear difference"
-                give = "" if error is None else f" +- {100 * error:.1f}"
-                against.append(f"{100 * gain.mean():+.1f}{give} points against {other}{worth}")
-            said.append(
-                f"With {size} labels fine-tuning reaches {tuned[index].mean():.1%}: {'; '.join(against)}."
+                mean, error = self.gain(other, row)
+                clear = error is not None and abs(mean) >= max(WORTH, CLEAR * error)
+                gain = with_error(100 * mean, None if error is None else 100 * error, "+.1f")
+                gains.append(f"{gain} points against {other}{'' if clear else ' (not clear)'}")
+            accuracy = self.accuracy["fine-tuned"][row].mean()
+            parts.append(
+                f"With {size} labels fine-tuning reaches {accuracy:.1%}: {', '.join(gains)}."
             )
-        if self.too_few:
-            said.append(
-                f"{' and '.join(map(str, self.too_few))} labels are too few for their classes to hold out "
-                f"{VALIDATION:.0%} of them and keep one of each class: there, training took all {self.steps} "
-                "steps."
-            )
-        short = [name for name, share in self.unfinished.items() if share > MOST_UNFINISHED]
-        if short:
-            said.append(
-                f"Still improving at step {self.steps} in more than {MOST_UNFINISHED:.0%} of trainings: "
-                f"{', '.join(short)}; give more steps."
-            )
-        return (
-            f"{' '.join(said)} A gain over training from scratch is what learning without labels was "
-            "worth; where the frozen encoder does as well, its codes are enough and cheaper."
-        )
+        if few := self.without_validation:
+            parts.append(f"Too few labels to hold any out: {', '.join(map(str, few))}.")
+        if short := [n for n, share in self.unfinished.items() if share > MAX_UNFINISHED]:
+            parts.append(f"Still improving at step {self.steps}: {', '.join(short)}.")
+        return " ".join(parts)
+
+
+class Classifier(nn.Module):
+    """An encoder, its codes standardised, and a linear head initialised to 0.
+
+    Args:
+        program: A program with `embed(x)`, owned by the classifier.
+        x: Data whose codes determine the standardisation.
+        classes: The number of outputs.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, program: Any, x: Real[Tensor, " n *event"], classes: int) -> None:
+        super().__init__()
+        self.program = program.requires_grad_(True)
+        self.encoder_parameters = _encoder_parameters(program, as_floats(x[:2]))
+        self.mean, self.scale = torch.zeros(()), torch.ones(())
+        codes = self.codes(x)
+        deviation = codes.std(0)
+        self.mean = codes.mean(0)
+        self.scale = deviation.clamp(min=max(_NARROWEST * float(deviation.max()), 1e-12))
+        self.head = nn.Linear(codes.shape[1], classes).to(codes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def code(self, x: Float[Tensor, " n *event"]) -> Float[Tensor, "n latent"]:
+        """The standardised code."""
+        code = self.program.embed(x).flatten(1).to(torch.get_default_dtype())
+        return (code - self.mean) / self.scale
+
+    def forward(self, x: Float[Tensor, " n *event"]) -> Float[Tensor, "n classes"]:
+        """The logits."""
+        return self.head(self.code(x))
+
+    def codes(self, x: Real[Tensor, " n *event"]) -> Float[Tensor, "n latent"]:
+        """The standardised codes, block by block and without gradients."""
+        with evaluation_mode(self):
+            return torch.cat([self.code(as_floats(part)) for part in x.split(block_size(x, 1))])
+
+    def predict(self, x: Real[Tensor, " n *event"]) -> Int[Tensor, " n"]:
+        """The most probable label of each example."""
+        codes = self.codes(x)
+        with evaluation_mode(self):
+            return self.head(codes).argmax(1)
 
 
 def fine_tuning(
@@ -147,41 +182,40 @@ def fine_tuning(
     repeats: int = 3,
     seed: int = 0,
 ) -> FineTuning:
-    """softmax(W s(embed(x)) + b), s to mean 0 and deviation 1, trained by cross-entropy on few labels.
+    """softmax(W s(embed(x)) + b), s standardising, trained by cross-entropy on few labels.
 
     Three ways, on the same labels and with the same minibatches of 32: encoder and head from the trained
     encoder; from an untrained one; the head alone, on the trained encoder's codes. s is fixed from each
-    encoder's own codes of unlabelled training data. A fifth of the labels, of each class its share, chooses
-    Adam's rate, of 0.01 and 0.001, and the step to stop at, by errors and among equals by cross-entropy, in
-    all three alike. Labels that are too few to hold out a fifth and keep one of each class are all trained
-    on, for all steps, at the smallest rate with the fewest errors on them. The head starts from 0.
+    encoder's codes of unlabelled training data. A fifth of the labels, of each class in proportion,
+    chooses Adam's rate, 0.01 or 0.001, and the step to stop at, by errors and then by cross-entropy. If
+    there are too few labels to hold out a fifth and keep one of each class, all are trained on, for all
+    steps, at the smallest rate with the fewest errors on them. The head starts from 0.
 
     Args:
-        vae: A program with `embed(x)` that has gradients. It stays as it is: a copy is trained.
+        vae: A program with `embed(x)` that has gradients; it is copied, not changed.
         train_x: Data that labels are drawn from.
-        train_labels: Their labels, from 0 on.
-        test_x: Data that accuracy is measured on.
+        train_labels: Their labels, from 0.
+        test_x: Data that accuracy is evaluated on.
         test_labels: Their labels.
-        untrained: Makes the program as its training found it; None for a copy whose layers start afresh.
-        sizes: The numbers of labels, drawn with as equal numbers of each as there are; more than there are
-            data are left out.
+        untrained: Makes the program with its initial parameters; None for a copy whose layers are reset.
+        sizes: The numbers of labels, in balanced draws; those above the number of data are left out.
         steps: The steps of each training.
         repeats: The number of draws of labels.
-        seed: Of these, of minibatches, and of a fresh start.
+        seed: The seed of draws, minibatches and a reset.
 
     Returns:
-        Read the differences between methods against their standard errors over draws.
+        Accuracies; compare differences between methods with their standard errors over draws.
 
     Raises:
-        UndefinedCheckError: If `embed` has no gradient, or layers cannot start afresh and `untrained` is
+        UndefinedCheckError: If `embed` has no gradient, or layers cannot be reset and `untrained` is
             not given.
-        ValueError: If no size can be drawn: each needs 5 labels at least; or a label is below 0.
+        ValueError: If no size can be drawn: each needs at least 5 labels; or a label is below 0.
     """
     fitting = tuple(size for size in sizes if 5 <= size <= len(train_x))
     if not fitting or steps < 1 or repeats < 1 or len(train_x) != len(train_labels):
         raise ValueError(
-            f"sizes must be from 5 to {len(train_x)}, with a label for each datum, a step and a repeat at "
-            f"least, got {list(sizes)}, {len(train_labels)} labels, {steps} and {repeats}."
+            f"sizes must be from 5 to {len(train_x)}, with a label per datum and at least one step and repeat, "
+            f"got {list(sizes)}, {len(train_labels)} labels, {steps} and {repeats}."
         )
     labels = train_labels.cpu().numpy()
     lowest = int(min(labels.min(), int(test_labels.min())))
@@ -191,72 +225,173 @@ def fine_tuning(
     test_labels = test_labels.to(test_x.device)
     rng = np.random.default_rng(seed)
     devices = [train_x.device] if train_x.device.type == "cuda" else []
-    found = {method: np.zeros((len(fitting), repeats)) for method in METHODS}
+    accuracy = {method: np.zeros((len(fitting), repeats)) for method in METHODS}
     stopped = {method: np.zeros((len(fitting), repeats)) for method in METHODS}
-    # Dropout and noise draw from the global stream: from one of our own.
+    # Dropout and noise draw from the global stream.
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
-        known = train_x[:_STANDARDISED]
-        tuned = Classifier(copy.deepcopy(vae), known, classes)
-        scratch = Classifier(
-            afresh(vae, tuned.moved) if untrained is None else untrained(), known, classes
-        )
-        for index, size in enumerate(fitting):
+        unlabelled = train_x[:_STANDARDISED]
+        tuned = Classifier(copy.deepcopy(vae), unlabelled, classes)
+        initial = _reset_copy(vae, tuned.encoder_parameters) if untrained is None else untrained()
+        scratch = Classifier(initial, unlabelled, classes)
+        for row, size in enumerate(fitting):
             for repeat in range(repeats):
                 drawn = balanced_rows(labels, size, seed=seed, repeat=repeat)
                 mask = held_out_rows(labels[drawn], VALIDATION)
-                held = 0 if mask is None else int(mask.sum())
+                held_out = 0 if mask is None else int(mask.sum())
                 if mask is not None:
                     drawn = np.concatenate([drawn[mask], drawn[~mask]])
                 rows = torch.as_tensor(drawn)
                 x = as_floats(train_x[rows.to(train_x.device)])
                 y = train_labels[rows.to(train_labels.device)].to(x.device).long()
-                batches = _batches(size - held, steps, rng)
-                for method, start, frozen in (
-                    ("fine-tuned", tuned, False),
-                    ("from scratch", scratch, False),
-                    ("frozen", tuned, True),
-                ):
-                    net, at = trained(start, x, y, batches, held=held, frozen=frozen)
-                    hits = net.predicted(test_x) == test_labels
-                    found[method][index, repeat] = float(hits.double().mean())
-                    stopped[method][index, repeat] = at if held else np.nan
+                batches = _batches(size - held_out, steps, rng)
+                for method, start in zip(METHODS, (tuned, scratch, tuned), strict=True):
+                    net, at = _train(start, x, y, batches, held_out, frozen=method == "frozen")
+                    hits = net.predict(test_x) == test_labels
+                    accuracy[method][row, repeat] = float(hits.double().mean())
+                    stopped[method][row, repeat] = at if held_out else np.nan
     chance = float(torch.bincount(test_labels.long()).max() / len(test_labels))
-    return FineTuning(fitting, found, stopped, steps, chance)
+    return FineTuning(fitting, accuracy, stopped, steps, chance)
 
 
 def plot_fine_tuning(found: FineTuning) -> "matplotlib.figure.Figure":
-    """Accuracy by number of labels for each method: the mean, every draw, and one spread either way."""
+    """Draw accuracy by number of labels for each method: the mean, its spread and every draw."""
     figure = new_figure(7.2, 4.2)
     ax = figure.subplots()
     place = np.arange(len(found.sizes))
-    colours = (BLUE, ORANGE, GREEN)
     for index, (method, values) in enumerate(found.accuracy.items()):
-        at = place + 0.18 * (index - 1)
-        spread = [spread_over_draws(row) or 0.0 for row in values]
-        ax.errorbar(
-            at, values.mean(1), spread, fmt="o", color=colours[index], capsize=4, label=method
-        )
-        ax.plot(at[:, None] + 0.05, values, ".", color=colours[index], alpha=0.5, markersize=5)
+        at, colour = place + 0.18 * (index - 1), (BLUE, ORANGE, GREEN)[index]
+        bars = [spread(row) or 0.0 for row in values]
+        ax.errorbar(at, values.mean(1), bars, fmt="o", color=colour, capsize=4, label=method)
+        ax.plot(at[:, None] + 0.05, values, ".", color=colour, alpha=0.5, markersize=5)
     ax.axhline(found.chance, color="0.5", linestyle="--", label="most frequent label")
     ax.set_xticks(place, [f"{size:,} labels" for size in found.sizes])
     ax.set(xlim=(-0.5, len(place) - 0.5), ylabel="accuracy on test data")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    gain = found.accuracy["fine-tuned"][0] - found.accuracy["from scratch"][0]
-    spread = spread_over_draws(gain)
-    give = "" if spread is None else f" ± {100 * spread / len(gain) ** 0.5:.1f}"
-    ax.set_title(
-        f"With {found.sizes[0]:,} labels a trained encoder is worth {100 * gain.mean():+.1f}{give} points "
-        "over scratch",
-        fontsize=11,
-    )
+    mean, error = found.gain("from scratch")
+    gain = with_error(100 * mean, None if error is None else 100 * error, "+.1f")
+    title = f"With {found.sizes[0]:,} labels a trained encoder gains {gain} points over scratch"
+    ax.set_title(title, fontsize=11)
     tidy([ax])
     return figure
 
 
+def _train(
+    start: Classifier, x: Tensor, y: Tensor, batches: list[Tensor], held_out: int, *, frozen: bool
+) -> tuple[Classifier, int]:
+    """Train a copy of `start`; return it at the rate and step with the fewest validation errors, and that step.
+
+    The first `held_out` rows of x validate; without any, the rate is the smallest with the fewest errors
+    on the training data after all steps. `batches` are rows of the others. `frozen` trains the head alone.
+    """
+    best, least, at = {}, (float("inf"), float("inf")), 0
+    names = [] if frozen else start.encoder_parameters
+    changing = {f"program.{name}" for name in names} | {name for name, _ in start.named_buffers()}
+    changing |= {"head.weight", "head.bias"}
+    # A frozen encoder's codes are computed once.
+    codes = start.codes(x) if frozen else None
+    validation = slice(held_out or len(x))
+    for rate in RATES if held_out else sorted(RATES):
+        net = copy.deepcopy(start)
+        parameters = dict(net.program.named_parameters())
+        data, forward = (x, net) if codes is None else (codes, net.head)
+        trainable = [*(parameters[name] for name in names), *net.head.parameters()]
+        optimiser = torch.optim.Adam(trainable, rate)
+        net.train(not frozen)
+        for step, rows in enumerate(batches, start=1):
+            rows = held_out + rows.to(x.device)
+            optimiser.zero_grad()
+            F.cross_entropy(forward(data[rows]), y[rows]).backward()
+            optimiser.step()
+            if step == len(batches) or (held_out and step % _EVERY == 0):
+                with evaluation_mode(net):
+                    logits = forward(data[validation])
+                # Cross-entropy alone would stop early: it grows with confidence while errors still fall.
+                errors = float((logits.argmax(1) != y[validation]).sum())
+                # On training data it falls the faster the larger the rate.
+                loss = (errors, float(F.cross_entropy(logits, y[validation])) if held_out else 0.0)
+                if loss < least:
+                    least, at = loss, step
+                    state = net.state_dict().items()
+                    best = {name: value.clone() for name, value in state if name in changing}
+    net = copy.deepcopy(start)
+    net.load_state_dict(best, strict=False)
+    return net, at
+
+
+def _encoder_parameters(program: Any, x: Float[Tensor, " n *event"]) -> list[str]:
+    """The names of the parameters that the code's gradient reaches: not a decoder's."""
+    parameters = dict(program.named_parameters())
+    with evaluation_mode(program), torch.enable_grad():
+        codes = program.embed(x)
+        if not codes.requires_grad:
+            raise UndefinedCheckError(
+                "embed(x) has no gradient: its encoder cannot be fine-tuned."
+            )
+        gradients = torch.autograd.grad(codes.sum(), [*parameters.values()], allow_unused=True)
+    reached = zip(parameters, gradients, strict=True)
+    return [name for name, gradient in reached if gradient is not None]
+
+
+def _reset_copy(vae: Any, names: Sequence[str]) -> Any:
+    """A copy with reset layers, among them those of the named parameters."""
+    program = copy.deepcopy(vae)
+    for module in program.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    for owner in {name.rpartition(".")[0] for name in names}:
+        if not hasattr(program.get_submodule(owner), "reset_parameters"):
+            raise UndefinedCheckError(
+                f"the parameters of {owner or 'the program'} cannot be reset: pass untrained=."
+            )
+    return program
+
+
 def _batches(n: int, steps: int, rng: np.random.Generator) -> list[Tensor]:
-    """Rows of n data for each step, each epoch in a new order."""
+    """Rows of n examples for each step, shuffled at each epoch."""
     batch = min(_BATCH, n)
     epochs = -(-steps * batch // n)
     rows = np.concatenate([rng.permutation(n) for _ in range(epochs)])
     return list(torch.as_tensor(rows[: steps * batch]).split(batch))
+
+
+def _diagnose(subject: "Subject") -> FineTuning:
+    inputs = subject.compute(RepresentationInputs)
+    train_labels = inputs.train.labels
+    # Labels are renumbered from 0 without gaps.
+    classes = np.unique(np.concatenate([train_labels, inputs.labels]))
+    return fine_tuning(
+        subject.vae,
+        inputs.labelled_train_x,
+        torch.from_numpy(np.searchsorted(classes, train_labels)),
+        inputs.labelled_x,
+        torch.from_numpy(np.searchsorted(classes, inputs.labels)),
+        untrained=subject.untrained,
+        sizes=sorted({min(n, len(train_labels)) for n in TUNED}),
+        steps=TUNING_STEPS,
+        repeats=TUNING_REPEATS,
+        seed=subject.seed_of("fine tuning"),
+    )
+
+
+def _headline(found: FineTuning) -> dict[str, str]:
+    return {
+        f"{method}, {n:,} labels": with_error(values[row].mean(), spread(values[row]))
+        for row, n in enumerate(found.sizes)
+        for method, values in found.accuracy.items()
+        if method != "frozen"
+    }
+
+
+FINE_TUNING = Check(
+    "fine_tuning",
+    _diagnose,
+    (
+        Plot(
+            "fine_tuning",
+            "Is the trained encoder a better start for a classifier than an untrained one?",
+            lambda found, _: plot_fine_tuning(found),
+        ),
+    ),
+    headline=_headline,
+)

@@ -1,35 +1,114 @@
-"""Paths between codes, decoded: how long they are, how even, and whether their middle looks like data."""
+"""Decoded paths between codes: their length and evenness, and whether their middle is as probable as data."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from analysis.predictive.model_samples import (
-    column_spreads,
-    device_of,
-    has_density,
-    mean_data,
-    new_data,
-)
-from analysis.representation.interpolation_reading import Interpolation, Profiles
+from analysis.check import Check, Plot, Result
+from analysis.plotting.images import Limits, draw_datum, is_image, strip
+from analysis.plotting.style import BLUE, ORANGE, new_figure, tidy
+from analysis.predictive.model_samples import column_spreads, device_of, has_density, mean_data
+from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.latent_space import (
-    at_codes,
+    UNLIKELY,
+    Profiles,
     check_codes,
     continuous_support,
+    draw_profiles,
+    path_profiles,
+    random_pairs,
 )
-from pyro_vae.evidence import importance_weighting
 from pyro_vae.generation import latent_path
-from pyro_vae.rng import derive_seed, evaluation_mode
 
-# log p(x) is computed at so many points of a path, its ends among them: a few say where it dips.
-EVIDENCE_STEPS = 9
-# Draws of the prior and real data that the paths are set beside, at most.
-REFERENCES = 500
-# So many paths are kept whole, for a picture.
-SHOWN = 5
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+# A step this many times the mean step is a jump.
+JUMP = 3.0
+# Paths in a figure, and points of each.
+SHOWN, COLUMNS = 5, 11
+
+
+@dataclass(frozen=True)
+class Interpolation(Result):
+    """Decoded paths between random pairs of codes, in the units of the data.
+
+    Args:
+        length: sum_i |x_{i+1} - x_i| of each path of means, a lower bound of the curve's length.
+        distance: |x_b - x_a| of its ends.
+        largest_step: Of each path.
+        mean_step: Of each path.
+        bend: sum_i |second differences| over the length: 0 is straight and even.
+        steps: The number of points.
+        support: Of z: "sphere" if paths are great circles, otherwise they are straight.
+        profiles: Of log densities; None for a guide without a density.
+        shown: A few decoded paths, for the figure.
+        ends: The data at both ends of each of these; None if not given.
+    """
+
+    FIELDS: ClassVar = ("pairs", "steps", "path", "pairs_that_move")
+
+    length: Float[np.ndarray, " pairs"]
+    distance: Float[np.ndarray, " pairs"]
+    largest_step: Float[np.ndarray, " pairs"]
+    mean_step: Float[np.ndarray, " pairs"]
+    bend: Float[np.ndarray, " pairs"]
+    steps: int
+    support: str
+    profiles: Profiles | None
+    shown: Float[np.ndarray, " few steps *event"]
+    ends: Real[np.ndarray, " ends *event"] | None = None
+
+    pairs = property(lambda self: len(self.length))
+    path = property(lambda self: "great circle" if self.support == "sphere" else "straight line")
+    pairs_that_move = property(lambda self: int(self._moves.sum()))
+
+    @property
+    def ratio(self) -> Float[np.ndarray, " moving"]:
+        """Length over distance, at least 1, of the paths whose ends differ."""
+        return self.length[self._moves] / self.distance[self._moves]
+
+    @property
+    def largest_relative_step(self) -> Float[np.ndarray, " moving"]:
+        """Largest over mean step, from 1, even speed, to `steps` - 1, a single jump."""
+        return self.largest_step[self._moves] / self.mean_step[self._moves]
+
+    @property
+    def _moves(self) -> np.ndarray:
+        # If the decoder ignores the code, the ends differ by rounding errors.
+        return self.distance > 1e-6 * max(1.0, float(np.abs(self.shown).max()))
+
+    def extra(self) -> dict[str, Any]:
+        """Medians over pairs with quartiles, and the profiles."""
+        record: dict[str, Any] = {}
+        for name, values in (
+            ("length", self.length),
+            ("distance", self.distance),
+            ("length_ratio", self.ratio),
+            ("largest_relative_step", self.largest_relative_step),
+            ("bend", self.bend[self._moves]),
+        ):
+            quartiles = np.quantile(values, [0.25, 0.5, 0.75]) if len(values) else [None] * 3
+            record |= {name: quartiles[1], f"{name}_quartiles": [quartiles[0], quartiles[2]]}
+        return record | {"density": self.profiles and self.profiles.record()}
+
+    def reading(self) -> str:
+        """How the decoder moves along a path, and whether the middle is as probable as data."""
+        if not len(self.ratio):
+            return "Decoded data do not move along any path: the decoder ignores the code."
+        ratio, jump = (float(np.median(v)) for v in (self.ratio, self.largest_relative_step))
+        density = " The guide has no density, so log p(x) along the path is not defined."
+        if self.profiles is not None:
+            density = f" {self.profiles.reading()}"
+        return (
+            f"A decoded path is {ratio:.2f} times as long as the straight line between its ends and moves "
+            f"{'with' if jump > JUMP else 'without'} jumps (largest step {jump:.1f} mean steps).{density}"
+        )
 
 
 def interpolation(
@@ -45,27 +124,27 @@ def interpolation(
     """x(t) = E[x | z(t)], z(t) from z_a to z_b: its length, its speed, and log p along it.
 
     z(t) is the straight line at even steps; on the sphere the shorter great circle. Lines stay in
-    every support that is convex: R^d, positive codes, the unit cube, the simplex.
+    every convex support: R^d, positive codes, the unit cube, the simplex.
 
-    log p(x) is that of a draw x ~ p(x | z(t)), and not of the mean. A mean is no datum: that of
-    binary pixels is grey, which has no probability, and that of noisy ones lacks the noise, which makes
-    it far more probable than any datum. It is a lower bound by importance weighting, low for x whose
-    code the guide does not find; so it is set beside the same bound of real data, and beside that of
-    the cross-fade (1 - t) x_a + t x_b of the same data, which leaves the data: for whole numbers each
-    element is rounded up or down at random, with that mean.
+    log p(x) is that of a draw x ~ p(x | z(t)), not of the mean, which is not a data point: that of binary
+    pixels is grey, which has no probability, and that of noisy ones lacks the noise, which makes it far
+    more probable than any data. It is a lower bound by importance weighting, low for x whose code the
+    guide does not find. It is therefore compared with the same bound of real data, and with that of the
+    cross-fade (1 - t) x_a + t x_b, which leaves the data: for whole numbers each element is rounded up or
+    down at random, with that mean.
 
     Args:
         vae: A program with `model(x)`, `guide(x)`, `decode(z)` and one latent site.
-        codes: Of data that did not train it, `vae.embed(x)`.
-        x: Those data, in the likelihood's support; without them no real data and no cross-fade.
-        pairs: How many pairs of different codes, chosen at random.
+        codes: Of held-out data, `vae.embed(x)`.
+        x: Those data, in the likelihood's support; without them there are no real data and no cross-fades.
+        pairs: The number of pairs of different codes, chosen at random.
         steps: The number of points on a path, with both ends.
         num_samples: Draws from the guide for each log p(x).
         seed: The seed of the pairs and of all draws.
 
     Returns:
-        What was found, with lengths in units of the data, or in spreads of the columns of a table in
-        different units; read `middle_below` beside `end_below` and the cross-fade's.
+        Lengths in units of the data, or in spreads of the columns of a table with different units;
+        compare `middle_below` with `end_below` and the cross-fade's.
 
     Raises:
         UndefinedCheckError: If there are several latent sites, or codes are one-hot.
@@ -79,11 +158,8 @@ def interpolation(
     """
     support = continuous_support(vae)
     check_codes(codes, 2)
-    for name, value, least in (
-        ("pairs", pairs, 1),
-        ("steps", steps, 3),
-        ("num_samples", num_samples, 1),
-    ):
+    options = {"pairs": (pairs, 1), "steps": (steps, 3), "num_samples": (num_samples, 1)}
+    for name, (value, least) in options.items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
     if x is not None and len(x) != len(codes):
@@ -92,15 +168,12 @@ def interpolation(
     z = latent_path(codes[chosen[:, 0]], codes[chosen[:, 1]], steps, support)
     means = mean_data(vae, z.reshape(-1, z.shape[-1]))
     decoded = means.reshape(*z.shape[:2], *means.shape[1:])
-    at = np.unique(np.linspace(0, steps - 1, min(steps, EVIDENCE_STEPS)).round().astype(int))
-    if (steps - 1) // 2 not in at:
-        at = np.unique(np.append(at, (steps - 1) // 2))
     profiles = None
     like = torch.as_tensor(means[:1], device=device_of(vae)) if x is None else x[:1]
     if has_density(vae, like):
-        profiles = _profiles(vae, z, at, chosen, x, like, support, num_samples, seed)
+        profiles = path_profiles(vae, z, chosen, x, like, support, num_samples, seed)
     return Interpolation(
-        **decoded_steps(decoded / column_spreads(vae)),
+        **path_lengths(decoded / column_spreads(vae)),
         steps=steps,
         support=support,
         profiles=profiles,
@@ -109,7 +182,7 @@ def interpolation(
     )
 
 
-def decoded_steps(
+def path_lengths(
     path: Float[np.ndarray, "pairs steps *event"],
 ) -> dict[str, Float[np.ndarray, " pairs"]]:
     """sum_i |x_{i+1} - x_i| of each path, |x_b - x_a|, its largest and mean step, and its bend.
@@ -132,91 +205,106 @@ def decoded_steps(
     }
 
 
-def random_pairs(n: int, pairs: int, seed: int) -> np.ndarray:
-    """Pairs of different rows, chosen at random."""
-    rng = np.random.default_rng(derive_seed(seed, "pairs of codes"))
-    first = rng.integers(n, size=pairs)
-    return np.stack([first, (first + rng.integers(1, n, size=pairs)) % n], 1)
+def plot_interpolation(
+    found: Interpolation, limits: Limits = (0.0, 1.0)
+) -> "matplotlib.figure.Figure":
+    """Draw a few decoded paths as strips of images, above log p(x) and log p(z) along all paths.
 
-
-def cross_fade(
-    start: Real[Tensor, " pairs *event"],
-    end: Real[Tensor, " pairs *event"],
-    shares: Float[np.ndarray, " steps"],
-    *,
-    seed: int,
-) -> Float[Tensor, " pairs steps *event"]:
-    """(1 - t) x_a + t x_b; of whole numbers rounded up or down at random, with that mean.
+    Data that are not images have the profiles alone. Where the guide has no density, the lengths and
+    the largest steps of the paths are drawn instead.
 
     Args:
-        start: x_a.
-        end: x_b.
-        shares: t.
-        seed: The seed of the rounding.
+        found: The result of `interpolation`.
+        limits: The values drawn black and white.
     """
-    t = torch.as_tensor(shares, dtype=torch.get_default_dtype(), device=start.device)
-    t = t.reshape(-1, *(1,) * (start.dim() - 1))
-    first, second = (v.unsqueeze(1).to(t.dtype) for v in (start, end))
-    mixed = (1 - t) * first + t * second
-    if bool((first == first.floor()).all() and (second == second.floor()).all()):
-        generator = torch.Generator().manual_seed(derive_seed(seed, "cross-fade"))
-        mixed = (mixed + torch.rand(mixed.shape, generator=generator).to(mixed)).floor()
-        # Rounding of the sum may reach the next number where the mean is whole.
-        mixed = mixed.minimum(torch.maximum(first, second))
-    return mixed
+    rows = len(found.shown) if is_image(found.shown.shape[2:]) else 0
+    figure = lower = new_figure(10.0, 0.72 * rows + 3.9)
+    if rows:
+        upper, lower = figure.subfigures(2, 1, height_ratios=[0.72 * rows + 0.5, 3.4])
+        _draw_strips(upper, found, limits)
+    left, right = lower.subplots(1, 2)
+    profiles = found.profiles
+    if profiles is None:
+        _draw_histogram(
+            left, found.ratio, "path length over the distance of its ends (1: straight)"
+        )
+        _draw_histogram(
+            right, found.largest_relative_step, "largest step over mean step (1: even)"
+        )
+    else:
+        name = "new data" if profiles.data is None else "real data"
+        bands = [(profiles.log_evidence, BLUE, "x ~ p(x | z(t))")]
+        title = f"Middles below the band: {profiles.middle_below:.0%}"
+        if profiles.cross_fade is not None:
+            bands.append((profiles.cross_fade, ORANGE, "cross-fade of the data"))
+            title += f", cross-fades {profiles.cross_fade_below:.0%}"
+        draw_profiles(left, profiles, profiles.reference, name, bands)
+        left.set(ylabel="log p(x) (nats, lower bound)")
+        left.set_title(f"{title}, chance {UNLIKELY:.0%}", fontsize=10)
+        if profiles.log_prior is None or profiles.prior_draws is None:
+            label = "path length over the distance of its ends (1: straight)"
+            _draw_histogram(right, found.ratio, label)
+        else:
+            bands = [(profiles.log_prior, BLUE, "z(t)")]
+            draw_profiles(right, profiles, profiles.prior_draws, "draws of p(z)", bands)
+            right.set(ylabel="log p(z) (nats)")
+    tidy([left, right])
+    return figure
 
 
-def _profiles(
-    vae: Any,
-    z: np.ndarray,
-    at: np.ndarray,
-    chosen: np.ndarray,
-    x: Tensor | None,
-    like: Tensor,
-    support: str,
-    num_samples: int,
-    seed: int,
-) -> Profiles:
-    points = z[:, at]
-    drawn = at_codes(
-        vae, points.reshape(-1, z.shape[-1]), like, seed=derive_seed(seed, "paths of data")
-    )
-    log_prior = drawn.log_prior.reshape(points.shape[:2])
-    new = new_data(vae, like, REFERENCES, seed=derive_seed(seed, "references"))
-    of_prior = at_codes(vae, new.z.reshape(REFERENCES, -1), like, seed=seed).log_prior
-    # A density with respect to a measure with masses at 0 has no one unit along a path.
-    defined = support != "sparse" and bool(np.isfinite(log_prior).all())
+def _draw_strips(
+    figure: "matplotlib.figure.SubFigure", found: Interpolation, limits: Limits
+) -> None:
+    steps = found.shown.shape[1]
+    at = np.linspace(0, steps - 1, min(COLUMNS, steps)).round().astype(int)
+    images = [[path[step] for step in at] for path in found.shown]
+    titles = {0: "t = 0", len(at) - 1: "t = 1"}
+    if found.ends is not None:
+        ends = found.ends.reshape(len(images), 2, *found.ends.shape[1:])
+        images = [[a, *path, b] for (a, b), path in zip(ends, images, strict=True)]
+        titles = {0: "datum", 1: "t = 0", len(at): "t = 1", len(at) + 1: "datum"}
+    grid = {"wspace": 0.02, "hspace": 0.02}
+    cells = figure.subplots(len(images), len(images[0]), squeeze=False, gridspec_kw=grid)
+    for axes, row in zip(cells, images, strict=True):
+        for ax, image in zip(axes, row, strict=True):
+            draw_datum(ax, image, limits)
+            strip(ax)
+    for column, title in titles.items():
+        cells[0, column].set_title(title, fontsize=9)
+    figure.suptitle(f"Means of p(x | z) along {found.path}s between codes of test data")
 
-    reasons: list[str | None] = []
 
-    def evidence(data: Any, what: str) -> np.ndarray:
-        with evaluation_mode(vae, seed=derive_seed(seed, f"log p(x) of {what}")):
-            found = importance_weighting(
-                vae.model,
-                vae.guide,
-                torch.as_tensor(data, device=like.device),
-                num_samples=num_samples,
-            )
-        reasons.append(found.withheld)
-        return found.log_evidence
+def _draw_histogram(ax: "matplotlib.axes.Axes", values: np.ndarray, xlabel: str) -> None:
+    if len(values):
+        ax.hist(values, bins=min(30, max(5, len(values) // 3)), color=BLUE)
+        ax.axvline(1, color=ORANGE)
+    ax.set(xlabel=xlabel, ylabel="paths")
 
-    shares = at / (z.shape[1] - 1)
-    fade = real = None
-    if x is not None:
-        mixed = cross_fade(x[chosen[:, 0]], x[chosen[:, 1]], shares, seed=seed)
-        fade = evidence(mixed.flatten(0, 1), "cross-fades").reshape(points.shape[:2])
-        rng = np.random.default_rng(derive_seed(seed, "real data"))
-        rows = rng.permutation(len(x))[:REFERENCES]
-        real = evidence(x[torch.as_tensor(rows, device=x.device)], "data")
-    of_paths, of_new = evidence(drawn.x, "paths"), evidence(new.x, "new data")
-    return Profiles(
-        shares=shares,
-        log_prior=log_prior if defined else None,
-        prior_draws=of_prior if defined else None,
-        log_evidence=of_paths.reshape(points.shape[:2]),
-        cross_fade=fade,
-        data=real,
-        model_draws=of_new,
-        num_samples=num_samples,
-        withheld=next(filter(None, reasons), None),
-    )
+
+def _headline(found: Interpolation) -> dict[str, str]:
+    numbers = {}
+    if len(found.ratio):
+        numbers["decoded path / straight line"] = f"{np.median(found.ratio):.2f}"
+    if found.profiles is not None:
+        share = f"{found.profiles.middle_below:.0%}"
+        numbers["unlikely middles of paths (chance 5%)"] = share
+    return numbers
+
+
+INTERPOLATION = Check(
+    "interpolation",
+    lambda subject: interpolation(
+        subject.vae,
+        subject.compute(RepresentationInputs).codes,
+        x=subject.x,
+        seed=subject.seed_of("interpolation"),
+    ),
+    (
+        Plot(
+            "interpolation",
+            "What lies between two data, and is it as probable as data?",
+            lambda found, subject: plot_interpolation(found, subject.limits),
+        ),
+    ),
+    headline=_headline,
+)

@@ -1,129 +1,123 @@
-"""Who a code's neighbours are: of its own label, and those that the datum itself has."""
+"""Neighbours of codes: whether they share the label, and whether they are neighbours in data space."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-from analysis.representation.codes import Labelled
-from pyro_vae.data.nouns import a_noun, noun
-from pyro_vae.evidence.numbers import finite, standard_error
+from analysis.check import Check, Result
+from analysis.representation.codes import LabelledCodes, with_error
+from analysis.representation.inputs import RepresentationInputs
+from pyro_vae.statistics import standard_error
 
-# Data whose neighbours in data space are looked for, at most: all pairs are compared.
-MOST_DATA = 2000
-# Above the middle of the way from chance to 1, neighbourhoods are called good.
+if TYPE_CHECKING:
+    from analysis.subject import Subject
+
+# Data whose neighbours in data space are searched, at most: all pairs are compared.
+MAX_DATA = 2000
+# Beyond this share of the way from chance to 1, neighbourhoods count as good.
 GOOD = 0.5
+# Number of neighbours in a diagnosis.
+NEAR = 10
 
 
 @dataclass(frozen=True)
-class LocalAgreement:
-    """How far the k nearest codes of a datum have its label.
+class NeighbourShares(Result):
+    """The share of an example's k nearest neighbours with a property. Abstract.
 
     Args:
-        agreement: For each datum, the share of its k nearest others with its label.
-        chance: What neighbours chosen at random give: sum_c n_c (n_c - 1) / (n (n - 1)).
-        by_class: The mean over the data of each label; None for a label of at most k data, whose
-            neighbours cannot all be of their own.
+        shares: One per example.
+        chance: The mean share for random neighbours.
         neighbours: k.
     """
 
-    agreement: Float[np.ndarray, " n"]
+    shares: Float[np.ndarray, " n"]
     chance: float
-    by_class: tuple[float | None, ...]
     neighbours: int
 
     @property
     def mean(self) -> float:
         """The mean share."""
-        return float(self.agreement.mean())
+        return float(self.shares.mean())
 
-    def summary(self) -> dict[str, Any]:
-        """The mean with its standard error, chance, the mean by class, and a reading."""
-        return {
-            "n": len(self.agreement),
-            "neighbours": self.neighbours,
-            "agreement": finite(self.mean),
-            "agreement_se": finite(standard_error(self.agreement)),
-            "chance": finite(self.chance),
-            "by_class": list(self.by_class),
-            "reading": self.reading(),
-        }
+    @property
+    def standard_error(self) -> float | None:
+        """The standard error of the mean."""
+        return standard_error(self.shares)
 
-    def reading(self) -> str:
-        """Whether the neighbours of a code share its label."""
-        error = standard_error(self.agreement) or 0.0
-        text = (
-            f"{self.mean:.1%} (s.e. {error:.1%}) of a code's {self.neighbours} nearest others have its label "
-            f"(chance {self.chance:.1%}, 100% if labels lie apart)"
-        )
-        if self.mean - 2 * error <= self.chance:
-            return f"{text}: the neighbourhoods do not know the label."
-        good = self.mean - self.chance > GOOD * (1 - self.chance)
-        text += (
-            ": near codes mean like data."
-            if good
-            else ": better than chance, with labels still mixed."
-        )
-        known = {label: v for label, v in enumerate(self.by_class) if v is not None}
-        if not known:
-            return text
-        worst = min(known, key=lambda label: known[label])
-        text += f" The lowest is label {worst} with {known[worst]:.1%}"
-        few = len(self.by_class) - len(known)
-        if few:
-            text += f", of those with more than {self.neighbours} data: {few} labels have fewer"
-        return f"{text}."
+    @property
+    def above_chance(self) -> bool:
+        """Whether the mean exceeds chance by more than two standard errors."""
+        return self.mean - 2 * (self.standard_error or 0.0) > self.chance
+
+    def _record(self, name: str) -> dict[str, Any]:
+        record = {"n": len(self.shares), "neighbours": self.neighbours, "chance": self.chance}
+        return record | {name: self.mean, f"{name}_se": self.standard_error}
+
+    def _sentence(self, what: str, verdict: str) -> str:
+        share = with_error(self.mean, self.standard_error, ".1%")
+        verdict = verdict if self.above_chance else "no better than chance"
+        return f"{share} of {what} (chance {self.chance:.1%}): {verdict}."
 
 
 @dataclass(frozen=True)
-class NeighbourhoodOverlap:
-    """How far the k nearest data of a datum, in data space, are the k nearest by their codes.
+class LocalAgreement(NeighbourShares):
+    """How many of the k nearest codes of an example share its label.
 
     Args:
-        overlap: For each datum, the share of its k nearest data that are among its k nearest codes.
-        chance: k / (n - 1).
-        trustworthiness: From 0 to 1: below 1 by how far neighbours of the code are from being
-            neighbours of the datum, in ranks; about 0.5 by chance.
+        shares: For each example, the share of its k nearest others with its label.
+        chance: sum_c n_c (n_c - 1) / (n (n - 1)).
         neighbours: k.
+        by_class: The mean over the examples of each label; None for a label of at most k examples, whose
+            neighbours cannot all share it.
     """
 
-    overlap: Float[np.ndarray, " n"]
-    chance: float
-    trustworthiness: float
-    neighbours: int
+    by_class: tuple[float | None, ...]
 
-    def summary(self) -> dict[str, Any]:
-        """The mean with its standard error, chance, trustworthiness and a reading."""
-        return {
-            "n": len(self.overlap),
-            "neighbours": self.neighbours,
-            "overlap": finite(self.overlap.mean()),
-            "overlap_se": finite(standard_error(self.overlap)),
-            "chance": finite(self.chance),
-            "trustworthiness": finite(self.trustworthiness),
-            "reading": self.reading(),
-        }
+    def extra(self) -> dict[str, Any]:
+        """The mean share, its standard error, and the mean by label."""
+        return self._record("agreement") | {"by_class": self.by_class}
 
     def reading(self) -> str:
-        """Whether the code keeps the neighbours that the data have."""
-        mean = float(self.overlap.mean())
-        error = standard_error(self.overlap) or 0.0
-        text = (
-            f"{mean:.1%} of {a_noun()}'s {self.neighbours} nearest data are among its nearest codes, too "
-            f"(chance {self.chance:.1%}); trustworthiness is {self.trustworthiness:.2f} (0.5 is chance, 1 if "
-            f"no code has neighbours that its {noun()} has not): "
-        )
-        if mean - 2 * error <= self.chance:
-            return f"{text}the code forgets who is near."
-        return (
-            f"{text}the code keeps {'most of ' if mean > GOOD else ''}the data's neighbourhoods"
-            f"{'' if mean > GOOD else ' in part'}. Distances in data space are no truth themselves: a code "
-            "that finds the labels may leave them."
+        """Whether the neighbours of a code share its label."""
+        good = self.mean - self.chance > GOOD * (1 - self.chance)
+        verdict = "nearby codes share labels" if good else "better than chance, with labels mixed"
+        return self._sentence(
+            f"a code's {self.neighbours} nearest others share its label", verdict
         )
 
 
-def local_label_agreement(data: Labelled, *, neighbours: int = 10) -> LocalAgreement:
+@dataclass(frozen=True)
+class NeighbourhoodOverlap(NeighbourShares):
+    """How many of the k nearest examples, in data space, are the k nearest by their codes.
+
+    Args:
+        shares: For each example, the share of its k nearest data that are among its k nearest codes.
+        chance: k / (n - 1).
+        neighbours: k.
+        trustworthiness: From 0 to 1: reduced by how far neighbours of the code are from being
+            neighbours in data space, in ranks; about 0.5 by chance.
+    """
+
+    FIELDS: ClassVar = ("trustworthiness",)
+
+    trustworthiness: float
+
+    def extra(self) -> dict[str, Any]:
+        """The mean share and its standard error."""
+        return self._record("overlap")
+
+    def reading(self) -> str:
+        """Whether the code preserves the neighbourhoods of the data."""
+        share = "most" if self.mean > GOOD else "part"
+        return self._sentence(
+            f"the {self.neighbours} nearest data are among the nearest codes",
+            f"the code preserves {share} of the data's neighbourhoods",
+        )
+
+
+def local_label_agreement(data: LabelledCodes, *, neighbours: int = 10) -> LocalAgreement:
     """1/n sum_i 1/k #{j among the k nearest of i: y_j = y_i}, by Euclidean distance of codes.
 
     On a sphere the order of distances is that of angles.
@@ -136,7 +130,7 @@ def local_label_agreement(data: Labelled, *, neighbours: int = 10) -> LocalAgree
         ValueError: If `neighbours` is below 1, or not below the number of data, or a label is
             below 0.
     """
-    _check(len(data), neighbours)
+    _check_neighbours(len(data), neighbours)
     if data.labels.min() < 0:
         raise ValueError(f"labels must be from 0 on, got {data.labels.min()}.")
     nearest = _nearest(data.codes, neighbours)
@@ -148,7 +142,7 @@ def local_label_agreement(data: Labelled, *, neighbours: int = 10) -> LocalAgree
         for label, count in enumerate(counts.tolist())
     )
     chance = float((counts * (counts - 1.0)).sum() / (n * (n - 1.0)))
-    return LocalAgreement(agreement, chance, by_class, neighbours)
+    return LocalAgreement(agreement, chance, neighbours, by_class)
 
 
 def neighbourhood_overlap(
@@ -178,29 +172,38 @@ def neighbourhood_overlap(
 
     if len(x) != len(codes):
         raise ValueError(f"each datum needs a code, got {len(x)} data and {len(codes)} codes.")
-    rows = np.random.default_rng(seed).permutation(len(x))[:MOST_DATA]
+    rows = np.random.default_rng(seed).permutation(len(x))[:MAX_DATA]
     n = len(rows)
     # Beyond half the number of data trustworthiness has no scale.
-    _check(n // 2, neighbours)
+    _check_neighbours(n // 2, neighbours)
     data = x[rows].reshape(n, -1).astype(np.float32)
     near_data, near_codes = _nearest(data, neighbours), _nearest(codes[rows], neighbours)
     shared = [len(np.intersect1d(a, b)) for a, b in zip(near_data, near_codes, strict=True)]
     trust = trustworthiness(data, codes[rows], n_neighbors=neighbours)
-    return NeighbourhoodOverlap(
-        np.array(shared) / neighbours, neighbours / (n - 1), float(trust), neighbours
-    )
+    shares, chance = np.array(shared) / neighbours, neighbours / (n - 1)
+    return NeighbourhoodOverlap(shares, chance, neighbours, float(trust))
+
+
+def _diagnose(subject: "Subject") -> LocalAgreement:
+    test = subject.compute(RepresentationInputs).test
+    return local_label_agreement(test, neighbours=min(NEAR, len(test) - 1))
+
+
+LOCAL_AGREEMENT = Check(
+    "local_agreement",
+    _diagnose,
+    headline=lambda found: {"label shared by near codes": f"{found.mean:.3f}"},
+)
 
 
 def _nearest(points: np.ndarray, neighbours: int) -> Int[np.ndarray, "n neighbours"]:
     """The rows of each point's nearest others."""
     from sklearn.neighbors import NearestNeighbors
 
-    # Without points to look from, a point is not its own neighbour, even beside its double.
+    # Without query points, a point is not its own neighbour, even beside a duplicate.
     return NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False)
 
 
-def _check(n: int, neighbours: int) -> None:
+def _check_neighbours(n: int, neighbours: int) -> None:
     if not 1 <= neighbours < n:
-        raise ValueError(
-            f"neighbours must be from 1 to {n - 1} for so many data, got {neighbours}."
-        )
+        raise ValueError(f"neighbours must be from 1 to {n - 1}, got {neighbours}.")

@@ -1,248 +1,194 @@
-"""What damage to data does to their codes: shift, reconstruction, a classifier's accuracy and log p(x), by strength."""
+"""Robustness to corrupted data: shift of the code, reconstruction, accuracy and log p(x), by strength."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.plotting.labels import listed
-from analysis.predictive.model_samples import (
-    UndefinedCheckError,
-    embedded,
-    has_density,
-    mean_data,
-    to_array,
-)
-from analysis.representation.corrupted_data import (
+from analysis.check import Check, Plot, Result, UndefinedCheckError
+from analysis.plotting.images import Limits, draw_datum, strip
+from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shortened
+from analysis.predictive.model_samples import embed_data, has_density, mean_data, to_array
+from analysis.representation.codes import with_error
+from analysis.representation.corruptions import (
     STRENGTHS,
-    AnyDamage,
-    check_strengths,
-    chosen_damages,
-    damaged,
+    AnyCorruption,
+    corrupt,
+    draw_curves,
+    name_lines,
+    select_corruptions,
+    set_title,
+    strength_panels,
 )
+from analysis.representation.inputs import RepresentationInputs
+from analysis.representation.probes import PROBE, STANDARD_ERRORS, binomial_error, chance_level
 from analysis.verdicts import Verdict, robust
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence import importance_weighting
-from pyro_vae.evidence.numbers import finite
+from pyro_vae.evidence.evaluation import fixed_rows
 from pyro_vae.rng import derive_seed, evaluation_mode
-from pyro_vae.statistics import rounding_error
 
-# An accuracy is told apart from chance by so many standard errors.
-STANDARD_ERRORS = 2.0
-# Of what a classifier has above chance: where so much is gone, its codes are called lost.
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+    from analysis.subject import Subject
+
+# The share of the accuracy above chance that must be lost for a code to count as lost.
 LOST = 0.5
-# So many standard errors make a rise worth naming.
-CLEAR = 3.0
-# Pairs whose distances give the typical one: enough for a relative error below 1 %.
+# Pairs whose mean distance is the typical one: enough for a relative error below 1 %.
 PAIRS = 20_000
+# In a diagnosis: corrupted data, and draws for each log p(x), a lower bound.
+CORRUPTED, CORRUPTED_SAMPLES = 500, 20
 
-# The measures, and what each is, as an axis or a row of a table has it.
+# The measures, and their axis labels.
 MEASURES = {
-    "accuracy": "accuracy of the probe",
-    "latent_shift": "shift of the code (1: to another code)",
-    "reconstruction": "error against clean data (1: that of the mean)",
-    "log_evidence": "log p(x) (nats)",
+    "accuracy": "accuracy\nof the probe",
+    "latent_shift": "shift of the code\n(1: to another code)",
+    "reconstruction": "error against clean\n(1: that of the mean)",
+    "log_evidence": "log p(x) against clean,\nnats",
 }
 
 
 @dataclass(frozen=True)
-class Robustness:
-    """Four measures of n data under each damage and strength; the first strength is 0, the clean data.
+class Robustness(Result):
+    """Four measures of n examples under each corruption and strength; the first strength is 0, clean data.
 
     Args:
-        damages: The names of the damages.
-        strengths: Rising from 0.
-        values: For each measure there is, in the order of `MEASURES`, its value for each datum:
-            accuracy, 1 where the classifier of clean codes is right about the code of the damaged
-            datum; latent_shift, |embed(damaged) - embed(clean)| over the mean distance between the
-            codes of two data; reconstruction, the squared error of the mean of p(x | z) at the code of
-            the damaged datum against the clean one, over the mean squared error of the mean datum;
-            log_evidence, log p(damaged x) in nats.
-        chance: The accuracy of the commonest label; None without labels.
+        corruptions: The names of the corruptions.
+        strengths: Increasing from 0.
+        values: By measure, in the order of `MEASURES`, one value per example: accuracy, 1 where the
+            classifier of clean codes is right about the corrupted example's code; latent_shift,
+            |embed(corrupted) - embed(clean)| over the mean distance between codes; reconstruction, the
+            squared error of the mean of p(x | z) at the corrupted example's code against the clean one,
+            over the mean squared error of the mean example; log_evidence, log p(corrupted x) in nats.
+        chance: The accuracy of the most frequent label; None without labels.
     """
 
-    damages: tuple[str, ...]
+    FIELDS: ClassVar = ("n", "strengths", "chance", "above_chance")
+
+    corruptions: tuple[str, ...]
     strengths: tuple[float, ...]
-    values: dict[str, Float[np.ndarray, "damages strengths n"]]
+    values: dict[str, Float[np.ndarray, "corruptions strengths n"]]
     chance: float | None
+
+    @property
+    def n(self) -> int:
+        """The number of examples."""
+        return next(iter(self.values.values())).shape[-1]
 
     @property
     def above_chance(self) -> bool | None:
         """Whether the clean accuracy is above chance by two standard errors; None without labels."""
         if self.chance is None or "accuracy" not in self.values:
             return None
-        clean = self.mean("accuracy")[0, 0]
-        error = math.sqrt(clean * (1 - clean) / self.values["accuracy"].shape[-1])
-        return bool(clean - self.chance > STANDARD_ERRORS * error)
+        clean = float(self.mean("accuracy")[0, 0])
+        return clean - self.chance > STANDARD_ERRORS * binomial_error(clean, self.n)
 
-    def mean(self, measure: str) -> Float[np.ndarray, "damages strengths"]:
-        """The mean over data."""
+    def mean(self, measure: str) -> Float[np.ndarray, "corruptions strengths"]:
+        """The mean over examples."""
         return self.values[measure].mean(-1)
 
-    def standard_error(self, measure: str) -> Float[np.ndarray, "damages strengths"]:
-        """Of the mean, from the choice of data."""
-        values = self.values[measure]
-        n = values.shape[-1]
-        with np.errstate(invalid="ignore"):  # Of a log p(x) that is not finite.
-            return values.std(-1, ddof=1) / math.sqrt(n) if n > 1 else values[..., 0] * np.nan
+    def standard_error(self, measure: str) -> Float[np.ndarray, "corruptions strengths"]:
+        """The standard error of the mean, from the choice of data."""
+        return _standard_error(self.values[measure])
 
-    def area(self, measure: str, damage: str | None = None) -> tuple[float, float]:
-        """The mean over strengths above 0 against the clean value, and its standard error over data.
+    def area(self, measure: str, corruption: str | None = None) -> tuple[float, float]:
+        """The mean over strengths above 0 relative to the clean value, and its standard error over data.
 
-        Accuracy and reconstruction error are divided by the clean value: 1 is no loss. From log p(x)
-        the clean value is taken away: 0 is no change, in nats. The latent shift, whose clean value is
-        0, is as it is.
+        Accuracy and reconstruction error are divided by the clean value: 1 is no loss. The clean value is
+        subtracted from log p(x): 0 is no change, in nats. The latent shift, whose clean value is 0, is
+        unchanged.
 
         Args:
             measure: One of `MEASURES`.
-            damage: One of `damages`; None for the mean over all.
+            corruption: One of `corruptions`; None for the mean over all.
         """
-        rows = slice(None) if damage is None else [self.damages.index(damage)]
+        rows = slice(None) if corruption is None else [self.corruptions.index(corruption)]
         values = self.values[measure][rows]
         harmed, clean = values[:, 1:].mean((0, 1)), values[:, 0].mean(0)
         if measure == "latent_shift":
-            return _mean(harmed)
+            return float(harmed.mean()), float(_standard_error(harmed))
         if measure == "log_evidence":
-            with np.errstate(invalid="ignore"):
-                return _mean(harmed - clean)
+            with np.errstate(invalid="ignore"):  # log p(x) may be infinite.
+                change = harmed - clean
+            return float(change.mean()), float(_standard_error(change))
         if not clean.mean() > 0:
             return math.nan, math.nan
         ratio = float(harmed.mean() / clean.mean())
-        return ratio, _mean((harmed - ratio * clean) / clean.mean())[1]
+        return ratio, float(_standard_error((harmed - ratio * clean) / clean.mean()))
 
-    def half_lost(self, damage: str) -> float | None:
-        """The strength at which half of the accuracy above chance is lost; None if it never is.
-
-        Between two strengths the curve is taken as straight.
-        """
+    def half_lost(self, corruption: str) -> float | None:
+        """The strength at which half of the accuracy above chance is lost, interpolated linearly; None if never."""
         if self.chance is None:
             return None
-        curve = self.mean("accuracy")[self.damages.index(damage)]
+        curve = self.mean("accuracy")[self.corruptions.index(corruption)]
         level = self.chance + LOST * (curve[0] - self.chance)
         below = np.flatnonzero(curve <= level)
         if not curve[0] > self.chance or len(below) == 0:
             return None
-        (x0, x1), (y0, y1) = (
-            (values[below[0] - 1], values[below[0]]) for values in (self.strengths, curve)
-        )
+        x0, x1 = self.strengths[below[0] - 1 : below[0] + 1]
+        y0, y1 = curve[below[0] - 1 : below[0] + 1]
         return float(x0 + (x1 - x0) * (y0 - level) / (y0 - y1))
 
     @property
     def by_harm(self) -> list[str]:
-        """The damages, the one that hurts most first: by accuracy, or without labels by latent shift."""
+        """Corruptions, the most harmful first: by accuracy, or without labels by latent shift."""
         measure, sign = ("accuracy", 1) if "accuracy" in self.values else ("latent_shift", -1)
-        return sorted(self.damages, key=lambda name: sign * self.area(measure, name)[0])
+        return sorted(self.corruptions, key=lambda name: sign * self.area(measure, name)[0])
 
-    def summary(self) -> dict[str, Any]:
-        """The area of each measure, over all damages and for each; curves with their standard errors."""
+    def extra(self) -> dict[str, Any]:
+        """The area of each measure, over all corruptions and for each; curves with standard errors."""
         curves = {name: (self.mean(name), self.standard_error(name)) for name in self.values}
         return {
-            "n": next(iter(self.values.values())).shape[-1],
-            "strengths": list(self.strengths),
-            "chance": self.chance,
-            "above_chance": self.above_chance,
-            "area": {name: self._areas(name, None) for name in MEASURES},
+            "area": self._areas(None),
             "damages": {
-                damage: {
-                    "area": {name: self._areas(name, damage) for name in MEASURES},
-                    "half_lost_at": self.half_lost(damage),
+                corruption: {
+                    "area": self._areas(corruption),
+                    "half_lost_at": self.half_lost(corruption),
                     "curves": {
-                        name: {
-                            "mean": [finite(value) for value in mean[row]],
-                            "standard_error": [finite(value) for value in error[row]],
-                        }
+                        name: {"mean": mean[row], "standard_error": error[row]}
                         for name, (mean, error) in curves.items()
                     },
                 }
-                for row, damage in enumerate(self.damages)
+                for row, corruption in enumerate(self.corruptions)
             },
             "worst": self.by_harm[0],
-            "verdicts": [] if (verdict := self.verdict()) is None else [verdict.plain()],
-            "reading": self.reading(),
+            "verdicts": [],
         }
 
-    def reading(self) -> str:
-        """What the codes of damaged data lose, under which damage most, and what to do about it."""
-        worst, mildest = self.by_harm[0], self.by_harm[-1]
-        strengths = f"strengths {_strengths(self.strengths)}"
-        unit = "of the mean distance between the codes of two data"
-        moved = {name: self.area("latent_shift", name)[0] for name in (worst, mildest)}
-        verdict = self.verdict()
-        if verdict is None:
-            said = (
-                f"Over {strengths}, {worst} moves a code by {moved[worst]:.2f} {unit}; from about 1 the code has "
-                f"lost its {noun()}."
-            )
-            if worst != mildest:
-                said += f" Of {len(self.damages)} damages that is most; {mildest} moves it by {moved[mildest]:.2f}."
-            return said + self._evidence() + self._likelier()
-        accuracy = self.mean("accuracy")[self.damages.index(worst)]
-        at = self.half_lost(worst)
-        lost = (
-            "at no strength is half of the accuracy above chance lost"
-            if at is None
-            else f"half of the accuracy above chance is lost at strength {at:.2f}"
-        )
-        most = f", the most harmful of {len(self.damages)}" if worst != mildest else ""
-        said = (
-            f"{verdict} That is a mean over damages and {strengths}. Under {worst}{most}, accuracy falls from "
-            f"{accuracy[0]:.3f} to {accuracy[1:].mean():.3f}, codes move by {moved[worst]:.2f} {unit}, and {lost}."
-        )
-        if verdict.answer == "no":
-            said += " To meet such data, train the encoder or the classifier on data damaged so."
-        return said + self._evidence() + self._likelier()
+    def _areas(self, corruption: str | None) -> dict[str, dict[str, float] | None]:
+        return {
+            name: dict(zip(("value", "standard_error"), self.area(name, corruption), strict=True))
+            if name in self.values
+            else None
+            for name in MEASURES
+        }
 
-    def verdict(self) -> Verdict | None:
-        """Whether codes are robust; None without labels."""
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Whether codes are robust; nothing without labels."""
         if self.chance is None or "accuracy" not in self.values:
-            return None
-        accuracy = self.mean("accuracy")
+            return ()
         harmed = self.values["accuracy"][:, 1:].mean((0, 1))
-        return robust(
-            float(accuracy[0, 0]),
-            *_mean(harmed),
-            self.chance,
-            above_chance=bool(self.above_chance),
-        )
-
-    def _evidence(self) -> str:
-        """log p(x) of clean and of damaged data."""
-        if "log_evidence" not in self.values:
-            return ""
-        mean = self.mean("log_evidence")
-        if not np.isfinite(mean).all():
-            return ""
+        clean, error = float(self.mean("accuracy")[0, 0]), float(_standard_error(harmed))
+        above_chance = bool(self.above_chance)
         return (
-            f" The mean log p(x) is {mean[0, 0]:,.1f} nats per {noun()} of clean and {mean[:, 1:].mean():,.1f} of "
-            "damaged data."
+            robust(clean, float(harmed.mean()), error, self.chance, above_chance=above_chance),
         )
 
-    def _likelier(self) -> str:
-        """The damages under which log p(x) rises."""
-        if "log_evidence" not in self.values:
-            return ""
-        areas = {name: self.area("log_evidence", name) for name in self.damages}
-        sizes = self.mean("log_evidence")
-        # Of the two means at most, in float32: as if all data erred in the same direction.
-        rounding = 2 * float(rounding_error(sizes).max())
-        names = [name for name, (rise, e) in areas.items() if rise > CLEAR * e + rounding]
-        if not names:
-            return ""
-        return (
-            f" Under {listed(names)} log p(x) rises: damaged data are likelier than clean ones, so that a "
-            "low log p(x) is no alarm for it."
-        )
-
-    def _areas(self, measure: str, damage: str | None) -> dict[str, float | None] | None:
-        if measure not in self.values:
-            return None
-        value, error = self.area(measure, damage)
-        return {"value": finite(value), "standard_error": finite(error)}
+    def reading(self) -> str:
+        """The verdict, the most harmful corruption, and how far it moves codes."""
+        worst = self.by_harm[0]
+        which = f"The most harmful corruption, {worst}," if len(self.corruptions) > 1 else worst
+        text = f"{super().reading()} {which} moves a code by {self.area('latent_shift', worst)[0]:.2f} "
+        text += "of the mean distance between codes"
+        if (at := self.half_lost(worst)) is not None:
+            text += f"; half of the accuracy above chance is lost at strength {at:.2f}"
+        return f"{text}.".lstrip()
 
 
 def robustness(
@@ -251,31 +197,31 @@ def robustness(
     *,
     labels: Int[Tensor, " labels"] | Int[np.ndarray, " labels"] | None = None,
     classifier: Any = None,
-    damages: Mapping[str, AnyDamage] | Sequence[str] | None = None,
+    corruptions: Mapping[str, AnyCorruption] | Sequence[str] | None = None,
     strengths: Sequence[float] = STRENGTHS,
     num_samples: int = 50,
     seed: int = 0,
 ) -> Robustness:
-    """Codes of damaged data against those of the clean data, by damage and strength.
+    """Codes of corrupted data compared with those of clean data, by corruption and strength.
 
-    The same draws damage a datum at every strength, and weigh it at every damage: curves are smooth,
-    and two models given the same data and seed meet the same damaged data.
+    An example is corrupted with the same draws at every strength, and weighted with the same draws
+    throughout: curves are smooth, and models with the same data and seed see the same corrupted data.
 
     Args:
         vae: A program with `embed(x)`, `decode(z)`, `model` and `guide`.
-        x: Clean data in the likelihood's support, on the program's device: test data.
-        labels: Of the data, as the classifier gives them; None for no accuracy.
-        classifier: What was fitted to codes of clean training data, with `predict`.
-        damages: What to do to them, or the names of these; None for all that such data can suffer.
-        strengths: From 0 to 1, rising; 0 is added where it is missing.
+        x: Clean test data in the likelihood's support, on the program's device.
+        labels: Of the data, as the classifier predicts them; None for no accuracy.
+        classifier: A classifier fitted to codes of clean training data, with `predict`.
+        corruptions: Corruptions, or names of them; None for all that apply.
+        strengths: From 0 to 1, increasing; 0 is added if missing.
         num_samples: Draws from the guide for each log p(x); 0 for none. A guide without a density,
             such as an autoencoder's, has none.
-        seed: The seed of damages and draws.
+        seed: The seed of corruptions and draws.
 
     Raises:
         UndefinedCheckError: If all codes are the same.
-        ValueError: If there are fewer than two data, labels and classifier are not both given, their
-            number differs from the data's, or strengths do not rise from 0 to 1.
+        ValueError: If there are fewer than two data, only one of labels and classifier is given, their
+            number differs from the data's, or strengths do not increase from 0 to 1.
 
     References:
         Benchmarking Neural Network Robustness to Common Corruptions and Perturbations
@@ -288,67 +234,41 @@ def robustness(
         raise ValueError("labels and a classifier of codes go together, got one of them.")
     if truth is not None and len(truth) != len(x):
         raise ValueError(f"each datum needs a label, got {len(x)} data and {len(truth)} labels.")
-    strengths, chosen = check_strengths(strengths), chosen_damages(vae, x, damages)
-    measured = _Measured(vae, x, truth, classifier, num_samples, seed)
-    clean = measured(x)
-    values: dict[str, list[list[np.ndarray]]] = {name: [] for name in MEASURES if name in clean}
-    for damage in chosen.values():
-        found = [clean, *(measured(damaged(vae, damage, x, s, seed)) for s in strengths[1:])]
-        for name, rows in values.items():
-            rows.append([measures[name] for measures in found])
-    return Robustness(
-        damages=tuple(chosen),
-        strengths=strengths,
-        values={name: np.array(rows, np.float64) for name, rows in values.items()},
-        chance=None
-        if truth is None
-        else float(np.unique(truth, return_counts=True)[1].max() / len(x)),
-    )
+    chosen, levels = select_corruptions(vae, x, corruptions, strengths)
+    num_samples = num_samples if num_samples and has_density(vae, x) else 0
+    measure_seed = derive_seed(seed, "robustness")
+    clean_codes, clean = embed_data(vae, x), to_array(x).astype(np.float64)
+    distance = typical_distance(clean_codes, seed)
+    mean_error = float(((clean - clean.mean(0)) ** 2).sum() / len(x))
 
-
-class _Measured:
-    """The measures of damaged versions of the same data."""
-
-    def __init__(
-        self,
-        vae: Any,
-        x: Tensor,
-        labels: np.ndarray | None,
-        classifier: Any,
-        num_samples: int,
-        seed: int,
-    ) -> None:
-        self.vae, self.labels, self.classifier = vae, labels, classifier
-        self.num_samples = num_samples if num_samples and has_density(vae, x) else 0
-        self.seed = derive_seed(seed, "robustness")
-        self.clean = to_array(x).astype(np.float64)
-        self.codes = embedded(vae, x)
-        self.distance = typical_distance(self.codes, seed)
-        self.mean_error = float(((self.clean - self.clean.mean(0)) ** 2).sum() / len(x))
-
-    def __call__(self, x: Tensor) -> dict[str, np.ndarray]:
-        codes = embedded(self.vae, x)
-        shift = np.linalg.norm(codes - self.codes, axis=1) / self.distance
-        found = {"latent_shift": shift, "reconstruction": self._error(codes) / self.mean_error}
-        if self.classifier is not None:
-            found["accuracy"] = (self.classifier.predict(codes) == self.labels).astype(float)
-        if self.num_samples:
-            with evaluation_mode(self.vae, seed=self.seed):
+    def measure(x: Tensor) -> dict[str, np.ndarray]:
+        codes = embed_data(vae, x)
+        found = {}
+        if classifier is not None:
+            found["accuracy"] = (classifier.predict(codes) == truth).astype(float)
+        found["latent_shift"] = np.linalg.norm(codes - clean_codes, axis=1) / distance
+        means = _with_total_of(clean, vae, mean_data(vae, codes).astype(np.float64))
+        error = ((means - clean) ** 2).reshape(len(clean), -1).sum(1)
+        found["reconstruction"] = error / mean_error
+        if num_samples:
+            with evaluation_mode(vae, seed=measure_seed):
                 found["log_evidence"] = importance_weighting(
-                    self.vae.model, self.vae.guide, x, num_samples=self.num_samples, compile="off"
+                    vae.model, vae.guide, x, num_samples=num_samples, compile="off"
                 ).log_evidence
         return found
 
-    def _error(self, codes: np.ndarray) -> np.ndarray:
-        means = mean_data(self.vae, codes).astype(np.float64)
-        rows = tuple(range(1, means.ndim))
-        if getattr(getattr(self.vae, "likelihood", None), "given_total", False):
-            means *= self.clean.sum(rows, keepdims=True) / means.sum(rows, keepdims=True)
-        return ((means - self.clean) ** 2).sum(rows)
+    first = measure(x)
+    rows = [
+        [first, *(measure(corrupt(vae, each, x, level, seed)) for level in levels[1:])]
+        for each in chosen.values()
+    ]
+    values = {name: np.array([[m[name] for m in row] for row in rows], float) for name in first}
+    chance = None if truth is None else chance_level(truth)
+    return Robustness(tuple(chosen), levels, values, chance)
 
 
 def typical_distance(codes: Float[np.ndarray, "n latent"], seed: int = 0) -> float:
-    """The mean distance between the codes of two different data.
+    """The mean distance between the codes of two different examples.
 
     Raises:
         UndefinedCheckError: If all codes are the same.
@@ -362,11 +282,163 @@ def typical_distance(codes: Float[np.ndarray, "n latent"], seed: int = 0) -> flo
     return mean
 
 
-def _mean(values: np.ndarray) -> tuple[float, float]:
-    with np.errstate(invalid="ignore"):  # Of a log p(x) that is not finite.
-        error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return float(values.mean()), float(error)
+def _with_total_of(x: np.ndarray, vae: Any, means: np.ndarray) -> np.ndarray:
+    """Scale means to each example's total, where the likelihood is conditional on it."""
+    if getattr(getattr(vae, "likelihood", None), "given_total", False):
+        axes = tuple(range(1, means.ndim))
+        return means * (x.sum(axes, keepdims=True) / means.sum(axes, keepdims=True))
+    return means
 
 
-def _strengths(strengths: Sequence[float]) -> str:
-    return f"{strengths[1]:g} to {strengths[-1]:g}"
+def _standard_error(values: np.ndarray) -> Any:
+    n = values.shape[-1]
+    with np.errstate(invalid="ignore"):  # log p(x) may be infinite.
+        return values.std(-1, ddof=1) / math.sqrt(n) if n > 1 else values[..., 0] * np.nan
+
+
+def plot_robustness(results: Mapping[str, Robustness]) -> "matplotlib.figure.Figure":
+    """Draw each measure by strength: a column per corruption, a line per model, with two standard errors.
+
+    The dashed lines are the accuracy of the most frequent label, the distance to another code, and the
+    error of the mean example. log p(x) is relative to that of clean data, on a scale that is logarithmic
+    beyond 10 nats.
+
+    Args:
+        results: By the models' names, of the same corruptions and strengths.
+
+    Raises:
+        ValueError: If there are none, or their corruptions or strengths differ.
+    """
+    measures = [m for m in MEASURES if any(m in found.values for found in results.values())]
+    figure, axes = strength_panels(results, [MEASURES[name] for name in measures])
+    first = next(iter(results.values()))
+    levels = {"accuracy": first.chance, "latent_shift": 1.0, "reconstruction": 1.0}
+    lines = []
+    for found, colour in zip(results.values(), LINE_COLOURS * len(results), strict=False):
+        for row, measure in zip(axes, measures, strict=True):
+            if measure in found.values:
+                values = found.values[measure]
+                if measure == "log_evidence":
+                    with np.errstate(invalid="ignore"):
+                        values = values - values[:, :1]
+                draw_curves(row, first.strengths, values.mean(-1), _standard_error(values), colour)
+        lines += axes[0, 0].plot([], [], "o-", ms=3, lw=1.4, color=colour)
+    for row, measure in zip(axes, measures, strict=True):
+        for ax in row:
+            if levels.get(measure) is not None:
+                ax.axhline(levels[measure], color=GREY, linestyle="--", lw=1, zorder=1)
+            if measure != "log_evidence":
+                ax.set_ylim(bottom=0)
+        if measure == "log_evidence":
+            row[0].set_yscale("symlog", linthresh=10)
+            row[0].axhline(0, color=GREY, lw=1, zorder=1)
+            low, high = row[0].get_ylim()
+            ticks = [0.0, *(sign * 10.0**power for sign in (-1, 1) for power in range(1, 7))]
+            row[0].set_yticks(sorted(tick for tick in ticks if low <= tick <= high))
+            row[0].yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    if len(results) > 1:
+        name_lines(figure, lines, [shortened(name) for name in results])
+    measure = (
+        "accuracy" if all("accuracy" in f.values for f in results.values()) else "latent_shift"
+    )
+    label = "clean accuracy kept" if measure == "accuracy" else "shift of codes"
+    areas = [f"{shortened(name)} {f.area(measure)[0]:.2f}" for name, f in results.items()]
+    worst = (
+        f"; {first.by_harm[0]} hurts most" if len(results) == 1 < len(first.corruptions) else ""
+    )
+    set_title(figure, f"Mean {label} under corruption: {', '.join(areas)}{worst}")
+    return figure
+
+
+def plot_corruptions(
+    vae: Any,
+    x: Real[Tensor, " n *event"],
+    *,
+    row: int = 0,
+    corruptions: Mapping[str, AnyCorruption] | Sequence[str] | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+    limits: Limits = (0.0, 1.0),
+    seed: int = 0,
+) -> "matplotlib.figure.Figure":
+    """Draw an example under each corruption and strength, above the mean of p(x | z) at its code.
+
+    Args:
+        vae: A program with `embed(x)` and `decode(z)`.
+        x: Clean data in the likelihood's support; the range and spread of real ones matter.
+        row: The example to show.
+        corruptions: As in `robustness`.
+        strengths: From 0 to 1, increasing; 0 is added if missing.
+        limits: The values drawn black and white, or at the bottom and top of a profile.
+        seed: The seed of the corruptions, which are those of `robustness` with the same seed.
+    """
+    chosen, levels = select_corruptions(vae, x, corruptions, strengths)
+    across = min(2, len(chosen))
+    down = -(-len(chosen) // across)
+    figure = new_figure(max(across * (0.82 * len(levels) + 0.8), 6.0), 2.15 * down + 0.5)
+    blocks = figure.subfigures(down, across, squeeze=False, wspace=0.04, hspace=0.02).flat
+    for block, (name, corruption) in zip(blocks, chosen.items(), strict=False):
+        cells = block.subplots(2, len(levels))
+        for column, strength in enumerate(levels):
+            found = corrupt(vae, corruption, x, strength, seed)[row : row + 1]
+            mean = _with_total_of(
+                to_array(x[row : row + 1]), vae, mean_data(vae, embed_data(vae, found))
+            )
+            draw_datum(cells[0, column], to_array(found)[0], limits)
+            draw_datum(cells[1, column], mean[0], limits)
+            cells[0, column].set_title(f"{strength:g}", fontsize=9)
+        for ax in cells.flat:
+            strip(ax)
+        for ax, word in zip(cells[:, 0], ("corrupted", "model"), strict=True):
+            ax.set_ylabel(word, rotation="horizontal", ha="right", va="center", fontsize=9)
+        block.suptitle(f"{name}, by strength", fontsize=11)
+    figure.suptitle("Corrupted data above their reconstructions", fontsize=12)
+    return figure
+
+
+def _diagnose(subject: "Subject") -> Robustness:
+    subject.check_several()
+    inputs = subject.compute(RepresentationInputs)
+    try:
+        x, labels = inputs.labelled_x, inputs.labels
+        classifier = subject.compute(PROBE.compute).classifier
+    except UndefinedCheckError:
+        x, labels, classifier = subject.x, None, None
+    rows = fixed_rows(len(x), CORRUPTED)
+    return robustness(
+        subject.vae,
+        x[rows.to(x.device)],
+        labels=None if labels is None else labels[rows.numpy()],
+        classifier=classifier,
+        num_samples=CORRUPTED_SAMPLES,
+        seed=subject.seed_of("robustness"),
+    )
+
+
+def _headline(found: Robustness) -> dict[str, str]:
+    numbers = {}
+    for measure, label, form in (
+        ("accuracy", "accuracy", ".3f"),
+        ("log_evidence", f"log p(x), {CORRUPTED_SAMPLES} draws (nats)", ".1f"),
+    ):
+        if measure in found.values:
+            values = found.values[measure]
+            for name, each in (("clean", values[0, 0]), ("damaged", values[:, 1:].mean((0, 1)))):
+                number = with_error(each.mean(), float(_standard_error(each)), form)
+                known = np.isfinite(each).all()
+                numbers[f"{label}, {name} data"] = number if known else "not defined"
+    shift = f"shift of damaged data's codes (1: another {noun()})"
+    return numbers | {shift: with_error(*found.area("latent_shift"), ".2f")}
+
+
+ROBUSTNESS = Check(
+    "robustness",
+    _diagnose,
+    (
+        Plot(
+            "robustness",
+            "What do codes lose when data are corrupted, by corruption and strength?",
+            lambda found, _: plot_robustness({"this run": found}),
+        ),
+    ),
+    headline=_headline,
+)

@@ -1,4 +1,4 @@
-"""What scikit-learn warns of is a note of the part, not a line through the progress bar."""
+"""Warnings of libraries become notes of a check."""
 
 import warnings
 
@@ -7,7 +7,8 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from analysis.diagnosis import Parts, Subject
+from analysis.diagnosis import Parts
+from analysis.subject import Subject
 
 SUBJECT = Subject(None, torch.zeros(2, 1), torch.zeros(2, 1), "real", untrained=lambda: None)
 

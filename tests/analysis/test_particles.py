@@ -1,4 +1,4 @@
-"""The noise of gradients is what it is known to be where a model is linear and Gaussian."""
+"""The noise of gradients has its known value for a linear-Gaussian model."""
 
 import math
 
@@ -116,7 +116,7 @@ def test_the_noise_of_a_mean_falls_with_one_over_its_draws(x):
         assert 12 < ratio < 21
 
 
-def test_sticking_the_landing_has_no_noise_in_the_encoder_at_the_posterior(x):
+def test_sticking_the_landing_has_no_encoder_noise_at_the_posterior(x):
     vae = the_vae()
     stuck = particle_noise(vae, StickingTheLanding(4), x, groups_of(vae), repeats=20)
     plain = particle_noise(
@@ -124,7 +124,7 @@ def test_sticking_the_landing_has_no_noise_in_the_encoder_at_the_posterior(x):
     )
     assert stuck.gradients["encoder"].variance < 1e-25
     assert plain.gradients["encoder"].variance > 1e-3
-    # The decoder's is the same, draw by draw.
+    # The decoder's noise is equal, draw by draw.
     both = [each.gradients["decoder"].variance for each in (stuck, plain)]
     assert both[0] == pytest.approx(both[1], rel=1e-9)
 
@@ -152,9 +152,9 @@ def test_elsewhere_the_bounds_differ_and_one_particle_has_one(x):
     exact = -0.5 * ((x - loc) ** 2 + var + loc**2 + var - 1 - math.log(var)) - 0.5 * math.log(
         2 * math.pi
     )
-    noise = particle_noise(vae, ELBO(num_particles=8), x, groups_of(vae), repeats=300)
+    noise = particle_noise(vae, ELBO(num_particles=8), x, groups_of(vae), repeats=100)
     assert abs(noise.bound - float(exact.mean())) < 5 * noise.bound_se
-    assert 0 < noise.bound_se < 0.02
+    assert 0 < noise.bound_se < 0.03
 
 
 def test_moments_are_those_of_all_vectors_at_once():
@@ -170,7 +170,7 @@ def test_moments_are_those_of_all_vectors_at_once():
     assert noise.signal_to_noise == pytest.approx(math.sqrt((squared - trace / 5) / trace))
 
 
-def test_nothing_is_left_behind(x):
+def test_no_state_is_changed(x):
     vae = the_vae().train()
     torch.manual_seed(5)
     expected = torch.rand(())
@@ -192,7 +192,7 @@ def test_a_parameter_that_the_loss_does_not_depend_on_has_no_gradient(x):
     assert GradientNoise(1.0, -0.1).signal_to_noise == 0.0
 
 
-def test_what_cannot_be_estimated_is_refused(x):
+def test_invalid_arguments(x):
     vae = the_vae()
     with pytest.raises(ValueError, match="repeats must be at least 2, got 1"):
         particle_noise(vae, ELBO(), x, groups_of(vae), repeats=1)
@@ -210,7 +210,7 @@ def test_the_figure():
     assert len(figure.axes) == 3
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["elbo", "iwae"]
     figure.canvas.draw()
-    with pytest.raises(ValueError, match="curves must hold at least one"):
+    with pytest.raises(ValueError, match="curves must have at least one"):
         plot_particles({})
     with pytest.raises(ValueError, match="groups must be one or two"):
         plot_particles({"elbo": points}, groups=())

@@ -1,4 +1,4 @@
-"""What is said of topics, where the answer is known."""
+"""Metrics of topics with known values."""
 
 import math
 

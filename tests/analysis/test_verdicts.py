@@ -1,4 +1,4 @@
-"""One answer a question: from the effect first, and from no other place."""
+"""Each question has one answer, judged by its effect and p-value in one place."""
 
 import ast
 import re
@@ -65,7 +65,7 @@ def test_overfitting_and_robustness():
 
 def test_a_stale_answer_says_so():
     verdict = verdicts.code_used(3.0, 4, 4)
-    sections = {"elbo": {"terms": {"verdicts": [verdict.plain()]}, "stale": "other data"}}
+    sections = {"elbo": {"terms": {"verdicts": [verdict.summary()]}, "stale": "other data"}}
     (found,) = answers(sections)
     assert (found["answer"], found["section"], found["stale"]) == ("yes", "elbo", "other data")
 

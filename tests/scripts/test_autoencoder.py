@@ -10,9 +10,10 @@ import pyro
 import pytest
 import torch
 
-from analysis.diagnosis import UNUSED_PRIOR, Subject
-from analysis.diagnosis_sections import SECTIONS
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import UndefinedCheckError
+from analysis.diagnosis import UNUSED_PRIOR
+from analysis.sections import SECTIONS
+from analysis.subject import Subject
 from pyro_vae import fit, load, networks
 from pyro_vae.evidence import (
     annealed_importance_sampling,
@@ -137,8 +138,8 @@ def test_its_diagnosis_leaves_out_what_it_does_not_have(vae):
     subject = Subject(vae, binary(), binary(30), "binary", lambda: vae, 30, uses_prior=False)
     for name in ("calibration", "elbo", "guide"):
         with pytest.raises(UndefinedCheckError, match="a guide with a density"):
-            SECTIONS[name].make(subject)
-    pit = SECTIONS["pit"].make(subject)
+            SECTIONS[name].run(name, subject)
+    pit = SECTIONS["pit"].run("pit", subject)
     assert "elements" in pit.left_out
     assert next(iter(pit.readings.items())) == ("prior", UNUSED_PRIOR)
     assert set(subject.scores) == {"reconstruction", "reconstruction_error"}

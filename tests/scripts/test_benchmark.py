@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.registry import WAYS
+from benchmarks.implementations import IMPLEMENTATIONS
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 
@@ -29,13 +29,13 @@ def test_without_a_gpu_its_suite_is_skipped(benchmark, capsys, monkeypatch, tmp_
     ("arguments", "said"),
     [
         (["--suite", "tpu"], "argument --suite: invalid choice: 'tpu'"),
-        (["--images", "10"], "must be a whole number above 10, got '10'"),
+        (["--images", "10"], "must be a whole number of at least 11, got '10'"),
         (["--rounds", "0"], "must be a whole number of at least 1, got '0'"),
         (["--threads", "1000"], "must be a whole number from 1 to"),
         (["--ways", "by_hand,magic"], "got 'magic'"),
         (["--data", "cats"], "argument --data: invalid choice: 'cats'"),
         (["--table", "--out", "nowhere"], "is not there: measure something first"),
-        (["--write-readme", "README.md", "--out", "nowhere"], "measure something first"),
+        (["--write", "README.md", "--out", "nowhere"], "measure something first"),
         (["--fast"], "unrecognized arguments: --fast"),
     ],
 )
@@ -62,12 +62,12 @@ def test_damaged_results_are_refused_before_anything_is_measured(benchmark, tmp_
 def test_a_small_run_is_printed_stored_drawn_and_shown_again(
     benchmark, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(WAYS["numpyro"], "requires", ("no_such_package",))
+    monkeypatch.setattr(IMPLEMENTATIONS["numpyro"], "requires", ("no_such_package",))
     arguments = ["--data", "digits", "--ways", "by_hand,numpyro", "--rounds", "2"]
     arguments += ["--threads", "1", "--out", str(tmp_path)]
     assert benchmark.main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "| PyTorch by hand, in memory, eager |" in printed
+    assert "| plain PyTorch, in memory, eager |" in printed
     assert "not installed (pip install -e '.[benchmark]')" in printed
     # The targets are of MNIST.
     assert "<=" not in printed
@@ -82,5 +82,5 @@ def test_a_small_run_is_printed_stored_drawn_and_shown_again(
     assert capsys.readouterr().out == f"### An epoch on the CPU\n\n{printed}"
     readme = tmp_path / "README.md"
     readme.write_text("<!-- benchmark -->\n<!-- /benchmark -->\n")
-    assert benchmark.main(["--write-readme", str(readme), "--out", str(tmp_path)]) == 0
+    assert benchmark.main(["--write", str(readme), "--out", str(tmp_path)]) == 0
     assert printed in readme.read_text()

@@ -9,6 +9,7 @@ import runpy
 import shlex
 import shutil
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,15 +17,16 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import diagnosis_record, diagnosis_sections
+from analysis import sections, stored_diagnosis
 from analysis.predictive.generalisation import generalisation
 from analysis.representation import (
-    section_arrays,
-    section_continuity,
-    section_robustness,
-    section_use,
+    fine_tuning,
+    inputs,
+    label_efficiency,
+    out_of_distribution,
+    robustness,
 )
-from analysis.representation.section import PARTS
+from analysis.representation.section import SECTION
 from pyro_vae.runs import load
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -75,7 +77,7 @@ def main(*arguments: str | Path, drawn: bool = False) -> int:
     """Run the program in this process; figures are made, and only drawn if that is looked at."""
     program = runpy.run_path(str(SCRIPT))["main"]
     if not drawn:
-        program.__globals__["png"] = lambda figure: b"no picture"
+        program.__globals__["to_png"] = lambda figure: b"no picture"
     return program([str(argument) for argument in arguments])
 
 
@@ -84,7 +86,7 @@ def _few_steps():
     """Each datum's own guide is fitted by a few steps."""
     with pytest.MonkeyPatch.context() as patch:
         quick = partial(generalisation, gap_steps=3, num_gap_data=4)
-        patch.setattr(diagnosis_sections, "generalisation", quick)
+        patch.setattr(sections, "generalisation", quick)
         yield
 
 
@@ -242,11 +244,11 @@ def test_more_training_marks_what_was_found_before(run):
 
 
 def test_the_bar_names_every_step_and_ends_full(run, monkeypatch):
-    from analysis import diagnosis
+    from analysis import progress
 
     bars = []
     monkeypatch.setattr(
-        diagnosis, "tqdm", lambda **options: bars.append(_Bar(**options)) or bars[-1]
+        progress, "tqdm", lambda **options: bars.append(_Bar(**options)) or bars[-1]
     )
     assert main(run, *TINY, "--only", "calibration", "pit") == 0
     (bar,) = bars
@@ -362,7 +364,7 @@ def test_a_mistake_is_not_taken_for_an_absent_part(run, capsys, monkeypatch):
     def broken(*arguments, **options):
         raise ValueError("a mistake")
 
-    monkeypatch.setattr(diagnosis_sections, "elbo_terms", broken)
+    monkeypatch.setattr(sections, "elbo_terms", broken)
     assert main(run, *TINY, "--only", "elbo") == 2
     assert capsys.readouterr().err.splitlines()[-1] == "diagnose.py: error: a mistake"
     assert not (run / "diagnosis").exists()
@@ -490,7 +492,7 @@ def test_stopped_it_leaves_nothing_half(run, capsys, monkeypatch, how, when):
     program = runpy.run_path(str(SCRIPT))["main"]
     arguments = [str(run), *TINY, "--only", "elbo"]
     name = {"computing": "plot_elbo_terms", "writing": "write_atomically"}[when]
-    where = diagnosis_sections.__dict__ if when == "computing" else diagnosis_record.__dict__
+    where = sections.__dict__ if when == "computing" else stored_diagnosis.__dict__
     real = where[name]
 
     def stop(path, *rest):
@@ -509,7 +511,7 @@ def test_stopped_it_leaves_nothing_half(run, capsys, monkeypatch, how, when):
     assert main(run, *TINY, "--only", "pit", drawn=True) == 0
     before, files = record(run), hashes(run / "diagnosis")
     program = runpy.run_path(str(SCRIPT))["main"]
-    where = diagnosis_sections.__dict__ if when == "computing" else diagnosis_record.__dict__
+    where = sections.__dict__ if when == "computing" else stored_diagnosis.__dict__
     monkeypatch.setitem(where, name, stop)
     assert program([str(run), *TINY, "--only", "pit", "elbo", "--seed", "1"]) == 128 + how
     capsys.readouterr()
@@ -587,15 +589,15 @@ def test_hardly_any_data(run, n):
 def small(monkeypatch):
     """The section `representation` with few draws and steps."""
     for module, name, value in (
-        (section_use, "FEW", (10,)),
-        (section_use, "REPEATS", 2),
-        (section_use, "TUNED", (20,)),
-        (section_use, "TUNING_STEPS", 2),
-        (section_robustness, "DAMAGED", 20),
-        (section_robustness, "DAMAGED_SAMPLES", 2),
-        (section_robustness, "TOLD_APART", 20),
-        (section_robustness, "TOLD_APART_SAMPLES", 30),
-        (section_arrays, "TRAINING", 300),
+        (label_efficiency, "FEW", (10,)),
+        (label_efficiency, "REPEATS", 2),
+        (fine_tuning, "TUNED", (20,)),
+        (fine_tuning, "TUNING_STEPS", 2),
+        (robustness, "CORRUPTED", 20),
+        (robustness, "CORRUPTED_SAMPLES", 2),
+        (out_of_distribution, "SCORED", 20),
+        (out_of_distribution, "SCORED_SAMPLES", 30),
+        (inputs, "TRAINING", 300),
     ):
         monkeypatch.setattr(module, name, value)
 
@@ -603,7 +605,9 @@ def small(monkeypatch):
 @pytest.fixture
 def no_paths(monkeypatch):
     """Without the parts on paths and holes, which take longest and are tried with one run."""
-    monkeypatch.setattr(section_continuity, "add_continuity", lambda parts, of: None)
+    kept = [each for each in SECTION.checks if each.name not in ("interpolation", "holes")]
+    section = replace(SECTION, checks=tuple(kept))
+    monkeypatch.setitem(sections.SECTIONS, "representation", section)
 
 
 REPRESENTATION = ["--only", "representation", *TINY]
@@ -621,7 +625,8 @@ def test_what_codes_are_good_for(run, tmp_path, capsys):
     names = {path.name for path in (run / "diagnosis").iterdir()}
     assert names == {*record(run)["figures"], "diagnosis.json"}
     assert not {"predictive", "elbo"} & record(run).keys()
-    left_out = {part for part in PARTS if isinstance(found[part].get("left_out"), str)}
+    names = [check.name for check in SECTION.checks]
+    left_out = {name for name in names if isinstance(found[name].get("left_out"), str)}
     assert left_out == {"mixture_components", "disentanglement"}
     assert found["probe"]["num_train"] == 1257
     assert found["neighbours"]["num_train"] == 300

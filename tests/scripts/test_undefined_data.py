@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.representation.codes import Labelled
-from analysis.representation.label_efficiency import label_efficiency
+from analysis.representation.codes import LabelledCodes
+from analysis.representation.label_efficiency import Baselines, label_efficiency
 from analysis.representation.probes import linear_probe
-from analysis.representation.section_use import Baselines
 from pyro_vae import build, likelihoods
 from pyro_vae.evidence import defined_rows, evaluate, undefined_data
 
@@ -37,7 +36,7 @@ def test_data_beyond_float32_are_named_and_leave_the_others():
     json.dumps(summary, allow_nan=False)
     assert np.isfinite(found.kl_by_dimension).all()
     known = np.setdiff1d(np.arange(20), found.undefined)
-    alone = found.taken(known)
+    alone = found.select(known)
     assert np.isfinite(alone.importance_weighting.mean_log_evidence)
     assert len(alone.importance_weighting.curve[0]) == 18
     said = undefined_data(np.arange(7), 20, "test data")
@@ -50,14 +49,18 @@ def test_the_best_of_the_baselines_may_be_any_and_classes_may_be_rare():
     noise = RNG.normal(size=(91, 4))
     test = np.r_[labels, 9]
     good, bad = (
-        label_efficiency(Labelled(z, labels), Labelled(np.r_[z, z[:1]], test), sizes=(10, 50))
+        label_efficiency(
+            LabelledCodes(z, labels), LabelledCodes(np.r_[z, z[:1]], test), sizes=(10, 50)
+        )
         for z in (codes, noise)
     )
     reading = Baselines(bad, {"raw data": bad, "untrained encoder": good}).reading()
-    assert "untrained encoder served better" in reading
-    probe = linear_probe(Labelled(codes, labels), Labelled(np.r_[codes, codes[:1]], test))
+    assert "untrained encoder is better" in reading
+    probe = linear_probe(
+        LabelledCodes(codes, labels), LabelledCodes(np.r_[codes, codes[:1]], test)
+    )
     assert probe.unseen_labels == (9,)
-    assert "a label that training lacks (9)" in probe.reading()
+    assert "missing from the training data (9)" in probe.reading()
 
 
 @pytest.mark.slow

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.disentanglement.factor_information import factor_information
-from analysis.disentanglement.traversal_labels import PictureMovements, vector_movement
-from analysis.disentanglement.traversals import plot_traversals, traversals
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import UndefinedCheckError
+from analysis.disentanglement.traversal_labels import ImageMovements, vector_movement
+from analysis.disentanglement.traversals import factor_shares, plot_traversals, traversals
 
 RNG = np.random.default_rng(0)
 CODES = RNG.normal(size=(400, 4))
@@ -110,20 +109,20 @@ def test_each_kind_is_told_from_the_others(kind, amount):
     base = np.zeros((20, 20))
     base[4:16, 8:11] = 0.6
     base[4:7, 8:16] = 0.6
-    moves = PictureMovements(base)
+    moves = ImageMovements(base)
     index = int(np.abs(moves.amounts[kind] - amount).argmin())
-    row = np.stack([base.reshape(-1), moves.pictures[kind][index]]).reshape(2, 20, 20)
+    row = np.stack([base.reshape(-1), moves.images[kind][index]]).reshape(2, 20, 20)
     movement = moves(row)
     assert movement.kind == kind
     assert movement.share == pytest.approx(1)
     # The ground is no part of what moves.
-    assert PictureMovements(base + 5)(row + 5).kind == kind
+    assert ImageMovements(base + 5)(row + 5).kind == kind
 
 
 def test_a_change_that_nothing_simple_explains():
     base = np.zeros((20, 20))
     base[2:9, 2:18] = 1
-    moves = PictureMovements(base)
+    moves = ImageMovements(base)
     movement = moves(np.stack([base, RNG.random((20, 20))]))
     assert (movement.kind, movement.label) == ("shape", "changes shape")
 
@@ -160,9 +159,9 @@ def test_factors_are_told_by_their_share_of_entropy():
     assert rows[1].factor is None
     assert rows[1].factor_label == "tells of no factor"
     # Two factors that are one: none is followed alone.
-    [both] = factor_information(CODES[:, :1], factors[:, [0, 0]])
+    [both] = factor_shares(CODES[:, :1], factors[:, [0, 0]])
     assert both["factor 0"] == pytest.approx(both["factor 1"], abs=0.01)
-    constant = factor_information(CODES[:, :1], np.zeros(400, int))
+    constant = factor_shares(CODES[:, :1], np.zeros(400, int))
     assert constant == [{"label": 0.0}]
 
 
@@ -191,6 +190,6 @@ def test_figure(words):
     assert "z[3]: does nothing" in text
     assert "no factor" in text
     assert "3 change one thing, 1 nothing" in text
-    _, text = words(plot_traversals(traversals(Vector(), CODES)))
-    assert "in standard deviations" in text
-    assert "elements, most x[" in text
+    figure = plot_traversals(traversals(Vector(), CODES))
+    assert "in standard deviations" in figure.get_supxlabel()
+    assert any("elements, most x[" in ax.get_title() for ax in figure.axes)

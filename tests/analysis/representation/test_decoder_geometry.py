@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import UndefinedCheckError
 from analysis.representation.decoder_geometry import (
     decoder_geometry,
     jacobians,
@@ -56,6 +56,7 @@ def test_of_a_linear_decoder_they_are_the_matrix_s(words):
     assert "3 of 3 directions" in words(plot_jacobian_spectrum(found))[1]
 
 
+@pytest.mark.slow
 def test_columns_in_different_units_move_in_their_spreads():
     x = torch.from_numpy(RNG.normal(size=(200, 3)))
     found, paths = [], []
@@ -80,11 +81,11 @@ def test_coordinates_at_right_angles_and_rotated():
     straight = decoder_geometry(Decoder(lambda z: z * scales), z)
     turned = decoder_geometry(Decoder(lambda z: (z @ rotation) * scales), z)
     np.testing.assert_allclose(straight.off_diagonal, 0, atol=1e-12)
-    assert "close to the decoder's own axes" in straight.reading()
+    assert "close to its axes" in straight.reading()
     assert np.median(turned.off_diagonal) > 0.2
     np.testing.assert_allclose(turned.singular_values, straight.singular_values)
     alike = decoder_geometry(Decoder(lambda z: z @ rotation), z)
-    assert "no axes stand out" in alike.reading()
+    assert "no preferred axes" in alike.reading()
     assert off_diagonal_share(np.array([[1.0, 1.0], [1.0, 1.0]])) == 0.5
 
 
@@ -117,6 +118,7 @@ def test_a_decoder_that_ignores_the_code(words):
         assert "0 of 3" in words(plot_jacobian_spectrum(found))[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in likelihoods.LIKELIHOODS if "autoregressive" not in n])
 def test_every_likelihood_against_differences(name):
     kind = likelihoods.LIKELIHOODS[name]

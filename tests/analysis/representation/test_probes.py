@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from analysis.predictive.model_samples import UndefinedCheckError
-from analysis.representation import probes, softmax_regression
+from analysis.check import UndefinedCheckError
+from analysis.representation import probes
 from analysis.representation.clustering import clustering
-from analysis.representation.codes import Labelled
+from analysis.representation.codes import LabelledCodes
 from analysis.representation.probes import linear_probe, nearest_neighbours
 
 
@@ -17,7 +17,7 @@ def blobs(n, *, classes=4, dim=6, apart=8.0, seed=0):
     """Normal codes with a label each, whose classes lie on the axes, so far from the origin."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % classes
-    return Labelled(apart * np.eye(classes, dim)[labels] + rng.normal(size=(n, dim)), labels)
+    return LabelledCodes(apart * np.eye(classes, dim)[labels] + rng.normal(size=(n, dim)), labels)
 
 
 @pytest.mark.parametrize("n", [4, 40, 600])
@@ -25,8 +25,8 @@ def test_separable_codes_are_perfect(n):
     probe = linear_probe(blobs(n), blobs(200, seed=1))
     assert (probe.accuracy, probe.standard_error) == (1.0, 0.0)
     assert probe.converged
-    assert probe.chosen == (n >= 500)
-    assert "What the model adds is its lead" in probe.reading()
+    assert probe.regularisation_chosen == (n >= 500)
+    assert "above chance" in probe.reading()
     nearest = nearest_neighbours(blobs(max(n, 20)), blobs(200, seed=1))
     assert nearest.accuracy == 1.0
 
@@ -45,8 +45,8 @@ def test_a_ring_is_for_neighbours_only():
     rng = np.random.default_rng(0)
     z = rng.normal(size=(1500, 2))
     radius = np.linalg.norm(z, axis=1)
-    data = Labelled(z, (radius > np.median(radius)).astype(np.int64))
-    train, test = data.taken(np.arange(1000)), data.taken(np.arange(1000, 1500))
+    data = LabelledCodes(z, (radius > np.median(radius)).astype(np.int64))
+    train, test = data.subset(np.arange(1000)), data.subset(np.arange(1000, 1500))
     assert linear_probe(train, test).accuracy < 0.6
     assert nearest_neighbours(train, test).accuracy > 0.93
 
@@ -56,13 +56,14 @@ def test_a_rotation_changes_nothing(n):
     """Coordinates of unlike width, so that scaling each by itself would be seen."""
     widths = np.array([0.2, 0.3, 0.5, 1.0, 2.0, 3.0])
     train, test = (
-        Labelled(part.codes * widths, part.labels)
+        LabelledCodes(part.codes * widths, part.labels)
         for part in (blobs(n, apart=2.0), blobs(2000, apart=2.0, seed=1))
     )
     turn = np.linalg.qr(np.random.default_rng(2).normal(size=(6, 6)))[0]
     before = linear_probe(train, test)
     after = linear_probe(
-        Labelled(train.codes @ turn, train.labels), Labelled(test.codes @ turn, test.labels)
+        LabelledCodes(train.codes @ turn, train.labels),
+        LabelledCodes(test.codes @ turn, test.labels),
     )
     assert before.regularisation == after.regularisation
     # The solver ends a little off the optimum, and data on the very border may change sides.
@@ -74,26 +75,27 @@ def test_a_rotation_changes_nothing(n):
     np.testing.assert_allclose(one, other, atol=5e-3)
     assert nearest_neighbours(train, test).accuracy == pytest.approx(
         nearest_neighbours(
-            Labelled(train.codes @ turn, train.labels), Labelled(test.codes @ turn, test.labels)
+            LabelledCodes(train.codes @ turn, train.labels),
+            LabelledCodes(test.codes @ turn, test.labels),
         ).accuracy
     )
 
 
 def test_scale_and_shift_change_nothing():
     train, test = blobs(80, apart=2.0), blobs(500, apart=2.0, seed=1)
-    moved = [Labelled(1e3 * part.codes + 77, part.labels) for part in (train, test)]
+    moved = [LabelledCodes(1e3 * part.codes + 77, part.labels) for part in (train, test)]
     np.testing.assert_array_equal(linear_probe(train, test).correct, linear_probe(*moved).correct)
 
 
 def test_standard_error_by_hand():
-    found = probes.Neighbours(np.array([True, True, True, False]), 0.25, 5, 100)
+    found = probes.NeighbourVote(np.array([True, True, True, False]), 0.25, 5, 100)
     assert found.accuracy == 0.75
     assert found.standard_error == pytest.approx(math.sqrt(0.75 * 0.25 / 4))
 
 
 def test_nearest_neighbours_by_hand():
-    train = Labelled(np.array([[0.0], [1.0], [2.0], [10.0]]), np.array([0, 0, 1, 1]))
-    test = Labelled(np.array([[0.4], [1.9], [9.0]]), np.array([0, 0, 1]))
+    train = LabelledCodes(np.array([[0.0], [1.0], [2.0], [10.0]]), np.array([0, 0, 1, 1]))
+    test = LabelledCodes(np.array([[0.4], [1.9], [9.0]]), np.array([0, 0, 1]))
     np.testing.assert_array_equal(
         nearest_neighbours(train, test, neighbours=1).correct, [True, False, True]
     )
@@ -104,43 +106,43 @@ def test_nearest_neighbours_by_hand():
 
 def test_constant_coordinates():
     padded = [
-        Labelled(np.column_stack([part.codes, np.full((len(part), 3), 7.0)]), part.labels)
+        LabelledCodes(np.column_stack([part.codes, np.full((len(part), 3), 7.0)]), part.labels)
         for part in (blobs(40), blobs(100, seed=1))
     ]
     assert linear_probe(*padded).accuracy == 1.0
-    collapsed = [Labelled(np.full_like(part.codes, 0.5), part.labels) for part in padded]
+    collapsed = [LabelledCodes(np.full_like(part.codes, 0.5), part.labels) for part in padded]
     assert linear_probe(*collapsed).accuracy == 0.25
     assert nearest_neighbours(*collapsed).accuracy == 0.25
 
 
 def test_labels_that_training_lacks_are_wrong():
     few = blobs(40)
-    few = few.taken(np.flatnonzero(few.labels < 3))
+    few = few.subset(np.flatnonzero(few.labels < 3))
     probe = linear_probe(few, blobs(400, seed=1))
     assert probe.accuracy == 0.75
     assert probe.unseen == 0.25
     assert probe.num_classes == 3
-    assert "25.0% of the test data have a label that training lacks" in probe.reading()
+    assert "missing from the training data (3)" in probe.reading()
 
 
 def test_one_of_a_class_is_not_held_out():
     """A rare class does not stop the choice of C."""
     many = blobs(600)
-    rare = Labelled(np.full((1, 6), -30.0), np.array([9]))
-    train = Labelled(
+    rare = LabelledCodes(np.full((1, 6), -30.0), np.array([9]))
+    train = LabelledCodes(
         np.concatenate([many.codes, rare.codes]), np.concatenate([many.labels, rare.labels])
     )
     probe = linear_probe(train, rare)
-    assert probe.chosen
+    assert probe.regularisation_chosen
     assert probe.accuracy == 1.0
 
 
 def test_a_choice_without_the_rare_class(monkeypatch):
     """Where the labels drawn for the choice are all of one class, the default stays."""
-    monkeypatch.setattr(softmax_regression, "MOST_TO_CHOOSE", 5)
+    monkeypatch.setattr(probes, "MAX_LABELS_TO_CHOOSE", 5)
     train = blobs(700)
-    train = Labelled(train.codes, (np.arange(700) == 5).astype(np.int64))
-    assert linear_probe(train, train).regularisation == softmax_regression.DEFAULT_REGULARISATION
+    train = LabelledCodes(train.codes, (np.arange(700) == 5).astype(np.int64))
+    assert linear_probe(train, train).regularisation == probes.DEFAULT_REGULARISATION
 
 
 def test_a_choice_follows_the_data():
@@ -151,22 +153,22 @@ def test_a_choice_follows_the_data():
 
 
 def test_what_did_not_converge_is_said(monkeypatch):
-    monkeypatch.setattr(softmax_regression, "MOST_ITERATIONS", 1)
+    monkeypatch.setattr(probes, "MAX_ITERATIONS", 1)
     probe = linear_probe(blobs(40, apart=1.0), blobs(40, seed=1))
     assert not probe.converged
-    assert "fit was stopped after" in probe.reading()
+    assert "did not converge" in probe.reading()
 
 
 def test_refused():
     train, test = blobs(40), blobs(40, seed=1)
     with pytest.raises(UndefinedCheckError, match="two labels or more, got 2 alone"):
-        linear_probe(train.taken(np.flatnonzero(train.labels == 2)), test)
+        linear_probe(train.subset(np.flatnonzero(train.labels == 2)), test)
     with pytest.raises(ValueError, match="same dimension"):
-        linear_probe(train, Labelled(test.codes[:, :3], test.labels))
-    with pytest.raises(ValueError, match="at least one"):
-        nearest_neighbours(train, test.taken(np.arange(0)))
+        linear_probe(train, LabelledCodes(test.codes[:, :3], test.labels))
+    with pytest.raises(ValueError, match="non-empty"):
+        nearest_neighbours(train, test.subset(np.arange(0)))
     with pytest.raises(ValueError, match="must be finite"):
-        linear_probe(Labelled(np.full((4, 6), np.nan), np.arange(4)), test)
+        linear_probe(LabelledCodes(np.full((4, 6), np.nan), np.arange(4)), test)
     with pytest.raises(ValueError, match="above 0, got 0"):
         linear_probe(train, test, regularisation=0.0)
     with pytest.raises(ValueError, match="from 1 to the 40 training data, got 41"):
@@ -176,7 +178,7 @@ def test_refused():
 def test_many_classes_are_no_warning():
     """Warnings are errors in tests, and would print through a bar in a program."""
     labels = np.arange(150) % 100
-    codes = Labelled(np.random.default_rng(0).normal(size=(150, 4)), labels)
+    codes = LabelledCodes(np.random.default_rng(0).normal(size=(150, 4)), labels)
     assert linear_probe(codes, codes).num_classes == 100
     assert nearest_neighbours(codes, codes, neighbours=1).accuracy == 1
-    assert clustering(codes, clusters=100, repeats=1).nmi[0] > 0
+    assert clustering(codes, clusters=100, repeats=1).starts[0].nmi > 0

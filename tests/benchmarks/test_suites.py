@@ -1,0 +1,243 @@
+"""The suites: what they compute from times, their page, their figure and their file."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks import epochs, inference, report, runs
+from benchmarks.implementations import IMPLEMENTATIONS
+from benchmarks.report import plot_benchmark
+from benchmarks.task import Options, made_by
+from benchmarks.timing import Measurement, ProcessError, at_most, describe, ratio_targets
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def results():
+    """One of each suite, as they are stored."""
+    measured = {
+        name: Measurement(
+            IMPLEMENTATIONS[name].title,
+            images=512,
+            prepare_seconds=1.0,
+            warm_up_seconds=[2.0, 1.0],
+            seconds=[0.5 + index, 0.6 + index],
+            losses=[120.0, 110.0, 105.0, None],
+        )
+        for index, name in enumerate(("this_compiled", "by_hand", "numpyro"))
+    }
+    measured["pythae"] = Measurement("pythae, its trainer", status="not installed")
+    cpu = {
+        "setting": {"batch_size": 256, "device": "cpu"},
+        "data": "mnist",
+        "rounds": 2,
+        "ways": epochs.summarize(measured),
+        "targets": ratio_targets(epochs.CPU_TARGETS, measured),
+    }
+    starts = {
+        name: {
+            "title": title,
+            "status": "measured",
+            "first_step_seconds": [4.0],
+            "seconds": [5.0],
+            "command": "python scripts/svi_train.py",
+        }
+        for name, title in runs.STARTS.items()
+    }
+    point = {
+        "value": 64,
+        "seconds_a_step": {"by_hand": [0.001]},
+        "status": {"by_hand": "measured"},
+    }
+    peak = {"images": 10_000, "bytes": 2**30, "status": "measured"}
+    run = {"log_evidence": -97.25}
+    entry = {"case": "one", "target": "one", "bound": None, "unit": "", "value": None}
+    entry |= {"distance": "1e-6", "elbo_difference": "1e-7", "verdict": "reached"}
+    stored = {
+        "cpu": cpu,
+        "start": {"rounds": 1, "starts": starts, "targets": [at_most("start", 9.0, 8.0, "s")]},
+        "scaling": {
+            "rounds": 1,
+            "points": {axis: [point] for axis in epochs.AXES},
+            "targets": [],
+        },
+        "memory": {"steps": 50, "peaks": {"in memory": [peak]}, "targets": []},
+        "precision": {
+            "runs": {"float32": [run], "bfloat16": []},
+            "status": {"float32": "measured", "bfloat16": "failed: no"},
+            "command": "python scripts/svi_train.py",
+            "targets": [],
+        },
+        "evaluation": {
+            "images": 300,
+            "rounds": 1,
+            "seconds": [300.0],
+            "products": {"torch.mm": [400.0], "oneDNN": [250.0]},
+            "first_seconds": 9.0,
+            "extra_bytes": 70 * 2**20,
+            "targets": [],
+        },
+        "annealing": {
+            "rounds": 1,
+            "seconds": [37.0],
+            "products": {"torch.mm": [60.0], "oneDNN": [30.0]},
+            "transitions": 559,
+            "compile_seconds": 4.0,
+            "targets": [],
+        },
+        "gpu": {**cpu, "device": "H200", "cuda": "13.0", "equality": [entry], "targets": [entry]},
+    }
+    made = made_by("python scripts/benchmark.py", 1)
+    return {name: {**result, "made_by": made} for name, result in stored.items()}
+
+
+def test_the_page_says_what_was_reached_and_missed(results):
+    page = report.page(results)
+    assert page.count("### ") == len(report.SUITES)
+    assert "- this_compiled / by_hand <= 0.75: reached (0.354; by round 0.333 to 0.375)" in page
+    assert "- start <= 8 s: missed by 12.5 % (9 s)" in page
+    assert "| in memory | 1,024 MiB |" in page
+    assert "| float32 | -97.25 |  |" in page
+    assert "matrix products alone, oneDNN | 250.0 | 250.0 to 250.0 |" in page
+    assert "70 MiB" in page
+    assert "| one | 1e-6 | 1e-7 | reached |" in page
+    assert f"torch {torch.__version__.split('+')[0]}" in page
+
+
+def test_the_figure_has_a_panel_for_each_suite(results):
+    figure = plot_benchmark(results)
+    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    assert len(titles) == 7
+    assert plot_benchmark({"annealing": results["annealing"]}) is None
+
+
+def test_suites_are_stored_beside_each_other(results, tmp_path):
+    path = tmp_path / "benchmark.json"
+    for name in ("gpu", "cpu"):
+        report.write(path, name, results[name])
+    assert list(report.read(path)) == ["cpu", "gpu"]
+    path.write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        report.read(path)
+
+
+def test_the_stored_results_are_still_read():
+    stored = report.read(SCRIPTS / "benchmark.json")
+    assert stored
+    page = report.page(stored)
+    assert page.count("### ") == len(stored)
+    assert "this_compiled / by_hand <= 0.75: reached" in page
+    assert plot_benchmark(stored) is not None
+
+
+def test_eager_equals_eager_and_another_rate_does_not(monkeypatch):
+    case = epochs.Case(images=300)
+    same = epochs.compare(case, "cpu", ("off", "off"))
+    assert same == epochs.Equality(0.0, 0.0, passed=True)
+
+    training, options = epochs.Training, iter([{}, {"lr": 2e-3}])
+    monkeypatch.setattr(epochs, "Training", lambda *a, **o: training(*a, **o, **next(options)))
+    assert not epochs.compare(case, "cpu", ("off", "off")).passed
+
+
+def test_a_case_that_raises_is_reported(monkeypatch):
+    def raises(case, device):
+        raise RuntimeError("no graph")
+
+    monkeypatch.setattr(epochs, "compare", raises)
+    entry = epochs.check_equality("one", epochs.Case(), Options())
+    assert entry["verdict"] == "failed: RuntimeError: no graph"
+    assert describe(entry) == "compiled step equals eager: one: failed: RuntimeError: no graph"
+
+
+def test_the_gpu_suite_measures_every_implementation(monkeypatch):
+    cuda = SimpleNamespace(is_available=lambda: True, get_device_name=lambda: "a GPU")
+    fake = SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="13"))
+    monkeypatch.setattr(epochs, "torch", fake)
+    monkeypatch.setattr(epochs, "compare", lambda *_: epochs.Equality(1e-6, 1e-7, passed=True))
+    measurement = Measurement("", images=100, warm_up_seconds=[2.0], seconds=[1.0], losses=[1.0])
+    monkeypatch.setattr(epochs, "measure", lambda names, *_: dict.fromkeys(names, measurement))
+    result = epochs.run_gpu(Options(rounds=2, data="digits"))
+    assert list(result["ways"]) == list(epochs.GPU_NAMES)
+    # The other targets are set for MNIST.
+    verdicts = [found["verdict"] for found in result["targets"]]
+    assert verdicts == ["reached"] * len(epochs.CASES)
+    assert "a GPU, CUDA 13." in epochs.gpu_table(result)
+
+
+def test_peak_memory_is_of_this_process(monkeypatch):
+    monkeypatch.setattr(runs, "MEMORY_STEPS", 2)
+    assert runs.train_in_memory(300)["bytes"] > 2**27
+
+
+def test_an_evaluation_is_extrapolated_from_few_images(monkeypatch):
+    found = {
+        "few_seconds": [2.0, 1.0],
+        "many_seconds": [3.0, 4.0],
+        "products_seconds": {"torch.mm": [5.0, 5.0], "oneDNN": [2.0, 1.0]},
+        "first_seconds": 20.0,
+        "bytes_before": 2**20,
+        "peak_bytes": 3 * 2**20,
+    }
+    monkeypatch.setattr(inference, "run_in_process", lambda *_, **__: found)
+    result = inference.run_evaluation(Options(images=110))
+    assert result["seconds"] == pytest.approx([20 + 9990 * 0.02, 20 + 9990 * 0.03])
+    time, memory = result["targets"]
+    products = [2 / 110 * 10_000, 1 / 110 * 10_000]
+    assert time["lowest"] == pytest.approx(result["seconds"][0] / products[0])
+    assert time["highest"] == pytest.approx(result["seconds"][1] / products[1])
+    assert memory["value"] == 2
+    assert inference.run_evaluation(Options(images=110, data="digits"))["targets"] == []
+
+
+@pytest.mark.slow
+def test_evaluations_and_products_are_timed(monkeypatch):
+    monkeypatch.setattr(inference, "DRAWS", 2 * inference.ROWS)
+    found = inference.time_evaluation(12, 1, "digits", None)
+    assert all(len(found[name]) == 1 for name in ("few_seconds", "many_seconds"))
+    assert all(times[0] > 0 for times in found["products_seconds"].values())
+    assert found["peak_bytes"] >= found["bytes_before"]
+
+
+def test_annealing_is_extrapolated_from_a_few_transitions(monkeypatch):
+    found = {
+        "transition_seconds": [0.1, 0.2],
+        "products_seconds": {"torch.mm": [0.3, 0.3], "oneDNN": [0.1, 0.4]},
+        "transitions": 559,
+        "compile_seconds": 4.0,
+    }
+    monkeypatch.setattr(inference, "run_in_process", lambda *_, **__: found)
+    result = inference.run_annealing(Options())
+    assert result["seconds"] == pytest.approx([55.9, 111.8])
+    (target,) = result["targets"]
+    assert target["lowest"] == pytest.approx(111.8 / 150)
+    assert target["highest"] == pytest.approx(55.9 / 50)
+    assert inference.run_annealing(Options(data="digits"))["targets"] == []
+
+
+@pytest.mark.slow
+def test_transitions_and_their_products_are_timed(monkeypatch):
+    monkeypatch.setattr(inference, "ANNEALED_IMAGES", 3)
+    monkeypatch.setattr(inference, "TRANSITIONS", 2)
+    found = inference.time_annealing(1, "digits", None)
+    assert found["transition_seconds"][0] > 0
+    assert all(times[0] > 0 for times in found["products_seconds"].values())
+    # 499 of 500 temperatures, 50 that find step sizes, and 10 before these.
+    assert found["transitions"] == 559
+
+
+@pytest.mark.slow
+def test_a_start_that_fails_gives_the_reason():
+    with pytest.raises(ProcessError, match="max_steps"):
+        runs.seconds_to_steps(["--data", "digits", "--max-steps", "-1"], {})
+
+
+@pytest.mark.slow
+def test_steps_are_timed_from_the_start():
+    arguments = ["--data", "digits", "--max-steps", "3", "--evaluate", "none"]
+    times = runs.seconds_to_steps(arguments, {})
+    assert len(times) == runs.START_STEPS == 3
+    assert 0.5 < times[0] <= times[-1]

@@ -141,7 +141,7 @@ def array_rows(
         if given and (group is not None or split is not None) and not new:
             raise ValueError("train and test are given: leave group and split out.")
         if given and not new:
-            splits = {name: arrays[name] for name in SPLITS if name in arrays}
+            kind, splits = layout, {name: arrays[name] for name in SPLITS if name in arrays}
             notes = layout_notes(arrays["train"].shape, layout)
             for name, values in splits.items():
                 splits[name], kind = move_channels_first(values, path.stem, layout, channels)

@@ -385,7 +385,9 @@ class DataContract:
         plain = {"noun": "row", **plain} if isinstance(plain, Mapping) else {}
         if plain.keys() != cls.__dataclass_fields__.keys():
             raise damaged
-        values = {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
+        values: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()
+        }
         words = ("name", "support", "likelihood_support", "split_rule", "labels_digest", "noun")
         names = ("event_names", "label_names", "notes")
         types: dict[str, tuple[type, ...]] = {
@@ -396,13 +398,12 @@ class DataContract:
             "binarisation": (str, type(None)),
             "levels": (int, type(None)),
         }
-        mappings = [values[name] for name in ("digests", "sizes", "units")]
         if not (
             all(type(values[name]) in allowed for name, allowed in types.items())
             and all(type(length) is int for length in values["event_shape"])
             and all(type(item) is str for name in names for item in values[name])
             and {values["support"], values["likelihood_support"]} <= SUPPORTS.keys()
-            and all(isinstance(each, Mapping) for each in mappings)
+            and all(isinstance(values[name], Mapping) for name in ("digests", "sizes", "units"))
             and {"validation", "test"} <= set(values["digests"]) <= set(SPLITS)
             and all(
                 isinstance(part, Tensor) and part.dtype == torch.int64 and part.dim() == 1
@@ -412,7 +413,7 @@ class DataContract:
             and all(type(size) is int for size in values["sizes"].values())
         ):
             raise damaged
-        return cls(**{**values, "units": Units.from_plain(values["units"])})  # pyright: ignore[reportArgumentType]
+        return cls(**{**values, "units": Units.from_plain(values["units"])})
 
     def to_data_units(
         self, x: Float[Tensor, " n *event"], *, draws: bool

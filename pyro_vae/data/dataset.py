@@ -109,7 +109,6 @@ class Dataset:
             describe = functools.partial(self._describe, [split])
             what = f"{self.name}: the {split} split"
             check_range(value_range, self.support, self.levels, what, describe)
-        # These are the only writes to a frozen instance.
         write = functools.partial(object.__setattr__, self)
         if not self.noun:
             write("noun", "image" if len(self.event_shape) == 3 else "row")
@@ -207,6 +206,7 @@ class Dataset:
             ValueError: As `from_array`.
         """
         name = rows.name
+        splits: Mapping[str, Any]
         if isinstance(rows.values, Mapping):
             return cls._from_given_splits(rows, scale=scale)
         values = to_events(rows, [rows.values], [name], copy=False, new=not split)[0]
@@ -217,7 +217,7 @@ class Dataset:
             labels, label_names, notes = read.values, read.names, (*notes, *read.notes)
         if not split:
             parts = {split: torch.arange(n) for split in SPLITS}
-            splits, rule = dict.fromkeys(SPLITS, values), NOT_SPLIT
+            splits, rule = {split: values for split in SPLITS}, NOT_SPLIT
         elif isinstance(values, MemoryMapped):
             splits, parts = values.hold_out()
             rule = "validation and test rows drawn evenly over the file, always the same"
@@ -348,7 +348,6 @@ class Dataset:
             return self.model_units
         if self.support != "real":
             return Units.from_data(self.validation[:1], "none")
-        # Sparse data are real only if declared so: some rows are enough.
         in_memory = self.train if isinstance(self.train, Tensor) else self.validation[:10_000]
         return Units.from_data(in_memory, self.scale)
 
@@ -412,7 +411,6 @@ class Dataset:
     def _check_finite(self, ranges: Mapping[str, ValueRange]) -> None:
         if not (wrong := [split for split, each in ranges.items() if not is_finite(each)]):
             return
-        # Splits of one array are reported together.
         what, splits = f"{self.name}: the {wrong[0]} split", wrong[:1]
         if all(self._row_number(split, 0) is not None for split in SPLITS):
             what, splits = self.name, wrong if self.is_split else wrong[:1]

@@ -210,7 +210,8 @@ def freyface(root: Path) -> Dataset:
     )
     images = torch.from_numpy(arrays["images"]).unsqueeze(1)
     shuffled = images[permutation(n, seed=_FREYFACE_SEED)]
-    return Dataset("freyface", "integers", 256, *shuffled.split([1_565, 200, 200]))
+    train, validation, test = shuffled.split([1_565, 200, 200])
+    return Dataset("freyface", "integers", 256, train, validation, test)
 
 
 def dsprites(root: Path, size: Literal[32, 64] = 64) -> Dataset:
@@ -314,10 +315,9 @@ def newsgroups(root: Path) -> Dataset:
         Topic modeling in embedding spaces (Dieng et al., 2020), https://doi.org/10.1162/tacl_a_00325
     """
     sizes = {"train": (11_214, 603_211), "valid": (100, 5_134), "test": (7_531, 397_790)}
-    counts, words = _read_posts(root, sizes)
-    return Dataset(
-        "newsgroups", "counts", None, *counts, event_names=tuple(words.tolist()), noun="document"
-    )
+    (train, validation, test), words = _read_posts(root, sizes)
+    names = {"event_names": tuple(words.tolist()), "noun": "document"}
+    return Dataset("newsgroups", "counts", None, train, validation, test, **names)
 
 
 def newsgroups_halves(

@@ -139,7 +139,7 @@ def test_size_cuts_the_middle_and_scales(tmp_path):
 def test_channels_make_one_kind_of_two(tmp_path):
     save(tmp_path, GREY[:15])
     Image.fromarray(COLOUR[0]).save(tmp_path / "colour.png")
-    with pytest.raises(ValueError, match=r"000.png is grey and .*colour.png is in colour; channels \(--data.channels 1"):  # fmt: skip
+    with pytest.raises(ValueError, match=r"000.png is grey and .*colour.png is in colour; .*channels \(--data.channels 1"):  # fmt: skip
         image_folder(tmp_path)
     assert image_folder(tmp_path, channels=1).event_shape == (1, 6, 5)
     dataset = image_folder(tmp_path, channels=3)
@@ -444,18 +444,3 @@ def test_a_class_may_have_no_test_pictures(tmp_path):
     dataset = image_folder(tmp_path)
     assert dataset.label_names == ("a", "b", "c")
     assert dataset.labels["test"].unique().tolist() == [0, 2]
-
-
-def test_the_first_picture_of_an_mpo_is_read(tmp_path):
-    """Phones write a JPEG with a smaller one behind it."""
-    first, second = (Image.fromarray(image) for image in COLOUR[:2])
-    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
-    first.save(tmp_path / "b.jpg")
-    one, other = image_rows(tmp_path).values
-    np.testing.assert_array_equal(one, other)
-
-
-def test_complex_pictures_are_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", GREY[0].astype(np.complex64))
-    with pytest.raises(ValueError, match=r"a.tif holds complex64, not real numbers"):
-        image_rows(tmp_path)

@@ -3,10 +3,8 @@
 import re
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
-import scipy.io
 import sklearn.datasets
 import torch
 
@@ -19,7 +17,6 @@ from pyro_vae.data import (
     mnist,
     newsgroups,
     table_file,
-    variable_file,
 )
 from pyro_vae.data.inspection import check_values, inspect
 from pyro_vae.data.suspect_values import find_fill_values
@@ -424,36 +421,6 @@ def test_values_that_no_data_set_holds_are_named():
     whole[:, 2] = -1
     with pytest.raises(ValueError, match=r"got values from -1 to 2: \d+ in 'c2', in rows"):
         table(whole, support="counts")
-
-
-@pytest.mark.parametrize("form", ["npy", "mapped", "npz", "mat", "h5"])
-def test_nan_is_named_in_arrays_of_every_format(tmp_path, form):
-    x = np.random.default_rng(0).normal(size=(60, 6))
-    x[[7, 9], [2, 4]] = np.nan, np.inf
-    path = tmp_path / f"x.{form.replace('mapped', 'npy')}"
-    if form == "npz":
-        np.savez(path, x=x)
-    elif form == "mat":
-        scipy.io.savemat(path, {"x": x})
-    elif form == "h5":
-        with h5py.File(path, "w") as file:
-            file["x"] = x
-    else:
-        np.save(path, x)
-    read = {"mat": variable_file, "h5": variable_file}.get(form, array_file)
-    options = {"memory_map": True} if form == "mapped" else {}
-    where = r"1 in element 2 and 1 in element 4, in rows 8 and 10 \(rows counted from 1, elements from 0\)"
-    with pytest.raises(ValueError, match=where):
-        read(path, **options)
-
-
-def test_nan_in_arrays_that_are_split_and_in_pictures():
-    x = np.random.default_rng(0).random((30, 4, 4))
-    x[5, 1, 2] = np.nan
-    with pytest.raises(ValueError, match=r"array holds .*: 1 in channel 0, in row 6 \("):
-        Dataset.from_array(x)
-    with pytest.raises(ValueError, match=r"the test split holds .*: 1 in channel 0, in row 6 \("):
-        Dataset.from_splits({"train": np.nan_to_num(x), "test": x})
 
 
 @pytest.mark.parametrize("shape", [(40, 8, 8), (40, 64), (40, 192)])

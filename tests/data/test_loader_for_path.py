@@ -1,4 +1,4 @@
-"""`own_data`, and paths of one's own on the command line."""
+"""`loader_for_path`, and paths on the command line."""
 
 import numpy as np
 import pytest

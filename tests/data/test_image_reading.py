@@ -5,6 +5,12 @@ import pytest
 import tifffile
 from PIL import Image
 
+from pyro_vae.data.image_folders import image_rows
+
+RANDOM = np.random.default_rng(0)
+GREY = RANDOM.integers(0, 256, (1, 6, 5), dtype=np.uint8)
+COLOUR = RANDOM.integers(0, 256, (2, 6, 5, 3), dtype=np.uint8)
+
 
 def test_the_first_picture_of_an_mpo_is_read(tmp_path):
     """Phones write a JPEG with a smaller one behind it."""

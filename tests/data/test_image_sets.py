@@ -162,7 +162,7 @@ def test_damaged_gz_is_named(tmp_path, damage):
     assert str(file) in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "keep"), zip(NAMES, [0, 3, 1000, 3], strict=True))
+@pytest.mark.parametrize(("name", "keep"), [*zip(NAMES, [0, 3, 1000, 3], strict=True)])
 def test_damaged_uncompressed_file_is_named(tmp_path, name, keep):
     file = write_plain_set(tmp_path) / name
     file.write_bytes(file.read_bytes()[:keep])

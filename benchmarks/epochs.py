@@ -30,7 +30,7 @@ from pyro_vae.compilation import CompileMode
 from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.networks import NetworkFactory
 from pyro_vae.objectives import ELBO
-from pyro_vae.posteriors.gaussian import MINIMUM_SCALE
+from pyro_vae.posteriors import MINIMUM_SCALE
 from pyro_vae.training import Training
 from pyro_vae.training.batch_loss import Precision
 

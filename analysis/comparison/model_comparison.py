@@ -23,7 +23,7 @@ from analysis.comparison.heldout_elpd import MOST_KHATS_ABOVE, HeldOut, elpd_dat
 from analysis.plotting.arviz import arviz_figure
 from analysis.plotting.style import BLUE, GREY, ORANGE, listed, shortened, tidy, wrapped
 from pyro_vae.data.nouns import noun, nouns
-from pyro_vae.inference_data.pointwise import named
+from pyro_vae.inference_data.terms import format_rows
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -184,7 +184,7 @@ class ModelComparison(Result):
         if self.left_out:
             parts.append(
                 f"Left out: {self.left_out:,} of {self.n + self.left_out:,} {nouns()} "
-                f"({named(list(self.left_out_rows))}), as log p(x) of a model is not finite."
+                f"({format_rows(list(self.left_out_rows))}), as log p(x) of a model is not finite."
             )
         return " ".join(filter(None, parts))
 
@@ -277,7 +277,11 @@ def compare_models(
     if not (finite.all() or leave_out_non_finite):
         bad = {model.name: np.flatnonzero(~np.isfinite(model.log_evidence)) for model in models}
         counts = listed(
-            [f"{len(r):,} of {name} ({named(r.tolist())})" for name, r in bad.items() if len(r)]
+            [
+                f"{len(r):,} of {name} ({format_rows(r.tolist())})"
+                for name, r in bad.items()
+                if len(r)
+            ]
         )
         raise ValueError(
             f"log p(x) must be finite, got other values for {counts} of {len(finite):,} {nouns()}; check them, "

@@ -55,7 +55,9 @@ class EvidenceSettings:
 
     def refined(self, vae: Any, x: Tensor, seed: int) -> Any:
         """The program with its guide fitted to each example, if `refine_steps` says so."""
-        return refine_guide(vae, x, steps=self.refine_steps, seed=seed) if self.refine_steps else vae
+        return (
+            refine_guide(vae, x, steps=self.refine_steps, seed=seed) if self.refine_steps else vae
+        )
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class EvidenceSettings:
     gap_steps: int = 1000
 
     @property
-    def chain(self) -> dict[str, int]:
+    def chain(self) -> dict[str, Any]:
         """The arguments of the functions that run chains."""
         return {
             "num_chains": self.chains,
@@ -55,7 +55,9 @@ class EvidenceSettings:
 
     def refined(self, vae: Any, x: Tensor, seed: int) -> Any:
         """The program with its guide fitted to each example, if `refine_steps` says so."""
-        return refine_guide(vae, x, steps=self.refine_steps, seed=seed) if self.refine_steps else vae
+        return (
+            refine_guide(vae, x, steps=self.refine_steps, seed=seed) if self.refine_steps else vae
+        )
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,9 @@ def test_trust_of_each_kind():
         evidence="importance weighting",
         **columns,
     )
-    assert good.trust().startswith("The local optimum is reached (the last third of 900 steps gained 0.000")
+    assert good.trust().startswith(
+        "The local optimum is reached (the last third of 900 steps gained 0.000"
+    )
     assert "is a lower bound (k-hat is above the threshold for 0.0% of the data" in good.trust()
     far = replace(good, last_third=np.full(n, 0.3)).trust()
     assert far.startswith("The local optimum is not reached")

@@ -6,7 +6,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from analysis.study import markdown
+from analysis.study_results import markdown
 from benchmarks.epochs import SuiteResult
 from benchmarks.task import Options, Setting, grey_images
 from benchmarks.timing import TargetResult, at_most, memory_bytes, ratio, run_in_process, spread

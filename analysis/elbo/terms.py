@@ -120,11 +120,7 @@ class ElboTerms(Result):
 
 
 def elbo_terms(evaluation: Evaluation) -> ElboTerms:
-    """The terms of each evaluated example, means over its draws from the guide.
-
-    Args:
-        evaluation: The result of `pyro_vae.evidence.evaluate`.
-    """
+    """The terms of each evaluated example, means over its draws from the guide."""
     weights = evaluation.importance_weighting
     arrays = (weights.reconstruction, weights.kl, evaluation.embeddings)
     return ElboTerms(*(np.asarray(values, np.float64) for values in arrays))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pyro_vae.data import PreparedData
 from pyro_vae.data.nouns import noun
-from pyro_vae.likelihoods.location_scale import LocationScale
+from pyro_vae.likelihoods.likelihood import LocationScale
 from pyro_vae.log_densities import (
     LogDensities,
     distribution_at,
@@ -242,7 +242,7 @@ def _scale_advice(program: Any, x: Tensor) -> tuple[str | None, bool]:
         return None, False
     data = as_floats(x)
     with evaluation_mode(program):
-        _, scale, _ = likelihood.parameters_of(program.embed(data[:2]))
+        _, scale, _ = likelihood.loc_and_scale(program.embed(data[:2]))
         # In the unit of the option; half of the spread leaves the rest to the code.
         current = F.softplus(likelihood.raw_scale).mean() + likelihood.minimum_scale
         standard = (data / scale[0]).flatten(1).double()

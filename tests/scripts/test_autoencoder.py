@@ -48,6 +48,7 @@ def binary(n=12):
     )
 
 
+@pytest.mark.slow
 def test_it_trains_and_says_what_is_not_defined(script, tmp_path, capsys):
     run = tmp_path / "run"
     arguments = (*SMALL, *POINT, "--posterior.corruption", "masking", "--out", run)

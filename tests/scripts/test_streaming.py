@@ -113,6 +113,7 @@ def test_what_cannot_be_is_one_line(refused, path, tmp_path, change, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_evaluation_and_pictures(script, path, tmp_path):
     """Whatever reads the splits after training reads those that are in memory."""
     out = tmp_path / "run"

@@ -133,7 +133,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     """Compute the sections of one run and write each as soon as it is finished."""
     trained = open_run(options, options.runs[0])
     set_noun(trained.data.dataset.noun)
-    from analysis.predictive.model_samples import UndefinedCheckError
+    from analysis.check import UndefinedCheckError
     from analysis.progress import Steps
     from analysis.run_subject import (
         dependencies,

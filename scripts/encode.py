@@ -17,13 +17,13 @@ from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.predictive.model_samples import as_floats, embedded, latent_site, to_array
+from analysis.predictive.model_samples import embed_data, latent_site, to_array
 from analysis.representation.codes import FORMATS, Codes
 from pyro_vae.cli import Parser, run_program, select_device
 from pyro_vae.data import PreparedData
 from pyro_vae.data.nouns import noun, set_noun
 from pyro_vae.log_densities import distribution_at
-from pyro_vae.rng import evaluation_mode
+from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.runs.provenance import provenance
 from pyro_vae.runs.run_directory import RunDirectory
 from pyro_vae.runs.trained_run import TrainedRun, split_data_options
@@ -154,7 +154,7 @@ def encode(
         for split in splits:
             for x in blocks(trained.data, split):
                 x = x.to(trained.device)
-                codes.append(embedded(vae, x).astype(np.float32))
+                codes.append(embed_data(vae, x).astype(np.float32))
                 if scale:
                     scales.append(scales_of(vae, x))
                 bar.update(len(x))

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from analysis.check import UndefinedCheckError
 from analysis.disentanglement.traversal_labels import ImageMovements, vector_movement
 from analysis.disentanglement.traversals import factor_shares, plot_traversals, traversals
-from analysis.predictive.model_samples import UndefinedCheckError
 
 RNG = np.random.default_rng(0)
 CODES = RNG.normal(size=(400, 4))
@@ -190,6 +190,6 @@ def test_figure(words):
     assert "z[3]: does nothing" in text
     assert "no factor" in text
     assert "3 change one thing, 1 nothing" in text
-    _, text = words(plot_traversals(traversals(Vector(), CODES)))
-    assert "in standard deviations" in text
-    assert "elements, most x[" in text
+    figure = plot_traversals(traversals(Vector(), CODES))
+    assert "in standard deviations" in figure.get_supxlabel()
+    assert any("elements, most x[" in ax.get_title() for ax in figure.axes)

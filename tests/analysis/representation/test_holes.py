@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import UndefinedCheckError
 from analysis.representation.classifier_two_sample import two_sample_test
 from analysis.representation.holes import compare_draws, holes, nearest_distance, plot_holes
 from pyro_vae import VAE, posteriors, priors
@@ -40,6 +40,7 @@ def plain(summary):
     return summary
 
 
+@pytest.mark.slow
 def test_one_distribution_is_not_told_apart():
     """p-values are uniform, one in a hundred draws lies in a hole."""
     p_values, shares, uncovered = [], [], []
@@ -115,6 +116,7 @@ def test_an_autoencoder_s_prior_was_not_trained():
     assert "prior was not used" in summary["reading"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prior", "posterior"),
     [

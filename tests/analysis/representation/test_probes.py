@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import UndefinedCheckError
 from analysis.representation import probes
 from analysis.representation.clustering import clustering
 from analysis.representation.codes import LabelledCodes
@@ -181,4 +181,4 @@ def test_many_classes_are_no_warning():
     codes = LabelledCodes(np.random.default_rng(0).normal(size=(150, 4)), labels)
     assert linear_probe(codes, codes).num_classes == 100
     assert nearest_neighbours(codes, codes, neighbours=1).accuracy == 1
-    assert clustering(codes, clusters=100, repeats=1).nmi[0] > 0
+    assert clustering(codes, clusters=100, repeats=1).starts[0].nmi > 0

@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from analysis.calibration.exact_models import LinearGaussian
+from analysis.check import UndefinedCheckError
 from analysis.diagnosis import SectionResult
-from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation import inputs
 from analysis.representation.codes import with_error
+from analysis.representation.decoder_geometry import DECODER_GEOMETRY
 from analysis.representation.inputs import RepresentationInputs
-from analysis.representation.section import side_by_side
+from analysis.representation.probes import PROBE
+from analysis.representation.section import RepresentationSection, side_by_side
 from analysis.subject import Subject
 from pyro_vae.evidence import fixed_rows
 
@@ -34,7 +36,7 @@ def test_of_several_factors_the_first_is_the_label(monkeypatch):
     rows = fixed_rows(50, 30).numpy()
     assert (of.train.labels == train_labels[rows, 0]).all()
     # The codes are those of the same rows.
-    codes = inputs.embedded(subject.vae, of.train_x)
+    codes = inputs.embed_data(subject.vae, of.train_x)
     np.testing.assert_allclose(of.train.codes, codes, rtol=1e-5)
     # Factors are scored on all that is held out.
     whole = torch.randn(40, 3)
@@ -54,7 +56,7 @@ def test_data_without_a_label_are_left_out():
     assert len(of.test.codes) == len(of.labelled_x) == 15
     assert (of.train.labels == train_labels[train_labels >= 0]).all()
     # Codes and data are those of the rows with labels.
-    codes = inputs.embedded(of.subject.vae, of.labelled_train_x)
+    codes = inputs.embed_data(of.subject.vae, of.labelled_train_x)
     np.testing.assert_allclose(of.train.codes, codes, rtol=1e-5)
     assert len(of.train_x) == 50
     factors = np.stack([labels, rng.integers(0, 3, 20)], 1)
@@ -77,6 +79,19 @@ def test_without_labels_there_is_no_probe(labels, says):
         _ = RepresentationInputs(a_subject(labels=labels)).test
     with pytest.raises(UndefinedCheckError, match="no factors"):
         _ = RepresentationInputs(a_subject(labels=labels)).scored_codes_and_factors
+
+
+def test_numbers_about_labels_name_the_factor():
+    rng = np.random.default_rng(0)
+    labels = {"labels": rng.integers(0, 3, (20, 2)), "train_labels": rng.integers(0, 3, (50, 2))}
+    section = RepresentationSection("?", (PROBE, DECODER_GEOMETRY))
+    found = section.run("representation", a_subject(**labels, label_names=("shape", "scale")))
+    assert list(found.numbers) == [
+        "linear probe, all labels, shape",
+        "directions that move the data",
+    ]
+    plain = section.run("representation", a_subject(**{k: v[:, 0] for k, v in labels.items()}))
+    assert "linear probe, all labels" in plain.numbers
 
 
 def a_section(numbers):

@@ -48,7 +48,7 @@ def test_small_errors_and_few_large_ones_are_no_reason():
     size[:20] = -1e8
     reason = withheld(rounding_error(size), size)
     assert reason.startswith(
-        "Withheld: log densities of about 1e+08 nats carry rounding errors of about 11.9 nats"
+        "Withheld: log densities of about 1e+08 nats have rounding errors of about 11.9 nats"
     )
     assert "--data.scale standard" in reason
 

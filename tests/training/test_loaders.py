@@ -188,7 +188,7 @@ def test_training_from_the_disk_equals_training_in_memory(dataset):
     assert readers() == []
 
 
-@pytest.mark.parametrize("at", [3, 27, STEPS, STEPS + 9])
+@pytest.mark.parametrize("at", [27, pytest.param(STEPS, marks=pytest.mark.slow)])
 def test_resume_is_bit_exact(dataset, tmp_path, at):
     path = tmp_path / "checkpoint.pt"
     straight = a_training(dataset)

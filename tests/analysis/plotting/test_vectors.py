@@ -6,7 +6,7 @@ from analysis.calibration.element_map import plot_calibration_map
 from analysis.calibration.element_pit import element_pit
 from analysis.elbo.extremes import plot_extremes
 from analysis.elbo.terms import ElboTerms
-from analysis.guide.psis_diagnostics import guide_quality, plot_worst_images
+from analysis.guide.psis_diagnostics import GuideQuality, plot_worst_images
 from analysis.plotting.vectors import (
     ELEMENTS,
     MOST_ELEMENTS,
@@ -105,7 +105,7 @@ def test_every_figure_of_a_table_names_its_columns(words):
         plot_profiles(checks.profiles, elements),
         plot_extremes(TABLE, ElboTerms(-rank, rank, TABLE), new, elements=elements),
         plot_calibration_map(element_pit(RNG.random(TABLE.shape)), elements),
-        plot_worst_images(TABLE, new, guide_quality(None, 1 + rank, 100), elements=elements),
+        plot_worst_images(TABLE, new, GuideQuality(None, 1 + rank, 100), elements=elements),
     ]
     for figure in figures:
         _, text = words(figure)

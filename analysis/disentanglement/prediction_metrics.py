@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.check import UndefinedCheckError
-from analysis.disentanglement.factors import Factors, best_gaps, check_codes, split_halves
+from analysis.disentanglement.factors import Factors, check_codes, split_halves
 
 # The forests of extremely randomized trees: their number of trees, and of data in a leaf.
 TREES = 30
@@ -19,28 +19,6 @@ EVALUATED = 4000
 DEVIATIONS = 3.0
 
 
-def separated_predictability(
-    scores: Float[np.ndarray, "dim factors"],
-) -> Float[np.ndarray, " factors"]:
-    """S_(1)j - S_(2)j for each factor j; the score SAP is their mean.
-
-    S_ij says how well coordinate i alone predicts factor j: see `threshold_accuracies` and
-    `squared_correlations`.
-
-    Returns:
-        From 0, where two coordinates predict a factor equally well, to 1 for R^2, and to
-        1 - 1 / values for accuracies, as the second coordinate still guesses one value.
-
-    Raises:
-        UndefinedCheckError: If there is only one coordinate.
-
-    References:
-        Variational Inference of Disentangled Latent Concepts from Unlabeled Observations (Kumar et
-        al., 2018), section 3, https://arxiv.org/abs/1711.00848
-    """
-    return best_gaps(scores)
-
-
 def threshold_accuracies(
     codes: Float[np.ndarray, "n dim"], factors: Factors, *, seed: int = 0
 ) -> Float[np.ndarray, "dim factors"]:
@@ -48,7 +26,8 @@ def threshold_accuracies(
 
     The thresholds lie halfway between the means of neighbouring values: the linear discriminant of
     one coordinate with equal weight for each value. They are fitted on a random half of the data and
-    evaluated on the other. The published comparison fits one-vs-rest support vector machines, which
+    evaluated on the other. The score SAP is the mean over factors of their `best_gaps`, at most
+    1 - 1 / values, as the second-best coordinate still guesses one value. The published comparison fits one-vs-rest support vector machines, which
     lose the middle values of an ordered factor even for a perfect code: its numbers are lower, and
     not comparable with these.
 
@@ -57,6 +36,10 @@ def threshold_accuracies(
 
     Raises:
         ValueError: If the numbers of data differ, or a code is not finite.
+
+    References:
+        Variational Inference of Disentangled Latent Concepts from Unlabeled Observations (Kumar et
+        al., 2018), section 3, https://arxiv.org/abs/1711.00848
     """
     check_codes(codes, factors)
     train, test = split_halves(len(codes), seed)
@@ -114,41 +97,32 @@ class Importance:
     num_evaluated: int
 
 
-def dci_disentanglement(importance: Float[np.ndarray, "dim factors"]) -> float:
-    """D = sum_i rho_i (1 - H(P_i) / log k), P_ij = R_ij / sum_j R_ij, rho_i = sum_j R_ij / sum_ij R_ij.
+def dci_scores(importance: Float[np.ndarray, "dim factors"]) -> tuple[float, float]:
+    """Disentanglement and completeness of DCI, from importances R_ij >= 0 of coordinate i for factor j.
+
+    D = sum_i rho_i (1 - H(P_i) / log k), P_ij = R_ij / sum_j R_ij, rho_i = sum_j R_ij / sum_ij R_ij; and C
+    is the same of the transpose, with log d. Eastwood & Williams report C for each factor; with columns that
+    sum to 1 this is their mean.
 
     Returns:
-        1 if each coordinate is important for one factor only; 0 if each is equally important for all
-        factors, or none is important.
+        D is 1 if each coordinate is important for one factor only; 0 if each is equally important for all
+        factors, or none is important. C is 1 if each factor is predicted from one coordinate; 0 if from all
+        equally, or from none.
 
     Raises:
         ValueError: If an importance is negative.
-        UndefinedCheckError: If there is only one factor.
+        UndefinedCheckError: If there is only one factor or coordinate.
     """
-    return _concentration(importance, "factors that vary")
+    if (importance < 0).any():
+        raise ValueError(f"importances must not be negative, got {importance.min():.3g}.")
+    for count, what in zip(importance.shape, ("coordinates", "factors that vary"), strict=True):
+        if count < 2:
+            raise UndefinedCheckError(f"DCI needs at least 2 {what}, got {count}.")
+    return _concentration(importance), _concentration(importance.T)
 
 
-def dci_completeness(importance: Float[np.ndarray, "dim factors"]) -> float:
-    """C = sum_j rho_j (1 - H(P_j) / log d), P_ij = R_ij / sum_i R_ij, rho_j = sum_i R_ij / sum_ij R_ij.
-
-    Eastwood & Williams report it for each factor; with columns that sum to 1 this is their mean.
-
-    Returns:
-        1 if each factor is predicted from one coordinate; 0 if from all equally, or from none.
-
-    Raises:
-        ValueError: If an importance is negative.
-        UndefinedCheckError: If there is only one coordinate.
-    """
-    return _concentration(importance.T, "coordinates")
-
-
-def _concentration(rows: np.ndarray, what: str) -> float:
+def _concentration(rows: np.ndarray) -> float:
     """1 - H(row) / log(columns), averaged over rows in proportion to their sums."""
-    if rows.shape[1] < 2:
-        raise UndefinedCheckError(f"expected at least 2 {what}, got {rows.shape[1]}.")
-    if (rows < 0).any():
-        raise ValueError(f"importances must not be negative, got {rows.min():.3g}.")
     from scipy.special import entr
 
     weights = rows.sum(1)
@@ -186,11 +160,11 @@ def forest_importance(
     train, test = split_halves(len(codes), seed)
     test = test[:EVALUATED]
     rng = np.random.default_rng(seed)
+    options: dict[str, Any] = {"max_features": None, "min_samples_leaf": LEAF}
+    options["random_state"] = seed
     columns, accuracies, guesses = [], [], []
     for values in factors.values.T:
-        forest = ExtraTreesClassifier(
-            trees, max_features=None, min_samples_leaf=LEAF, random_state=seed
-        ).fit(codes[train], values[train])
+        forest = ExtraTreesClassifier(trees, **options).fit(codes[train], values[train])
         losses, accuracy = _permutation_losses(forest, codes[test], values[test], rng)
         columns.append(losses / max(losses.sum(), np.finfo(float).tiny))
         accuracies.append(accuracy)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from analysis.check import Result, UndefinedCheckError
-from analysis.disentanglement.factors import check_codes, encode_factors
+from analysis.disentanglement.factors import best_gaps, check_codes, encode_factors
 from analysis.disentanglement.group_metrics import GroupScore, beta_vae_score, factor_vae_score
 from analysis.disentanglement.information_metrics import (
     bootstrap_information,
@@ -19,10 +19,8 @@ from analysis.disentanglement.information_metrics import (
     mutual_information_gap,
 )
 from analysis.disentanglement.prediction_metrics import (
-    dci_completeness,
-    dci_disentanglement,
+    dci_scores,
     forest_importance,
-    separated_predictability,
     threshold_accuracies,
 )
 from analysis.plotting.style import BLUE, GREY, ORANGE, listed, new_figure, shortened, tidy
@@ -192,7 +190,11 @@ def disentanglement(
     information = factor_information(codes, encoded, seed=seed)
     resampled = bootstrap_information(codes, encoded, seed=seed)
     importance = forest_importance(codes, encoded, seed=seed)
-    accuracies, guesses = importance.accuracies, importance.guesses
+    dci, accuracies, guesses = (
+        dci_scores(importance.matrix),
+        importance.accuracies,
+        importance.guesses,
+    )
 
     def mig(nats: np.ndarray) -> float:
         return float(mutual_information_gap(nats, information.entropies).mean())
@@ -203,11 +205,9 @@ def disentanglement(
     return Disentanglement(
         scores={
             "mig": mig(information.nats),
-            "sap": float(
-                separated_predictability(threshold_accuracies(codes, encoded, seed=seed)).mean()
-            ),
-            "dci_disentanglement": dci_disentanglement(importance.matrix),
-            "dci_completeness": dci_completeness(importance.matrix),
+            "sap": float(best_gaps(threshold_accuracies(codes, encoded, seed=seed)).mean()),
+            "dci_disentanglement": dci[0],
+            "dci_completeness": dci[1],
             "modularity": mean_modularity_of(information.nats),
             **dict.fromkeys(undefined, math.nan),
             **{name: score.accuracy for name, score in groups.items()},

@@ -26,7 +26,6 @@ from analysis.representation.codes import (
     check_sizes,
     class_labels,
     labelled_codes,
-    rows_with_label,
     spread,
     with_error,
 )
@@ -53,7 +52,8 @@ class Lead:
         other: The name of the other representation.
         n: The number of labels.
         differences: One per draw of labels.
-        test_error: The standard error of their mean from the choice of test data, which both share.
+        test_error: The standard error of their mean from the choice of test data, which both
+            share.
     """
 
     other: str
@@ -83,9 +83,9 @@ class Lead:
 
     @property
     def outcome(self) -> str:
-        """The first representation is "better", "worse", or "not clearly different"."""
+        """The first representation is "better", "worse", or "not clearly better"."""
         if not self.is_clear:
-            return "not clearly different"
+            return "not clearly better"
         return "better" if self.mean > 0 else "worse"
 
 
@@ -132,14 +132,8 @@ class Transfer(Result):
                 for name, values in self.accuracies.items()
             },
             "leads": [
-                {
-                    "over": lead.other,
-                    "n": lead.n,
-                    "mean": lead.mean,
-                    "spread": lead.spread,
-                    "standard_error": lead.standard_error,
-                    "told_apart": lead.is_clear,
-                }
+                {name: getattr(lead, name) for name in ("n", "mean", "spread", "standard_error")}
+                | {"over": lead.other, "told_apart": lead.is_clear}
                 for lead in self.leads
             ],
         }
@@ -149,12 +143,14 @@ class Transfer(Result):
         parts = []
         for n, accuracies in zip(self.sizes, self.accuracies[self.first], strict=True):
             leads = [
-                f"{with_error(lead.mean, lead.standard_error, '+.1%')} over {lead.other} ({lead.outcome})"
+                f"{with_error(lead.mean, lead.standard_error, '+.1%')} over {lead.other} "
+                f"({lead.outcome})"
                 for lead in self.leads
                 if lead.n == n
             ]
             parts.append(
-                f"With {n:,} labels a linear probe of {self.first} is right for {accuracies.mean():.1%} "
+                f"With {n:,} labels a linear probe of {self.first} is right for "
+                f"{accuracies.mean():.1%} "
                 f"(chance {self.chance:.1%}), {listed(leads)}."
             )
         return " ".join(parts)
@@ -184,8 +180,8 @@ def transfer(
 
     Raises:
         UndefinedCheckError: If the training data have a single label.
-        ValueError: If names or labels differ, there are fewer than two representations, or for sizes
-            and codes that `label_efficiency` refuses.
+        ValueError: If names or labels differ, there are fewer than two representations, or for
+            sizes and codes that `label_efficiency` refuses.
     """
     names = list(train)
     if len(names) < 2 or names != list(test):
@@ -225,8 +221,8 @@ def representations(
 ) -> dict[str, LabelledCodes]:
     """The codes of data, the data as vectors, and the codes of an untrained encoder.
 
-    Real data are scaled as the encoder reads them: a probe of columns in their own units would depend
-    only on the column with the largest numbers.
+    Real data are scaled as the encoder reads them: a probe of columns in their own units would
+    depend only on the column with the largest numbers.
 
     Args:
         vae: A program with `embed(x)`, trained on data of the same shape and support.
@@ -273,14 +269,8 @@ def plot_transfer(result: Transfer) -> "matplotlib.figure.Figure":
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9.5)
     tidy([ax])
     leads = [lead for lead in result.leads if lead.n == result.sizes[0]]
-    parts = [
-        f"{outcome} {preposition} {listed(others)}"
-        for outcome, preposition in (
-            *(("better", "than"), ("worse", "than"), ("not clearly different", "from")),
-        )
-        if (others := [lead.other for lead in leads if lead.outcome == outcome])
-    ]
-    title = f"With {result.sizes[0]:,} labels, {shortened(result.first)}: {'; '.join(parts)}"
+    outcomes = "; ".join(f"{lead.outcome} than {lead.other}" for lead in leads)
+    title = f"With {result.sizes[0]:,} labels, {shortened(result.first)}: {outcomes}"
     figure.suptitle(wrapped(title), fontsize=12)
     return figure
 
@@ -295,21 +285,17 @@ def _common_labels(parts: Mapping[str, LabelledCodes]) -> Int[np.ndarray, " n"]:
 def _diagnose(subject: "Subject") -> Transfer:
     foreign = subject.compute(RepresentationInputs).foreign
     names = (foreign.name, f"the training data of {foreign.name}")
-    labels, train_labels = (
+    (known, labels), (train_known, train_labels) = (
         class_labels(each, name)
         for each, name in zip((foreign.labels, foreign.train_labels), names, strict=True)
     )
-    known, train_known = (
-        torch.from_numpy(rows_with_label(each, name))
-        for each, name in zip((foreign.labels, foreign.train_labels), names, strict=True)
-    )
-    rows = fixed_rows(len(train_labels), TRAINING)
+    rows = fixed_rows(len(train_labels), TRAINING).numpy()
     untrained = subject.untrained()
     train, test = (
         representations(subject.vae, untrained, x.to(subject.x.device), torch.from_numpy(each))
         for x, each in (
-            (foreign.train[train_known[rows]], train_labels[rows.numpy()]),
-            (foreign.x[known.to(foreign.x.device)], labels),
+            (foreign.train[train_known[rows]], train_labels[rows]),
+            (foreign.x[known], labels),
         )
     )
     found = transfer(train, test, seed=subject.seed_of("transfer"))

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from pyro_vae.data import PreparedData
 from pyro_vae.evidence import Comparison, Evaluation, compare_with_baselines
-from pyro_vae.evidence.numbers import finite
+from pyro_vae.json_values import to_jsonable
 from pyro_vae.objectives import ELBO, Objective
-from pyro_vae.training.collapse_monitor import (
+from pyro_vae.training.history import Record
+from pyro_vae.training.validation import (
     FEWEST_STEPS,
     PATIENCE_STEPS,
-    Record,
     describe_collapse,
     has_collapsed,
     has_exploded,
@@ -269,7 +269,7 @@ def _collapsed(
         return None
     rows = data.fixed("validation")[:1000]
     advice = remedies(vae, objective, rows.to(next(vae.parameters()).device))
-    what = describe_collapse(record, units, most).replace("has collapsed and says", "says")
+    what = describe_collapse(record, units, most)
     return f"collapsed: {what}. {advice}"
 
 
@@ -299,7 +299,7 @@ def _still_rising(
     slope, error = _slope(scores[-epochs:])
     gain = slope * (epochs - 1)
     weights = evaluation.weights
-    scales = [] if weights is None else [finite(weights.log_evidence_se) or 0.0]
+    scales = [] if weights is None else [to_jsonable(weights.log_evidence_se) or 0.0]
     scales += [max(0.0, _SHARE * each.above) for each in comparisons if each.above is not None]
     recent = len(scores) - 1 - int(scores.argmax()) <= len(scores) // 10
     if not (recent and slope > BEYOND * error and gain > min(scales, default=0.0)):

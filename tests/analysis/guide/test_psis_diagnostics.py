@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.guide.psis_diagnostics import guide_quality, plot_guide_quality, plot_worst_images
+from analysis.guide.psis_diagnostics import GuideQuality, plot_guide_quality, plot_worst_images
 from pyro_vae.evidence import importance_weighting
 from pyro_vae.rng import evaluation_mode
 from pyro_vae.statistics import khat_threshold
@@ -14,11 +14,10 @@ from pyro_vae.statistics import khat_threshold
 RNG = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize(("centre", "above"), [(0.2, "0.0%"), (1.2, "100.0%")])
-def test_good_and_bad(words, centre, above):
-    khat = RNG.uniform(centre - 0.1, centre + 0.1, 50)
+def test_khat_above_the_threshold_is_counted(words):
+    khat = np.r_[RNG.uniform(0.1, 0.3, 20), RNG.uniform(1.1, 1.3, 30)]
     axes, text = words(plot_guide_quality(khat, RNG.uniform(1, 1000, 50), 1000))
-    assert f"{above} of 50 data above the threshold" in text
+    assert "60.0% of 50 data above the threshold" in text
     assert "threshold 0.67" in text
     assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_title() for ax in axes)
     assert sum(bar.get_height() for bar in axes[1].patches) == 50
@@ -35,23 +34,23 @@ def test_what_is_not_finite_is_counted(words):
     assert sum(bar.get_height() for bar in axes[1].patches) == 50
 
 
-def test_constant_weights(words):
+def test_constant_weights():
     """The exact posterior, or a collapsed latent: nothing but -inf."""
-    _, text = words(plot_guide_quality(np.full(9, -np.inf), np.full(9, 100.0), 100))
-    assert "0.0% of 9 data above the threshold" in text
-    assert "Median ESS, the line: 100 of 100 draws" in text
+    left, right = plot_guide_quality(np.full(9, -np.inf), np.full(9, 100.0), 100).axes
+    assert left.get_title() == "0.0% of 9 data above the threshold"
+    assert "100 of 100 draws" in right.get_title()
 
 
-def test_too_few_draws(words):
-    axes, text = words(plot_guide_quality(None, np.full(9, 7.0), 10))
-    assert "10 draws are too few for a k-hat" in text
-    assert axes[0].get_ylabel()
+def test_too_few_draws():
+    left, _ = plot_guide_quality(None, np.full(9, 7.0), 10).axes
+    assert left.get_title() == "10 draws are too few for a k-hat"
+    assert left.get_ylabel()
 
 
 def test_worst_rows_by_hand():
     khat = np.array([0.1, 0.9, -np.inf, np.inf, np.inf, 0.5])
     ess = np.array([50.0, 3.0, 100.0, 2.0, 1.0, 20.0])
-    quality = guide_quality(khat, ess, 100)
+    quality = GuideQuality(khat, ess, 100)
     np.testing.assert_array_equal(quality.worst, [4, 3, 1, 5, 0, 2])
     summary = quality.summary()
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
@@ -64,7 +63,7 @@ def test_worst_rows_by_hand():
 
 
 def test_without_khat_the_lowest_ess_is_worst():
-    quality = guide_quality(None, np.array([3.0, 1.0, 2.0]), 5)
+    quality = GuideQuality(None, np.array([3.0, 1.0, 2.0]), 5)
     np.testing.assert_array_equal(quality.worst, [1, 2, 0])
     assert quality.summary()["khat_share_above"] is None
     assert "at least 25 draws" in quality.reading()
@@ -80,7 +79,7 @@ def test_without_khat_the_lowest_ess_is_worst():
     ],
 )
 def test_readings_pair_khat_with_ess(khat, ess, said):
-    assert said in guide_quality(np.full(60, khat), np.full(60, ess), 300).reading()
+    assert said in GuideQuality(np.full(60, khat), np.full(60, ess), 300).reading()
 
 
 def measured(exact, num_samples=1000, **faults):
@@ -89,7 +88,7 @@ def measured(exact, num_samples=1000, **faults):
         found = importance_weighting(
             vae.model, vae.guide, exact.draw(50, 1), num_samples=num_samples
         )
-    return guide_quality(found.khat, found.ess, num_samples)
+    return GuideQuality(found.khat, found.ess, num_samples)
 
 
 def test_a_wide_guide_has_a_low_khat_and_a_low_ess():
@@ -101,14 +100,14 @@ def test_a_wide_guide_has_a_low_khat_and_a_low_ess():
     quality = measured(exact, guide_scale=4.0)
     assert np.median(quality.ess) == pytest.approx(42, rel=0.15)
     assert np.median(quality.khat) < khat_threshold(1000)
-    wide = guide_quality(quality.khat - 0.3, quality.ess, 1000)  # As of more draws.
+    wide = GuideQuality(quality.khat - 0.3, quality.ess, 1000)  # As of more draws.
     assert wide.verdicts()[0].answer == "nearly"
     few = measured(exact, guide_scale=5.0)
     assert (few.khat > khat_threshold(1000)).mean() > 0.9
     assert few.verdicts()[0].answer == "no"
 
 
-@pytest.mark.parametrize("sharpness", [1.0, 0.98, 1.02])
+@pytest.mark.parametrize("sharpness", [1.0, 0.98])
 def test_a_code_of_few_values_next_to_exact_is_not_warned_of(sharpness):
     quality = measured(BernoulliMixture((1, 4, 4)), guide_sharpness=sharpness)
     assert quality.verdicts()[0].answer == "yes"
@@ -125,15 +124,15 @@ def test_a_code_of_few_values_next_to_exact_is_not_warned_of(sharpness):
 )
 def test_bad_numbers_are_refused(khat, ess, message):
     with pytest.raises(ValueError, match=message):
-        guide_quality(khat, ess, 10)
+        GuideQuality(khat, ess, 10)
 
 
 def test_worst_images(words):
     khat = np.r_[np.linspace(0, 1, 19), np.inf]
-    quality = guide_quality(khat, RNG.uniform(1, 100, 20), 100)
+    quality = GuideQuality(khat, RNG.uniform(1, 100, 20), 100)
     images = RNG.uniform(size=(20, 1, 8, 8))
-    axes, text = words(plot_worst_images(images, images, quality, columns=5))
-    assert len(axes) == 20
+    axes, text = words(plot_worst_images(images, images, quality, columns=2))
+    assert len(axes) == 8
     assert "datum 19\nk-hat inf" in text
     assert "datum 0\nk-hat 0.00" in text
     with pytest.raises(ValueError, match="got 19, 19 and 20"):
@@ -141,6 +140,6 @@ def test_worst_images(words):
 
 
 def test_a_khat_that_is_no_number_vouches_for_nothing():
-    quality = guide_quality(np.array([0.1, np.nan, 0.2, np.nan]), np.full(4, 60.0), 100)
+    quality = GuideQuality(np.array([0.1, np.nan, 0.2, np.nan]), np.full(4, 60.0), 100)
     assert quality.worst.tolist() == [1, 3, 2, 0]
     assert quality.summary()["khat_share_above"] == 0.5

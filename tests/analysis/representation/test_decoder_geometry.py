@@ -56,17 +56,18 @@ def test_of_a_linear_decoder_they_are_the_matrix_s(words):
     assert "3 of 3 directions" in words(plot_jacobian_spectrum(found))[1]
 
 
+@pytest.mark.slow
 def test_columns_in_different_units_move_in_their_spreads():
     x = torch.from_numpy(RNG.normal(size=(200, 3)))
     found, paths = [], []
     for factors in ([1.0, 1.0, 1.0], [1.0, 1000.0, 0.01]):
         pyro.set_rng_seed(0)
-        units = Units.of(x * torch.tensor(factors, dtype=torch.double))
+        units = Units.from_data(x * torch.tensor(factors, dtype=torch.double))
         vae = build((3,), 2, likelihood="normal", units=units).eval()
         z = np.random.default_rng(1).normal(size=(10, 2)).astype(np.float32)
         found.append(decoder_geometry(vae, z).singular_values)
         paths.append(interpolation(vae, z, pairs=5, num_samples=2).length)
-    one, spreads = Units.of(x).spread.numpy(), found[1]
+    one, spreads = Units.from_data(x).spread.numpy(), found[1]
     # Of the first, whose columns have one unit, distances are in it.
     np.testing.assert_allclose(found[0] / one.mean(), spreads, rtol=0.2)
     assert spreads.max() < 10
@@ -117,6 +118,7 @@ def test_a_decoder_that_ignores_the_code(words):
         assert "0 of 3" in words(plot_jacobian_spectrum(found))[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in likelihoods.LIKELIHOODS if "autoregressive" not in n])
 def test_every_likelihood_against_differences(name):
     kind = likelihoods.LIKELIHOODS[name]

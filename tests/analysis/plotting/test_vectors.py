@@ -33,14 +33,15 @@ def test_the_largest_elements_are_named(words):
     assert "New data from the model" in text
 
 
-def test_reconstructions_show_the_elements_of_the_data(words):
+def test_reconstructions_show_the_elements_of_the_data():
     data = RNG.poisson(1.0, size=(40, 200))
-    axes, text = words(plot_largest(RNG.random((40, 200)), (), data, "a title"))
-    panels = [ax for ax in axes if ax.has_data()]
+    figure = plot_largest(RNG.random((40, 200)), (), data, "a title")
+    panels = [ax for ax in figure.axes if ax.has_data()]
     assert len(panels) == PANELS
     assert panels[0].get_yticklabels()[0].get_text() == str(np.argsort(data[0])[::-1][0])
-    assert "data" in text
-    assert "a title" in text
+    assert figure.get_suptitle() == "a title"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["data", "model"]
 
 
 TABLE = RNG.normal([0.0, 1000.0, -3.0], [1.0, 300.0, 0.1], size=(40, 3))

@@ -50,12 +50,16 @@ def test_the_best_of_the_baselines_may_be_any_and_classes_may_be_rare():
     noise = RNG.normal(size=(91, 4))
     test = np.r_[labels, 9]
     good, bad = (
-        label_efficiency(LabelledCodes(z, labels), LabelledCodes(np.r_[z, z[:1]], test), sizes=(10, 50))
+        label_efficiency(
+            LabelledCodes(z, labels), LabelledCodes(np.r_[z, z[:1]], test), sizes=(10, 50)
+        )
         for z in (codes, noise)
     )
     reading = Baselines(bad, {"raw data": bad, "untrained encoder": good}).reading()
     assert "untrained encoder is better" in reading
-    probe = linear_probe(LabelledCodes(codes, labels), LabelledCodes(np.r_[codes, codes[:1]], test))
+    probe = linear_probe(
+        LabelledCodes(codes, labels), LabelledCodes(np.r_[codes, codes[:1]], test)
+    )
     assert probe.unseen_labels == (9,)
     assert "missing from the training data (9)" in probe.reading()
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from analysis.verdicts import Verdict
 
 
+class UndefinedCheckError(ValueError):
+    """A check that is not defined for a program or its data; the message gives the reason."""
+
+
 class Result:
     """The result of a check, recorded as finite JSON values.
 

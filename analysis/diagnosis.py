@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from analysis.check import Check
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import Check, UndefinedCheckError
 from analysis.subject import Subject
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.log_densities import NoDensityError

@@ -18,8 +18,10 @@ from analysis.plotting.images import limits_of, plot_reconstructions, plot_sampl
 from analysis.plotting.latent import plot_dimensions, plot_latent_space, plot_latents
 from analysis.plotting.style import new_figure, to_png
 from analysis.plotting.vectors import Elements, plot_largest, plot_vectors
-from analysis.predictive.checks import PredictiveChecks, compare_statistics, plot_comparisons
+from analysis.predictive.checks import compare_statistics
 from analysis.predictive.data_statistics import standardisation, statistics_for
+from analysis.predictive.figures import plot_comparisons
+from analysis.predictive.two_sample import Comparison
 from pyro_vae.data import DataContract
 from pyro_vae.data.nouns import nouns
 from pyro_vae.evidence import Evaluation
@@ -205,13 +207,13 @@ def _new_vectors(
     return plot_vectors(panels, elements, f"Test {nouns()}, and new {nouns()} from the model")
 
 
-def _quick_checks(real: np.ndarray, new: np.ndarray) -> PredictiveChecks:
+def _quick_checks(real: np.ndarray, new: np.ndarray) -> tuple[Comparison, ...]:
     """Three statistics: of images ink, total variation and symmetry, which any support has."""
     whole = bool(real.min() >= 0 and (real == np.floor(real)).all())
     support = "counts" if whole else "real"
     scaled = standardisation(real, support)
     statistics = statistics_for(real.shape[1:], support, scaled)[:3]
-    return PredictiveChecks(compare_statistics(real, new, statistics))
+    return compare_statistics(real, new, statistics)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

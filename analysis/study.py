@@ -21,10 +21,10 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vae import load
-from pyro_vae.cli.command_line import parse
+from pyro_vae.configuration.components import load_data, prepare_data, to_yaml
+from pyro_vae.configuration.parser import parse
 from pyro_vae.data import PreparedData, default_root
 from pyro_vae.evidence import evaluate, fixed_rows
-from pyro_vae.runs.configuration import load_data, prepare_data, to_yaml
 from pyro_vae.runs.provenance import provenance
 from pyro_vae.runs.run_directory import RunDirectory
 from pyro_vae.training.checkpoint import write_atomically

@@ -13,28 +13,26 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
+from analysis.calibration.element_pit import ElementPit, element_pit
 from analysis.calibration.leave_one_out import LeaveOneOut, leave_one_element_out
+from analysis.check import UndefinedCheckError
 from analysis.plotting.images import Limits, limits_of
 from analysis.plotting.vectors import Elements
 from analysis.predictive.data_statistics import (
     Statistic,
-    measured,
+    compute_statistics,
     standardisation,
     statistics_for,
 )
-from analysis.predictive.element_pit import ElementPit, element_pit
 from analysis.predictive.model_samples import (
-    UndefinedCheckError,
-    embedded,
-    guide_blocks,
+    embed_data,
     mean_data,
-    narrowed,
+    narrow_dtype,
     new_data,
     to_array,
 )
 from analysis.progress import Steps
 from pyro_vae.evidence import Evaluation, evaluate
-from pyro_vae.log_densities import distribution_at
 from pyro_vae.rng import derive_seed
 
 Computed = TypeVar("Computed")
@@ -129,12 +127,12 @@ class Subject:
     @cached_property
     def real(self) -> Real[np.ndarray, " n *event"]:
         """x as an array."""
-        return narrowed(to_array(self.x))
+        return narrow_dtype(to_array(self.x))
 
     @cached_property
     def training(self) -> Real[np.ndarray, " t *event"]:
         """The training data as an array."""
-        return narrowed(to_array(self.train))
+        return narrow_dtype(to_array(self.train))
 
     @cached_property
     def limits(self) -> Limits:
@@ -179,14 +177,14 @@ class Subject:
     @cached_property
     def real_statistics(self) -> dict[str, Float[np.ndarray, " n"]]:
         """Each statistic of the held-out data."""
-        return measured(self.real, self.statistics)
+        return compute_statistics(self.real, self.statistics)
 
     @cached_property
     def generated_statistics(self) -> dict[str, Float[np.ndarray, "sets n"]]:
         """Each statistic of each generated data set."""
         data = self.all_generated
         with self.step("statistics of new data"):
-            found = measured(data, self.statistics)
+            found = compute_statistics(data, self.statistics)
             return {name: v.reshape(self.data_sets, -1) for name, v in found.items()}
 
     @cached_property
@@ -270,21 +268,7 @@ class Subject:
 
 def reconstructed(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, " n *event"]:
     """The mean of p(x | z) at the code of each example."""
-    return mean_data(vae, embedded(vae, x))
-
-
-def replicates(
-    vae: Any, x: Real[Tensor, " n *event"], num_draws: int, *, seed: int
-) -> Real[np.ndarray, " draws n *event"]:
-    """x' ~ p(x' | z), z ~ q(z | x).
-
-    These replicates have seen the data: they show what a code keeps, and do not test the model.
-    """
-    drawn = [
-        to_array(distribution_at(terms.model_trace, "x").sample())
-        for _, terms in guide_blocks(vae, x, num_draws, seed=seed)
-    ]
-    return np.concatenate(drawn, axis=1)
+    return mean_data(vae, embed_data(vae, x))
 
 
 def _scores(vae: Any, x: Tensor, seed: int) -> dict[str, Float[np.ndarray, " n"]]:

@@ -1,7 +1,7 @@
-"""The tables of parts, written from the dictionaries: every name, its support and its density.
+"""Tables of all parts, from the dictionaries: names, supports and densities.
 
-`python scripts/parts.py` prints them, `--write docs/reference/parts.md` puts them between the page's markers. A part is
-described by the first line of its docstring.
+`python scripts/parts.py` prints them, `--write docs/reference/parts.md` writes them between the
+markers of the page.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.study import markdown, write_between_markers
-from pyro_vae.data import DATASETS
+from pyro_vae.data import DATASETS, READERS
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import NETWORKS
 from pyro_vae.objectives import OBJECTIVES
@@ -34,28 +34,23 @@ DATA = {
     "integers": "levels 0, ..., as they are",
     "counts": "counts",
 }
-
-
-# Sets that a path stands for.
-OWN = ("_file", "_folder")
-# What the first line of each part's docstring is.
-DENSITY, MAXIMISED = "density", "what is maximised"
+# Each family, and the meaning of the first line of its parts' docstrings.
 FAMILIES: dict[str, tuple[Mapping[str, Any], str]] = {
-    "Priors": (PRIORS, DENSITY),
-    "Likelihoods": (LIKELIHOODS, DENSITY),
-    "Posteriors": (POSTERIORS, DENSITY),
-    "Objectives": (OBJECTIVES, MAXIMISED),
+    "Priors": (PRIORS, "density"),
+    "Likelihoods": (LIKELIHOODS, "density"),
+    "Posteriors": (POSTERIORS, "density"),
+    "Objectives": (OBJECTIVES, "what is maximised"),
 }
 
 
 def names(parts: Mapping[str, Any], support: str | None = None) -> str:
-    """The names of a family's parts, of one support or of any."""
+    """The names of parts, of one support or of any."""
     chosen = [n for n, part in parts.items() if support in (None, getattr(part, "support", None))]
     return ", ".join(f"`{name}`" for name in chosen)
 
 
 def formulas(parts: Mapping[str, Any], what: str) -> str:
-    """A row a part: its name and the first line of its docstring."""
+    """A table of parts: name and first line of the docstring."""
     rows = []
     for name, part in parts.items():
         line = (part.__doc__ or "").partition("\n")[0].rstrip(".")
@@ -65,14 +60,11 @@ def formulas(parts: Mapping[str, Any], what: str) -> str:
 
 def tables() -> str:
     """All tables, in Markdown."""
+    named_sets = {name: part for name, part in DATASETS.items() if name not in READERS}
     others = [
         ("`--network`", names(NETWORKS)),
         ("`--objective`", names(OBJECTIVES)),
-        (
-            "`--data`",
-            names({n: p for n, p in DATASETS.items() if not n.endswith(OWN)})
-            + ", or the path of your own",
-        ),
+        ("`--data`", f"{names(named_sets)}, or the path of your own"),
     ]
     spaces = [
         (space, names(PRIORS, word), names(POSTERIORS, word)) for word, space in SPACES.items()
@@ -96,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--write", type=Path, help="Put the tables there.")
+    parser.add_argument("--write", type=Path, help="The page to write to.")
     options = parser.parse_args(arguments)
     try:
         if options.write:

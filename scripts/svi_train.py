@@ -1,12 +1,12 @@
-"""Train a VAE by stochastic variational inference, evaluate it, and draw what it learned.
+"""Train a VAE by stochastic variational inference, evaluate it and draw what it learned.
 
 `python scripts/svi_train.py` alone trains on scikit-learn's digits. `--help` lists the options of
-the parts chosen: `python scripts/svi_train.py --prior vamp --help`.
+the selected parts: `python scripts/svi_train.py --prior vamp --help`.
 """
 
 import gc
 
-# Importing torch makes a million objects and no garbage: looking for some costs 15 % of the start.
+# Importing torch creates a million objects and no garbage: collecting some costs 15 % of the start-up.
 gc.disable()
 
 import json
@@ -26,14 +26,8 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_vae.cli.command_line import parse, with_likelihood
-from pyro_vae.cli.common import chosen_device, in_one_line, with_data_path
-from pyro_vae.cli.interruption import interruptible
-from pyro_vae.data import default_root
-from pyro_vae.data.nouns import named, noun, nouns, set_noun
-from pyro_vae.data.sparse_rows import SparseRows
-from pyro_vae.rng import as_floats
-from pyro_vae.runs.configuration import (
+from pyro_vae.cli import in_one_line, interruptible, select_device
+from pyro_vae.configuration.components import (
     build_objective,
     build_vae_for,
     check_data,
@@ -43,11 +37,22 @@ from pyro_vae.runs.configuration import (
     to_yaml,
     training_options,
 )
-from pyro_vae.runs.model_files import BY_KIND, DEFAULT_MODEL, located
-from pyro_vae.runs.provenance import provenance
-from pyro_vae.runs.resume_plan import check_extension, check_plan, nothing_left, plan_notes
+from pyro_vae.configuration.model_files import BY_KIND, DEFAULT_MODEL, located
+from pyro_vae.configuration.parser import parse, with_likelihood
+from pyro_vae.configuration.resume_plan import (
+    check_extension,
+    check_plan,
+    nothing_left,
+    plan_notes,
+)
+from pyro_vae.configuration.strict_yaml import Configuration
+from pyro_vae.data import default_root
+from pyro_vae.data.nouns import named, noun, nouns, set_noun
+from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.rng import as_floats
+from pyro_vae.runs.provenance import provenance, run_header
 from pyro_vae.runs.run_directory import RunDirectory, model_hash, stored_contract
-from pyro_vae.runs.strict_yaml import Configuration
+from pyro_vae.runs.trained_run import with_data_path
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.loop import NonFiniteError, Training, describe_record
 from pyro_vae.training.preparing import default_likelihood
@@ -57,16 +62,16 @@ gc.enable()
 
 log = logging.getLogger("pyro_vae")
 
-QUICK_IMAGES = 1000
-# Of sparse data at most so many elements are evaluated.
+# Test examples evaluated by default, and elements of sparse data evaluated at most.
+QUICK_EXAMPLES = 1000
 EVALUATED_ELEMENTS = 4_000_000
 EVIDENCE_SAMPLES = 1000
-# So many draws go to inference_data.nc, of so many data; statistics are there for all evaluated ones.
-STORED_IMAGES = 64
+# Examples and draws stored in inference_data.nc; summary statistics cover all evaluated examples.
+STORED_EXAMPLES = 64
 STORED_DRAWS = 100
-# Of sparse data so many elements of draws are stored: their log densities are computed at once.
+# Elements of draws stored of sparse data: their log densities are computed at once.
 STORED_ELEMENTS = 2**23
-# The exit code where another process was asked to stop: the shell's for SIGTERM.
+# The exit code when another process was asked to stop, as a shell gives it for SIGTERM.
 STOPPED = 143
 
 
@@ -82,115 +87,109 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line = located(error)
         if line is None and not isinstance(error, ValueError | OSError | ImportError):
             raise
-        # Of several processes, which all have the same to say, the first says it.
+        # All processes fail alike; the first one reports it.
         if os.environ.get("RANK", "0") == "0":
             print(f"svi_train.py: error: {line or in_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        # Not in training, which ends by itself: while data are read, or in the evaluation.
-        print("svi_train.py: stopped; --resume goes on with a run that has begun", file=sys.stderr)
+        # While data are read, or in the evaluation; training itself ends in order.
+        print("svi_train.py: stopped; --resume continues a run that has begun", file=sys.stderr)
         return 130
 
 
 def run(configuration: Configuration) -> int:
-    """Everything up to the first step can be refused; from there on a directory holds what was done."""
+    """Print the configuration, or train and evaluate it, alone or among other processes."""
     if configuration["print_config"]:
         print(to_yaml(configuration), end="")
         return 0
     pyro.enable_validation(True)
     pyro.set_rng_seed(configuration["seed"])
-    device = chosen_device(configuration["device"])
+    device = select_device(configuration["device"])
     processes = Processes.joined(device)
     try:
-        return run_among(processes, device, configuration)
+        return run_process(processes, device, configuration)
     finally:
         processes.leave()
 
 
-def run_among(processes: Processes, device: torch.device, configuration: Configuration) -> int:
-    """Run this process's part: the first one alone writes and prints."""
+def run_process(processes: Processes, device: torch.device, configuration: Configuration) -> int:
+    """Do the work of this process; only the first one writes and prints.
+
+    Everything is checked before the first step; from then on the run directory holds the progress.
+    """
     root = Path(configuration["data_root"]) if configuration["data_root"] else default_root()
-    if configuration["resume"]:
-        resumed = RunDirectory(configuration["out"])
-        if resumed.checkpoint.exists():
-            contract = stored_contract(load_checkpoint(resumed.checkpoint), resumed.path)
-            configuration = with_data_path(configuration, contract, resumed.path)
+    resume = configuration["resume"]
+    directory, state = RunDirectory(configuration["out"] or ""), None
+    if resume and directory.checkpoint.exists():
+        state = load_checkpoint(directory.checkpoint)
+        contract = stored_contract(state, directory.path)
+        configuration = with_data_path(configuration, contract, directory.path)
     dataset = load_data(configuration, root)
-    by_kind = configuration["likelihood"]["name"] == BY_KIND
-    if by_kind:
-        configuration = with_likelihood(configuration, kind_of_data(configuration, dataset))
+    kind, default = kind_of_data(configuration, dataset), None
+    if configuration["likelihood"]["name"] == BY_KIND:
+        configuration = with_likelihood(configuration, kind)
+        default = default_likelihood(dataset, configuration["likelihood"]["name"], kind)
     data = prepare_data(configuration, dataset)
     set_noun(dataset.noun)
     notes = check_data(configuration, data)
-    vae = build_vae_for(configuration, data).to(device)
     training = Training(
-        vae,
+        build_vae_for(configuration, data).to(device),
         data,
         build_objective(configuration, train_size=len(data.train)),
         processes=processes,
         notes=notes,
         **training_options(configuration),
     )
-
-    if not (processes.first or configuration["resume"]):
-        return follow(training)
-    directory = run_directory(configuration)
-    if configuration["resume"]:
-        directory.check_plain()
-        if directory.checkpoint.exists():
-            state = load_checkpoint(directory.checkpoint)
-            directory.check_model(configuration["model"], state)
-            plan = {**configuration, **directory.plan()}
-            check_plan(training, state, plan, configuration, directory.path)
-            training.load_state_dict(state)
-            check_extension(training, plan, configuration)
-        if not processes.first:
-            return follow(training) if left(configuration, training) else 0
-    else:
+    if state is not None:
+        directory.check_model(configuration["model"], state)
+        plan = {**configuration, **directory.plan()}
+        check_plan(training, state, plan, configuration, directory.path)
+        training.load_state_dict(state)
+        check_extension(training, plan, configuration)
+    if not processes.first:
+        return 0 if is_finished(configuration, training) else train_worker(training)
+    if not resume:
+        directory = new_run_directory(configuration)
         directory.check_free(configuration["overwrite"])
         configuration = directory.create(configuration)
-    with logged_to(directory.log):
-        said = None
-        if by_kind:
-            kind = kind_of_data(configuration, dataset)
-            said = default_likelihood(dataset, configuration["likelihood"]["name"], kind)
-        return train(configuration, directory, training, said)
+    with log_to(directory.log):
+        return train(configuration, directory, training, default)
 
 
-def left(configuration: Configuration, training: Training) -> bool:
-    """Whether there is training to do; a run that ended before it was resumed has none left."""
-    return not (configuration["resume"] and training.step and training.ended)
+def is_finished(configuration: Configuration, training: Training) -> bool:
+    """Whether a resumed run has nothing left to train."""
+    return bool(configuration["resume"] and training.step and training.ended)
 
 
-def follow(training: Training) -> int:
-    """Train with the first process, and leave the rest to it."""
+def train_worker(training: Training) -> int:
+    """Train along with the first process, which does everything else."""
     with interruptible() as interruption:
         training.run(stop=interruption)
     return 0 if training.ended else interruption.exit_code or STOPPED
 
 
 def train(
-    configuration: Configuration, directory: RunDirectory, training: Training, said: str | None
+    configuration: Configuration, directory: RunDirectory, training: Training, default: str | None
 ) -> int:
     """Train to the end or to an interruption, then evaluate.
 
     Args:
-        configuration: The run's.
-        directory: Where it is kept.
-        training: The training, perhaps in the state of a run that is resumed.
-        said: Which likelihood the data got by default; None if one was chosen.
+        configuration: The run's configuration.
+        directory: The run directory.
+        training: The training, in the state of a run that is resumed.
+        default: The line about a likelihood that was selected by the data.
     """
-    made_by = provenance()  # Before anyone edits the code that is running.
+    made_by = provenance()  # Before the code that is running can be edited.
     data, vae = training.data, training.program
     if configuration["resume"]:
         directory.write_plan(configuration)
-        if not left(configuration, training):
+        if is_finished(configuration, training):
             print(f"{directory.path}/: {nothing_left(training, configuration)}")
-            if not evaluated(configuration, directory, training):
+            if not is_evaluated(configuration, directory, training):
                 training.finish()
-                conclude(configuration, directory, training, made_by)
+                evaluate_and_save(configuration, directory, training, made_by)
             return 0
-    lines = [data.description, describe(configuration, vae), *([said] if said else [])]
+    lines = [data.description, describe_model(configuration, vae), *([default] if default else [])]
     print("\n".join([*lines, f"{directory.path}/"]))
     log.info("%s", "; ".join(lines))
     for note in (*training.notes, *plan_notes(training, configuration)):
@@ -214,20 +213,21 @@ def train(
         mark_stale(directory.diagnosis, directory.checkpoint)
     if not training.ended:
         print(
-            f"stopped at step {training.step} of {training.steps}; "
-            f"go on with: python scripts/svi_train.py --resume --out {directory.path}"
-            + "".join(f" {word}" for word in trusting(configuration))
+            f"stopped at step {training.step} of {training.steps}; continue with: "
+            f"{shlex.join(command(configuration, 'svi_train.py', '--resume', '--out', directory))}"
         )
         return interruption.exit_code or STOPPED
     if training.history:
         print(describe_record(training.history[-1]))
     if configuration["evaluate"] != "none":
-        conclude(configuration, directory, training, made_by)
+        evaluate_and_save(configuration, directory, training, made_by)
     return 0
 
 
-def evaluated(configuration: Configuration, directory: RunDirectory, training: Training) -> bool:
-    """Whether the evaluation that a finished run asks for, if any, was made of it as it is."""
+def is_evaluated(
+    configuration: Configuration, directory: RunDirectory, training: Training
+) -> bool:
+    """Whether the evaluation that a finished run asks for exists."""
     if configuration["evaluate"] == "none":
         return True
     try:
@@ -235,40 +235,37 @@ def evaluated(configuration: Configuration, directory: RunDirectory, training: T
         known = metrics["steps"], metrics["n"]
     except (OSError, ValueError, TypeError, KeyError):
         return False
-    n = evaluated_rows(configuration, training.data.fixed("test"))
-    # The figures come last.
+    n = number_evaluated(configuration, training.data.fixed("test"))
+    # The figures are written last.
     return known == (training.step, n) and directory.figures.is_dir()
 
 
-def evaluated_rows(configuration: Configuration, test: Tensor | SparseRows) -> int:
-    """How many rows of the test data are evaluated."""
-    most = len(test) if configuration["evaluate"] == "full" else min(QUICK_IMAGES, len(test))
-    return (
-        min(most, rows_within(EVALUATED_ELEMENTS, test)) if isinstance(test, SparseRows) else most
-    )
+def number_evaluated(configuration: Configuration, test: Tensor | SparseRows) -> int:
+    """The number of test examples to evaluate."""
+    n = len(test) if configuration["evaluate"] == "full" else min(QUICK_EXAMPLES, len(test))
+    return min(n, rows_within(EVALUATED_ELEMENTS, test)) if isinstance(test, SparseRows) else n
 
 
-def conclude(
+def evaluate_and_save(
     configuration: Configuration,
     directory: RunDirectory,
     training: Training,
     made_by: dict[str, str | None],
 ) -> None:
     """Evaluate on test data, and write metrics.json, inference_data.nc and the figures."""
+    from analysis.report import metrics_text
     from analysis.run_figures import draw_figures
     from pyro_vae.evidence import evaluate, fixed_rows, undefined_data
     from pyro_vae.inference_data import from_svi, write_netcdf
-    from pyro_vae.runs.run_verdicts import Plan, review
+    from pyro_vae.runs.training_review import Plan, review
     from pyro_vae.training.schedules import TIED_TO_LENGTH
 
     data, vae = training.data, cast("PyroModule", training.program)
     test = data.fixed("test")
-    most = evaluated_rows(configuration, test)
-    if isinstance(test, SparseRows) and most == rows_within(EVALUATED_ELEMENTS, test) < len(test):
-        print(
-            f"evaluated on {most:,} of {len(test):,} test {nouns()}, as many as are dense at once"
-        )
-    rows = fixed_rows(len(test), most)
+    n = number_evaluated(configuration, test)
+    if isinstance(test, SparseRows) and n == rows_within(EVALUATED_ELEMENTS, test) < len(test):
+        print(f"evaluated on {n:,} of {len(test):,} test {nouns()}, as many as are dense at once")
+    rows = fixed_rows(len(test), n)
     x = test[rows].to(training.device)
     labels = data.dataset.labels.get("test")
     labels = None if labels is None else labels[rows]
@@ -289,27 +286,21 @@ def conclude(
             training.steps_per_epoch,
             extensible=training.lr_schedule not in TIED_TO_LENGTH,
             stopped_early=training.stopped_early,
-            trust_model_file=bool(trusting(configuration)),
+            trust_model_file=configuration["model"] != DEFAULT_MODEL,
         ),
     )
-    # An earlier one was of other parameters.
+    # An earlier evaluation was of other parameters.
     directory.clear_evaluation()
+    summary = evaluation.summary()
     metrics = {
-        "data": data.dataset.name,
-        "binarisation": data.binarisation,
+        **run_header(configuration, data, "test"),
         "scale": data.dataset.units.kind,
         "notes": list(training.contract.notes),
-        "split": "test",
         "n_train": len(data.train),
-        **{
-            family: configuration[family]["name"]
-            for family in ("prior", "likelihood", "posterior")
-        },
         "objective": configuration["objective"]["name"],
-        "latent_dim": configuration["latent_dim"],
-        **evaluation.summary(),
+        **summary,
         **found.summary(),
-        "parameters": sum(parameter.numel() for parameter in vae.parameters()),
+        "parameters": number_of_parameters(vae),
         "epochs": len(training.history),
         "steps": training.step,
         "seconds_per_epoch": training.seconds_per_epoch,
@@ -318,27 +309,25 @@ def conclude(
         "seed": configuration["seed"],
         **made_by,
     }
-    log_evidence = metrics["log_evidence"]
+    log_evidence = summary["log_evidence"]
     metrics["bits_per_dim"] = None if log_evidence is None else data.bits_per_dim(log_evidence)
     directory.write_metrics(metrics)
-    print(table(metrics))
+    print(metrics_text(metrics))
     for line in found.verdicts or ([found.praise] if found.praise else []):
         print(f"verdict: {line}")
         log.info("verdict: %s", line)
 
-    known = np.arange(len(x))
     numbers = data.dataset.row_numbers("test")[rows.numpy()]
     if len(evaluation.undefined):
         bad = rows[evaluation.undefined].numpy()
         log.warning("%s.", undefined_data(bad, len(x), f"test {nouns()}"))
-        known = np.setdiff1d(known, evaluation.undefined)
-        evaluation, x = evaluation.taken(known), x[known]
+        known = np.setdiff1d(np.arange(len(x)), evaluation.undefined)
+        if not len(known):
+            print(f"metrics.json is in {directory.path}/; no test {noun()} is left to draw")
+            return
+        evaluation, x, numbers = evaluation.taken(known), x[known], numbers[known]
         labels = None if labels is None else labels[known]
-        numbers = numbers[known]
-    if not len(known):
-        print(f"metrics.json is in {directory.path}/; no test {noun()} is left to draw")
-        return
-    stored = STORED_IMAGES
+    stored = STORED_EXAMPLES
     if isinstance(test, SparseRows):
         stored = min(stored, rows_within(STORED_ELEMENTS // STORED_DRAWS, test))
     tree = from_svi(
@@ -368,99 +357,49 @@ def conclude(
         contract=training.contract,
     )
     print(f"metrics.json, inference_data.nc and figures are in {directory.path}/; next:")
-    diagnose = ["python", "scripts/diagnose.py", str(directory.path), *trusting(configuration)]
-    print(shlex.join(diagnose))
+    print(shlex.join(command(configuration, "diagnose.py", directory)))
 
 
-def trusting(configuration: Configuration) -> list[str]:
-    """The option that a command on a run with a model file of its own needs."""
-    return [] if configuration["model"] == DEFAULT_MODEL else ["--trust-model-file"]
+def command(configuration: Configuration, script: str, *words: str | RunDirectory) -> list[str]:
+    """A command about a run, which trusts its model file if it has its own."""
+    trust = [] if configuration["model"] == DEFAULT_MODEL else ["--trust-model-file"]
+    typed = [str(word.path) if isinstance(word, RunDirectory) else word for word in words]
+    return ["python", f"scripts/{script}", *typed, *trust]
 
 
 def rows_within(elements: int, x: Tensor | SparseRows) -> int:
-    """How many rows of x hold at most so many elements; at least one."""
+    """The number of rows of x that hold at most so many elements; at least one."""
     return max(1, elements // math.prod(x.shape[1:]))
 
 
-def run_directory(configuration: Configuration) -> RunDirectory:
+def new_run_directory(configuration: Configuration) -> RunDirectory:
     """The directory asked for, or the next free one."""
     if configuration["out"] is not None:
         return RunDirectory(configuration["out"])
-    names = Path(configuration["data"].get("path", configuration["data"]["name"])).stem
-    name = f"{names}-{configuration['prior']['name']}-{configuration['seed']}"
+    data = Path(configuration["data"].get("path", configuration["data"]["name"])).stem
+    name = f"{data}-{configuration['prior']['name']}-{configuration['seed']}"
     return RunDirectory.unused(Path("runs"), name)
 
 
-def describe(configuration: Configuration, vae: Any) -> str:
+def number_of_parameters(vae: Any) -> int:
+    """The number of elements of all parameters."""
+    return sum(parameter.numel() for parameter in vae.parameters())
+
+
+def describe_model(configuration: Configuration, vae: Any) -> str:
     """The model in one line."""
-    names = {
-        family: configuration[family]["name"] for family in ("prior", "likelihood", "posterior")
-    }
-    parameters = sum(parameter.numel() for parameter in vae.parameters())
+    prior, likelihood, posterior, network = (
+        configuration[family]["name"] for family in ("prior", "likelihood", "posterior", "network")
+    )
     return (
-        f"p(z) {names['prior']}, p(x|z) {names['likelihood']}, q(z|x) {names['posterior']}, "
-        f"{configuration['network']['name']}, z in {configuration['latent_dim']} dimensions, "
-        f"{parameters:,} parameters"
+        f"p(z) {prior}, p(x|z) {likelihood}, q(z|x) {posterior}, {network}, "
+        f"z in {configuration['latent_dim']} dimensions, {number_of_parameters(vae):,} parameters"
     )
-
-
-def table(metrics: dict[str, Any]) -> str:
-    """The evaluation as a person reads it."""
-
-    def number(name: str, form: str = ".2f") -> str:
-        return "not defined" if metrics[name] is None else format(metrics[name], form)
-
-    samples = metrics["log_evidence_samples"]
-    of_evidence = (
-        "the guide is a point: without its density there is no bound"
-        if samples is None
-        else f"nats +- {number('log_evidence_se')}, {samples:,} importance samples"
-    )
-
-    def above(name: str) -> str:
-        difference, error = metrics[f"above_{name}"], metrics[f"above_{name}_se"]
-        if difference is None:
-            return ""
-        exact = "" if error is None else f" +- {error:,.2f}"
-        where = "above" if difference >= 0 else "BELOW"
-        return f": log p(x) is {abs(difference):,.2f}{exact} {where}"
-
-    compared = []
-    if metrics["baseline"] is not None:
-        what = f"nats, {metrics['baseline']}, no latent variables{above('baseline')}"
-        compared.append(("baseline", number("baseline_log_density"), what))
-    if (factors := metrics["factors"]) is not None:
-        what = f"nats, {factors} factor{'' if factors == 1 else 's'}{above('factor_analysis')}"
-        compared.append(("factor analysis", number("factor_analysis_log_density"), what))
-    rows = [
-        ("log p(x)", number("log_evidence"), of_evidence),
-        *compared,
-        ("ELBO", number("elbo"), "nats = reconstruction - KL"),
-        ("reconstruction", number("reconstruction"), "nats, E_q log p(x|z)"),
-        ("KL", number("kl"), "nats, KL(q(z|x) || p(z))"),
-        ("bits per dimension", number("bits_per_dim", ".4f"), ""),
-        ("active units", number("active_units", "d"), f"of {metrics['latent_dim']}"),
-        (
-            "k-hat above threshold",
-            number("khat_share_above", ".1%"),
-            f"of {nouns()}: log p(x) is less sure there",
-        ),
-    ]
-    best = metrics["best_validation_epoch"]
-    epoch = "not defined" if best is None else f"epoch {best}"
-    if metrics["epochs"]:
-        rows.append(("best validation", epoch, f"of {metrics['epochs']}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    title = f"test split of {metrics['data']}, {metrics['n']:,} {nouns()}, mean per {noun()}"
-    if metrics["scale"] != "none":
-        title += ", densities in the units of the data"
-    lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
-    return "\n".join([title, *lines])
 
 
 @contextmanager
-def logged_to(path: Path) -> Iterator[None]:
-    """Keep a log of the run beside it; warnings are shown as well."""
+def log_to(path: Path) -> Iterator[None]:
+    """Write the log to a file; warnings are also printed."""
     log.setLevel(logging.INFO)
     file = logging.FileHandler(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -476,11 +415,11 @@ def logged_to(path: Path) -> Iterator[None]:
             handler.close()
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End the process.
 
-    One of several leaves at once, all written and flushed: while an interpreter is taken down, threads
-    that torch.distributed still has may abort it, and `torchrun` would count a finished training as failed.
+    One of several ends at once, after flushing: threads of torch.distributed may abort the interpreter
+    while it shuts down, and `torchrun` would count a finished training as failed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         for stream in (sys.stdout, sys.stderr):
@@ -490,4 +429,4 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_process(main())

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import torch
 
+from pyro_vae.configuration.components import FAMILIES
 from pyro_vae.log_densities import log_densities
 from pyro_vae.model import build
 from pyro_vae.objectives import ELBO
-from pyro_vae.runs.configuration import FAMILIES
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pyro_vae.cli.command_line import parse
+from pyro_vae.configuration.components import check_data, load_data, prepare_data
+from pyro_vae.configuration.parser import parse
 from pyro_vae.data import default_root
-from pyro_vae.runs.configuration import check_data, load_data, prepare_data
 
 PAGE = (Path(__file__).parents[1] / "docs" / "your-data.md").read_text()
 FILES, PROGRAM = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -1,8 +1,7 @@
-"""Small VAEs whose posterior is known exactly, to try a check on: with nothing wrong, or a fault planted.
+"""Small VAEs whose posterior is known exactly, without and with planted faults, to evaluate checks.
 
-A check is worth what it finds. On data that the model itself made, with the exact posterior as its
-guide, a calibrated check rejects at its nominal rate and no more; with a fault in the model or the
-guide it should reject more often.
+On data that the model generated, with the exact posterior as guide, a calibrated check rejects at its
+nominal rate; with a fault in the model or the guide it should reject more often.
 """
 
 import math
@@ -19,16 +18,16 @@ from pyro_vae import likelihoods
 from pyro_vae.distributions.one_hot import OneHots
 from pyro_vae.model import VAE
 
-# Of either model: the size of its data and of its code.
+# The default shape of an example.
 IMAGE = (1, 8, 8)
 
 
 @dataclass(frozen=True)
 class LinearGaussian:
-    """p(z) = N(0, I), p(x | z) = N(W z + b, s^2 I), for which p(z | x) and p(x) are normal, too.
+    """p(z) = N(0, I), p(x | z) = N(W z + b, s^2 I), for which p(z | x) and p(x) are normal.
 
     Args:
-        event_shape: The shape of a datum.
+        event_shape: The shape of an example.
         latent_dim: The dimension of z.
         noise: s.
         seed: The seed of W and b.
@@ -44,7 +43,7 @@ class LinearGaussian:
 
     @cached_property
     def weight(self) -> Float[Tensor, "elements latent"]:
-        """W: the columns are about orthogonal, of length 2."""
+        """W, with nearly orthogonal columns of length 2."""
         shape = (math.prod(self.event_shape), self.latent_dim)
         drawn = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed))
         return 2 * drawn / math.sqrt(shape[0])
@@ -67,10 +66,10 @@ class LinearGaussian:
         """The model with its exact posterior as guide, or with faults.
 
         Args:
-            noise_ratio: The model's noise over the true one; the guide stays exact for the model.
+            noise_ratio: The ratio of the model's noise to the true one; the guide is exact for the model.
             collapsed: The decoder ignores z, and the guide is the prior.
-            guide_scale: The guide's scales over the exact ones.
-            guide_shift: The guide's means are off by so many of its standard deviations.
+            guide_scale: The ratio of the guide's scales to the exact ones.
+            guide_shift: The error of the guide's means, in exact posterior standard deviations.
             diagonal: The guide has the exact marginals and no correlations.
         """
         weight = torch.zeros_like(self.weight) if collapsed else self.weight
@@ -87,7 +86,7 @@ class LinearGaussian:
         )
 
     def draw(self, n: int, seed: int, *, shift: float = 0.0) -> Float[Tensor, " n *event"]:
-        """Data of the true model; each element moved by `shift`."""
+        """Draw data from the true model, with `shift` added to each element."""
         generator = torch.Generator().manual_seed(seed)
         z = torch.randn(n, self.latent_dim, generator=generator)
         noise = torch.randn(n, len(self.bias), generator=generator)
@@ -95,7 +94,7 @@ class LinearGaussian:
         return x.reshape(n, *self.event_shape)
 
     def log_evidence(self, x: Float[Tensor, " n *event"]) -> Float[Tensor, " n"]:
-        """log p(x) of the true model, in nats, by the formula of the marginal normal."""
+        """log p(x) of the true model, in nats, by the marginal normal distribution."""
         weight = self.weight.double()
         covariance = weight @ weight.mT + self.noise**2 * torch.eye(
             len(weight), dtype=torch.double
@@ -108,10 +107,10 @@ class LinearGaussian:
 class BernoulliMixture:
     """p(z) uniform over K one-hot codes, p(x_i | z = k) = Bernoulli(theta_ki): a mixture of binary images.
 
-    p(z | x) is a categorical distribution, by Bayes' rule.
+    p(z | x) is categorical, by Bayes' rule.
 
     Args:
-        event_shape: The shape of a datum.
+        event_shape: The shape of an example.
         components: K.
         seed: The seed of theta.
     """
@@ -122,7 +121,7 @@ class BernoulliMixture:
 
     @cached_property
     def logits(self) -> Float[Tensor, "components elements"]:
-        """The logits of theta. They overlap: an image leaves some doubt of its component."""
+        """The logits of theta; components overlap, so that an image does not determine its component."""
         shape = (self.components, math.prod(self.event_shape))
         drawn = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed))
         shared = torch.randn(shape[1], generator=torch.Generator().manual_seed(self.seed + 1))
@@ -139,10 +138,10 @@ class BernoulliMixture:
         """The model with its exact posterior as guide, or with faults.
 
         Args:
-            sharpness: The model's logits over the true ones; the guide stays exact for the model.
-            collapsed: The decoder ignores z, and gives each pixel its true marginal; the guide is the prior.
-            guide_sharpness: The guide's logits over the exact ones: above 1 it is too sure.
-            missing: So many of the components are missing from the model.
+            sharpness: The ratio of the model's logits to the true ones; the guide is exact for the model.
+            collapsed: The decoder ignores z and outputs each pixel's true marginal; the guide is the prior.
+            guide_sharpness: The ratio of the guide's logits to the exact ones: overconfident above 1.
+            missing: The number of components that the model lacks.
         """
         logits = sharpness * self.logits
         if collapsed:
@@ -156,7 +155,7 @@ class BernoulliMixture:
         )
 
     def draw(self, n: int, seed: int, *, flipped: float = 0.0) -> Float[Tensor, " n *event"]:
-        """Data of the true model; each pixel is then turned over with probability `flipped`."""
+        """Draw data from the true model, with each pixel inverted with probability `flipped`."""
         generator = torch.Generator().manual_seed(seed)
         k = torch.randint(self.components, (n,), generator=generator)
         x = torch.bernoulli(self.logits[k].sigmoid(), generator=generator)
@@ -172,7 +171,7 @@ class BernoulliMixture:
 
 
 class _Affine(nn.Module):
-    """W z + b, in the shape of a decoder's one output."""
+    """W z + b, in the shape of a decoder's output."""
 
     weight: Tensor
     bias: Tensor
@@ -261,7 +260,7 @@ class _MixturePosterior(nn.Module):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         flat = x.flatten(-self.event_dim).unsqueeze(-2)
-        # log p(x | z = k) but for what all components share.
+        # log p(x | z = k) up to a constant.
         joint = (flat * self.logits - nn.functional.softplus(self.logits)).sum(-1)
         return OneHots(self.sharpness * joint.unsqueeze(-2))
 

@@ -1,33 +1,34 @@
-"""Each element forecast from all others of its datum: p(x_i | x_-i), by importance sampling with the guide.
+"""Forecast each element from all others of its example: p(x_i | x_-i), by importance sampling.
 
-A forecast made with the element itself in sight is no forecast: z ~ q(z | x) has seen x_i. This one
-has not, and the others are all it may use. So it can be held against x_i, which is what
-`analysis.calibration.calibration` and `analysis.predictive.element_pit` do.
+A forecast with z ~ q(z | x) has seen x_i. This one has not, and can be compared with x_i, which is what
+`analysis.calibration.reliability` and `analysis.calibration.element_pit` do.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Real
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution
+from torch.distributions import Bernoulli, Distribution, Laplace, Normal, Poisson
 
-from analysis.calibration.distribution_functions import distribution_function
+from analysis.check import Check, Result, UndefinedCheckError
+from analysis.plotting.arviz import arviz_figure
 from analysis.predictive.model_samples import (
-    UndefinedCheckError,
-    as_floats,
-    elements,
+    element_distribution,
     guide_blocks,
-    narrowed,
+    narrow_dtype,
     to_array,
 )
-from pyro_vae.data.nouns import nouns
-from pyro_vae.evidence.numbers import finite, share_above_threshold, standard_error
+from pyro_vae.data.nouns import noun, nouns
+from pyro_vae.distributions import CategoricalLevels, DiscretizedLogistic, NegativeBinomial
+from pyro_vae.evidence.numbers import share_above_threshold, standard_error
 from pyro_vae.inference_data.pointwise import named
 from pyro_vae.log_densities import LogDensities
-from pyro_vae.rng import derive_seed
+from pyro_vae.rng import as_floats, derive_seed
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
     effective_sample_size,
@@ -37,15 +38,21 @@ from pyro_vae.statistics import (
     withheld,
 )
 
-# Asked of the guide: k-hats above the threshold for at most this share of data, and at least so many
-# effective draws for the median datum. Otherwise the forecasts may err with the guide.
-MOST_KHATS_ABOVE = 0.1
-FEWEST_EFFECTIVE = 20
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+# A guide is trusted with k-hats above the threshold for at most this share of examples, and at least
+# this many effective draws for the median example.
+MOST_KHATS_ABOVE, FEWEST_EFFECTIVE = 0.1, 20
+# Number of elements for the isotonic regression, and of draws for its band.
+MOST_ELEMENTS, BAND_DRAWS = 20_000, 100
+# Largest count up to which a sum over smaller ones is cheaper than an incomplete beta function.
+LARGEST_SUM = 64
 
 
 @dataclass(frozen=True)
-class LeaveOneOut:
-    """What the other elements of each datum say of each element.
+class LeaveOneOut(Result):
+    """The forecast of each element from the other elements of its example.
 
     Args:
         probability: p(x_i = 1 | x_-i); None where the data are not binary.
@@ -53,9 +60,9 @@ class LeaveOneOut:
         pit: P(x_i' < x_i | x_-i) + u P(x_i' = x_i | x_-i), u uniform: uniform itself, if the model is
             true and the guide good enough.
         log_score: log p(x_i | x_-i), in nats.
-        ess: The effective sample size of each datum's weights p(x, z) / q(z | x).
-        khat: Their tail shape; None for fewer draws than it can be fitted to.
-        num_samples: The number S of draws for each datum.
+        ess: The effective sample size of each example's weights p(x, z) / q(z | x).
+        khat: Their tail shape; None for too few draws.
+        num_samples: The number S of draws per example.
         withheld: Why rounding errors allow no verdict on the weights; None where they are small.
     """
 
@@ -68,47 +75,50 @@ class LeaveOneOut:
     num_samples: int
     withheld: str | None = None
 
+    FIELDS = ("num_samples", "khat_share_above")
+
+    @property
+    def khat_share_above(self) -> float | None:
+        """The share of k-hats above the threshold; None where unknown or withheld."""
+        return None if self.withheld else share_above_threshold(self.khat, self.num_samples)
+
     @property
     def trusted(self) -> bool:
-        """Whether the guide is good enough for its weights to be believed."""
-        if self.withheld:
-            return False
-        above = share_above_threshold(self.khat, self.num_samples)
+        """Whether the guide is good enough for its weights to be trusted."""
+        above = self.khat_share_above
         enough = np.median(self.ess) >= FEWEST_EFFECTIVE
         return bool(above is not None and above <= MOST_KHATS_ABOVE and enough)
 
-    def summary(self) -> dict[str, Any]:
-        """Means per datum in nats, shares and counts."""
+    @property
+    def forecasts(self) -> tuple[Float[np.ndarray, " n *event"], Real[np.ndarray, " n *event"]]:
+        """Probabilities and outcomes of binary elements."""
+        assert self.probability is not None
+        return self.probability, self.outcome
+
+    def extra(self) -> Mapping[str, Any]:
+        """Means per example in nats, and counts."""
         totals = self.log_score.reshape(len(self.log_score), -1).sum(1)
         return {
             "n": len(self.outcome),
-            "num_samples": self.num_samples,
-            "log_score": finite(totals.mean()),
-            "log_score_se": finite(standard_error(totals)),
-            "ess_median": finite(np.median(self.ess)),
-            "khat_share_above": None
-            if self.withheld
-            else share_above_threshold(self.khat, self.num_samples),
+            "log_score": totals.mean(),
+            "log_score_se": standard_error(totals),
+            "ess_median": np.median(self.ess),
             "trusted": int(self.trusted),
-            "reading": self.reading(),
         }
 
     def reading(self) -> str:
-        """How far the forecasts are the model's, and how far the guide's."""
+        """Whether the weights of the guide can be trusted, and why."""
         if self.withheld:
             return self.withheld
-        seen = f"the median effective sample size is {np.median(self.ess):.0f} of {self.num_samples} draws"
-        above = share_above_threshold(self.khat, self.num_samples)
-        if above is not None:
-            limit = khat_threshold(self.num_samples)
-            seen += f" and k-hat is above {limit:.2f} for {above:.0%} of {nouns()}"
-        if self.trusted:
-            return f"The forecasts p(x_i | x_-i) are the model's: {seen}."
-        return (
-            f"The forecasts p(x_i | x_-i) may err with the guide: {seen} (at least "
-            f"{FEWEST_EFFECTIVE} and at most {MOST_KHATS_ABOVE:.0%} are fine). Data that the model "
-            "itself made, forecast in the same way, show how much of a failure is the guide's."
-        )
+        ess = f"{np.median(self.ess):.0f} of {self.num_samples} draws"
+        found = f"the median effective sample size is {ess} (at least {FEWEST_EFFECTIVE} is fine)"
+        if (above := self.khat_share_above) is not None:
+            found += (
+                f" and k-hat is above {khat_threshold(self.num_samples):.2f} for {above:.0%} of "
+                f"{nouns()} (at most {MOST_KHATS_ABOVE:.0%} is fine)"
+            )
+        verdict = "are the model's" if self.trusted else "may err with the guide"
+        return f"The forecasts p(x_i | x_-i) {verdict}: {found}."
 
 
 def leave_one_element_out(
@@ -119,7 +129,7 @@ def leave_one_element_out(
     The weights w_s / p(x_i | z_s) turn draws from the guide into draws from p(z | x_-i). Under them the
     mean of p(x_i | z) is the quotient above, and that of the distribution function of p(x_i | z) at
     x_i is the PIT. The weights are self-normalised: the estimate is biased by about 1 / ESS, and towards
-    what the guide believes where its weights have heavy tails.
+    the guide's beliefs where its weights have heavy tails.
 
     Args:
         vae: A program whose p(x | z) is a product over elements.
@@ -131,8 +141,8 @@ def leave_one_element_out(
         Forecasts, PIT and log scores. Read `khat` and `ess` first, or `reading()`.
 
     Raises:
-        UndefinedCheckError: If p(x | z) is no product over elements or is 0 for a draw, or a datum has no
-            finite weight.
+        UndefinedCheckError: If p(x | z) is no product over elements or is 0 for a draw, or an example has
+            no finite weight.
         ValueError: If there are no data, or `num_samples` is below 1.
 
     References:
@@ -149,22 +159,12 @@ def leave_one_element_out(
     pit, log_score = np.empty(x.shape), np.empty(x.shape)
     probability: np.ndarray | None = None
     log_weights, rounding = np.empty((num_samples, len(x))), np.empty(len(x))
-    # A stream apart, so that the draws are the same with a tie or without.
+    # A stream of its own, so that the draws do not depend on ties.
     generator = np.random.default_rng(derive_seed(seed, "leave-one-out ties"))
     for rows, terms in guide_blocks(vae, x, num_samples, seed=seed):
-        distribution = elements(terms)
+        distribution = element_distribution(terms)
         block = terms.log_weight.double()
-        if not block.logsumexp(0).isfinite().all():
-            bad = ~block.logsumexp(0).isfinite()
-            raise UndefinedCheckError(
-                f"log p(x, z) - log q(z | x) is not finite for {_rows(bad, rows)}: look at its values."
-            )
-        if terms.log_likelihood.isneginf().any():
-            # Its weight is 0, and without the element that rules it out the quotient of two zeros.
-            bad = terms.log_likelihood.isneginf().any(0)
-            raise UndefinedCheckError(
-                f"p(x | z) is 0 for some draws of {_rows(bad, rows)}: use bounded parameters."
-            )
+        _check_weights(block, terms, rows)
         log_weights[:, rows] = to_array(block)
         rounding[rows] = _rounding(terms)
         block = block - block.logsumexp(0)
@@ -184,7 +184,7 @@ def leave_one_element_out(
             pit[rows] = to_array(below) + uniform * to_array(equal)
     return LeaveOneOut(
         probability=probability,
-        outcome=narrowed(outcome),
+        outcome=narrow_dtype(outcome),
         pit=np.clip(pit, 0, 1),
         log_score=log_score,
         ess=effective_sample_size(log_weights),
@@ -197,9 +197,9 @@ def leave_one_element_out(
 def same_image_probability(
     vae: Any, x: Real[Tensor, " n *event"], *, num_samples: int = 200, seed: int = 0
 ) -> Float[np.ndarray, " n *event"]:
-    """1/S sum_s p(x_i = 1 | z_s), z_s ~ q(z | x): the reconstruction, for which x_i itself was seen.
+    """1/S sum_s p(x_i = 1 | z_s), z_s ~ q(z | x): the reconstruction, which has seen x_i itself.
 
-    It describes; it tests nothing. Held against x it looks too unsure even for a true model.
+    It describes and tests nothing: compared with x it looks too unsure even for a true model.
 
     Args:
         vae: A program with binary data.
@@ -212,26 +212,100 @@ def same_image_probability(
     """
     mean = np.empty(x.shape)
     for rows, terms in guide_blocks(vae, x, num_samples, seed=seed):
-        distribution = elements(terms)
+        distribution = element_distribution(terms)
         if not isinstance(distribution, Bernoulli):
             raise UndefinedCheckError(
-                f"p(x_i | z) gives binary data no probability: it is a {type(distribution).__name__}."
+                "probabilities of ones need binary data, got a likelihood of "
+                f"{type(distribution).__name__}."
             )
         mean[rows] = to_array(distribution.probs.mean(0))
     return mean
 
 
+def plot_isotonic(
+    probability: Float[np.ndarray, " n *event"],
+    outcome: Real[np.ndarray, " n *event"],
+    *,
+    seed: int = 0,
+) -> "matplotlib.figure.Figure":
+    """P(x_i = 1 | p_i) by isotonic regression, without bins, as `arviz_plots.plot_ppc_pava` draws it.
+
+    ArviZ takes the forecast to be the mean of draws from the posterior predictive. Here the draws are
+    outcomes drawn from each forecast, stratified so that their mean is the forecast up to 1 / 100. Its
+    band contains perfect forecasts in 95 % of cases if all elements are independent. Those of one
+    example are not, and the band is too narrow; `calibration` has the test. Of more than 20,000
+    elements a random subset is used, with few elements of an example.
+
+    Args:
+        probability: The forecasts.
+        outcome: The outcomes, 0 or 1.
+        seed: The seed of the draws, and of the choice of elements.
+
+    References:
+        Stable reliability diagrams for probabilistic classifiers (Dimitriadis, Gneiting & Jordan, 2021),
+        https://doi.org/10.1073/pnas.2016191118
+    """
+    from arviz_base import from_dict
+    from arviz_plots import plot_ppc_pava
+
+    generator = np.random.default_rng(seed)
+    p, x = probability.reshape(-1), outcome.reshape(-1).astype(np.float64)
+    total = len(p)
+    if total > MOST_ELEMENTS:
+        chosen = generator.choice(total, MOST_ELEMENTS, replace=False)
+        p, x = p[chosen], x[chosen]
+    strata = np.broadcast_to(np.arange(BAND_DRAWS)[:, None], (BAND_DRAWS, len(p)))
+    uniform = (generator.permuted(strata, axis=0) + generator.random(strata.shape)) / BAND_DRAWS
+    draws = (uniform < p).astype(np.float64)
+    figure = arviz_figure(
+        plot_ppc_pava,
+        from_dict({"posterior_predictive": {"x": draws[None]}, "observed_data": {"x": x}}),
+        width=6.6,
+        height=6.2,
+        data_type="binary",
+        ci_prob=0.95,
+        visuals={
+            "xlabel": {"text": "forecast p(x_i = 1 | all other elements)"},
+            "ylabel": {"text": "observed share of ones, isotonic"},
+            "title": False,
+        },
+    )
+    (ax,) = figure.axes
+    ax.set_aspect("equal")
+    ax.set_title(
+        f"{len(p):,} of {total:,} elements. Band: 95 % if forecasts come true and\n"
+        f"elements are independent; those of one {noun()} are not, so it is too narrow",
+        fontsize=10,
+    )
+    figure.suptitle("On the diagonal, forecasts come true")
+    return figure
+
+
+FORECASTS = Check(
+    "forecasts",
+    lambda subject: subject.leave_one_out,
+    shared=("forecasts of elements",),
+)
+
+
+def _check_weights(log_weight: Tensor, terms: LogDensities, rows: slice) -> None:
+    bad = ~log_weight.logsumexp(0).isfinite()
+    reason = "log p(x, z) - log q(z | x) is not finite for {}: look at its values."
+    if not bad.any():
+        # Such a draw has weight 0, and without the element that rules it out 0 / 0.
+        bad = terms.log_likelihood.isneginf().any(0)
+        reason = "p(x | z) is 0 for some draws of {}: use bounded parameters."
+    if bad.any():
+        names = named((rows.start + bad.nonzero().flatten()).tolist())
+        raise UndefinedCheckError(reason.format(names))
+
+
 def _rounding(terms: LogDensities) -> Float[np.ndarray, " b"]:
-    """About the rounding error of each datum's largest log weight."""
+    """The approximate rounding error of each example's largest log weight."""
     best = terms.log_weight.argmax(0, keepdim=True)
     sizes = (terms.log_likelihood, terms.log_prior, terms.log_posterior)
     values = [to_array(size.gather(0, best)[0]) for size in sizes]
     return rounding_error(*values, eps=torch.finfo(terms.log_weight.dtype).eps)
-
-
-def _rows(bad: Tensor, block: slice) -> str:
-    """Which data of a block of rows are meant."""
-    return named((block.start + bad.nonzero().flatten()).tolist())
 
 
 def _log_odds_against(
@@ -256,8 +330,8 @@ def _score_and_rank(
     x: Float[Tensor, " b *event"],
     log_weights: Float[Tensor, " s b *ones"],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log p(x_i | x_-i), and of x_i' ~ p(x_i | x_-i) the probabilities to be below x_i and to equal it."""
-    # p(x_i | z_s) is already part of w_s, so that it is divided out.
+    """log p(x_i | x_-i), and P(x_i' < x_i) and P(x_i' = x_i) for x_i' ~ p(x_i | x_-i)."""
+    # p(x_i | z_s) is part of w_s, and is divided out.
     log_prob = distribution.log_prob(x)
     log_ratios = log_weights - log_prob
     largest = log_ratios.amax(0)
@@ -265,13 +339,92 @@ def _score_and_rank(
     total = weights.sum(0)
     score = -(total.double().log() + largest)
     weights /= total
-    cumulative = distribution_function(distribution, x, log_prob)
-    if cumulative is not None:
-        below, equal = cumulative
+    if (known := distribution_function(distribution, x, log_prob)) is not None:
+        below, equal = known
         return score, (weights * below).sum(0), (weights * equal).sum(0)
     drawn = distribution.sample()
     below = (weights * (drawn < x)).sum(0)
     equal = (weights * (drawn == x)).sum(0)
-    # The datum counts as one draw more, as in (rank + u) / (S + 1): of several, it is as good as any.
+    # The example counts as one more draw, as in (rank + u) / (S + 1): it is as good as any other.
     own = weights.square_().sum(0)
     return score, below / (1 + own), (equal + own) / (1 + own)
+
+
+@singledispatch
+def distribution_function(
+    distribution: Distribution, x: Float[Tensor, " *event"], log_prob: Float[Tensor, " *batch"]
+) -> tuple[Tensor, Tensor] | None:
+    """P(x' < x) and P(x' = x), up to broadcasting; None where draws are needed instead.
+
+    Args:
+        distribution: A distribution of single elements.
+        x: The values, in the last axes of the distribution's batch shape.
+        log_prob: Its `log_prob(x)`.
+    """
+    return None
+
+
+@distribution_function.register(Normal)
+@distribution_function.register(Laplace)
+def _(distribution: Distribution, x: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    return distribution.cdf(x), torch.zeros(())
+
+
+@distribution_function.register
+def _(distribution: Poisson, x: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    equal = log_prob.exp()
+    upper = torch.special.gammaincc(x + 1, distribution.rate)
+    return (upper - equal).clamp_(min=0), equal
+
+
+@distribution_function.register
+def _(distribution: DiscretizedLogistic, x: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    below = torch.sigmoid((x - 0.5 - distribution.loc) / distribution.scale)
+    return torch.where(x <= 0, 0.0, below), log_prob.exp()
+
+
+@distribution_function.register
+def _(distribution: CategoricalLevels, x: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    equal = log_prob.exp()
+    level = x.long().expand(equal.shape).unsqueeze(-1)
+    return (distribution.probs.cumsum(-1).gather(-1, level).squeeze(-1) - equal).clamp_(0), equal
+
+
+@distribution_function.register
+def _(distribution: NegativeBinomial, x: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    """Zero where x = 0, as for most counts; otherwise a sum up to x, or 1 - I_q(x, t)."""
+    from scipy.special import betainc
+
+    equal = log_prob.exp()
+    shape, event = equal.shape, x.numel()
+
+    def at(parameter: Tensor, where: Tensor) -> Tensor:
+        return parameter.expand(shape).reshape(-1, event)[:, where].double()
+
+    # In descending order: those that the sum has not reached yet come first.
+    counts, order = x.reshape(-1).sort(descending=True)
+    large, positive = (int((counts > limit).sum()) for limit in (LARGEST_SUM, 0))
+    where = order[:positive]
+    log_t, log_mean = (
+        at(parameter, where)
+        for parameter in (distribution.log_inverse_dispersion, distribution.log_mean)
+    )
+    t, q = log_t.exp(), torch.sigmoid(log_mean - log_t)
+    found = torch.zeros_like(t)
+    if large:
+        a = counts[:large].double().expand(len(t), large)
+        upper = betainc(*(v.cpu().numpy() for v in (a, t[:, :large], q[:, :large])))
+        found[:, :large] = 1 - torch.as_tensor(upper, device=found.device)
+    term = torch.exp(-t * torch.nn.functional.softplus(log_mean - log_t))[:, large:]
+    t, q, small = t[:, large:], q[:, large:], counts[large:positive]
+    for k in range(int(small[0]) if len(small) else 0):
+        left = int((small > k).sum())
+        term = term[:, :left]
+        found[:, large : large + left] += term
+        term = term * (k + t[:, :left]) / (k + 1) * q[:, :left]
+    if distribution.gate_logits is not None:
+        gate = torch.sigmoid(at(distribution.gate_logits, where))
+        found = gate + (1 - gate) * found
+    below = torch.zeros_like(equal).reshape(-1, event)
+    below[:, where] = found.clamp_(0, 1).to(below.dtype)
+    return below.reshape(shape), equal

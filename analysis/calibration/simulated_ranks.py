@@ -1,4 +1,4 @@
-"""Where the code that made a datum falls among the guide's draws for that datum."""
+"""Rank the code that generated an example among the guide's draws for that example."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,20 +13,14 @@ from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from analysis.predictive.model_samples import (
-    UndefinedCheckError,
-    as_floats,
-    block_size,
-    latent_site,
-    new_data,
-    to_array,
-)
+from analysis.check import UndefinedCheckError
+from analysis.predictive.model_samples import block_size, latent_site, new_data, to_array
 from pyro_vae.evidence.numbers import precision
 from pyro_vae.log_densities import require_density
-from pyro_vae.rng import derive_seed, evaluation_mode
+from pyro_vae.rng import as_floats, derive_seed, evaluation_mode
 from pyro_vae.statistics import rounding_error, withheld
 
-# What is ranked beside each latent dimension. Each sees all dimensions at once.
+# Quantities ranked beside each latent dimension. Each is a function of all dimensions.
 LOG_GUIDE = "log q(z | x)"
 LOG_LIKELIHOOD = "log p(x | z)"
 LOG_JOINT = "log p(x, z)"
@@ -39,11 +33,11 @@ class Ranks:
     """The ranks of n simulations in several quantities.
 
     Args:
-        ranks: How many of a datum's draws lie below its true code, from 0 to `num_draws`; those that
-            tie with it are below or above at random.
-        names: What is ranked: each latent dimension, then `JOINT`.
-        num_draws: The number L of the guide's draws for each datum.
-        rate: The mean over a datum's draws of log q(z | x) - log p(z), in nats.
+        ranks: The number of an example's draws below its true code, from 0 to `num_draws`, with ties
+            broken at random.
+        names: The quantities: each latent dimension, then `JOINT`.
+        num_draws: The number L of the guide's draws per example.
+        rate: The mean over an example's draws of log q(z | x) - log p(z), in nats.
     """
 
     ranks: Int[np.ndarray, "n quantities"]
@@ -58,24 +52,24 @@ def simulated_ranks(
     """z* ~ p(z), x ~ p(x | z*), z_1, ..., z_L ~ q(z | x): the rank of T(z*, x) among the T(z_l, x).
 
     If q(z | x) = p(z | x), then z* and the z_l are L + 1 draws from one distribution, and the rank of
-    any T is uniform on 0, ..., L, independently for each datum. An amortised guide answers any x, so
+    any T is uniform on 0, ..., L, independently for each example. An amortised guide accepts any x, so
     that nothing is fitted again.
 
     T is each latent dimension in turn, and four functions of all of z: log q(z | x), which for a
-    normal guide is its chi-square; log p(x | z) and log p(x, z), which ask what the data say; and the
-    log weight log p(x, z) - log q(z | x), which orders codes by how much likelier the posterior makes
-    them than the guide does, and so tells the two apart best of all.
+    normal guide is its chi-square; log p(x | z) and log p(x, z), which depend on the data; and the
+    log weight log p(x, z) - log q(z | x), which orders codes by the ratio of posterior and guide and so
+    discriminates best between the two.
 
     Args:
         vae: A program with `model(x)`, `guide(x)`, one latent site and the observed site `"x"`.
-        like: A datum or more in the likelihood's support: of it the model reads shape and device.
+        like: At least one example in the likelihood's support, for its shape and device.
         n: The number of simulations.
         num_draws: The number L of draws for each.
-        seed: The seed of all draws. The global random stream does not move.
+        seed: The seed of all draws. The global random state is not changed.
 
     Raises:
-        UndefinedCheckError: If there are several latent sites, or a log density is no number, or
-            rounding errors swallow them.
+        UndefinedCheckError: If there are several latent sites, a log density is NaN, or rounding errors
+            dominate it.
         NoDensityError: If the guide has all its mass at one point.
         ValueError: If `n` or `num_draws` is below 1.
 
@@ -91,31 +85,28 @@ def simulated_ranks(
     site = latent_site(vae)
     true = new_data(vae, like, n, seed=seed)
     size = block_size(like, num_draws + 1)
-    ranks, rates, errors, sizes = [], [], [], []
+    blocks = []
     with evaluation_mode(vae, seed=derive_seed(seed, "simulated ranks")):
         for start in range(0, n, size):
-            rows = slice(start, start + size)
-            x = as_floats(torch.as_tensor(true.x[rows], device=like.device))
-            z = torch.as_tensor(true.z[rows], device=like.device)
+            x, z = (
+                torch.as_tensor(values[start : start + size], device=like.device)
+                for values in (true.x, true.z)
+            )
             with pyro.validation_enabled(start == 0):
-                found, rate, error, log_density = _block(vae, site, z, x, num_draws)
-            ranks.append(found)
-            rates.append(rate)
-            errors.append(error)
-            sizes.append(log_density)
-    if reason := withheld(np.concatenate(errors), np.concatenate(sizes)):
+                blocks.append(_rank_block(vae, site, z, as_floats(x), num_draws))
+    ranks, rate, errors, log_densities = map(np.concatenate, zip(*blocks, strict=True))
+    if reason := withheld(errors, log_densities):
         raise UndefinedCheckError(reason)
-    found = np.concatenate(ranks)
-    names = [f"{site}[{index}]" for index in range(found.shape[1] - len(JOINT))]
-    return Ranks(found, (*names, *JOINT), num_draws, np.concatenate(rates))
+    names = [f"{site}[{index}]" for index in range(ranks.shape[1] - len(JOINT))]
+    return Ranks(ranks, (*names, *JOINT), num_draws, rate)
 
 
-def _block(
+def _rank_block(
     vae: Any, site: str, true: Tensor, x: Tensor, num_draws: int
 ) -> tuple[Int[np.ndarray, "block quantities"], *tuple[Float[np.ndarray, " block"], ...]]:
-    """The ranks, the rate, and at the true code log p(x, z)'s rounding error and size, of a few data."""
+    """The ranks, the rate, and rounding error and size of log p(x, z) at the true code."""
     data = torch.arange(len(x), device=x.device)
-    # In any place: how a sum is rounded may depend on it, and would part what is equal.
+    # At a random place, since rounding may depend on it and would separate equal values.
     place = torch.randint(num_draws + 1, (len(x),)).to(x.device)
     guide = _trace(vae.guide, x, num_draws + 1)
     require_density(guide, "simulation-based calibration")
@@ -130,21 +121,21 @@ def _block(
     joint = torch.stack([log_guide, log_likelihood, log_joint, log_joint - log_guide], -1)
     quantities = torch.cat([codes.flatten(2).double(), joint], -1)
     if bool(quantities.isnan().any()):
-        raise UndefinedCheckError("a code or a log density is no number, and cannot be ranked.")
+        raise UndefinedCheckError("a code or a log density is NaN and cannot be ranked.")
     at_true = quantities[place, data]
     below = (quantities < at_true).sum(0)
     ties = (quantities == at_true).sum(0) - 1
     ranks = below + (torch.rand(ties.shape) * (ties.cpu() + 1)).long().to(x.device)
     ratio = log_guide - log_prior
     rate = (ratio.sum(0) - ratio[place, data]) / num_draws
-    # Not of the guide: where a true code is far outside, its rank is clear however log q is rounded.
+    # The guide's error is left out: where a true code is far outside, its rank is clear anyway.
     terms = [to_array(term[place, data]) for term in (log_likelihood, log_prior)]
     error = rounding_error(*terms, eps=precision(vae))
     return to_array(ranks), to_array(rate), error, terms[0]
 
 
 def _trace(program: Any, x: Tensor, num_particles: int, *, replayed: Trace | None = None) -> Any:
-    """So many runs of a program at once, with the codes of another trace, if there is one."""
+    """Trace vectorised runs of a program, with the codes of another trace if there is one."""
     particles = pyro.plate("num_particles_vectorized", num_particles, dim=-2)(program)
     if replayed is not None:
         particles = poutine.replay(particles, trace=replayed)

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factors import (
     Factors,
     SharedValueSampler,
     check_codes,
     split_halves,
 )
-from analysis.predictive.model_samples import UndefinedCheckError
 
 # FactorVAE: data in a group, and training and evaluation groups.
 GROUP_SIZE = 64

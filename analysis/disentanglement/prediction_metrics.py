@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factors import Factors, best_gaps, check_codes, split_halves
-from analysis.predictive.model_samples import UndefinedCheckError
 
 # The forests of extremely randomized trees: their number of trees, and of data in a leaf.
 TREES = 30

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analysis.check import Result
+from analysis.check import Result, UndefinedCheckError
 from analysis.disentanglement.factors import check_codes, encode_factors
 from analysis.disentanglement.group_metrics import GroupScore, beta_vae_score, factor_vae_score
 from analysis.disentanglement.information_metrics import (
@@ -26,7 +26,6 @@ from analysis.disentanglement.prediction_metrics import (
     threshold_accuracies,
 )
 from analysis.plotting.style import BLUE, GREY, ORANGE, listed, new_figure, shortened, tidy
-from analysis.predictive.model_samples import UndefinedCheckError
 
 if TYPE_CHECKING:
     import matplotlib.axes

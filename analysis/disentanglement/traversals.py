@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.check import Result
+from analysis.check import Result, UndefinedCheckError
 from analysis.disentanglement.factors import encode_factors
 from analysis.disentanglement.information_metrics import factor_information
 from analysis.disentanglement.traversal_labels import ImageMovements, Movement, vector_movement
 from analysis.plotting.images import Limits, draw_datum, is_image, strip
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, shortened, tidy
-from analysis.predictive.model_samples import UndefinedCheckError, mean_data
+from analysis.predictive.model_samples import mean_data
 from pyro_vae.data.nouns import noun
 
 if TYPE_CHECKING:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analysis.check import Result
+from analysis.check import Result, UndefinedCheckError
 from analysis.comparison.p_values import p_text
 from analysis.plotting.style import LABEL_COLOURS, new_figure, tidy
-from analysis.predictive.model_samples import UndefinedCheckError
 from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
 
 if TYPE_CHECKING:

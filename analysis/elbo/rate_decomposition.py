@@ -13,7 +13,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
-from analysis.check import Result
+from analysis.check import Result, UndefinedCheckError
 from analysis.elbo.aggregate_posterior import (
     CHECKED,
     Draws,
@@ -24,20 +24,13 @@ from analysis.elbo.aggregate_posterior import (
     features,
     is_normal,
 )
-from analysis.predictive.model_samples import (
-    UndefinedCheckError,
-    as_floats,
-    block_size,
-    guide_blocks,
-    latent_site,
-    to_array,
-)
+from analysis.predictive.model_samples import block_size, guide_blocks, latent_site, to_array
 from analysis.study import Cell, mean_and_spread
 from pyro_vae.data.nouns import nouns
 from pyro_vae.log_densities import distribution_at, require_density
 from pyro_vae.mutual_information import SATURATION, mutual_information
 from pyro_vae.objectives import marginals
-from pyro_vae.rng import evaluation_mode
+from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.statistics import ACTIVE_VARIANCE, rounding_error, withheld
 
 # A rate below this, in nats, is called collapsed: as much remains under free bits, or by rounding.

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.check import Check, Plot, Result
+from analysis.check import Check, Plot, Result, UndefinedCheckError
+from analysis.elbo.extremes import plot_extremes
 from analysis.elbo.rate_decomposition import PARTS, RateDecomposition, decompose_rate
 from analysis.plotting.style import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
-from analysis.predictive.extremes import plot_extremes
-from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.verdicts import Verdict, code_used
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.evidence import Evaluation

@@ -1,25 +1,34 @@
-"""How often each count occurs among all elements, in real data and in data sets from the model."""
+"""Check how often each count occurs among all elements, in real data and in data sets from the model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int, Integer
 
-from pyro_vae.evidence.numbers import finite
+from analysis.check import Check, Plot, Result
+from analysis.plotting.style import BLUE, ORANGE
+from analysis.predictive.data_sets import add_legend, group_tree, ppc_figure
 
-# Up to so many counts have a bin each. Larger ones share bins, about this many in all.
-SINGLE = 10
-BINS = 30
-# Bins that are expected less often say little by their relative departure.
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+    from analysis.subject import Subject
+
+# Counts below the first number have a bin each; larger ones share bins, about `BINS` in all.
+SINGLE, BINS = 10, 30
+# Expected or observed elements that a bin needs for its relative departure to be considered.
 FEWEST = 10
-# A relative departure beyond it is worth looking at.
+# A relative departure from which on the model's counts are called different.
 LARGE = 0.2
+# Largest bin for which roots still show the rare counts.
+MOST_ROOTS = 5_000
 
 
 @dataclass(frozen=True)
-class CountFrequencies:
-    """Elements in each bin of counts, pooled over data and elements.
+class CountFrequencies(Result):
+    """Elements in each bin of counts, pooled over examples and elements.
 
     Args:
         edges: The least count of each bin; the last bin has no end.
@@ -39,16 +48,10 @@ class CountFrequencies:
 
     @property
     def labels(self) -> list[str]:
-        """Of each bin: "3", "16-20"."""
-        ends = [*(self.edges[1:] - 1).tolist(), None]
-        return [
-            f"{start}+" if end is None else str(start) if start == end else f"{start}-{end}"
-            for start, end in zip(self.edges.tolist(), ends, strict=True)
-        ]
-
-    def binned(self, counts: Integer[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
-        """The bin of each count, from 0."""
-        return (np.searchsorted(self.edges, counts, side="right") - 1).astype(np.int16)
+        """The label of each bin, such as "3" or "16-20"."""
+        starts, ends = self.edges.tolist(), (self.edges[1:] - 1).tolist()
+        labels = [str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=False)]
+        return [*labels, f"{starts[-1]}+"]
 
     @property
     def worst(self) -> tuple[str, float] | None:
@@ -66,43 +69,32 @@ class CountFrequencies:
         """The share of bins observed outside the 95 % interval of the data sets."""
         return float(((self.observed < self.low) | (self.observed > self.high)).mean())
 
-    def title(self) -> str:
-        """What a rootogram shows, in a line."""
-        words = f"{self.outside:.0%} of the bins lie outside the model's 95% interval"
-        real, new = self.zeros
-        return f"How often each count occurs: {words}; zeros: data {real:.1%}, model {new:.1%}"
+    def bin_index(self, counts: Integer[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
+        """The bin of each count, from 0."""
+        return (np.searchsorted(self.edges, counts, side="right") - 1).astype(np.int16)
 
-    def summary(self) -> dict[str, Any]:
-        """The largest relative departure, shares of zeros and of bins outside, as plain values."""
-        worst = self.worst
+    def extra(self) -> Mapping[str, Any]:
+        """The largest relative departure, shares of zeros and of bins outside."""
+        label, relative = self.worst or (None, None)
         return {
             "bins": len(self.edges),
-            "largest_relative_departure": None if worst is None else finite(worst[1]),
-            "largest_at": None if worst is None else worst[0],
-            "bins_outside": finite(self.outside),
-            "zeros": finite(self.zeros[0]),
-            "zeros_generated": finite(self.zeros[1]),
-            "reading": self.reading(),
+            "largest_relative_departure": relative,
+            "largest_at": label,
+            "bins_outside": self.outside,
+            "zeros": self.zeros[0],
+            "zeros_generated": self.zeros[1],
         }
 
     def reading(self) -> str:
-        """Two sentences: whether the model makes each count as often as it occurs."""
+        """The bin that is furthest off, and the shares of zeros."""
         zeros = f"zeros are {self.zeros[0]:.1%} of the data and {self.zeros[1]:.1%} of the model's"
         if self.worst is None:
             return f"Too few counts to judge; {zeros}."
         label, relative = self.worst
-        times = (
-            f"{1 + relative:.1f} times as often as"
-            if relative > 1
-            else (f"{abs(relative):.0%} {'more' if relative > 0 else 'less'} often than")
-        )
-        where = f"counts of {label} occur {times} in the model's data sets"
-        if abs(relative) <= LARGE:
-            return f"The model makes each count about as often as it occurs: at worst, {where}; {zeros}."
+        different = "differ from" if abs(relative) > LARGE else "are close to"
         return (
-            f"The model's counts are distributed otherwise than the data's: {where}; "
-            f"{zeros}. Too few zeros or large counts ask for a likelihood with more "
-            "dispersion, or with its own zeros."
+            f"The model's counts {different} the data's: counts of {label} occur {1 + relative:.2f} "
+            f"times as often as in the model's data sets, and {zeros}."
         )
 
 
@@ -112,42 +104,95 @@ def count_frequencies(
     """#{elements with a count in the bin}, of the real data and over data sets.
 
     Counts below 10 have a bin each, and all have if none is above 30; otherwise the bins' widths
-    grow in proportion to the counts, to about 30 bins, and the last takes all that are larger than
-    any of the real data.
+    grow in proportion to the counts, to about 30 bins, and the last has all that are larger than any of
+    the real data.
 
     Args:
         real: Counts of the real data.
-        generated: Counts of as many data in each data set.
+        generated: Counts of as many examples in each data set.
 
     Raises:
-        ValueError: If the shapes do not match, or counts are below zero.
+        ValueError: If the shapes do not match, or counts are negative.
     """
     if generated.shape[1:] != real.shape or not len(generated):
         raise ValueError(
             f"generated must be one or more data sets of shape {real.shape}, got {generated.shape}."
         )
-    if min(int(real.min()), int(generated.min())) < 0:
-        raise ValueError(f"counts must be at least 0, got {min(real.min(), generated.min())}.")
-    edges = _edges(int(real.max()))
-    sizes = [np.bincount(_bins(edges, each), minlength=len(edges)) for each in generated]
+    if (least := min(int(real.min()), int(generated.min()))) < 0:
+        raise ValueError(f"counts must be at least 0, got {least}.")
+    largest = int(real.max())
+    edges = np.arange(largest + 2)
+    if largest >= BINS:
+        wide = np.geomspace(SINGLE, largest + 1, BINS - SINGLE)
+        edges = np.unique(np.concatenate([np.arange(SINGLE), np.round(wide).astype(np.int64)]))
+    observed, *sizes = (np.histogram(counts, [*edges, np.inf])[0] for counts in (real, *generated))
     low, high = np.quantile(sizes, [0.025, 0.975], axis=0)
-    return CountFrequencies(
-        edges=edges,
-        observed=np.bincount(_bins(edges, real), minlength=len(edges)),
-        expected=np.mean(sizes, 0),
-        low=low,
-        high=high,
-        zeros=(float((real == 0).mean()), float((generated == 0).mean())),
+    zeros = (float((real == 0).mean()), float((generated == 0).mean()))
+    return CountFrequencies(edges, observed, np.mean(sizes, 0), low, high, zeros)
+
+
+def plot_rootogram(
+    found: CountFrequencies,
+    real: Integer[np.ndarray, "n elements"],
+    generated: Integer[np.ndarray, "datasets n elements"],
+) -> "matplotlib.figure.Figure":
+    """How often each count occurs, in real data and in data sets, by `arviz_plots.plot_ppc_rootogram`.
+
+    All elements are pooled. The roots of frequencies are drawn, or logarithms if there are many, so
+    that rare counts show beside frequent ones.
+
+    Args:
+        found: From `count_frequencies`.
+        real: Counts of the real data.
+        generated: Counts of as many examples in each data set.
+    """
+    import arviz_plots
+
+    many = found.observed.max() > MOST_ROOTS
+    figure = ppc_figure(
+        arviz_plots.plot_ppc_rootogram,
+        group_tree(
+            {"counts": found.bin_index(real).reshape(-1)},
+            {"counts": found.bin_index(generated).reshape(len(generated), -1)},
+        ),
+        panels=1,
+        size=(10.0, 4.6),
+        ci_prob=0.95,
+        yscale="symlog" if many else "sqrt",
+        point_estimate="mean",
+        visuals={
+            "predictive_markers": {"color": BLUE},
+            "credible_interval": {"color": BLUE},
+            "observed_markers": {"color": ORANGE},
+            "title": False,
+        },
     )
+    (ax,) = figure.axes
+    ax.set_xticks(range(len(found.labels)), found.labels, rotation=60, ha="right")
+    ax.set(xlabel="count of an element", ylabel=f"elements ({'log' if many else 'root'} scale)")
+    ax.tick_params(labelsize=9)
+    add_legend(figure, "data sets from the model: mean and 95% interval", "the real data")
+    figure.suptitle(
+        f"How often each count occurs: {found.outside:.0%} of the bins lie outside the model's 95% "
+        f"interval; zeros: data {found.zeros[0]:.1%}, model {found.zeros[1]:.1%}"
+    )
+    return figure
 
 
-def _bins(edges: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    return np.searchsorted(edges, counts.reshape(-1), side="right") - 1
+def _counts(subject: "Subject") -> tuple[np.ndarray, np.ndarray]:
+    flat = subject.real.reshape(len(subject.real), -1)
+    return flat, subject.all_generated.reshape(subject.data_sets, *flat.shape)
 
 
-def _edges(largest: int) -> Int[np.ndarray, " bins"]:
-    """Least counts of bins up to the largest count, and of one beyond."""
-    if largest < BINS:
-        return np.arange(largest + 2)
-    wide = np.geomspace(SINGLE, largest + 1, BINS - SINGLE)
-    return np.unique(np.concatenate([np.arange(SINGLE), np.round(wide).astype(np.int64)]))
+COUNTS = Check(
+    "counts",
+    lambda subject: count_frequencies(*_counts(subject)),
+    plots=(
+        Plot(
+            "rootogram",
+            "Does each count occur as often in new data as in real ones?",
+            lambda found, subject: plot_rootogram(found, *_counts(subject)),
+        ),
+    ),
+    when=lambda subject: subject.support == "counts",
+)

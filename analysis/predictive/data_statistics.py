@@ -1,7 +1,7 @@
-"""T(x): what can be measured of a datum without a model, and its nearest training datum.
+"""Statistics T(x) of single examples, without a model, and the nearest training example.
 
-A statistic is a function of each datum alone, so that its values over real data and over data from
-the model are two samples to compare, see `analysis.predictive.two_sample`.
+A statistic is a function of each example alone, so that its values over real and over generated data
+are two samples to compare, see `analysis.predictive.two_sample`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,26 +13,25 @@ from jaxtyping import Float, Int, Real, Shaped
 
 from analysis.plotting.images import is_image
 
-# Elements of data held as floats at a time: 32 MB in float64.
+# Elements held as floats at a time: 32 MB in float64.
 MAX_ELEMENTS = 4_000_000
-
-# What is done to data before their elements are compared.
-Transform = Callable[[np.ndarray], np.ndarray]
-
-# Columns are in one unit where their standard deviations are within this factor.
-SAME_UNITS = 10.0
-# Of the training data held beside them by `nearest_training`: the distances to so many rows.
+# Training examples whose distances are held at a time.
 _TRAIN_BLOCK = 4096
+# Largest ratio of standard deviations of columns in the same units.
+SAME_UNITS = 10.0
+SUPPORTS = ("binary", "unit", "integers", "counts", "real")
+
+Transform = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """T: a number of each datum.
+    """T: a number, or a vector, per example.
 
     Args:
         name: A short key.
-        label: What it is, with its unit, for an axis: "name: explanation".
-        measure: From data `(n, *event)` to `(n,)`.
+        label: Description with its unit, for an axis: "name: explanation".
+        measure: From data `(n, *event)` to `(n,)` or `(n, elements)`.
     """
 
     name: str
@@ -41,33 +40,18 @@ class Statistic:
 
     @property
     def title(self) -> str:
-        """What the label says before its colon."""
+        """The label up to its colon."""
         return self.label.partition(":")[0]
 
 
 @dataclass(frozen=True)
-class Profile:
-    """A vector of each datum.
-
-    Args:
-        name: A short key.
-        label: What its elements are numbered by, for an axis.
-        measure: From data `(n, *event)` to `(n, elements)`.
-    """
-
-    name: str
-    label: str
-    measure: Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
 class Nearest:
-    """The training datum nearest to each of n data.
+    """The training example nearest to each of n examples.
 
     Args:
-        distance: sqrt(mean_i (x_i - t_i)^2), the root mean square difference over the elements. Of
-            binary data its square is the share of the elements that differ.
-        row: Which training datum it is.
+        distance: sqrt(mean_i (x_i - t_i)^2), the root mean square difference over the elements. For
+            binary data its square is the share of elements that differ.
+        row: The index of the training example.
     """
 
     distance: Float[np.ndarray, " n"]
@@ -75,10 +59,10 @@ class Nearest:
 
 
 def standardisation(data: Shaped[np.ndarray, " n *event"], support: str) -> Transform | None:
-    """x_i -> (x_i - mean_i) / sd_i for columns of real values in different units; None for other data.
+    """x_i -> (x_i - mean_i) / sd_i for real columns in different units; None for other data.
 
-    Units differ where one column's standard deviation is more than 10 times that of another. Without it,
-    means, extremes and distances over the columns would be those of the column with the largest numbers.
+    Units differ where one column's standard deviation is more than 10 times that of another. Otherwise
+    means, extremes and distances over columns would be those of the column with the largest numbers.
     """
     if support != "real" or data.ndim != 2 or len(data) < 2:
         return None
@@ -93,100 +77,85 @@ def standardisation(data: Shaped[np.ndarray, " n *event"], support: str) -> Tran
 def statistics_for(
     event_shape: Sequence[int], support: str, transform: Transform | None = None
 ) -> tuple[Statistic, ...]:
-    """The statistics that data of this shape and support have.
+    """The statistics that are defined for data of this shape and support.
 
-    Of images: ink, total variation, left-right symmetry, the centre and the extent of the ink,
-    connected components and holes. Of counts: total, share of zeros, dispersion, largest. Of other
-    vectors: mean, standard deviation, smallest and largest element; of binary ones their share.
+    For images: ink, total variation, left-right symmetry, the centre and the extent of the ink,
+    connected components and holes. For counts: total, share of zeros, dispersion, largest. For other
+    vectors: mean, standard deviation, smallest and largest element; for binary ones their share.
 
     Args:
-        event_shape: The shape of a datum.
+        event_shape: The shape of an example.
         support: "binary", "unit", "integers", "counts" or "real", as likelihoods declare it.
         transform: From `standardisation`, for columns in different units.
 
     Raises:
         ValueError: If the support is none of these.
     """
-    supports = ("binary", "unit", "integers", "counts", "real")
-    if support not in supports:
-        raise ValueError(f"support must be one of {', '.join(supports)}, got {support!r}.")
+    if support not in SUPPORTS:
+        raise ValueError(f"support must be one of {', '.join(SUPPORTS)}, got {support!r}.")
     if is_image(tuple(event_shape)):
-        fixed = support in ("binary", "unit")
-        bounds = {"binary": "= 1", "unit": ">= 1/2"}
-        ink = f"pixels {bounds.get(support, 'above half the range')}"
-        return (
-            Statistic("ink", "ink: mean intensity", ink_share),
-            Statistic(
-                "total_variation",
-                "total variation: mean step between neighbours",
-                total_variation,
-            ),
-            Statistic(
-                "symmetry", "left-right symmetry: correlation with the mirror image", symmetry
-            ),
-            Statistic("vertical_centre", "vertical centre: mean row of the ink", vertical_centre),
-            Statistic(
-                "horizontal_centre", "horizontal centre: mean column of the ink", horizontal_centre
-            ),
-            Statistic("extent", "extent: rms distance of the ink from its centre, pixels", extent),
-            Statistic(
-                "components",
-                f"connected components: of {ink}, 8 neighbours",
-                lambda data: components(_foreground(data, fixed)),
-            ),
-            Statistic(
-                "holes",
-                f"holes: background enclosed by {ink}, 4 neighbours",
-                lambda data: holes(_foreground(data, fixed)),
-            ),
-        )
-    mean = Statistic("mean", "mean of the elements", lambda data: _flat(data).mean(1))
+        return _image_statistics(support)
     if support == "binary":
-        return (Statistic("ones", "share of ones", mean.measure),)
-    largest = Statistic("largest", "largest element", lambda data: _flat(data).max(1))
+        return (Statistic("ones", "share of ones", ink_share),)
     if support == "counts":
         return (
-            Statistic("total", "total of the counts", lambda data: _flat(data).sum(1)),
-            Statistic("zeros", "share of zeros", lambda data: (_flat(data) == 0).mean(1)),
+            Statistic("total", "total of the counts", lambda x: _flat(x).sum(1)),
+            Statistic("zeros", "share of zeros", lambda x: (_flat(x) == 0).mean(1)),
             Statistic("dispersion", "dispersion: variance / mean of the elements", dispersion),
-            largest,
+            Statistic("largest", "largest element", lambda x: _flat(x).max(1)),
         )
+
+    def flat(data: np.ndarray) -> np.ndarray:
+        return _flat(_transformed(data, transform))
+
     word = "element" if transform is None else "standardised element"
     return (
-        Statistic("mean", f"mean of the {word}s", lambda d: _flat(_as(d, transform)).mean(1)),
-        Statistic(
-            "deviation",
-            f"standard deviation of the {word}s",
-            lambda d: _flat(_as(d, transform)).std(1),
-        ),
-        Statistic("smallest", f"smallest {word}", lambda d: _flat(_as(d, transform)).min(1)),
-        Statistic("largest", f"largest {word}", lambda d: _flat(_as(d, transform)).max(1)),
+        Statistic("mean", f"mean of the {word}s", lambda x: flat(x).mean(1)),
+        Statistic("deviation", f"standard deviation of the {word}s", lambda x: flat(x).std(1)),
+        Statistic("smallest", f"smallest {word}", lambda x: flat(x).min(1)),
+        Statistic("largest", f"largest {word}", lambda x: flat(x).max(1)),
     )
 
 
-def profiles_for(event_shape: Sequence[int]) -> tuple[Profile, ...]:
-    """Row and column means of an image; the elements of any other datum."""
+def _image_statistics(support: str) -> tuple[Statistic, ...]:
+    fixed = support in ("binary", "unit")
+    bounds = {"binary": "= 1", "unit": ">= 1/2"}
+    ink = f"pixels {bounds.get(support, 'above half the range')}"
+    variation = "total variation: mean step between neighbours"
+    mirror = "left-right symmetry: correlation with the mirror image"
+    size = "extent: rms distance of the ink from its centre, pixels"
+    parts = f"connected components: of {ink}, 8 neighbours"
+    enclosed = f"holes: background enclosed by {ink}, 4 neighbours"
+    return (
+        Statistic("ink", "ink: mean intensity", ink_share),
+        Statistic("total_variation", variation, total_variation),
+        Statistic("symmetry", mirror, symmetry),
+        Statistic("vertical_centre", "vertical centre: mean row of the ink", vertical_centre),
+        Statistic(
+            "horizontal_centre", "horizontal centre: mean column of the ink", horizontal_centre
+        ),
+        Statistic("extent", size, extent),
+        Statistic("components", parts, lambda x: components(_foreground(x, fixed))),
+        Statistic("holes", enclosed, lambda x: holes(_foreground(x, fixed))),
+    )
+
+
+def profiles_for(event_shape: Sequence[int]) -> tuple[Statistic, ...]:
+    """Row and column means of an image; the elements of any other example."""
     if is_image(tuple(event_shape)):
         return (
-            Profile("row_means", "row, from the top", lambda data: _grey(data).mean(2)),
-            Profile("column_means", "column, from the left", lambda data: _grey(data).mean(1)),
+            Statistic("row_means", "row, from the top", lambda x: _grey(x).mean(2)),
+            Statistic("column_means", "column, from the left", lambda x: _grey(x).mean(1)),
         )
-    return (Profile("elements", "element", _flat),)
+    return (Statistic("elements", "element", _flat),)
 
 
-def measured(
+def compute_statistics(
     data: Shaped[np.ndarray, " n *event"], statistics: Sequence[Statistic]
-) -> dict[str, Float[np.ndarray, " n"]]:
-    """Each statistic of each datum, by name, a block of data at a time."""
-    parts = [{s.name: s.measure(block) for s in statistics} for block in blocks(data)]
+) -> dict[str, Float[np.ndarray, " n *elements"]]:
+    """Each statistic of each example, by name, computed in blocks."""
+    parts = [{s.name: s.measure(block) for s in statistics} for block in _blocks(data)]
     return {s.name: np.concatenate([part[s.name] for part in parts]) for s in statistics}
-
-
-def blocks(data: Shaped[np.ndarray, " n *event"]) -> Iterator[np.ndarray]:
-    """The data in parts of at most `MAX_ELEMENTS` elements, and one datum at least."""
-    size = max(1, MAX_ELEMENTS // max(1, data[:1].size))
-    for start in range(0, max(1, len(data)), size):
-        yield data[start : start + size]
 
 
 def ink_share(images: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, " n"]:
@@ -197,62 +166,56 @@ def ink_share(images: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, " n"
 def total_variation(images: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, " n"]:
     """Mean |difference| of vertical and horizontal neighbours: edges and noise raise it."""
     images = images.astype(np.float64)
-    steps = [_flat(np.abs(np.diff(images, axis=axis))) for axis in (-2, -1)]
-    count = sum(step.shape[1] for step in steps)
-    return sum((step.sum(1) for step in steps), np.zeros(len(images))) / max(1, count)
+    steps = np.concatenate([_flat(np.abs(np.diff(images, axis=axis))) for axis in (-2, -1)], 1)
+    return steps.sum(1) / max(1, steps.shape[1])
 
 
 def symmetry(images: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, " n"]:
-    """Correlation of each image with its mirror image, 0 for an image of one intensity."""
+    """Correlation of each image with its mirror image, 0 for an image of constant intensity."""
     flat = _flat(images)
     centred = (flat - flat.mean(1, keepdims=True)).reshape(images.shape)
-    scale = (centred**2).reshape(len(images), -1).sum(1)
-    product = (centred * centred[..., ::-1]).reshape(len(images), -1).sum(1)
-    return np.divide(product, scale, out=np.zeros_like(scale), where=scale > 0)
+    return _ratio(_flat(centred * centred[..., ::-1]).sum(1), _flat(centred**2).sum(1))
 
 
 def vertical_centre(images: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, " n"]:
-    """The mean row of the ink, from 0 at the top; the middle row where there is none."""
+    """The mean row of the ink, from 0 at the top; the middle row without ink."""
     return _centre(_ink(images).sum(2))
 
 
 def horizontal_centre(images: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, " n"]:
-    """The mean column of the ink, from 0 at the left; the middle column where there is none."""
+    """The mean column of the ink, from 0 at the left; the middle column without ink."""
     return _centre(_ink(images).sum(1))
 
 
 def extent(images: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, " n"]:
-    """The root mean square distance of the ink from its centre, in pixels; 0 where there is none."""
+    """The root mean square distance of the ink from its centre, in pixels; 0 without ink."""
     ink = _ink(images)
-    total = ink.sum((1, 2))
     moments = np.zeros(len(images))
-    for axis in (2, 1):
-        margin = ink.sum(axis)
+    for margin in (ink.sum(2), ink.sum(1)):
         places = np.arange(margin.shape[1]) - _centre(margin)[:, None]
         moments += (margin * places**2).sum(1)
-    return np.sqrt(np.divide(moments, total, out=np.zeros_like(total), where=total > 0))
+    return np.sqrt(_ratio(moments, ink.sum((1, 2))))
 
 
 def components(foreground: Shaped[np.ndarray, "n rows columns"]) -> Float[np.ndarray, " n"]:
-    """The number of connected parts of each binary image; pixels touch at sides and at corners."""
-    return _parts(foreground, corners=True)
+    """The number of connected parts of each binary image; pixels touch at sides and corners."""
+    return _connected_parts(foreground, corners=True)
 
 
 def holes(foreground: Shaped[np.ndarray, "n rows columns"]) -> Float[np.ndarray, " n"]:
     """The number of parts of the background that do not reach the border; pixels touch at sides.
 
-    Sides only, where the foreground's touch at corners too: a closed line then has an inside.
+    Sides only, since those of the foreground touch at corners too: a closed line then has an inside.
     """
-    # With a frame around each image, all the background that reaches the border is one part.
+    # A frame joins all background that reaches the border into one part.
     framed = np.pad(foreground == 0, ((0, 0), (1, 1), (1, 1)), constant_values=True)
-    return _parts(framed, corners=False) - 1
+    return _connected_parts(framed, corners=False) - 1
 
 
 def dispersion(counts: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, " n"]:
-    """Variance over mean of each datum's elements, 0 for a datum of zeros."""
+    """Variance over mean of each example's elements, 0 for an example of zeros."""
     flat = _flat(counts)
-    mean = flat.mean(1)
-    return np.divide(flat.var(1), mean, out=np.zeros_like(mean), where=mean > 0)
+    return _ratio(flat.var(1), flat.mean(1))
 
 
 def nearest_training(
@@ -261,29 +224,29 @@ def nearest_training(
     *,
     transform: Transform | None = None,
 ) -> Nearest:
-    """argmin_t sqrt(mean_i (x_i - t_i)^2): the nearest training datum of each datum.
+    """argmin_t sqrt(mean_i (x_i - t_i)^2): the nearest training example of each example.
 
-    The squares come from matrix products in float32, |x|^2 - 2 x.t + |t|^2 about a centre. Their
-    rounding, some 1e-7 |x|^2, chooses between data that are as near as that; the distance is then
-    computed anew from the differences. About 50 MB are held, and the data.
+    Squares are computed by matrix products in float32, |x|^2 - 2 x.t + |t|^2 about a centre. Their
+    rounding error, about 1e-7 |x|^2, may choose between examples that are equally near; the distance
+    is then recomputed from the differences. About 50 MB are held beside the data.
 
     Args:
-        data: Real data or data from the model. A training datum is at distance 0 from itself.
+        data: Real or generated data. A training example is at distance 0 from itself.
         train: The training data, as the likelihood needs them.
-        transform: What is done to the elements first, such as `numpy.log1p` of counts.
+        transform: Applied to the elements first, such as `numpy.log1p` for counts.
 
     Returns:
-        Distances are to be compared with those of test data: a model that memorises is nearer.
+        Compare the distances with those of test data: a model that memorises is nearer.
 
     Raises:
-        ValueError: If there are no training data, or their shape is another.
+        ValueError: If there are no training data, or their shape differs.
     """
     if len(train) == 0 or data.shape[1:] != train.shape[1:]:
         raise ValueError(
             f"train must hold data of shape {data.shape[1:]}, got {len(train)} of shape "
             f"{train.shape[1:]}."
         )
-    centre = _flat(_as(train[:1000], transform)).mean(0)
+    centre = _flat(_transformed(train[:1000], transform)).mean(0)
     if np.issubdtype(train.dtype, np.integer) and transform is None:
         # Differences of whole numbers stay whole, and their products exact.
         centre = np.round(centre)
@@ -293,32 +256,46 @@ def nearest_training(
     squares = np.full(len(data), np.inf)
     row = np.zeros(len(data), dtype=np.int64)
     for first in range(0, len(train), step):
-        known = (_flat(_as(train[first : first + step], transform)) - centre).astype(np.float32)
+        block = _flat(_transformed(train[first : first + step], transform))
+        known = (block - centre).astype(np.float32)
         half = 0.5 * np.einsum("ij,ij->i", known, known)
         for start in range(0, len(data), rows):
-            mine = _flat(_as(data[start : start + rows], transform)) - centre
-            # Half the square of the distance, less what all training data share.
+            mine = _flat(_transformed(data[start : start + rows], transform)) - centre
+            # Half the square of the distance, less what all training examples share.
             best = (half - mine.astype(np.float32) @ known.T).argmin(1)
             exact = ((mine - known[best]) ** 2).sum(1)
             here = slice(start, start + len(mine))
             nearer = exact < squares[here]
             squares[here] = np.where(nearer, exact, squares[here])
             row[here] = np.where(nearer, first + best, row[here])
-    # The training data were rounded to float32; of the winners the difference is exact.
+    # The training data were rounded to float32; the differences of the nearest are exact.
     for start in range(0, len(data), rows):
         here = slice(start, start + rows)
-        gap = _flat(_as(data[here], transform)) - _flat(_as(train[row[here]], transform))
-        squares[here] = (gap**2).sum(1)
+        pair = (_flat(_transformed(x, transform)) for x in (data[here], train[row[here]]))
+        squares[here] = (np.subtract(*pair) ** 2).sum(1)
     return Nearest(np.sqrt(squares / elements), row)
 
 
-def _as(data: np.ndarray, transform: Transform | None) -> np.ndarray:
+def _blocks(data: Shaped[np.ndarray, " n *event"]) -> Iterator[np.ndarray]:
+    """Parts of at most `MAX_ELEMENTS` elements, and at least one example."""
+    size = max(1, MAX_ELEMENTS // max(1, data[:1].size))
+    for start in range(0, max(1, len(data)), size):
+        yield data[start : start + size]
+
+
+def _transformed(data: np.ndarray, transform: Transform | None) -> np.ndarray:
     return data if transform is None else transform(data.astype(np.float64))
 
 
 def _flat(data: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, "n elements"]:
-    # The size is named, as -1 has no meaning for no data.
+    # reshape(0, -1) is not defined.
     return data.reshape(len(data), data[:1].size if len(data) else 1).astype(np.float64)
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> Float[np.ndarray, " n"]:
+    """The quotient, 0 where the denominator is not positive."""
+    zeros = np.zeros(len(numerator))
+    return np.divide(numerator, denominator, out=zeros, where=denominator > 0)
 
 
 def _grey(images: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, "n rows columns"]:
@@ -328,7 +305,7 @@ def _grey(images: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, "n rows 
 
 
 def _ink(images: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, "n rows columns"]:
-    """The intensity as a weight: over the image's smallest where that is negative."""
+    """The intensity as a weight: above the image's minimum where that is negative."""
     grey = _grey(images)
     return grey - np.minimum(grey.min((1, 2), keepdims=True), 0)
 
@@ -340,15 +317,15 @@ def _centre(margin: Real[np.ndarray, "n places"]) -> Float[np.ndarray, " n"]:
 
 
 def _foreground(images: np.ndarray, fixed: bool) -> Shaped[np.ndarray, "n rows columns"]:
-    """From 1/2 on; of other data above the middle between the image's own extremes."""
+    """Pixels from 1/2 on, or above the middle of the image's own range."""
     grey = _grey(images)
     if fixed:
         return grey >= 0.5
     return grey > (grey.min((1, 2), keepdims=True) + grey.max((1, 2), keepdims=True)) / 2
 
 
-def _parts(where: np.ndarray, *, corners: bool) -> Float[np.ndarray, " n"]:
-    """The connected parts of each image of a stack, all labelled at once."""
+def _connected_parts(where: np.ndarray, *, corners: bool) -> Float[np.ndarray, " n"]:
+    """The number of connected parts of each image of a stack, all labelled at once."""
     from scipy.ndimage import generate_binary_structure, label
 
     # Nothing connects an image with the next one.

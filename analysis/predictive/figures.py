@@ -1,496 +1,356 @@
-"""Data sets from the model beside the real one: ArviZ's predictive checks, and the data themselves.
-
-A replicated data set is as large as the real one and drawn anew: z ~ p(z), x ~ p(x | z). To a true
-model the real data set is one more of them, so that what it shares with few of them is a fault.
-"""
+"""Figures of `analysis.predictive.checks`: statistics, profiles, spectrum and nearest neighbours."""
 
 import math
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Integer, Real
+from jaxtyping import Real
 
-from analysis.plotting.arviz import arviz_figure
-from analysis.plotting.images import Limits, draw_datum, strip
-from analysis.plotting.style import BLUE, ORANGE, new_figure, tidy
-from analysis.plotting.vectors import Elements, plot_vectors
-from analysis.predictive.counts import count_frequencies
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import UndefinedCheckError
+from analysis.comparison.p_values import p_text
+from analysis.comparison.resampling_tests import ProfileComparison, SpectrumComparison
+from analysis.plotting.images import draw_datum
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
+from analysis.plotting.vectors import Elements, draw_vectors, is_long
+from analysis.predictive.data_statistics import Nearest
+from analysis.predictive.two_sample import Comparison
+from analysis.verdicts import SMALL_DISTANCE
 from pyro_vae.data.nouns import noun, nouns
-from pyro_vae.evidence.numbers import finite
 
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
-    import xarray as xr
 
-GROUP = "prior_predictive"
-COLUMNS = 4
-DATA_SETS_DRAWN = 50
-IMAGES, REPLICATES, VECTORS, ELEMENTS = 10, 4, 6, 40
-
-NOTHING_VARIES = "no statistic varies over the data sets: there is nothing to draw."
-LONGEST_NAME = 34
-# Above so many elements in a bin, roots hide the rare counts.
-MOST_ROOTS = 5_000
-
-# What is measured of a data set's statistics.
-MEASURES: dict[str, Callable[..., Any]] = {"mean": np.mean, "spread": np.std}
-# Of more test statistics those furthest off are drawn.
-PANELS = 8
+# Panels side by side, and in all.
+_COLUMNS, _PANELS = 4, 12
+_BINS = 30
+# Pairs drawn of images and short vectors, of long vectors; names of elements in a scatter plot.
+_PAIRS, _SCATTERED, _NAMED = 10, 4, 8
+TEST, NEW = "test data", "new, z ~ p(z)"
 
 
-def predictive_tree(
-    real: Mapping[str, Real[np.ndarray, " n"]],
-    generated: Mapping[str, Real[np.ndarray, "datasets n"]],
-) -> "xr.DataTree":
-    """Statistics of the real data and of data sets from the model, as ArviZ's plots read them.
+def plot_comparisons(comparisons: Sequence[Comparison]) -> "matplotlib.figure.Figure":
+    """The distribution of each statistic and score over real and over generated data.
 
     Args:
-        real: Of each statistic, by its name in the figures, the values of the n real data.
-        generated: The values of as many new data in each data set.
-
-    Returns:
-        The groups "observed_data", with the dimension `image`, and "prior_predictive", with `chain`
-        (of length one), `draw` (the data sets) and `image`.
-
-    Raises:
-        ValueError: If the names or the numbers of data differ.
+        comparisons: From `compare_statistics`. Of more than 12 those furthest off are drawn.
     """
-    import xarray as xr
-    from arviz_base import from_dict
-
-    _check_alike(real, generated)
-    tree = from_dict(
-        {
-            "observed_data": {name: np.asarray(v, np.float64) for name, v in real.items()},
-            GROUP: {name: np.asarray(v, np.float64)[None] for name, v in generated.items()},
-        },
-        dims={name: ["image"] for name in real},
-    )
-    assert isinstance(tree, xr.DataTree)
-    return tree
-
-
-def plot_distributions(tree: "xr.DataTree") -> "matplotlib.figure.Figure":
-    """The ECDF of each statistic, of the real data and of data sets, by `arviz_plots.plot_ppc_dist`.
-
-    Steps, unlike a smoothed density, are right for a statistic of few values, too. Under a true
-    model the real data's line is one among the data sets'.
-
-    Args:
-        tree: Of `predictive_tree`. What never varies is left out.
-
-    Raises:
-        UndefinedCheckError: If nothing varies.
-    """
-    import arviz_plots
-
-    # Of what never varies there is no curve.
-    names = [
-        name
-        for name in map(str, tree["observed_data"].data_vars)
-        if any(np.ptp(np.asarray(tree[group][name])) > 0 for group in ("observed_data", GROUP))
-    ]
-    if not names:
-        raise UndefinedCheckError(NOTHING_VARIES)
-    figure = _quiet_figure(
-        arviz_plots.plot_ppc_dist,
-        tree,
-        panels=len(names),
-        var_names=names,
-        kind="ecdf",
-        num_samples=min(DATA_SETS_DRAWN, tree[GROUP].sizes["draw"]),
-        visuals={
-            "predictive_dist": {"color": BLUE, "alpha": 0.25, "width": 0.8},
-            "observed_dist": {"color": ORANGE, "width": 1.6},
-            "remove_axis": False,
-        },
-    )
-    _key(figure, "one data set from the model", "the real data")
-    figure.suptitle("ECDF of each statistic: the real data's should be one among the data sets'")
-    return figure
-
-
-@dataclass(frozen=True)
-class DataSetCheck:
-    """T of the real data set among T of D data sets from the model.
-
-    Args:
-        name: Of the statistic.
-        measure: What T is of the data set's statistics, "mean" or "spread", the standard deviation.
-        real: T of the real data set.
-        generated: T of each data set from the model.
-        p_value: 2 (1 + k) / (D + 1), at most 1, where k data sets lie at or beyond the real one on the
-            side with fewer. Under a true model it is below or at a with a probability of at most a.
-    """
-
-    name: str
-    measure: str
-    real: float
-    generated: Float[np.ndarray, " datasets"]
-    p_value: float
-
-    @property
-    def deviations(self) -> float | None:
-        """(T(real) - mean T) / s.d. of T over data sets: how far off it is. None if none vary."""
-        spread = float(self.generated.std())
-        return finite((self.real - self.generated.mean()) / spread) if spread > 0 else None
-
-    @property
-    def outside(self) -> bool:
-        """Whether the real data set lies beyond all data sets from the model."""
-        return not self.generated.min() <= self.real <= self.generated.max()
-
-    def words(self) -> str:
-        """Both values, and p: beyond all data sets the least that so many can give, an upper bound."""
-        return (
-            f"{self.real:.4g} against {self.generated.mean():.4g} of the model's, p "
-            f"{'≤' if self.outside else '='} {self.p_value:.2g}"
-        )
-
-
-@dataclass(frozen=True)
-class DataSetChecks:
-    """The checks of each statistic's mean and standard deviation over data sets.
-
-    Args:
-        checks: At least one.
-    """
-
-    checks: tuple[DataSetCheck, ...]
-
-    @property
-    def ranked(self) -> list[DataSetCheck]:
-        """Those that vary, the furthest off first."""
-        varying = [check for check in self.checks if check.deviations is not None]
-        return sorted(varying, key=lambda check: -abs(check.deviations or 0.0))
-
-    @property
-    def num_outside(self) -> int:
-        """How many real values lie beyond all data sets."""
-        return sum(check.outside for check in self.checks)
-
-    def summary(self) -> dict[str, Any]:
-        """Each real value, the mean and spread of the data sets', the distance, p, and a reading."""
-        return {
-            "data_sets": len(self.checks[0].generated),
-            "outside": self.num_outside,
-            "checks": {
-                f"{check.name}: {check.measure}": {
-                    "real": finite(check.real),
-                    "generated_mean": finite(check.generated.mean()),
-                    "generated_sd": finite(check.generated.std()),
-                    "deviations": check.deviations,
-                    "p_value": finite(check.p_value),
-                }
-                for check in self.checks
-            },
-            "reading": self.reading(),
-        }
-
-    def reading(self) -> str:
-        """How many real values lie beyond all data sets, how many chance puts there, and the furthest."""
-        datasets, count = len(self.checks[0].generated), len(self.checks)
-        text = ""
-        if self.ranked:
-            worst = self.ranked[0]
-            text = f"Furthest off is the {worst.measure} of {worst.name}: {worst.words()}. "
-        return text + (
-            f"{self.num_outside} of {count} means and spreads (standard deviations) of the real data's "
-            f"statistics lie beyond those of all {datasets} data sets from the model; of a true model "
-            f"{2 * count / (datasets + 1):.1f} would on average."
-        )
-
-
-def data_set_checks(
-    real: Mapping[str, Real[np.ndarray, " n"]],
-    generated: Mapping[str, Real[np.ndarray, "datasets n"]],
-) -> DataSetChecks:
-    """T(real data) among T(data set), T the mean and the standard deviation of each statistic.
-
-    Args:
-        real: Of each statistic, the values of the n real data, which did not train the model.
-        generated: The values of as many new data in each data set.
-
-    Returns:
-        Read the distance in standard deviations of data sets first: D data sets give no p-value below
-        2 / (D + 1), however far the real one is off.
-
-    Raises:
-        ValueError: If the names or the numbers of data differ, or there are none.
-
-    References:
-        Posterior Predictive Assessment of Model Fitness via Realized Discrepancies (Gelman, Meng &
-        Stern, 1996), https://www3.stat.sinica.edu.tw/statistica/j6n4/j6n41/j6n41.htm
-    """
-    _check_alike(real, generated)
-    checks = []
-    for name, values in real.items():
-        for measure, function in MEASURES.items():
-            t = float(function(np.asarray(values, np.float64)))
-            sets = function(np.asarray(generated[name], np.float64), axis=-1)
-            beyond = min(int((sets <= t).sum()), int((sets >= t).sum()))
-            p_value = min(1.0, 2 * (1 + beyond) / (1 + len(sets)))
-            checks.append(DataSetCheck(name, measure, t, sets, p_value))
-    return DataSetChecks(tuple(checks))
-
-
-def plot_test_statistics(found: DataSetChecks) -> "matplotlib.figure.Figure":
-    """Mean and standard deviation of statistics over data sets, by `arviz_plots.plot_ppc_tstat`.
-
-    The curve is the ECDF over data sets, and where the real data's line crosses it is the share of
-    data sets below. Of more than eight those furthest off are drawn, the furthest first. What is the
-    same in all data sets is left out.
-
-    Args:
-        found: Of `data_set_checks`.
-
-    Raises:
-        UndefinedCheckError: If nothing varies.
-    """
-    import arviz_plots
-
-    shown = found.ranked[:PANELS]
-    if not shown:
-        raise UndefinedCheckError(NOTHING_VARIES)
-    # Each is measured already: as a "statistic" of data sets of one datum it is its own mean.
-    titles = [f"{c.name[:LONGEST_NAME]}: {c.measure}\n{c.words()}" for c in shown]
-    figure = _quiet_figure(
-        arviz_plots.plot_ppc_tstat,
-        predictive_tree(
-            {title: np.array([c.real]) for title, c in zip(titles, shown, strict=True)},
-            {title: c.generated[:, None] for title, c in zip(titles, shown, strict=True)},
-        ),
-        panels=len(shown),
-        t_stat="mean",
-        kind="ecdf",
-        visuals={
-            "dist": {"color": BLUE},
-            "title": {"text": None},  # The name alone, without ArviZ's own word for its measure.
-            "observed_tstat": {"color": ORANGE},
-            "remove_axis": False,
-        },
-    )
-    for ax, check in zip(figure.axes, shown, strict=False):
-        ax.axvline(check.real, color=ORANGE, linewidth=1.6)
-    datasets, count = len(shown[0].generated), len(found.checks)
-    _key(figure, f"ECDF over {datasets} data sets from the model", "the real data set")
-    some = f"; the {len(shown)} furthest off" if len(shown) < count else ""
+    ranked = sorted(comparisons, key=lambda c: -c.ks_distance)[:_PANELS]
+    shown = [c for c in comparisons if c in ranked]
+    rows = math.ceil(len(shown) / _COLUMNS)
+    columns = math.ceil(len(shown) / rows)
+    figure = new_figure(max(3.1 * columns, 9.3), 3.0 * rows + 0.9)
+    cells = figure.subplots(rows, columns, squeeze=False)
+    panels = list(cells.flat)
+    for ax, comparison in zip(panels, shown, strict=False):
+        _draw_histograms(ax, comparison.real, comparison.generated)
+        ax.set_title(_title(comparison), fontsize=9)
+        ax.set_xlabel(_wrap_label(comparison.label), fontsize=9)
+        real, generated = comparison.non_finite
+        if real or generated:
+            text = f"not finite: {real} test, {generated} new"
+            ax.text(0.98, 0.98, text, transform=ax.transAxes, ha="right", va="top", fontsize=8)
+    for ax in panels[len(shown) :]:
+        ax.set_axis_off()
+    for ax in cells[:, 0]:
+        ax.set_ylabel(f"share of the {nouns()}")
+    tidy(panels[: len(shown)])
+    _add_legend(figure, panels[0])
+    worst = ranked[0]
+    small = "The distances are small; f" if worst.ks_distance <= SMALL_DISTANCE else "F"
     figure.suptitle(
-        f"Is the real data set one among the model's? {found.num_outside} of {count} means and spreads "
-        f"lie beyond all{some}"
+        f"Does the model make {nouns()} like the test {nouns()}? The curves should coincide.\n"
+        f"{small}urthest off: {worst.title}, KS distance {worst.ks_distance:.2f}"
     )
     return figure
 
 
-def plot_rootogram(
-    real: Integer[np.ndarray, "n elements"], generated: Integer[np.ndarray, "datasets n elements"]
+def plot_profiles(
+    profiles: Sequence[ProfileComparison], elements: Elements | None = None
 ) -> "matplotlib.figure.Figure":
-    """How often each count occurs, in real data and in data sets, by `arviz_plots.plot_ppc_rootogram`.
+    """Means and standard deviations of each profile's elements over real and over generated data.
 
-    All elements are pooled. The roots of frequencies are drawn, or logarithms if there are many, so
-    that rare counts show beside frequent ones. Large counts are binned as `count_frequencies` says, and named below the axis.
+    Long vectors are drawn as points, one per element: its mean over generated against over real data.
 
     Args:
-        real: Counts of the real data.
-        generated: Counts of as many data in each data set.
+        profiles: From `predictive_checks`.
+        elements: Names and scale of the elements of vectors.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if len(profiles) == 1 and is_long(profiles[0].t.shape):
+        return _plot_elements(profiles[0], elements)
+    figure = new_figure(5.6 * max(2, len(profiles)), 4.4)
+    panels = figure.subplots(1, len(profiles), squeeze=False)[0]
+    center, scale = (0.0, 1.0) if elements is None else (elements.center, elements.spread)
+    for ax, profile in zip(panels, profiles, strict=True):
+        places = np.arange(len(profile.t))
+        for name, mean, spread, colour in (
+            (TEST, profile.real, profile.real_deviation, BLUE),
+            (NEW, profile.generated, profile.generated_deviation, ORANGE),
+        ):
+            mean, spread = (mean - center) / scale, spread / scale
+            ax.fill_between(places, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
+            ax.plot(places, mean, color=colour, label=name, marker="o", ms=3)
+        ax.axvline(profile.worst, color=GREY, ls=":", lw=1)
+        ax.set_xlabel(profile.label)
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        if elements is not None:
+            elements.draw_ticks(ax)
+        worst = profile.worst if elements is None else elements.label(profile.worst)
+        name = profile.name.replace("_", " ")
+        ax.set_title(
+            f"{name}: furthest off at {worst} (dotted),\n{_significance(profile)}", fontsize=10
+        )
+    unit = ""
+    if elements is not None and (elements.spread != 1).any():
+        unit = f",\nin standard deviations of test {nouns()}"
+    panels[0].set_ylabel(f"mean over {nouns()} ± 1 standard deviation{unit}")
+    tidy(panels)
+    _add_legend(figure, panels[0])
+    figure.suptitle(f"Where do new {nouns()} differ? Lines and bands should coincide")
+    return figure
+
+
+def plot_spectrum(spectrum: SpectrumComparison | None) -> "matplotlib.figure.Figure":
+    """The eigenvalues of the covariance by rank, and their ratio with its band by chance.
+
+    Args:
+        spectrum: From `predictive_checks`.
 
     Raises:
-        ValueError: If the shapes do not match, or counts are below zero.
+        UndefinedCheckError: If there is no spectrum: too few data, or none that vary.
     """
-    import arviz_plots
-    import xarray as xr
-    from arviz_base import from_dict
+    if spectrum is None:
+        raise UndefinedCheckError("no spectrum: there are too few data, or they do not vary.")
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    frequencies = count_frequencies(real, generated)
-    many = frequencies.observed.max() > MOST_ROOTS
-    tree = from_dict(
-        {
-            "observed_data": {"counts": frequencies.binned(real).reshape(-1)},
-            GROUP: {"counts": frequencies.binned(generated).reshape(1, len(generated), -1)},
-        },
-        dims={"counts": ["image"]},
+    figure = new_figure(11.0, 4.4)
+    left, right = figure.subplots(1, 2)
+    ranks = np.arange(1, len(spectrum.real) + 1)
+    left.plot(ranks, spectrum.real, "o-", ms=3, color=BLUE, label=TEST)
+    left.plot(ranks, spectrum.generated, "o-", ms=3, color=ORANGE, label=NEW)
+    left.set(xlabel="rank", ylabel="eigenvalue of the covariance", yscale="log")
+    # A range of less than a decade would otherwise have one number.
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    left.yaxis.set_minor_formatter(NullFormatter())
+    explained = f"{len(ranks)} axes with {spectrum.explained:.0%} of the variance of all data"
+    left.set_title(explained, fontsize=10)
+    right.fill_between(
+        ranks, spectrum.low, spectrum.high, color=GREY, alpha=0.25, lw=0, label="95 % by chance"
     )
-    assert isinstance(tree, xr.DataTree)
-    figure = _quiet_figure(
-        arviz_plots.plot_ppc_rootogram,
-        tree,
-        panels=1,
-        size=(10.0, 4.6),
-        ci_prob=0.95,
-        yscale="symlog" if many else "sqrt",
-        point_estimate="mean",
-        visuals={
-            "predictive_markers": {"color": BLUE},
-            "credible_interval": {"color": BLUE},
-            "observed_markers": {"color": ORANGE},
-            "title": False,
-        },
+    right.axhline(0, color=GREY, lw=1)
+    right.plot(ranks, spectrum.log_ratio, "o-", ms=3, color=ORANGE, label="new over test data")
+    right.set(xlabel="rank", ylabel="log ratio of the eigenvalues")
+    right.set_title(
+        f"new data have {spectrum.total_ratio:.2f} times the variance, p {p_text(spectrum.p_value)}",
+        fontsize=10,
     )
-    (ax,) = figure.axes
-    ax.set_xticks(range(len(frequencies.labels)), frequencies.labels, rotation=60, ha="right")
-    ax.set(xlabel="count of an element", ylabel=f"elements ({'log' if many else 'root'} scale)")
-    ax.tick_params(labelsize=9)
-    _key(figure, "data sets from the model: mean and 95% interval", "the real data")
-    figure.suptitle(frequencies.title())
+    for ax in (left, right):
+        ax.legend(frameon=False)
+    tidy([left, right])
+    figure.suptitle(
+        f"Do new {nouns()} vary along as many directions, and as much? The lines should coincide"
+    )
     return figure
 
 
-def plot_prior_predictive(
-    real: Real[np.ndarray, " n *event"],
-    untrained: Real[np.ndarray, " m *event"],
-    trained: Real[np.ndarray, " k *event"],
-    limits: Limits | None = None,
+def plot_nearest(
+    generated: Real[np.ndarray, " n *event"],
+    train: Real[np.ndarray, " t *event"],
+    nearest: Nearest,
+    real: Nearest | None = None,
     elements: Elements | None = None,
 ) -> "matplotlib.figure.Figure":
-    """Real data and new data x ~ p(x | z), z ~ p(z), of the model before and after training.
-
-    Images are drawn one by one, vectors as heat maps, long vectors of counts as their elements from the
-    largest to the smallest.
+    """The generated examples nearest to the training data, with those, and all distances.
 
     Args:
-        real: The data.
-        untrained: New data of the model as it was initialised: what its prior and networks assume.
-        trained: New data of the trained model.
-        limits: The values drawn black and white; the least and greatest of the real data, if None.
-        elements: Of vectors, names and scale of their elements.
+        generated: Data from the model.
+        train: Its training data.
+        nearest: From `nearest_training`, for the generated data.
+        real: The same for test data, to compare the distances.
+        elements: Names and scale of the elements of vectors.
     """
-    elements = elements or Elements.of(real)
-    rows = {"data": real, "before\ntraining": untrained, "after\ntraining": trained}
-    title = f"Test {nouns()} and new {nouns()} from the model, x ~ p(x | z) with z ~ p(z)"
-    if elements is not None and not elements.largest:
-        panels = {name.replace("\n", " "): data[: 2 * IMAGES] for name, data in rows.items()}
-        return plot_vectors(panels, elements, title)
-    if elements is not None:
-        figure = new_figure(10.0, 3.8)
-        panels = figure.subplots(1, 3, sharex=True, sharey=True)
-        for ax, (name, data) in zip(panels, rows.items(), strict=True):
-            ordered = -np.sort(-data[:IMAGES].astype(np.float64), axis=1)
-            ax.plot(np.arange(1, ordered.shape[1] + 1), ordered.T, color=BLUE, linewidth=0.8)
-            ax.set(title=name.replace("\n", " "), xscale="log", xlabel="rank of the element")
-            ax.set_yscale("symlog", linthresh=1)
-        panels[0].set_ylabel(f"its value, a line a {noun()}")
-        tidy(panels, grid="both")
+    long = is_long(generated.shape[1:])
+    shown = np.argsort(nearest.distance, kind="stable")[: _SCATTERED if long else _PAIRS]
+    new, known = generated[shown], train[nearest.row[shown]]
+    elements = elements or Elements.of(train)
+    # A row of a heat map is 0.22 inches high.
+    height = 0.22 * len(elements.names) + 1.4 if elements is not None and not long else 2.8
+    figure = new_figure(11.0, height + 3.4)
+    upper, lower = figure.subfigures(2, 1, height_ratios=(height, 3.4))
+    distances = [f"{distance:.3g}" for distance in nearest.distance[shown]]
+    if long:
+        _draw_scatters(upper, new, known, distances)
+    elif elements is not None:
+        panels = {"new, by distance": new, f"nearest training {nouns()}": known}
+        draw_vectors(upper, panels, elements, labels=dict.fromkeys(panels, distances), paired=True)
     else:
-        figure = _rows(rows, limits or _limits(real))
-    figure.suptitle(title)
-    return figure
-
-
-def plot_same_image(
-    originals: Real[np.ndarray, " n *event"],
-    replicates: Real[np.ndarray, " draws n *event"],
-    limits: Limits | None = None,
-    elements: Elements | None = None,
-) -> "matplotlib.figure.Figure":
-    """Data above replicates of the same data, x' ~ p(x | z), z ~ q(z | x): descriptive only.
-
-    The replicates have seen the datum. They fail a calibrated test even for a true model, and no
-    p-value comes from them.
-
-    Args:
-        originals: The data.
-        replicates: Replicates of each.
-        limits: The values drawn black and white; the least and greatest of the data, if None.
-        elements: Of vectors, names and scale of their elements.
-    """
-    elements = elements or Elements.of(originals)
-    title = (
-        f"Test {nouns()} and replicates of the same {nouns()}, z ~ q(z | x).\n"
-        "Descriptive only: they fail a calibrated test even for a true model"
+        _draw_pairs(upper, new, known, distances)
+    ax = lower.subplots()
+    _draw_histograms(ax, None if real is None else real.distance, nearest.distance)
+    ax.set(
+        xlabel=f"distance to the nearest training {noun()} (root mean square)",
+        ylabel=f"share of the {nouns()}",
     )
-    rows = {"data": originals} | {
-        f"replicate {k + 1}": replicates[k] for k in range(min(REPLICATES, len(replicates)))
-    }
-    if elements is not None and not elements.largest:
-        return plot_vectors(rows, elements, title)
-    if elements is not None:
-        figure = new_figure(10.0, 5.4)
-        panels = figure.subplots(2, 3, sharex=True).flat
-        for ax, index in zip(panels, range(min(VECTORS, len(originals))), strict=False):
-            _draw_range(ax, originals[index], replicates[:, index])
-        for ax in list(panels):
-            ax.set_axis_off()
-        tidy([ax for ax in figure.axes if ax.lines], grid="both")
-        # Not of the whole figure: the key would lie on it.
-        figure.axes[-2].set_xlabel(f"the {noun()}'s {ELEMENTS} largest elements, by rank")
-        figure.supylabel("value")
-        _key(figure, "90% of the replicates", f"the {noun()}")
-    else:
-        figure = _rows(rows, limits or _limits(originals))
-    figure.suptitle(title)
-    return figure
-
-
-def _check_alike(real: Mapping[str, np.ndarray], generated: Mapping[str, np.ndarray]) -> None:
-    shapes = {name: np.shape(values) for name, values in real.items()}
-    found = {name: np.shape(values)[1:] for name, values in generated.items()}
-    if not shapes or shapes != found:
-        raise ValueError(f"data sets must be of the real data's statistics {shapes}, got {found}.")
-
-
-def _rows(rows: Mapping[str, np.ndarray], limits: Limits) -> "matplotlib.figure.Figure":
-    columns = min(IMAGES, max(len(data) for data in rows.values()))
-    figure = new_figure(max(columns + 1.2, 8.0), 1.05 * len(rows) + 0.7)
-    cells = figure.subplots(len(rows), columns, squeeze=False)
-    for line, (name, data) in zip(cells, rows.items(), strict=True):
-        line[0].set_ylabel(name, rotation="horizontal", ha="right", va="center", labelpad=8)
-        for ax, datum in zip(line, data, strict=False):
-            draw_datum(ax, datum, limits)
-    for ax in cells.flat:
-        strip(ax)
-    return figure
-
-
-def _draw_range(ax: "matplotlib.axes.Axes", datum: np.ndarray, replicates: np.ndarray) -> None:
-    largest = np.argsort(datum, kind="stable")[::-1][:ELEMENTS]
-    ranks = np.arange(1, len(largest) + 1)
-    low, high = np.quantile(replicates[:, largest].astype(np.float64), [0.05, 0.95], axis=0)
-    ax.fill_between(ranks, low, high, color=BLUE, alpha=0.4, linewidth=0, step="mid")
-    ax.plot(ranks, datum[largest], color=ORANGE, linewidth=1.2, drawstyle="steps-mid")
-    ax.set_yscale("symlog", linthresh=1)
-
-
-def _limits(data: np.ndarray) -> tuple[float, float]:
-    low, high = float(data.min()), float(data.max())
-    return (low, high) if high > low else (low, low + 1.0)
-
-
-def _quiet_figure(
-    plot: Callable[..., Any],
-    tree: "xr.DataTree",
-    *,
-    panels: int,
-    size: tuple[float, float] | None = None,
-    **options: Any,
-) -> "matplotlib.figure.Figure":
-    """The panels of a predictive plot, at a size for so many, without advice that does not apply."""
-    columns = min(COLUMNS, panels)
-    rows = math.ceil(panels / columns)
-    width, height = size or (max(3.0 * columns, 6.5), 2.4 * rows + 1.2)
-    with warnings.catch_warnings():
-        # It is the new data that the real ones are compared with, and statistics that are 0 or 1 are
-        # no outcomes to be predicted. The last is ArviZ 0.8's own use of xarray.
-        for advice in ("This plot always uses the", ".*looks? binary"):
-            warnings.filterwarnings("ignore", advice, UserWarning)
-        warnings.filterwarnings("ignore", "Deleting a single level of a MultiIndex", FutureWarning)
-        figure = arviz_figure(
-            plot, tree, width=width, height=height, group=GROUP, col_wrap=columns, **options
+    ax.legend(frameon=False)
+    tidy([ax])
+    if real is not None:
+        median, usual = (float(np.median(each.distance)) for each in (nearest, real))
+        ax.set_title(
+            f"Medians: new {median:.3g}, test {usual:.3g}. New {nouns()} much nearer are copies, "
+            "much farther are unlike the data",
+            fontsize=10,
         )
-    for ax in figure.axes:
-        ax.tick_params(labelsize=9)
-        ax.title.set_fontsize(10)
-        ax.xaxis.get_major_locator().set_params(nbins=5)
-    tidy(figure.axes, grid="both")
+    figure.suptitle(
+        f"Does the model copy? The new {nouns()} nearest to a training {noun()}, with it, and "
+        "their distance"
+    )
     return figure
 
 
-def _key(figure: "matplotlib.figure.Figure", model: str, data: str) -> None:
-    from matplotlib.lines import Line2D
+def _draw_pairs(
+    sheet: "matplotlib.figure.SubFigure",
+    new: np.ndarray,
+    known: np.ndarray,
+    distances: Sequence[str],
+) -> None:
+    """Draw each generated example above its nearest training example."""
+    low = min(0.0, float(new.min()), float(known.min()))
+    limits = (low, max(low + 1e-9, float(new.max()), float(known.max())))
+    cells = sheet.subplots(2, len(new), squeeze=False)
+    for row, name, data in zip(cells, ("new", "training"), (new, known), strict=True):
+        for ax, datum in zip(row, data, strict=True):
+            draw_datum(ax, datum, limits)
+        row[0].set_ylabel(name, rotation="horizontal", ha="right", va="center")
+    for ax, distance in zip(cells[0], distances, strict=True):
+        ax.set_title(distance, fontsize=9)
 
-    handles = [Line2D([], [], color=c, label=t) for c, t in ((BLUE, model), (ORANGE, data))]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+
+def _draw_scatters(
+    sheet: "matplotlib.figure.SubFigure",
+    new: np.ndarray,
+    known: np.ndarray,
+    distances: Sequence[str],
+) -> None:
+    """Draw the elements of generated against nearest training examples: copies lie on the line."""
+    cells = sheet.subplots(1, len(new), squeeze=False)[0]
+    for ax, x, y, distance in zip(cells, known, new, distances, strict=True):
+        ax.plot(x, y, "o", ms=3, color=ORANGE, alpha=0.3)
+        ax.axline((0, 0), slope=1, color=GREY, lw=1)
+        if min(x.min(), y.min()) >= 0:
+            # Counts of 0 or 1 beside hundreds.
+            ax.set_xscale("symlog", linthresh=1)
+            ax.set_yscale("symlog", linthresh=1)
+        ax.set_title(distance, fontsize=9)
+        ax.set_xlabel(f"training {noun()}", fontsize=9)
+    cells[0].set_ylabel(f"new {noun()}, by element")
+    tidy(cells, grid="both")
+
+
+def _plot_elements(
+    profile: ProfileComparison, elements: Elements | None
+) -> "matplotlib.figure.Figure":
+    figure = new_figure(8.0, 6.0)
+    ax = figure.subplots()
+    ax.plot(profile.real, profile.generated, "o", ms=4, color=BLUE, alpha=0.4)
+    both = np.concatenate([profile.real, profile.generated])
+    i = profile.worst
+    ax.plot(profile.real[i], profile.generated[i], "o", ms=8, mfc="none", color=ORANGE)
+    top = float(both.max())
+    ax.axline((top, top), slope=1, color=GREY, lw=1)
+    # Positive means range from rare to frequent elements.
+    if (both >= 0).all() and (both > 0).any():
+        least = float(both[both > 0].min())
+        ax.set_xscale("symlog", linthresh=least)
+        ax.set_yscale("symlog", linthresh=least)
+    ax.set(
+        xlabel=f"mean of the element over test {nouns()}",
+        ylabel=f"mean over new {nouns()}, z ~ p(z)",
+    )
+    for worst in np.argsort(-np.abs(np.nan_to_num(profile.t)))[:_NAMED]:
+        name = str(worst) if elements is None else elements.names[worst]
+        at = (float(profile.real[worst]), float(profile.generated[worst]))
+        ax.annotate(name, at, (5, -3), textcoords="offset points", fontsize=8)
+    name = f"element {i}" if elements is None else elements.label(i)
+    ax.set_title(
+        f"Each of {len(profile.t)} elements should lie on the line. Furthest off: {name} "
+        f"(circle),\n{_significance(profile)}",
+        fontsize=11,
+    )
+    tidy([ax], grid="both")
+    return figure
+
+
+def _significance(profile: ProfileComparison) -> str:
+    return f"{profile.t[profile.worst]:+.1f} standard errors, p {p_text(profile.p_value)}"
+
+
+def _title(comparison: Comparison) -> str:
+    means = [
+        f"{values.mean():.4g}" if len(values := sample[np.isfinite(sample)]) else "not finite"
+        for sample in (comparison.generated, comparison.real)
+    ]
+    return (
+        f"KS distance {comparison.ks_distance:.2f}, p {p_text(comparison.p_value)}\n"
+        f"mean: {means[0]} new, {means[1]} test"
+    )
+
+
+def _draw_histograms(
+    ax: "matplotlib.axes.Axes", real: np.ndarray | None, generated: np.ndarray
+) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    samples = [(f"{len(generated)} {NEW}", generated, ORANGE)]
+    if real is not None:
+        samples.insert(0, (f"{len(real)} test {nouns()}", real, BLUE))
+    finite = [values[np.isfinite(values)] for _, values, _ in samples]
+    edges = _bin_edges(np.concatenate(finite))
+    for (name, values, colour), inside in zip(samples, finite, strict=True):
+        # Values beyond the range are drawn at its ends.
+        inside = np.clip(inside, edges[0], edges[-1])
+        style: dict[str, Any] = {"bins": edges, "weights": np.full(len(inside), 1 / len(values))}
+        ax.hist(inside, **style, histtype="stepfilled", color=colour, alpha=0.2)
+        ax.hist(inside, **style, histtype="step", color=colour, lw=1.6, label=name)
+    ax.margins(x=0.02)
+    if all((values == np.round(values)).all() for values in finite):
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _bin_edges(pooled: np.ndarray) -> list[float]:
+    """Edges of at most 31 bins, each with equally many of the values that a count can take.
+
+    Otherwise the ink of small binary images, a count over 64, would look like a comb. A long tail is
+    cut where it would leave the rest in a few bins.
+    """
+    if not len(pooled):
+        return [-0.5, 0.5]
+    q1, q99 = np.quantile(pooled, [0.01, 0.99])
+    reach = q99 - q1
+    if reach > 0:
+        pooled = np.clip(pooled, q1 - reach, q99 + reach)
+    scale = max(float(np.abs(pooled).max()), 1e-300)
+    values = np.unique(np.round(pooled / scale, 9)) * scale
+    low, high = values[0], values[-1]
+    if low == high:
+        return [low - 0.5, low + 0.5]
+    step = np.diff(values).min()
+    width = step * math.ceil((high - low) / step / _BINS)
+    count = math.floor((high - low + step / 2) / width) + 1
+    return [low - step / 2 + width * index for index in range(count + 1)]
+
+
+def _wrap_label(label: str) -> str:
+    """Break a label at its colon, and at a comma if the rest is long."""
+    head, colon, tail = label.partition(": ")
+    if not colon:
+        return label
+    return f"{head}:\n{tail.replace(', ', ',' + chr(10), 1) if len(tail) > 34 else tail}"
+
+
+def _add_legend(figure: "matplotlib.figure.Figure", ax: "matplotlib.axes.Axes") -> None:
+    handles = ax.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)

@@ -1,4 +1,4 @@
-"""Overfitting, of the decoder and of the encoder: the same numbers on training and on test data."""
+"""Overfitting of the decoder and of the encoder: the same numbers on training and on test data."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,33 +9,33 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
+from analysis.check import Check, Plot, Result
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.predictive.model_samples import to_array
 from analysis.verdicts import CLEAR, DECODER, ENCODER, MOST_KHATS_ABOVE, Verdict, overfits
 from pyro_vae.data.nouns import noun
-from pyro_vae.evidence import (
-    NoLocalGuideError,
-    fixed_rows,
-    importance_weighting,
-    inference_gaps,
-)
+from pyro_vae.evidence import NoLocalGuideError, fixed_rows, importance_weighting, inference_gaps
 from pyro_vae.evidence.baselines import (
     Baseline,
     independent_density,
     negative_binomial_log_density,
 )
-from pyro_vae.evidence.numbers import finite, standard_error
+from pyro_vae.evidence.numbers import standard_error
 from pyro_vae.rng import evaluation_mode
 from pyro_vae.statistics import khat_threshold
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-# Fits of a density without latent variables, and the training data that each sees at most.
+    from analysis.subject import Subject
+
+# Draws per example in a diagnosis: the bias of few draws cancels in the difference.
+NUM_SAMPLES = 200
+# Fits of a density without latent variables, and training examples for each at most.
 FOLDS, REFERENCE_DATA = 5, 10_000
-# The share of a difference that a reference may miss.
+# The fraction of a difference that a reference may miss.
 REMAINDER = 0.02
-# Sizes of a row of counts.
+# Number of sizes of a row of counts.
 SIZES = 40
 
 LABELS = {
@@ -53,22 +53,22 @@ _GAPS = ("approximation", "amortisation")
 
 
 @dataclass(frozen=True)
-class Generalisation:
-    """What each of some numbers is for each training and each test datum, in nats but `khat_above`.
+class Generalisation(Result):
+    """Numbers of each training and each test example, in nats except for `khat_above`.
 
-    log p(x) - ELBO = inference gap = approximation gap + amortisation gap, of which the first is of
-    all data by importance weighting with the encoder's guide, and the other two are of fewer, with
-    guides fitted to each.
+    log p(x) - ELBO = inference gap = approximation gap + amortisation gap. The first is of all examples,
+    by importance weighting with the encoder's guide; the other two are of fewer, with guides fitted to
+    each.
 
     Args:
-        train: By name, of the training data.
+        train: The numbers by name, of the training data.
         test: The same names, of the test data.
-        num_samples: The number of draws for each datum.
+        num_samples: The number of draws per example.
         left_out: Why the gaps are missing; None if they are not.
-        trust: What `InferenceGaps.trust` says of the gaps on training and on test data.
+        trust: `InferenceGaps.trust` of the gaps on training and on test data.
         withheld: Why rounding errors allow no verdict; None where they are small.
-        reference: A density without latent variables, whose "reference" is among the numbers: log p_0(x) of
-            the same data, none of which it was fitted to. None without one.
+        reference: The name of a density without latent variables, whose log p_0(x) of the same data,
+            to none of which it was fitted, is among the numbers as "reference". None without one.
     """
 
     train: Mapping[str, Float[np.ndarray, " _"]]
@@ -79,9 +79,11 @@ class Generalisation:
     withheld: str | None = None
     reference: str | None = None
 
+    FIELDS = ("num_samples", "reference")
+
     @property
     def slope(self) -> float:
-        """b of log p(x) = a + b log p_0(x) within each split: what is easy for both. 0 without a reference."""
+        """b of log p(x) = a + b log p_0(x) within each split; 0 without a reference."""
         if self.reference is None:
             return 0.0
         pairs = [
@@ -93,11 +95,11 @@ class Generalisation:
         return products / squares if squares > 0 and math.isfinite(products) else 0.0
 
     def adjusted(self) -> tuple[float, float]:
-        """The difference of log p(x) - b log p_0(x), training less test, and its standard error.
+        """The difference of log p(x) - b log p_0(x), training minus test, and its standard error.
 
-        Rows that are larger or rarer are harder for any density. With the reference as a control variate
-        (an analysis of covariance) what is left is the model's own, but for a fiftieth of what the reference
-        takes away, which counts as an error.
+        Larger or rarer rows are harder for any density. With the reference as a control variate (an
+        analysis of covariance) the model's own difference is left, except for a fiftieth of what the
+        reference removes, which is added to the error.
         """
         if self.reference is None:
             return self.difference("log_evidence")
@@ -110,9 +112,9 @@ class Generalisation:
         return difference, math.hypot(error, REMAINDER * removed)
 
     def difference(self, name: str) -> tuple[float, float]:
-        """The mean on training data less that on test data, and its standard error.
+        """The mean on training data minus that on test data, and its standard error.
 
-        The data are different ones, so that their errors add in squares. NaN for one datum.
+        Training and test data are independent: their errors add in squares. NaN for one example.
         """
         return _difference(self.train[name], self.test[name])
 
@@ -121,77 +123,52 @@ class Generalisation:
         difference, error = self.difference(name)
         return sign * difference > CLEAR * error
 
-    def summary(self) -> dict[str, Any]:
-        """Means and standard errors on both, and their difference, in nats per datum."""
+    def extra(self) -> Mapping[str, Any]:
+        """Means and standard errors on both splits, and their difference, in nats per example."""
         terms = {}
         for name in self.train:
             difference, error = self.difference(name)
-            terms[name] = {
-                "train": finite(self.train[name].mean()),
-                "train_se": finite(standard_error(self.train[name])),
-                "test": finite(self.test[name].mean()),
-                "test_se": finite(standard_error(self.test[name])),
-                "difference": finite(difference),
-                "difference_se": finite(error),
-                "n_train": len(self.train[name]),
-                "n_test": len(self.test[name]),
-            }
+            terms[name] = {"difference": difference, "difference_se": error}
+            for split, values in (("train", self.train[name]), ("test", self.test[name])):
+                keys = (split, f"{split}_se", f"n_{split}")
+                numbers = (values.mean(), standard_error(values), len(values))
+                terms[name] |= dict(zip(keys, numbers, strict=True))
+        difference, error = self.adjusted()
         return {
-            "num_samples": self.num_samples,
             "terms": terms,
             "gaps_left_out": self.left_out,
-            "gaps_trust": list(self.trust),
-            "reference": self.reference,
-            "adjusted": {
-                "slope": self.slope,
-                **dict(
-                    zip(("difference", "difference_se"), map(finite, self.adjusted()), strict=True)
-                ),
-            },
-            "verdicts": [] if self.withheld else [each.summary() for each in self.verdicts()],
-            "reading": self.reading(),
+            "gaps_trust": self.trust,
+            "adjusted": {"slope": self.slope, "difference": difference, "difference_se": error},
+            "verdicts": [],
         }
 
-    def verdicts(self) -> tuple[Verdict, Verdict]:
+    def verdicts(self) -> tuple[Verdict, ...]:
         """Whether decoder and encoder do worse on test data than on training data."""
-        difference, error = self.adjusted()
+        if self.withheld:
+            return ()
         what = "log p(x) of training less test data"
         if self.reference is not None:
             what += f", adjusted by that of {self.reference} on the same data,"
         name = "inference" if self.left_out else "amortisation"
         gap, gap_error = self.difference(name)
         return (
-            overfits(DECODER, what, difference, error),
+            overfits(DECODER, what, *self.adjusted()),
             overfits(ENCODER, f"the {LABELS[name]} of test less training data", -gap, gap_error),
         )
 
     def reading(self) -> str:
-        """Whether decoder and encoder do worse on test data than on training data."""
+        """The verdicts, why the gap is not decomposed, and a warning of high k-hats."""
         if self.withheld:
             return self.withheld
-        decoder, encoder = self.verdicts()
-        sentences = [str(decoder)]
-        if self.reference is not None and decoder.answer != "not known":
-            raw, raw_error = self.difference("log_evidence")
-            of_reference, _ = self.difference("reference")
-            sentences.append(
-                f"Without that adjustment it is {raw:+.2f} ± {raw_error:.2f}; the reference, fitted to "
-                f"other training data, differs by {of_reference:+.2f}: so much harder are the test data for it."
-            )
-        if decoder.answer == "yes":
-            sentences.append("Stop earlier, take a smaller network, or use more data.")
-        sentences.append(str(encoder))
-        if encoder.answer == "yes":
-            sentences.append(f"Regularise it, or refine its answer for each test {noun()}.")
+        sentences = [super().reading()]
         if self.left_out:
-            sentences.append(f"The gap is not taken apart: {self.left_out}")
-        if "khat_above" in self.train:
-            shares = [split["khat_above"].mean() for split in (self.train, self.test)]
-            if max(shares) > MOST_KHATS_ABOVE:
-                sentences.append(
-                    f"With {self.num_samples} draws each, k-hat is high for {shares[0]:.0%} of training and {shares[1]:.0%} of test data, whose log p(x) is "
-                    "too low: part of a difference may be the guide's."
-                )
+            sentences.append(f"The gap is not decomposed: {self.left_out}")
+        shares = [split.get("khat_above", np.zeros(1)).mean() for split in (self.train, self.test)]
+        if max(shares) > MOST_KHATS_ABOVE:
+            sentences.append(
+                f"k-hat is high for {shares[0]:.0%} of training and {shares[1]:.0%} of test data, "
+                "whose log p(x) is too low: part of a difference may be the guide's."
+            )
         return " ".join(sentences)
 
 
@@ -201,34 +178,6 @@ def _difference(
     errors = [standard_error(values) for values in (train, test)]
     error = math.nan if None in errors else math.hypot(*(e for e in errors if e is not None))
     return float(train.mean() - test.mean()), error
-
-
-def reference_log_density(
-    train: Real[np.ndarray, " n *event"],
-    rows: Int[np.ndarray, " k"],
-    test: Real[np.ndarray, " m *event"],
-    fit: Callable[[np.ndarray], Baseline],
-) -> tuple[str, Float[np.ndarray, " k"], Float[np.ndarray, " m"]]:
-    """log p_0(x) of some training rows and of test data by fits that did not see them.
-
-    Each fifth of the rows is scored by a density that is fitted to the other training data, and test data
-    by the mean of the five: what the reference itself overfits is in neither.
-
-    Args:
-        train: Training data.
-        rows: The rows that are scored.
-        test: Test data.
-        fit: A density without latent variables from training data.
-    """
-    name, of_train, of_test = "", np.empty(len(rows)), np.zeros(len(test))
-    folds = min(FOLDS, len(train))
-    for fold in range(folds):
-        scored = np.arange(len(rows)) % folds == fold
-        density = fit(np.delete(train, rows[scored], axis=0))
-        name = density.name
-        of_train[scored] = density.log_density(train[rows[scored]])
-        of_test += density.log_density(test) / folds
-    return name, of_train, of_test
 
 
 def generalisation(
@@ -245,22 +194,22 @@ def generalisation(
 ) -> Generalisation:
     """log p(x), the ELBO with its terms, and the inference gaps, on training and on test data.
 
-    The decoder overfits if log p(x) is lower on test data by more than the rows themselves explain, as a
-    density without latent variables sees them (`Generalisation.adjusted`); the encoder if the amortisation gap, what
-    it loses to a guide of its own family fitted to the datum, is larger there.
+    The decoder overfits if log p(x) is lower on test data by more than the rows themselves explain, as
+    judged by a density without latent variables (`Generalisation.adjusted`); the encoder if the
+    amortisation gap, its loss against a guide of its own family fitted to the example, is larger there.
 
     Args:
         vae: A program with `model(x)` and `guide(x)`.
         x_train: Training data in the likelihood's support, on the program's device, binarised or
             dequantised as the test data are.
         x_test: Test data.
-        num_samples: The number of draws from the guide for each datum.
-        num_data: The number of data of each split, at most, always the same ones.
-        gap_steps: The steps of Adam to each datum's own guide.
-        num_gap_data: The number of those data that get one, at most.
-        support: Of the data, "binary", "unit", "integers", "counts" or "real": log p(x) is then judged beside
-            that of a density without latent variables. None for no reference.
-        seed: The seed of the draws. The global random stream does not move.
+        num_samples: The number of draws from the guide per example.
+        num_data: The number of examples of each split at most, always the same ones.
+        gap_steps: The steps of Adam to each example's own guide.
+        num_gap_data: The number of those examples with their own guide at most.
+        support: The data's support, "binary", "unit", "integers", "counts" or "real", to compare log p(x)
+            with that of a density without latent variables. None for no reference.
+        seed: The seed of the draws. The global random state is not changed.
 
     Raises:
         ValueError: If a split has no data, or an option is out of its range.
@@ -276,7 +225,7 @@ def generalisation(
     splits: list[dict[str, np.ndarray]] = []
     left_out: str | None = None
     trust: list[str] = []
-    reasons: list[str | None] = []
+    withheld: str | None = None
     for x in (x_train, x_test):
         rows = x[fixed_rows(len(x), num_data)]
         with evaluation_mode(vae, seed=seed):
@@ -288,7 +237,7 @@ def generalisation(
             "rate": weighted.kl,
             "inference": weighted.log_evidence - weighted.elbo,
         }
-        reasons.append(weighted.withheld)
+        withheld = withheld or weighted.withheld
         if weighted.khat is not None:
             found["khat_above"] = (weighted.khat > khat_threshold(num_samples)).astype(np.float64)
         if left_out is None:
@@ -305,21 +254,47 @@ def generalisation(
             except NoLocalGuideError as error:
                 left_out = str(error)
         splits.append(found)
+    train, test = splits
     reference = None
     if support is not None and len(x_train) > 1:
-        reference, *scores = _reference(vae, x_train, x_test, num_data, support)
-        for split, values in zip(splits, scores, strict=True):
-            split["reference"] = values
-    reason = next(filter(None, reasons), None)
-    return Generalisation(
-        splits[0], splits[1], num_samples, left_out, tuple(trust), reason, reference
-    )
+        reference, train["reference"], test["reference"] = _reference(
+            vae, x_train, x_test, num_data, support
+        )
+    return Generalisation(train, test, num_samples, left_out, tuple(trust), withheld, reference)
+
+
+def reference_log_density(
+    train: Real[np.ndarray, " n *event"],
+    rows: Int[np.ndarray, " k"],
+    test: Real[np.ndarray, " m *event"],
+    fit: Callable[[np.ndarray], Baseline],
+) -> tuple[str, Float[np.ndarray, " k"], Float[np.ndarray, " m"]]:
+    """log p_0(x) of some training rows and of test data by fits that did not see them.
+
+    Each fifth of the rows is scored by a density fitted to the other training data, and test data by
+    the mean of the five: neither contains the overfitting of the reference itself.
+
+    Args:
+        train: Training data.
+        rows: The rows to score.
+        test: Test data.
+        fit: Fits a density without latent variables to training data.
+    """
+    name, of_train, of_test = "", np.empty(len(rows)), np.zeros(len(test))
+    folds = min(FOLDS, len(train))
+    for fold in range(folds):
+        scored = np.arange(len(rows)) % folds == fold
+        density = fit(np.delete(train, rows[scored], axis=0))
+        name = density.name
+        of_train[scored] = density.log_density(train[rows[scored]])
+        of_test += density.log_density(test) / folds
+    return name, of_train, of_test
 
 
 def _reference(
     vae: Any, x_train: Tensor, x_test: Tensor, num_data: int, support: str
 ) -> tuple[str, np.ndarray, np.ndarray]:
-    """The name of `independent_density`, and its log density of the rows that are evaluated."""
+    """The name of the reference, and its log density of the evaluated rows."""
     known = fixed_rows(len(x_train), max(num_data, REFERENCE_DATA))
     rows = fixed_rows(len(x_train), num_data)
     place = np.searchsorted(known.numpy(), rows.numpy())
@@ -329,38 +304,35 @@ def _reference(
     )
     likelihood = getattr(vae, "likelihood", None)
     given_total = bool(getattr(likelihood, "given_total", False))
-    if support == "counts" and not given_total:
-        totals = np.concatenate([train.sum(1), test.sum(1)])
-        return reference_log_density(train, place, test, lambda x: sized_counts(x, totals))
     levels = getattr(likelihood, "levels", None) if support == "integers" else None
-    return reference_log_density(
-        train,
-        place,
-        test,
-        lambda x: independent_density(x, support, levels=levels, given_total=given_total),
-    )
+
+    def fit(x: np.ndarray) -> Baseline:
+        if support == "counts" and not given_total:
+            return sized_counts(x, np.concatenate([train.sum(1), test.sum(1)]))
+        return independent_density(x, support, levels=levels, given_total=given_total)
+
+    return reference_log_density(train, place, test, fit)
 
 
 def sized_counts(train: Real[np.ndarray, "n genes"], totals: Real[np.ndarray, " _"]) -> Baseline:
     """log 1/S sum_s prod_i NB(x_i | mean s m_i, dispersion r_i): counts of rows of any size s.
 
-    Without a size, a row larger than all others would look worse to the reference than to any model that
-    has a latent variable. The sizes are S from the smallest to the largest total, evenly on a logarithmic
-    scale; m_i and r_i are found by moments.
+    Without a size, a row larger than all others would look worse to the reference than to any model with
+    a latent variable. There are S sizes from the smallest to the largest total, evenly on a logarithmic
+    scale; m_i and r_i are estimated by moments.
 
     Args:
         train: Counts.
         totals: The totals of all rows that may be scored.
     """
-    size = train.sum(1) / max(train.sum(1).mean(), 1e-12)
+    average = max(train.sum(1).mean(), 1e-12)
+    size = train.sum(1) / average
     mean = np.maximum(train.sum(0) / size.sum(), 1 / len(train))
     expected = size[:, None] * mean
     excess = np.square(train - expected).sum(0) - expected.sum(0)
     largest = np.square(expected).sum(0)
     dispersion = np.clip(largest / np.maximum(excess, 1e-5 * largest), 1e-3, 1e5)
-    ends = np.maximum(
-        np.array([totals.min(), totals.max()]) / max(train.sum(1).mean(), 1e-12), 1e-3
-    )
+    ends = np.maximum(np.array([totals.min(), totals.max()]) / average, 1e-3)
     sizes = np.geomspace(*ends, SIZES)
     return Baseline(
         "a negative binomial for each element, of any size",
@@ -369,55 +341,41 @@ def sized_counts(train: Real[np.ndarray, "n genes"], totals: Real[np.ndarray, " 
 
 
 def plot_generalisation(result: Generalisation) -> "matplotlib.figure.Figure":
-    """Each number's mean on training less that on test data, and the gaps on both.
+    """Each number's mean on training minus that on test data, and the gaps on both.
 
-    The bars are two standard errors from the choice of data.
+    The bars are two standard errors over examples.
     """
     figure = new_figure(11.0, 4.0)
     left, right = figure.subplots(1, 2)
     names = ("log_evidence", "reference", "elbo", "reconstruction", "rate")
     levels = [name for name in names if name in result.train]
     for place, name in enumerate(levels):
-        difference, se = result.difference(name)
-        left.errorbar(difference, place, xerr=2 * se, fmt="o", color=BLUE, capsize=3)
-    log_evidence, error = result.difference("log_evidence")
-    adjusted = ""
+        difference, error = result.difference(name)
+        left.errorbar(difference, place, xerr=2 * error, fmt="o", color=BLUE, capsize=3)
+    difference, error = result.difference("log_evidence")
+    title = f"log p(x), training less test: {difference:+.2f} ± {error:.2f} nats"
     if result.reference is not None:
-        adjusted = f"\nadjusted by the reference: {result.adjusted()[0]:+.2f} ± {result.adjusted()[1]:.2f}"
+        difference, error = result.adjusted()
+        title += f"\nadjusted by the reference: {difference:+.2f} ± {error:.2f}"
     left.axvline(0, color=GREY, linestyle="--")
-    left.set(
-        yticks=range(len(levels)),
-        yticklabels=[LABELS[name] for name in levels],
-        ylim=(len(levels) - 0.5, -0.5),
-        xlabel=f"training less test data, nats per {noun()}",
-        title=f"log p(x), training less test: {log_evidence:+.2f} ± {error:.2f} nats{adjusted}",
-    )
+    left.set(xlabel=f"training less test data, nats per {noun()}", title=title)
     gaps = [name for name in ("inference", *_GAPS) if name in result.train]
-    for split, colour, name, moved in (
+    for split, colour, name, offset in (
         (result.train, BLUE, "training", -0.1),
         (result.test, ORANGE, "test", 0.1),
     ):
-        means = [split[gap].mean() for gap in gaps]
         errors = [2 * (standard_error(split[gap]) or 0.0) for gap in gaps]
-        right.errorbar(
-            means,
-            np.arange(len(gaps)) + moved,
-            xerr=errors,
-            fmt="o",
-            color=colour,
-            capsize=3,
-            label=name,
-        )
+        means, places = [split[gap].mean() for gap in gaps], np.arange(len(gaps)) + offset
+        style = {"fmt": "o", "color": colour, "capsize": 3, "label": name}
+        right.errorbar(means, places, xerr=errors, **style)
     right.set(
-        yticks=range(len(gaps)),
-        yticklabels=[
-            f"{LABELS[gap]}\n{len(result.train[gap])} and {len(result.test[gap])} data"
-            for gap in gaps
-        ],
-        ylim=(len(gaps) - 0.5, -0.5),
-        xlabel=f"nats per {noun()}",
-        title="An encoder that overfits loses more on test data",
+        xlabel=f"nats per {noun()}", title="An encoder that overfits loses more on test data"
     )
+    sizes = [f"\n{len(result.train[gap])} and {len(result.test[gap])} data" for gap in gaps]
+    for ax, shown, notes in ((left, levels, [""] * len(levels)), (right, gaps, sizes)):
+        labels = [LABELS[name] + note for name, note in zip(shown, notes, strict=True)]
+        ax.set_yticks(range(len(shown)), labels)
+        ax.set_ylim(len(shown) - 0.5, -0.5)
     right.set_xlim(left=min(0.0, right.get_xlim()[0]))
     right.legend(frameon=False)
     tidy([left, right], grid="x")
@@ -426,3 +384,27 @@ def plot_generalisation(result: Generalisation) -> "matplotlib.figure.Figure":
         "means with two standard errors"
     )
     return figure
+
+
+def _compute(subject: "Subject") -> Generalisation:
+    return generalisation(
+        subject.vae,
+        subject.train.to(subject.x.device),
+        subject.x,
+        num_samples=min(NUM_SAMPLES, subject.num_samples),
+        support=subject.support,
+        seed=subject.seed_of("generalisation"),
+    )
+
+
+GENERALISATION = Check(
+    "generalisation",
+    _compute,
+    plots=(
+        Plot(
+            "generalisation",
+            "How much better are training data modelled than test data?",
+            lambda result, _: plot_generalisation(result),
+        ),
+    ),
+)

@@ -1,8 +1,7 @@
-"""Arrays drawn from a trained VAE, block by block: the thin layer between a program and the checks.
+"""Draw arrays from a trained VAE in blocks: the thin layer between a program and the checks.
 
-Everything here runs in evaluation mode under a seed of its own, and leaves the global random stream
-and each module's mode as they were. A block's size bounds the memory; the numbers depend on it no
-more than on any other seed.
+Everything here runs in evaluation mode under its own seed, and restores the global random state and
+each module's mode. The block size bounds the memory; another block size is like another seed.
 """
 
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from analysis.check import UndefinedCheckError
 from analysis.predictive.data_statistics import SAME_UNITS
 from pyro_vae.inference_data import unconditioned
 from pyro_vae.log_densities import (
@@ -33,10 +33,6 @@ from pyro_vae.rng import as_floats, derive_seed, evaluation_mode
 MAX_ELEMENTS = 8_000_000
 
 
-class UndefinedCheckError(ValueError):
-    """A check that this program or these data do not have; the message says why."""
-
-
 @dataclass(frozen=True)
 class NewData:
     """Full draws from the model: z ~ p(z), x ~ p(x | z).
@@ -51,14 +47,14 @@ class NewData:
 
 
 def new_data(vae: Any, like: Real[Tensor, " _ *event"], n: int, *, seed: int) -> NewData:
-    """n new data from the model.
+    """Generate n examples from the model.
 
-    The random stream is apart from the guide's under the same seed: a code is not one of its draws.
+    The random stream differs from the guide's under the same seed: a code is not one of its draws.
 
     Args:
         vae: A program with `model(x)`, one latent site and the observed site `"x"`.
-        like: A datum or more in the likelihood's support: of it the model reads shape and device.
-        n: How many.
+        like: At least one example in the likelihood's support, for its shape and device.
+        n: The number of examples.
         seed: The seed of the draws.
     """
     site = latent_site(vae)
@@ -70,7 +66,7 @@ def new_data(vae: Any, like: Real[Tensor, " _ *event"], n: int, *, seed: int) ->
             trace = poutine.trace(unconditioned(vae.model)).get_trace(block)
             nodes = cast("dict[str, Any]", trace.nodes)
             codes.append(to_array(nodes[site]["value"]))
-            data.append(narrowed(to_array(nodes["x"]["value"])))
+            data.append(narrow_dtype(to_array(nodes["x"]["value"])))
     return NewData(np.concatenate(codes), np.concatenate(data))
 
 
@@ -83,10 +79,9 @@ def mean_data(vae: Any, z: Float[np.ndarray, " n *latent"]) -> Float[np.ndarray,
 
 
 def column_spreads(vae: Any) -> Float[np.ndarray, " columns"] | float:
-    """The spread of each column of a table in different units, as its networks are scaled; otherwise 1.
+    """The scale of each column of a table in different units (see `standardisation`); otherwise 1.
 
-    Distances between rows in their own units would be those of the column with the largest numbers.
-    Units differ as in `standardisation`.
+    Without it, distances between rows would be those of the column with the largest numbers.
     """
     units = user_units(vae)
     if units is None or units.spread.dim() != 1:
@@ -95,8 +90,8 @@ def column_spreads(vae: Any) -> Float[np.ndarray, " columns"] | float:
     return spread if spread.max() > SAME_UNITS * spread.min() else 1.0
 
 
-def embedded(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, "n latent"]:
-    """The code of each datum as a vector, in float64."""
+def embed_data(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, "n latent"]:
+    """The code of each example as a vector, in float64."""
     with evaluation_mode(vae):
         codes = [to_array(vae.embed(as_floats(part))) for part in x.split(block_size(x, 1))]
     return np.concatenate(codes).reshape(len(x), -1).astype(np.float64)
@@ -105,11 +100,11 @@ def embedded(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, "n lat
 def guide_blocks(
     vae: Any, x: Real[Tensor, " n *event"], num_draws: int, *, seed: int
 ) -> Iterator[tuple[slice, LogDensities]]:
-    """The terms of `num_draws` draws from the guide for each datum, a block of data at a time.
+    """Yield the terms of `num_draws` draws from the guide per example, a block of examples at a time.
 
     Each block is a slice of the data and their `LogDensities`, of shape `(num_draws, block)`, whose
     traces hold the guide's and the model's distributions and values. Until the last block has been
-    taken, random numbers that the caller draws come from the same stream, too.
+    taken, random numbers that the caller draws come from the same stream.
     """
     size = block_size(x, num_draws)
     with evaluation_mode(vae, seed=seed):
@@ -121,7 +116,7 @@ def guide_blocks(
             yield rows, terms
 
 
-def elements(terms: LogDensities, site: str = "x") -> Distribution:
+def element_distribution(terms: LogDensities, site: str = "x") -> Distribution:
     """p(x_i | z) of each element, of which p(x | z) is the product.
 
     Raises:
@@ -139,11 +134,11 @@ def elements(terms: LogDensities, site: str = "x") -> Distribution:
 
 
 def has_density(vae: Any, x: Real[Tensor, " n *event"]) -> bool:
-    """Whether the guide has a density: an autoencoder's, which is a point, has none.
+    """Whether the guide has a density; an autoencoder's, which is a point, has none.
 
     Args:
         vae: A program with `guide(x)`.
-        x: A datum or more in the likelihood's support, on the program's device.
+        x: At least one example in the likelihood's support, on the program's device.
     """
     try:
         check_density(vae.guide, x, "what is asked")
@@ -153,12 +148,12 @@ def has_density(vae: Any, x: Real[Tensor, " n *event"]) -> bool:
 
 
 def device_of(vae: Any) -> torch.device:
-    """Where the program's parameters are."""
+    """The device of the program's parameters."""
     return next((p.device for p in vae.parameters()), torch.device("cpu"))
 
 
 def latent_site(vae: Any) -> str:
-    """The name of the program's one latent site.
+    """The name of the program's only latent site.
 
     Raises:
         UndefinedCheckError: If it has several.
@@ -173,7 +168,7 @@ def latent_site(vae: Any) -> str:
 def block_size(
     x: Real[Tensor, " _ *event"], num_draws: int, max_elements: int = MAX_ELEMENTS
 ) -> int:
-    """How many data with their draws are held at once."""
+    """The number of examples that are held at once with their draws."""
     return max(1, max_elements // max(1, num_draws * x[0].numel()))
 
 
@@ -182,11 +177,11 @@ def to_array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
 
-def narrowed(x: np.ndarray) -> np.ndarray:
-    """Whole numbers from 0 to 255 as bytes, and to 65,535 as two; anything else as it is."""
+def narrow_dtype(x: np.ndarray) -> np.ndarray:
+    """Convert whole numbers from 0 to 255 to bytes, and to 65,535 to two bytes; return others as is."""
     for kind in (np.uint8, np.uint16):
         limits = np.iinfo(kind)
-        # The first test is quick, and ends it for most floats.
+        # The first test is quick, and decides for most floats.
         if x.min() >= 0 and x.max() <= limits.max and (x == np.floor(x)).all():
             return x.astype(kind)
     return x

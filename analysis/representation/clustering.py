@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import MixtureSameFamily
 
-from analysis.check import Check, Result
-from analysis.predictive.model_samples import UndefinedCheckError, to_array
+from analysis.check import Check, Result, UndefinedCheckError
+from analysis.predictive.model_samples import to_array
 from analysis.representation.codes import LabelledCodes, spread, with_error
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.probes import check_labelled, ignore_fit_warnings

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Real, Shaped
 from torch import Tensor
 
-from analysis.predictive.model_samples import UndefinedCheckError, embedded
+from analysis.check import UndefinedCheckError
+from analysis.predictive.model_samples import embed_data
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +52,7 @@ def labelled_codes(
     """
     if len(x) != len(labels):
         raise ValueError(f"each datum needs a label, got {len(x)} data and {len(labels)} labels.")
-    return LabelledCodes(embedded(vae, x), labels.cpu().numpy().astype(np.int64))
+    return LabelledCodes(embed_data(vae, x), labels.cpu().numpy().astype(np.int64))
 
 
 def rows_with_label(labels: np.ndarray | None, name: str) -> Int[np.ndarray, " l"]:

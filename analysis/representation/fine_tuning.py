@@ -11,12 +11,12 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.check import Check, Plot, Result
+from analysis.check import Check, Plot, Result, UndefinedCheckError
 from analysis.plotting.style import BLUE, GREEN, ORANGE, new_figure, tidy
-from analysis.predictive.model_samples import UndefinedCheckError, as_floats, block_size
+from analysis.predictive.model_samples import block_size
 from analysis.representation.codes import balanced_rows, held_out_rows, spread, with_error
 from analysis.representation.inputs import RepresentationInputs
-from pyro_vae.rng import evaluation_mode
+from pyro_vae.rng import as_floats, evaluation_mode
 
 if TYPE_CHECKING:
     import matplotlib.figure

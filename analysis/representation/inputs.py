@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
+from analysis.check import UndefinedCheckError
 from analysis.commands import FOREIGN
-from analysis.predictive.model_samples import UndefinedCheckError, embedded
+from analysis.predictive.model_samples import embed_data
 from analysis.representation.codes import (
     LabelledCodes,
     class_labels,
@@ -45,7 +46,7 @@ class RepresentationInputs:
     def codes(self) -> Float[np.ndarray, "n latent"]:
         """Codes of the held-out data."""
         with self.subject.step("codes"):
-            return embedded(self.subject.vae, self.subject.x)
+            return embed_data(self.subject.vae, self.subject.x)
 
     @cached_property
     def train_codes(self) -> Float[np.ndarray, "t latent"]:
@@ -145,4 +146,4 @@ class RepresentationInputs:
     def _embed(self, x: Real[Tensor, " m *event"]) -> Float[np.ndarray, "m d"]:
         """Embed data that may be on another device."""
         vae, device = self.subject.vae, self.subject.x.device
-        return np.concatenate([embedded(vae, block.to(device)) for block in x.split(_BLOCK)])
+        return np.concatenate([embed_data(vae, block.to(device)) for block in x.split(_BLOCK)])

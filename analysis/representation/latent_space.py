@@ -10,14 +10,13 @@ from jaxtyping import Float, Real
 from pyro import poutine
 from torch import Tensor
 
+from analysis.check import UndefinedCheckError
 from analysis.plotting.style import GREY
 from analysis.predictive.model_samples import (
-    UndefinedCheckError,
-    as_floats,
     block_size,
     has_density,
     latent_site,
-    narrowed,
+    narrow_dtype,
     new_data,
     to_array,
 )
@@ -25,7 +24,7 @@ from pyro_vae.evidence import importance_weighting
 from pyro_vae.evidence.numbers import standard_error
 from pyro_vae.inference_data import unconditioned
 from pyro_vae.log_densities import distribution_at
-from pyro_vae.rng import derive_seed, evaluation_mode
+from pyro_vae.rng import as_floats, derive_seed, evaluation_mode
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -97,7 +96,7 @@ def prior_and_data_at(
             x = as_floats(like[:1]).expand(len(part), *like.shape[1:])
             nodes = cast("dict[str, Any]", poutine.trace(model).get_trace(x).nodes)
             densities.append(to_array(nodes[site]["fn"].log_prob(part)).astype(np.float64))
-            data.append(narrowed(to_array(nodes["x"]["value"])))
+            data.append(narrow_dtype(to_array(nodes["x"]["value"])))
     return np.concatenate(densities).reshape(len(codes)), np.concatenate(data)
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Integer, Real
 from torch import Tensor
 
 from analysis.plotting.images import is_image
-from analysis.predictive.model_samples import embedded, has_density, mean_data, to_array
+from analysis.predictive.model_samples import embed_data, has_density, mean_data, to_array
 from pyro_vae.evidence.baselines import independent_density
 from pyro_vae.evidence.evaluation import fixed_rows
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
@@ -298,7 +298,7 @@ class Scorer:
         self.given_total = bool(getattr(getattr(vae, "likelihood", None), "given_total", False))
         self.support = support
         train_x = train_x[fixed_rows(len(train_x), CODED_DATA).to(train_x.device)]
-        self.distances = CodeDistances(embedded(vae, train_x.to(x.device)))
+        self.distances = CodeDistances(embed_data(vae, train_x.to(x.device)))
         self.density = has_density(vae, x)
         if self.density:
             typical = train_x[fixed_rows(len(train_x), TYPICAL_DATA).to(train_x.device)]
@@ -313,7 +313,7 @@ class Scorer:
 
     def __call__(self, name: str, x: Tensor) -> ScoredData:
         """Score each example; the name determines the draws."""
-        codes, data = embedded(self.vae, x), to_array(x)
+        codes, data = embed_data(self.vae, x), to_array(x)
         blocks = np.array_split(codes, -(-len(codes) // 1000))
         means = np.concatenate([mean_data(self.vae, block) for block in blocks])
         scores: dict[str, Float[np.ndarray, " n"] | None] = dict.fromkeys(DENSITY_SCORES)

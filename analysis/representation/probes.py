@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Int
 
-from analysis.check import Check, Result
+from analysis.check import Check, Result, UndefinedCheckError
 from analysis.plotting.style import listed
-from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation.codes import LabelledCodes, with_error
 from analysis.representation.inputs import RepresentationInputs
 

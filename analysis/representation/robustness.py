@@ -10,16 +10,10 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.check import Check, Plot, Result
+from analysis.check import Check, Plot, Result, UndefinedCheckError
 from analysis.plotting.images import Limits, draw_datum, strip
 from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shortened
-from analysis.predictive.model_samples import (
-    UndefinedCheckError,
-    embedded,
-    has_density,
-    mean_data,
-    to_array,
-)
+from analysis.predictive.model_samples import embed_data, has_density, mean_data, to_array
 from analysis.representation.codes import with_error
 from analysis.representation.corruptions import (
     STRENGTHS,
@@ -243,12 +237,12 @@ def robustness(
     chosen, levels = select_corruptions(vae, x, corruptions, strengths)
     num_samples = num_samples if num_samples and has_density(vae, x) else 0
     measure_seed = derive_seed(seed, "robustness")
-    clean_codes, clean = embedded(vae, x), to_array(x).astype(np.float64)
+    clean_codes, clean = embed_data(vae, x), to_array(x).astype(np.float64)
     distance = typical_distance(clean_codes, seed)
     mean_error = float(((clean - clean.mean(0)) ** 2).sum() / len(x))
 
     def measure(x: Tensor) -> dict[str, np.ndarray]:
-        codes = embedded(vae, x)
+        codes = embed_data(vae, x)
         found = {}
         if classifier is not None:
             found["accuracy"] = (classifier.predict(codes) == truth).astype(float)
@@ -387,7 +381,7 @@ def plot_corruptions(
         for column, strength in enumerate(levels):
             found = corrupt(vae, corruption, x, strength, seed)[row : row + 1]
             mean = _with_total_of(
-                to_array(x[row : row + 1]), vae, mean_data(vae, embedded(vae, found))
+                to_array(x[row : row + 1]), vae, mean_data(vae, embed_data(vae, found))
             )
             draw_datum(cells[0, column], to_array(found)[0], limits)
             draw_datum(cells[1, column], mean[0], limits)

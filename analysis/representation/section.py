@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from analysis.check import Check, Plot
+from analysis.check import Check, Plot, UndefinedCheckError
 from analysis.comparison.comparability import run_table
 from analysis.diagnosis import Section, SectionResult
 from analysis.disentanglement.scores import (
@@ -15,7 +15,6 @@ from analysis.disentanglement.scores import (
     plot_disentanglement,
 )
 from analysis.disentanglement.traversals import Traversals, plot_traversals, traversals
-from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation.clustering import CLUSTERING, MIXTURE_COMPONENTS
 from analysis.representation.decoder_geometry import DECODER_GEOMETRY
 from analysis.representation.fine_tuning import FINE_TUNING

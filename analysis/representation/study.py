@@ -14,7 +14,7 @@ from analysis.disentanglement.unsupervised_selection import (
     selection_agreement,
     unsupervised_selection,
 )
-from analysis.predictive.model_samples import device_of, embedded, has_density
+from analysis.predictive.model_samples import device_of, embed_data, has_density
 from analysis.representation.clustering import clustering
 from analysis.representation.codes import LabelledCodes, labelled_codes
 from analysis.representation.holes import holes
@@ -177,7 +177,7 @@ def continuity_metrics(vae: Any, data: PreparedData, *, seed: int = 0) -> Cell:
     """Shares of paths, cross-fades and prior draws that are unlike data; None without a density."""
     x, _ = _fixed(vae, data, "test", PATH_DATA)
     train, _ = _fixed(vae, data, "train", HOLE_DATA)
-    paths = interpolation(vae, embedded(vae, x), x=x, pairs=PATHS, seed=seed).profiles
+    paths = interpolation(vae, embed_data(vae, x), x=x, pairs=PATHS, seed=seed).profiles
     found = holes(vae, train, seed=seed)
     record = {} if paths is None else paths.record()
     names = ("middle_below", "end_below", "cross_fade_below", "model_draws_below")
@@ -222,7 +222,7 @@ def selection_metrics(
 def disentanglement_metrics(vae: Any, data: PreparedData, *, seed: int = 0) -> Cell:
     """Each score of disentanglement for the codes of all test data."""
     factors = data.dataset.labels["test"].numpy()
-    codes = embedded(vae, data.fixed("test")[:].to(device_of(vae)))
+    codes = embed_data(vae, data.fixed("test")[:].to(device_of(vae)))
     found = disentanglement(codes, factors, names=data.dataset.label_names, seed=seed)
     names = ("scores", "best", "chance", "n")
     return to_jsonable({name: getattr(found, name) for name in names})

@@ -178,13 +178,17 @@ def undefined_data(rows: Int[np.ndarray, " rows"], n: int, what: str) -> str:
     )
 
 
-def fixed_rows(n: int, at_most: int) -> Int[Tensor, " rows"]:
-    """Which of n data are evaluated when all are too many: always the same, from everywhere.
+def row_order(n: int) -> Int[Tensor, " n"]:
+    """A fixed random order of n rows: a smaller evaluation uses the first rows of a larger one.
 
     A split may be sorted by label, so its first rows would not do.
     """
-    order = torch.randperm(n, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
-    return order[:at_most].sort().values
+    return torch.randperm(n, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+
+
+def fixed_rows(n: int, at_most: int) -> Int[Tensor, " rows"]:
+    """The first rows in `row_order`, sorted: those evaluated if all n are too many."""
+    return row_order(n)[:at_most].sort().values
 
 
 def evaluate(

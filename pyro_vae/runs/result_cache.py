@@ -1,17 +1,19 @@
-"""Results that are kept as they come, under the name of everything they depend on.
+"""On-disk cache of partial results, keyed by a hash of their inputs.
 
-What is long to compute is computed in chunks. A chunk's file is whole or absent, and its name holds
-a digest of all that went into it, so that a stopped program goes on where it was and never takes a
-number that other options, other data or another checkpoint gave.
+A long computation is split into chunks. Each chunk is a file that is complete or absent, and its name
+holds a hash of everything the result depends on. An interrupted program therefore continues with the
+next chunk, and never reads a result of other options, other data or another checkpoint.
 """
 
+import functools
 import hashlib
 import io
 import json
 import logging
+import time
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,39 +23,65 @@ import torch
 from torch import Tensor
 
 import pyro_vae
-from pyro_vae.training.checkpoint import check_archive, write_atomically
+from pyro_vae.training.checkpoint import write_atomically
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-# Beside a result's own fields, in its file.
+# Stored beside the fields of a result.
 _SECONDS = "seconds"
-# Numbers, truth values and words; an array of anything else is no result of ours.
-_KINDS = "biufU"
 
 
-class Kept:
-    """A folder of results, a file each: `<method>-<digest>.npz`.
+class ResultCache:
+    """A folder of results, one file each: `<method>-<digest>.npz`.
 
-    A result is a frozen dataclass of arrays, numbers, words, None and other such dataclasses. Files
-    may be somebody else's: nothing in them is executed, and reading takes no more memory than they
-    have bytes.
+    A result is a dataclass of arrays, numbers, strings, None and other such dataclasses.
 
     Args:
-        folder: Where the files lie; made when the first is written.
+        folder: The folder; created with the first result.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def read(self, name: str, kind: type[Result], count: int) -> tuple[Result, float] | None:
-        """A result and the seconds that it took; None if it is not there, or damaged.
+    def map_chunks(
+        self,
+        method: str,
+        kind: type[Result],
+        parts: Iterable[Tensor],
+        compute: Callable[[Tensor], Result],
+        depends_on: Callable[[Tensor], Mapping[str, Any]],
+    ) -> Iterator[tuple[Tensor, Result, float]]:
+        """Compute the result of each chunk, or read it if it is there.
 
         Args:
-            name: The file's name without its suffix.
-            kind: The result's class.
-            count: The number `n` in its summary.
+            method: The method's name.
+            kind: The class of the results.
+            parts: The rows of each chunk.
+            compute: Computes the result of a chunk.
+            depends_on: Everything that the result of a chunk depends on, as for `digest`.
+
+        Yields:
+            Rows, result, and the seconds that it took to compute.
+        """
+        for part in parts:
+            name = f"{method}-{digest(depends_on(part))}"
+            found = self.read(name, kind, len(part))
+            if found is None:
+                started = time.perf_counter()
+                result = compute(part)
+                found = result, time.perf_counter() - started
+                self.write(name, *found)
+            yield part, *found
+
+    def read(self, name: str, kind: type[Result], count: int) -> tuple[Result, float] | None:
+        """Read a result and its seconds; None if the file is absent or damaged.
+
+        Args:
+            name: The file's name without suffix.
+            kind: The class of the result.
+            count: The expected "n" of its summary.
         """
         path = self._path(name)
         if not path.is_file():
@@ -61,11 +89,11 @@ class Kept:
         try:
             return _read(path, kind, count)
         except ValueError as error:
-            log.warning("%s is damaged, and made again: %s", path, error)
+            log.warning("%s is damaged and will be recomputed: %s", path, error)
             return None
 
     def write(self, name: str, result: Any, seconds: float) -> None:
-        """Keep a result.
+        """Store a result.
 
         Raises:
             OSError: If the disk is full or the folder not writable.
@@ -73,10 +101,9 @@ class Kept:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_arrays(self._path(name), {**to_arrays(result), _SECONDS: np.array(seconds)})
 
-    def forget(self, methods: Iterable[str]) -> None:
-        """Delete all that is kept of these methods."""
+    def clear(self, methods: Iterable[str]) -> None:
+        """Delete the results of these methods, and files left by an interrupted write."""
         for method in methods:
-            # A digest is 32 characters; a file that was being written when the power went is one too.
             for pattern in (f"{method}-{'?' * 32}.npz", f".{method}-{'?' * 32}.npz.tmp"):
                 for path in self.folder.glob(pattern):
                     path.unlink(missing_ok=True)
@@ -86,26 +113,30 @@ class Kept:
 
 
 def digest(depends_on: Mapping[str, Any]) -> str:
-    """32 hexadecimal digits that differ where anything that a result depends on does.
+    """A hash of plain values, arrays and tensors: 32 hexadecimal digits.
 
     Args:
-        depends_on: Plain values, arrays and tensors by name; of the last two every element counts.
+        depends_on: The values by name; every element of arrays and tensors counts.
+
+    Raises:
+        TypeError: If a value is of another type.
     """
 
-    def plain(value: Any) -> Any:
+    def encode(value: Any) -> Any:
         if isinstance(value, Tensor):
             value = value.detach().cpu().numpy()
         if isinstance(value, np.ndarray):
             content = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
             return [str(value.dtype), list(value.shape), content]
-        raise TypeError(f"a digest is of plain values and arrays, got {type(value).__name__}.")
+        raise TypeError(f"digest takes plain values and arrays, got {type(value).__name__}.")
 
-    text = json.dumps(depends_on, sort_keys=True, default=plain)
+    text = json.dumps(depends_on, sort_keys=True, default=encode)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+@functools.cache
 def code_hash() -> str:
-    """The SHA-256 of this package's source: other code may give other numbers."""
+    """The SHA-256 of this package's source and the versions of torch and NumPy."""
     root = Path(pyro_vae.__file__).parent
     total = hashlib.sha256(f"{torch.__version__} {np.__version__}".encode())
     for path in sorted(root.rglob("*.py")):
@@ -114,7 +145,7 @@ def code_hash() -> str:
 
 
 def to_arrays(result: Any, prefix: str = "") -> dict[str, np.ndarray]:
-    """The fields of a dataclass by name, `field.field` of one inside; None is left out."""
+    """The fields of a dataclass as arrays, `field.field` for nested ones, without those that are None."""
     arrays: dict[str, np.ndarray] = {}
     for field in fields(result):
         value = getattr(result, field.name)
@@ -126,53 +157,27 @@ def to_arrays(result: Any, prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def from_arrays(kind: type[Result], arrays: Mapping[str, np.ndarray], prefix: str = "") -> Result:
-    """The dataclass that `to_arrays` took apart.
+    """Invert `to_arrays`.
 
     Raises:
-        ValueError: If a field is absent, or an array not of its field's type or shape.
+        ValueError: If a field that cannot be None is missing.
     """
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
-    lengths: dict[str, int] = {}
     for field in fields(typing.cast("Any", kind)):
         hint, name = hints[field.name], prefix + field.name
         if isinstance(hint, type) and is_dataclass(hint):
             values[field.name] = from_arrays(hint, arrays, f"{name}.")
             continue
         value = arrays.get(name)
-        if value is not None and value.dtype.kind not in _KINDS:
-            raise ValueError(f"{name} must hold numbers or words, got {value.dtype}")
-        value = value.item() if value is not None and value.ndim == 0 else value
-        if not _is(value, hint, lengths):
-            raise ValueError(f"{name} is not of its type or shape")
-        values[field.name] = value
+        if value is None and types.NoneType not in typing.get_args(hint):
+            raise ValueError(f"{name} is missing")
+        values[field.name] = value.item() if value is not None and value.ndim == 0 else value
     return kind(**values)
 
 
-def _is(value: Any, hint: Any, lengths: dict[str, int]) -> bool:
-    """Whether a value is of an annotated type: a class, a jaxtyping shape, a Literal, or one of several.
-
-    Args:
-        value: The value.
-        hint: The annotation.
-        lengths: The lengths of axes seen so far, by name: in all fields it must be the same.
-    """
-    if typing.get_origin(hint) is typing.Literal:
-        return value in typing.get_args(hint)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return any(_is(value, each, lengths) for each in typing.get_args(hint))
-    if not isinstance(value, hint):
-        return False
-    names = getattr(hint, "dim_str", "").split()
-    shape = value.shape if names else ()
-    return all(
-        lengths.setdefault(name, length) == length
-        for name, length in zip(names, shape, strict=True)
-    )
-
-
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays by name to a `.npz`, whole or not at all.
+    """Write arrays by name to an `.npz` file, atomically.
 
     Raises:
         OSError: If the disk is full or the directory not writable.
@@ -183,21 +188,21 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _read(path: Path, kind: type[Result], count: int) -> tuple[Result, float]:
-    """A result and its seconds.
+    """Read a result and its seconds.
 
     Raises:
-        ValueError: If the file is damaged, or of another kind or number of data.
+        ValueError: If the file is damaged, or of another kind or number of examples.
     """
     try:
-        check_archive(path)
-        with np.load(path, allow_pickle=False) as archive:
+        # NumPy would not close the path of a damaged file.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
         seconds = float(arrays.pop(_SECONDS))
         result = from_arrays(kind, arrays)
         n = typing.cast("Any", result).summary()["n"]
     # NumPy and zipfile raise a dozen types for damaged files.
     except Exception as error:
-        raise ValueError(f"it cannot be read, {' '.join(str(error).split())[:200]}.") from error
-    if n != count or not 0 <= seconds < float("inf"):
-        raise ValueError(f"it is of {n} data in {seconds} s, not of {count}.")
+        raise ValueError(f"{' '.join(str(error).split())[:200]}.") from error
+    if n != count:
+        raise ValueError(f"expected {count} examples, got {n}.")
     return result, seconds

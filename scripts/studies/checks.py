@@ -18,17 +18,15 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.calibration.calibration import calibration, element_pit
+from analysis.calibration.element_pit import element_pit
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
 from analysis.calibration.leave_one_out import leave_one_element_out
-from analysis.calibration.simulation_based_calibration import (
-    simulated_ranks,
-    simulation_based_calibration,
-)
+from analysis.calibration.reliability import calibration
+from analysis.calibration.simulated_ranks import simulated_ranks
+from analysis.calibration.simulation_based_calibration import simulation_based_calibration
 from analysis.comparison.p_values import holm
 from analysis.predictive.checks import predictive_checks
 from analysis.predictive.model_samples import new_data, to_array
-from analysis.predictive.pit import pit_check
 from analysis.study import (
     Cell,
     Results,
@@ -159,7 +157,7 @@ def p_values(case: Case, seed: int) -> dict[str, float]:
         "profiles": smallest(profile.p_value for profile in checks.profiles),
         "spectrum": 1.0 if checks.spectrum is None else checks.spectrum.p_value,
         "nearest": nearest,
-        "pit": pit_check(first.name, first.real, first.generated, seed=seed).p_value,
+        "pit": first.p_value,
         "left_out": 1.0 if judged.p_value is None else judged.p_value,
         "sbc_dimensions": smallest(sbc.p_value[: sbc.dimensions]),
         "sbc_joint": smallest(sbc.p_value[sbc.dimensions :]),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from analysis.predictive.model_samples import embedded
+from analysis.predictive.model_samples import embed_data
 from analysis.representation.study import (
     MODEL_NAMES,
     codes_label_efficiency,
@@ -174,7 +174,7 @@ def selection(options: argparse.Namespace) -> Cell:
     for name, seed in names:
         model = f"{name}/{seed}"
         vae, data, _ = with_test_data(options.runs / "dsprites" / name / str(seed), 1)
-        codes[model], groups[model] = embedded(vae, data.fixed("test")[:]), name
+        codes[model], groups[model] = embed_data(vae, data.fixed("test")[:]), name
         scores[model] = results[f"dsprites:{model}"]["disentanglement"]["scores"]["mig"]
     return {**selection_metrics(codes, groups, scores), "models": len(names), **provenance()}
 
@@ -194,7 +194,7 @@ def draw(options: argparse.Namespace) -> None:
     vae, data, _ = with_test_data(sprites, 1)
     moved = traversals(
         vae,
-        embedded(vae, data.fixed("test")[:]),
+        embed_data(vae, data.fixed("test")[:]),
         factors=data.dataset.labels["test"].numpy(),
         names=data.dataset.label_names,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from analysis import commands
-from pyro_vae.cli.command_line import parse
+from pyro_vae.configuration.parser import parse
 
 ROOT = Path(__file__).parents[2]
 CONSTANTS = {name: value for name, value in vars(commands).items() if name.isupper()}

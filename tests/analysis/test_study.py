@@ -3,7 +3,7 @@
 import pytest
 
 from analysis import study
-from pyro_vae.cli.command_line import parse
+from pyro_vae.configuration.parser import parse
 from pyro_vae.runs.run_directory import RunDirectory
 
 SHORT = ("--max-steps", "2", "--seed", "3")

@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 from scipy import sparse
 
-from pyro_vae.cli.command_line import parse
+from pyro_vae.configuration.components import load_data
+from pyro_vae.configuration.parser import parse
+from pyro_vae.configuration.strict_yaml import ConfigurationError
 from pyro_vae.data import DATASETS, own_data
-from pyro_vae.runs.configuration import load_data
-from pyro_vae.runs.strict_yaml import ConfigurationError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
 

@@ -10,8 +10,8 @@ import pyro
 import pytest
 import torch
 
+from analysis.check import UndefinedCheckError
 from analysis.diagnosis import UNUSED_PRIOR
-from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.sections import SECTIONS
 from analysis.subject import Subject
 from pyro_vae import fit, load, networks

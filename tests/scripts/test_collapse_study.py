@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pyro_vae.cli.command_line import parse
+from pyro_vae.configuration.parser import parse
 
 STUDY = Path(__file__).parents[2] / "scripts" / "studies" / "collapse.py"
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 import xarray
 
+from pyro_vae.configuration.components import load_data, prepare_data
 from pyro_vae.runs import load
-from pyro_vae.runs.configuration import load_data, prepare_data
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae.cli.command_line import parse
+from pyro_vae.configuration.parser import parse
 
 STUDY = Path(__file__).parents[2] / "scripts" / "studies" / "evidence.py"
 

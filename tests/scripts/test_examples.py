@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyro_vae import fit, posteriors, priors
-from pyro_vae.cli.command_line import parse
+from pyro_vae.configuration.parser import parse
 from pyro_vae.data import Dataset, PreparedData
 
 EXAMPLES = Path(__file__).parents[2] / "scripts" / "examples"

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pyro_vae.cli.command_line import parse
+from pyro_vae.configuration.parser import parse
 from pyro_vae.data import digits
 from pyro_vae.likelihoods import LIKELIHOODS
 

@@ -1,27 +1,20 @@
-"""What the programs say of wrong command lines: one line, exit code 2, and nothing written."""
+"""Messages about wrong command lines: one line, exit code 2, and nothing is written."""
 
-import runpy
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
-SMALL = ["--network.hidden", "8", "--evaluate", "none", "--max-steps", "1"]
 
-
-def main(program: str, *arguments: str | Path) -> int:
-    path = ROOT / "scripts" / f"{program}.py"
-    return runpy.run_path(str(path))["main"]([str(a) for a in arguments])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A run, and data of one's own."""
+@pytest.fixture(scope="session")
+def folder(trained, tmp_path_factory) -> Path:
+    """A run, and files of data."""
     path = tmp_path_factory.mktemp("messages")
-    assert main("svi_train", "--out", path / "run", *SMALL) == 0
+    shutil.copytree(trained, path / "run")
     np.save(path / "x.npy", np.random.default_rng(0).normal(size=(60, 6)))
     np.save(path / "grey.npy", 255 * np.random.default_rng(0).random((40, 8, 8)))
     (path / "pictures").mkdir()
@@ -29,10 +22,6 @@ def folder(tmp_path_factory) -> Path:
         pixels = np.full((8, 8, 4), 20 * i, np.uint8)
         Image.fromarray(pixels, "RGBA").save(path / "pictures" / f"{i:02}.png")
     return path
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -54,10 +43,10 @@ def contents(folder: Path) -> dict[Path, bytes]:
             "that were scaled or interpolated: save x / 255, which is unit data (--likelihood logit_normal)",
         ),
         ("svi_train --epochs -1", "epochs must be at least 0, got -1"),
-        ("svi_train --out run", "run holds a run already: --resume goes on with it"),
-        ("svi_train --resume --out nowhere", "no run to go on with at nowhere"),
+        ("svi_train --out run", "run holds a run already: --resume continues it"),
+        ("svi_train --resume --out nowhere", "no run to continue at nowhere"),
         ("svi_train --resume --out run --lr 1", "--lr cannot change when a run is resumed"),
-        ("diagnose", "RUN is needed"),
+        ("diagnose", "missing RUN, the run directory"),
         ("diagnose nowhere", "no run at nowhere"),
         (
             "diagnose run --split tset",
@@ -85,23 +74,31 @@ def contents(folder: Path) -> dict[Path, bytes]:
         ("encode run --data.layout image", "it is an option of --data array_file, variable_file"),
     ],
 )
-def test_wrong_command_lines(folder, monkeypatch, capsys, line, message):
+def test_wrong_command_lines(folder, monkeypatch, refused, contents, line, message):
     monkeypatch.chdir(folder)
     before = contents(folder)
-    capsys.readouterr()
-    assert main(*shlex.split(line)) == 2
-    (said,) = capsys.readouterr().err.strip().splitlines()
-    assert said.startswith(f"{line.split()[0]}.py: error: ")
-    assert message in said
+    assert message in refused(*shlex.split(line))
     assert contents(folder) == before
 
 
-def test_what_a_plan_does_is_said(tmp_path, capsys):
+@pytest.mark.parametrize("name", ["diagnose", "evaluate", "encode"])
+def test_a_wrong_run(run, refused, monkeypatch, name):
+    assert "no run at" in refused(name, run / "none")
+    assert not (run / "none").exists()
+    assert "got the file" in refused(name, run / "config.yaml")
+    assert "missing RUN" in refused(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "torch found none" in refused(name, run, "--device", "cuda")
+    (run / "checkpoint.pt").write_bytes(b"PK")
+    assert "cut short" in refused(name, run)
+
+
+def test_notes_about_a_plan(script, tmp_path, capsys):
     options = ["--network.hidden", "8", "--evaluate", "none", "--out", tmp_path / "run"]
-    assert main("svi_train", *options, "--epochs", "0", "--batch-size", "5000") == 0
+    assert script("svi_train", *options, "--epochs", "0", "--batch-size", "5000") == 0
     said = capsys.readouterr().out
-    assert "--epochs 0 trains nothing: the model is evaluated as it starts" in said
+    assert "--epochs 0 trains nothing: the model is evaluated at its initialization" in said
     assert "a batch of 5,000 is larger than the 1,257 training rows: each step takes all" in said
     # Resumed, it trains.
-    assert main("svi_train", "--resume", "--out", tmp_path / "run", "--epochs", "1") == 0
+    assert script("svi_train", "--resume", "--out", tmp_path / "run", "--epochs", "1") == 0
     assert "epoch 1; train: elbo" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import pytest
 from analysis.disentanglement.scores import SCORES
 from analysis.representation.ood_scores import DEFINITIONS
 from analysis.representation.study import probe, representation_tables
-from pyro_vae.cli.command_line import parse
+from pyro_vae.configuration.parser import parse
 
 STUDY = Path(__file__).parents[2] / "scripts" / "studies" / "representation.py"
 MADE_BY = {"torch": "2.14", "pyro": "1.9.2", "git_commit": "0123456789abcdef"}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_vae import build, likelihoods
-from pyro_vae.cli.command_line import parse
+from pyro_vae.configuration.parser import parse
 
 STUDY = Path(__file__).parents[2] / "scripts" / "studies" / "topics.py"
 

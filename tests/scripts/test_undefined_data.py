@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from analysis.representation.codes import LabelledCodes
-from analysis.representation.label_efficiency import label_efficiency
+from analysis.representation.label_efficiency import Baselines, label_efficiency
 from analysis.representation.probes import linear_probe
-from analysis.representation.label_efficiency import Baselines
 from pyro_vae import build, likelihoods
 from pyro_vae.evidence import defined_rows, evaluate, undefined_data
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factors import encode_factors
 from analysis.disentanglement.information_metrics import (
     bootstrap_information,
@@ -13,7 +14,6 @@ from analysis.disentanglement.information_metrics import (
     modularity,
     mutual_information_gap,
 )
-from analysis.predictive.model_samples import UndefinedCheckError
 
 LOG2 = np.log(2)
 

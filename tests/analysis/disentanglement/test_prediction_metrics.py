@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factors import encode_factors
 from analysis.disentanglement.prediction_metrics import (
     dci_completeness,
@@ -12,7 +13,6 @@ from analysis.disentanglement.prediction_metrics import (
     squared_correlations,
     threshold_accuracies,
 )
-from analysis.predictive.model_samples import UndefinedCheckError
 
 RNG = np.random.default_rng(0)
 

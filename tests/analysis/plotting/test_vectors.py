@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from analysis.calibration.calibration import plot_calibration_map
+from analysis.calibration.element_map import plot_calibration_map
+from analysis.calibration.element_pit import element_pit
+from analysis.elbo.extremes import plot_extremes
 from analysis.elbo.terms import ElboTerms
 from analysis.guide.psis_diagnostics import guide_quality, plot_worst_images
 from analysis.plotting.vectors import (
@@ -13,11 +15,10 @@ from analysis.plotting.vectors import (
     plot_largest,
     plot_vectors,
 )
-from analysis.predictive.checks import plot_nearest, plot_profiles, predictive_checks
+from analysis.predictive.checks import predictive_checks
 from analysis.predictive.data_statistics import nearest_training
-from analysis.predictive.element_pit import element_pit
-from analysis.predictive.extremes import plot_extremes
-from analysis.predictive.figures import plot_prior_predictive, plot_same_image
+from analysis.predictive.examples import plot_prior_predictive, plot_same_image
+from analysis.predictive.figures import plot_nearest, plot_profiles
 from pyro_vae.data.nouns import named
 
 RNG = np.random.default_rng(0)
@@ -102,7 +103,7 @@ def test_every_figure_of_a_table_names_its_columns(words):
         plot_prior_predictive(TABLE, new, new, elements=elements),
         plot_same_image(TABLE[:5], np.stack([new[:5]] * 3), elements=elements),
         plot_nearest(new, TABLE, nearest, None, elements),
-        plot_profiles(checks, elements),
+        plot_profiles(checks.profiles, elements),
         plot_extremes(TABLE, ElboTerms(-rank, rank, TABLE), new, elements=elements),
         plot_calibration_map(element_pit(RNG.random(TABLE.shape)), elements),
         plot_worst_images(TABLE, new, guide_quality(None, 1 + rank, 100), elements=elements),

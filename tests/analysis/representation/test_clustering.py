@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import UndefinedCheckError
 from analysis.representation import clustering as module
 from analysis.representation.clustering import agreement, clustering, prior_components
 from analysis.representation.codes import LabelledCodes

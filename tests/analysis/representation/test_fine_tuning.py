@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import UndefinedCheckError
 from analysis.representation.codes import held_out_rows
 from analysis.representation.fine_tuning import FineTuning, fine_tuning, plot_fine_tuning
 from pyro_vae.model import build

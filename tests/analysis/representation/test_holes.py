@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import UndefinedCheckError
 from analysis.representation.classifier_two_sample import two_sample_test
 from analysis.representation.holes import compare_draws, holes, nearest_distance, plot_holes
 from pyro_vae import VAE, posteriors, priors

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.predictive.model_samples import UndefinedCheckError, embedded
+from analysis.check import UndefinedCheckError
+from analysis.predictive.model_samples import embed_data
 from analysis.representation.interpolation import (
     interpolation,
     path_lengths,
@@ -92,7 +93,7 @@ def test_steps_by_hand():
 def test_of_a_linear_model_all_is_known(words):
     """Straight and even paths; log p(x) by an exact guide; log p(z) is a parabola."""
     vae, x = EXACT.vae(), EXACT.draw(60, 1)
-    codes = embedded(vae, x)
+    codes = embed_data(vae, x)
     found = interpolation(vae, codes, x=x, pairs=30, steps=11, num_samples=3, seed=2)
     np.testing.assert_allclose(found.ratio, 1, rtol=1e-5)
     np.testing.assert_allclose(found.largest_relative_step, 1, rtol=1e-4)
@@ -177,7 +178,7 @@ def test_a_decoder_that_ignores_the_code():
 def test_every_support(prior, posterior):
     x = (torch.rand(30, 1, 4, 4) < 0.5).float()
     vae = build((1, 4, 4), 3, prior=prior, posterior=posterior, train_data=x, train_size=30)
-    codes = embedded(vae, x)
+    codes = embed_data(vae, x)
     found = interpolation(vae, codes, x=x, pairs=4, steps=5, num_samples=3)
     plain(found.summary())
     assert (found.ratio > 1 - 1e-5).all()

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import UndefinedCheckError
 from analysis.representation import probes
 from analysis.representation.clustering import clustering
 from analysis.representation.codes import LabelledCodes

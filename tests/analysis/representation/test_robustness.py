@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.predictive.model_samples import UndefinedCheckError
+from analysis.check import UndefinedCheckError
 from analysis.representation.corruptions import CORRUPTIONS
 from analysis.representation.robustness import (
     Robustness,

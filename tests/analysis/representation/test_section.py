@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from analysis.calibration.exact_models import LinearGaussian
+from analysis.check import UndefinedCheckError
 from analysis.diagnosis import SectionResult
-from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.representation import inputs
 from analysis.representation.codes import with_error
 from analysis.representation.inputs import RepresentationInputs
@@ -34,7 +34,7 @@ def test_of_several_factors_the_first_is_the_label(monkeypatch):
     rows = fixed_rows(50, 30).numpy()
     assert (of.train.labels == train_labels[rows, 0]).all()
     # The codes are those of the same rows.
-    codes = inputs.embedded(subject.vae, of.train_x)
+    codes = inputs.embed_data(subject.vae, of.train_x)
     np.testing.assert_allclose(of.train.codes, codes, rtol=1e-5)
     # Factors are scored on all that is held out.
     whole = torch.randn(40, 3)
@@ -54,7 +54,7 @@ def test_data_without_a_label_are_left_out():
     assert len(of.test.codes) == len(of.labelled_x) == 15
     assert (of.train.labels == train_labels[train_labels >= 0]).all()
     # Codes and data are those of the rows with labels.
-    codes = inputs.embedded(of.subject.vae, of.labelled_train_x)
+    codes = inputs.embed_data(of.subject.vae, of.labelled_train_x)
     np.testing.assert_allclose(of.train.codes, codes, rtol=1e-5)
     assert len(of.train_x) == 50
     factors = np.stack([labels, rng.integers(0, 3, 20)], 1)

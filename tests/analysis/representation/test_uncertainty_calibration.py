@@ -14,7 +14,8 @@ from scipy.stats import chi2
 from torch import nn
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.predictive.model_samples import UndefinedCheckError, new_data
+from analysis.check import UndefinedCheckError
+from analysis.predictive.model_samples import new_data
 from analysis.representation.latent_space import guide_moments
 from analysis.representation.uncertainty_calibration import (
     UncertaintyCalibration,

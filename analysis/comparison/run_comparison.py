@@ -1,0 +1,289 @@
+"""Comparison of trained runs: log p(x) of the same held-out data, or what their codes are good for."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from analysis.comparison.comparability import (
+    check_comparable,
+    data_record,
+    differences_report,
+    run_differences,
+)
+from analysis.comparison.heldout_elpd import HeldOut
+from analysis.comparison.model_comparison import compare_models, plot_model_comparison
+from analysis.comparison.paired_differences import paired_report, plot_paired_differences
+from analysis.diagnosis import SectionResult
+from analysis.elbo.rate_distortion import (
+    RateDistortion,
+    plot_rate_distortion,
+    rate_distortion_summary,
+)
+from analysis.plotting.style import to_png
+from analysis.progress import Steps
+from analysis.report import WIDTH, insert_run, wrap, write_report
+from analysis.representation.section import side_by_side
+from analysis.run_subject import diagnosis_header, foreign_of_run, subject_of_run
+from analysis.sections import SECTIONS
+from pyro_vae.data.nouns import nouns, set_noun
+from pyro_vae.evidence import evaluate
+from pyro_vae.log_densities import NoDensityError, check_density
+from pyro_vae.runs.result_cache import digest
+from pyro_vae.runs.trained_run import TrainedRun
+from pyro_vae.training.checkpoint import load_checkpoint
+
+# The records of comparisons, of which a folder holds one.
+RECORDS = ("comparison.json", "representation.json")
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Runs and the rows that they are compared on.
+
+    Args:
+        runs: The runs by name.
+        rows: The rows of the split by run.
+        num_samples: Draws from the guide per example.
+        seed: The seed of all draws.
+        out: The folder to write to.
+        made_by: Versions and commit.
+    """
+
+    runs: Mapping[str, TrainedRun]
+    rows: Mapping[str, Tensor]
+    num_samples: int
+    seed: int
+    out: Path
+    made_by: Mapping[str, str | None]
+
+    def evidence(self) -> None:
+        """Compare log p(x) of the same examples, and write and print the result.
+
+        Raises:
+            ValueError: If a guide has no density, or the runs are not comparable.
+        """
+        for name, trained in self.runs.items():
+            # Before any run is evaluated, which may take long.
+            try:
+                x = trained.x[:1].to(trained.device)
+                check_density(trained.vae.guide, x, f"log p(x) of {name}")
+            except NoDensityError as error:
+                raise ValueError(
+                    f"log p(x) of {name} is not defined, because its guide has no density: "
+                    "--only representation compares what codes are good for."
+                ) from error
+        data = self._check_comparable("log p(x)")
+        differences = self._print_differences()
+        started = time.perf_counter()
+        held_out, terms = [], {}
+        with closing(Steps([*self.runs, "figures"], visible=True)) as step:
+            for name, trained in self.runs.items():
+                with step(name):
+                    x = trained.x[self.rows[name]].to(trained.device)
+                    weights = evaluate(
+                        trained.vae, x, num_samples=self.num_samples, seed=self.seed
+                    ).importance_weighting
+                held_out.append(
+                    HeldOut(
+                        name,
+                        weights.log_evidence,
+                        weights.khat,
+                        weights.num_samples,
+                        weights.rounding,
+                    )
+                )
+                terms[name] = weights.reconstruction, weights.kl
+            with step("figures"):
+                comparison = compare_models(held_out, leave_out_non_finite=True)
+                points = rate_distortion_points(terms)
+                files = {
+                    "comparison.png": to_png(plot_model_comparison(comparison)),
+                    "paired_differences.png": to_png(plot_paired_differences(comparison)),
+                    "rate_distortion.png": to_png(plot_rate_distortion(points)),
+                }
+        summary, plane = comparison.summary(), rate_distortion_summary(points)
+        record = {
+            **self._header(differences),
+            "comparison": summary,
+            "rate_distortion": plane,
+            "figures": sorted(files),
+            "seconds": {"total": time.perf_counter() - started, "steps": step.seconds},
+            **self.made_by,
+        }
+        write_report(self.out, files, "comparison.json", record)
+        split = next(iter(self.runs.values())).split
+        report = paired_report(comparison, data=f"{split} {nouns()} of {data}")
+        readings = [line for each in (summary, plane) for line in wrap(each["reading"], "  ")]
+        self._print("\n".join(["", report, insert_run("\n".join(readings), "RUN")]))
+
+    def representation(
+        self,
+        against: str | None,
+        number: int | None,
+        *,
+        data_root: Path | None = None,
+        trust_model_file: bool = False,
+    ) -> None:
+        """Measure what the codes are good for, and write and print the measures side by side.
+
+        Args:
+            against: The name or path of foreign data.
+            number: The number of foreign examples; None for all.
+            data_root: The folder of data sets; None for the default.
+            trust_model_file: As in `load`.
+
+        Raises:
+            ValueError: If the runs are not comparable.
+        """
+        data = self._check_comparable("codes")
+        foreign = {
+            name: foreign_of_run(
+                trained, against, number, data_root=data_root, trust_model_file=trust_model_file
+            )
+            for name, trained in self.runs.items()
+        }
+        self._print(f"{next(iter(self.runs.values())).split} {nouns()} of {data}")
+        differences = self._print_differences()
+        started = time.perf_counter()
+        sections: dict[str, SectionResult] = {}
+        seconds: dict[str, float] = {}
+        with closing(Steps([*self.runs], visible=True)) as step:
+            for name, trained in self.runs.items():
+                begun = time.perf_counter()
+                with step(name):
+                    subject = subject_of_run(
+                        trained,
+                        self.rows[name],
+                        num_samples=self.num_samples,
+                        seed=self.seed,
+                        step=Steps(),
+                        foreign=foreign[name],
+                        report=self._print,
+                    )
+                    sections[name] = SECTIONS["representation"].run("representation", subject)
+                seconds[name] = time.perf_counter() - begun
+        found = side_by_side(sections)
+        files = {f"{key}.png": to_png(figure) for key, figure in found.figures.items()}
+        record = {
+            **self._header(differences),
+            "measures": found.measures,
+            "representation": {name: section.record for name, section in sections.items()},
+            "figures": {f"{key}.png": caption for key, caption in found.captions.items()},
+            "seconds": {"total": time.perf_counter() - started, "runs": seconds},
+            **self.made_by,
+        }
+        write_report(self.out, files, "representation.json", record)
+        self._print("\n".join(["", *found.table(WIDTH)]))
+
+    def _header(self, differences: Mapping[str, Any]) -> dict[str, Any]:
+        headers = {
+            name: diagnosis_header(
+                trained,
+                n=len(self.rows[name]),
+                num_samples=self.num_samples,
+                seed=self.seed,
+            )
+            for name, trained in self.runs.items()
+        }
+        return {"runs": headers, "differences": differences}
+
+    def _check_comparable(self, what: str) -> str:
+        """The name of the data that all runs share.
+
+        Raises:
+            NotComparableError: As `check_comparable`.
+        """
+        set_noun(next(iter(self.runs.values())).data.dataset.noun)
+        first, *others = (
+            data_record(
+                name,
+                trained.data,
+                trained.x[self.rows[name]],
+                split=trained.split,
+                given_total=getattr(trained.vae.likelihood, "given_total", False),
+            )
+            for name, trained in self.runs.items()
+        )
+        check_comparable(first, others, what=what)
+        return first.data
+
+    def _print_differences(self) -> dict[str, dict[str, Any]]:
+        """Print how the runs differ in options and training."""
+        differences = run_differences(
+            {name: trained.vae.configuration for name, trained in self.runs.items()},
+            {name: training_summary(trained) for name, trained in self.runs.items()},
+        )
+        self._print("\n".join(differences_report(differences, [*self.runs], width=WIDTH)))
+        return differences
+
+    def _print(self, text: str) -> None:
+        print(text, flush=True)  # noqa: T201 - the report of a script
+
+
+def rate_distortion_points(
+    terms: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> list[RateDistortion]:
+    """Rate and distortion by run, on the examples for which both are finite in all runs."""
+    finite = np.all([np.isfinite(each).all(0) for each in terms.values()], axis=0)
+    return [RateDistortion.of(name, r[finite], kl[finite]) for name, (r, kl) in terms.items()]
+
+
+def training_summary(trained: TrainedRun) -> dict[str, Any]:
+    """The length of a run's training and its data."""
+    state = load_checkpoint(trained.directory.checkpoint)
+    contract = trained.vae.contract
+    rows = {"rows": contract.digests["train"]} if "train" in contract.digests else {}
+    return {
+        "epochs trained": len(state["history"]),
+        "steps trained": state["step"],
+        **({} if state["best"] is None else {"best epoch": state["best_epoch"]}),
+        "parameters": sum(parameter.numel() for parameter in trained.vae.parameters()),
+        "split rule": contract.split_rule,
+        "training rows": contract.sizes["train"],
+        "digest of training rows": digest(rows)[:8],
+    }
+
+
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """Distinct names of runs: the directory's name, or the path below the common parent.
+
+    Raises:
+        ValueError: If a run is given twice.
+    """
+    counts = Counter(path.resolve() for path in paths)
+    for path in paths:
+        if counts[path.resolve()] > 1:
+            raise ValueError(f"{path} is given twice: give each run once.")
+    names = [path.resolve().name for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    shared = os.path.commonpath([path.resolve() for path in paths])
+    return [str(path.resolve().relative_to(shared)) for path in paths]
+
+
+def check_output_dir(out: Path) -> Path:
+    """Make sure that a directory is missing, empty, or holds an older comparison only.
+
+    Raises:
+        ValueError: If it holds anything else.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out must be a directory, got {out}.")
+    entries = list(out.iterdir()) if out.exists() else []
+    for entry in entries:
+        if not entry.is_file() or entry.suffix not in (".json", ".png"):
+            raise ValueError(
+                f"--out {out} contains {entry.name}, which diagnose.py did not write; choose an empty "
+                "directory."
+            )
+    if entries and not any((out / record).exists() for record in RECORDS):
+        raise ValueError(f"--out {out} must be empty, or hold an older comparison.")
+    return out

@@ -1,0 +1,238 @@
+"""Shared helpers for the command-line scripts: options, one-line errors, exit codes and signals."""
+
+import argparse
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import torch
+
+from pyro_vae.data.nouns import named
+from pyro_vae.suggestions import did_you_mean, or_meant
+
+# Longer words in an error message, such as values from a damaged file, are shortened.
+LONGEST_WORD = 1000
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM, which otherwise ends a process without a message."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line and suggest the option that was meant.
+
+    Args:
+        prog: The script's name.
+        usage: The usage line.
+        doc: The script's docstring; its first line is the description.
+        epilog: Text after the options.
+    """
+
+    def __init__(self, prog: str, usage: str, doc: str | None, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=prog,
+            usage=usage,
+            description=(doc or "").partition("\n")[0],
+            epilog=epilog,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Reword argparse's message.
+
+        Raises:
+            ValueError: Always; `run_program` prints it.
+        """
+        options = [o for a in self._actions for o in a.option_strings if o[:2] == "--"]
+        argument, _, said = message.removeprefix("argument ").partition(": ")
+        if message.startswith("unrecognized arguments: "):
+            words = said.split()
+            word = next((w for w in words if w.startswith("--")), words[0]).partition("=")[0]
+            allowed = ", ".join(options)
+            if word.startswith("--"):
+                meant = did_you_mean(word, options)
+                message = f"unknown option {word}: {meant}allowed are RUN and {allowed}."
+            else:
+                message = f"unexpected argument {word}: one RUN is allowed, and {allowed}."
+        elif choice := re.match(r"invalid choice: '?(.*?)'? \(choose from (.*)\)$", said):
+            names = choice[2].replace("'", "")
+            end = or_meant(choice[1], names.split(", "))
+            message = f"{argument} must be one of {names}, got {choice[1]!r}{end}"
+        elif said.startswith("must be"):
+            message = f"{argument} {said}"
+        elif said.startswith("expected "):
+            message = f"{argument} needs a value."
+        elif said == "RUN":
+            message = "missing RUN, the run directory that svi_train.py wrote, such as runs/NAME."
+        raise ValueError(message)
+
+    def add_common_options(self, *, seed: bool = True) -> None:
+        """Add the options of every script that reads a run.
+
+        Args:
+            seed: Whether the script draws random numbers.
+        """
+        if seed:
+            self.add_argument(
+                "--seed",
+                type=at_least(0),
+                metavar="N",
+                default=0,
+                help="Seed of all random draws. Default: 0.",
+            )
+        self.add_argument(
+            "--device",
+            choices=("auto", "cpu", "cuda"),
+            default="auto",
+            help="Device to compute on. Default: auto.",
+        )
+        self.add_argument(
+            "--data-root",
+            type=Path,
+            help="Folder of the data sets. Default: $PYRO_VAE_DATA, or data.",
+        )
+        self.add_argument(
+            "--trust-model-file",
+            action="store_true",
+            help="Execute the model file stored in the run. It can do anything: read it first.",
+        )
+
+
+def run_program(
+    parser: Parser,
+    run: Callable[[argparse.Namespace], None],
+    arguments: Sequence[str] | None,
+    *,
+    stopped: str,
+) -> int:
+    """Parse the options, run a script and print its errors in one line.
+
+    Args:
+        parser: The options.
+        run: The script's work.
+        arguments: The arguments; None for those of the command line.
+        stopped: Message after an interruption: the state that was left behind.
+
+    Returns:
+        The exit code: 0; 2 for an error of the user; 130 after Ctrl-C and 143 after SIGTERM.
+    """
+    typed = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
+    try:
+        with named("datum"), sigterm_as_interrupt():
+            run(parser.parse_args(typed))
+    except (ValueError, OSError, ImportError) as error:
+        sys.stderr.write(f"{parser.prog}: error: {in_one_line(error)}\n")
+        return 2
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"{parser.prog}: stopped; {stopped}\n")
+        return 143 if isinstance(stop, Stopped) else 130
+    return 0
+
+
+def in_one_line(error: object) -> str:
+    """An error's message on one line, with long words shortened and control characters escaped."""
+    words = [
+        word if len(word) <= LONGEST_WORD else f"{word[:50]}...{word[-50:]}"
+        for word in str(error).split()
+    ]
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(words))
+
+
+def select_device(name: str) -> torch.device:
+    """The device called "auto", "cpu" or "cuda"; of several processes each gets its own GPU.
+
+    Raises:
+        ValueError: If CUDA is requested but not available.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("--device cuda needs a GPU, but torch found none; use cpu or auto.")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    # torchrun numbers the processes of a machine.
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def at_least(lowest: int) -> Callable[[str], int]:
+    """An argparse type: an integer that is not below `lowest`."""
+
+    def read(text: str) -> int:
+        # int() would also accept 1_000, digits of other scripts and any length.
+        if not (text.isascii() and text.isdigit() and len(text) < 16) or int(text) < lowest:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number of at least {lowest}, got {text!r}."
+            )
+        return int(text)
+
+    return read
+
+
+def number_or_all(text: str) -> int | None:
+    """An argparse type: a positive integer, or "all", which gives None."""
+    if text == "all":
+        return None
+    try:
+        return at_least(1)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"must be all, or {str(error)[8:]}") from error
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM raise like Ctrl-C. Files are written atomically, so this is safe anywhere.
+
+    Raises:
+        Stopped: In the running code, on SIGTERM.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Interruption:
+    """A request to stop by Ctrl-C or SIGTERM; calling it returns whether there is one."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 plus the signal's number, as in a shell; 0 without a request."""
+        return 0 if self.signal is None else 128 + self.signal
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop; a second one acts as usual."""
+    interruption = Interruption()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def request(number: int, frame: FrameType | None) -> None:
+        interruption.signal = signal.Signals(number)
+        restore()
+
+    for number in handlers:
+        signal.signal(number, request)
+    try:
+        yield interruption
+    finally:
+        restore()

@@ -1,1 +1,0 @@
-"""The command line: options, strict YAML, and what the scripts share."""

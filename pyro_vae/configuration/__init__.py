@@ -1,0 +1,1 @@
+"""Configurations: options and YAML files, read and checked, and what they name, built."""

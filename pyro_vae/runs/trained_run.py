@@ -1,0 +1,272 @@
+"""A trained run with its data, as the scripts evaluate, diagnose and encode it."""
+
+import hashlib
+import inspect
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from jaxtyping import Int, Real
+from pyro.util import get_rng_state, set_rng_state
+from torch import Tensor
+
+from pyro_vae.configuration.arguments import normalize, override
+from pyro_vae.configuration.components import build_vae_for, load_data, prepare_data
+from pyro_vae.configuration.parser import parse_stored, stored_arguments
+from pyro_vae.configuration.strict_yaml import Configuration
+from pyro_vae.data import READERS, DataContract, PreparedData, default_root
+from pyro_vae.data.memory_mapped import MemoryMapped
+from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.evidence.evaluation import row_order
+from pyro_vae.rng import as_floats
+from pyro_vae.runs.provenance import run_header
+from pyro_vae.runs.run_directory import RunDirectory, load, stored_contract
+from pyro_vae.training.checkpoint import load_checkpoint
+
+# Training data that are read from disk, and elements of sparse ones; others are taken whole.
+ROWS_FROM_DISK = 10_000
+SPARSE_ELEMENTS = 2**25
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A trained run and a split of its data, or of other data.
+
+    Args:
+        directory: The run directory.
+        vae: The trained program, on the device, with `configuration` and `contract`.
+        data: The data.
+        split: "train", "validation" or "test".
+        device: The device to compute on.
+        checkpoint_hash: The SHA-256 of the checkpoint.
+        prefix: Prefix of the files written about other data than the run's own, from their name.
+    """
+
+    directory: RunDirectory
+    vae: Any
+    data: PreparedData
+    split: str
+    device: torch.device
+    checkpoint_hash: str
+    prefix: str = ""
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        split: str,
+        *,
+        device: torch.device,
+        data_root: Path | None = None,
+        trust_model_file: bool = False,
+        words: Sequence[str] = (),
+    ) -> "TrainedRun":
+        """Read a run and its data, and check that they belong together.
+
+        Args:
+            path: The run directory.
+            split: "train", "validation" or "test".
+            device: The device to compute on.
+            data_root: The folder of data sets; None for the default.
+            trust_model_file: As in `load`.
+            words: The options that name other data, see `other_data`; empty for the run's own.
+
+        Raises:
+            ValueError: If there is no run, it is damaged, or its data are missing or have changed.
+        """
+        directory = RunDirectory(path)
+        if directory.path.exists() and not directory.path.is_dir():
+            raise ValueError(f"RUN must be a run directory, got the file {directory.path}.")
+        vae = load(directory.path, trust_model_file=trust_model_file)
+        checkpoint = hashlib.sha256(directory.checkpoint.read_bytes()).hexdigest()
+        if words:
+            data = other_data(
+                directory, words, data_root=data_root, trust_model_file=trust_model_file
+            )
+        else:
+            data = run_data(vae, path, data_root)
+        prefix = f"{file_name(data.dataset.name)}-" if words else ""
+        return cls(directory, vae.to(device), data, split, device, checkpoint, prefix)
+
+    @cached_property
+    def x(self) -> Real[Tensor, " n *event"] | SparseRows:
+        """The split on the CPU, in the likelihood's support; sparse if the data are.
+
+        Raises:
+            ValueError: If the split is empty.
+        """
+        if len(getattr(self.data.dataset, self.split)) == 0:
+            raise ValueError(f"the {self.split} split of {self.data.dataset.name} holds no data.")
+        return self.data.fixed(self.split)
+
+    @cached_property
+    def order(self) -> Int[Tensor, " n"]:
+        """The rows of the split in a fixed random order, see `row_order`."""
+        return row_order(len(self.x))
+
+    def rows(self, number: int | None) -> Int[Tensor, " rows"]:
+        """The first `number` rows in the fixed order, sorted; all if None."""
+        return self.order[:number].sort().values
+
+    def batch(self, rows: Int[Tensor, " rows"]) -> Real[Tensor, " rows *event"]:
+        """Rows of the split as floats on the device."""
+        return as_floats(self.x[rows].to(self.device))
+
+    def untrained(self) -> Any:
+        """The program as it was initialized; the global random streams do not move."""
+        state = get_rng_state()
+        try:
+            pyro.set_rng_seed(self.vae.configuration["seed"])
+            return build_vae_for(self.vae.configuration, self.data).to(self.device)
+        finally:
+            set_rng_state(state)
+
+    def header(self) -> dict[str, Any]:
+        """What a record of numbers says about their origin, as `run_header`, with device and checkpoint."""
+        split = self.split if self.data.dataset.is_split else "new"
+        return {
+            **run_header(self.vae.configuration, self.data, split),
+            "device": self.device.type,
+            "checkpoint_sha256": self.checkpoint_hash,
+        }
+
+
+def run_data(vae: Any, path: Path, data_root: Path | None = None) -> PreparedData:
+    """The data of a run, which must be the same as in training; changed labels are only reported.
+
+    Args:
+        vae: The trained program, with `configuration` and `contract`.
+        path: The run directory.
+        data_root: The folder of data sets; None for the default.
+
+    Raises:
+        ValueError: If they are missing, or have changed since training.
+    """
+    contract = vae.contract
+    configuration = with_data_path(vae.configuration, contract, path)
+    data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
+    contract.check(data, trained=str(path))
+    if note := contract.check_labels(data.dataset):
+        sys.stderr.write(f"{note}\n")
+    return data
+
+
+def with_data_path(
+    configuration: Configuration, contract: DataContract, path: Path
+) -> Configuration:
+    """A run's configuration, with the path of its data made absolute if it was relative to another folder.
+
+    Args:
+        configuration: The run's configuration.
+        contract: The contract of its data.
+        path: The run directory, for the message.
+
+    Raises:
+        ValueError: If the data are missing.
+    """
+    options = configuration["data"]
+    if "path" not in options or not contract.source:
+        return configuration
+    source = Path(contract.source)
+    if not source.exists() and not Path(options["path"]).exists():
+        raise ValueError(
+            f"{path} was trained on {source}, which is missing: restore it, or give new data with --data FILE."
+        )
+    if not source.exists() or Path(options["path"]).is_absolute():
+        return configuration
+    return {**configuration, "data": {**options, "path": str(source)}}
+
+
+def other_data(
+    directory: RunDirectory,
+    words: Sequence[str],
+    *,
+    data_root: Path | None = None,
+    trust_model_file: bool = False,
+    split: bool = False,
+) -> PreparedData:
+    """Other data, prepared like a run's own: same support, same binarisation.
+
+    A file or folder is not split, its columns are matched by name, and labels are not needed. A named
+    data set keeps its splits.
+
+    Args:
+        directory: The run directory.
+        words: Options of `scripts/svi_train.py`: `--data mnist`, `--data x.npy`, `--data.size 32`.
+            Without a name they are options of the run's own data.
+        data_root: The folder of data sets; None for the default.
+        trust_model_file: As in `load`.
+        split: Whether to split a file or folder as for training.
+
+    Raises:
+        ValueError: If an option is unknown, the data are missing, or they differ from the run's in
+            shape, names, levels or support.
+    """
+    stored = stored_arguments(directory.path, trust_model_file=trust_model_file)
+    configuration = parse_stored(override(stored, list(normalize(words))))
+    contract = stored_contract(load_checkpoint(directory.checkpoint), directory.path)
+    options = dict(configuration["data"])
+    reader = READERS.get(options.pop("name"))
+    if reader is not None:
+        asked = inspect.signature(reader).parameters
+        given = {name: value for name, value in options.items() if name in asked}
+        if "columns" in asked:
+            given["columns"] = contract.event_names
+        return contract.new_data(reader(**given), split=split)
+    data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
+    contract.check_form(data.dataset, trained=str(directory.path))
+    return data
+
+
+def training_rows(data: PreparedData) -> Real[Tensor, " n *event"]:
+    """The training data in the likelihood's support; only the first ones if sparse or on disk."""
+    train = data.train if isinstance(data.train, MemoryMapped) else data.fixed("train")
+    if isinstance(train, Tensor):
+        return train
+    if isinstance(train, SparseRows):
+        return train[: max(1, min(ROWS_FROM_DISK, SPARSE_ELEMENTS // train.shape[1]))]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return data.transform(train[:ROWS_FROM_DISK])
+
+
+def labels_of(data: PreparedData, split: str, rows: Tensor | slice) -> np.ndarray | None:
+    """Labels, factors or a numeric target of rows of a split; None if there are none."""
+    labels = data.dataset.labels.get(split)
+    return None if labels is None else labels[rows].numpy()
+
+
+def split_data_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into the options of the data, `--data` and `--data.*`, and the others.
+
+    >>> split_data_options(["run", "--data", "mnist", "--data.size=32", "--data-root", "x"])
+    (['--data', 'mnist', '--data.size=32'], ['run', '--data-root', 'x'])
+    """
+    data: list[str] = []
+    others: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if option != "--data" and not option.startswith("--data."):
+            others.append(word)
+            continue
+        data.append(word)
+        if not equals:
+            data += [value for value in [next(words, None)] if value is not None]
+    return data, others
+
+
+def file_name(name: str) -> str:
+    """A name of data as part of a file name.
+
+    >>> file_name("my data/2")
+    'my_data_2'
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)

@@ -1,0 +1,74 @@
+"""Fixtures of the tests of scripts: programs run in this process, on runs of two steps."""
+
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Two steps of a tiny model, without an evaluation.
+SHORT = ("--max-steps", "2", "--network.hidden", "[8]", "--latent-dim", "2", "--evaluate", "none")
+
+
+@pytest.fixture(scope="session")
+def script():
+    """Run a script in this process and return its exit code; `patches` replace its global names."""
+
+    def run(name: str, *arguments: object, **patches: object) -> int:
+        main = runpy.run_path(str(ROOT / "scripts" / f"{name}.py"))["main"]
+        main.__globals__.update(patches)
+        return main([str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def train(script):
+    """Train for two steps into a directory, and return it."""
+
+    def train(out: Path, *options: object) -> Path:
+        assert script("svi_train", "--out", out, *SHORT, *options) == 0
+        return out
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def trained(train, tmp_path_factory) -> Path:
+    """A run on the digits, which no test changes."""
+    return train(tmp_path_factory.mktemp("trained") / "digits")
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    """A copy of it, to be written into."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture
+def refused(script, capsys):
+    """Run a script on bad input, and return the one line of its error."""
+
+    def refused(name: str, *arguments: object, **patches: object) -> str:
+        capsys.readouterr()
+        assert script(name, *arguments, **patches) == 2
+        error = capsys.readouterr().err
+        (line,) = (
+            line for line in error.split("\n") if line and "it/s" not in line and "/s]" not in line
+        )
+        assert line.startswith(f"{name}.py: error: ")
+        return line
+
+    return refused
+
+
+@pytest.fixture
+def contents():
+    """The bytes of all files below a folder, by path."""
+
+    def contents(folder: Path) -> dict[str, bytes]:
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+    return contents

@@ -23,6 +23,8 @@ def a_subject(n=2, **options):
 
 @dataclass(frozen=True)
 class Mean(Result):
+    """A result with one number and one verdict."""
+
     FIELDS = ("mean",)
     mean: float
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from analysis.check import Check, Plot, Result
-from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shortened, tidy, wrapped
+from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shorten, tidy, wrap_title
 from analysis.representation.codes import (
     LabelledCodes,
     balanced_rows,
@@ -244,7 +244,7 @@ def plot_label_efficiency(results: Mapping[str, LabelEfficiency]) -> "matplotlib
             lw=1.6,
             capsize=2.5,
             elinewidth=1.1,
-            label=shortened(name, 34),
+            label=shorten(name, 34),
         )
     first = ranked[0][1]
     ax.axhline(first.chance, color=GREY, linestyle="--", linewidth=1.1, label="chance")
@@ -263,7 +263,7 @@ def plot_label_efficiency(results: Mapping[str, LabelEfficiency]) -> "matplotlib
     )
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9.5)
     tidy([ax])
-    figure.suptitle(wrapped(_title(results)), fontsize=12)
+    figure.suptitle(wrap_title(_title(results)), fontsize=12)
     return figure
 
 
@@ -273,7 +273,7 @@ def _title(results: Mapping[str, LabelEfficiency]) -> str:
         ((name, result),) = results.items()
         few, many = result.points[0], result.points[-1]
         return (
-            f"{shortened(name)}: {few.mean:.1%} right with {few.n:,} labels, {many.mean:.1%} "
+            f"{shorten(name)}: {few.mean:.1%} right with {few.n:,} labels, {many.mean:.1%} "
             f"with {many.n:,}"
         )
     shared = set.intersection(*({point.n for point in r.points} for r in results.values()))
@@ -284,7 +284,7 @@ def _title(results: Mapping[str, LabelEfficiency]) -> str:
     n = next((size for size in sizes if size >= 100), sizes[-1])
     at = {name: result.at(n) for name, result in results.items()}
     (best, first), (_, second) = sorted(at.items(), key=lambda item: -item[1].mean)[:2]
-    start = f"With {n:,} labels {shortened(best)} is best with {first.mean:.1%}"
+    start = f"With {n:,} labels {shorten(best)} is best with {first.mean:.1%}"
     if first.mean - second.mean <= max(
         first.spread or 0.0, second.spread or 0.0, first.standard_error
     ):

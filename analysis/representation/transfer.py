@@ -13,11 +13,11 @@ from analysis.check import Check, Plot, Result
 from analysis.plotting.style import (
     GREY,
     LINE_COLOURS,
-    listed,
+    list_names,
     new_figure,
-    shortened,
+    shorten,
     tidy,
-    wrapped,
+    wrap_title,
 )
 from analysis.predictive.model_samples import to_array
 from analysis.representation.codes import (
@@ -155,7 +155,7 @@ class Transfer(Result):
             ]
             parts.append(
                 f"With {n:,} labels a linear probe of {self.first} is right for {accuracies.mean():.1%} "
-                f"(chance {self.chance:.1%}), {listed(leads)}."
+                f"(chance {self.chance:.1%}), {list_names(leads)}."
             )
         return " ".join(parts)
 
@@ -260,9 +260,7 @@ def plot_transfer(result: Transfer) -> "matplotlib.figure.Figure":
         values = result.accuracies[name]
         at = np.arange(len(result.sizes)) + (place - (len(names) - 1) / 2) * width
         colour = LINE_COLOURS[place % len(LINE_COLOURS)]
-        ax.bar(
-            at, values.mean(axis=1), 0.9 * width, color=colour, alpha=0.55, label=shortened(name)
-        )
+        ax.bar(at, values.mean(axis=1), 0.9 * width, color=colour, alpha=0.55, label=shorten(name))
         offsets = np.linspace(-0.25, 0.25, values.shape[1]) * width
         ax.plot(at[:, None] + offsets, values, "o", ms=3.5, color="0.2")
         for left, mean, highest in zip(at, values.mean(axis=1), values.max(axis=1), strict=True):
@@ -274,14 +272,14 @@ def plot_transfer(result: Transfer) -> "matplotlib.figure.Figure":
     tidy([ax])
     leads = [lead for lead in result.leads if lead.n == result.sizes[0]]
     parts = [
-        f"{outcome} {preposition} {listed(others)}"
+        f"{outcome} {preposition} {list_names(others)}"
         for outcome, preposition in (
             *(("better", "than"), ("worse", "than"), ("not clearly different", "from")),
         )
         if (others := [lead.other for lead in leads if lead.outcome == outcome])
     ]
-    title = f"With {result.sizes[0]:,} labels, {shortened(result.first)}: {'; '.join(parts)}"
-    figure.suptitle(wrapped(title), fontsize=12)
+    title = f"With {result.sizes[0]:,} labels, {shorten(result.first)}: {'; '.join(parts)}"
+    figure.suptitle(wrap_title(title), fontsize=12)
     return figure
 
 

@@ -8,13 +8,12 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from analysis.check import Check, Plot, Result
+from analysis.check import Check, Plot, Result, UndefinedCheckError
 from analysis.diagnosis import UNUSED_PRIOR, Section
 from analysis.plotting.style import new_figure
-from analysis.predictive.model_samples import UndefinedCheckError
 from analysis.progress import Steps
 from analysis.subject import Subject
-from analysis.verdicts import Verdict, code_used
+from analysis.verdicts import Verdict, judge_code_use
 
 
 def a_subject(n=2, **options):
@@ -29,7 +28,7 @@ class Mean(Result):
     mean: float
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        return (code_used(self.mean, 1, 1),)
+        return (judge_code_use(self.mean, 1, 1),)
 
     def reading(self) -> str:
         return f"Mean {self.mean}."

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.plotting.images import is_image, limits_of, plot_reconstructions, plot_samples
+from analysis.plotting.images import is_image, plot_reconstructions, plot_samples, value_limits
 
 SHAPES = [(6, 7), (3, 6, 7), (30,), (2, 5)]
 
@@ -44,7 +44,7 @@ def test_other_channels_are_side_by_side_on_separate_scales():
     data = (
         np.random.default_rng(0).random((5, 4, 6, 7)) * np.array([1, 10, 100, 1000])[:, None, None]
     )
-    (drawn, *_) = plot_samples(data, limits_of(data)).axes[0].images
+    (drawn, *_) = plot_samples(data, value_limits(data)).axes[0].images
     grid = np.ma.filled(drawn.get_array(), np.nan)
     assert grid.shape == (13, 15)
     assert np.isnan(grid[6]).all()
@@ -57,7 +57,7 @@ def test_other_channels_are_side_by_side_on_separate_scales():
 
 def test_series_are_lines_with_axes(words):
     data = np.random.default_rng(0).normal(size=(2, 3, 40)) + np.array([0, 50, 1])[:, None]
-    figure = plot_reconstructions(data, data + 1, limits_of(data))
+    figure = plot_reconstructions(data, data + 1, value_limits(data))
     axes, text = words(figure)
     assert "channel 2" in text
     assert "position in the series" in text

@@ -28,7 +28,7 @@ from pyro_vae.evidence import Evaluation
 from pyro_vae.inference_data import unconditioned
 from pyro_vae.log_densities import distribution_at
 from pyro_vae.rng import as_floats, evaluation_mode
-from pyro_vae.training.learning_curves import plot_learning_curves
+from pyro_vae.training.history import plot_learning_curves
 
 if TYPE_CHECKING:
     import matplotlib.figure

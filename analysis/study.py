@@ -1,25 +1,39 @@
-"""A study: a table of cells, each a run, kept as they come and written into the README.
+"""A study: a table of runs over seeds, whose cells are stored as they come and written into a page of the docs.
 
-A cell is a dictionary of plain values with the `command` that gives it. Cells are kept in one JSON
-file under "row/seed", written anew after each, so that a study that is stopped goes on where it was.
+A cell is a dictionary of plain values with the `command` that gives it. Cells are stored in one JSON file under
+"row/seed", rewritten after each, so that a study that was stopped continues where it was.
 """
 
 import argparse
 import csv
 import json
 import shlex
-import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from analysis.study_results import (
+    Cell,
+    Column,
+    Results,
+    StudyError,
+    cells_of,
+    common_command,
+    fill_cell,
+    made_with,
+    markdown,
+    read_results,
+    shared_command,
+    write_between_markers,
+)
 from pyro_vae import load
 from pyro_vae.configuration.components import load_data, prepare_data, to_yaml
 from pyro_vae.configuration.parser import parse
@@ -27,134 +41,226 @@ from pyro_vae.data import PreparedData, default_root
 from pyro_vae.evidence import evaluate, fixed_rows
 from pyro_vae.runs.provenance import provenance
 from pyro_vae.runs.run_directory import RunDirectory
-from pyro_vae.training.checkpoint import write_atomically
 
-Cell = dict[str, Any]
-Results = dict[str, Cell]
-
-SVI_TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "svi_train.py"
-
-
-class StudyError(RuntimeError):
-    """A program of the study ended with an error, or gave no number."""
-
-
-def study_parser(description: str, results: Path) -> argparse.ArgumentParser:
-    """The options that all studies have.
-
-    Args:
-        description: The program's docstring, whose first line is shown.
-        results: Where results are kept.
-    """
-    parser = argparse.ArgumentParser(
-        description=description.partition("\n")[0], allow_abbrev=False
-    )
-    parser.add_argument("--again", action="store_true", help="Repeat what is there, too.")
-    parser.add_argument("--table", action="store_true", help="Print the table; make nothing.")
-    parser.add_argument("--write", type=Path, help="Put the table there; make nothing.")
-    parser.add_argument("--results", type=Path, default=results, help="Where results are kept.")
-    return parser
+ROOT = Path(__file__).resolve().parents[1]
+SVI_TRAIN = "python scripts/svi_train.py"
+# The entries of metrics.json that a cell keeps, where they are there.
+METRICS = (
+    *(
+        "data",
+        "binarisation",
+        "scale",
+        "prior",
+        "likelihood",
+        "posterior",
+        "objective",
+        "latent_dim",
+    ),
+    *("seed", "steps", "epochs", "n", "n_train", "log_evidence", "log_evidence_se"),
+    *("log_evidence_samples", "elbo", "kl", "reconstruction", "bits_per_dim", "active_units"),
+    *("khat_share_above", "parameters", "seconds_per_epoch", "torch", "pyro", "git_commit"),
+)
 
 
-def run_study(
-    name: str,
-    options: argparse.Namespace,
-    fill: Callable[[], None],
-    tables: Callable[[Results], str],
-) -> int:
-    """Make what is not there, print or place the table, and return the program's exit code.
+@dataclass(frozen=True)
+class Row:
+    """A row of a study.
 
     Args:
-        name: The program's, without its suffix, and that of the README's markers.
-        options: What `study_parser` read.
-        fill: Makes the cells.
-        tables: Results to Markdown.
+        words: Its own options of `scripts/svi_train.py`, for `{words}` in the study's templates.
+        title: Its name in the table; by default that of the row.
+        command: Its template in place of the study's.
+        make: Makes a cell from a seed and the options, for a row that is not a run of `svi_train.py`.
+        once: Whether seeds change nothing.
     """
-    try:
-        if not (options.table or options.write):
-            fill()
-        table = tables(read_results(options.results))
-        if options.write:
-            write_between_markers(options.write, name, table)
-        else:
-            print(table)  # noqa: T201 - what the program is for
-    except (ValueError, OSError, ImportError, StudyError) as error:
-        print(f"{name}.py: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        return 1 if isinstance(error, StudyError) else 2
-    except KeyboardInterrupt:
-        print(f"{name}.py: stopped; the same command goes on with the next cell", file=sys.stderr)  # noqa: T201
-        return 130
-    return 0
+
+    words: str = ""
+    title: str = ""
+    command: str | None = None
+    make: Callable[[int, argparse.Namespace], Cell] | None = None
+    once: bool = False
 
 
-def read_results(path: Path) -> Results:
-    """The cells stored, none if there is no file.
-
-    Raises:
-        ValueError: If the file is damaged.
-    """
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
-
-
-def fill_cell(
-    path: Path, name: str, command: str, make: Callable[[], Cell], *, again: bool = False
-) -> None:
-    """Make a cell and store it, unless it is there by the same command.
+@dataclass(frozen=True)
+class Study:
+    """Rows of runs, what is measured of each, and the table of it.
 
     Args:
-        path: The results.
-        name: "row/seed".
-        command: What to type, at the root of a checkout, to get the cell.
-        make: Gives the cell; its `log_evidence`, if it has one, must be a number, unless its
-            `log_evidence_samples` are None, too: log p(x) is then not defined.
-        again: Make it in any case.
-
-    Raises:
-        StudyError: If log p(x) is not finite.
+        name: The name of the program and of the markers in the page.
+        about: The program's docstring, whose first line is shown by `--help`.
+        rows: The rows in the order of the table.
+        command: What to type, at the root of a checkout, to get a cell: a template with `{row}`, `{words}`,
+            `{seed}`, `{all_seeds}` and the names in `options`. The seed comes last.
+        columns: Titles and functions from a row's cells to text. The first column is the row's title.
+        note: A text below the table, or a function of the results.
+        train: The template of `svi_train.py`'s options, if `command` runs the study itself.
+        measure: Measures a trained run, from its directory, row and options; by default its metrics.json.
+        options: Further options of the program with their defaults.
+        seeds: The default seeds.
+        findings: Lines below the note, from the results.
+        draw: Draws the study's figures from the results and the options.
+        first: The title of the first column.
+        tables: The whole text from the results, in place of one table.
     """
-    if not again and read_results(path).get(name, {}).get("command") == command:
-        print(f"{name} is there: {command}")  # noqa: T201 - a study's progress
-        return
-    print(f"{name}: {command}", flush=True)  # noqa: T201
-    cell = make()
-    defined = cell.get("log_evidence_samples", 0) is not None
-    if defined and cell.get("log_evidence", 0.0) is None:
-        raise StudyError(f"log p(x) of {name} is not finite; nothing was stored.")
-    # Read anew: another process may have filled another cell.
-    results = {**read_results(path), name: {"command": command, **cell}}
-    results = {name: results[name] for name in sorted(results)}
-    write_atomically(path, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
+
+    name: str
+    about: str | None
+    rows: Mapping[str, Row]
+    command: str | Callable[[argparse.Namespace], str]
+    columns: Sequence[Column] = ()
+    note: str | Callable[[Results], str] = ""
+    train: str | None = None
+    measure: Callable[[Path, str, argparse.Namespace], Cell] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seeds: Sequence[int] = (0, 1, 2)
+    findings: Callable[[Results], Iterable[str]] = lambda _: ()
+    draw: Callable[[Results, argparse.Namespace], None] | None = None
+    first: str = ""
+    tables: "Callable[[Study, Results], str] | None" = None
+
+    @property
+    def stored(self) -> Path:
+        """The file of the results, beside the program."""
+        return ROOT / "scripts" / "studies" / f"{self.name}.json"
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Run the program and return its exit code."""
+        options = self.parser().parse_args(arguments)
+        try:
+            if not (options.table or options.write):
+                self.fill(options)
+                if self.draw:
+                    self.draw(read_results(options.results), options)
+            text = self.text(read_results(options.results))
+            if options.write:
+                write_between_markers(options.write, self.name, text)
+            else:
+                print(text)  # noqa: T201 - the program's output
+        except (ValueError, OSError, ImportError, StudyError) as error:
+            print(f"{self.name}.py: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+            return 1 if isinstance(error, StudyError) else 2
+        except KeyboardInterrupt:
+            print(f"{self.name}.py: stopped; the same command continues", file=sys.stderr)  # noqa: T201
+            return 130
+        return 0
+
+    def parser(self) -> argparse.ArgumentParser:
+        """The options of all studies, and this one's."""
+        about = (self.about or "").partition("\n")[0]
+        parser = argparse.ArgumentParser(description=about, allow_abbrev=False)
+        add, rows = parser.add_argument, list(self.rows)
+        add("--only", nargs="+", choices=rows, default=rows, metavar="ROW", help=", ".join(rows))
+        add("--seeds", nargs="+", type=int, default=list(self.seeds), help="The training seeds.")
+        for name, default in self.options.items():
+            if default is False:
+                add(f"--{name}", action="store_true")
+                continue
+            kind = Path if default is None else type(default)
+            add(
+                f"--{name.replace('_', '-')}",
+                type=kind,
+                default=default,
+                help=f"Default: {default}.",
+            )
+        add("--max-steps", type=int, help="Stop each training after this number of steps.")
+        add("--again", action="store_true", help="Repeat stored cells, too.")
+        add("--table", action="store_true", help="Print the table of stored cells.")
+        add(
+            "--write",
+            type=Path,
+            metavar="PAGE",
+            help="Write that table between the page's markers.",
+        )
+        add("--results", type=Path, default=self.stored, help="The file of the stored cells.")
+        return parser
+
+    def fill(self, options: argparse.Namespace) -> None:
+        """Make the cells that are not stored yet, and store each."""
+        for name in options.only:
+            for seed in options.seeds[:1] if self.rows[name].once else options.seeds:
+                command = self.command_of(name, seed, options)
+                make = partial(self.cell, name, seed, options)
+                fill_cell(options.results, f"{name}/{seed}", command, make, again=options.again)
+
+    def words_of(
+        self, template: str, name: str, seed: int, options: argparse.Namespace
+    ) -> list[str]:
+        """A template's words for a row and a seed."""
+        filled = template.format(
+            **{
+                **vars(options),
+                "row": shlex.quote(name),
+                "words": self.rows[name].words,
+                "seed": seed,
+                "all_seeds": " ".join(map(str, options.seeds)),
+            }
+        )
+        words = shlex.split(filled)
+        if options.max_steps is not None:
+            # The seed stays last.
+            words[-2:-2] = ["--max-steps", str(options.max_steps)]
+        return words
+
+    def command_of(self, name: str, seed: int, options: argparse.Namespace) -> str:
+        """The command that gives a cell."""
+        template = self.rows[name].command or self.command
+        template = template if isinstance(template, str) else template(options)
+        return shlex.join(self.words_of(template, name, seed, options))
+
+    def cell(self, name: str, seed: int, options: argparse.Namespace) -> Cell:
+        """Train a row with a seed and measure it."""
+        row = self.rows[name]
+        if row.make is not None:
+            return row.make(seed, options)
+        template = self.train or str(row.command or self.command).removeprefix(SVI_TRAIN)
+        with trained(self.words_of(template, name, seed, options)) as run:
+            return metrics_of(run) if self.measure is None else self.measure(run, name, options)
+
+    def text(self, results: Results) -> str:
+        """The table with its command, note and findings, in Markdown."""
+        if not results:
+            return "No cell has been made yet."
+        if self.tables is not None:
+            return self.tables(self, results)
+        note = self.note if isinstance(self.note, str) else self.note(results)
+        findings = "\n".join(f"- {line}" for line in self.findings(results))
+        table = self.table(results, self.rows, self.columns)
+        return "\n\n".join(
+            part for part in (table, f"{note} {made_with(results)}", findings) if part
+        )
+
+    def table(self, results: Results, rows: Iterable[str], columns: Sequence[Column]) -> str:
+        """A table of these rows, and below it their command once."""
+        shown = {name: cells for name in rows if (cells := cells_of(results, name))}
+        if not shown:
+            return ""
+        titles = {name: self.rows[name].title or name for name in shown}
+        commands = {titles[name]: common_command(cells) for name, cells in shown.items()}
+        own, text = shared_command(commands)
+        seeds = {", ".join(map(str, cells)) for cells in shown.values()}
+        header = [self.first, *(title for title, _ in columns)]
+        if own:
+            header.append("ROW")
+        if len(seeds) > 1:
+            header.append("S")
+        elif " S`" in text:
+            text += f"; S = {seeds.pop()}"
+        lines = []
+        for name, cells in shown.items():
+            title = titles[name]
+            line = [title, *(value(list(cells.values())) for _, value in columns)]
+            if own:
+                line.append(f"`{own[title]}`" if own[title] else "")
+            if len(seeds) > 1:
+                line.append(", ".join(map(str, cells)))
+            lines.append(line)
+        return f"{markdown(header, lines)}\n\n{text}."
 
 
-def svi_train_command(arguments: Sequence[str]) -> str:
-    """What to type, at the root of a checkout, to run `scripts/svi_train.py`."""
-    return shlex.join(["python", "scripts/svi_train.py", *arguments])
-
-
-def svi_train(
-    arguments: Sequence[str], kept: Iterable[str], *, picture: Path | None = None
-) -> Cell:
-    """Run `scripts/svi_train.py` in a temporary directory; return these entries of metrics.json.
-
-    Args:
-        arguments: The program's, without `--out`.
-        kept: Names of entries.
-        picture: Where to keep its figure of samples from the prior; None to keep none.
-
-    Raises:
-        StudyError: If it ends with an error, which it has printed.
-    """
-    with trained(arguments) as run:
-        if picture is not None:
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(run / "figures" / "prior_samples.png", picture)
-        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    return {name: metrics[name] for name in kept}
+def metrics_of(run: Path) -> Cell:
+    """The entries of metrics.json that a cell keeps."""
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    return {name: metrics[name] for name in METRICS if name in metrics}
 
 
 @contextmanager
@@ -197,7 +303,8 @@ def kept_run(run: Path, arguments: Sequence[str]) -> Path:
 
 
 def _run_svi_train(words: Sequence[str]) -> None:
-    done = subprocess.run([sys.executable, str(SVI_TRAIN), *words], check=False)
+    program = ROOT / "scripts" / "svi_train.py"
+    done = subprocess.run([sys.executable, str(program), *words], check=False)
     if done.returncode:
         raise StudyError(f"scripts/svi_train.py ended with exit code {done.returncode}.")
 
@@ -239,74 +346,3 @@ def evaluated(run: Path, *, at_most: int, num_samples: int = 1000) -> Cell:
         "epochs": len(epochs),
         **provenance(),
     }
-
-
-def cells_of(results: Results, row: str) -> dict[int, Cell]:
-    """The cells of a row by seed, in order."""
-    named = (name.partition("/") for name in results)
-    seeds = sorted(int(seed) for name, _, seed in named if name == row)
-    return {seed: results[f"{row}/{seed}"] for seed in seeds}
-
-
-def common_command(cells: dict[int, Cell]) -> str:
-    """The command of a row's cells, with S for the seed, which comes last.
-
-    Raises:
-        ValueError: If they were made by different commands: no mean is over those.
-    """
-    commands = {cell["command"].removesuffix(str(seed)) + "S" for seed, cell in cells.items()}
-    if len(commands) > 1:
-        raise ValueError(
-            "the cells of a row must have one command but for the seed, got "
-            f"{' and '.join(sorted(commands))}; run them again with one."
-        )
-    return commands.pop()
-
-
-def mean_and_spread(values: Sequence[float | int | None], digits: int = 2) -> str:
-    """The mean and, of several, the standard deviation; "not defined" if a value is not."""
-    numbers = [value for value in values if value is not None]
-    if len(numbers) < len(values) or not numbers:
-        return "not defined"
-    spread = f" ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else ""
-    return f"{statistics.mean(numbers):.{digits}f}{spread}"
-
-
-def differences(results: Results, row: str, other: str, of: str = "log_evidence") -> list[float]:
-    """An entry of a row's cells less that of another's, seed by seed, where both are defined."""
-    ours, theirs = cells_of(results, row), cells_of(results, other)
-    pairs = [(ours[seed][of], theirs[seed][of]) for seed in sorted(ours.keys() & theirs.keys())]
-    return [pair[0] - pair[1] for pair in pairs if None not in pair]
-
-
-def nats_by_seed(gaps: Sequence[float]) -> str:
-    """The mean of differences in nats, and each."""
-    by_seed = ", ".join(f"{gap:+.2f}" for gap in gaps)
-    return f"{statistics.mean(gaps):+.2f} nats (by seed {by_seed})"
-
-
-def made_with(results: Results) -> str:
-    """The versions and commits that made the results."""
-    versions = sorted({f"torch {cell['torch']}, pyro {cell['pyro']}" for cell in results.values()})
-    commits = sorted({(cell["git_commit"] or "none")[:10] for cell in results.values()})
-    return f"Made with {'; '.join(versions)}; commit {', '.join(commits)}."
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def write_between_markers(path: Path, name: str, text: str) -> None:
-    """Replace what is between `<!-- name -->` and `<!-- /name -->` in a Markdown file.
-
-    Raises:
-        ValueError: If the file has no such pair of markers.
-    """
-    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, opened, rest = path.read_text(encoding="utf-8").partition(start)
-    _, closed, after = rest.partition(end)
-    if not (opened and closed):
-        raise ValueError(f"{path} must hold {start} and, after it, {end}.")
-    write_atomically(path, f"{before}{start}\n{text}\n{end}{after}".encode())

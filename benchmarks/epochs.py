@@ -14,7 +14,7 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.study import markdown
+from analysis.study_results import markdown
 from benchmarks.task import Options, Setting, SkippedError, grey_images
 from benchmarks.timing import (
     Environment,
@@ -26,12 +26,13 @@ from benchmarks.timing import (
     spread,
 )
 from pyro_vae import build, likelihoods, networks, priors
-from pyro_vae.compilation.work import CompileMode
+from pyro_vae.compilation import CompileMode
 from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.networks import NetworkFactory
 from pyro_vae.objectives import ELBO
-from pyro_vae.posteriors.gaussian import MINIMUM_SCALE
-from pyro_vae.training.loop import Precision, Training
+from pyro_vae.posteriors import MINIMUM_SCALE
+from pyro_vae.training import Training
+from pyro_vae.training.batch_loss import Precision
 
 # Values as they are stored: "targets", and the numbers of a suite.
 SuiteResult = dict[str, Any]

@@ -32,10 +32,11 @@ from benchmarks.plain_torch import (
 )
 from benchmarks.task import Implementation, Setting
 from pyro_vae import build, likelihoods, networks, posteriors, priors
-from pyro_vae.compilation.work import CompileMode
+from pyro_vae.compilation import CompileMode
 from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.objectives import ELBO
-from pyro_vae.training.loop import Precision, Training
+from pyro_vae.training import Training
+from pyro_vae.training.batch_loss import Precision
 
 # More than anyone runs: epochs are run one at a time.
 EPOCHS = 1_000_000

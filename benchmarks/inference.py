@@ -6,7 +6,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from analysis.study import markdown
+from analysis.study_results import markdown
 from benchmarks.epochs import SuiteResult
 from benchmarks.task import Options, Setting, grey_images
 from benchmarks.timing import TargetResult, at_most, memory_bytes, ratio, run_in_process, spread
@@ -149,16 +149,15 @@ def time_annealing(rounds: int, data: str, data_root: str | None) -> dict[str, A
     import torch
 
     from pyro_vae import build, networks
-    from pyro_vae.evidence.annealing import Options as Walk
-    from pyro_vae.evidence.annealing import chunks
+    from pyro_vae.evidence.annealed_importance_sampling import ChainOptions, chains_of_chunks
     from pyro_vae.rng import evaluation_mode
 
     x = (grey_images(data, data_root, ANNEALED_IMAGES) > 127).float()
     pyro.set_rng_seed(0)
     network = partial(networks.MLP, hidden=ANNEALED_HIDDEN)
     vae = build((x.shape[1],), ANNEALED_DIM, network=network)
-    whole = Walk(CHAINS, TEMPERATURES, LEAPFROG_STEPS, 10**9, "on")
-    timed = Walk(CHAINS, TRANSITIONS + 1, LEAPFROG_STEPS, 10**9, "on")
+    whole = ChainOptions(CHAINS, TEMPERATURES, LEAPFROG_STEPS, 10**9, "on")
+    timed = ChainOptions(CHAINS, TRANSITIONS + 1, LEAPFROG_STEPS, 10**9, "on")
     # Forward, and back to z.
     weights = [
         torch.randn(b, a) for a, b in pairwise((ANNEALED_DIM, *ANNEALED_HIDDEN, x.shape[1]))
@@ -171,7 +170,7 @@ def time_annealing(rounds: int, data: str, data_root: str | None) -> dict[str, A
     seconds: list[float] = []
     products: dict[str, list[float]] = {routine: [] for routine in ROUTINES}
     with evaluation_mode(vae, seed=0), pyro.validation_enabled(False):
-        (chunk,) = chunks(vae, x, timed, passes=1, progress=False)
+        (chunk,) = chains_of_chunks(vae, x, timed, passes=1, progress=False)
         chunk.forward()
         for _ in range(rounds):
             seconds.append(seconds_beside_products(chunk.forward, both_ways, repeats, products))
@@ -179,7 +178,7 @@ def time_annealing(rounds: int, data: str, data_root: str | None) -> dict[str, A
         "transition_seconds": [each / TRANSITIONS for each in seconds],
         "products_seconds": _scaled(products, 1 / TRANSITIONS),
         "transitions": whole.transitions(passes=1),
-        "compile_seconds": chunk.endpoints.compile_seconds,
+        "compile_seconds": chunk.path.compile_seconds,
     }
 
 

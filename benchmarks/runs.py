@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from analysis.study import SVI_TRAIN, StudyError, markdown, svi_train
+from analysis.study import ROOT, metrics_of, trained
+from analysis.study_results import StudyError, markdown
 from benchmarks.epochs import SuiteResult
 from benchmarks.task import Options
 from benchmarks.timing import (
@@ -52,7 +53,6 @@ PRECISIONS = ("float32", "bfloat16")
 EPOCHS = 10
 # The largest difference of test log p(x) in bfloat16, in nats.
 PRECISION_GAP = 0.3
-METRICS = ("log_evidence", "log_evidence_se", "elbo", "n", "log_evidence_samples", "steps")
 
 
 def _command(options: Options, *arguments: str) -> list[str]:
@@ -134,7 +134,13 @@ def seconds_to_steps(
     """
     with tempfile.TemporaryDirectory() as directory:
         out = str(Path(directory, "run"))
-        command = [sys.executable, str(SVI_TRAIN), *arguments, "--out", out]
+        command = [
+            sys.executable,
+            str(ROOT / "scripts" / "svi_train.py"),
+            *arguments,
+            "--out",
+            out,
+        ]
         started = time.perf_counter()
         with limited_cores(threads) as environment:
             # The bar is updated at each step, however short.
@@ -244,7 +250,8 @@ def run_precision(options: Options) -> SuiteResult:
             if status[precision] != "measured":
                 continue
             try:
-                metrics = svi_train(arguments(precision, seed), METRICS)
+                with trained(arguments(precision, seed)) as run:
+                    metrics = metrics_of(run)
             except StudyError as error:
                 status[precision] = f"failed: {error}"
                 options.say(f"{precision}: {status[precision]}")

@@ -1,6 +1,6 @@
-"""The per-datum terms of a model and guide pair: log p(x | z), log p(z) and log q(z | x).
+"""The terms of a model and guide pair per example: log p(x | z), log p(z) and log q(z | x).
 
-Every bound, diagnostic and decomposition comes from these.
+Every bound, diagnostic and decomposition is computed from these.
 """
 
 from collections.abc import Callable
@@ -26,12 +26,12 @@ from pyro_vae.rng import as_floats, evaluation_mode
 
 
 class NoDensityError(ValueError):
-    """What is asked for needs log q(z | x), and the guide has all its mass at one point."""
+    """Raised where log q(z | x) is needed and the guide is a point mass."""
 
 
 @dataclass(frozen=True)
 class LogDensities:
-    """The terms of K particles and B data, in nats, and the traces they were read from.
+    """The terms of K particles and B examples, in nats, with their traces.
 
     Args:
         log_likelihood: log p(x | z), summed over the observed sites.
@@ -56,29 +56,29 @@ class LogDensities:
         """The log importance weight log p(x, z) - log q(z | x).
 
         Raises:
-            NoDensityError: If the guide has all its mass at one point.
+            NoDensityError: If the guide is a point mass.
         """
         require_density(self.guide_trace, "an importance weight")
         return self.log_likelihood + self.log_prior - self.log_posterior
 
     @property
     def draws(self) -> list[Tensor]:
-        """Each latent site's draws as the model reads them: only its densities depend on these."""
+        """Each latent site's draws as the model reads them; only the model's densities depend on them."""
         nodes = _nodes(self.model_trace)
         return [nodes[name]["value"] for name in self.model_sites if name in self.guide_sites]
 
     def log_posterior_at_fixed_draws(self) -> Float[Tensor, "particles batch"]:
-        """log q(z | x) again, with a gradient through the guide's parameters alone: the score.
+        """log q(z | x) with fixed draws, whose gradient is the score.
 
-        Without it, the gradient of log q(z | x) is the one along the path of the draws.
+        Without the score, the gradient of log q(z | x) is the one along the path of the draws.
 
         Raises:
-            ValueError: If the guide has several sites: a later one's parameters may depend on the
-                draws of an earlier one.
+            ValueError: If the guide has several sites: the parameters of one may depend on the draws of
+                another.
         """
         if len(self.guide_sites) != 1:
             raise ValueError(
-                "the score of one latent site can be told apart, got the sites "
+                "the score is defined for one latent site, got the sites "
                 f"{', '.join(self.guide_sites)}."
             )
         (name,) = self.guide_sites
@@ -86,16 +86,15 @@ class LogDensities:
         score = site["fn"].log_prob(site["value"].detach())
         if score.shape != self.log_posterior.shape:
             raise ValueError(
-                f"the score of site {name!r} can be told apart where it is in the plate over data alone."
+                f"the score needs a site in no plate but that over data, and {name!r} is in another."
             )
         return score
 
     def closed_form_kl(self, site: str) -> Float[Tensor, "particles batch"] | None:
         """KL(q || p) at a latent site, in nats; None where no closed form is registered.
 
-        None, too, where the model has no such site, or has it in a plate of its own: the terms
-        were summed by datum, the divergence was not. And where the guide has all its mass at one
-        point, for which Pyro registers -log p(z).
+        Also None if the model has no such site or has it in another plate, over which terms are summed
+        but the divergence is not, and if the guide is a point mass, for which Pyro registers -log p(z).
         """
         if site not in self.model_sites or site in without_density(self.guide_trace):
             return None
@@ -104,7 +103,7 @@ class LogDensities:
         expanded = [distribution_at(trace, site).batch_shape for trace in traces]
         if torch.broadcast_shapes(*expanded) != shape:
             return None
-        # Once for all particles, unless their own draws set a distribution's parameters.
+        # Once for all particles, unless a distribution's parameters depend on their draws.
         q, p = (_nodes(trace)[site][_FOR_ONE_PARTICLE] for trace in traces)
         try:
             return kl_divergence(q, p).expand(shape)
@@ -118,10 +117,10 @@ def distribution_at(trace: Trace, site: str) -> Distribution:
 
 
 def without_density(guide_trace: Trace) -> dict[str, str]:
-    """The guide's sites that have all their mass at one point, each with its distribution's class.
+    """The guide's sites that are point masses, each with the name of its distribution's class.
 
-    Their log q is 0 at that point, which is no density: nothing that adds it to others is an ELBO. A
-    point that carries on the density of an auxiliary draw, as in Pyro's automatic guides, is none.
+    Their log q of 0 is not a density and must not enter an ELBO. A point that is computed from an
+    auxiliary draw with a density, as in Pyro's automatic guides, does not count.
     """
     nodes = {n: s for n, s in _nodes(guide_trace).items() if s["type"] == "sample"}
     if any((site["infer"] or {}).get("is_auxiliary") for site in nodes.values()):
@@ -139,15 +138,15 @@ def without_density(guide_trace: Trace) -> dict[str, str]:
 def require_density(
     guide_trace: Trace, what: str, otherwise: str = "it has no ELBO and no log p(x)"
 ) -> None:
-    """Make sure that a guide has a density.
+    """Check that a guide has a density.
 
     Args:
         guide_trace: A trace of the guide.
         what: What needs log q(z | x), for the message.
-        otherwise: What follows from there being none, for the message.
+        otherwise: The consequence of having none, for the message.
 
     Raises:
-        NoDensityError: If a site has all its mass at one point.
+        NoDensityError: If a site is a point mass.
     """
     for name, kind in without_density(guide_trace).items():
         raise NoDensityError(
@@ -157,15 +156,15 @@ def require_density(
 
 
 def check_density(guide: Callable[..., Any], x: Real[Tensor, " n *event"], what: str) -> None:
-    """Make sure that a guide has a density, from one datum; no random stream moves.
+    """Check that a guide has a density, from one example, without changing the random state.
 
     Args:
         guide: The guide.
-        x: Data; integers are made floats.
+        x: Data; integers are converted to floats.
         what: What needs log q(z | x), for the message.
 
     Raises:
-        NoDensityError: If a site has all its mass at one point.
+        NoDensityError: If a site is a point mass.
     """
     first = as_floats(x[:1])
     with evaluation_mode(guide, seed=0), pyro.get_param_store().scope():
@@ -181,23 +180,23 @@ def log_densities(
     max_plate_nesting: int = 1,
     **kwargs: Any,
 ) -> LogDensities:
-    """Run the guide, replay the model against it, and sum each site's log density by datum.
+    """Run the guide, replay the model against it, and sum each site's log density per example.
 
-    The traces are those of Pyro's `Trace_ELBO` with vectorised particles: with one datum axis,
-    `-(log_weight.mean(0).sum())` is its loss. The terms are unscaled: a plate's subsampling or a
-    `poutine.scale` does not enter, as a log density has no weight.
+    The traces are those of Pyro's `Trace_ELBO` with vectorised particles: if data are in one plate,
+    `-(log_weight.mean(0).sum())` is its loss. The terms are unscaled: neither the subsampling of a plate
+    nor `poutine.scale` enters.
 
     Args:
         model: A Pyro model.
         guide: Its guide.
-        *args: What both are called with.
-        num_particles: The number K of draws from the guide for each datum.
+        *args: The arguments of both.
+        num_particles: The number K of draws from the guide per example.
         data_plate: The name of the plate over data.
-        max_plate_nesting: The number of plates nested in one another; the particles lie left of them.
-        **kwargs: What both are called with.
+        max_plate_nesting: The depth of nested plates; the axis of particles is left of them.
+        **kwargs: The keyword arguments of both.
 
     Raises:
-        ValueError: If a sample site lies outside the plate over data: it has no per-datum term.
+        ValueError: If a sample site is outside the plate over data: it has no term per example.
     """
 
     def particles(program: Callable[..., Any]) -> Callable[..., Any]:
@@ -217,8 +216,8 @@ def log_densities(
         for site in _nodes(trace).values():
             if site["type"] == "sample" and is_validation_enabled():
                 check_site_shape(cast("Any", site), axes)
-    model_sites = _by_datum(model_trace, data_plate, axes)
-    guide_sites = _by_datum(guide_trace, data_plate, axes)
+    model_sites = _per_example(model_trace, data_plate, axes)
+    guide_sites = _per_example(guide_trace, data_plate, axes)
     latent = [name for name in model_sites if name in guide_sites]
     observed = [name for name in model_sites if name not in guide_sites]
     like = next(iter(model_sites.values()))
@@ -238,17 +237,17 @@ _FOR_ONE_PARTICLE = "for_one_particle"
 
 
 class _BeforeParticles(Messenger):
-    """Keeps each site's distribution as it is before the plate of particles around it expands it."""
+    """Keeps each site's distribution as it is before the plate of particles expands it."""
 
     def _pyro_sample(self, msg: Any) -> None:
         msg[_FOR_ONE_PARTICLE] = msg["fn"]
 
 
 def _forked(trace: Trace) -> Trace:
-    """The trace, with tensors of their own for the draws: equal, and one step on for a gradient.
+    """The trace with views of the draws, for the model to read.
 
-    The model reads these. So what reaches a draw from the model's densities can be told, and weighed,
-    apart from what reaches it from the guide's.
+    Gradients of the model's densities reach the views, those of the guide's the draws themselves, so
+    that the two can be weighted differently.
     """
     forked = trace.copy()
     for name, site in _nodes(trace).items():
@@ -257,8 +256,8 @@ def _forked(trace: Trace) -> Trace:
     return forked
 
 
-def _by_datum(trace: Trace, data_plate: str, axes: int) -> dict[str, Tensor]:
-    """Each site's unscaled log density, `(particles, batch)`: every other axis is summed."""
+def _per_example(trace: Trace, data_plate: str, axes: int) -> dict[str, Tensor]:
+    """Each site's unscaled log density, `(particles, batch)`, summed over all other axes."""
     sites = {}
     for name, site in _nodes(trace).items():
         if site["type"] != "sample" or site["infer"].get("is_auxiliary"):
@@ -266,8 +265,8 @@ def _by_datum(trace: Trace, data_plate: str, axes: int) -> dict[str, Tensor]:
         plates = {frame.name: frame.dim for frame in site["cond_indep_stack"]}
         if data_plate not in plates:
             raise ValueError(
-                f"every sample site must be inside the plate {data_plate!r} to have a term for each "
-                f"datum, but site {name!r} is not."
+                f"every sample site must be inside the plate {data_plate!r} to have a term per example, "
+                f"but site {name!r} is not."
             )
         log_prob = site["unscaled_log_prob"]
         log_prob = log_prob.reshape((1,) * (axes - log_prob.dim()) + tuple(log_prob.shape))
@@ -277,7 +276,7 @@ def _by_datum(trace: Trace, data_plate: str, axes: int) -> dict[str, Tensor]:
 
 
 def _nodes(trace: Trace) -> dict[str, dict[str, Any]]:
-    """The trace's nodes, whose every key Pyro's types call optional."""
+    """The trace's nodes; in Pyro's types every key is optional."""
     return cast("dict[str, dict[str, Any]]", trace.nodes)
 
 

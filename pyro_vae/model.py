@@ -1,8 +1,8 @@
 """The model file: a VAE as a Pyro program, and the defaults of the command line.
 
 Three distributions, a prior p(z), a likelihood p(x | z) and a posterior q(z | x), each a module
-called as it is written. Read this file first and edit it freely: change a default of `build`, run
-`python scripts/svi_train.py`, and what you wrote there is what trains.
+called as it is written. Read this file first and edit it freely: change a default of `build`, and
+`python scripts/svi_train.py` trains with it.
 """
 
 import inspect
@@ -32,10 +32,10 @@ from pyro_vae.parameter_names import UniqueParameterNames
 from pyro_vae.parts import Part, check_parts, checked_sizes, class_of, named_part, support_of
 from pyro_vae.rng import exportable
 
-# The likelihood that each kind of data gets, unless one is chosen. Edit a line, or give `build` one class.
+# The default likelihood of each kind of data. Edit a line, or give `build` one class.
 LIKELIHOOD_OF_KIND: dict[Kind, Callable[..., nn.Module]] = {
     "binary": likelihoods.Bernoulli,
-    "grey": likelihoods.Bernoulli,  # of pixels drawn anew from the grey levels at each visit
+    "grey": likelihoods.Bernoulli,  # of pixels that are redrawn from the grey levels at each visit
     "levels": likelihoods.DiscretizedLogistic,
     "counts": likelihoods.NegativeBinomial,
     "unit": likelihoods.LogitNormal,
@@ -50,20 +50,20 @@ class VAE(Generation, UniqueParameterNames, PyroModule):
 
     Args:
         prior: `prior()` is p(z), with event shape `(latent_dim,)`.
-        likelihood: `likelihood(z)` is p(x | z), with the datum's event shape.
+        likelihood: `likelihood(z)` is p(x | z), with the event shape of the data.
         posterior: `posterior(x)` is q(z | x), with event shape `(latent_dim,)`.
 
     Raises:
         ValueError: If prior and posterior differ in support, in latent dimension, or in the number of
             values of a discrete variable.
-        TypeError: If a part is no module.
+        TypeError: If a part is not a module.
 
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114
     """
 
     latent_sites: ClassVar[tuple[str, ...]] = ("z",)
-    # What the data were that it was trained on: set by `fit` and `load`.
+    # Describes the training data; set by `fit` and `load`.
     contract: DataContract | None = None
     prior: nn.Module
     likelihood: nn.Module
@@ -72,27 +72,13 @@ class VAE(Generation, UniqueParameterNames, PyroModule):
     def __init__(self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module) -> None:
         super().__init__()
         check_parts(prior=prior, likelihood=likelihood, posterior=posterior)
-        if prior.support != posterior.support:
-            raise ValueError(
-                "prior and posterior must have the same support: "
-                f"{type(prior).__name__} has {prior.support}, "
-                f"{type(posterior).__name__} has {posterior.support}. "
-                f"On {prior.support}, posteriors are {names_of_support(posteriors.POSTERIORS, prior.support)}; "
-                f"on {posterior.support}, priors are {names_of_support(priors.PRIORS, posterior.support)}."
-            )
-        for word in ("latent_dim", "values"):
-            p, q = (getattr(part, word, None) for part in (prior, posterior))
-            if p != q:
-                raise ValueError(
-                    f"prior and posterior must have the same {word}: "
-                    f"{type(prior).__name__} has {p}, {type(posterior).__name__} has {q}."
-                )
+        check_pair(prior, posterior)
         self.prior = prior
         self.likelihood = likelihood
         self.posterior = posterior
 
     @pyro_method
-    def model(self, x: Real[Tensor, " batch *event"], y: Tensor | None = None) -> Tensor:
+    def model(self, x: Real[Tensor, " batch *event"]) -> Tensor:
         """z ~ p(z), x ~ p(x | z)."""
         check_observed(x, self.likelihood, self.contract)
         with pyro.plate("data", len(x)):
@@ -100,7 +86,7 @@ class VAE(Generation, UniqueParameterNames, PyroModule):
             return pyro.sample("x", self.likelihood(z), obs=x)
 
     @pyro_method
-    def guide(self, x: Real[Tensor, " batch *event"], y: Tensor | None = None) -> Tensor:
+    def guide(self, x: Real[Tensor, " batch *event"]) -> Tensor:
         """z ~ q(z | x)."""
         check_batch(x, self.likelihood)
         with pyro.plate("data", len(x)):
@@ -110,8 +96,8 @@ class VAE(Generation, UniqueParameterNames, PyroModule):
         """The deterministic code of x, used as its representation.
 
         Args:
-            x: A tensor in the likelihood's support, through which gradients flow; or data of any form that
-                `fit` takes, which are prepared first and get none.
+            x: A tensor in the likelihood's support, with gradients; or data of any form that `fit`
+                takes, which are prepared first, without gradients.
         """
         if not isinstance(x, Tensor):
             with torch.no_grad():
@@ -121,13 +107,13 @@ class VAE(Generation, UniqueParameterNames, PyroModule):
             return self.posterior.embed(x)
 
     def prepare(self, data: Any) -> Real[Tensor, " batch *event"]:
-        """New data as the training data were prepared: columns in their order, levels binarised or scaled.
+        """Prepare new data as the training data were: columns in order, levels binarised or scaled.
 
         Args:
-            data: What `fit` takes.
+            data: Data of any form that `fit` takes.
 
         Raises:
-            ValueError: If the VAE was not trained, or the data do not fit it; in one line.
+            ValueError: If the VAE was not trained, or the data do not fit it.
         """
         return prepare(data, self.contract).to(next(self.parameters()).device)
 
@@ -163,29 +149,30 @@ def build(
     levels: int | None = None,
     units: Units | None = None,
 ) -> VAE:
-    """A VAE from its parts, by name or class. The defaults above are the command line's.
+    """A VAE from its parts, by name or class. The defaults above are those of the command line.
 
     >>> vae = build((30,), latent_dim=2, prior="vamp", likelihood="normal")
 
-    Each constructor is handed, by parameter name, what it asks for among `latent_dim`,
-    `event_shape`, `encoder`, `decoder`, `posterior`, `train_data`, `train_size`, `levels`, `units` and
-    `data_support`, the likelihood's support. An encoder of real data reads (x - center) / spread, one
-    of counts log(1 + x), one of integers x / (levels - 1), and a decoder of points of the simplex these
-    less their mean, over their spread.
+    Each constructor is given, by parameter name, what it asks for among `latent_dim`, `event_shape`,
+    `encoder`, `decoder`, `posterior`, `train_data`, `train_size`, `levels`, `units` and `data_support`,
+    the likelihood's support. The likelihood and the prior may wrap the encoder and the decoder, which
+    then read real data as (x - center) / spread, counts as log(1 + x), integers as x / (levels - 1),
+    and points of the simplex centred, over their spread.
 
     Args:
-        event_shape: The shape of a datum: `(columns,)` of a table, `(channels, height, width)` of images.
+        event_shape: The shape of an example: `(columns,)` of a table, `(channels, height, width)` of
+            images.
         latent_dim: The length of the last axis that the decoder reads.
         prior: One of `priors.PRIORS` by name, a class, or a `partial` of a class with options.
-        likelihood: The same of `likelihoods.LIKELIHOODS`, or one for each kind of data.
-        posterior: The same of `posteriors.POSTERIORS`.
-        network: The same of `networks.NETWORKS`: encoder and decoder, called with an input and an output
-            shape, and with `train_size` if it has that parameter.
-        kind: The kind of data, `dataset.kind`, where the likelihood depends on it.
-        train_data: Training data in the likelihood's support, for parts that start from data.
-        train_size: The number of training data.
+        likelihood: Likewise from `likelihoods.LIKELIHOODS`, or one for each kind of data.
+        posterior: Likewise from `posteriors.POSTERIORS`.
+        network: Likewise from `networks.NETWORKS`, for encoder and decoder; called with an input and an
+            output shape, and with `train_size` if it has that parameter.
+        kind: The kind of data, `dataset.kind`, if the likelihood depends on it.
+        train_data: Training data in the likelihood's support, for parts that are initialised from data.
+        train_size: The number of training examples.
         levels: The number of levels 0, ..., levels - 1 of the data; None if they have none.
-        units: The center and spread of real data; without, those of `train_data`, and `fit` finds them.
+        units: The center and spread of real data; None for those of `train_data`, or until `fit`.
 
     Raises:
         ValueError: If a name is unknown, parts do not fit together, or a likelihood of integers is given no
@@ -200,37 +187,52 @@ def build(
     network = named_part("network", network, networks.NETWORKS)
     if "train_size" in inspect.signature(class_of(network)).parameters:
         network = partial(network, train_size=train_size)
-    encoder, decoder = partial(network, event_shape), partial(network, (latent_dim,))
     support = support_of(class_of(likelihood), "likelihood", SUPPORTS)
-    if support == "real":
-        if units is None and train_data is not None:
-            units = Units.of(train_data)
-        encoder = networks.on_user_units(encoder, event_shape, units)
-    if support == "counts":
-        encoder = networks.on_log_scale(encoder)
-    if support == "integers":
-        encoder = networks.on_unit_scale(encoder, levels)
-    if support_of(class_of(prior), "prior") == "simplex":
-        decoder = networks.on_simplex_scale(decoder)
+    support_of(class_of(prior), "prior")
+    if units is None:
+        units = likelihoods.find_units(class_of(likelihood), train_data)
+    data = {"event_shape": event_shape, "levels": levels, "units": units}
+    encoder, decoder = partial(network, event_shape), partial(network, (latent_dim,))
     given: dict[str, Any] = {
-        "event_shape": event_shape,
+        **data,
         "latent_dim": latent_dim,
-        "encoder": encoder,
-        "decoder": decoder,
+        "encoder": likelihoods.wrap_encoder(class_of(likelihood), encoder, **data),
+        "decoder": priors.wrap_decoder(class_of(prior), decoder),
         "train_data": train_data,
         "train_size": train_size,
-        "levels": levels,
-        "units": units,
         "data_support": support,
     }
 
     def construct(part: Callable[..., nn.Module]) -> nn.Module:
-        # A partial's own signature fails on an unknown option before the call can name it.
+        # The signature of the class: that of a partial raises on an unknown option, without naming it.
         asked = inspect.signature(class_of(part)).parameters
         return part(**{name: value for name, value in given.items() if name in asked})
 
     given["posterior"] = construct(posterior)
     return VAE(construct(prior), construct(likelihood), given["posterior"])
+
+
+def check_pair(prior: nn.Module, posterior: nn.Module) -> None:
+    """Check that a prior and a posterior are on the same space.
+
+    Raises:
+        ValueError: If they differ in support, in latent dimension, or in the number of values of a
+            discrete variable.
+    """
+    for word in ("support", "latent_dim", "values"):
+        p, q = (getattr(part, word, None) for part in (prior, posterior))
+        if p == q:
+            continue
+        message = (
+            f"prior and posterior must have the same {word}: "
+            f"{type(prior).__name__} has {p}, {type(posterior).__name__} has {q}."
+        )
+        if word == "support":
+            message += (
+                f" On {p}, posteriors are {names_of_support(posteriors.POSTERIORS, p)}; "
+                f"on {q}, priors are {names_of_support(priors.PRIORS, q)}."
+            )
+        raise ValueError(message)
 
 
 def names_of_support(parts: Mapping[str, Any], support: Any) -> str:

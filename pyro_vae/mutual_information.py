@@ -1,4 +1,4 @@
-"""How much the latent variable says about the datum under the guide."""
+"""The mutual information of data and latent variable under the guide."""
 
 import math
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from torch import Tensor
 from pyro_vae.log_densities import distribution_at, log_densities, require_density
 from pyro_vae.rng import as_floats, evaluation_mode
 
-# An estimate this close to its largest value, in nats, says no more than that it is large.
+# An estimate this close to its largest value, in nats, is only a lower bound.
 SATURATION = 2.0
 
-# Elements of draws that meet a guide's distributions at a time.
+# Elements of draws and distributions that are combined at a time.
 _ELEMENTS = 2**20
 
 
@@ -23,9 +23,9 @@ class MutualInformation:
     """An estimate of I_q(x; z) from a sample of data.
 
     Args:
-        value: The estimate, in nats. It lies between 0, but for noise, and `log_n`.
-        standard_error: Its standard error over the data, in nats.
-        num_data: The number n of data.
+        value: The estimate, in nats, between 0, up to noise, and `log_n`.
+        standard_error: Its standard error over the examples, in nats.
+        num_data: The number n of examples.
     """
 
     value: float
@@ -34,12 +34,12 @@ class MutualInformation:
 
     @property
     def log_n(self) -> float:
-        """log n, in nats: what the estimate is where each draw tells its datum from all others."""
+        """log n, in nats: the estimate if each draw identifies its example."""
         return math.log(self.num_data)
 
     @property
     def saturated(self) -> bool:
-        """Whether the estimate is above log n - 2: the truth may be any value from there on."""
+        """Whether the estimate is above log n - 2: the true value may be any larger one."""
         return self.value > self.log_n - SATURATION
 
 
@@ -48,25 +48,25 @@ def mutual_information(
 ) -> MutualInformation:
     """I_q(x; z) = E[log q(z | x) - log q(z)] = E[KL(q(z | x) || p(z))] - KL(q(z) || p(z)).
 
-    q(z) = 1/n sum_j q(z | x_j) is the mixture of the guide over n of the data, the datum that z was
-    drawn for among them, and each of these has one draw. So it is an estimate without bias of the
-    information about which of the n it was, never above log n, and for all data too small where
-    their information is not small beside log n: see `MutualInformation.saturated`. The prior does
-    not enter. Near zero, the guide ignores x: the posterior is collapsed.
+    q(z) = 1/n sum_j q(z | x_j) is the mixture of the guide over n examples, each of which has one draw.
+    The estimate is unbiased for the information about which of the n examples it was, and never above
+    log n; it underestimates the information about all data unless that is small compared with log n: see
+    `MutualInformation.saturated`. It does not depend on the prior. Near zero, the guide ignores x: the
+    posterior is collapsed.
 
-    Densities are the guide's own, and are added and exponentiated in float64. The program is in
-    evaluation mode, and the global random stream stays where it was.
+    Densities are added and exponentiated in float64. The program is in evaluation mode, and the global
+    random stream is left unchanged.
 
     Args:
         vae: A program with `model(x)` and `guide(x)` and one latent site.
-        x: Data in the likelihood's support, on the program's device; integers are made floats.
-        max_data: The largest n. Of more data a random choice is taken; n^2 densities are computed.
-        seed: The seed of that choice and of the draws.
+        x: Data in the likelihood's support, on the program's device; integers are converted to floats.
+        max_data: The largest n, of a random subset of the data; n^2 densities are computed.
+        seed: The seed of the subset and of the draws.
 
     Raises:
         ValueError: If `max_data` is below 1, there are no data, or the guide has several sites or one
             in a plate within the plate over data.
-        NoDensityError: If the guide has all its mass at one point: z then tells all data apart.
+        NoDensityError: If the guide has all its mass at one point, so that z identifies every example.
 
     References:
         ELBO surgery: yet another way to carve up the variational evidence lower bound (Hoffman &
@@ -77,7 +77,7 @@ def mutual_information(
     if max_data < 1:
         raise ValueError(f"max_data must be at least 1, got {max_data}.")
     if len(x) < 1:
-        raise ValueError("there must be at least one datum, got none.")
+        raise ValueError("there must be at least one example, got none.")
     if len(x) > max_data:
         generator = torch.Generator("cpu").manual_seed(seed)
         chosen = torch.randperm(len(x), generator=generator, device="cpu")[:max_data]
@@ -107,7 +107,7 @@ def mutual_information(
             pairs = (len(z), n)
             expanded = z.unsqueeze(1).expand(*pairs, *q.event_shape)
             log_q = q.expand(pairs).log_prob(expanded).double()
-            # The datum's own from among the pairs, so that the difference is exactly within its bounds.
+            # One of the pairs, so that the difference is exactly within its bounds.
             own = log_q.diagonal(start)
             parts.append(own - log_q.logsumexp(1) + math.log(n))
         information = torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Names of parameters in Pyro's global store that no two modules share."""
+"""Unique names of parameters in Pyro's global store."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,18 +11,18 @@ from pyro.params.param_store import param_with_module_name
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-# Weak, and beside the modules: a copy or an unpickled module must get a number of its own.
+# Weak, and not an attribute: a copied or unpickled module must get its own number.
 _NUMBERS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 class UniqueParameterNames(PyroModule):
-    """A `PyroModule` that Pyro's `SVI` trains whatever else was trained in this process.
+    """A `PyroModule` that Pyro's `SVI` trains even after others of its class in the same process.
 
     Pyro keeps parameters in one store per process, by name. A second module of the same class finds
-    the first one's tensors there, and `SVI` goes on training those, without a word. Here each
-    module in use has names of its own: plain ones for the first, such as `prior$$$loc`, and
-    `VAE_1.prior$$$loc` for the next. The tensors in the store under its names are always the
-    module's, also after a part is replaced. Sample sites and the `state_dict` keep their names.
+    the first one's tensors there, and `SVI` silently keeps training those. Here each module in use
+    has unique names: plain ones for the first, such as `prior$$$loc`, and `VAE_1.prior$$$loc` for the
+    next. The tensors in the store under its names are always the module's, even after a part is
+    replaced. Sample sites and the `state_dict` keep their names.
     """
 
     def _pyro_get_fullname(self, name: str) -> str:
@@ -37,7 +37,7 @@ class UniqueParameterNames(PyroModule):
 
     def __getattr__(self, name: str) -> Any:
         context = self.__dict__.get("_pyro_context")
-        # Outside of `model` and `guide`, Pyro registers nothing.
+        # Outside `model` and `guide`, Pyro registers nothing.
         if context is not None and context.active and not name.startswith("_"):
             for key, tensor, constraint in _registered(self, name):
                 _register(key, tensor, constraint)
@@ -45,7 +45,7 @@ class UniqueParameterNames(PyroModule):
 
 
 def _registered(module: PyroModule, name: str) -> Iterator[tuple[str, Tensor, Any]]:
-    """What Pyro registers of an attribute: the name in the store, the tensor, its constraint."""
+    """The names, tensors and constraints that Pyro registers for an attribute."""
     parameters, parts = module._parameters, module._modules
     if name in module._pyro_params:
         tensor = parameters[f"{name}_unconstrained"]
@@ -65,13 +65,13 @@ def _registered(module: PyroModule, name: str) -> Iterator[tuple[str, Tensor, An
 
 
 def _register(name: str, tensor: Tensor, constraint: Any) -> None:
-    """Put a tensor itself in the store: `store[name] = tensor` copies one that is not contiguous."""
+    """Put the tensor itself in the store: `store[name] = tensor` copies a non-contiguous one."""
     store: Any = pyro.get_param_store()
-    held = store._params.get(name)
-    if held is tensor:
+    stored = store._params.get(name)
+    if stored is tensor:
         return
-    if held is not None and store._param_to_name.get(held) == name:
-        del store._param_to_name[held]
+    if stored is not None and store._param_to_name.get(stored) == name:
+        del store._param_to_name[stored]
     store._params[name] = tensor
     store._param_to_name[tensor] = name
     store._constraints[name] = constraint

@@ -1,4 +1,4 @@
-"""Looking at a program without leaving a trace: modes and random streams are put back."""
+"""Run a module in evaluation mode with an isolated random stream, and derive seeds."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluation_mode(*programs: Callable[..., Any], seed: int | None = None) -> Iterator[None]:
-    """Evaluation mode and no gradients; afterwards all is as it was found.
+    """Switch to evaluation mode without gradients, and restore modes and random streams afterwards.
 
     Batch normalisation then uses its running statistics, and dropout drops nothing.
 
     Args:
-        programs: Modules, or their methods, such as `vae.model`. What belongs to no module passes.
-        seed: The seed of a random stream of its own, on the CPU and on the programs' device, so that
-            the global stream does not move. None to draw from the global one.
+        programs: Modules, or their methods, such as `vae.model`. Other functions are ignored.
+        seed: The seed of a separate random stream, on the CPU and on the programs' device. None to draw
+            from the global one.
     """
     owners = owners_of(*programs)
     modules = [module for owner in owners for module in owner.modules()]
@@ -40,28 +40,28 @@ def evaluation_mode(*programs: Callable[..., Any], seed: int | None = None) -> I
 
 
 def as_floats(x: Tensor) -> Tensor:
-    """x in the default type of floats; data that need float64 stay in it."""
+    """x in the default floating-point type; float64 is kept."""
     return x if x.dtype == torch.float64 else x.to(torch.get_default_dtype())
 
 
 def owners_of(*programs: Callable[..., Any]) -> list[nn.Module]:
-    """The modules that are programs, or whose methods they are."""
+    """The modules among the programs, and those whose methods are."""
     owners = [getattr(program, "__self__", program) for program in programs]
     return [owner for owner in owners if isinstance(owner, nn.Module)]
 
 
 def exportable() -> AbstractContextManager[None]:
-    """No validation of distributions while `torch.export` traces, which cannot branch on values."""
+    """Disable validation of distributions during `torch.export`, which cannot branch on values."""
     exporting = torch.compiler.is_exporting()
     return pyro.validation_enabled(False) if exporting else nullcontext()
 
 
 def check_device(*modules: nn.Module) -> None:
-    """Make sure that modules have values, on the default device unless that is the CPU.
+    """Check that modules have values, on the default device unless that is the CPU.
 
     Raises:
-        ValueError: If a parameter is on the device "meta", or on another one than tensors that the
-            module makes are.
+        ValueError: If a parameter is on the device "meta", or not on the default device, on which the
+            module creates tensors.
     """
     default = torch.get_default_device().type
     for device in {p.device.type for module in modules for p in module.parameters()}:
@@ -78,13 +78,13 @@ def check_device(*modules: nn.Module) -> None:
 
 
 def derive_seed(seed: int, what: str) -> int:
-    """A seed for a stream of its own, beside those that the same seed gives elsewhere.
+    """Derive the seed of a separate stream.
 
-    torch's generator on the CPU takes the low 32 bits of a seed alone: one that is moved by 2^32 or
-    more gives the same numbers.
+    torch's generator on the CPU uses only the low 32 bits of a seed: adding 2^32 or more gives the same
+    numbers.
 
     Args:
         seed: A seed.
-        what: What the stream is for.
+        what: The purpose of the stream.
     """
     return int.from_bytes(hashlib.sha256(f"{what} {seed}".encode()).digest()[:4])

@@ -6,8 +6,12 @@ precision they are handed.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, Real
 from scipy.special import logsumexp
 
@@ -250,3 +254,62 @@ def _generalised_pareto_shape(
     theta = (theta * weights).sum(0) / weights.sum(0)
     k = np.log1p(-theta * exceedances).mean(0)
     return (n * k + 10 * 0.5) / (n + 10)
+
+
+# ---- results for many examples -----------------------------------------------------------------
+
+Result = TypeVar("Result")
+
+
+def standard_error(values: Float[np.ndarray, " n"]) -> float | None:
+    """The standard error s / sqrt(n) of a mean; None for one value, NaN if a value is infinite."""
+    n = len(values)
+    if n == 1:
+        return None
+    with np.errstate(invalid="ignore"):
+        return float(values.std(ddof=1) / math.sqrt(n))
+
+
+def share_above_threshold(khat: Float[np.ndarray, " n"] | None, num_samples: int) -> float | None:
+    """The share of examples with a k-hat above `khat_threshold`; None without a k-hat.
+
+    NaN k-hats, which some libraries return, count as above the threshold.
+    """
+    return None if khat is None else float((~(khat <= khat_threshold(num_samples))).mean())
+
+
+def machine_epsilon(program: Any) -> float:
+    """The machine epsilon of a program's parameters, `eps` of `rounding_error`."""
+    types = (p.dtype for p in program.parameters() if p.is_floating_point())
+    return torch.finfo(next(types, torch.get_default_dtype())).eps
+
+
+def concatenate_results(results: Sequence[Result], shared: tuple[str, ...] = ()) -> Result:
+    """Concatenate dataclasses of arrays, whose last axis is the examples, and of common values.
+
+    Args:
+        results: The results. An array that is None in one of them is None in the whole.
+        shared: Names of arrays that do not depend on the examples.
+
+    Raises:
+        ValueError: If there are no results, or other fields than arrays differ.
+    """
+    if not results:
+        raise ValueError("there are no results to concatenate.")
+    names = [field.name for field in fields(results[0])]  # pyright: ignore[reportArgumentType]
+    columns: dict[str, list[Any]] = {n: [getattr(r, n) for r in results] for n in names}
+    whole: dict[str, Any] = {}
+    # Common values first, as the shapes of arrays depend on them.
+    for name, parts in columns.items():
+        if not any(isinstance(part, np.ndarray) for part in parts):
+            if len(set(parts)) > 1:
+                raise ValueError(f"results must have one {name}, got {sorted(set(parts))}.")
+            whole[name] = parts[0]
+    for name in columns.keys() - whole.keys():
+        parts = columns[name]
+        if name in shared:
+            whole[name] = parts[0]
+        else:
+            missing = any(part is None for part in parts)
+            whole[name] = None if missing else np.concatenate(parts, axis=-1)
+    return type(results[0])(**whole)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from analysis.plotting.style import to_png
-from analysis.study import write_between_markers
+from analysis.study_results import write_between_markers
 from benchmarks import inference, report
 from benchmarks.epochs import SuiteResult
 from benchmarks.implementations import IMPLEMENTATIONS

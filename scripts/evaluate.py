@@ -26,13 +26,13 @@ from pyro_vae.configuration.model_files import MODEL_FAMILIES
 from pyro_vae.data.nouns import noun, nouns, set_noun
 from pyro_vae.evidence import defined_rows, undefined_data
 from pyro_vae.evidence.methods import METHODS, EvidenceMethod, EvidenceSettings
-from pyro_vae.evidence.numbers import standard_error
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.log_densities import check_density
 from pyro_vae.rng import evaluation_mode
 from pyro_vae.runs.provenance import provenance
 from pyro_vae.runs.result_cache import ResultCache, code_hash, digest, to_arrays, write_arrays
 from pyro_vae.runs.trained_run import TrainedRun, split_data_options
+from pyro_vae.statistics import standard_error
 from pyro_vae.training.checkpoint import write_atomically
 
 # A model for which annealing is not defined is evaluated without it.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.study import markdown, write_between_markers
+from analysis.study_results import markdown, write_between_markers
 from pyro_vae.data import DATASETS, READERS
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import NETWORKS

@@ -53,9 +53,10 @@ from pyro_vae.rng import as_floats
 from pyro_vae.runs.provenance import provenance, run_header
 from pyro_vae.runs.run_directory import RunDirectory, model_hash, stored_contract
 from pyro_vae.runs.trained_run import with_data_path
+from pyro_vae.training import NonFiniteError, Training
 from pyro_vae.training.checkpoint import load_checkpoint
-from pyro_vae.training.loop import NonFiniteError, Training, describe_record
-from pyro_vae.training.preparing import default_likelihood
+from pyro_vae.training.fit import describe_default_likelihood
+from pyro_vae.training.history import describe_record
 from pyro_vae.training.processes import LostProcessError, Processes
 
 gc.enable()
@@ -105,7 +106,7 @@ def run(configuration: Configuration) -> int:
     pyro.enable_validation(True)
     pyro.set_rng_seed(configuration["seed"])
     device = select_device(configuration["device"])
-    processes = Processes.joined(device)
+    processes = Processes.join(device)
     try:
         return run_process(processes, device, configuration)
     finally:
@@ -128,7 +129,7 @@ def run_process(processes: Processes, device: torch.device, configuration: Confi
     kind, default = kind_of_data(configuration, dataset), None
     if configuration["likelihood"]["name"] == BY_KIND:
         configuration = with_likelihood(configuration, kind)
-        default = default_likelihood(dataset, configuration["likelihood"]["name"], kind)
+        default = describe_default_likelihood(dataset, configuration["likelihood"]["name"], kind)
     data = prepare_data(configuration, dataset)
     set_noun(dataset.noun)
     notes = check_data(configuration, data)
@@ -278,14 +279,14 @@ def evaluate_and_save(
         evaluation,
         training.history,
         objective=training.objective,
-        kept_epoch=None if training.best is None else training.best_epoch,
+        kept_epoch=None if training.stopping.best is None else training.stopping.best_epoch,
         plan=Plan(
             directory.path,
             training.epochs,
             configuration["max_steps"],
             training.steps_per_epoch,
             extensible=training.lr_schedule not in TIED_TO_LENGTH,
-            stopped_early=training.stopped_early,
+            stopped_early=training.stopping.stopped,
             trust_model_file=configuration["model"] != DEFAULT_MODEL,
         ),
     )
@@ -325,7 +326,7 @@ def evaluate_and_save(
         if not len(known):
             print(f"metrics.json is in {directory.path}/; no test {noun()} is left to draw")
             return
-        evaluation, x, numbers = evaluation.taken(known), x[known], numbers[known]
+        evaluation, x, numbers = evaluation.select(known), x[known], numbers[known]
         labels = None if labels is None else labels[known]
     stored = STORED_EXAMPLES
     if isinstance(test, SparseRows):

@@ -11,7 +11,7 @@ import torch
 import xarray
 
 from pyro_vae.inference_data import from_svi, write_netcdf, write_zarr
-from pyro_vae.inference_data.names import narrow
+from pyro_vae.inference_data.tree import narrow
 
 pytestmark = pytest.mark.arviz
 
@@ -138,6 +138,6 @@ def test_what_cannot_be_stored_is_said_before_the_draws(monkeypatch, options, me
     def drawn(*_args, **_options):
         raise AssertionError("it came to the draws")
 
-    monkeypatch.setattr("pyro_vae.inference_data.conversion.take", drawn)
+    monkeypatch.setattr("pyro_vae.inference_data.conversion.sample_in_blocks", drawn)
     with pytest.raises(ValueError, match=message):
         tree_of(**options)

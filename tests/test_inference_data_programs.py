@@ -450,7 +450,7 @@ def test_wrong_names_are_refused(x, y):
         from_svi(regression, guide, x, y, data_plate="rows")
     with pytest.raises(ValueError, match="coords of 'data' must be 30 values, got 4"):
         from_svi(regression, guide, x, y, coords={"data": [1, 2, 3, 4]})
-    with pytest.raises(ValueError, match="1 event axes of site 'w', got"):
+    with pytest.raises(ValueError, match="1 event axes of site 'w'"):
         from_svi(regression, guide, x, y, dims={"w": ["a", "b"]})
 
 

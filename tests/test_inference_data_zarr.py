@@ -77,11 +77,11 @@ def test_a_write_that_fails_leaves_the_old_one(tree, tmp_path, monkeypatch, name
 def test_what_is_no_store_is_not_replaced(tree, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "work.txt").write_text("of months")
-    with pytest.raises(ValueError, match="no Zarr store: it is not replaced"):
+    with pytest.raises(ValueError, match="not a Zarr store: it is not replaced"):
         write_zarr(tree, tmp_path / "mine")
     assert (tmp_path / "mine" / "work.txt").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="is a file, and the store would be a directory"):
+    with pytest.raises(ValueError, match="must be a directory, got a file"):
         write_zarr(tree, tmp_path / "file")
 
 

@@ -130,7 +130,7 @@ def test_bad_input_is_refused():
         mutual_information(TwoSites(), x)
     with pytest.raises(ValueError, match="max_data must be at least 1, got 0"):
         mutual_information(a_vae(1.0, 1.0), x, max_data=0)
-    with pytest.raises(ValueError, match="at least one datum"):
+    with pytest.raises(ValueError, match="at least one example"):
         mutual_information(a_vae(1.0, 1.0), x[:0])
 
 

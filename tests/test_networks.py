@@ -160,7 +160,7 @@ def test_the_defaults_are_of_a_reasonable_size():
     ("shapes", "options", "message"),
     [
         (((13,), (2, 3)), {}, r"reads an image .*got \(13,\) to \(2, 3\); .*use mlp"),
-        (((3,), (1, 13)), {}, r"gives \(outputs, channels.*got \(3,\) to \(1, 13\); .*use mlp"),
+        (((3,), (1, 13)), {}, r"returns \(outputs, channels.*got \(3,\) to \(1, 13\); .*use mlp"),
         (((28, 28), (2, 3)), {}, r"reads an image \(channels, height, width\)"),
         (((1, 4, 28), (2, 3)), {}, "at least 8, got 4 x 28; give channels for at most 2"),
         (

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods
-from pyro_vae.distributions.one_hot import OneHots
+from pyro_vae.distributions import OneHots
 from pyro_vae.model import VAE
 
 # The default shape of an example.

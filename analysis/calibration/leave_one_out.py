@@ -25,8 +25,7 @@ from analysis.predictive.model_samples import (
 )
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.distributions import CategoricalLevels, DiscretizedLogistic, NegativeBinomial
-from pyro_vae.evidence.numbers import share_above_threshold, standard_error
-from pyro_vae.inference_data.pointwise import named
+from pyro_vae.inference_data.terms import format_rows
 from pyro_vae.log_densities import LogDensities
 from pyro_vae.rng import as_floats, derive_seed
 from pyro_vae.statistics import (
@@ -35,6 +34,8 @@ from pyro_vae.statistics import (
     khat_threshold,
     pareto_khat,
     rounding_error,
+    share_above_threshold,
+    standard_error,
     withheld,
 )
 
@@ -296,7 +297,7 @@ def _check_weights(log_weight: Tensor, terms: LogDensities, rows: slice) -> None
         bad = terms.log_likelihood.isneginf().any(0)
         reason = "p(x | z) is 0 for some draws of {}: use bounded parameters."
     if bad.any():
-        names = named((rows.start + bad.nonzero().flatten()).tolist())
+        names = format_rows((rows.start + bad.nonzero().flatten()).tolist())
         raise UndefinedCheckError(reason.format(names))
 
 

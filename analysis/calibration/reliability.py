@@ -24,7 +24,7 @@ from analysis.comparison.resampling_tests import NUM_FLIPS, bootstrap_interval, 
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.verdicts import LARGEST_ERROR, Verdict, judge_forecasts
 from pyro_vae.data.nouns import nouns
-from pyro_vae.evidence.numbers import standard_error
+from pyro_vae.statistics import standard_error
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from analysis.check import UndefinedCheckError
 from analysis.predictive.model_samples import block_size, latent_site, new_data, to_array
-from pyro_vae.evidence.numbers import precision
 from pyro_vae.log_densities import require_density
 from pyro_vae.rng import as_floats, derive_seed, evaluation_mode
-from pyro_vae.statistics import rounding_error, withheld
+from pyro_vae.statistics import machine_epsilon, rounding_error, withheld
 
 # Quantities ranked beside each latent dimension. Each is a function of all dimensions.
 LOG_GUIDE = "log q(z | x)"
@@ -130,7 +129,7 @@ def _rank_block(
     rate = (ratio.sum(0) - ratio[place, data]) / num_draws
     # The guide's error is left out: where a true code is far outside, its rank is clear anyway.
     terms = [to_array(term[place, data]) for term in (log_likelihood, log_prior)]
-    error = rounding_error(*terms, eps=precision(vae))
+    error = rounding_error(*terms, eps=machine_epsilon(vae))
     return to_array(ranks), to_array(rate), error, terms[0]
 
 

@@ -21,7 +21,7 @@ from analysis.plotting.arviz import pit_figure
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.verdicts import NO_RATE, SIGNIFICANT, Verdict, judge_guide
 from pyro_vae.data.nouns import noun
-from pyro_vae.evidence.numbers import standard_error
+from pyro_vae.statistics import standard_error
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -69,15 +69,7 @@ def data_record(
     split: str = "test",
     given_total: bool = False,
 ) -> DataRecord:
-    """The record of a run that is evaluated on x.
-
-    Args:
-        run: The run's name.
-        data: The data, prepared for the run's likelihood.
-        x: The evaluated examples, rows of `data.fixed(split)`.
-        split: Their split.
-        given_total: The likelihood's `given_total`.
-    """
+    """The record of a run that is evaluated on x, rows of `data.fixed(split)`."""
     return DataRecord(
         run=run,
         data=data.dataset.name,
@@ -97,11 +89,6 @@ def check_comparable(
     first: DataRecord, others: Sequence[DataRecord], *, what: str = "log p(x)"
 ) -> None:
     """Check that log p(x) of runs are comparable: forms of MNIST alone differ by 3 to 20 nats.
-
-    Args:
-        first: The record of a run.
-        others: Those of the others.
-        what: The compared quantity.
 
     Raises:
         NotComparableError: A ValueError of one line that names the two runs and both values.
@@ -157,13 +144,7 @@ def run_differences(
 def differences_report(
     differences: Mapping[str, Mapping[str, Any]], runs: Sequence[str], *, width: int
 ) -> list[str]:
-    """Lines of a table of the differences, one row per option and one column per run.
-
-    Args:
-        differences: The result of `run_differences`.
-        runs: The names of all runs, in order.
-        width: The maximal length of a line.
-    """
+    """Lines of a table of the differences, one row per option and one column per run, at most `width` characters long."""
     if not differences:
         return ["The runs have the same options and training length."]
     rows = {
@@ -174,12 +155,7 @@ def differences_report(
 
 
 def run_table(rows: Mapping[str, Mapping[str, str]], width: int) -> list[str]:
-    """Lines of a table with one column per run, in blocks of as many columns as fit.
-
-    Args:
-        rows: The text of each cell, by row and run.
-        width: The maximal length of a line.
-    """
+    """Lines of a table with one column per run, in blocks of as many columns as fit into `width` characters."""
     label = max(map(len, rows))
     runs = list(next(iter(rows.values())))
     column = {run: max(len(run), *(len(row[run]) for row in rows.values())) for run in runs}

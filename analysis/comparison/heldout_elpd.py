@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pyro_vae.evidence.numbers import share_above_threshold, standard_error
-from pyro_vae.statistics import khat_threshold, rounding_error, withheld
+from pyro_vae.statistics import (
+    khat_threshold,
+    rounding_error,
+    share_above_threshold,
+    standard_error,
+    withheld,
+)
 
 # A model's log p(x) is too low as a whole if more than this share of examples has a k-hat above the threshold.
 MOST_KHATS_ABOVE = 0.1

@@ -23,7 +23,7 @@ from analysis.comparison.heldout_elpd import MOST_KHATS_ABOVE, HeldOut, elpd_dat
 from analysis.plotting.arviz import arviz_figure
 from analysis.plotting.style import BLUE, GREY, ORANGE, list_names, shorten, tidy, wrap_title
 from pyro_vae.data.nouns import noun, nouns
-from pyro_vae.inference_data.pointwise import named
+from pyro_vae.inference_data.terms import format_rows
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -184,80 +184,66 @@ class ModelComparison(Result):
         if self.left_out:
             parts.append(
                 f"Left out: {self.left_out:,} of {self.n + self.left_out:,} {nouns()} "
-                f"({named(list(self.left_out_rows))}), as log p(x) of a model is not finite."
+                f"({format_rows(list(self.left_out_rows))}), as log p(x) of a model is not finite."
             )
         return " ".join(filter(None, parts))
 
     def _ranking(self) -> str:
         best, *others = self.names
         if self.unresolved.any():
-            names = [
-                name for name, hidden in zip(self.names, self.unresolved, strict=True) if hidden
-            ]
+            names = [self.names[rank] for rank in np.flatnonzero(self.unresolved)]
             rounding = self.difference_rounding[self.unresolved].max()
             return (
                 f"Withheld: the differences of {best} and {list_names(names)} are within the rounding errors of "
                 f"up to {rounding:.1g} nats per {noun()}; train on standardised data (--data.scale standard), "
                 "or compute in float64."
             )
-        amounts = [
-            amount_text(*pair)
-            for pair in zip(self.differences, self.difference_standard_errors, strict=True)
-        ]
-        equal = [
-            f"{name} ({amounts[rank]})"
-            for rank, name in enumerate(others, 1)
-            if not self.differs_from_best[rank]
-        ]
         head = (
-            f"{best} has the highest log p(x) of {self.n:,} held-out {nouns()}, {self.means[0]:.2f} nats per "
-            f"{noun()}"
+            f"{best} has the highest log p(x) of {self.n:,} held-out {nouns()}, {self.means[0]:.2f} nats "
+            f"per {noun()}"
         )
+        equal = [
+            f"{self.names[rank]} ({self._amount(rank)})"
+            for rank in np.flatnonzero(~self.differs_from_best).tolist()
+            if rank
+        ]
         if equal:
             return f"{head}, not distinguishable from {list_names(equal)}."
-        return f"{head}, {amounts[1]} above the next, {others[0]}."
+        return f"{head}, {self._amount(1)} above the next, {others[0]}."
 
     def _bias(self) -> str:
         """The bias of the differences according to k-hat: each log p(x) is a lower bound."""
-        if unknown := [model.name for model in self.models if model.khat_share_above is None]:
-            unknown = f"No k-hat is known for {list_names(unknown)}."
         low = [model for model in self.models if model.too_low]
         if not low:
-            return unknown or ""
+            names = [model.name for model in self.models if model.khat_share_above is None]
+            return f"No k-hat is known for {list_names(names)}." if names else ""
         best, *others = (model.khat_share_above or 0.0 for model in self.models)
         direction = "may be too large or too small"
         if max(others) - best > ALIKE:
             direction = "may be too large, and the order wrong"
         elif best - min(others) > ALIKE:
             direction = "is, if anything, too small"
-        shares = list_names(
-            [f"{model.khat_share_above:.0%} of {nouns()} ({model.name})" for model in low]
-        )
+        shares = list_names([f"{model.khat_share_above:.0%} ({model.name})" for model in low])
         return (
-            f"log p(x) is too low where k-hat is above its threshold, for {shares}: the lead of "
+            f"log p(x) is too low where k-hat is above its threshold, for {shares} of {nouns()}: the lead of "
             f"{self.names[0]} {direction}; `{ANNEALING}` is more accurate."
         )
+
+    def _amount(self, rank: int) -> str:
+        """A difference with its standard error, to the error's second digit."""
+        value, error = self.differences[rank], self.difference_standard_errors[rank]
+        digits = 2 if error <= 0 else int(np.clip(1 - math.floor(math.log10(error)), 0, 6))
+        return f"{value:.{digits}f} ± {error:.{digits}f}"
 
     def title(self) -> str:
         """The result in a few words."""
         best, second = (shorten(name) for name in self.names[:2])
-        amount = amount_text(self.differences[1], self.difference_standard_errors[1])
-        if self.differs_from_best[1]:
-            return f"{best} leads {second} by {amount} nats per {noun()}"
         equal = int((~self.differs_from_best).sum())
+        if self.differs_from_best[1]:
+            return f"{best} leads {second} by {self._amount(1)} nats per {noun()}"
         if equal > 2:
             return f"{equal} of {len(self.models)} models are not distinguishable from the best, {best}"
-        return f"{best} and {second} are not distinguishable: {amount} nats per {noun()}"
-
-
-def amount_text(value: float, error: float) -> str:
-    """A difference with its standard error, to the error's second digit.
-
-    >>> amount_text(1.2345, 0.0678)
-    '1.234 ± 0.068'
-    """
-    digits = 2 if error <= 0 else int(np.clip(1 - math.floor(math.log10(error)), 0, 6))
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
+        return f"{best} and {second} are not distinguishable: {self._amount(1)} nats per {noun()}"
 
 
 def compare_models(
@@ -292,9 +278,9 @@ def compare_models(
         bad = {model.name: np.flatnonzero(~np.isfinite(model.log_evidence)) for model in models}
         counts = list_names(
             [
-                f"{len(rows):,} of {name} ({named(rows.tolist())})"
-                for name, rows in bad.items()
-                if len(rows)
+                f"{len(r):,} of {name} ({format_rows(r.tolist())})"
+                for name, r in bad.items()
+                if len(r)
             ]
         )
         raise ValueError(

@@ -109,9 +109,6 @@ def plot_paired_differences(comparison: ModelComparison) -> "matplotlib.figure.F
     A mean above 0 with most examples on both sides is a small gain on many; a long tail is a large gain on
     few. Orange examples have a k-hat above the threshold under one of the two models, whose log p(x) is too
     low. A curve crosses 0 at the share of examples that prefer the model to the best.
-
-    Args:
-        comparison: A comparison of at least two models.
     """
     best, *others = comparison.names
     figure = new_figure(10.0, 4.6 + 0.17 * len(others))
@@ -164,12 +161,7 @@ def _draw_histogram(ax: "matplotlib.axes.Axes", pair: Preferences) -> None:
 
 
 def paired_report(comparison: ModelComparison, *, data: str = "held-out data") -> str:
-    """The comparison as a plain-text table, best first, in nats per example.
-
-    Args:
-        comparison: A comparison of at least two models.
-        data: The name of the data.
-    """
+    """The comparison as a plain-text table, best first, in nats per example."""
     rows = [("model", "log p(x)", "below the best", "k-hat above", "weight", "told apart")]
     for rank, model in enumerate(comparison.models):
         share = model.khat_share_above

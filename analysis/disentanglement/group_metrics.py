@@ -52,9 +52,8 @@ def majority_vote_accuracy(
 ) -> float:
     """sum_i evaluation_{i, c(i)} / sum_ij evaluation_ij with c(i) = argmax_j training_ij.
 
-    Args:
-        training: How many groups with factor j fixed had coordinate i vary least.
-        evaluation: The same for other groups. A coordinate without training votes is always wrong.
+    The entries count groups with factor j fixed in which coordinate i varied least. A coordinate without
+    training votes is always wrong.
     """
     correct = evaluation[np.arange(len(evaluation)), training.argmax(1)]
     return float(correct[training.sum(1) > 0].sum() / evaluation.sum())

@@ -29,14 +29,12 @@ class FactorInformation:
         bias: The mean of the same estimate over permuted factors: its bias where z_i and v_j are
             independent, about (bins - 1)(values - 1) / 2n, and roughly an upper bound elsewhere.
         noise: Its standard deviation over permutations.
-        num_data: The number n of data.
     """
 
     nats: Float[np.ndarray, "dim factors"]
     entropies: Float[np.ndarray, " factors"]
     bias: Float[np.ndarray, "dim factors"]
     noise: Float[np.ndarray, "dim factors"]
-    num_data: int
 
     @property
     def normalized(self) -> Float[np.ndarray, "dim factors"]:
@@ -75,7 +73,6 @@ def factor_information(
         _entropies(factors),
         permuted.mean(0),
         permuted.std(0, ddof=1),
-        len(codes),
     )
 
 

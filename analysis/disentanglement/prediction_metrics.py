@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.check import UndefinedCheckError
-from analysis.disentanglement.factors import Factors, best_gaps, check_codes, split_halves
+from analysis.disentanglement.factors import Factors, check_codes, split_halves
 
 # The forests of extremely randomized trees: their number of trees, and of data in a leaf.
 TREES = 30
@@ -19,28 +19,6 @@ EVALUATED = 4000
 DEVIATIONS = 3.0
 
 
-def separated_predictability(
-    scores: Float[np.ndarray, "dim factors"],
-) -> Float[np.ndarray, " factors"]:
-    """S_(1)j - S_(2)j for each factor j; the score SAP is their mean.
-
-    S_ij says how well coordinate i alone predicts factor j: see `threshold_accuracies` and
-    `squared_correlations`.
-
-    Returns:
-        From 0, where two coordinates predict a factor equally well, to 1 for R^2, and to
-        1 - 1 / values for accuracies, as the second coordinate still guesses one value.
-
-    Raises:
-        UndefinedCheckError: If there is only one coordinate.
-
-    References:
-        Variational Inference of Disentangled Latent Concepts from Unlabeled Observations (Kumar et
-        al., 2018), section 3, https://arxiv.org/abs/1711.00848
-    """
-    return best_gaps(scores)
-
-
 def threshold_accuracies(
     codes: Float[np.ndarray, "n dim"], factors: Factors, *, seed: int = 0
 ) -> Float[np.ndarray, "dim factors"]:
@@ -48,7 +26,8 @@ def threshold_accuracies(
 
     The thresholds lie halfway between the means of neighbouring values: the linear discriminant of
     one coordinate with equal weight for each value. They are fitted on a random half of the data and
-    evaluated on the other. The published comparison fits one-vs-rest support vector machines, which
+    evaluated on the other. The score SAP is the mean over factors of their `best_gaps`, at most
+    1 - 1 / values, as the second-best coordinate still guesses one value. The published comparison fits one-vs-rest support vector machines, which
     lose the middle values of an ordered factor even for a perfect code: its numbers are lower, and
     not comparable with these.
 
@@ -57,6 +36,10 @@ def threshold_accuracies(
 
     Raises:
         ValueError: If the numbers of data differ, or a code is not finite.
+
+    References:
+        Variational Inference of Disentangled Latent Concepts from Unlabeled Observations (Kumar et
+        al., 2018), section 3, https://arxiv.org/abs/1711.00848
     """
     check_codes(codes, factors)
     train, test = split_halves(len(codes), seed)
@@ -186,11 +169,11 @@ def forest_importance(
     train, test = split_halves(len(codes), seed)
     test = test[:EVALUATED]
     rng = np.random.default_rng(seed)
+    options: dict[str, Any] = {"max_features": None, "min_samples_leaf": LEAF}
+    options["random_state"] = seed
     columns, accuracies, guesses = [], [], []
     for values in factors.values.T:
-        forest = ExtraTreesClassifier(
-            trees, max_features=None, min_samples_leaf=LEAF, random_state=seed
-        ).fit(codes[train], values[train])
+        forest = ExtraTreesClassifier(trees, **options).fit(codes[train], values[train])
         losses, accuracy = _permutation_losses(forest, codes[test], values[test], rng)
         columns.append(losses / max(losses.sum(), np.finfo(float).tiny))
         accuracies.append(accuracy)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from analysis.check import Result, UndefinedCheckError
-from analysis.disentanglement.factors import check_codes, encode_factors
+from analysis.disentanglement.factors import best_gaps, check_codes, encode_factors
 from analysis.disentanglement.group_metrics import GroupScore, beta_vae_score, factor_vae_score
 from analysis.disentanglement.information_metrics import (
     bootstrap_information,
@@ -22,7 +22,6 @@ from analysis.disentanglement.prediction_metrics import (
     dci_completeness,
     dci_disentanglement,
     forest_importance,
-    separated_predictability,
     threshold_accuracies,
 )
 from analysis.plotting.style import BLUE, GREY, ORANGE, list_names, new_figure, shorten, tidy
@@ -203,9 +202,7 @@ def disentanglement(
     return Disentanglement(
         scores={
             "mig": mig(information.nats),
-            "sap": float(
-                separated_predictability(threshold_accuracies(codes, encoded, seed=seed)).mean()
-            ),
+            "sap": float(best_gaps(threshold_accuracies(codes, encoded, seed=seed)).mean()),
             "dci_disentanglement": dci_disentanglement(importance.matrix),
             "dci_completeness": dci_completeness(importance.matrix),
             "modularity": mean_modularity_of(information.nats),

@@ -282,13 +282,7 @@ def factor_shares(
 
 
 class _Mover:
-    """Move coordinates of a code and describe what changes.
-
-    Args:
-        vae: The program.
-        spread: Decoded data, which define the units.
-        names: The names of the elements.
-    """
+    """Move coordinates of a code and describe what changes."""
 
     def __init__(self, vae: Any, spread: np.ndarray, names: Sequence[str]) -> None:
         self.vae, self.names = vae, names

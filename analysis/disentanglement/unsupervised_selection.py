@@ -379,10 +379,9 @@ def _rank_correlation(
         orders = np.array(list(permutations(range(n))))
         drawn = usable[0][1][orders] @ usable[0][0]
     else:
-        sampled = [
-            sum(len(a) * (a @ rng.permutation(b)) for a, b in usable) / n for _ in range(_SAMPLED)
-        ]
-        drawn = np.append(sampled, rho)
+        drawn = np.full(_SAMPLED + 1, rho)
+        for index in range(_SAMPLED):
+            drawn[index] = sum(len(a) * (a @ rng.permutation(b)) for a, b in usable) / n
     # Equal correlations may differ by rounding.
     return RankCorrelation(rho, n, float((drawn >= rho - 1e-9).mean()))
 
@@ -395,15 +394,7 @@ def plot_selection(
     score: str = "MIG",
     seed: int = 0,
 ) -> "matplotlib.figure.Figure":
-    """Scatter the score without labels against the one with labels, coloured by group.
-
-    Args:
-        unsupervised: UDR, by model.
-        supervised: The score with labels.
-        groups: The group of each model.
-        score: The name of the score with labels.
-        seed: The seed of the p-value.
-    """
+    """Scatter UDR against a score with labels, called `score`, coloured by group."""
     agreement = selection_agreement(unsupervised, supervised, groups, seed=seed)
     figure = new_figure(7.6, 5.0)
     ax = figure.subplots()

@@ -95,9 +95,6 @@ def plot_evidence_curves(curves: Mapping[str, EvidenceCurve]) -> "matplotlib.fig
     Both are at most log p(x) in expectation: importance weighting misses at least the gap between the end
     of the curve and the line.
 
-    Args:
-        curves: By the name of the model.
-
     Raises:
         ValueError: If there are none.
     """

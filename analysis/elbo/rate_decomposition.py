@@ -25,11 +25,11 @@ from analysis.elbo.aggregate_posterior import (
     is_normal,
 )
 from analysis.predictive.model_samples import block_size, guide_blocks, latent_site, to_array
-from analysis.study import Cell, mean_and_spread
+from analysis.study_results import Cell, mean_and_spread
 from pyro_vae.data.nouns import nouns
 from pyro_vae.log_densities import distribution_at, require_density
 from pyro_vae.mutual_information import SATURATION, mutual_information
-from pyro_vae.objectives import marginals
+from pyro_vae.objectives import latent_sites
 from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.statistics import ACTIVE_VARIANCE, rounding_error, withheld
 
@@ -267,8 +267,8 @@ def _inspect_guide(vae: Any, x: Tensor, site: str) -> tuple[bool, str | None, in
         )
     undefined = None
     try:
-        latent = marginals.latent_site(terms, "the total correlation")
-        marginals.check_coordinates(latent, "the total correlation")
+        latent = latent_sites.latent_site(terms, "the total correlation")
+        latent_sites.check_coordinates(latent, "the total correlation")
     except ValueError as error:
         undefined = str(error)
     return undefined is None and is_normal(q), undefined, q.event_shape.numel()

@@ -1,5 +1,6 @@
 """Models in the plane of rate and distortion, over lines of equal ELBO."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -20,14 +21,13 @@ from analysis.plotting.style import (
     wrap_title,
 )
 from pyro_vae.data.nouns import noun, nouns
-from pyro_vae.evidence.numbers import standard_error
 from pyro_vae.json_values import to_jsonable
-from pyro_vae.statistics import rounding_error
+from pyro_vae.statistics import rounding_error, standard_error
 
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
-    import matplotlib.text
+    import matplotlib.transforms
 
 # A rate below this, in nats per example, is that of a collapsed code.
 COLLAPSED_RATE = 0.1
@@ -37,9 +37,6 @@ _LINES = 6
 # Candidate positions of a label around its point: distances in points, and angles.
 _RADII = (10, 22, 36, 52, 70, 90, 115, 140)
 _ANGLES = tuple(math.radians(a) for a in (20, -20, 160, 200, 60, -60, 120, 240, 90, 270))
-
-# Left, lower, right and upper edge, in pixels.
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -265,19 +262,17 @@ def _label_points(
     colours: Sequence[str],
 ) -> None:
     """Label each point where the label covers the fewest labels, points, bars and line labels."""
+    from matplotlib.transforms import Bbox
+
     figure.draw_without_rendering()
     unit = figure.dpi / 72
-    occupied = [_edges(text) for text in ax.texts]
+    frame = ax.get_window_extent()
+    occupied = [text.get_window_extent() for text in ax.texts]
     spots = ax.transData.transform(centres)
-    ends = zip(*(ax.transData.transform(centres + s * errors) for s in (-1, 1)), strict=True)
-    for (x, y), (low, high) in zip(spots, ends, strict=True):
-        thick, thin = 6 * unit, 2 * unit
-        occupied += [
-            (x - thick, y - thick, x + thick, y + thick),
-            (low[0] - unit, y - thin, high[0] + unit, y + thin),
-            (x - thin, low[1] - unit, x + thin, high[1] + unit),
-        ]
-    frame = _edges(ax)
+    bars = ax.transData.transform(centres + errors) - spots
+    for spot, (right, up) in zip(spots, bars, strict=True):
+        for half in ((6 * unit, 6 * unit), (right + unit, 2 * unit), (2 * unit, up + unit)):
+            occupied.append(Bbox([spot - half, spot + half]))
     for name, centre, spot, colour in zip(names, centres, spots, colours, strict=True):
         label = ax.annotate(
             shorten(name),
@@ -289,47 +284,25 @@ def _label_points(
             zorder=4,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
         )
-        left, bottom, right, top = _edges(label)
-        boxes = [
-            _box_beside(spot, (right - left, top - bottom), angle, radius * unit)
-            for radius in _RADII
-            for angle in _ANGLES
-        ]
-        # The first, and so the nearest, of equally good ones.
-        box = min(boxes, key=lambda box: _badness(box, frame, occupied, spot, spots))
-        label.set_position(((box[0] - spot[0]) / unit, (box[1] - spot[1]) / unit))
+        size, box, least = label.get_window_extent().size, None, math.inf
+        for radius, angle in itertools.product(_RADII, _ANGLES):
+            direction = np.array([math.cos(angle), math.sin(angle)])
+            # The near edge or corner touches the circle.
+            share = np.array([0.5 if abs(direction[0]) < 0.1 else direction[0] < 0, 0.5])
+            corner = spot + radius * unit * direction - size * share
+            candidate = Bbox.from_bounds(*corner, *size)
+            inside = frame.contains(*candidate.min) and frame.contains(*candidate.max)
+            nearer = _distances(candidate, spots) < _distances(candidate, spot) - 1e-6
+            badness = candidate.count_overlaps(occupied) + nearer.sum() + 1000 * (not inside)
+            if badness < least:
+                box, least = candidate, badness
+        assert box is not None
+        label.set_position(tuple((box.min - spot) / unit))
         occupied.append(box)
-        if _distances(box, spot[None]).item() > 14 * unit:
-            end = ax.transData.inverted().transform(np.clip(spot, box[:2], box[2:]))
+        if _distances(box, spot) > 14 * unit:
+            end = ax.transData.inverted().transform(np.clip(spot, box.min, box.max))
             ax.plot([centre[0], end[0]], [centre[1], end[1]], color=colour, lw=0.9, zorder=2)
 
 
-def _edges(artist: "matplotlib.axes.Axes | matplotlib.text.Text") -> Box:
-    box = artist.get_window_extent()
-    return box.x0, box.y0, box.x1, box.y1
-
-
-def _box_beside(spot: np.ndarray, size: tuple[float, float], angle: float, radius: float) -> Box:
-    """A box whose near edge, or corner, is at this angle and distance from a spot."""
-    cosine, sine = math.cos(angle), math.sin(angle)
-    x, y = spot + radius * np.array([cosine, sine])
-    left = x - size[0] * (0.5 if abs(cosine) < 0.1 else float(cosine < 0))
-    bottom = y - size[1] / 2
-    return left, bottom, left + size[0], bottom + size[1]
-
-
-def _badness(
-    box: Box, frame: Box, occupied: Sequence[Box], spot: np.ndarray, spots: np.ndarray
-) -> int:
-    """The number of overlaps and of points nearer than the label's own; worst outside the frame."""
-    inside = box[0] > frame[0] and box[1] > frame[1] and box[2] < frame[2] and box[3] < frame[3]
-    overlaps = sum(
-        box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
-        for other in occupied
-    )
-    nearer = int((_distances(box, spots) < _distances(box, spot[None]) - 1e-6).sum())
-    return int(overlaps + nearer) + (0 if inside else 1000)
-
-
-def _distances(box: Box, spots: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(np.clip(spots, box[:2], box[2:]) - spots, axis=-1)
+def _distances(box: "matplotlib.transforms.Bbox", spots: np.ndarray) -> np.ndarray:
+    return np.asarray(np.linalg.norm(np.clip(spots, box.min, box.max) - spots, axis=-1))

@@ -14,8 +14,7 @@ from analysis.plotting.style import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
 from analysis.verdicts import Verdict, judge_code_use
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.evidence import Evaluation
-from pyro_vae.evidence.numbers import standard_error
-from pyro_vae.statistics import ACTIVE_VARIANCE, EQUAL_SHARE, unit_activity
+from pyro_vae.statistics import ACTIVE_VARIANCE, EQUAL_SHARE, standard_error, unit_activity
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -121,11 +120,7 @@ class ElboTerms(Result):
 
 
 def elbo_terms(evaluation: Evaluation) -> ElboTerms:
-    """The terms of each evaluated example, means over its draws from the guide.
-
-    Args:
-        evaluation: The result of `pyro_vae.evidence.evaluate`.
-    """
+    """The terms of each evaluated example, means over its draws from the guide."""
     weights = evaluation.importance_weighting
     arrays = (weights.reconstruction, weights.kl, evaluation.embeddings)
     return ElboTerms(*(np.asarray(values, np.float64) for values in arrays))

@@ -13,8 +13,7 @@ from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.plotting.vectors import Elements, plot_largest, plot_vectors
 from analysis.verdicts import Verdict, judge_evidence
 from pyro_vae.data.nouns import noun, nouns
-from pyro_vae.evidence.numbers import share_above_threshold
-from pyro_vae.statistics import khat_threshold
+from pyro_vae.statistics import khat_threshold, share_above_threshold
 
 if TYPE_CHECKING:
     import matplotlib.axes

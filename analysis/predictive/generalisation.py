@@ -15,14 +15,10 @@ from analysis.predictive.model_samples import to_array
 from analysis.verdicts import CLEAR, DECODER, ENCODER, MOST_KHATS_ABOVE, Verdict, judge_overfitting
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence import NoLocalGuideError, fixed_rows, importance_weighting, inference_gaps
-from pyro_vae.evidence.baselines import (
-    Baseline,
-    independent_density,
-    negative_binomial_log_density,
-)
-from pyro_vae.evidence.numbers import standard_error
+from pyro_vae.evidence.baseline_densities import independent_density, negative_binomial_log_density
+from pyro_vae.evidence.baselines import Baseline
 from pyro_vae.rng import evaluation_mode
-from pyro_vae.statistics import khat_threshold
+from pyro_vae.statistics import khat_threshold, standard_error
 
 if TYPE_CHECKING:
     import matplotlib.figure

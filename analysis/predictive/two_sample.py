@@ -20,8 +20,8 @@ from jaxtyping import Float, Int, Real
 from analysis.check import Result
 from analysis.comparison.p_values import p_text
 from analysis.verdicts import CLEAR, SIGNIFICANT, distance_text
-from pyro_vae.evidence.numbers import standard_error
 from pyro_vae.json_values import to_jsonable
+from pyro_vae.statistics import standard_error
 
 # Number of levels at which PITs are counted, and of simulations of the most improbable count.
 LEVELS, SIMULATIONS = 100, 9_999

@@ -26,6 +26,8 @@ MAX_CODES = 10_000
 # Adjusted Rand index: below the first, groups are nearly unrelated to labels; above the second, most
 # pairs with one label are together.
 UNRELATED, CLOSE = 0.1, 0.6
+# Labels of the scores.
+SCORES = {"NMI": "nmi", "ARI": "ari", "accuracy": "accuracy"}
 # A prior with more components than this many times the number of labels does not group the data.
 MAX_COMPONENTS = 5
 
@@ -56,7 +58,7 @@ class Agreement(Result):
         """Whether the groups are the labels'."""
         return _verdict(
             f"{self.groups} groups",
-            f"ARI {self.ari:.2f}, NMI {self.nmi:.2f}, accuracy {self.accuracy:.1%}",
+            f"NMI {self.nmi:.2f}, ARI {self.ari:.2f}, accuracy {self.accuracy:.2f}",
             self.ari,
             self.num_classes,
         )
@@ -67,47 +69,38 @@ class Clustering(Result):
     """How far K-means clusters of codes and labels are the same partition, over starts.
 
     Args:
-        nmi: The normalised mutual information of each start.
-        ari: The adjusted Rand index of each start.
-        accuracy: The share of data in the group that is matched to their label, one to one.
+        starts: The agreement with the labels of each start.
         clusters: The number K of clusters.
-        num_classes: The number of different labels.
-        n: The number of codes.
     """
 
-    FIELDS: ClassVar = ("n", "clusters", "num_classes", "repeats")
-
-    nmi: Float[np.ndarray, " repeats"]
-    ari: Float[np.ndarray, " repeats"]
-    accuracy: Float[np.ndarray, " repeats"]
+    starts: tuple[Agreement, ...]
     clusters: int
-    num_classes: int
-    n: int
 
-    @property
-    def repeats(self) -> int:
-        """The number of starts."""
-        return len(self.ari)
+    def scores(self, name: str) -> Float[np.ndarray, " repeats"]:
+        """A score of each start: "nmi", "ari" or "accuracy"."""
+        return np.array([getattr(start, name) for start in self.starts])
 
     def extra(self) -> dict[str, Any]:
-        """Mean and spread over starts of each score."""
-        record = {}
-        for name in ("nmi", "ari", "accuracy"):
-            values = getattr(self, name)
+        """Counts, and mean and spread over starts of each score."""
+        first = self.starts[0]
+        record: dict[str, Any] = {"n": first.n, "num_classes": first.num_classes}
+        record |= {"clusters": self.clusters, "repeats": len(self.starts)}
+        for name in SCORES.values():
+            values = self.scores(name)
             record |= {name: values.mean(), f"{name}_spread": spread(values)}
         return record
 
+    def text(self, name: str, form: str = ".3f") -> str:
+        """Mean and spread of a score."""
+        values = self.scores(name)
+        return with_error(values.mean(), spread(values), form)
+
     def reading(self) -> str:
         """Whether the codes form the labels' groups without seeing labels."""
-        ari, nmi, accuracy = (
-            with_error(values.mean(), spread(values), form)
-            for values, form in ((self.ari, ".2f"), (self.nmi, ".2f"), (self.accuracy, ".1%"))
-        )
+        scores = ", ".join(f"{label} {self.text(name, '.2f')}" for label, name in SCORES.items())
+        ari = float(self.scores("ari").mean())
         return _verdict(
-            f"{self.clusters} K-means clusters",
-            f"ARI {ari}, NMI {nmi}, accuracy {accuracy}",
-            float(self.ari.mean()),
-            self.num_classes,
+            f"{self.clusters} K-means clusters", scores, ari, self.starts[0].num_classes
         )
 
 
@@ -145,22 +138,15 @@ def clustering(
     k = num_classes if clusters is None else clusters
     if not 1 <= k <= len(data):
         raise ValueError(f"clusters must be from 1 to the {len(data)} codes, got {k}.")
-    results = []
+    starts = []
     for start in generator.integers(2**31, size=repeats):
         # scikit-learn's type stub knows only the default of n_init, a word.
         k_means = KMeans(k, n_init=INITS, random_state=int(start))  # pyright: ignore[reportArgumentType]
         # With fewer distinct codes than clusters, as of a collapsed code, some clusters stay empty.
         with ignore_fit_warnings():
             groups = k_means.fit_predict(data.codes.astype(np.float64))
-            results.append(agreement(groups, data.labels))
-    return Clustering(
-        nmi=np.array([result.nmi for result in results]),
-        ari=np.array([result.ari for result in results]),
-        accuracy=np.array([result.accuracy for result in results]),
-        clusters=k,
-        num_classes=num_classes,
-        n=len(data),
-    )
+            starts.append(agreement(groups, data.labels))
+    return Clustering(tuple(starts), k)
 
 
 def agreement(assignments: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> Agreement:
@@ -271,10 +257,7 @@ CLUSTERING = Check(
         subject.compute(RepresentationInputs).test, seed=subject.seed_of("clustering")
     ),
     headline=lambda found: {
-        f"K-means, {label}": with_error(values.mean(), spread(values))
-        for label, values in (
-            *(("NMI", found.nmi), ("ARI", found.ari), ("accuracy", found.accuracy)),
-        )
+        f"K-means, {label}": found.text(name) for label, name in SCORES.items()
     },
 )
 MIXTURE_COMPONENTS = Check(

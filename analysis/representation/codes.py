@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,11 +56,13 @@ def labelled_codes(
     return LabelledCodes(embed_data(vae, x), labels.cpu().numpy().astype(np.int64))
 
 
-def rows_with_label(labels: np.ndarray | None, name: str) -> Int[np.ndarray, " l"]:
-    """Rows whose label, or first factor, is not -1.
+def class_labels(
+    labels: np.ndarray | None, name: str
+) -> tuple[Int[np.ndarray, " l"], Int[np.ndarray, " l"]]:
+    """Rows that have a label, or a first factor, and their labels.
 
     Raises:
-        UndefinedCheckError: If there are none, or labels are not classes.
+        UndefinedCheckError: If there are none, labels are not classes, or all are the same.
     """
     if labels is None:
         raise UndefinedCheckError(f"{name} have no labels.")
@@ -68,24 +71,13 @@ def rows_with_label(labels: np.ndarray | None, name: str) -> Int[np.ndarray, " l
             f"the labels of {name} are floats, a numeric target: classifiers need classes, given as words or "
             "whole numbers."
         )
-    rows = np.flatnonzero((labels[:, 0] if labels.ndim == 2 else labels) >= 0)
+    first = labels[:, 0] if labels.ndim == 2 else labels
+    rows = np.flatnonzero(first >= 0)
     if len(rows) == 0:
         raise UndefinedCheckError(f"none of {name} has a label.")
-    return rows
-
-
-def class_labels(labels: np.ndarray | None, name: str) -> Int[np.ndarray, " l"]:
-    """Labels, or first factors, of the rows that have one.
-
-    Raises:
-        UndefinedCheckError: If there are none, labels are not classes, or all are the same.
-    """
-    rows = rows_with_label(labels, name)
-    assert labels is not None
-    first = (labels[:, 0] if labels.ndim == 2 else labels)[rows].astype(np.int64)
-    if len(np.unique(first)) < 2:
+    if len(np.unique(first[rows])) < 2:
         raise UndefinedCheckError(f"all of {name} have the same label.")
-    return first
+    return rows, first[rows].astype(np.int64)
 
 
 def complete_factors(
@@ -261,30 +253,27 @@ def as_netcdf(codes: Codes) -> bytes:
         "codes": ("datum", "latent"),
         "scale": ("datum", "latent"),
         "factors": ("datum", "factor"),
-        "factor_names": ("factor",),
-        "label_names": ("label",),
     }
+    dims |= {"factor_names": ("factor",), "label_names": ("label",)}
     variables = {name: (dims.get(name, ("datum",)), array) for name, array in arrays.items()}
-    buffer = io.BytesIO()
     dataset = xarray.Dataset(variables, attrs={"metadata": str(metadata)})
     coordinates = [name for name in ("row", "split", "row_name") if name in dataset]
+    buffer = io.BytesIO()
     dataset.set_coords(coordinates).to_netcdf(buffer, engine="h5netcdf")
     return buffer.getvalue()
 
 
 def as_csv(codes: Codes) -> bytes:
     """A `.csv` file: columns z0, z1, ..., the label or factors, split and row; one line per example."""
-    return _table(codes).to_csv(index=False).encode()
+    with _pandas_required():
+        return _table(codes).to_csv(index=False).encode()
 
 
 def as_parquet(codes: Codes) -> bytes:
     """A `.parquet` file with the same columns."""
-    table = _table(codes)
     buffer = io.BytesIO()
-    try:
-        table.to_parquet(buffer, engine="pyarrow", index=False)
-    except ImportError as error:
-        raise _missing_pandas(error) from error
+    with _pandas_required():
+        _table(codes).to_parquet(buffer, engine="pyarrow", index=False)
     return buffer.getvalue()
 
 
@@ -298,10 +287,8 @@ FORMATS: dict[str, Callable[[Codes], bytes]] = {
 
 
 def _table(codes: Codes) -> "pd.DataFrame":
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise _missing_pandas(error) from error
+    import pandas as pd
+
     columns: dict[str, np.ndarray] = {f"z{i}": z for i, z in enumerate(codes.codes.T)}
     if codes.scale is not None:
         columns |= {f"scale{i}": scale for i, scale in enumerate(codes.scale.T)}
@@ -316,8 +303,12 @@ def _table(codes: Codes) -> "pd.DataFrame":
     return pd.DataFrame({**columns, "split": codes.split, "row": codes.row})
 
 
-def _missing_pandas(error: ImportError) -> ImportError:
-    return ImportError(
-        ".csv and .parquet files are written by pandas and pyarrow, one of which cannot be imported "
-        f"({error}): pip install pandas pyarrow"
-    )
+@contextmanager
+def _pandas_required() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(
+            ".csv and .parquet files are written by pandas and pyarrow, one of which cannot be imported "
+            f"({error}): pip install pandas pyarrow"
+        ) from error

@@ -118,13 +118,11 @@ class DecoderGeometry(Result):
         axes = ""
         if self.off_diagonal is not None and self.rotated_off_diagonal is not None:
             share, chance = np.median(self.off_diagonal), np.median(self.rotated_off_diagonal)
-            axes = ", and the coordinates are partly its axes"
+            how = "not" if share >= AS_ROTATED * chance else "partly"
+            how = "close to" if share <= ALIGNED * chance else how
+            axes = f", and the coordinates are {how} its axes"
             if chance < 0.01:
                 axes = ", with no preferred axes"
-            elif share <= ALIGNED * chance:
-                axes = ", and the coordinates are close to its axes"
-            elif share >= AS_ROTATED * chance:
-                axes = ", and the coordinates are not its axes"
         return (
             f"At a typical code {self.directions_used} of {self.dimensions} directions move the decoded mean "
             f"(effective rank {np.median(self.effective_rank):.1f}); the decoder stretches the latent space "
@@ -243,11 +241,7 @@ def _rotations(latent: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def plot_jacobian_spectrum(found: DecoderGeometry) -> "matplotlib.figure.Figure":
-    """Draw the singular values of the decoder's Jacobian by rank, and how they vary over codes.
-
-    Args:
-        found: The result of `decoder_geometry`.
-    """
+    """Draw the singular values of the decoder's Jacobian by rank, and how they vary over codes."""
     figure = new_figure(10.0, 3.9)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     values = found.singular_values

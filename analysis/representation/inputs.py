@@ -5,7 +5,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
@@ -16,7 +15,6 @@ from analysis.representation.codes import (
     LabelledCodes,
     class_labels,
     complete_factors,
-    rows_with_label,
 )
 from pyro_vae.evidence.evaluation import fixed_rows
 
@@ -61,28 +59,35 @@ class RepresentationInputs:
         return self.subject.train[rows].to(self.subject.x.device)
 
     @cached_property
+    def _labelled(self) -> tuple[Int[np.ndarray, " l"], Int[np.ndarray, " l"]]:
+        return class_labels(self.subject.labels, "the data")
+
+    @cached_property
+    def _labelled_train(self) -> tuple[Int[np.ndarray, " r"], Int[np.ndarray, " r"]]:
+        return class_labels(self.subject.train_labels, "the training data")
+
+    @property
     def labels(self) -> Int[np.ndarray, " l"]:
         """Labels of the held-out data that have one."""
-        return class_labels(self.subject.labels, "the data")
+        return self._labelled[1]
 
     @property
     def labelled_x(self) -> Real[Tensor, " l *event"]:
         """The held-out data that have a label, on the device."""
-        rows = rows_with_label(self.subject.labels, "the data")
-        return self.subject.x[torch.from_numpy(rows).to(self.subject.x.device)]
+        return self.subject.x[self._labelled[0]]
 
     @cached_property
     def test(self) -> LabelledCodes:
         """Codes and labels of the held-out data that have a label."""
         # The labels first: without any, no codes are needed.
-        labels = self.labels
-        return LabelledCodes(self.codes[rows_with_label(self.subject.labels, "the data")], labels)
+        rows, labels = self._labelled
+        return LabelledCodes(self.codes[rows], labels)
 
     @cached_property
     def all_train(self) -> LabelledCodes:
         """Codes and labels of all training data that have a label."""
-        labels = class_labels(self.subject.train_labels, "the training data")
-        return LabelledCodes(self.train_codes[self._labelled_train_rows], labels)
+        rows, labels = self._labelled_train
+        return LabelledCodes(self.train_codes[rows], labels)
 
     @cached_property
     def train(self) -> LabelledCodes:
@@ -92,13 +97,9 @@ class RepresentationInputs:
     @property
     def labelled_train_x(self) -> Real[Tensor, " s *event"]:
         """The data of `train`, on the device."""
-        labelled = self._labelled_train_rows
-        rows = labelled[fixed_rows(len(labelled), TRAINING).numpy()]
+        rows, _ = self._labelled_train
+        rows = rows[fixed_rows(len(rows), TRAINING).numpy()]
         return self.subject.train[rows].to(self.subject.x.device)
-
-    @property
-    def _labelled_train_rows(self) -> Int[np.ndarray, " r"]:
-        return rows_with_label(self.subject.train_labels, "the training data")
 
     @property
     def label_name(self) -> str:

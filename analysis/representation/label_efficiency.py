@@ -68,11 +68,6 @@ class ProbeAtSize:
         """The standard deviation over draws; None for one."""
         return spread(self.accuracies)
 
-    @property
-    def repeats(self) -> int:
-        """The number of draws."""
-        return len(self.accuracies)
-
 
 @dataclass(frozen=True)
 class LabelEfficiency(Result):
@@ -96,8 +91,13 @@ class LabelEfficiency(Result):
 
     def extra(self) -> dict[str, Any]:
         """Mean and spread of the accuracy at each size."""
-        names = ("n", "all_labels", "mean", "spread", "standard_error", "repeats")
-        return {"points": [{name: getattr(p, name) for name in names} for p in self.points]}
+        names = ("n", "all_labels", "mean", "spread", "standard_error")
+        return {
+            "points": [
+                {name: getattr(p, name) for name in names} | {"repeats": len(p.accuracies)}
+                for p in self.points
+            ]
+        }
 
     def at(self, n: int) -> ProbeAtSize:
         """The accuracy with n labels."""
@@ -263,33 +263,12 @@ def plot_label_efficiency(results: Mapping[str, LabelEfficiency]) -> "matplotlib
     )
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9.5)
     tidy([ax])
-    figure.suptitle(wrap_title(_title(results)), fontsize=12)
+    few, many = first.points[0], first.points[-1]
+    title = f"{shorten(ranked[0][0])}: {few.mean:.1%} right with {few.n:,} labels, {many.mean:.1%} with {many.n:,}"
+    figure.suptitle(
+        wrap_title(title if len(ranked) == 1 else f"Best with all labels, {title}"), fontsize=12
+    )
     return figure
-
-
-def _title(results: Mapping[str, LabelEfficiency]) -> str:
-    """The best representation where labels are few, and whether the draws separate it from the next."""
-    if len(results) == 1:
-        ((name, result),) = results.items()
-        few, many = result.points[0], result.points[-1]
-        return (
-            f"{shorten(name)}: {few.mean:.1%} right with {few.n:,} labels, {many.mean:.1%} "
-            f"with {many.n:,}"
-        )
-    shared = set.intersection(*({point.n for point in r.points} for r in results.values()))
-    if not shared:
-        return "A linear probe's accuracy by the number of labels"
-    sizes = sorted(shared)
-    # The smallest size says little: a draw of one label per class is mostly luck.
-    n = next((size for size in sizes if size >= 100), sizes[-1])
-    at = {name: result.at(n) for name, result in results.items()}
-    (best, first), (_, second) = sorted(at.items(), key=lambda item: -item[1].mean)[:2]
-    start = f"With {n:,} labels {shorten(best)} is best with {first.mean:.1%}"
-    if first.mean - second.mean <= max(
-        first.spread or 0.0, second.spread or 0.0, first.standard_error
-    ):
-        return f"{start}: the next is within the spread of draws"
-    return f"{start}, the next has {second.mean:.1%}"
 
 
 def _diagnose(subject: "Subject") -> LabelEfficiency:

@@ -21,10 +21,10 @@ from analysis.predictive.model_samples import (
     to_array,
 )
 from pyro_vae.evidence import importance_weighting
-from pyro_vae.evidence.numbers import standard_error
 from pyro_vae.inference_data import unconditioned
 from pyro_vae.log_densities import distribution_at
 from pyro_vae.rng import as_floats, derive_seed, evaluation_mode
+from pyro_vae.statistics import standard_error
 
 if TYPE_CHECKING:
     import matplotlib.axes

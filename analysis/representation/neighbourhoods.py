@@ -1,7 +1,7 @@
 """Neighbours of codes: whether they share the label, and whether they are neighbours in data space."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int, Real
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Real
 from analysis.check import Check, Result
 from analysis.representation.codes import LabelledCodes, with_error
 from analysis.representation.inputs import RepresentationInputs
-from pyro_vae.evidence.numbers import standard_error
+from pyro_vae.statistics import standard_error
 
 if TYPE_CHECKING:
     from analysis.subject import Subject
@@ -23,109 +23,97 @@ NEAR = 10
 
 
 @dataclass(frozen=True)
-class LocalAgreement(Result):
-    """How many of the k nearest codes of an example share its label.
+class NeighbourShares(Result):
+    """The share of an example's k nearest neighbours with a property. Abstract.
 
     Args:
-        agreement: For each example, the share of its k nearest others with its label.
-        chance: The value for random neighbours: sum_c n_c (n_c - 1) / (n (n - 1)).
-        by_class: The mean over the examples of each label; None for a label of at most k examples, whose
-            neighbours cannot all share it.
+        shares: One per example.
+        chance: The mean share for random neighbours.
         neighbours: k.
     """
 
-    FIELDS: ClassVar = ("n", "neighbours", "agreement_se", "chance", "by_class")
-
-    agreement: Float[np.ndarray, " n"]
+    shares: Float[np.ndarray, " n"]
     chance: float
-    by_class: tuple[float | None, ...]
     neighbours: int
-
-    @property
-    def n(self) -> int:
-        """The number of examples."""
-        return len(self.agreement)
 
     @property
     def mean(self) -> float:
         """The mean share."""
-        return float(self.agreement.mean())
+        return float(self.shares.mean())
 
     @property
-    def agreement_se(self) -> float | None:
+    def standard_error(self) -> float | None:
         """The standard error of the mean."""
-        return standard_error(self.agreement)
+        return standard_error(self.shares)
 
-    def extra(self) -> dict[str, float]:
-        """The mean share."""
-        return {"agreement": self.mean}
+    @property
+    def above_chance(self) -> bool:
+        """Whether the mean exceeds chance by more than two standard errors."""
+        return self.mean - 2 * (self.standard_error or 0.0) > self.chance
 
-    def reading(self) -> str:
-        """Whether the neighbours of a code share its label, and the label with the lowest share."""
-        error = self.agreement_se or 0.0
-        if self.mean - 2 * error <= self.chance:
-            verdict = "no better than chance"
-        elif self.mean - self.chance > GOOD * (1 - self.chance):
-            verdict = "nearby codes share labels"
-        else:
-            verdict = "better than chance, with labels mixed"
-        text = (
-            f"{with_error(self.mean, error, '.1%')} of a code's {self.neighbours} nearest others share its label "
-            f"(chance {self.chance:.1%}): {verdict}"
-        )
-        known = {label: share for label, share in enumerate(self.by_class) if share is not None}
-        if known:
-            worst = min(known, key=lambda label: known[label])
-            text += f"; the lowest share is {known[worst]:.1%}, of label {worst}"
-        return f"{text}."
+    def _record(self, name: str) -> dict[str, Any]:
+        record = {"n": len(self.shares), "neighbours": self.neighbours, "chance": self.chance}
+        return record | {name: self.mean, f"{name}_se": self.standard_error}
+
+    def _sentence(self, what: str, verdict: str) -> str:
+        share = with_error(self.mean, self.standard_error, ".1%")
+        verdict = verdict if self.above_chance else "no better than chance"
+        return f"{share} of {what} (chance {self.chance:.1%}): {verdict}."
 
 
 @dataclass(frozen=True)
-class NeighbourhoodOverlap(Result):
+class LocalAgreement(NeighbourShares):
+    """How many of the k nearest codes of an example share its label.
+
+    Args:
+        shares: For each example, the share of its k nearest others with its label.
+        chance: sum_c n_c (n_c - 1) / (n (n - 1)).
+        neighbours: k.
+        by_class: The mean over the examples of each label; None for a label of at most k examples, whose
+            neighbours cannot all share it.
+    """
+
+    by_class: tuple[float | None, ...]
+
+    def extra(self) -> dict[str, Any]:
+        """The mean share, its standard error, and the mean by label."""
+        return self._record("agreement") | {"by_class": self.by_class}
+
+    def reading(self) -> str:
+        """Whether the neighbours of a code share its label."""
+        good = self.mean - self.chance > GOOD * (1 - self.chance)
+        verdict = "nearby codes share labels" if good else "better than chance, with labels mixed"
+        return self._sentence(
+            f"a code's {self.neighbours} nearest others share its label", verdict
+        )
+
+
+@dataclass(frozen=True)
+class NeighbourhoodOverlap(NeighbourShares):
     """How many of the k nearest examples, in data space, are the k nearest by their codes.
 
     Args:
-        by_example: For each example, the share of its k nearest data that are among its k nearest codes.
+        shares: For each example, the share of its k nearest data that are among its k nearest codes.
         chance: k / (n - 1).
+        neighbours: k.
         trustworthiness: From 0 to 1: reduced by how far neighbours of the code are from being
             neighbours in data space, in ranks; about 0.5 by chance.
-        neighbours: k.
     """
 
-    FIELDS: ClassVar = ("n", "neighbours", "overlap", "overlap_se", "chance", "trustworthiness")
+    FIELDS: ClassVar = ("trustworthiness",)
 
-    by_example: Float[np.ndarray, " n"]
-    chance: float
     trustworthiness: float
-    neighbours: int
 
-    @property
-    def n(self) -> int:
-        """The number of examples."""
-        return len(self.by_example)
-
-    @property
-    def overlap(self) -> float:
-        """The mean share."""
-        return float(self.by_example.mean())
-
-    @property
-    def overlap_se(self) -> float | None:
-        """The standard error of the mean."""
-        return standard_error(self.by_example)
+    def extra(self) -> dict[str, Any]:
+        """The mean share and its standard error."""
+        return self._record("overlap")
 
     def reading(self) -> str:
         """Whether the code preserves the neighbourhoods of the data."""
-        error = self.overlap_se or 0.0
-        if self.overlap - 2 * error <= self.chance:
-            verdict = "no better than chance"
-        else:
-            share = "most" if self.overlap > GOOD else "part"
-            verdict = f"the code preserves {share} of the data's neighbourhoods"
-        return (
-            f"{with_error(self.overlap, error, '.1%')} of the {self.neighbours} nearest data are among the nearest "
-            f"codes (chance {self.chance:.1%}), with trustworthiness {self.trustworthiness:.2f} (chance 0.5): "
-            f"{verdict}."
+        share = "most" if self.mean > GOOD else "part"
+        return self._sentence(
+            f"the {self.neighbours} nearest data are among the nearest codes",
+            f"the code preserves {share} of the data's neighbourhoods",
         )
 
 
@@ -154,7 +142,7 @@ def local_label_agreement(data: LabelledCodes, *, neighbours: int = 10) -> Local
         for label, count in enumerate(counts.tolist())
     )
     chance = float((counts * (counts - 1.0)).sum() / (n * (n - 1.0)))
-    return LocalAgreement(agreement, chance, by_class, neighbours)
+    return LocalAgreement(agreement, chance, neighbours, by_class)
 
 
 def neighbourhood_overlap(
@@ -192,9 +180,8 @@ def neighbourhood_overlap(
     near_data, near_codes = _nearest(data, neighbours), _nearest(codes[rows], neighbours)
     shared = [len(np.intersect1d(a, b)) for a, b in zip(near_data, near_codes, strict=True)]
     trust = trustworthiness(data, codes[rows], n_neighbors=neighbours)
-    return NeighbourhoodOverlap(
-        np.array(shared) / neighbours, neighbours / (n - 1), float(trust), neighbours
-    )
+    shares, chance = np.array(shared) / neighbours, neighbours / (n - 1)
+    return NeighbourhoodOverlap(shares, chance, neighbours, float(trust))
 
 
 def _diagnose(subject: "Subject") -> LocalAgreement:

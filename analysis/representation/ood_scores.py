@@ -13,7 +13,7 @@ from torch import Tensor
 
 from analysis.plotting.images import is_image
 from analysis.predictive.model_samples import embed_data, has_density, mean_data, to_array
-from pyro_vae.evidence.baselines import independent_density
+from pyro_vae.evidence.baseline_densities import independent_density
 from pyro_vae.evidence.evaluation import fixed_rows
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
 from pyro_vae.rng import derive_seed, evaluation_mode

@@ -204,7 +204,7 @@ def _check_foreign(
             f"{name}: data must have the shape {tuple(own.shape[1:])} of the model's own, got "
             f"{tuple(foreign.shape[1:])}."
         )
-    if support is None and _is_binary(own):
+    if support is None and _guess_support(own) == "binary":
         support = "binary"
     low, high = float(foreign.min()), float(foreign.max())
     whole = not foreign.is_floating_point() or bool((foreign == foreign.floor()).all())
@@ -299,17 +299,13 @@ def _pooled(flat: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _guess_support(x: Tensor) -> str:
-    if _is_binary(x):
+    if bool(((x == 0) | (x == 1)).all()):
         return "binary"
     if x.min() < 0:
         return "real"
     if not x.is_floating_point() or bool((x == x.floor()).all()):
         return "integers" if is_image(tuple(x.shape[1:])) else "counts"
     return "unit" if x.max() <= 1 else "real"
-
-
-def _is_binary(x: Tensor) -> bool:
-    return bool(((x == 0) | (x == 1)).all())
 
 
 def _detection(
@@ -341,9 +337,6 @@ def plot_out_of_distribution(result: OutOfDistribution) -> "matplotlib.figure.Fi
     A row of the heat map is a score, a column a foreign set: blue is separated, white is chance, and red
     is the wrong way round. Below are histograms of log p(x): where a foreign set lies to the right of own
     data, likelihood alone fails. Without a density the distance of codes to their neighbours is drawn.
-
-    Args:
-        result: The result of `out_of_distribution`.
     """
     sets = list(result.foreign)
     rows = [score for score in DEFINITIONS if result.auroc(score)]

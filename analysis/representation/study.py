@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from analysis.representation.out_of_distribution import out_of_distribution
 from analysis.representation.probes import linear_probe, nearest_neighbours
 from analysis.representation.robustness import Robustness, robustness
 from analysis.representation.uncertainty_calibration import uncertainty_calibration
-from analysis.study import (
+from analysis.study_results import (
     Cell,
     Results,
     cells_of,
@@ -143,16 +144,10 @@ def codes_robustness(vae: Any, data: PreparedData, *, seed: int = 0) -> Robustne
 def robustness_metrics(vae: Any, data: PreparedData, *, seed: int = 0) -> Cell:
     """Curves and areas of accuracy, latent shift, reconstruction and log p(x) over corruptions."""
     found = codes_robustness(vae, data, seed=seed)
-    accuracy = dict(zip(found.corruptions, found.mean("accuracy"), strict=True))
     area = {name: found.area(name)[0] for name in found.values}
-    return to_jsonable(
-        {
-            "n": ROBUSTNESS_DATA,
-            "strengths": found.strengths,
-            "area": area,
-            "accuracy": accuracy,
-        }
-    )
+    record = {"n": ROBUSTNESS_DATA, "strengths": found.strengths, "area": area}
+    accuracy = dict(zip(found.corruptions, found.mean("accuracy"), strict=True))
+    return to_jsonable(record | {"accuracy": accuracy})
 
 
 def ood_metrics(
@@ -237,13 +232,11 @@ def _fixed(vae: Any, data: PreparedData, split: str, n: int) -> tuple[Tensor, Te
 
 def representation_tables(results: Results) -> str:
     """All tables in Markdown, each with how to read it and the differences by seed."""
-    parts = []
-    for data in DATA_NAMES:
-        parts += [
-            _use_table(results, data),
-            _differences(results, data),
-            _space_table(results, data),
-        ]
+    parts = [
+        make(results, data)
+        for data in DATA_NAMES
+        for make in (_use_table, _differences, _space_table)
+    ]
     parts += [_foreign_table(results), _sprites_table(results), _selection_table(results)]
     parts = [part for part in parts if part]
     if not parts:
@@ -260,6 +253,25 @@ def probe(cell: Cell, n: int | None) -> float | None:
     return None
 
 
+def _table(
+    results: Results,
+    data: str,
+    names: Mapping[str, str],
+    header: Sequence[str],
+    columns: Callable[[dict[int, Cell]], Sequence[str] | None],
+    reading: str = "",
+) -> str:
+    """One row per model that has cells and columns; nothing without any."""
+    by_name = {name: cells_of(results, f"{data}:{model}") for model, name in names.items()}
+    rows = {name: columns(by_seed) for name, by_seed in by_name.items() if by_seed}
+    lines = [(name, *row) for name, row in rows.items() if row]
+    return reading + markdown(header, lines) if lines else ""
+
+
+def _spread(cells: Sequence[Cell], number: Number) -> str:
+    return mean_and_spread([number(cell) for cell in cells])
+
+
 def _percent(cells: Sequence[Cell], number: Number, digits: int = 1) -> str:
     values = [number(cell) for cell in cells]
     return mean_and_spread([None if v is None else 100 * v for v in values], digits)
@@ -270,100 +282,136 @@ def _row_command(by_seed: dict[int, Cell]) -> str:
 
 
 def _use_table(results: Results, data: str) -> str:
-    """One row per model: how useful and robust its codes are."""
-    lines = []
-    for model, name in MODEL_NAMES.items():
-        by_seed = cells_of(results, f"{data}:{model}")
+    """How useful and robust codes are, by model."""
+
+    def columns(by_seed: dict[int, Cell]) -> tuple[str, ...]:
         cells = list(by_seed.values())
-        if not cells:
-            continue
         # The pixels are no model.
-        areas = [cell.get("robustness", {}).get("area") for cell in cells]
-        of_model = ["-"] * 3
-        if None not in areas:
-            of_model = [
-                mean_and_spread([area["accuracy"] for area in areas]),
-                mean_and_spread([area["latent_shift"] for area in areas]),
-                mean_and_spread([cell.get("log_evidence") for cell in cells]),
-            ]
-        lines.append(
-            (
-                name,
-                *(_percent(cells, partial(probe, n=n)) for n in (100, 1000, None)),
-                _percent(cells, lambda cell: cell["neighbours"]),
-                mean_and_spread([cell["clustering"]["nmi"] for cell in cells]),
-                _percent(cells, lambda cell: cell["clustering"]["accuracy"]),
-                *of_model,
-                _row_command(by_seed),
+        of_model = ("-", "-", "-")
+        if all("robustness" in cell for cell in cells):
+            areas = [cell["robustness"]["area"] for cell in cells]
+            of_model = (
+                *(_spread(areas, itemgetter(name)) for name in ("accuracy", "latent_shift")),
+                _spread(cells, lambda cell: cell.get("log_evidence")),
             )
+        return (
+            *(_percent(cells, partial(probe, n=n)) for n in (100, 1000, None)),
+            _percent(cells, itemgetter("neighbours")),
+            _spread(cells, lambda cell: cell["clustering"]["nmi"]),
+            _percent(cells, lambda cell: cell["clustering"]["accuracy"]),
+            *of_model,
+            _row_command(by_seed),
         )
+
     header = (
         *(DATA_NAMES[data], "probe, 100 labels", "1,000", "all", "5-NN", "clusters, NMI"),
         *("accuracy", "robustness", "shift", "log p(x)", "command"),
     )
-    return markdown(header, lines) if lines else ""
+    return _table(results, data, MODEL_NAMES, header, columns)
 
 
 def _differences(results: Results, data: str) -> str:
     """Differences between the VAE and the others, by seed."""
     vae = cells_of(results, f"{data}:vae")
     # Pixels have no seed, and are compared with each.
-    pixels = dict.fromkeys(vae, next(iter(cells_of(results, f"{data}:data").values()), None))
+    pixels = list(cells_of(results, f"{data}:data").values())
     lines = []
 
-    def compare(what: str, others: Mapping[int, Cell | None], number: Number) -> None:
-        pairs = [(number(vae[seed]), number(other)) for seed, other in others.items() if other]
+    def compare(model: str, what: str, number: Number) -> None:
+        others = dict.fromkeys(vae, pixels[0]) if pixels else {}
+        if model != "data":
+            others = cells_of(results, f"{data}:{model}")
+        seeds = sorted(vae.keys() & others.keys())
+        pairs = [(number(vae[seed]), number(others[seed])) for seed in seeds]
         gaps = [us - them for us, them in pairs if us is not None and them is not None]
         if gaps:
             # Adding zero removes the sign of a negative zero.
             mean, *each = (f"{100 * g + 0.0:+.1f}" for g in (statistics.mean(gaps), *gaps))
-            lines.append(f"- VAE above the {what}: {mean} points (by seed {', '.join(each)})")
-
-    def same_seeds(model: str) -> dict[int, Cell]:
-        others = cells_of(results, f"{data}:{model}")
-        return {seed: others[seed] for seed in sorted(vae.keys() & others.keys())}
+            name = "pixels" if model == "data" else MODEL_NAMES[model]
+            by_seed = f"{mean} points (by seed {', '.join(each)})"
+            lines.append(f"- VAE above the {name}, {what}: {by_seed}")
 
     for n in (100, 1000):
-        compare(
-            f"autoencoder, probe with {n:,} labels", same_seeds("autoencoder"), partial(probe, n=n)
-        )
-        compare(f"pixels, probe with {n:,} labels", pixels, partial(probe, n=n))
+        for model in ("autoencoder", "data"):
+            compare(model, f"probe with {n:,} labels", partial(probe, n=n))
     for model in ("autoencoder", "denoising"):
-        what = f"{MODEL_NAMES[model]}, accuracy kept under corruption"
-        compare(what, same_seeds(model), lambda cell: cell["robustness"]["area"]["accuracy"])
+        what = "accuracy kept under corruption"
+        compare(model, what, lambda cell: cell["robustness"]["area"]["accuracy"])
     return "\n".join(lines)
 
 
 def _space_table(results: Results, data: str) -> str:
-    """One row per model: paths between codes, holes, and the calibration of q's scale."""
-    lines = []
-    for model, name in MODEL_NAMES.items():
-        cells = list(cells_of(results, f"{data}:{model}").values())
-        if not cells or "continuity" not in cells[0]:
-            continue
+    """Paths between codes, holes, and the calibration of q's scale, by model."""
+
+    def columns(by_seed: dict[int, Cell]) -> tuple[str, ...] | None:
+        cells = list(by_seed.values())
+        if "continuity" not in cells[0]:
+            return None
         space = [cell["continuity"] for cell in cells]
-        columns = [
-            _percent(space, lambda cell, key=key: cell[key], 0)
-            for key in ("middle_below", "cross_fade_below", "model_draws_below", "hole_share")
-        ]
-        columns.append(mean_and_spread([cell["told_from_prior"] for cell in space]))
-        for corruption in ("salt", "occlusion"):
-            for key in ("scale", "error"):
-                growth = [
-                    (cell["uncertainty"] or {}).get(corruption, {}).get(key) for cell in cells
-                ]
-                columns.append(mean_and_spread(growth))
-        lines.append((name, *columns))
+        growth = [cell["uncertainty"] or {} for cell in cells]
+        shares = ("middle_below", "cross_fade_below", "model_draws_below", "hole_share")
+        return (
+            *(_percent(space, itemgetter(key), 0) for key in shares),
+            _spread(space, itemgetter("told_from_prior")),
+            *(
+                mean_and_spread([each.get(corruption, {}).get(key) for each in growth])
+                for corruption in ("salt", "occlusion")
+                for key in ("scale", "error")
+            ),
+        )
+
     header = (
         *(DATA_NAMES[data], "unlikely: middles of paths, %", "cross-fades, %", "new data, %"),
         *("prior's draws in holes, %", "codes told from the prior, AUROC"),
         *("q's scale under salt", "its error", "q's scale under occlusion", "its error"),
     )
-    return f"{SPACE_READING}\n\n{markdown(header, lines)}" if lines else ""
+    return _table(results, data, MODEL_NAMES, header, columns, f"{SPACE_READING}\n\n")
+
+
+def _foreign_table(results: Results) -> str:
+    """The AUROC of each out-of-distribution score, by model and direction."""
+    lines = []
+    for data, title in DATA_NAMES.items():
+        for model, name in MODEL_NAMES.items():
+            cells = list(cells_of(results, f"{data}:{model}").values())
+            if cells and "foreign" in cells[0]:
+                (foreign,) = cells[0]["foreign"]
+                scores = [cell["foreign"][foreign] for cell in cells]
+                columns = (_spread(scores, itemgetter(score)) for score in DEFINITIONS)
+                lines.append((f"{title}, {name}", *columns))
+    header = ("trained on", *(score.replace("_", " ") for score in DEFINITIONS))
+    reading = (
+        "Can a score separate the other set's test images from the model's own? AUROC: 1 is perfect, 0.5 chance, "
+        "and below 0.5 the foreign images look more ordinary than its own."
+    )
+    return f"{reading}\n\n{markdown(header, lines)}" if lines else ""
+
+
+def _sprites_table(results: Results) -> str:
+    """Every score of disentanglement, by objective."""
+    found: list[Cell] = []
+
+    def columns(by_seed: dict[int, Cell]) -> tuple[str, ...]:
+        cells = list(by_seed.values())
+        found.extend(cell["disentanglement"] for cell in cells)
+        scores = [cell["disentanglement"]["scores"] for cell in cells]
+        return (
+            *(_spread(scores, itemgetter(score)) for score in SCORES),
+            _spread(cells, lambda cell: cell.get("log_evidence")),
+            _row_command(by_seed),
+        )
+
+    header = ("dSprites", *SCORES.values(), "log p(x)", "command")
+    table = _table(results, "dsprites", OBJECTIVE_NAMES, header, columns)
+    for name, key in (("a perfect code", "best"), ("noise", "chance")):
+        if found:
+            scores = " | ".join(f"{found[0][key][score]:.2f}" for score in SCORES)
+            table += f"\n| {name} | {scores} | - |  |"
+    return table
 
 
 def _selection_table(results: Results) -> str:
-    """One row per objective: whether its seeds agree on coordinates."""
+    """Whether seeds of an objective agree on coordinates, by objective."""
     cells = list(cells_of(results, "dsprites:selection").values())
     if not cells:
         return ""
@@ -372,12 +420,9 @@ def _selection_table(results: Results) -> str:
     def number(value: float | None) -> str:
         return "not defined" if value is None else f"{value:.2f}"
 
+    keys = ("score", "spread", "rotated", "noise")
     lines = [
-        (
-            OBJECTIVE_NAMES[name],
-            *(number(group[key]) for key in ("score", "spread", "rotated", "noise")),
-            str(group["models"]),
-        )
+        (OBJECTIVE_NAMES[name], *(number(group[key]) for key in keys), str(group["models"]))
         for name, group in cell["by_group"].items()
     ]
     header = ("dSprites", "UDR", "spread", "turned at random", "noise", "seeds")
@@ -392,46 +437,3 @@ def _selection_table(results: Results) -> str:
         "Do training seeds agree on coordinates? UDR without labels, and that of the same codes turned at "
         f"random. Does it choose as MIG does? {correlations}.\n\n{markdown(header, lines)}\n\n`{cell['command']}`"
     )
-
-
-def _foreign_table(results: Results) -> str:
-    """One row per model and direction: the AUROC of each out-of-distribution score."""
-    lines = []
-    for data, title in DATA_NAMES.items():
-        for model, name in MODEL_NAMES.items():
-            cells = list(cells_of(results, f"{data}:{model}").values())
-            if not cells or "foreign" not in cells[0]:
-                continue
-            (foreign,) = cells[0]["foreign"]
-            columns = (
-                mean_and_spread([cell["foreign"][foreign][score] for cell in cells])
-                for score in DEFINITIONS
-            )
-            lines.append((f"{title}, {name}", *columns))
-    header = ("trained on", *(score.replace("_", " ") for score in DEFINITIONS))
-    reading = (
-        "Can a score separate the other set's test images from the model's own? AUROC: 1 is perfect, 0.5 chance, "
-        "and below 0.5 the foreign images look more ordinary than its own."
-    )
-    return f"{reading}\n\n{markdown(header, lines)}" if lines else ""
-
-
-def _sprites_table(results: Results) -> str:
-    """One row per objective: every score of disentanglement."""
-    by_model = {model: cells_of(results, f"dsprites:{model}") for model in OBJECTIVE_NAMES}
-    by_model = {model: by_seed for model, by_seed in by_model.items() if by_seed}
-    if not by_model:
-        return ""
-    lines = []
-    for model, by_seed in by_model.items():
-        cells = list(by_seed.values())
-        scores = [
-            mean_and_spread([cell["disentanglement"]["scores"][score] for cell in cells])
-            for score in SCORES
-        ]
-        evidence = mean_and_spread([cell.get("log_evidence") for cell in cells])
-        lines.append((OBJECTIVE_NAMES[model], *scores, evidence, _row_command(by_seed)))
-    first = next(iter(next(iter(by_model.values())).values()))["disentanglement"]
-    for name, key in (("a perfect code", "best"), ("noise", "chance")):
-        lines.append((name, *(f"{first[key][score]:.2f}" for score in SCORES), "-", ""))
-    return markdown(("dSprites", *SCORES.values(), "log p(x)", "command"), lines)

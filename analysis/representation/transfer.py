@@ -26,7 +26,6 @@ from analysis.representation.codes import (
     check_sizes,
     class_labels,
     labelled_codes,
-    rows_with_label,
     spread,
     with_error,
 )
@@ -83,9 +82,9 @@ class Lead:
 
     @property
     def outcome(self) -> str:
-        """The first representation is "better", "worse", or "not clearly different"."""
+        """The first representation is "better", "worse", or "not clearly better"."""
         if not self.is_clear:
-            return "not clearly different"
+            return "not clearly better"
         return "better" if self.mean > 0 else "worse"
 
 
@@ -132,14 +131,8 @@ class Transfer(Result):
                 for name, values in self.accuracies.items()
             },
             "leads": [
-                {
-                    "over": lead.other,
-                    "n": lead.n,
-                    "mean": lead.mean,
-                    "spread": lead.spread,
-                    "standard_error": lead.standard_error,
-                    "told_apart": lead.is_clear,
-                }
+                {name: getattr(lead, name) for name in ("n", "mean", "spread", "standard_error")}
+                | {"over": lead.other, "told_apart": lead.is_clear}
                 for lead in self.leads
             ],
         }
@@ -271,14 +264,8 @@ def plot_transfer(result: Transfer) -> "matplotlib.figure.Figure":
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9.5)
     tidy([ax])
     leads = [lead for lead in result.leads if lead.n == result.sizes[0]]
-    parts = [
-        f"{outcome} {preposition} {list_names(others)}"
-        for outcome, preposition in (
-            *(("better", "than"), ("worse", "than"), ("not clearly different", "from")),
-        )
-        if (others := [lead.other for lead in leads if lead.outcome == outcome])
-    ]
-    title = f"With {result.sizes[0]:,} labels, {shorten(result.first)}: {'; '.join(parts)}"
+    outcomes = "; ".join(f"{lead.outcome} than {lead.other}" for lead in leads)
+    title = f"With {result.sizes[0]:,} labels, {shorten(result.first)}: {outcomes}"
     figure.suptitle(wrap_title(title), fontsize=12)
     return figure
 
@@ -293,21 +280,17 @@ def _common_labels(parts: Mapping[str, LabelledCodes]) -> Int[np.ndarray, " n"]:
 def _diagnose(subject: "Subject") -> Transfer:
     foreign = subject.compute(RepresentationInputs).foreign
     names = (foreign.name, f"the training data of {foreign.name}")
-    labels, train_labels = (
+    (known, labels), (train_known, train_labels) = (
         class_labels(each, name)
         for each, name in zip((foreign.labels, foreign.train_labels), names, strict=True)
     )
-    known, train_known = (
-        torch.from_numpy(rows_with_label(each, name))
-        for each, name in zip((foreign.labels, foreign.train_labels), names, strict=True)
-    )
-    rows = fixed_rows(len(train_labels), TRAINING)
+    rows = fixed_rows(len(train_labels), TRAINING).numpy()
     untrained = subject.untrained()
     train, test = (
         representations(subject.vae, untrained, x.to(subject.x.device), torch.from_numpy(each))
         for x, each in (
-            (foreign.train[train_known[rows]], train_labels[rows.numpy()]),
-            (foreign.x[known.to(foreign.x.device)], labels),
+            (foreign.train[train_known[rows]], train_labels[rows]),
+            (foreign.x[known], labels),
         )
     )
     found = transfer(train, test, seed=subject.seed_of("transfer"))

@@ -1,6 +1,16 @@
-"""A function of tensors as one compiled graph of ATen operations, whatever Python it is written in."""
+"""Compile a function of tensors into one graph of ATen operations, however its Python is written."""
 
+from pyro_vae.compilation.compiled_function import CompiledFunction
+from pyro_vae.compilation.cost_model import CompileMode
 from pyro_vae.compilation.inductor import CompilerError, compile_graph
-from pyro_vae.compilation.tracing import Traced, TracingError, one_line, trace
+from pyro_vae.compilation.tracing import Traced, TracingError, trace
 
-__all__ = ["CompilerError", "Traced", "TracingError", "compile_graph", "one_line", "trace"]
+__all__ = [
+    "CompileMode",
+    "CompiledFunction",
+    "CompilerError",
+    "Traced",
+    "TracingError",
+    "compile_graph",
+    "trace",
+]

@@ -1,54 +1,69 @@
-"""A function of tensors that changes others in place: eager, or compiled and known to do the same."""
+"""A function of tensors that runs eagerly, or compiled once it is known to give the same results."""
 
 import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import pyro
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pyro_vae.compilation import (
-    CompilerError,
+from pyro_vae.compilation.cost_model import (
+    TRAINING_STEP,
+    CompileMode,
+    Savings,
+    check_compile_mode,
+    count_work,
+)
+from pyro_vae.compilation.inductor import CompilerError, compile_graph
+from pyro_vae.compilation.tracing import (
+    Traced,
     TracingError,
-    compile_graph,
+    hoist_products,
     one_line,
     trace,
 )
-from pyro_vae.compilation.cuda_graph import captured
-from pyro_vae.compilation.work import CompileMode, counted
 
 log = logging.getLogger(__name__)
 
-_LOSS_TOLERANCE = 1e-4
-# A gradient this much smaller than all of them together is rounding, and is not compared.
+TensorFunction = Callable[..., tuple[Tensor, ...]]
+
+# A change this much smaller than the largest one is rounding, and is not compared.
 _NEGLIGIBLE = 1e-6
+# A constant that is different at each call would be compiled at each call.
+_MAX_GRAPHS = 8
+# Calls on a side stream before the capture of a CUDA graph, as PyTorch's notes ask for.
+_WARM_UP_CALLS = 3
 
 
-# A number that is another at each call would be compiled at each call.
-_MOST_GRAPHS = 8
+class CompiledFunction:
+    """A function of tensors that is compiled, once for each form of its arguments, where that pays.
 
-
-class Compiled:
-    """A function that is compiled once for each form of its arguments, where that pays.
-
-    The first call of a form is eager. With the second the function is traced and compiled, and this
-    call is made both ways, from the same state and under the same noise. If they agree, the
-    compiled way is taken from there on; if they do not, or there is no graph or no compiler, a line
-    in the log says why, and the function stays eager.
+    The first call of a form runs eagerly. On the second call the function is traced, compiled and run both
+    ways, from the same state and with the same noise. If the results agree, later calls are compiled. If
+    they do not, or tracing or compiling fails, a warning in the log gives the reason and the function
+    stays eager.
 
     Args:
-        function: Of any arguments to a tuple of tensors, its loss first. It draws noise from the
-            global random stream, and changes tensors in place rather than bind new ones.
-        mode: "off"; "on" for the first form, and the others by their work; "auto" for all by their
-            work.
-        expected_calls: How often a form, such as "256x784", will be called in all.
-        names: What the function changes and must change alike both ways, by what it is.
-        tolerance: How far each may be from the eager one, as a share of the change's norm.
-        modules: Whose attributes the function must not bind anew.
+        function: A function of any arguments to a tuple of tensors. It draws noise from the global random
+            stream, and changes tensors in place rather than bind new ones.
+        mode: "off"; "on" to compile the first form, and others if their work pays for it; "auto" to compile
+            all forms whose work pays for it.
+        expected_calls: The number of calls that a form, such as "256x784", is expected to get. A form
+            without any stays eager.
+        name: What the function is, for the log.
+        outputs: Names of the outputs, each with the largest difference between compiled and eager, as a
+            share of the largest eager value.
+        changed: Gives the tensors that the function changes in place and that are compared, by name.
+        tolerance: The largest difference of each of these, as a share of the norm of its change.
+        modules: Modules whose attributes the function must not rebind.
         form: Names the form of some arguments; their shapes if None.
+        savings: The time that a compiled call saves.
+        moving: The number of last arguments that change at each call, while the others often stay the same
+            objects: products of the others alone are then computed once. 0 to compute all at each call.
+        cuda_graph: Launch the function on a GPU as one CUDA graph, whose outputs the next call overwrites.
 
     Raises:
         ValueError: If the mode is unknown.
@@ -56,31 +71,38 @@ class Compiled:
 
     def __init__(
         self,
-        function: Callable[..., tuple[Tensor, ...]],
+        function: TensorFunction,
         mode: CompileMode,
         expected_calls: Callable[[str], int],
         *,
-        names: Callable[[], Mapping[str, Tensor]],
-        tolerance: float,
+        name: str,
+        outputs: Mapping[str, float],
+        changed: Callable[[], Mapping[str, Tensor]] = dict,
+        tolerance: float = 0.0,
         modules: Sequence[nn.Module] = (),
         form: Callable[..., str] | None = None,
+        savings: Savings = TRAINING_STEP,
+        moving: int = 0,
+        cuda_graph: bool = False,
     ) -> None:
-        if mode not in get_args(CompileMode):
-            raise ValueError(
-                f"compile must be one of {', '.join(get_args(CompileMode))}, got {mode!r}."
-            )
+        check_compile_mode(mode)
         self.function = function
         self.mode: CompileMode = mode
         self.expected_calls = expected_calls
-        self.names = names
+        self.name = name
+        self.outputs = outputs
+        self.changed = changed
         self.tolerance = tolerance
         self.modules = modules
         self.form = form or _shapes
-        # By form, "on" or "off". Who goes on with a training sets them first, and gets the same.
+        self.savings = savings
+        self.moving = moving
+        self.cuda_graph = cuda_graph
+        # By form, "on" or "off". A resumed training sets them first, and compiles the same forms.
         self.decisions: dict[str, str] = {}
         self.seconds = 0.0
-        self._told = False
-        self._runners: dict[Any, Callable[..., tuple[Tensor, ...]]] = {}
+        self._warned = False
+        self._runners: dict[Any, TensorFunction] = {}
 
     def __call__(self, *arguments: Any) -> tuple[Tensor, ...]:
         """The function's outputs."""
@@ -89,12 +111,12 @@ class Compiled:
         leaves, structure = pytree.tree_flatten(arguments)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if not all(isinstance(leaf, Hashable) for leaf in leaves):
-            return self._uncompiled(arguments, "an argument can be no constant of a graph")
-        key = (structure, *map(_constant, leaves))
+            return self._call_uncompiled(arguments, "an argument cannot be a constant of a graph")
+        key = (structure, *map(_signature, leaves))
         if runner := self._runners.get(key):
             return runner(*tensors)
-        if len(self._runners) >= _MOST_GRAPHS:
-            return self._uncompiled(arguments, "arguments that are no tensors keep changing")
+        if len(self._runners) >= _MAX_GRAPHS:
+            return self._call_uncompiled(arguments, "arguments that are not tensors keep changing")
 
         def of_tensors(*values: Tensor) -> tuple[Tensor, ...]:
             remaining = iter(values)
@@ -103,139 +125,145 @@ class Compiled:
 
         form = self.form(*arguments)
         if form not in self.decisions:
-            outputs, self.decisions[form] = self._first(of_tensors, form, tensors)
+            outputs, self.decisions[form] = self._decide(of_tensors, form, tensors)
             return outputs
         if self.decisions[form] == "off":
             self._runners[key] = of_tensors
             return of_tensors(*tensors)
         return self._compile(key, of_tensors, form, tensors)
 
-    def _uncompiled(self, arguments: tuple[Any, ...], reason: str) -> tuple[Tensor, ...]:
-        if not self._told:
-            log.warning("compiled step: some calls run eagerly, as %s; give tensors.", reason)
-            self._told = True
-        return self.function(*arguments)
+    @property
+    def compiled(self) -> bool:
+        """Whether any form is compiled, or will be at its next call."""
+        return "on" in self.decisions.values()
 
-    def forget(self) -> None:
-        """Compile anew at the next call: tensors that the function changes were bound anew."""
+    def reset(self) -> None:
+        """Compile again at the next call, after tensors that the function changes were rebound."""
         self._runners.clear()
 
-    def _first(
-        self, function: Callable[..., tuple[Tensor, ...]], form: str, tensors: list[Tensor]
+    def _call_uncompiled(self, arguments: tuple[Any, ...], reason: str) -> tuple[Tensor, ...]:
+        if not self._warned:
+            log.warning(
+                "compiled %s: some calls run eagerly, as %s; pass tensors.", self.name, reason
+            )
+            self._warned = True
+        return self.function(*arguments)
+
+    def _decide(
+        self, function: TensorFunction, form: str, tensors: list[Tensor]
     ) -> tuple[tuple[Tensor, ...], str]:
+        """Run the first call of a form eagerly, and decide whether to compile the next ones."""
         if self.mode == "on" and not self.decisions:
-            log.info("compiled step, batch %s: on, as asked.", form)
+            log.info("compiled %s %s: on (requested).", self.name, form)
             return function(*tensors), "on"
-        outputs, work = counted(function, *tensors)
         calls = self.expected_calls(form)
-        decision = "on" if work.pays(calls) else "off"
+        if calls == 0:
+            return function(*tensors), "off"
+        outputs, work = count_work(function, *tensors)
+        decision = "on" if work.pays(calls, self.savings) else "off"
         log.info(
-            "compiled step, batch %s: %s; %d steps of %.2g floating-point operations would save about "
-            "%.0f s.",
+            "compiled %s %s: %s; %d calls of %.2g floating-point operations would save about %.0f s.",
+            self.name,
             form,
             decision,
             calls,
             work.flops,
-            work.seconds_saved(calls),
+            work.seconds_saved(calls, self.savings),
         )
         return outputs, decision
 
     def _compile(
-        self,
-        key: Any,
-        function: Callable[..., tuple[Tensor, ...]],
-        form: str,
-        tensors: list[Tensor],
+        self, key: Any, function: TensorFunction, form: str, tensors: list[Tensor]
     ) -> tuple[Tensor, ...]:
-        """Make this call both ways, and choose the way of the calls to come."""
+        """Compile, run this call both ways, and choose how later calls run."""
         started = time.perf_counter()
         try:
             with pyro.validation_enabled(False):
                 traced = trace(function, *tensors, modules=self.modules)
-                runner = compile_graph(traced, *tensors)
-        except (TracingError, CompilerError) as error:
-            self._fall_back(key, function, form, str(error))
+                if self.moving:
+                    runner = _compile_hoisted(traced, tensors, self.moving)
+                else:
+                    runner = compile_graph(traced, *tensors)
+        except RuntimeError as error:
+            known = isinstance(error, TracingError | CompilerError)
+            self._fall_back(key, function, form, str(error) if known else one_line(error))
             return function(*tensors)
         changed = traced.changed
-        before, noise = [tensor.clone() for tensor in changed], _Noise()
-        # A user's program is run eagerly while it is compared, so whatever it raises is its own.
+        before, noise_before = [tensor.clone() for tensor in changed], _RandomState()
+        # Outside of the try: errors of a user's program are its own.
         eager = [output.clone() for output in function(*tensors)]
-        after = [tensor.clone() for tensor in changed]
-        noise_after = _Noise()
+        after, noise_after = [tensor.clone() for tensor in changed], _RandomState()
 
-        def restore(values: list[Tensor]) -> None:
+        def restore(values: list[Tensor], noise: _RandomState) -> None:
             for tensor, value in zip(changed, values, strict=True):
                 tensor.copy_(value)
-
-        def go_back() -> None:
-            restore(before)
             noise.restore()
 
-        go_back()
+        restore(before, noise_before)
         outputs: tuple[Tensor, ...] = ()
         try:
-            if tensors and tensors[0].device.type == "cuda":
-                runner = captured(runner, tensors, go_back)
+            if self.cuda_graph and tensors and tensors[0].device.type == "cuda":
+                runner = _capture(runner, tensors, lambda: restore(before, noise_before))
             outputs = tuple(runner(*tensors))
-            difference = self._difference(changed, before, after, eager, list(outputs))
+            difference = self._output_difference(outputs, eager)
+            difference = difference or self._state_difference(changed, before, after)
         except RuntimeError as error:
             difference = one_line(error)
         self.seconds += time.perf_counter() - started
         if difference is not None:
-            restore(after)
-            noise_after.restore()
+            restore(after, noise_after)
             self._fall_back(key, function, form, difference)
             return tuple(eager)
         log.info(
-            "compiled step, batch %s: ready after %.1f s, and equal to the eager step.",
+            "compiled %s %s: ready after %.1f s, and equal to the eager one.",
+            self.name,
             form,
             time.perf_counter() - started,
         )
         self._runners[key] = runner
         return outputs
 
-    def _fall_back(
-        self, key: Any, function: Callable[..., tuple[Tensor, ...]], form: str, reason: str
-    ) -> None:
+    def _fall_back(self, key: Any, function: TensorFunction, form: str, reason: str) -> None:
         self.decisions[form] = "off"
         self._runners[key] = function
-        log.warning("compiled step, batch %s: off, it runs eagerly: %s", form, reason)
+        log.warning("compiled %s %s: off, it runs eagerly: %s", self.name, form, reason)
 
-    def _difference(
-        self,
-        changed: list[Tensor],
-        before: list[Tensor],
-        eager: list[Tensor],
-        eager_outputs: list[Tensor],
-        outputs: list[Tensor],
+    def _output_difference(self, outputs: Sequence[Tensor], eager: Sequence[Tensor]) -> str | None:
+        """The first output that differs from the eager one beyond its tolerance, if any."""
+        for (name, tolerance), ours, theirs in zip(
+            self.outputs.items(), outputs, eager, strict=True
+        ):
+            ours, theirs = ours.double(), theirs.double()
+            largest = float(theirs.nan_to_num(0, 0, 0).abs().max())
+            limit = tolerance * largest + 1e-12
+            if not torch.allclose(ours, theirs, rtol=0, atol=limit, equal_nan=True):
+                far = float((ours - theirs).nan_to_num(torch.inf).abs().max())
+                return f"{name}: compiled and eager differ by {far:.1e}, with values up to {largest:.1e}"
+        return None
+
+    def _state_difference(
+        self, changed: list[Tensor], before: list[Tensor], eager: list[Tensor]
     ) -> str | None:
-        """What differs beyond the tolerance between the compiled call, just made, and the eager one."""
-        for place, (ours, theirs) in enumerate(zip(outputs, eager_outputs, strict=True)):
-            far, size = (ours.double() - theirs.double()).norm(), theirs.double().norm()
-            limit = self.tolerance if place else max(_LOSS_TOLERANCE, 0.01 * self.tolerance)
-            if theirs.isfinite().all() and not far <= limit * size + 1e-12:
-                what = "its gradient" if place else f"its loss is {float(ours)}, which"
-                return f"{what} differs from the eager one by {float(far / size):.1e} of its norm"
+        """The first tensor whose change differs from the eager one beyond the tolerance, if any."""
         places = {tensor.data_ptr(): index for index, tensor in enumerate(changed)}
         moves = {
             name: (
                 (changed[index].double() - eager[index].double()).norm(),
                 (eager[index].double() - before[index].double()).norm(),
             )
-            for name, tensor in self.names().items()
+            for name, tensor in self.changed().items()
             if (index := places.get(tensor.data_ptr())) is not None
         }
         largest = max((float(move) for _, move in moves.values() if move.isfinite()), default=0.0)
         for name, (far, move) in moves.items():
-            if move.isfinite() and not far <= self.tolerance * max(
-                float(move), _NEGLIGIBLE * largest
-            ):
-                return f"{name} differs from the eager one by {float(far / move):.1e} of its norm"
+            limit = self.tolerance * max(float(move), _NEGLIGIBLE * largest)
+            if move.isfinite() and not far <= limit:
+                return f"{name}: compiled and eager differ by {float(far / move):.1e} of its norm"
         return None
 
 
-def _constant(leaf: Any) -> Any:
-    """What a graph is for: a tensor's form, and the value of whatever is no tensor."""
+def _signature(leaf: Any) -> Any:
+    """What a graph depends on: the layout of a tensor, and the value of any other argument."""
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.stride(), leaf.dtype, leaf.device
     # With its type, as 1 and True are equal.
@@ -247,7 +275,64 @@ def _shapes(*arguments: Any) -> str:
     return ",".join("x".join(map(str, tensor.shape)) for tensor in tensors)
 
 
-class _Noise:
+def _compile_hoisted(traced: Traced, tensors: list[Tensor], moving: int) -> TensorFunction:
+    """Compile a graph whose products of all but the last arguments are computed once for each of these."""
+    if traced.changed:
+        raise TracingError("it changes a tensor in place, which a hoisted product must not")
+    once, rest = hoist_products(traced, moving)
+    fixed = tensors[:-moving]
+    products = tuple(once(*fixed))
+    runner = compile_graph(rest, *fixed, *products, *tensors[-moving:])
+
+    def run(*arguments: Tensor) -> tuple[Tensor, ...]:
+        nonlocal fixed, products
+        new = list(arguments[:-moving])
+        if any(ours is not theirs for ours, theirs in zip(new, fixed, strict=True)):
+            fixed, products = new, tuple(once(*new))
+        return runner(*fixed, *products, *arguments[-moving:])
+
+    return run
+
+
+def _capture(
+    function: TensorFunction, examples: list[Tensor], undo: Callable[[], None]
+) -> TensorFunction:
+    """Capture a function into a CUDA graph: one launch instead of one for each kernel.
+
+    A replay draws new noise from the global stream, and reads parameters and buffers from where they were
+    at the capture. Nothing in it may wait for the host.
+
+    Args:
+        function: A function of tensors to tensors; it may change others in place.
+        examples: Arguments of the shapes that it will always have.
+        undo: Undoes the changes of a call, and rewinds the noise.
+
+    References:
+        Accelerating PyTorch with CUDA Graphs (PyTorch, 2021),
+        https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/
+    """
+    arguments = [example.clone() for example in examples]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UP_CALLS):
+            function(*arguments)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs: Any = function(*arguments)
+    undo()
+
+    def replay(*inputs: Tensor) -> tuple[Tensor, ...]:
+        for argument, value in zip(arguments, inputs, strict=True):
+            argument.copy_(value, non_blocking=True)
+        graph.replay()
+        return tuple(outputs)
+
+    return replay
+
+
+class _RandomState:
     """The state of the global random streams."""
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""Operations written anew in a traced graph, where the compiler's own version is slow.
+"""Decompositions of operations for which the compiler's own code is slow.
 
-Each is the same function to rounding; the first compiled step is compared with the eager one.
+Each equals the original up to rounding; the first compiled call is compared with the eager one.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ aten = torch.ops.aten
 def log1p_exp(a: Tensor) -> Tensor:
     """log(1 + e^a) for a <= 0, without a logarithm.
 
-    With s = e^a / (2 + e^a), at most 1/3, it is 2 artanh(s) = 2 (s + s^3/3 + s^5/5 + ...). Seven terms
-    leave 2e-8 of the value, below float32's rounding; in float64 the series is not used. Inductor's
-    log1p runs element by element on a CPU: 0.68 ms for 200,000 elements, where this takes 0.12.
+    With s = e^a / (2 + e^a), at most 1/3, this is 2 artanh(s) = 2 (s + s^3/3 + s^5/5 + ...). Seven
+    terms are accurate to 2e-8 of the value, below float32's rounding; float64 does not use the series.
+    Inductor's log1p is not vectorised on a CPU: 0.68 ms for 200,000 elements, against 0.12 here.
     """
     e = a.exp()
     if a.dtype == torch.float64:
@@ -32,7 +32,7 @@ def log1p_exp(a: Tensor) -> Tensor:
 
 
 def softplus(x: Tensor, beta: Number = 1, threshold: Number = 20) -> Tensor:
-    """log(1 + e^(beta x)) / beta; x itself where beta x is above the threshold."""
+    """log(1 + e^(beta x)) / beta; x where beta x is above the threshold."""
     y = x * beta
     value = (y.clamp(min=0) + log1p_exp(-y.abs())) / beta
     return torch.where(y > threshold, x, value)
@@ -45,7 +45,7 @@ def softplus_backward(grad: Tensor, x: Tensor, beta: Number, threshold: Number) 
 
 
 def log_sigmoid_forward(x: Tensor) -> tuple[Tensor, Tensor]:
-    """log(1 / (1 + e^(-x))), and the empty buffer that its backward does not need."""
+    """log(1 / (1 + e^(-x))), and an empty buffer, which the backward pass does not need."""
     return x.clamp(max=0) - log1p_exp(-x.abs()), x.new_zeros(0)
 
 
@@ -61,9 +61,9 @@ def binary_cross_entropy_with_logits(
     pos_weight: Tensor | None = None,
     reduction: int = 1,
 ) -> Tensor:
-    """-p t log sigmoid(l) - (1 - t) log sigmoid(-l), weighted, and reduced as torch's numbers say.
+    """-p t log sigmoid(l) - (1 - t) log sigmoid(-l), weighted, and reduced by torch's code.
 
-    Without gradients it is one operation, which the compiler would write with its own log1p.
+    Without gradients it is a single operation, for which the compiler would use its own log1p.
     """
     softplus_of_minus = (-logits).clamp(min=0) + log1p_exp(-logits.abs())
     if pos_weight is not None:
@@ -94,39 +94,39 @@ def fused_adam_(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> None:
-    """Adam in place; nothing changes where `found_inf` is not 0. All parameters are at the same step.
+    """Adam in place; no change where `found_inf` is not 0. All parameters are at the same step.
 
     m <- beta1 m + (1 - beta1) g; v <- beta2 v + (1 - beta2) g^2;
     p <- p - lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
 
-    Moments that are all but 0 become 0. Where a gradient stays away, as that of a pixel which is
-    seldom lit, they would decay into numbers below float32's normal ones, which CPUs are slow with.
+    Tiny moments are set to 0. Where a gradient stays 0, as for a pixel that is rarely set, they would
+    decay to subnormal float32 numbers, which are slow on CPUs.
 
     References:
         Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015),
         https://arxiv.org/abs/1412.6980
     """
     if weight_decay or amsgrad or maximize or grad_scale is not None:
-        raise NotImplementedError("only plain Adam is written out here.")
+        raise NotImplementedError("only plain Adam is implemented.")
     step = steps[0]
     step_size = lr / (1 - beta1**step)
     correction = (1 - beta2**step).sqrt()
     taken = None if found_inf is None else found_inf == 0
     for p, g, m, v in zip(parameters, gradients, means, squares, strict=True):
-        mean = _unless_below(1e-30, m + (1 - beta1) * (g - m))
-        # Its square must be a normal number, too.
-        seen = _unless_below(1e-16, g)
-        square = _unless_below(1e-30, beta2 * v + (1 - beta2) * seen * seen)
+        mean = _zero_below(1e-30, m + (1 - beta1) * (g - m))
+        # Its square must be a normal number as well.
+        seen = _zero_below(1e-16, g)
+        square = _zero_below(1e-30, beta2 * v + (1 - beta2) * seen * seen)
         value = p - step_size * mean / (square.sqrt() / correction + eps)
         for old, new in ((m, mean), (v, square), (p, value)):
             old.copy_(new if taken is None else torch.where(taken, new, old))
 
 
-def _unless_below(least: float, x: Tensor) -> Tensor:
+def _zero_below(least: float, x: Tensor) -> Tensor:
     return torch.where(x.abs() < least, 0.0, x)
 
 
-TABLE: dict[Any, Callable[..., Any]] = {
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.softplus.default: softplus,
     aten.softplus_backward.default: softplus_backward,
     aten.log_sigmoid_forward.default: log_sigmoid_forward,

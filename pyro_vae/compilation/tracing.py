@@ -1,20 +1,22 @@
-"""A Python function of tensors to one flat graph, in which no Python is left."""
+"""Trace a Python function of tensors into one flat graph, and take loop-invariant products out of it."""
 
-from collections.abc import Callable, Iterable, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx import Graph, GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils.flop_counter import flop_registry
 
-from pyro_vae.compilation.attributes import Attributes
-from pyro_vae.compilation.decompositions import TABLE
+from pyro_vae.compilation.decompositions import DECOMPOSITIONS
 
 
 class TracingError(RuntimeError):
-    """A function cannot be written as one graph; the message says why in one line."""
+    """A function cannot be traced into one graph; the message gives the reason in one line."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,13 @@ class Traced:
     """A function as a graph of ATen operations.
 
     Args:
-        graph: `graph(*state, *arguments)` gives the function's outputs and changes in place what the
-            function changes.
-        state: Every tensor that the function reads beside its arguments, such as parameters and
-            buffers. They share memory with the original, so the graph follows whoever changes them
-            in place, and they with it. What is bound anew, rather than changed, it does not see.
+        graph: `graph(*state, *arguments)` returns the function's outputs and makes its in-place changes.
+        state: The tensors that the function reads besides its arguments, such as parameters and
+            buffers. They share memory with the originals, so in-place changes are seen on both sides;
+            tensors that are rebound later are not.
     """
 
-    graph: torch.fx.GraphModule
+    graph: GraphModule
     state: tuple[Tensor, ...]
 
     @property
@@ -37,7 +38,7 @@ class Traced:
         """The tensors of the state that the function changes in place."""
         nodes = self.graph.graph.nodes
         states = dict(zip((n for n in nodes if n.op == "placeholder"), self.state, strict=False))
-        found = {_origin(n) for node in nodes for n in written(node.target, node.args)}
+        found = {_origin(n) for node in nodes for n in mutated_arguments(node.target, node.args)}
         return [tensor for node, tensor in states.items() if node in found]
 
     def __call__(self, *arguments: Tensor) -> Any:
@@ -49,15 +50,15 @@ class Traced:
 def trace(
     function: Callable[..., Any], *arguments: Tensor, modules: Iterable[nn.Module] = ()
 ) -> Traced:
-    """Write a function as a graph, gradients taken inside of it included.
+    """Trace a function, including gradients that it takes, into a graph.
 
-    It runs once on tensors without content, so nothing is computed and nothing changes. Shapes, and
-    every number and branch that is not a tensor's content, are constants of the graph.
+    The function runs once on tensors without content: nothing is computed and nothing changes. Shapes,
+    and all numbers and branches that do not depend on a tensor's content, are constants of the graph.
 
     Args:
-        function: Of tensors to a tuple of tensors; it may read and change others in place.
-        *arguments: Of the shapes and types that the graph is for.
-        modules: Where to look whether the function binds a tensor anew, which no graph can.
+        function: A function of tensors to a tuple of tensors; it may read and change others in place.
+        *arguments: Tensors of the shapes and types that the graph is for.
+        modules: Modules to watch for attributes that are rebound to a new tensor, which no graph can do.
 
     Raises:
         TracingError: If the function depends on the content of a tensor in Python (`.item()`, `if`),
@@ -65,39 +66,44 @@ def trace(
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    watch, attributes = _Watch(), Attributes(modules)
+    watch, bindings = _Watch(), _Bindings(modules)
 
     def watched(*inputs: Tensor) -> Any:
         with watch:
             return function(*inputs)
 
     tracer = make_fx(
-        watched, decomposition_table=TABLE, tracing_mode="fake", _allow_non_fake_inputs=True
+        watched,
+        decomposition_table=DECOMPOSITIONS,
+        tracing_mode="fake",
+        _allow_non_fake_inputs=True,
     )
     try:
         graph = tracer(*arguments)
     except TracingError as error:
-        # Pyro adds to the message the sites that it has seen.
+        # Pyro appends the sites that it has seen to the message.
         raise TracingError(str(error).partition("\n")[0]) from error
     # A user's program may fail in any way on tensors without content.
     except Exception as error:
         raise TracingError(one_line(error)) from error
     finally:
         watch.restore()
-        bound = attributes.restore()
+        rebound = bindings.restore()
     read = {id(getattr(graph, node.target)) for node in graph.graph.nodes if node.op == "get_attr"}
-    for name, before in bound:
-        # What is only written, such as a cache for the rest of the call, carries nothing on.
+    for name, before in rebound:
+        # What is only written, such as a cache for the rest of the call, carries no state.
         if id(before) in read:
-            raise TracingError(f"it binds {name} anew, where a graph needs it changed in place")
+            raise TracingError(
+                f"it binds a new tensor to {name}, which a graph needs changed in place"
+            )
     return _with_state_as_inputs(graph)
 
 
 class _Watch(TorchDispatchMode):
-    """Keeps a trace from reading or changing tensors that have content.
+    """Keep a trace from reading or changing tensors that have content.
 
     Most operations on those are not carried out, but arithmetic of one with a plain number is:
-    `count += 1` would count the trace, and `if count > 9` would be settled for ever.
+    `count += 1` would count the trace, and `if count > 9` would become a constant.
     """
 
     def __init__(self) -> None:
@@ -107,14 +113,14 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _READS:
             raise TracingError("it reads the content of a tensor in Python")
-        for tensor in written(func, args):
+        for tensor in mutated_arguments(func, args):
             if not isinstance(tensor, FakeTensor) and id(tensor) not in self._before:
                 with _disable_current_modes():
                     self._before[id(tensor)] = tensor, tensor.detach().clone()
         return func(*args, **(kwargs or {}))
 
     def restore(self) -> None:
-        """Put back what was changed."""
+        """Undo the changes."""
         with torch.no_grad():
             for tensor, before in self._before.values():
                 tensor.copy_(before)
@@ -123,26 +129,58 @@ class _Watch(TorchDispatchMode):
 _READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
 
 
-def written(operation: Any, arguments: Sequence[Any]) -> list[Any]:
-    """Which of an operation's arguments it changes in place, lists opened."""
+class _Bindings:
+    """The parameters, buffers and plain attributes of modules, and of the modules inside of them."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        parts = {id(part): part for module in modules for part in module.modules()}
+        self._stores: list[tuple[str, dict[str, Any]]] = [
+            (type(part).__name__, store)
+            for part in parts.values()
+            for store in (part.__dict__, part._buffers, part._parameters)
+        ]
+        self._before = [dict(store) for _, store in self._stores]
+
+    def restore(self) -> list[tuple[str, Tensor]]:
+        """Undo what was bound to a tensor since, and return names and the tensors that were there."""
+        rebound = []
+        for (owner, store), before in zip(self._stores, self._before, strict=True):
+            for name in list(self._rebound(store, before)):
+                if name not in before:
+                    del store[name]
+                    continue
+                store[name] = before[name]
+                if isinstance(before[name], Tensor):
+                    rebound.append((f"{owner}.{name}", before[name]))
+        return rebound
+
+    @staticmethod
+    def _rebound(store: dict[str, Any], before: dict[str, Any]) -> Iterator[str]:
+        for name, value in store.items():
+            if isinstance(value, Tensor) and value is not before.get(name):
+                yield name
+
+
+def mutated_arguments(operation: Any, arguments: Sequence[Any]) -> list[Any]:
+    """The arguments that an operation changes in place, with lists flattened."""
     schema = getattr(operation, "_schema", None)
     if schema is None or not schema.is_mutable:
         return []
-    places = [
+    values = [
         value
         for argument, value in zip(schema.arguments, arguments, strict=False)
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
     return [
         item
-        for value in places
+        for value in values
         for item in (value if isinstance(value, (list, tuple)) else [value])
     ]
 
 
-def _with_state_as_inputs(graph: torch.fx.GraphModule) -> Traced:
-    """Make each tensor that the graph holds one of its inputs, once."""
-    inputs: dict[int, torch.fx.Node] = {}
+def _with_state_as_inputs(graph: GraphModule) -> Traced:
+    """Turn each tensor that the graph holds into an input."""
+    inputs: dict[int, Node] = {}
     state: list[Tensor] = []
     first = next(iter(graph.graph.nodes))
     for node in list(graph.graph.nodes):
@@ -150,7 +188,7 @@ def _with_state_as_inputs(graph: torch.fx.GraphModule) -> Traced:
             continue
         held: Any = getattr(graph, node.target)
         if not isinstance(held, Tensor):
-            raise TracingError(f"it holds a {type(held).__name__}, which is no tensor")
+            raise TracingError(f"it holds a {type(held).__name__}, which is not a tensor")
         if id(held) not in inputs:
             with graph.graph.inserting_before(first):
                 inputs[id(held)] = graph.graph.placeholder(f"state_{len(state)}")
@@ -159,17 +197,89 @@ def _with_state_as_inputs(graph: torch.fx.GraphModule) -> Traced:
         node.replace_all_uses_with(inputs[id(held)])
         graph.graph.erase_node(node)
     graph.graph.lint()
-    return Traced(torch.fx.GraphModule(torch.nn.Module(), graph.graph), tuple(state))
+    return Traced(GraphModule(torch.nn.Module(), graph.graph), tuple(state))
 
 
-def _origin(node: torch.fx.Node) -> torch.fx.Node:
-    """What a tensor is a view of. It follows copies too, which can only find too much."""
-    while node.op == "call_function" and node.args and isinstance(node.args[0], torch.fx.Node):
+def _origin(node: Node) -> Node:
+    """The tensor that a node is a view of. Copies are followed, too, which can only find too much."""
+    while node.op == "call_function" and node.args and isinstance(node.args[0], Node):
         node = node.args[0]
     return node
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """An error's type and the first line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+# ---- hoisting ----------------------------------------------------------------------------------
+
+
+def hoist_products(traced: Traced, moving: int) -> tuple[Traced, Traced]:
+    """Split a graph into products that do not depend on its last arguments, and the rest.
+
+    Such products are an encoder at fixed data while the latents move, or the components of a mixture.
+    Cheap operations after them stay where they were: the compiler fuses them with their neighbours.
+
+    Args:
+        traced: A graph without in-place changes and random numbers.
+        moving: The number of last arguments that the hoisted part must not depend on, at least 1.
+
+    Returns:
+        Graphs `once` and `rest`, such that `rest(*fixed, *once(*fixed), *moving)` is the graph's value.
+    """
+    graph = copy.deepcopy(traced.graph.graph)
+    # Unused nodes, such as copies for a backward pass that is not taken, are not passed on.
+    graph.eliminate_dead_code()
+    nodes = list(graph.nodes)
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    dependent = set(inputs[-moving:])
+    for node in nodes:
+        if any(used in dependent for used in node.all_input_nodes):
+            dependent.add(node)
+    pending = [
+        n for n in nodes if n not in dependent and n.op == "call_function" and _is_product(n)
+    ]
+    early: set[Node] = set()
+    while pending:
+        node = pending.pop()
+        if node not in early and node.op != "placeholder":
+            early.add(node)
+            pending.extend(node.all_input_nodes)
+    # An item of a tuple that an operation returns belongs to that operation.
+    early |= {n for n in nodes if _is_item(n) and n.args[0] in early}
+    results = [
+        node
+        for node in nodes
+        if node in early
+        and any(user not in early for user in node.users)
+        and isinstance(node.meta.get("val"), Tensor)
+    ]
+    once = _subgraph(inputs[:-moving], [n for n in nodes if n in early], tuple(results))
+    late = [n for n in nodes if n not in early and n.op == "call_function"]
+    (output,) = (node for node in nodes if node.op == "output")
+    arguments = [*inputs[:-moving], *results, *inputs[-moving:]]
+    rest = _subgraph(arguments, late, output.args[0])
+    return Traced(once, traced.state), Traced(rest, traced.state)
+
+
+def _is_product(node: Node) -> bool:
+    return getattr(node.target, "overloadpacket", None) in flop_registry
+
+
+def _is_item(node: Node) -> bool:
+    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
+
+
+def _subgraph(arguments: list[Node], nodes: list[Node], output: Any) -> GraphModule:
+    graph = Graph()
+    copies: dict[Node, Node] = {}
+    for i, node in enumerate(arguments):
+        copies[node] = graph.placeholder(f"argument_{i}")
+        copies[node].meta = dict(node.meta)
+    for node in nodes:
+        copies[node] = graph.node_copy(node, lambda used: copies[used])
+    graph.output(torch.fx.map_arg(output, lambda node: copies[node]))
+    graph.lint()
+    return GraphModule(torch.nn.Module(), graph)

@@ -29,8 +29,8 @@ from pyro_vae.data import DATASETS, Dataset, Kind, PreparedData, Units
 from pyro_vae.data.inspection import check
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.objectives import OBJECTIVES, Objective
+from pyro_vae.training.fit import initialise_likelihood, prepare_for_likelihood
 from pyro_vae.training.loop import Training
-from pyro_vae.training.preparing import prepared, start_likelihood
 
 FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "data": DATASETS,
@@ -140,7 +140,7 @@ def build_vae_for(configuration: Configuration, data: PreparedData) -> PyroModul
         kind=kind_of_data(configuration, data.dataset),
     )
     if isinstance(data.train, SparseRows):
-        start_likelihood(vae, data)
+        initialise_likelihood(vae, data)
     return vae
 
 
@@ -205,7 +205,7 @@ def prepare_data(configuration: Configuration, dataset: Dataset) -> PreparedData
     likelihood = model_parts(module)["likelihood"][name]
     names = inspect.signature(PreparedData).parameters.keys() & configuration.keys()
     options = {name: configuration[name] for name in names - {"dataset", "likelihood_support"}}
-    return prepared(dataset, likelihood, **options)
+    return prepare_for_likelihood(dataset, likelihood, **options)
 
 
 def check_data(configuration: Configuration, data: PreparedData) -> tuple[str, ...]:

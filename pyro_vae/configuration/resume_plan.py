@@ -64,7 +64,7 @@ def check_plan(
         )
     stored = state.get("best") is not None
     changed = before["early_stopping"] != after["early_stopping"]
-    if changed and state.get("history") and stored != training.keeps_best:
+    if changed and state.get("history") and stored != training.stopping.keeps_best:
         raise ValueError(
             "--early-stopping cannot be turned off when a run is resumed, because its best parameters are "
             "stored: give a large number, such as 1000."
@@ -123,11 +123,11 @@ def nothing_left(training: Training, plan: Mapping[str, Any]) -> str:
         training: A training that has ended.
         plan: Its plan.
     """
-    if training.stopped_early:
-        waited = training.epochs_without_better
+    if training.stopping.stopped:
+        waited = training.stopping.epochs_without_better(training.step // training.steps_per_epoch)
         why = (
             f"it stopped early after epoch {training.step // training.steps_per_epoch}, as validation was "
-            f"best at epoch {training.best_epoch}; --early-stopping N above {waited} continues"
+            f"best at epoch {training.stopping.best_epoch}; --early-stopping N above {waited} continues"
         )
     elif _limit(plan["max_steps"]) < training.epochs * training.steps_per_epoch:
         why = (

@@ -1,23 +1,24 @@
-"""Bernoulli variables, each of which reads those before it."""
+"""Bernoulli variables, each conditional on those before it."""
 
 from collections.abc import Callable
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Real
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
 from torch.types import _size
 
+from pyro_vae.distributions.distribution import Distribution
+
 
 @runtime_checkable
 class Masked(Protocol):
-    """A network of one hidden layer whose output i reads elements before i alone."""
+    """A network of one hidden layer whose output i reads only the elements before i."""
 
     def __call__(self, x: Tensor, start: Tensor) -> Tensor:
-        """The outputs for all elements, given what the hidden units start with."""
+        """The outputs for all elements, given the initial values of the hidden units."""
         ...
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -25,20 +26,20 @@ class Masked(Protocol):
         ...
 
 
-class AutoregressiveBernoulli(TorchDistribution):
+class AutoregressiveBernoulli(Distribution):
     r"""p(x) = prod_i Bernoulli(x_i | sigmoid(f_i + g_i(x_<i))), elements in row-major order.
 
-    log p is one pass of the network g. Draws take one element after another, and as many operations in
-    all: each adds its part to the hidden units.
+    log p is one pass of the network g. Draws go through the elements one by one, but add each to the
+    hidden units only once, so they take as many operations as a single pass.
 
     Args:
         logits: f, `(*batch, *event)`.
-        start: What g's hidden units start with, `(*batch, hidden)`.
+        start: The initial values of g's hidden units, `(*batch, hidden)`.
         network: g.
         event_dim: The number of axes of an event, at least 1.
     """
 
-    arg_constraints: ClassVar = {}  # pyright: ignore
+    batched = ("logits", "start")
     has_rsample = False
 
     def __init__(
@@ -58,18 +59,6 @@ class AutoregressiveBernoulli(TorchDistribution):
         """Binary events."""
         return constraints.independent(constraints.boolean, len(self.event_shape))
 
-    def expand(self, batch_shape: _size, _instance: object = None) -> "AutoregressiveBernoulli":
-        """The same distributions, broadcast; nothing is copied."""
-        new = AutoregressiveBernoulli.__new__(AutoregressiveBernoulli)
-        new.network = self.network
-        new.logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
-        new.start = self.start.expand(*batch_shape, self.start.shape[-1])
-        TorchDistribution.__init__(
-            new, torch.Size(batch_shape), self.event_shape, validate_args=False
-        )
-        new._validate_args = self._validate_args
-        return new
-
     def log_prob(self, value: Real[Tensor, "*batch_event"]) -> Float[Tensor, "*broadcast"]:
         """log p(x), in one pass."""
         if self._validate_args:
@@ -79,7 +68,7 @@ class AutoregressiveBernoulli(TorchDistribution):
         return (x * logits - F.softplus(logits)).sum(-1)
 
     def _in_order(self, shape: _size, choose: Callable[[Tensor], Tensor]) -> Tensor:
-        """Element after element: what `choose` makes of its probability given those before."""
+        """Go through the elements: `choose` gets each one's probability given those before."""
         read, give, skip = self.network.weights()
         hidden = self.start.expand(*shape, self.start.shape[-1])
         logits = self.logits.expand(*shape, self.logits.shape[-1])
@@ -94,16 +83,15 @@ class AutoregressiveBernoulli(TorchDistribution):
         return torch.stack(chosen, -1).view(*shape, *self.event_shape)
 
     def sample(self, sample_shape: _size = ()) -> Tensor:
-        """Draws, `(*sample_shape, *batch_shape, *event_shape)`. They carry no gradient."""
+        """Draws, `(*sample_shape, *batch_shape, *event_shape)`, without a gradient."""
         with torch.no_grad():
-            shape = torch.Size(sample_shape) + self.batch_shape
-            return self._in_order(shape, torch.bernoulli)
+            return self._in_order(torch.Size(sample_shape) + self.batch_shape, torch.bernoulli)
 
     @property
     def mean(self) -> Float[Tensor, "*batch_event"]:
-        """A mean-field pass: sigmoid(f_i + g_i(m_<i)), probabilities m in the place of draws.
+        """A mean-field pass: sigmoid(f_i + g_i(m_<i)), with probabilities m in place of draws.
 
-        Not E[x], which is a sum over all events: it is E[x_i] for the first element, and for all where
-        g is 0.
+        This is E[x_i] for the first element, and for all elements where g is 0. E[x] itself is a sum
+        over all events.
         """
         return self._in_order(self.batch_shape, lambda probability: probability)

@@ -10,14 +10,14 @@ from torch.autograd.function import once_differentiable
 from torch.distributions.dirichlet import _Dirichlet
 from torch.types import _size
 
-# Below it (of log g), log F(g) = a log g - log Gamma(a + 1) is exact to rounding.
+# Below this log g, log F(g) = a log g - log Gamma(a + 1) is exact to rounding.
 _SMALL_LOG = -40.0
 
 
 def _log_gamma_draw(concentration: Tensor) -> Tensor:
     """log G of G ~ Gamma(a, 1): log G' + log(U) / a, with G' ~ Gamma(a + 1, 1) and U uniform.
 
-    With a far below 1, G itself underflows even in float64; its logarithm does not.
+    With a far below 1, G underflows even in float64, but its logarithm does not.
 
     References:
         A Simple Method for Generating Gamma Variables (Marsaglia & Tsang, 2000), section 6,
@@ -29,7 +29,7 @@ def _log_gamma_draw(concentration: Tensor) -> Tensor:
 
 
 class _LogGamma(torch.autograd.Function):
-    """A draw of log G, G ~ Gamma(a, 1), and its implicit gradient -(dF/da) / (g f(g))."""
+    """A draw of log G, G ~ Gamma(a, 1), with the implicit gradient -(dF/da) / (g f(g))."""
 
     @staticmethod
     def forward(ctx: Any, concentration: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class _LogSpaceDirichlet(_Dirichlet):
 
 
 def _inside(value: Tensor) -> Tensor:
-    """The value, no nearer to 0 than the smallest normal number."""
+    """The value, at least the smallest normal number."""
     return value.clamp(min=torch.finfo(value.dtype).tiny)
 
 
@@ -67,9 +67,9 @@ def dirichlet_draw(
 ) -> Float[Tensor, "*batch corners"]:
     """A draw of Dirichlet(alpha) in float64 for each row of alpha, of any size above 0.
 
-    Where alpha is far below 1 all of the gamma variables may underflow, and their ratios would be the
-    exact centre; their logarithms do not underflow. Gradients are implicit ones, torch's. No coordinate is below float64's smallest normal
-    number.
+    It is computed from the logarithms of gamma variables: where alpha is far below 1 the variables
+    themselves may all underflow, and their ratios would be the exact centre. Gradients are torch's
+    implicit ones. No coordinate is below float64's smallest normal number.
 
     References:
         Implicit Reparameterization Gradients (Figurnov et al., 2018), https://arxiv.org/abs/1805.08498
@@ -82,16 +82,16 @@ class InteriorGamma(dist.Gamma):
     """Gamma(z | a, b), where a draw that underflows is the smallest normal number.
 
     In float32 that number, tiny = 1.2e-38, stands for all of the mass below it, about
-    (b tiny)^a / Gamma(a + 1): of b = 1 it is 1e-4 at a = 0.1, 1 % at a = 0.05 and 92 % at a = 0.001.
+    (b tiny)^a / Gamma(a + 1): with b = 1, 1e-4 at a = 0.1, 1 % at a = 0.05 and 92 % at a = 0.001.
 
-    Draws are made as logarithms and densities summed in float64, where a log(b z) - b z - log Gamma(a)
-    cancels. Gradients of draws are implicit ones.
+    Draws are computed as logarithms and densities in float64, because a log(b z) - b z - log Gamma(a)
+    cancels. Gradients of draws are implicit.
 
     References:
         Implicit Reparameterization Gradients (Figurnov et al., 2018), https://arxiv.org/abs/1805.08498
     """
 
-    # The newest torch has a further argument, the oldest tested has not; Pyro passes neither.
+    # The newest torch has one more argument, which Pyro does not pass.
     def rsample(self, sample_shape: _size = ()) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Draws above 0, `(*sample_shape, *batch_shape)`."""
         shape = self._extended_shape(torch.Size(sample_shape))
@@ -101,7 +101,7 @@ class InteriorGamma(dist.Gamma):
         return value.clamp(limits.tiny, limits.max).to(self.rate.dtype)
 
     def sample(self, sample_shape: _size = ()) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The same without gradients."""
+        """Draws without gradients."""
         with torch.no_grad():
             return self.rsample(sample_shape)
 
@@ -117,10 +117,10 @@ class InteriorGamma(dist.Gamma):
 class InteriorBeta(dist.Beta):
     """Beta(z | a, b), where draws lie in [tiny, 1 - epsilon] of their type.
 
-    In float32 these ends, 1.2e-38 and 1 - 1.2e-7, stand for all of the mass beyond them: with a = b =
-    0.05 for 1 % and 22 % of the draws, with a = b = 0.001 for 46 % and 49 %.
+    In float32 these ends, 1.2e-38 and 1 - 1.2e-7, stand for all of the mass beyond them: 1 % and 22 %
+    of the draws with a = b = 0.05, 46 % and 49 % with a = b = 0.001.
 
-    Its density is computed in float64, of log z and log(1 - z) themselves.
+    The density is computed in float64.
     """
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:

@@ -1,27 +1,28 @@
 """The logistic normal distribution on the simplex, symmetric in its corners."""
 
 import math
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.types import _size
 
+from pyro_vae.distributions.distribution import Distribution
 
-class LogisticNormal(TorchDistribution):
+
+class LogisticNormal(Distribution):
     r"""z = softmax(eta), eta ~ N(m, diag(s^2)) with a variable for each of the K corners.
 
-    Softmax forgets what all of eta have in common; integrated out, with w_i = s_i^-2, W = sum_i w_i,
-    r_i = log z_i - m_i and r' = sum_i w_i r_i / W, the density of the first K - 1 coordinates is
+    Softmax is invariant to a constant added to all of eta. With that integrated out, w_i = s_i^-2,
+    W = sum_i w_i, r_i = log z_i - m_i and r' = sum_i w_i r_i / W, the density of the first K - 1
+    coordinates is
 
         log p(z) = -sum_i log z_i - sum_i log s_i - (K - 1)/2 log 2 pi - 1/2 log W - 1/2 sum_i w_i (r_i - r')^2.
 
-    torch's, by stick breaking, depends on the order of the corners, and its float32 draws reach 0 and
-    1, where it has no density. Here draws are at least the smallest normal number. There is no closed
-    form of the mean: `center` is softmax(m).
+    torch's stick-breaking version depends on the order of the corners, and its float32 draws reach 0 and
+    1, where it has no density. Here draws are at least the smallest normal number. The mean has no
+    closed form; `center` is softmax(m).
 
     Args:
         loc: m, `(*batch, corners)`; a constant added to all of them changes nothing.
@@ -32,11 +33,12 @@ class LogisticNormal(TorchDistribution):
         https://doi.org/10.1093/biomet/67.2.261
     """
 
-    arg_constraints: ClassVar = {  # pyright: ignore
+    arg_constraints = {
         "loc": constraints.real_vector,
         "scale": constraints.independent(constraints.positive, 1),
     }
     support = constraints.simplex  # pyright: ignore
+    batched = ("loc", "scale")
     has_rsample = True
 
     def __init__(
@@ -48,17 +50,6 @@ class LogisticNormal(TorchDistribution):
         self.loc, self.scale = torch.broadcast_tensors(loc, scale)
         super().__init__(self.loc.shape[:-1], self.loc.shape[-1:], validate_args=validate_args)
 
-    def expand(self, batch_shape: _size, _instance: object = None) -> "LogisticNormal":
-        """The same distribution for each element of a larger batch."""
-        shape = torch.Size(batch_shape) + self.event_shape
-        new = LogisticNormal.__new__(LogisticNormal)
-        new.loc, new.scale = self.loc.expand(shape), self.scale.expand(shape)
-        TorchDistribution.__init__(
-            new, torch.Size(batch_shape), self.event_shape, validate_args=False
-        )
-        new._validate_args = self._validate_args
-        return new
-
     def rsample(self, sample_shape: _size = ()) -> Tensor:
         """Draws, `(*sample_shape, *batch_shape, corners)`."""
         shape = self._extended_shape(torch.Size(sample_shape))
@@ -67,7 +58,7 @@ class LogisticNormal(TorchDistribution):
         return z.clamp(min=torch.finfo(z.dtype).tiny)
 
     def log_prob(self, value: Float[Tensor, "*points corners"]) -> Float[Tensor, "*broadcast"]:
-        """log p(z), in float64 inside: the logarithms of small coordinates cancel."""
+        """log p(z), in float64: the logarithms of small coordinates cancel."""
         if self._validate_args:
             self._validate_sample(value)
         log_z, scale = value.double().log(), self.scale.double()

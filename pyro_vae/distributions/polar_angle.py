@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import _disable_current_modes
 
-# The density is a polynomial through its values at `_NODES` Gauss-Legendre points in each of `_CELLS`
-# cells. A cell is at most about one standard deviation wide.
+# In each of `_CELLS` cells the density is the polynomial through its values at `_NODES` Gauss-Legendre
+# points. A cell is at most about one standard deviation wide.
 _CELLS, _NODES = 32, 10
-# Outside of the cells the density is below e^-40 of its largest value: 4e-18.
+# Outside the cells the density is below e^-40 = 4e-18 of its maximum.
 _DROP = 40.0
-# Convergence is quadratic. In a tail the density changes much within a cell: the first steps are short.
+# Convergence is quadratic after a few short steps in the tails, where the density varies within a cell.
 _NEWTON_STEPS = 7
 
 
@@ -25,12 +25,12 @@ class PolarAngle:
     r"""f(t) = exp(-2 kappa x) (x (1 - x))^((d - 2) / 2) / I on [0, pi], with x = sin^2(t / 2).
 
     It is exp(kappa (cos t - 1)) sin^(d-2) t, up to a constant. The interval where it is not negligible is
-    cut into cells, each with a polynomial for the density, so everything follows from one table: the
-    integral I by Gauss-Legendre quadrature, and a draw t = F^-1(u) by a search for the cell and
-    Newton's method in it, without a loop whose length depends on the draws. Differentiated in kappa at
-    a fixed u, F(t; kappa) = u gives dt/dkappa = -(dF/dkappa) / f, from the same table.
+    cut into cells, in each of which the density is a polynomial. One table then gives everything: the
+    integral I by Gauss-Legendre quadrature, and a draw t = F^-1(u) by a search for the cell and a fixed
+    number of Newton steps in it. Differentiating F(t; kappa) = u in kappa at a fixed u gives
+    dt/dkappa = -(dF/dkappa) / f, from the same table.
 
-    The table belongs to kappa and is made once, however many draws of it are taken. All is in float64.
+    The table depends on kappa only and is computed once, in float64.
 
     Args:
         concentration: kappa > 0.
@@ -53,12 +53,12 @@ class PolarAngle:
 
     @property
     def mean_depth(self) -> Float[Tensor, "*batch"]:
-        """E[x] = (1 - E[cos t]) / 2, which keeps its digits where cos t is almost 1."""
+        """E[x] = (1 - E[cos t]) / 2, accurate where cos t is almost 1."""
         table = self._table
         return _Known.apply(self.concentration, table.mean, -2 * table.variance)
 
     def rsample(self, shape: torch.Size) -> Float[Tensor, "*shape"]:
-        """Angles of a shape that ends with the batch shape, or with what that broadcasts to."""
+        """Draws of a shape that ends with the batch shape, or with what that broadcasts to."""
         uniform = torch.rand(shape, dtype=torch.float64, device=self.concentration.device)
         with torch.no_grad():
             angle, derivative = self._inverse(uniform)
@@ -70,7 +70,7 @@ class PolarAngle:
             return self._tabulate(self.concentration.detach())
 
     def _log_density(self, kappa: Tensor, x: Tensor) -> Tensor:
-        """Of t, up to a constant."""
+        """The log density of t, up to a constant."""
         log_density = -2 * kappa * x
         if self.exponent:
             log_density = log_density + self.exponent * (x * (1 - x)).log()
@@ -80,8 +80,8 @@ class PolarAngle:
         """The mode of x, and where the density in t has fallen by e^-40 on both sides of it.
 
         h(x) = -2 kappa x + a log x + a log(1 - x) is concave with -h'' >= 8 a, and -h'' >= a / mode^2
-        below its mode. Above it falls faster than the gamma density x^a exp(-2 kappa x), and r - 1 - log r
-        >= (r - 1)^2 / (2 r) for r >= 1. Each gives a bound; the nearest one counts.
+        below its mode. Above, it falls faster than the gamma density x^a exp(-2 kappa x), and r - 1 - log r
+        >= (r - 1)^2 / (2 r) for r >= 1. Each gives a bound, of which the tightest is used.
         """
         a = self.exponent
         mode = a / (kappa + a + (kappa.square() + a * a).sqrt())
@@ -102,7 +102,7 @@ class PolarAngle:
         # Axes: batch, cells, nodes.
         steps = constants.cells[:, None] + (1 + constants.nodes) / 2
         x = ((start[..., None, None] + width[..., None, None] * steps) / 2).sin().square()
-        # sin^(d-2) t is 0 to float64 at a small mode in a high dimension.
+        # sin^(d-2) t underflows at a small mode in a high dimension.
         largest = self._log_density(kappa, mode) if self.exponent else torch.zeros_like(kappa)
         density = (self._log_density(k, x) - largest[..., None, None]).exp()
         half = width[..., None, None] / 2
@@ -113,7 +113,7 @@ class PolarAngle:
         centred = x - mean
 
         def antiderivative(values: Tensor) -> tuple[Tensor, Tensor]:
-            """At the cells' ends, and within them the polynomial's coefficients."""
+            """Values at the cells' ends, and the polynomial's coefficients within them."""
             within = values @ constants.antiderivative
             sums = (values * constants.weights).sum(-1).cumsum(-1)
             ends = torch.cat([torch.zeros_like(sums[..., :1]), sums], -1)
@@ -123,7 +123,7 @@ class PolarAngle:
         ends, distribution = antiderivative(density)
         # d log f / dkappa = -2 (x - E[x]).
         _, slope = antiderivative(-2 * density * centred)
-        # exp(kappa (cos t - 1)) sin^(d-2) t holds 4^a (x (1 - x))^a.
+        # sin^(d-2) t = 4^a (x (1 - x))^a.
         log_integral = total[..., 0, 0].log() + largest + self.exponent * math.log(4)
         return _Table(
             start,
@@ -147,7 +147,7 @@ class PolarAngle:
         def flat(values: Tensor, *trailing: int) -> Tensor:
             return values.expand((*batch, *trailing)).reshape(rows, *trailing)
 
-        # A row for each distribution, as the search needs it.
+        # One row per distribution, as searchsorted needs.
         u = uniform.reshape(-1, rows).mT.contiguous()
         ends = flat(table.ends, _CELLS + 1)
         cell = torch.searchsorted(ends[:, 1:-1].contiguous(), u, right=True)
@@ -160,7 +160,7 @@ class PolarAngle:
 
         distribution = polynomial(table.distribution)
         share = (u - left) / (right - left).clamp(min=1e-300)
-        # At 0 the density grows as t^(d-2), and as it falls at pi.
+        # The density grows as t^(d-2) at 0, and falls likewise at pi.
         power = 1 / (2 * self.exponent + 1)
         first = torch.where(cell == 0, share.pow(power), share)
         s = 2 * torch.where(cell == _CELLS - 1, 1 - (1 - share).pow(power), first) - 1
@@ -175,7 +175,7 @@ class PolarAngle:
         )
         angle = start + width * (cell + (1 + s) / 2)
         x = (angle / 2).sin().square()
-        # At the very ends of the interval the density may be 0 to rounding.
+        # At the ends of the interval the density may round to 0.
         density = (self._log_density(kappa, x) - log_total).exp().clamp(min=1e-30)
         by_kappa, _ = _horner(polynomial(table.slope), s)
         derivative = -by_kappa / density
@@ -183,7 +183,7 @@ class PolarAngle:
 
 
 class _Table(NamedTuple):
-    """What belongs to kappa: `F` and `dF/dkappa` as polynomials in the cells, and moments of x."""
+    """F and dF/dkappa as polynomials in the cells, and moments of x."""
 
     start: Tensor
     width: Tensor
@@ -197,7 +197,7 @@ class _Table(NamedTuple):
 
 
 class _Known(torch.autograd.Function):
-    """A function of a tensor, given by its value and its derivative, elementwise."""
+    """An elementwise function with a given value and derivative."""
 
     @staticmethod
     def forward(ctx: Any, variable: Tensor, value: Tensor, derivative: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ class _Known(torch.autograd.Function):
 
 
 def _horner(coefficients: list[Tensor], s: Tensor) -> tuple[Tensor, Tensor]:
-    """A polynomial's value and derivative; the lowest power comes first."""
+    """A polynomial's value and derivative; coefficients start with the lowest power."""
     value, slope = coefficients[-1], torch.zeros_like(s)
     for coefficient in reversed(coefficients[:-1]):
         slope = slope * s + value
@@ -221,10 +221,10 @@ def _horner(coefficients: list[Tensor], s: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Constants(NamedTuple):
-    """Gauss-Legendre points and weights on [-1, 1], and values at the points to coefficients.
+    """Gauss-Legendre points and weights on [-1, 1].
 
-    `values @ antiderivative` are the coefficients of the integral from -1 of the polynomial through
-    the values.
+    `values @ antiderivative` are the coefficients of the integral, from -1, of the polynomial through the
+    values at the points.
     """
 
     nodes: Tensor
@@ -240,7 +240,7 @@ def _constants(device: torch.device) -> _Constants:
     integrated = np.linalg.inv(np.vander(nodes, increasing=True)).T / powers
     from_the_left = -(integrated * (-1.0) ** powers).sum(1, keepdims=True)
     antiderivative = np.concatenate([from_the_left, integrated], 1)
-    # They outlive a trace in which they may be made, so they must not be part of it.
+    # The cached constants outlive a trace in which they may be computed, so they must not be part of it.
     with _disable_current_modes():
         return _Constants(
             *(

@@ -1,39 +1,38 @@
-"""Densities on [0, 1] that are finite at its ends and exact in float32's tails."""
+"""Densities on [0, 1] that are finite at both ends and accurate in float32's tails."""
 
 import math
-from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.types import _size
 
+from pyro_vae.distributions.distribution import Distribution
 from pyro_vae.distributions.interior import InteriorBeta
 
-# Values nearer than this to 0 or 1 have the density of the point this far from them. Rounding puts
-# data at the ends, where log 0 is no number.
+# Values closer than this to 0 or 1 get the density at this distance: data are rounded to the ends.
 EDGE = 1e-6
-# Below it a series is exact to rounding, and the closed form begins to cancel.
+# Below this |l| a series is exact to rounding, and the closed form begins to cancel.
 _NEAR_ZERO = 0.1
-# The scale of a logit from which moments are integrals over the unit interval.
+# From this scale of the logit on, moments are integrals over the unit interval.
 _WIDE = 4.0
 
 
-class ContinuousBernoulli(TorchDistribution):
+class ContinuousBernoulli(Distribution):
     r"""p(x) = exp(l x) l / (exp(l) - 1) on [0, 1], with the logit l.
 
-    Torch's clamps the probability sigmoid(l) to float32's numbers, but not l: from |l| = 16 on its
-    density has not mass one, and near l = 0 its logarithms of ratios near 1 cancel. Here
+    torch's clamps the probability sigmoid(l) to float32, but not l: from |l| = 16 on its density does
+    not have mass one, and near l = 0 its logarithms of ratios near 1 cancel. Here
     log((exp(l) - 1) / l) is l / 2 plus an even function of l, computed in float64.
 
     Args:
         logits: l.
     """
 
-    arg_constraints: ClassVar = {"logits": constraints.real}  # pyright: ignore
+    arg_constraints = {"logits": constraints.real}
+    batched = ("logits",)
     support = constraints.unit_interval  # pyright: ignore
     has_rsample = True
 
@@ -41,14 +40,8 @@ class ContinuousBernoulli(TorchDistribution):
         self.logits = logits
         super().__init__(logits.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: _size, _instance: object = None) -> "ContinuousBernoulli":
-        """The same distributions, broadcast; nothing is copied."""
-        new = ContinuousBernoulli(self.logits.expand(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
     def _sizes(self) -> tuple[Tensor, Tensor, Tensor]:
-        """l, whether it is near 0, and |l| or, near 0, a number on which closed forms are finite."""
+        """l, whether it is near 0, and |l|, replaced near 0 by a number at which closed forms are finite."""
         logits = self.logits.double()
         near = logits.abs() < _NEAR_ZERO
         return logits, near, torch.where(near, 1.0, logits.abs())
@@ -72,7 +65,7 @@ class ContinuousBernoulli(TorchDistribution):
         logits = self.logits.double()
         near = logits.abs() < 1e-4
         size = torch.where(near, 1.0, logits.abs())
-        # Of the falling density with logit -|l|, mirrored for a rising one.
+        # Invert the falling density, of logit -|l|, and mirror it for a rising one.
         falling = -torch.log1p(u * torch.expm1(-size)) / size
         closed = torch.where(logits > 0, 1 - falling, falling)
         series = u + torch.where(near, logits, 0.0) * u * (1 - u) / 2
@@ -100,8 +93,8 @@ class ContinuousBernoulli(TorchDistribution):
 class Beta(InteriorBeta):
     r"""Beta(x | a, b), within `EDGE` of 0 and 1 with the density there, in float64 inside.
 
-    The Beta's own is 0 or infinite at an end, unless a or b is 1. So it is only nearly of mass one:
-    the mass within `EDGE` of an end is replaced by `EDGE` times the density there.
+    A Beta's density is 0 or infinite at an end, unless a or b is 1. The mass of this one is only nearly
+    one: within `EDGE` of an end it is `EDGE` times the density there.
     """
 
     def log_prob(self, value: Float[Tensor, "*#batch"]) -> Float[Tensor, "*broadcast"]:
@@ -115,19 +108,17 @@ class Beta(InteriorBeta):
         return log_prob.to(self.concentration1.dtype)
 
 
-class LogitNormal(TorchDistribution):
+class LogitNormal(Distribution):
     r"""The distribution of sigmoid(u), u ~ N(loc, scale^2); within `EDGE` of 0 and 1 with the density there.
 
     Args:
         loc: The mean of u.
-        scale: Its standard deviation, to be broadcast with it.
+        scale: Its standard deviation; broadcasts with `loc`.
     """
 
-    arg_constraints: ClassVar = {  # pyright: ignore
-        "loc": constraints.real,
-        "scale": constraints.positive,
-    }
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
     support = constraints.unit_interval  # pyright: ignore
+    batched = ("loc", "scale")
     has_rsample = True
 
     def __init__(
@@ -139,19 +130,11 @@ class LogitNormal(TorchDistribution):
         self.loc, self.scale = torch.broadcast_tensors(loc, scale)
         super().__init__(self.loc.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: _size, _instance: object = None) -> "LogitNormal":
-        """The same distributions, broadcast; nothing is copied."""
-        new = LogitNormal(
-            self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False
-        )
-        new._validate_args = self._validate_args
-        return new
-
     def log_prob(self, value: Float[Tensor, "*#batch"]) -> Float[Tensor, "*broadcast"]:
         """log p(x) = log N(logit x) - log x - log(1 - x), element by element."""
         if self._validate_args:
             self._validate_sample(value)
-        # In float64, in which 1 - EDGE is a number.
+        # In float64, which represents 1 - EDGE.
         x = value.double().clamp(EDGE, 1 - EDGE)
         log_x, log_rest = x.log(), torch.log1p(-x)
         standard = (log_x - log_rest - self.loc) / self.scale
@@ -165,7 +148,7 @@ class LogitNormal(TorchDistribution):
         return torch.sigmoid(self.loc + self.scale * noise)
 
     def _expectation(self, power: int) -> Tensor:
-        """E[x^power] by Gauss quadrature, of u or for a wide density of x, exact to 3e-5."""
+        """E[x^power] by Gauss quadrature, over u or for a wide density over x, accurate to 3e-5."""
         nodes, weights = np.polynomial.hermite_e.hermegauss(64)
         narrow = torch.zeros_like(self.loc)
         for node, weight in zip(nodes.tolist(), (weights / weights.sum()).tolist(), strict=True):
@@ -181,7 +164,7 @@ class LogitNormal(TorchDistribution):
 
     @property
     def mean(self) -> Float[Tensor, "*batch"]:
-        """E[sigmoid(u)], by quadrature: it has no closed form."""
+        """E[sigmoid(u)], by quadrature."""
         return self._expectation(1)
 
     @property

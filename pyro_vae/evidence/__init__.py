@@ -1,6 +1,6 @@
-"""Evidence: log p(x), how well it is known, and how good the guide is, image by image.
+"""Evidence: estimates of log p(x), their accuracy, and the quality of the guide for each example.
 
-Everything here has beta = 1, whatever trained the model.
+Everything here uses beta = 1, whatever trained the model.
 """
 
 from pyro_vae.evidence.annealed_importance_sampling import (
@@ -17,8 +17,7 @@ from pyro_vae.evidence.evaluation import (
 )
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
 from pyro_vae.evidence.inference_gaps import InferenceGaps, inference_gaps
-from pyro_vae.evidence.local_gradient import NoLocalGuideError
-from pyro_vae.evidence.local_guide import refined
+from pyro_vae.evidence.local_guide import NoLocalGuideError, refine_guide
 from pyro_vae.evidence.two_sided import TwoSidedCheck, two_sided_check
 
 __all__ = [
@@ -38,7 +37,7 @@ __all__ = [
     "fixed_rows",
     "importance_weighting",
     "inference_gaps",
-    "refined",
+    "refine_guide",
     "two_sided_check",
     "undefined_data",
 ]

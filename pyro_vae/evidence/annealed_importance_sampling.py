@@ -1,22 +1,32 @@
 """log p(x) by annealed importance sampling, from the guide to the joint density."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import pyro
+import torch
 from jaxtyping import Float, Real
 from pyro.nn import PyroModule
 from torch import Tensor
+from tqdm import tqdm
 
-from pyro_vae.compilation.work import CompileMode
+from pyro_vae.compilation import CompileMode
 from pyro_vae.data.nouns import noun
-from pyro_vae.evidence.annealing import Options, chunks
-from pyro_vae.evidence.numbers import finite, joined, precision, standard_error
-from pyro_vae.rng import evaluation_mode
+from pyro_vae.evidence.annealing_path import AnnealingPath, adapted_step_sizes, transition
+from pyro_vae.json_values import to_jsonable
+from pyro_vae.log_densities import log_densities
+from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.statistics import (
+    concatenate_results,
     effective_sample_size,
     log_mean_exp,
+    machine_epsilon,
     rounding_error,
+    standard_error,
     withheld,
 )
 
@@ -25,24 +35,35 @@ LEAST_ACCEPTANCE = 0.4
 # The mean of C weights has about (C / ESS - 1) / C for its squared error over its square, and its
 # logarithm falls short by half of that: 0.1 nats of 16 weights with an ESS of 4.
 LARGEST_SHORTFALL = 0.1
-# Of the data.
+# The share of the examples that may miss a threshold.
 _FEW = 0.05
+
+# Step sizes are found in a pass over a tenth of the temperatures, but no fewer than these, after a few
+# more transitions at the first.
+_ADAPTATION_SHARE = 10
+_FEWEST_ADAPTATIONS = 20
+_WARM_UP = 10
+
+# Draws of the guide for the scale of its coordinates, example by example.
+_SCALE_DRAWS = 64
+# The interquartile range of a normal density, in standard deviations.
+_NORMAL_RANGE = 1.349
 
 
 @dataclass(frozen=True)
 class AnnealedImportanceSampling:
-    """What C chains say of each datum. Log densities are in nats.
+    """Estimates from C chains for each example. Log densities are in nats.
 
     Args:
         log_evidence: log 1/C sum_c w_c: the mean weight's expectation is p(x), so this is at most
-            log p(x) in expectation, and tighter with chains and temperatures.
+            log p(x) in expectation, and tighter with more chains and temperatures.
         log_weights: log w_c of each chain.
-        acceptance: The mean probability of acceptance over chains and transitions; 1 without any.
+        acceptance: The mean acceptance probability over chains and transitions; 1 without any.
         ess: The effective number of chains, from 1 to C.
-        num_chains: The number C of chains for each datum.
+        num_chains: The number C of chains for each example.
         num_temperatures: The number of increments of b from 0 to 1.
         leapfrog_steps: The number of leapfrog steps of a transition.
-        rounding: About the rounding error of `log_evidence`; None where it is not known.
+        rounding: The approximate rounding error of `log_evidence`; None if unknown.
     """
 
     log_evidence: Float[np.ndarray, " n"]
@@ -56,25 +77,25 @@ class AnnealedImportanceSampling:
 
     @property
     def mean_log_evidence(self) -> float:
-        """The mean over data of `log_evidence`, in nats per datum."""
+        """The mean of `log_evidence`, in nats per example."""
         return float(self.log_evidence.mean())
 
     @property
     def log_evidence_se(self) -> float | None:
-        """The standard error of `mean_log_evidence` from the choice of data; None for one datum.
+        """The standard error of `mean_log_evidence` over the examples; None for one example.
 
-        It does not hold the bound's own gap: `trust` and `two_sided_check` speak of that.
+        It does not include the bound's own gap: see `trust` and `two_sided_check`.
         """
         return standard_error(self.log_evidence)
 
     @property
     def shortfall(self) -> Float[np.ndarray, " n"]:
-        """About how far `log_evidence` is below log p(x) in expectation, in nats, as the weights tell.
+        """An estimate of how far `log_evidence` is below log p(x) in expectation, in nats.
 
-        (C / ESS - 1) / 2C, half of the mean weight's relative variance, for small ones: it is never
-        above a half, and near there says "more". Chains that all miss a mode have equal weights, and
-        it is 0. It is infinite where no weight is above 0, and with one chain,
-        whose weight says nothing of its own error.
+        (C / ESS - 1) / 2C, half of the mean weight's relative variance, if that is small: it is at most
+        1/2, and near there the shortfall is larger. It is 0 if all chains miss the same mode and have
+        equal weights. It is infinite if no weight is above 0, and with one chain, whose weight does
+        not show its own error.
         """
         if self.num_chains == 1:
             return np.full(len(self.ess), np.inf)
@@ -82,78 +103,64 @@ class AnnealedImportanceSampling:
             return (self.num_chains / self.ess - 1) / (2 * self.num_chains)
 
     def summary(self) -> dict[str, float | int | None]:
-        """Means per datum in nats, counts and shares, for a file. What is not finite is None."""
-        return {
-            "log_evidence": finite(self.mean_log_evidence),
-            "log_evidence_se": finite(self.log_evidence_se),
-            "acceptance": finite(float(self.acceptance.mean())),
-            "ess": finite(float(self.ess.mean())),
-            "shortfall": finite(float(self.shortfall.mean())),
-            "num_chains": self.num_chains,
-            "num_temperatures": self.num_temperatures,
-            "leapfrog_steps": self.leapfrog_steps,
-            "n": len(self.log_evidence),
-        }
+        """Means per example in nats, counts and shares. Values that are not finite are None."""
+        return to_jsonable(
+            {
+                "log_evidence": self.mean_log_evidence,
+                "log_evidence_se": self.log_evidence_se,
+                "acceptance": self.acceptance.mean(),
+                "ess": self.ess.mean(),
+                "shortfall": self.shortfall.mean(),
+                "num_chains": self.num_chains,
+                "num_temperatures": self.num_temperatures,
+                "leapfrog_steps": self.leapfrog_steps,
+                "n": len(self.log_evidence),
+            }
+        )
 
     def trust(self) -> str:
-        """How far to trust the number, in a sentence: from weights and acceptance.
+        """A verdict on the estimate in one sentence, from weights and acceptance.
 
-        Weights are even enough where they let expect a shortfall of at most 0.1 nats, and chains move
-        where they accept at least 0.4 of their proposals; up to 5 % of the data may fall behind. Neither
-        sees a mode that no chain has found: `two_sided_check` would, on simulated data.
+        Weights are good if their expected shortfall is at most 0.1 nats, and chains move if they accept
+        at least 0.4 of their proposals; up to 5 % of the examples may miss either. Neither detects a mode
+        that no chain has found: `two_sided_check` does, on simulated data.
         """
         bad = float((~np.isfinite(self.log_evidence)).mean())
         if bad > _FEW:
-            return f"Not to be trusted: log p(x) is not finite for {bad:.1%} of data."
+            return f"Not to be trusted: log p(x) is not finite for {bad:.1%} of the data."
         if self.rounding is not None and (reason := withheld(self.rounding, self.log_evidence)):
             return reason
         uneven = float((~(self.shortfall <= LARGEST_SHORTFALL)).mean())
         stuck = float((self.acceptance < LEAST_ACCEPTANCE).mean())
         if self.num_chains == 1:
-            return f"One chain for each {noun()} says nothing of its own error: take at least two."
+            return f"One chain per {noun()} does not show its own error: use at least two."
         if stuck > _FEW:
             return (
                 f"Not to be trusted: for {stuck:.0%} of the data chains accept fewer than "
-                f"{LEAST_ACCEPTANCE:.0%} of their proposals, so they hardly move; take more leapfrog "
-                "steps or temperatures."
+                f"{LEAST_ACCEPTANCE:.0%} of their proposals; use more leapfrog steps or temperatures."
             )
         if uneven > _FEW:
             return (
-                f"Too low: for {uneven:.0%} of the data the weights let expect a shortfall above "
-                f"{LARGEST_SHORTFALL} nats; take more temperatures, then more chains."
+                f"Too low: for {uneven:.0%} of the data the expected shortfall is above "
+                f"{LARGEST_SHORTFALL} nats; use more temperatures, then more chains."
             )
         return (
-            f"Good as far as the chains can tell: the weights let expect a mean shortfall of "
+            "Good as far as the chains can tell: the expected shortfall is "
             f"{self.shortfall[np.isfinite(self.shortfall)].mean():.2g} nats, and "
-            f"{self.acceptance.mean():.0%} of proposals are accepted; a two-sided check would see "
-            "what they cannot."
-            + (f" For {bad:.1%} of data log p(x) is not finite." if bad else "")
+            f"{self.acceptance.mean():.0%} of the proposals are accepted."
+            + (f" log p(x) is not finite for {bad:.1%} of the data." if bad else "")
         )
 
     @classmethod
     def concatenate(
         cls, results: "Sequence[AnnealedImportanceSampling]"
     ) -> "AnnealedImportanceSampling":
-        """The result of several, of disjoint data, in their order.
+        """The result for several disjoint parts of the data, in order.
 
         Raises:
             ValueError: If there is none, or chains, temperatures or leapfrog steps differ.
         """
-        if not results:
-            raise ValueError("there is nothing to concatenate.")
-        words = ("num_chains", "num_temperatures", "leapfrog_steps")
-        for word in words:
-            values = sorted({getattr(result, word) for result in results})
-            if len(values) > 1:
-                raise ValueError(f"results must have one {word}, got {values}.")
-        return cls(
-            **{
-                column: np.concatenate([getattr(result, column) for result in results], axis=-1)
-                for column in ("log_evidence", "log_weights", "acceptance", "ess")
-            },
-            rounding=joined(result.rounding for result in results),
-            **{word: getattr(results[0], word) for word in words},
-        )
+        return concatenate_results(results)
 
 
 def annealed_importance_sampling(
@@ -168,39 +175,38 @@ def annealed_importance_sampling(
     seed: int = 0,
     progress: bool = False,
 ) -> AnnealedImportanceSampling:
-    """Estimate log p(x) with chains that walk from q(z | x) to p(x, z), datum by datum.
+    """Estimate log p(x) of each example with chains that move from q(z | x) to p(x, z).
 
     A chain starts at a draw of the guide and follows f_b = q(z | x)^(1 - b) p(x, z)^b, for b from 0 to
     1 in T equal steps: at each, log w grows by (b_t - b_(t - 1)) (log p(x, z) - log q(z | x)), and a
     transition of Hamiltonian Monte Carlo that leaves f_(b_t) invariant follows. Then E[w] = p(x)
-    exactly, however badly chains mix. With T = 1 it is importance weighting. Starting at the guide
-    rather than the prior, a good one leaves little to anneal.
+    exactly, however badly chains mix. With T = 1 it is importance weighting. A good guide as a start
+    leaves less to anneal than the prior.
 
-    Latents are walked in R^d: log of positive ones, logit of those in (0, 1), and log-ratios of those
-    on the simplex. Momenta have the guide's own scale. Step sizes, one for each datum and temperature,
-    are found by a shorter pass of other chains, aimed at 0.65 accepted, and are then fixed: were they
-    adapted by the chains that are weighed, E[w] would be p(x) only nearly. That pass costs a tenth.
+    Chains move in R^d: log of positive latents, logit of those in (0, 1), and log-ratios of those
+    on the simplex. Momenta have the guide's scale. Step sizes, one for each example and temperature,
+    are found by a shorter pass of other chains, aiming at an acceptance of 0.65, and are then fixed: if
+    they were adapted by the weighted chains, E[w] would only be close to p(x). That pass costs a tenth.
 
-    It runs in evaluation mode, and its random numbers have a seed of their own: the global stream does
-    not move. The same seed, data and options give the same result; data in other chunks meet other
-    noise.
+    It runs in evaluation mode with its own random seed, and the global random stream is left unchanged.
+    The same seed, data and options give the same result; data in other chunks get other noise.
 
     Args:
         vae: A program with `model(x)`, `guide(x)` and one latent site, whose guide is reparameterisable,
             on real, positive or unit vectors or on the simplex.
-        x: Data in the likelihood's support, on the program's device; integers are made floats.
-        num_chains: The number of chains for each datum.
+        x: Data in the likelihood's support, on the program's device; integers are converted to floats.
+        num_chains: The number of chains for each example.
         num_temperatures: The number T of increments of b.
         leapfrog_steps: The number of leapfrog steps of a transition.
-        max_elements: Chains x data x elements of a datum held at once.
-        compile: "on" or "off"; "auto" to compile the gradients where there is so much to compute that it
-            pays. It changes speed and rounding, and no draw.
+        max_elements: The number of chains x examples x elements held at once.
+        compile: "on" or "off"; "auto" to compile the gradients if the work pays for it. It affects
+            speed and rounding, and no draw.
         seed: The seed of draws, momenta and acceptances.
-        progress: Show a bar.
+        progress: Show a progress bar.
 
     Raises:
-        ValueError: If the program has more latent sites than one or a guide without such a density, there
-            are no data, a number is below 1, or `compile` is none of these.
+        ValueError: If the program has several latent sites or a guide without such a density, there
+            are no data, a number is below 1, or `compile` is another word.
 
     References:
         Annealed Importance Sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008;
@@ -208,11 +214,11 @@ def annealed_importance_sampling(
         Grosse, 2017), https://arxiv.org/abs/1611.04273;
         MCMC using Hamiltonian Dynamics (Neal, 2011), https://arxiv.org/abs/1206.1901
     """
-    options = Options(num_chains, num_temperatures, leapfrog_steps, max_elements, compile)
+    options = ChainOptions(num_chains, num_temperatures, leapfrog_steps, max_elements, compile)
     results = []
     with evaluation_mode(vae, seed=seed):
-        for chunk in chunks(vae, x, options, passes=1, progress=progress):
-            weights = chunk.forward()
+        for chains in chains_of_chunks(vae, x, options, passes=1, progress=progress):
+            weights = chains.forward()
             log_weights = weights.log_weights.cpu().numpy()
             log_evidence = log_mean_exp(log_weights)
             results.append(
@@ -224,7 +230,214 @@ def annealed_importance_sampling(
                     num_chains=num_chains,
                     num_temperatures=num_temperatures,
                     leapfrog_steps=leapfrog_steps,
-                    rounding=rounding_error(log_evidence, eps=precision(vae)),
+                    rounding=rounding_error(log_evidence, eps=machine_epsilon(vae)),
                 )
             )
-    return AnnealedImportanceSampling.concatenate(results)
+    return concatenate_results(results)
+
+
+# ---- chains ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ChainOptions:
+    """The options of chains, as in `annealed_importance_sampling`.
+
+    Raises:
+        ValueError: If a number is below 1.
+    """
+
+    num_chains: int
+    num_temperatures: int
+    leapfrog_steps: int
+    max_elements: int
+    compile: CompileMode
+
+    def __post_init__(self) -> None:
+        for word in ("num_chains", "num_temperatures", "leapfrog_steps", "max_elements"):
+            value = getattr(self, word)
+            if value < 1:
+                raise ValueError(f"{word} must be at least 1, got {value}.")
+
+    @property
+    def adaptations(self) -> int:
+        """The number of temperatures of the pass that finds step sizes; 0 without a transition."""
+        if self.num_temperatures == 1:
+            return 0
+        return max(_FEWEST_ADAPTATIONS, -(-self.num_temperatures // _ADAPTATION_SHARE))
+
+    def transitions(self, passes: int) -> int:
+        """The transitions of a chunk of data, with this number of passes over the path."""
+        preliminary = self.adaptations + _WARM_UP if self.adaptations else 0
+        return preliminary + passes * (self.num_temperatures - 1)
+
+
+class Weights(NamedTuple):
+    """Log weights of a pass, in nats, and the mean acceptance probability of each chain."""
+
+    log_weights: Float[Tensor, "chains batch"]
+    acceptance: Float[Tensor, "chains batch"]
+
+
+def schedule(num_temperatures: int) -> list[float]:
+    """b_0 = 0 < ... < b_T = 1, in equal steps.
+
+    From the prior, steps are often shorter near both ends, by a sigmoid, as most changes happen there.
+    From a guide that does not help: with 20 temperatures log weights of a linear-Gaussian VAE spread by
+    0.77 nats for a guide half as wide as it should be, and 0.77, 0.77 and 0.80 with sigmoids of slopes 1, 2
+    and 4; for one too wide, by 0.75, and 0.75, 0.78 and 0.93.
+    """
+    return [t / num_temperatures for t in range(num_temperatures + 1)]
+
+
+@dataclass(frozen=True)
+class Chains:
+    """The chains of a chunk of data, with all that is fixed before they start.
+
+    Args:
+        path: The program's densities.
+        rows: The place of the chunk in the data.
+        x: The chunk, filled up with copies of its last row.
+        temperatures: b_0, ..., b_T.
+        step_sizes: The step size of each example at b_1, ..., b_(T - 1).
+        scale: The preconditioner of each example.
+        leapfrog_steps: The number of leapfrog steps.
+        bar: A progress bar of transitions.
+    """
+
+    path: AnnealingPath
+    rows: slice
+    x: Tensor
+    temperatures: Sequence[float]
+    step_sizes: Tensor
+    scale: Tensor
+    leapfrog_steps: int
+    bar: tqdm
+
+    def forward(self) -> Weights:
+        """From exact draws of q(z | x) to the joint density: E[w] = p(x)."""
+        start = self.path.draws(self.x, self.path.num_chains)
+        return self._walk(start, self.temperatures, self.step_sizes)
+
+    def backward(self, z: Float[Tensor, "rows event"]) -> Weights:
+        """From an exact draw of p(z | x), where all chains start, to the guide: E[w] = 1 / p(x)."""
+        z = _filled(z, len(self.x))
+        start = self.path.inverse(z).expand(self.path.num_chains, *([-1] * z.dim()))
+        return self._walk(start, self.temperatures[::-1], self.step_sizes.flip(0))
+
+    def _walk(self, start: Tensor, temperatures: Sequence[float], step_sizes: Tensor) -> Weights:
+        point = self.path.evaluate(self.x, start)
+        log_weights = torch.zeros_like(point.log_q)
+        acceptance = torch.zeros_like(point.log_q)
+        transitions = len(temperatures) - 2
+        for t in range(1, len(temperatures)):
+            log_weights = log_weights + (temperatures[t] - temperatures[t - 1]) * point.log_weight
+            if t > transitions:
+                break
+            point, accepted = transition(
+                self.path,
+                self.x,
+                point,
+                temperatures[t],
+                step_sizes[t - 1],
+                self.scale,
+                self.leapfrog_steps,
+            )
+            acceptance = acceptance + accepted
+            self.bar.update()
+        count = self.rows.stop - self.rows.start
+        mean = acceptance / transitions if transitions else torch.ones_like(acceptance)
+        return Weights(log_weights[:, :count], mean[:, :count])
+
+
+def chains_of_chunks(
+    vae: PyroModule,
+    x: Real[Tensor, " n *event"],
+    options: ChainOptions,
+    *,
+    passes: int,
+    progress: bool,
+) -> Iterator[Chains]:
+    """Chains of chunks of one size, the last filled up, so that all of them share a graph.
+
+    Pyro validates the guide on the first chunk and, for speed, not after it.
+
+    Args:
+        vae: A program with one latent site.
+        x: Data; integers are converted to floats chunk by chunk.
+        options: The options of the chains.
+        passes: The number of passes of each chunk's chains over the path.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If there are no data, or the program is not supported.
+    """
+    if len(x) == 0:
+        raise ValueError("annealed importance sampling needs at least one example, got none.")
+    most = max(1, options.max_elements // (options.num_chains * max(1, x[0].numel())))
+    count = -(-len(x) // most)
+    batch = -(-len(x) // count)
+    total = count * options.transitions(passes)
+    path = AnnealingPath(
+        vae,
+        num_chains=options.num_chains,
+        compile=options.compile,
+        expected_calls=total * options.leapfrog_steps,
+    )
+    bar = tqdm(total=total, desc="annealing", unit="transition", disable=not progress)
+    with bar, ExitStack() as speed:
+        for start in range(0, len(x), batch):
+            rows = x[start : start + batch]
+            data = _filled(as_floats(rows), batch)
+            scale = _scale(path.draws(data, _SCALE_DRAWS))
+            if start == 0:
+                # Both programs once, under Pyro's validation: data may be outside of the support.
+                log_densities(vae.model, vae.guide, data)
+                speed.enter_context(pyro.validation_enabled(False))
+            step_sizes = _step_sizes(path, data, scale, options)
+            if options.adaptations:
+                bar.update(options.adaptations + _WARM_UP)
+            yield Chains(
+                path,
+                slice(start, start + len(rows)),
+                data,
+                schedule(options.num_temperatures),
+                step_sizes,
+                scale,
+                options.leapfrog_steps,
+                bar,
+            )
+
+
+def _step_sizes(path: AnnealingPath, x: Tensor, scale: Tensor, options: ChainOptions) -> Tensor:
+    """A step size for each example at b_1, ..., b_(T - 1), from a shorter pass of other chains."""
+    transitions = options.num_temperatures - 1
+    if not options.adaptations:
+        return scale.new_ones(0, len(x), dtype=torch.float64)
+    short = schedule(options.adaptations + 1)[1:-1]
+    start = path.evaluate(x, path.draws(x, options.num_chains))
+    found = adapted_step_sizes(
+        path, x, start, short, scale, options.leapfrog_steps, warm_up=_WARM_UP
+    )
+    # Interpolated linearly between the temperatures of the short pass.
+    place = torch.linspace(0, len(found) - 1, transitions + 2, device=found.device)[1:-1]
+    below = place.floor().long().clamp(max=len(found) - 2)
+    share = (place - below).unsqueeze(-1).to(found.dtype)
+    return (1 - share) * found[below] + share * found[below + 1]
+
+
+def _scale(draws: Float[Tensor, "draws batch real"]) -> Float[Tensor, "batch real"]:
+    """Each coordinate's interquartile range over a normal's, which tails do not affect."""
+    ordered = draws.sort(0).values
+    quarter = len(draws) // 4
+    spread = (ordered[-1 - quarter] - ordered[quarter]) / _NORMAL_RANGE
+    # Most draws may be one number, as at the edge of a support.
+    spread = torch.where(spread > 0, spread, draws.std(0))
+    smallest = math.sqrt(torch.finfo(draws.dtype).eps)
+    return torch.where(spread.isfinite() & (spread > smallest), spread, smallest)
+
+
+def _filled(rows: Tensor, batch: int) -> Tensor:
+    """Rows, filled up to the size of a batch with copies of the last one."""
+    missing = batch - len(rows)
+    return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows

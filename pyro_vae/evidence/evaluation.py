@@ -1,4 +1,4 @@
-"""What a trained VAE is worth on data: evidence, the ELBO's terms, the guide and the latent units."""
+"""Evaluation of a trained VAE on data: evidence, the ELBO's terms, the guide and the latent units."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
-from pyro_vae.compilation.work import CompileMode
+from pyro_vae.compilation import CompileMode
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
-from pyro_vae.evidence.numbers import finite
+from pyro_vae.json_values import to_jsonable
 from pyro_vae.log_densities import (
     LogDensities,
     NoDensityError,
@@ -26,22 +26,22 @@ from pyro_vae.log_densities import (
 from pyro_vae.rng import as_floats, check_device, evaluation_mode
 from pyro_vae.statistics import active_units
 
-# So many rows are named in a message.
+# The number of rows that a message names.
 _NAMED_ROWS = 5
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The evaluation of a VAE on n data, with beta = 1 whatever trained it.
+    """The evaluation of a VAE on n examples, with beta = 1 whatever trained it.
 
     Args:
-        weights: log p(x), reconstruction, KL, k-hat and ESS of each datum; None for a guide without a
+        weights: log p(x), reconstruction, KL, k-hat and ESS of each example; None for a guide without a
             density, such as an autoencoder's, which has no bound of log p(x).
-        reconstruction: E_q log p(x | z) of each datum, in nats.
-        embeddings: The deterministic code of each datum.
-        kl_by_dimension: The KL of each latent dimension in nats, a mean over the data whose own is finite,
-            where posterior and prior are both diagonal normals; otherwise None: it is then no sum over
-            dimensions.
+        reconstruction: E_q log p(x | z) of each example, in nats.
+        embeddings: The deterministic code of each example.
+        kl_by_dimension: The KL of each latent dimension in nats, a mean over the examples with a finite
+            one; None unless posterior and prior are both diagonal normals, as the KL is then not a sum
+            over dimensions.
     """
 
     weights: ImportanceWeighting | None
@@ -58,23 +58,23 @@ class Evaluation:
         """
         if self.weights is None:
             raise NoDensityError(
-                "importance weights need a guide with a density, but this one has all its mass at one "
+                "importance weights need a guide with a density, but this guide has all its mass at one "
                 "point: it has no ELBO and no log p(x)."
             )
         return self.weights
 
     @property
     def undefined(self) -> Int[np.ndarray, " rows"]:
-        """The data whose log p(x), reconstruction or code is infinite or not a number."""
+        """The rows whose log p(x), reconstruction or code is not finite."""
         finite_rows = np.isfinite(self.reconstruction) & np.isfinite(self.embeddings).all(1)
         if self.weights is not None:
             finite_rows &= np.isfinite(self.weights.log_evidence) & np.isfinite(self.weights.kl)
         return np.flatnonzero(~finite_rows)
 
-    def taken(self, rows: Int[np.ndarray, " rows"]) -> "Evaluation":
-        """The same of some of the data; `kl_by_dimension` stays as it is."""
+    def select(self, rows: Int[np.ndarray, " rows"]) -> "Evaluation":
+        """The evaluation of some of the examples; `kl_by_dimension` is unchanged."""
         return Evaluation(
-            weights=self.weights and self.weights.taken(rows),
+            weights=self.weights and self.weights.select(rows),
             reconstruction=self.reconstruction[rows],
             embeddings=self.embeddings[rows],
             kl_by_dimension=self.kl_by_dimension,
@@ -82,55 +82,57 @@ class Evaluation:
 
     @property
     def khat(self) -> Float[np.ndarray, " n"] | None:
-        """The k-hat of each datum, as in `ImportanceWeighting`."""
+        """The k-hat of each example, as in `ImportanceWeighting`."""
         return self.importance_weighting.khat
 
     @property
     def ess(self) -> Float[np.ndarray, " n"]:
-        """The effective sample size of each datum, as in `ImportanceWeighting`."""
+        """The effective sample size of each example, as in `ImportanceWeighting`."""
         return self.importance_weighting.ess
 
     @property
     def num_samples(self) -> int:
-        """The number of draws for each datum, as in `ImportanceWeighting`."""
+        """The number of draws for each example, as in `ImportanceWeighting`."""
         return self.importance_weighting.num_samples
 
     @property
     def active_units(self) -> int | None:
-        """The number of latent dimensions whose embedding varies over data; None for fewer than two.
+        """The number of latent dimensions whose embedding varies; None for fewer than two examples.
 
-        Data whose embedding is not finite do not count.
+        Examples whose embedding is not finite do not count.
         """
         known = self.embeddings[np.isfinite(self.embeddings).all(1)]
         return active_units(known) if len(known) > 1 else None
 
     @property
     def khat_share_above(self) -> float | None:
-        """The share of data with a k-hat above the threshold: whose log p(x) is not to be trusted.
+        """The share of examples with a k-hat above the threshold, whose log p(x) is not to be trusted.
 
-        None where there were too few draws for a k-hat, or are no weights.
+        None if there are too few draws for a k-hat, or no weights.
         """
         return None if self.weights is None else self.weights.khat_share_above
 
     def summary(self) -> dict[str, float | int | None]:
-        """The entries of `metrics.json`: means per datum in nats, counts and shares.
+        """The entries of `metrics.json`: means per example in nats, counts and shares.
 
-        What is not defined, or not finite, is None.
+        Undefined and non-finite values are None.
         """
         weighted = self.weights
         samples = weighted.num_samples if weighted else None
-        return {
-            "elbo": finite(weighted.elbo.mean()) if weighted else None,
-            "elbo_samples": samples,
-            "reconstruction": finite(self.reconstruction.mean()),
-            "kl": finite(weighted.kl.mean()) if weighted else None,
-            "log_evidence": finite(weighted.mean_log_evidence) if weighted else None,
-            "log_evidence_se": finite(weighted.log_evidence_se) if weighted else None,
-            "log_evidence_samples": samples,
-            "active_units": self.active_units,
-            "khat_share_above": self.khat_share_above,
-            "n": len(self.embeddings),
-        }
+        return to_jsonable(
+            {
+                "elbo": weighted.elbo.mean() if weighted else None,
+                "elbo_samples": samples,
+                "reconstruction": self.reconstruction.mean(),
+                "kl": weighted.kl.mean() if weighted else None,
+                "log_evidence": weighted.mean_log_evidence if weighted else None,
+                "log_evidence_se": weighted.log_evidence_se if weighted else None,
+                "log_evidence_samples": samples,
+                "active_units": self.active_units,
+                "khat_share_above": self.khat_share_above,
+                "n": len(self.embeddings),
+            }
+        )
 
 
 def defined_rows(
@@ -140,16 +142,16 @@ def defined_rows(
     max_plate_nesting: int = 1,
     max_elements: int = 2_000_000,
 ) -> Bool[np.ndarray, " n"]:
-    """Which data have a finite code, and finite log densities at one draw from the guide.
+    """Which examples have a finite code, and finite log densities at one draw from the guide.
 
-    Others have no log p(x): values beyond what float32 holds, such as fill values, do that. No random
-    stream moves, and Pyro does not validate.
+    Others, such as those with fill values beyond the range of float32, have no log p(x). No random
+    stream is changed, and Pyro does not validate.
 
     Args:
         vae: A program with `model(x)`, `guide(x)` and `embed(x)`.
-        x: Data in the likelihood's support, on the program's device; integers are made floats.
+        x: Data in the likelihood's support, on the program's device; integers are converted to floats.
         max_plate_nesting: The number of plates nested in one another.
-        max_elements: Elements of data held at once.
+        max_elements: The number of elements held at once.
     """
     found = []
     with evaluation_mode(vae, seed=0), pyro.validation_enabled(False):
@@ -163,25 +165,25 @@ def defined_rows(
 
 
 def undefined_data(rows: Int[np.ndarray, " rows"], n: int, what: str) -> str:
-    """One line on data without log p(x): how many of n, and which.
+    """A message about examples without log p(x).
 
     Args:
         rows: Their rows.
-        n: The number of data.
+        n: The number of examples.
         what: What they are, such as "test data".
     """
     first = ", ".join(map(str, rows[:_NAMED_ROWS]))
     more = f" and {len(rows) - _NAMED_ROWS:,} more" if len(rows) > _NAMED_ROWS else ""
     return (
         f"log p(x) is not defined (infinite or not a number) for {len(rows):,} of {n:,} {what}, row"
-        f"{'' if len(rows) == 1 else 's'} {first}{more}: look for fill values and the like there"
+        f"{'' if len(rows) == 1 else 's'} {first}{more}: check these for fill values"
     )
 
 
 def row_order(n: int) -> Int[Tensor, " n"]:
     """A fixed random order of n rows: a smaller evaluation uses the first rows of a larger one.
 
-    A split may be sorted by label, so its first rows would not do.
+    A split may be sorted by label, so the first rows would not do.
     """
     return torch.randperm(n, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
 
@@ -204,26 +206,26 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a VAE, or another program, on data.
 
-    It runs in evaluation mode (batch normalisation uses its running statistics) and puts back each
-    module's own. Its random numbers have a seed of their own, and the global stream does not move:
-    the result is the same wherever it is called, and training goes on as if it had not been.
+    It runs in evaluation mode (batch normalisation uses its running statistics) with its own random
+    seed, and leaves modes and the global random stream unchanged: the result does not depend on when it
+    is called, and does not affect training.
 
     Args:
         vae: A program with `model(x)`, `guide(x)`, `embed(x)` and `latent_sites`.
         x: A tensor `(n, *event)` in the likelihood's support, on the program's device; integers, such as
-            binary data as bytes, are made floats chunk by chunk. Data of any other form that `fit`
+            binary data as bytes, are converted to floats chunk by chunk. Data of any other form that `fit`
             takes are prepared first, by `vae.prepare`.
-        num_samples: The number of draws for each datum.
+        num_samples: The number of draws for each example.
         max_plate_nesting: The number of plates nested in one another.
-        max_elements: Draws x data x elements of a datum held at once.
+        max_elements: The number of draws x examples x elements held at once.
         seed: The seed of the draws.
         compile: Whether to compile, as in `importance_weighting`.
-        progress: Show a bar.
+        progress: Show a progress bar.
 
     Raises:
         ValueError: If there are no data, `num_samples` or `max_elements` is below 1, or `compile` is
-            none of these.
-        TypeError: If x is no tensor and the program cannot prepare it.
+            another word.
+        TypeError: If x is not a tensor and the program cannot prepare it.
     """
     check_device(vae)
     if not isinstance(x, Tensor):
@@ -233,9 +235,9 @@ def evaluate(
             )
         x = vae.prepare(x)
     if len(x) == 0:
-        raise ValueError("x must hold at least one datum, got none.")
+        raise ValueError("x must hold at least one example, got none.")
     size = {"max_plate_nesting": max_plate_nesting, "max_elements": max_elements}
-    # What is not defined for some data, validation would refuse for all.
+    # Validation would refuse all examples if log p(x) is undefined for some.
     validated = is_validation_enabled() and (
         max_elements < 1 or bool(defined_rows(vae, x, **size).all())
     )
@@ -262,7 +264,7 @@ def evaluate(
             reconstructions.append(terms.log_likelihood.double().mean(0).cpu().numpy())
     return Evaluation(
         weights=weighted,
-        # Where the guide is a point, one draw is all of them.
+        # If the guide is a point, all draws are equal.
         reconstruction=weighted.reconstruction if weighted else np.concatenate(reconstructions),
         embeddings=np.concatenate(embeddings),
         kl_by_dimension=None if kls[0] is None else _mean_of_finite(np.concatenate(kls)),
@@ -270,7 +272,7 @@ def evaluate(
 
 
 def _mean_of_finite(rows: Float[np.ndarray, "n latent"]) -> Float[np.ndarray, " latent"] | None:
-    """The mean over the rows that are finite; None if none is."""
+    """The mean over the finite rows; None if there are none."""
     known = rows[np.isfinite(rows).all(1)]
     return known.mean(0) if len(known) else None
 
@@ -278,7 +280,7 @@ def _mean_of_finite(rows: Float[np.ndarray, "n latent"]) -> Float[np.ndarray, " 
 def _kl_by_dimension(
     vae: PyroModule, terms: LogDensities
 ) -> Float[np.ndarray, "batch latent"] | None:
-    """KL(q(z_j | x) || p(z_j)) for each datum and dimension j, if both are diagonal normals."""
+    """KL(q(z_j | x) || p(z_j)) for each example and dimension j, if both are diagonal normals."""
     if len(vae.latent_sites) != 1:
         return None
     (site,) = vae.latent_sites
@@ -293,7 +295,7 @@ def _kl_by_dimension(
 
 
 def _diagonal_normal(distribution: Distribution) -> Normal | None:
-    """The normals that a distribution of vectors is a product of; None if it is another."""
+    """The normals that a distribution of vectors is a product of; None if it is not one."""
     if not isinstance(distribution, Independent) or len(distribution.event_shape) != 1:
         return None
     base = distribution.base_dist

@@ -1,4 +1,4 @@
-"""log p(x) by importance weighting, with the ELBO of the same draws taken apart."""
+"""log p(x) by importance weighting, with the terms of the ELBO from the same draws."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,32 +14,30 @@ from scipy.special import logsumexp
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae.compilation.work import CompileMode
+from pyro_vae.compilation import CompileMode
 from pyro_vae.data.nouns import noun
-from pyro_vae.evidence.numbers import (
-    finite,
-    joined,
-    share_above_threshold,
-    standard_error,
-)
-from pyro_vae.evidence.terms import Terms
+from pyro_vae.evidence.importance_terms import ImportanceTerms
+from pyro_vae.json_values import to_jsonable
 from pyro_vae.rng import as_floats
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
+    concatenate_results,
     effective_sample_size,
     khat_threshold,
     log_mean_exp,
     pareto_khat,
+    share_above_threshold,
+    standard_error,
     withheld,
 )
 
-# So many log weights are held at once, but all of a datum's: 2 MB. One datum's k-hat at a time would
-# be all overhead, and more than fit into the cache would be slower.
+# The number of log weights held at once, but all of an example's: 2 MB. The k-hat of one example at a time
+# would be all overhead, and more than fit into the cache would be slower.
 _HELD = 250_000
 
-# What `trust` asks for: k-hats above the threshold for at most this share of data, at least so many
-# effective draws for the median datum (log p(x) is then low by about 1 / (2 ESS), 0.01 nats), and at
-# most so many nats from the last doubling of the draws.
+# Thresholds of `trust`: the share of examples with a k-hat above its threshold, the effective draws of the
+# median example (log p(x) is then low by about 1 / (2 ESS), 0.01 nats), and the gain in nats from the last
+# doubling of the draws.
 _MOST_KHATS_ABOVE = 0.1
 _FEWEST_EFFECTIVE = 50
 _LARGEST_GAIN = 0.05
@@ -47,29 +45,29 @@ _LARGEST_GAIN = 0.05
 
 @dataclass(frozen=True)
 class ImportanceWeighting:
-    """What K draws from the guide say of each datum. Log densities are in nats.
+    """Estimates from K draws of the guide for each example. Log densities are in nats.
 
-    `curve` is how the IWAE-k bounds L_k = E[log 1/k sum_{j <= k} w_j], w = p(x, z) / q(z | x), grow
+    `curve` shows how the IWAE-k bounds L_k = E[log 1/k sum_{j <= k} w_j], w = p(x, z) / q(z | x), grow
     from the ELBO, k = 1, to `log_evidence`, k = K. For each k the K draws are cut into floor(K / k)
     blocks, and a point is the mean over blocks of the log mean weight: an unbiased estimate of L_k.
-    All points share the draws. In expectation they never fall with k, as a sample nearly so.
+    All points share the draws. In expectation they never decrease with k, and in a sample hardly ever.
 
     Args:
         log_evidence: log 1/K sum_k p(x, z_k) / q(z_k | x), the IWAE-K bound: at most log p(x) in
-            expectation, and tighter with K.
+            expectation, and tighter with larger K.
         reconstruction: The mean of log p(x | z) over the draws.
         kl: KL(q(z | x) || p(z)).
         ess: The effective number of draws, from 1 to K.
-        khat: The tail shape of the weights; None for fewer draws than it can be fitted to. Above
-            `khat_threshold(num_samples)`, do not trust the datum's `log_evidence`.
+        khat: The tail shape of the weights; None if there are too few draws to fit it. Above
+            `khat_threshold(num_samples)`, the example's `log_evidence` is not to be trusted.
         num_samples: The number K of draws.
         kl_estimate: "analytic" if every latent site's KL has a closed form, otherwise "Monte
             Carlo", the mean of log q(z | x) - log p(z) over the draws.
-        curve_samples: The k of the curve's points, rising: 1, 2, 5, 10, 20, 50, ..., K / 2 and K.
-        curve: The IWAE-k bound of each datum. At k = 1 it is the ELBO with its KL by Monte Carlo,
-            from the same draws as `elbo`, which takes the closed form where there is one.
-        rounding: About the rounding error of each datum's largest log weight, as in
-            `pyro_vae.statistics.rounding_error`; None where it is not known.
+        curve_samples: The k of the curve's points, increasing: 1, 2, 5, 10, 20, 50, ..., K / 2 and K.
+        curve: The IWAE-k bound of each example. At k = 1 it is the ELBO with its KL by Monte Carlo,
+            from the same draws as `elbo`, which uses the closed form if there is one.
+        rounding: The approximate rounding error of each example's largest log weight, as in
+            `pyro_vae.statistics.rounding_error`; None if unknown.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
@@ -88,35 +86,18 @@ class ImportanceWeighting:
 
     @classmethod
     def concatenate(cls, results: Sequence["ImportanceWeighting"]) -> "ImportanceWeighting":
-        """One result of data that were evaluated in chunks, in their order.
+        """The result for several disjoint parts of the data, in order.
 
         Raises:
-            ValueError: If there are none, or they differ in the number of draws or in how the KL
-                was estimated.
+            ValueError: If there is none, or they differ in the number of draws or in the estimate of
+                the KL.
         """
-        forms = {(result.num_samples, result.kl_estimate) for result in results}
-        if len(forms) != 1:
-            raise ValueError(
-                "chunks must be at least one and have the same number of draws and the same "
-                f"estimate of the KL, got {sorted(forms)}."
-            )
-        return cls(
-            log_evidence=np.concatenate([result.log_evidence for result in results]),
-            reconstruction=np.concatenate([result.reconstruction for result in results]),
-            kl=np.concatenate([result.kl for result in results]),
-            ess=np.concatenate([result.ess for result in results]),
-            khat=joined(result.khat for result in results),
-            num_samples=results[0].num_samples,
-            kl_estimate=results[0].kl_estimate,
-            curve_samples=results[0].curve_samples,
-            curve=np.concatenate([result.curve for result in results], axis=1),
-            rounding=joined(result.rounding for result in results),
-        )
+        return concatenate_results(results, shared=("curve_samples",))
 
-    def taken(self, rows: Int[np.ndarray, " rows"]) -> "ImportanceWeighting":
-        """The same of some of the data."""
-        per_datum = ("log_evidence", "reconstruction", "kl", "ess", "khat", "rounding")
-        arrays = {name: getattr(self, name) for name in per_datum}
+    def select(self, rows: Int[np.ndarray, " rows"]) -> "ImportanceWeighting":
+        """The result for some of the examples."""
+        per_example = ("log_evidence", "reconstruction", "kl", "ess", "khat", "rounding")
+        arrays = {name: getattr(self, name) for name in per_example}
         known = {name: array[rows] for name, array in arrays.items() if array is not None}
         return replace(self, curve=self.curve[:, rows], **known)
 
@@ -127,40 +108,36 @@ class ImportanceWeighting:
 
     @property
     def mean_log_evidence(self) -> float:
-        """The mean over data of `log_evidence`, in nats per datum."""
+        """The mean of `log_evidence`, in nats per example."""
         return float(self.log_evidence.mean())
 
     @property
     def log_evidence_se(self) -> float | None:
-        """The standard error of `mean_log_evidence` from the choice of data; None for one datum.
+        """The standard error of `mean_log_evidence` over the examples; None for one example.
 
-        It does not hold the bound's own gap, which `khat` and `ess` warn of.
+        It does not include the bound's own gap, which `khat` and `ess` warn of.
         """
         return standard_error(self.log_evidence)
 
     @property
     def khat_share_above(self) -> float | None:
-        """The share of data with a k-hat above the threshold: whose log p(x) is not to be trusted.
+        """The share of examples with a k-hat above the threshold, whose log p(x) is not to be trusted.
 
-        None where there were too few draws for a k-hat, or the weights are `withheld`.
+        None if there are too few draws for a k-hat, or the verdict is `withheld`.
         """
-        if self.withheld:
-            return None
-        return share_above_threshold(self.khat, self.num_samples)
+        return None if self.withheld else share_above_threshold(self.khat, self.num_samples)
 
     @property
     def withheld(self) -> str | None:
-        """Why rounding errors allow no verdict on the weights; None where they are small."""
-        if self.rounding is None:
-            return None
-        return withheld(self.rounding, self.log_evidence)
+        """Why rounding errors allow no verdict on the weights; None if they are small."""
+        return None if self.rounding is None else withheld(self.rounding, self.log_evidence)
 
     @property
     def last_doubling(self) -> Float[np.ndarray, " n"] | None:
-        """What the bound of each datum gained from K / 2 draws to K, in nats; None for one draw.
+        """The gain of each example's bound from K / 2 to K draws, in nats; None for one draw.
 
-        Where the weights have a variance the bound's gap is proportional to 1 / K, so that as much
-        as the last doubling gained is still missing.
+        If the weights have a variance, the bound's gap is proportional to 1 / K, so that it is about as
+        large as this gain.
         """
         if self.num_samples == 1:
             return None
@@ -170,80 +147,79 @@ class ImportanceWeighting:
             return self.curve[-1] - self.curve[half]
 
     def curve_means(self) -> Float[np.ndarray, " points"]:
-        """The mean over data of each point of the curve, in nats per datum."""
+        """The mean of each point of the curve, in nats per example."""
         return self.curve.mean(1)
 
     def curve_standard_errors(self) -> Float[np.ndarray, " points"] | None:
-        """The standard errors of `curve_means` from the choice of data; None for one datum.
+        """The standard errors of `curve_means` over the examples; None for one example.
 
-        Points share data and draws: their differences are known better than each of them.
+        Points share examples and draws: their differences are more precise than each of them.
         """
-        n = self.curve.shape[1]
-        if n == 1:
-            return None
-        with np.errstate(invalid="ignore"):  # An infinite one has no deviation.
-            return self.curve.std(1, ddof=1) / math.sqrt(n)
+        errors = [standard_error(point) for point in self.curve]
+        return None if errors[0] is None else np.array(errors)
 
     def summary(self) -> dict[str, float | int | str | None]:
-        """Means per datum in nats, shares and counts; what is not defined, or not finite, is None."""
+        """Means per example in nats, shares and counts; undefined and non-finite values are None."""
         gain = self.last_doubling
-        return {
-            "n": len(self.log_evidence),
-            "num_samples": self.num_samples,
-            "log_evidence": finite(self.mean_log_evidence),
-            "log_evidence_se": finite(self.log_evidence_se),
-            "elbo": finite(self.elbo.mean()),
-            "reconstruction": finite(self.reconstruction.mean()),
-            "kl": finite(self.kl.mean()),
-            "kl_estimate": self.kl_estimate,
-            "ess_median": finite(np.median(self.ess)),
-            "khat_share_above": self.khat_share_above,
-            "last_doubling": None if gain is None else finite(gain.mean()),
-            "trust": self.trust(),
-        }
+        return to_jsonable(
+            {
+                "n": len(self.log_evidence),
+                "num_samples": self.num_samples,
+                "log_evidence": self.mean_log_evidence,
+                "log_evidence_se": self.log_evidence_se,
+                "elbo": self.elbo.mean(),
+                "reconstruction": self.reconstruction.mean(),
+                "kl": self.kl.mean(),
+                "kl_estimate": self.kl_estimate,
+                "ess_median": np.median(self.ess),
+                "khat_share_above": self.khat_share_above,
+                "last_doubling": None if gain is None else gain.mean(),
+                "trust": self.trust(),
+            }
+        )
 
     def trust(self) -> str:
-        """One sentence on how far to trust `log_evidence`, a lower bound in expectation.
+        """A verdict on `log_evidence`, a lower bound in expectation, in one sentence.
 
-        There is no verdict where log p(x) is not finite or `withheld`. Asked, in this order: that at most 10 % of data have a k-hat above the threshold; that the
-        last doubling of the draws gained at most 0.05 nats per datum; that the median datum has at
-        least 50 effective draws. Where k-hats are high, more draws converge too slowly to help.
+        There is none if log p(x) is not finite or the verdict is `withheld`. Otherwise it depends, in this
+        order, on the share of examples with a k-hat above the threshold (at most 10 %), the gain from the
+        last doubling of the draws (at most 0.05 nats), and the median effective sample size (at least 50).
+        With high k-hats, the bound converges too slowly for more draws to help.
         """
         above, gain = self.khat_share_above, self.last_doubling
         ess = float(np.median(self.ess))
         if not np.isfinite(self.log_evidence).all():
             bad = (~np.isfinite(self.log_evidence)).mean()
-            return f"Not to be trusted: log p(x) is not finite for {bad:.1%} of data."
+            return f"Not to be trusted: log p(x) is not finite for {bad:.1%} of the data."
         if reason := self.withheld:
             return reason
         if above is None or gain is None:
             return (
-                f"Not to be judged: {self.num_samples} draws are too few for a k-hat, which takes at "
-                f"least {MINIMUM_SAMPLES}."
+                f"No verdict: {self.num_samples} draws are too few for a k-hat, which needs at least "
+                f"{MINIMUM_SAMPLES}."
             )
         mean = float(gain.mean())
-        seen = (
-            f"k-hat is above {khat_threshold(self.num_samples):.2f} for {above:.1%} of data (at most "
-            f"{_MOST_KHATS_ABOVE:.0%} is fine), the last doubling of the draws gained {mean:.3f} nats "
-            f"per {noun()} (at most {_LARGEST_GAIN} is fine), and the median effective sample size is "
-            f"{ess:.0f} of {self.num_samples} (at least {_FEWEST_EFFECTIVE} is fine)"
+        numbers = (
+            f"k-hat is above {khat_threshold(self.num_samples):.2f} for {above:.1%} of the data (at most "
+            f"{_MOST_KHATS_ABOVE:.0%} is good), the last doubling of the draws gained {mean:.3f} nats "
+            f"per {noun()} (at most {_LARGEST_GAIN} is good), and the median effective sample size is "
+            f"{ess:.0f} of {self.num_samples} (at least {_FEWEST_EFFECTIVE} is good)"
         )
+        more = f"use more draws, or a guide refined for each {noun()}."
         if above > _MOST_KHATS_ABOVE:
             return (
-                f"Not to be trusted, log p(x) is too low by an unknown amount: {seen}; use annealed "
+                f"Not to be trusted, log p(x) is too low by an unknown amount: {numbers}; use annealed "
                 "importance sampling rather than more draws."
             )
         if not mean <= _LARGEST_GAIN:
             return (
-                f"A lower bound that still rises, too low by {mean:.2f} nats per {noun()} or more: "
-                f"{seen}; take more draws, or a guide refined for each {noun()}."
+                f"A lower bound that has not converged, too low by {mean:.2f} nats per {noun()} or more: "
+                f"{numbers}; {more}"
             )
         if ess < _FEWEST_EFFECTIVE:
-            return (
-                f"To be trusted to about {max(mean, 0.5 / max(ess, 1.0)):.2f} nats per {noun()} and no "
-                f"further: {seen}; take more draws, or a guide refined for each {noun()}."
-            )
-        return f"To be trusted to about {max(mean, 0.01):.2f} nats per {noun()}: {seen}."
+            accuracy = max(mean, 0.5 / max(ess, 1.0))
+            return f"To be trusted to about {accuracy:.2f} nats per {noun()} at best: {numbers}; {more}"
+        return f"To be trusted to about {max(mean, 0.01):.2f} nats per {noun()}: {numbers}."
 
 
 def importance_weighting(
@@ -257,26 +233,25 @@ def importance_weighting(
     compile: CompileMode = "auto",
     progress: bool = False,
 ) -> ImportanceWeighting:
-    """Estimate log p(x) with the guide as proposal, and its diagnostics, datum by datum.
+    """Estimate log p(x) of each example with the guide as proposal, with diagnostics.
 
-    Data and draws are taken in chunks, so that memory stays bounded whatever their number: by
-    `max_elements`, and the K log weights of a datum. Pyro validates the first chunk and, for speed,
-    no other: the same program runs in all of them.
+    Data and draws are processed in chunks, so that memory is bounded by `max_elements` and the K log
+    weights of an example. Pyro validates the first chunk and, for speed, no other.
 
     Args:
         model: A Pyro model called with data, in a plate "data".
         guide: Its guide.
-        x: Data in the likelihood's support; integers are made floats chunk by chunk.
-        num_samples: The number K of draws for each datum.
+        x: Data in the likelihood's support; integers are converted to floats chunk by chunk.
+        num_samples: The number K of draws for each example.
         max_plate_nesting: The number of plates nested in one another.
-        max_elements: Draws x data x elements of a datum held at once.
-        compile: "on" or "off"; "auto" to compile the chunks' computation where there is so much to
-            compute that it pays. It changes speed and rounding, and no draw.
-        progress: Show a bar.
+        max_elements: The number of draws x examples x elements held at once.
+        compile: "on" or "off"; "auto" to compile if the work pays for it. It affects speed and rounding,
+            and no draw.
+        progress: Show a progress bar.
 
     Raises:
         ValueError: If there are no data, `num_samples` or `max_elements` is below 1, or `compile` is
-            none of these.
+            another word.
         NoDensityError: If the guide has all its mass at one point.
 
     References:
@@ -286,14 +261,14 @@ def importance_weighting(
         if value < 1:
             raise ValueError(f"{word} must be at least 1, got {value}.")
     if len(x) == 0:
-        raise ValueError("importance_weighting needs at least one datum, got none.")
+        raise ValueError("importance_weighting needs at least one example, got none.")
 
-    # All draws of a few data, rather than a few draws of all: each datum is encoded once. If they are
-    # too many, in parts of one size; the last draws up to `parts` - 1 that are left out.
+    # All draws of a few examples, rather than a few draws of all: each example is encoded once. If they are
+    # too many, in parts of one size, the last of which draws up to `parts` - 1 that are not used.
     pairs = max(1, max_elements // max(1, x[0].numel()))
     parts = -(-num_samples // pairs)
     batch = min(len(x), max(1, pairs // num_samples))
-    terms = Terms(
+    terms = ImportanceTerms(
         model,
         guide,
         num_particles=-(-num_samples // parts),
@@ -306,49 +281,49 @@ def importance_weighting(
     bar = tqdm(total=len(x), desc="importance weighting", unit=noun(), disable=not progress)
     with bar, torch.no_grad(), ExitStack() as speed:
         for first in range(0, len(x), held):
-            draws = _Draws(num_samples, min(held, len(x) - first))
-            for start in range(0, draws.data, batch):
-                chunk = x[first + start : first + min(start + batch, draws.data)]
+            draws = _Terms(num_samples, min(held, len(x) - first))
+            for start in range(0, draws.count, batch):
+                chunk = x[first + start : first + min(start + batch, draws.count)]
                 data = as_floats(chunk)
                 for part in range(parts):
                     draws.put(part * terms.num_particles, start, *terms(data))
                     if not results and not start and not part:  # The first chunk has passed.
                         speed.enter_context(pyro.validation_enabled(False))
                 bar.update(len(chunk))
-            results.append(draws.summary(analytic=terms.analytic))
+            results.append(draws.result(analytic=terms.analytic))
     return ImportanceWeighting.concatenate(results)
 
 
-class _Draws:
-    """The terms of all draws for some data, on the CPU and in float64, as they come in.
+class _Terms:
+    """The terms of all draws for some examples, collected on the CPU in float64.
 
     Args:
-        num_samples: The number of draws for each datum.
-        data: The number of data.
+        num_samples: The number of draws for each example.
+        count: The number of examples.
     """
 
-    def __init__(self, num_samples: int, data: int) -> None:
+    def __init__(self, num_samples: int, count: int) -> None:
         self.num_samples = num_samples
-        self.data = data
-        self.log_weights = np.empty((num_samples, data))
-        self.log_likelihood = np.zeros(data)
-        self.kl = np.zeros(data)
-        # Of the largest log weight so far.
-        self.largest = np.full(data, -np.inf)
-        self.rounding = np.zeros(data)
+        self.count = count
+        self.log_weights = np.empty((num_samples, count))
+        self.log_likelihood = np.zeros(count)
+        self.kl = np.zeros(count)
+        # The largest log weight so far, and its rounding error.
+        self.largest = np.full(count, -np.inf)
+        self.rounding = np.zeros(count)
 
     def put(
         self,
         draw: int,
-        datum: int,
+        example: int,
         log_weights: Float[Tensor, "particles batch"],
         log_likelihood: Float[Tensor, "particles batch"],
         kl: Float[Tensor, "particles batch"],
         rounding: Float[Tensor, "particles batch"],
     ) -> None:
-        """Put a chunk's terms where they belong, but draws beyond the last."""
+        """Add the terms of a chunk; draws beyond the last are dropped."""
         count = min(len(log_weights), self.num_samples - draw)
-        columns = slice(datum, datum + log_weights.shape[1])
+        columns = slice(example, example + log_weights.shape[1])
         self.log_weights[draw : draw + count, columns] = log_weights[:count].cpu().numpy()
         for total, term in ((self.log_likelihood, log_likelihood), (self.kl, kl)):
             total[columns] += term[:count].sum(0).cpu().numpy()
@@ -358,8 +333,8 @@ class _Draws:
         self.rounding[columns] = np.where(larger, errors, self.rounding[columns])
         self.largest[columns] = np.where(larger, largest.cpu().numpy(), self.largest[columns])
 
-    def summary(self, *, analytic: bool) -> ImportanceWeighting:
-        """What they say of each datum."""
+    def result(self, *, analytic: bool) -> ImportanceWeighting:
+        """The estimates for each example."""
         enough = self.num_samples >= MINIMUM_SAMPLES
         samples = _curve_samples(self.num_samples)
         return ImportanceWeighting(
@@ -377,7 +352,7 @@ class _Draws:
 
 
 def _curve_samples(num_samples: int) -> Int[np.ndarray, " points"]:
-    """1, 2, 5, 10, ... up to K, with K / 2, for the last doubling, and K itself."""
+    """1, 2, 5, 10, ... up to K, with K / 2, for the last doubling, and K."""
     grid = (base * 10**power for power in range(len(str(num_samples))) for base in (1, 2, 5))
     points = {k for k in grid if k <= num_samples} | {max(1, num_samples // 2), num_samples}
     return np.array(sorted(points))

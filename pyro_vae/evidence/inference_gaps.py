@@ -1,4 +1,4 @@
-"""What inference loses: to the guide's family, and to one encoder for all data."""
+"""The gaps of inference: from the guide's family, and from one encoder for all examples."""
 
 import math
 from collections.abc import Sequence
@@ -13,54 +13,55 @@ from jaxtyping import Float, Real
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae.compilation.work import CompileMode
+from pyro_vae.compilation import CompileMode
 from pyro_vae.data.nouns import noun
-from pyro_vae.evidence.local_guide import refined
-from pyro_vae.evidence.numbers import (
-    finite,
-    joined,
+from pyro_vae.evidence.importance_terms import ImportanceTerms
+from pyro_vae.evidence.local_guide import refine_guide
+from pyro_vae.json_values import to_jsonable
+from pyro_vae.rng import as_floats, evaluation_mode
+from pyro_vae.statistics import (
+    MINIMUM_SAMPLES,
+    concatenate_results,
+    log_mean_exp,
+    pareto_khat,
     share_above_threshold,
     standard_error,
+    withheld,
 )
-from pyro_vae.evidence.terms import Terms
-from pyro_vae.rng import as_floats, evaluation_mode
-from pyro_vae.statistics import MINIMUM_SAMPLES, log_mean_exp, pareto_khat, withheld
 
-# What `trust` asks for: at most so many nats per datum from the last third of the steps, and k-hats
-# above the threshold for at most this share of data.
+# Thresholds of `trust`: the gain in nats per example from the last third of the steps, and the share of
+# examples with a k-hat above its threshold.
 _LARGEST_GAIN = 0.05
 _MOST_KHATS_ABOVE = 0.1
 
 
 @dataclass(frozen=True)
 class InferenceGaps:
-    """log p(x) - ELBO(q) = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)], in nats, for each datum.
+    """log p(x) - ELBO(q) = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)], in nats, for each example.
 
-    q is the encoder's answer and q* the best of the same family for this datum alone. The first
-    bracket is the approximation gap, KL(q* || p(z | x)): what the family cannot say. The second is
-    the amortisation gap: what the encoder missed of what it could have said. A richer family closes
-    the one, a larger or longer trained encoder the other. An amortisation gap that is larger on test
-    data than on training data says that the encoder overfits, and a decoder trained with it pays.
+    q is the encoder's guide and q* the best of the same family for this example alone. The first
+    bracket is the approximation gap, KL(q* || p(z | x)), of the family. The second is the amortisation
+    gap, of the encoder. A richer family closes the first, a larger or longer trained encoder the second.
+    An amortisation gap that is larger on test data than on training data shows that the encoder overfits.
 
-    ELBOs are means of log p(x, z) - log q(z | x), from the same noise for every guide, so that the
-    differences are known better than their parts.
+    ELBOs are means of log p(x, z) - log q(z | x), from the same noise for every guide, so that
+    differences are more precise than their parts.
 
     Args:
-        log_evidence: log p(x), or the estimate of it.
+        log_evidence: log p(x), or its estimate.
         elbo_amortised: The ELBO of the encoder's guide.
         elbo_local: The ELBO of the local optimum.
-        approximation_error: The Monte Carlo standard error of `approximation`; a given `log_evidence`
-            adds its own error, which is not in here.
+        approximation_error: The Monte Carlo standard error of `approximation`, without the error of a
+            given `log_evidence`.
         amortisation_error: The Monte Carlo standard error of `amortisation`.
-        last_third: What the last third of the steps, a restart at a lower learning rate, added to
-            `elbo_local`. Near 0 the optimum is reached.
+        last_third: The gain in `elbo_local` from the last third of the steps, a restart at a lower
+            learning rate. Near 0 the optimum is reached.
         last_third_error: Its Monte Carlo standard error.
-        khat: The tail shape of the local guide's importance weights; None for fewer draws than it can
-            be fitted to.
-        num_samples: The number of draws for each datum.
+        khat: The tail shape of the local guide's importance weights; None if there are too few draws.
+        num_samples: The number of draws for each example.
         steps: The number of steps of the local optimum.
-        evidence: Where `log_evidence` is from: "given", or "importance weighting" with the local guide.
-        rounding: About the rounding error of the local guide's log weights; None where it is not known.
+        evidence: The source of `log_evidence`: "given", or "importance weighting" with the local guide.
+        rounding: The approximate rounding error of the local guide's log weights; None if unknown.
 
     References:
         Inference Suboptimality in Variational Autoencoders (Cremer, Li & Duvenaud, 2018),
@@ -82,27 +83,12 @@ class InferenceGaps:
 
     @classmethod
     def concatenate(cls, results: Sequence["InferenceGaps"]) -> "InferenceGaps":
-        """One result of data that were evaluated in chunks, in their order.
+        """The result for several disjoint parts of the data, in order.
 
         Raises:
-            ValueError: If there are none, or they differ in draws, steps or the source of log p(x).
+            ValueError: If there is none, or they differ in draws, steps or the source of log p(x).
         """
-        forms = {(result.num_samples, result.steps, result.evidence) for result in results}
-        if len(forms) != 1:
-            raise ValueError(
-                "chunks must be at least one and have the same draws, steps and source of log p(x), "
-                f"got {sorted(forms)}."
-            )
-
-        first = results[0]
-        return cls(
-            **{name: np.concatenate([getattr(r, name) for r in results]) for name in _COLUMNS},
-            khat=joined(result.khat for result in results),
-            num_samples=first.num_samples,
-            steps=first.steps,
-            evidence=first.evidence,
-            rounding=joined(result.rounding for result in results),
-        )
+        return concatenate_results(results)
 
     @property
     def approximation(self) -> Float[np.ndarray, " n"]:
@@ -120,95 +106,82 @@ class InferenceGaps:
         return self.log_evidence - self.elbo_amortised
 
     def summary(self) -> dict[str, float | int | str | None]:
-        """Means per datum in nats, with two errors each.
+        """Means per example in nats, with two errors each.
 
-        `..._se` is the standard error over data, which holds the draws' noise, too; `..._error` is
-        that noise alone. What is not defined, or not finite, is None.
+        `..._se` is the standard error over examples, which includes the noise of the draws; `..._error`
+        is that noise alone. Undefined and non-finite values are None.
         """
-        summary: dict[str, float | int | str | None] = {"n": len(self.log_evidence)}
+        summary: dict[str, Any] = {"n": len(self.log_evidence)}
         for name in (
             *("log_evidence", "elbo_amortised", "elbo_local"),
             *("approximation", "amortisation", "inference", "last_third"),
         ):
             values = getattr(self, name)
-            summary[name] = finite(values.mean())
-            summary[f"{name}_se"] = finite(standard_error(values))
+            summary |= {name: values.mean(), f"{name}_se": standard_error(values)}
         for name in ("approximation_error", "amortisation_error", "last_third_error"):
-            summary[name] = finite(_error_of_mean(getattr(self, name)))
+            summary[name] = _error_of_mean(getattr(self, name))
         summary["khat_share_above"] = self._khat_share_above
-        return summary | {
-            "num_samples": self.num_samples,
-            "steps": self.steps,
-            "evidence": self.evidence,
-            "trust": self.trust(),
-        }
+        return to_jsonable(
+            summary
+            | {
+                "num_samples": self.num_samples,
+                "steps": self.steps,
+                "evidence": self.evidence,
+                "trust": self.trust(),
+            }
+        )
 
     def trust(self) -> str:
-        """One sentence on how far to trust the gaps.
+        """A verdict on the gaps in one sentence.
 
-        The local optimum counts as reached if the last third of the steps gained at most 0.05 nats
-        per datum; log p(x) by importance weighting counts as known if at most 10 % of data have a k-hat
-        above the threshold; a mean gap counts as seen above twice its Monte Carlo error.
+        The local optimum is reached if the last third of the steps gained at most 0.05 nats per
+        example; log p(x) by importance weighting is known if at most 10 % of the examples have a k-hat
+        above the threshold; a mean gap is significant above twice its Monte Carlo error.
         """
         if not np.isfinite(self.inference).all() or not np.isfinite(self.elbo_local).all():
             return "Not to be trusted: a log density is not finite."
         if reason := self.withheld:
             return reason
         gain, error = float(self.last_third.mean()), _error_of_mean(self.last_third_error)
-        parts = []
-        if gain - 2 * error > _LARGEST_GAIN:
-            parts.append(
-                f"the local optimum is not reached (the last third of {self.steps} steps gained "
-                f"{gain:.3f} nats per {noun()}, at most {_LARGEST_GAIN} is fine), so the amortisation gap "
-                "is a lower bound and the approximation gap too large by as much: take more steps"
-            )
-        else:
-            parts.append(
-                f"the local optimum is reached (the last third of {self.steps} steps gained "
-                f"{gain:.3f} nats per {noun()}, at most {_LARGEST_GAIN} is fine)"
-            )
+        reached = gain - 2 * error <= _LARGEST_GAIN
+        parts = [
+            f"the local optimum is {'' if reached else 'not '}reached (the last third of {self.steps} steps "
+            f"gained {gain:.3f} nats per {noun()}, at most {_LARGEST_GAIN} is good)"
+            + ("" if reached else ": use more steps")
+        ]
         above = self._khat_share_above
         if self.evidence == "given":
-            parts.append(
-                "the given log p(x), if it is a lower bound in expectation as annealed importance "
-                "sampling's, makes the approximation gap a lower bound, too"
-            )
-        elif above is None or above > _MOST_KHATS_ABOVE:
-            share = "unknown" if above is None else f"above the threshold for {above:.1%} of data"
-            parts.append(
-                f"log p(x) is a loose lower bound (k-hat is {share}, at most {_MOST_KHATS_ABOVE:.0%} is "
-                "fine), and the approximation gap with it: give log_evidence from annealed importance "
-                "sampling"
-            )
+            parts.append("the given log p(x), if a lower bound, makes the approximation gap one")
         else:
+            known = above is not None and above <= _MOST_KHATS_ABOVE
+            share = (
+                "unknown" if above is None else f"above the threshold for {above:.1%} of the data"
+            )
             parts.append(
-                f"log p(x), and the approximation gap with it, is a lower bound in expectation (k-hat is "
-                f"above the threshold for {above:.1%} of data, at most {_MOST_KHATS_ABOVE:.0%} is fine)"
+                f"log p(x) is a {'' if known else 'loose '}lower bound (k-hat is {share}, at most "
+                f"{_MOST_KHATS_ABOVE:.0%} is good), and so is the approximation gap"
+                + ("" if known else ": give log_evidence from annealed importance sampling")
             )
         for name in ("approximation", "amortisation"):
-            mean, error = (
-                getattr(self, name).mean(),
-                _error_of_mean(getattr(self, f"{name}_error")),
-            )
+            mean = getattr(self, name).mean()
+            error = _error_of_mean(getattr(self, f"{name}_error"))
             if abs(mean) <= 2 * error:
                 parts.append(f"the {name} gap is within its Monte Carlo error of {error:.3f} nats")
             elif mean < 0:
                 parts.append(
-                    f"the {name} gap is negative, {mean:.3f} nats, so a bound or an ELBO is wrong by that"
+                    f"the {name} gap is negative, {mean:.3f} nats, so an estimate is wrong"
                 )
         sentence = "; ".join(parts)
         return f"{sentence[0].upper()}{sentence[1:]}."
 
     @property
     def withheld(self) -> str | None:
-        """Why rounding errors allow no verdict on the gaps; None where they are small."""
+        """Why rounding errors allow no verdict on the gaps; None if they are small."""
         return None if self.rounding is None else withheld(self.rounding, self.elbo_local)
 
     @property
     def _khat_share_above(self) -> float | None:
-        if self.withheld:
-            return None
-        return share_above_threshold(self.khat, self.num_samples)
+        return None if self.withheld else share_above_threshold(self.khat, self.num_samples)
 
 
 _COLUMNS = (
@@ -231,29 +204,28 @@ def inference_gaps(
     compile: CompileMode = "auto",
     progress: bool = False,
 ) -> InferenceGaps:
-    """Take apart log p(x) - ELBO into what the family and what the encoder loses, datum by datum.
+    """Split log p(x) - ELBO of each example into the gaps of the guide's family and of the encoder.
 
-    The local optimum q* is that of `refined`, found twice: two thirds of the steps, and the last third
-    as a restart from there at a third of the learning rate, whose gain says whether the first was
-    enough. Train and test data are two calls.
+    The local optimum q* is that of `refine_guide`, in two calls: two thirds of the steps, and the last
+    third as a restart at a third of the learning rate, whose gain shows whether the first was enough.
 
     Args:
-        vae: A program as `refined` takes it.
-        x: Data in the likelihood's support, on the program's device; integers are made floats.
-        log_evidence: log p(x) of each datum in nats, such as from annealed importance sampling; None
+        vae: A program, as in `refine_guide`.
+        x: Data in the likelihood's support, on the program's device; integers are converted to floats.
+        log_evidence: log p(x) of each example in nats, such as from annealed importance sampling; None
             to estimate it from the local guide's draws by importance weighting.
-        steps: The number of Adam's steps for each datum.
-        lr: Adam's first learning rate.
-        num_particles: The number of draws for each datum and step.
-        num_samples: The number of draws for each datum on which all ELBOs are reported.
-        max_elements: Draws x data x elements of a datum held at once.
-        seed: The seed of the draws. The global random stream does not move.
-        compile: "on" or "off"; "auto" to compile where there is so much to compute that it pays.
-        progress: Show a bar.
+        steps: The number of Adam's steps for each example.
+        lr: Adam's initial learning rate.
+        num_particles: The number of draws for each example and step.
+        num_samples: The number of draws for each example for the reported ELBOs.
+        max_elements: The number of draws x examples x elements held at once.
+        seed: The seed of the draws. The global random stream is left unchanged.
+        compile: "on" or "off"; "auto" to compile if the work pays for it.
+        progress: Show a progress bar.
 
     Raises:
-        NoLocalGuideError: If the program's posterior has no encoder, or its draws no gradient; a ValueError.
-        ValueError: If `log_evidence` is not one finite number for each datum, `steps` is below 3,
+        NoLocalGuideError: If the posterior has no encoder, or its draws no gradient; a ValueError.
+        ValueError: If `log_evidence` is not one finite number for each example, `steps` is below 3,
             `num_samples` below 2, or another option is out of its range.
 
     References:
@@ -266,7 +238,7 @@ def inference_gaps(
     given = None if log_evidence is None else np.asarray(log_evidence, np.float64)
     if given is not None and (given.shape != (len(x),) or not np.isfinite(given).all()):
         raise ValueError(
-            f"log_evidence must be one finite number for each of {len(x)} data, got shape "
+            f"log_evidence must be one finite number for each of {len(x)} examples, got shape "
             f"{given.shape} with {int((~np.isfinite(given)).sum())} that are not finite."
         )
     last = steps // 3
@@ -276,20 +248,19 @@ def inference_gaps(
         "compile": compile,
         "progress": progress,
     }
-    first = refined(vae, x, steps=steps - last, lr=lr, seed=seed, **options)
-    local = refined(first, x, steps=last, lr=lr / 3, seed=seed + 1, **options)
+    first = refine_guide(vae, x, steps=steps - last, lr=lr, seed=seed, **options)
+    local = refine_guide(first, x, steps=last, lr=lr / 3, seed=seed + 1, **options)
 
-    # All draws of a few data, or of one datum in parts of one size.
+    # All draws of a few examples, or of one example in parts of one size.
     pairs = max(1, max_elements // max(1, x[0].numel()))
     parts = -(-num_samples // pairs)
     batch = min(len(x), max(1, pairs // num_samples))
     programs = (vae, first, local)
     terms = [
-        Terms(
+        ImportanceTerms(
             program.model,
             program.guide,
             num_particles=-(-num_samples // parts),
-            max_plate_nesting=1,
             compile=compile,
             expected_calls=len(x) // batch * parts,
         )
@@ -297,7 +268,7 @@ def inference_gaps(
     ]
     columns: dict[str, list[np.ndarray]] = {name: [] for name in (*_COLUMNS, "khat", "rounding")}
     bar = tqdm(total=len(x), desc="inference gaps", unit=noun(), disable=not progress)
-    # A seed of its own: the ELBOs are reported on other draws than those that chose the guide.
+    # Another seed: the ELBOs are reported on other draws than those that chose the guide.
     with bar, evaluation_mode(vae, seed=seed + 2), ExitStack() as speed:
         for start in range(0, len(x), batch):
             chunk = x[start : start + batch]
@@ -314,7 +285,7 @@ def inference_gaps(
             found = _columns(*log_weights, None if given is None else given[start : start + batch])
             for name, column in (found | {"rounding": errors[-1]}).items():
                 columns[name].append(column)
-            if not start:  # The first chunk has passed.
+            if not start:  # Pyro has validated the first chunk.
                 speed.enter_context(pyro.validation_enabled(False))
             bar.update(len(chunk))
     return InferenceGaps(
@@ -333,10 +304,10 @@ def _columns(
     local: Float[np.ndarray, "num_samples batch"],
     log_evidence: Float[np.ndarray, " batch"] | None,
 ) -> dict[str, Float[np.ndarray, " batch"]]:
-    """What the log weights of three guides say of each datum."""
+    """The columns of the result from the log weights of three guides."""
     known = log_evidence is not None
     evidence = log_evidence if known else log_mean_exp(local)
-    # To first order, log mean w moves by the mean of w over its mean; with it moves the ELBO.
+    # To first order, an error of log mean w is that of the mean of w over its mean; the ELBO's is subtracted.
     moved = -local if known else np.exp(local - evidence) - local
     columns = {
         "log_evidence": evidence,
@@ -358,5 +329,5 @@ def _error(draws: Float[np.ndarray, "num_samples batch"]) -> Float[np.ndarray, "
 
 
 def _error_of_mean(errors: Float[np.ndarray, " n"]) -> float:
-    """The error of a mean over data whose errors are independent."""
+    """The error of a mean over examples with independent errors."""
     return float(np.sqrt((errors**2).sum()) / len(errors))

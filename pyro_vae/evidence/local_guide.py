@@ -1,4 +1,4 @@
-"""A guide with parameters of its own for every datum, started at the encoder's answer."""
+"""A guide with its own parameters for every example, initialised by the encoder."""
 
 import copy
 from contextlib import ExitStack
@@ -11,16 +11,22 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from tqdm import tqdm
 
-from pyro_vae.compilation.work import CompileMode
-from pyro_vae.evidence.local_gradient import LocalGradient, NoLocalGuideError, Rows
-from pyro_vae.log_densities import log_densities
+from pyro_vae.compilation import CompiledFunction, CompileMode
+from pyro_vae.log_densities import distribution_at, log_densities, require_density
 from pyro_vae.rng import as_floats, derive_seed, evaluation_mode
 
-# The draws on which a datum's refined parameters are compared with the encoder's.
+# The draws on which an example's refined parameters are compared with the encoder's.
 _CHOICE_DRAWS = 128
 
+# The largest difference of a compiled gradient from the eager one, as a share of the largest.
+_TOLERANCE = 1e-4
 
-def refined(
+
+class NoLocalGuideError(ValueError):
+    """The guide cannot be refined: it has no encoder to replace, or draws without a gradient."""
+
+
+def refine_guide(
     vae: Any,
     x: Real[Tensor, " n *event"],
     *,
@@ -32,39 +38,38 @@ def refined(
     compile: CompileMode = "auto",
     progress: bool = False,
 ) -> Any:
-    """The same program with the guide q(z | x_i) = q(z; phi_i), phi_i maximising datum i's own ELBO.
+    """The same program with the guide q(z | x_i) = q(z; phi_i), phi_i maximising the ELBO of example i.
 
-    phi_i is what the posterior's encoder gave for x_i, and from there on free: a mean and a scale,
-    a flow's base and context, concentrations, logits. So the guide stays within its family, and
-    what the encoder could not do (the amortisation gap) is undone. All else, flows' weights and the
-    decoder and the prior with it, is frozen; a prior made of the posterior, such as Vamp's, keeps
-    the encoder. The ELBO has beta = 1 and closed-form KLs where they are registered. Batch
-    normalisation uses its running statistics, so that data are independent, and Adam's steps are
-    each parameter's own, whatever else is in the batch; the learning rate falls to 0 by half a cosine.
+    phi_i starts at the output of the posterior's encoder for x_i and is then free: a mean and a scale,
+    a flow's base and context, concentrations, logits. The guide stays within its family, and the
+    amortisation gap of the encoder is removed. Everything else, flows' weights, decoder and prior, is
+    frozen; a prior that uses the posterior, such as Vamp's, keeps the encoder. The ELBO has beta = 1 and
+    closed-form KLs where they are registered. Batch normalisation uses its running statistics, so that
+    examples are independent; the learning rate decays to 0 by half a cosine.
 
-    Of the two, the encoder's and the refined parameters, each datum keeps those with the higher ELBO
-    on 128 fresh draws, the same for both: refinement makes no datum worse, but for the noise of
-    that choice. The bias of choosing stays behind with those draws: score the guide on others, as
-    `importance_weighting` does by drawing anew. For discrete and spike-and-slab posteriors the
-    gradient is a straight-through one, and biased; the choice, then, is what keeps them safe.
+    Each example keeps the better of the encoder's and the refined parameters by the ELBO on 128 new
+    draws, the same for both: refinement makes no example worse, up to the noise of that choice. The
+    choice is biased on these draws only: score the guide on others, as `importance_weighting` does. For
+    discrete and spike-and-slab posteriors the gradient is a straight-through one, and biased; the choice
+    then protects from its errors.
 
-    What comes back is for these data alone, in any order, any subset and any repetition, so that it
-    can be evaluated in chunks. It shares nothing with `vae`, which is left as it was, and so is the
+    The result is for these examples alone, in any order, any subset and any repetition, so that it
+    can be evaluated in chunks. It shares nothing with `vae`, which is left unchanged, as is the
     global random stream.
 
     Args:
         vae: A program with one latent site, a `posterior` that owns one encoder, `model` and `guide`.
-        x: Data in the likelihood's support, on the program's device; integers are made floats.
-        steps: The number of Adam's steps for each datum.
-        lr: Adam's first learning rate.
-        num_particles: The number of draws from the guide for each datum and step.
-        max_elements: Draws x data x elements of a datum held at once.
-        seed: The seed of the draws. They are others than those that the same seed gives elsewhere.
-        compile: "on" or "off"; "auto" to compile a step where there is so much to compute that it pays.
-        progress: Show a bar.
+        x: Data in the likelihood's support, on the program's device; integers are converted to floats.
+        steps: The number of Adam's steps for each example.
+        lr: Adam's initial learning rate.
+        num_particles: The number of draws from the guide for each example and step.
+        max_elements: The number of draws x examples x elements held at once.
+        seed: The seed of the draws. They differ from those that the same seed gives elsewhere.
+        compile: "on" or "off"; "auto" to compile a step if the work pays for it.
+        progress: Show a progress bar.
 
     Raises:
-        NoLocalGuideError: If the program's posterior has no encoder, or its draws no gradient; a ValueError.
+        NoLocalGuideError: If the posterior has no encoder, or its draws no gradient; a ValueError.
         ValueError: If there are no data, an option is out of its range, or, from the guide, if it is
             called with data that are not among `x`.
 
@@ -83,52 +88,70 @@ def refined(
     if not 0 < lr < float("inf"):
         raise ValueError(f"lr must be above 0 and finite, got {lr}.")
     if len(x) == 0:
-        raise ValueError("refined needs at least one datum, got none.")
+        raise ValueError("refine_guide needs at least one example, got none.")
     program, owner = _local_copy(vae)
     encoder = owner.encoder
     n = len(x)
 
-    # Chunks of one size, so that one graph does for all: the last is filled up with data of the first.
+    # Chunks of one size, so that they share a graph: the last is filled up with the first examples.
     largest = max(1, max_elements // max(1, x[0].numel() * num_particles))
     chunks = -(-n // largest)
     batch = -(-n // chunks)
     values: list[Tensor] = []
     # On the draws that it was fitted to, a guide looks better than it is.
     with evaluation_mode(program, seed=derive_seed(seed, "refined")), ExitStack() as speed:
-        step: LocalGradient | None = None
+        local: LocalParameters | None = None
         bar = speed.enter_context(
             tqdm(total=chunks * steps, desc="refining", unit="step", disable=not progress)
         )
         for first in range(0, n, batch):
             data = as_floats(x[torch.arange(first, first + batch, device=x.device) % n])
             start = encoder(data).detach().clone()
-            if step is None:
-                owner.encoder = Rows(start)
-                step = LocalGradient(
-                    program, owner.encoder, num_particles, compile, expected_calls=chunks * steps
-                )
-            step.rows.set(start)
-            _maximise(step, data, steps, lr, bar, speed)
-            found = step.rows.values.detach().clone()
-            better = _is_better(program, step.rows, start, found, data, num_particles)
+            if local is None:
+                owner.encoder = local = LocalParameters(start)
+                gradient = _elbo_gradient(program, local, num_particles, compile, chunks * steps)
+            local.set(start)
+            _maximise(local, gradient, data, steps, lr, bar, speed)
+            found = local.values.detach().clone()
+            better = _is_better(program, local, start, found, data, num_particles)
             chosen = torch.where(better.view(-1, *(1,) * (found.dim() - 1)), found, start)
             values.append(chosen[: n - first])
         owner.encoder = Table(as_floats(x), torch.cat(values))
     return program.requires_grad_(False).eval()
 
 
-class Table(nn.Module):
-    """An encoder of n known data: x_i -> phi_i.
-
-    Data are told apart by four random projections in float64, whatever their order and number.
+class LocalParameters(nn.Module):
+    """An encoder that gives row i of its parameters for row i of any data.
 
     Args:
-        x: The data.
-        values: What the encoder gives for each.
+        values: The initial parameters.
+    """
+
+    def __init__(self, values: Float[Tensor, " batch *parameters"]) -> None:
+        super().__init__()
+        self.values = nn.Parameter(values.clone())
+
+    def set(self, values: Float[Tensor, " batch *parameters"]) -> None:
+        """Change the parameters in place, as a graph requires."""
+        with torch.no_grad():
+            self.values.copy_(values)
+
+    def forward(self, x: Real[Tensor, " batch *event"]) -> Float[Tensor, " batch *parameters"]:
+        return self.values
+
+
+class Table(nn.Module):
+    """An encoder of n known examples: x_i -> phi_i.
+
+    Examples are identified by four random projections in float64, in any order and number.
+
+    Args:
+        x: The examples.
+        values: The output for each.
 
     Raises:
-        ValueError: When called with data that are not in the table. In a compiled graph, which can
-            raise nothing, they have NaN.
+        ValueError: When called with data that are not in the table. A compiled graph, which cannot
+            raise, gives NaN.
     """
 
     projections: Tensor
@@ -158,11 +181,11 @@ class Table(nn.Module):
         left = (right - 1).clamp(min=0)
         far = (keys[:, None] - self.keys[torch.stack([left, right], 1)]).abs().amax(-1)
         row = torch.where(far[:, 0] < far[:, 1], left, right)
-        # Wider than float64 rounds a sum of any length here, and closer than float32 tells data apart.
+        # Larger than rounding errors of float64 sums here, and smaller than differences in float32.
         found = far.amin(1) <= 1e-10 * (1 + keys.abs().amax(1))
         if not isinstance(found, FakeTensor) and not bool(found.all()):
             raise ValueError(
-                f"the local guide knows only the {len(self.keys)} data that it was refined for, got "
+                f"the local guide knows only the {len(self.keys)} examples that it was refined for, got "
                 f"{int((~found).sum())} others among {len(found)}."
             )
         values = self.values[row]
@@ -175,13 +198,13 @@ class Table(nn.Module):
 
 
 def _local_copy(vae: Any) -> tuple[Any, Any]:
-    """A copy of the program with a posterior of its own, and the module in it that owns the encoder."""
+    """A copy of the program with its own posterior, and the module in it that owns the encoder."""
     if getattr(vae, "posterior", None) is None:
         raise NoLocalGuideError(
             f"a local guide needs a program with a posterior, got a {type(vae).__name__} without."
         )
     program = copy.deepcopy(vae)
-    # Copied once more: a prior made of the posterior goes on with the one that came with the copy.
+    # Copied again: a prior that uses the posterior keeps the one of the first copy.
     posterior = copy.deepcopy(program.posterior)
     owner = posterior
     while not isinstance(getattr(owner, "encoder", None), nn.Module):
@@ -195,37 +218,79 @@ def _local_copy(vae: Any) -> tuple[Any, Any]:
     return program.requires_grad_(False), owner
 
 
+def _elbo_gradient(
+    program: Any, local: LocalParameters, num_particles: int, compile: CompileMode, calls: int
+) -> CompiledFunction:
+    """d/d phi_i of E_q(z; phi_i)[log p(x_i | z)] - KL(q(z; phi_i) || p(z)), for each row i.
+
+    The KL is in closed form where one is registered, and otherwise estimated from the same draws.
+    """
+
+    def gradient(x: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            terms = log_densities(program.model, program.guide, x, num_particles=num_particles)
+            require_density(terms.guide_trace, "a local guide")
+            elbo = terms.log_likelihood.mean(0)
+            for site, log_posterior in terms.guide_sites.items():
+                if not distribution_at(terms.guide_trace, site).has_rsample:
+                    raise NoLocalGuideError(
+                        f"a local guide needs draws with a gradient, but site {site!r} has no rsample."
+                    )
+                kl = terms.closed_form_kl(site)
+                if kl is None:
+                    kl = log_posterior - terms.model_sites[site]
+                elbo = elbo - kl.mean(0)
+            return torch.autograd.grad(elbo.sum(), [local.values])
+
+    return CompiledFunction(
+        gradient,
+        compile,
+        lambda _: calls,
+        name="refinement, data",
+        outputs={"gradient": _TOLERANCE},
+        modules=[program],
+    )
+
+
 def _maximise(
-    step: LocalGradient, x: Tensor, steps: int, lr: float, bar: Any, speed: ExitStack
+    local: LocalParameters,
+    gradient: CompiledFunction,
+    x: Tensor,
+    steps: int,
+    lr: float,
+    bar: Any,
+    speed: ExitStack,
 ) -> None:
-    """Adam's steps up the ELBO of each row."""
-    values = step.rows.values
-    optimizer = torch.optim.Adam([values], lr=lr, maximize=True)
+    """Maximise the ELBO of each row with Adam."""
+    optimizer = torch.optim.Adam([local.values], lr=lr, maximize=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        gradient = step(x)
-        # A row whose gradient is no number stays where it is for a step, and the others go on.
-        finite = gradient.isfinite().flatten(1).all(1)
-        values.grad = torch.where(
-            finite.view(-1, *(1,) * (gradient.dim() - 1)), gradient, torch.zeros_like(gradient)
-        )
+        (slope,) = gradient(x)
+        # A row whose gradient is not finite stays unchanged in this step.
+        finite = slope.isfinite().flatten(1).all(1).view(-1, *(1,) * (slope.dim() - 1))
+        local.values.grad = torch.where(finite, slope, torch.zeros_like(slope))
         optimizer.step()
         schedule.step()
-        bar.update()
-        if step.calls == 1:  # Pyro has validated the first one.
+        if not bar.n:  # Pyro has validated the first step.
             speed.enter_context(pyro.validation_enabled(False))
-    values.grad = None
+        bar.update()
+    local.values.grad = None
 
 
 def _is_better(
-    program: Any, rows: Rows, start: Tensor, found: Tensor, x: Tensor, num_particles: int
+    program: Any,
+    local: LocalParameters,
+    start: Tensor,
+    found: Tensor,
+    x: Tensor,
+    num_particles: int,
 ) -> Bool[Tensor, " batch"]:
-    """Whether a row's found parameters have a higher ELBO than those it started from."""
+    """Whether a row's found parameters have a higher ELBO than the initial ones."""
     seed = int(torch.randint(2**62, ()))
 
     def elbo(values: Tensor) -> Tensor:
-        rows.set(values)
-        torch.manual_seed(seed)  # Common draws; the caller's stream is set aside.
+        local.set(values)
+        torch.manual_seed(seed)  # Common draws, from a forked stream.
         parts = -(-_CHOICE_DRAWS // num_particles)
         draws = [
             log_densities(program.model, program.guide, x, num_particles=num_particles)
@@ -235,5 +300,5 @@ def _is_better(
         ]
         return torch.stack(draws).mean(0)
 
-    # False where either is no number.
+    # False if either is NaN.
     return elbo(found) > elbo(start)

@@ -15,7 +15,7 @@ from pyro_vae.evidence.annealed_importance_sampling import (
 )
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
 from pyro_vae.evidence.inference_gaps import InferenceGaps, inference_gaps
-from pyro_vae.evidence.local_guide import refined
+from pyro_vae.evidence.local_guide import refine_guide
 from pyro_vae.evidence.two_sided import TwoSidedCheck, two_sided_check
 
 # An interrupted program loses at most one chunk. On a GPU small chunks would leave most of it idle.
@@ -55,7 +55,9 @@ class EvidenceSettings:
 
     def refined(self, vae: Any, x: Tensor, seed: int) -> Any:
         """The program with its guide fitted to each example, if `refine_steps` says so."""
-        return refined(vae, x, steps=self.refine_steps, seed=seed) if self.refine_steps else vae
+        return (
+            refine_guide(vae, x, steps=self.refine_steps, seed=seed) if self.refine_steps else vae
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How far annealed importance sampling is from log p(x), on data whose posterior can be drawn from."""
+"""Bounds of log p(x) from both sides, on simulated data whose posterior can be sampled."""
 
 import math
 from collections.abc import Sequence
@@ -12,12 +12,19 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_vae.compilation.work import CompileMode
+from pyro_vae.compilation import CompileMode
 from pyro_vae.data.nouns import noun
-from pyro_vae.evidence.annealing import Options, chunks
-from pyro_vae.evidence.numbers import finite, joined, precision, standard_error
+from pyro_vae.evidence.annealed_importance_sampling import ChainOptions, chains_of_chunks
+from pyro_vae.json_values import to_jsonable
 from pyro_vae.rng import as_floats, evaluation_mode
-from pyro_vae.statistics import log_mean_exp, rounding_error, withheld
+from pyro_vae.statistics import (
+    concatenate_results,
+    log_mean_exp,
+    machine_epsilon,
+    rounding_error,
+    standard_error,
+    withheld,
+)
 
 # Threshold of `trust`, in nats.
 LARGEST_GAP = 0.5
@@ -25,17 +32,17 @@ LARGEST_GAP = 0.5
 
 @dataclass(frozen=True)
 class TwoSidedCheck:
-    """log p(x) of simulated data from below and from above, in nats.
+    """Lower and upper bounds of log p(x) of simulated data, in nats.
 
     Args:
         lower: Annealed importance sampling: at most log p(x), in expectation.
-        upper: The reverse chains' bound: at least log p(x), in expectation.
-        acceptance: The mean probability of acceptance over chains and transitions, both ways; 1 without
+        upper: The bound of reverse chains: at least log p(x), in expectation.
+        acceptance: The mean acceptance probability over chains and transitions, both ways; 1 without
             any transition.
-        num_chains: The number of chains for each datum, each way.
+        num_chains: The number of chains for each example, each way.
         num_temperatures: The number of increments of b from 0 to 1.
         leapfrog_steps: The number of leapfrog steps of a transition.
-        rounding: About the rounding error of `lower`; None where it is not known.
+        rounding: The approximate rounding error of `lower`; None if unknown.
     """
 
     lower: Float[np.ndarray, " n"]
@@ -48,79 +55,66 @@ class TwoSidedCheck:
 
     @property
     def gap(self) -> Float[np.ndarray, " n"]:
-        """upper - lower: of a single datum it may be negative, its expectation is not."""
+        """upper - lower: at least 0 in expectation, but not for every example."""
         with np.errstate(invalid="ignore"):  # Of two that are -inf.
             return self.upper - self.lower
 
     @property
     def mean_gap(self) -> float:
-        """The mean over data of `gap`: in expectation, at least how far `lower` is below log p(x)."""
+        """The mean of `gap`: in expectation, at least the distance of `lower` from log p(x)."""
         return float(self.gap.mean())
 
     @property
     def gap_se(self) -> float | None:
-        """The standard error of `mean_gap`, from data and chains; None for one datum."""
+        """The standard error of `mean_gap`, over data and chains; None for one example."""
         return standard_error(self.gap)
 
     def summary(self) -> dict[str, float | int | None]:
-        """Means per datum in nats, and counts, for a file. What is not finite is None."""
-        return {
-            "lower": finite(float(self.lower.mean())),
-            "upper": finite(float(self.upper.mean())),
-            "gap": finite(self.mean_gap),
-            "gap_se": finite(self.gap_se),
-            "acceptance": finite(float(self.acceptance.mean())),
-            "num_chains": self.num_chains,
-            "num_temperatures": self.num_temperatures,
-            "leapfrog_steps": self.leapfrog_steps,
-            "n": len(self.lower),
-        }
+        """Means per example in nats, and counts. Values that are not finite are None."""
+        return to_jsonable(
+            {
+                "lower": self.lower.mean(),
+                "upper": self.upper.mean(),
+                "gap": self.mean_gap,
+                "gap_se": self.gap_se,
+                "acceptance": self.acceptance.mean(),
+                "num_chains": self.num_chains,
+                "num_temperatures": self.num_temperatures,
+                "leapfrog_steps": self.leapfrog_steps,
+                "n": len(self.lower),
+            }
+        )
 
     def trust(self) -> str:
-        """How far to trust annealed importance sampling with these settings, in a sentence.
+        """A verdict on annealed importance sampling with these settings, in one sentence.
 
-        Within 0.5 nats, two standard errors included, the bounds are close.
+        The bounds are close if their gap and two standard errors are at most 0.5 nats.
         """
         if not math.isfinite(self.mean_gap):
-            return "The bounds say nothing: some of them are not finite."
+            return "The bounds are not conclusive: some of them are not finite."
         if self.rounding is not None and (reason := withheld(self.rounding, self.lower)):
             return reason
         if self.gap_se is None:
-            return f"One simulated {noun()} says nothing of the noise of its own gap: take at least two."
+            return f"One simulated {noun()} does not show the noise of its gap: use at least two."
         error = self.gap_se
         size = f"{self.mean_gap:.2g} nats" + (f" (± {error:.1g})" if error else "")
-        close = self.mean_gap + 2 * error <= LARGEST_GAP
         if self.mean_gap < -4 * error - 0.01:
             return f"Something is wrong: the upper bound is below the lower one by {-self.mean_gap:.2g} nats."
+        close = self.mean_gap + 2 * error <= LARGEST_GAP
         return (
             f"{'Good' if close else 'Not to be trusted'}: on data simulated from the model, the upper "
-            f"bound less the lower one is {size}, and log p(x) lies between them in expectation; on real "
-            "data that holds as far as they are like simulated ones."
-            + ("" if close else " Take more temperatures.")
+            f"bound is above the lower one by {size}."
+            + ("" if close else " Use more temperatures.")
         )
 
     @classmethod
     def concatenate(cls, results: "Sequence[TwoSidedCheck]") -> "TwoSidedCheck":
-        """The result of several, of disjoint data, in their order.
+        """The result for several disjoint parts of the data, in order.
 
         Raises:
             ValueError: If there is none, or chains, temperatures or leapfrog steps differ.
         """
-        if not results:
-            raise ValueError("there is nothing to concatenate.")
-        words = ("num_chains", "num_temperatures", "leapfrog_steps")
-        for word in words:
-            values = sorted({getattr(result, word) for result in results})
-            if len(values) > 1:
-                raise ValueError(f"results must have one {word}, got {values}.")
-        return cls(
-            **{
-                column: np.concatenate([getattr(result, column) for result in results])
-                for column in ("lower", "upper", "acceptance")
-            },
-            rounding=joined(result.rounding for result in results),
-            **{word: getattr(results[0], word) for word in words},
-        )
+        return concatenate_results(results)
 
 
 def two_sided_check(
@@ -138,30 +132,30 @@ def two_sided_check(
 ) -> TwoSidedCheck:
     """Bound log p(x) of data simulated from the model from both sides (bidirectional Monte Carlo).
 
-    With x comes the z it was made from: an exact draw of p(z | x), which no real datum has. Chains
-    that start there and walk the path of `annealed_importance_sampling` backwards, from p(x, z) to
+    The z that x was simulated from is an exact draw of p(z | x), which real data do not have. Chains
+    that start there and follow the path of `annealed_importance_sampling` backwards, from p(x, z) to
     q(z | x), have weights with E[w] = 1 / p(x), so by Jensen's inequality -log of their mean is at least
-    log p(x) in expectation. There is one such z for each x and all its chains start there: they depend on
-    each other, which costs precision and no validity, as a mean's expectation asks for no independence.
-    Schedule, step sizes and preconditioner are the forward chains', fixed before either way is walked.
+    log p(x) in expectation. All chains of an example start at its one such z: they are dependent, which
+    costs precision but not validity, as the expectation of a mean needs no independence. Temperatures,
+    step sizes and preconditioner are those of the forward chains, fixed before either pass.
 
-    The gap between the bounds is, in expectation, the sum of both errors. What it says of real data
-    rests on their likeness to simulated ones.
+    The gap between the bounds is, in expectation, the sum of both errors. It applies to real data as far
+    as they resemble simulated ones.
 
     Args:
         vae: A program as in `annealed_importance_sampling`, with one observed site.
-        like_x: Data whose shape and type the simulated ones are to have.
-        num_data: The number of data to simulate.
-        num_chains: The number of chains for each datum, each way.
+        like_x: Data with the shape and type of the simulated data.
+        num_data: The number of examples to simulate.
+        num_chains: The number of chains for each example, each way.
         num_temperatures: The number of increments of b.
         leapfrog_steps: The number of leapfrog steps of a transition.
-        max_elements: Chains x data x elements of a datum held at once.
+        max_elements: The number of chains x examples x elements held at once.
         compile: "on", "off" or "auto", as in `annealed_importance_sampling`.
         seed: The seed of data and chains.
-        progress: Show a bar.
+        progress: Show a progress bar.
 
     Raises:
-        ValueError: As in `annealed_importance_sampling`, or if the model has more observed sites than one.
+        ValueError: As in `annealed_importance_sampling`, or if the model has several observed sites.
 
     References:
         Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo (Grosse, Ghahramani & Adams,
@@ -169,16 +163,16 @@ def two_sided_check(
         Measuring the Reliability of MCMC Inference with Bidirectional Monte Carlo (Grosse, Ancha & Roy,
         2016), https://arxiv.org/abs/1606.02275
     """
-    options = Options(num_chains, num_temperatures, leapfrog_steps, max_elements, compile)
+    options = ChainOptions(num_chains, num_temperatures, leapfrog_steps, max_elements, compile)
     if num_data < 1:
         raise ValueError(f"num_data must be at least 1, got {num_data}.")
     if len(like_x) == 0:
-        raise ValueError("two_sided_check needs at least one datum to be like, got none.")
+        raise ValueError("like_x must hold at least one example, got none.")
     results = []
     with evaluation_mode(vae, seed=seed):
-        x, z = simulated(vae, like_x, num_data)
-        for chunk in chunks(vae, x, options, passes=2, progress=progress):
-            forward, backward = chunk.forward(), chunk.backward(z[chunk.rows])
+        x, z = simulate(vae, like_x, num_data)
+        for chains in chains_of_chunks(vae, x, options, passes=2, progress=progress):
+            forward, backward = chains.forward(), chains.backward(z[chains.rows])
             acceptance = (forward.acceptance.mean(0) + backward.acceptance.mean(0)) / 2
             lower = log_mean_exp(forward.log_weights.cpu().numpy())
             results.append(
@@ -189,19 +183,19 @@ def two_sided_check(
                     num_chains=num_chains,
                     num_temperatures=num_temperatures,
                     leapfrog_steps=leapfrog_steps,
-                    rounding=rounding_error(lower, eps=precision(vae)),
+                    rounding=rounding_error(lower, eps=machine_epsilon(vae)),
                 )
             )
-    return TwoSidedCheck.concatenate(results)
+    return concatenate_results(results)
 
 
-def simulated(
+def simulate(
     vae: PyroModule, like_x: Real[Tensor, " n *event"], num_data: int
 ) -> tuple[Real[Tensor, " num_data *event"], Float[Tensor, "num_data latent"]]:
-    """x, z ~ p(x, z): data as the likelihood draws them, and the latents they were made from.
+    """x, z ~ p(x, z): data drawn from the likelihood, and the latents they were drawn from.
 
     Raises:
-        ValueError: If the program has more latent or observed sites than one.
+        ValueError: If the program has several latent or observed sites.
     """
     if len(vae.latent_sites) != 1:
         raise ValueError(
@@ -209,10 +203,9 @@ def simulated(
             f"{type(vae).__name__} has {', '.join(map(repr, vae.latent_sites)) or 'none'}."
         )
     rows = torch.arange(num_data, device=like_x.device) % len(like_x)
-    like = like_x[rows]
-    like = as_floats(like)
+    like = as_floats(like_x[rows])
     drawn = poutine.trace(poutine.uncondition(vae.model)).get_trace(like)
-    # Whose every key Pyro's types call optional.
+    # Pyro's types make every key optional.
     nodes = cast("dict[str, dict[str, Any]]", drawn.nodes)
     observed = [n for n, node in nodes.items() if node.get("infer", {}).get("was_observed")]
     if len(observed) != 1:

@@ -1,4 +1,4 @@
-"""What a Pyro trace says of each site: its kind, its plates, its values and its log density."""
+"""The sites and plates of a model and a guide, read from their traces."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,27 +15,27 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+Program = Callable[..., Any]
 Kind = Literal["latent", "observed", "deterministic", "factor"]
 
 
 @dataclass(frozen=True)
 class Site:
-    """One site of a program, in all draws.
+    """A site of a program, in all draws.
 
     Args:
         name: Its name.
-        kind: What it is; in a guide's trace, everything that it draws is "latent".
+        kind: Its kind; in a guide's trace, every drawn site is "latent".
         values: `(draw, *plates, *event)`.
-        log_density: Its log density in nats, `(draw, *plates)`, in float64. Masks enter, scales and
-            subsampling do not.
+        log_density: Its log density in nats, `(draw, *plates)`, in float64; with masks, but without
+            scales and subsampling.
         plates: The names of its plates, the outermost first.
-        shares: Plate -> how many of the data there are for each that is in the subsample, of plates
-            in a loop, too.
+        shares: Plate -> the ratio of its full to its subsampled size, including plates in a loop.
         is_discrete: Whether its values are whole numbers.
         is_category: Whether they are categories, which have no mean.
-        is_point: Whether it has all its mass in one point.
-        kl: Of a guide's site, KL(q || p) to the model's site in nats, `(draw, *plates)`; None where it has
-            no closed form.
+        is_point: Whether it is a point mass.
+        kl: At a guide's site, KL(q || p) to the model's site in nats, `(draw, *plates)`; None without a
+            closed form.
     """
 
     name: str
@@ -58,24 +58,18 @@ class Site:
         """The log density summed over all plates but one.
 
         Args:
-            data_plate: The plate that is kept: `(draw, data)`. None to sum over all, `(draw,)`. Of
-                the plates summed over, a subsample stands for all data.
+            data_plate: The plate to keep: `(draw, data)`. None to sum over all, `(draw,)`. Sums over a
+                subsample are scaled to all data.
         """
         axes = tuple(1 + axis for axis, p in enumerate(self.plates) if p != data_plate)
         share = math.prod(n for plate, n in self.shares.items() if plate != data_plate)
         return share * self.log_density.sum(axes)
 
 
-@dataclass(frozen=True)
-class Draws:
-    """The sites of a guide, of the model at the guide's values, and of new data at those."""
-
-    model: dict[str, Site]
-    guide: dict[str, Site]
-    replicates: dict[str, Site]
+# ---- nodes of a trace -------------------------------------------------------------------------
 
 
-def nodes_of(trace: Trace) -> dict[str, dict[str, Any]]:
+def sample_nodes(trace: Trace) -> dict[str, dict[str, Any]]:
     """The trace's sample sites by name, without the subsamples of plates."""
     nodes = cast("dict[str, dict[str, Any]]", trace.nodes)
     return {
@@ -86,7 +80,7 @@ def nodes_of(trace: Trace) -> dict[str, dict[str, Any]]:
 
 
 def kind_of(node: Mapping[str, Any]) -> Kind:
-    """What a trace's node is. A site that a reparameterisation computes is deterministic."""
+    """The kind of a node. A site computed by a reparameterisation is deterministic."""
     if is_deterministic(node):
         return "deterministic"
     if not node["is_observed"]:
@@ -95,7 +89,7 @@ def kind_of(node: Mapping[str, Any]) -> Kind:
 
 
 def is_deterministic(node: Mapping[str, Any]) -> bool:
-    """Whether a site is `pyro.deterministic`, or what Pyro's reparameterisations put in a site's place."""
+    """Whether a site is `pyro.deterministic`, or computed by one of Pyro's reparameterisations."""
     if (node.get("infer") or {}).get("_deterministic", False):
         return True
     fn = node["fn"]
@@ -107,21 +101,21 @@ def is_deterministic(node: Mapping[str, Any]) -> bool:
     )
 
 
-def frames_of(node: Mapping[str, Any]) -> list[Any]:
+def plate_frames(node: Mapping[str, Any]) -> list[Any]:
     """The vectorised plates around a site, the outermost first."""
     return sorted((f for f in node["cond_indep_stack"] if f.vectorized), key=lambda f: f.dim)
 
 
-def event_dim_of(node: Mapping[str, Any]) -> int:
-    """How many axes of a site's value, of one draw, are the event's.
+def _event_dim(node: Mapping[str, Any]) -> int:
+    """The number of event axes of a site's value, in one draw.
 
-    `pyro.deterministic` takes all axes for the event's unless it is told. What stands at the left and
-    is as long as the plates are, is theirs.
+    By default `pyro.deterministic` counts all axes as the event's. Here leading axes that match the
+    plates are the plates'.
     """
     value, event_dim = node["value"], node["fn"].event_dim
     if not is_deterministic(node) or event_dim < value.dim():
         return event_dim
-    sizes = {frame.dim: frame.size for frame in frames_of(node)}
+    sizes = {frame.dim: frame.size for frame in plate_frames(node)}
     depth = -min(sizes, default=0)
     if value.dim() < depth:
         return 0
@@ -130,46 +124,137 @@ def event_dim_of(node: Mapping[str, Any]) -> int:
     return value.dim() - depth if fits else value.dim()
 
 
-def read(
-    trace: Trace,
-    max_plate_nesting: int,
-    event_dims: Mapping[str, int],
-    *,
-    draws: int,
-    densities: bool = True,
-) -> dict[str, Site]:
-    """The sites of a trace whose draws, if there are several, lie left of the plates.
+# ---- the layout of a pair ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The plates of a guide and a model, from one draw.
 
     Args:
-        trace: A trace of a model or a guide.
-        max_plate_nesting: The number of axes for plates.
-        event_dims: Site -> the number of its event's axes, where its distribution does not say.
+        data_plate: The plate over data: the outermost one that contains an observed site. None if
+            there is none.
+        data_size: The number of data in it.
+        is_local: Whether every site of both is in that plate, so that each data point has its own terms.
+        max_plate_nesting: The number of axes of plates.
+        event_dims: Deterministic site -> the number of its event axes.
+        subsample: The subsamples of plates, which all draws share.
+        guide_trace: The trace of the guide's draw.
+        model_trace: The trace of the model at that draw.
+        at_once: Whether draws can be vectorised; None if not known yet.
+        obstacle: Why they cannot.
+    """
+
+    data_plate: str | None
+    data_size: int | None
+    is_local: bool
+    max_plate_nesting: int
+    event_dims: dict[str, int]
+    subsample: Trace
+    guide_trace: Trace
+    model_trace: Trace
+    at_once: bool | None = None
+    obstacle: str = ""
+
+    def subsamples(self) -> dict[str, tuple[int, np.ndarray]]:
+        """Subsampled plate -> its full size and the indices in the subsample."""
+        nodes = cast("dict[str, Any]", self.subsample.nodes)
+        return {
+            name: (node["fn"].size, node["value"].cpu().numpy()) for name, node in nodes.items()
+        }
+
+
+def inspect_plates(
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    data_plate: str | None = None,
+    max_plate_nesting: int | None = None,
+) -> Layout:
+    """Take one draw, and read the layout of the programs from it.
+
+    Raises:
+        ValueError: If no observed site is in the given plate over data.
+    """
+    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    model_trace = poutine.trace(replay(model, guide_trace)).get_trace(*args, **kwargs)
+    subsample = Trace()
+    for trace in (guide_trace, model_trace):
+        for name, node in cast("dict[str, Any]", trace.nodes).items():
+            is_new = site_is_subsample(node) and name not in subsample.nodes
+            if is_new and len(node["value"]) < node["fn"].size:
+                subsample.add_node(name, **node)
+    nodes = [*sample_nodes(guide_trace).values(), *sample_nodes(model_trace).values()]
+    observed = [n for n in sample_nodes(model_trace).values() if kind_of(n) == "observed"]
+    plates = {f.name: f for n in reversed(observed) for f in reversed(plate_frames(n))}
+    if data_plate is None:
+        outermost = [plate_frames(node)[0] for node in observed if plate_frames(node)]
+        data_plate = outermost[0].name if outermost else None
+    elif data_plate not in plates:
+        raise ValueError(
+            f"data_plate must be a plate around an observed site, one of {sorted(plates)}, "
+            f"got {data_plate!r}."
+        )
+    deepest = max((-f.dim for node in nodes for f in plate_frames(node)), default=0)
+    return Layout(
+        data_plate=data_plate,
+        data_size=None if data_plate is None else plates[data_plate].size,
+        is_local=data_plate is not None
+        and all(
+            data_plate in [f.name for f in plate_frames(node)]
+            for node in nodes
+            if kind_of(node) != "deterministic"
+        ),
+        max_plate_nesting=deepest if max_plate_nesting is None else max_plate_nesting,
+        event_dims={
+            node["name"]: _event_dim(node) for node in nodes if kind_of(node) == "deterministic"
+        },
+        subsample=subsample,
+        guide_trace=guide_trace,
+        model_trace=model_trace,
+    )
+
+
+# ---- values and densities ---------------------------------------------------------------------
+
+
+def read_sites(
+    trace: Trace, layout: Layout, *, draws: int, densities: bool = True
+) -> dict[str, Site]:
+    """The sites of a trace, with an axis of several draws left of the plates.
+
+    Args:
+        trace: A trace of the model or the guide.
+        layout: Their layout.
         draws: The number of draws.
-        densities: Whether to compute log densities; without, they are 0.
+        densities: Whether to compute log densities; otherwise they are 0.
 
     Raises:
         ValueError: If a site's axes are not those of its plates.
     """
     if densities:
         trace.compute_log_prob()
+    nesting = layout.max_plate_nesting
     sites = {}
-    for name, node in nodes_of(trace).items():
-        frames = [frame for frame in frames_of(node) if frame.dim >= -max_plate_nesting]
-        fn, kind = node["fn"], kind_of(node)
+    for name, node in sample_nodes(trace).items():
+        frames = [frame for frame in plate_frames(node) if frame.dim >= -nesting]
+        kind = kind_of(node)
+        fn: Any = node["fn"]
         density = torch.zeros((), device=node["value"].device)
         if densities:
             density = scale_and_mask(node["unscaled_log_prob"], mask=node["mask"])
-        event_dim = event_dims.get(name, fn.event_dim)
         base = fn
         while hasattr(base, "base_dist"):
             base = base.base_dist
-
         plates = {frame.dim: frame.size for frame in frames}
-        values = _axes(node["value"], event_dim, plates, max_plate_nesting, draws)
-        log_density = _axes(density, 0, plates, max_plate_nesting, draws)
+        event_dim = cast("int", layout.event_dims.get(name, fn.event_dim))
+        values = _as_draws(node["value"], event_dim, plates, nesting, draws)
+        log_density = _as_draws(density, 0, plates, nesting, draws)
         if values is None or log_density is None:
             raise ValueError(
-                f"site {name!r} has not the axes of its plates and {draws} draws: "
+                f"site {name!r} must have the axes of its plates and {draws} draws, got "
                 f"{tuple(node['value'].shape)}."
             )
         sites[name] = Site(
@@ -190,17 +275,17 @@ def read(
 
 
 def closed_form_kl(
-    guide_trace: Trace, model_trace: Trace, name: str, site: Site, nesting: int
+    guide_trace: Trace, model_trace: Trace, site: Site, nesting: int
 ) -> np.ndarray | None:
-    """KL(q || p) in nats at a site of the guide, `(draw, *plates)`; None where it has no closed form.
+    """KL(q || p) in nats at a site of the guide, `(draw, *plates)`; None without a closed form.
 
-    None, too, for a point, for a site that is masked, that the model lacks or computes, and for one in
-    other plates than the model's.
+    Also None for a point mass, for a site that is masked, that the model lacks or computes, and for one
+    in other plates than the model's.
     """
-    guide, model = (nodes_of(trace).get(name) for trace in (guide_trace, model_trace))
+    guide, model = (sample_nodes(trace).get(site.name) for trace in (guide_trace, model_trace))
     if guide is None or model is None or site.is_point or kind_of(model) != "latent":
         return None
-    plates = [{frame.dim: frame.size for frame in frames_of(node)} for node in (guide, model)]
+    plates = [{frame.dim: frame.size for frame in plate_frames(node)} for node in (guide, model)]
     if plates[0] != plates[1] or guide["mask"] is not None or model["mask"] is not None:
         return None
     try:
@@ -208,11 +293,11 @@ def closed_form_kl(
     except NotImplementedError:
         return None
     inside = {dim: size for dim, size in plates[0].items() if dim >= -nesting}
-    found = _axes(kl, 0, inside, nesting, len(site.values))
-    return None if found is None else found.astype(np.float64)
+    values = _as_draws(kl, 0, inside, nesting, len(site.values))
+    return None if values is None else values.astype(np.float64)
 
 
-def _axes(
+def _as_draws(
     tensor: Tensor, event_dim: int, plates: Mapping[int, int], nesting: int, draws: int
 ) -> np.ndarray | None:
     """A tensor as `(draw, *plates, *event)`; None if it has other axes."""
@@ -229,8 +314,11 @@ def _axes(
     return tensor.cpu().numpy().reshape(draws, *(plates[dim] for dim in sorted(plates)), *event)
 
 
-class _Free(Messenger):
-    """Draws observed sites from their distributions, and leaves computed ones and factors alone."""
+# ---- programs with other values ---------------------------------------------------------------
+
+
+class _Uncondition(Messenger):
+    """Draws observed sites from their distributions, except computed ones and factors."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if (
@@ -244,21 +332,21 @@ class _Free(Messenger):
             msg["done"] = False
 
 
-def unconditioned(model: Callable[..., Any]) -> Callable[..., Any]:
-    """The model with its observed sites free: they are drawn, whatever it is called with.
+def unconditioned(model: Program) -> Program:
+    """The model with its observed sites drawn, whatever it is called with.
 
-    Deterministic sites stay computed. `poutine.uncondition` would draw them too, and give them the
-    axes of the plates around them a second time.
+    Deterministic sites are still computed. `poutine.uncondition` would draw them, too, and add the
+    axes of their plates a second time.
     """
 
     def free(*args: Any, **kwargs: Any) -> Any:
-        with _Free():
+        with _Uncondition():
             return model(*args, **kwargs)
 
     return free
 
 
-def replayed(program: Callable[..., Any], *traces: Trace) -> Callable[..., Any]:
+def replay(program: Program, *traces: Trace) -> Program:
     """The program with the latent values and the subsamples of traces, where it has their sites."""
     merged = Trace()
     for trace in traces:

@@ -1,9 +1,9 @@
 """Likelihoods p(x | z).
 
 A likelihood is an `nn.Module` that owns its decoder. `likelihood(z)`, with z `(*batch, latent_dim)`,
-returns a distribution with batch shape `(*batch,)` and the datum's event shape, which has a `mean`.
-It declares in `support` the data it is a density on (binary, unit, real, integers, counts) and asks
-its decoder for as many outputs an element as it needs; `Likelihood` does the latter.
+returns a distribution with batch shape `(*batch,)` and the event shape of the data, which has a
+`mean`. It declares in `support` the data on which the density is defined (binary, unit, real, integers
+or counts) and asks its decoder for the outputs per element that it needs; `Likelihood` does the latter.
 """
 
 from torch import nn
@@ -25,7 +25,9 @@ from pyro_vae.likelihoods.counts import (
     ZeroInflatedNegativeBinomial,
 )
 from pyro_vae.likelihoods.integers import Categorical, DiscretizedLogistic, LogisticMixture
-from pyro_vae.likelihoods.likelihood import Likelihood
+from pyro_vae.likelihoods.likelihood import Likelihood as Likelihood
+from pyro_vae.likelihoods.likelihood import find_units as find_units
+from pyro_vae.likelihoods.likelihood import wrap_encoder as wrap_encoder
 
 LIKELIHOODS: dict[str, type[nn.Module]] = {
     "bernoulli": Bernoulli,
@@ -45,24 +47,3 @@ LIKELIHOODS: dict[str, type[nn.Module]] = {
     "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomial,
     "multinomial": Multinomial,
 }
-
-__all__ = [
-    "LIKELIHOODS",
-    "AutoregressiveBernoulli",
-    "Bernoulli",
-    "Beta",
-    "Categorical",
-    "ContinuousBernoulli",
-    "DiscretizedLogistic",
-    "Laplace",
-    "Likelihood",
-    "LogisticMixture",
-    "LogitNormal",
-    "LowRankNormal",
-    "Multinomial",
-    "NegativeBinomial",
-    "Normal",
-    "Poisson",
-    "StudentT",
-    "ZeroInflatedNegativeBinomial",
-]

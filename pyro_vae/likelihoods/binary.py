@@ -17,7 +17,7 @@ class Bernoulli(Likelihood):
     """p(x | z) = prod_i Bernoulli(x_i | sigmoid(f_i(z))), for x in {0, 1}.
 
     Args:
-        event_shape: The shape of a datum.
+        event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
 
     References:
@@ -35,15 +35,15 @@ class Bernoulli(Likelihood):
 class AutoregressiveBernoulli(Likelihood):
     """p(x | z) = prod_i Bernoulli(x_i | sigmoid(f_i(z) + g_i(x_<i, f(z)))), for x in {0, 1}.
 
-    g is a masked perceptron over the elements in row-major order, which has f(z) as context too, so
-    that z moves each element and how it depends on those before. Such a decoder can model the data
-    alone: where it does, z is ignored and KL(q(z | x) || p(z)) goes to 0, the better the network the
-    sooner. A small `hidden`, free bits or a beta below 1 keep z in use.
+    g is a masked perceptron over the elements in row-major order with f(z) as context, so that z also
+    changes how an element depends on those before. Such a decoder can model the data alone: then z is
+    ignored and KL(q(z | x) || p(z)) goes to 0, the sooner the better the network. A small `hidden`, free
+    bits or a beta below 1 keep z in use.
 
     `mean` is not E[x | z], which has no closed form, but a pass with probabilities in place of draws.
 
     Args:
-        event_shape: The shape of a datum.
+        event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
         hidden: The number of hidden units of g.
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import pyro.distributions as dist
 import torch
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vae import distributions
+from pyro_vae.checks import check_at_least, check_choice, check_positive
 from pyro_vae.data import Units
-from pyro_vae.distributions.ranges import CONCENTRATIONS, check_positive
-from pyro_vae.likelihoods.likelihood import Likelihood
-from pyro_vae.likelihoods.location_scale import LocationScale, ScaleKind
+from pyro_vae.distributions.ranges import CONCENTRATIONS
+from pyro_vae.likelihoods.likelihood import Likelihood, LocationScale, ScaleKind
 from pyro_vae.networks import NetworkFactory
 
 Precision = Literal["learned", "element", "decoded"]
 Factor = Literal["learned", "decoded"]
 # A floor under both concentrations of a Beta, whose log Gamma is infinite at 0.
 _MINIMUM_CONCENTRATION = 1e-2
-# Degrees of freedom are between 2, where the variance ends, and 100, a normal but for its far tails.
+# Degrees of freedom are between 2, below which there is no variance, and 100, nearly a normal.
 _DEGREES = (2.0, 100.0)
 
 
@@ -31,7 +31,7 @@ class ContinuousBernoulli(Likelihood):
     The Bernoulli's formula with the constant C that makes it a density on [0, 1].
 
     Args:
-        event_shape: The shape of a datum.
+        event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
 
     References:
@@ -48,17 +48,17 @@ class ContinuousBernoulli(Likelihood):
 class Beta(Likelihood):
     """p(x | z) = prod_i Beta(x_i | m_i n_i, (1 - m_i) n_i), m = sigmoid(f(z)), for x in [0, 1].
 
-    m is the mean, and m (1 - m) / (1 + n) the variance, but for a floor of 0.01 under the two
-    concentrations. A Beta has density 0 or infinity at 0 and 1: values within 1e-6 of an end have the
-    density there. Where many values are exactly 0 or 1, that rewards a mean at the end without
-    measure: dequantise such data.
+    m is the mean, and m (1 - m) / (1 + n) the variance, except for a floor of 0.01 under the two
+    concentrations. A Beta has density 0 or infinity at 0 and 1: values within 1e-6 of an end get the
+    density there. If many values are exactly 0 or 1, this rewards a mean at the end without limit:
+    dequantise such data.
 
     Args:
-        event_shape: The shape of a datum.
+        event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
-        precision: What n is: one number "learned" for all elements; one learned number an "element";
+        precision: What n is: one number "learned" for all elements; one learned number per "element";
             or "decoded", a second output of the decoder.
-        initial_precision: n at the start.
+        initial_precision: n at initialisation.
 
     Raises:
         ValueError: If `precision` is unknown, or `initial_precision` not above 0 and finite.
@@ -77,12 +77,9 @@ class Beta(Likelihood):
         precision: Precision = "learned",
         initial_precision: float = 5.0,
     ) -> None:
-        if precision not in get_args(Precision):
-            raise ValueError(
-                f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}."
-            )
-        check_positive("initial_precision", initial_precision, CONCENTRATIONS)
-        # First: the decoder is asked for so many.
+        check_choice(Precision, precision=precision)
+        check_positive(CONCENTRATIONS, initial_precision=initial_precision)
+        # Before the decoder is built, which needs the number.
         self.outputs_per_element = 1 + (precision == "decoded")
         super().__init__(event_shape, decoder)
         shape = self.event_shape if precision == "element" else ()
@@ -92,8 +89,7 @@ class Beta(Likelihood):
 
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
         logits, *rest = self.outputs(z)
-        raw = self.raw_precision + rest[0] if rest else self.raw_precision
-        precision = F.softplus(raw)
+        precision = F.softplus(self.raw_precision + rest[0] if rest else self.raw_precision)
         return distributions.Beta(
             precision * torch.sigmoid(logits) + _MINIMUM_CONCENTRATION,
             precision * torch.sigmoid(-logits) + _MINIMUM_CONCENTRATION,
@@ -103,14 +99,14 @@ class Beta(Likelihood):
 class LogitNormal(LocationScale):
     """p(x | z): logit x_i ~ N(f_i(z), sigma_i^2), for x in [0, 1].
 
-    Values within 1e-6 of 0 and 1, whose logit is infinite at the end, have the density there.
+    Values within 1e-6 of 0 and 1, where the logit is infinite, get the density at that distance.
 
     Args:
-        event_shape: The shape of a datum.
+        event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
         scale: What sigma is: "fixed" at `initial_scale`; one number "learned" for all elements; one
-            learned number an "element"; or "decoded", a second output of the decoder.
-        initial_scale: sigma at the start, in the unit of logits.
+            learned number per "element"; or "decoded", a second output of the decoder.
+        initial_scale: sigma at initialisation, in units of logits.
         minimum_scale: A floor under a sigma that is not fixed.
 
     Raises:
@@ -134,7 +130,7 @@ class LogitNormal(LocationScale):
         super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale)
 
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
-        loc, scale, _ = self.parameters_of(z)
+        loc, scale, _ = self.loc_and_scale(z)
         return distributions.LogitNormal(loc, scale).to_event(self.event_dim)
 
 
@@ -142,15 +138,15 @@ class Normal(LocationScale):
     """p(x | z) = prod_i N(x_i | f_i(z), sigma_i^2), for real x.
 
     Args:
-        event_shape: The shape of a datum.
+        event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
         scale: What sigma is: "fixed" at `initial_scale`; one number "learned" for all elements; one
-            learned number an "element"; "decoded", a second output of the decoder; or "auto", an
+            learned number per "element"; "decoded", a second output of the decoder; or "auto", which is
             "element" for data of one axis and "learned" for images and series.
-        initial_scale: sigma at the start, in units of the data's spread (see `Units`).
+        initial_scale: sigma at initialisation, in units of the data's spread (see `Units`).
         minimum_scale: A floor under a sigma that is not fixed. Without one the density of an element
-            that never varies (the corner of an image) grows without bound. The data's resolution comes
-            on top.
+            that never varies (the corner of an image) grows without bound. The data's resolution is
+            added.
         units: The units of the data.
 
     Raises:
@@ -176,7 +172,7 @@ class Normal(LocationScale):
         super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale, units)
 
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
-        loc, scale, _ = self.parameters_of(z)
+        loc, scale, _ = self.loc_and_scale(z)
         return dist.Normal(loc, scale).to_event(self.event_dim)
 
 
@@ -184,12 +180,12 @@ class Laplace(LocationScale):
     """p(x | z) = prod_i Laplace(x_i | f_i(z), b_i), for real x: absolute errors instead of squared ones.
 
     Args:
-        event_shape: The shape of a datum.
+        event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
-        scale: What b is: "fixed" at `initial_scale`; one number "learned" for all elements; one
-            learned number an "element"; "decoded", a second output of the decoder; or "auto", an
+        scale: What b is: "fixed" at `initial_scale`; one number "learned" for all elements; one learned
+            number per "element"; "decoded", a second output of the decoder; or "auto", which is
             "element" for data of one axis and "learned" for images and series.
-        initial_scale: b at the start, in units of the data's spread (see `Units`).
+        initial_scale: b at initialisation, in units of the data's spread (see `Units`).
         minimum_scale: A floor under a b that is not fixed.
         units: The units of the data.
 
@@ -199,19 +195,8 @@ class Laplace(LocationScale):
 
     support: ClassVar[str] = "real"
 
-    def __init__(
-        self,
-        event_shape: Sequence[int],
-        decoder: NetworkFactory,
-        scale: ScaleKind = "auto",
-        initial_scale: float = 0.2,
-        minimum_scale: float = 1e-2,
-        units: Units | None = None,
-    ) -> None:
-        super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale, units)
-
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
-        loc, scale, _ = self.parameters_of(z)
+        loc, scale, _ = self.loc_and_scale(z)
         return dist.Laplace(loc, scale).to_event(self.event_dim)
 
 
@@ -221,14 +206,14 @@ class StudentT(LocationScale):
     The degrees of freedom nu are one learned number, between 2 and 100.
 
     Args:
-        event_shape: The shape of a datum.
+        event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
-        scale: What s is: "fixed" at `initial_scale`; one number "learned" for all elements; one
-            learned number an "element"; "decoded", a second output of the decoder; or "auto", an
+        scale: What s is: "fixed" at `initial_scale`; one number "learned" for all elements; one learned
+            number per "element"; "decoded", a second output of the decoder; or "auto", which is
             "element" for data of one axis and "learned" for images and series.
-        initial_scale: s at the start, in units of the data's spread (see `Units`).
-        minimum_scale: A floor under a s that is not fixed.
-        initial_df: nu at the start.
+        initial_scale: s at initialisation, in units of the data's spread (see `Units`).
+        minimum_scale: A floor under an s that is not fixed.
+        initial_df: nu at initialisation.
         units: The units of the data.
 
     Raises:
@@ -260,7 +245,7 @@ class StudentT(LocationScale):
         self.raw_df = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
 
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
-        loc, scale, _ = self.parameters_of(z)
+        loc, scale, _ = self.loc_and_scale(z)
         low, high = _DEGREES
         df = low + (high - low) * torch.sigmoid(self.raw_df)
         return dist.StudentT(df, loc, scale).to_event(self.event_dim)
@@ -269,18 +254,19 @@ class StudentT(LocationScale):
 class LowRankNormal(LocationScale):
     """p(x | z) = N(x | f(z), W W^T + diag(sigma^2)), for real x with correlated elements.
 
-    Neighbouring pixels err together: a draw is a picture with soft errors in place of white noise.
+    Errors of neighbouring pixels are correlated, so a draw looks like an image with smooth errors
+    instead of white noise.
 
     Args:
-        event_shape: The shape of a datum.
+        event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
         rank: The number of columns of W.
-        factor: What W is: "learned", one matrix for all z, or "decoded", so many further outputs of
-            the decoder an element, each bounded by 10 in units of the spread.
+        factor: What W is: "learned", one matrix for all z, or "decoded", `rank` further outputs of the
+            decoder per element, each bounded by 10 in units of the spread.
         scale: What sigma is: "fixed" at `initial_scale`; one number "learned" for all elements; one
-            learned number an "element"; "decoded", a second output of the decoder; or "auto", an
+            learned number per "element"; "decoded", a second output of the decoder; or "auto", which is
             "element" for data of one axis and "learned" for images and series.
-        initial_scale: sigma at the start, in units of the data's spread (see `Units`).
+        initial_scale: sigma at initialisation, in units of the data's spread (see `Units`).
         minimum_scale: A floor under a sigma that is not fixed.
         units: The units of the data.
 
@@ -307,23 +293,19 @@ class LowRankNormal(LocationScale):
         minimum_scale: float = 1e-2,
         units: Units | None = None,
     ) -> None:
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, got {rank}.")
-        if factor not in get_args(Factor):
-            raise ValueError(
-                f"factor must be one of {', '.join(get_args(Factor))}, got {factor!r}."
-            )
-        # Before the rest: the decoder is asked for so many.
+        check_at_least(1, rank=rank)
+        check_choice(Factor, factor=factor)
+        # Before the decoder is built, which needs the number.
         self.further_outputs = rank if factor == "decoded" else 0
         super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale, units)
         if factor == "learned":
-            # Small: which direction is correlated is for the data to say, and at 0 they are all alike.
+            # Small but not 0, where all directions would have the same gradient.
             elements = math.prod(self.event_shape)
             start = initial_scale / math.sqrt(rank) * torch.randn(elements, rank)
             self.factor = nn.Parameter(0.1 * start)
 
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
-        loc, scale, further = self.parameters_of(z)
+        loc, scale, further = self.loc_and_scale(z)
         assert self.units is not None
         spread = self.units.spread.expand(self.event_shape)
         if further:
@@ -331,10 +313,10 @@ class LowRankNormal(LocationScale):
             factor = factor.flatten(-1 - self.event_dim, -2)
         else:
             factor = spread.flatten()[:, None] * self.factor
-            if not self.decoded:
+            if self.decoded:
+                factor = factor.expand(*loc.shape[: loc.dim() - self.event_dim], *factor.shape)
+            else:
                 # Neither depends on z: one factorisation for the whole batch.
                 scale = F.softplus(self.raw_scale) + self.minimum_scale
-                scale = self._in_user_units(scale).expand(self.event_shape)
-            else:
-                factor = factor.expand(*loc.shape[: loc.dim() - self.event_dim], *factor.shape)
+                scale = self.scale_in_user_units(scale).expand(self.event_shape)
         return distributions.LowRankNormal(loc, factor, scale, self.event_dim)

@@ -10,17 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_vae import distributions
-from pyro_vae.likelihoods.likelihood import Likelihood
-from pyro_vae.likelihoods.location_scale import LocationScale, ScaleKind
+from pyro_vae.checks import check_at_least
+from pyro_vae.likelihoods.likelihood import Likelihood, LocationScale, ScaleKind
 from pyro_vae.networks import NetworkFactory
 
-# Of the whole range: a logistic this narrow is within one of 256 levels.
+# As a share of the range: a logistic this narrow is within one of 256 levels.
 _MINIMUM_SCALE = 1e-3
-
-
-def _check_levels(levels: int) -> None:
-    if levels < 2:
-        raise ValueError(f"levels must be at least 2, got {levels}.")
 
 
 class DiscretizedLogistic(LocationScale):
@@ -29,12 +24,12 @@ class DiscretizedLogistic(LocationScale):
     m = (levels - 1) (1/2 + f(z)). The lowest level has all the mass below it, the highest all above.
 
     Args:
-        event_shape: The shape of a datum.
+        event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
         levels: The number of levels of the data.
         scale: What s / (levels - 1) is: "fixed" at `initial_scale`; one number "learned" for all
-            elements; one learned number an "element"; or "decoded", a second output of the decoder.
-        initial_scale: s / (levels - 1) at the start.
+            elements; one learned number per "element"; or "decoded", a second output of the decoder.
+        initial_scale: s / (levels - 1) at initialisation.
         minimum_scale: A floor under an s / (levels - 1) that is not fixed.
 
     Raises:
@@ -57,12 +52,12 @@ class DiscretizedLogistic(LocationScale):
         initial_scale: float = 0.1,
         minimum_scale: float = _MINIMUM_SCALE,
     ) -> None:
-        _check_levels(levels)
+        check_at_least(2, levels=levels)
         super().__init__(event_shape, decoder, scale, initial_scale, minimum_scale)
         self.levels = levels
 
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
-        loc, scale, _ = self.parameters_of(z)
+        loc, scale, _ = self.loc_and_scale(z)
         top = self.levels - 1
         return distributions.DiscretizedLogistic(
             top * (0.5 + loc), top * scale, self.levels
@@ -74,10 +69,10 @@ class LogisticMixture(Likelihood):
 
     Everything is decoded. In images of three channels a pixel's red, green and blue share the
     component, and green's location is linear in red, blue's in red and green; otherwise each element
-    has a mixture of its own. `mean` is exact but for the clipping of such moved locations.
+    has its own mixture. `mean` is exact except for the clipping of such moved locations.
 
     Args:
-        event_shape: The shape of a datum, (channels, rows, columns) or any other.
+        event_shape: The shape of a data point, (channels, rows, columns) or any other.
         decoder: Output shape -> network that reads z.
         levels: The number of levels of the data.
         components: The number of logistics in each mixture.
@@ -90,6 +85,7 @@ class LogisticMixture(Likelihood):
     """
 
     support: ClassVar[str] = "integers"
+    start: Tensor
 
     def __init__(
         self,
@@ -98,31 +94,29 @@ class LogisticMixture(Likelihood):
         levels: int,
         components: int = 5,
     ) -> None:
-        _check_levels(levels)
-        if components < 1:
-            raise ValueError(f"components must be at least 1, got {components}.")
+        check_at_least(2, levels=levels)
+        check_at_least(1, components=components)
         self.tied = len(event_shape) == 3 and event_shape[0] == 3
-        # First: the decoder is asked for so many. A pixel's three coefficients take its three channels.
+        # Before the decoder is built, which needs the number. A pixel's three coefficients take the
+        # outputs for its three channels.
         self.outputs_per_element = (4 if self.tied else 3) * components
         super().__init__(event_shape, decoder)
         self.levels = levels
         self.components = components
-        # The components start side by side: from one place they would stay together.
+        # The components start at different locations: from the same one they would stay together.
         start = (torch.arange(components) + 0.5) / components
         start = start.view(components, *[1] * self.event_dim)
         self.register_buffer("start", start, persistent=False)
-
-    start: Tensor
 
     def forward(self, z: Float[Tensor, "*batch latent"]) -> dist.Distribution:
         axis = -1 - self.event_dim
         outputs = self.decoder(z).unflatten(axis, (-1, self.components)).unbind(axis - 1)
         logits, loc, raw_scale = outputs[:3]
-        # 0.1 of the range where the decoder gives 0.
+        # 0.1 of the range where the decoder returns 0.
         scale = F.softplus(raw_scale - 2.25) + _MINIMUM_SCALE
         top = self.levels - 1
         if self.tied:
-            # One number a pixel, whatever the network gives for its channels.
+            # One number per pixel.
             logits = logits.mean(axis + 1, keepdim=True)
         return distributions.LogisticMixture(
             logits,
@@ -138,8 +132,8 @@ class Categorical(Likelihood):
     """p(x_i | z) = softmax(f_i(z)) at x_i, for levels x: their order has to be learned.
 
     Args:
-        event_shape: The shape of a datum.
-        decoder: Output shape -> network f that reads z, which gives `levels` numbers an element.
+        event_shape: The shape of a data point.
+        decoder: Output shape -> network f that reads z, with `levels` outputs per element.
         levels: The number of levels of the data.
 
     Raises:
@@ -153,8 +147,8 @@ class Categorical(Likelihood):
     support: ClassVar[str] = "integers"
 
     def __init__(self, event_shape: Sequence[int], decoder: NetworkFactory, levels: int) -> None:
-        _check_levels(levels)
-        # First: the decoder is asked for so many.
+        check_at_least(2, levels=levels)
+        # Before the decoder is built, which needs the number.
         self.outputs_per_element = levels
         super().__init__(event_shape, decoder)
         self.levels = levels

@@ -1,31 +1,37 @@
 """Encoders and decoders: tensors to tensors, with any leading axes.
 
-A network is a class called with the shape of what it reads and the shape of what it gives::
+A network is a class called with an input and an output shape::
 
     encoder = partial(MLP, event_shape)     # output shape -> network that reads x
     decoder = partial(MLP, (latent_dim,))   # output shape -> network that reads z
 
 A likelihood asks its decoder for `(outputs_per_element, *event_shape)`, a posterior its encoder
 for `(parameters, latent_dim)`. Leading axes (batch, particles) pass through. `mlp` and `gated_mlp`
-take any event, `conv`, `gated_conv` and `resnet` images `(channels, height, width)`, `conv1d` series
+take events of any shape, `conv`, `gated_conv` and `resnet` images `(channels, height, width)`, `conv1d` series
 `(length,)` and `(channels, length)`.
 """
 
 from torch import nn
 
+from pyro_vae.networks.autoregressive import InverseAutoregressiveFlow, MaskedMLP
 from pyro_vae.networks.convolutional import Conv, Conv1d, GatedConv, ResNet
 from pyro_vae.networks.coupling import CouplingFlow
 from pyro_vae.networks.dense import MLP, GatedMLP
-from pyro_vae.networks.inverse_autoregressive import InverseAutoregressiveFlow
-from pyro_vae.networks.layers import Activation
-from pyro_vae.networks.log_scale import LogScale, on_log_scale
-from pyro_vae.networks.masked import MaskedMLP
-from pyro_vae.networks.network import Network, NetworkFactory
+from pyro_vae.networks.network import Activation, Network, NetworkFactory
 from pyro_vae.networks.normalisation import BatchNorm, Norm, Standardised, running_statistics
-from pyro_vae.networks.simplex_scale import SimplexScale, on_simplex_scale
-from pyro_vae.networks.unit_scale import UnitScale, on_unit_scale
-from pyro_vae.networks.unit_vector import unit_vector
-from pyro_vae.networks.user_units import OnUserUnits, UserUnits, on_user_units, user_units
+from pyro_vae.networks.scaling import (
+    LogScale,
+    OnUserUnits,
+    SimplexScale,
+    UnitScale,
+    UserUnits,
+    on_log_scale,
+    on_simplex_scale,
+    on_unit_scale,
+    on_user_units,
+    unit_vector,
+    user_units,
+)
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "mlp": MLP,

@@ -1,4 +1,4 @@
-"""Convolutional networks: images and series of any size that halves often enough, and back to that size."""
+"""Convolutional networks for images and series of any size that can be halved at each stage."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,19 +9,19 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pyro_vae.networks.layers import Activation, Layer, activation_function, gate
-from pyro_vae.networks.network import Network
+from pyro_vae.checks import check_at_least
+from pyro_vae.networks.network import Activation, Layer, Network, activation_function, gate
 from pyro_vae.networks.normalisation import Norm, normalisation
 
 
 class _Convolutional(Network):
-    """An encoder halves an image or a series at each of its stages; a decoder is its mirror image.
+    """An encoder halves an image or a series at each of its stages; a decoder mirrors it. Abstract.
 
-    Encoder: image, stages, a dense layer, a linear head. Decoder: z, two dense layers, stages, of
-    which the last is the linear head. `refine` gives what follows each change of size.
+    Encoder: image, stages, a dense layer, a linear head. Decoder: z, two dense layers, stages, the last
+    of which is the linear head. `refine` gives the layers after each change of size.
     """
 
-    # The convolution, its transpose, and the number of axes that they go along.
+    # The convolution, its transpose, and the number of their axes.
     down: ClassVar[type[nn.Module]] = nn.Conv2d
     up: ClassVar[type[nn.Module]] = nn.ConvTranspose2d
     axes: ClassVar[int] = 2
@@ -41,11 +41,9 @@ class _Convolutional(Network):
             raise ValueError(
                 f"channels must name at least one stage, each of at least 1, got {list(channels)}."
             )
-        if kernel < 3:
-            # A kernel of 2 leaves out the last row of an odd size.
-            raise ValueError(f"kernel must be at least 3, got {kernel}.")
-        if hidden < 1:
-            raise ValueError(f"hidden must be at least 1, got {hidden}.")
+        # A kernel of 2 skips the last row of an odd size.
+        check_at_least(3, kernel=kernel)
+        check_at_least(1, hidden=hidden)
         encodes = self._encodes(tuple(input_shape), tuple(output_shape))
         event = tuple(input_shape if encodes else output_shape[1:])
         sides = event[-self.axes :]
@@ -75,11 +73,11 @@ class _Convolutional(Network):
 
     @classmethod
     def _encodes(cls, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> bool:
-        """Whether the network reads data, and does not give them."""
+        """Whether the network is an encoder."""
         encodes = len(input_shape) == 3
         if not encodes and len(output_shape) != 4:
             raise ValueError(
-                f"{cls.__name__} reads an image (channels, height, width) or gives "
+                f"{cls.__name__} reads an image (channels, height, width) or returns "
                 f"(outputs, channels, height, width), got {input_shape} to {output_shape}; for data of "
                 "other shapes use mlp or gated_mlp, and for series conv1d."
             )
@@ -106,8 +104,8 @@ class _Convolutional(Network):
     def _up(
         cls, kernel: int, size: tuple[int, ...], wanted: tuple[int, ...]
     ) -> Callable[..., nn.Module]:
-        """The transposed convolution from a halved size back to the one it came from."""
-        # Two sizes halve to the same one: what tells them apart is a row or column at the end.
+        """The transposed convolution from a halved size back to the original one."""
+        # Two sizes halve to the same one: they differ by a row or column at the end.
         ends = tuple(full - 2 * half + kernel % 2 for half, full in zip(size, wanted, strict=True))
         return partial(
             cls.up,
@@ -126,24 +124,24 @@ def _halved(side: int, kernel: int) -> int:
 class Conv(_Convolutional):
     """Strided convolutions and a dense layer; a decoder mirrors them with transposed convolutions.
 
-    Each stage halves the image: with three, 28 x 28 becomes 14, 7 and 3. Odd sizes come back exactly.
-    A kernel that is even, and so divided by the stride, avoids the checkerboard of one that is not.
+    Each stage halves the image: with three, 28 x 28 becomes 14, 7 and 3. Odd sizes are restored exactly.
+    An even kernel is divisible by the stride, which avoids checkerboard artefacts.
 
     Args:
-        input_shape: The shape of what it reads, leading axes apart: an image
+        input_shape: The shape of the input, without leading axes: an image
             `(channels, height, width)`, or a decoder's `(latent_dim,)`.
-        output_shape: The shape of what it gives: a decoder's is
+        output_shape: The shape of the output: a decoder's is
             `(outputs_per_element, channels, height, width)`.
         channels: The number of channels of each stage, from the image inwards. The image's sides
-            must be at least 2 to the number of stages. For 64 pixels a side take four.
+            must be at least 2 to the number of stages. For 64 pixels a side use four.
         kernel: The side of the kernels, at least 3.
         hidden: The width of the dense layer.
         activation: The elementwise nonlinearity.
-        norm: Normalisation over the batch, over a datum's channels and positions, or none.
+        norm: Normalisation over the batch, over an example's channels and positions, or none.
 
     Raises:
-        ValueError: If neither shape is an image's, the image is too small for so many stages, or an
-            option is out of its range.
+        ValueError: If neither shape is that of an image, the image is too small for the number of stages,
+            or an option is out of its range.
 
     References:
         Striving for Simplicity: The All Convolutional Net (Springenberg et al., 2015),
@@ -169,25 +167,25 @@ class Conv(_Convolutional):
 class Conv1d(_Convolutional):
     """Strided convolutions along the last axis, and a dense layer: for series and spectra.
 
-    A datum is a series `(length,)` or `(channels, length)`; any axes before the last are channels. Each
-    stage halves the length: with three, 128 becomes 64, 32 and 16. Odd lengths come back exactly.
+    An example is a series `(length,)` or `(channels, length)`; axes before the last are channels. Each
+    stage halves the length: with three, 128 becomes 64, 32 and 16. Odd lengths are restored exactly.
 
-    A series `(length,)` and a code `(latent_dim,)` have one axis each: the network reads the series
-    where what it reads is longer than what it gives.
+    A series `(length,)` and a code `(latent_dim,)` both have one axis: the network is an encoder if its
+    input is longer than its output.
 
     Args:
-        input_shape: The shape of what it reads, leading axes apart: a series, or a decoder's
+        input_shape: The shape of the input, without leading axes: a series, or a decoder's
             `(latent_dim,)`.
-        output_shape: The shape of what it gives: a decoder's is `(outputs_per_element, *series)`.
+        output_shape: The shape of the output: a decoder's is `(outputs_per_element, *series)`.
         channels: The number of channels of each stage, from the series inwards. The length must be
             at least 2 to the number of stages.
         kernel: The length of the kernels, at least 3.
         hidden: The width of the dense layer.
         activation: The elementwise nonlinearity.
-        norm: Normalisation over the batch, over a datum's channels and positions, or none.
+        norm: Normalisation over the batch, over an example's channels and positions, or none.
 
     Raises:
-        ValueError: If the series is too short for so many stages, or an option is out of its range.
+        ValueError: If the series is too short for the number of stages, or an option is out of its range.
 
     References:
         An Empirical Evaluation of Generic Convolutional and Recurrent Networks for Sequence Modeling
@@ -221,18 +219,18 @@ class Conv1d(_Convolutional):
 
 
 class GatedConv(_Convolutional):
-    """As `Conv`, each layer gated: h <- a * sigmoid(g), with (a, g) the two halves of its channels.
+    """`Conv` with gated layers: h <- a * sigmoid(g), with (a, g) the two halves of the channels.
 
     Args:
-        input_shape: The shape of what it reads, leading axes apart: an image
+        input_shape: The shape of the input, without leading axes: an image
             `(channels, height, width)`, or a decoder's `(latent_dim,)`.
-        output_shape: The shape of what it gives: a decoder's is
+        output_shape: The shape of the output: a decoder's is
             `(outputs_per_element, channels, height, width)`.
         channels: The number of channels of each stage, from the image inwards. The image's sides
             must be at least 2 to the number of stages.
         kernel: The side of the kernels, at least 3.
         hidden: The width of the dense layer.
-        norm: Normalisation over the batch, over a datum's channels and positions, or none.
+        norm: Normalisation over the batch, over an example's channels and positions, or none.
 
     Raises:
         ValueError: As `Conv`.
@@ -258,12 +256,12 @@ class GatedConv(_Convolutional):
 
 
 class ResNet(_Convolutional):
-    """As `Conv`, with residual blocks at each size: h <- h + C activation(norm(C activation(norm(h)))).
+    """`Conv` with residual blocks at each size: h <- h + C activation(norm(C activation(norm(h)))).
 
     Args:
-        input_shape: The shape of what it reads, leading axes apart: an image
+        input_shape: The shape of the input, without leading axes: an image
             `(channels, height, width)`, or a decoder's `(latent_dim,)`.
-        output_shape: The shape of what it gives: a decoder's is
+        output_shape: The shape of the output: a decoder's is
             `(outputs_per_element, channels, height, width)`.
         channels: The number of channels of each stage, from the image inwards. The image's sides
             must be at least 2 to the number of stages.
@@ -271,7 +269,7 @@ class ResNet(_Convolutional):
         kernel: The side of the kernels that change the size, at least 3. Those of the blocks are 3.
         hidden: The width of the dense layer.
         activation: The elementwise nonlinearity.
-        norm: Normalisation over the batch, over a datum's channels and positions, or none.
+        norm: Normalisation over the batch, over an example's channels and positions, or none.
 
     Raises:
         ValueError: As `Conv`, and if `blocks` is below 1.
@@ -292,8 +290,7 @@ class ResNet(_Convolutional):
         activation: Activation = "relu",
         norm: Norm = "none",
     ) -> None:
-        if blocks < 1:
-            raise ValueError(f"blocks must be at least 1, got {blocks}.")
+        check_at_least(1, blocks=blocks)
         nonlinearity = activation_function(activation)
         super().__init__(
             *(input_shape, output_shape, channels, kernel, hidden, norm),

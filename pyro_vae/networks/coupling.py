@@ -1,4 +1,4 @@
-"""Affine coupling layers: an invertible map both of whose directions are one pass."""
+"""Affine coupling flows: invertible maps whose two directions take one pass each."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,11 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pyro_vae.checks import check_at_least, check_positive
+
 
 class _Coupling(nn.Module):
     """y_a = u_a, y_b = u_b exp(s(u_a, h)) + t(u_a, h), s within +-bound by a tanh.
 
-    Starts as the identity: the last layer is zero.
+    It starts as the identity: the last layer is zero.
     """
 
     def __init__(
@@ -30,7 +32,7 @@ class _Coupling(nn.Module):
         nn.init.zeros_(last.bias)
         self.rest = nn.Sequential(*layers, last)
 
-    def _parameters_of(self, a: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _log_scale_and_shift(self, a: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         h = self.first(a if self.kept else a.new_zeros(*a.shape[:-1], 1))
         if self.of_context is not None:
             h = h + self.of_context(context)
@@ -39,22 +41,22 @@ class _Coupling(nn.Module):
 
     def forward(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         a, b = u.split((self.kept, self.moved), -1)
-        log_scale, shift = self._parameters_of(a, context)
+        log_scale, shift = self._log_scale_and_shift(a, context)
         b = b * log_scale.exp() + shift
         return torch.cat([a.expand(*b.shape[:-1], -1), b], -1), log_scale.sum(-1)
 
     def inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         a, b = y.split((self.kept, self.moved), -1)
-        log_scale, shift = self._parameters_of(a, context)
+        log_scale, shift = self._log_scale_and_shift(a, context)
         b = (b - shift) * (-log_scale).exp()
         return torch.cat([a.expand(*b.shape[:-1], -1), b], -1), log_scale.sum(-1)
 
 
 class CouplingFlow(nn.Module):
-    """f = f_L o ... o f_1, affine couplings, between which the coordinates change places.
+    """f = f_L o ... o f_1, affine couplings with permutations of the coordinates in between.
 
-    The couplings come in pairs that move one half of the coordinates given the other and the other
-    given the one; each pair halves them anew, at random. At the start f is the identity.
+    Each pair of couplings halves the coordinates at random and moves each half given the other. At
+    initialisation f is the identity.
 
     Args:
         dim: The number of coordinates. With 1 the map is affine.
@@ -83,23 +85,19 @@ class CouplingFlow(nn.Module):
         bound: float = 2.0,
     ) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"latent_dim must be at least 1, got {dim}.")
-        if couplings < 1:
-            raise ValueError(f"couplings must be at least 1, got {couplings}.")
+        check_at_least(1, latent_dim=dim, couplings=couplings)
         check_hidden(hidden)
-        if not 0 < bound < float("inf"):
-            raise ValueError(f"bound must be above 0 and finite, got {bound}.")
+        check_positive(bound=bound)
         halves = dim // 2, dim - dim // 2
         self.couplings = nn.ModuleList()
         orders = []
         for i in range(couplings):
-            # A coupling moves its last coordinates: the second of a pair has the order turned round.
+            # A coupling moves its last coordinates; the second of a pair swaps the halves.
             kept, moved = halves if i % 2 == 0 or dim == 1 else halves[::-1]
             order = torch.randperm(dim) if i % 2 == 0 else orders[-1].roll(-(dim // 2))
             orders.append(order)
             self.couplings.append(_Coupling(kept, moved, hidden, context, bound))
-        # Buffers: a checkpoint holds them.
+        # Persistent buffers: they are random, so a checkpoint must hold them.
         self.register_buffer("orders", torch.stack(orders))
         self.register_buffer("places", torch.stack(orders).argsort(-1))
 
@@ -127,6 +125,10 @@ class CouplingFlow(nn.Module):
 
 
 def check_hidden(hidden: Sequence[int]) -> None:
-    """Make sure that there is a hidden layer and that none is empty."""
+    """Check that there is a hidden layer and that none is empty.
+
+    Raises:
+        ValueError: If not.
+    """
     if not hidden or min(hidden) < 1:
         raise ValueError(f"hidden must be one or more widths of at least 1, got {list(hidden)}.")

@@ -1,4 +1,4 @@
-"""Perceptrons: networks for events of any shape."""
+"""Multilayer perceptrons, for events of any shape."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,31 +6,32 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pyro_vae.networks.layers import Activation, Layer, activation_function, gate
-from pyro_vae.networks.network import Network
+from pyro_vae.networks.network import Activation, Layer, Network, activation_function, gate
 from pyro_vae.networks.normalisation import Norm
 
-# With fewer training rows than this, hidden layers are by default so wide, and training is longer.
+# Below this number of training rows, hidden layers are narrow by default, and training is longer.
 FEW_ROWS = 1000
 SMALL_WIDTH = 100
 
 
 class _Dense(Network):
-    """Dense hidden layers and a linear head, on the flattened event."""
+    """Dense hidden layers and a linear head, on the flattened event. Abstract."""
+
+    # The hidden widths by default.
+    default: Sequence[int] = ()
 
     def __init__(
         self,
         input_shape: Sequence[int],
         output_shape: Sequence[int],
         hidden: Sequence[int] | None,
-        default: Sequence[int],
+        norm: Norm,
         train_size: int | None,
         nonlinearity: Callable[[Tensor], Tensor],
-        norm: Norm,
     ) -> None:
         if hidden is None:
             few = train_size is not None and train_size < FEW_ROWS
-            hidden = [SMALL_WIDTH] * len(default) if few else default
+            hidden = [SMALL_WIDTH] * len(self.default) if few else self.default
         if any(width < 1 for width in hidden):
             raise ValueError(f"hidden sizes must be at least 1, got {list(hidden)}.")
         widths = [math.prod(input_shape), *hidden]
@@ -46,8 +47,8 @@ class MLP(_Dense):
     """A multilayer perceptron: h <- activation(norm(W h + b)) for each hidden layer, a linear head.
 
     Args:
-        input_shape: The shape of what it reads, leading axes apart.
-        output_shape: The shape of what it gives, leading axes apart.
+        input_shape: The shape of the input, without leading axes.
+        output_shape: The shape of the output, without leading axes.
         hidden: The width of each hidden layer; None for one of 400, or of 100 for fewer than 1,000 training
             rows.
         activation: The elementwise nonlinearity.
@@ -57,6 +58,8 @@ class MLP(_Dense):
     Raises:
         ValueError: If a width is below 1, or the activation or the normalisation is unknown.
     """
+
+    default = (400,)
 
     def __init__(
         self,
@@ -68,15 +71,15 @@ class MLP(_Dense):
         train_size: int | None = None,
     ) -> None:
         nonlinearity = activation_function(activation)
-        super().__init__(input_shape, output_shape, hidden, (400,), train_size, nonlinearity, norm)
+        super().__init__(input_shape, output_shape, hidden, norm, train_size, nonlinearity)
 
 
 class GatedMLP(_Dense):
     """A perceptron of gated layers: h <- a * sigmoid(g), (a, g) = norm(W h + b), a linear head.
 
     Args:
-        input_shape: The shape of what it reads, leading axes apart.
-        output_shape: The shape of what it gives, leading axes apart.
+        input_shape: The shape of the input, without leading axes.
+        output_shape: The shape of the output, without leading axes.
         hidden: The width of each hidden layer; None for two of 300, or of 100 for fewer than 1,000 training
             rows.
         norm: Normalisation over the batch, over a layer's units, or none.
@@ -91,6 +94,8 @@ class GatedMLP(_Dense):
         https://arxiv.org/abs/1705.07120
     """
 
+    default = (300, 300)
+
     def __init__(
         self,
         input_shape: Sequence[int],
@@ -99,4 +104,4 @@ class GatedMLP(_Dense):
         norm: Norm = "none",
         train_size: int | None = None,
     ) -> None:
-        super().__init__(input_shape, output_shape, hidden, (300, 300), train_size, gate, norm)
+        super().__init__(input_shape, output_shape, hidden, norm, train_size, gate)

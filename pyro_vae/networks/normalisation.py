@@ -1,26 +1,26 @@
-"""Batch and layer normalisation, and which statistics are used when."""
+"""Batch and layer normalisation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_vae.checks import check_choice
+
 Norm = Literal["none", "batch", "layer"]
 
 
 class _BatchStatistics(nn.Module):
-    """A mean and a variance of each feature, of the batches seen so far: the running statistics.
+    """Running statistics: the mean and the variance of each feature over the batches so far. Abstract.
 
-    Abstract: a layer says what it does with them, and moves them.
-
-    They are the plain mean of the first batches' and, once that gives a batch less weight than
-    `momentum`, move by `momentum`: they are those of data from the first step on. torch's start at
-    0 and 1 and hold a part of that for dozens of steps. A batch whose statistics are not finite
-    leaves no mark, as its step leaves none on the parameters.
+    They are the plain average of the first batches and, once a new batch would weigh less than
+    `momentum`, an exponential moving average, so that they describe the data from the first step on.
+    torch's start at 0 and 1, which still count after dozens of steps. A batch whose statistics are not
+    finite is skipped, as its optimizer step is.
 
     Args:
         features: The number of features.
@@ -52,13 +52,13 @@ class _BatchStatistics(nn.Module):
 class BatchNorm(_BatchStatistics):
     """gamma (h - m) / sqrt(v + eps) + beta, with a mean m and a variance v for each feature.
 
-    Features are axis 1. Which statistics m and v are:
+    Features are axis 1. m and v are:
 
-    - in training, those of the batch, over every other axis: data, particles and positions alike;
-      the running statistics move towards them;
-    - in evaluation, the running statistics, so that a bound does not depend on a datum's company;
-    - in training, too, the running statistics where there is but one value a feature (one datum
-      in a dense layer), which has no variance, and inside `running_statistics`. They do not move.
+    - in training, the statistics of the batch over all other axes (data, particles and positions), with
+      which the running statistics are updated;
+    - in evaluation, the running statistics, so that a bound does not depend on the other examples;
+    - in training with a single value per feature (one example in a dense layer), which has no
+      variance, or inside `running_statistics`: the running statistics, without an update.
 
     Args:
         features: The length of axis 1.
@@ -80,7 +80,7 @@ class BatchNorm(_BatchStatistics):
     ) -> Float[Tensor, " n features *positions"]:
         affine = {"weight": self.weight, "bias": self.bias, "eps": self.eps}
         if not self.training or h.numel() // h.shape[1] < 2:
-            # Copies: backward reads them, and the next batch may have moved the buffers by then.
+            # Copies: the next batch may change the buffers before backward reads them.
             mean, variance = self.running_mean.clone(), self.running_var.clone()
             return F.batch_norm(h, mean, variance, **affine)
         mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
@@ -91,15 +91,14 @@ class BatchNorm(_BatchStatistics):
 
 
 class Standardised(_BatchStatistics):
-    """(h - m) / sqrt(v): in a batch each feature has mean 0 and variance 1 exactly, however small v is.
+    """(h - m) / sqrt(v): in a batch each feature has exactly mean 0 and variance 1, however small v is.
 
-    `BatchNorm` divides by sqrt(v + eps), and what comes out of a small v has a variance below 1.
-    Here nothing is added. In float64, where a float32 feature that is not constant cannot have a
-    standard deviation below 2^-40 of its largest value, a smaller one is rounding: the feature is
-    constant and becomes 0.
+    `BatchNorm` divides by sqrt(v + eps), which leaves a feature of small v with a variance below 1.
+    Here nothing is added. Computed in float64, the standard deviation of a float32 feature that varies
+    cannot be below 2^-40 of its largest value; a smaller one is rounding, and the feature becomes 0.
 
-    Which statistics are used when is as in `BatchNorm`; its variance in a batch is that of the
-    batch (divided by n), in the running statistics an estimate of the population's (by n - 1).
+    m and v are chosen as in `BatchNorm`. The variance is that of the batch (divided by n), in the
+    running statistics an estimate of the population's (by n - 1).
 
     Args:
         features: The length of axis 1.
@@ -140,10 +139,10 @@ _BATCH_NORMS = (_BatchStatistics, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
 
 
 def require_separable(module: nn.Module) -> None:
-    """Make sure that no part of a module looks at the batch as a whole.
+    """Check that no part of a module depends on the whole batch.
 
     Raises:
-        ValueError: If there is batch normalisation: processes that share a batch see a part each.
+        ValueError: If there is batch normalisation: processes that share a batch see only a part.
     """
     names = [name for name, part in module.named_modules() if isinstance(part, _BATCH_NORMS)]
     if names:
@@ -155,21 +154,20 @@ def require_separable(module: nn.Module) -> None:
 
 @contextmanager
 def running_statistics(module: nn.Module) -> Iterator[None]:
-    """Inside, batch normalisation in `module` uses its running statistics and leaves them alone.
+    """Make batch normalisation in `module` use its running statistics, without an update.
 
-    This is how inputs that are not data pass through an encoder in training, such as a VampPrior's
-    pseudo-inputs. Neither of the other choices is the prior that evaluation reports:
+    In training, inputs that are not data pass through an encoder like this, such as a VampPrior's
+    pseudo-inputs. With any other statistics the prior would differ from the one in evaluation:
 
-    - with statistics of their own, pseudo-inputs are shifted and scaled to look like data, whatever
-      they are, and in evaluation, when the data's statistics are used, they are other components:
-      on the digits, from a uniform start, an ELBO of -23 in training was -42 in evaluation;
-    - with those of the data batch, p(z) is another distribution for each batch.
+    - with their own, pseudo-inputs are normalised to look like data, and become other components in
+      evaluation, where the data's statistics are used: on the digits, from a uniform start, an ELBO of
+      -23 in training was -42 in evaluation;
+    - with those of the data batch, p(z) differs from batch to batch.
 
-    The running statistics are the data's, and make p(z) one distribution, the same in training and
-    in evaluation. All other layers keep their mode.
+    All other layers keep their mode.
 
     Args:
-        module: A module that holds `BatchNorm`, `Standardised`, or torch's own, anywhere inside.
+        module: A module with `BatchNorm`, `Standardised` or torch's own layers anywhere inside.
     """
     training = [m for m in module.modules() if isinstance(m, _BATCH_NORMS) and m.training]
     try:
@@ -182,19 +180,18 @@ def running_statistics(module: nn.Module) -> Iterator[None]:
 
 
 def normalisation(norm: Norm, features: int) -> nn.Module:
-    """The layer that a word names, for `(n, features, *positions)`.
+    """The normalisation layer of a name, for `(n, features, *positions)`.
 
-    Layer normalisation is over features and positions of each datum, with a scale and a shift for
+    Layer normalisation is over features and positions of each example, with a scale and a shift for
     each feature.
 
     Raises:
-        ValueError: If the word is unknown.
+        ValueError: If the name is unknown.
 
     References:
         Layer Normalization (Ba, Kiros & Hinton, 2016), https://arxiv.org/abs/1607.06450
     """
-    if norm not in get_args(Norm):
-        raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}, got {norm!r}.")
+    check_choice(Norm, norm=norm)
     if norm == "batch":
         return BatchNorm(features)
     return nn.GroupNorm(1, features) if norm == "layer" else nn.Identity()

@@ -2,7 +2,7 @@
 
 import math
 from contextlib import suppress
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -15,19 +15,8 @@ from pyro_vae.log_densities import LogDensities, distribution_at, require_densit
 KL = Literal["auto", "monte_carlo"]
 
 
-def check_kl(kl: KL) -> KL:
-    """The option, if it is one.
-
-    Raises:
-        ValueError: If it is unknown.
-    """
-    if kl not in get_args(KL):
-        raise ValueError(f"kl must be one of {', '.join(get_args(KL))}, got {kl!r}.")
-    return kl
-
-
 def divergence(terms: LogDensities, kl: KL, kl_by_site: dict[str, str]) -> Float[Tensor, " batch"]:
-    """KL(q(z | x) || p(z)), summed over latent sites, for each datum in nats.
+    """KL(q(z | x) || p(z)), summed over latent sites, per example in nats.
 
     In closed form at each site where one is registered, otherwise the Monte Carlo estimate
     log q(z | x) - log p(z) of the same draws.
@@ -35,10 +24,10 @@ def divergence(terms: LogDensities, kl: KL, kl_by_site: dict[str, str]) -> Float
     Args:
         terms: The terms of the pair.
         kl: "auto" for closed forms where they exist, "monte_carlo" for none.
-        kl_by_site: Is told how each site's was computed.
+        kl_by_site: Filled with how each site's KL was computed.
 
     Raises:
-        NoDensityError: If the guide has all its mass at one point.
+        NoDensityError: If the guide is a point mass.
     """
     require_density(terms.guide_trace, "a KL divergence")
     total = torch.zeros_like(terms.log_likelihood[0])
@@ -54,18 +43,18 @@ def divergence(terms: LogDensities, kl: KL, kl_by_site: dict[str, str]) -> Float
 def divergence_by_coordinate(
     terms: LogDensities, kl: KL, kl_by_site: dict[str, str]
 ) -> Float[Tensor, "batch coordinates"]:
-    """KL(q(z_i | x) || p(z_i)) of each coordinate i, for each datum in nats; their sum is the KL.
+    """KL(q(z_i | x) || p(z_i)) of each coordinate i, per example in nats; their sum is the KL.
 
-    Where guide and prior are products over coordinates, of every latent site in turn. A variable of
-    several values is one coordinate.
+    Defined where guide and prior are products over coordinates. The coordinates of all latent sites
+    follow each other; a variable of several values is one coordinate.
 
     Args:
         terms: The terms of the pair.
         kl: "auto" for closed forms where they exist, "monte_carlo" for none.
-        kl_by_site: Is told how each site's was computed.
+        kl_by_site: Filled with how each site's KL was computed.
 
     Raises:
-        ValueError: If a distribution is no product, by its name, or the guide has no density.
+        ValueError: If a distribution is not a product, by its name, or the guide has no density.
     """
     require_density(terms.guide_trace, "a KL divergence")
     coordinates = []
@@ -83,10 +72,10 @@ def divergence_by_coordinate(
 
 
 def count_coordinates(terms: LogDensities) -> int:
-    """The number of coordinates that `divergence_by_coordinate` tells apart.
+    """The number of coordinates of `divergence_by_coordinate`.
 
     Raises:
-        ValueError: If a distribution is no product, by its name.
+        ValueError: If a distribution is not a product, by its name.
     """
     count = 0
     for name in terms.guide_sites:
@@ -100,18 +89,20 @@ def count_coordinates(terms: LogDensities) -> int:
 
 
 def _factors(
-    terms: LogDensities, name: str, of: Literal["guide", "prior"]
+    terms: LogDensities, name: str, role: Literal["guide", "prior"]
 ) -> tuple[Distribution, Tensor]:
-    """A site's factors, with the coordinates as batch axes, and its draws as they read them."""
+    """The factors at a site, with the coordinates as batch axes, and the draws in their shape."""
     if name not in terms.model_sites:
         raise ValueError(f"site {name!r} of the guide is not in the model.")
-    trace = terms.guide_trace if of == "guide" else terms.model_trace
+    trace = terms.guide_trace if role == "guide" else terms.model_trace
     distribution = distribution_at(trace, name)
     value = cast("Any", trace.nodes[name])["value"]
     if distribution.batch_shape != terms.guide_sites[name].shape:
-        raise ValueError(f"the {of} at site {name!r} is in another plate beside that over data.")
+        raise ValueError(
+            f"the {role} at site {name!r} is in a second plate besides that over data."
+        )
     if isinstance(distribution, OneHots):
-        # Each variable is a vector of its own.
+        # Each variable is a vector.
         runs = OneHots(distribution.logits.unsqueeze(-2), validate_args=False)
         return runs, value.unflatten(-1, tuple(distribution.logits.shape[-2:]))
     if isinstance(distribution, Independent) and not distribution.base_dist.event_shape:
@@ -119,5 +110,5 @@ def _factors(
     if not distribution.event_shape:
         return distribution, value
     raise ValueError(
-        f"the {of} at site {name!r} is a {type(distribution).__name__}, no product over coordinates."
+        f"the {role} at site {name!r} is a {type(distribution).__name__}, not a product over coordinates."
     )

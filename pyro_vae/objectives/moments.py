@@ -1,24 +1,23 @@
-"""The evidence lower bound with a penalty on the aggregate posterior's covariance."""
+"""DIP-VAE: the evidence lower bound with a penalty on the aggregate posterior's covariance."""
 
-import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
+from pyro_vae.checks import check_choice, check_nonnegative
 from pyro_vae.log_densities import LogDensities
-from pyro_vae.objectives.divergence import KL, check_kl, divergence
-from pyro_vae.objectives.marginals import (
+from pyro_vae.objectives.divergence import KL, divergence
+from pyro_vae.objectives.latent_sites import (
     Latent,
     check_coordinates,
     check_product_support,
     covariance,
     latent_site,
 )
-from pyro_vae.objectives.objective import Objective
-from pyro_vae.objectives.value import ObjectiveValue
+from pyro_vae.objectives.objective import Objective, ObjectiveValue
 
 Version = Literal["i", "ii"]
 
@@ -27,28 +26,27 @@ class DIP(Objective):
     r"""ELBO - lambda_od sum_{i != j} C_ij^2 - lambda_d sum_i (C_ii - v_i)^2, v_i = Var_p(z_i).
 
     C is, in version i, the covariance over data of the guide's means, Cov_x(E_q[z | x]), and in
-    version ii that of the aggregate posterior, Cov_x(E_q[z | x]) + E_x[Cov_q(z | x)]. So coordinates
-    of z are asked to be uncorrelated and of the prior's variance; 0 correlation is asked for
-    whatever the prior's own. Over a batch of B data, covariances have the denominator B - 1, without
-    bias, and means over data B; their squares are too large by a term of order 1 / B. A batch of one
-    datum has no covariance, and no penalty.
+    version ii that of the aggregate posterior, Cov_x(E_q[z | x]) + E_x[Cov_q(z | x)]. The penalty makes
+    coordinates of z uncorrelated, even if the prior's are not, and of the prior's variance. Over a batch
+    of B examples, covariances have the unbiased denominator B - 1, and means B; squared covariances are
+    biased upwards by a term of order 1 / B. A batch of one example has no covariance, and no penalty.
 
-    It serves guides of independent continuous coordinates and normals with correlations, whose
-    moments are in closed form, and priors with a finite variance that is.
+    Guides need moments in closed form, as independent continuous coordinates and correlated normals
+    have, and priors a known, finite variance.
 
     Args:
         off_diagonal: The weight lambda_od of squared covariances.
         diagonal: The weight lambda_d of squared differences of variances; None for the paper's
             choice, 10 lambda_od in version i and lambda_od in version ii.
         version: "i" for the covariance of the means, "ii" for that of the aggregate posterior.
-        num_particles: The number of draws from the guide for each datum.
+        num_particles: The number of draws from the guide per example.
         kl: "auto" for closed forms where they exist, "monte_carlo" for none.
 
     Raises:
         ValueError: At construction, if an option is out of its range. When called, if there are
             several latent sites, the guide's moments are not known (flows, simplices, spheres,
-            discrete codes), or the prior's variance is not, or not finite (flows; a Student's t with
-            df up to 2).
+            discrete codes), or the prior's variance is not known or not finite (flows; a Student's t
+            with df up to 2).
 
     References:
         Variational Inference of Disentangled Latent Concepts from Unlabeled Observations (Kumar,
@@ -69,20 +67,14 @@ class DIP(Objective):
         kl: KL = "auto",
     ) -> None:
         super().__init__(num_particles)
-        if version not in get_args(Version):
-            raise ValueError(
-                f"version must be one of {', '.join(get_args(Version))}, got {version!r}."
-            )
+        check_choice(Version, version=version)
+        check_choice(KL, kl=kl)
         if diagonal is None:
             diagonal = 10 * off_diagonal if version == "i" else off_diagonal
-        weights = {"off_diagonal": off_diagonal, "diagonal": diagonal}
-        for name, value in weights.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be at least 0 and finite, got {value}.")
-            # A buffer, so that a traced step reads it anew and a checkpoint holds it.
-            self.register_buffer(name, torch.tensor(float(value)))
+        check_nonnegative(off_diagonal=off_diagonal, diagonal=diagonal)
+        self.register_weights(off_diagonal=off_diagonal, diagonal=diagonal)
         self.version: Version = version
-        self.kl: KL = check_kl(kl)
+        self.kl: KL = kl
 
     def check(self, terms: LogDensities) -> None:
         super().check(terms)
@@ -94,7 +86,7 @@ class DIP(Objective):
             prior = latent.prior.variance
         except NotImplementedError:
             prior = None
-        # As other checks of values: not in a traced step, which has none.
+        # Values are not checked in a traced step, which has none.
         infinite = prior is not None and is_validation_enabled() and not prior.isfinite().all()
         if prior is None or infinite:
             raise ValueError(
@@ -127,9 +119,7 @@ class DIP(Objective):
             "kl": kl,
             "covariance_penalty": penalty,
         }
-        return ObjectiveValue(
-            kl + penalty - reconstruction, {name: value.detach() for name, value in values.items()}
-        )
+        return ObjectiveValue(kl + penalty - reconstruction, values)
 
     def _moments(
         self, latent: Latent
@@ -139,13 +129,13 @@ class DIP(Objective):
         c = covariance_of_means(q.mean[0])
         if self.version == "ii":
             within = covariance(q)
-            # Some normals have fewer leading axes than the batch: a covariance that all share.
+            # Some normals have fewer leading axes than the batch, if all share a covariance.
             each = within.expand(*q.batch_shape, *within.shape[-2:])
             c = c + each.double().mean((0, 1))
         return c, latent.prior.variance.double().mean((0, 1))
 
 
 def covariance_of_means(mean: Float[Tensor, "batch latent"]) -> Float[Tensor, "latent latent"]:
-    """Cov_x(mean), with the denominator B - 1, in float64; zeros for a batch of one datum."""
+    """Cov_x(mean), with the denominator B - 1, in float64; zeros for a batch of one example."""
     centred = mean.double() - mean.double().mean(0)
     return centred.mT @ centred / max(len(mean) - 1, 1)

@@ -1,71 +1,101 @@
-"""What every objective has in common."""
+"""The base of the objectives, and the values that they return."""
 
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from pyro_vae.log_densities import LogDensities, distribution_at, require_density
-from pyro_vae.objectives.value import ObjectiveValue
+from pyro_vae.checks import check_at_least
+from pyro_vae.log_densities import (
+    LogDensities,
+    distribution_at,
+    log_densities,
+    require_density,
+)
+
+
+@dataclass(frozen=True)
+class ObjectiveValue:
+    """The value of an objective on a batch.
+
+    Args:
+        loss: What training minimises, per example, in nats.
+        values: Named values to log, per example, in nats; kept without their gradients.
+        own_loss: The loss of the parameters that the objective owns, per example; None if it owns none.
+    """
+
+    loss: Float[Tensor, " batch"]
+    values: dict[str, Float[Tensor, " batch"]] = field(default_factory=dict)
+    own_loss: Float[Tensor, " batch"] | None = None
+
+    def __post_init__(self) -> None:
+        detached = {name: value.detach() for name, value in self.values.items()}
+        object.__setattr__(self, "values", detached)
 
 
 class Objective(nn.Module):
-    """What stochastic variational inference maximises. Abstract: an objective says what `value` is.
+    """What stochastic variational inference maximises. Abstract: an objective has `value`.
 
-    It is called on the evaluated pair and returns a loss to be minimised. Weights that change while
-    training runs are functions of `progress`, a buffer: a compiled step reads it anew, and a
-    checkpoint holds it.
+    It is called on the evaluated pair and returns a loss to be minimised. Weights that change during
+    training are functions of `progress`, a buffer, so that a compiled step reads its current value and
+    a checkpoint holds it.
 
-    An objective may own parameters, such as a critic's. Each step trains them, too, down the value's
-    `own_loss`, with the learning rate and the decays below in place of the program's.
+    An objective may own parameters, such as a critic's. Each step trains them, too, on the value's
+    `own_loss`, with the learning rate and the decays below instead of the program's.
 
     Args:
-        num_particles: The number of draws from the guide for each datum.
+        num_particles: The number of draws from the guide per example.
 
     Raises:
         ValueError: If `num_particles` is below 1.
     """
 
-    # Whether a datum's loss depends on the rest of the batch: several processes see a part of it each.
-    # An objective may say so of itself, where it is a matter of its options.
+    # Whether an example's loss depends on the rest of the batch, of which several processes see a part
+    # each. An instance may set it, where it depends on options.
     couples_batch: bool = False
-    # Whether it reads log q(z | x), which a guide that is a point does not have, and log p(z).
+    # Whether it reads log q(z | x), which a point mass does not have, and log p(z).
     needs_density: ClassVar[bool] = True
     uses_prior: ClassVar[bool] = True
-    # Which of the validation values says how good an epoch is: elbo, reconstruction or kl.
+    # The validation value by which epochs are compared: elbo, reconstruction or kl.
     score: ClassVar[str] = "elbo"
-    # Whether that score is what it maximises, so that the epoch with the best is the one to keep.
+    # Whether that score is what it maximises, so that the best epoch is the one to keep.
     maximises_score: bool = False
 
     progress: Tensor
 
     def __init__(self, num_particles: int = 1) -> None:
         super().__init__()
-        if num_particles < 1:
-            raise ValueError(f"num_particles must be at least 1, got {num_particles}.")
+        check_at_least(1, num_particles=num_particles)
         self.num_particles = num_particles
         # Adam's, for the parameters that the objective owns.
         self.own_lr = 1e-3
         self.own_betas = (0.9, 0.999)
-        # How each latent site's KL was computed, once the objective has been called.
+        # How the KL of each latent site was computed, set by the first call.
         self.kl_by_site: dict[str, str] = {}
         self.register_buffer("progress", torch.tensor(0.0))
 
+    def register_weights(self, **weights: float) -> None:
+        """Register weights as buffers, so that a compiled step reads them and a checkpoint holds them."""
+        for name, weight in weights.items():
+            self.register_buffer(name, torch.tensor(float(weight)))
+
     def set_progress(self, epochs: float) -> None:
-        """Say how many epochs, with their fraction, have been trained."""
+        """Set the number of epochs trained so far, with their fraction."""
         self.progress.fill_(epochs)
 
     def settled(self, epochs: float) -> bool:
-        """Whether weights that change while training runs do so no more after so many epochs."""
+        """Whether all weights have reached their final values after this many epochs."""
         return True
 
     def check(self, terms: LogDensities) -> None:
-        """Make sure that the objective can serve a program, from its terms at a few data.
+        """Check that the objective is defined for a program, from its terms on a few examples.
 
         Training calls it before the first step, and every call does.
 
         Raises:
-            ValueError: If it cannot, by the name of what is in the way.
+            ValueError: If it is not; names the reason.
         """
         if self.needs_density:
             require_density(
@@ -80,9 +110,17 @@ class Objective(nn.Module):
                 )
 
     def value(self, terms: LogDensities) -> ObjectiveValue:
-        """The loss of each datum, and what to log."""
+        """The loss per example, and the values to log."""
         raise NotImplementedError
 
     def forward(self, terms: LogDensities) -> ObjectiveValue:
         self.check(terms)
         return self.value(terms)
+
+
+def objective_value(
+    program: Any, objective: Any, x: Shaped[Tensor, " batch *event"]
+) -> ObjectiveValue:
+    """The objective of a program at x."""
+    terms = log_densities(program.model, program.guide, x, num_particles=objective.num_particles)
+    return objective(terms)

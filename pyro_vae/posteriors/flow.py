@@ -1,49 +1,56 @@
-"""Posteriors that are a normal carried through a learned invertible map."""
+"""Posteriors that transform a normal by a learned invertible map."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import pyro.distributions as dist
 from jaxtyping import Float, Real
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
+from pyro_vae.checks import check_at_least, check_positive
 from pyro_vae.distributions import Bijection, NormalFlow
-from pyro_vae.distributions.ranges import BOUNDS, check_positive
+from pyro_vae.distributions.ranges import BOUNDS
 from pyro_vae.networks import CouplingFlow, InverseAutoregressiveFlow, NetworkFactory
-from pyro_vae.posteriors.gaussian import MINIMUM_SCALE
+from pyro_vae.posteriors.posterior import Posterior, positive_scale
 
 
-class _FlowPosterior(nn.Module):
-    """z = f(u, h(x)), u ~ N(mu(x), diag(sigma(x)^2)), f a map that a posterior chooses."""
+class _FlowPosterior(Posterior):
+    """z = f(u, h(x)), u ~ N(mu(x), diag(sigma(x)^2)), for an invertible map f. Abstract."""
 
-    support: ClassVar[str] = "real"
+    flow: Bijection
 
     def __init__(
         self, latent_dim: int, encoder: NetworkFactory, flow: Bijection, context: int
     ) -> None:
-        super().__init__()
-        self.latent_dim = latent_dim
+        self.context = context
+        super().__init__(latent_dim, encoder)
+        # The flow's parameters come first, in this order in the optimizer's state.
         self.flow = flow
-        self.encoder = encoder((2 * latent_dim + context,))
+        self._modules["encoder"] = self._modules.pop("encoder")
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(2 latent_dim + context,)."""
+        return (2 * self.latent_dim + self.context,)
+
+    def _loc_scale_and_context(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        d = self.latent_dim
+        loc, raw_scale, context = self.encoder(x).split((d, d, self.context), -1)
+        return loc, positive_scale(raw_scale), context
 
     def forward(self, x: Real[Tensor, "*batch_event"]) -> dist.Distribution:
-        outputs = self.encoder(x)
-        d = self.latent_dim
-        loc, raw_scale, context = outputs[..., :d], outputs[..., d : 2 * d], outputs[..., 2 * d :]
-        return NormalFlow(loc, F.softplus(raw_scale) + MINIMUM_SCALE, self.flow, context)
+        loc, scale, context = self._loc_scale_and_context(x)
+        return NormalFlow(loc, scale, self.flow, context)
 
     def embed(self, x: Real[Tensor, "*batch_event"]) -> Float[Tensor, "*batch latent"]:
         """The flow's image of the base's mean, f(mu(x), h(x))."""
-        outputs = self.encoder(x)
-        d = self.latent_dim
-        return self.flow(outputs[..., :d], outputs[..., 2 * d :])[0]
+        loc, _, context = self._loc_scale_and_context(x)
+        return self.flow(loc, context)[0]
 
 
 class CouplingFlowPosterior(_FlowPosterior):
     """z = f(u, h(x)), u ~ N(mu(x), diag(sigma(x)^2)), f a chain of affine couplings.
 
-    Untrained, f is the identity and q(z | x) the diagonal normal. Both directions are one pass.
+    At initialisation f is the identity and q(z | x) a diagonal normal. Both directions take one pass.
 
     Args:
         latent_dim: The dimension of z.
@@ -72,9 +79,8 @@ class CouplingFlowPosterior(_FlowPosterior):
         context: int = 64,
         bound: float = 2.0,
     ) -> None:
-        if context < 1:
-            raise ValueError(f"context must be at least 1, got {context}.")
-        check_positive("bound", bound, BOUNDS)
+        check_at_least(1, context=context)
+        check_positive(BOUNDS, bound=bound)
         flow = CouplingFlow(latent_dim, couplings, hidden, context, bound)
         super().__init__(latent_dim, encoder, flow, context)
 
@@ -83,11 +89,11 @@ class InverseAutoregressivePosterior(_FlowPosterior):
     """z = f(u, h(x)), u ~ N(mu(x), diag(sigma(x)^2)), f a chain of gated autoregressive steps.
 
     A step is z_i <- s_i z_i + (1 - s_i) m_i, s and m networks of (z_1, ..., z_i-1, h), and every
-    other step takes the coordinates backwards. A draw and its density are one pass. The density of
-    any other z takes its coordinates one after another: latent_dim times as many operations in a row,
+    second step takes the coordinates backwards. A draw and its density take one pass. The density of
+    any other z computes its coordinates one by one: latent_dim times as many sequential operations,
     each that much smaller.
 
-    Untrained, q(z | x) is the diagonal normal N(a mu, diag(a sigma)^2), a = sigmoid(1.5)^steps.
+    At initialisation q(z | x) is N(a mu, diag(a sigma)^2), a = sigmoid(1.5)^steps.
 
     Args:
         latent_dim: The dimension of z.
@@ -95,7 +101,7 @@ class InverseAutoregressivePosterior(_FlowPosterior):
         steps: The number of steps.
         hidden: The number of hidden units of each of a step's two networks.
         context: The width of h(x), which every step reads.
-        bound: The bound on what the networks add to the logit of s, 1.5 untrained, approached by a
+        bound: The bound on what the networks add to the logit of s, initially 1.5, approached by a
             tanh; from 1e-6 to 80.
 
     Raises:
@@ -115,6 +121,6 @@ class InverseAutoregressivePosterior(_FlowPosterior):
         context: int = 64,
         bound: float = 4.0,
     ) -> None:
-        check_positive("bound", bound, BOUNDS)
+        check_positive(BOUNDS, bound=bound)
         flow = InverseAutoregressiveFlow(latent_dim, steps, hidden, context, bound)
         super().__init__(latent_dim, encoder, flow, context)

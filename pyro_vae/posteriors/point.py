@@ -1,49 +1,49 @@
-"""A point in place of a distribution: the encoder of a plain or a denoising autoencoder."""
+"""A point mass as the posterior: the encoder of a plain or a denoising autoencoder."""
 
 import math
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float, Real
-from torch import Tensor, nn
+from torch import Tensor
 
+from pyro_vae.checks import check_choice
 from pyro_vae.networks import NetworkFactory, user_units
+from pyro_vae.posteriors.posterior import Posterior
 
 Corruption = Literal["none", "masking", "gaussian", "salt_and_pepper"]
 
 
-class Point(nn.Module):
+class Point(Posterior):
     """q(z | x) = delta(z - f(x)): all mass at one code, which makes the pair a plain autoencoder.
 
-    It has no density: neither an ELBO nor log p(x) is defined, and the objective is `reconstruction`.
-    The prior is then never used, nor trained.
+    It has no density: neither an ELBO nor log p(x) is defined, and the objective is `reconstruction`,
+    which neither uses nor trains the prior.
 
-    With a corruption, f reads c(x) in training, drawn anew at each visit, where the likelihood still
-    sees x: a denoising autoencoder. In evaluation mode f reads x itself, as `embed` always does.
+    With a corruption it is a denoising autoencoder: in training f reads c(x), redrawn at each visit,
+    while the likelihood still sees x. In evaluation mode f reads x itself, as `embed` always does.
 
     Args:
         latent_dim: The dimension of z.
         encoder: Output shape -> network that reads x.
         corruption: "masking" sets each element of x to 0 with probability `strength`; "gaussian" adds
             `strength` N(0, 1), times levels - 1 for integers; "salt_and_pepper" sets each element with
-            probability `strength` to the lowest or the highest value, with equal chances.
-        strength: How much; 0 changes nothing.
+            probability `strength` to the lowest or the highest value, with equal probability.
+        strength: The amount of corruption; 0 changes nothing.
         data_support: What x is: binary, unit, real, integers or counts. Binary and unit data have the
             extremes 0 and 1, integers 0 and levels - 1.
         levels: The number of levels of integers.
 
     Raises:
         ValueError: If `latent_dim` is below 1, `corruption` is unknown, `strength` is out of its range
-            ([0, 1], but for "gaussian" from 0), or data of this support cannot be corrupted so.
+            ([0, 1], or at least 0 for "gaussian"), or undefined for data of this support.
 
     References:
         Stacked Denoising Autoencoders (Vincent et al., 2010), section 3.3,
         https://www.jmlr.org/papers/v11/vincent10a.html
     """
 
-    support: ClassVar[str] = "real"
-    # Nothing that reads log q(z | x) can be asked of it.
     has_density: ClassVar[bool] = False
 
     def __init__(
@@ -55,13 +55,7 @@ class Point(nn.Module):
         data_support: str = "unit",
         levels: int | None = None,
     ) -> None:
-        super().__init__()
-        if latent_dim < 1:
-            raise ValueError(f"latent_dim must be at least 1, got {latent_dim}.")
-        if corruption not in get_args(Corruption):
-            raise ValueError(
-                f"corruption must be one of {', '.join(get_args(Corruption))}, got {corruption!r}."
-            )
+        check_choice(Corruption, corruption=corruption)
         if corruption == "gaussian" and not 0 <= strength < math.inf:
             raise ValueError(f"strength must be at least 0 and finite, got {strength}.")
         if corruption != "gaussian" and not 0 <= strength <= 1:
@@ -72,24 +66,28 @@ class Point(nn.Module):
                 "use masking."
             )
         if corruption != "none" and data_support == "integers" and levels is None:
-            raise ValueError("a corruption of integers needs to know their levels, got None.")
-        self.latent_dim = latent_dim
+            raise ValueError("a corruption of integers needs their number of levels, got None.")
+        super().__init__(latent_dim, encoder)
         self.corruption: Corruption = corruption
         self.strength = strength
         self.highest = levels - 1 if data_support == "integers" and levels is not None else 1
-        self.encoder = encoder((latent_dim,))
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(latent_dim,)."""
+        return (self.latent_dim,)
 
     def forward(self, x: Real[Tensor, "*batch_event"]) -> dist.Distribution:
         if self.training:
-            x = self.corrupted(x)
+            x = self.corrupt(x)
         return dist.Delta(self.encoder(x)).to_event(1)
 
     def embed(self, x: Real[Tensor, "*batch_event"]) -> Float[Tensor, "*batch latent"]:
-        """The code f(x) of x as it is, in training, too."""
+        """The code f(x) of the uncorrupted x, also in training."""
         return self.encoder(x)
 
-    def corrupted(self, x: Real[Tensor, "*batch_event"]) -> Real[Tensor, "*batch_event"]:
-        """c(x), with noise of the global random stream."""
+    def corrupt(self, x: Real[Tensor, "*batch_event"]) -> Real[Tensor, "*batch_event"]:
+        """c(x), with noise from the global random stream."""
         if self.corruption == "none" or self.strength == 0:
             return x
         units = user_units(self.encoder)

@@ -3,21 +3,19 @@
 A prior is an `nn.Module` called without arguments. It returns a distribution with batch shape `()`
 and event shape `(latent_dim,)`, has `latent_dim`, and declares its `support` as a word. `build`
 hands the constructor, by name, what it asks for among `latent_dim, event_shape, encoder, decoder,
-posterior, train_data, train_size`. A prior never computes its own KL: that is the objective's work.
+posterior, train_data, train_size`. A prior never computes its own KL: that is the objective's task.
 """
 
 from torch import nn
 
+from pyro_vae.priors.constrained import Beta, Dirichlet, Gamma, LogisticNormal, LogNormal
 from pyro_vae.priors.discrete import OneHot
 from pyro_vae.priors.flow import Flow
-from pyro_vae.priors.gaussian import StandardNormal
-from pyro_vae.priors.heavy_tailed import Laplace, Logistic, StudentT
 from pyro_vae.priors.mixture import GaussianMixture, Vamp
-from pyro_vae.priors.positive import Gamma, LogNormal
-from pyro_vae.priors.simplex import Dirichlet, LogisticNormal
-from pyro_vae.priors.sparse import SpikeAndSlab
+from pyro_vae.priors.prior import Prior as Prior
+from pyro_vae.priors.prior import wrap_decoder as wrap_decoder
+from pyro_vae.priors.real import Laplace, Logistic, SpikeAndSlab, StandardNormal, StudentT
 from pyro_vae.priors.spherical import PowerSpherical, SphericalUniform, VonMisesFisher
-from pyro_vae.priors.unit import Beta
 from pyro_vae.priors.zuko_flows import AutoregressiveFlow, SplineFlow
 
 PRIORS: dict[str, type[nn.Module]] = {
@@ -41,26 +39,3 @@ PRIORS: dict[str, type[nn.Module]] = {
     "one_hot": OneHot,
     "spike_and_slab": SpikeAndSlab,
 }
-
-__all__ = [
-    "PRIORS",
-    "AutoregressiveFlow",
-    "Beta",
-    "Dirichlet",
-    "Flow",
-    "Gamma",
-    "GaussianMixture",
-    "Laplace",
-    "LogNormal",
-    "Logistic",
-    "LogisticNormal",
-    "OneHot",
-    "PowerSpherical",
-    "SphericalUniform",
-    "SpikeAndSlab",
-    "SplineFlow",
-    "StandardNormal",
-    "StudentT",
-    "Vamp",
-    "VonMisesFisher",
-]

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.distributions import OneHots
+from pyro_vae.priors.prior import Prior
 
 
-class OneHot(nn.Module):
+class OneHot(Prior):
     """p(z) = prod_v Categorical(z_v | pi_v), one-hot and flattened; pi_v uniform, or learned.
 
     Args:
@@ -26,10 +27,9 @@ class OneHot(nn.Module):
     logits: Tensor
 
     def __init__(self, latent_dim: int, values: int | None = None, learned: bool = False) -> None:
-        super().__init__()
-        self.latent_dim = latent_dim
+        super().__init__(latent_dim)
         self.values = latent_dim if values is None else values
-        if self.values < 2 or latent_dim < 1 or latent_dim % self.values:
+        if self.values < 2 or latent_dim % self.values:
             raise ValueError(
                 f"values must be at least 2 and divide latent_dim = {latent_dim}, got {self.values}."
             )

@@ -1,21 +1,22 @@
-"""Priors that are a standard normal carried through a learned invertible map."""
+"""Priors that transform a standard normal by a learned invertible map."""
 
 from collections.abc import Sequence
 from typing import ClassVar
 
 import pyro.distributions as dist
-import torch
-from torch import Tensor, nn
 
+from pyro_vae.checks import check_positive
 from pyro_vae.distributions import NormalFlow
-from pyro_vae.distributions.ranges import BOUNDS, check_positive
+from pyro_vae.distributions.ranges import BOUNDS
 from pyro_vae.networks import CouplingFlow
+from pyro_vae.priors.prior import Prior
 
 
-class Flow(nn.Module):
+class Flow(Prior):
     """p(z) = N(f^-1(z) | 0, I) |det df^-1/dz|, f a chain of affine couplings.
 
-    Both directions are one pass, so that a density costs what a draw does. Untrained, it is N(0, I).
+    Both directions take one pass, so a density costs as much as a draw. At initialisation p(z) is
+    N(0, I).
 
     Args:
         latent_dim: The dimension of z. With 1, f is affine.
@@ -34,8 +35,6 @@ class Flow(nn.Module):
     """
 
     support: ClassVar[str] = "real"
-    loc: Tensor
-    scale: Tensor
 
     def __init__(
         self,
@@ -44,12 +43,9 @@ class Flow(nn.Module):
         hidden: Sequence[int] = (256, 256),
         bound: float = 2.0,
     ) -> None:
-        super().__init__()
-        check_positive("bound", bound, BOUNDS)
-        self.latent_dim = latent_dim
+        super().__init__(latent_dim)
+        check_positive(BOUNDS, bound=bound)
         self.flow = CouplingFlow(latent_dim, couplings, hidden, bound=bound)
-        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
-        self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
     def forward(self) -> dist.Distribution:
-        return NormalFlow(self.loc, self.scale, self.flow)
+        return NormalFlow(self.zeros, self.full(1.0), self.flow)

@@ -8,23 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_vae.distributions import PowerSpherical as PowerSphericalDistribution
-from pyro_vae.distributions import SphericalUniform as SphericalUniformDistribution
-from pyro_vae.distributions import VonMisesFisher as VonMisesFisherDistribution
+from pyro_vae import distributions
 from pyro_vae.networks import unit_vector
+from pyro_vae.priors.prior import Prior
 
 # A floor under every concentration: softplus underflows to 0 in float32 below about -104.
 MINIMUM_CONCENTRATION = 1e-3
 
 
-def _check(latent_dim: int) -> None:
-    if latent_dim < 2:
-        raise ValueError(
-            f"latent_dim must be at least 2, for a sphere lies in R^latent_dim, got {latent_dim}."
-        )
-
-
-class SphericalUniform(nn.Module):
+class SphericalUniform(Prior):
     """p(z) = Gamma(d/2) / (2 pi^(d/2)) on the unit sphere in R^d.
 
     Args:
@@ -39,20 +31,30 @@ class SphericalUniform(nn.Module):
     """
 
     support: ClassVar[str] = "sphere"
-    like: Tensor
-
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        _check(latent_dim)
-        self.latent_dim = latent_dim
-        # A buffer, so that .to(device) carries it along.
-        self.register_buffer("like", torch.zeros(latent_dim), persistent=False)
+    minimum_dim = 2
 
     def forward(self) -> dist.Distribution:
-        return SphericalUniformDistribution(self.like)
+        return distributions.SphericalUniform(self.zeros)
 
 
-class PowerSpherical(nn.Module):
+class _Directional(Prior):
+    """A prior with a learned mean direction and concentration. Abstract."""
+
+    support: ClassVar[str] = "sphere"
+    minimum_dim = 2
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        self.direction = nn.Parameter(torch.randn(latent_dim))
+        # A concentration of 1: near the uniform distribution.
+        self.raw_concentration = nn.Parameter(torch.tensor(math.log(math.e - 1)))
+
+    def _direction_and_concentration(self) -> tuple[Tensor, Tensor]:
+        concentration = F.softplus(self.raw_concentration) + MINIMUM_CONCENTRATION
+        return unit_vector(self.direction), concentration
+
+
+class PowerSpherical(_Directional):
     """p(z) = N_d(kappa) (1 + mu.z)^kappa on the unit sphere, mu and kappa learned.
 
     Args:
@@ -65,22 +67,11 @@ class PowerSpherical(nn.Module):
         The Power Spherical distribution (De Cao & Aziz, 2020), https://arxiv.org/abs/2006.04437
     """
 
-    support: ClassVar[str] = "sphere"
-
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        _check(latent_dim)
-        self.latent_dim = latent_dim
-        self.direction = nn.Parameter(torch.randn(latent_dim))
-        # A concentration of 1: near the uniform distribution.
-        self.raw_concentration = nn.Parameter(torch.tensor(math.log(math.e - 1)))
-
     def forward(self) -> dist.Distribution:
-        concentration = F.softplus(self.raw_concentration) + MINIMUM_CONCENTRATION
-        return PowerSphericalDistribution(unit_vector(self.direction), concentration)
+        return distributions.PowerSpherical(*self._direction_and_concentration())
 
 
-class VonMisesFisher(nn.Module):
+class VonMisesFisher(_Directional):
     """p(z) = C_d(kappa) exp(kappa mu.z) on the unit sphere, mu and kappa learned.
 
     Args:
@@ -93,16 +84,5 @@ class VonMisesFisher(nn.Module):
         Directional Statistics (Mardia & Jupp, 2000), section 9.3
     """
 
-    support: ClassVar[str] = "sphere"
-
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        _check(latent_dim)
-        self.latent_dim = latent_dim
-        self.direction = nn.Parameter(torch.randn(latent_dim))
-        # A concentration of 1: near the uniform distribution.
-        self.raw_concentration = nn.Parameter(torch.tensor(math.log(math.e - 1)))
-
     def forward(self) -> dist.Distribution:
-        concentration = F.softplus(self.raw_concentration) + MINIMUM_CONCENTRATION
-        return VonMisesFisherDistribution(unit_vector(self.direction), concentration)
+        return distributions.VonMisesFisher(*self._direction_and_concentration())

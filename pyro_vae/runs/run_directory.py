@@ -19,9 +19,8 @@ from pyro_vae.configuration.parser import parse_stored, stored_arguments, stored
 from pyro_vae.configuration.resume_plan import PLAN
 from pyro_vae.configuration.strict_yaml import Configuration, read_yaml
 from pyro_vae.data import DataContract
-from pyro_vae.training.checkpoint import load_checkpoint, write_atomically
-from pyro_vae.training.loop import Record
-from pyro_vae.training.state_checks import load_parameters
+from pyro_vae.training.checkpoint import load_checkpoint, load_parameters, write_atomically
+from pyro_vae.training.history import Record
 
 log = logging.getLogger(__name__)
 

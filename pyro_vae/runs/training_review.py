@@ -15,10 +15,10 @@ from pyro_vae.data import PreparedData
 from pyro_vae.evidence import Comparison, Evaluation, compare_with_baselines
 from pyro_vae.evidence.numbers import finite
 from pyro_vae.objectives import ELBO, Objective
-from pyro_vae.training.collapse_monitor import (
+from pyro_vae.training.history import Record
+from pyro_vae.training.validation import (
     FEWEST_STEPS,
     PATIENCE_STEPS,
-    Record,
     describe_collapse,
     has_collapsed,
     has_exploded,
@@ -269,7 +269,7 @@ def _collapsed(
         return None
     rows = data.fixed("validation")[:1000]
     advice = remedies(vae, objective, rows.to(next(vae.parameters()).device))
-    what = describe_collapse(record, units, most).replace("has collapsed and says", "says")
+    what = describe_collapse(record, units, most)
     return f"collapsed: {what}. {advice}"
 
 

@@ -8,25 +8,23 @@ from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.data import PreparedData
 from pyro_vae.data.orders import permutation
 from pyro_vae.log_densities import log_densities
 from pyro_vae.mutual_information import mutual_information
-from pyro_vae.objectives import Objective
 from pyro_vae.rng import as_floats, derive_seed, evaluation_mode
-from pyro_vae.training.loaders import Batches, InMemory, Share, Sparse, Streamed
-from pyro_vae.training.nan_diagnosis import NonFiniteError, explain
-from pyro_vae.training.step import PATIENCE, Loss, Step
-from pyro_vae.training.totals import Totals
+from pyro_vae.training.batch_loss import BatchLoss
+from pyro_vae.training.loaders import Batches, Share
+from pyro_vae.training.step import Loss, Step, Totals
 
 log = logging.getLogger(__name__)
 
-# So many inner steps are compared, in their mean loss, with as many before them.
+# The number of inner steps whose mean loss is compared with that of as many before them.
 WINDOW = 10
 
-# The mutual information is that among so many validation data, under the same noise every epoch.
+# The mutual information is estimated on this many validation examples, with the same noise every epoch.
 VALIDATION_DATA = 1000
 VALIDATION_SEED = 20_190_116
 
@@ -37,30 +35,27 @@ class Aggressive:
     The guide's parameters are those that log q(z | x) or its draws depend on, and the model's are
     all others. While the phase lasts, an update is
 
-    1. inner steps: the guide's parameters alone go down the objective's loss, on batches of their own.
-       Every `WINDOW` of them the mean loss is compared with that of the `WINDOW` before; they end
-       once it is not lower, or after `most`. This is the one place where training waits for the
-       device inside an epoch;
+    1. inner steps: the guide's parameters alone minimise the objective's loss, on batches of their own.
+       The mean loss of every `WINDOW` steps is compared with that of the `WINDOW` before; they end
+       once it is not lower, or after `max_steps`. This is the only place where training waits for the
+       device within an epoch;
     2. a step of the model's parameters alone, on the epoch's batch.
 
     After each epoch I_q(x; z) is estimated on validation data. Once it is not above the best epoch's,
-    the phase is over, and a step is an ordinary one of all parameters. Each parameter keeps one state
+    the phase ends, and a step is an ordinary one of all parameters. Each parameter keeps one state
     of Adam throughout, and an objective's own parameters are trained by every step.
 
-    All that the phase depends on is in its state, and the n-th inner batch is a function of the order
-    seed and n: a training that is resumed in the phase ends as one never stopped.
+    The state holds all that the phase depends on, and the n-th inner batch is a function of the order
+    seed and n, so that a training that is resumed in the phase ends as an uninterrupted one.
 
     Args:
-        program: A module with `model(x)` and `guide(x)`, on its device.
-        objective: What is maximised.
+        loss: The loss of a batch.
         data: The data.
         step: The ordinary step of all parameters.
-        feed: What hands out the epoch's batches.
-        batch_size: The number of data in an inner step.
-        most: The largest number of inner steps before a step of the model.
+        max_steps: The largest number of inner steps before a step of the model.
 
     Raises:
-        ValueError: If there are several processes, all parameters are the guide's or none is, or the
+        ValueError: If there are several processes, guide or model has no parameters of its own, or the
             mutual information of the guide cannot be estimated.
 
     References:
@@ -68,68 +63,77 @@ class Aggressive:
         Neubig & Berg-Kirkpatrick, 2019), https://arxiv.org/abs/1901.05534
     """
 
-    def __init__(
-        self,
-        program: nn.Module,
-        objective: Objective,
-        data: PreparedData,
-        step: Step,
-        feed: InMemory | Sparse | Streamed,
-        *,
-        batch_size: int,
-        most: int,
-    ) -> None:
+    def __init__(self, loss: BatchLoss, data: PreparedData, step: Step, *, max_steps: int) -> None:
         if step.processes.size > 1:
-            raise ValueError("aggressive_steps is for one process: train in one process.")
-        self.program = program
-        self.objective = objective
+            raise ValueError("aggressive_steps needs a single process: train in one process.")
+        self.loss = loss
         self.data = data
-        self.most = most
-        self.device = next(program.parameters()).device
+        self.max_steps = max_steps
+        self.device = next(loss.program.parameters()).device
         guide = self._guide_parameters(step.trained)
         model = step.trained.keys() - guide
-        for names, whose in ((guide, "guide"), (model, "model")):
+        for names, part in ((guide, "guide"), (model, "model")):
             if not names:
                 raise ValueError(
-                    f"aggressive_steps needs parameters of the {whose} alone to train, got none: "
+                    f"aggressive_steps needs parameters of the {part} alone to train, got none: "
                     f"log q(z | x) depends on {len(guide)} of {len(step.trained)} parameters."
                 )
         # In the program's order, which is the same in every run.
         guide, model = ([n for n in step.trained if n in names] for names in (guide, model))
-        # Full batches alone: each epoch leaves out other rows, fewer than a batch.
+        # Full batches only: each epoch leaves out other rows, fewer than a batch.
+        batch_size = loss.loader.batches.batch_size
         rows = len(data.train) // batch_size * batch_size
-        self.feed = feed.beside(
-            Batches(rows, batch_size), derive_seed(feed.order_seed, "aggressive")
+        self.loader = loss.loader.fork(
+            Batches(rows, batch_size), derive_seed(loss.loader.order_seed, "aggressive")
         )
         self._share = Share(0, batch_size, batch_size, 1.0)
         self.ordinary = step
-        # Two epochs and two windows are the least that the phase and an update of it may have.
+        # The phase has at least two epochs, and an update in it at least two windows.
         least, calls = {str(batch_size): 2 * rows // batch_size}, step.compiled.expected_calls
-        self.inner = step.over(
+        self.inner = step.restrict(
             guide,
-            lambda form: min(most, 2 * WINDOW) * min(least[form], calls(form)),
-            loss=_with_loss(step.loss),
+            lambda form: min(max_steps, 2 * WINDOW) * min(least[form], calls(form)),
+            loss=_logging_itself(loss),
         )
-        self.outer = step.over(
+        self.outer = step.restrict(
             model, lambda form: min(least.get(form, 2), calls(form)), totals=step.totals
         )
         self.active = True
         self.best = -math.inf
-        # The number of inner steps taken: of all, and in this epoch; and of those skipped in it.
-        self.taken = self.steps = self.skipped = 0
+        # The number of inner steps taken in all and in this epoch, and of those skipped in it.
+        self.taken = self.epoch_steps = self.skipped = 0
 
     def __call__(self, *batch: Any) -> Tensor:
-        """Take the update that takes the place of an ordinary step, and return the step's loss."""
+        """Take the update that replaces an ordinary step, and return the step's loss."""
         if not self.active:
             return self.ordinary(*batch)
-        self._update_guide()
+        self.update_guide()
         return self.outer(*batch)
 
-    def end_epoch(self, *, whole: bool) -> dict[str, float | int | None]:
-        """What the epoch adds to its record. It may be the last of the phase.
+    def update_guide(self) -> None:
+        """Take inner steps until the bound stops improving."""
+        before = math.inf
+        totals = self.inner.totals
+        for start in range(0, self.max_steps, WINDOW):
+            totals.start_epoch()
+            steps = min(WINDOW, self.max_steps - start)
+            for _ in range(steps):
+                self.inner(self.loader.fetch(self.taken), self._share)
+                self.taken += 1
+            self.epoch_steps += steps
+            self.skipped += int(totals.skipped)
+            self.loss.check_finite(totals, self.loader, "inner step")
+            # None if every step was skipped: there is no reason to continue.
+            mean = totals.means().get("loss")
+            if mean is None or not mean < before:
+                break
+            before = mean
+
+    def end_epoch(self, *, complete: bool) -> dict[str, float | int | None]:
+        """The entries of an epoch's record. The phase may end with the epoch.
 
         Args:
-            whole: Whether the epoch is over, and not cut short.
+            complete: Whether the epoch is complete.
 
         Returns:
             Whether the phase lasted (`aggressive`), the number of inner steps and of those skipped
@@ -137,42 +141,42 @@ class Aggressive:
         """
         record: dict[str, float | int | None] = {
             "aggressive": int(self.active),
-            "inner_steps": self.steps,
+            "inner_steps": self.epoch_steps,
             "inner_skipped": self.skipped,
             "mutual_information": None,
         }
         if self.active:
             value = self._mutual_information()
             record["mutual_information"] = value if math.isfinite(value) else None
-            if whole and not value > self.best:
+            if complete and not value > self.best:
                 self.active = False
                 log.info(
-                    "aggressive training ends: the mutual information is %.3f nats, after %.3f.",
+                    "stopping aggressive training: mutual information is %.3f nats, previous best %.3f.",
                     value,
                     self.best,
                 )
-            elif whole:
+            elif complete:
                 self.best = value
-        if whole:
-            self.steps = self.skipped = 0
+        if complete:
+            self.epoch_steps = self.skipped = 0
         return record
 
     @property
-    def parts(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[Step, ...]:
         """The steps that an update of the phase is made of."""
         return self.inner, self.outer
 
     def close(self) -> None:
-        """End what the inner batches' feed does in the background."""
-        self.feed.close()
+        """Stop background work of the inner batches' loader."""
+        self.loader.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the phase depends on beside the parameters and the optimiser."""
+        """The state of the phase, without parameters and optimizer."""
         return {
             "active": self.active,
             "best": self.best,
             "taken": self.taken,
-            "steps": self.steps,
+            "steps": self.epoch_steps,
             "skipped": self.skipped,
             "totals": asdict(self.inner.totals),
             "compile_inner": dict(self.inner.compiled.decisions),
@@ -180,21 +184,22 @@ class Aggressive:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], order_seed: int) -> None:
-        """Go back to a saved state. The ordinary step has gone back to its own already."""
+        """Load a saved state, after that of the ordinary step."""
         self.active, self.best = state["active"], float(state["best"])
-        self.taken, self.steps, self.skipped = state["taken"], state["steps"], state["skipped"]
-        self.feed.order_seed = derive_seed(order_seed, "aggressive")
+        self.taken, self.epoch_steps = state["taken"], state["steps"]
+        self.skipped = state["skipped"]
+        self.loader.order_seed = derive_seed(order_seed, "aggressive")
         self.inner.totals = Totals.from_dict(state["totals"], self.device)
         self.outer.totals = self.ordinary.totals
         for step, name in ((self.inner, "compile_inner"), (self.outer, "compile_outer")):
             step.compiled.decisions = dict(state[name])
-            step.compiled.forget()
+            step.compiled.reset()
 
     def _guide_parameters(self, parameters: Mapping[str, Tensor]) -> set[str]:
-        """The names of those that log q(z | x) or its draws depend on."""
+        """The names of the parameters that log q(z | x) or its draws depend on."""
         rows = as_floats(self.data.fixed("validation")[:2].to(self.device))
-        program: Any = self.program
-        # Pyro's global store is left as it was found.
+        program: Any = self.loss.program
+        # Pyro's global store is left unchanged.
         with evaluation_mode(program, seed=0), torch.enable_grad(), pyro.get_param_store().scope():
             terms = log_densities(program.model, program.guide, rows)
             of_guide = [t for t in (terms.log_posterior, *terms.draws) if t.requires_grad]
@@ -202,56 +207,27 @@ class Aggressive:
                 return set()
             total = torch.stack([t.sum() for t in of_guide]).sum()
             found = torch.autograd.grad(total, [*parameters.values()], allow_unused=True)
-            # Said now, not after the first epoch.
+            # Fail now, not after the first epoch, if it cannot be estimated.
             mutual_information(program, rows)
         return {n for n, gradient in zip(parameters, found, strict=True) if gradient is not None}
-
-    def _update_guide(self) -> None:
-        before = math.inf
-        totals = self.inner.totals
-        for start in range(0, self.most, WINDOW):
-            totals.start_epoch()
-            steps = min(WINDOW, self.most - start)
-            for _ in range(steps):
-                self.inner(self.feed.argument(self.taken), self._share)
-                self.taken += 1
-            self.steps += steps
-            self.skipped += int(totals.skipped)
-            self._check_finite()
-            # None where every step was skipped: there is nothing to go on for.
-            mean = totals.means().get("loss")
-            if mean is None or not mean < before:
-                break
-            before = mean
-
-    def _check_finite(self) -> None:
-        if int(self.inner.totals.in_a_row) < PATIENCE:
-            return
-        batch = int(self.inner.totals.first_skipped)
-        x = self.data.transform(self.feed.rows(self.feed.argument(batch)))
-        raise NonFiniteError(
-            f"{PATIENCE} inner steps in a row had no finite loss and gradient, from inner step "
-            f"{batch + 1} on: {explain(self.program, self.objective, x)}."
-        )
 
     def _mutual_information(self) -> float:
         rows = self.data.fixed("validation")
         if len(rows) > VALIDATION_DATA:
-            # Those that `mutual_information` would choose, before they are dense and on the device.
+            # The choice of `mutual_information`, before rows are made dense and moved to the device.
             rows = rows[permutation(len(rows), seed=VALIDATION_SEED)[:VALIDATION_DATA]]
         x = as_floats(rows[:].to(self.device))
-        estimate = mutual_information(
-            self.program, x, max_data=VALIDATION_DATA, seed=VALIDATION_SEED
-        )
-        return estimate.value
+        return mutual_information(
+            self.loss.program, x, max_data=VALIDATION_DATA, seed=VALIDATION_SEED
+        ).value
 
 
-def _with_loss(loss: Callable[..., Loss]) -> Callable[..., Loss]:
-    """The loss, which logs itself and nothing else."""
+def _logging_itself(loss: Callable[..., Loss]) -> Callable[..., Loss]:
+    """The loss with itself as its only metric."""
 
     def logged(*batch: Any) -> Loss:
         value = loss(*batch)
-        total = value.mean.detach().double() * value.data
+        total = value.mean.detach().double() * value.count
         return replace(value, sums={"loss": total})
 
     return logged

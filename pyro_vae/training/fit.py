@@ -1,4 +1,4 @@
-"""Training in one call."""
+"""Training in one call, and data prepared for a likelihood."""
 
 import inspect
 import logging
@@ -10,10 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.data import DATASETS, DataContract, Dataset, PreparedData, Units, own_data
+from pyro_vae.data import (
+    DATASETS,
+    DataContract,
+    Dataset,
+    Kind,
+    PreparedData,
+    SupportMismatchError,
+    Units,
+    own_data,
+)
+from pyro_vae.data.findings import Columns
 from pyro_vae.data.inputs import TAKEN, as_rows
-from pyro_vae.data.inspection import Judgement
+from pyro_vae.data.inspection import Judgement, grey_levels
 from pyro_vae.data.inspection import check as check_values
+from pyro_vae.data.preparation import FITS
+from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.likelihoods import LIKELIHOODS
+from pyro_vae.model import names_of_support
 from pyro_vae.networks import UserUnits, user_units
 from pyro_vae.objectives import OBJECTIVES, Objective
 from pyro_vae.parts import named_part
@@ -22,7 +36,6 @@ from pyro_vae.suggestions import or_meant
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.history import History
 from pyro_vae.training.loop import Training
-from pyro_vae.training.preparing import prepared, start_likelihood
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +51,7 @@ def fit(
     check: Judgement = "refuse",
     **options: Any,
 ) -> History:
-    """Train a VAE on data and return the history of its epochs. Afterwards it is in evaluation mode.
+    """Train a VAE on data and return the history of its epochs. The VAE ends in evaluation mode.
 
     >>> from pyro_vae import build
     >>> from pyro_vae.data import digits
@@ -49,33 +62,33 @@ def fit(
     (2,)
     >>> figure = history.plot()
 
-    The first call gives the VAE the units of real data and starts a likelihood of counts at their
-    means, unless it was built with some or a state_dict brought them; `vae.contract` describes the
-    data. A further call trains on, and needs data of the same shape, support and names.
+    The first call gives the VAE the units of real data and initialises a likelihood of counts at their
+    means, unless it was built with them or loaded them from a state_dict; `vae.contract` describes the
+    data. A later call continues training, and needs data of the same shape, support and names.
 
     Args:
-        vae: A VAE, trained in place, on the device its parameters are on.
-        data: A `Dataset`, or data of your own: an array `(n, ...)`, a list of rows, a DataFrame, a
-            sparse matrix, an AnnData, a torch data set or DataLoader, or a path. Grey levels are
-            binarised at each visit for a likelihood of binary data; give a `PreparedData` to choose
+        vae: A VAE, trained in place, on the device of its parameters.
+        data: A `Dataset`, or your own data: an array `(n, ...)`, a list of rows, a DataFrame, a
+            sparse matrix, an AnnData, a torch Dataset or DataLoader, or a path. Grey levels are
+            binarised at each visit for a likelihood of binary data; pass a `PreparedData` to choose
             otherwise.
-        objective: What is maximised: an objective, or the name of one of `OBJECTIVES` with its defaults;
+        objective: The objective to maximise, or the name of one of `OBJECTIVES` with its defaults;
             the ELBO if None.
-        checkpoint: A file to keep the state in.
-        resume: Whether to go on from that file where it exists.
-        progress: Whether to show a bar.
-        check: What is done about values that would make a wrong model, such as marks of missing values:
+        checkpoint: A file for the state.
+        resume: Whether to continue from that file if it exists.
+        progress: Whether to show a progress bar.
+        check: What to do about values that would make a wrong model, such as codes for missing values:
             "refuse" them, "warn" of them, or "none". Other findings are logged as warnings.
-        **options: Those of `Training`: epochs, batch_size, lr and so on.
+        **options: The options of `Training`: epochs, batch_size, lr and so on.
 
     Returns:
         A list of a record for each epoch, with `table()` and `plot()`.
 
     Raises:
         ValueError: If the data or an option do not fit.
-        TypeError: If an option is unknown, the data are none of these, or the program has no `likelihood`
-            and they are no `PreparedData`.
-        NonFiniteError: If no step had a finite gradient for a while.
+        TypeError: If an option is unknown, the data have another type, or the program has no `likelihood`
+            and the data are not a `PreparedData`.
+        NonFiniteError: If too many consecutive steps have no finite gradient.
     """
     if not isinstance(vae, nn.Module):
         got = f"the class {vae.__name__}" if isinstance(vae, type) else type(vae).__name__
@@ -94,20 +107,20 @@ def fit(
     else:
         if likelihood is None:
             raise TypeError(
-                f"{type(vae).__name__} has no `likelihood`, whose support says how to prepare data: give "
-                "a PreparedData."
+                f"{type(vae).__name__} has no `likelihood`, whose support decides how data are prepared: "
+                "pass a PreparedData."
             )
         dataset = as_dataset(data, likelihood.support)
         if contract is not None:
             contract.check_form(dataset)
-        ready = prepared(dataset, likelihood)
+        ready = prepare_for_likelihood(dataset, likelihood)
     shape = tuple(getattr(likelihood, "event_shape", ready.dataset.event_shape))
     if shape != ready.dataset.event_shape:
         raise ValueError(
-            f"the VAE is one of data of shape {shape}, and those of {ready.dataset.name} have the shape "
+            f"the VAE was built for data of shape {shape}, but those of {ready.dataset.name} have the shape "
             f"{ready.dataset.event_shape}: build it with that event shape."
         )
-    units = _own_units(vae, ready) if contract is None else contract.units
+    units = _units_of(vae, ready) if contract is None else contract.units
     if units is not None and ready.likelihood_support == "real":
         ready = PreparedData(
             replace(ready.dataset, model_units=units), "real", dequantise=ready.dequantise
@@ -115,7 +128,7 @@ def fit(
     # Before the model takes anything from the data.
     found = check_values(ready.dataset, ready.likelihood_support, judgement=check)
     if contract is None:
-        start_from(vae, ready)
+        initialise_from_data(vae, ready)
     notes = (*ready.dataset.notes, *(finding.text for finding in found))
     for note in notes:
         log.warning("%s", note)
@@ -129,14 +142,10 @@ def fit(
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    """Make sure that `Training` has such options."""
-    given = {"self", "program", "data", "objective", "notes"}
-    known = [
-        name
-        for function in (fit, Training)
-        for name in inspect.signature(function).parameters
-        if name not in (given | {"vae", "options"})
-    ]
+    """Check that `Training` has these options."""
+    given = {"self", "vae", "program", "data", "objective", "notes", "options"}
+    parameters = (*inspect.signature(fit).parameters, *inspect.signature(Training).parameters)
+    known = [name for name in parameters if name not in given]
     for name in options:
         if name not in known:
             raise TypeError(
@@ -147,29 +156,29 @@ def _check_options(options: dict[str, Any]) -> None:
 def _objective(
     objective: str | Objective | None, vae: nn.Module, data: PreparedData
 ) -> Objective | None:
-    """The objective, with its defaults if it is named."""
+    """The objective, with its defaults if it is given by name."""
     if objective is None or isinstance(objective, Objective):
         return objective
-    made = named_part("objective", objective, OBJECTIVES)
+    part = named_part("objective", objective, OBJECTIVES)
     sizes = {
         "train_size": len(data.train),
         "latent_dim": getattr(getattr(vae, "prior", None), "latent_dim", None),
     }
-    asked = inspect.signature(made).parameters
-    return made(**{name: size for name, size in sizes.items() if name in asked})
+    accepted = inspect.signature(part).parameters
+    return part(**{name: size for name, size in sizes.items() if name in accepted})
 
 
 def as_dataset(data: Any, likelihood_support: Any = None) -> Dataset:
-    """Data of any form that `fit` takes, split and numbered.
+    """Convert data of any form that `fit` takes, with splits.
 
     Args:
         data: The data.
-        likelihood_support: That of the likelihood, which says what floats without a fraction are: counts,
-            or real numbers.
+        likelihood_support: The likelihood's support, which decides whether floats without a fraction are
+            counts or real numbers.
 
     Raises:
         ValueError: If there is no such file, or the data cannot be a data set.
-        TypeError: If they are none of these forms.
+        TypeError: If the data have another type.
     """
     if isinstance(data, Dataset):
         return data
@@ -179,25 +188,69 @@ def as_dataset(data: Any, likelihood_support: Any = None) -> Dataset:
             raise ValueError(f"there is no file or folder {str(data)!r}; data must be {TAKEN}.")
         return DATASETS[loader](path=data)
     rows = as_rows(data)
-    if (
-        rows.support is None
-        and likelihood_support in ("counts", "real")
-        and _are_whole(rows.values)
-    ):
+    known = rows.support is not None or likelihood_support not in ("counts", "real")
+    if not known and _are_whole_floats(rows.values):
         rows = replace(rows, support=likelihood_support)
     return Dataset.from_rows(rows)
 
 
-def _are_whole(values: Any) -> bool:
-    """Whether an array or tensor holds floats, none of which has a fraction."""
+def _are_whole_floats(values: Any) -> bool:
     if not isinstance(values, np.ndarray | Tensor):
         return False
     array = np.asarray(values)
     return array.dtype.kind == "f" and bool((array == np.rint(array)).all())
 
 
-def start_from(vae: nn.Module, data: PreparedData) -> None:
-    """Give a VAE the units of data, and start its likelihood from them unless it was started before."""
+def prepare_for_likelihood(dataset: Dataset, likelihood: Any, **options: Any) -> PreparedData:
+    """Prepare data for a likelihood.
+
+    Args:
+        dataset: The data set.
+        likelihood: A likelihood, or its class.
+        **options: The options of `PreparedData`.
+
+    Raises:
+        ValueError: If an option is unknown, or the likelihood is not defined on such data. The message
+            names the likelihoods that are.
+    """
+    try:
+        return PreparedData(dataset, likelihood.support, **options)
+    except SupportMismatchError as error:
+        fitting = [f"{word}: {names_of_support(LIKELIHOODS, word)}" for word in error.fits]
+        name = getattr(likelihood, "__name__", type(likelihood).__name__)
+        # They were not inspected yet, and may be another kind of data than they seem.
+        grey = next(grey_levels(Columns(dataset, likelihood.support)), "")
+        raise ValueError(
+            f"{name} does not fit: {error} These are {'; '.join(fitting)}.{grey and f' But {grey}'}"
+        ) from error
+
+
+def describe_default_likelihood(dataset: Dataset, name: str, kind: Kind) -> str:
+    """A line with the default likelihood of the data, and the others that fit.
+
+    Args:
+        dataset: The data set.
+        name: The likelihood's name.
+        kind: The kind of data that it was chosen by.
+    """
+    words = {
+        "grey": "grey images" if dataset.kind == "grey" else "binarised data",
+        "levels": f"data of {dataset.levels} levels",
+        "counts": "counts",
+    }
+    others = [
+        other
+        for other, part in LIKELIHOODS.items()
+        if getattr(part, "support", None) in FITS[dataset.support] and other != name
+    ]
+    return (
+        f"p(x|z) is {name}, the default for {words.get(kind, f'{kind} data')}; others that fit: "
+        f"--likelihood {', '.join(others)}"
+    )
+
+
+def initialise_from_data(vae: nn.Module, data: PreparedData) -> None:
+    """Give a VAE the units of data, and initialise its likelihood from them unless it already was."""
     units = data.dataset.units
     for module in vae.modules():
         if isinstance(module, UserUnits):
@@ -209,21 +262,28 @@ def start_from(vae: nn.Module, data: PreparedData) -> None:
             "networks.on_user_units(encoder, event_shape), as `build` does."
         )
     if not getattr(getattr(vae, "likelihood", None), "started", False):
-        start_likelihood(vae, data)
+        initialise_likelihood(vae, data)
 
 
-def _own_units(vae: nn.Module, data: PreparedData) -> Units | None:
-    """The units that a VAE was built with, or that its state_dict brought; None without."""
+def initialise_likelihood(vae: Any, data: PreparedData) -> None:
+    """Initialise a likelihood that can be at the means of training data, of sparse data those of all rows."""
+    start = getattr(getattr(vae, "likelihood", None), "start_from", None)
+    if start is not None:
+        start(data.train if isinstance(data.train, SparseRows) else data.starting_rows())
+
+
+def _units_of(vae: nn.Module, data: PreparedData) -> Units | None:
+    """The units that a VAE was built with, or loaded from a state_dict; None without."""
     own, of_data = user_units(vae), data.dataset.units
     if own is None or not own.known:
         return None
     center, spread, floor = (
         getattr(own, name).double().cpu() for name in ("center", "spread", "floor")
     )
-    apart = ((center - of_data.center).abs() > spread) | (
+    different = ((center - of_data.center).abs() > spread) | (
         (spread / of_data.spread).log2().abs() > 1
     )
-    if apart.any():
+    if different.any():
         log.warning(
             "the VAE keeps the center and spread that it was built with or loaded, which differ from "
             "those of %s: build a new one to take those of the data.",

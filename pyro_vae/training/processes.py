@@ -1,19 +1,15 @@
-"""Several processes that train one model: what they tell each other."""
+"""Communication of several processes that train one model."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-# A process that has not answered for so long is taken to have died.
+# A process that does not answer within this time is taken to have died.
 _TIMEOUT = timedelta(minutes=10)
 
 
@@ -23,22 +19,19 @@ class LostProcessError(RuntimeError):
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together; one alone has nobody to talk to.
+    """This process among those that train together, or alone.
 
     Args:
-        rank: Which it is, from 0. The first alone writes.
-        size: How many there are.
+        rank: Its rank. Only the process of rank 0 writes files.
+        size: The number of processes.
     """
 
     rank: int = 0
     size: int = 1
 
     @classmethod
-    def joined(cls, device: torch.device) -> "Processes":
-        """Join those that `torchrun` started; alone, without it.
-
-        They talk through gloo on CPUs and NCCL on GPUs.
-        """
+    def join(cls, device: torch.device) -> "Processes":
+        """Join the processes that `torchrun` started, by gloo on CPUs and NCCL on GPUs."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             return cls()
@@ -46,17 +39,17 @@ class Processes:
 
         if not dist.is_initialized():
             backend = "nccl" if device.type == "cuda" else "gloo"
-            with _lost_processes_named():
+            with _named_errors():
                 dist.init_process_group(backend, timeout=_TIMEOUT)
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
     def add(self, values: Tensor) -> None:
-        """Make of each process's tensor the sum of all.
+        """Sum a tensor over all processes, in place.
 
         Raises:
             LostProcessError: If one of them does not answer.
@@ -64,11 +57,11 @@ class Processes:
         if self.size > 1:
             import torch.distributed as dist
 
-            with _lost_processes_named():
+            with _named_errors():
                 dist.all_reduce(values)
 
     def follow_first(self, tensors: Sequence[Tensor]) -> None:
-        """Give every process the first one's values.
+        """Copy the values of the first process to all others, in place.
 
         Raises:
             LostProcessError: If one of them does not answer.
@@ -76,20 +69,20 @@ class Processes:
         if self.size > 1:
             import torch.distributed as dist
 
-            with _lost_processes_named(), torch.no_grad():
+            with _named_errors(), torch.no_grad():
                 for tensor in tensors:
                     dist.broadcast(tensor, src=0)
 
-    def any(self, *wishes: bool, device: torch.device) -> tuple[bool, ...]:
-        """Whether any of the processes has a wish, for each of them."""
+    def any(self, *flags: bool, device: torch.device) -> tuple[bool, ...]:
+        """Whether any of the processes sets a flag, for each of them."""
         if self.size == 1:
-            return wishes
-        counts = torch.tensor([float(wish) for wish in wishes], device=device)
+            return flags
+        counts = torch.tensor([float(flag) for flag in flags], device=device)
         self.add(counts)
         return tuple(count > 0 for count in counts.tolist())
 
     def leave(self) -> None:
-        """End the conversation."""
+        """Leave the process group."""
         if self.size > 1:
             import torch.distributed as dist
 
@@ -98,10 +91,10 @@ class Processes:
 
 
 @contextmanager
-def _lost_processes_named() -> "Iterator[None]":
+def _named_errors() -> Iterator[None]:
     try:
         yield
-    # torch.distributed's errors are of these two, with a page of addresses each.
+    # torch.distributed raises these two, each with a page of addresses.
     except (RuntimeError, ValueError) as error:
         raise LostProcessError(
             "another of the processes that train together has ended, or cannot be reached."

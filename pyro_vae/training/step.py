@@ -1,4 +1,4 @@
-"""One update of whatever a loss depends on, on the device from end to end."""
+"""A single optimizer step that never synchronizes with the host, and the totals of an epoch's steps."""
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -9,36 +9,37 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from pyro_vae.compilation.compiled_function import Compiled, CompileMode
+from pyro_vae.compilation import CompiledFunction, CompileMode
 from pyro_vae.training.processes import Processes
-from pyro_vae.training.totals import Totals
 
-# So many steps in a row without a finite loss and gradient end a run.
-PATIENCE = 20
+# Number of consecutive steps without a finite loss and gradient that ends a run.
+MAX_SKIPPED_IN_A_ROW = 20
+# Largest relative error of a compiled loss.
+_LOSS_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What a batch costs.
+    """Batch loss and the metrics to log.
 
     Args:
-        mean: What is minimised.
-        data: The number of data that it is a mean over.
-        sums: Values to log, summed over the data, without a gradient.
-        weight: What it counts in the mean over all processes; 1 for a single one.
-        own: What the loss's own parameters minimise; None if it has none.
+        mean: The mean loss over the examples, to be minimised.
+        count: The number of examples.
+        sums: Values to log, summed over the examples, without a gradient.
+        weight: The weight of the mean among all processes; 1 for a single one.
+        auxiliary: The loss of the objective's own parameters; None if it has none.
     """
 
     mean: Tensor
-    data: int | Tensor = 1
+    count: int | Tensor = 1
     sums: Mapping[str, Tensor] = field(default_factory=dict)
     weight: float = 1.0
-    own: Tensor | None = None
+    auxiliary: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Own:
-    """Parameters of the loss itself, such as a critic's, which are trained down a loss of their own.
+class AuxiliaryParameters:
+    """Parameters of the objective itself, such as a critic's, which minimise `Loss.auxiliary`.
 
     Args:
         parameters: Leaves with a gradient, by name.
@@ -51,35 +52,101 @@ class Own:
     betas: tuple[float, float] = (0.9, 0.999)
 
 
-class Step:
-    """A step of Adam down a loss; the program behind the loss may be any.
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the steps of an epoch, on the device: they are read once an epoch, not every step.
 
-    A step whose loss or gradient is not finite changes no parameter and no moment of the optimiser:
-    fused Adam reads that from a tensor, so nothing waits for the device. After `PATIENCE` skipped
-    steps in a row all others are skipped too, so that the parameters stay as they were when it
-    began.
-
-    All of it is one function of tensors that changes in place what it trains. So it can be compiled
-    whole, from the noise to the new parameters; `Compiled` says when it is. With several processes
-    what is compiled ends with the gradient: one sum over all of them follows, and the same update in
-    each.
+    The tensors are changed in place, so that a compiled step continues with them.
 
     Args:
-        loss: Gives the loss of a batch; its noise is drawn from the global random stream.
-        parameters: What is trained, by name: leaves with a gradient.
+        data: The number of examples in the steps taken.
+        skipped: The number of steps skipped.
+        in_a_row: The number of steps skipped since the last one taken.
+        steps: The number of steps begun since training began.
+        first_skipped: The step at which the current row of skipped ones began.
+        sums: Each logged value, summed over the examples of the steps taken.
+    """
+
+    data: Tensor
+    skipped: Tensor
+    in_a_row: Tensor
+    steps: Tensor
+    first_skipped: Tensor
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def zero(cls, device: torch.device) -> "Totals":
+        """Totals of no step."""
+        return cls(*(torch.zeros((), dtype=torch.int64, device=device) for _ in range(5)))
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any], device: torch.device) -> "Totals":
+        """Load the result of `dataclasses.asdict` onto a device."""
+        # Clones, as the totals are changed in place and the saved tensors must not be.
+        counts = {
+            name: value.clone().to(device) for name, value in saved.items() if name != "sums"
+        }
+        sums = {name: value.clone().to(device) for name, value in saved["sums"].items()}
+        return cls(**counts, sums=sums)
+
+    def add(self, taken: Tensor, count: int | Tensor, sums: Mapping[str, Tensor]) -> None:
+        """Add a step.
+
+        Args:
+            taken: Whether it was taken, a boolean scalar.
+            count: The number of its examples.
+            sums: Each logged value, summed over them.
+        """
+        begins = (self.in_a_row == 0) & ~taken
+        self.first_skipped.copy_(torch.where(begins, self.steps, self.first_skipped))
+        self.steps.add_(1)
+        self.skipped.add_(~taken)
+        self.in_a_row.copy_(torch.where(taken, 0, self.in_a_row + 1))
+        self.data.add_(count * taken)
+        for name, total in sums.items():
+            if name not in self.sums:
+                self.sums[name] = torch.zeros((), dtype=torch.float64, device=self.data.device)
+            # where, not a product: 0 times NaN is NaN.
+            self.sums[name].add_(torch.where(taken, total, 0.0))
+
+    def start_epoch(self) -> None:
+        """Reset all but what runs across epochs."""
+        for total in (self.data, self.skipped, *self.sums.values()):
+            total.zero_()
+
+    def means(self) -> dict[str, float]:
+        """Each value's mean per example over the steps taken, empty if there were none. This synchronizes."""
+        data = int(self.data)
+        return {name: float(total) / data for name, total in self.sums.items()} if data else {}
+
+
+class Step:
+    """A step of Adam on the loss of any program.
+
+    A step whose loss or gradient is not finite changes no parameter and no moment of the optimizer:
+    fused Adam reads that from a tensor, so nothing waits for the device. After `MAX_SKIPPED_IN_A_ROW`
+    skipped steps in a row all others are skipped as well, so that the parameters stay unchanged.
+
+    The step is one function of tensors that changes in place what it trains, so it can be compiled as a
+    whole, from the noise to the new parameters; see `CompiledFunction`. With several processes the compiled
+    part ends with the gradient; a sum over all processes and the same update in each of them follow.
+
+    Args:
+        loss: Gives the loss of a batch, with noise from the global random stream.
+        parameters: The parameters to train, by name: leaves with a gradient.
         lr: Adam's learning rate.
-        clip_norm: The largest norm a gradient may have; a longer one is shortened to it.
-        compile: "on", "off", or "auto" to compile where the work that is expected pays for it.
-        expected_steps: How many steps a batch of this form will be taken for, for "auto".
-        tolerance: How far the compiled gradient may be from the eager one, as a share of its norm.
-        modules: What the loss is made of. A graph cannot follow an attribute that is bound anew.
-        form: A name for the form of a batch, from what the loss is called with; its shapes if None.
-        processes: Those that train together.
-        own: The loss's own parameters, trained in the same step down `Loss.own`; its gradient is taken
-            before either update, and is not clipped.
+        clip_norm: The largest norm of a gradient; a longer one is rescaled to it.
+        compile: "on", "off", or "auto" to compile where the expected work pays for it.
+        expected_steps: The number of steps that a form of a batch is expected to get.
+        tolerance: The largest difference of a compiled gradient from the eager one, as a share of its norm.
+        modules: The modules of the loss, whose attributes must not be rebound in a graph.
+        form: Names the form of a batch; the shapes of the arguments if None.
+        processes: The processes that train together.
+        auxiliary: The objective's own parameters, trained in the same step on `Loss.auxiliary`. Its
+            gradient is taken before either update, and is not clipped.
 
     Raises:
-        ValueError: If there is nothing to train, or there are several processes and `own` parameters.
+        ValueError: If there is nothing to train, or there are several processes and auxiliary parameters.
 
     References:
         Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015),
@@ -99,43 +166,59 @@ class Step:
         modules: Sequence[nn.Module] = (),
         form: Callable[..., str] | None = None,
         processes: Processes | None = None,
-        own: Own | None = None,
+        auxiliary: AuxiliaryParameters | None = None,
     ) -> None:
         if not parameters:
             raise ValueError("there is no parameter with a gradient to train.")
         self.loss = loss
-        self.own = own or Own()
+        self.auxiliary = auxiliary or AuxiliaryParameters()
         self.trained = dict(parameters)
-        # In the optimiser's order.
-        self.parameters = {**self.trained, **self.own.parameters}
+        # In the optimizer's order.
+        self.parameters = {**self.trained, **self.auxiliary.parameters}
         self.clip_norm = clip_norm
         self.modules = modules
         self.processes = processes or Processes()
-        if self.own.parameters and self.processes.size > 1:
-            raise ValueError("a loss with parameters of its own trains in one process.")
+        if self.auxiliary.parameters and self.processes.size > 1:
+            raise ValueError(
+                "an objective with parameters of its own must be trained in one process."
+            )
         groups: list[dict[str, Any]] = [{"params": list(self.trained.values())}]
-        if self.own.parameters:
-            of_loss = list(self.own.parameters.values())
-            groups.append({"params": of_loss, "lr": self.own.lr, "betas": self.own.betas})
+        if self.auxiliary.parameters:
+            own = list(self.auxiliary.parameters.values())
+            groups.append({"params": own, "lr": self.auxiliary.lr, "betas": self.auxiliary.betas})
         self.optimizer = torch.optim.Adam(groups, lr=lr, fused=True)
         device = next(iter(self.parameters.values())).device
-        self._start_moments()
+        self._initialise_moments()
         self.totals = Totals.zero(device)
-        # A tensor, so that a graph reads it anew; fused Adam wants this type on each device.
+        # Tensors, so that a graph reads changes; fused Adam needs these types.
         dtype = torch.float32 if device.type == "cuda" else torch.float64
-        self._lrs_now = [group["lr"] for group in self.optimizer.param_groups]
-        self._lrs = [torch.tensor(lr, dtype=dtype, device=device) for lr in self._lrs_now]
-        self.compiled = Compiled(
-            self._take if self.processes.size == 1 else self._part,
-            compile,
+        self._current_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self._lrs = [torch.tensor(lr, dtype=dtype, device=device) for lr in self._current_lrs]
+        self._compile_options: dict[str, Any] = {
+            "tolerance": tolerance,
+            "modules": modules,
+            "form": form,
+        }
+        self.compiled = self._compiled(compile, expected_steps)
+
+    def _compiled(
+        self, mode: CompileMode, expected_steps: Callable[[str], int]
+    ) -> CompiledFunction:
+        tolerance = self._compile_options["tolerance"]
+        outputs = {"loss": max(_LOSS_TOLERANCE, 0.01 * tolerance)}
+        alone = self.processes.size == 1
+        return CompiledFunction(
+            self._whole_step if alone else self._local_gradient,
+            mode,
             expected_steps,
-            names=self._names,
-            tolerance=tolerance,
-            modules=modules,
-            form=form,
+            name="step, batch",
+            outputs=outputs if alone else outputs | {"gradient": tolerance},
+            changed=self._changed_tensors,
+            cuda_graph=True,
+            **self._compile_options,
         )
 
-    def over(
+    def restrict(
         self,
         names: Collection[str],
         expected_steps: Callable[[str], int],
@@ -143,91 +226,82 @@ class Step:
         loss: Callable[..., Loss] | None = None,
         totals: Totals | None = None,
     ) -> "Step":
-        """A step of some of the parameters, and of the loss's own, that leaves the others as they are.
+        """A step of some of the parameters, and the auxiliary ones, that leaves the others unchanged.
 
-        It is compiled by itself. The optimiser is this step's: a parameter has one state of Adam and one
+        It is compiled on its own. The optimizer is shared: a parameter has one state of Adam and one
         learning rate, whichever step moves it.
 
         Args:
-            names: Of the parameters that it trains.
-            expected_steps: How many such steps a batch of this form will be taken for.
+            names: The names of the parameters to train.
+            expected_steps: The number of such steps that a form of a batch is expected to get.
             loss: Its loss; this step's if None.
-            totals: Where it adds up; totals of its own if None.
+            totals: Its totals; new ones if None.
 
         Raises:
-            ValueError: If it would train nothing, or there are several processes.
+            ValueError: If there is nothing to train, or there are several processes.
         """
         if not names:
             raise ValueError("there is no parameter with a gradient to train.")
         if self.processes.size > 1:
-            raise ValueError("a step of some of the parameters trains in one process.")
+            raise ValueError("a step of some of the parameters needs a single process.")
         part = copy.copy(self)
         part.loss = self.loss if loss is None else loss
         part.trained = {name: self.trained[name] for name in names}
-        part.parameters = {**part.trained, **self.own.parameters}
+        part.parameters = {**part.trained, **self.auxiliary.parameters}
         part.totals = Totals.zero(self.totals.data.device) if totals is None else totals
-        part.compiled = Compiled(
-            part._take,
-            self.compiled.mode,
-            expected_steps,
-            names=part._names,
-            tolerance=self.compiled.tolerance,
-            modules=self.modules,
-            form=self.compiled.form,
-        )
+        part.compiled = part._compiled(self.compiled.mode, expected_steps)
         return part
 
     def __call__(self, *batch: Any) -> Tensor:
-        """Take a step, add what it logs to `totals`, and return its loss, on the device."""
+        """Take a step, add its metrics to `totals`, and return its loss, on the device."""
         for place, group in enumerate(self.optimizer.param_groups):
-            if group["lr"] != self._lrs_now[place]:
+            if group["lr"] != self._current_lrs[place]:
                 self._lrs[place].fill_(group["lr"])
-                self._lrs_now[place] = group["lr"]
-        loss, *parts = self.compiled(*batch)
-        return self._together(*parts) if parts else loss
+                self._current_lrs[place] = group["lr"]
+        loss, *local = self.compiled(*batch)
+        return self._reduced_step(*local) if local else loss
 
     def load_state_dict(self, optimizer: dict[str, Any], totals: Mapping[str, Any]) -> None:
-        """Take over the optimiser's state and the totals."""
+        """Load the optimizer's state and the totals."""
         self.optimizer.load_state_dict(optimizer)
-        self._start_moments()
+        self._initialise_moments()
         self.totals = Totals.from_dict(totals, self.totals.data.device)
-        # A graph would go on with the tensors of before.
-        self.compiled.forget()
+        # A graph would continue with the tensors from before.
+        self.compiled.reset()
 
-    def _take(self, *batch: Any) -> tuple[Tensor, ...]:
-        """The whole step."""
+    def _whole_step(self, *batch: Any) -> tuple[Tensor, ...]:
         loss = self.loss(*batch)
-        # The two losses may share what they are made of.
-        shared = loss.own is not None
+        # The two losses may share a graph.
+        shared = loss.auxiliary is not None
         trained = _gradients(loss.mean, self.trained, retain_graph=shared)
-        own = _gradients(loss.own, self.own.parameters) if loss.own is not None else []
+        own = _gradients(loss.auxiliary, self.auxiliary.parameters) if shared else []
         with torch.no_grad():
-            self._update(_apart(trained), loss, _apart(own))
+            self._update(_unzip(trained), loss, _unzip(own))
         return (loss.mean.detach(),)
 
-    def _part(self, *batch: Any) -> tuple[Tensor, ...]:
-        """A process's part of the loss and, in one vector, of all that is summed over processes."""
+    def _local_gradient(self, *batch: Any) -> tuple[Tensor, ...]:
+        """This process's loss, and one vector of all that is summed over the processes."""
         loss = self.loss(*batch)
         trained = _gradients(loss.mean, self.trained)
-        # Python's own, so set by the first call, which is always eager, and the same for all.
-        self._trained = [p for p, _ in trained]
+        # Set by the first call, which is always eager, and the same in all processes.
+        self._with_gradient = [p for p, _ in trained]
         self._logged = list(loss.sums)
         counts = (loss.weight > 0) * torch.stack([total.float() for total in loss.sums.values()])
         means = loss.weight * torch.cat([*(g.flatten() for _, g in trained), loss.mean.view(1)])
-        data = means.new_full((1,), int(loss.data) if loss.weight > 0 else 0)
+        data = means.new_full((1,), int(loss.count) if loss.weight > 0 else 0)
         return loss.mean.detach(), torch.cat([means.detach(), data, counts])
 
-    def _together(self, parts: Tensor) -> Tensor:
-        """The step, once every process has its part."""
-        # What a graph returns may be a buffer that it uses again.
-        whole = parts.clone()
+    def _reduced_step(self, local: Tensor) -> Tensor:
+        """Sum the vectors of all processes, and take the step."""
+        # A graph may use the buffers of its outputs again.
+        whole = local.clone()
         self.processes.add(whole)
-        sizes = [parameter.numel() for parameter in self._trained]
+        sizes = [parameter.numel() for parameter in self._with_gradient]
         *flat, mean, data, sums = whole.split([*sizes, 1, 1, len(self._logged)])
-        gradients = [g.view_as(p) for g, p in zip(flat, self._trained, strict=True)]
+        gradients = [g.view_as(p) for g, p in zip(flat, self._with_gradient, strict=True)]
         logged = dict(zip(self._logged, sums.double(), strict=True))
         with torch.no_grad():
-            self._update((self._trained, gradients), Loss(mean[0], data[0].long(), logged))
+            self._update((self._with_gradient, gradients), Loss(mean[0], data[0].long(), logged))
         return mean[0]
 
     def _update(
@@ -236,25 +310,27 @@ class Step:
         loss: Loss,
         own: tuple[list[Tensor], list[Tensor]] = ([], []),
     ) -> None:
-        """Take the step, parameters and their gradients, unless something is not finite."""
+        """Update parameters by their gradients, unless something is not finite."""
         parameters, gradients = trained
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.clip_norm is not None:
-            # As torch.nn.utils.clip_grad_norm_ does it.
+            # As in torch.nn.utils.clip_grad_norm_.
             scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1)
             gradients = [gradient * scale for gradient in gradients]
-        taken = loss.mean.isfinite() & norm.isfinite() & (self.totals.in_a_row < PATIENCE)
+        taken = (
+            loss.mean.isfinite() & norm.isfinite() & (self.totals.in_a_row < MAX_SKIPPED_IN_A_ROW)
+        )
         if own[0]:
             taken = taken & torch.nn.utils.get_total_norm(own[1]).isfinite()
         for place, (leaves, slopes) in enumerate(((parameters, gradients), own)):
             if leaves:
                 self._adam(place, leaves, slopes, taken)
-        self.totals.add(taken, loss.data, loss.sums)
+        self.totals.add(taken, loss.count, loss.sums)
 
     def _adam(
         self, place: int, parameters: list[Tensor], gradients: list[Tensor], taken: Tensor
     ) -> None:
-        """Adam's update of parameters of one group, if it is to be taken."""
+        """Adam's update of one parameter group, if the step is taken."""
         moments = [self.optimizer.state[parameter] for parameter in parameters]
         group = self.optimizer.param_groups[place]
         adam(
@@ -275,22 +351,21 @@ class Step:
             maximize=False,
         )
 
-    def _start_moments(self) -> None:
-        """Make the optimiser's state now: a step that it skips does."""
+    def _initialise_moments(self) -> None:
+        """Create the optimizer's state, by a step that it skips."""
         if self.optimizer.state:
             return
         for parameter in self.parameters.values():
             parameter.grad = torch.zeros_like(parameter)
-        # Fused Adam wants float32, whatever the default type is.
-        one = torch.ones(
-            (), dtype=torch.float32, device=next(iter(self.parameters.values())).device
-        )
+        # Fused Adam needs float32, whatever the default type is.
+        device = next(iter(self.parameters.values())).device
+        one = torch.ones((), dtype=torch.float32, device=device)
         self.optimizer.found_inf = one  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _names(self) -> dict[str, Tensor]:
-        """What the compiled step is compared in. A gradient is seen in the mean that it moves."""
+    def _changed_tensors(self) -> dict[str, Tensor]:
+        """The tensors in which a compiled step is compared. A gradient shows in the mean that it moves."""
         moments = {
             f"the gradient of {name}": self.optimizer.state[parameter]["exp_avg"]
             for name, parameter in self.parameters.items()
@@ -307,20 +382,14 @@ class Step:
 def _gradients(
     loss: Tensor, parameters: Mapping[str, Tensor], *, retain_graph: bool | None = None
 ) -> list[tuple[Tensor, Tensor]]:
-    """Each parameter that a loss depends on, with its gradient; Adam leaves the others alone."""
+    """Each parameter that a loss depends on, with its gradient; Adam leaves the others unchanged."""
     leaves = list(parameters.values())
     found = torch.autograd.grad(loss, leaves, retain_graph=retain_graph, allow_unused=True)
     both = zip(leaves, found, strict=True)
     return [(parameter, gradient) for parameter, gradient in both if gradient is not None]
 
 
-def _apart(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters and their gradients, in the parameters' layout."""
-    return [p for p, _ in pairs], [_like(gradient, p) for p, gradient in pairs]
-
-
-def _like(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """The gradient in the parameter's layout, which fused Adam takes for granted."""
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
+def _unzip(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters and gradients, these in the parameters' layout, which fused Adam requires."""
+    gradients = [g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in pairs]
+    return [p for p, _ in pairs], gradients

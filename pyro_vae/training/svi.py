@@ -1,4 +1,4 @@
-"""Stochastic variational inference of any reparameterised Pyro program, compiled."""
+"""Stochastic variational inference of any reparameterisable Pyro program, compiled."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -7,7 +7,7 @@ import pyro
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.compilation.work import CompileMode
+from pyro_vae.compilation import CompileMode
 from pyro_vae.rng import owners_of
 from pyro_vae.training.step import Loss, Step
 
@@ -17,8 +17,8 @@ def negative_elbo(
 ) -> Tensor:
     """-(log p(x, z) - log q(z | x)) at one draw of z, in nats: the loss of Pyro's `Trace_ELBO`.
 
-    It stays on the device, where Pyro's own reads each site's term. Plates' subsampling and
-    `poutine.scale` enter it.
+    It stays on the device, where Pyro's own synchronizes at each site. Plates' subsampling and
+    `poutine.scale` are included.
 
     Raises:
         ValueError: If a latent site of the guide is not reparameterisable.
@@ -38,7 +38,7 @@ def negative_elbo(
 
 
 class CompiledSVI:
-    """Pyro's `SVI`, with the step one compiled graph: for your own model and guide.
+    """Pyro's `SVI` with a compiled step, for your own model and guide.
 
     >>> import torch, pyro.distributions as dist
     >>> def model(x):
@@ -46,19 +46,19 @@ class CompiledSVI:
     ...     with pyro.plate("data", len(x)):
     ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
     >>> svi = CompiledSVI(model, pyro.infer.autoguide.AutoNormal(model), lr=0.01, compile="off")
-    >>> svi.step(torch.ones(20)).shape  # a tensor: reading it is up to you
+    >>> svi.step(torch.ones(20)).shape  # a tensor: reading it synchronizes
     torch.Size([])
 
-    The first step runs as it is, with validation; the second is made both ways and compared. What
-    cannot be traced, or disagrees, goes on as it is, and the log (`pyro_vae.training`) says why.
+    The first step runs eagerly, with validation; the second is made both ways and compared. A program that
+    cannot be traced, or whose results differ, stays eager, and the log (`pyro_vae`) gives the reason.
 
     Args:
-        model: A Pyro model. What it reads beside its arguments must be changed in place, if at all.
-        guide: Its guide, with reparameterised sites.
-        loss: `loss(model, guide, *args)` gives what is minimised, a tensor that nobody has read:
-            `.item()` cannot be compiled, so Pyro's own ELBO classes cannot.
-        lr: The learning rate of Adam.
-        clip_norm: The largest norm of a gradient; a longer one is shortened to it. None for no limit.
+        model: A Pyro model. It must change tensors other than its arguments in place, if at all.
+        guide: Its guide, with reparameterisable sites.
+        loss: `loss(model, guide, *args)` gives the loss, a tensor that was not read: `.item()` cannot be
+            compiled, so Pyro's own ELBO classes cannot.
+        lr: Adam's learning rate.
+        clip_norm: The largest norm of a gradient; a longer one is rescaled to it. None for no limit.
         compile: "on", or "off".
 
     Raises:
@@ -90,20 +90,24 @@ class CompiledSVI:
             ValueError: If nothing in model and guide has a gradient, or a site is not
                 reparameterisable.
         """
-        if self._step is not None:
-            with pyro.validation_enabled(False):
-                return self._step(args, kwargs)
-        step = self.prepare(*args, **kwargs)
-        with pyro.validation_enabled(True):
+        first = self._step is None
+        step = self.prepare(*args, **kwargs) if self._step is None else self._step
+        with pyro.validation_enabled(first):
             return step(args, kwargs)
 
     def prepare(self, *args: Any, **kwargs: Any) -> Step:
-        """Find the parameters, by running model and guide once without training. `step` does it too."""
+        """Find the parameters, by running model and guide once without training; `step` does so too."""
         with poutine.trace(param_only=True) as found:
             self.loss(self.model, self.guide, *args, **kwargs)
+        nodes = cast("dict[str, dict[str, Any]]", found.trace.nodes)
+        values = {name: node["value"] for name, node in nodes.items()}
+        # A constrained parameter is trained as the unconstrained one that it is made of.
         self._step = Step(
             self._loss,
-            _parameters(found.trace),
+            {
+                n: v.unconstrained() if hasattr(v, "unconstrained") else v
+                for n, v in values.items()
+            },
             modules=owners_of(self.model, self.guide),
             **self._options,
         )
@@ -112,16 +116,7 @@ class CompiledSVI:
     @property
     def compiled(self) -> bool:
         """Whether a step is compiled, so far."""
-        return self._step is not None and "on" in self._step.compiled.decisions.values()
+        return self._step is not None and self._step.compiled.compiled
 
     def _loss(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Loss:
         return Loss(self.loss(self.model, self.guide, *args, **kwargs))
-
-
-def _parameters(trace: poutine.Trace) -> dict[str, Tensor]:
-    nodes = cast("dict[str, dict[str, Any]]", trace.nodes)
-    # A constrained parameter is trained as the unconstrained one behind it.
-    return {
-        name: value.unconstrained() if hasattr(value, "unconstrained") else value
-        for name, value in ((name, node["value"]) for name, node in nodes.items())
-    }

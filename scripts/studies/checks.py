@@ -1,17 +1,14 @@
-"""Does each check find what it is meant to find, and nothing where nothing is wrong?
+"""Does each check find the faults it is meant for, and nothing where nothing is wrong?
 
-`python scripts/studies/checks.py` takes small VAEs whose posterior is known exactly, plants a fault, makes
-data sets anew, and counts how often each check rejects at 5 %: one time in twenty where nothing is
-wrong. A case that is in `checks.json` is not made again. `--table` prints what is there,
-`--write PAGE` puts it between that page's markers.
+Takes small VAEs whose posterior is known exactly, plants a fault, draws data sets, and counts how often each check rejects
+at 5 %: one time in twenty where nothing is wrong.
 """
 
 import argparse
-import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,18 +24,10 @@ from analysis.calibration.simulation_based_calibration import simulation_based_c
 from analysis.comparison.p_values import holm
 from analysis.predictive.checks import predictive_checks
 from analysis.predictive.model_samples import new_data, to_array
-from analysis.study import (
-    Cell,
-    Results,
-    fill_cell,
-    made_with,
-    markdown,
-    run_study,
-    study_parser,
-)
+from analysis.study import Row, Study
+from analysis.study_results import Cell
 from pyro_vae.runs.provenance import provenance
 
-RESULTS = Path(__file__).with_suffix(".json")
 # Of each data set: data, new data from the model, training data, and draws from the guide.
 DATA, GENERATED, TRAIN, DRAWS = 200, 1000, 500, 99
 LEVEL = 0.05
@@ -110,7 +99,7 @@ CASES: dict[str, Case] = {
     "binary_guide": binary("guide's logits twice as large", guide_sharpness=2.0),
 }
 
-# What stands above each column.
+# The columns.
 CHECKS = {
     "statistics": "statistics",
     "profiles": "profiles",
@@ -121,17 +110,6 @@ CHECKS = {
     "sbc_dimensions": "SBC, dimensions",
     "sbc_joint": "SBC, joint",
 }
-READING = (
-    "The share of data sets on which a check has p < 0.05; of several p-values the smallest after Holm's "
-    "correction. Where nothing is wrong 5 % is right; a fault of the model is for the first six to find, and one "
-    f"of the guide for SBC, simulation-based calibration. Each data set has {DATA} data, {GENERATED:,} new ones "
-    f"from the model, {TRAIN} training data and {DRAWS} draws from the guide for each datum, of 64 elements (4 "
-    "where the guide lacks correlations). Bold: outside the 99.9 % binomial interval around 5 %. "
-    "Left-out elements are judged without the same forecasts of the model's own data, which `diagnose.py` sets "
-    "beside them: alone, a poor guide shows there, too. No check finds everything: a model of binary images that "
-    "ignores its latent variable gives each pixel its share and calibrated forecasts, and its guide passes SBC; "
-    "the spectrum, the rate and the mutual information find it."
-)
 
 
 def p_values(case: Case, seed: int) -> dict[str, float]:
@@ -169,63 +147,54 @@ def smallest(p_values: Iterable[float]) -> float:
     return float(holm(np.array(list(p_values), dtype=np.float64)).min())
 
 
-def rejected(name: str, repeats: int) -> Cell:
-    """How many of so many data sets each check rejects."""
+def rejections(name: str, _seed: int, options: argparse.Namespace) -> Cell:
+    """The number of data sets that each check rejects."""
     found = [
-        p_values(CASES[name], seed) for seed in tqdm(range(repeats), desc=name, unit="data set")
+        p_values(CASES[name], seed)
+        for seed in tqdm(range(options.repeats), desc=name, unit="data set")
     ]
     return {
-        "repeats": repeats,
+        "repeats": options.repeats,
         "rejected": {check: sum(p[check] < LEVEL for p in found) for check in CHECKS},
         **provenance(),
     }
 
 
-def tables(results: Results) -> str:
-    """The cells as Markdown."""
-    from scipy.stats import binom
+def share(check: str) -> Callable[[list[Cell]], str]:
+    """A column of the share of rejected data sets, bold outside of the 99.9 % binomial interval around the level."""
 
-    shown = {name: results[name] for name in CASES if name in results}
-    if not shown:
-        return "No cell has been made yet."
-    rows = []
-    for name, cell in shown.items():
-        case, repeats = CASES[name], cell["repeats"]
+    def text(cells: list[Cell]) -> str:
+        from scipy.stats import binom
+
+        count, repeats = cells[0]["rejected"][check], cells[0]["repeats"]
         low, high = binom.ppf((0.0005, 0.9995), repeats, LEVEL)
-        shares = []
-        for check in CHECKS:
-            count = cell["rejected"][check]
-            share = f"{count / repeats:.0%}"
-            shares.append(share if low <= count <= high else f"**{share}**")
-        rows.append((case.model, case.fault, *shares, str(repeats), f"`{cell['command']}`"))
-    header = ("model", "fault", *CHECKS.values(), "data sets", "command")
-    return "\n\n".join((markdown(header, rows), f"{READING} {made_with(shown)}"))
+        return f"{count / repeats:.0%}" if low <= count <= high else f"**{count / repeats:.0%}**"
+
+    return text
 
 
-def fill(options: argparse.Namespace) -> None:
-    """Make the cells that are not there."""
-    for name in options.only or CASES:
-        words = ("--only", name, "--repeats", str(options.repeats))
-        command = shlex.join(["python", "scripts/studies/checks.py", *words])
-        fill_cell(
-            options.results,
-            name,
-            command,
-            lambda name=name: rejected(name, options.repeats),
-            again=options.again,
-        )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program and return its exit code."""
-    parser = study_parser(str(__doc__), RESULTS)
-    parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE", help="Which cases.")
-    parser.add_argument("--repeats", type=int, default=100, help="Data sets of each case.")
-    options = parser.parse_args(arguments)
-    if options.repeats < 1:
-        parser.error(f"--repeats must be at least 1, got {options.repeats}")
-    return run_study("checks", options, lambda: fill(options), tables)
-
+STUDY = Study(
+    name="checks",
+    about=__doc__,
+    rows={
+        name: Row(title=f"{case.model}: {case.fault}", make=partial(rejections, name), once=True)
+        for name, case in CASES.items()
+    },
+    command="python scripts/studies/checks.py --only {row} --repeats {repeats}",
+    options={"repeats": 100},
+    seeds=(0,),
+    first="model: fault",
+    columns=[(title, share(check)) for check, title in CHECKS.items()],
+    note=(
+        "The share of data sets on which a check has p < 0.05; of several p-values, the smallest after Holm's correction. Where nothing is "
+        "wrong 5 % is right; a fault of the model is for the first six to find, and one of the guide for SBC, simulation-based calibration. "
+        f"Each data set has {DATA} examples, {GENERATED:,} generated ones, {TRAIN} training examples and {DRAWS} draws from the guide per example, "
+        "of 64 elements (4 where the guide lacks correlations). Bold: outside the 99.9 % binomial interval around 5 %. Left-out elements are "
+        "judged without the same forecasts of generated data, which `diagnose.py` adds: alone, a poor guide shows there, too. No check finds "
+        "everything: a model of binary images that ignores its latent variable gives each pixel its share and calibrated forecasts, and its guide "
+        "passes SBC; the spectrum, the rate and the mutual information find it."
+    ),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(STUDY.main())

@@ -1,17 +1,13 @@
 """What a VAE gives to representation learning, beside a plain and a denoising autoencoder of the same size.
 
-`python scripts/studies/representation.py` trains what is not there yet, measures it, and keeps the numbers in
-`representation.json`; stopped and started again, it goes on where it was, within a training, too: trained runs
-stay in `--runs`. `--table` prints what is there, `--write PAGE` puts it between that page's markers,
-`--figures` draws the pictures. On two cores it takes about two hours; `--full` is the same with dSprites at 64 x 64,
-the published network and number of updates, for a GPU.
+Trained runs are kept under `--runs`, so that a training continues, too. `--figures DIR` draws the figures. On two cores it
+takes about two hours; `--full` is the same with dSprites at 64 x 64, the published network and number of updates, for a GPU.
 """
 
 import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,22 +29,10 @@ from analysis.representation.study import (
     selection_metrics,
     uncertainty_metrics,
 )
-from analysis.study import (
-    Cell,
-    StudyError,
-    fill_cell,
-    kept_run,
-    read_results,
-    run_study,
-    study_parser,
-    svi_train_command,
-    with_test_data,
-)
+from analysis.study import METRICS, SVI_TRAIN, Row, Study, kept_run, with_test_data
+from analysis.study_results import Cell, Results, StudyError, read_results
 from pyro_vae.data import DATASETS, PreparedData, default_root
 from pyro_vae.runs.provenance import provenance
-
-RESULTS = Path(__file__).with_suffix(".json")
-PROGRAM = ("python", "scripts/studies/representation.py")
 
 # Each is the other's foreign set.
 IMAGES = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}
@@ -96,51 +80,34 @@ STEPS, FULL_STEPS = 5000, 100_000
 # What is drawn.
 PICTURED, TRAVERSED = "mnist", "beta"
 
-KEPT = (
-    *("data", "prior", "posterior", "objective", "latent_dim", "seed", "steps", "n", "n_train"),
-    *("log_evidence", "log_evidence_samples", "elbo", "kl", "reconstruction", "active_units"),
-    *("parameters", "seconds_per_epoch", "torch", "pyro", "git_commit"),
-)
 
-
-def rows() -> dict[str, tuple[str, str]]:
-    """What is trained, or not, by the name of its row: the data and the model."""
-    images = {f"{data}:{model}": (data, model) for data in IMAGES for model in ("data", *MODELS)}
-    sprites = {f"dsprites:{name}": ("dsprites", name) for name in (*OBJECTIVES, "selection")}
-    return images | sprites
-
-
-def arguments_of(row: str, seed: int, *, full: bool = False) -> list[str]:
-    """The arguments of `scripts/svi_train.py` that give a row's model."""
-    data, model = rows()[row]
+def words_of(data: str, model: str, seed: int, options: argparse.Namespace) -> list[str]:
+    """The options of `scripts/svi_train.py` for a model."""
     if data == "dsprites":
-        words = [*(FULL_SPRITES if full else SPRITES), *OBJECTIVES[model]]
+        words = [*(FULL_SPRITES if options.full else SPRITES), *OBJECTIVES[model]]
     else:
-        steps = str(FULL_STEPS if full else STEPS)
+        steps = str(FULL_STEPS if options.full else STEPS)
         words = ["--data", data, *NETWORK, steps, *MODELS[model]]
+    if options.max_steps is not None:
+        words += ["--max-steps", str(options.max_steps)]
     return [*words, "--seed", str(seed)]
 
 
-def cell_of(row: str, seed: int, options: argparse.Namespace) -> Cell:
-    """Train a row's model unless it is there, and measure it."""
-    data, model = rows()[row]
-    if model == "selection":
-        return selection(options)
-    if model == "data":
-        prepared = PreparedData(DATASETS[data](root=default_root()), "binary")
-        return {
-            "data": data,
-            "seed": seed,
-            **downstream_metrics(*raw_data(prepared)),
-            **provenance(),
-        }
-    arguments = arguments_of(row, seed, full=options.full)
-    run = kept_run(options.runs / data / model / str(seed), arguments)
+def raw_cell(data: str, seed: int, _options: argparse.Namespace) -> Cell:
+    """The same metrics of the pixels."""
+    prepared = PreparedData(DATASETS[data](root=default_root()), "binary")
+    return {"data": data, "seed": seed, **downstream_metrics(*raw_data(prepared)), **provenance()}
+
+
+def model_cell(data: str, model: str, seed: int, options: argparse.Namespace) -> Cell:
+    """Train a model unless it is there, and measure it."""
+    words = words_of(data, model, seed, options)
+    run = kept_run(options.runs / data / model / str(seed), words)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     vae, prepared, _ = with_test_data(run, 1)
     vae.to("cuda" if torch.cuda.is_available() else "cpu")
-    kept = {name: metrics[name] for name in KEPT}
-    cell = {"train": svi_train_command(arguments), **kept, "measured_by": provenance()}
+    kept = {name: metrics[name] for name in METRICS if name in metrics}
+    cell = {"train": f"{SVI_TRAIN} {shlex.join(words)}", **kept, "measured_by": provenance()}
     if data == "dsprites":
         return {**cell, "disentanglement": disentanglement_metrics(vae, prepared)}
     other = IMAGES[data]
@@ -155,7 +122,7 @@ def cell_of(row: str, seed: int, options: argparse.Namespace) -> Cell:
     }
 
 
-def selection(options: argparse.Namespace) -> Cell:
+def selection(_seed: int, options: argparse.Namespace) -> Cell:
     """Whether training seeds agree on coordinates, and whether that chooses as MIG does.
 
     Raises:
@@ -179,12 +146,14 @@ def selection(options: argparse.Namespace) -> Cell:
     return {**selection_metrics(codes, groups, scores), "models": len(names), **provenance()}
 
 
-def draw(options: argparse.Namespace) -> None:
+def draw(_results: Results, options: argparse.Namespace) -> None:
     """Draw three pictures of the runs of the first seed that are there."""
     from analysis.disentanglement.traversals import plot_traversals, traversals
     from analysis.representation.label_efficiency import plot_label_efficiency
     from analysis.representation.robustness import plot_robustness
 
+    if options.figures is None:
+        return
     seed = str(options.seeds[0])
     runs = {model: options.runs / PICTURED / model / seed for model in MODELS}
     there = {MODEL_NAMES[m]: with_test_data(r, 1)[:2] for m, r in runs.items() if r.exists()}
@@ -212,44 +181,27 @@ def draw(options: argparse.Namespace) -> None:
         figure.savefig(options.figures / f"{name}.png", dpi=110)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program and return its exit code."""
-    parser = study_parser(str(__doc__), RESULTS)
-    add = parser.add_argument
-    add("--only", nargs="+", choices=rows(), metavar="ROW", help="Which rows: DATA:MODEL.")
-    add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Which seeds.")
-    add(
-        "--runs",
-        type=Path,
-        default=Path("runs/representation"),
-        help="Where trained runs stay. Default: runs/representation.",
-    )
-    add("--full", action="store_true", help="The published sizes, for a GPU.")
-    add("--figures", type=Path, metavar="DIR", help="Draw the pictures there; make nothing.")
-    options = parser.parse_args(arguments)
-    make = fill if options.figures is None else draw
-    return run_study("representation", options, partial(make, options), representation_tables)
-
-
-def fill(options: argparse.Namespace) -> None:
-    """Make the cells that are not there, seed by seed."""
-    for seed in options.seeds:
-        for row in options.only or rows():
-            # What is of no seed is made once; a selection, of all seeds, when they are there.
-            once = {":data": options.seeds[0], ":selection": options.seeds[-1]}
-            if any(row.endswith(end) and seed != when for end, when in once.items()):
-                continue
-            seeds = options.seeds if row.endswith(":selection") else [seed]
-            words = ["--only", row, *(["--full"] if options.full else []), "--seeds"]
-            words += map(str, seeds)
-            fill_cell(
-                options.results,
-                f"{row}/{seed}",
-                shlex.join([*PROGRAM, *words]),
-                partial(cell_of, row, seed, options),
-                again=options.again,
-            )
-
+COMMAND = "python scripts/studies/representation.py --only {row}"
+ROWS = {
+    f"{data}:{model}": Row(make=partial(model_cell, data, model))
+    for data, models in (*((data, MODELS) for data in IMAGES), ("dsprites", OBJECTIVES))
+    for model in models
+}
+STUDY = Study(
+    name="representation",
+    about=__doc__,
+    rows={
+        **{f"{data}:data": Row(make=partial(raw_cell, data), once=True) for data in IMAGES},
+        **ROWS,
+        "dsprites:selection": Row(
+            command=f"{COMMAND} --seeds {{all_seeds}}", make=selection, once=True
+        ),
+    },
+    command=lambda options: f"{COMMAND}{' --full' if options.full else ''} --seeds {{seed}}",
+    options={"runs": Path("runs/representation"), "full": False, "figures": None},
+    tables=lambda _, results: representation_tables(results),
+    draw=draw,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(STUDY.main())

@@ -1,48 +1,34 @@
-"""Training from a `.npy` larger than memory: the most memory it takes, and how fast it reads.
+"""Training from a `.npy` larger than memory: peak memory and reading speed.
 
-`python scripts/studies/streaming.py` writes files of 0.5, 2 and 6 GB of 28x28 pictures, one after
-another, and in a process of its own for each trains for some steps and reads an epoch; the smallest
-it trains from memory as well, to compare. Numbers are kept in `streaming.json`. `--table` prints
-them, `--write PAGE` puts them between that page's markers. It needs as much space in
-`--folder` as the largest file, and takes a few minutes.
+Writes files of 28 x 28 images, one after another, and in a process of its own for each trains for some steps and reads an
+epoch; the smallest is also trained from memory. It needs as much space in `--folder` as the largest file.
 """
 
 import argparse
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analysis.study import (
-    Cell,
-    Results,
-    StudyError,
-    fill_cell,
-    made_with,
-    markdown,
-    run_study,
-    study_parser,
-)
+from analysis.study import Row, Study
+from analysis.study_results import Cell, StudyError
 
-SIZES = (0.5, 2.0, 6.0)
 SHAPE = (28, 28)
 BATCH_SIZE = 128
 SEED = 0
-RESULTS = Path(__file__).with_suffix(".json")
 GIGABYTE = 10**9
 
 
-def write_pictures(path: Path, size: float) -> None:
-    """Write a `.npy` of so many GB of pictures, the same 40,000 over and over."""
+def write_images(path: Path, size: float) -> None:
+    """Write a `.npy` of this many GB of images, the same 40,000 repeated."""
     rows = int(size * GIGABYTE) // (SHAPE[0] * SHAPE[1])
     some = np.random.default_rng(SEED).integers(0, 256, (40_000, *SHAPE), dtype=np.uint8)
     with path.open("wb") as file:
@@ -78,7 +64,7 @@ def measure(path: Path, steps: int, memory_map: bool) -> Cell:
     from pyro_vae.data import PreparedData, array_file
     from pyro_vae.runs.provenance import provenance
     from pyro_vae.training import Training
-    from pyro_vae.training.loaders import Batches, feed
+    from pyro_vae.training.loaders import Batches, make_loader
 
     def trained(data: PreparedData, steps: int) -> float:
         pyro.set_rng_seed(SEED)
@@ -96,11 +82,11 @@ def measure(path: Path, steps: int, memory_map: bool) -> Cell:
     check_seconds = time.perf_counter() - started
     steps_per_second = trained(data, steps)
     batches = Batches(len(data.train), BATCH_SIZE)
-    made = feed(data, batches, SEED, torch.device("cpu"))
+    made = make_loader(data, batches, SEED, torch.device("cpu"))
     forget(path)
     started = time.perf_counter()
     read = sum(
-        len(made.rows(made.argument(step))) for step in range(-(-batches.rows // BATCH_SIZE))
+        len(made.gather(made.fetch(step))) for step in range(-(-batches.rows // BATCH_SIZE))
     )
     epoch_seconds = time.perf_counter() - started
     made.close()
@@ -131,81 +117,64 @@ def _few() -> Any:
     return Dataset.from_array(images)
 
 
-def cell(folder: Path, size: float, steps: int, memory_map: bool) -> Cell:
+def cell(size: float, memory_map: bool, _seed: int, options: argparse.Namespace) -> Cell:
     """Write a file, measure it in a process of its own, and delete it.
 
     Raises:
         StudyError: If that process ends with an error, which it has printed.
     """
-    with tempfile.TemporaryDirectory(dir=folder) as directory:
-        path = Path(directory) / "pictures.npy"
-        write_pictures(path, size)
-        command = [sys.executable, __file__, "--measure", str(path), "--steps", str(steps)]
+    with tempfile.TemporaryDirectory(dir=options.folder) as directory:
+        path = Path(directory) / "images.npy"
+        write_images(path, size)
+        command = [sys.executable, __file__, "--measure", str(path), str(options.steps)]
         done = subprocess.run(
-            command + ([] if memory_map else ["--in-memory"]),
-            check=False,
-            stdout=subprocess.PIPE,
-            text=True,
+            [*command, str(int(memory_map))], check=False, stdout=subprocess.PIPE, text=True
         )
     if done.returncode:
         raise StudyError(f"measuring {size:g} GB ended with exit code {done.returncode}.")
     return json.loads(done.stdout)
 
 
-def tables(results: Results) -> str:
-    """The results in Markdown, a row a file."""
-    header = (
-        "file",
-        "pictures",
-        "training data",
-        "peak memory",
-        "of it data",
-        "an epoch's reading",
-    )
-    rows = [
-        (
-            f"{one['file_bytes'] / GIGABYTE:.1f} GB",
-            f"{one['n_train']:,}",
-            "on the disk" if one["memory_map"] else "in memory",
-            f"{one['peak_bytes'] / GIGABYTE:.2f} GB",
-            f"{(one['peak_bytes'] - one['peak_bytes_before']) / GIGABYTE:.2f} GB",
-            f"{one['epoch_read_bytes_per_second'] / 10**6:,.0f} MB/s",
+def gigabytes(*names: str) -> Callable[[list[Cell]], str]:
+    """A column of an entry in GB, less another if one is named."""
+
+    def text(cells: list[Cell]) -> str:
+        value, *less = (cells[0][name] for name in names)
+        return f"{(value - sum(less)) / GIGABYTE:.2f} GB"
+
+    return text
+
+
+STUDY = Study(
+    name="streaming",
+    about=__doc__,
+    rows={
+        f"{size:g} GB, {'on the disk' if mapped else 'in memory'}": Row(
+            make=partial(cell, size, mapped), once=True
         )
-        for one in sorted(results.values(), key=lambda one: (one["memory_map"], one["file_bytes"]))
-    ]
-    note = (
-        "Peak memory is the process's largest resident set, programs and libraries included; `of it "
-        "data` is what it grew by over the same training on 1,000 pictures. "
-    )
-    return f"{markdown(header, rows)}\n\n{note}{made_with(results)}"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program and return its exit code."""
-    assert __doc__ is not None
-    parser = study_parser(__doc__, RESULTS)
-    parser.add_argument("--sizes", nargs="+", type=float, default=SIZES, help="In GB.")
-    parser.add_argument("--steps", type=int, default=300, help="The number of training steps.")
-    parser.add_argument("--folder", type=Path, help="Where files are written, and deleted again.")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--in-memory", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.measure:
-        print(json.dumps(measure(options.measure, options.steps, not options.in_memory)))
-        return 0
-    return run_study("streaming", options, partial(fill, options), tables)
-
-
-def fill(options: argparse.Namespace) -> None:
-    """Measure what is not there yet, and store it file by file."""
-    chosen = [(size, True) for size in options.sizes] + [(min(options.sizes), False)]
-    for size, memory_map in chosen:
-        name = f"{size:g} GB, {'on the disk' if memory_map else 'in memory'}"
-        given = ["--sizes", f"{size:g}", "--steps", str(options.steps)]
-        command = shlex.join(["python", "scripts/studies/streaming.py", *given])
-        make = partial(cell, options.folder, size, options.steps, memory_map)
-        fill_cell(options.results, name, command, make, again=options.again)
-
+        for size, mapped in ((0.5, False), (0.5, True), (2.0, True), (6.0, True))
+    },
+    command="python scripts/studies/streaming.py --only {row} --steps {steps}",
+    options={"steps": 300, "folder": None},
+    seeds=(0,),
+    first="file, training data",
+    columns=(
+        ("images", lambda cells: f"{cells[0]['n_train']:,}"),
+        ("peak memory", gigabytes("peak_bytes")),
+        ("of it data", gigabytes("peak_bytes", "peak_bytes_before")),
+        (
+            "reading an epoch",
+            lambda cells: f"{cells[0]['epoch_read_bytes_per_second'] / 10**6:,.0f} MB/s",
+        ),
+    ),
+    note=(
+        "Peak memory is the largest resident set of the process, with programs and libraries; `of it data` is its growth over the same training "
+        "on 1,000 images."
+    ),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:2] == ["--measure"]:
+        print(json.dumps(measure(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "1")))
+        sys.exit(0)
+    sys.exit(STUDY.main())

@@ -1,43 +1,23 @@
-"""Tables and arrays in their own units: log p(x) of a VAE beside a standardised factor analysis.
+"""Tables and arrays in their own units: log p(x) of a VAE beside a factor analysis of the standardised columns.
 
-`python scripts/studies/tables.py` trains what is not in `tables.json` yet, on files that it writes from
-scikit-learn's tables, the data root and two made sets; `--table` prints what is there, and
-`--write docs/your-data.md` puts it between that page's markers. Both models see the same rows and
-give log densities in the units of the data. On two cores it takes about half an hour.
+Both models see the same rows and give log densities in the units of the data. On two cores it takes about half an hour.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analysis.study import (
-    Cell,
-    Results,
-    cells_of,
-    fill_cell,
-    made_with,
-    markdown,
-    mean_and_spread,
-    run_study,
-    study_parser,
-    svi_train,
-)
+from analysis.study import Row, Study, metrics_of, trained
+from analysis.study_results import Cell, Results, cells_of, mean, mean_and_spread
 from pyro_vae.data import array_file, default_root, freyface, mouse_bladder
 from pyro_vae.data.values import Support
-from pyro_vae.evidence.baselines import factor_analysis
-
-KEPT = (
-    *("scale", "likelihood", "seed", "steps", "epochs", "n", "n_train", "log_evidence"),
-    *("log_evidence_se", "log_evidence_samples", "active_units", "khat_share_above"),
-    *("torch", "pyro", "git_commit"),
-)
-RESULTS = Path(__file__).with_suffix(".json")
+from pyro_vae.evidence.baseline_densities import factor_analysis
 
 
 def scikit_learn(name: str, **options: Any) -> np.ndarray:
@@ -93,7 +73,7 @@ def genes() -> np.ndarray:
     return np.concatenate([part.numpy() for part in parts]).astype(np.int32)
 
 
-ROWS: dict[str, tuple[Callable[[], np.ndarray], Support]] = {
+DATA: dict[str, tuple[Callable[[], np.ndarray], Support]] = {
     "iris": (partial(scikit_learn, "iris"), "real"),
     "wine": (partial(scikit_learn, "wine"), "real"),
     "diabetes": (partial(scikit_learn, "diabetes", scaled=False), "real"),
@@ -105,15 +85,18 @@ ROWS: dict[str, tuple[Callable[[], np.ndarray], Support]] = {
 }
 
 
-def cell(row: str, seed: int) -> Cell:
+def compare(row: str, seed: int, options: argparse.Namespace) -> Cell:
     """The VAE's and the factor analysis' log p(x) of the same test data."""
-    make, support = ROWS[row]
+    make, support = DATA[row]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{row}.npy"
         np.save(path, make())
         given = ["--data", str(path), "--data.support", support]
         given += ["--seed", str(seed), "--evaluate", "full"]
-        found = svi_train(given, KEPT)
+        if options.max_steps is not None:
+            given += ["--max-steps", str(options.max_steps)]
+        with trained(given) as run:
+            found = metrics_of(run)
         data = array_file(path, support=support)
     # Of counts + u with u ~ Uniform(0, 1), whose mean log density is below the log mass of the counts.
     uniform = np.random.default_rng(0)
@@ -133,60 +116,42 @@ def cell(row: str, seed: int) -> Cell:
     }
 
 
-def tables(results: Results) -> str:
-    """The results in Markdown, a row a data set, and where the VAE is not ahead."""
-    header = (
-        *("data", "rows x columns", "likelihood", "factor analysis (factors)", "VAE"),
-        *("VAE above by", "steps", "command"),
-    )
-    rows: list[tuple[str, ...]] = []
-    behind: list[str] = []
-    for row in ROWS:
-        cells = cells_of(results, row)
-        if not cells:
-            continue
-        first = next(iter(cells.values()))
-        above = [each["log_evidence"] - each["factor_analysis"] for each in cells.values()]
-        if min(above) <= 0:
-            behind.append(row)
-        rows.append(
-            (
-                row,
-                f"{first['n_train']:,} x {first['columns']:,}",
-                first["likelihood"],
-                f"{first['factor_analysis']:.2f} ({first['factors']})",
-                mean_and_spread([each["log_evidence"] for each in cells.values()]),
-                mean_and_spread(above),
-                mean_and_spread([each["steps"] for each in cells.values()], digits=0),
-                f"`python scripts/studies/tables.py --only {row} --seeds S`, S = {', '.join(map(str, cells))}",
-            )
-        )
-    note = (
-        "Nats per row in the units of the data, all test rows, 1,000 importance samples, mean and standard deviation "
-        "over seeds. `rows` are training rows. "
-    )
-    said = f"Not ahead with every seed: {', '.join(behind) or 'none'}. "
-    return f"{markdown(header, rows)}\n\n{note}{said}{made_with(results)}"
+def above(cells: list[Cell]) -> list[float]:
+    """The differences of log p(x) of the VAE and of factor analysis."""
+    return [cell["log_evidence"] - cell["factor_analysis"] for cell in cells]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program and return its exit code."""
-    assert __doc__ is not None
-    parser = study_parser(__doc__, RESULTS)
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="These sets.")
-    parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), help="These seeds.")
-    options = parser.parse_args(arguments)
-    return run_study("tables", options, partial(fill, options), tables)
+def findings(results: Results) -> list[str]:
+    """Where the VAE is not ahead."""
+    behind = [
+        row for row in DATA if (c := cells_of(results, row)) and min(above([*c.values()])) <= 0
+    ]
+    return [f"Not ahead with every seed: {', '.join(behind) or 'none'}"]
 
 
-def fill(options: argparse.Namespace) -> None:
-    """Train what is not there yet, and store it row by row."""
-    for seed in options.seeds:
-        for row in options.only:
-            command = f"python scripts/studies/tables.py --only {row} --seeds {seed}"
-            name, make = f"{row}/{seed}", partial(cell, row, seed)
-            fill_cell(options.results, name, command, make, again=options.again)
-
+STUDY = Study(
+    name="tables",
+    about=__doc__,
+    rows={name: Row(make=partial(compare, name)) for name in DATA},
+    command="python scripts/studies/tables.py --only {row} --seeds {seed}",
+    first="data",
+    columns=(
+        ("rows x columns", lambda cells: f"{cells[0]['n_train']:,} x {cells[0]['columns']:,}"),
+        ("likelihood", lambda cells: cells[0]["likelihood"]),
+        (
+            "factor analysis (factors)",
+            lambda cells: f"{cells[0]['factor_analysis']:.2f} ({cells[0]['factors']})",
+        ),
+        ("VAE", mean("log_evidence")),
+        ("VAE above by", lambda cells: mean_and_spread(above(cells))),
+        ("steps", mean("steps", 0)),
+    ),
+    note=(
+        "Nats per row in the units of the data, all test rows, 1,000 importance samples, mean and standard deviation over seeds. `rows` are "
+        "training rows."
+    ),
+    findings=findings,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(STUDY.main())

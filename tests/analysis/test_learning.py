@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from pyro_vae.data.nouns import named
-from pyro_vae.training.learning_curves import plot_learning_curves
+from pyro_vae.training.history import plot_learning_curves
 
 
 def history(epochs, validation=True, beta=1.0):

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from pyro_vae.compilation import compile_graph, trace
 from pyro_vae.compilation.decompositions import (
-    TABLE,
+    DECOMPOSITIONS,
     binary_cross_entropy_with_logits,
     log1p_exp,
 )
-from pyro_vae.compilation.products import through_onednn
+from pyro_vae.compilation.inductor import use_onednn
 
 X = torch.cat([torch.linspace(-120, 120, 4801), torch.tensor([0.0, -1e-8, 1e-8, 20.0, 20.1])])
 
@@ -43,7 +43,7 @@ def test_functions_and_gradients(function):
     x = X.clone().requires_grad_()
     traced = trace(with_gradient, x)
     targets = {node.target for node in traced.graph.graph.nodes}
-    assert not targets & set(TABLE)
+    assert not targets & set(DECOMPOSITIONS)
     for mine, exact in zip(
         traced(x), with_gradient(x.detach().double().requires_grad_()), strict=True
     ):
@@ -122,7 +122,7 @@ def test_adam_is_torchs_and_leaves_what_it_skips():
         assert all((a == b).all() for a, b in zip(mine, before, strict=True)) == (step % 4 == 3)
 
 
-def test_products_through_onednn():
+def test_products_use_onednn():
     """In every orientation that a layer and its gradients have, with and without a bias."""
 
     def products(x, w, g, b):
@@ -136,7 +136,7 @@ def test_products_through_onednn():
     )
     traced = trace(products, *arguments)
     exact = products(*arguments)
-    through_onednn(traced.graph.graph)
+    use_onednn(traced.graph.graph)
     traced.graph.recompile()
     targets = [node.target for node in traced.graph.graph.nodes]
     assert targets.count(torch.ops.pyro_vae.mm.default) == 4

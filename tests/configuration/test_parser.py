@@ -17,7 +17,7 @@ from pyro_vae.configuration.parser import parse, with_likelihood
 from pyro_vae.configuration.strict_yaml import ConfigurationError
 from pyro_vae.data import Dataset, digits
 from pyro_vae.priors import PRIORS
-from pyro_vae.training.preparing import default_likelihood
+from pyro_vae.training.fit import describe_default_likelihood
 
 
 def test_the_bare_command_has_the_defaults_of_build():
@@ -230,9 +230,15 @@ def test_binarisation_chooses_the_default_likelihood_too(binarisation, name):
 
 def test_the_default_is_said_of_the_kind_that_it_was_chosen_by():
     levels = Dataset.from_array(np.arange(256, dtype=np.uint8).repeat(4).reshape(-1, 1, 4, 4))
-    assert "the default for data of 256 levels;" in default_likelihood(levels, "x", "levels")
-    assert "the default for binarised data;" in default_likelihood(levels, "bernoulli", "grey")
-    assert "the default for grey images;" in default_likelihood(digits(), "bernoulli", "grey")
+    assert "the default for data of 256 levels;" in describe_default_likelihood(
+        levels, "x", "levels"
+    )
+    assert "the default for binarised data;" in describe_default_likelihood(
+        levels, "bernoulli", "grey"
+    )
+    assert "the default for grey images;" in describe_default_likelihood(
+        digits(), "bernoulli", "grey"
+    )
 
 
 def test_options_of_a_default_likelihood_are_read_when_it_is_known(tmp_path):

@@ -14,7 +14,7 @@ from pyro_vae.distributions import (
     OneHots,
     SpikeAndSlab,
 )
-from pyro_vae.distributions.kl_unit import mean_log_complement
+from pyro_vae.distributions.kl import mean_log_complement
 
 t = torch.tensor
 

@@ -13,14 +13,14 @@ from pyro_vae import build
 from pyro_vae.data import Dataset, PreparedData, array_file
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.sparse_rows import SparseRows
-from pyro_vae.evidence.baselines import (
+from pyro_vae.evidence.baseline_densities import (
     factor_analysis,
-    fit_baselines,
     fit_negative_binomial,
     histogram,
     independent_density,
     negative_binomial_log_density,
 )
+from pyro_vae.evidence.baselines import fit_baselines
 from pyro_vae.likelihoods import LIKELIHOODS
 
 

@@ -105,9 +105,9 @@ def test_chunks_joined_are_the_whole(linear_gaussian):
         expected = np.concatenate([getattr(part, column) for part in parts])
         np.testing.assert_array_equal(getattr(joined, column), expected)
     np.testing.assert_array_equal(joined.curve[-1], joined.log_evidence)
-    with pytest.raises(ValueError, match="the same number of draws"):
+    with pytest.raises(ValueError, match="one num_samples, got"):
         ImportanceWeighting.concatenate([parts[0], weighted(case, 30)])
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="no results"):
         ImportanceWeighting.concatenate([])
 
 
@@ -122,12 +122,12 @@ def test_trust_of_each_kind(linear_gaussian):
     curve = healthy.curve.copy()
     curve[-2] -= 0.3
     rising = replace(healthy, curve=curve)
-    assert rising.trust().startswith("A lower bound that still rises, too low by 0.30 nats")
+    assert rising.trust().startswith("A lower bound that has not converged, too low by 0.30")
     few = replace(healthy, ess=np.full_like(healthy.ess, 5.0))
-    assert few.trust().startswith("To be trusted to about 0.10 nats per datum and no further")
-    assert weighted(linear_gaussian(), 24).trust().startswith("Not to be judged: 24 draws")
+    assert few.trust().startswith("To be trusted to about 0.10 nats per datum at best")
+    assert weighted(linear_gaussian(), 24).trust().startswith("No verdict: 24 draws")
     lost = replace(healthy, log_evidence=np.full_like(healthy.log_evidence, -np.inf))
-    assert lost.trust() == "Not to be trusted: log p(x) is not finite for 100.0% of data."
+    assert lost.trust().startswith("Not to be trusted: log p(x) is not finite for 100.0%")
     for result in (healthy, narrow, rising, few):
         assert result.trust().count(". ") == 0
 

@@ -236,5 +236,5 @@ def test_options_out_of_range_are_refused(options: dict[str, int], message):
 
 def test_no_data_are_refused():
     vae = build((4, 4), latent_dim=2)
-    with pytest.raises(ValueError, match="at least one datum"):
+    with pytest.raises(ValueError, match="at least one example"):
         importance_weighting(vae.model, vae.guide, torch.ones(0, 4, 4))

@@ -84,7 +84,7 @@ def test_a_given_evidence_is_used(linear_gaussian):
     )
     np.testing.assert_array_equal(result.log_evidence, case.log_evidence)
     assert result.evidence == "given"
-    assert "the given log p(x), if it is a lower bound" in result.trust()
+    assert "the given log p(x)" in result.trust()
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -124,9 +124,9 @@ def test_chunks_and_parts_leave_the_answer_alone(linear_gaussian):
     for name in ("approximation", "amortisation", "inference", "last_third_error", "khat"):
         expected = np.concatenate([getattr(half, name) for half in halves])
         np.testing.assert_array_equal(getattr(joined, name), expected)
-    with pytest.raises(ValueError, match="the same draws, steps and source"):
+    with pytest.raises(ValueError, match="one steps, got"):
         InferenceGaps.concatenate([halves[0], replace(halves[1], steps=7)])
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="no results"):
         InferenceGaps.concatenate([])
 
 
@@ -163,11 +163,10 @@ def test_trust_of_each_kind():
         evidence="importance weighting",
         **columns,
     )
-    assert good.trust() == (
-        "The local optimum is reached (the last third of 900 steps gained 0.000 nats per datum, at "
-        "most 0.05 is fine); log p(x), and the approximation gap with it, is a lower bound in "
-        "expectation (k-hat is above the threshold for 0.0% of data, at most 10% is fine)."
+    assert good.trust().startswith(
+        "The local optimum is reached (the last third of 900 steps gained 0.000"
     )
+    assert "is a lower bound (k-hat is above the threshold for 0.0% of the data" in good.trust()
     far = replace(good, last_third=np.full(n, 0.3)).trust()
     assert far.startswith("The local optimum is not reached")
     loose = replace(good, khat=np.full(n, 0.9)).trust()

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from pyro_vae import networks, posteriors, priors
-from pyro_vae.evidence import NoLocalGuideError, importance_weighting, local_gradient, refined
+from pyro_vae.compilation import compiled_function
+from pyro_vae.evidence import NoLocalGuideError, importance_weighting, local_guide, refine_guide
 from pyro_vae.evidence.local_guide import Table
 from pyro_vae.log_densities import log_densities
 from pyro_vae.model import VAE, build
@@ -67,7 +68,7 @@ def with_guide(case, posterior, loc=0.3):
 @pytest.mark.parametrize("x", [binary(), binary().byte()], ids=["floats", "bytes"])
 def test_every_posterior_has_a_local_guide(name, prior, x):
     vae = a_vae(name, prior)
-    program = refined(vae, x, steps=3)
+    program = refine_guide(vae, x, steps=3)
     result = importance_weighting(program.model, program.guide, x, num_samples=30)
     assert np.isfinite(result.log_evidence).all()
     assert program.latent_sites == ("z",)
@@ -84,13 +85,13 @@ def test_the_start_is_the_encoders_answer(name):
     """With steps too short to change anything, the guide is the program's own, draw by draw."""
     prior = dict(PAIRS)[name]
     vae, x = a_vae(name, prior).eval(), binary()
-    program = refined(vae, x, steps=1, lr=1e-12)
+    program = refine_guide(vae, x, steps=1, lr=1e-12)
     np.testing.assert_allclose(elbo(program, x), elbo(vae, x), rtol=1e-5, atol=1e-5)
 
 
 def test_the_optimum_of_a_full_normal_is_the_posterior(linear_gaussian):
     case = linear_gaussian(n=10)
-    program = refined(with_guide(case, posteriors.FullNormal), case.x, steps=250, lr=0.3)
+    program = refine_guide(with_guide(case, posteriors.FullNormal), case.x, steps=250, lr=0.3)
     gap = case.log_evidence - elbo(program, case.x)
     assert gap.mean() == pytest.approx(0, abs=0.02)
     assert gap.max() < 0.1
@@ -101,7 +102,7 @@ def test_chunks_of_data_are_independent(linear_gaussian, float64):
     case = linear_gaussian(n=7)
     vae = with_guide(case, posteriors.DiagonalNormal)
     means = [
-        refined(vae, case.x, steps=100, lr=0.3, max_elements=max_elements).embed(case.x)
+        refine_guide(vae, case.x, steps=100, lr=0.3, max_elements=max_elements).embed(case.x)
         for max_elements in (5 * 8 * 3, 10**6)
     ]
     exact = case.vae.posterior.embed(case.x)
@@ -112,9 +113,9 @@ def test_chunks_of_data_are_independent(linear_gaussian, float64):
 def test_refinement_makes_no_datum_worse():
     """A learning rate that wrecks the parameters is caught, datum by datum."""
     vae, x = a_vae().eval(), binary(20)
-    program = refined(vae, x, steps=3, lr=50.0)
+    program = refine_guide(vae, x, steps=3, lr=50.0)
     np.testing.assert_allclose(elbo(program, x), elbo(vae, x), rtol=1e-5)
-    better = elbo(refined(vae, x, steps=50), x) - elbo(vae, x)
+    better = elbo(refine_guide(vae, x, steps=50), x) - elbo(vae, x)
     assert better.mean() > 0.1
     assert better.min() > -0.02
 
@@ -129,7 +130,7 @@ def test_nothing_is_touched():
     flags = [parameter.requires_grad for parameter in vae.parameters()]
     torch.manual_seed(5)
     stream = torch.get_rng_state()
-    program = refined(vae, x, steps=2)
+    program = refine_guide(vae, x, steps=2)
     assert torch.equal(torch.get_rng_state(), stream)
     assert [module.training for module in vae.modules()] == modes
     assert [parameter.requires_grad for parameter in vae.parameters()] == flags
@@ -146,7 +147,7 @@ def test_nothing_is_touched():
 
 def test_a_prior_made_of_the_posterior_keeps_the_encoder():
     vae, x = a_vae(prior=partial(priors.Vamp, components=4)).eval(), binary()
-    program = refined(vae, x, steps=20)
+    program = refine_guide(vae, x, steps=20)
     z = torch.randn(9, 3)
     torch.testing.assert_close(program.prior().log_prob(z), vae.prior().log_prob(z))
     assert program.prior._posterior[0] is not program.posterior
@@ -157,13 +158,13 @@ def test_a_prior_made_of_the_posterior_keeps_the_encoder():
 
 def test_any_order_and_any_part_of_the_data_and_no_other():
     vae, x = a_vae(), binary(20)
-    program = refined(vae, x, steps=20)
+    program = refine_guide(vae, x, steps=20)
     whole = program.embed(x)
     order = torch.tensor([7, 3, 3, 19, 0])
     torch.testing.assert_close(program.embed(x[order]), whole[order], rtol=0, atol=0)
     assert (whole - vae.embed(x)).abs().max() > 0.1
     with pytest.raises(
-        ValueError, match="knows only the 20 data that it was refined for, got 2 others"
+        ValueError, match="knows only the 20 examples that it was refined for, got 2 others"
     ):
         program.guide(torch.cat([x[:3], x[:2] + 0.01]))
 
@@ -178,21 +179,21 @@ def test_a_table_knows_its_rows(n):
     torch.testing.assert_close(table(x[order]), values[order], rtol=0, atol=0)
     torch.testing.assert_close(table(x[order].view(2, n, 4, 4)), values[order].view(2, n, 2, 3))
     with pytest.raises(
-        ValueError, match=f"only the {n} data that it was refined for, got 1 others"
+        ValueError, match=f"only the {n} examples that it was refined for, got 1 others"
     ):
         table(x[:1] + 1)
 
 
 def test_refined_again_goes_on_from_there():
     vae, x = a_vae(), binary()
-    once = refined(vae, x, steps=30)
-    again = refined(once, x, steps=1, lr=1e-12)
+    once = refine_guide(vae, x, steps=30)
+    again = refine_guide(once, x, steps=1, lr=1e-12)
     torch.testing.assert_close(again.embed(x), once.embed(x))
 
 
 def test_the_same_seed_is_the_same_guide():
     vae, x = a_vae(), binary()
-    one, same, other = (refined(vae, x, steps=5, seed=seed).embed(x) for seed in (1, 1, 2))
+    one, same, other = (refine_guide(vae, x, steps=5, seed=seed).embed(x) for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
@@ -202,16 +203,15 @@ def test_one_seed_for_fitting_and_scoring_gives_each_its_own_draws(monkeypatch):
     """Scored on the draws that it was fitted to, a guide would look better than it is."""
     vae, x = a_vae(), binary()
     noise = []
-    eager = local_gradient.LocalGradient._eager
+    evaluate = local_guide.log_densities
 
-    def watching(self, data):
-        # As any other stream that is looked at, this one goes on where it was.
+    def watching(*arguments, **options):
         with torch.random.fork_rng([]):
             noise.append(torch.randn(4))
-        return eager(self, data)
+        return evaluate(*arguments, **options)
 
-    monkeypatch.setattr(local_gradient.LocalGradient, "_eager", watching)
-    refined(vae, x, steps=1, seed=7)
+    monkeypatch.setattr(local_guide, "log_densities", watching)
+    refine_guide(vae, x, steps=1, seed=7)
     with evaluation_mode(vae, seed=7):
         assert not torch.equal(noise[0], torch.randn(4))
 
@@ -227,10 +227,11 @@ def test_the_graph_of_every_posterior_is_the_eager_gradient(name, prior, monkeyp
 
         return run
 
-    monkeypatch.setattr(local_gradient, "compile_graph", compile_graph)
+    monkeypatch.setattr(compiled_function, "compile_graph", compile_graph)
     vae, x = a_vae(name, prior), binary()
     one, other = (
-        refined(vae, x, steps=3, max_elements=16 * 8 * 4, compile=mode) for mode in ("on", "off")
+        refine_guide(vae, x, steps=3, max_elements=16 * 8 * 4, compile=mode)
+        for mode in ("on", "off")
     )
     torch.testing.assert_close(one.embed(x), other.embed(x), rtol=1e-3, atol=1e-3)
     # Two chunks of three steps, of which the first is eager.
@@ -251,7 +252,7 @@ def test_the_graph_of_every_posterior_is_the_eager_gradient(name, prior, monkeyp
 def test_the_compiled_refinement_is_the_eager_one(caplog):
     vae, x = a_vae(), binary()
     with caplog.at_level(logging.INFO, "pyro_vae"):
-        one, other = (refined(vae, x, steps=10, compile=mode) for mode in ("on", "off"))
+        one, other = (refine_guide(vae, x, steps=10, compile=mode) for mode in ("on", "off"))
     assert "equal to the eager one" in caplog.text
     torch.testing.assert_close(one.embed(x), other.embed(x), rtol=1e-3, atol=1e-3)
 
@@ -261,11 +262,11 @@ def test_a_posterior_without_an_encoder_is_refused(linear_gaussian):
     with pytest.raises(
         NoLocalGuideError, match=r"LinearPosterior has none at `posterior\.encoder`"
     ):
-        refined(case.vae, case.x, steps=1)
+        refine_guide(case.vae, case.x, steps=1)
     with pytest.raises(
         NoLocalGuideError, match="needs a program with a posterior, got a Linear without"
     ):
-        refined(nn.Linear(2, 2), case.x, steps=1)
+        refine_guide(nn.Linear(2, 2), case.x, steps=1)
 
 
 @pytest.mark.parametrize(
@@ -279,9 +280,9 @@ def test_a_posterior_without_an_encoder_is_refused(linear_gaussian):
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        refined(a_vae(), binary(), **options)
+        refine_guide(a_vae(), binary(), **options)
 
 
 def test_no_data_are_refused():
-    with pytest.raises(ValueError, match="at least one datum"):
-        refined(a_vae(), torch.ones(0, 4, 4))
+    with pytest.raises(ValueError, match="at least one example"):
+        refine_guide(a_vae(), torch.ones(0, 4, 4))

@@ -33,7 +33,7 @@ def test_the_bounds_enclose_the_evidence(linear_gaussian):
     case, n = shifted(linear_gaussian(widen=1.6)), 150
     check = two_sided_check(case.vae, case.x, num_data=n, **SHORT)
     with evaluation_mode(case.vae, seed=0):
-        x, _ = two_sided.simulated(case.vae, case.x, n)
+        x, _ = two_sided.simulate(case.vae, case.x, n)
     exact = log_evidence(case, x.numpy())
     below, above = exact - check.lower, check.upper - exact
     for side in (below, above):
@@ -65,10 +65,10 @@ def test_reverse_chains_that_start_elsewhere_are_no_bound(linear_gaussian, monke
         x, _ = right(vae, like_x, num_data)
         return x, vae.posterior(x).sample()
 
-    right = two_sided.simulated
+    right = two_sided.simulate
     options = {"num_data": 60, "num_temperatures": 2, "leapfrog_steps": 1}
     gap = two_sided_check(case.vae, case.x, **options).mean_gap
-    monkeypatch.setattr(two_sided, "simulated", elsewhere)
+    monkeypatch.setattr(two_sided, "simulate", elsewhere)
     assert two_sided_check(case.vae, case.x, **options).mean_gap < gap - 0.5
 
 
@@ -111,7 +111,7 @@ def test_chunks_and_parts(linear_gaussian):
     other = two_sided_check(case.vae, case.x, num_data=1, **{**options, "num_chains": 3})
     with pytest.raises(ValueError, match=r"one num_chains, got \[2, 3\]"):
         TwoSidedCheck.concatenate([one, other])
-    with pytest.raises(ValueError, match="nothing to concatenate"):
+    with pytest.raises(ValueError, match="no results to concatenate"):
         TwoSidedCheck.concatenate([])
 
 
@@ -156,7 +156,7 @@ def test_refusals(linear_gaussian):
         two_sided_check(case.vae, case.x, num_data=0)
     with pytest.raises(ValueError, match="num_chains must be at least 1, got 0"):
         two_sided_check(case.vae, case.x, num_chains=0)
-    with pytest.raises(ValueError, match="at least one datum"):
+    with pytest.raises(ValueError, match="at least one example"):
         two_sided_check(case.vae, case.x[:0])
     with pytest.raises(ValueError, match="one observed site, but it has 'x', 'y'"):
         two_sided_check(TwoObserved(), torch.zeros(3, 2).double())
@@ -164,4 +164,4 @@ def test_refusals(linear_gaussian):
 
 @pytest.mark.parametrize("upper", [-0.3, 0.3])
 def test_one_datum_is_not_judged(upper):
-    assert check_of([0.0], [upper]).trust().startswith("One simulated datum says nothing")
+    assert check_of([0.0], [upper]).trust().startswith("One simulated datum")

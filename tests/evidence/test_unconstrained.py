@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from pyro_vae.distributions import InteriorBeta, InteriorDirichlet, InteriorGamma, SphericalUniform
-from pyro_vae.evidence.unconstrained import Positive, Real, Simplex, Unit, unconstrained
+from pyro_vae.evidence.unconstrained import Elementwise, Simplex, bijection_onto
 
 DOUBLE = torch.float64
 CPU = torch.device("cpu")
 MAPS = {
-    "real": (Real(), 3),
-    "positive": (Positive(), 3),
-    "unit": (Unit(), 3),
+    "real": (Elementwise("real"), 3),
+    "positive": (Elementwise("positive"), 3),
+    "unit": (Elementwise("unit"), 3),
     "simplex": (Simplex(4, DOUBLE, CPU), 3),
 }
 
@@ -25,7 +25,7 @@ def test_inverse_and_determinant(name):
     u = 2 * torch.randn(20, dim, dtype=DOUBLE)
     z, log_det, inside = bijection(u)
     torch.testing.assert_close(bijection.inverse(z), u)
-    assert inside is None or inside.all()
+    assert inside.all()
     for i in range(len(u)):
         # A density on the simplex is one of all coordinates but the last.
         jacobian = torch.autograd.functional.jacobian(lambda v: bijection(v)[0][:dim], u[i])
@@ -47,8 +47,8 @@ def test_the_simplex_treats_corners_alike(corners):
 @pytest.mark.parametrize(
     ("bijection", "density"),
     [
-        (Positive(), dist.Gamma(torch.tensor([2.0]).double(), 1.5).to_event(1)),
-        (Unit(), dist.Beta(torch.tensor([2.0]).double(), 0.7).to_event(1)),
+        (Elementwise("positive"), dist.Gamma(torch.tensor([2.0]).double(), 1.5).to_event(1)),
+        (Elementwise("unit"), dist.Beta(torch.tensor([2.0]).double(), 0.7).to_event(1)),
         (Simplex(2, DOUBLE, CPU), dist.Dirichlet(torch.tensor([2.0, 0.7]).double())),
     ],
 )
@@ -60,8 +60,8 @@ def test_densities_have_mass_one(bijection, density):
 
 
 EDGES = [
-    (Positive(), torch.tensor([[0.0], [1e-45], [torch.finfo(torch.float32).tiny]])),
-    (Unit(), torch.tensor([[0.0], [1.0], [1 - 1e-7], [1e-45]])),
+    (Elementwise("positive"), torch.tensor([[0.0], [1e-45], [torch.finfo(torch.float32).tiny]])),
+    (Elementwise("unit"), torch.tensor([[0.0], [1.0], [1 - 1e-7], [1e-45]])),
     (Simplex(2, torch.float32, CPU), torch.tensor([[0.0, 1.0], [1.0, 0.0], [1e-45, 1.0]])),
 ]
 
@@ -92,17 +92,17 @@ ONES = torch.ones(5, 3)
 @pytest.mark.parametrize(
     ("distribution", "kind"),
     [
-        (dist.Normal(ONES, ONES).to_event(1), Real),
-        (dist.MultivariateNormal(ONES, torch.eye(3)), Real),
-        (dist.LogNormal(ONES, ONES).to_event(1), Positive),
-        (InteriorGamma(ONES, ONES).to_event(1).expand((4, 5)), Positive),
-        (InteriorBeta(ONES, ONES).to_event(1), Unit),
-        (InteriorDirichlet(ONES), Simplex),
+        (dist.Normal(ONES, ONES).to_event(1), "real"),
+        (dist.MultivariateNormal(ONES, torch.eye(3)), "real"),
+        (dist.LogNormal(ONES, ONES).to_event(1), "positive"),
+        (InteriorGamma(ONES, ONES).to_event(1).expand((4, 5)), "positive"),
+        (InteriorBeta(ONES, ONES).to_event(1), "unit"),
+        (InteriorDirichlet(ONES), "simplex"),
     ],
 )
 def test_supports_are_read_from_constraints(distribution, kind):
     like = distribution.sample()
-    assert isinstance(unconstrained(distribution, like, site="z"), kind)
+    assert getattr(bijection_onto(distribution, like, site="z"), "support", "simplex") == kind
 
 
 @pytest.mark.parametrize(
@@ -119,11 +119,11 @@ def test_supports_are_read_from_constraints(distribution, kind):
 def test_other_supports_are_refused(distribution, word):
     like = distribution.sample()
     with pytest.raises(ValueError, match="real, positive, unit or simplex, but at site 'z' it is"):
-        unconstrained(distribution, like, site="z", support=word)
+        bijection_onto(distribution, like, site="z", support=word)
 
 
 def test_scalars_are_refused():
     with pytest.raises(
         ValueError, match=r"a latent vector, but at site 'z' .* event shape is \(\)"
     ):
-        unconstrained(dist.Normal(ONES, ONES), ONES, site="z")
+        bijection_onto(dist.Normal(ONES, ONES), ONES, site="z")

@@ -9,7 +9,7 @@ import torch
 from pyro_vae import networks
 from pyro_vae.data import Dataset
 from pyro_vae.likelihoods import LIKELIHOODS
-from pyro_vae.training.preparing import prepared
+from pyro_vae.training.fit import prepare_for_likelihood
 
 LEVELS = 17
 # With a decoder that gives zeros, uniform on the support (of levels: but for the ends of a logistic).
@@ -37,7 +37,7 @@ def likelihood_and_data(name, support="integers", **options):
         data = Dataset.from_array(values.to(torch.uint8), levels=LEVELS)
     else:
         data = Dataset.from_array(values, support="counts")
-    return likelihood, prepared(data, part)
+    return likelihood, prepare_for_likelihood(data, part)
 
 
 def bits(likelihood, data):
@@ -82,5 +82,5 @@ def test_what_does_not_fit_is_named_in_a_line():
     with pytest.raises(
         ValueError, match=r"LogisticMixture does not fit: .* unit: continuous"
     ) as e:
-        prepared(data, LIKELIHOODS["logistic_mixture"])
+        prepare_for_likelihood(data, LIKELIHOODS["logistic_mixture"])
     assert "\n" not in str(e.value)

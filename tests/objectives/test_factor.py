@@ -13,7 +13,7 @@ from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.log_densities import log_densities
 from pyro_vae.model import build
 from pyro_vae.objectives import ELBO, Factor
-from pyro_vae.objectives.factor import cross_entropy, permuted
+from pyro_vae.objectives.total_correlation import cross_entropy, permute
 from pyro_vae.posteriors import POSTERIORS
 from pyro_vae.priors import PRIORS
 from pyro_vae.training import Training
@@ -44,13 +44,13 @@ def a_pair(objective, posterior="diagonal_normal"):
 
 def test_a_permutation_keeps_each_coordinate_and_not_the_pairs():
     z = torch.randn(2, 500, 3)
-    mixed = permuted(z)
+    mixed = permute(z)
     assert (mixed.sort(1).values == z.sort(1).values).all()
     rows = (mixed[0][:, None] == z[0]).all(-1).any(-1)
     assert rows.sum() < 10
     assert (mixed[0] != mixed[1]).any()
     # Coordinates that were equal are independent: correlations of order 500^(-1/2).
-    mixed = permuted(z[:, :, :1].expand(2, 500, 3).clone())
+    mixed = permute(z[:, :, :1].expand(2, 500, 3).clone())
     for particle in mixed:
         correlation = torch.corrcoef(particle.T) - torch.eye(3)
         assert correlation.abs().max() < 5 / math.sqrt(500)
@@ -66,7 +66,7 @@ def test_the_critic_finds_the_total_correlation_of_a_normal():
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
     for _ in range(400):
         z = torch.randn(1, 1000, 2) @ root.mT
-        loss = cross_entropy(factor.log_ratio(z), factor.log_ratio(permuted(z))).mean()
+        loss = cross_entropy(factor.log_ratio(z), factor.log_ratio(permute(z))).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -150,7 +150,7 @@ def test_each_has_the_gradient_of_its_own_loss():
         torch.manual_seed(1)
         factor = a_factor(gamma=gamma, critic_lr=1e-2)
         training = a_training(factor)
-        training._one_step()
+        training.take_step()
         after[gamma] = critic_of(training), dict(training.program.named_parameters())
     # Adam's first step, of the learning rates' lengths.
     before = dict(a_factor().critic.named_parameters())
@@ -163,7 +163,7 @@ def test_each_has_the_gradient_of_its_own_loss():
     torch.manual_seed(1)
     a_factor()
     alone = a_training(ELBO())
-    alone._one_step()
+    alone.take_step()
     for name, parameter in alone.program.named_parameters():
         torch.testing.assert_close(parameter, after[0.0][1][name], rtol=0, atol=0)
 
@@ -171,8 +171,8 @@ def test_each_has_the_gradient_of_its_own_loss():
 def test_the_critic_is_trained_as_its_options_say():
     training = a_training(a_factor(critic_lr=3e-3))
     before = critic_of(training)
-    training._one_step()
-    group = training._step.optimizer.param_groups[1]
+    training.take_step()
+    group = training.optimizer_step.optimizer.param_groups[1]
     assert (group["lr"], group["betas"]) == (3e-3, (0.5, 0.9))
     moved = [float((p - before[name]).abs().max()) for name, p in critic_of(training).items()]
     assert max(moved) == pytest.approx(3e-3, rel=0.01)

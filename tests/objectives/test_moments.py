@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vae import posteriors, priors
+from pyro_vae import distributions, posteriors, priors
 from pyro_vae.log_densities import log_densities
 from pyro_vae.model import build
 from pyro_vae.objectives import DIP, ELBO
@@ -53,7 +53,7 @@ def full(loc, n):
 def low_rank(loc, n):
     """With one covariance for all data."""
     factor = torch.tensor([[0.5], [0.2], [-0.3]])
-    return posteriors.gaussian.LowRankNormalDistribution(loc, factor, torch.full((3,), 0.2))
+    return distributions.LowRankNormal(loc, factor, torch.full((3,), 0.2))
 
 
 def penalty_of(objective, pair, n):

@@ -227,7 +227,7 @@ def test_terms_are_weighed_once():
     vae, x = a_vae()
     terms = log_densities(vae.model, vae.guide, x.expand(5, 4, 4), num_particles=3)
     DReG()(terms)
-    with pytest.raises(ValueError, match="DReG weighs the gradient of terms once"):
+    with pytest.raises(ValueError, match="DReG reweights the gradient of terms once"):
         DReG()(terms)
     with torch.no_grad():
         terms = log_densities(vae.model, vae.guide, x.expand(5, 4, 4), num_particles=3)

@@ -16,7 +16,7 @@ from pyro_vae.evidence import evaluate
 from pyro_vae.log_densities import log_densities
 from pyro_vae.objectives import ELBO
 from pyro_vae.objectives.divergence import count_coordinates, divergence, divergence_by_coordinate
-from pyro_vae.objectives.rate import Capacity, FreeBits
+from pyro_vae.objectives.kl_weighting import Capacity, FreeBits
 from pyro_vae.training import Training
 from pyro_vae.training.processes import Processes
 
@@ -98,7 +98,7 @@ def test_free_bits_of_coordinates_need_products_and_those_of_the_rate_none(
         posterior=posteriors.POSTERIORS[posterior],
     )
     terms = terms_of(vae, images())
-    with pytest.raises(ValueError, match=message + ".*free_bits_per rate serves every"):
+    with pytest.raises(ValueError, match=message + ".*Use free_bits_per rate"):
         ELBO(free_bits=0.1)(terms)
     loss = ELBO(free_bits=1e3, free_bits_per="rate")(terms).loss.mean()
     torch.testing.assert_close(loss, 1e3 - terms.log_likelihood.mean())
@@ -114,17 +114,17 @@ def test_groups_must_divide_the_coordinates():
 
 
 def test_free_bits_by_hand():
-    paid = FreeBits(1.0).paid(KL)
+    paid = FreeBits(1.0).penalty(KL)
     assert paid.tolist() == [1 + 1 + 5, 1 + 3 + 7]
     assert paid.mean() == 1 + 2 + 6
-    assert FreeBits(2.5).paid(KL).mean() == 2.5 + 2.5 + 6
-    runs = FreeBits(1.0, "group", 2).grouped(torch.cat([KL, KL[:, :1]], 1))
+    assert FreeBits(2.5).penalty(KL).mean() == 2.5 + 2.5 + 6
+    runs = FreeBits(1.0, "group", 2).group(torch.cat([KL, KL[:, :1]], 1))
     assert runs.tolist() == [[1.0, 5.0], [3.5, 7.5]]
 
 
 def test_free_bits_have_no_gradient_below_and_the_whole_above():
     kl = KL.clone().requires_grad_()
-    FreeBits(1.0).paid(kl).mean().backward()
+    FreeBits(1.0).penalty(kl).mean().backward()
     assert kl.grad.tolist() == [[0.0, 0.5, 0.5], [0.0, 0.5, 0.5]]
 
 
@@ -132,7 +132,7 @@ def test_free_bits_have_no_gradient_below_and_the_whole_above():
 def test_capacity_by_hand(t, expected):
     """A mean KL of 3 nats against a C that grows to 5 in two epochs."""
     kl = torch.tensor([1.0, 5.0], requires_grad=True)
-    paid = Capacity(5.0, 2.0).paid(kl, torch.tensor(t))
+    paid = Capacity(5.0, 2.0).penalty(kl, torch.tensor(t))
     assert paid.mean() == expected
     paid.mean().backward()
     sign = 1.0 if t < 1.2 else -1.0
@@ -180,14 +180,14 @@ def test_the_losses_mean_and_its_gradient_are_those_of_the_mean(per):
     [
         ({"free_bits": -1.0}, "free_bits must be at least 0 and finite, got -1.0"),
         ({"free_bits_per": "bit"}, "one of dimension, group, rate, got 'bit'"),
-        ({"free_bits_per": "group"}, "free_bits_groups goes with free_bits_per group"),
-        ({"free_bits_groups": 2}, "free_bits_groups goes with free_bits_per group"),
+        ({"free_bits_per": "group"}, "free_bits_groups and free_bits_per group need each other"),
+        ({"free_bits_groups": 2}, "free_bits_groups and free_bits_per group need each other"),
         ({"free_bits_per": "group", "free_bits_groups": 0}, "free_bits_groups must be at least 1"),
         ({"capacity": math.nan}, "capacity must be at least 0 and finite, got nan"),
         ({"capacity": 1.0, "capacity_epochs": -1.0}, "capacity_epochs must be at least 0"),
         ({"capacity_epochs": 1.0}, "capacity_epochs needs a capacity"),
         ({"capacity": 1.0, "free_bits": 1.0}, "contradict each other, got 1.0 and 1.0 nats"),
-        ({"capacity": 1.0, "warmup_epochs": 1.0}, "schedule of its own, capacity_epochs"),
+        ({"capacity": 1.0, "warmup_epochs": 1.0}, "own schedule, capacity_epochs"),
     ],
 )
 def test_options_that_contradict_are_refused(options, message):
@@ -225,7 +225,7 @@ def test_means_of_a_batch_are_refused_by_several_processes():
         assert ELBO(**options).couples_batch == (name != "cycles")
     assert not ELBO().couples_batch
     data = PreparedData(digits(), "binary")
-    with pytest.raises(ValueError, match="ELBO couples the data of a batch"):
+    with pytest.raises(ValueError, match="ELBO couples the examples of a batch"):
         Training(build((1, 8, 8), 3), data, ELBO(free_bits=1.0), processes=several)
 
 

@@ -71,8 +71,10 @@ def test_the_record_has_no_elbo_and_epochs_are_judged_by_the_reconstruction(capl
     assert all(r["units_above_rate"] is None for r in history)
     assert "elbo" not in history[0]
     scores = [r["validation_reconstruction"] for r in history]
-    assert training.stopped_early
-    assert training.best_epoch == 1 + max(range(len(scores)), key=lambda i: (scores[i], i))
+    assert training.stopping.stopped
+    assert training.stopping.best_epoch == 1 + max(
+        range(len(scores)), key=lambda i: (scores[i], i)
+    )
     assert "no better validation reconstruction since" in caplog.text
     assert not any("KL" in message for message in caplog.messages)
 

@@ -9,7 +9,7 @@ import torch
 from pyro_vae import build
 from pyro_vae.log_densities import log_densities
 from pyro_vae.objectives import ELBO
-from pyro_vae.objectives.schedules import Schedule, ramp
+from pyro_vae.objectives.kl_weighting import Schedule, ramp
 
 CYCLES = {"schedule": "cyclical", "cycle_epochs": 4.0, "cycles": 3}
 

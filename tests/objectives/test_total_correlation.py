@@ -274,7 +274,7 @@ def test_the_gradient_reaches_the_encoder_and_is_the_finite_difference():
 )
 def test_guides_without_densities_of_coordinates_are_refused(posterior, name):
     assert posterior not in SERVED
-    with pytest.raises(ValueError, match=f"BetaTC .* site 'z' is a {name}. It serves indep"):
+    with pytest.raises(ValueError, match=f"BetaTC .* site 'z' is a {name}. Possible are indep"):
         a_value(BetaTC(100), posterior)
 
 

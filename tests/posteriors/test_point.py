@@ -23,7 +23,7 @@ from pyro_vae.model import build
 from pyro_vae.objectives import Reconstruction
 from pyro_vae.posteriors import Point
 from pyro_vae.training import Training
-from pyro_vae.training.shared_noise import SharedNoise, draws_of
+from pyro_vae.training.batch_loss import SharedNoise, draws_of
 
 CORRUPTIONS = {"masking": 0.25, "gaussian": 0.3, "salt_and_pepper": 0.4}
 
@@ -144,13 +144,13 @@ def test_processes_share_the_noise(corruption):
     """Two halves of a batch see what the whole would."""
     posterior, x = a_point(corruption, CORRUPTIONS[corruption]), pictures(6)
     torch.manual_seed(3)
-    whole = posterior.corrupted(x)
+    whole = posterior.corrupt(x)
     with pyro.validation_enabled(False):
-        draws = draws_of(posterior.corrupted, x[:3], 6)
+        draws = draws_of(posterior.corrupt, x[:3], 6)
     for start in (0, 3):
         torch.manual_seed(3)
         with SharedNoise(draws, start, 3):
-            part = posterior.corrupted(x[start : start + 3])
+            part = posterior.corrupt(x[start : start + 3])
         assert torch.equal(part, whole[start : start + 3])
 
 
@@ -216,7 +216,7 @@ def test_resumed_is_uninterrupted():
         ({"corruption": "masking", "strength": float("nan")}, "share from 0 to 1, got nan"),
         ({"corruption": "salt_and_pepper", "data_support": "real"}, "got real data: use masking"),
         ({"corruption": "salt_and_pepper", "data_support": "counts"}, "got counts data"),
-        ({"corruption": "gaussian", "data_support": "integers"}, "their levels, got None"),
+        ({"corruption": "gaussian", "data_support": "integers"}, "number of levels, got None"),
     ],
 )
 def test_wrong_options(options, message):

@@ -17,7 +17,7 @@ from pyro_vae.networks import NETWORKS
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.posteriors import POSTERIORS, WITH_DENSITY
 from pyro_vae.priors import PRIORS
-from pyro_vae.training.preparing import prepared
+from pyro_vae.training.fit import prepare_for_likelihood
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "svi_train.py"
 FAMILIES = {
@@ -67,7 +67,7 @@ def test_it_trains_and_comes_back(main, counts, tmp_path, family, name):
     arguments += [] if has_density else ["--objective", "reconstruction"]
     assert main(arguments) == 0
     first, second = load(out), load(out)
-    data = prepared(digits(), first.likelihood) if not of_counts else None
+    data = prepare_for_likelihood(digits(), first.likelihood) if not of_counts else None
     x = torch.ones(3, 9) if data is None else data.fixed("test")[:3].float()
     values = []
     for vae in (first, second):

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from pyro_vae.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "svi_train.py"
-STUDY = ROOT / "scripts" / "studies" / "streaming.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -37,12 +35,12 @@ from pyro_vae.data import orders
 from pyro_vae.training import loop
 orders.BLOCK_BYTES, orders.POOL_BYTES = 64 * 64, 2 * 64 * 64
 step, number = int(sys.argv[1]), int(sys.argv[2])
-one_step = loop.Training._one_step
+one_step = loop.Training.take_step
 def counted(self):
     one_step(self)
     if self.step == step:
         os.kill(os.getpid(), number)
-loop.Training._one_step = counted
+loop.Training.take_step = counted
 run = loop.Training.run
 loop.Training.run = lambda self, **options: run(self, **{**options, "checkpoint_seconds": 0.02})
 sys.argv = sys.argv[3:]
@@ -179,22 +177,3 @@ def test_memory_is_flat_in_the_number_of_rows(tmp_path):
     # less from run to run; not 160.
     assert grown[160] < grown[10] + 40, grown
     assert grown[160] < 80, grown
-
-
-# ---- the study -------------------------------------------------------------------------------
-
-
-def test_the_study(tmp_path, capsys):
-    study = SimpleNamespace(**runpy.run_path(str(STUDY), run_name="streaming"))
-    results = tmp_path / "results.json"
-    arguments = ["--sizes", "0.002", "--steps", "2", "--folder", str(tmp_path)]
-    assert study.main([*arguments, "--results", str(results)]) == 0
-    cells = json.loads(results.read_text())
-    assert set(cells) == {"0.002 GB, on the disk", "0.002 GB, in memory"}
-    cell = cells["0.002 GB, on the disk"]
-    assert cell["n_train"] == 1786
-    assert cell["peak_bytes"] >= cell["peak_bytes_before"] > 0
-    assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
-    capsys.readouterr()
-    assert study.main([*arguments, "--results", str(results)]) == 0
-    assert "0.002 GB, in memory is there" in capsys.readouterr().out

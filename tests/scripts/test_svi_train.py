@@ -380,12 +380,12 @@ AT_STEP = """
 import os, runpy, signal, sys
 from pyro_vae.training import checkpoint, loop
 step, number, where = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-one_step = loop.Training._one_step
+one_step = loop.Training.take_step
 def counted(self):
     one_step(self)
     if where == "step" and self.step == step:
         os.kill(os.getpid(), number)
-loop.Training._one_step = counted
+loop.Training.take_step = counted
 run = loop.Training.run
 loop.Training.run = lambda self, **options: run(self, **{**options, "checkpoint_seconds": 0.05})
 write = checkpoint.write_atomically

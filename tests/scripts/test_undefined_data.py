@@ -36,7 +36,7 @@ def test_data_beyond_float32_are_named_and_leave_the_others():
     json.dumps(summary, allow_nan=False)
     assert np.isfinite(found.kl_by_dimension).all()
     known = np.setdiff1d(np.arange(20), found.undefined)
-    alone = found.taken(known)
+    alone = found.select(known)
     assert np.isfinite(alone.importance_weighting.mean_log_evidence)
     assert len(alone.importance_weighting.curve[0]) == 18
     said = undefined_data(np.arange(7), 20, "test data")

@@ -16,7 +16,7 @@ from pyro_vae.mutual_information import mutual_information
 from pyro_vae.training import NonFiniteError, Training
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
 from pyro_vae.training.processes import Processes
-from pyro_vae.training.totals import Totals
+from pyro_vae.training.step import Totals
 
 
 def prepared() -> PreparedData:
@@ -54,18 +54,18 @@ def of(module: nn.Module, *prefixes: str) -> set[str]:
 
 def test_inner_steps_move_the_guide_alone_and_outer_ones_the_model():
     training = a_training()
-    vae, aggressive = training.program, training._aggressive
+    vae, aggressive = training.program, training.aggressive
     start = parameters(vae)
-    aggressive._update_guide()
+    aggressive.update_guide()
     inner = parameters(vae)
     assert moved(start, inner) == of(vae, "posterior")
-    aggressive.outer(training._feed.argument(0), training._batches.share(0))
+    aggressive.outer(training.loader.fetch(0), training.batches.share(0))
     assert moved(inner, parameters(vae)) == of(vae, "likelihood")
 
 
 def test_a_vamp_prior_shares_the_guides_encoder():
     vae = a_vae(prior=partial(priors.Vamp, components=3))
-    aggressive = a_training(vae)._aggressive
+    aggressive = a_training(vae).aggressive
     shared = {n for n, p in vae.named_parameters() if "posterior" in n}
     assert set(aggressive.inner.trained) == shared & of(vae, "prior", "posterior")
     assert set(aggressive.outer.trained) == {n for n, _ in vae.named_parameters()} - shared
@@ -74,8 +74,8 @@ def test_a_vamp_prior_shares_the_guides_encoder():
 
 def test_a_parameter_has_one_state_of_adam():
     training = a_training()
-    aggressive, optimizer = training._aggressive, training._step.optimizer
-    aggressive._update_guide()
+    aggressive, optimizer = training.aggressive, training.optimizer_step.optimizer
+    aggressive.update_guide()
     for name, parameter in training.program.named_parameters():
         assert optimizer.state[parameter]["step"] == 20 * name.startswith("posterior")
     assert aggressive.inner.optimizer is aggressive.outer.optimizer is optimizer
@@ -84,10 +84,10 @@ def test_a_parameter_has_one_state_of_adam():
 
 def test_a_learning_rate_reaches_the_inner_steps():
     training = a_training()
-    for group in training._step.optimizer.param_groups:
+    for group in training.optimizer_step.optimizer.param_groups:
         group["lr"] = 0.0
     before = parameters(training.program)
-    training._aggressive._update_guide()
+    training.aggressive.update_guide()
     assert not moved(before, parameters(training.program))
 
 
@@ -130,33 +130,33 @@ def test_a_side_without_parameters_is_refused(of_guide, whose):
     ],
 )
 def test_inner_steps_end_when_the_loss_stops_falling(monkeypatch, means, taken):
-    aggressive = a_training(aggressive_steps=45)._aggressive
+    aggressive = a_training(aggressive_steps=45).aggressive
     values = iter(means)
     monkeypatch.setattr(Totals, "means", lambda self: {"loss": next(values)})
-    aggressive._update_guide()
-    assert aggressive.steps == aggressive.taken == taken
+    aggressive.update_guide()
+    assert aggressive.epoch_steps == aggressive.taken == taken
 
 
 def test_the_window_holds_the_mean_loss_per_datum():
     training = a_training(aggressive_steps=10)
     losses = []
-    loss = training._aggressive.inner.loss
+    loss = training.aggressive.inner.loss
 
     def kept(*batch):
         value = loss(*batch)
         losses.append(float(value.mean.detach()))
         return value
 
-    training._aggressive.inner.loss = kept
-    training._aggressive._update_guide()
-    (mean,) = training._aggressive.inner.totals.means().values()
+    training.aggressive.inner.loss = kept
+    training.aggressive.update_guide()
+    (mean,) = training.aggressive.inner.totals.means().values()
     assert mean == pytest.approx(sum(losses) / 10, rel=1e-6)
 
 
 def test_the_phase_ends_when_the_mutual_information_stops_climbing(monkeypatch):
     training = a_training(epochs=5)
     values = iter([1.0, 1.5, 1.5])
-    monkeypatch.setattr(training._aggressive, "_mutual_information", lambda: next(values))
+    monkeypatch.setattr(training.aggressive, "_mutual_information", lambda: next(values))
     history = training.run()
     assert [record["aggressive"] for record in history] == [1, 1, 1, 0, 0]
     assert [record["mutual_information"] for record in history] == [1.0, 1.5, 1.5, None, None]
@@ -164,21 +164,21 @@ def test_the_phase_ends_when_the_mutual_information_stops_climbing(monkeypatch):
     assert all(record["inner_steps"] == 0 for record in history[3:])
     # The ordinary steps go on with the moments of both.
     counts = {
-        name.partition(".")[0]: int(training._step.optimizer.state[p]["step"])
+        name.partition(".")[0]: int(training.optimizer_step.optimizer.state[p]["step"])
         for name, p in training.program.named_parameters()
     }
     assert counts == {"posterior": 21 * 20 + 14, "likelihood": 21 + 14}
 
 
 def test_inner_batches_are_full_fresh_and_a_function_of_their_number():
-    aggressive = a_training()._aggressive
-    batches = [aggressive.feed.argument(step).tolist() for step in range(14)]
+    aggressive = a_training().aggressive
+    batches = [aggressive.loader.fetch(step).tolist() for step in range(14)]
     assert all(len(set(batch)) == 10 for batch in batches)
     for epoch in (batches[:7], batches[7:]):
         rows = list(itertools.chain(*epoch))
         assert len(set(rows)) == len(rows)
     assert batches[:7] != batches[7:]
-    assert aggressive.feed.argument(3).tolist() == batches[3]
+    assert aggressive.loader.fetch(3).tolist() == batches[3]
 
 
 # ---- what is not finite ----------------------------------------------------------------------
@@ -186,13 +186,13 @@ def test_inner_batches_are_full_fresh_and_a_function_of_their_number():
 
 def test_inner_steps_that_are_never_finite_end_the_run():
     training = a_training(aggressive_steps=100)
-    loss = training._aggressive.inner.loss
+    loss = training.aggressive.inner.loss
 
     def broken(*batch):
         value = loss(*batch)
-        return type(value)(value.mean * math.nan, value.data, value.sums)
+        return type(value)(value.mean * math.nan, value.count, value.sums)
 
-    training._aggressive.inner.loss = broken
+    training.aggressive.inner.loss = broken
     before = parameters(training.program)
     with pytest.raises(NonFiniteError, match=r"20 inner steps in a row.*from inner step 1 on"):
         training.run()
@@ -221,17 +221,17 @@ def resumed_at(at: int, path, **options) -> None:
 
     def begun():
         training = a_training(aggressive_steps=25, **options)
-        found = training._aggressive._mutual_information
+        found = training.aggressive._mutual_information
 
         def climbing():
             return found() - 100.0 * (training.step > 7)
 
-        training._aggressive._mutual_information = climbing
+        training.aggressive._mutual_information = climbing
         return training
 
     straight = begun()
     straight.run()
-    assert not straight._aggressive.active
+    assert not straight.aggressive.active
     stopped = begun()
     stopped.run(checkpoint=path, stop=lambda: stopped.step >= at)
     assert stopped.step == at
@@ -259,13 +259,13 @@ def test_resume_is_bit_exact_compiled(tmp_path, at):
 def test_both_steps_are_compiled():
     """That each does what its eager one does is checked as it is compiled, or it stays eager."""
     training = a_training(compile="on", aggressive_steps=10)
-    vae, aggressive = training.program, training._aggressive
+    vae, aggressive = training.program, training.aggressive
     start = parameters(vae)
-    aggressive._update_guide()
+    aggressive.update_guide()
     inner = parameters(vae)
     assert moved(start, inner) == of(vae, "posterior")
     for step in range(3):
-        aggressive.outer(training._feed.argument(step), training._batches.share(step))
+        aggressive.outer(training.loader.fetch(step), training.batches.share(step))
     assert moved(inner, parameters(vae)) == of(vae, "likelihood")
     state = aggressive.state_dict()
     assert state["compile_inner"] == state["compile_outer"] == {"10": "on"}
@@ -314,7 +314,7 @@ def test_a_state_of_a_wrong_form_is_refused(tmp_path, change, message):
 def test_without_it_nothing_is_another():
     training = a_training(aggressive_steps=0, epochs=1)
     (record,) = training.run()
-    assert training._aggressive is None
+    assert training.aggressive is None
     assert training.state_dict()["aggressive"] is None
     assert "inner_steps" not in record
 
@@ -359,9 +359,9 @@ def test_a_strong_decoder_keeps_its_latent_variable_in_use():
 
 def test_inner_batches_come_in_an_order_of_their_own():
     training = a_training()
-    inner, outer = training._aggressive.feed, training._feed
+    inner, outer = training.aggressive.loader, training.loader
     for step in range(3):
-        same = torch.equal(inner.argument(step), outer.argument(step))
+        same = torch.equal(inner.fetch(step), outer.fetch(step))
         assert not same, f"the inner batch {step} is the epoch's own"
 
 

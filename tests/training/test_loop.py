@@ -12,7 +12,8 @@ from pyro_vae.data import Dataset, PreparedData, digits
 from pyro_vae.objectives import ELBO
 from pyro_vae.training import NonFiniteError, Training
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
-from pyro_vae.training.loop import LEAST_STEPS, PATIENCE_STEPS
+from pyro_vae.training.loop import LEAST_STEPS
+from pyro_vae.training.schedules import PATIENCE_STEPS
 
 
 def small() -> Dataset:
@@ -119,7 +120,7 @@ def test_early_stopping_goes_back_to_the_best_epoch(monkeypatch):
     kept = scored(monkeypatch, training, -30.0, -20.0, -25.0, -26.0, -27.0)
     training.run()
     assert len(training.history) == 4
-    assert training.best_epoch == 2
+    assert training.stopping.best_epoch == 2
     assert (parameters(training.program) == kept[1]).all()
 
 
@@ -152,7 +153,7 @@ def test_the_best_parameters_are_kept_when_a_cut_epoch_goes_on(monkeypatch, tmp_
         longer.load_state_dict(before)
         scored(monkeypatch, longer, -21.0, -22.0)
         longer.run()
-        assert (longer.best_epoch, longer.best_score) == (2, -19.0)
+        assert (longer.stopping.best_epoch, longer.stopping.best_score) == (2, -19.0)
         assert (parameters(longer.program) == kept[1]).all()
 
 
@@ -160,9 +161,9 @@ def test_few_rows_get_more_epochs_and_an_early_stop():
     # 70 rows are 7 steps an epoch.
     training = a_training(epochs=None)
     assert training.steps == math.ceil(LEAST_STEPS / 7) * 7
-    assert training.early_stopping == math.ceil(PATIENCE_STEPS / 7)
-    assert a_training(early_stopping=None).early_stopping is None
-    assert a_training(objective=ELBO(beta=4.0)).early_stopping is None
+    assert training.stopping.patience == math.ceil(PATIENCE_STEPS / 7)
+    assert a_training(early_stopping=None).stopping.patience is None
+    assert a_training(objective=ELBO(beta=4.0)).stopping.patience is None
 
 
 def test_an_early_stop_waits_for_the_weight_to_settle(monkeypatch):
@@ -249,9 +250,9 @@ def test_the_term_that_broke_is_named():
         training.program.posterior.encoder.head.bias.fill_(float("nan"))
     with pyro.validation_enabled(False):
         for _ in range(30):
-            training._one_step()
+            training.take_step()
     with pytest.raises(NonFiniteError, match="log q at site 'z' of the guide is not finite"):
-        training._check_finite()
+        training.loss.check_finite(training.totals, training.loader)
 
 
 @pytest.mark.parametrize(

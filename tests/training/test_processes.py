@@ -18,9 +18,9 @@ from pyro_vae import build, networks
 from pyro_vae.data import digits
 from pyro_vae.runs import load
 from pyro_vae.training import Training
+from pyro_vae.training.batch_loss import SharedNoise, draws_of
 from pyro_vae.training.loaders import Batches
 from pyro_vae.training.processes import Processes
-from pyro_vae.training.shared_noise import SharedNoise, draws_of
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "svi_train.py"
 # 1,257 digits: 12 batches of 100, and one of 57.
@@ -190,9 +190,12 @@ def test_parts_of_the_noise_are_the_whole():
     ("program", "message"),
     [
         (lambda x: torch._standard_gamma(1 + x), "cannot share the noise of aten._standard_gamma"),
-        (lambda x: torch.randn(2 * len(x)), r"shape for 3 and for 7 data is \(6,\) and \(14,\)"),
+        (
+            lambda x: torch.randn(2 * len(x)),
+            r"shape for 3 and for 7 examples is \(6,\) and \(14,\)",
+        ),
         (lambda x: x * float(x.sum()), "need a program that can be traced"),
-        (lambda x: torch.rand_like(x) if len(x) > 3 else x, "draws alike"),
+        (lambda x: torch.rand_like(x) if len(x) > 3 else x, "do not depend on the number"),
     ],
 )
 def test_noise_that_cannot_be_shared_is_refused(program, message):
@@ -202,7 +205,7 @@ def test_noise_that_cannot_be_shared_is_refused(program, message):
 
 def test_one_process_talks_to_nobody(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    alone = Processes.joined(torch.device("cpu"))
+    alone = Processes.join(torch.device("cpu"))
     values = torch.ones(3)
     alone.add(values)
     alone.follow_first([values])
@@ -229,15 +232,17 @@ def test_the_update_of_parts_is_the_whole_step(monkeypatch):
     ranks = [a_training(Processes(rank, 3)) for rank in range(3)]
     for training in ranks:
         torch.manual_seed(2)
-        training._one_step()
+        training.take_step()
     total = torch.stack(added).sum(0)
     monkeypatch.setattr(Processes, "add", lambda self, values: values.copy_(total))
     whole, again = a_training(Processes()), a_training(Processes(1, 3))
     for training in (whole, again):
         torch.manual_seed(2)
-        training._one_step()
+        training.take_step()
     assert again.totals.means() == pytest.approx(whole.totals.means(), rel=1e-6)
     for mine, yours in zip(
-        again._step.optimizer.state.values(), whole._step.optimizer.state.values(), strict=True
+        again.optimizer_step.optimizer.state.values(),
+        whole.optimizer_step.optimizer.state.values(),
+        strict=True,
     ):
         torch.testing.assert_close(mine["exp_avg"], yours["exp_avg"], rtol=1e-4, atol=1e-7)

@@ -2,7 +2,7 @@
 
 import torch
 
-from pyro_vae.training.totals import Totals
+from pyro_vae.training.step import Totals
 
 
 def test_totals_add_up_and_leave_out_what_was_skipped():

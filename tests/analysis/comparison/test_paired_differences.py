@@ -51,8 +51,8 @@ def test_data_with_a_high_khat_are_not_trusted(words):
     assert sum(bar.get_height() for bar in axes[0].patches) == 200
 
 
-@pytest.mark.parametrize("count", [1, 8])
-def test_figure(words, count):
+def test_figure(words):
+    count = 3
     both = comparison(*[RNG.normal(i + 1, 2, 200) for i in range(count)])
     axes, text = words(plot_paired_differences(both))
     assert sum(bar.get_height() for bar in axes[0].patches) == 200
@@ -61,15 +61,15 @@ def test_figure(words, count):
     assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_title() for ax in axes)
 
 
-def test_figure_of_identical_models(words):
-    axes, text = words(plot_paired_differences(comparison(np.zeros(200))))
-    assert "0% of 200 data" in text
-    assert sum(bar.get_height() for bar in axes[0].patches) == 200
+def test_figure_of_identical_models():
+    figure = plot_paired_differences(comparison(np.zeros(200)))
+    assert "0% of 200 data" in figure.get_suptitle()
+    assert sum(bar.get_height() for bar in figure.axes[0].patches) == 200
 
 
 def test_report():
     lines = paired_report(
-        comparison(np.r_[np.ones(100), 2 * np.ones(100)], RNG.normal(9, 99, 200)),
+        comparison(np.r_[np.ones(100), 2 * np.ones(100)], np.tile([-99.0, 100.0], 100)),
         data="test data of digits",
     ).splitlines()
     assert "200 test data of digits, nats per datum" in lines[0]

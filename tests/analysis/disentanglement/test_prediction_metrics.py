@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 from analysis.check import UndefinedCheckError
-from analysis.disentanglement.factors import encode_factors
+from analysis.disentanglement.factors import best_gaps, encode_factors
 from analysis.disentanglement.prediction_metrics import (
     dci_completeness,
     dci_disentanglement,
     forest_importance,
-    separated_predictability,
     squared_correlations,
     threshold_accuracies,
 )
@@ -19,7 +18,7 @@ RNG = np.random.default_rng(0)
 
 def test_gaps_by_hand():
     scores = np.array([[0.9, 0.2], [0.5, 0.8], [0.6, 0.7]])
-    assert separated_predictability(scores) == pytest.approx([0.3, 0.1])
+    assert best_gaps(scores) == pytest.approx([0.3, 0.1])
 
 
 def test_a_perfect_code_is_predicted_and_the_rest_guessed():
@@ -29,7 +28,7 @@ def test_a_perfect_code_is_predicted_and_the_rest_guessed():
     own = accuracies[[2, 0, 1], [0, 1, 2]]
     assert own.tolist() == [1, 1, 1]
     # 2,000 are judged: four standard errors about 1 / values, and at the best of two.
-    gaps = separated_predictability(accuracies)
+    gaps = best_gaps(accuracies)
     errors = np.sqrt([0.25 / 2000, 0.125 * 0.875 / 2000, 0.025 * 0.975 / 2000])
     assert (np.abs(gaps - [1 / 2, 7 / 8, 39 / 40]) < 4 * errors).all()
 

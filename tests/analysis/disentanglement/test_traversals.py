@@ -190,6 +190,6 @@ def test_figure(words):
     assert "z[3]: does nothing" in text
     assert "no factor" in text
     assert "3 change one thing, 1 nothing" in text
-    _, text = words(plot_traversals(traversals(Vector(), CODES)))
-    assert "in standard deviations" in text
-    assert "elements, most x[" in text
+    figure = plot_traversals(traversals(Vector(), CODES))
+    assert "in standard deviations" in figure.get_supxlabel()
+    assert any("elements, most x[" in ax.get_title() for ax in figure.axes)

@@ -61,7 +61,7 @@ def test_a_narrow_component_far_out_keeps_its_digits():
 
 @pytest.mark.parametrize(
     ("width", "narrow"),
-    [(1.0, 0.0), (0.1, 0.0), (0.01, 0.0), (1e-4, 0.0), (0.5, 0.01), (0.5, 0.2)],
+    [(1.0, 0.0), (0.01, 0.0), (1e-4, 0.0), (0.5, 0.01)],
 )
 def test_the_line_is_interpolated_to_a_thousandth(draw, width, narrow):
     """Of some widths; and wide components with a share of narrow ones among them."""

@@ -14,11 +14,10 @@ from pyro_vae.statistics import khat_threshold
 RNG = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize(("centre", "above"), [(0.2, "0.0%"), (1.2, "100.0%")])
-def test_good_and_bad(words, centre, above):
-    khat = RNG.uniform(centre - 0.1, centre + 0.1, 50)
+def test_khat_above_the_threshold_is_counted(words):
+    khat = np.r_[RNG.uniform(0.1, 0.3, 20), RNG.uniform(1.1, 1.3, 30)]
     axes, text = words(plot_guide_quality(khat, RNG.uniform(1, 1000, 50), 1000))
-    assert f"{above} of 50 data above the threshold" in text
+    assert "60.0% of 50 data above the threshold" in text
     assert "threshold 0.67" in text
     assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_title() for ax in axes)
     assert sum(bar.get_height() for bar in axes[1].patches) == 50
@@ -35,17 +34,17 @@ def test_what_is_not_finite_is_counted(words):
     assert sum(bar.get_height() for bar in axes[1].patches) == 50
 
 
-def test_constant_weights(words):
+def test_constant_weights():
     """The exact posterior, or a collapsed latent: nothing but -inf."""
-    _, text = words(plot_guide_quality(np.full(9, -np.inf), np.full(9, 100.0), 100))
-    assert "0.0% of 9 data above the threshold" in text
-    assert "Median ESS, the line: 100 of 100 draws" in text
+    left, right = plot_guide_quality(np.full(9, -np.inf), np.full(9, 100.0), 100).axes
+    assert left.get_title() == "0.0% of 9 data above the threshold"
+    assert "100 of 100 draws" in right.get_title()
 
 
-def test_too_few_draws(words):
-    axes, text = words(plot_guide_quality(None, np.full(9, 7.0), 10))
-    assert "10 draws are too few for a k-hat" in text
-    assert axes[0].get_ylabel()
+def test_too_few_draws():
+    left, _ = plot_guide_quality(None, np.full(9, 7.0), 10).axes
+    assert left.get_title() == "10 draws are too few for a k-hat"
+    assert left.get_ylabel()
 
 
 def test_worst_rows_by_hand():
@@ -108,7 +107,7 @@ def test_a_wide_guide_has_a_low_khat_and_a_low_ess():
     assert few.verdicts()[0].answer == "no"
 
 
-@pytest.mark.parametrize("sharpness", [1.0, 0.98, 1.02])
+@pytest.mark.parametrize("sharpness", [1.0, 0.98])
 def test_a_code_of_few_values_next_to_exact_is_not_warned_of(sharpness):
     quality = measured(BernoulliMixture((1, 4, 4)), guide_sharpness=sharpness)
     assert quality.verdicts()[0].answer == "yes"
@@ -132,8 +131,8 @@ def test_worst_images(words):
     khat = np.r_[np.linspace(0, 1, 19), np.inf]
     quality = guide_quality(khat, RNG.uniform(1, 100, 20), 100)
     images = RNG.uniform(size=(20, 1, 8, 8))
-    axes, text = words(plot_worst_images(images, images, quality, columns=5))
-    assert len(axes) == 20
+    axes, text = words(plot_worst_images(images, images, quality, columns=2))
+    assert len(axes) == 8
     assert "datum 19\nk-hat inf" in text
     assert "datum 0\nk-hat 0.00" in text
     with pytest.raises(ValueError, match="got 19, 19 and 20"):

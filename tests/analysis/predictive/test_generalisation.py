@@ -17,7 +17,7 @@ from analysis.predictive.generalisation import (
     reference_log_density,
     sized_counts,
 )
-from pyro_vae.evidence.baselines import independent_density, negative_binomial_log_density
+from pyro_vae.evidence.baseline_densities import independent_density, negative_binomial_log_density
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.model import VAE
 from pyro_vae.priors import StandardNormal

@@ -9,7 +9,7 @@ import torch
 from analysis.representation.corruptions import CORRUPTIONS, corruptions_for
 
 RNG = np.random.default_rng(0)
-SHAPES = [(12, 12), (1, 12, 12), (3, 10, 12), (20,)]
+SHAPES = [(12, 12), (3, 10, 12), (20,)]
 SUPPORTS = {
     "binary": lambda shape: (RNG.random(shape) < 0.3).astype(np.uint8),
     "unit": lambda shape: RNG.random(shape).astype(np.float32),

@@ -56,6 +56,7 @@ def test_of_a_linear_decoder_they_are_the_matrix_s(words):
     assert "3 of 3 directions" in words(plot_jacobian_spectrum(found))[1]
 
 
+@pytest.mark.slow
 def test_columns_in_different_units_move_in_their_spreads():
     x = torch.from_numpy(RNG.normal(size=(200, 3)))
     found, paths = [], []
@@ -117,6 +118,7 @@ def test_a_decoder_that_ignores_the_code(words):
         assert "0 of 3" in words(plot_jacobian_spectrum(found))[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in likelihoods.LIKELIHOODS if "autoregressive" not in n])
 def test_every_likelihood_against_differences(name):
     kind = likelihoods.LIKELIHOODS[name]

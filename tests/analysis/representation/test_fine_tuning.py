@@ -80,6 +80,7 @@ def test_a_code_that_holds_the_answer_beats_scratch():
     assert "points against from scratch," in good.reading()
 
 
+@pytest.mark.slow
 def test_a_code_of_the_wrong_element_must_move():
     x, test_x = (torch.randn(n, 4, generator=torch.Generator().manual_seed(n)) for n in (200, 300))
     encoder = nn.Linear(4, 1)
@@ -170,6 +171,7 @@ def blobs(per_class, seed, num_classes=100):
     return centers[labels] + 0.1 * torch.randn(len(labels), 16, generator=generator), labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "too_few"), [(100, (100,)), (200, ())])
 def test_a_hundred_classes_are_all_trained_on(size, too_few):
     found = fine_tuning(

@@ -40,6 +40,7 @@ def plain(summary):
     return summary
 
 
+@pytest.mark.slow
 def test_one_distribution_is_not_told_apart():
     """p-values are uniform, one in a hundred draws lies in a hole."""
     p_values, shares, uncovered = [], [], []
@@ -115,6 +116,7 @@ def test_an_autoencoder_s_prior_was_not_trained():
     assert "prior was not used" in summary["reading"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prior", "posterior"),
     [

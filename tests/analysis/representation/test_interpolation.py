@@ -161,6 +161,7 @@ def test_a_decoder_that_ignores_the_code():
     assert "ignores the code" in found.reading()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prior", "posterior"),
     [

@@ -20,7 +20,7 @@ def test_by_hand():
     """On a line 0, 1, 3 and 7 have the nearest others 1, 0, 1 and 3."""
     data = LabelledCodes(np.array([[0.0], [1.0], [3.0], [7.0]]), np.array([0, 0, 1, 1]))
     found = local_label_agreement(data, neighbours=1)
-    np.testing.assert_array_equal(found.agreement, [1, 1, 0, 1])
+    np.testing.assert_array_equal(found.shares, [1, 1, 0, 1])
     assert found.by_class == (1.0, 0.5)
     assert found.chance == pytest.approx(4 / 12)
 

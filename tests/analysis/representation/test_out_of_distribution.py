@@ -56,6 +56,7 @@ def test_detection_at_its_ends():
     assert detection(np.zeros(1), np.ones(1)).standard_error is None
 
 
+@pytest.mark.slow
 def test_standard_error_is_the_spread_over_samples():
     rng = np.random.default_rng(0)
     found = [detection(rng.normal(size=60), rng.normal(1, 2, size=40)) for _ in range(200)]
@@ -230,6 +231,16 @@ def test_reading_where_likelihood_serves():
     poor = OutOfDistribution(scored(0, 0.0), {"near": scored(0.2, 0.0)}, 100)
     assert "not reliable" in poor.reading()
     assert "k-hat" not in poor.reading()
+
+
+def test_scores_that_vary_less_than_their_rounding_errors_are_not_judged():
+    values = {name: np.linspace(0, 1, 50) for name in DEFINITIONS}
+    own, far = ScoredData(values, 0.0, rounding=2.0), ScoredData(values, 0.0)
+    found = OutOfDistribution(own, {"far": far}, 10).detections["far"]
+    assert found["likelihood"] is None
+    assert found["reconstruction"] is not None
+    exact = OutOfDistribution(far, {"far": far}, 10).detections["far"]
+    assert exact["likelihood"].auroc == 0.5
 
 
 def test_a_guide_that_is_a_point_has_codes_and_reconstructions_alone(words):

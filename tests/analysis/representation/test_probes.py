@@ -181,4 +181,4 @@ def test_many_classes_are_no_warning():
     codes = LabelledCodes(np.random.default_rng(0).normal(size=(150, 4)), labels)
     assert linear_probe(codes, codes).num_classes == 100
     assert nearest_neighbours(codes, codes, neighbours=1).accuracy == 1
-    assert clustering(codes, clusters=100, repeats=1).nmi[0] > 0
+    assert clustering(codes, clusters=100, repeats=1).starts[0].nmi > 0

@@ -9,8 +9,10 @@ from analysis.check import UndefinedCheckError
 from analysis.diagnosis import SectionResult
 from analysis.representation import inputs
 from analysis.representation.codes import with_error
+from analysis.representation.decoder_geometry import DECODER_GEOMETRY
 from analysis.representation.inputs import RepresentationInputs
-from analysis.representation.section import side_by_side
+from analysis.representation.probes import PROBE
+from analysis.representation.section import RepresentationSection, side_by_side
 from analysis.subject import Subject
 from pyro_vae.evidence import fixed_rows
 
@@ -77,6 +79,19 @@ def test_without_labels_there_is_no_probe(labels, says):
         _ = RepresentationInputs(a_subject(labels=labels)).test
     with pytest.raises(UndefinedCheckError, match="no factors"):
         _ = RepresentationInputs(a_subject(labels=labels)).scored_codes_and_factors
+
+
+def test_numbers_about_labels_name_the_factor():
+    rng = np.random.default_rng(0)
+    labels = {"labels": rng.integers(0, 3, (20, 2)), "train_labels": rng.integers(0, 3, (50, 2))}
+    section = RepresentationSection("?", (PROBE, DECODER_GEOMETRY))
+    found = section.run("representation", a_subject(**labels, label_names=("shape", "scale")))
+    assert list(found.numbers) == [
+        "linear probe, all labels, shape",
+        "directions that move the data",
+    ]
+    plain = section.run("representation", a_subject(**{k: v[:, 0] for k, v in labels.items()}))
+    assert "linear probe, all labels" in plain.numbers
 
 
 def a_section(numbers):

@@ -45,7 +45,7 @@ def test_what_is_better_and_what_is_as_good(found):
         )
     summary = found.summary()
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert "over copy (not clearly different)" in summary["reading"]
+    assert "over copy (not clearly better)" in summary["reading"]
     assert "over raw data (better)" in summary["reading"]
 
 
@@ -96,7 +96,7 @@ def test_representations_of_a_program():
 
 def test_figure(words, found):
     axes, text = words(plot_transfer(found))
-    assert "With 20 labels, codes: better than raw data; not clearly different from copy" in text
+    assert "With 20 labels, codes: better than raw data; not clearly better than copy" in text
     assert "100 labels" in text
     dots = sum(len(line.get_xdata()) for line in axes[0].lines if line.get_marker() == "o")
     assert dots == 2 * 3 * 4

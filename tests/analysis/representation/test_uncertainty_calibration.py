@@ -121,6 +121,7 @@ def test_an_exact_guide_of_clean_data_alone_is_not_honest_about_noise():
     assert found.standardised_error[0, 0] == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_verdict_has_its_nominal_rate_of_false_alarms():
     rng = np.random.default_rng(1)
     alarms = 0
@@ -134,6 +135,7 @@ def test_the_verdict_has_its_nominal_rate_of_false_alarms():
     assert 0.02 <= alarms / 300 <= 0.1
 
 
+@pytest.mark.slow
 def test_exact_guides_are_seldom_accused():
     alarms = sum(not checked(1.0, n=150, seed=seed).honest for seed in range(20))
     assert alarms <= 4  # More has a probability below 1 % at a rate of 5 %.

@@ -1,0 +1,77 @@
+"""Checks of options, each with a message that names the option, what is allowed and what was given."""
+
+import math
+from typing import Any, get_args
+
+
+def check_at_least(least: int, **options: int) -> None:
+    """Check that options are at least `least`.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, value in options.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}.")
+
+
+def check_nonnegative(**options: float) -> None:
+    """Check that options are at least 0 and finite.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, value in options.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, got {value}.")
+
+
+def check_positive(limits: tuple[float, float] | None = None, /, **options: float) -> None:
+    """Check that options are above 0, finite and, if there are limits, within them.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, value in options.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be above 0 and finite, got {value}.")
+    if limits is not None:
+        check_range(limits, **options)
+
+
+def check_range(limits: tuple[float, float], /, **options: float) -> None:
+    """Check that options are within limits beyond which float32 fails.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    low, high = limits
+    for name, value in options.items():
+        if not low <= value <= high:
+            raise ValueError(
+                f"{name} must be from {low:g} to {high:.9g}, got {value}: float32 cannot represent the "
+                "draws of a value outside this range."
+            )
+
+
+def check_share(**options: float) -> None:
+    """Check that options are from 0 to 1.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, value in options.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be from 0 to 1, got {value}.")
+
+
+def check_choice(choices: Any, /, **options: Any) -> None:
+    """Check that options are among the words of a `Literal` or a collection.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    allowed = get_args(choices) or tuple(choices)
+    for name, value in options.items():
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")

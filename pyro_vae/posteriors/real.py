@@ -1,0 +1,195 @@
+"""Posteriors on the real line: normal, heavy-tailed, spike and slab."""
+
+import math
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor
+from torch.nn import functional as F
+
+from pyro_vae import distributions
+from pyro_vae.checks import check_at_least, check_positive, check_range
+from pyro_vae.distributions.ranges import DEGREES_OF_FREEDOM, TEMPERATURES
+from pyro_vae.networks import NetworkFactory
+from pyro_vae.posteriors.posterior import Posterior, positive_scale
+
+# The mean exists above 1, which float32 distinguishes from 1.001.
+_DEGREES_OF_FREEDOM = (1.001, DEGREES_OF_FREEDOM[1])
+
+
+class _Located(Posterior):
+    """A posterior whose mean is the encoder's first output per coordinate. Abstract."""
+
+    def embed(self, x: Real[Tensor, "*batch_event"]) -> Float[Tensor, "*batch latent"]:
+        """The posterior mean mu(x)."""
+        return self.encoder(x).select(-2, 0)
+
+
+class DiagonalNormal(_Located):
+    """q(z | x) = N(z | mu(x), diag(sigma(x)^2)), sigma = softplus of the encoder's output.
+
+    Args:
+        latent_dim: The dimension of z.
+        encoder: Output shape -> network that reads x.
+
+    Raises:
+        ValueError: If `latent_dim` is below 1.
+
+    References:
+        Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114
+    """
+
+    def forward(self, x: Real[Tensor, "*batch_event"]) -> dist.Distribution:
+        loc, raw_scale = self.encoder(x).unbind(-2)
+        return dist.Normal(loc, positive_scale(raw_scale)).to_event(1)
+
+
+class LowRankNormal(_Located):
+    """q(z | x) = N(z | mu(x), S (I + U U^T) S), S = diag(sigma(x)), U(x) with a few columns.
+
+    Between the diagonal normal, U = 0, and the full one: d (2 + rank) outputs of the encoder, and a
+    density and a KL that cost d rank^2.
+
+    Args:
+        latent_dim: The dimension d of z.
+        encoder: Output shape -> network that reads x.
+        rank: The number of columns of U; more than d - 1 add nothing.
+
+    Raises:
+        ValueError: If `latent_dim` or `rank` is below 1.
+
+    References:
+        Gaussian Variational Approximation with a Factor Covariance Structure (Ong et al., 2018),
+        https://arxiv.org/abs/1701.03208
+    """
+
+    def __init__(self, latent_dim: int, encoder: NetworkFactory, rank: int = 2) -> None:
+        check_at_least(1, rank=rank)
+        self.outputs_per_coordinate = 2 + rank
+        super().__init__(latent_dim, encoder)
+
+    def forward(self, x: Real[Tensor, "*batch_event"]) -> dist.Distribution:
+        outputs = self.encoder(x)
+        loc, scale = outputs[..., 0, :], positive_scale(outputs[..., 1, :])
+        # Relative to the scales, so that the matrix to invert, I + U^T U, does not depend on them.
+        factor = (outputs[..., 2:, :] * scale.unsqueeze(-2)).mT
+        return distributions.LowRankNormal(loc, factor, scale)
+
+
+class FullNormal(_Located):
+    """q(z | x) = N(z | mu(x), L(x) L(x)^T), L lower triangular with a positive diagonal.
+
+    Args:
+        latent_dim: The dimension d of z. The encoder has d + d^2 outputs, of which the
+            d (d - 1) / 2 above the diagonal are not used.
+        encoder: Output shape -> network that reads x.
+
+    Raises:
+        ValueError: If `latent_dim` is below 1.
+
+    References:
+        An Introduction to Variational Autoencoders (Kingma & Welling, 2019), section 2.5.1,
+        https://arxiv.org/abs/1906.02691
+    """
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(1 + d, d): the mean, then the rows of L."""
+        return (1 + self.latent_dim, self.latent_dim)
+
+    def forward(self, x: Real[Tensor, "*batch_event"]) -> dist.Distribution:
+        outputs = self.encoder(x)
+        loc, raw = outputs[..., 0, :], outputs[..., 1:, :]
+        diagonal = positive_scale(raw.diagonal(dim1=-2, dim2=-1))
+        return dist.MultivariateNormal(loc, scale_tril=raw.tril(-1) + torch.diag_embed(diagonal))
+
+
+class Laplace(_Located):
+    """q(z | x) = prod_i Laplace(z_i | mu_i(x), b_i(x)), b = softplus of the encoder's output.
+
+    Args:
+        latent_dim: The dimension of z.
+        encoder: Output shape -> network that reads x.
+
+    Raises:
+        ValueError: If `latent_dim` is below 1.
+
+    References:
+        Auto-Encoding Variational Bayes (Kingma & Welling, 2014), section 2.4,
+        https://arxiv.org/abs/1312.6114
+    """
+
+    def forward(self, x: Real[Tensor, "*batch_event"]) -> dist.Distribution:
+        loc, raw_scale = self.encoder(x).unbind(-2)
+        return dist.Laplace(loc, positive_scale(raw_scale)).to_event(1)
+
+
+class StudentT(_Located):
+    """q(z | x) = prod_i StudentT(z_i | df_i(x), mu_i(x), s_i(x)), s = softplus of the encoder's output.
+
+    Args:
+        latent_dim: The dimension of z.
+        encoder: Output shape -> network that reads x.
+        df: The degrees of freedom; where the encoder predicts them, those at an output of 0. From
+            1.001, so that the mean exists, to 1e8.
+        learn_df: Whether the encoder predicts degrees of freedom per example and variable, above 1.
+
+    Raises:
+        ValueError: If `latent_dim` is below 1, or `df` is out of its range.
+
+    References:
+        Implicit Reparameterization Gradients (Figurnov, Mohamed & Mnih, 2018),
+        https://arxiv.org/abs/1805.08498; here the gradients are explicit, as
+        `pyro_vae.distributions.StudentT` describes
+    """
+
+    def __init__(
+        self, latent_dim: int, encoder: NetworkFactory, df: float = 5.0, learn_df: bool = False
+    ) -> None:
+        if not 1 < df < math.inf:
+            raise ValueError(f"df must be above 1 and finite, got {df}.")
+        check_range(_DEGREES_OF_FREEDOM, df=df)
+        self.outputs_per_coordinate = 3 if learn_df else 2
+        super().__init__(latent_dim, encoder)
+        self.df = df
+        self.learn_df = learn_df
+
+    def forward(self, x: Real[Tensor, "*batch_event"]) -> dist.Distribution:
+        loc, raw_scale, *raw_df = self.encoder(x).unbind(-2)
+        df = self.df
+        if raw_df:
+            # softplus^-1(df - 1), in a form that does not overflow.
+            start = self.df - 1 + math.log(-math.expm1(1 - self.df))
+            df = 1 + 1e-3 + F.softplus(raw_df[0] + start)
+        return distributions.StudentT(df, loc, positive_scale(raw_scale)).to_event(1)
+
+
+class SpikeAndSlab(Posterior):
+    """q(z | x) = prod_i [(1 - gamma_i) delta_0(z_i) + gamma_i N(z_i | m_i, s_i^2)], all functions of x.
+
+    The gradient of gamma is a biased straight-through one: see its distribution.
+
+    Args:
+        latent_dim: The dimension of z.
+        encoder: Output shape -> network that reads x.
+        temperature: The temperature of the relaxed gate from which gamma has its gradient, from 1e-3 to
+            1e3.
+
+    Raises:
+        ValueError: If `latent_dim` is below 1, or an option is out of its range.
+    """
+
+    support: ClassVar[str] = "sparse"
+    outputs_per_coordinate = 3
+
+    def __init__(self, latent_dim: int, encoder: NetworkFactory, temperature: float = 0.5) -> None:
+        super().__init__(latent_dim, encoder)
+        check_positive(TEMPERATURES, temperature=temperature)
+        self.temperature = temperature
+
+    def forward(self, x: Real[Tensor, "*batch_event"]) -> dist.Distribution:
+        logits, loc, raw_scale = self.encoder(x).unbind(-2)
+        scale = positive_scale(raw_scale)
+        return distributions.SpikeAndSlab(logits, loc, scale, self.temperature).to_event(1)

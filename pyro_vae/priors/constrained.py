@@ -1,0 +1,142 @@
+"""Priors of positive variables, of variables in the unit interval, and on the simplex."""
+
+import math
+from typing import ClassVar
+
+import pyro.distributions as dist
+
+from pyro_vae import distributions
+from pyro_vae.checks import check_positive
+from pyro_vae.distributions.ranges import CONCENTRATIONS, LARGEST_LOG, LOG_SCALES, RATES
+from pyro_vae.priors.prior import Prior
+
+
+class LogNormal(Prior):
+    """p(z) = prod_i LogNormal(z_i | m, s): log z_i ~ N(m, s^2).
+
+    Args:
+        latent_dim: The dimension of z.
+        loc: The mean m of log z_i; |m| + 6 s is at most 84.
+        scale: The standard deviation s of log z_i, from 0.01 to 14.
+
+    Raises:
+        ValueError: If `latent_dim` is below 1, or an option is out of its range.
+    """
+
+    support: ClassVar[str] = "positive"
+
+    def __init__(self, latent_dim: int, loc: float = 0.0, scale: float = 1.0) -> None:
+        super().__init__(latent_dim)
+        check_positive(LOG_SCALES, scale=scale)
+        if not math.isfinite(loc):
+            raise ValueError(f"loc must be finite, got {loc}.")
+        if abs(loc) + 6 * scale > LARGEST_LOG:
+            raise ValueError(
+                f"|loc| + 6 scale must be at most {LARGEST_LOG:g}, got loc {loc} and scale {scale}: "
+                "float32 cannot represent the exponential of more."
+            )
+        self.loc = loc
+        self.scale = scale
+
+    def forward(self) -> dist.Distribution:
+        return dist.LogNormal(self.full(self.loc), self.full(self.scale)).to_event(1)
+
+
+class Gamma(Prior):
+    """p(z) = prod_i Gamma(z_i | a, b).
+
+    Args:
+        latent_dim: The dimension of z.
+        concentration: The concentration a, from 1e-6 to 1e6; 1 is exponential, below 1 is sparse.
+        rate: The rate b, from 1e-20 to 1e20; the mean is a / b.
+
+    Raises:
+        ValueError: If `latent_dim` is below 1, or an option is out of its range.
+    """
+
+    support: ClassVar[str] = "positive"
+
+    def __init__(self, latent_dim: int, concentration: float = 1.0, rate: float = 1.0) -> None:
+        super().__init__(latent_dim)
+        check_positive(CONCENTRATIONS, concentration=concentration)
+        check_positive(RATES, rate=rate)
+        self.concentration = concentration
+        self.rate = rate
+
+    def forward(self) -> dist.Distribution:
+        concentration, rate = self.full(self.concentration), self.full(self.rate)
+        return distributions.InteriorGamma(concentration, rate).to_event(1)
+
+
+class Beta(Prior):
+    """p(z) = prod_i Beta(z_i | a, b).
+
+    Args:
+        latent_dim: The dimension of z.
+        concentration1: The concentration a at 1, from 1e-6 to 1e6; with a = b = 1, z is uniform.
+        concentration0: The concentration b at 0, likewise.
+
+    Raises:
+        ValueError: If `latent_dim` is below 1, or an option is out of its range.
+    """
+
+    support: ClassVar[str] = "unit"
+
+    def __init__(
+        self, latent_dim: int, concentration1: float = 1.0, concentration0: float = 1.0
+    ) -> None:
+        super().__init__(latent_dim)
+        check_positive(
+            CONCENTRATIONS, concentration1=concentration1, concentration0=concentration0
+        )
+        self.concentration1 = concentration1
+        self.concentration0 = concentration0
+
+    def forward(self) -> dist.Distribution:
+        a, b = self.full(self.concentration1), self.full(self.concentration0)
+        return distributions.InteriorBeta(a, b).to_event(1)
+
+
+class _Simplex(Prior):
+    """A symmetric prior on the simplex with `latent_dim` corners. Abstract."""
+
+    support: ClassVar[str] = "simplex"
+    minimum_dim = 2
+
+    def __init__(self, latent_dim: int, concentration: float = 1.0) -> None:
+        super().__init__(latent_dim)
+        check_positive(CONCENTRATIONS, concentration=concentration)
+        self.concentration = concentration
+
+
+class Dirichlet(_Simplex):
+    """p(z) = Dirichlet(z | alpha, ..., alpha).
+
+    Args:
+        latent_dim: The dimension of z.
+        concentration: alpha, from 1e-6 to 1e6; 1 is uniform, below 1 is near the corners.
+
+    Raises:
+        ValueError: If `latent_dim` is below 2, or an option is out of its range.
+    """
+
+    def forward(self) -> dist.Distribution:
+        return distributions.InteriorDirichlet(self.full(self.concentration))
+
+
+class LogisticNormal(_Simplex):
+    """p(z): z = softmax(eta), eta ~ N(0, I / alpha), the Laplace approximation of Dirichlet(alpha, ..., alpha).
+
+    Softmax removes what all of eta have in common, so this is the exact Laplace approximation. Topic
+    models often use only its diagonal (Srivastava & Sutton, 2017, https://arxiv.org/abs/1703.01488).
+
+    Args:
+        latent_dim: The dimension of z.
+        concentration: alpha, from 1e-6 to 1e6; eta has standard deviation alpha^(-1/2).
+
+    Raises:
+        ValueError: If `latent_dim` is below 2, or an option is out of its range.
+    """
+
+    def forward(self) -> dist.Distribution:
+        return distributions.LogisticNormal(self.zeros, self.full(self.concentration**-0.5))

@@ -1,0 +1,533 @@
+"""The compiled step does what the eager one does, for every part, or says why it stays eager."""
+
+import inspect
+import itertools
+import logging
+from functools import partial
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from pyro_vae import likelihoods, networks, posteriors, priors
+from pyro_vae.compilation import CompilerError, compiled_function
+from pyro_vae.data import Dataset, PreparedData
+from pyro_vae.model import build
+from pyro_vae.objectives import OBJECTIVES
+from pyro_vae.training import CompiledSVI, Training
+from pyro_vae.training.svi import negative_elbo
+
+# Parts whose step cannot be a graph, and why: at most four.
+EAGER: dict[str, str] = {}
+
+FAMILIES = {
+    "prior": priors.PRIORS,
+    "likelihood": likelihoods.LIKELIHOODS,
+    "posterior": posteriors.POSTERIORS,
+    "network": networks.NETWORKS,
+    "objective": OBJECTIVES,
+}
+PARTS = [(family, name) for family, parts in FAMILIES.items() for name in parts]
+
+
+def dataset(support: str, n: int = 60) -> Dataset:
+    """Pictures of 8 x 8 on a likelihood's support; split 42, 6, 12."""
+    uniform = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    if support in ("binary", "unit", "integers"):
+        return Dataset.from_array((uniform * 17).floor().to(torch.uint8), levels=17)
+    if support == "real":
+        return Dataset.from_array(4 * uniform - 2)
+    return Dataset.from_array((uniform * 9).floor().to(torch.int64), support="counts")
+
+
+def a_training(compile="on", *, network=None, objective=None, n=60, **parts) -> Training:
+    """Ten data a step: 42 of them are four full batches and a short one."""
+    options = {
+        name: parts.pop(name)
+        for name in ("epochs", "keep", "clip_norm", "precision")
+        if name in parts
+    }
+    pyro.set_rng_seed(0)
+    network = partial(networks.MLP, hidden=(8,)) if network is None else network
+    for one, other in (("prior", "posterior"), ("posterior", "prior")):
+        if one in parts and other not in parts:
+            # The first of the same support.
+            supported = [p for p in FAMILIES[other].values() if p.support == parts[one].support]
+            parts[other] = supported[0]
+    likelihood = parts.get("likelihood", likelihoods.Bernoulli)
+    support = (likelihood.func if isinstance(likelihood, partial) else likelihood).support
+    data = PreparedData(dataset(support, n), support)
+    vae = build(
+        (1, 8, 8),
+        3,
+        network=network,
+        **parts,
+        train_data=data.transform(data.train),
+        train_size=42,
+        levels=data.dataset.levels,
+    )
+    return Training(
+        vae, data, objective, batch_size=10, compile=compile, **{"epochs": 2, **options}
+    )
+
+
+def an_objective(name: str, **options):
+    """An objective, handed what it asks for; the same one at each call."""
+    torch.manual_seed(3)
+    asked = inspect.signature(OBJECTIVES[name]).parameters
+    given = {"train_size": 42, "latent_dim": 3, "critic_hidden": (16,)}
+    return OBJECTIVES[name](
+        **{key: value for key, value in given.items() if key in asked}, **options
+    )
+
+
+@pytest.fixture
+def without_compiler(monkeypatch):
+    """Graphs are run operation by operation: that the compiler is right is another test."""
+    monkeypatch.setattr(compiled_function, "compile_graph", lambda traced, *_: traced)
+
+
+def state(training: Training) -> dict[str, torch.Tensor]:
+    """All that training changes."""
+    return {
+        **training.program.state_dict(),
+        **training.objective.state_dict(prefix="objective."),
+        **training.totals.sums,
+    }
+
+
+def assert_same_training(one: Training, other: Training, tolerance: float) -> None:
+    """Two trainings from one seed: the same losses, parameters, buffers and noise."""
+    histories, noise = [], []
+    for training in (one, other):
+        torch.manual_seed(5)
+        histories.append(training.run())
+        noise.append(torch.get_rng_state())
+    assert (noise[0] == noise[1]).all()
+    for mine, yours in zip(*histories, strict=True):
+        assert mine["elbo"] == pytest.approx(yours["elbo"], rel=tolerance)
+        assert mine["validation_elbo"] == pytest.approx(yours["validation_elbo"], rel=tolerance)
+    for (name, mine), yours in zip(state(one).items(), state(other).values(), strict=True):
+        torch.testing.assert_close(mine, yours, rtol=tolerance, atol=tolerance, msg=name)
+
+
+def moments(training: Training) -> dict[str, torch.Tensor]:
+    """The optimiser's state: a gradient is seen in what it moves."""
+    return {
+        f"{key} of {name}": training.optimizer_step.optimizer.state[parameter][key]
+        for name, parameter in training.optimizer_step.parameters.items()
+        for key in ("exp_avg", "exp_avg_sq", "step")
+    }
+
+
+def assert_same_steps(one: Training, other: Training, tolerance: float) -> None:
+    """Each step from the same state under the same noise: loss, every gradient, buffers, noise.
+
+    Parameters are not compared: Adam makes a whole step of a gradient's sign, even of one that is
+    rounding. So the second training goes on from the first one's state after each step.
+    """
+    for step in range(one.steps):
+        noise = []
+        for training in (one, other):
+            torch.manual_seed(step)
+            training.take_step()
+            noise.append(torch.get_rng_state())
+        assert (noise[0] == noise[1]).all()
+        trained = one.optimizer_step.parameters
+        pairs = list(zip(state(one).items(), state(other).values(), strict=True))
+        pairs += zip(moments(one).items(), moments(other).values(), strict=True)
+        with torch.no_grad():
+            for (name, mine), yours in pairs:
+                if name not in trained:
+                    far, size = (mine.double() - yours.double()).norm(), yours.double().norm()
+                    assert far <= tolerance * size + 1e-7, f"step {step}: {name}, {far} of {size}"
+                yours.copy_(mine)
+
+
+def test_few_parts_stay_eager():
+    assert len(EAGER) <= 4
+    assert set(EAGER) <= {name for _, name in PARTS}
+
+
+@pytest.mark.usefixtures("without_compiler")
+@pytest.mark.parametrize(("family", "name"), PARTS)
+def test_the_graph_of_every_part_is_the_eager_step(family, name):
+    part = FAMILIES[family][name]
+
+    def with_part(compile="on"):
+        parts = {family: an_objective(name) if family == "objective" else part}
+        if not getattr(part, "has_density", True):
+            parts["objective"] = an_objective("reconstruction")
+        return a_training(compile, **parts)
+
+    traced = with_part()
+    assert_same_steps(traced, with_part("off"), 1e-4)
+    assert traced.compiled == ("off" if name in EAGER else "on")
+
+
+class WithDropout(networks.MLP):
+    """A perceptron that forgets a fifth of its input."""
+
+    def forward(self, inputs):
+        return super().forward(nn.functional.dropout(inputs.to(torch.float32), 0.2, self.training))
+
+
+class CouplingFlow(nn.Module):
+    """A prior with a flow of two affine couplings over a standard normal."""
+
+    support = "real"
+
+    def __init__(self, latent_dim):
+        super().__init__()
+        self.latent_dim = latent_dim
+        couplings = [dist.transforms.affine_coupling(latent_dim, [6]) for _ in range(2)]
+        self.couplings = nn.ModuleList(couplings)
+        self.register_buffer("zeros", torch.zeros(latent_dim))
+        self.swap = dist.transforms.Permute(torch.tensor([2, 0, 1]))
+
+    def forward(self):
+        first, second = self.couplings
+        base = dist.Normal(self.zeros, 1.0, validate_args=False).to_event(1)
+        return dist.TransformedDistribution(base, [first, self.swap, second], validate_args=False)
+
+
+VARIANTS = {
+    "flow prior": {"prior": CouplingFlow},
+    "many particles": {"objective": OBJECTIVES["elbo"](num_particles=3)},
+    "Monte Carlo KL": {"objective": OBJECTIVES["elbo"](kl="monte_carlo"), "prior": priors.Vamp},
+    "DReG beside a Vamp": {"objective": OBJECTIVES["dreg"](), "prior": priors.Vamp},
+    "sticking the landing of a flow": {
+        "objective": OBJECTIVES["stl"](),
+        "posterior": posteriors.InverseAutoregressivePosterior,
+    },
+    "beta-TC of correlated normals": {
+        "objective": OBJECTIVES["beta_tc"](42, num_particles=2),
+        "posterior": posteriors.FullNormal,
+    },
+    "free bits": {"objective": OBJECTIVES["elbo"](free_bits=0.5)},
+    "capacity": {"objective": OBJECTIVES["elbo"](capacity=3.0, capacity_epochs=2.0)},
+    "cycles": {"objective": OBJECTIVES["elbo"](schedule="cyclical", cycle_epochs=2.0)},
+    "warm-up": {"objective": OBJECTIVES["beta"](beta=4.0, warmup_epochs=1.5)},
+    "batch norm": {"network": partial(networks.GatedConv, norm="batch"), "prior": priors.Vamp},
+    "layer norm": {"network": partial(networks.MLP, hidden=(8,), norm="layer")},
+    "dropout": {"network": partial(WithDropout, hidden=(8,))},
+    "clipping": {"clip_norm": 0.1},
+    "decoded scale": {"likelihood": partial(likelihoods.Normal, scale="decoded")},
+    "a short last batch alone": {"n": 12},
+}
+
+
+@pytest.mark.usefixtures("without_compiler")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_graph_of_variants_is_the_eager_step(name):
+    traced = a_training(**VARIANTS[name])
+    assert_same_steps(traced, a_training("off", **VARIANTS[name]), 1e-4)
+    assert traced.compiled == "on"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        {"prior": priors.GaussianMixture, "posterior": posteriors.FullNormal, "clip_norm": 1.0},
+        {"network": partial(networks.GatedConv, norm="batch"), "prior": priors.Vamp},
+    ],
+    ids=["standard", "mixture and full normal", "vamp, gated convolutions, batch norm"],
+)
+def test_the_compiled_step_is_the_eager_one(parts):
+    training = a_training(**parts)
+    assert_same_steps(training, a_training("off", **parts), 1e-3)
+    assert training.compiled == "on"
+    assert training.compile_seconds > 0
+
+
+@pytest.mark.usefixtures("without_compiler")
+def test_whole_trainings_are_the_same():
+    assert_same_training(a_training(epochs=10), a_training("off", epochs=10), 1e-4)
+
+
+@pytest.mark.slow
+def test_bfloat16_is_near_float32():
+    ours = a_training(precision="bfloat16")
+    for mine, exact in zip(ours.run(), a_training("off").run(), strict=True):
+        assert mine["elbo"] == pytest.approx(exact["elbo"], rel=0.02)
+    assert ours.compiled == "on"
+    assert all(p.dtype == torch.float32 for p in ours.program.parameters())
+
+
+# ---- noise -----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("without_compiler")
+def test_noise_is_fresh_each_step_and_the_same_for_a_seed():
+    def losses(seed):
+        training = a_training(epochs=1)
+        torch.manual_seed(seed)
+        # The same rows, and nothing learned from them: what differs is the noise.
+        training.optimizer_step._lrs[0].zero_()
+        rows = torch.arange(10)
+        share = training.batches.share(0)
+        return [float(training.optimizer_step(rows, share)) for _ in range(6)]
+
+    one = losses(1)
+    assert len(set(one)) == 6
+    assert one == losses(1)
+    assert not set(one) & set(losses(2))
+
+
+# ---- falling back ----------------------------------------------------------------------------
+
+
+class ReadsItsScale(priors.StandardNormal):
+    """Looks at a tensor in Python, as no graph can."""
+
+    def forward(self):
+        if float(self.loc.sum()) > 1:
+            raise AssertionError
+        return super().forward()
+
+
+class BindsAnew(likelihoods.Bernoulli):
+    """Counts its calls in a tensor that is new each time, which a graph would not see."""
+
+    def __init__(self, event_shape, decoder):
+        super().__init__(event_shape, decoder)
+        self.calls = torch.zeros(())
+
+    def forward(self, z):
+        self.calls = self.calls + 1
+        p = super().forward(z)
+        return dist.Bernoulli(
+            logits=p.base_dist.logits + self.calls, validate_args=False
+        ).to_event(3)
+
+
+@pytest.mark.parametrize("parts", [{"prior": ReadsItsScale}, {"likelihood": BindsAnew}])
+def test_what_cannot_be_a_graph_trains_eagerly(parts, caplog):
+    with caplog.at_level(logging.WARNING, "pyro_vae"):
+        training = a_training(**parts)
+        assert_same_training(training, a_training("off", **parts), 1e-6)
+    assert training.compiled == "off"
+    (record,) = (record for record in caplog.records if record.name.startswith("pyro_vae"))
+    assert "batch 10: off, it runs eagerly" in record.message
+    assert "\n" not in record.message
+
+
+def test_a_machine_without_a_compiler_trains_eagerly(monkeypatch, caplog):
+    def none(*_):
+        raise CompilerError("InvalidCxxCompiler: No working C++ compiler found")
+
+    monkeypatch.setattr(compiled_function, "compile_graph", none)
+    training = a_training()
+    assert_same_training(training, a_training("off"), 0)
+    assert "No working C++ compiler" in caplog.text
+
+
+def test_a_buffer_that_disagrees_is_seen(monkeypatch, caplog):
+    counts: set[int] = set()
+
+    def one_more(traced, *_):
+        def run(*arguments):
+            outputs = traced(*arguments)
+            for tensor in traced.changed:
+                if tensor.data_ptr() in counts:
+                    tensor += 1
+            return outputs
+
+        return run
+
+    monkeypatch.setattr(compiled_function, "compile_graph", one_more)
+    network = partial(networks.MLP, hidden=(8,), norm="batch")
+    training = a_training(network=network, keep="last")
+    batches = [b for name, b in training.program.named_buffers() if name.endswith("batches")]
+    counts.update(count.data_ptr() for count in batches)
+    training.run()
+    assert counts
+    assert training.compiled == "off"
+    assert "the buffer" in caplog.text
+    assert all(int(count) == training.step for count in batches)
+
+
+def wrong(traced, *_, place=0.0):
+    """A graph that was compiled wrongly: it moves what it should not."""
+
+    def run(*arguments):
+        outputs = traced(*arguments)
+        for tensor in traced.state:
+            if tensor.shape == (8, 64) and place:
+                tensor += place * tensor.abs().mean()
+        return tuple(output * (1.001 if not place else 1) for output in outputs)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("place", "message"), [(0.0, "loss: compiled and eager differ"), (0.1, "the gradient of")]
+)
+def test_a_graph_that_disagrees_is_not_used(monkeypatch, caplog, place, message):
+    monkeypatch.setattr(compiled_function, "compile_graph", partial(wrong, place=place))
+    training = a_training()
+    assert_same_training(training, a_training("off"), 0)
+    assert message in caplog.text
+    assert training.compiled == "off"
+
+
+# ---- deciding, and going on ------------------------------------------------------------------
+
+
+def test_auto_decides_from_counted_work(monkeypatch, caplog):
+    monkeypatch.setattr(compiled_function, "compile_graph", lambda traced, *_: traced)
+    with caplog.at_level(logging.INFO, "pyro_vae"):
+        short, long = a_training("auto"), a_training("auto", epochs=4000)
+        short.run()
+        long.run(stop=partial(next, itertools.chain([False] * 3, itertools.repeat(True))))
+    assert (short.compiled, long.compiled) == ("off", "on")
+    # 10 data, 64-8-6 and 3-8-64: forward, and backward to weights and, but for the input, to units.
+    products = 64 * 8 + 8 * 6 + 3 * 8 + 8 * 64
+    assert f"{10 * 2 * (3 * products - 64 * 8):.2g} floating-point" in caplog.text
+    assert "8 calls" in caplog.text
+    assert "16000 calls" in caplog.text
+
+
+@pytest.mark.usefixtures("without_compiler")
+@pytest.mark.parametrize("at", [0, 1, 2, 4, 5, 7])
+def test_a_resumed_run_keeps_the_decision_and_the_bits(at):
+    whole = a_training(epochs=3)
+    torch.manual_seed(5)
+    whole.run()
+    stopped = a_training(epochs=3)
+    torch.manual_seed(5)
+    stopped.run(stop=partial(next, itertools.chain([False] * at, itertools.repeat(True))))
+    assert stopped.step == at
+    saved = stopped.state_dict()
+    resumed = a_training(epochs=3)
+    resumed.load_state_dict(saved)
+    resumed.run()
+    for mine, yours in zip(state(whole).values(), state(resumed).values(), strict=True):
+        assert (mine == yours).all()
+    assert resumed.state_dict()["compile"] == whole.state_dict()["compile"]
+
+
+@pytest.mark.parametrize("mode", ["yes", "", None])
+def test_an_unknown_mode_is_refused(mode):
+    with pytest.raises(Exception, match=r"compile must be one of auto, on, off|compile"):
+        a_training(mode)
+
+
+# ---- any Pyro program ------------------------------------------------------------------------
+
+
+def regression(x, y):
+    """Bayesian linear regression, with the weights outside of any plate."""
+    weights = pyro.sample("weights", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    noise = pyro.sample("noise", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        return pyro.sample("y", dist.Normal(x @ weights, noise), obs=y)
+
+
+def by_hand(x, y):
+    """A guide with parameters of its own, one of them constrained."""
+    loc = pyro.param("loc", torch.zeros(3))
+    scale = pyro.param("scale", 0.1 * torch.ones(3), constraint=dist.constraints.positive)
+    pyro.sample("weights", dist.Normal(loc, scale).to_event(1))
+    pyro.sample("noise", dist.LogNormal(pyro.param("log_noise", torch.tensor(0.0)), 0.1))
+
+
+def observations():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 3, generator=generator)
+    return x, x @ torch.tensor([1.0, -2.0, 0.5]) + 0.1 * torch.randn(50, generator=generator)
+
+
+@pytest.mark.parametrize("auto", [False, True], ids=["by hand", "autoguide"])
+@pytest.mark.usefixtures("without_compiler")
+def test_svi_of_any_program_is_pyros(auto):
+    """The same parameters as Pyro's own SVI with Adam, under the same noise."""
+    x, y = observations()
+
+    def guide_of():
+        return pyro.infer.autoguide.AutoNormal(regression) if auto else by_hand
+
+    pyro.clear_param_store()
+    pyro.set_rng_seed(1)
+    svi = CompiledSVI(regression, guide_of(), lr=0.05)
+    svi.prepare(x, y)
+    torch.manual_seed(7)
+    mine = [float(svi.step(x, y)) for _ in range(30)]
+    mine_found = {name: value.detach().clone() for name, value in pyro.get_param_store().items()}
+    assert svi.compiled
+
+    pyro.clear_param_store()
+    pyro.set_rng_seed(1)
+    guide = guide_of()
+    theirs = pyro.infer.SVI(
+        regression, guide, pyro.optim.Adam({"lr": 0.05}), pyro.infer.Trace_ELBO()
+    )
+    theirs.loss(regression, guide, x, y)
+    torch.manual_seed(7)
+    expected = [theirs.step(x, y) for _ in range(30)]
+    torch.testing.assert_close(torch.tensor(mine), torch.tensor(expected), rtol=1e-4, atol=1e-3)
+    for name, value in pyro.get_param_store().items():
+        torch.testing.assert_close(mine_found[name], value.detach(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("without_compiler")
+def test_constants_and_layouts_have_graphs_of_their_own(caplog):
+    """1 and True are equal, and a transposed matrix has a square one's shape."""
+
+    def model(x, scale):
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).expand([4]).to_event(1), obs=x)
+
+    svi = CompiledSVI(model, pyro.infer.autoguide.AutoNormal(model))
+    x = torch.randn(4, 4)
+    for arguments in ((x, 1), (x, True), (x.t(), 1)):
+        for _ in range(3):
+            assert svi.step(*arguments).isfinite()
+    graphs = svi._step.compiled._runners
+    assert len(graphs) == 3
+    # What can be no constant of a graph, and what never is the same, runs as it is.
+    for scale in (np.ones(2), *range(20, 40)):
+        assert svi.step(x, scale).isfinite()
+    assert len(graphs) == 8
+    (message,) = (
+        record.message
+        for record in caplog.records
+        if record.name.startswith("pyro_vae") and record.levelno >= logging.WARNING
+    )
+    assert "some calls run eagerly" in message
+
+
+def test_svi_refuses_sites_that_are_not_reparameterisable():
+    def model(x):
+        k = pyro.sample("k", dist.Poisson(3.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(k, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("k", dist.Poisson(pyro.param("rate", torch.tensor(2.0))))
+
+    with pytest.raises(ValueError, match="site 'k' is a Poisson without rsample"):
+        CompiledSVI(model, guide).step(torch.zeros(4))
+
+
+def test_svi_without_parameters_is_refused():
+    def guide(x, y):
+        pyro.sample("weights", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        pyro.sample("noise", dist.LogNormal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="no parameter with a gradient"):
+        CompiledSVI(regression, guide).step(*observations())
+
+
+def test_negative_elbo_is_pyros():
+    x, y = observations()
+    torch.manual_seed(3)
+    mine = negative_elbo(regression, by_hand, x, y).detach()
+    torch.manual_seed(3)
+    assert float(mine) == pytest.approx(pyro.infer.Trace_ELBO().loss(regression, by_hand, x, y))

@@ -1,0 +1,90 @@
+"""An objective with parameters of its own: trained in the same step, kept, resumed, refused."""
+
+import pyro
+import pytest
+import torch
+
+from pyro_vae.data import Dataset, PreparedData
+from pyro_vae.model import build
+from pyro_vae.objectives import Factor
+from pyro_vae.training import Training
+from pyro_vae.training.checkpoint import load_checkpoint
+from pyro_vae.training.processes import Processes
+from pyro_vae.training.step import AuxiliaryParameters, Loss, Step
+
+
+def a_training(**options) -> Training:
+    pyro.set_rng_seed(3)
+    pictures = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    data = PreparedData(Dataset.from_array((pictures * 17).floor().byte(), levels=17), "binary")
+    vae, critic = build((1, 8, 8), 3), Factor(latent_dim=3, critic_hidden=(8,))
+    return Training(vae, data, critic, **{"batch_size": 10, "epochs": 3, **options})
+
+
+def state(training: Training) -> dict[str, torch.Tensor]:
+    return {**training.program.state_dict(), **training.objective.state_dict(prefix="own.")}
+
+
+@pytest.mark.parametrize("at", [4, 10])
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_resume_is_bit_exact(tmp_path, at, schedule):
+    options = {"lr_schedule": schedule, "compile": "off"}
+    straight = a_training(**options)
+    straight.run()
+    stopped = a_training(**options)
+    path = tmp_path / "checkpoint.pt"
+    stopped.run(checkpoint=path, stop=lambda: stopped.step >= at)
+    torch.manual_seed(99)
+    resumed = a_training(**options)
+    resumed.load_state_dict(load_checkpoint(path))
+    resumed.run()
+    for (name, mine), yours in zip(state(resumed).items(), state(straight).values(), strict=True):
+        assert torch.equal(mine, yours), name
+    assert any(name.startswith("own.critic") for name in state(straight))
+
+
+def test_both_groups_follow_their_own_loss_and_rate():
+    """Adam's first step is the rate itself, up or down."""
+    ours, theirs = torch.zeros(3, requires_grad=True), torch.zeros(2, requires_grad=True)
+
+    def loss(x):
+        return Loss((ours * x).sum() + 5 * theirs.sum(), auxiliary=-theirs.sum() + 7 * ours.sum())
+
+    step = Step(
+        loss,
+        {"a": ours},
+        lr=0.1,
+        auxiliary=AuxiliaryParameters({"b": theirs}, lr=0.02, betas=(0.5, 0.9)),
+    )
+    step(torch.tensor([1.0, -1.0, 2.0]))
+    torch.testing.assert_close(ours.detach(), torch.tensor([-0.1, 0.1, -0.1]))
+    torch.testing.assert_close(theirs.detach(), torch.full((2,), 0.02))
+    assert step.optimizer.param_groups[1]["betas"] == (0.5, 0.9)
+
+
+def test_an_own_gradient_that_is_not_finite_skips_the_whole_step():
+    ours, theirs = torch.zeros(3, requires_grad=True), torch.zeros(2, requires_grad=True)
+    step = Step(
+        lambda x: Loss(ours.sum(), auxiliary=(theirs * x).sum()),
+        {"a": ours},
+        lr=0.1,
+        auxiliary=AuxiliaryParameters({"b": theirs}),
+    )
+    step(torch.tensor(float("nan")))
+    assert not ours.any()
+    assert not theirs.any()
+    assert int(step.totals.skipped) == 1
+
+
+def test_several_processes_refuse_what_couples_a_batch():
+    several = Processes(rank=0, size=2)
+    with pytest.raises(ValueError, match="Factor couples the examples of a batch"):
+        a_training(processes=several)
+    with pytest.raises(ValueError, match="parameters of its own must be trained in one process"):
+        Step(
+            lambda: None,
+            {"a": torch.zeros(1, requires_grad=True)},
+            lr=0.1,
+            auxiliary=AuxiliaryParameters({"b": torch.zeros(1, requires_grad=True)}),
+            processes=several,
+        )

@@ -257,15 +257,9 @@ def compare_profiles(
     seed: int = 0,
     permutations: int = PERMUTATIONS,
 ) -> ProfileComparison:
-    """max_i |t_i| over the elements of a profile, with an exact p-value by permutation.
+    """max_i |t_i| over the elements of a profile, numbered by `label`, with an exact p-value by permutation.
 
-    Args:
-        name: A short key.
-        real: The profile of each real example.
-        generated: The profile of each generated example.
-        label: What numbers the elements; by default the name.
-        seed: The seed of the permutations.
-        permutations: Their number B: p is a multiple of 1 / (B + 1).
+    The p-value is a multiple of 1 / (`permutations` + 1).
 
     Raises:
         ValueError: If a sample is empty, the numbers of elements differ, or one is not finite.

@@ -97,41 +97,32 @@ class Importance:
     num_evaluated: int
 
 
-def dci_disentanglement(importance: Float[np.ndarray, "dim factors"]) -> float:
-    """D = sum_i rho_i (1 - H(P_i) / log k), P_ij = R_ij / sum_j R_ij, rho_i = sum_j R_ij / sum_ij R_ij.
+def dci_scores(importance: Float[np.ndarray, "dim factors"]) -> tuple[float, float]:
+    """Disentanglement and completeness of DCI, from importances R_ij >= 0 of coordinate i for factor j.
+
+    D = sum_i rho_i (1 - H(P_i) / log k), P_ij = R_ij / sum_j R_ij, rho_i = sum_j R_ij / sum_ij R_ij; and C
+    is the same of the transpose, with log d. Eastwood & Williams report C for each factor; with columns that
+    sum to 1 this is their mean.
 
     Returns:
-        1 if each coordinate is important for one factor only; 0 if each is equally important for all
-        factors, or none is important.
+        D is 1 if each coordinate is important for one factor only; 0 if each is equally important for all
+        factors, or none is important. C is 1 if each factor is predicted from one coordinate; 0 if from all
+        equally, or from none.
 
     Raises:
         ValueError: If an importance is negative.
-        UndefinedCheckError: If there is only one factor.
+        UndefinedCheckError: If there is only one factor or coordinate.
     """
-    return _concentration(importance, "factors that vary")
+    if (importance < 0).any():
+        raise ValueError(f"importances must not be negative, got {importance.min():.3g}.")
+    for count, what in zip(importance.shape, ("coordinates", "factors that vary"), strict=True):
+        if count < 2:
+            raise UndefinedCheckError(f"DCI needs at least 2 {what}, got {count}.")
+    return _concentration(importance), _concentration(importance.T)
 
 
-def dci_completeness(importance: Float[np.ndarray, "dim factors"]) -> float:
-    """C = sum_j rho_j (1 - H(P_j) / log d), P_ij = R_ij / sum_i R_ij, rho_j = sum_i R_ij / sum_ij R_ij.
-
-    Eastwood & Williams report it for each factor; with columns that sum to 1 this is their mean.
-
-    Returns:
-        1 if each factor is predicted from one coordinate; 0 if from all equally, or from none.
-
-    Raises:
-        ValueError: If an importance is negative.
-        UndefinedCheckError: If there is only one coordinate.
-    """
-    return _concentration(importance.T, "coordinates")
-
-
-def _concentration(rows: np.ndarray, what: str) -> float:
+def _concentration(rows: np.ndarray) -> float:
     """1 - H(row) / log(columns), averaged over rows in proportion to their sums."""
-    if rows.shape[1] < 2:
-        raise UndefinedCheckError(f"expected at least 2 {what}, got {rows.shape[1]}.")
-    if (rows < 0).any():
-        raise ValueError(f"importances must not be negative, got {rows.min():.3g}.")
     from scipy.special import entr
 
     weights = rows.sum(1)

@@ -19,8 +19,7 @@ from analysis.disentanglement.information_metrics import (
     mutual_information_gap,
 )
 from analysis.disentanglement.prediction_metrics import (
-    dci_completeness,
-    dci_disentanglement,
+    dci_scores,
     forest_importance,
     threshold_accuracies,
 )
@@ -191,7 +190,11 @@ def disentanglement(
     information = factor_information(codes, encoded, seed=seed)
     resampled = bootstrap_information(codes, encoded, seed=seed)
     importance = forest_importance(codes, encoded, seed=seed)
-    accuracies, guesses = importance.accuracies, importance.guesses
+    dci, accuracies, guesses = (
+        dci_scores(importance.matrix),
+        importance.accuracies,
+        importance.guesses,
+    )
 
     def mig(nats: np.ndarray) -> float:
         return float(mutual_information_gap(nats, information.entropies).mean())
@@ -203,8 +206,8 @@ def disentanglement(
         scores={
             "mig": mig(information.nats),
             "sap": float(best_gaps(threshold_accuracies(codes, encoded, seed=seed)).mean()),
-            "dci_disentanglement": dci_disentanglement(importance.matrix),
-            "dci_completeness": dci_completeness(importance.matrix),
+            "dci_disentanglement": dci[0],
+            "dci_completeness": dci[1],
             "modularity": mean_modularity_of(information.nats),
             **dict.fromkeys(undefined, math.nan),
             **{name: score.accuracy for name, score in groups.items()},

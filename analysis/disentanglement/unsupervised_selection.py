@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -288,8 +288,6 @@ class SelectionAgreement(Result):
         within: The mean over groups, weighted by their size, with permutations within groups.
         overall: Over all models: the value of choosing a group and a seed.
     """
-
-    FIELDS: ClassVar[tuple[str, ...]] = ()
 
     by_group: dict[str, RankCorrelation]
     within: RankCorrelation

@@ -19,7 +19,7 @@ from analysis.predictive.checks import predictive_checks
 from analysis.predictive.data_statistics import nearest_training
 from analysis.predictive.examples import plot_prior_predictive, plot_same_image
 from analysis.predictive.figures import plot_nearest, plot_profiles
-from pyro_vae.data.nouns import named
+from pyro_vae.data.nouns import use_noun
 
 RNG = np.random.default_rng(0)
 
@@ -55,7 +55,7 @@ def shown(ax):
 
 def test_columns_of_a_table_have_names_and_one_scale(words):
     elements = Elements.of(TABLE, COLUMNS)
-    with named("row"):
+    with use_noun("row"):
         panels = {"data": TABLE[:10], "model": TABLE[10:15]}
         axes, text = words(plot_vectors(panels, elements, "a title"))
     names, values = shown(axes[0])

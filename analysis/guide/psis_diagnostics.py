@@ -30,12 +30,12 @@ ROWS = 10
 class GuideQuality(Result):
     """k-hat and ESS of the weights p(x, z) / q(z | x), z ~ q(z | x), for each of n examples.
 
-    k-hat measures how heavy the weights' tail is. A guide wider than p(z | x) scores well on it if there
-    are enough draws, as does one that misses a mode. The ESS is low for a wide guide, too.
+    k-hat measures how heavy the weights' tail is. A guide wider than p(z | x) scores well on it if
+    there are enough draws, as does one that misses a mode. The ESS is low for a wide guide, too.
 
     Args:
-        khat: -inf where the weights are constant, inf where one is not finite or a few outweigh all;
-            None for too few draws.
+        khat: -inf where the weights are constant, inf where one is not finite or a few outweigh
+            all; None for too few draws.
         ess: (sum_s w_s)^2 / sum_s w_s^2, from 0 to `num_samples`.
         num_samples: The number S of draws per example.
         withheld: Why rounding errors allow no verdict on the weights; None if they are small.
@@ -44,7 +44,8 @@ class GuideQuality(Result):
         ValueError: If there are no data, the lengths differ, or an ESS is not from 0 to S.
 
     References:
-        Pareto Smoothed Importance Sampling (Vehtari et al., 2024), https://arxiv.org/abs/1507.02646
+        Pareto Smoothed Importance Sampling (Vehtari et al., 2024),
+        https://arxiv.org/abs/1507.02646
     """
 
     FIELDS: ClassVar[tuple[str, ...]] = ("num_samples", "khat_share_above")
@@ -151,9 +152,9 @@ def plot_guide_quality(
     """The sorted k-hat of all examples, and a histogram of the effective share of their draws.
 
     Args:
-        khat: The tail shape of each example's importance weights: -inf where they are constant (an exact
-            guide, a collapsed latent), inf where none could be fitted; both are counted and not drawn. None
-            if there were too few draws.
+        khat: The tail shape of each example's importance weights: -inf where they are constant (an
+            exact guide, a collapsed latent), inf where none could be fitted; both are counted and
+            not drawn. None if there were too few draws.
         ess: The effective sample size of each example's weights, up to `num_samples`.
         num_samples: The number S of draws from the guide per example.
     """

@@ -62,23 +62,25 @@ def fit(
     (2,)
     >>> figure = history.plot()
 
-    The first call gives the VAE the units of real data and initialises a likelihood of counts at their
-    means, unless it was built with them or loaded them from a state_dict; `vae.contract` describes the
-    data. A later call continues training, and needs data of the same shape, support and names.
+    The first call gives the VAE the units of real data and initialises a likelihood of counts at
+    their means, unless it was built with them or loaded them from a state_dict; `vae.contract`
+    describes the data. A later call continues training, and needs data of the same shape, support
+    and names.
 
     Args:
         vae: A VAE, trained in place, on the device of its parameters.
         data: A `Dataset`, or your own data: an array `(n, ...)`, a list of rows, a DataFrame, a
             sparse matrix, an AnnData, a torch Dataset or DataLoader, or a path. Grey levels are
-            binarised at each visit for a likelihood of binary data; pass a `PreparedData` to choose
-            otherwise.
+            binarised at each visit for a likelihood of binary data; pass a `PreparedData` to
+            choose otherwise.
         objective: The objective to maximise, or the name of one of `OBJECTIVES` with its defaults;
             the ELBO if None.
         checkpoint: A file for the state.
         resume: Whether to continue from that file if it exists.
         progress: Whether to show a progress bar.
-        check: What to do about values that would make a wrong model, such as codes for missing values:
-            "refuse" them, "warn" of them, or "none". Other findings are logged as warnings.
+        check: What to do about values that would make a wrong model, such as codes for missing
+            values: "refuse" them, "warn" of them, or "none". Other findings are logged as
+                warnings.
         **options: The options of `Training`: epochs, batch_size, lr and so on.
 
     Returns:
@@ -86,8 +88,8 @@ def fit(
 
     Raises:
         ValueError: If the data or an option do not fit.
-        TypeError: If an option is unknown, the data have another type, or the program has no `likelihood`
-            and the data are not a `PreparedData`.
+        TypeError: If an option is unknown, the data have another type, or the program has no
+            `likelihood` and the data are not a `PreparedData`.
         NonFiniteError: If too many consecutive steps have no finite gradient.
     """
     if not isinstance(vae, nn.Module):
@@ -173,8 +175,8 @@ def as_dataset(data: Any, likelihood_support: Any = None) -> Dataset:
 
     Args:
         data: The data.
-        likelihood_support: The likelihood's support, which decides whether floats without a fraction are
-            counts or real numbers.
+        likelihood_support: The likelihood's support, which decides whether floats without a
+            fraction are counts or real numbers.
 
     Raises:
         ValueError: If there is no such file, or the data cannot be a data set.
@@ -210,8 +212,8 @@ def prepare_for_likelihood(dataset: Dataset, likelihood: Any, **options: Any) ->
         **options: The options of `PreparedData`.
 
     Raises:
-        ValueError: If an option is unknown, or the likelihood is not defined on such data. The message
-            names the likelihoods that are.
+        ValueError: If an option is unknown, or the likelihood is not defined on such data. The
+            message names the likelihoods that are.
     """
     try:
         return PreparedData(dataset, likelihood.support, **options)

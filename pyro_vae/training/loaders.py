@@ -1,7 +1,7 @@
 """Loaders of training batches: from memory, from a sparse matrix or from disk.
 
-A loader works in two steps. `fetch(step)` finds batch `step`; `gather` turns what it returns into rows, in
-operations on tensors alone, which are traced and compiled with the step.
+A loader works in two steps. `fetch(step)` finds batch `step`; `gather` turns what it returns into
+rows, in operations on tensors alone, which are traced and compiled with the step.
 """
 
 import threading
@@ -51,7 +51,8 @@ class Batches:
         """This process's part of batch `step`."""
         _, _, size = self._batch(step)
         start, stop = (size * rank // self.ranks for rank in (self.rank, self.rank + 1))
-        # In a batch with fewer rows than processes, a process without a row takes one with weight 0.
+        # In a batch with fewer rows than processes, a process without a row takes one with weight
+        # 0.
         rows = max(stop - start, 1)
         return Share(min(start, size - 1), rows, size, (stop - start) / size)
 
@@ -174,9 +175,9 @@ class _Prefetch:
 class Streamed(Loader):
     """Rows on disk: a thread reads the next pool of blocks while the current one is used.
 
-    Memory holds two pools, whatever the number of rows; on a GPU these are in its own memory. A batch
-    takes rows from two pools where one ends. Consecutive batches wait for the disk only; any other batch
-    waits until its pool is read.
+    Memory holds two pools, whatever the number of rows; on a GPU these are in its own memory. A
+    batch takes rows from two pools where one ends. Consecutive batches wait for the disk only; any
+    other batch waits until its pool is read.
     """
 
     blocks: BlockOrder

@@ -25,7 +25,8 @@ TIED_TO_LENGTH: tuple[Schedule, ...] = ("cosine", "exponential")
 # The parameters with which a training ends: see `Training`.
 Keep = Literal["auto", "best", "last"]
 
-# With fewer training rows than this, training stops by default after this many steps without a better score.
+# With fewer training rows than this, training stops by default after this many steps without a
+# better score.
 STOPPING_ROWS = 10_000
 PATIENCE_STEPS = 1000
 

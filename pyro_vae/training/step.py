@@ -97,13 +97,15 @@ class Totals:
 class Step:
     """A step of Adam on the loss of any program.
 
-    A step whose loss or gradient is not finite changes no parameter and no moment of the optimizer:
-    fused Adam reads that from a tensor, so nothing waits for the device. After `MAX_SKIPPED_IN_A_ROW`
+    A step whose loss or gradient is not finite changes no parameter and no moment of the
+    optimizer: fused Adam reads that from a tensor, so nothing waits for the device. After
+        `MAX_SKIPPED_IN_A_ROW`
     skipped steps in a row all others are skipped as well, so that the parameters stay unchanged.
 
-    The step is one function of tensors that changes in place what it trains, so it can be compiled as a
-    whole, from the noise to the new parameters; see `CompiledFunction`. With several processes the compiled
-    part ends with the gradient; a sum over all processes and the same update in each of them follow.
+    The step is one function of tensors that changes in place what it trains, so it can be compiled
+    as a whole, from the noise to the new parameters; see `CompiledFunction`. With several
+    processes the compiled part ends with the gradient; a sum over all processes and the same
+    update in each of them follow.
 
     Args:
         loss: Gives the loss of a batch, with noise from the global random stream.
@@ -112,15 +114,17 @@ class Step:
         clip_norm: The largest norm of a gradient; a longer one is rescaled to it.
         compile: "on", "off", or "auto" to compile where the expected work pays for it.
         expected_steps: The number of steps that a form of a batch is expected to get.
-        tolerance: The largest difference of a compiled gradient from the eager one, as a share of its norm.
+        tolerance: The largest difference of a compiled gradient from the eager one, as a share of
+            its norm.
         modules: The modules of the loss, whose attributes must not be rebound in a graph.
         form: Names the form of a batch; the shapes of the arguments if None.
         processes: The processes that train together.
-        auxiliary: The objective's own parameters, trained in the same step on `Loss.auxiliary`. Its
-            gradient is taken before either update, and is not clipped.
+        auxiliary: The objective's own parameters, trained in the same step on `Loss.auxiliary`.
+            Its gradient is taken before either update, and is not clipped.
 
     Raises:
-        ValueError: If there is nothing to train, or there are several processes and auxiliary parameters.
+        ValueError: If there is nothing to train, or there are several processes and auxiliary
+            parameters.
 
     References:
         Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015),
@@ -200,8 +204,8 @@ class Step:
     ) -> "Step":
         """A step of some of the parameters, and the auxiliary ones, that leaves the others unchanged.
 
-        It is compiled on its own. The optimizer is shared: a parameter has one state of Adam and one
-        learning rate, whichever step moves it.
+        It is compiled on its own. The optimizer is shared: a parameter has one state of Adam and
+        one learning rate, whichever step moves it.
 
         Args:
             names: The names of the parameters to train.

@@ -1,4 +1,4 @@
-"""A function of tensors that runs eagerly, or compiled once it is known to give the same results."""
+"""A function of tensors that is compiled if that pays and gives the same results."""
 
 import logging
 import time
@@ -279,7 +279,7 @@ def _shapes(*arguments: Any) -> str:
 
 
 def _compile_hoisted(traced: Traced, tensors: list[Tensor], moving: int) -> TensorFunction:
-    """Compile a graph whose products of all but the last arguments are computed once for each of these."""
+    """Compile a graph that computes products of all but the last arguments once for each."""
     if traced.changed:
         raise TracingError("it changes a tensor in place, which a hoisted product must not")
     once, rest = hoist_products(traced, moving)

@@ -1,4 +1,4 @@
-"""Decide whether compiling a function pays, from a count of its operations and never from a clock."""
+"""Decide whether compiling pays, from a count of operations and never from a clock."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

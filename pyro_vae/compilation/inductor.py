@@ -1,4 +1,4 @@
-"""Compile a traced graph to machine code with PyTorch's compiler, its float32 products through oneDNN."""
+"""Compile a traced graph with Inductor, its float32 products through oneDNN."""
 
 import copy
 import logging
@@ -136,7 +136,7 @@ def use_onednn(graph: Graph) -> None:
 
 
 def _with_contiguous_rows(graph: Graph, product: Node, a: Node, b: Node) -> tuple[Node, Node]:
-    """The factors, the first one contiguous: oneDNN would copy it, where the compiler fuses the copy."""
+    """The factors, the first one made contiguous by a copy that the compiler fuses."""
     value = a.meta["val"]
     if value.is_contiguous():
         return a, b

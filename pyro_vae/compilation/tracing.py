@@ -1,4 +1,4 @@
-"""Trace a Python function of tensors into one flat graph, and take loop-invariant products out of it."""
+"""Trace a function of tensors into one flat graph, and hoist loop-invariant products."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -134,7 +134,7 @@ _READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.
 
 
 class _Bindings:
-    """The parameters, buffers and plain attributes of modules, and of the modules inside of them."""
+    """The parameters, buffers and plain attributes of modules and their submodules."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         parts = {id(part): part for module in modules for part in module.modules()}
@@ -205,7 +205,7 @@ def _with_state_as_inputs(graph: GraphModule) -> Traced:
 
 
 def _origin(node: Node) -> Node:
-    """The tensor that a node is a view of. Copies are followed, too, which can only find too much."""
+    """The tensor that a node is a view, or a copy, of."""
     while node.op == "call_function" and node.args and isinstance(node.args[0], Node):
         node = node.args[0]
     return node

@@ -1,4 +1,4 @@
-"""The path from the guide to the joint density in unconstrained coordinates, and Hamiltonian transitions on it."""
+"""The path from the guide to the joint density, and Hamiltonian transitions on it."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Aggressive training of the inference network: the guide catches up before each step of the model."""
+"""Aggressive training of the guide: it catches up before each step of the model."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""The loss of a batch, from the loader to the objective, and the noise that several processes share."""
+"""The loss of a batch, from loader to objective, and the noise that processes share."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -1,4 +1,4 @@
-"""Checkpoints: files that are complete or absent, the state of a training, and checks of what is loaded."""
+"""Checkpoints: atomic files, the state of a training, and checks of what is loaded."""
 
 import contextlib
 import io

@@ -252,7 +252,7 @@ def describe_default_likelihood(dataset: Dataset, name: str, kind: Kind) -> str:
 
 
 def initialise_from_data(vae: nn.Module, data: PreparedData) -> None:
-    """Give a VAE the units of data, and initialise its likelihood from them unless it already was."""
+    """Give a VAE the units of data, and initialise its likelihood unless it already was."""
     units = data.dataset.units
     for module in vae.modules():
         if isinstance(module, UserUnits):
@@ -268,7 +268,7 @@ def initialise_from_data(vae: nn.Module, data: PreparedData) -> None:
 
 
 def initialise_likelihood(vae: Any, data: PreparedData) -> None:
-    """Initialise a likelihood that can be at the means of training data, of sparse data those of all rows."""
+    """Initialise a likelihood that can be at the means of training data."""
     start = getattr(getattr(vae, "likelihood", None), "start_from", None)
     if start is not None:
         start(data.train if isinstance(data.train, SparseRows) else data.starting_rows())

@@ -154,7 +154,7 @@ def _column(history: Sequence[Mapping[str, float | int | None]], field: str) -> 
 def _crop(
     ax: "matplotlib.axes.Axes", curves: Sequence[np.ndarray], epochs: np.ndarray
 ) -> str | None:
-    """Leave the first epochs outside of the axis if they would flatten all others; return which."""
+    """Crop the first epochs if they would flatten all others; return which."""
     late = np.concatenate([values[int(CROPPED_SHARE * len(values)) :] for values in curves])
     late = late[np.isfinite(late)]
     if len(late) < 2 or np.ptp(late) == 0:

@@ -34,7 +34,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Batches:
-    """How an epoch of `rows` is cut into batches, and a batch into contiguous parts for the processes."""
+    """How an epoch of `rows` is cut into batches, and a batch into parts for the processes."""
 
     rows: int
     batch_size: int
@@ -42,7 +42,7 @@ class Batches:
     ranks: int = 1
 
     def place(self, step: int) -> tuple[int, int, int]:
-        """The epoch of batch `step`, and the first and last place of this process's rows in its order."""
+        """The epoch of batch `step`, and the range of this process's rows in its order."""
         epoch, first, _ = self._batch(step)
         share = self.share(step)
         return epoch, first + share.start, first + share.start + share.rows

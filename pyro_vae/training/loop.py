@@ -334,7 +334,7 @@ class Training:
             self.stopping.stopped = True
 
     def finish(self) -> None:
-        """Switch the program to evaluation mode, after the last step with the best parameters if kept."""
+        """Switch to evaluation mode, after the last step with the best parameters if kept."""
         if self.ended and self.stopping.best is not None:
             self.program.load_state_dict(self.stopping.best)
         self.program.eval()
@@ -351,12 +351,7 @@ class Training:
         return training_state(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load a saved state, so that `run` continues from there.
-
-        Raises:
-            ValueError: If the state is of another model, objective or batch layout, or not of a
-                training.
-        """
+        """Load a saved state, so that `run` continues from there; see `load_training_state`."""
         load_training_state(self, state)
 
     @property

@@ -1,4 +1,4 @@
-"""A single optimizer step that never synchronizes with the host, and the totals of an epoch's steps."""
+"""A single optimizer step that never synchronizes with the host, and an epoch's totals."""
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,7 +32,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class AuxiliaryParameters:
-    """Parameters of the objective itself, such as a critic's, which minimise `Loss.auxiliary`, with Adam's options."""
+    """Parameters of the objective, such as a critic's, which minimise `Loss.auxiliary`."""
 
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     lr: float = 1e-3
@@ -70,7 +70,7 @@ class Totals:
         return cls(**counts, sums=sums)
 
     def add(self, taken: Tensor, count: int | Tensor, sums: Mapping[str, Tensor]) -> None:
-        """Add a step with its number of examples and the sums over them; `taken` is a boolean scalar."""
+        """Add a step, if `taken`, with its number of examples and the sums over them."""
         begins = (self.in_a_row == 0) & ~taken
         self.first_skipped.copy_(torch.where(begins, self.steps, self.first_skipped))
         self.steps.add_(1)
@@ -89,7 +89,7 @@ class Totals:
             total.zero_()
 
     def means(self) -> dict[str, float]:
-        """Each value's mean per example over the steps taken, empty if there were none. This synchronizes."""
+        """Each value's mean per example over the steps taken, if any. This synchronizes."""
         data = int(self.data)
         return {name: float(total) / data for name, total in self.sums.items()} if data else {}
 
@@ -344,7 +344,7 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _changed_tensors(self) -> dict[str, Tensor]:
-        """The tensors in which a compiled step is compared. A gradient shows in the mean that it moves."""
+        """The tensors to compare; a gradient shows in the mean that it moves."""
         moments = {
             f"the gradient of {name}": self.optimizer.state[parameter]["exp_avg"]
             for name, parameter in self.parameters.items()
@@ -361,7 +361,7 @@ class Step:
 def _gradients(
     loss: Tensor, parameters: Mapping[str, Tensor], *, retain_graph: bool | None = None
 ) -> list[tuple[Tensor, Tensor]]:
-    """Each parameter that a loss depends on, with its gradient; Adam leaves the others unchanged."""
+    """Each parameter that a loss depends on, with its gradient."""
     leaves = list(parameters.values())
     found = torch.autograd.grad(loss, leaves, retain_graph=retain_graph, allow_unused=True)
     both = zip(leaves, found, strict=True)

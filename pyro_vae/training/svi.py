@@ -99,7 +99,7 @@ class CompiledSVI:
             return step(args, kwargs)
 
     def prepare(self, *args: Any, **kwargs: Any) -> Step:
-        """Find the parameters, by running model and guide once without training; `step` does so too."""
+        """Find the parameters by running model and guide once; `step` does so, too."""
         with poutine.trace(param_only=True) as found:
             self.loss(self.model, self.guide, *args, **kwargs)
         nodes = cast("dict[str, dict[str, Any]]", found.trace.nodes)

@@ -1,4 +1,4 @@
-"""Scores and latent units in use on the validation split, and the warning of posterior collapse."""
+"""Scores and latent units in use on the validation split, and posterior collapse."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -311,7 +311,7 @@ def has_exploded(record: Mapping[str, float | int | None], total: int) -> bool:
 
 
 def has_collapsed(record: Mapping[str, float | int | None], most: int) -> bool:
-    """Whether the KL is below its threshold, or few units are in use of the most that ever were."""
+    """Whether the KL is below its threshold, or few of the most units are still in use."""
     rate, active = record.get("validation_kl"), record.get("active_units")
     if rate is not None and rate < COLLAPSED_NATS:
         return True
@@ -321,7 +321,7 @@ def has_collapsed(record: Mapping[str, float | int | None], most: int) -> bool:
 def describe_collapse(
     record: Mapping[str, float | int | None], total: int | None, most: int
 ) -> str:
-    """How much of the code is in use after an epoch, of all units and of the most that ever were."""
+    """How much of the code is in use after an epoch."""
     rate, active = record.get("validation_kl"), record.get("active_units")
     below = rate is not None and rate < COLLAPSED_NATS
     reasons = []

@@ -81,21 +81,6 @@ class Evaluation:
         )
 
     @property
-    def khat(self) -> Float[np.ndarray, " n"] | None:
-        """The k-hat of each example, as in `ImportanceWeighting`."""
-        return self.importance_weighting.khat
-
-    @property
-    def ess(self) -> Float[np.ndarray, " n"]:
-        """The effective sample size of each example, as in `ImportanceWeighting`."""
-        return self.importance_weighting.ess
-
-    @property
-    def num_samples(self) -> int:
-        """The number of draws for each example, as in `ImportanceWeighting`."""
-        return self.importance_weighting.num_samples
-
-    @property
     def active_units(self) -> int | None:
         """The number of latent dimensions whose embedding varies; None for fewer than two examples.
 

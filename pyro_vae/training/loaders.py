@@ -17,9 +17,9 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from pyro_vae.data import PreparedData
-from pyro_vae.data.memory_mapped import MemoryMapped
-from pyro_vae.data.orders import BlockOrder, Pool, permutation
+from pyro_vae.data.memory_mapped import BlockOrder, MemoryMapped, Pool
 from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.data.splits import permutation
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def test_units_of_a_loaded_or_built_model_are_kept(caplog):
     torch.testing.assert_close(
         loaded.contract.units.center.float(), loaded.likelihood.units.center
     )
-    robust = Units.of(torch.from_numpy(PLAIN), "robust")
+    robust = Units.from_data(torch.from_numpy(PLAIN), "robust")
     built = build((5,), 2, likelihood=likelihoods.Normal, units=robust)
     fit(built, PLAIN, epochs=0, check="none")
     torch.testing.assert_close(
@@ -136,7 +136,7 @@ def test_refused_values_leave_no_units():
 
 @pytest.mark.parametrize("part", [likelihoods.Normal, likelihoods.LowRankNormal])
 def test_a_scale_that_is_not_fixed_is_above_the_resolution(part):
-    units = Units.of(torch.from_numpy((PLAIN / 0.5).round() * 0.5 * SPREAD))
+    units = Units.from_data(torch.from_numpy((PLAIN / 0.5).round() * 0.5 * SPREAD))
     likelihood = part((5,), lambda shape: networks.MLP((2,), shape), units=units)
     with torch.no_grad():
         likelihood.raw_scale.fill_(-100)

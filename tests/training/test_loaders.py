@@ -17,7 +17,7 @@ from scipy import sparse
 from pyro_vae import build, fit
 from pyro_vae.data import Dataset, PreparedData, array_file
 from pyro_vae.data import sparse_rows as sparse_module
-from pyro_vae.data.orders import BlockOrder
+from pyro_vae.data.memory_mapped import BlockOrder
 from pyro_vae.likelihoods import NegativeBinomial
 from pyro_vae.training import Training
 from pyro_vae.training.checkpoint import load_checkpoint

@@ -152,7 +152,7 @@ class DataContract:
             seen = count_common(now["test"], self.digests["train"])
             seen_before = count_common(self.digests["test"], self.digests["train"])
             change += f"; {seen:,} of the {sizes['test']:,} rows now in its test split are "
-            change += "training rows of the model"
+            change += "rows that trained it"
             change += f" (there were {seen_before:,})" if seen_before else ""
         raise ChangedDataError(
             f"the data have changed since {trained} was trained: {self.source or self.name} {change}. "

@@ -1,4 +1,4 @@
-"""New data, reconstructions and paths between data, in the units of the data."""
+"""New data, reconstructions and interpolations, in the units of the data."""
 
 from numbers import Integral
 from typing import Any
@@ -13,11 +13,11 @@ from pyro_vae.rng import evaluation_mode
 
 
 class Generation(nn.Module):
-    """`sample`, `reconstruct` and `interpolate` of a VAE: data in, data out.
+    """`sample`, `reconstruct` and `interpolate` of a VAE.
 
-    Data are given in the units that the VAE was trained on: a column of prices in its currency, counts as
-    counts, grey levels as 0 to 255. The one exception are grey levels that were binarised for a
-    likelihood of binary data: what comes back is the probability of each pixel to be 1, in [0, 1].
+    Inputs and outputs are in the units of the training data: a column of prices in its currency, counts
+    as counts, grey levels as 0 to 255. The exception are grey levels that were binarised for a likelihood
+    of binary data: the output is the probability of each pixel to be 1.
 
     >>> from pyro_vae import build, fit
     >>> from pyro_vae.data import digits
@@ -36,15 +36,15 @@ class Generation(nn.Module):
     contract: DataContract | None
 
     def sample(self, n: int = 1, *, noise: bool = False, seed: int | None = None) -> Any:
-        """E[x | z] of n codes z ~ p(z): new data.
+        """New data: E[x | z] for n codes z ~ p(z).
 
         Args:
-            n: How many.
-            noise: Draw x ~ p(x | z) instead of taking its mean. Draws of whole numbers are whole.
+            n: The number of examples.
+            noise: Draw x ~ p(x | z) instead of taking its mean.
             seed: The seed of the draws; None for the global random stream.
 
         Returns:
-            A DataFrame if the elements of the training data have names, such as columns; otherwise a NumPy
+            A DataFrame if the elements of the training data have names, as columns do; otherwise a NumPy
             array `(n, *event_shape)`.
 
         Raises:
@@ -56,24 +56,23 @@ class Generation(nn.Module):
             return self._as_given(self._generated(self.prior().sample((n,)), noise))
 
     def reconstruct(self, x: Any, *, noise: bool = False, seed: int | None = None) -> Any:
-        """E[x' | z] at the code z of each x: what is left of x after encoding and decoding.
+        """Reconstructions: E[x' | z] at the code z of each x.
 
-        The code is `embed(x)`; for one-hot codes, the most probable one. Where the likelihood is given a
-        row's total, as of a bag of words, the mean has the row's own total.
+        The code is `embed(x)`; for one-hot codes, the most probable one. If the likelihood is conditional
+        on the total of a row, as for bags of words, the mean has the total of the row.
 
         Args:
-            x: Data in the units of the training data, of any form that `fit` takes. Before training, a
+            x: Data in the units of the training data, in any form that `fit` takes. Before training, a
                 tensor in the likelihood's support.
             noise: Draw x' ~ p(x' | z) instead of taking its mean.
             seed: The seed of the draws; None for the global random stream.
 
         Returns:
-            A tensor for a tensor, and an array for an array, of its shape; otherwise as `sample`. The columns
-            of a DataFrame are those of training, in that order; the index is that of x, of an AnnData its
-            `obs_names`.
+            A tensor for a tensor and an array for an array, of the same shape; otherwise as `sample`. A
+            DataFrame has the columns of training and the index of x (the `obs_names` of an AnnData).
 
         Raises:
-            ValueError: If the data do not fit the VAE, in one line.
+            ValueError: If the data do not fit the VAE.
         """
         with evaluation_mode(self, seed=seed):
             prepared = self._prepared(x)
@@ -87,32 +86,33 @@ class Generation(nn.Module):
     def interpolate(
         self, a: Any, b: Any, *, steps: int = 9, noise: bool = False, seed: int | None = None
     ) -> Any:
-        """E[x | z(t)] for z(t) from the code of a to that of b at even steps: from one datum to another.
+        """Interpolation: E[x | z(t)] for z(t) at even steps from the code of a to that of b.
 
         The first and the last are the reconstructions of a and b. z(t) is the straight line; on the sphere
         the shorter great circle.
 
         Args:
-            a: One datum: `x[0]` of an array, or `df.iloc[0]` of a DataFrame. It may have an axis of length 1
-                in front, as `df.iloc[[0]]` has.
+            a: One example: `x[0]` of an array, `df.iloc[0]` of a DataFrame, or the same with a leading
+                axis of length 1.
             b: Another.
-            steps: The number of points, with both ends.
+            steps: The number of points, including both ends.
             noise: Draw x ~ p(x | z(t)) instead of taking its mean.
             seed: The seed of the draws; None for the global random stream.
 
         Returns:
-            `steps` data, in the form of `reconstruct(a)`.
+            `steps` examples, in the form of `reconstruct(a)`.
 
         Raises:
-            ValueError: If a or b are no single datum that fits the VAE, steps is below 2, or codes are one-hot.
+            ValueError: If a or b is not a single example that fits the VAE, steps is below 2, or codes are
+                one-hot.
         """
         if not isinstance(steps, Integral) or steps < 2:
             raise ValueError(f"steps must be a whole number of at least 2, got {steps!r}.")
         support = getattr(self.prior, "support", "real")
         if support == "one_hot":
             raise ValueError(
-                "interpolate needs a continuous code, got one of one-hot variables, between whose values "
-                "there is nothing: decode each value, vae.decode(torch.eye(latent_dim))."
+                "interpolate needs a continuous code, got one-hot variables: decode each value with "
+                "vae.decode(torch.eye(latent_dim))."
             )
         with evaluation_mode(self, seed=seed):
             ends = [self._single(data, name) for data, name in ((a, "a"), (b, "b"))]
@@ -120,8 +120,6 @@ class Generation(nn.Module):
             path = latent_path(start.numpy(force=True), end.numpy(force=True), steps, support)[0]
             z = torch.as_tensor(path, dtype=start.dtype, device=start.device)
             return self._as_given(self._generated(z, noise), like=ends[0])
-
-    # ---- from a person's data to codes and back ----------------------------------------------
 
     def _prepared(self, data: Any) -> Tensor:
         """Data in the likelihood's support."""
@@ -132,8 +130,8 @@ class Generation(nn.Module):
         levels = self.contract.levels or 0
         if levels > 2 and self.contract.high > 1 and data.numel() and 0 < float(data.max()) <= 1:
             raise ValueError(
-                f"x holds values up to {float(data.max()):g}, and the data of training were levels 0 to "
-                f"{levels - 1}: give levels, or, of data that are prepared already, vae.decode(vae.embed(x))."
+                f"x holds values up to {float(data.max()):g}, but the training data were levels 0 to {levels - 1}: "
+                "give levels, or for prepared data use vae.decode(vae.embed(x))."
             )
         return self.prepare(data)
 
@@ -146,13 +144,13 @@ class Generation(nn.Module):
         return nn.functional.one_hot(values.argmax(-1), values.shape[-1]).flatten(-2).to(z.dtype)
 
     def _generated(self, z: Tensor, noise: bool) -> Tensor:
-        """Means of p(x | z), or draws, in the units of training."""
+        """Means of p(x | z), or draws, in the units of the training data."""
         p = self.likelihood(z)
         x = p.sample() if noise else p.mean
-        return x if self.contract is None else self.contract.in_own_units(x, draws=noise)
+        return x if self.contract is None else self.contract.to_data_units(x, draws=noise)
 
     def _single(self, data: Any, name: str) -> Any:
-        """A datum as data of one row."""
+        """An example as data of one row."""
         if type(data).__name__ == "Series":
             data = data.to_frame().T.infer_objects()
         shape = getattr(data, "shape", None)
@@ -169,7 +167,7 @@ class Generation(nn.Module):
         return "datum" if self.contract is None else self.contract.noun
 
     def _as_given(self, x: Real[Tensor, " n *event"], like: Any = None) -> Any:
-        """Data in the form of others: a tensor, an array, or a DataFrame where elements have names."""
+        """Data in the form of `like`: a tensor, an array, or a DataFrame if elements have names."""
         if isinstance(like, np.ndarray | Tensor):
             x = x.reshape(len(x), *like.shape[1:])
             return x.to(like.device) if isinstance(like, Tensor) else x.numpy(force=True)
@@ -194,8 +192,8 @@ def latent_path(
 ) -> Float[np.ndarray, "pairs steps latent"]:
     """z(t) = (1 - t) z_a + t z_b; on the sphere (sin((1 - t) w) z_a + sin(t w) z_b) / sin w.
 
-    w is the angle between the ends. Opposite ends have no shorter arc: any one is taken. Lines stay in
-    every support that is convex: R^d, positive codes, the unit cube, the simplex.
+    w is the angle between the ends; of opposite ends any arc is taken. Lines stay in every convex
+    support: R^d, positive codes, the unit cube, the simplex.
 
     Args:
         start: z_a.
@@ -209,7 +207,7 @@ def latent_path(
         return (1 - t) * start + t * end
     start, end = (z / np.linalg.norm(z, axis=-1, keepdims=True) for z in (start, end))
     cosine = (start * end).sum(-1, keepdims=True)
-    # The direction from one end towards the other, at a right angle to the first.
+    # The direction from the first end to the other, orthogonal to the first.
     across = end - cosine * start
     length = np.linalg.norm(across, axis=-1, keepdims=True)
     axis = np.eye(start.shape[-1])[np.abs(start).argmin(-1)]

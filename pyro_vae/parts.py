@@ -1,4 +1,4 @@
-"""What `build` and `VAE` are given: parts by name, class or instance, and sizes, checked."""
+"""Checks of the arguments of `build` and `VAE`: parts and sizes."""
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
@@ -15,15 +15,15 @@ Part = str | Callable[..., Any]
 
 
 def named_part(family: str, part: Part, choices: Mapping[str, Any]) -> Callable[..., Any]:
-    """A part as a class or a `partial` of one.
+    """Resolve a part to a class or a `partial` of one.
 
     Args:
-        family: What the part is, for messages: prior, likelihood, ...
-        part: Its name, its class, or a `partial` of the class with options.
+        family: The family, for messages: prior, likelihood, ...
+        part: A name, a class, or a `partial` of the class with options.
         choices: The classes by name.
 
     Raises:
-        ValueError: If there is no part of that name.
+        ValueError: If the name is unknown.
         TypeError: If it is none of these.
     """
     if isinstance(part, str):
@@ -44,20 +44,20 @@ def named_part(family: str, part: Part, choices: Mapping[str, Any]) -> Callable[
 
 
 def class_of(part: Callable[..., Any]) -> Any:
-    """The class that a part or a `partial` of it builds."""
+    """The class of a part or of a `partial` of it."""
     return part.func if isinstance(part, partial) else part
 
 
 def support_of(part: Any, family: str, supports: Iterable[str] = ()) -> str:
-    """The support that a part, or its class, declares.
+    """The support that a part or its class declares.
 
     Args:
         part: The part.
-        family: What it is, for messages.
-        supports: The allowed words; empty for any.
+        family: The family, for messages.
+        supports: The allowed supports; empty for any.
 
     Raises:
-        ValueError: If it declares none, or another one.
+        ValueError: If it declares none, or one that is not allowed.
     """
     support = getattr(part, "support", None)
     if support is None or (supports and support not in supports):
@@ -77,7 +77,7 @@ def check_parts(**parts: Any) -> None:
     """Make sure that the parts of a VAE are modules that declare a support.
 
     Raises:
-        TypeError: If one is no module.
+        TypeError: If one is not a module.
         ValueError: If one declares no support.
     """
     for family, part in parts.items():
@@ -89,10 +89,10 @@ def check_parts(**parts: Any) -> None:
 
 
 def checked_sizes(event_shape: Any, latent_dim: Any) -> tuple[tuple[int, ...], int]:
-    """Both as whole numbers.
+    """Check an event shape and a latent dimension, and convert them to integers.
 
     Raises:
-        ValueError: If they are none.
+        ValueError: If they are not positive integers.
     """
     try:
         shape = tuple(map(operator.index, event_shape))
@@ -104,7 +104,7 @@ def checked_sizes(event_shape: Any, latent_dim: Any) -> tuple[tuple[int, ...], i
             repr(event_shape) if data is None else f"data of shape {tuple(data)}: give x.shape[1:]"
         )
         raise ValueError(
-            "event_shape must be the shape of one datum, such as (30,) for a table of 30 columns or "
+            "event_shape must be the shape of one example, such as (30,) for a table of 30 columns or "
             f"(1, 28, 28) for grey images, got {got}."
         )
     if not isinstance(latent_dim, Integral):

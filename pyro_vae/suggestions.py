@@ -1,14 +1,14 @@
-"""Suggestions for misspelt names."""
+"""Suggestions for misspelled names."""
 
 import difflib
 from collections.abc import Collection, Iterable
 
-# What a name is called elsewhere.
+# Names that other libraries use.
 _SYNONYMS = {"gaussian": "normal", "cnn": "conv", "learning_rate": "lr"}
 
 
 def did_you_mean(word: str, choices: Collection[str]) -> str:
-    """`did you mean NAME? `, of the names most like a word; empty if none is.
+    """`did you mean NAME? ` with the names most similar to a word; empty if none is.
 
     >>> did_you_mean("vmap", ["standard_normal", "vamp"])
     'did you mean vamp? '
@@ -33,7 +33,7 @@ def did_you_mean(word: str, choices: Collection[str]) -> str:
 
 
 def or_meant(word: str, choices: Iterable[str]) -> str:
-    """The end of a message about an unknown word: `; did you mean NAME?`, or a full stop.
+    """The end of a message about an unknown word: `; did you mean NAME?`, or a period.
 
     >>> or_meant("StandardNormal", ["vamp", "standard_normal"])
     '; did you mean standard_normal?'

@@ -1,6 +1,5 @@
 """Every part of a model trains through the main program, and comes back from its run directory."""
 
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from pyro_vae.posteriors import POSTERIORS, WITH_DENSITY
 from pyro_vae.priors import PRIORS
 from pyro_vae.training.fit import prepare_for_likelihood
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "svi_train.py"
 FAMILIES = {
     "prior": PRIORS,
     "likelihood": LIKELIHOODS,
@@ -28,11 +26,6 @@ FAMILIES = {
     "objective": OBJECTIVES,
 }
 PARTS = [(family, name) for family, parts in FAMILIES.items() for name in parts]
-
-
-@pytest.fixture(scope="module")
-def main():
-    return runpy.run_path(str(SCRIPT))["main"]
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +46,9 @@ def partner(family: str, name: str) -> list[str]:
     return [f"--{other}", fitting]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "name"), PARTS)
-def test_it_trains_and_comes_back(main, counts, tmp_path, family, name):
+def test_it_trains_and_comes_back(script, counts, tmp_path, family, name):
     out = tmp_path / "run"
     of_counts = family == "likelihood" and LIKELIHOODS[name].support == "counts"
     arguments = [
@@ -65,7 +59,7 @@ def test_it_trains_and_comes_back(main, counts, tmp_path, family, name):
     ]
     has_density = family != "posterior" or name in WITH_DENSITY
     arguments += [] if has_density else ["--objective", "reconstruction"]
-    assert main(arguments) == 0
+    assert script("svi_train", *arguments) == 0
     first, second = load(out), load(out)
     data = prepare_for_likelihood(digits(), first.likelihood) if not of_counts else None
     x = torch.ones(3, 9) if data is None else data.fixed("test")[:3].float()

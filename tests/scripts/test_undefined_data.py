@@ -1,9 +1,7 @@
 """Data without a finite log density, and rare labels: a run, its evaluation and diagnosis end well."""
 
 import json
-import runpy
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +13,7 @@ from analysis.representation.probes import linear_probe
 from pyro_vae import build, likelihoods
 from pyro_vae.evidence import defined_rows, evaluate, undefined_data
 
-ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
-
-
-def script(name, *words):
-    return runpy.run_path(str(ROOT / "scripts" / f"{name}.py"))["main"]([str(w) for w in words])
 
 
 def test_data_beyond_float32_are_named_and_leave_the_others():
@@ -65,7 +58,7 @@ def test_the_best_of_the_baselines_may_be_any_and_classes_may_be_rare():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
-def test_a_run_with_fill_values_ends_with_its_files(tmp_path, capsys):
+def test_a_run_with_fill_values_ends_with_its_files(script, tmp_path, capsys):
     x = RNG.normal(size=(400, 6)).astype(np.float32)
     x[[3, 50, 200], 1] = 1e20
     labels = RNG.integers(0, 3, 400)

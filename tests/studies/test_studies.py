@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from pyro_vae.configuration.command_line import parse
 
 from analysis.particles import elbo_of, iwae_of
 from analysis.study import SVI_TRAIN, Row, Study, shared_command
 from analysis.study_results import mean, read_results
 from pyro_vae import build, likelihoods
+from pyro_vae.configuration.parser import parse
 from pyro_vae.data import digits
 from pyro_vae.objectives import ELBO, objective_value
 

@@ -52,7 +52,7 @@ AWKWARD += ["a%2Fb", "posterior", "elbo", "log_weight", "a b", "é"]
 
 
 @pytest.mark.parametrize(
-    ("latent", "observed"), zip(AWKWARD, AWKWARD[1:] + AWKWARD[:1], strict=True)
+    ("latent", "observed"), list(zip(AWKWARD, AWKWARD[1:] + AWKWARD[:1], strict=True))
 )
 @pytest.mark.parametrize("is_local", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_site_of_any_name_comes_back_from_disk(tmp_path, latent, observed, is_local):

@@ -45,7 +45,7 @@ class EvidenceSettings:
     gap_steps: int = 1000
 
     @property
-    def chain(self) -> dict[str, int]:
+    def chain(self) -> dict[str, Any]:
         """The arguments of the functions that run chains."""
         return {
             "num_chains": self.chains,

@@ -1,8 +1,8 @@
-"""Comparison of models by held-out log p(x): paired differences and stacking weights, through ArviZ.
+"""Comparison of models by held-out log p(x): paired differences and stacking weights.
 
-Models are compared on the same data, example by example. What makes an example hard is common to all models
-and cancels, so that a difference is known far better than either mean. LOO on log p(x | z), with the image
-as observation, is no substitute: it ranks the worst guide first.
+Models are compared on the same data, example by example. What makes an example hard is common to
+all models and cancels, so that a difference is known far better than either mean. LOO with the
+image as observation, on log p(x | z), is no substitute: it ranks the worst guide first.
 """
 
 import inspect
@@ -38,18 +38,18 @@ ALIKE = 0.05
 class ModelComparison(Result):
     """log p(x) of several models on the same n data, best first.
 
-    A difference is the best minus the model, at least 0, whatever the version of ArviZ, whose versions
-    have opposite signs. Standard errors are over data, for one training of each model: they do not include
-    the variation between training seeds.
+    A difference is the best minus the model, at least 0, whatever the version of ArviZ, whose
+    versions have opposite signs. Standard errors are over data, for one training of each model:
+    they do not include the variation between training seeds.
 
     Args:
         models: By their mean log p(x), highest first.
-        weights: The stacking weight of each, which sum to 1: the mixture of models with the highest log
-            p(x). A model that adds nothing to the others has 0, however good it is.
-        left_out_rows: The rows, from 0, of the data that were left out because log p(x) of a model was
-            not finite.
-        perhaps_by_chance: Whether the best of so many models would lead by as much by chance. ArviZ
-            checks this from 12 models on.
+        weights: The stacking weight of each, which sum to 1: the mixture of models with the
+            highest log p(x). A model that adds nothing to the others has 0, however good it is.
+        left_out_rows: The rows, from 0, of the data that were left out because log p(x) of a model
+            was not finite.
+        perhaps_by_chance: Whether the best of so many models would lead by as much by chance.
+            ArviZ checks this from 12 models on.
 
     References:
         Using Stacking to Average Bayesian Predictive Distributions (Yao et al., 2018),
@@ -138,7 +138,7 @@ class ModelComparison(Result):
         return self._clear & ~self.differs_from_best
 
     def extra(self) -> dict[str, Any]:
-        """Nats per example, sums in nats, shares and weights by model, and the order of `pairwise`."""
+        """Means, sums, shares and weights by model, and the order of `pairwise`."""
         per_example = {
             "log_evidence": (self.means, self.standard_errors),
             "difference": (self.differences, self.difference_standard_errors),
@@ -251,26 +251,26 @@ def compare_models(
 ) -> ModelComparison:
     """Rank models by held-out log p(x), with paired differences and stacking weights.
 
-    Order and weights are those of `arviz_stats.compare`. It exponentiates log p(x), which silently gives
-    equal weights to all models below -745 and above 709 nats. So the highest log p(x) of each example is
-    subtracted first: this changes no difference and no weight.
+    Order and weights are those of `arviz_stats.compare`. It exponentiates log p(x), which silently
+    gives equal weights to all models below -745 and above 709 nats. So the highest log p(x) of
+    each example is subtracted first: this changes no difference and no weight.
 
     Args:
         models: At least two, on the same data in the same order.
-        leave_out_non_finite: Compare on the data for which log p(x) is finite under all models, and record
-            the others; otherwise such data are an error.
+        leave_out_non_finite: Compare on the data for which log p(x) is finite under all models,
+            and record the others; otherwise such data are an error.
 
     Returns:
-        The models, best first. Differences above 2 standard errors are shown by the data; read k-hat
-        beside them.
+        The models, best first. Differences above 2 standard errors are shown by the data; read
+        k-hat beside them.
 
     Raises:
-        ValueError: If there are fewer than two models or data, names repeat, numbers of data differ, or
-            log p(x) is not finite.
+        ValueError: If there are fewer than two models or data, names repeat, numbers of data
+            differ, or log p(x) is not finite.
 
     References:
-        Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC (Vehtari et
-        al., 2017), section 5.2, https://arxiv.org/abs/1507.04544
+        Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC (Vehtari
+        et al., 2017), section 5.2, https://arxiv.org/abs/1507.04544
     """
     _check_models(models)
     finite = np.asarray(np.isfinite([model.log_evidence for model in models]).all(axis=0))
@@ -338,17 +338,18 @@ def _arviz_compare(models: Sequence[HeldOut]) -> tuple[Any, list[str]]:
 
 
 def plot_model_comparison(comparison: ModelComparison) -> "matplotlib.figure.Figure":
-    """Mean log p(x) of each model relative to the best, with 2 paired standard errors, drawn by ArviZ.
+    """Mean log p(x) of each model relative to the best, with 2 paired standard errors.
 
-    A bar that reaches the dashed line is of a model that is not distinguishable from the best. On the right
-    are the mean, the share of k-hats above the threshold, and the stacking weight. Models whose log p(x) is
-    too low according to k-hat are orange.
+    A bar that reaches the dashed line is of a model that is not distinguishable from the best. On
+    the right are the mean, the share of k-hats above the threshold, and the stacking weight.
+    Models whose log p(x) is too low according to k-hat are orange.
     """
     import arviz_plots
     import pandas as pd
 
     models = comparison.models
-    # With these columns plot_compare shows the mean log p(x), and both versions of ArviZ draw them alike.
+    # With these columns plot_compare shows the mean log p(x), and both versions of ArviZ draw them
+    # alike.
     table = pd.DataFrame(
         {
             "mlpd": -comparison.differences,

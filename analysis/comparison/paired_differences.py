@@ -42,7 +42,8 @@ class Preferences:
         first: The name of the first model.
         second: The name of the second model.
         difference: The difference for each example, in nats.
-        trusted: Whether no k-hat of either model is above the threshold; all are where there is no k-hat.
+        trusted: Whether no k-hat of either model is above the threshold; all are where there is no
+            k-hat.
         for_first: The rows with the largest positive differences, largest first.
         for_second: The rows with the smallest negative differences, smallest first.
     """
@@ -67,7 +68,7 @@ def preferences(
     *,
     count: int = 8,
 ) -> Preferences:
-    """log p_first(x) - log p_second(x) of each example, and the rows where it is largest and smallest.
+    """log p_first(x) - log p_second(x) of each example, and its largest and smallest rows.
 
     Args:
         comparison: A comparison of at least two models.
@@ -104,11 +105,12 @@ def _trusted(model: HeldOut) -> np.ndarray:
 
 
 def plot_paired_differences(comparison: ModelComparison) -> "matplotlib.figure.Figure":
-    """On the left a histogram of log p_best(x) - log p_second(x); on the right quantiles for all models.
+    """A histogram of log p_best(x) - log p_second(x), and the quantiles for all models.
 
-    A mean above 0 with most examples on both sides is a small gain on many; a long tail is a large gain on
-    few. Orange examples have a k-hat above the threshold under one of the two models, whose log p(x) is too
-    low. A curve crosses 0 at the share of examples that prefer the model to the best.
+    A mean above 0 with most examples on both sides is a small gain on many; a long tail is a large
+    gain on few. Orange examples have a k-hat above the threshold under one of the two models,
+    whose log p(x) is too low. A curve crosses 0 at the share of examples that prefer the model to
+    the best.
     """
     best, *others = comparison.names
     figure = new_figure(10.0, 4.6 + 0.17 * len(others))

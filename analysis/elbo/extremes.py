@@ -30,13 +30,14 @@ def plot_extremes(
 ) -> "matplotlib.figure.Figure":
     """The data with the worst and the best reconstruction, rate and ELBO, with the model's means.
 
-    Each has its number of nats. The decoder cannot make data with a bad reconstruction; data with a
-    high rate need a long code; data with a low ELBO are improbable under the model.
+    Each has its number of nats. The decoder cannot make data with a bad reconstruction; data with
+    a high rate need a long code; data with a low ELBO are improbable under the model.
 
     Args:
         x: The data of `terms`.
         terms: Their terms.
-        means: The means of p(x | z) at their codes, or a function that computes those of a few codes.
+        means: The means of p(x | z) at their codes, or a function that computes those of a few
+            codes.
         labels: A label for each example.
         elements: Names and scale of the elements of vectors.
         limits: The values drawn black and white.

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-# A draw lies in a hole if its nearest neighbour is further away than for this share of the sample itself.
+# A draw lies in a hole if its nearest neighbour is further away than for this share of the sample
+# itself.
 EDGE = 0.99
 MIN_DRAWS = 40
 # Decoded means that are compared at most, and their elements.
@@ -141,7 +142,8 @@ class Holes(Result):
             strange = f", and {self.strange.mean():.1%} decode to means unlike those of any code"
         untrained = "" if self.prior_trained else " The prior was not used in training."
         return (
-            f"{self.verdicts()[0]} {self.hole_share:.1%} of the prior's draws lie in holes{strange} (1% each by "
+            f"{self.verdicts()[0]} {self.hole_share:.1%} of the prior's draws lie in "
+            f"holes{strange} (1% each by "
             f"chance).{untrained}"
         )
 
@@ -151,11 +153,12 @@ def holes(
 ) -> Holes:
     """Compare z ~ q(z) = 1/N sum_j q(z | x_j) with z ~ p(z).
 
-    One z is drawn for each of `num_draws` training examples, chosen at random, and as many from the prior.
-    A prior draw lies in a hole if the nearest aggregate draw is further away than for 99 % of aggregate
-    draws themselves. Its decoded mean is strange if it is as far from all those of aggregate draws: only
-    then does the hole show in generated data. For an autoencoder the draws are its points. The distance
-    of q(z) and p(z) in nats is `aggregate_posterior.decompose_rate`'s marginal KL.
+    One z is drawn for each of `num_draws` training examples, chosen at random, and as many from
+    the prior. A prior draw lies in a hole if the nearest aggregate draw is further away than for
+    99 % of aggregate draws themselves. Its decoded mean is strange if it is as far from all those
+    of aggregate draws: only then does the hole show in generated data. For an autoencoder the
+    draws are its points. The distance of q(z) and p(z) in nats is
+    `aggregate_posterior.decompose_rate`'s marginal KL.
 
     Args:
         vae: A program with `model(x)`, `guide(x)`, `decode(z)` and one latent site.
@@ -211,8 +214,8 @@ def compare_draws(
         prior: As many draws of p(z).
         decode: Gives the means of p(x | z); without it decoded data are not compared.
         prior_trained: Whether training used the prior.
-        fit_normal: Whether to compare a normal distribution as well, fitted to half of the aggregate
-            draws, with the other half.
+        fit_normal: Whether to compare a normal distribution as well, fitted to half of the
+            aggregate draws, with the other half.
         seed: The seed of the classifiers and of the normal distribution's draws.
     """
     own, other = nearest_distance(aggregate), nearest_distance(aggregate, prior)
@@ -238,7 +241,7 @@ def compare_draws(
 def nearest_distance(
     among: Float[np.ndarray, "m dim"], points: Float[np.ndarray, "n dim"] | None = None
 ) -> Float[np.ndarray, " _"]:
-    """The distance of each point to the nearest of `among`; without points, of each of these to the nearest other."""
+    """The distance of each point to the nearest of `among`, or of these to one another."""
     from sklearn.neighbors import NearestNeighbors
 
     return NearestNeighbors(n_neighbors=1).fit(among).kneighbors(points)[0][:, 0]
@@ -252,7 +255,7 @@ def _outside(among: np.ndarray, points: np.ndarray) -> Bool[np.ndarray, " _"]:
 def _compare_decoded(
     aggregate: np.ndarray, prior: np.ndarray, distance: np.ndarray, edge: float, decode: Any
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Whether decoded prior draws are far from all decoded aggregate draws, and examples for the figure."""
+    """Whether decoded prior draws are far from all decoded codes, and examples of them."""
     some = max(100, min(DECODED, _ELEMENTS // decode(prior[:1]).size))
     of_data, of_prior = decode(aggregate[:some]), decode(prior[:some])
     strange = _outside(*(m.reshape(len(m), -1).astype(np.float32) for m in (of_data, of_prior)))

@@ -1,4 +1,4 @@
-"""Robustness to corrupted data: shift of the code, reconstruction, accuracy and log p(x), by strength."""
+"""Robustness to corrupted data: shift of the code, reconstruction, accuracy and log p(x)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -56,16 +56,17 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Robustness(Result):
-    """Four measures of n examples under each corruption and strength; the first strength is 0, clean data.
+    """Measures of n examples by corruption and strength; the first strength is 0, clean data.
 
     Args:
         corruptions: The names of the corruptions.
         strengths: Increasing from 0.
-        values: By measure, in the order of `MEASURES`, one value per example: accuracy, 1 where the
-            classifier of clean codes is right about the corrupted example's code; latent_shift,
-            |embed(corrupted) - embed(clean)| over the mean distance between codes; reconstruction, the
-            squared error of the mean of p(x | z) at the corrupted example's code against the clean one,
-            over the mean squared error of the mean example; log_evidence, log p(corrupted x) in nats.
+        values: By measure, in the order of `MEASURES`, one value per example: accuracy, 1 where
+            the classifier of clean codes is right about the corrupted example's code;
+            latent_shift, |embed(corrupted) - embed(clean)| over the mean distance between codes;
+            reconstruction, the squared error of the mean of p(x | z) at the corrupted example's
+            code against the clean one, over the mean squared error of the mean example;
+            log_evidence, log p(corrupted x) in nats.
         chance: The accuracy of the most frequent label; None without labels.
     """
 
@@ -83,7 +84,7 @@ class Robustness(Result):
 
     @property
     def above_chance(self) -> bool | None:
-        """Whether the clean accuracy is above chance by two standard errors; None without labels."""
+        """Whether the clean accuracy is above chance; None without labels."""
         if self.chance is None or "accuracy" not in self.values:
             return None
         clean = float(self.mean("accuracy")[0, 0])
@@ -98,11 +99,11 @@ class Robustness(Result):
         return _standard_error(self.values[measure])
 
     def area(self, measure: str, corruption: str | None = None) -> tuple[float, float]:
-        """The mean over strengths above 0 relative to the clean value, and its standard error over data.
+        """The mean over strengths relative to the clean value, and its standard error.
 
-        Accuracy and reconstruction error are divided by the clean value: 1 is no loss. The clean value is
-        subtracted from log p(x): 0 is no change, in nats. The latent shift, whose clean value is 0, is
-        unchanged.
+        Accuracy and reconstruction error are divided by the clean value: 1 is no loss. The clean
+        value is subtracted from log p(x): 0 is no change, in nats. The latent shift, whose clean
+        value is 0, is unchanged.
 
         Args:
             measure: One of `MEASURES`.
@@ -123,7 +124,7 @@ class Robustness(Result):
         return ratio, float(_standard_error((harmed - ratio * clean) / clean.mean()))
 
     def half_lost(self, corruption: str) -> float | None:
-        """The strength at which half of the accuracy above chance is lost, interpolated linearly; None if never."""
+        """The strength at which half of the accuracy above chance is lost; None if never."""
         if self.chance is None:
             return None
         curve = self.mean("accuracy")[self.corruptions.index(corruption)]
@@ -142,7 +143,7 @@ class Robustness(Result):
         return sorted(self.corruptions, key=lambda name: sign * self.area(measure, name)[0])
 
     def extra(self) -> dict[str, Any]:
-        """The area of each measure, over all corruptions and for each; curves with standard errors."""
+        """The area of each measure, in all and by corruption, and curves."""
         curves = {name: (self.mean(name), self.standard_error(name)) for name in self.values}
         return {
             "area": self._areas(None),
@@ -184,8 +185,8 @@ class Robustness(Result):
         """The verdict, the most harmful corruption, and how far it moves codes."""
         worst = self.by_harm[0]
         which = f"The most harmful corruption, {worst}," if len(self.corruptions) > 1 else worst
-        text = f"{super().reading()} {which} moves a code by {self.area('latent_shift', worst)[0]:.2f} "
-        text += "of the mean distance between codes"
+        shift = self.area("latent_shift", worst)[0]
+        text = f"{super().reading()} {which} moves a code by {shift:.2f} of the mean distance"
         if (at := self.half_lost(worst)) is not None:
             text += f"; half of the accuracy above chance is lost at strength {at:.2f}"
         return f"{text}.".lstrip()
@@ -205,7 +206,8 @@ def robustness(
     """Codes of corrupted data compared with those of clean data, by corruption and strength.
 
     An example is corrupted with the same draws at every strength, and weighted with the same draws
-    throughout: curves are smooth, and models with the same data and seed see the same corrupted data.
+    throughout: curves are smooth, and models with the same data and seed see the same corrupted
+    data.
 
     Args:
         vae: A program with `embed(x)`, `decode(z)`, `model` and `guide`.
@@ -220,8 +222,8 @@ def robustness(
 
     Raises:
         UndefinedCheckError: If all codes are the same.
-        ValueError: If there are fewer than two data, only one of labels and classifier is given, their
-            number differs from the data's, or strengths do not increase from 0 to 1.
+        ValueError: If there are fewer than two data, only one of labels and classifier is given,
+            their number differs from the data's, or strengths do not increase from 0 to 1.
 
     References:
         Benchmarking Neural Network Robustness to Common Corruptions and Perturbations
@@ -297,11 +299,11 @@ def _standard_error(values: np.ndarray) -> Any:
 
 
 def plot_robustness(results: Mapping[str, Robustness]) -> "matplotlib.figure.Figure":
-    """Draw each measure by strength: a column per corruption, a line per model, with two standard errors.
+    """Draw each measure by strength, a column per corruption and a line per model.
 
-    The dashed lines are the accuracy of the most frequent label, the distance to another code, and the
-    error of the mean example. log p(x) is relative to that of clean data, on a scale that is logarithmic
-    beyond 10 nats.
+    The dashed lines are the accuracy of the most frequent label, the distance to another code, and
+    the error of the mean example. log p(x) is relative to that of clean data, on a scale that is
+    logarithmic beyond 10 nats.
 
     Args:
         results: By the models' names, of the same corruptions and strengths.

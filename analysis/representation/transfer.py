@@ -52,7 +52,8 @@ class Lead:
         other: The name of the other representation.
         n: The number of labels.
         differences: One per draw of labels.
-        test_error: The standard error of their mean from the choice of test data, which both share.
+        test_error: The standard error of their mean from the choice of test data, which both
+            share.
     """
 
     other: str
@@ -142,12 +143,14 @@ class Transfer(Result):
         parts = []
         for n, accuracies in zip(self.sizes, self.accuracies[self.first], strict=True):
             leads = [
-                f"{with_error(lead.mean, lead.standard_error, '+.1%')} over {lead.other} ({lead.outcome})"
+                f"{with_error(lead.mean, lead.standard_error, '+.1%')} over {lead.other} "
+                f"({lead.outcome})"
                 for lead in self.leads
                 if lead.n == n
             ]
             parts.append(
-                f"With {n:,} labels a linear probe of {self.first} is right for {accuracies.mean():.1%} "
+                f"With {n:,} labels a linear probe of {self.first} is right for "
+                f"{accuracies.mean():.1%} "
                 f"(chance {self.chance:.1%}), {listed(leads)}."
             )
         return " ".join(parts)
@@ -177,8 +180,8 @@ def transfer(
 
     Raises:
         UndefinedCheckError: If the training data have a single label.
-        ValueError: If names or labels differ, there are fewer than two representations, or for sizes
-            and codes that `label_efficiency` refuses.
+        ValueError: If names or labels differ, there are fewer than two representations, or for
+            sizes and codes that `label_efficiency` refuses.
     """
     names = list(train)
     if len(names) < 2 or names != list(test):
@@ -218,8 +221,8 @@ def representations(
 ) -> dict[str, LabelledCodes]:
     """The codes of data, the data as vectors, and the codes of an untrained encoder.
 
-    Real data are scaled as the encoder reads them: a probe of columns in their own units would depend
-    only on the column with the largest numbers.
+    Real data are scaled as the encoder reads them: a probe of columns in their own units would
+    depend only on the column with the largest numbers.
 
     Args:
         vae: A program with `embed(x)`, trained on data of the same shape and support.

@@ -20,16 +20,12 @@ _MARGIN = 2.0
 
 @dataclass(frozen=True)
 class Savings:
-    """The time that a compiled call saves.
+    """The time that a compiled call saves."""
 
-    Args:
-        call_seconds: Overhead of Python, Pyro's handlers and autograd, independent of the work.
-        share_of_products: Savings on products and the elementwise operations around them, as a share of
-            the products' time.
-    """
-
-    call_seconds: float
-    share_of_products: float
+    call_seconds: (
+        float  # Overhead of Python, Pyro's handlers and autograd, independent of the work.
+    )
+    share_of_products: float  # Savings on all operations, as a share of the products' time.
 
 
 # Measured on the same machine. A forward pass has as much elementwise work for a third of the products,
@@ -40,15 +36,10 @@ FORWARD = Savings(call_seconds=1.5e-3, share_of_products=0.75)
 
 @dataclass(frozen=True)
 class Work:
-    """The work of a call.
+    """The work of a call."""
 
-    Args:
-        flops: Floating-point operations in products and convolutions.
-        on_cpu: Whether they run on a CPU; on a GPU a call waits for Pyro's handlers instead.
-    """
-
-    flops: int
-    on_cpu: bool
+    flops: int  # Floating-point operations in products and convolutions.
+    on_cpu: bool  # On a GPU a call waits for Pyro's handlers instead.
 
     def seconds_saved(self, calls: int, savings: Savings = TRAINING_STEP) -> float:
         """The estimated time that compiling saves over this number of calls."""

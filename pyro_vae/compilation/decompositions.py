@@ -87,12 +87,9 @@ def fused_adam_(
     lr: float | Tensor,
     beta1: float,
     beta2: float,
-    weight_decay: float,
     eps: float,
-    amsgrad: bool,
-    maximize: bool,
-    grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
+    **unsupported: Any,
 ) -> None:
     """Adam in place; no change where `found_inf` is not 0. All parameters are at the same step.
 
@@ -106,7 +103,7 @@ def fused_adam_(
         Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015),
         https://arxiv.org/abs/1412.6980
     """
-    if weight_decay or amsgrad or maximize or grad_scale is not None:
+    if any(unsupported.values()):
         raise NotImplementedError("only plain Adam is implemented.")
     step = steps[0]
     step_size = lr / (1 - beta1**step)

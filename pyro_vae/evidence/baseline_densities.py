@@ -303,7 +303,7 @@ def factor_analysis(
     from sklearn.decomposition import FactorAnalysis
     from sklearn.exceptions import ConvergenceWarning
 
-    units = Units.of(torch.from_numpy(train))
+    units = Units.from_data(torch.from_numpy(train))
     varying = ~units.constant.numpy()
     center, spread = units.center.numpy()[varying], units.spread.numpy()[varying]
     floor = (minimum_scale + units.floor.numpy()[varying] if minimum_scale else 0.0) ** 2
@@ -430,5 +430,5 @@ def _smallest_scales(train: np.ndarray, minimum_scale: float) -> np.ndarray:
     event = train.shape[1:]
     if 0 in event:
         return np.zeros(0)
-    units = Units.of(torch.from_numpy(np.ascontiguousarray(train)))
+    units = Units.from_data(torch.from_numpy(np.ascontiguousarray(train)))
     return ((minimum_scale + units.floor) * units.spread).expand(event).flatten().numpy()

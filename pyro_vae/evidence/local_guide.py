@@ -100,14 +100,14 @@ def refine_guide(
     values: list[Tensor] = []
     # On the draws that it was fitted to, a guide looks better than it is.
     with evaluation_mode(program, seed=derive_seed(seed, "refined")), ExitStack() as speed:
-        local: LocalParameters | None = None
+        local = gradient = None
         bar = speed.enter_context(
             tqdm(total=chunks * steps, desc="refining", unit="step", disable=not progress)
         )
         for first in range(0, n, batch):
             data = as_floats(x[torch.arange(first, first + batch, device=x.device) % n])
             start = encoder(data).detach().clone()
-            if local is None:
+            if local is None or gradient is None:
                 owner.encoder = local = LocalParameters(start)
                 gradient = _elbo_gradient(program, local, num_particles, compile, chunks * steps)
             local.set(start)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.distributions import Distribution, Transform, biject_to, constraints
+from torch.distributions import Distribution, biject_to, constraints
 
 from pyro_vae.distributions import SpikeAndSlab
 
@@ -27,7 +27,7 @@ class Elementwise:
 
     def __init__(self, support: str) -> None:
         self.support = support
-        self.transform: Transform = biject_to(_CONSTRAINTS[support])
+        self.transform: Any = biject_to(_CONSTRAINTS[support])
 
     def _edges(self, dtype: torch.dtype) -> tuple[float, float]:
         """The u of the smallest and the largest z of a type."""

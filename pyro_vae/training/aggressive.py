@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import PreparedData
-from pyro_vae.data.orders import permutation
+from pyro_vae.data.splits import permutation
 from pyro_vae.log_densities import log_densities
 from pyro_vae.mutual_information import mutual_information
 from pyro_vae.rng import as_floats, derive_seed, evaluation_mode

@@ -18,14 +18,13 @@ from pyro_vae.data import (
     PreparedData,
     SupportMismatchError,
     Units,
-    own_data,
+    loader_for_path,
 )
-from pyro_vae.data.findings import Columns
-from pyro_vae.data.inputs import TAKEN, as_rows
-from pyro_vae.data.inspection import Judgement, grey_levels
-from pyro_vae.data.inspection import check as check_values
-from pyro_vae.data.preparation import FITS
+from pyro_vae.data.inspection import Judgement, check_values, grey_levels
+from pyro_vae.data.preprocessing import FITS
+from pyro_vae.data.rows import ACCEPTED_DATA, as_rows
 from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.data.suspect_values import ColumnStatistics
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.model import names_of_support
 from pyro_vae.networks import UserUnits, user_units
@@ -100,7 +99,7 @@ def fit(
     if isinstance(data, PreparedData):
         ready = data
         if contract is not None:
-            contract.check_form(ready.dataset)
+            contract.check_format(ready.dataset)
     elif contract is not None and not isinstance(data, Dataset | str | Path):
         # Columns are put in the order of the first call.
         ready = contract.new_data(as_rows(data, new=True), split=True)
@@ -112,7 +111,7 @@ def fit(
             )
         dataset = as_dataset(data, likelihood.support)
         if contract is not None:
-            contract.check_form(dataset)
+            contract.check_format(dataset)
         ready = prepare_for_likelihood(dataset, likelihood)
     shape = tuple(getattr(likelihood, "event_shape", ready.dataset.event_shape))
     if shape != ready.dataset.event_shape:
@@ -183,9 +182,9 @@ def as_dataset(data: Any, likelihood_support: Any = None) -> Dataset:
     if isinstance(data, Dataset):
         return data
     if isinstance(data, str | Path):
-        loader = own_data(str(data))
+        loader = loader_for_path(str(data))
         if loader is None or not Path(data).exists():
-            raise ValueError(f"there is no file or folder {str(data)!r}; data must be {TAKEN}.")
+            raise ValueError(f"there is no file or folder {str(data)!r}; data must be {ACCEPTED_DATA}.")
         return DATASETS[loader](path=data)
     rows = as_rows(data)
     known = rows.support is not None or likelihood_support not in ("counts", "real")
@@ -219,7 +218,7 @@ def prepare_for_likelihood(dataset: Dataset, likelihood: Any, **options: Any) ->
         fitting = [f"{word}: {names_of_support(LIKELIHOODS, word)}" for word in error.fits]
         name = getattr(likelihood, "__name__", type(likelihood).__name__)
         # They were not inspected yet, and may be another kind of data than they seem.
-        grey = next(grey_levels(Columns(dataset, likelihood.support)), "")
+        grey = next(grey_levels(ColumnStatistics(dataset, likelihood.support)), "")
         raise ValueError(
             f"{name} does not fit: {error} These are {'; '.join(fitting)}.{grey and f' But {grey}'}"
         ) from error

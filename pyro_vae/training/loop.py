@@ -366,7 +366,7 @@ class Training:
     @cached_property
     def contract(self) -> DataContract:
         """The description of the data that is stored in each checkpoint."""
-        return DataContract.of(self.data, self.notes)
+        return DataContract.from_data(self.data, self.notes)
 
     @property
     def totals(self) -> Totals:

@@ -69,17 +69,11 @@ REMEDIES = f"What helps: {FREE_BITS}, or {BATCH_NORMALISED}."
 
 @dataclass(frozen=True)
 class UnitCounts:
-    """The number of latent units in use.
-
-    Args:
-        active: Those in use.
-        total: All units.
-        above_rate: Those with a mean KL to the prior above 0.01 nats; None if guide or prior is not a product
-            over units.
-    """
+    """The number of latent units in use."""
 
     active: int
     total: int
+    # Units with a mean KL to the prior above 0.01 nats; None if guide or prior is not a product over units.
     above_rate: int | None = None
 
 
@@ -90,11 +84,6 @@ def validate(
 
     The ELBO has beta = 1 whatever trains the program. For a guide without a density only the reconstruction
     is known. Values that are not finite are None.
-
-    Args:
-        program: A program with `model(x)` and `guide(x)`.
-        data: The data.
-        device: The program's device.
     """
     split = data.fixed("validation")
     fitting = VALIDATION_ELEMENTS // max(1, math.prod(split.shape[1:]))

@@ -6,7 +6,7 @@ from analysis.calibration.element_map import plot_calibration_map
 from analysis.calibration.element_pit import element_pit
 from analysis.elbo.extremes import plot_extremes
 from analysis.elbo.terms import ElboTerms
-from analysis.guide.psis_diagnostics import guide_quality, plot_worst_images
+from analysis.guide.psis_diagnostics import GuideQuality, plot_worst_images
 from analysis.plotting.vectors import (
     ELEMENTS,
     MOST_ELEMENTS,
@@ -19,7 +19,7 @@ from analysis.predictive.checks import predictive_checks
 from analysis.predictive.data_statistics import nearest_training
 from analysis.predictive.examples import plot_prior_predictive, plot_same_image
 from analysis.predictive.figures import plot_nearest, plot_profiles
-from pyro_vae.data.nouns import named
+from pyro_vae.data.nouns import use_noun
 
 RNG = np.random.default_rng(0)
 
@@ -55,7 +55,7 @@ def shown(ax):
 
 def test_columns_of_a_table_have_names_and_one_scale(words):
     elements = Elements.of(TABLE, COLUMNS)
-    with named("row"):
+    with use_noun("row"):
         panels = {"data": TABLE[:10], "model": TABLE[10:15]}
         axes, text = words(plot_vectors(panels, elements, "a title"))
     names, values = shown(axes[0])
@@ -105,7 +105,7 @@ def test_every_figure_of_a_table_names_its_columns(words):
         plot_profiles(checks.profiles, elements),
         plot_extremes(TABLE, ElboTerms(-rank, rank, TABLE), new, elements=elements),
         plot_calibration_map(element_pit(RNG.random(TABLE.shape)), elements),
-        plot_worst_images(TABLE, new, guide_quality(None, 1 + rank, 100), elements=elements),
+        plot_worst_images(TABLE, new, GuideQuality(None, 1 + rank, 100), elements=elements),
     ]
     for figure in figures:
         _, text = words(figure)

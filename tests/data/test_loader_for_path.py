@@ -1,4 +1,4 @@
-"""`own_data`, and paths of one's own on the command line."""
+"""`loader_for_path`, and paths on the command line."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from scipy import sparse
 from pyro_vae.configuration.components import load_data
 from pyro_vae.configuration.parser import parse
 from pyro_vae.configuration.strict_yaml import ConfigurationError
-from pyro_vae.data import DATASETS, own_data
+from pyro_vae.data import DATASETS, loader_for_path
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
 
@@ -43,7 +43,7 @@ def folder(tmp_path, monkeypatch):
     ],
 )
 def test_a_path_is_a_data_set(folder, path, loader, support):
-    assert own_data(path) == loader
+    assert loader_for_path(path) == loader
     for line in (["--data", path], [f"--data={folder / path}"]):
         configuration = parse(line)
         assert configuration["data"]["name"] == loader
@@ -60,7 +60,7 @@ def test_missing_paths_are_known_by_their_suffix(folder):
         ".parquet": "table_file",
     }.items():
         path = f"some/where{suffix}"
-        assert own_data(path) == loader
+        assert loader_for_path(path) == loader
         with pytest.raises(ValueError, match=f"{path} must be .* but there is no such file"):
             DATASETS[loader](path)
 

@@ -21,7 +21,7 @@ from analysis.check import Result
 from analysis.commands import ANNEALING
 from analysis.comparison.heldout_elpd import MOST_KHATS_ABOVE, HeldOut, elpd_data
 from analysis.plotting.arviz import arviz_figure
-from analysis.plotting.style import BLUE, GREY, ORANGE, listed, shortened, tidy, wrapped
+from analysis.plotting.style import BLUE, GREY, ORANGE, list_names, shorten, tidy, wrap_title
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.inference_data.terms import format_rows
 
@@ -194,7 +194,7 @@ class ModelComparison(Result):
             names = [self.names[rank] for rank in np.flatnonzero(self.unresolved)]
             rounding = self.difference_rounding[self.unresolved].max()
             return (
-                f"Withheld: the differences of {best} and {listed(names)} are within the rounding errors of "
+                f"Withheld: the differences of {best} and {list_names(names)} are within the rounding errors of "
                 f"up to {rounding:.1g} nats per {noun()}; train on standardised data (--data.scale standard), "
                 "or compute in float64."
             )
@@ -208,7 +208,7 @@ class ModelComparison(Result):
             if rank
         ]
         if equal:
-            return f"{head}, not distinguishable from {listed(equal)}."
+            return f"{head}, not distinguishable from {list_names(equal)}."
         return f"{head}, {self._amount(1)} above the next, {others[0]}."
 
     def _bias(self) -> str:
@@ -216,14 +216,14 @@ class ModelComparison(Result):
         low = [model for model in self.models if model.too_low]
         if not low:
             names = [model.name for model in self.models if model.khat_share_above is None]
-            return f"No k-hat is known for {listed(names)}." if names else ""
+            return f"No k-hat is known for {list_names(names)}." if names else ""
         best, *others = (model.khat_share_above or 0.0 for model in self.models)
         direction = "may be too large or too small"
         if max(others) - best > ALIKE:
             direction = "may be too large, and the order wrong"
         elif best - min(others) > ALIKE:
             direction = "is, if anything, too small"
-        shares = listed([f"{model.khat_share_above:.0%} ({model.name})" for model in low])
+        shares = list_names([f"{model.khat_share_above:.0%} ({model.name})" for model in low])
         return (
             f"log p(x) is too low where k-hat is above its threshold, for {shares} of {nouns()}: the lead of "
             f"{self.names[0]} {direction}; `{ANNEALING}` is more accurate."
@@ -237,7 +237,7 @@ class ModelComparison(Result):
 
     def title(self) -> str:
         """The result in a few words."""
-        best, second = (shortened(name) for name in self.names[:2])
+        best, second = (shorten(name) for name in self.names[:2])
         equal = int((~self.differs_from_best).sum())
         if self.differs_from_best[1]:
             return f"{best} leads {second} by {self._amount(1)} nats per {noun()}"
@@ -276,7 +276,7 @@ def compare_models(
     finite = np.asarray(np.isfinite([model.log_evidence for model in models]).all(axis=0))
     if not (finite.all() or leave_out_non_finite):
         bad = {model.name: np.flatnonzero(~np.isfinite(model.log_evidence)) for model in models}
-        counts = listed(
+        counts = list_names(
             [
                 f"{len(r):,} of {name} ({format_rows(r.tolist())})"
                 for name, r in bad.items()
@@ -355,7 +355,7 @@ def plot_model_comparison(comparison: ModelComparison) -> "matplotlib.figure.Fig
             "mlpd": -comparison.differences,
             "se": STANDARD_ERRORS * comparison.difference_standard_errors,
         },
-        index=pd.Index([shortened(name) for name in comparison.names]),
+        index=pd.Index([shorten(name) for name in comparison.names]),
     )
     figure = arviz_figure(
         arviz_plots.plot_compare,
@@ -372,7 +372,7 @@ def plot_model_comparison(comparison: ModelComparison) -> "matplotlib.figure.Fig
     ax.collections[0].set(facecolor=colours, edgecolor=colours, zorder=3)
     ax.set_ylim(0.4, len(models) + 0.6)
     ax.set_xlabel(
-        f"log p(x) minus that of {shortened(comparison.names[0])}, nats per {noun()}, "
+        f"log p(x) minus that of {shorten(comparison.names[0])}, nats per {noun()}, "
         f"± {STANDARD_ERRORS:g} paired standard errors",
         fontsize=10,
     )
@@ -394,5 +394,7 @@ def plot_model_comparison(comparison: ModelComparison) -> "matplotlib.figure.Fig
     numbers.tick_params(length=0)
     tidy([ax, numbers], grid=None)
     ax.grid(axis="x", color="0.9", linewidth=0.8)
-    figure.suptitle(wrapped(f"Of {comparison.n:,} {nouns()}: {comparison.title()}"), fontsize=12)
+    figure.suptitle(
+        wrap_title(f"Of {comparison.n:,} {nouns()}: {comparison.title()}"), fontsize=12
+    )
     return figure

@@ -23,7 +23,7 @@ from analysis.disentanglement.prediction_metrics import (
     forest_importance,
     threshold_accuracies,
 )
-from analysis.plotting.style import BLUE, GREY, ORANGE, listed, new_figure, shortened, tidy
+from analysis.plotting.style import BLUE, GREY, ORANGE, list_names, new_figure, shorten, tidy
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -135,7 +135,7 @@ class Disentanglement(Result):
                 f"factor's entropy; use at least {FEWEST_DATA}."
             )
         if self.undefined:
-            text += f" Not defined: {listed(list(self.undefined))}."
+            text += f" Not defined: {list_names(list(self.undefined))}."
         return text
 
 
@@ -299,7 +299,7 @@ def _draw_matrix(ax: "matplotlib.axes.Axes", matrix: np.ndarray, names: tuple[st
     long = sum(map(len, names)) > 7 * len(names) or len(names) > 6
     ax.set_xticks(
         range(len(names)),
-        [shortened(name, 16) for name in names],
+        [shorten(name, 16) for name in names],
         rotation=35 if long else 0,
         ha="right" if long else "center",
         rotation_mode="anchor" if long else "default",

@@ -14,8 +14,8 @@ from analysis.check import Result, UndefinedCheckError
 from analysis.disentanglement.factors import encode_factors
 from analysis.disentanglement.information_metrics import factor_information
 from analysis.disentanglement.traversal_labels import ImageMovements, Movement, vector_movement
-from analysis.plotting.images import Limits, draw_datum, is_image, strip
-from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, shortened, tidy
+from analysis.plotting.images import Limits, draw_example, hide_axes, is_image
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, shorten, tidy
 from analysis.predictive.model_samples import mean_data
 from pyro_vae.data.nouns import noun
 
@@ -379,13 +379,13 @@ def _plot_images(
         len(found.rows), steps + 1, squeeze=False, width_ratios=[2.8, *[0.9] * steps]
     )
     for row, (name, *panels) in zip(found.rows, cells, strict=True):
-        strip(name)
+        hide_axes(name)
         colour = GREY if row.movement is None else "black"
         style = {"ha": "right", "va": "center", "transform": name.transAxes}
         name.text(1.0, 0.5, _label(row), color=colour, fontsize=10, **style)
         nearest = np.abs(row.values - found.base_code[row.dimension]).argmin()
         for ax, image in zip(panels, row.decoded, strict=True):
-            draw_datum(ax, image, limits)
+            draw_example(ax, image, limits)
         panels[nearest].spines[:].set(visible=True, color=ORANGE, linewidth=2.5)
     for column, word in ((1, "1 %"), ((steps + 1) // 2, "quantiles of codes"), (steps, "99 %")):
         cells[0, column].set_title(word, fontsize=10)
@@ -405,7 +405,7 @@ def _plot_elements(found: Traversals, title: str) -> "matplotlib.figure.Figure":
         ends = {} if row.movement is None else row.movement.ends
         colours = [BLUE if value > 0 else ORANGE for value in ends.values()]
         ax.barh(range(len(ends)), list(ends.values()), color=colours)
-        ax.set_yticks(range(len(ends)), [shortened(name) for name in ends], fontsize=9)
+        ax.set_yticks(range(len(ends)), [shorten(name) for name in ends], fontsize=9)
         ax.invert_yaxis()
         ax.axvline(0, color=GREY, linewidth=0.8)
         ax.tick_params(labelbottom=True)

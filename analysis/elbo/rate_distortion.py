@@ -16,9 +16,9 @@ from analysis.plotting.style import (
     LABEL_COLOURS,
     ORANGE,
     new_figure,
-    shortened,
+    shorten,
     tidy,
-    wrapped,
+    wrap_title,
 )
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.json_values import to_jsonable
@@ -200,11 +200,13 @@ def plot_rate_distortion(
     tidy([ax], grid=None)
     best = max(points, key=lambda point: point.elbo)
     unit = f"nats per {noun()}"
-    title = f"{shortened(best.name)} has the highest ELBO, {best.elbo:.2f} {unit}; lower left is better"
+    title = (
+        f"{shorten(best.name)} has the highest ELBO, {best.elbo:.2f} {unit}; lower left is better"
+    )
     if len(points) == 1:
         parts = f"-(rate {best.rate:.2f} + distortion {best.distortion:.2f})"
-        title = f"{shortened(best.name)}: ELBO {best.elbo:.2f} = {parts} {unit}"
-    figure.suptitle(wrapped(title), fontsize=12)
+        title = f"{shorten(best.name)}: ELBO {best.elbo:.2f} = {parts} {unit}"
+    figure.suptitle(wrap_title(title), fontsize=12)
     _label_points(figure, ax, [point.name for point in points], centres, errors, colours)
     return figure
 
@@ -273,7 +275,7 @@ def _label_points(
             occupied.append(Bbox([spot - half, spot + half]))
     for name, centre, spot, colour in zip(names, centres, spots, colours, strict=True):
         label = ax.annotate(
-            shortened(name),
+            shorten(name),
             centre,
             xytext=(0, 0),
             textcoords="offset points",

@@ -11,7 +11,7 @@ from analysis.check import Check, Plot, Result, UndefinedCheckError
 from analysis.elbo.extremes import plot_extremes
 from analysis.elbo.rate_decomposition import PARTS, RateDecomposition, decompose_rate
 from analysis.plotting.style import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
-from analysis.verdicts import Verdict, code_used
+from analysis.verdicts import Verdict, judge_code_use
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.evidence import Evaluation
 from pyro_vae.statistics import ACTIVE_VARIANCE, EQUAL_SHARE, standard_error, unit_activity
@@ -99,7 +99,7 @@ class ElboTerms(Result):
         rate = float(self.rate.mean())
         if not math.isfinite(rate):
             return ()
-        return (code_used(rate, self.active_units, self.embeddings.shape[1]),)
+        return (judge_code_use(rate, self.active_units, self.embeddings.shape[1]),)
 
     def reading(self) -> str:
         """Whether the code is used, and whether a few examples dominate the loss."""

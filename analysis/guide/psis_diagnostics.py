@@ -8,10 +8,10 @@ from jaxtyping import Int, Real
 
 from analysis.check import Check, Plot, Result
 from analysis.commands import ANNEALING, MORE_DRAWS
-from analysis.plotting.images import Limits, draw_datum, strip
+from analysis.plotting.images import Limits, draw_example, hide_axes
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.plotting.vectors import Elements, plot_largest, plot_vectors
-from analysis.verdicts import Verdict, evidence
+from analysis.verdicts import Verdict, judge_evidence
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.statistics import khat_threshold, share_above_threshold
 
@@ -117,7 +117,7 @@ class GuideQuality(Result):
         """Whether importance weighting with the guide gives log p(x); none if withheld."""
         if self.withheld:
             return ()
-        verdict = evidence(
+        verdict = judge_evidence(
             self.khat_share_above,
             None if self.khat is None else khat_threshold(self.num_samples),
             float(np.median(self.ess)),
@@ -236,7 +236,7 @@ def plot_worst_images(
             f"{len(quality.ess)}."
         )
     columns = min(columns, len(x))
-    elements = elements or Elements.of(x)
+    elements = elements or Elements.from_data(x)
     worst, best = quality.worst[:columns], quality.worst[::-1][:columns]
     labels = [f"{noun()} {row}\nESS {ess:.3g}" for row, ess in enumerate(quality.ess)]
     if quality.khat is not None:
@@ -254,11 +254,11 @@ def plot_worst_images(
     for band, (title, rows) in zip(figure.subfigures(2, 1), panels.items(), strict=True):
         cells = band.subplots(2, columns, squeeze=False)
         for column, row in enumerate(rows):
-            draw_datum(cells[0, column], x[row], limits)
-            draw_datum(cells[1, column], means[row], limits)
+            draw_example(cells[0, column], x[row], limits)
+            draw_example(cells[1, column], means[row], limits)
             cells[0, column].set_title(labels[row], fontsize=9)
         for ax in cells.flat:
-            strip(ax)
+            hide_axes(ax)
         for ax, name in zip(cells[:, 0], ("data", "model"), strict=True):
             ax.set_ylabel(name, rotation="horizontal", ha="right", va="center")
         band.suptitle(title)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 from analysis.check import Check, Plot, Result
-from analysis.plotting.images import Limits, draw_datum, is_image, strip
+from analysis.plotting.images import Limits, draw_example, hide_axes, is_image
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.predictive.model_samples import (
     device_of,
@@ -23,7 +23,7 @@ from analysis.predictive.model_samples import (
 from analysis.representation.classifier_two_sample import TwoSampleTest, two_sample_test
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.latent_space import check_codes, continuous_support
-from analysis.verdicts import Verdict, codes_as_prior
+from analysis.verdicts import Verdict, judge_codes
 from pyro_vae.data.nouns import a_noun
 from pyro_vae.rng import derive_seed
 
@@ -133,7 +133,7 @@ class Holes(Result):
 
     def verdicts(self) -> tuple[Verdict]:
         """Whether the codes are distributed as the prior."""
-        return (codes_as_prior(self.auroc, self.p_value),)
+        return (judge_codes(self.auroc, self.p_value),)
 
     def reading(self) -> str:
         """The verdict, and the shares of draws in holes and of strange data."""
@@ -294,11 +294,11 @@ def plot_holes(found: Holes, limits: Limits = (0.0, 1.0)) -> "matplotlib.figure.
         cells = lower.subplots(len(images), max(map(len, images.values())), squeeze=False)
         for row, (name, means) in zip(cells, images.items(), strict=True):
             for ax, datum in zip(row, means, strict=False):
-                draw_datum(ax, datum, limits)
+                draw_example(ax, datum, limits)
             label = name.replace(", ", ",\n")
             row[0].set_ylabel(label, rotation="horizontal", ha="right", va="center", fontsize=9)
         for ax in cells.flat:
-            strip(ax)
+            hide_axes(ax)
     left, right = upper.subplots(1, 2)
     _draw_distances(left, found)
     _draw_codes(right, found)

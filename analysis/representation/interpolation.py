@@ -9,7 +9,7 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from analysis.check import Check, Plot, Result
-from analysis.plotting.images import Limits, draw_datum, is_image, strip
+from analysis.plotting.images import Limits, draw_example, hide_axes, is_image
 from analysis.plotting.style import BLUE, ORANGE, new_figure, tidy
 from analysis.predictive.model_samples import column_spreads, device_of, has_density, mean_data
 from analysis.representation.inputs import RepresentationInputs
@@ -270,8 +270,8 @@ def _draw_strips(
     cells = figure.subplots(len(images), len(images[0]), squeeze=False, gridspec_kw=grid)
     for axes, row in zip(cells, images, strict=True):
         for ax, image in zip(axes, row, strict=True):
-            draw_datum(ax, image, limits)
-            strip(ax)
+            draw_example(ax, image, limits)
+            hide_axes(ax)
     for column, title in titles.items():
         cells[0, column].set_title(title, fontsize=9)
     figure.suptitle(f"Means of p(x | z) along {found.path}s between codes of test data")

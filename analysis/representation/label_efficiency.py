@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from analysis.check import Check, Plot, Result
-from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shortened, tidy, wrapped
+from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shorten, tidy, wrap_title
 from analysis.representation.codes import (
     LabelledCodes,
     balanced_rows,
@@ -246,7 +246,7 @@ def plot_label_efficiency(results: Mapping[str, LabelEfficiency]) -> "matplotlib
             lw=1.6,
             capsize=2.5,
             elinewidth=1.1,
-            label=shortened(name, 34),
+            label=shorten(name, 34),
         )
     first = ranked[0][1]
     ax.axhline(first.chance, color=GREY, linestyle="--", linewidth=1.1, label="chance")
@@ -267,9 +267,9 @@ def plot_label_efficiency(results: Mapping[str, LabelEfficiency]) -> "matplotlib
     tidy([ax])
     few, many = first.points[0], first.points[-1]
     title = f"{few.mean:.1%} right with {few.n:,} labels, {many.mean:.1%} with {many.n:,}"
-    title = f"{shortened(ranked[0][0])}: {title}"
+    title = f"{shorten(ranked[0][0])}: {title}"
     figure.suptitle(
-        wrapped(title if len(ranked) == 1 else f"Best with most labels, {title}"), fontsize=12
+        wrap_title(title if len(ranked) == 1 else f"Best with most labels, {title}"), fontsize=12
     )
     return figure
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from analysis.check import Check, Plot, Result
 from analysis.plotting.images import is_image
-from analysis.plotting.style import BLUE, GREY, listed, new_figure, tidy
+from analysis.plotting.style import BLUE, GREY, list_names, new_figure, tidy
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.ood_scores import (
     DEFINITIONS,
@@ -114,7 +114,7 @@ class OutOfDistribution(Result):
             if (found := by_score["likelihood"]) is not None and found.below_chance
         ]
         if fooled:
-            text += f" Likelihood alone fails on {listed(fooled)}."
+            text += f" Likelihood alone fails on {list_names(fooled)}."
         shares = [each.khat_share_above or 0.0 for each in (self.own, *self.foreign.values())]
         if max(shares) > MAX_KHATS_ABOVE:
             text += f" k-hat is too high for up to {max(shares):.0%} of a set."

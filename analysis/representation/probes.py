@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from analysis.check import Check, Result, UndefinedCheckError
-from analysis.plotting.style import listed
+from analysis.plotting.style import list_names
 from analysis.representation.codes import LabelledCodes, with_error
 from analysis.representation.inputs import RepresentationInputs
 
@@ -115,7 +115,7 @@ class Probe(Accuracy):
         """Whether the probe is above chance, and what may be wrong with it."""
         parts = [self._sentence(f"A linear classifier fitted to {self.num_train:,} labels")]
         if self.unseen:
-            names = listed([str(label) for label in self.unseen_labels])
+            names = list_names([str(label) for label in self.unseen_labels])
             parts.append(
                 f"{self.unseen:.1%} of the test labels are missing from the training data "
                 f"({names})."

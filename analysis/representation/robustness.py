@@ -11,8 +11,8 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from analysis.check import Check, Plot, Result, UndefinedCheckError
-from analysis.plotting.images import Limits, draw_datum, strip
-from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shortened
+from analysis.plotting.images import Limits, draw_example, hide_axes
+from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shorten
 from analysis.predictive.model_samples import embed_data, has_density, mean_data, to_array
 from analysis.representation.codes import with_error
 from analysis.representation.corruptions import (
@@ -27,7 +27,7 @@ from analysis.representation.corruptions import (
 )
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.probes import PROBE, STANDARD_ERRORS, binomial_error, chance_level
-from analysis.verdicts import Verdict, robust
+from analysis.verdicts import Verdict, judge_robustness
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence import importance_weighting
 from pyro_vae.evidence.evaluation import fixed_rows
@@ -178,7 +178,9 @@ class Robustness(Result):
         clean, error = float(self.mean("accuracy")[0, 0]), float(_standard_error(harmed))
         above_chance = bool(self.above_chance)
         return (
-            robust(clean, float(harmed.mean()), error, self.chance, above_chance=above_chance),
+            judge_robustness(
+                clean, float(harmed.mean()), error, self.chance, above_chance=above_chance
+            ),
         )
 
     def reading(self) -> str:
@@ -339,12 +341,12 @@ def plot_robustness(results: Mapping[str, Robustness]) -> "matplotlib.figure.Fig
             row[0].set_yticks(sorted(tick for tick in ticks if low <= tick <= high))
             row[0].yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     if len(results) > 1:
-        name_lines(figure, lines, [shortened(name) for name in results])
+        name_lines(figure, lines, [shorten(name) for name in results])
     measure = (
         "accuracy" if all("accuracy" in f.values for f in results.values()) else "latent_shift"
     )
     label = "clean accuracy kept" if measure == "accuracy" else "shift of codes"
-    areas = [f"{shortened(name)} {f.area(measure)[0]:.2f}" for name, f in results.items()]
+    areas = [f"{shorten(name)} {f.area(measure)[0]:.2f}" for name, f in results.items()]
     worst = (
         f"; {first.by_harm[0]} hurts most" if len(results) == 1 < len(first.corruptions) else ""
     )
@@ -385,11 +387,11 @@ def plot_corruptions(
             mean = _with_total_of(
                 to_array(x[row : row + 1]), vae, mean_data(vae, embed_data(vae, found))
             )
-            draw_datum(cells[0, column], to_array(found)[0], limits)
-            draw_datum(cells[1, column], mean[0], limits)
+            draw_example(cells[0, column], to_array(found)[0], limits)
+            draw_example(cells[1, column], mean[0], limits)
             cells[0, column].set_title(f"{strength:g}", fontsize=9)
         for ax in cells.flat:
-            strip(ax)
+            hide_axes(ax)
         for ax, word in zip(cells[:, 0], ("corrupted", "model"), strict=True):
             ax.set_ylabel(word, rotation="horizontal", ha="right", va="center", fontsize=9)
         block.suptitle(f"{name}, by strength", fontsize=11)
@@ -398,7 +400,7 @@ def plot_corruptions(
 
 
 def _diagnose(subject: "Subject") -> Robustness:
-    subject.check_several()
+    subject.check_size()
     inputs = subject.compute(RepresentationInputs)
     try:
         x, labels = inputs.labelled_x, inputs.labels

@@ -13,11 +13,11 @@ from analysis.check import Check, Plot, Result
 from analysis.plotting.style import (
     GREY,
     LINE_COLOURS,
-    listed,
+    list_names,
     new_figure,
-    shortened,
+    shorten,
     tidy,
-    wrapped,
+    wrap_title,
 )
 from analysis.predictive.model_samples import to_array
 from analysis.representation.codes import (
@@ -151,7 +151,7 @@ class Transfer(Result):
             parts.append(
                 f"With {n:,} labels a linear probe of {self.first} is right for "
                 f"{accuracies.mean():.1%} "
-                f"(chance {self.chance:.1%}), {listed(leads)}."
+                f"(chance {self.chance:.1%}), {list_names(leads)}."
             )
         return " ".join(parts)
 
@@ -256,9 +256,7 @@ def plot_transfer(result: Transfer) -> "matplotlib.figure.Figure":
         values = result.accuracies[name]
         at = np.arange(len(result.sizes)) + (place - (len(names) - 1) / 2) * width
         colour = LINE_COLOURS[place % len(LINE_COLOURS)]
-        ax.bar(
-            at, values.mean(axis=1), 0.9 * width, color=colour, alpha=0.55, label=shortened(name)
-        )
+        ax.bar(at, values.mean(axis=1), 0.9 * width, color=colour, alpha=0.55, label=shorten(name))
         offsets = np.linspace(-0.25, 0.25, values.shape[1]) * width
         ax.plot(at[:, None] + offsets, values, "o", ms=3.5, color="0.2")
         for left, mean, highest in zip(at, values.mean(axis=1), values.max(axis=1), strict=True):
@@ -270,8 +268,8 @@ def plot_transfer(result: Transfer) -> "matplotlib.figure.Figure":
     tidy([ax])
     leads = [lead for lead in result.leads if lead.n == result.sizes[0]]
     outcomes = "; ".join(f"{lead.outcome} than {lead.other}" for lead in leads)
-    title = f"With {result.sizes[0]:,} labels, {shortened(result.first)}: {outcomes}"
-    figure.suptitle(wrapped(title), fontsize=12)
+    title = f"With {result.sizes[0]:,} labels, {shorten(result.first)}: {outcomes}"
+    figure.suptitle(wrap_title(title), fontsize=12)
     return figure
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from analysis.check import Check, Plot, Result
 from analysis.comparison.p_values import holm
-from analysis.plotting.style import GREY, LINE_COLOURS, shortened
+from analysis.plotting.style import GREY, LINE_COLOURS, shorten
 from analysis.representation import robustness
 from analysis.representation.corruptions import (
     CORRUPTIONS,
@@ -34,7 +34,7 @@ from analysis.representation.corruptions import (
     strength_panels,
 )
 from analysis.representation.latent_space import guide_moments
-from analysis.verdicts import SIGNIFICANT, Verdict, scale_warns
+from analysis.verdicts import SIGNIFICANT, Verdict, judge_scale
 from pyro_vae.evidence.evaluation import fixed_rows
 from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
 
@@ -160,7 +160,7 @@ class UncertaintyCalibration(Result):
         """Whether the guide's scale grows with its error."""
         off = self.standardised_error[:, 0 if self.known_codes else 1 :]
         smallest = float(np.nanmin(self.p_values))
-        return (scale_warns(float(off.min()), float(off.max()), smallest, self.n),)
+        return (judge_scale(float(off.min()), float(off.max()), smallest, self.n),)
 
     @property
     def worst(self) -> tuple[int, int]:
@@ -297,7 +297,7 @@ def plot_uncertainty_calibration(
             ax.plot(x, error, "--", lw=1.2, color=colour)
         draw_curves(axes[1], x, found.standardised_error, found.standard_error, colour)
         lines += axes[0, 0].plot([], [], "o-", ms=3, lw=1.4, color=colour)
-    names = [shortened(name) for name in results]
+    names = [shorten(name) for name in results]
     if len(results) == 1:
         lines += axes[0, 0].plot([], [], "--", lw=1.2, color=LINE_COLOURS[0])
         names = ["scale of q(z | x)", "error of its mean, which a calibrated scale follows"]

@@ -1,4 +1,4 @@
-"""Files of arrays: NumPy's `.npy` and `.npz`, SciPy's sparse `.npz`, and what all file loaders share."""
+"""Files of arrays: `.npy`, `.npz` and sparse `.npz`; and the construction of file loaders."""
 
 import inspect
 import math
@@ -27,9 +27,9 @@ _LABELS = {split: f"{split}_labels" for split in SPLITS}
 _SPARSE_ARRAYS = {"format.npy", "shape.npy", "data.npy"}
 
 _SCALE_HELP = """
-        scale: How elements of real data are scaled for the networks: "standard" by mean and standard
-            deviation, "robust" by median and interquartile range, "unit" by minimum and range, or
-            "none". Densities, samples and means stay in the units of the data."""
+        scale: How elements of real data are scaled for the networks: "standard" by mean and
+            standard deviation, "robust" by median and interquartile range, "unit" by minimum and
+            range, or "none". Densities, samples and means stay in the units of the data."""
 
 
 def file_loader(
@@ -80,10 +80,10 @@ def array_rows(
 ) -> Rows:
     """Read a NumPy file, `.npy` or `.npz`.
 
-    One array, alone or named `x`, is split as in `Dataset.from_array`, perhaps with labels `y`, and
-    `group` and `split` as below. Arrays named `train`, `test` and perhaps `validation` (otherwise a
-    tenth of `train`) are used as they are, perhaps with `train_labels`, `validation_labels` and
-    `test_labels`.
+    One array, alone or named `x`, is split as in `Dataset.from_array`, perhaps with labels `y`,
+    and `group` and `split` as below. Arrays named `train`, `test` and perhaps `validation`
+    (otherwise a tenth of `train`) are used as they are, perhaps with `train_labels`,
+    `validation_labels` and `test_labels`.
 
     A memory-mapped `.npy` may be larger than memory: training reads it by shuffled blocks, and at
     most 10,000 rows each are held out for validation and test.
@@ -96,14 +96,14 @@ def array_rows(
             real.
         memory_map: Leave the training data of a .npy on disk; if null, those of one larger than a
             quarter of this machine's memory.
-        group: An array of the .npz, or a .npy, .csv or .txt file, with a group for each row, such as
-            a patient or site: all rows of a group go into one split.
+        group: An array of the .npz, or a .npy, .csv or .txt file, with a group for each row, such
+            as a patient or site: all rows of a group go into one split.
         split: The same, with one of the words train, validation and test for each row. Without
             validation rows, a tenth of the training rows is used.
         layout: The meaning of three axes: "image", (n, height, width), or "series", (n, channels,
             length); "auto" are images.
-        channels: The position of the channels of images and series: "first", on the second axis, or
-            "last"; "auto" is first, refused where they may be last.
+        channels: The position of the channels of images and series: "first", on the second axis,
+            or "last"; "auto" is first, refused where they may be last.
         new: Read new data for a trained model, whose groups and splits are not used.
 
     Raises:
@@ -182,8 +182,8 @@ def count_rows(
 
     Args:
         path: The file.
-        support: "counts" for counts without a 2, as a matrix of 0 and 1 alone is binary by default.
-            "real" for values that are not counts, which are made dense.
+        support: "counts" for counts without a 2, as a matrix of 0 and 1 alone is binary by
+            default. "real" for values that are not counts, which are made dense.
         group: A .npy, .csv or .txt file with a group for each row, such as a patient or site: all
             rows of a group go into one split.
         split: The same, with one of the words train, validation and test for each row. Without
@@ -281,8 +281,8 @@ def _row_words(
         return None
     if not os.path.isfile(name):
         raise ValueError(
-            f"{option} must name an array of the file ({', '.join(arrays)}) or a .npy, .csv or .txt "
-            f"file, got {name!r}."
+            f"{option} must name an array of the file ({', '.join(arrays)}) or a .npy, .csv or "
+            f".txt file, got {name!r}."
         )
     return read_row_words(name, n)
 

@@ -184,7 +184,9 @@ def as_dataset(data: Any, likelihood_support: Any = None) -> Dataset:
     if isinstance(data, str | Path):
         loader = loader_for_path(str(data))
         if loader is None or not Path(data).exists():
-            raise ValueError(f"there is no file or folder {str(data)!r}; data must be {ACCEPTED_DATA}.")
+            raise ValueError(
+                f"there is no file or folder {str(data)!r}; data must be {ACCEPTED_DATA}."
+            )
         return DATASETS[loader](path=data)
     rows = as_rows(data)
     known = rows.support is not None or likelihood_support not in ("counts", "real")

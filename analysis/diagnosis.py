@@ -1,15 +1,14 @@
-"""Running the sections of a diagnosis.
+"""Sections of a diagnosis: a question, the checks that answer it, and how they are run.
 
 A check that is not defined for a program or its data is left out, and the reason recorded. Warnings of
 numerical libraries become notes of the check that raised them.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from analysis.check import Check, UndefinedCheckError
 from analysis.subject import Subject
@@ -18,8 +17,6 @@ from pyro_vae.log_densities import NoDensityError
 
 if TYPE_CHECKING:
     import matplotlib.figure
-
-Made = TypeVar("Made")
 
 # Errors that mean "not defined for this program or these data"; torch raises the last one for what a
 # distribution lacks. Any other error is a mistake, and ends the program.
@@ -63,8 +60,8 @@ class Section:
         question: The question.
         checks: The checks, in the order of the report.
         default: Whether a diagnosis has the section without being asked for it.
-        new_data: Whether it is about data generated from the prior: it then states first that
-            training did not use the prior, if so.
+        new_data: Whether it is about data generated from the prior. If training did not use the
+            prior, it states this first.
         min_examples: The fewest examples for which it is defined.
     """
 
@@ -81,16 +78,55 @@ class Section:
         return [*shared, *(f"{name}: {each}" for each in names)]
 
     def run(self, name: str, subject: Subject) -> SectionResult:
-        """Run the checks.
+        """Run the checks, record their results and draw their figures.
 
         Raises:
             UndefinedCheckError: If there are fewer than `min_examples` examples, or no check is defined.
         """
         subject.check_size(self.min_examples)
-        parts = Parts(subject, name)
+        section = SectionResult()
         for check in self.checks:
-            parts.check(check)
-        return parts.section(of_new_data=self.new_data)
+            missing = [each for each in check.requires if each.name not in section.results]
+            if check.when(subject) and not missing:
+                _run_check(check, name, subject, section)
+        if not section.results:
+            raise UndefinedCheckError(next(iter(section.left_out.values())))
+        record, readings = section.record, section.readings
+        if self.new_data and not subject.uses_prior:
+            record["prior"] = {"reading": UNUSED_PRIOR}
+            readings = {"prior": UNUSED_PRIOR, **readings}
+        record["reading"] = " ".join(readings.values())
+        return replace(section, readings=readings)
+
+
+def _run_check(check: Check, name: str, subject: Subject, section: SectionResult) -> None:
+    """Run a check of the section of this name, and add it to the section's result."""
+    try:
+        with subject.step(f"{name}: {check.name}"), library_warnings() as notes:
+            result = subject.compute(check.compute)
+            summary = dict(result.summary())
+    except UNDEFINED as error:
+        section.left_out[check.name] = str(error)
+        section.record[check.name] = {"left_out": str(error)}
+        return
+    if check.reading is not None:
+        summary["reading"] = check.reading(result)
+        summary.pop("verdicts", None)
+    if notes:
+        summary["notes"] = notes
+    section.results[check.name] = result
+    section.record[check.name] = summary
+    section.record.update(to_jsonable(check.record(result)))
+    section.readings[check.name] = " ".join([summary["reading"], *notes])
+    section.numbers.update(check.headline(result))
+    for plot in check.plots:
+        if plot.when(result):
+            try:
+                with subject.step(f"{name}: figures"):
+                    section.figures[plot.name] = plot.draw(result, subject)
+                section.captions[plot.name] = plot.caption
+            except UNDEFINED as error:
+                section.left_out[f"{plot.name}.png"] = str(error)
 
 
 @contextmanager
@@ -105,95 +141,3 @@ def library_warnings() -> Iterator[list[str]]:
         note = f"Note: {text.rstrip('.')}."
         if note not in notes:
             notes.append(note)
-
-
-class Parts:
-    """A section while it is being computed.
-
-    Args:
-        subject: The subject of the diagnosis.
-        name: The section's name.
-    """
-
-    def __init__(self, subject: Subject, name: str) -> None:
-        self.subject = subject
-        self.name = name
-        self.found = SectionResult()
-        self.record = self.found.record
-        self.numbers = self.found.numbers
-        self.readings = self.found.readings
-        self.left_out = self.found.left_out
-
-    def add(
-        self, name: str, make: Callable[[], Made], reading: Callable[[Any], str] | None = None
-    ) -> Made | None:
-        """Compute and record a part; None if it is not defined.
-
-        Args:
-            name: The part's name.
-            make: Computes its result.
-            reading: See `Check`.
-        """
-        try:
-            with self.subject.step(f"{self.name}: {name}"), library_warnings() as notes:
-                made = make()
-                summary = dict(made if isinstance(made, Mapping) else made.summary())  # pyright: ignore
-        except UNDEFINED as error:
-            self.left_out[name] = str(error)
-            self.record[name] = {"left_out": str(error)}
-            return None
-        if reading is not None:
-            summary["reading"] = reading(made)
-            summary.pop("verdicts", None)
-        if notes:
-            summary["notes"] = notes
-        self.record[name] = summary
-        self.readings[name] = " ".join([summary["reading"], *notes])
-        self.found.results[name] = made
-        return made
-
-    def check(self, check: Check) -> Any:
-        """Run a check, record it and draw its figures; None if it is not defined on these data."""
-        if not check.when(self.subject):
-            return None
-        if any(each.name not in self.found.results for each in check.requires):
-            return None
-        found = self.add(check.name, lambda: self.subject.compute(check.compute), check.reading)
-        if found is None:
-            return None
-        self.record.update(to_jsonable(check.record(found)))
-        self.numbers.update(check.headline(found))
-        for plot in check.plots:
-            if plot.when(found):
-                self.draw(plot.name, plot.caption, partial(plot.draw, found, self.subject))
-        return found
-
-    def draw(
-        self, name: str, caption: str, plot: "Callable[[], matplotlib.figure.Figure]"
-    ) -> None:
-        """Draw a figure; one that is not defined for these data is left out."""
-        try:
-            with self.subject.step(f"{self.name}: figures"):
-                self.found.figures[name] = plot()
-            self.found.captions[name] = caption
-        except UNDEFINED as error:
-            self.left_out[f"{name}.png"] = str(error)
-
-    def section(self, *, of_new_data: bool = False) -> SectionResult:
-        """The section's result.
-
-        Args:
-            of_new_data: See `Section.new_data`.
-
-        Raises:
-            UndefinedCheckError: If all parts were left out.
-        """
-        if not self.readings:
-            raise UndefinedCheckError(next(iter(self.left_out.values())))
-        if of_new_data and not self.subject.uses_prior:
-            self.record["prior"] = {"reading": UNUSED_PRIOR}
-            checks = dict(self.readings)
-            self.readings.clear()
-            self.readings.update({"prior": UNUSED_PRIOR, **checks})
-        self.record["reading"] = " ".join(self.readings.values())
-        return self.found

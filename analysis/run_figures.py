@@ -14,7 +14,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from analysis.guide.psis_diagnostics import plot_guide_quality
-from analysis.plotting.images import limits_of, plot_reconstructions, plot_samples
+from analysis.plotting.images import plot_reconstructions, plot_samples, value_limits
 from analysis.plotting.latent import plot_dimensions, plot_latent_space, plot_latents
 from analysis.plotting.style import new_figure, to_png
 from analysis.plotting.vectors import Elements, plot_largest, plot_vectors
@@ -96,14 +96,14 @@ def draw_figures(
         means, _ = _generate(vae.model, x[:1].expand(num_samples, *x.shape[1:]))
         _, new = _generate(vae.model, checked)
 
-    elements = Elements.of(_array(checked), event_names)
+    elements = Elements.from_data(_array(checked), event_names)
     if elements is None and x.dim() == 2:
         # Spectra and other series are drawn as lines.
         shown, reconstructions, means = (
             data.unsqueeze(1) for data in (shown, reconstructions, means)
         )
     shown, reconstructions, means = map(_array, (shown, reconstructions, means))
-    limits = limits_of(_array(checked) if elements is None else shown)
+    limits = value_limits(_array(checked) if elements is None else shown)
     figures: dict[str, Callable[[], matplotlib.figure.Figure]] = {
         "learning_curves": lambda: plot_learning_curves(history),
         "reconstructions": lambda: (

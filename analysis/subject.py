@@ -16,7 +16,7 @@ from torch import Tensor
 from analysis.calibration.element_pit import ElementPit, element_pit
 from analysis.calibration.leave_one_out import LeaveOneOut, leave_one_element_out
 from analysis.check import UndefinedCheckError
-from analysis.plotting.images import Limits, limits_of
+from analysis.plotting.images import Limits, value_limits
 from analysis.plotting.vectors import Elements
 from analysis.predictive.data_statistics import (
     Statistic,
@@ -136,13 +136,13 @@ class Subject:
 
     @cached_property
     def limits(self) -> Limits:
-        """The grey scale of images, see `limits_of`."""
-        return limits_of(self.real)
+        """The grey scale of images, see `value_limits`."""
+        return value_limits(self.real)
 
     @cached_property
     def elements(self) -> Elements | None:
         """The names and scale of the elements of vectors, for figures; None for other data."""
-        return Elements.of(self.real, self.event_names)
+        return Elements.from_data(self.real, self.event_names)
 
     @cached_property
     def data_sets(self) -> int:
@@ -211,7 +211,7 @@ class Subject:
     @cached_property
     def reconstructions(self) -> Float[np.ndarray, " n *event"]:
         """The mean of p(x | z) at the code of each example."""
-        return reconstructed(self.vae, self.x)
+        return reconstruct(self.vae, self.x)
 
     @cached_property
     def leave_one_out(self) -> LeaveOneOut:
@@ -220,7 +220,7 @@ class Subject:
             return self._forecasts(self.x, "forecasts")
 
     @cached_property
-    def own_leave_one_out(self) -> LeaveOneOut:
+    def generated_leave_one_out(self) -> LeaveOneOut:
         """The same for generated data: errors there are the guide's, not the model's."""
         own = torch.as_tensor(self.generated).to(self.x)
         with self.step("forecasts of new data"):
@@ -232,7 +232,7 @@ class Subject:
         forecasts = self.leave_one_out
         return element_pit(
             forecasts.pit,
-            simulated=self.own_leave_one_out.pit,
+            simulated=self.generated_leave_one_out.pit,
             trusted=forecasts.trusted,
             seed=self.seed_of("element pit"),
         )
@@ -246,17 +246,13 @@ class Subject:
         if len(self.x) < minimum:
             raise UndefinedCheckError(f"expected at least {minimum} examples, got {len(self.x)}.")
 
-    def check_several(self) -> None:
-        """As `check_size(2)`."""
-        self.check_size(2)
-
     def check_resolved(self) -> None:
         """Check that rounding errors do not dominate the weights of the forecasts.
 
         Raises:
             UndefinedCheckError: If `LeaveOneOut.withheld` for real or for generated data.
         """
-        for forecasts in (self.leave_one_out, self.own_leave_one_out):
+        for forecasts in (self.leave_one_out, self.generated_leave_one_out):
             if forecasts.withheld:
                 raise UndefinedCheckError(forecasts.withheld)
 
@@ -266,7 +262,7 @@ class Subject:
         )
 
 
-def reconstructed(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, " n *event"]:
+def reconstruct(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, " n *event"]:
     """The mean of p(x | z) at the code of each example."""
     return mean_data(vae, embed_data(vae, x))
 
@@ -274,7 +270,7 @@ def reconstructed(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, "
 def _scores(vae: Any, x: Tensor, seed: int) -> dict[str, Float[np.ndarray, " n"]]:
     evaluation = evaluate(vae, x, num_samples=SCORE_SAMPLES, seed=seed)
     weights = evaluation.weights
-    difference = (reconstructed(vae, x) - to_array(x)).reshape(len(x), -1).astype(np.float64)
+    difference = (reconstruct(vae, x) - to_array(x)).reshape(len(x), -1).astype(np.float64)
     scores = {
         "elbo": weights.elbo if weights else None,
         "reconstruction": evaluation.reconstruction,

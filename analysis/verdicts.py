@@ -89,7 +89,7 @@ def _by_effect(
     return Verdict(question, "nearly" if small else "no", f"{effect}; {p_value}")
 
 
-def like_data(
+def judge_samples(
     told_apart: float | None, furthest: str, ks_distance: float, smallest_holm: float
 ) -> Verdict:
     """Whether generated data are distributed as held-out data.
@@ -115,7 +115,7 @@ def like_data(
     )
 
 
-def forecasts(
+def judge_forecasts(
     effect: str,
     *,
     small: bool,
@@ -151,7 +151,7 @@ def forecasts(
     return Verdict(FORECASTS, "not known", f"{effect}, {reason}")
 
 
-def code_used(rate: float, active_units: int, latent_dim: int) -> Verdict:
+def judge_code_use(rate: float, active_units: int, latent_dim: int) -> Verdict:
     """Whether the code carries information about the data.
 
     Args:
@@ -166,7 +166,7 @@ def code_used(rate: float, active_units: int, latent_dim: int) -> Verdict:
     return Verdict(CODE, "yes" if rate >= NO_RATE and active_units else "no", effect)
 
 
-def guide_close(told_apart: float, smallest: float, n: int) -> Verdict:
+def judge_guide(told_apart: float, smallest: float, n: int) -> Verdict:
     """Whether q(z | x) is the posterior of generated data.
 
     Args:
@@ -180,7 +180,7 @@ def guide_close(told_apart: float, smallest: float, n: int) -> Verdict:
     return _by_effect(GUIDE, effect, small=small, p=smallest, tested=tested)
 
 
-def evidence(
+def judge_evidence(
     above: float | None, threshold: float | None, ess: float, num_samples: int, n: int
 ) -> Verdict:
     """Whether importance weighting with the guide estimates log p(x) well.
@@ -208,7 +208,7 @@ def evidence(
     return Verdict(EVIDENCE, "nearly" if ess < FEWEST_EFFECTIVE else "yes", effect)
 
 
-def overfits(question: str, what: str, difference: float, error: float) -> Verdict:
+def judge_overfitting(question: str, what: str, difference: float, error: float) -> Verdict:
     """Whether held-out data are modelled worse than training data.
 
     Args:
@@ -226,7 +226,7 @@ def overfits(question: str, what: str, difference: float, error: float) -> Verdi
     return Verdict(question, "no", f"{effect}, {within} two standard errors")
 
 
-def codes_as_prior(told_apart: float, p: float) -> Verdict:
+def judge_codes(told_apart: float, p: float) -> Verdict:
     """Whether the codes of data are distributed as the prior.
 
     Args:
@@ -237,7 +237,7 @@ def codes_as_prior(told_apart: float, p: float) -> Verdict:
     return _by_effect(PRIOR, effect, small=told_apart <= CLOSE, p=p)
 
 
-def robust(
+def judge_robustness(
     clean: float, damaged: float, error: float, chance: float, *, above_chance: bool
 ) -> Verdict:
     """Whether a classifier of codes is as good on corrupted data.
@@ -260,7 +260,7 @@ def robust(
     return Verdict(ROBUST, answer, f"{effect}: {kept:.0%} of the difference is kept")
 
 
-def scale_warns(lowest: float, highest: float, smallest: float, n: int) -> Verdict:
+def judge_scale(lowest: float, highest: float, smallest: float, n: int) -> Verdict:
     """Whether the scale of q(z | x) grows with the error of its mean on corrupted data.
 
     Args:

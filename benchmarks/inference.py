@@ -1,7 +1,7 @@
 """The suites `evaluation` and `annealing`: log p(x) beside the decoder's matrix products alone."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -84,25 +84,18 @@ def time_evaluation(images: int, rounds: int, data: str, data_root: str | None) 
     evaluate(vae, x[:1], num_samples=30, compile="off")
     before = memory_bytes("VmRSS")
 
-    def evaluation(count: int) -> float:
-        started = time.perf_counter()
+    def run(count: int) -> None:
         evaluate(vae, x[:count], num_samples=DRAWS, compile="on")
-        return time.perf_counter() - started
 
-    first = evaluation(FEW)
+    first = seconds_of(lambda: run(FEW))
     few, many = [], []
     products: dict[str, list[float]] = {routine: [] for routine in ROUTINES}
     layers = [torch.randn(ROWS, n) for n in (setting.latent_dim, setting.hidden, x.shape[1])]
     forward = [(a, torch.randn(b.shape[1], a.shape[1]).mT, b) for a, b in pairwise(layers)]
     repeats = images * DRAWS // ROWS
     for _ in range(rounds):
-        few.append(evaluation(FEW))
-        # Half before and half after, so that drift within a round favours none.
-        before_it = {r: products_seconds(forward, r, repeats // 2) for r in ROUTINES}
-        many.append(evaluation(images))
-        for routine, times in products.items():
-            after = products_seconds(forward, routine, repeats - repeats // 2)
-            times.append(before_it[routine] + after)
+        few.append(seconds_of(lambda: run(FEW)))
+        many.append(seconds_beside_products(lambda: run(images), forward, repeats, products))
     return {
         "few_seconds": few,
         "many_seconds": many,
@@ -180,17 +173,10 @@ def time_annealing(rounds: int, data: str, data_root: str | None) -> dict[str, A
         (chunk,) = chains_of_chunks(vae, x, timed, passes=1, progress=False)
         chunk.forward()
         for _ in range(rounds):
-            before = {r: products_seconds(both_ways, r, repeats) for r in ROUTINES}
-            started = time.perf_counter()
-            chunk.forward()
-            seconds.append((time.perf_counter() - started) / TRANSITIONS)
-            # Before and after, so that drift within a round favours none.
-            for routine, times in products.items():
-                after = products_seconds(both_ways, routine, repeats)
-                times.append((before[routine] + after) / 2 / TRANSITIONS)
+            seconds.append(seconds_beside_products(chunk.forward, both_ways, repeats, products))
     return {
-        "transition_seconds": seconds,
-        "products_seconds": products,
+        "transition_seconds": [each / TRANSITIONS for each in seconds],
+        "products_seconds": _scaled(products, 1 / TRANSITIONS),
         "transitions": whole.transitions(passes=1),
         "compile_seconds": chunk.path.compile_seconds,
     }
@@ -208,6 +194,32 @@ def annealing_table(result: SuiteResult) -> str:
         "forward and back to z. The target uses the faster routine. Compilation took "
         f"{result['compile_seconds']:.1f} s, once."
     )
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """The time of a call."""
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def seconds_beside_products(
+    run: Callable[[], object],
+    products: Sequence[tuple[Any, Any, Any]],
+    repeats: int,
+    times: Mapping[str, list[float]],
+) -> float:
+    """The time of a call, with the times of products by each routine appended to `times`.
+
+    Half of the products come before the call and half after it, so that drift favours none.
+    """
+    half = repeats // 2
+    before = {routine: products_seconds(products, routine, half) for routine in times}
+    seconds = seconds_of(run)
+    for routine, found in times.items():
+        after = products_seconds(products, routine, repeats - half)
+        found.append(before[routine] + after)
+    return seconds
 
 
 def products_seconds(
@@ -231,10 +243,7 @@ def products_seconds(
 
     # The first products create threads.
     multiply()
-    started = time.perf_counter()
-    for _ in range(repeats):
-        multiply()
-    return time.perf_counter() - started
+    return seconds_of(lambda: [multiply() for _ in range(repeats)])
 
 
 def _scaled(times: Mapping[str, Sequence[float]], factor: float) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import torch
 
-from pyro_vae.data.nouns import named
+from pyro_vae.data.nouns import use_noun
 from pyro_vae.suggestions import did_you_mean, or_meant
 
 # Longer words in an error message, such as values from a damaged file, are shortened.
@@ -124,7 +124,7 @@ def run_program(
     """
     typed = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
     try:
-        with named("datum"), sigterm_as_interrupt():
+        with use_noun("datum"), sigterm_as_interrupt():
             run(parser.parse_args(typed))
     except (ValueError, OSError, ImportError) as error:
         sys.stderr.write(f"{parser.prog}: error: {in_one_line(error)}\n")

@@ -147,7 +147,7 @@ class Generation(nn.Module):
         """Means of p(x | z), or draws, in the units of the training data."""
         p = self.likelihood(z)
         x = p.sample() if noise else p.mean
-        return x if self.contract is None else self.contract.in_own_units(x, draws=noise)
+        return x if self.contract is None else self.contract.to_data_units(x, draws=noise)
 
     def _single(self, data: Any, name: str) -> Any:
         """An example as data of one row."""

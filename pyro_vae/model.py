@@ -26,7 +26,7 @@ from pyro_vae.data import (
     check_prepared,
     prepare,
 )
-from pyro_vae.data.values import SUPPORTS
+from pyro_vae.data.validation import SUPPORTS
 from pyro_vae.generation import Generation
 from pyro_vae.parameter_names import UniqueParameterNames
 from pyro_vae.parts import Part, check_parts, checked_sizes, class_of, named_part, support_of

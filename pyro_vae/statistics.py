@@ -1,8 +1,7 @@
-"""Statistics of importance weights and of embeddings, in float64, for many data at once.
+"""Statistics of importance weights, of embeddings and of results, in float64, for many examples at once.
 
-Importance weights are w_s = p(x, z_s) / q(z_s | x) with z_s ~ q(z | x). They come as logarithms,
-draws on axis 0 and data on axis 1. The functions add, sort and exponentiate in float64, whatever
-precision they are handed.
+Importance weights are w_s = p(x, z_s) / q(z_s | x) with z_s ~ q(z | x). They are given as
+logarithms, with draws on axis 0 and examples on axis 1. All functions compute in float64.
 """
 
 import math
@@ -15,34 +14,34 @@ import torch
 from jaxtyping import Float, Real
 from scipy.special import logsumexp
 
-# The fewest draws with a tail of five, the fewest that a Pareto distribution is fitted to.
+# The fewest draws with a tail of five, which a Pareto distribution can be fitted to.
 MINIMUM_SAMPLES = 25
 
-# A latent dimension is active if its posterior mean varies over data by more than this variance.
+# A latent dimension is active if the variance of its posterior mean over examples is larger.
 ACTIVE_VARIANCE = 0.01
 
-# Log weights this close are equal but for float32 rounding: in nats, and as a share of their size.
+# Log weights this close are equal up to float32 rounding: in nats, and as a share of their size.
 EQUAL_NATS = 1e-3
 EQUAL_SHARE = 1e-6
 
-# A tail of at most so many different weights, as a share of its length, is of a code with few values.
+# If at most this fraction of the tail weights are distinct, the latent is treated as discrete.
 MOST_TIED_VALUES = 0.25
 
-# A log weight that is off by more than this, in nats, changes the weight by more than a tenth: k-hat,
-# effective sample sizes and differences between models would then be read off rounding errors.
+# A larger error of a log weight, in nats, changes the weight by more than a tenth: k-hat,
+# effective sample sizes and differences between models would then be dominated by rounding errors.
 LARGEST_ROUNDING = 0.1
 
-# Of data with larger rounding errors: above this share no verdict is given.
+# With a larger share of examples with larger rounding errors, no verdict is given.
 MOST_UNRESOLVED = 0.1
 
-# As a share of the largest weight. What is divided by less overflows, well before the number itself is 0.
+# As a share of the largest weight. Division by less overflows.
 SMALLEST_QUARTILE = 1e-306
 
 
 def log_mean_exp(
     log_weights: Real[np.ndarray, "num_samples batch"],
 ) -> Float[np.ndarray, " batch"]:
-    """log 1/S sum_s w_s for each datum, in nats: the importance-weighted estimate of log p(x).
+    """log 1/S sum_s w_s for each example, in nats: the importance-weighted estimate of log p(x).
 
     Its expectation is at most log p(x) and grows with S. With S = 1 it is the one-sample ELBO.
 
@@ -50,17 +49,17 @@ def log_mean_exp(
         Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
     """
     log_weights = np.asarray(log_weights, np.float64)
-    return logsumexp(log_weights, axis=0) - math.log(len(log_weights))
+    return np.asarray(logsumexp(log_weights, axis=0)) - math.log(len(log_weights))
 
 
 def effective_sample_size(
     log_weights: Real[np.ndarray, "num_samples batch"],
 ) -> Float[np.ndarray, " batch"]:
-    """(sum_s w_s)^2 / sum_s w_s^2 for each datum: the number of equal weights that were as good.
+    """(sum_s w_s)^2 / sum_s w_s^2 for each example: the equivalent number of equal weights.
 
-    Between 1, one draw outweighs all others, and S, all weights are equal. It is 0 where there is
-    nothing to count: a weight is NaN or infinite, or all are zero. A small one is a bad sign and a
-    large one no proof: draws that miss a mode of p(z | x) have equal weights. Read k-hat beside it.
+    It is between 1, if one draw outweighs all others, and S, if all weights are equal; 0 if a
+    weight is NaN or infinite, or all are zero. A small value is a bad sign, but a large one is no
+    proof: draws that miss a mode of p(z | x) have equal weights. Use it together with k-hat.
 
     References:
         Monte Carlo theory, methods and examples (Owen, 2013), section 9.3,
@@ -72,23 +71,24 @@ def effective_sample_size(
 
 
 def pareto_khat(log_weights: Real[np.ndarray, "num_samples batch"]) -> Float[np.ndarray, " batch"]:
-    """The shape k of a generalised Pareto distribution fitted to each datum's largest weights.
+    """The shape k of a generalised Pareto distribution fitted to each example's largest weights.
 
-    Weights with k-hat = k have finite moments up to order 1 / k. Below `khat_threshold` the estimate
-    of log p(x) and its error can be trusted; between there and 1 convergence is too slow to be of
-    use; above 1 the mean weight may not exist. Two values are not fits: -inf says that the largest
-    weights are equal (an exact posterior, a collapsed latent), nothing to worry about; +inf that a
-    weight is NaN or infinite, that all are zero, or that a few outweigh the rest beyond float64.
+    Weights with k-hat = k have finite moments up to order 1 / k. Below `khat_threshold` the
+    estimate of log p(x) and its error can be trusted; between there and 1 convergence is too slow
+    to be useful; above 1 the mean weight may not exist. Two values are not fits: -inf if the
+    largest weights are equal (an exact posterior, a collapsed latent), which is good; +inf if a
+    weight is NaN or infinite, all are zero, or a few outweigh the rest beyond float64.
 
-    A code with few values has few different weights, and no tail for a continuous distribution to be
-    fitted to. Where more than a quarter of the tail ties at its foot the fit divides by zero (ArviZ
-    returns 5 / (tail + 10), or NaN, whatever the weights); where the tail has at most a quarter as many
-    values as draws, the fit is of their spacing, and calls guides bad that are next to exact. There, k-hat is 1 + log(max_s w_s / sum_s w_s) / log S: the k at which
-    the largest of S Pareto weights is about so large a share of their sum. It is 0 for equal weights, 1
-    for a single one, and at the threshold where one draw is a tenth of the sum (of 2,000 draws or fewer).
+    A discrete code has few distinct weights, and no tail for a continuous distribution to be
+    fitted to. If more than a quarter of the tail is tied at its start, the fit divides by zero
+    (ArviZ returns 5 / (tail + 10), or NaN, whatever the weights); if at most a quarter of the tail
+    weights are distinct, the fit reflects their spacing and rejects guides that are almost exact.
+    k-hat is then 1 + log(max_s w_s / sum_s w_s) / log S: the k at which the largest of S Pareto
+    weights is about this share of their sum. It is 0 for equal weights, 1 for a single one, and at
+    the threshold if one draw is a tenth of the sum (of 2,000 draws or fewer).
 
-    k-hat is of these draws. A guide much wider than p(z | x) has bounded weights and a k below 0, and
-    scores well with draws enough; with too few, its k-hat is high, too. Read it with
+    A guide much wider than p(z | x) has bounded weights and a k below 0, and scores well with
+    enough draws; with too few, its k-hat is high as well. Use it together with
     `effective_sample_size`.
 
     Args:
@@ -98,7 +98,8 @@ def pareto_khat(log_weights: Real[np.ndarray, "num_samples batch"]) -> Float[np.
         ValueError: If there are fewer than 25 draws.
 
     References:
-        Pareto Smoothed Importance Sampling (Vehtari et al., 2024), https://arxiv.org/abs/1507.02646
+        Pareto Smoothed Importance Sampling (Vehtari et al., 2024),
+        https://arxiv.org/abs/1507.02646
     """
     num_samples = len(log_weights)
     if num_samples < MINIMUM_SAMPLES:
@@ -106,7 +107,7 @@ def pareto_khat(log_weights: Real[np.ndarray, "num_samples batch"]) -> Float[np.
     all_weights, usable = _usable(log_weights)
     tail = tail_length(num_samples)
     quartile = _first_quartile(tail)
-    # The tail, after the next smaller weight, from which it is measured.
+    # The tail, preceded by the next smaller weight, from which exceedances are measured.
     log_weights = np.sort(np.partition(all_weights, -tail - 1, axis=0)[-tail - 1 :], axis=0)
     smallest, largest = log_weights[1], log_weights[-1]
     equal = largest - smallest <= EQUAL_NATS + EQUAL_SHARE * np.abs(largest)
@@ -118,7 +119,7 @@ def pareto_khat(log_weights: Real[np.ndarray, "num_samples batch"]) -> Float[np.
 
     weights = np.exp(log_weights - largest)
     exceedances = weights[1:] - weights[0]
-    # The fit divides by the first quartile: where even that is next to 0, the tail is a few huge weights.
+    # The fit divides by the first quartile: if that is almost 0, the tail is a few huge weights.
     fits = usable & ~equal & ~tied & (exceedances[quartile] > SMALLEST_QUARTILE)
     khat = np.where(usable & equal, -np.inf, np.inf)
     khat[fits] = _generalised_pareto_shape(exceedances[:, fits])
@@ -128,7 +129,7 @@ def pareto_khat(log_weights: Real[np.ndarray, "num_samples batch"]) -> Float[np.
 
 
 def khat_threshold(num_samples: int) -> float:
-    """min(1 - 1 / log10 S, 0.7): the k-hat above which S draws are too few.
+    """min(1 - 1 / log10 S, 0.7): above this k-hat, S draws are too few.
 
     Raises:
         ValueError: If there are fewer than 25 draws, too few for a k-hat.
@@ -145,16 +146,16 @@ def khat_threshold(num_samples: int) -> float:
 def rounding_error(
     *terms: Real[np.ndarray, "*shape"], eps: float = float(np.finfo(np.float32).eps)
 ) -> Float[np.ndarray, "*shape"]:
-    """eps sum_i |t_i|, in nats: about how far off a sum of log densities t_i is that was computed with precision eps.
+    """eps sum_i |t_i|, in nats: the approximate error of a sum of log densities t_i in precision eps.
 
-    A log density of 1e7 nats is stored to the next whole nat in float32, whatever comes after it. Against
-    float64, of normal and Bernoulli log densities of 4 to 20,000 elements from 10 to 1e12 nats, the
-    error's standard deviation over draws is half of this and the largest of 1,600 is 1.6 times as much: the sum over
-    elements is pairwise, and adds little. It is too small where large elements cancel one another.
+    In float32, a log density of 1e7 nats is rounded to a whole nat. Compared with float64, for
+    normal and Bernoulli log densities of 4 to 20,000 elements from 10 to 1e12 nats, the error's
+    standard deviation over draws is half of this and the largest of 1,600 is 1.6 times as large:
+    the sum over elements is pairwise, and adds little. It is too small if large elements cancel.
 
     Args:
         *terms: log p(x | z), log p(z) and log q(z | x), or a sum such as log p(x).
-        eps: The spacing of numbers near 1 of the type that they were computed in; float32's if not given.
+        eps: The machine epsilon of the type of the computation; float32's by default.
 
     References:
         Accuracy and Stability of Numerical Algorithms (Higham, 2002), section 4.2,
@@ -164,14 +165,14 @@ def rounding_error(
 
 
 def withheld(rounding: Real[np.ndarray, " n"], size: Real[np.ndarray, " n"]) -> str | None:
-    """Why differences of log densities allow no verdict; None where rounding errors are small.
+    """Why differences of log densities allow no verdict; None if rounding errors are small.
 
-    They are small if at most 10 % of data have a rounding error above 0.1 nats. Values that are not
-    finite are left to the caller.
+    They are small if at most 10 % of the examples have a rounding error above 0.1 nats. Values
+    that are not finite are left to the caller.
 
     Args:
-        rounding: The rounding error of each datum's log weight in nats, as by `rounding_error`.
-        size: Each datum's log density in nats, such as log p(x).
+        rounding: The rounding error of each example's log weight in nats, as by `rounding_error`.
+        size: Each example's log density in nats, such as log p(x).
 
     >>> withheld(np.array([0.01]), np.array([-1e5])) is None
     True
@@ -181,16 +182,16 @@ def withheld(rounding: Real[np.ndarray, " n"], size: Real[np.ndarray, " n"]) -> 
         return None
     error, log_density = float(np.median(rounding[large])), float(np.median(np.abs(size[large])))
     return (
-        f"Withheld: log densities of about {log_density:.0e} nats carry rounding errors of about {error:,.1f} "
-        f"nats, for {large.mean():.0%} of data, and a verdict on their differences takes at most "
+        f"Withheld: log densities of about {log_density:.0e} nats have rounding errors of about {error:,.1f} "
+        f"nats, for {large.mean():.0%} of the data, and a verdict needs errors of at most "
         f"{LARGEST_ROUNDING}; train on standardised data (--data.scale standard), or compute in float64."
     )
 
 
 def unit_activity(embeddings: Real[np.ndarray, "n latent"]) -> Float[np.ndarray, " latent"]:
-    """Var_x(E_q[z_j | x]): the variance over data of each latent dimension's posterior mean.
+    """Var_x(E_q[z_j | x]): the variance over examples of each latent dimension's posterior mean.
 
-    Zero says that the guide ignores x in this dimension: the unit is collapsed.
+    At zero the guide ignores x in this dimension: the unit is collapsed.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), section 5.2,
@@ -211,14 +212,14 @@ def active_units(embeddings: Real[np.ndarray, "n latent"]) -> int:
 def _usable(
     log_weights: Real[np.ndarray, "num_samples batch"],
 ) -> tuple[Float[np.ndarray, "num_samples batch"], np.ndarray]:
-    """The log weights, with zeros for data that have no finite estimate, and which data have one."""
+    """The log weights, with zeros for examples without a finite estimate, and which have one."""
     log_weights = np.asarray(log_weights, np.float64)
     usable = np.isfinite(log_weights.max(0))  # A NaN is a maximum, too.
     return np.where(usable, log_weights, 0.0), usable
 
 
 def tail_length(num_samples: int) -> int:
-    """How many of the largest weights are the tail: min(S / 5, 3 sqrt(S))."""
+    """The number of largest weights in the tail: min(S / 5, 3 sqrt(S))."""
     return int(min(num_samples / 5, 3 * math.sqrt(num_samples)))
 
 
@@ -232,10 +233,10 @@ def _generalised_pareto_shape(
 ) -> Float[np.ndarray, " batch"]:
     """The shape k of the density (1 + k y / sigma)^(-1 / k - 1) / sigma, y sorted and at least 0.
 
-    An empirical Bayes estimate: with theta = -k / sigma, the likelihood maximised over k leaves a
-    profile in theta alone. Its mean over a grid, drawn from a prior that knows the scale of y,
-    gives theta; k is mean log(1 - theta y). As PSIS does, ten draws' worth of prior then pull k
-    to 1/2, which steadies short tails.
+    An empirical Bayes estimate: with theta = -k / sigma, the likelihood maximised over k is a
+    profile in theta alone. Its mean over a grid from a prior with the scale of y gives theta; k is
+    mean log(1 - theta y). As in PSIS, a prior with the weight of ten draws then shrinks k to 1/2,
+    which stabilises short tails.
 
     References:
         A New and Efficient Estimation Method for the Generalized Pareto Distribution (Zhang &
@@ -246,7 +247,7 @@ def _generalised_pareto_shape(
     size = 30 + int(math.sqrt(n))
     grid = 1 - np.sqrt(size / (np.arange(size)[:, None] + 0.5))
     theta = grid / (3 * exceedances[_first_quartile(n)]) + 1 / exceedances[-1]
-    # One grid point at a time: all at once would hold size times the tails of all data.
+    # One grid point at a time, as all together would need `size` times the memory of the tails.
     k = np.stack([np.log1p(-value * exceedances).mean(0) for value in theta])
     log_profile = n * (np.log(-theta / k) - k - 1)
     weights = np.exp(log_profile - logsumexp(log_profile, axis=0))

@@ -142,7 +142,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     print(f"{trained.data.description}\n{options.run}/")
     for note in dataset.notes if words else ():
         print(note)
-    if words and (note := trained.vae.contract.trained_on(dataset.test)):
+    if words and (note := trained.vae.contract.training_overlap(dataset.test)):
         print(note)
     report_undefined(trained, options)
     if options.again:

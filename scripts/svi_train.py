@@ -47,7 +47,7 @@ from pyro_vae.configuration.resume_plan import (
 )
 from pyro_vae.configuration.strict_yaml import Configuration
 from pyro_vae.data import default_root
-from pyro_vae.data.nouns import named, noun, nouns, set_noun
+from pyro_vae.data.nouns import noun, nouns, set_noun, use_noun
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.rng import as_floats
 from pyro_vae.runs.provenance import provenance, run_header
@@ -79,7 +79,7 @@ STOPPED = 143
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     try:
-        with named("datum"):
+        with use_noun("datum"):
             return run(parse(sys.argv[1:] if arguments is None else arguments))
     except (NonFiniteError, LostProcessError) as error:
         print(f"svi_train.py: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ import torch
 
 from analysis.comparison.heldout_elpd import HeldOut
 from analysis.comparison.model_comparison import compare_models
-from analysis.guide.psis_diagnostics import guide_quality
+from analysis.guide.psis_diagnostics import GuideQuality
 from pyro_vae import build, likelihoods
 from pyro_vae.evidence import importance_weighting
 from pyro_vae.log_densities import log_densities
@@ -48,7 +48,7 @@ def test_small_errors_and_few_large_ones_are_no_reason():
     size[:20] = -1e8
     reason = withheld(rounding_error(size), size)
     assert reason.startswith(
-        "Withheld: log densities of about 1e+08 nats carry rounding errors of about 11.9 nats"
+        "Withheld: log densities of about 1e+08 nats have rounding errors of about 11.9 nats"
     )
     assert "--data.scale standard" in reason
 
@@ -66,7 +66,7 @@ def test_weights_of_millions_of_nats_have_no_verdict_and_the_ways_out_help():
     summary = found.summary()
     assert summary["khat_share_above"] is None
     json.dumps(summary, allow_nan=False)
-    quality = guide_quality(found.khat, found.ess, found.num_samples, found.withheld)
+    quality = GuideQuality(found.khat, found.ess, found.num_samples, found.withheld)
     assert quality.reading() == found.trust()
     assert quality.summary()["khat_share_above"] is None
     standard = weights_of(vae, ((x - x.mean(0)) / x.std(0)).float())

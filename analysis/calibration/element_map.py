@@ -11,7 +11,7 @@ from analysis.check import Result
 from analysis.comparison.p_values import p_text
 from analysis.comparison.resampling_tests import NUM_FLIPS, sign_flips
 from analysis.plotting.images import is_image
-from analysis.plotting.style import GREY, ORANGE, new_figure, shortened, tidy
+from analysis.plotting.style import GREY, ORANGE, new_figure, shorten, tidy
 from analysis.plotting.vectors import Elements
 from pyro_vae.data.nouns import nouns
 
@@ -171,7 +171,7 @@ def plot_calibration_map(
         if elements is not None and not elements.has_room and shown.fails.any():
             t = np.abs(np.nan_to_num(shown.t)) * shown.fails
             most = [elements.names[i] for i in np.argsort(-t)[: min(4, shown.fails.sum())]]
-            note += f"; furthest: {', '.join(map(shortened, most))}"
+            note += f"; furthest: {', '.join(map(shorten, most))}"
         where = title.format("red" if pictures else "above 0")
         counts = f"{shown.fails.sum()} of {shown.judged} elements fail{note}"
         ax.set_title(f"{where[0].upper()}{where[1:]}\n{counts}", fontsize=10)

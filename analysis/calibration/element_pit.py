@@ -12,7 +12,7 @@ from analysis.check import Check, Plot
 from analysis.comparison.p_values import p_text
 from analysis.comparison.resampling_tests import NUM_FLIPS, bootstrap_interval, sign_flips
 from analysis.plotting.style import BLUE, ORANGE, new_figure, tidy
-from analysis.verdicts import LARGEST_BIAS, LARGEST_SPREAD, Verdict, forecasts
+from analysis.verdicts import LARGEST_BIAS, LARGEST_SPREAD, Verdict, judge_forecasts
 from pyro_vae.data.nouns import nouns
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class ElementPit(ElementForecasts):
             errors = self.bias_t_against_model or 0.0, self.spread_t_against_model or 0.0
             own = f"{0.5 + self.model_bias:.3f} and {self.model_spread:.2f}"
             effect += f", where the model's own data have {own}"
-        verdict = forecasts(
+        verdict = judge_forecasts(
             effect,
             small=abs(bias) <= LARGEST_BIAS and abs(spread) <= LARGEST_SPREAD,
             direction=_direction(*errors),
@@ -263,7 +263,7 @@ def compute_element_pit(subject: "Subject") -> ElementPit:
     Raises:
         UndefinedCheckError: If there is only one example, or rounding errors dominate the weights.
     """
-    subject.check_several()
+    subject.check_size()
     subject.check_resolved()
     return subject.element_pit
 

@@ -22,7 +22,7 @@ from analysis.calibration.leave_one_out import plot_isotonic, same_image_probabi
 from analysis.check import Check, Plot
 from analysis.comparison.resampling_tests import NUM_FLIPS, bootstrap_interval, sign_flips
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.verdicts import LARGEST_ERROR, Verdict, forecasts
+from analysis.verdicts import LARGEST_ERROR, Verdict, judge_forecasts
 from pyro_vae.data.nouns import nouns
 from pyro_vae.statistics import standard_error
 
@@ -126,7 +126,7 @@ class Calibration(ElementForecasts):
         if self.error > max(self.doubtful_error, LARGEST_ERROR):
             effect += f", and over all elements, with the certain ones, by {self.error:.3f}"
         against = self.sharpness_t_against_model
-        verdict = forecasts(
+        verdict = judge_forecasts(
             effect,
             small=max(self.doubtful_error, self.error) <= LARGEST_ERROR,
             direction=_direction(self.sharpness_t if against is None else against),
@@ -376,11 +376,11 @@ def _compute(subject: "Subject") -> ElementForecasts:
     forecasts = subject.leave_one_out
     if forecasts.probability is None:
         return compute_element_pit(subject)
-    subject.check_several()
+    subject.check_size()
     subject.check_resolved()
     return calibration(
         *forecasts.forecasts,
-        simulated=subject.own_leave_one_out.forecasts,
+        simulated=subject.generated_leave_one_out.forecasts,
         trusted=forecasts.trusted,
         seed=subject.seed_of("calibration"),
     )
@@ -396,7 +396,7 @@ def _plot_reliability(found: Calibration, subject: "Subject") -> "matplotlib.fig
             seed=subject.seed_of("seen"),
         )
         seen = calibration(probability, outcome, seed=seed)
-    own = calibration(*subject.own_leave_one_out.forecasts, seed=seed)
+    own = calibration(*subject.generated_leave_one_out.forecasts, seed=seed)
     return plot_reliability(found, descriptive=seen, simulated=own)
 
 

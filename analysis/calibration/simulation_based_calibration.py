@@ -19,7 +19,7 @@ from analysis.check import Check, Plot, Result
 from analysis.comparison.p_values import holm, p_text
 from analysis.plotting.arviz import pit_figure
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.verdicts import NO_RATE, SIGNIFICANT, Verdict, guide_close
+from analysis.verdicts import NO_RATE, SIGNIFICANT, Verdict, judge_guide
 from pyro_vae.data.nouns import noun
 from pyro_vae.statistics import standard_error
 
@@ -137,7 +137,7 @@ class SimulationBasedCalibration(Result):
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """Whether the guide is close to the posterior of generated data."""
-        return (guide_close(self.told_apart, float(self.adjusted.min()), len(self.pit)),)
+        return (judge_guide(self.told_apart, float(self.adjusted.min()), len(self.pit)),)
 
     def reading(self) -> str:
         """The verdict, with the faults of single dimensions, and a warning for an unused code."""
@@ -353,7 +353,7 @@ def _departure(u: Float[np.ndarray, " n"]) -> float:
 
 
 def _compute(subject: "Subject") -> SimulationBasedCalibration:
-    subject.check_several()
+    subject.check_size()
     seed = subject.seed_of("simulated ranks")
     ranks = simulated_ranks(subject.vae, subject.x, len(subject.x), seed=seed)
     return simulation_based_calibration(ranks)

@@ -1,4 +1,4 @@
-"""Whether runs can be compared: the same data for log p(x), and the options and facts that differ."""
+"""Whether runs can be compared, and the options and facts in which they differ."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from torch import Tensor
 from pyro_vae.data import PreparedData
 from pyro_vae.runs.result_cache import digest
 
-# The label of each field, in the order in which differences are reported: causes before consequences.
+# The label of each field, in the order in which differences are reported: causes before
+# consequences.
 _LABELS = {
     "data": "data",
     "likelihood_support": "support of the likelihood",
@@ -38,8 +39,8 @@ class DataRecord:
     Args:
         run: The run's name.
         data: The name of the data set.
-        likelihood_support: binary, unit, real, integers or counts. A probability of levels and a density
-            on [0, 1] differ by a constant; a density of other values by its unit.
+        likelihood_support: binary, unit, real, integers or counts. A probability of levels and a
+            density on [0, 1] differ by a constant; a density of other values by its unit.
         levels: The number of levels of the raw values; None for other data.
         binarisation: dynamic, static or threshold; None if nothing was binarised.
         dequantised: Whether uniform noise was added to levels.
@@ -144,7 +145,7 @@ def run_differences(
 def differences_report(
     differences: Mapping[str, Mapping[str, Any]], runs: Sequence[str], *, width: int
 ) -> list[str]:
-    """Lines of a table of the differences, one row per option and one column per run, at most `width` characters long."""
+    """Lines of at most `width` characters: a table with a row per option and a column per run."""
     if not differences:
         return ["The runs have the same options and training length."]
     rows = {
@@ -155,7 +156,7 @@ def differences_report(
 
 
 def run_table(rows: Mapping[str, Mapping[str, str]], width: int) -> list[str]:
-    """Lines of a table with one column per run, in blocks of as many columns as fit into `width` characters."""
+    """Lines of a table with a column per run, in blocks that fit into `width` characters."""
     label = max(map(len, rows))
     runs = list(next(iter(rows.values())))
     column = {run: max(len(run), *(len(row[run]) for row in rows.values())) for run in runs}

@@ -16,7 +16,8 @@ from pyro_vae.statistics import (
     withheld,
 )
 
-# A model's log p(x) is too low as a whole if more than this share of examples has a k-hat above the threshold.
+# A model's log p(x) is too low as a whole if more than this share of examples has a k-hat above
+# the threshold.
 MOST_KHATS_ABOVE = 0.1
 
 
@@ -30,8 +31,8 @@ class HeldOut:
         khat: The tail shape of each example's importance weights; None where there is none, as for
             annealing, or for fewer than 25 draws.
         num_samples: The number of draws, or of chains, per example.
-        rounding: The approximate rounding error of each log p(x), as `ImportanceWeighting.rounding`; None
-            to estimate it from its size in float32.
+        rounding: The approximate rounding error of each log p(x), as
+            `ImportanceWeighting.rounding`; None to estimate it from its size in float32.
     """
 
     name: str
@@ -70,13 +71,13 @@ class HeldOut:
 def elpd_data(held_out: HeldOut) -> Any:
     """sum_i log p(x_i) as the `ELPDData` that `arviz_stats.compare` takes.
 
-    It holds the sum, its standard error, and log p(x) and k-hat of each example. `warning` is set where more
-    than 10 % of k-hats are above `good_k`, so that the sum is too low. The effective number of parameters,
-    `p`, is NaN, as nothing is fitted to held-out data.
+    It holds the sum, its standard error, and log p(x) and k-hat of each example. `warning` is set
+    where more than 10 % of k-hats are above `good_k`, so that the sum is too low. The effective
+    number of parameters, `p`, is NaN, as nothing is fitted to held-out data.
 
     References:
-        Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC (Vehtari et
-        al., 2017), https://arxiv.org/abs/1507.04544
+        Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC (Vehtari
+        et al., 2017), https://arxiv.org/abs/1507.04544
     """
     import xarray
     from arviz_stats.utils import ELPDData

@@ -1,8 +1,8 @@
-"""Comparison of models by held-out log p(x): paired differences and stacking weights, through ArviZ.
+"""Comparison of models by held-out log p(x): paired differences and stacking weights.
 
-Models are compared on the same data, example by example. What makes an example hard is common to all models
-and cancels, so that a difference is known far better than either mean. LOO on log p(x | z), with the image
-as observation, is no substitute: it ranks the worst guide first.
+Models are compared on the same data, example by example. What makes an example hard is common to
+all models and cancels, so that a difference is known far better than either mean. LOO with the
+image as observation, on log p(x | z), is no substitute: it ranks the worst guide first.
 """
 
 import inspect
@@ -21,7 +21,7 @@ from analysis.check import Result
 from analysis.commands import ANNEALING
 from analysis.comparison.heldout_elpd import MOST_KHATS_ABOVE, HeldOut, elpd_data
 from analysis.plotting.arviz import arviz_figure
-from analysis.plotting.style import BLUE, GREY, ORANGE, listed, shortened, tidy, wrapped
+from analysis.plotting.style import BLUE, GREY, ORANGE, list_names, shorten, tidy, wrap_title
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.inference_data.terms import format_rows
 
@@ -38,18 +38,18 @@ ALIKE = 0.05
 class ModelComparison(Result):
     """log p(x) of several models on the same n data, best first.
 
-    A difference is the best minus the model, at least 0, whatever the version of ArviZ, whose versions
-    have opposite signs. Standard errors are over data, for one training of each model: they do not include
-    the variation between training seeds.
+    A difference is the best minus the model, at least 0, whatever the version of ArviZ, whose
+    versions have opposite signs. Standard errors are over data, for one training of each model:
+    they do not include the variation between training seeds.
 
     Args:
         models: By their mean log p(x), highest first.
-        weights: The stacking weight of each, which sum to 1: the mixture of models with the highest log
-            p(x). A model that adds nothing to the others has 0, however good it is.
-        left_out_rows: The rows, from 0, of the data that were left out because log p(x) of a model was
-            not finite.
-        perhaps_by_chance: Whether the best of so many models would lead by as much by chance. ArviZ
-            checks this from 12 models on.
+        weights: The stacking weight of each, which sum to 1: the mixture of models with the
+            highest log p(x). A model that adds nothing to the others has 0, however good it is.
+        left_out_rows: The rows, from 0, of the data that were left out because log p(x) of a model
+            was not finite.
+        perhaps_by_chance: Whether the best of so many models would lead by as much by chance.
+            ArviZ checks this from 12 models on.
 
     References:
         Using Stacking to Average Bayesian Predictive Distributions (Yao et al., 2018),
@@ -138,7 +138,7 @@ class ModelComparison(Result):
         return self._clear & ~self.differs_from_best
 
     def extra(self) -> dict[str, Any]:
-        """Nats per example, sums in nats, shares and weights by model, and the order of `pairwise`."""
+        """Means, sums, shares and weights by model, and the order of `pairwise`."""
         per_example = {
             "log_evidence": (self.means, self.standard_errors),
             "difference": (self.differences, self.difference_standard_errors),
@@ -194,7 +194,7 @@ class ModelComparison(Result):
             names = [self.names[rank] for rank in np.flatnonzero(self.unresolved)]
             rounding = self.difference_rounding[self.unresolved].max()
             return (
-                f"Withheld: the differences of {best} and {listed(names)} are within the rounding errors of "
+                f"Withheld: the differences of {best} and {list_names(names)} are within the rounding errors of "
                 f"up to {rounding:.1g} nats per {noun()}; train on standardised data (--data.scale standard), "
                 "or compute in float64."
             )
@@ -208,7 +208,7 @@ class ModelComparison(Result):
             if rank
         ]
         if equal:
-            return f"{head}, not distinguishable from {listed(equal)}."
+            return f"{head}, not distinguishable from {list_names(equal)}."
         return f"{head}, {self._amount(1)} above the next, {others[0]}."
 
     def _bias(self) -> str:
@@ -216,14 +216,14 @@ class ModelComparison(Result):
         low = [model for model in self.models if model.too_low]
         if not low:
             names = [model.name for model in self.models if model.khat_share_above is None]
-            return f"No k-hat is known for {listed(names)}." if names else ""
+            return f"No k-hat is known for {list_names(names)}." if names else ""
         best, *others = (model.khat_share_above or 0.0 for model in self.models)
         direction = "may be too large or too small"
         if max(others) - best > ALIKE:
             direction = "may be too large, and the order wrong"
         elif best - min(others) > ALIKE:
             direction = "is, if anything, too small"
-        shares = listed([f"{model.khat_share_above:.0%} ({model.name})" for model in low])
+        shares = list_names([f"{model.khat_share_above:.0%} ({model.name})" for model in low])
         return (
             f"log p(x) is too low where k-hat is above its threshold, for {shares} of {nouns()}: the lead of "
             f"{self.names[0]} {direction}; `{ANNEALING}` is more accurate."
@@ -237,7 +237,7 @@ class ModelComparison(Result):
 
     def title(self) -> str:
         """The result in a few words."""
-        best, second = (shortened(name) for name in self.names[:2])
+        best, second = (shorten(name) for name in self.names[:2])
         equal = int((~self.differs_from_best).sum())
         if self.differs_from_best[1]:
             return f"{best} leads {second} by {self._amount(1)} nats per {noun()}"
@@ -251,32 +251,32 @@ def compare_models(
 ) -> ModelComparison:
     """Rank models by held-out log p(x), with paired differences and stacking weights.
 
-    Order and weights are those of `arviz_stats.compare`. It exponentiates log p(x), which silently gives
-    equal weights to all models below -745 and above 709 nats. So the highest log p(x) of each example is
-    subtracted first: this changes no difference and no weight.
+    Order and weights are those of `arviz_stats.compare`. It exponentiates log p(x), which silently
+    gives equal weights to all models below -745 and above 709 nats. So the highest log p(x) of
+    each example is subtracted first: this changes no difference and no weight.
 
     Args:
         models: At least two, on the same data in the same order.
-        leave_out_non_finite: Compare on the data for which log p(x) is finite under all models, and record
-            the others; otherwise such data are an error.
+        leave_out_non_finite: Compare on the data for which log p(x) is finite under all models,
+            and record the others; otherwise such data are an error.
 
     Returns:
-        The models, best first. Differences above 2 standard errors are shown by the data; read k-hat
-        beside them.
+        The models, best first. Differences above 2 standard errors are shown by the data; read
+        k-hat beside them.
 
     Raises:
-        ValueError: If there are fewer than two models or data, names repeat, numbers of data differ, or
-            log p(x) is not finite.
+        ValueError: If there are fewer than two models or data, names repeat, numbers of data
+            differ, or log p(x) is not finite.
 
     References:
-        Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC (Vehtari et
-        al., 2017), section 5.2, https://arxiv.org/abs/1507.04544
+        Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC (Vehtari
+        et al., 2017), section 5.2, https://arxiv.org/abs/1507.04544
     """
     _check_models(models)
     finite = np.asarray(np.isfinite([model.log_evidence for model in models]).all(axis=0))
     if not (finite.all() or leave_out_non_finite):
         bad = {model.name: np.flatnonzero(~np.isfinite(model.log_evidence)) for model in models}
-        counts = listed(
+        counts = list_names(
             [
                 f"{len(r):,} of {name} ({format_rows(r.tolist())})"
                 for name, r in bad.items()
@@ -338,23 +338,24 @@ def _arviz_compare(models: Sequence[HeldOut]) -> tuple[Any, list[str]]:
 
 
 def plot_model_comparison(comparison: ModelComparison) -> "matplotlib.figure.Figure":
-    """Mean log p(x) of each model relative to the best, with 2 paired standard errors, drawn by ArviZ.
+    """Mean log p(x) of each model relative to the best, with 2 paired standard errors.
 
-    A bar that reaches the dashed line is of a model that is not distinguishable from the best. On the right
-    are the mean, the share of k-hats above the threshold, and the stacking weight. Models whose log p(x) is
-    too low according to k-hat are orange.
+    A bar that reaches the dashed line is of a model that is not distinguishable from the best. On
+    the right are the mean, the share of k-hats above the threshold, and the stacking weight.
+    Models whose log p(x) is too low according to k-hat are orange.
     """
     import arviz_plots
     import pandas as pd
 
     models = comparison.models
-    # With these columns plot_compare shows the mean log p(x), and both versions of ArviZ draw them alike.
+    # With these columns plot_compare shows the mean log p(x), and both versions of ArviZ draw them
+    # alike.
     table = pd.DataFrame(
         {
             "mlpd": -comparison.differences,
             "se": STANDARD_ERRORS * comparison.difference_standard_errors,
         },
-        index=pd.Index([shortened(name) for name in comparison.names]),
+        index=pd.Index([shorten(name) for name in comparison.names]),
     )
     figure = arviz_figure(
         arviz_plots.plot_compare,
@@ -371,7 +372,7 @@ def plot_model_comparison(comparison: ModelComparison) -> "matplotlib.figure.Fig
     ax.collections[0].set(facecolor=colours, edgecolor=colours, zorder=3)
     ax.set_ylim(0.4, len(models) + 0.6)
     ax.set_xlabel(
-        f"log p(x) minus that of {shortened(comparison.names[0])}, nats per {noun()}, "
+        f"log p(x) minus that of {shorten(comparison.names[0])}, nats per {noun()}, "
         f"± {STANDARD_ERRORS:g} paired standard errors",
         fontsize=10,
     )
@@ -393,5 +394,7 @@ def plot_model_comparison(comparison: ModelComparison) -> "matplotlib.figure.Fig
     numbers.tick_params(length=0)
     tidy([ax, numbers], grid=None)
     ax.grid(axis="x", color="0.9", linewidth=0.8)
-    figure.suptitle(wrapped(f"Of {comparison.n:,} {nouns()}: {comparison.title()}"), fontsize=12)
+    figure.suptitle(
+        wrap_title(f"Of {comparison.n:,} {nouns()}: {comparison.title()}"), fontsize=12
+    )
     return figure

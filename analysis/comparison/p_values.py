@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 
 def holm(p_values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """P-values adjusted by Holm's method: below a, the hypothesis is rejected at family-wise level a.
+    """P-values adjusted by Holm's method, to compare with the family-wise level.
 
     >>> holm(np.array([0.01, 0.04, 0.03, 0.5]))
     array([0.04, 0.09, 0.09, 0.5 ])

@@ -14,9 +14,9 @@ from analysis.plotting.style import (
     LABEL_COLOURS,
     ORANGE,
     new_figure,
-    shortened,
+    shorten,
     tidy,
-    wrapped,
+    wrap_title,
 )
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.statistics import khat_threshold
@@ -42,7 +42,8 @@ class Preferences:
         first: The name of the first model.
         second: The name of the second model.
         difference: The difference for each example, in nats.
-        trusted: Whether no k-hat of either model is above the threshold; all are where there is no k-hat.
+        trusted: Whether no k-hat of either model is above the threshold; all are where there is no
+            k-hat.
         for_first: The rows with the largest positive differences, largest first.
         for_second: The rows with the smallest negative differences, smallest first.
     """
@@ -67,7 +68,7 @@ def preferences(
     *,
     count: int = 8,
 ) -> Preferences:
-    """log p_first(x) - log p_second(x) of each example, and the rows where it is largest and smallest.
+    """log p_first(x) - log p_second(x) of each example, and its largest and smallest rows.
 
     Args:
         comparison: A comparison of at least two models.
@@ -104,11 +105,12 @@ def _trusted(model: HeldOut) -> np.ndarray:
 
 
 def plot_paired_differences(comparison: ModelComparison) -> "matplotlib.figure.Figure":
-    """On the left a histogram of log p_best(x) - log p_second(x); on the right quantiles for all models.
+    """A histogram of log p_best(x) - log p_second(x), and the quantiles for all models.
 
-    A mean above 0 with most examples on both sides is a small gain on many; a long tail is a large gain on
-    few. Orange examples have a k-hat above the threshold under one of the two models, whose log p(x) is too
-    low. A curve crosses 0 at the share of examples that prefer the model to the best.
+    A mean above 0 with most examples on both sides is a small gain on many; a long tail is a large
+    gain on few. Orange examples have a k-hat above the threshold under one of the two models,
+    whose log p(x) is too low. A curve crosses 0 at the share of examples that prefer the model to
+    the best.
     """
     best, *others = comparison.names
     figure = new_figure(10.0, 4.6 + 0.17 * len(others))
@@ -118,23 +120,23 @@ def plot_paired_differences(comparison: ModelComparison) -> "matplotlib.figure.F
     share = (np.arange(comparison.n) + 0.5) / comparison.n
     below = comparison.log_evidence[0] - comparison.log_evidence[1:]
     for name, values, colour in zip(others, below, _COLOURS * len(others), strict=False):
-        label = f"{shortened(name)}: {(values < 0).mean():.0%} prefer it"
+        label = f"{shorten(name)}: {(values < 0).mean():.0%} prefer it"
         right.plot(np.sort(values), share, color=colour, lw=1.6, label=label)
     right.axvline(0, color="0.4", linewidth=0.8)
     # One model far behind would press the others into a line.
     if np.abs(np.quantile(below, [_TAIL, 1 - _TAIL])).max() > _LINEAR:
         right.set_xscale("symlog", linthresh=1.0)
     right.set(ylim=(0, 1), ylabel=f"share of {nouns()} at or below")
-    right.set_xlabel(f"log p(x) of {shortened(best)} minus the model's, nats", fontsize=8)
+    right.set_xlabel(f"log p(x) of {shorten(best)} minus the model's, nats", fontsize=8)
     right.set_title("Each model against the best", fontsize=10)
     for ax in (left, right):
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False, fontsize=8)
     tidy([left, right])
     title = (
         f"{pair.share_for_first:.0%} of {comparison.n:,} {nouns()} have a higher log p(x) under "
-        f"{shortened(best)} than under {shortened(others[0])}"
+        f"{shorten(best)} than under {shorten(others[0])}"
     )
-    figure.suptitle(wrapped(title), fontsize=12)
+    figure.suptitle(wrap_title(title), fontsize=12)
     return figure
 
 
@@ -154,7 +156,7 @@ def _draw_histogram(ax: "matplotlib.axes.Axes", pair: Preferences) -> None:
     ax.axvline(0, color="0.4", linewidth=0.8)
     mean = float(pair.difference.mean())
     ax.axvline(mean, color=GREEN, linestyle="--", label=f"mean {mean:.2f}")
-    label = f"log p(x) of {shortened(pair.first)} minus {shortened(pair.second)}'s, nats"
+    label = f"log p(x) of {shorten(pair.first)} minus {shorten(pair.second)}'s, nats"
     ax.set_xlabel(label, fontsize=8)
     ax.set_ylabel(nouns())
     ax.set_title("The best against the next; end bars include the tails", fontsize=10)

@@ -1,8 +1,8 @@
 """Tests by resampling: sign flips of whole examples, and permutations of two samples of vectors.
 
-Elements of an example depend on one another in unknown ways, and examples do not. So whole examples are
-resampled. P-values of permutations are exact: under a true model the labels "real" and "generated" are
-exchangeable.
+Elements of an example depend on one another in unknown ways, and examples do not. So whole
+examples are resampled. P-values of permutations are exact: under a true model the labels "real"
+and "generated" are exchangeable.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,8 +21,8 @@ NUM_FLIPS = 1999
 LEVEL = 0.05
 # The number of permutations; p-values are multiples of 1 / 1000.
 PERMUTATIONS = 999
-# Of the covariance: the number of leading axes, the fewest data of the smaller sample per axis, and the most
-# data of a sample.
+# Of the covariance: the number of leading axes, the fewest data of the smaller sample per axis,
+# and the most data of a sample.
 _AXES = 50
 _DATA_PER_AXIS = 4
 _SPECTRUM_DATA = 2000
@@ -37,7 +37,8 @@ class SignFlips:
 
     Args:
         t: The sum of each column of scores over its standard error; NaN where it was left out.
-        p_value: P(max |t| of flipped scores >= max |t|), over all columns; None if all were left out.
+        p_value: P(max |t| of flipped scores >= max |t|), over all columns; None if all were left
+            out.
         threshold: The |t| that the largest of all columns exceeds by chance in 5 % of cases.
         fails: The columns whose |t| is above it.
     """
@@ -58,14 +59,15 @@ def sign_flips(
 ) -> SignFlips:
     """t_k = sum_n s_nk / sqrt(sum_n s_nk^2), and max_k |t_k| against max_k |sum_n e_n s_nk| / sqrt(...), e_n = +-1.
 
-    A p-value below 0.05 says that the mean of some column is not zero. All columns are flipped together, so
-    that their dependence is kept, and the p-value is corrected for their number.
+    A p-value below 0.05 says that the mean of some column is not zero. All columns are flipped
+    together, so that their dependence is kept, and the p-value is corrected for their number.
 
     Args:
         scores: One row of contributions per example.
         seed: The seed of the signs.
-        least_variance: The variance of each column's sum under the null hypothesis, if known. Where a sum has
-            few and rare contributions the observed one may be far smaller; the larger is used.
+        least_variance: The variance of each column's sum under the null hypothesis, if known.
+            Where a sum has few and rare contributions the observed one may be far smaller; the
+            larger is used.
         keep: The columns to test. Columns of zeros are left out in any case.
         num_flips: The number of sign flips.
 
@@ -74,7 +76,8 @@ def sign_flips(
 
     References:
         Bootstrap and wild bootstrap for high dimensional linear models (Mammen, 1993),
-        https://doi.org/10.1214/aos/1176349025; Resampling-based multiple testing (Westfall & Young, 1993)
+        https://doi.org/10.1214/aos/1176349025; Resampling-based multiple testing (Westfall &
+        Young, 1993)
     """
     scores = np.asarray(scores, np.float64)
     if len(scores) < 2:
@@ -120,7 +123,7 @@ def bootstrap_interval(
     num_resamples: int = 1000,
     level: float = 0.95,
 ) -> Float[np.ndarray, "2 columns"]:
-    """The percentile interval, of nominal coverage `level`, of sum_n a_nk / sum_n b_nk over examples.
+    """The percentile interval of sum_n a_nk / sum_n b_nk, of nominal coverage `level`.
 
     Resamples in which the denominator, at least 0, sums to zero do not count.
     """
@@ -145,8 +148,8 @@ class ProfileComparison(Result):
         generated: The means over generated data.
         real_deviation: The standard deviations over real data.
         generated_deviation: The standard deviations over generated data.
-        t: The differences of means, generated minus real, in standard errors by the variance of all data;
-            0 where an element does not vary.
+        t: The differences of means, generated minus real, in standard errors by the variance of
+            all data; 0 where an element does not vary.
         p_value: The probability of a larger max_i |t_i| under a true model.
     """
 
@@ -259,13 +262,7 @@ def compare_profiles(
 ) -> ProfileComparison:
     """max_i |t_i| over the elements of a profile, with an exact p-value by permutation.
 
-    Args:
-        name: A short key.
-        real: The profile of each real example.
-        generated: The profile of each generated example.
-        label: What numbers the elements; by default the name.
-        seed: The seed of the permutations.
-        permutations: Their number B: p is a multiple of 1 / (B + 1).
+    The p-value is a multiple of 1 / (`permutations` + 1). `label` is what numbers the elements.
 
     Raises:
         ValueError: If a sample is empty, the numbers of elements differ, or one is not finite.
@@ -308,8 +305,8 @@ def compare_spectra(
 ) -> SpectrumComparison | None:
     """sqrt(mean_k log^2(generated_k / real_k)) of sorted eigenvalues of both covariances.
 
-    Both are computed along the leading principal axes of all data. As these do not depend on the labels,
-    they stay the same under permutations, and the p-value is exact.
+    Both are computed along the leading principal axes of all data. As these do not depend on the
+    labels, they stay the same under permutations, and the p-value is exact.
 
     Args:
         real: The elements of each real example. At most 2000 are used, chosen at random.

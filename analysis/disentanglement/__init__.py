@@ -1,1 +1,1 @@
-"""Does each coordinate of the code follow one factor of the data, and each factor one coordinate?"""
+"""Disentanglement: whether each coordinate of the code follows one factor of the data."""

@@ -1,4 +1,4 @@
-"""Ground-truth factors of data, encoded as class numbers, and groups of data that share a value."""
+"""Ground-truth factors of data as class numbers, and groups of data that share a value."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Factors:
 
 
 def encode_factors(factors: Int[np.ndarray, "n factors"], names: Sequence[str] = ()) -> Factors:
-    """Encode the factors that have at least two values in the data; each distinct integer is a class.
+    """Encode the factors with at least two values; each distinct integer is a class.
 
     Raises:
         ValueError: If there are names, but not one for each factor.

@@ -52,8 +52,8 @@ def majority_vote_accuracy(
 ) -> float:
     """sum_i evaluation_{i, c(i)} / sum_ij evaluation_ij with c(i) = argmax_j training_ij.
 
-    The entries count groups with factor j fixed in which coordinate i varied least. A coordinate without
-    training votes is always wrong.
+    The entries count groups with factor j fixed in which coordinate i varied least. A coordinate
+    without training votes is always wrong.
     """
     correct = evaluation[np.arange(len(evaluation)), training.argmax(1)]
     return float(correct[training.sum(1) > 0].sum() / evaluation.sum())
@@ -72,22 +72,24 @@ def factor_vae_score(
     """P(factor = majority vote of argmin_i Var(z_i | one factor fixed) / Var(z_i)).
 
     A group is `group_size` distinct data that share the value of one factor: the factor is drawn
-    uniformly, the value as often as it occurs. No simulator is needed; the other factors vary as they
-    do in the data, and should not depend on the fixed one. Training groups come from one half of the
-    data, evaluation groups from the other. Values with fewer than `group_size` data in a half are not
-    drawn in it. Coordinates with a standard deviation below `least_scale` of the largest have no vote.
+    uniformly, the value as often as it occurs. No simulator is needed; the other factors vary as
+    they do in the data, and should not depend on the fixed one. Training groups come from one half
+    of the data, evaluation groups from the other. Values with fewer than `group_size` data in a
+    half are not drawn in it. Coordinates with a standard deviation below `least_scale` of the
+    largest have no vote.
 
     Returns:
         From 1 / factors, chance, to 1. The score is lenient: it asks that each factor has a
-        coordinate that it dominates, not that this coordinate holds nothing else, so a rotated code
-        may reach 1. By convention it is 0 where all coordinates are constant.
+        coordinate that it dominates, not that this coordinate holds nothing else, so a rotated
+        code may reach 1. By convention it is 0 where all coordinates are constant.
 
     Raises:
         ValueError: If the numbers of data differ, or a code is not finite.
         UndefinedCheckError: If a factor has no value with enough data for a group.
 
     References:
-        Disentangling by Factorising (Kim & Mnih, 2018), section 4, https://arxiv.org/abs/1802.05983
+        Disentangling by Factorising (Kim & Mnih, 2018), section 4,
+        https://arxiv.org/abs/1802.05983
     """
     check_codes(codes, factors)
     exact = codes.astype(np.float64)
@@ -121,9 +123,9 @@ def beta_vae_score(
 ) -> GroupScore:
     """P(factor = linear classifier of mean_l |z^(l) - z'^(l)|), where z^(l), z'^(l) share one factor.
 
-    Each group draws its factor uniformly, and `pairs` data, each with another of the same value. The
-    mean absolute difference of each coordinate is the input of multinomial logistic regression on
-    standardized features, fitted on one half of the data and evaluated on the other.
+    Each group draws its factor uniformly, and `pairs` data, each with another of the same value.
+    The mean absolute difference of each coordinate is the input of multinomial logistic regression
+    on standardized features, fitted on one half of the data and evaluated on the other.
 
     Returns:
         From 1 / factors, chance, to 1. The most lenient score: many rotated codes reach 1, since
@@ -134,8 +136,8 @@ def beta_vae_score(
         UndefinedCheckError: If a factor has no value with two data in a half.
 
     References:
-        beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework (Higgins et
-        al., 2017), section 3, https://openreview.net/forum?id=Sy2fzU9gl
+        beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework (Higgins
+        et al., 2017), section 3, https://openreview.net/forum?id=Sy2fzU9gl
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -12,8 +12,8 @@ from analysis.disentanglement.factors import Factors, best_gaps, check_codes
 BINS = 20
 # Permutations of the factors that estimate the bias where there is no information.
 SHUFFLES = 20
-# A coordinate is informative if its information on some factor is this many standard deviations above
-# that of permuted factors: a chance of about 1e-6 for each of, say, 50 pairs.
+# A coordinate is informative if its information on some factor is this many standard deviations
+# above that of permuted factors: a chance of about 1e-6 for each of, say, 50 pairs.
 DEVIATIONS = 5.0
 # Bootstrap samples of the data behind a standard error.
 REPEATS = 30
@@ -99,8 +99,8 @@ def bootstrap_information(
 def discretize(codes: Float[np.ndarray, "n dim"], bins: int = BINS) -> Int[np.ndarray, "n dim"]:
     """Assign codes to bins of equal width over the range of each coordinate.
 
-    An outlier widens the bins until all other codes share a few: check the range before believing a
-    low score. A constant coordinate has one bin.
+    An outlier widens the bins until all other codes share a few: check the range before believing
+    a low score. A constant coordinate has one bin.
 
     Raises:
         ValueError: If there are fewer than 2 bins.
@@ -116,12 +116,12 @@ def discretize(codes: Float[np.ndarray, "n dim"], bins: int = BINS) -> Int[np.nd
 def mutual_information_gap(
     nats: Float[np.ndarray, "dim factors"], entropies: Float[np.ndarray, " factors"]
 ) -> Float[np.ndarray, " factors"]:
-    """(I(z_(1); v) - I(z_(2); v)) / H(v) for each factor v, both in the same unit; the score MIG is their mean.
+    """(I(z_(1); v) - I(z_(2); v)) / H(v) for each factor v; the score MIG is their mean.
 
     Returns:
-        From 0, where two coordinates are equally informative on a factor, to 1, where one determines
-        it and no other is informative. It is low for a rotated code, or one that holds a factor
-        twice, however well the factor can be read from the whole code.
+        From 0, where two coordinates are equally informative on a factor, to 1, where one
+        determines it and no other is informative. It is low for a rotated code, or one that holds
+        a factor twice, however well the factor can be read from the whole code.
 
     Raises:
         UndefinedCheckError: If there is only one coordinate.
@@ -136,7 +136,7 @@ def mutual_information_gap(
 
 
 def maximum_gap(factors: Factors, bins: int = BINS) -> float:
-    """The MIG of a perfect code, the factors themselves: below 1 if one has more values than bins."""
+    """The MIG of the factors themselves: below 1 if one has more values than bins."""
     binned = discretize(factors.values.astype(np.float64), bins)
     own = np.diagonal(_mutual_information(binned, factors, bins))
     return float((own / _entropies(factors)).mean())
@@ -148,8 +148,8 @@ def modularity(nats: Float[np.ndarray, "dim factors"]) -> Float[np.ndarray, " di
     Returns:
         1 for a coordinate that is informative on one factor only, 0 for one that is equally
         informative on all, and 0 for one without information, as in
-        google-research/disentanglement_lib. An estimate of I is never exactly 0, so that a coordinate
-        of noise has an arbitrary value: see `mean_modularity`.
+        google-research/disentanglement_lib. An estimate of I is never exactly 0, so that a
+        coordinate of noise has an arbitrary value: see `mean_modularity`.
 
     Raises:
         UndefinedCheckError: If there is only one factor.
@@ -172,10 +172,10 @@ def mean_modularity(
 ) -> float:
     """The mean modularity of informative coordinates; 0 if there is none.
 
-    The published comparison averages over all d coordinates, which multiplies this number by d' / d
-    if d' are informative and the others constant, and is arbitrary if they are noise. A factor held by
-    several coordinates does not lower it. As information is squared, it is lenient: dSprites' five
-    factors, rotated at random in five coordinates, still have about 0.9.
+    The published comparison averages over all d coordinates, which multiplies this number by d' /
+    d if d' are informative and the others constant, and is arbitrary if they are noise. A factor
+    held by several coordinates does not lower it. As information is squared, it is lenient:
+    dSprites' five factors, rotated at random in five coordinates, still have about 0.9.
     """
     values = modularity(nats)[informative]
     return float(values.mean()) if len(values) else 0.0

@@ -1,4 +1,4 @@
-"""Scores from predicting factors: SAP from single coordinates, DCI from forests on the whole code."""
+"""Scores from predicting factors: SAP from single coordinates, DCI from the whole code."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,11 +25,11 @@ def threshold_accuracies(
     """The balanced held-out accuracy of predicting v_j by thresholds on z_i.
 
     The thresholds lie halfway between the means of neighbouring values: the linear discriminant of
-    one coordinate with equal weight for each value. They are fitted on a random half of the data and
-    evaluated on the other. The score SAP is the mean over factors of their `best_gaps`, at most
-    1 - 1 / values, as the second-best coordinate still guesses one value. The published comparison fits one-vs-rest support vector machines, which
-    lose the middle values of an ordered factor even for a perfect code: its numbers are lower, and
-    not comparable with these.
+    one coordinate with equal weight for each value. They are fitted on a random half of the data
+    and evaluated on the other. The score SAP is the mean over factors of their `best_gaps`, at
+    most 1 - 1 / values, as the second-best coordinate still guesses one value. The published
+    comparison fits one-vs-rest support vector machines, which lose the middle values of an ordered
+    factor even for a perfect code: its numbers are lower, and not comparable with these.
 
     Returns:
         The mean over values of the share that is predicted. Chance is 1 / values.
@@ -58,8 +58,8 @@ def squared_correlations(
 ) -> Float[np.ndarray, "dim factors"]:
     """R^2 = Cov(z_i, v_j)^2 / (Var z_i Var v_j), for factors with ordered values.
 
-    Not meaningful for unordered factors, such as shapes, or cyclic ones, such as angles. A constant
-    coordinate has 0.
+    Not meaningful for unordered factors, such as shapes, or cyclic ones, such as angles. A
+    constant coordinate has 0.
     """
     check_codes(codes, factors)
     z = codes.astype(np.float64) - codes.mean(0, dtype=np.float64)
@@ -97,41 +97,32 @@ class Importance:
     num_evaluated: int
 
 
-def dci_disentanglement(importance: Float[np.ndarray, "dim factors"]) -> float:
-    """D = sum_i rho_i (1 - H(P_i) / log k), P_ij = R_ij / sum_j R_ij, rho_i = sum_j R_ij / sum_ij R_ij.
+def dci_scores(importance: Float[np.ndarray, "dim factors"]) -> tuple[float, float]:
+    """Disentanglement and completeness of DCI, from importances R_ij >= 0 of z_i for v_j.
+
+    D = sum_i rho_i (1 - H(P_i) / log k), P_ij = R_ij / sum_j R_ij, rho_i = sum_j R_ij / sum_ij
+    R_ij; and C is the same of the transpose, with log d. Eastwood & Williams report C for each
+    factor; with columns that sum to 1 this is their mean.
 
     Returns:
-        1 if each coordinate is important for one factor only; 0 if each is equally important for all
-        factors, or none is important.
+        D is 1 if each coordinate is important for one factor only; 0 if each is equally important
+        for all factors, or none is important. C is 1 if each factor is predicted from one
+        coordinate; 0 if from all equally, or from none.
 
     Raises:
         ValueError: If an importance is negative.
-        UndefinedCheckError: If there is only one factor.
+        UndefinedCheckError: If there is only one factor or coordinate.
     """
-    return _concentration(importance, "factors that vary")
+    if (importance < 0).any():
+        raise ValueError(f"importances must not be negative, got {importance.min():.3g}.")
+    for count, what in zip(importance.shape, ("coordinates", "factors that vary"), strict=True):
+        if count < 2:
+            raise UndefinedCheckError(f"DCI needs at least 2 {what}, got {count}.")
+    return _concentration(importance), _concentration(importance.T)
 
 
-def dci_completeness(importance: Float[np.ndarray, "dim factors"]) -> float:
-    """C = sum_j rho_j (1 - H(P_j) / log d), P_ij = R_ij / sum_i R_ij, rho_j = sum_i R_ij / sum_ij R_ij.
-
-    Eastwood & Williams report it for each factor; with columns that sum to 1 this is their mean.
-
-    Returns:
-        1 if each factor is predicted from one coordinate; 0 if from all equally, or from none.
-
-    Raises:
-        ValueError: If an importance is negative.
-        UndefinedCheckError: If there is only one coordinate.
-    """
-    return _concentration(importance.T, "coordinates")
-
-
-def _concentration(rows: np.ndarray, what: str) -> float:
+def _concentration(rows: np.ndarray) -> float:
     """1 - H(row) / log(columns), averaged over rows in proportion to their sums."""
-    if rows.shape[1] < 2:
-        raise UndefinedCheckError(f"expected at least 2 {what}, got {rows.shape[1]}.")
-    if (rows < 0).any():
-        raise ValueError(f"importances must not be negative, got {rows.min():.3g}.")
     from scipy.special import entr
 
     weights = rows.sum(1)
@@ -148,13 +139,14 @@ def forest_importance(
     """R_ij: the held-out accuracy for factor j that a forest loses when z_i is permuted.
 
     A forest of extremely randomized trees, whose nodes may use any coordinate, is fitted for each
-    factor on a random half of the data and evaluated on at most 4,000 others. Losses within 3 standard
-    errors of 0 are set to 0, so that noise has no importance; the rest are normalized over coordinates.
+    factor on a random half of the data and evaluated on at most 4,000 others. Losses within 3
+    standard errors of 0 are set to 0, so that noise has no importance; the rest are normalized
+    over coordinates.
 
     The scores depend on this choice: compare them only with others computed by this function. The
-    published comparison uses gradient boosting and impurity, which is many times slower for 40 values;
-    and impurity counts what trees memorize, so that coordinates of noise become important where a
-    factor is hard to predict.
+    published comparison uses gradient boosting and impurity, which is many times slower for 40
+    values; and impurity counts what trees memorize, so that coordinates of noise become important
+    where a factor is hard to predict.
 
     Raises:
         ValueError: If the numbers of data differ, or a code is not finite.

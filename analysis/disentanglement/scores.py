@@ -19,12 +19,11 @@ from analysis.disentanglement.information_metrics import (
     mutual_information_gap,
 )
 from analysis.disentanglement.prediction_metrics import (
-    dci_completeness,
-    dci_disentanglement,
+    dci_scores,
     forest_importance,
     threshold_accuracies,
 )
-from analysis.plotting.style import BLUE, GREY, ORANGE, listed, new_figure, shortened, tidy
+from analysis.plotting.style import BLUE, GREY, ORANGE, list_names, new_figure, shorten, tidy
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -41,11 +40,12 @@ SCORES = {
     "beta_vae": "beta-VAE score",
     "dci_informativeness": "DCI informativeness",
 }
-# The shares of the way from chance to the best MIG and informativeness that are called high and low.
+# The shares of the way from chance to the best MIG and informativeness that are called high and
+# low.
 HIGH = 0.5
 LOW = 0.2
-# If the bias of the mutual information is a larger share of a factor's entropy, MIG is not comparable
-# between data sets of different size.
+# If the bias of the mutual information is a larger share of a factor's entropy, MIG is not
+# comparable between data sets of different size.
 LARGEST_BIAS = 0.05
 # With fewer data the scores for dSprites' 40 values are too noisy.
 FEWEST_DATA = 10_000
@@ -135,7 +135,7 @@ class Disentanglement(Result):
                 f"factor's entropy; use at least {FEWEST_DATA}."
             )
         if self.undefined:
-            text += f" Not defined: {listed(list(self.undefined))}."
+            text += f" Not defined: {list_names(list(self.undefined))}."
         return text
 
 
@@ -148,22 +148,22 @@ def disentanglement(
 ) -> Disentanglement:
     """MIG, SAP, DCI, modularity, FactorVAE and beta-VAE scores of codes of data with known factors.
 
-    Use held-out data drawn at random from all values of the factors: for dSprites the test set, not
-    the training set, a grid of every fourth orientation and every second position, which has other
-    numbers of values and so other scores. Use at least 10,000 data, and equally many for all codes
-    that are compared. The factors should be independent in the data, as a coordinate that follows two
-    of them counts as mixed.
+    Use held-out data drawn at random from all values of the factors: for dSprites the test set,
+    not the training set, a grid of every fourth orientation and every second position, which has
+    other numbers of values and so other scores. Use at least 10,000 data, and equally many for all
+    codes that are compared. The factors should be independent in the data, as a coordinate that
+    follows two of them counts as mixed.
 
     Args:
         codes: One row per data point, such as `vae.embed(x)`.
-        factors: Class numbers; each integer is a class. A factor with a single value in the data is
-            left out.
+        factors: Class numbers; each integer is a class. A factor with a single value in the data
+            is left out.
         names: The factors' names.
         seed: The seed of all draws, halves and forests.
 
     Returns:
-        Eight scores, beside those of a perfect code and of noise. A score for which the data are too
-        few is NaN, with the reason in `undefined`.
+        Eight scores, beside those of a perfect code and of noise. A score for which the data are
+        too few is NaN, with the reason in `undefined`.
 
     Raises:
         ValueError: If the numbers of data or names do not match, or a code is not finite.
@@ -171,8 +171,8 @@ def disentanglement(
 
     References:
         Challenging Common Assumptions in the Unsupervised Learning of Disentangled Representations
-        (Locatello et al., 2019), https://arxiv.org/abs/1811.12359; each score's own reference is in
-        its function.
+        (Locatello et al., 2019), https://arxiv.org/abs/1811.12359; each score's own reference is
+        in its function.
     """
     encoded = encode_factors(factors, names)
     check_codes(codes, encoded, least=2)
@@ -191,7 +191,11 @@ def disentanglement(
     information = factor_information(codes, encoded, seed=seed)
     resampled = bootstrap_information(codes, encoded, seed=seed)
     importance = forest_importance(codes, encoded, seed=seed)
-    accuracies, guesses = importance.accuracies, importance.guesses
+    dci, accuracies, guesses = (
+        dci_scores(importance.matrix),
+        importance.accuracies,
+        importance.guesses,
+    )
 
     def mig(nats: np.ndarray) -> float:
         return float(mutual_information_gap(nats, information.entropies).mean())
@@ -203,8 +207,8 @@ def disentanglement(
         scores={
             "mig": mig(information.nats),
             "sap": float(best_gaps(threshold_accuracies(codes, encoded, seed=seed)).mean()),
-            "dci_disentanglement": dci_disentanglement(importance.matrix),
-            "dci_completeness": dci_completeness(importance.matrix),
+            "dci_disentanglement": dci[0],
+            "dci_completeness": dci[1],
             "modularity": mean_modularity_of(information.nats),
             **dict.fromkeys(undefined, math.nan),
             **{name: score.accuracy for name, score in groups.items()},
@@ -245,9 +249,9 @@ def disentanglement(
 def plot_disentanglement(result: Disentanglement) -> "matplotlib.figure.Figure":
     """Two heat maps, coordinates x factors, and each score from noise to a perfect code.
 
-    Coordinates are sorted by their most informative factor. A disentangled code has one dark cell in
-    each row and each column of both maps; two in a row are factors mixed in a coordinate, two in a
-    column a factor spread over coordinates.
+    Coordinates are sorted by their most informative factor. A disentangled code has one dark cell
+    in each row and each column of both maps; two in a row are factors mixed in a coordinate, two
+    in a column a factor spread over coordinates.
     """
     rows = _sorted_coordinates(result.mutual_information, result.informative)
     shown = rows[:MOST_COORDINATES]
@@ -276,7 +280,7 @@ def plot_disentanglement(result: Disentanglement) -> "matplotlib.figure.Figure":
 
 
 def _sorted_coordinates(information: np.ndarray, informative: np.ndarray) -> np.ndarray:
-    """Sort by best factor, then by information, uninformative ones last; if too many, best first."""
+    """Sort by best factor, then by information, uninformative ones last."""
     ranked = np.argsort(-information.max(1), kind="stable")
     first = np.sort(ranked[:MOST_COORDINATES])
     known = information[first]
@@ -295,7 +299,7 @@ def _draw_matrix(ax: "matplotlib.axes.Axes", matrix: np.ndarray, names: tuple[st
     long = sum(map(len, names)) > 7 * len(names) or len(names) > 6
     ax.set_xticks(
         range(len(names)),
-        [shortened(name, 16) for name in names],
+        [shorten(name, 16) for name in names],
         rotation=35 if long else 0,
         ha="right" if long else "center",
         rotation_mode="anchor" if long else "default",

@@ -1,4 +1,4 @@
-"""Labels of latent traversals: which simple movement explains the change along a row of decoded data."""
+"""Labels of latent traversals: the simple movement that explains the change along a row."""
 
 import math
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ NOTABLE = 0.25
 MOST_NAMED = 3
 MOST_DRAWN = 6
 
-# The kinds of movement, and the label of a row that each alone explains. Brightness has no amount: a
-# different image is best matched by one that is all background.
+# The kinds of movement, and the label of a row that each alone explains. Brightness has no amount:
+# a different image is best matched by one that is all background.
 KINDS = {
     "x": "moves x by {:.1f} px",
     "y": "moves y by {:.1f} px",
@@ -34,11 +34,13 @@ class Movement:
 
     Args:
         label: In a few words: "moves x by 5.0 px", "mixed: size, angle", "changes shape".
-        kind: The one kind of movement, or element, that dominates; else "mixed", "shape" or "spread".
+        kind: The one kind of movement, or element, that dominates; else "mixed", "shape" or
+            "spread".
         share: The share of the change that is explained by the label; for "shape", by no kind.
-        shares: The share that each kind, or element, explains alone. Those of kinds do not sum to 1.
-        ends: For the elements of a vector that change most, the change from the first to the last vector
-            of the row. Empty for images.
+        shares: The share that each kind, or element, explains alone. Those of kinds do not sum to
+            1.
+        ends: For the elements of a vector that change most, the change from the first to the last
+            vector of the row. Empty for images.
     """
 
     label: str
@@ -56,10 +58,11 @@ class Movement:
 class ImageMovements:
     """All simple movements of an image: each kind, by each of many amounts, alone.
 
-    Shifts up to half the image in steps of half a pixel; sizes from 0.4 to 2.5 times, rotations up to 90
-    and slants up to 45 degrees about the centre of mass; strokes thinner or thicker by up to 3 pixels, by
-    grey-value erosion and dilation; contrasts from 0 to 3 times. The background is the median of the
-    border; mass and contrast are deviations from it. Values between pixels are interpolated linearly.
+    Shifts up to half the image in steps of half a pixel; sizes from 0.4 to 2.5 times, rotations up
+    to 90 and slants up to 45 degrees about the centre of mass; strokes thinner or thicker by up to
+    3 pixels, by grey-value erosion and dilation; contrasts from 0 to 3 times. The background is
+    the median of the border; mass and contrast are deviations from it. Values between pixels are
+    interpolated linearly.
 
     Args:
         base: A grey or colour image, `(rows, columns)` or `(channels, rows, columns)`.
@@ -96,8 +99,8 @@ class ImageMovements:
     def __call__(self, row: Real[np.ndarray, " steps *event"]) -> Movement:
         """Find the movement along a row that starts from the image.
 
-        The share explained by a kind is 1 - sum_t min_a |x_t - T_a b|^2 / sum_t |x_t - b|^2, with T_a b
-        the image b moved by a.
+        The share explained by a kind is 1 - sum_t min_a |x_t - T_a b|^2 / sum_t |x_t - b|^2, with
+        T_a b the image b moved by a.
 
         Args:
             row: Images, of which at least one differs from the base.

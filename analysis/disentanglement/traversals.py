@@ -1,4 +1,4 @@
-"""Latent traversals: what each coordinate of the code changes in the decoded data, in words and as a figure."""
+"""Latent traversals: what each coordinate of the code changes in the decoded data."""
 
 import math
 import textwrap
@@ -14,8 +14,8 @@ from analysis.check import Result, UndefinedCheckError
 from analysis.disentanglement.factors import encode_factors
 from analysis.disentanglement.information_metrics import factor_information
 from analysis.disentanglement.traversal_labels import ImageMovements, Movement, vector_movement
-from analysis.plotting.images import Limits, draw_datum, is_image, strip
-from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, shortened, tidy
+from analysis.plotting.images import Limits, draw_example, hide_axes, is_image
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, shorten, tidy
 from analysis.predictive.model_samples import mean_data
 from pyro_vae.data.nouns import noun
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 # The quantiles of its codes between which a coordinate is moved.
 RANGE = (0.01, 0.99)
-# A coordinate that moves the decoded mean by less than this share of the distance of decoded means from
-# their own mean does nothing.
+# A coordinate that moves the decoded mean by less than this share of the distance of decoded means
+# from their own mean does nothing.
 NOTHING = 0.1
 # Supports whose coordinates cannot move alone.
 TIED_SUPPORTS = ("sphere", "simplex", "one_hot")
-# A coordinate follows one factor if it determines at least this share of the factor's entropy, and at most
-# half as much of any other's.
+# A coordinate follows one factor if it determines at least this share of the factor's entropy, and
+# at most half as much of any other's.
 FOLLOWED = 0.1
 # The number of data decoded to measure their spread, and of coordinates shown.
 _DECODED = 500
@@ -45,11 +45,12 @@ class Traversal:
         dimension: The coordinate's index.
         values: Its values.
         decoded: The mean of p(x | z) at each.
-        change: The root mean square distance from the base, relative to that of decoded data from their
-            mean. Below 0.1 the coordinate does nothing.
+        change: The root mean square distance from the base, relative to that of decoded data from
+            their mean. Below 0.1 the coordinate does nothing.
         movement: What changes; None if nothing does.
         agreement: The share of other base data for which the same kind of movement is found.
-        information: For each factor, the share of its entropy that the coordinate determines, above chance.
+        information: For each factor, the share of its entropy that the coordinate determines,
+            above chance.
     """
 
     dimension: int
@@ -79,7 +80,7 @@ class Traversal:
 
     @property
     def factor_label(self) -> str:
-        """The followed factor and the share of its entropy, or all notable factors if there are several."""
+        """The followed factor and the share of its entropy, or all notable factors."""
         if self.factor is not None:
             return f"tells {self.information[self.factor]:.0%} of {self.factor}"
         notable = [name for name, share in self.information.items() if share >= FOLLOWED]
@@ -172,10 +173,11 @@ def traversals(
 ) -> Traversals:
     """E[x | z + (t - z_j) e_j] for t between the 1 % and 99 % quantiles of the codes' coordinate j.
 
-    Images are labelled by what explains the change of their pixels (`ImageMovements`), other data by the
-    elements that change most, in units of their standard deviation over decoded data; counts by their
-    square roots, whose noise is alike for rare and common ones. Labels need no known factors; where there
-    are some, the mutual information of coordinate and factor is reported beside them.
+    Images are labelled by what explains the change of their pixels (`ImageMovements`), other data
+    by the elements that change most, in units of their standard deviation over decoded data;
+    counts by their square roots, whose noise is alike for rare and common ones. Labels need no
+    known factors; where there are some, the mutual information of coordinate and factor is
+    reported beside them.
 
     Args:
         vae: A program with `decode(z)`.
@@ -185,19 +187,19 @@ def traversals(
         event_names: The names of the elements of a data point.
         dimensions: Which coordinates; None for the up to 10 that change the decoded data most.
         steps: The number of values of each.
-        base: The row to start from; None for the one nearest to the median code, in standard deviations
-            of each coordinate.
+        base: The row to start from; None for the one nearest to the median code, in standard
+            deviations of each coordinate.
         bases: The number of other data from which the movement is recomputed.
         seed: The seed of their choice, of the data decoded for the spread, and of permutations.
 
     Returns:
-        One row per coordinate. A collapsed coordinate "does nothing"; "changes shape" is a change that no
-        simple movement explains, which is no fault.
+        One row per coordinate. A collapsed coordinate "does nothing"; "changes shape" is a change
+        that no simple movement explains, which is no fault.
 
     Raises:
         UndefinedCheckError: If no coordinate of a code can move alone.
-        ValueError: If there are fewer than 2 codes or 3 steps, the numbers of factors and codes differ, or
-            a dimension or the base does not exist.
+        ValueError: If there are fewer than 2 codes or 3 steps, the numbers of factors and codes
+            differ, or a dimension or the base does not exist.
     """
     support = getattr(getattr(vae, "prior", None), "support", "real")
     if support in TIED_SUPPORTS:
@@ -262,8 +264,8 @@ def factor_shares(
     Coordinates are cut into classes of equal size.
 
     Returns:
-        A dictionary by factor for each coordinate: 1 if the coordinate determines the factor, 0 if there
-        is no information, or the factor is constant.
+        A dictionary by factor for each coordinate: 1 if the coordinate determines the factor, 0 if
+        there is no information, or the factor is constant.
     """
     from scipy.stats import rankdata
 
@@ -293,8 +295,8 @@ class _Mover:
         deviation = spread.reshape(len(spread), -1).std(0)
         # Rounding must not make an element move that never varies.
         self.scale = np.where(deviation > 1e-6 * np.abs(spread).max(), deviation, np.inf)
-        # The distance of decoded data from their mean; at least a thousandth of their size, which matters
-        # for a collapsed model.
+        # The distance of decoded data from their mean; at least a thousandth of their size, which
+        # matters for a collapsed model.
         flat = self.comparable(spread)
         away = np.sqrt(((flat - flat.mean(0)) ** 2).sum(1).mean())
         self.unit = float(max(away, 1e-3 * np.sqrt((flat**2).sum(1).mean()), 1e-12))
@@ -353,8 +355,8 @@ def plot_traversals(found: Traversals, limits: Limits | None = None) -> "matplot
 
     Args:
         found: The traversals.
-        limits: The values drawn black and white; None for the range of the rows, or 0 and 1 where all lie
-            between.
+        limits: The values drawn black and white; None for the range of the rows, or 0 and 1 where
+            all lie between.
     """
     one, nothing = found.counts
     title = f"{len(found.rows)} of {found.latent_dim} coordinates moved alone: "
@@ -377,13 +379,13 @@ def _plot_images(
         len(found.rows), steps + 1, squeeze=False, width_ratios=[2.8, *[0.9] * steps]
     )
     for row, (name, *panels) in zip(found.rows, cells, strict=True):
-        strip(name)
+        hide_axes(name)
         colour = GREY if row.movement is None else "black"
         style = {"ha": "right", "va": "center", "transform": name.transAxes}
         name.text(1.0, 0.5, _label(row), color=colour, fontsize=10, **style)
         nearest = np.abs(row.values - found.base_code[row.dimension]).argmin()
         for ax, image in zip(panels, row.decoded, strict=True):
-            draw_datum(ax, image, limits)
+            draw_example(ax, image, limits)
         panels[nearest].spines[:].set(visible=True, color=ORANGE, linewidth=2.5)
     for column, word in ((1, "1 %"), ((steps + 1) // 2, "quantiles of codes"), (steps, "99 %")):
         cells[0, column].set_title(word, fontsize=10)
@@ -403,7 +405,7 @@ def _plot_elements(found: Traversals, title: str) -> "matplotlib.figure.Figure":
         ends = {} if row.movement is None else row.movement.ends
         colours = [BLUE if value > 0 else ORANGE for value in ends.values()]
         ax.barh(range(len(ends)), list(ends.values()), color=colours)
-        ax.set_yticks(range(len(ends)), [shortened(name) for name in ends], fontsize=9)
+        ax.set_yticks(range(len(ends)), [shorten(name) for name in ends], fontsize=9)
         ax.invert_yaxis()
         ax.axvline(0, color=GREY, linewidth=0.8)
         ax.tick_params(labelbottom=True)

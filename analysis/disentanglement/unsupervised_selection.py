@@ -1,10 +1,10 @@
-"""Model selection without labels: the agreement of training seeds (UDR), and its rank correlation with labels."""
+"""Model selection without labels by the agreement of training seeds (UDR)."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -128,31 +128,34 @@ def unsupervised_selection(
 ) -> UnsupervisedSelection:
     """UDR_ij = (sum_b r_b^2 / sum_a R_ab + sum_a r_a^2 / sum_b R_ab) / (d_i + d_j), the median over j.
 
-    R_ab is the absolute Spearman correlation of coordinate a of model i and b of model j over the data,
-    r_b = max_a R_ab, r_a = max_b R_ab; a and b run over the d_i and d_j informative coordinates. (The
-    paper has a second form, with Lasso weights instead of correlations.) j runs over i's group.
+    R_ab is the absolute Spearman correlation of coordinate a of model i and b of model j over the
+    data, r_b = max_a R_ab, r_a = max_b R_ab; a and b run over the d_i and d_j informative
+    coordinates. (The paper has a second form, with Lasso weights instead of correlations.) j runs
+    over i's group.
 
     Args:
         codes: The codes of the same data, in the same order, by model.
-        groups: For each model, what it shares with those that differ in the seed only; None for one group.
-        informative: For each model, which coordinates are informative: in the paper those with a KL above
-            0.01 nats; None for those with a variance above 0.01, `active_units`. An autoencoder's codes
-            have no such scale: pass all.
+        groups: For each model, what it shares with those that differ in the seed only; None for
+            one group.
+        informative: For each model, which coordinates are informative: in the paper those with a
+            KL above 0.01 nats; None for those with a variance above 0.01, `active_units`. An
+            autoencoder's codes have no such scale: pass all.
         seed: The seed of the rotations and permutations behind the reference scores.
 
     Returns:
         1: each coordinate is one of the other model's, up to sign and a monotone map. Read a score
-        between `rotated`, that of an entangled code, and 1. With one informative coordinate both are 1.
+        between `rotated`, that of an entangled code, and 1. With one informative coordinate both
+        are 1.
 
     Raises:
         UndefinedCheckError: If no group has two models.
         ValueError: If the numbers of data differ, or a group or mask is missing or does not match.
 
     References:
-        Unsupervised Model Selection for Variational Disentangled Representation Learning (Duan et al.,
-        2020), https://arxiv.org/abs/1905.12614
-        Challenging Common Assumptions in the Unsupervised Learning of Disentangled Representations
-        (Locatello et al., 2019), https://arxiv.org/abs/1811.12359
+        Unsupervised Model Selection for Variational Disentangled Representation Learning (Duan et
+        al., 2020), https://arxiv.org/abs/1905.12614; Challenging Common Assumptions in the
+        Unsupervised Learning of Disentangled Representations (Locatello et al., 2019),
+        https://arxiv.org/abs/1811.12359
     """
     names = tuple(codes)
     lengths = {len(code) for code in codes.values()}
@@ -197,7 +200,7 @@ def unsupervised_selection(
 
 
 def ranking_agreement(similarity: Float[np.ndarray, "a b"]) -> float:
-    """UDR of a pair of models from the similarity R_ab, from 0 to 1, of their informative coordinates.
+    """UDR of a pair of models from the similarity R_ab of their informative coordinates.
 
     NaN if a model has no coordinate.
 
@@ -214,7 +217,7 @@ def ranking_agreement(similarity: Float[np.ndarray, "a b"]) -> float:
 
 
 def _standardized_ranks(values: np.ndarray) -> np.ndarray:
-    """Centred ranks of length 1, whose products are Spearman correlations; NaN for equal values."""
+    """Ranks whose products are Spearman correlations; NaN for equal values."""
     from scipy.stats import rankdata
 
     ranks = rankdata(values, axis=0) if values.size else values
@@ -289,8 +292,6 @@ class SelectionAgreement(Result):
         overall: Over all models: the value of choosing a group and a seed.
     """
 
-    FIELDS: ClassVar[tuple[str, ...]] = ()
-
     by_group: dict[str, RankCorrelation]
     within: RankCorrelation
     overall: RankCorrelation
@@ -334,8 +335,8 @@ def selection_agreement(
         seed: The seed of the permutations, where there are more than 5040.
 
     Returns:
-        Read `within` for the choice of a seed and `overall` for that of any model: a correlation over
-        all models may come from the groups alone.
+        Read `within` for the choice of a seed and `overall` for that of any model: a correlation
+        over all models may come from the groups alone.
 
     Raises:
         ValueError: If no model has both scores, or one has no group.

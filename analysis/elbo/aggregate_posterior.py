@@ -1,7 +1,7 @@
 """Log densities of the aggregate posterior q(z) = 1/N sum_j q(z | x_j), and of its coordinates.
 
-For normal guides q(z) is a mixture of very many normals, evaluated by matrix products in float64: a squared
-distance is the difference of numbers that are far larger.
+For normal guides q(z) is a mixture of very many normals, evaluated by matrix products in float64:
+a squared distance is the difference of numbers that are far larger.
 """
 
 import math
@@ -20,19 +20,22 @@ from torch.distributions import (
 
 from pyro_vae.distributions import LowRankNormal
 
-# The most elements of pairs of points and components that are held at a time: 8 MB fit into a cache.
+# The most elements of pairs of points and components that are held at a time: 8 MB fit into a
+# cache.
 ELEMENTS = 2**20
-# An interval of an interpolated log density is accepted once the polynomial over twice its length is off by
-# less than this, in nats, at the midpoint and in its slope there; its own error is about a sixteenth.
+# An interval of an interpolated log density is accepted once the polynomial over twice its length
+# is off by less than this, in nats, at the midpoint and in its slope there; its own error is about
+# a sixteenth.
 TOLERANCE = 2e-4
 # The number of initial knots, half of them equally spaced and half at quantiles of the points.
 FIRST_KNOTS = 64
 # No interval is wider than this multiple of the narrowest component in it or beside it.
 WIDEST = 2.0
-# In an interval with at most this many points, these become knots, so that nothing is interpolated.
+# In an interval with at most this many points, these become knots, so that nothing is
+# interpolated.
 FEW_POINTS = 3
-# Draws whose marginals are also summed directly, to measure the error of interpolation, and the largest
-# error in nats for which interpolated values are used.
+# Draws whose marginals are also summed directly, to measure the error of interpolation, and the
+# largest error in nats for which interpolated values are used.
 CHECKED = 100
 LARGEST_ERROR = 1e-3
 
@@ -92,7 +95,7 @@ class NormalAggregate:
 
 
 class PairwiseAggregate:
-    """log q(z), and log q(z_d) where it exists, from the density of each draw given each example."""
+    """log q(z), and log q(z_d) where it exists, from the density of all pairs."""
 
     def __init__(self, draws: Draws) -> None:
         self.z = draws.z
@@ -208,9 +211,10 @@ def log_marginal(
 ) -> Float[Tensor, " points"]:
     """log 1/N sum_j N(z_i | mu_j, sigma_j^2) in one dimension, in nats.
 
-    It is computed with its slope at adaptive knots and interpolated by cubic Hermite polynomials. Intervals
-    are halved until the interpolation is accurate to about 1e-4 nats at their midpoints, and no component
-    is much narrower than they are. Without `interpolate` it is summed at every point.
+    It is computed with its slope at adaptive knots and interpolated by cubic Hermite polynomials.
+    Intervals are halved until the interpolation is accurate to about 1e-4 nats at their midpoints,
+    and no component is much narrower than they are. Without `interpolate` it is summed at every
+    point.
     """
     if not bool(torch.isfinite(z).all() & torch.isfinite(loc).all() & torch.isfinite(scale).all()):
         return torch.full_like(z, math.nan)

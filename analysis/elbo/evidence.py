@@ -25,9 +25,9 @@ def plot_iwae_curve(
 ) -> "matplotlib.figure.Figure":
     """The IWAE-k bounds from the ELBO, k = 1, to k = K, and annealed importance sampling's log p(x).
 
-    On the left are means over data, with bands of one standard error, most of which is common to all. On
-    the right are paired differences: how far each bound is below annealing, or without it, below the last
-    bound. Data whose bounds are not finite are counted in the title and not drawn.
+    On the left are means over data, with bands of one standard error, most of which is common to
+    all. On the right are paired differences: how far each bound is below annealing, or without it,
+    below the last bound. Data whose bounds are not finite are counted in the title and not drawn.
 
     Args:
         curve_samples: The k of each point, rising.
@@ -92,8 +92,8 @@ class EvidenceCurve:
 def plot_evidence_curves(curves: Mapping[str, EvidenceCurve]) -> "matplotlib.figure.Figure":
     """The IWAE-k bound against k, one colour per model, with a dashed line at its log p(x) by AIS.
 
-    Both are at most log p(x) in expectation: importance weighting misses at least the gap between the end
-    of the curve and the line.
+    Both are at most log p(x) in expectation: importance weighting misses at least the gap between
+    the end of the curve and the line.
 
     Raises:
         ValueError: If there are none.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Real, Shaped
 
-from analysis.plotting.images import Limits, draw_datum, strip
+from analysis.plotting.images import Limits, draw_example, hide_axes
 from analysis.plotting.style import new_figure
 from analysis.plotting.vectors import Elements, draw_vectors, plot_largest
 from pyro_vae.data.nouns import nouns
@@ -30,13 +30,14 @@ def plot_extremes(
 ) -> "matplotlib.figure.Figure":
     """The data with the worst and the best reconstruction, rate and ELBO, with the model's means.
 
-    Each has its number of nats. The decoder cannot make data with a bad reconstruction; data with a
-    high rate need a long code; data with a low ELBO are improbable under the model.
+    Each has its number of nats. The decoder cannot make data with a bad reconstruction; data with
+    a high rate need a long code; data with a low ELBO are improbable under the model.
 
     Args:
         x: The data of `terms`.
         terms: Their terms.
-        means: The means of p(x | z) at their codes, or a function that computes those of a few codes.
+        means: The means of p(x | z) at their codes, or a function that computes those of a few
+            codes.
         labels: A label for each example.
         elements: Names and scale of the elements of vectors.
         limits: The values drawn black and white.
@@ -46,7 +47,7 @@ def plot_extremes(
     """
     if len(x) != len(terms.rate):
         raise ValueError(f"x must have a datum for each of {len(terms.rate)} terms, got {len(x)}.")
-    elements = elements or Elements.of(x)
+    elements = elements or Elements.from_data(x)
     long = elements is not None and elements.largest
     chosen = terms.extremes(2) if long else terms.extremes()
     bands = {name: np.concatenate(pair) for name, pair in chosen.items()}
@@ -104,10 +105,10 @@ def _draw_band(
     half = len(x) // 2
     cells = sheet.subplots(2, 2 * half + 1, width_ratios=[*[1] * half, 0.3, *[1] * half])
     for ax in cells.flat:
-        strip(ax)
+        hide_axes(ax)
     for index, column in enumerate((*range(half), *range(half + 1, 2 * half + 1))):
-        draw_datum(cells[0, column], x[index], limits)
-        draw_datum(cells[1, column], means[index], limits)
+        draw_example(cells[0, column], x[index], limits)
+        draw_example(cells[1, column], means[index], limits)
         cells[0, column].set_title(numbers[index], fontsize=9)
     for row, name in enumerate(("data", "model")):
         cells[row, 0].set_ylabel(name, rotation="horizontal", ha="right", va="center")

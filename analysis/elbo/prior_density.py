@@ -1,7 +1,7 @@
 """The density of a prior in two dimensions, on any support, as an image.
 
-Simplices of three corners and spheres in three dimensions are two-dimensional, too; one-hot codes have a
-probability for each of their few values.
+Simplices of three corners and spheres in three dimensions are two-dimensional, too; one-hot codes
+have a probability for each of their few values.
 """
 
 import math
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 LATENT_DIM = {"simplex": 3, "sphere": 3, "one_hot": 8}
 # The smallest half-width of an image of an unbounded support.
 SMALLEST_END = 4.0
-# The share of codes, and of draws, that an image of an unbounded support contains: long tails of positive
-# ones would leave the rest in a corner.
+# The share of codes, and of draws, that an image of an unbounded support contains: long tails of
+# positive ones would leave the rest in a corner.
 COVERAGE, POSITIVE_COVERAGE = 0.995, 0.97
 POINTS = 160
 # The exponent of the density that is shaded: the tails of a narrow peak would be white otherwise.
@@ -46,9 +46,9 @@ def draw_density(
 ) -> None:
     """Shade a prior's density, and draw the codes of data over it.
 
-    Real, positive and unit priors are shaded over the plane; a simplex over a triangle; a sphere by
-    longitude and sine of latitude, an equal-area map; one-hot variables cell by cell. A prior with exact
-    zeros has no density, so that draws are shown.
+    Real, positive and unit priors are shaded over the plane; a simplex over a triangle; a sphere
+    by longitude and sine of latitude, an equal-area map; one-hot variables cell by cell. A prior
+    with exact zeros has no density, so that draws are shown.
 
     Args:
         ax: The axes to draw on.
@@ -82,7 +82,7 @@ def draw_density(
 
 
 def end_for(prior: Any, codes: Float[torch.Tensor, "n latent"]) -> float:
-    """The half-width of an image of an unbounded support that contains a prior's draws and codes."""
+    """The half-width of an image that contains a prior's draws and codes."""
     with torch.no_grad():
         both = torch.cat([prior().sample((DRAWS,)), codes.detach()]).abs()
     coverage = POSITIVE_COVERAGE if prior.support == "positive" else COVERAGE

@@ -1,4 +1,4 @@
-"""The decomposition of the rate over all training data: mutual information, total correlation and dimension-wise KL."""
+"""The rate over all training data, as mutual information, total correlation and KL."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -56,8 +56,8 @@ class Spectrum:
         mutual_information_se: Its standard error.
         marginal_kl: KL_d = KL(q(z_d) || p(z_d)); None under a prior with dependent coordinates, or
             without densities of each.
-        rate: E[KL(q(z_d | x) || p(z_d))], in closed form, over the data that are drawn for; None where
-            `marginal_kl` is, or where it has no closed form.
+        rate: E[KL(q(z_d | x) || p(z_d))], in closed form, over the data that are drawn for; None
+            where `marginal_kl` is, or where it has no closed form.
     """
 
     mutual_information: Float[np.ndarray, " latent"]
@@ -70,23 +70,23 @@ class Spectrum:
 class RateDecomposition(Result):
     """rate = I(x; z) + TC(z) + DWKL(z) = I(x; z) + KL(q(z) || p(z)), in nats per example.
 
-    All terms are means over the same draws z ~ q(z | x), and add up exactly. Standard errors, `*_se`, are
-    over draws, for these N data.
+    All terms are means over the same draws z ~ q(z | x), and add up exactly. Standard errors,
+    `*_se`, are over draws, for these N data.
 
     Args:
         num_data: N, the number of components q(z | x) of q(z).
         num_draws: The number of draws of z.
         mutual_information: I(x; z) = E[log q(z | x) - log q(z)], at most log N.
         total_correlation: TC = E[log q(z) - sum_d log q(z_d)]; None for a guide without marginals.
-        dimension_wise_kl: DWKL = E[sum_d log q(z_d) - log p(z)]: sum_d KL(q(z_d) || p(z_d)) under a
-            prior with independent coordinates; under others not a KL, and possibly negative; None
-            without marginals.
+        dimension_wise_kl: DWKL = E[sum_d log q(z_d) - log p(z)]: sum_d KL(q(z_d) || p(z_d)) under
+            a prior with independent coordinates; under others not a KL, and possibly negative;
+            None without marginals.
         marginal_kl: KL(q(z) || p(z)) = TC + DWKL.
         rate: E[log q(z | x) - log p(z)], the ELBO's KL.
         by_dimension: The rate by latent dimension; None without marginals.
         activity: The variance over data of each dimension of the embedded code.
-        interpolation_error: The largest error of an interpolated log q(z_d), in nats; None if none was
-            interpolated.
+        interpolation_error: The largest error of an interpolated log q(z_d), in nats; None if none
+            was interpolated.
         undefined: Why there is no total correlation; None if there is one.
     """
 
@@ -134,7 +134,7 @@ class RateDecomposition(Result):
 
     @property
     def saturated_dimensions(self) -> Bool[np.ndarray, " latent"] | None:
-        """Whether I_d is above log N - 2: q(z_d) has a spike per example, and KL_d is too large."""
+        """Whether I_d is above log N - 2: q(z_d) is spiky, and KL_d too large."""
         if self.by_dimension is None:
             return None
         return self.by_dimension.mutual_information > self.log_n - SATURATION
@@ -186,12 +186,12 @@ def decompose_rate(
 ) -> RateDecomposition:
     """E[KL(q(z | x) || p(z))] = I(x; z) + TC(z) + sum_d KL(q(z_d) || p(z_d)), from all training data.
 
-    q(z) = 1/N sum_j q(z | x_j), over all data given, at draws z_i ~ q(z | x_i) for `num_draws` of them,
-    chosen at random without repetition; with more draws than data, several for each. For normal guides
-    log q(z_i) is a matrix product in float64, and log q(z_id) is interpolated. Densities of other guides
-    are computed pair by pair, for fewer draws where there are many data. For a guide without densities of
-    coordinates (flows, simplices, spheres, one-hot codes) only the mutual information and the marginal KL
-    are defined.
+    q(z) = 1/N sum_j q(z | x_j), over all data given, at draws z_i ~ q(z | x_i) for `num_draws` of
+    them, chosen at random without repetition; with more draws than data, several for each. For
+    normal guides log q(z_i) is a matrix product in float64, and log q(z_id) is interpolated.
+    Densities of other guides are computed pair by pair, for fewer draws where there are many data.
+    For a guide without densities of coordinates (flows, simplices, spheres, one-hot codes) only
+    the mutual information and the marginal KL are defined.
 
     Args:
         vae: A program with `model(x)`, `guide(x)`, `embed(x)` and one latent site.

@@ -16,9 +16,9 @@ from analysis.plotting.style import (
     LABEL_COLOURS,
     ORANGE,
     new_figure,
-    shortened,
+    shorten,
     tidy,
-    wrapped,
+    wrap_title,
 )
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.json_values import to_jsonable
@@ -41,7 +41,7 @@ _ANGLES = tuple(math.radians(a) for a in (20, -20, 160, 200, 60, -60, 120, 240, 
 
 @dataclass(frozen=True)
 class RateDistortion:
-    """Rate E KL(q(z | x) || p(z)) and distortion -E log p(x | z) of one model, in nats per example.
+    """Rate E KL(q(z | x) || p(z)) and distortion -E log p(x | z) of a model, in nats.
 
     ELBO = -(rate + distortion), with beta = 1 whatever the training objective. The distortion of a
     density may be negative.
@@ -167,14 +167,14 @@ def plot_rate_distortion(
 ) -> "matplotlib.figure.Figure":
     """Models in the plane of rate and distortion, over lines of equal ELBO, which have slope -1.
 
-    Lower left is better. The lower right end, distortion of arbitrarily long codes, is the auto-encoding
-    limit; the upper left, rate 0, the auto-decoding limit, where the code is collapsed. Bars are two
-    standard errors over data, most of which is common to all models.
+    Lower left is better. The lower right end, distortion of arbitrarily long codes, is the
+    auto-encoding limit; the upper left, rate 0, the auto-decoding limit, where the code is
+    collapsed. Bars are two standard errors over data, most of which is common to all models.
 
     Args:
         points: The models.
-        log_evidence: log p(x) of one of the models or of the true distribution, in nats per example, if
-            known: no ELBO of that model lies beyond this line.
+        log_evidence: log p(x) of one of the models or of the true distribution, in nats per
+            example, if known: no ELBO of that model lies beyond this line.
 
     Raises:
         ValueError: If there are no models, or names repeat.
@@ -200,11 +200,13 @@ def plot_rate_distortion(
     tidy([ax], grid=None)
     best = max(points, key=lambda point: point.elbo)
     unit = f"nats per {noun()}"
-    title = f"{shortened(best.name)} has the highest ELBO, {best.elbo:.2f} {unit}; lower left is better"
+    title = (
+        f"{shorten(best.name)} has the highest ELBO, {best.elbo:.2f} {unit}; lower left is better"
+    )
     if len(points) == 1:
         parts = f"-(rate {best.rate:.2f} + distortion {best.distortion:.2f})"
-        title = f"{shortened(best.name)}: ELBO {best.elbo:.2f} = {parts} {unit}"
-    figure.suptitle(wrapped(title), fontsize=12)
+        title = f"{shorten(best.name)}: ELBO {best.elbo:.2f} = {parts} {unit}"
+    figure.suptitle(wrap_title(title), fontsize=12)
     _label_points(figure, ax, [point.name for point in points], centres, errors, colours)
     return figure
 
@@ -273,7 +275,7 @@ def _label_points(
             occupied.append(Bbox([spot - half, spot + half]))
     for name, centre, spot, colour in zip(names, centres, spots, colours, strict=True):
         label = ax.annotate(
-            shortened(name),
+            shorten(name),
             centre,
             xytext=(0, 0),
             textcoords="offset points",

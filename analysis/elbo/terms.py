@@ -11,7 +11,7 @@ from analysis.check import Check, Plot, Result, UndefinedCheckError
 from analysis.elbo.extremes import plot_extremes
 from analysis.elbo.rate_decomposition import PARTS, RateDecomposition, decompose_rate
 from analysis.plotting.style import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
-from analysis.verdicts import Verdict, code_used
+from analysis.verdicts import Verdict, judge_code_use
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.evidence import Evaluation
 from pyro_vae.statistics import ACTIVE_VARIANCE, EQUAL_SHARE, standard_error, unit_activity
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 # The number of worst and of best examples that are recorded.
 EXTREMES = 5
-# A tail is long if the mean of the worst 1 % lies this many interquartile ranges below the median; for a
-# normal distribution it is about 2.
+# A tail is long if the mean of the worst 1 % lies this many interquartile ranges below the median;
+# for a normal distribution it is about 2.
 LONG_TAIL = 4.0
 # With more data the scatter plot becomes a density.
 MOST_POINTS = 5000
@@ -99,7 +99,7 @@ class ElboTerms(Result):
         rate = float(self.rate.mean())
         if not math.isfinite(rate):
             return ()
-        return (code_used(rate, self.active_units, self.embeddings.shape[1]),)
+        return (judge_code_use(rate, self.active_units, self.embeddings.shape[1]),)
 
     def reading(self) -> str:
         """Whether the code is used, and whether a few examples dominate the loss."""
@@ -129,15 +129,15 @@ def elbo_terms(evaluation: Evaluation) -> ElboTerms:
 def plot_elbo_terms(
     terms: ElboTerms, decomposition: RateDecomposition | None = None
 ) -> "matplotlib.figure.Figure":
-    """Reconstruction and rate of each example, and the steps from the mean reconstruction to the mean ELBO.
+    """Reconstruction and rate of each example, and the steps to the mean ELBO.
 
-    Examples on a thin line have the same ELBO; towards the upper left it is better. On the right each bar
-    subtracts what its term costs.
+    Examples on a thin line have the same ELBO; towards the upper left it is better. On the right
+    each bar subtracts what its term costs.
 
     Args:
         terms: The terms of each example.
-        decomposition: The decomposition of the rate of the training data; a last step leads to the rate of
-            these data.
+        decomposition: The decomposition of the rate of the training data; a last step leads to the
+            rate of these data.
     """
     figure = new_figure(10.0, 4.4)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
@@ -253,8 +253,8 @@ def plot_spectrum(
 ) -> "matplotlib.figure.Figure":
     """The rate of each latent dimension, I(x; z_d) + KL(q(z_d) || p(z_d)), in falling order.
 
-    They sum to the rate only if the dimensions are independent, both given x and without it. The model
-    ignores grey dimensions.
+    They sum to the rate only if the dimensions are independent, both given x and without it. The
+    model ignores grey dimensions.
 
     Args:
         decomposition: The decomposition of the rate.

@@ -8,10 +8,10 @@ from jaxtyping import Int, Real
 
 from analysis.check import Check, Plot, Result
 from analysis.commands import ANNEALING, MORE_DRAWS
-from analysis.plotting.images import Limits, draw_datum, strip
+from analysis.plotting.images import Limits, draw_example, hide_axes
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.plotting.vectors import Elements, plot_largest, plot_vectors
-from analysis.verdicts import Verdict, evidence
+from analysis.verdicts import Verdict, judge_evidence
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.statistics import khat_threshold, share_above_threshold
 
@@ -30,15 +30,22 @@ ROWS = 10
 class GuideQuality(Result):
     """k-hat and ESS of the weights p(x, z) / q(z | x), z ~ q(z | x), for each of n examples.
 
-    k-hat measures how heavy the weights' tail is. A guide wider than p(z | x) scores well on it if there
-    are enough draws, as does one that misses a mode. The ESS is low for a wide guide, too.
+    k-hat measures how heavy the weights' tail is. A guide wider than p(z | x) scores well on it if
+    there are enough draws, as does one that misses a mode. The ESS is low for a wide guide, too.
 
     Args:
-        khat: -inf where the weights are constant, inf where one is not finite or a few outweigh all;
-            None for too few draws.
-        ess: The effective sample size, from 0 to `num_samples`.
+        khat: -inf where the weights are constant, inf where one is not finite or a few outweigh
+            all; None for too few draws.
+        ess: (sum_s w_s)^2 / sum_s w_s^2, from 0 to `num_samples`.
         num_samples: The number S of draws per example.
         withheld: Why rounding errors allow no verdict on the weights; None if they are small.
+
+    Raises:
+        ValueError: If there are no data, the lengths differ, or an ESS is not from 0 to S.
+
+    References:
+        Pareto Smoothed Importance Sampling (Vehtari et al., 2024),
+        https://arxiv.org/abs/1507.02646
     """
 
     FIELDS: ClassVar[tuple[str, ...]] = ("num_samples", "khat_share_above")
@@ -47,6 +54,19 @@ class GuideQuality(Result):
     ess: Real[np.ndarray, " n"]
     num_samples: int
     withheld: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.ess) == 0 or (self.khat is not None and len(self.khat) != len(self.ess)):
+            raise ValueError(
+                "khat and ess must be of the same data, at least one, got "
+                f"{None if self.khat is None else len(self.khat)} and {len(self.ess)}."
+            )
+        # Sums of nearly equal weights are rounded.
+        if not (self.ess.min() >= 0 and self.ess.max() <= self.num_samples * (1 + 1e-6)):
+            raise ValueError(
+                f"ess must be from 0 to {self.num_samples}, got {self.ess.min():.3g} to "
+                f"{self.ess.max():.3g}."
+            )
 
     @property
     def worst(self) -> Int[np.ndarray, " n"]:
@@ -97,7 +117,7 @@ class GuideQuality(Result):
         """Whether importance weighting with the guide gives log p(x); none if withheld."""
         if self.withheld:
             return ()
-        verdict = evidence(
+        verdict = judge_evidence(
             self.khat_share_above,
             None if self.khat is None else khat_threshold(self.num_samples),
             float(np.median(self.ess)),
@@ -126,48 +146,15 @@ class GuideQuality(Result):
         return f"{verdict}{advice}" + (f" {'; '.join(counts)}." if counts else "")
 
 
-def guide_quality(
-    khat: Real[np.ndarray, " n"] | None,
-    ess: Real[np.ndarray, " n"],
-    num_samples: int,
-    withheld: str | None = None,
-) -> GuideQuality:
-    """k-hat and ESS = (sum_s w_s)^2 / sum_s w_s^2 of each example, after checking that they match.
-
-    Args:
-        khat: The result of `pyro_vae.statistics.pareto_khat`; None if there were too few draws.
-        ess: The result of `effective_sample_size`.
-        num_samples: The number S of draws from the guide per example.
-        withheld: As `ImportanceWeighting.withheld`.
-
-    Raises:
-        ValueError: If there are no data, the lengths differ, or an ESS is not from 0 to S.
-
-    References:
-        Pareto Smoothed Importance Sampling (Vehtari et al., 2024), https://arxiv.org/abs/1507.02646
-    """
-    if len(ess) == 0 or (khat is not None and len(khat) != len(ess)):
-        raise ValueError(
-            "khat and ess must be of the same data, at least one, got "
-            f"{None if khat is None else len(khat)} and {len(ess)}."
-        )
-    # Sums of nearly equal weights are rounded.
-    if not (ess.min() >= 0 and ess.max() <= num_samples * (1 + 1e-6)):
-        raise ValueError(
-            f"ess must be from 0 to {num_samples}, got {ess.min():.3g} to {ess.max():.3g}."
-        )
-    return GuideQuality(khat, ess, num_samples, withheld)
-
-
 def plot_guide_quality(
     khat: Real[np.ndarray, " n"] | None, ess: Real[np.ndarray, " n"], num_samples: int
 ) -> "matplotlib.figure.Figure":
     """The sorted k-hat of all examples, and a histogram of the effective share of their draws.
 
     Args:
-        khat: The tail shape of each example's importance weights: -inf where they are constant (an exact
-            guide, a collapsed latent), inf where none could be fitted; both are counted and not drawn. None
-            if there were too few draws.
+        khat: The tail shape of each example's importance weights: -inf where they are constant (an
+            exact guide, a collapsed latent), inf where none could be fitted; both are counted and
+            not drawn. None if there were too few draws.
         ess: The effective sample size of each example's weights, up to `num_samples`.
         num_samples: The number S of draws from the guide per example.
     """
@@ -249,7 +236,7 @@ def plot_worst_images(
             f"{len(quality.ess)}."
         )
     columns = min(columns, len(x))
-    elements = elements or Elements.of(x)
+    elements = elements or Elements.from_data(x)
     worst, best = quality.worst[:columns], quality.worst[::-1][:columns]
     labels = [f"{noun()} {row}\nESS {ess:.3g}" for row, ess in enumerate(quality.ess)]
     if quality.khat is not None:
@@ -267,11 +254,11 @@ def plot_worst_images(
     for band, (title, rows) in zip(figure.subfigures(2, 1), panels.items(), strict=True):
         cells = band.subplots(2, columns, squeeze=False)
         for column, row in enumerate(rows):
-            draw_datum(cells[0, column], x[row], limits)
-            draw_datum(cells[1, column], means[row], limits)
+            draw_example(cells[0, column], x[row], limits)
+            draw_example(cells[1, column], means[row], limits)
             cells[0, column].set_title(labels[row], fontsize=9)
         for ax in cells.flat:
-            strip(ax)
+            hide_axes(ax)
         for ax, name in zip(cells[:, 0], ("data", "model"), strict=True):
             ax.set_ylabel(name, rotation="horizontal", ha="right", va="center")
         band.suptitle(title)
@@ -307,7 +294,7 @@ def _plot_worst_vectors(
 
 def _quality(subject: "Subject") -> GuideQuality:
     weights = subject.evaluation.importance_weighting
-    return guide_quality(weights.khat, weights.ess, weights.num_samples, weights.withheld)
+    return GuideQuality(weights.khat, weights.ess, weights.num_samples, weights.withheld)
 
 
 def _headline(quality: GuideQuality) -> dict[str, str]:

@@ -32,7 +32,7 @@ def is_image(event_shape: tuple[int, ...]) -> bool:
     return len(event_shape) == 3 or (len(event_shape) == 2 and not is_series(event_shape))
 
 
-def limits_of(data: Real[np.ndarray, " n *event"]) -> Limits:
+def value_limits(data: Real[np.ndarray, " n *event"]) -> Limits:
     """The values drawn black and white: 0 and 1, or the extremes of data beyond them.
 
     Channels that are drawn apart, of series and of images that are neither grey nor RGB, have separate
@@ -62,7 +62,7 @@ def plot_reconstructions(
     Args:
         originals: The data.
         reconstructions: Their reconstructions, in the same order.
-        limits: See `draw_datum`.
+        limits: See `draw_example`.
         columns: The number of pairs side by side.
     """
     title = f"Test {nouns()} above their reconstructions, the mean of p(x | z) at the code of x"
@@ -77,9 +77,9 @@ def plot_reconstructions(
     for index, pair in enumerate(zip(originals, reconstructions, strict=True)):
         band, column = divmod(index, columns)
         for row, datum in enumerate(pair):
-            draw_datum(cells[3 * band + row, column], datum, limits)
+            draw_example(cells[3 * band + row, column], datum, limits)
     for ax in cells.flat:
-        strip(ax)
+        hide_axes(ax)
     for index, ax in enumerate(cells[:, 0]):
         name = ("data", "model", "")[index % 3]
         ax.set_ylabel(name, rotation="horizontal", ha="right", va="center")
@@ -96,7 +96,7 @@ def plot_samples(
 
     Args:
         samples: The samples.
-        limits: See `draw_datum`.
+        limits: See `draw_example`.
         title: The title; None for means of p(x | z) at z ~ p(z).
     """
     title = title or f"New {nouns()} from the model: the mean of p(x | z) at z ~ p(z)"
@@ -107,14 +107,14 @@ def plot_samples(
     figure = new_figure(max(0.75 * columns, 6.0), 0.75 * rows + 0.5)
     cells = figure.subplots(rows, columns, squeeze=False)
     for ax, sample in zip(cells.flat, samples, strict=False):
-        draw_datum(ax, sample, limits)
+        draw_example(ax, sample, limits)
     for ax in cells.flat:
-        strip(ax)
+        hide_axes(ax)
     figure.suptitle(title)
     return figure
 
 
-def draw_datum(
+def draw_example(
     ax: "matplotlib.axes.Axes",
     datum: Real[np.ndarray, " *event"],
     limits: Limits = (0.0, 1.0),
@@ -144,7 +144,7 @@ def draw_datum(
         ax.fill_between(np.arange(len(values)), foot, values, step="mid", color=BLUE, linewidth=0)
         margin = 0.05 * (high - low)
         ax.set_ylim(low - margin, high + margin)
-    strip(ax)
+    hide_axes(ax)
 
 
 def _channel_grid(image: np.ndarray) -> np.ndarray:
@@ -161,7 +161,7 @@ def _channel_grid(image: np.ndarray) -> np.ndarray:
     return grid.reshape(rows * cells.shape[1], -1)[:-gap, :-gap]
 
 
-def strip(ax: "matplotlib.axes.Axes") -> None:
+def hide_axes(ax: "matplotlib.axes.Axes") -> None:
     """Remove ticks and frame from a panel."""
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)

@@ -64,21 +64,21 @@ def to_png(figure: "matplotlib.figure.Figure", dpi: int = DOTS_PER_INCH) -> byte
     return buffer.getvalue()
 
 
-def shortened(name: str, most: int = 28) -> str:
+def shorten(name: str, most: int = 28) -> str:
     """A name of at most `most` characters, its middle replaced by an ellipsis if it is longer."""
     half = (most - 1) // 2
     return name if len(name) <= most else f"{name[: most - 1 - half]}…{name[-half:]}"
 
 
-def wrapped(title: str) -> str:
+def wrap_title(title: str) -> str:
     """A title in lines that fit on a figure of 10 inches."""
     return textwrap.fill(title, 95)
 
 
-def listed(words: Sequence[str]) -> str:
+def list_names(words: Sequence[str]) -> str:
     """Names as a sentence lists them: the first few, and the number of the others.
 
-    >>> listed(["a", "b", "c"]), listed(list("abcdefg"))
+    >>> list_names(["a", "b", "c"]), list_names(list("abcdefg"))
     ('a, b and c', 'a, b, c, d and 3 others')
     """
     if len(words) > _MOST_NAMES + 1:

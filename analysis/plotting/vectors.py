@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Real
 
-from analysis.plotting.style import BLUE, GREY, new_figure, shortened, tidy
+from analysis.plotting.style import BLUE, GREY, new_figure, shorten, tidy
 from pyro_vae.data.nouns import nouns
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Elements:
     named: bool
 
     @classmethod
-    def of(
+    def from_data(
         cls, data: Real[np.ndarray, " n *event"], names: Sequence[str] = ()
     ) -> "Elements | None":
         """The elements of vectors; None for other data, and for series without names.
@@ -106,7 +106,7 @@ class Elements:
         """The name of an element in a sentence.
 
         >>> values = np.array([[0.0, 1.5], [1.0, 2.5]])
-        >>> Elements.of(values, ["age", "height"]).label(1), Elements.of(values).label(1)
+        >>> Elements.from_data(values, ["age", "height"]).label(1), Elements.from_data(values).label(1)
         ('height', 'element 1')
         """
         return self.names[index] if self.named else f"element {self.names[index]}"
@@ -114,7 +114,7 @@ class Elements:
     def draw_ticks(self, ax: "matplotlib.axes.Axes") -> None:
         """Label the horizontal axis of a panel with the elements' names, if there is room."""
         if self.named and self.has_room:
-            names = [shortened(name, 24) for name in self.names]
+            names = [shorten(name, 24) for name in self.names]
             ax.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=9)
             ax.set_xlabel("")
         else:
@@ -211,7 +211,7 @@ def draw_vectors(
             ax.set_xticks(range(len(said)), said, rotation=90, fontsize=8)
         ax.tick_params(axis="both", length=2)
         ax.spines[:].set_visible(False)
-    named = [shortened(elements.names[row], 24) for row in rows]
+    named = [shorten(elements.names[row], 24) for row in rows]
     cells[0].set_yticks(range(len(rows)), named, fontsize=9)
     if not elements.named:
         cells[0].set_ylabel("element")

@@ -41,7 +41,7 @@ from analysis.predictive.figures import (
 from analysis.predictive.two_sample import Comparison, compare_scores
 from analysis.representation.classifier_two_sample import MIN_DRAWS, TwoSampleTest, two_sample_test
 from analysis.subject import SCORES
-from analysis.verdicts import SIGNIFICANT, Verdict, like_data
+from analysis.verdicts import SIGNIFICANT, Verdict, judge_samples
 from pyro_vae.data.nouns import noun
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class PredictiveChecks(Result):
     def verdicts(self) -> tuple[Verdict, ...]:
         """Whether generated data are like held-out data."""
         return (
-            like_data(
+            judge_samples(
                 self.classifier and self.classifier.best,
                 self.furthest.title,
                 self.furthest.ks_distance,

@@ -9,7 +9,7 @@ from jaxtyping import Real
 from torch import Tensor
 
 from analysis.check import Check, Plot, Result
-from analysis.plotting.images import Limits, draw_datum, strip
+from analysis.plotting.images import Limits, draw_example, hide_axes
 from analysis.plotting.style import BLUE, ORANGE, new_figure, tidy
 from analysis.plotting.vectors import Elements, plot_vectors
 from analysis.predictive.data_statistics import compute_statistics
@@ -127,7 +127,7 @@ def plot_prior_predictive(
         limits: The values drawn black and white; by default the range of the real data.
         elements: Names and scale of the elements of vectors.
     """
-    elements = elements or Elements.of(real)
+    elements = elements or Elements.from_data(real)
     rows = {"data": real, "before training": untrained, "after training": trained}
     title = f"Test {nouns()} and new {nouns()} from the model, x ~ p(x | z) with z ~ p(z)"
     if elements is not None and not elements.largest:
@@ -165,7 +165,7 @@ def plot_same_image(
         limits: The values drawn black and white; by default the range of the data.
         elements: Names and scale of the elements of vectors.
     """
-    elements = elements or Elements.of(originals)
+    elements = elements or Elements.from_data(originals)
     title = (
         f"Test {nouns()} and replicates of the same {nouns()}, z ~ q(z | x).\n"
         "Descriptive only: they fail a calibrated test even for a true model"
@@ -244,9 +244,9 @@ def _plot_rows(
         label = name.replace(" training", "\ntraining")
         line[0].set_ylabel(label, rotation="horizontal", ha="right", va="center", labelpad=8)
         for ax, datum in zip(line, data, strict=False):
-            draw_datum(ax, datum, limits)
+            draw_example(ax, datum, limits)
     for ax in cells.flat:
-        strip(ax)
+        hide_axes(ax)
     figure.suptitle(title)
     return figure
 

@@ -10,7 +10,7 @@ from jaxtyping import Real
 from analysis.check import UndefinedCheckError
 from analysis.comparison.p_values import p_text
 from analysis.comparison.resampling_tests import ProfileComparison, SpectrumComparison
-from analysis.plotting.images import draw_datum
+from analysis.plotting.images import draw_example
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.plotting.vectors import Elements, draw_vectors, is_long
 from analysis.predictive.data_statistics import Nearest
@@ -176,7 +176,7 @@ def plot_nearest(
     long = is_long(generated.shape[1:])
     shown = np.argsort(nearest.distance, kind="stable")[: _SCATTERED if long else _PAIRS]
     new, known = generated[shown], train[nearest.row[shown]]
-    elements = elements or Elements.of(train)
+    elements = elements or Elements.from_data(train)
     # A row of a heat map is 0.22 inches high.
     height = 0.22 * len(elements.names) + 1.4 if elements is not None and not long else 2.8
     figure = new_figure(11.0, height + 3.4)
@@ -223,7 +223,7 @@ def _draw_pairs(
     cells = sheet.subplots(2, len(new), squeeze=False)
     for row, name, data in zip(cells, ("new", "training"), (new, known), strict=True):
         for ax, datum in zip(row, data, strict=True):
-            draw_datum(ax, datum, limits)
+            draw_example(ax, datum, limits)
         row[0].set_ylabel(name, rotation="horizontal", ha="right", va="center")
     for ax, distance in zip(cells[0], distances, strict=True):
         ax.set_title(distance, fontsize=9)

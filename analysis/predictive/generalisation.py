@@ -12,7 +12,7 @@ from torch import Tensor
 from analysis.check import Check, Plot, Result
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.predictive.model_samples import to_array
-from analysis.verdicts import CLEAR, DECODER, ENCODER, MOST_KHATS_ABOVE, Verdict, overfits
+from analysis.verdicts import CLEAR, DECODER, ENCODER, MOST_KHATS_ABOVE, Verdict, judge_overfitting
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence import NoLocalGuideError, fixed_rows, importance_weighting, inference_gaps
 from pyro_vae.evidence.baseline_densities import independent_density, negative_binomial_log_density
@@ -148,8 +148,10 @@ class Generalisation(Result):
         name = "inference" if self.left_out else "amortisation"
         gap, gap_error = self.difference(name)
         return (
-            overfits(DECODER, what, *self.adjusted()),
-            overfits(ENCODER, f"the {LABELS[name]} of test less training data", -gap, gap_error),
+            judge_overfitting(DECODER, what, *self.adjusted()),
+            judge_overfitting(
+                ENCODER, f"the {LABELS[name]} of test less training data", -gap, gap_error
+            ),
         )
 
     def reading(self) -> str:

@@ -96,7 +96,7 @@ class PitComparisons(Result):
 
 
 def _compute(subject: "Subject") -> PitComparisons:
-    subject.check_several()
+    subject.check_size()
     real, generated = subject.real_statistics, subject.generated_statistics
     return PitComparisons(
         tuple(

@@ -1,4 +1,5 @@
-"""What a trained VAE's codes are worth as a representation: useful, continuous, robust, and apart from foreign data.
+"""The codes of a trained VAE as a representation: use, continuity, robustness, foreign data.
 
-Pure functions from codes, labels and data to numbers with a reading; `section` joins them for a diagnosis.
+Pure functions from codes, labels and data to numbers with a reading; `section` joins them for a
+diagnosis.
 """

@@ -17,9 +17,10 @@ class TwoSampleTest:
     """How well two classifiers separate held-out halves of two samples.
 
     Args:
-        auroc: By classifier, "quadratic" and "trees": the share of pairs, one of each sample, in which
-            the first scores higher. 0.5 is chance.
-        p_value: The smaller of both after Holm's correction: the probability of a larger area by chance.
+        auroc: By classifier, "quadratic" and "trees": the share of pairs, one of each sample, in
+            which the first scores higher. 0.5 is chance.
+        p_value: The smaller of both after Holm's correction: the probability of a larger area by
+            chance.
         num_held_out: The number of scored draws of both samples.
     """
 
@@ -36,14 +37,15 @@ class TwoSampleTest:
 def two_sample_test(
     first: Float[np.ndarray, "n dim"], second: Float[np.ndarray, "m others"], *, seed: int = 0
 ) -> TwoSampleTest:
-    """P(s(first) > s(second)) for a classifier's score s, fitted on one half and evaluated on the other.
+    """P(s(first) > s(second)) for a score s, fitted on one half and evaluated on the other.
 
-    On the held-out half the rank sum of the scores has a known distribution if both samples have the
-    same one: the p-value is valid for any classifier. Cross-validated folds depend on each other and
-    have no such p-value.
+    On the held-out half the rank sum of the scores has a known distribution if both samples have
+    the same one: the p-value is valid for any classifier. Cross-validated folds depend on each
+    other and have no such p-value.
 
-    The classifiers are a linear one on coordinates and their products, which detects shifts, scales and
-    correlations, and boosted trees with the distance from the centre, which detect lumps and holes.
+    The classifiers are a linear one on coordinates and their products, which detects shifts,
+    scales and correlations, and boosted trees with the distance from the centre, which detect
+    lumps and holes.
 
     Args:
         first: Independent draws.

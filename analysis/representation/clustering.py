@@ -1,4 +1,4 @@
-"""Agreement of labels with groups of codes: K-means clusters, and components of a mixture prior."""
+"""Agreement of labels with groups of codes: K-means clusters, or a mixture prior's components."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 # Each start of K-means is the best of this many, by its own criterion.
 INITS = 3
 MAX_CODES = 10_000
-# Adjusted Rand index: below the first, groups are nearly unrelated to labels; above the second, most
-# pairs with one label are together.
+# Adjusted Rand index: below the first, groups are nearly unrelated to labels; above the second,
+# most pairs with one label are together.
 UNRELATED, CLOSE = 0.1, 0.6
 # Labels of the scores.
 SCORES = {"NMI": "nmi", "ARI": "ari", "accuracy": "accuracy"}
@@ -109,8 +109,8 @@ def clustering(
 ) -> Clustering:
     """Agreement of labels with argmin over groups and centres of sum_i |z_i - c_k(i)|^2.
 
-    Distances are Euclidean, in the codes' own units. Each start is the best of `INITS` by that sum; labels
-    are not used.
+    Distances are Euclidean, in the codes' own units. Each start is the best of `INITS` by that
+    sum; labels are not used.
 
     Args:
         data: Codes and labels; at most 10,000 are used, drawn at random.
@@ -142,7 +142,8 @@ def clustering(
     for start in generator.integers(2**31, size=repeats):
         # scikit-learn's type stub knows only the default of n_init, a word.
         k_means = KMeans(k, n_init=INITS, random_state=int(start))  # pyright: ignore[reportArgumentType]
-        # With fewer distinct codes than clusters, as of a collapsed code, some clusters stay empty.
+        # With fewer distinct codes than clusters, as of a collapsed code, some clusters stay
+        # empty.
         with ignore_fit_warnings():
             groups = k_means.fit_predict(data.codes.astype(np.float64))
             starts.append(agreement(groups, data.labels))
@@ -150,7 +151,7 @@ def clustering(
 
 
 def agreement(assignments: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> Agreement:
-    """NMI = 2 I(c; y) / (H(c) + H(y)), the adjusted Rand index, and max over matchings of the accuracy.
+    """NMI = 2 I(c; y) / (H(c) + H(y)), the adjusted Rand index, and the matched accuracy.
 
     A matching gives each group at most one label and each label at most one group; data of a group
     without a label count as wrong. The names of groups do not matter.
@@ -160,8 +161,8 @@ def agreement(assignments: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"])
         labels: The label of each example.
 
     Returns:
-        Three scores whose maximum is 1. ARI is 0 by chance; NMI and accuracy are above 0, the more so the
-        more groups there are.
+        Three scores whose maximum is 1. ARI is 0 by chance; NMI and accuracy are above 0, the more
+        so the more groups there are.
 
     Raises:
         UndefinedCheckError: If the data have a single label.
@@ -195,7 +196,7 @@ def agreement(assignments: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"])
 
 
 def prior_components(vae: Any, codes: Float[np.ndarray, "n dim"]) -> Int[np.ndarray, " n"]:
-    """argmax_k w_k p_k(z): the component of a mixture prior with the largest responsibility for each code.
+    """argmax_k w_k p_k(z): the component of a mixture prior that is responsible for each code.
 
     Args:
         vae: A program with `prior()`.

@@ -68,7 +68,8 @@ def class_labels(
         raise UndefinedCheckError(f"{name} have no labels.")
     if labels.dtype.kind == "f":
         raise UndefinedCheckError(
-            f"the labels of {name} are floats, a numeric target: classifiers need classes, given as words or "
+            f"the labels of {name} are floats, a numeric target: classifiers need classes, given "
+            "as words or "
             "whole numbers."
         )
     first = labels[:, 0] if labels.ndim == 2 else labels
@@ -117,8 +118,8 @@ def balanced_rows(
 ) -> Int[np.ndarray, " size"]:
     """Draw rows at random, with class counts as equal as possible.
 
-    Classes take turns in random order until the draw is full; an exhausted class is skipped. The first
-    rows of a draw are therefore balanced as well.
+    Classes take turns in random order until the draw is full; an exhausted class is skipped. The
+    first rows of a draw are therefore balanced as well.
 
     Args:
         labels: Labels of the data to draw from.
@@ -139,7 +140,7 @@ def balanced_rows(
 
 
 def held_out_rows(labels: Int[np.ndarray, " n"], share: float) -> Bool[np.ndarray, " n"] | None:
-    """Mark labels to hold out: the last ones of each class in proportion, never a class's only one.
+    """Mark labels to hold out: the last of each class in proportion, never its only one.
 
     Args:
         labels: In random order within each class.
@@ -193,7 +194,8 @@ class Codes:
         row_names: The name of each row of the file, if rows are named.
         metadata: The run and the data, as plain values.
         scale: The standard deviation of q(z | x); None if not requested.
-        labels: A label or a row of factors per example, -1 where missing; None if no example has one.
+        labels: A label or a row of factors per example, -1 where missing; None if no example has
+            one.
         label_names: Names of labels 0, 1, ...; of factors, the name of each factor.
     """
 
@@ -208,7 +210,7 @@ class Codes:
 
     @property
     def targets(self) -> str:
-        """The name of the labels in a file: `labels`, or `factors` if there are several per example."""
+        """The name in a file: `labels`, or `factors` if there are several per example."""
         return "factors" if self.labels is not None and self.labels.ndim == 2 else "labels"
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -264,7 +266,7 @@ def as_netcdf(codes: Codes) -> bytes:
 
 
 def as_csv(codes: Codes) -> bytes:
-    """A `.csv` file: columns z0, z1, ..., the label or factors, split and row; one line per example."""
+    """A `.csv` file: z0, z1, ..., the label or factors, split and row; one line per example."""
     with _pandas_required():
         return _table(codes).to_csv(index=False).encode()
 
@@ -309,6 +311,7 @@ def _pandas_required() -> Iterator[None]:
         yield
     except ImportError as error:
         raise ImportError(
-            ".csv and .parquet files are written by pandas and pyarrow, one of which cannot be imported "
+            ".csv and .parquet files are written by pandas and pyarrow, one of which cannot be "
+            "imported "
             f"({error}): pip install pandas pyarrow"
         ) from error

@@ -1,8 +1,8 @@
-"""Corruptions of data by strength: noise, occlusion, shift, rotation and blur within the likelihood's support.
+"""Corruptions of data: noise, occlusion, shift, rotation and blur within the support, by strength.
 
-A corruption of an example uses the same draws at every strength: with the strength, more elements are
-hit, a patch grows around the same place, a shift goes further in the same direction. Curves over
-strength are therefore smooth, and models are compared on the same corrupted data.
+A corruption of an example uses the same draws at every strength: with the strength, more elements
+are hit, a patch grows around the same place, a shift goes further in the same direction. Curves
+over strength are therefore smooth, and models are compared on the same corrupted data.
 """
 
 import textwrap
@@ -42,8 +42,8 @@ class ValueRange:
         support: The likelihood's: binary, unit, real, integers or counts.
         low: The lowest value, that of pepper and of a patch or the outside of an image.
         high: The highest value, that of salt.
-        scale: The standard deviation of noise of strength 1. For vectors of real numbers these three have
-            one value per element.
+        scale: The standard deviation of noise of strength 1. For vectors of real numbers these
+            three have one value per element.
     """
 
     support: str
@@ -78,7 +78,7 @@ class ValueRange:
     def project(
         self, x: Float[np.ndarray, " n *event"], uniform: Float[np.ndarray, " n *event"]
     ) -> np.ndarray:
-        """Map values into the support; a value of binary data between 0 and 1 becomes 1 where u is below it."""
+        """Map values into the support; binary data become 1 where u is below the value."""
         if self.support == "real":
             return x
         if self.support == "binary":
@@ -98,11 +98,11 @@ class Corruption:
         apply: Corrupts float64 data, which may leave the support.
         images_only: Whether data must be images.
         counts: Whether it is for counts only.
-        hides: Whether it removes information rather than changing what is seen: a guide that models it
-            is then less certain.
-        random_threshold: Whether grey values of corrupted binary data become binary by a draw with that
-            probability, which keeps the mean and lets weak noise have an effect, or by the threshold 1/2,
-            which keeps sharp edges where a pixel is uncertain by its place only.
+        hides: Whether it removes information rather than changing what is seen: a guide that
+            models it is then less certain.
+        random_threshold: Whether grey values of corrupted binary data become binary by a draw with
+            that probability, which keeps the mean and lets weak noise have an effect, or by the
+            threshold 1/2, which keeps sharp edges where a pixel is uncertain by its place only.
     """
 
     name: str
@@ -125,11 +125,12 @@ class Corruption:
         """Corrupt x, keeping shape, type and support.
 
         Args:
-            x: Data `(n, *event_shape)`; images are `(height, width)` or `(channels, height, width)`.
+            x: Data `(n, *event_shape)`; images are `(height, width)` or `(channels, height,
+                width)`.
             strength: From 0, no change, to 1, in `unit`.
             seed: The seed of what is hit, where and in which direction.
-            support: Of the data: binary, unit, real, integers or counts. The spread and the range of
-                real data are taken from x.
+            support: Of the data: binary, unit, real, integers or counts. The spread and the range
+                of real data are taken from x.
             levels: The number of levels of integers; None for the largest value in x plus one.
 
         Raises:
@@ -272,11 +273,11 @@ def select_corruptions(
     corruptions: Mapping[str, AnyCorruption] | Sequence[str] | None,
     strengths: Sequence[float],
 ) -> tuple[dict[str, AnyCorruption], tuple[float, ...]]:
-    """The requested corruptions, or all that apply to the data, and the strengths with 0 before them.
+    """The requested corruptions, or all that apply, and the strengths with 0 before them.
 
     Raises:
-        ValueError: If no corruption applies, or a requested one does not; if no strength is above 0, or
-            strengths do not increase to at most 1.
+        ValueError: If no corruption applies, or a requested one does not; if no strength is above
+            0, or strengths do not increase to at most 1.
     """
     levels = tuple(float(strength) for strength in strengths)
     if 0.0 not in levels[:1]:

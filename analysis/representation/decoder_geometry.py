@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 USED = 0.01
 # Rotations of the coordinates that the off-diagonal share is compared with.
 ROTATIONS = 20
-# Coordinates are the decoder's axes if their off-diagonal share is at most the first part of that of
-# rotated coordinates, and no better than chance above the second.
+# Coordinates are the decoder's axes if their off-diagonal share is at most the first part of that
+# of rotated coordinates, and no better than chance above the second.
 ALIGNED, AS_ROTATED = 0.5, 0.8
-# The space is stretched unevenly if the largest singular values at 5 % and 95 % of codes differ by this factor.
+# The space is stretched unevenly if the largest singular values at 5 % and 95 % of codes differ by
+# this factor.
 UNEVEN = 3.0
 # Elements of Jacobians in memory at a time.
 _ELEMENTS = 2**23
@@ -41,8 +42,8 @@ class DecoderGeometry(Result):
     Args:
         singular_values: At each code, the largest first, in units of the data per unit of z.
         off_diagonal: sum_{i != j} G_ij^2 / sum_ij G_ij^2 of G = J^T J at each code: 0 where the
-            coordinates move the data at right angles. None where coordinates cannot move one at a time,
-            as on a sphere or a simplex.
+            coordinates move the data at right angles. None where coordinates cannot move one at a
+            time, as on a sphere or a simplex.
         rotated_off_diagonal: The mean of the same over random rotations of the coordinates.
     """
 
@@ -62,7 +63,7 @@ class DecoderGeometry(Result):
 
     @cached_property
     def effective_rank(self) -> Float[np.ndarray, " codes"]:
-        """exp(-sum_i p_i log p_i), p_i = s_i^2 / sum_j s_j^2: how many directions move the data, from 1 to d."""
+        """exp(-sum_i p_i log p_i), p_i = s_i^2 / sum_j s_j^2, from 1 to d."""
         squares = self.singular_values**2
         total = squares.sum(1, keepdims=True)
         shares = squares / np.where(total > 0, total, 1)
@@ -76,13 +77,13 @@ class DecoderGeometry(Result):
 
     @property
     def condition_number(self) -> Float[np.ndarray, " codes"]:
-        """The largest over the smallest singular value; infinite where a direction moves nothing."""
+        """The largest over the smallest singular value; infinite if a direction moves nothing."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.singular_values[:, 0] / self.singular_values[:, -1]
 
     @property
     def log_volume(self) -> Float[np.ndarray, " codes"]:
-        """log det(J^T J) / 2 over the directions used: the volume in data space of a unit of latent volume."""
+        """log det(J^T J) / 2 over the directions used."""
         with np.errstate(divide="ignore"):
             return np.log(self.singular_values[:, : max(1, self.directions_used)]).sum(1)
 
@@ -124,8 +125,10 @@ class DecoderGeometry(Result):
             if chance < 0.01:
                 axes = ", with no preferred axes"
         return (
-            f"At a typical code {self.directions_used} of {self.dimensions} directions move the decoded mean "
-            f"(effective rank {np.median(self.effective_rank):.1f}); the decoder stretches the latent space "
+            f"At a typical code {self.directions_used} of {self.dimensions} directions move the "
+            "decoded mean "
+            f"(effective rank {np.median(self.effective_rank):.1f}); the decoder stretches the "
+            "latent space "
             f"{'unevenly' if high > UNEVEN * low else 'evenly'}{axes}."
         )
 
@@ -135,8 +138,8 @@ def decoder_geometry(
 ) -> DecoderGeometry:
     """J(z) = d E[x | z] / dz and its singular values, in float64, at codes chosen at random.
 
-    On a sphere and a simplex z can move within the tangent space only, and J refers to an orthonormal
-    basis of it.
+    On a sphere and a simplex z can move within the tangent space only, and J refers to an
+    orthonormal basis of it.
 
     Args:
         vae: A program with `decode(z)` and one latent site.
@@ -145,9 +148,9 @@ def decoder_geometry(
         seed: The seed of that choice and of the rotations.
 
     Returns:
-        Singular values in units of the data (in spreads of the columns of a table with different units)
-        per unit of z. An `effective_rank` near the latent dimension means that all directions move the
-        data alike, near 1 that a single one does.
+        Singular values in units of the data (in spreads of the columns of a table with different
+        units) per unit of z. An `effective_rank` near the latent dimension means that all
+        directions move the data alike, near 1 that a single one does.
 
     Raises:
         UndefinedCheckError: If there are several latent sites, or codes are one-hot.
@@ -156,10 +159,10 @@ def decoder_geometry(
     References:
         Latent Space Oddity: on the Curvature of Deep Generative Models (Arvanitidis, Hansen &
         Hauberg, 2018), https://arxiv.org/abs/1710.11379; Variational Autoencoders Pursue PCA
-        Directions (by Accident) (Rolinek, Zietlow & Martius, 2019), https://arxiv.org/abs/1812.06775
-        (right angles); The effective rank: A measure of effective dimensionality (Roy & Vetterli,
-        2007), https://ieeexplore.ieee.org/document/7098875 (of the singular values; here of their
-        squares)
+        Directions (by Accident) (Rolinek, Zietlow & Martius, 2019),
+        https://arxiv.org/abs/1812.06775 (right angles); The effective rank: A measure of effective
+        dimensionality (Roy & Vetterli, 2007), https://ieeexplore.ieee.org/document/7098875 (of the
+        singular values; here of their squares)
     """
     support = continuous_support(vae)
     check_codes(codes, 1)
@@ -210,8 +213,8 @@ def off_diagonal_share(gram: Float[np.ndarray, "latent latent"]) -> float:
 
 
 def _jacobian(decode: Any, z: Float[Tensor, "n latent"]) -> Float[np.ndarray, "n elements latent"]:
-    # Not forward-mode differentiation, whose first call spends seconds on compiling scripts: J^T v is
-    # linear in v, and its derivative by v along e_i is column i of J.
+    # Not forward-mode differentiation, whose first call spends seconds on compiling scripts: J^T v
+    # is linear in v, and its derivative by v along e_i is column i of J.
     with torch.enable_grad():
         z = z.clone().requires_grad_()
         mean = decode(z).flatten(1)

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from analysis.subject import Subject
 
 METHODS = ("fine-tuned", "from scratch", "frozen")
-# Adam's learning rates, one of which the held-out labels choose for each method and draw of labels.
+# Adam's learning rates, one of which the held-out labels choose for each method and draw of
+# labels.
 RATES = (1e-2, 1e-3)
-# The share of labels held out to choose the rate and the step to stop at, evaluated every few steps.
+# The share of labels held out to choose the rate and the step to stop at, evaluated every few
+# steps.
 VALIDATION = 0.2
 _EVERY = 20
 _BATCH = 32
@@ -36,8 +38,8 @@ CLEAR, WORTH = 2.0, 0.005
 MAX_UNFINISHED = 0.5
 # Unlabelled examples that determine the standardisation of an encoder's codes.
 _STANDARDISED = 2000
-# A coordinate narrower than this share of the widest is not scaled up to unit width: in a VAE's code,
-# whose active coordinates are about 1 wide, a collapsed one would become noise.
+# A coordinate narrower than this share of the widest is not scaled up to unit width: in a VAE's
+# code, whose active coordinates are about 1 wide, a collapsed one would become noise.
 _NARROWEST = 0.1
 # In a diagnosis: numbers of labels, steps and draws; each draw trains two networks.
 TUNED, TUNING_STEPS, TUNING_REPEATS = (100,), 300, 3
@@ -50,8 +52,8 @@ class FineTuning(Result):
     Args:
         sizes: The numbers of labels.
         accuracy: By method; draws of labels are shared by all methods.
-        stopped: The step at which each training stopped; NaN where there were too few labels to hold any
-            out, and all steps were taken.
+        stopped: The step at which each training stopped; NaN where there were too few labels to
+            hold any out, and all steps were taken.
         steps: The number of available steps.
         chance: The share of the most frequent test label.
     """
@@ -80,7 +82,7 @@ class FineTuning(Result):
         return tuple(size for size, few in zip(self.sizes, missing, strict=True) if few)
 
     def gain(self, other: str, row: int = 0) -> tuple[float, float | None]:
-        """Mean difference between fine-tuning and another method at a size, and its standard error."""
+        """Mean lead of fine-tuning over another method at a size, and its standard error."""
         gain = self.accuracy["fine-tuned"][row] - self.accuracy[other][row]
         deviation = spread(gain)
         return float(gain.mean()), None if deviation is None else deviation / len(gain) ** 0.5
@@ -184,12 +186,13 @@ def fine_tuning(
 ) -> FineTuning:
     """softmax(W s(embed(x)) + b), s standardising, trained by cross-entropy on few labels.
 
-    Three ways, on the same labels and with the same minibatches of 32: encoder and head from the trained
-    encoder; from an untrained one; the head alone, on the trained encoder's codes. s is fixed from each
-    encoder's codes of unlabelled training data. A fifth of the labels, of each class in proportion,
-    chooses Adam's rate, 0.01 or 0.001, and the step to stop at, by errors and then by cross-entropy. If
-    there are too few labels to hold out a fifth and keep one of each class, all are trained on, for all
-    steps, at the smallest rate with the fewest errors on them. The head starts from 0.
+    Three ways, on the same labels and with the same minibatches of 32: encoder and head from the
+    trained encoder; from an untrained one; the head alone, on the trained encoder's codes. s is
+    fixed from each encoder's codes of unlabelled training data. A fifth of the labels, of each
+    class in proportion, chooses Adam's rate, 0.01 or 0.001, and the step to stop at, by errors and
+    then by cross-entropy. If there are too few labels to hold out a fifth and keep one of each
+    class, all are trained on, for all steps, at the smallest rate with the fewest errors on them.
+    The head starts from 0.
 
     Args:
         vae: A program with `embed(x)` that has gradients; it is copied, not changed.
@@ -197,8 +200,10 @@ def fine_tuning(
         train_labels: Their labels, from 0.
         test_x: Data that accuracy is evaluated on.
         test_labels: Their labels.
-        untrained: Makes the program with its initial parameters; None for a copy whose layers are reset.
-        sizes: The numbers of labels, in balanced draws; those above the number of data are left out.
+        untrained: Makes the program with its initial parameters; None for a copy whose layers are
+            reset.
+        sizes: The numbers of labels, in balanced draws; those above the number of data are left
+            out.
         steps: The steps of each training.
         repeats: The number of draws of labels.
         seed: The seed of draws, minibatches and a reset.
@@ -207,14 +212,15 @@ def fine_tuning(
         Accuracies; compare differences between methods with their standard errors over draws.
 
     Raises:
-        UndefinedCheckError: If `embed` has no gradient, or layers cannot be reset and `untrained` is
-            not given.
+        UndefinedCheckError: If `embed` has no gradient, or layers cannot be reset and `untrained`
+            is not given.
         ValueError: If no size can be drawn: each needs at least 5 labels; or a label is below 0.
     """
     fitting = tuple(size for size in sizes if 5 <= size <= len(train_x))
     if not fitting or steps < 1 or repeats < 1 or len(train_x) != len(train_labels):
         raise ValueError(
-            f"sizes must be from 5 to {len(train_x)}, with a label per datum and at least one step and repeat, "
+            f"sizes must be from 5 to {len(train_x)}, with a label per datum and at least one "
+            "step and repeat, "
             f"got {list(sizes)}, {len(train_labels)} labels, {steps} and {repeats}."
         )
     labels = train_labels.cpu().numpy()
@@ -279,10 +285,11 @@ def plot_fine_tuning(found: FineTuning) -> "matplotlib.figure.Figure":
 def _train(
     start: Classifier, x: Tensor, y: Tensor, batches: list[Tensor], held_out: int, *, frozen: bool
 ) -> tuple[Classifier, int]:
-    """Train a copy of `start`; return it at the rate and step with the fewest validation errors, and that step.
+    """Train a copy of `start`; return it at the best rate and step, and that step.
 
-    The first `held_out` rows of x validate; without any, the rate is the smallest with the fewest errors
-    on the training data after all steps. `batches` are rows of the others. `frozen` trains the head alone.
+    The first `held_out` rows of x validate; without any, the rate is the smallest with the fewest
+    errors on the training data after all steps. `batches` are rows of the others. `frozen` trains
+    the head alone.
     """
     best, least, at = {}, (float("inf"), float("inf")), 0
     names = [] if frozen else start.encoder_parameters
@@ -306,7 +313,8 @@ def _train(
             if step == len(batches) or (held_out and step % _EVERY == 0):
                 with evaluation_mode(net):
                     logits = forward(data[validation])
-                # Cross-entropy alone would stop early: it grows with confidence while errors still fall.
+                # Cross-entropy alone would stop early: it grows with confidence while errors still
+                # fall.
                 errors = float((logits.argmax(1) != y[validation]).sum())
                 # On training data it falls the faster the larger the rate.
                 loss = (errors, float(F.cross_entropy(logits, y[validation])) if held_out else 0.0)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 from analysis.check import Check, Plot, Result
-from analysis.plotting.images import Limits, draw_datum, is_image, strip
+from analysis.plotting.images import Limits, draw_example, hide_axes, is_image
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.predictive.model_samples import (
     device_of,
@@ -23,7 +23,7 @@ from analysis.predictive.model_samples import (
 from analysis.representation.classifier_two_sample import TwoSampleTest, two_sample_test
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.latent_space import check_codes, continuous_support
-from analysis.verdicts import Verdict, codes_as_prior
+from analysis.verdicts import Verdict, judge_codes
 from pyro_vae.data.nouns import a_noun
 from pyro_vae.rng import derive_seed
 
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-# A draw lies in a hole if its nearest neighbour is further away than for this share of the sample itself.
+# A draw lies in a hole if its nearest neighbour is further away than for this share of the sample
+# itself.
 EDGE = 0.99
 MIN_DRAWS = 40
 # Decoded means that are compared at most, and their elements.
@@ -132,7 +133,7 @@ class Holes(Result):
 
     def verdicts(self) -> tuple[Verdict]:
         """Whether the codes are distributed as the prior."""
-        return (codes_as_prior(self.auroc, self.p_value),)
+        return (judge_codes(self.auroc, self.p_value),)
 
     def reading(self) -> str:
         """The verdict, and the shares of draws in holes and of strange data."""
@@ -141,7 +142,8 @@ class Holes(Result):
             strange = f", and {self.strange.mean():.1%} decode to means unlike those of any code"
         untrained = "" if self.prior_trained else " The prior was not used in training."
         return (
-            f"{self.verdicts()[0]} {self.hole_share:.1%} of the prior's draws lie in holes{strange} (1% each by "
+            f"{self.verdicts()[0]} {self.hole_share:.1%} of the prior's draws lie in "
+            f"holes{strange} (1% each by "
             f"chance).{untrained}"
         )
 
@@ -151,11 +153,12 @@ def holes(
 ) -> Holes:
     """Compare z ~ q(z) = 1/N sum_j q(z | x_j) with z ~ p(z).
 
-    One z is drawn for each of `num_draws` training examples, chosen at random, and as many from the prior.
-    A prior draw lies in a hole if the nearest aggregate draw is further away than for 99 % of aggregate
-    draws themselves. Its decoded mean is strange if it is as far from all those of aggregate draws: only
-    then does the hole show in generated data. For an autoencoder the draws are its points. The distance
-    of q(z) and p(z) in nats is `aggregate_posterior.decompose_rate`'s marginal KL.
+    One z is drawn for each of `num_draws` training examples, chosen at random, and as many from
+    the prior. A prior draw lies in a hole if the nearest aggregate draw is further away than for
+    99 % of aggregate draws themselves. Its decoded mean is strange if it is as far from all those
+    of aggregate draws: only then does the hole show in generated data. For an autoencoder the
+    draws are its points. The distance of q(z) and p(z) in nats is
+    `aggregate_posterior.decompose_rate`'s marginal KL.
 
     Args:
         vae: A program with `model(x)`, `guide(x)`, `decode(z)` and one latent site.
@@ -211,8 +214,8 @@ def compare_draws(
         prior: As many draws of p(z).
         decode: Gives the means of p(x | z); without it decoded data are not compared.
         prior_trained: Whether training used the prior.
-        fit_normal: Whether to compare a normal distribution as well, fitted to half of the aggregate
-            draws, with the other half.
+        fit_normal: Whether to compare a normal distribution as well, fitted to half of the
+            aggregate draws, with the other half.
         seed: The seed of the classifiers and of the normal distribution's draws.
     """
     own, other = nearest_distance(aggregate), nearest_distance(aggregate, prior)
@@ -238,7 +241,7 @@ def compare_draws(
 def nearest_distance(
     among: Float[np.ndarray, "m dim"], points: Float[np.ndarray, "n dim"] | None = None
 ) -> Float[np.ndarray, " _"]:
-    """The distance of each point to the nearest of `among`; without points, of each of these to the nearest other."""
+    """The distance of each point to the nearest of `among`, or of these to one another."""
     from sklearn.neighbors import NearestNeighbors
 
     return NearestNeighbors(n_neighbors=1).fit(among).kneighbors(points)[0][:, 0]
@@ -252,7 +255,7 @@ def _outside(among: np.ndarray, points: np.ndarray) -> Bool[np.ndarray, " _"]:
 def _compare_decoded(
     aggregate: np.ndarray, prior: np.ndarray, distance: np.ndarray, edge: float, decode: Any
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Whether decoded prior draws are far from all decoded aggregate draws, and examples for the figure."""
+    """Whether decoded prior draws are far from all decoded codes, and examples of them."""
     some = max(100, min(DECODED, _ELEMENTS // decode(prior[:1]).size))
     of_data, of_prior = decode(aggregate[:some]), decode(prior[:some])
     strange = _outside(*(m.reshape(len(m), -1).astype(np.float32) for m in (of_data, of_prior)))
@@ -291,11 +294,11 @@ def plot_holes(found: Holes, limits: Limits = (0.0, 1.0)) -> "matplotlib.figure.
         cells = lower.subplots(len(images), max(map(len, images.values())), squeeze=False)
         for row, (name, means) in zip(cells, images.items(), strict=True):
             for ax, datum in zip(row, means, strict=False):
-                draw_datum(ax, datum, limits)
+                draw_example(ax, datum, limits)
             label = name.replace(", ", ",\n")
             row[0].set_ylabel(label, rotation="horizontal", ha="right", va="center", fontsize=9)
         for ax in cells.flat:
-            strip(ax)
+            hide_axes(ax)
     left, right = upper.subplots(1, 2)
     _draw_distances(left, found)
     _draw_codes(right, found)

@@ -1,4 +1,4 @@
-"""Inputs that the checks of a representation share: codes, labels and factors, each computed once."""
+"""Shared inputs of the checks: codes, labels and factors, each computed once."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,17 +11,14 @@ from torch import Tensor
 from analysis.check import UndefinedCheckError
 from analysis.commands import FOREIGN
 from analysis.predictive.model_samples import embed_data
-from analysis.representation.codes import (
-    LabelledCodes,
-    class_labels,
-    complete_factors,
-)
+from analysis.representation.codes import LabelledCodes, class_labels, complete_factors
 from pyro_vae.evidence.evaluation import fixed_rows
 
 if TYPE_CHECKING:
     from analysis.subject import Foreign, Subject
 
-# Training examples that costly checks use: nearest neighbours, labelled subsets, out-of-distribution scores.
+# Training examples that costly checks use: nearest neighbours, labelled subsets, out-of-
+# distribution scores.
 TRAINING = 10_000
 # Held-out examples that disentanglement is scored on: its scores need many.
 SCORED = 20_000

@@ -1,4 +1,4 @@
-"""Decoded paths between codes: their length and evenness, and whether their middle is as probable as data."""
+"""Decoded paths between codes: length, evenness, and whether their middle is like data."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,7 +9,7 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from analysis.check import Check, Plot, Result
-from analysis.plotting.images import Limits, draw_datum, is_image, strip
+from analysis.plotting.images import Limits, draw_example, hide_axes, is_image
 from analysis.plotting.style import BLUE, ORANGE, new_figure, tidy
 from analysis.predictive.model_samples import column_spreads, device_of, has_density, mean_data
 from analysis.representation.inputs import RepresentationInputs
@@ -106,8 +106,10 @@ class Interpolation(Result):
         if self.profiles is not None:
             density = f" {self.profiles.reading()}"
         return (
-            f"A decoded path is {ratio:.2f} times as long as the straight line between its ends and moves "
-            f"{'with' if jump > JUMP else 'without'} jumps (largest step {jump:.1f} mean steps).{density}"
+            f"A decoded path is {ratio:.2f} times as long as the straight line between its ends "
+            "and moves "
+            f"{'with' if jump > JUMP else 'without'} jumps (largest step {jump:.1f} mean "
+            f"steps).{density}"
         )
 
 
@@ -126,17 +128,18 @@ def interpolation(
     z(t) is the straight line at even steps; on the sphere the shorter great circle. Lines stay in
     every convex support: R^d, positive codes, the unit cube, the simplex.
 
-    log p(x) is that of a draw x ~ p(x | z(t)), not of the mean, which is not a data point: that of binary
-    pixels is grey, which has no probability, and that of noisy ones lacks the noise, which makes it far
-    more probable than any data. It is a lower bound by importance weighting, low for x whose code the
-    guide does not find. It is therefore compared with the same bound of real data, and with that of the
-    cross-fade (1 - t) x_a + t x_b, which leaves the data: for whole numbers each element is rounded up or
-    down at random, with that mean.
+    log p(x) is that of a draw x ~ p(x | z(t)), not of the mean, which is not a data point: that of
+    binary pixels is grey, which has no probability, and that of noisy ones lacks the noise, which
+    makes it far more probable than any data. It is a lower bound by importance weighting, low for
+    x whose code the guide does not find. It is therefore compared with the same bound of real
+    data, and with that of the cross-fade (1 - t) x_a + t x_b, which leaves the data: for whole
+    numbers each element is rounded up or down at random, with that mean.
 
     Args:
         vae: A program with `model(x)`, `guide(x)`, `decode(z)` and one latent site.
         codes: Of held-out data, `vae.embed(x)`.
-        x: Those data, in the likelihood's support; without them there are no real data and no cross-fades.
+        x: Those data, in the likelihood's support; without them there are no real data and no
+            cross-fades.
         pairs: The number of pairs of different codes, chosen at random.
         steps: The number of points on a path, with both ends.
         num_samples: Draws from the guide for each log p(x).
@@ -148,13 +151,13 @@ def interpolation(
 
     Raises:
         UndefinedCheckError: If there are several latent sites, or codes are one-hot.
-        ValueError: If there are fewer than two codes, they are not finite, `pairs` or `num_samples` is
-            below 1 or `steps` below 3, or the numbers of data and codes differ.
+        ValueError: If there are fewer than two codes, they are not finite, `pairs` or
+            `num_samples` is below 1 or `steps` below 3, or the numbers of data and codes differ.
 
     References:
-        Sampling Generative Networks (White, 2016), https://arxiv.org/abs/1609.04468 (great circles);
-        Latent Space Oddity: on the Curvature of Deep Generative Models (Arvanitidis, Hansen &
-        Hauberg, 2018), https://arxiv.org/abs/1710.11379 (lengths in data space)
+        Sampling Generative Networks (White, 2016), https://arxiv.org/abs/1609.04468 (great
+        circles); Latent Space Oddity: on the Curvature of Deep Generative Models (Arvanitidis,
+        Hansen & Hauberg, 2018), https://arxiv.org/abs/1710.11379 (lengths in data space)
     """
     support = continuous_support(vae)
     check_codes(codes, 2)
@@ -210,8 +213,8 @@ def plot_interpolation(
 ) -> "matplotlib.figure.Figure":
     """Draw a few decoded paths as strips of images, above log p(x) and log p(z) along all paths.
 
-    Data that are not images have the profiles alone. Where the guide has no density, the lengths and
-    the largest steps of the paths are drawn instead.
+    Data that are not images have the profiles alone. Where the guide has no density, the lengths
+    and the largest steps of the paths are drawn instead.
 
     Args:
         found: The result of `interpolation`.
@@ -267,8 +270,8 @@ def _draw_strips(
     cells = figure.subplots(len(images), len(images[0]), squeeze=False, gridspec_kw=grid)
     for axes, row in zip(cells, images, strict=True):
         for ax, image in zip(axes, row, strict=True):
-            draw_datum(ax, image, limits)
-            strip(ax)
+            draw_example(ax, image, limits)
+            hide_axes(ax)
     for column, title in titles.items():
         cells[0, column].set_title(title, fontsize=9)
     figure.suptitle(f"Means of p(x | z) along {found.path}s between codes of test data")

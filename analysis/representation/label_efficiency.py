@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from analysis.check import Check, Plot, Result
-from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shortened, tidy, wrapped
+from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shorten, tidy, wrap_title
 from analysis.representation.codes import (
     LabelledCodes,
     balanced_rows,
@@ -48,8 +48,8 @@ class ProbeAtSize:
     Args:
         n: The number of labels.
         accuracies: One per draw.
-        standard_error: An upper bound of that of their mean, from the choice of test data: as if all
-            draws erred on the same data.
+        standard_error: An upper bound of that of their mean, from the choice of test data: as if
+            all draws erred on the same data.
         all_labels: Whether these are all available labels, of which there is a single draw.
     """
 
@@ -114,11 +114,12 @@ class LabelEfficiency(Result):
         else:
             verdict = f"{enough.n:,} labels reach {ENOUGH:.0%} of that"
         text = (
-            f"A linear probe is right for {with_error(few.mean, few.spread, '.1%')} with {few.n:,} labels and "
+            f"A linear probe is right for {with_error(few.mean, few.spread, '.1%')} with "
+            f"{few.n:,} labels and "
             f"for {many.mean:.1%} with {many.n:,} (chance {self.chance:.1%}): {verdict}."
         )
         if few.n < self.num_classes:
-            text += f" {few.n} labels leave out some of {self.num_classes} classes, which count as wrong."
+            text += f" {few.n} labels leave out some of {self.num_classes} classes."
         if self.left_out:
             sizes = ", ".join(f"{size:,}" for size in self.left_out)
             text += f" Left out for lack of labels: {sizes}."
@@ -142,7 +143,7 @@ class Baselines(Result):
         return {name.replace(" ", "_"): each.summary() for name, each in self.others.items()}
 
     def reading(self) -> str:
-        """Whether the learned codes beat both baselines, at the common size nearest to 100 labels."""
+        """Whether the codes beat both baselines, at the common size nearest to 100 labels."""
         everything = (self.codes, *self.others.values())
         sizes = set.intersection(*({point.n for point in each.points} for each in everything))
         n = min(sizes, key=lambda size: abs(np.log(size / 100)))
@@ -158,7 +159,8 @@ class Baselines(Result):
         else:
             verdict = "the best two differ by no more than draws do"
         accuracies = " and ".join(f"{name} {point.mean:.1%}" for name, point in others.items())
-        return f"With {n:,} labels the probe of codes is right for {own.mean:.1%}, of {accuracies}: {verdict}."
+        said = f"With {n:,} labels the probe of codes is right for {own.mean:.1%}"
+        return f"{said}, of {accuracies}: {verdict}."
 
 
 def label_efficiency(
@@ -171,9 +173,9 @@ def label_efficiency(
 ) -> LabelEfficiency:
     """Mean accuracy of the linear probe over draws of n labels, by n.
 
-    Draws depend on the labels and the seed only: representations of the same data are fitted to the same
-    examples. Draws are balanced; one smaller than the number of classes has a single example of some
-    classes, chosen at random.
+    Draws depend on the labels and the seed only: representations of the same data are fitted to
+    the same examples. Draws are balanced; one smaller than the number of classes has a single
+    example of some classes, chosen at random.
 
     Args:
         train: Codes and labels to draw from.
@@ -217,8 +219,8 @@ def plot_label_efficiency(results: Mapping[str, LabelEfficiency]) -> "matplotlib
     """Draw the probe's accuracy by the number of labels.
 
     Args:
-        results: By the representation's name. Bars are one standard deviation over draws; for a single
-            draw, one standard error from the choice of test data.
+        results: By the representation's name. Bars are one standard deviation over draws; for a
+            single draw, one standard error from the choice of test data.
 
     Raises:
         ValueError: If there are none.
@@ -244,7 +246,7 @@ def plot_label_efficiency(results: Mapping[str, LabelEfficiency]) -> "matplotlib
             lw=1.6,
             capsize=2.5,
             elinewidth=1.1,
-            label=shortened(name, 34),
+            label=shorten(name, 34),
         )
     first = ranked[0][1]
     ax.axhline(first.chance, color=GREY, linestyle="--", linewidth=1.1, label="chance")
@@ -264,9 +266,10 @@ def plot_label_efficiency(results: Mapping[str, LabelEfficiency]) -> "matplotlib
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9.5)
     tidy([ax])
     few, many = first.points[0], first.points[-1]
-    title = f"{shortened(ranked[0][0])}: {few.mean:.1%} right with {few.n:,} labels, {many.mean:.1%} with {many.n:,}"
+    title = f"{few.mean:.1%} right with {few.n:,} labels, {many.mean:.1%} with {many.n:,}"
+    title = f"{shorten(ranked[0][0])}: {title}"
     figure.suptitle(
-        wrapped(title if len(ranked) == 1 else f"Best with all labels, {title}"), fontsize=12
+        wrap_title(title if len(ranked) == 1 else f"Best with most labels, {title}"), fontsize=12
     )
     return figure
 

@@ -1,4 +1,4 @@
-"""Densities and moments of a program at codes, along paths between them and at data; its latent support."""
+"""Densities and moments of a program at codes, along paths and at data; its latent support."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,8 +29,8 @@ from pyro_vae.statistics import standard_error
 if TYPE_CHECKING:
     import matplotlib.axes
 
-# Draws that replace the formulas of moments where a distribution has none: the mean's own error adds
-# 1 / DRAWS of the variance to a squared error.
+# Draws that replace the formulas of moments where a distribution has none: the mean's own error
+# adds 1 / DRAWS of the variance to a squared error.
 DRAWS = 200
 # Points of a path, its ends among them, at which log p(x) is computed.
 EVIDENCE_STEPS = 9
@@ -43,7 +43,7 @@ MAX_UNLIKELY = 0.1
 
 
 def continuous_support(vae: Any) -> str:
-    """The support of z, as priors declare it: "real", "positive", "unit", "simplex", "sphere", "sparse".
+    """The declared support: "real", "positive", "unit", "simplex", "sphere" or "sparse".
 
     A program that declares none is taken to be on R^d.
 
@@ -73,13 +73,9 @@ def check_codes(codes: Float[np.ndarray, "n latent"], fewest: int) -> None:
 
 
 def prior_and_data_at(
-    vae: Any,
-    codes: Float[np.ndarray, "n latent"],
-    like: Real[Tensor, " _ *event"],
-    *,
-    seed: int,
+    vae: Any, codes: Float[np.ndarray, "n latent"], like: Real[Tensor, " _ *event"], *, seed: int
 ) -> tuple[Float[np.ndarray, " n"], Real[np.ndarray, " n *event"]]:
-    """log p(z), in nats, and a draw x ~ p(x | z) at each code, in the narrowest type that holds the draws.
+    """log p(z), in nats, and a draw x ~ p(x | z) at each code, in the narrowest type.
 
     Args:
         vae: A program with `model(x)`, one latent site and the observed site `"x"`.
@@ -105,8 +101,8 @@ def guide_moments(
 ) -> tuple[Float[np.ndarray, "n latent"], Float[np.ndarray, "n latent"]]:
     """E[z_j] and Var[z_j] under q(z | x).
 
-    On the sphere, whose coordinate axes have no meaning, each coordinate has an equal share of the total
-    variance, 1 - |E[z]|^2.
+    On the sphere, whose coordinate axes have no meaning, each coordinate has an equal share of the
+    total variance, 1 - |E[z]|^2.
 
     Args:
         vae: A program with one latent site.
@@ -114,8 +110,8 @@ def guide_moments(
         seed: The seed of draws, for a guide without formulas for its moments, such as a flow.
 
     Raises:
-        UndefinedCheckError: If the guide is a point, its variance is not finite, or there are several
-            latent sites.
+        UndefinedCheckError: If the guide is a point, its variance is not finite, or there are
+            several latent sites.
     """
     site = latent_site(vae)
     if not has_density(vae, x):
@@ -153,14 +149,16 @@ class Profiles:
 
     Args:
         shares: t of each point, from 0 to 1.
-        log_prior: log p(z(t)); None where it is not finite, or the density's unit changes along the path.
+        log_prior: log p(z(t)); None where it is not finite, or the density's unit changes along
+            the path.
         prior_draws: log p(z) of draws of p(z); None likewise.
         log_evidence: log p(x) of x ~ p(x | z(t)): a lower bound by importance weighting.
         cross_fade: The same of cross-fades of the data; None without data.
         data: The same of real data; None without data.
         model_draws: The same of new data, z ~ p(z).
         num_samples: The number of draws from the guide for each.
-        withheld: Why log p(x) allows no verdict, because of rounding errors; None if they are small.
+        withheld: Why log p(x) allows no verdict, because of rounding errors; None if they are
+            small.
     """
 
     shares: Float[np.ndarray, " steps"]
@@ -205,7 +203,7 @@ class Profiles:
 
     @property
     def prior_deviations(self) -> float | None:
-        """The mean deviation of log p(z) at the middle from draws of p(z), in their standard deviations."""
+        """The deviation of log p(z) at the middle from draws of p(z), standardised."""
         if self.log_prior is None or self.prior_draws is None:
             return None
         deviation = float(self.prior_draws.std())
@@ -259,7 +257,8 @@ class Profiles:
         fade = self.cross_fade_below
         beside = "" if fade is None else f"; cross-fades {fade:.0%}"
         return (
-            f"{share:.0%} of draws at the middle of paths are unlikely (chance {UNLIKELY:.0%}; ends {end:.0%}"
+            f"{share:.0%} of draws at the middle of paths are unlikely (chance {UNLIKELY:.0%}; "
+            f"ends {end:.0%}"
             f"{beside}): {verdict}."
         )
 

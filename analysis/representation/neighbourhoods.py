@@ -1,4 +1,4 @@
-"""Neighbours of codes: whether they share the label, and whether they are neighbours in data space."""
+"""Neighbours of codes: do they share the label, and are they neighbours in data space?"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -69,8 +69,8 @@ class LocalAgreement(NeighbourShares):
         shares: For each example, the share of its k nearest others with its label.
         chance: sum_c n_c (n_c - 1) / (n (n - 1)).
         neighbours: k.
-        by_class: The mean over the examples of each label; None for a label of at most k examples, whose
-            neighbours cannot all share it.
+        by_class: The mean over the examples of each label; None for a label of at most k examples,
+            whose neighbours cannot all share it.
     """
 
     by_class: tuple[float | None, ...]
@@ -93,7 +93,8 @@ class NeighbourhoodOverlap(NeighbourShares):
     """How many of the k nearest examples, in data space, are the k nearest by their codes.
 
     Args:
-        shares: For each example, the share of its k nearest data that are among its k nearest codes.
+        shares: For each example, the share of its k nearest data that are among its k nearest
+            codes.
         chance: k / (n - 1).
         neighbours: k.
         trustworthiness: From 0 to 1: reduced by how far neighbours of the code are from being
@@ -161,8 +162,8 @@ def neighbourhood_overlap(
         seed: The seed of the choice.
 
     Raises:
-        ValueError: If the numbers of data and codes differ, `neighbours` is below 1, or not below half
-            the number of data used.
+        ValueError: If the numbers of data and codes differ, `neighbours` is below 1, or not below
+            half the number of data used.
 
     References:
         Neighborhood Preservation in Nonlinear Projection Methods: An Experimental Study (Venna &

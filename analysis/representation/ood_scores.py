@@ -1,4 +1,4 @@
-"""Out-of-distribution scores, larger for data unlike the training data, and how well they detect such data."""
+"""Out-of-distribution scores, and how well they separate foreign data from own data."""
 
 import io
 import math
@@ -47,12 +47,12 @@ class Detection:
     """How well one score separates m foreign examples from n of the model's own data.
 
     Args:
-        auroc: P(s_foreign > s_own) + P(s_foreign = s_own) / 2: 1 is perfect, 0.5 chance, and below 0.5
-            foreign data look more ordinary than own data.
-        standard_error: Of `auroc`, from the choice of both sets; 0 where the scores are separated, and
-            None with fewer than two examples in a set.
-        false_alarms: The share of own data above the threshold that detects 95 % of foreign data: 0 is
-            perfect, 0.95 chance.
+        auroc: P(s_foreign > s_own) + P(s_foreign = s_own) / 2: 1 is perfect, 0.5 chance, and below
+            0.5 foreign data look more ordinary than own data.
+        standard_error: Of `auroc`, from the choice of both sets; 0 where the scores are separated,
+            and None with fewer than two examples in a set.
+        false_alarms: The share of own data above the threshold that detects 95 % of foreign data:
+            0 is perfect, 0.95 chance.
     """
 
     auroc: float
@@ -83,16 +83,16 @@ def detection(own: Real[np.ndarray, " n"], foreign: Real[np.ndarray, " m"]) -> D
         foreign: The scores of foreign data, expected to be larger.
 
     Returns:
-        The area, its standard error, and the false alarms. Foreign is the positive class; some papers use
-        the opposite, which gives the same area and another false-alarm rate.
+        The area, its standard error, and the false alarms. Foreign is the positive class; some
+        papers use the opposite, which gives the same area and another false-alarm rate.
 
     Raises:
         ValueError: If a set is empty or a score is NaN.
 
     References:
-        Comparing the Areas under Two or More Correlated Receiver Operating Characteristic Curves: A
-        Nonparametric Approach (DeLong et al., 1988), https://doi.org/10.2307/2531595; by ranks, as in
-        Fast Implementation of DeLong's Algorithm (Sun & Xu, 2014),
+        Comparing the Areas under Two or More Correlated Receiver Operating Characteristic Curves:
+        A Nonparametric Approach (DeLong et al., 1988), https://doi.org/10.2307/2531595; by ranks,
+        as in Fast Implementation of DeLong's Algorithm (Sun & Xu, 2014),
         https://doi.org/10.1109/LSP.2014.2337313
     """
     from scipy.stats import rankdata
@@ -125,15 +125,15 @@ class CodeDistances:
         train: The training codes.
 
     References:
-        A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks (Lee
-        et al., 2018), https://arxiv.org/abs/1807.03888; Out-of-Distribution Detection with Deep Nearest
-        Neighbors (Sun et al., 2022), https://arxiv.org/abs/2204.06507
+        A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
+        Attacks (Lee et al., 2018), https://arxiv.org/abs/1807.03888; Out-of-Distribution Detection
+        with Deep Nearest Neighbors (Sun et al., 2022), https://arxiv.org/abs/2204.06507
     """
 
     train: Float[np.ndarray, "n latent"]
 
     def mahalanobis(self, codes: Float[np.ndarray, "m latent"]) -> Float[np.ndarray, " m"]:
-        """sqrt((c - m)' S^-1 (c - m)), S shrunk towards a multiple of the identity (Ledoit & Wolf).
+        """sqrt((c - m)' S^-1 (c - m)), with Ledoit and Wolf's shrinkage of S.
 
         0 for all if the training codes are constant, as those of a collapsed code.
         """
@@ -179,9 +179,9 @@ def compressed_length(
 ) -> Float[np.ndarray, " n"]:
     """L(x): the length of each example as a compressed file, less that of a blank one, in nats.
 
-    Images of at most 256 levels are PNG files. Binary data are deflated bits or, for images if shorter, a
-    fax (ITU-T T.6), which halves digits. Other data are deflated, one plane of bytes after another. For
-    data as small as these any such code wastes some hundred bits.
+    Images of at most 256 levels are PNG files. Binary data are deflated bits or, for images if
+    shorter, a fax (ITU-T T.6), which halves digits. Other data are deflated, one plane of bytes
+    after another. For data as small as these any such code wastes some hundred bits.
 
     Args:
         x: Whole numbers from 0.
@@ -201,7 +201,7 @@ def compressed_length(
 def quantize(
     x: Real[np.ndarray, " n *event"], support: str, *, low: float = 0.0, high: float = 1.0
 ) -> Integer[np.ndarray, " n *event"]:
-    """Round unit and real data down to 256 levels from `low` to `high`; whole numbers are unchanged."""
+    """Round unit and real data down to 256 levels; whole numbers are unchanged."""
     if support in ("unit", "real"):
         scaled = (x.astype(np.float64) - low) / max(high - low, 1e-12)
         return np.clip(scaled * LEVELS, 0, LEVELS - 1).astype(np.uint8)
@@ -209,7 +209,7 @@ def quantize(
 
 
 def log_cell(support: str, elements: int, *, low: float = 0.0, high: float = 1.0) -> float:
-    """The log volume of a cell of `quantize`: a log density plus this is a log probability, in nats."""
+    """The log volume of a cell of `quantize`, which makes a log density a log probability."""
     if support not in ("unit", "real"):
         return 0.0
     return elements * math.log(max(high - low, 1e-12) / LEVELS)
@@ -260,7 +260,8 @@ class ScoredData:
         scores: By name, as in `DEFINITIONS`, larger for more foreign data; None where not defined.
         khat_share_above: The share of examples whose log p(x) is unreliable, as in
             `ImportanceWeighting`; None if there is no density or were too few draws.
-        rounding: Approximately the rounding error of the median log p(x), in nats; None without a density.
+        rounding: Approximately the rounding error of the median log p(x), in nats; None without a
+            density.
     """
 
     scores: Mapping[str, Float[np.ndarray, " n"] | None]

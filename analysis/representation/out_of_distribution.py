@@ -1,4 +1,4 @@
-"""Out-of-distribution detection: does a score separate foreign data from the model's own test data?"""
+"""Out-of-distribution detection: does a score separate foreign data from test data?"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from analysis.check import Check, Plot, Result
 from analysis.plotting.images import is_image
-from analysis.plotting.style import BLUE, GREY, listed, new_figure, tidy
+from analysis.plotting.style import BLUE, GREY, list_names, new_figure, tidy
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.ood_scores import (
     DEFINITIONS,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from analysis.subject import Subject
 
-# A score with this AUROC is good enough to use: with equal numbers of both, about 15 % of data are on the
-# wrong side of the best threshold.
+# A score with this AUROC is good enough to use: with equal numbers of both, about 15 % of data are
+# on the wrong side of the best threshold.
 GOOD = 0.9
 # log p(x) of a set is a loose bound if the k-hat of more than this share is too high.
 MAX_KHATS_ABOVE = 0.1
@@ -67,7 +67,7 @@ class OutOfDistribution(Result):
 
     @cached_property
     def detections(self) -> dict[str, dict[str, Detection | None]]:
-        """By foreign set and score; None where the score is not defined, or varies less than its rounding error."""
+        """By set and score; None if not defined, or if rounding errors decide its order."""
         found: dict[str, dict[str, Detection | None]] = {}
         for name, scored in self.foreign.items():
             rounding = max(self.own.rounding or 0.0, scored.rounding or 0.0)
@@ -106,17 +106,18 @@ class OutOfDistribution(Result):
             return "No score is defined for all of these data."
         worst = min(reached, key=lambda name: reached[name])
         good = "good enough" if reached[worst] >= GOOD else "not reliable"
-        text = f"The best score is {self.best_score} (AUROC at least {reached[worst]:.2f}, on {worst}): {good}."
+        lowest = f"AUROC at least {reached[worst]:.2f}, on {worst}"
+        text = f"The best score is {self.best_score} ({lowest}): {good}."
         fooled = [
             name
             for name, by_score in self.detections.items()
             if (found := by_score["likelihood"]) is not None and found.below_chance
         ]
         if fooled:
-            text += f" Likelihood alone fails on {listed(fooled)}, which the model finds more probable."
+            text += f" Likelihood alone fails on {list_names(fooled)}."
         shares = [each.khat_share_above or 0.0 for each in (self.own, *self.foreign.values())]
         if max(shares) > MAX_KHATS_ABOVE:
-            text += f" log p(x) is a loose bound: k-hat is too high for up to {max(shares):.0%} of a set."
+            text += f" k-hat is too high for up to {max(shares):.0%} of a set."
         return text
 
 
@@ -129,25 +130,28 @@ def out_of_distribution(
     num_samples: int = 100,
     seed: int = 0,
 ) -> OutOfDistribution:
-    """s(x) for own and foreign data, and P(s_foreign > s_own), for scores s expected to be larger for foreign x.
+    """s(x) for own and foreign data, and P(s_foreign > s_own), for several scores s.
 
-    - `likelihood`: -log p(x), by importance weighting with K draws from the guide. Known to fail: data
-      that are simpler than the model's own get a higher log p(x), constant images the highest.
-    - `typicality`: |-log p(x) - H|, H the mean of -log p(x) over up to 1,000 training examples: most draws
-      of a model are about as probable as its entropy says, and none is near its mode. It detects data that
-      are too probable as well. Training data have a somewhat higher log p(x) than test data.
-    - `complexity_ratio`: -log p(x) - L(x), L(x) the compressed length in nats: simple data are probable
-      under any model, which this corrects. It fails where the compressor does: incompressible noise looks
-      ordinary.
-    - `background_ratio`: log p_0(x) - log p(x), p_0 a product of each element's distribution in the
-      training data: what the model knows beyond single elements. p_0 needs no network, but fails itself
-      on foreign data, which then look better explained by the model.
+    - `likelihood`: -log p(x), by importance weighting with K draws from the guide. Known to fail:
+      data that are simpler than the model's own get a higher log p(x), constant images the
+      highest.
+    - `typicality`: |-log p(x) - H|, H the mean of -log p(x) over up to 1,000 training examples:
+      most draws of a model are about as probable as its entropy says, and none is near its mode.
+      It detects data that are too probable as well. Training data have a somewhat higher log p(x)
+      than test data.
+    - `complexity_ratio`: -log p(x) - L(x), L(x) the compressed length in nats: simple data are
+      probable under any model, which this corrects. It fails where the compressor does:
+      incompressible noise looks ordinary.
+    - `background_ratio`: log p_0(x) - log p(x), p_0 a product of each element's distribution in
+      the training data: what the model knows beyond single elements. p_0 needs no network, but
+      fails itself on foreign data, which then look better explained by the model.
     - `rate`: KL(q(z | x) || p(z)). Large where the guide is far from the prior, or very certain.
-    - `reconstruction`: root mean square of x less the mean of p(x | z) at its code; for counts, after
-      log(1 + .). Simple foreign data are often reconstructed better than own data.
-    - `mahalanobis`: the distance of the code to the mean training code, in units of their covariance,
-      with Ledoit and Wolf's shrinkage; on up to 10,000 training examples.
-    - `neighbours`: the mean distance of the code to its 10 nearest of these; on the sphere, chordal.
+    - `reconstruction`: root mean square of x less the mean of p(x | z) at its code; for counts,
+      after log(1 + .). Simple foreign data are often reconstructed better than own data.
+    - `mahalanobis`: the distance of the code to the mean training code, in units of their
+      covariance, with Ledoit and Wolf's shrinkage; on up to 10,000 training examples.
+    - `neighbours`: the mean distance of the code to its 10 nearest of these; on the sphere,
+      chordal.
 
     A guide that is a point, an autoencoder's, has the last three only.
 
@@ -155,31 +159,32 @@ def out_of_distribution(
         vae: A program with `model`, `guide`, `embed`, `decode` and `latent_sites`.
         train_x: Training data in the likelihood's support; may be on another device.
         x: Held-out data, in the support and on the program's device.
-        foreign: Sets of foreign data by name, of the same event shape and preprocessing; the numbers of
-            examples may differ.
+        foreign: Sets of foreign data by name, of the same event shape and preprocessing; the
+            numbers of examples may differ.
         num_samples: The number K of draws from the guide for each example.
         seed: The seed of the draws.
 
     Returns:
-        The scores, and in `detections` the AUROC of each on each set: 1 is perfect, 0.5 chance, and below
-        0.5 foreign data look more ordinary than own data.
+        The scores, and in `detections` the AUROC of each on each set: 1 is perfect, 0.5 chance,
+        and below 0.5 foreign data look more ordinary than own data.
 
     Raises:
-        ValueError: If there are no own or foreign data, or foreign data are of another shape or not in
-            the support, such as grey values where own data are binary.
+        ValueError: If there are no own or foreign data, or foreign data are of another shape or
+            not in the support, such as grey values where own data are binary.
 
     References:
         Do Deep Generative Models Know What They Don't Know? (Nalisnick et al., 2019),
-        https://arxiv.org/abs/1810.09136; Detecting Out-of-Distribution Inputs to Deep Generative Models
-        Using Typicality (Nalisnick et al., 2019), https://arxiv.org/abs/1906.02994; Input complexity and
-        out-of-distribution detection with likelihood-based generative models (Serrà et al., 2020),
-        https://arxiv.org/abs/1909.11480; Likelihood Ratios for Out-of-Distribution Detection (Ren et
-        al., 2019), https://arxiv.org/abs/1906.02845
+        https://arxiv.org/abs/1810.09136; Detecting Out-of-Distribution Inputs to Deep Generative
+        Models Using Typicality (Nalisnick et al., 2019), https://arxiv.org/abs/1906.02994; Input
+        complexity and out-of-distribution detection with likelihood-based generative models (Serrà
+        et al., 2020), https://arxiv.org/abs/1909.11480; Likelihood Ratios for Out-of-Distribution
+        Detection (Ren et al., 2019), https://arxiv.org/abs/1906.02845
     """
     sizes = (len(train_x), len(x), len(foreign))
     if min(sizes) == 0:
         raise ValueError(
-            f"there must be training data, own data and a foreign set, got {sizes[0]}, {sizes[1]} and {sizes[2]}."
+            f"there must be training data, own data and a foreign set, got "
+            f"{sizes[0]}, {sizes[1]} and {sizes[2]}."
         )
     support = getattr(getattr(vae, "likelihood", None), "support", None)
     levels = getattr(vae.likelihood, "levels", None) if support else None
@@ -230,19 +235,20 @@ def stand_ins(
 ) -> dict[str, Real[Tensor, " n *event"]]:
     """Foreign data made from the model's own data, each by changing one thing.
 
-    `shuffled` applies one permutation of the elements to all data. `noise` permutes each element's values
-    over the data: draws from the product of the marginals. `inverted` is levels - 1 - v, 1 - x, or a
-    reflection about each element's mean. `constant` has all elements equal: the most frequent value of
-    binary data, otherwise a value between the lowest and highest, drawn for each example. Images are
-    `flipped` upside down and, if square, `rotated` by 90 degrees as well: these are near, and a model may
-    rightly find some of them ordinary (a 0 or an 8). Counts are `shuffled`, `noise`, and `pooled`: each
-    example's total distributed by the proportions of all data.
+    `shuffled` applies one permutation of the elements to all data. `noise` permutes each element's
+    values over the data: draws from the product of the marginals. `inverted` is levels - 1 - v, 1
+    - x, or a reflection about each element's mean. `constant` has all elements equal: the most
+    frequent value of binary data, otherwise a value between the lowest and highest, drawn for each
+    example. Images are `flipped` upside down and, if square, `rotated` by 90 degrees as well:
+    these are near, and a model may rightly find some of them ordinary (a 0 or an 8). Counts are
+    `shuffled`, `noise`, and `pooled`: each example's total distributed by the proportions of all
+    data.
 
     Args:
         x: Own data in the likelihood's support.
         seed: The seed of permutations and draws.
-        support: binary, unit, real, integers or counts; guessed from the values if None: whole numbers
-            are integers in images and counts elsewhere.
+        support: binary, unit, real, integers or counts; guessed from the values if None: whole
+            numbers are integers in images and counts elsewhere.
         levels: The number of levels of integers; the largest value plus one if None.
 
     Returns:
@@ -334,9 +340,10 @@ def _describe(scored: ScoredData) -> dict[str, Any]:
 def plot_out_of_distribution(result: OutOfDistribution) -> "matplotlib.figure.Figure":
     """Draw the AUROC of each score on each foreign set, and log p(x) of all sets.
 
-    A row of the heat map is a score, a column a foreign set: blue is separated, white is chance, and red
-    is the wrong way round. Below are histograms of log p(x): where a foreign set lies to the right of own
-    data, likelihood alone fails. Without a density the distance of codes to their neighbours is drawn.
+    A row of the heat map is a score, a column a foreign set: blue is separated, white is chance,
+    and red is the wrong way round. Below are histograms of log p(x): where a foreign set lies to
+    the right of own data, likelihood alone fails. Without a density the distance of codes to their
+    neighbours is drawn.
     """
     sets = list(result.foreign)
     rows = [score for score in DEFINITIONS if result.auroc(score)]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from analysis.check import Check, Result, UndefinedCheckError
-from analysis.plotting.style import listed
+from analysis.plotting.style import list_names
 from analysis.representation.codes import LabelledCodes, with_error
 from analysis.representation.inputs import RepresentationInputs
 
@@ -40,7 +40,7 @@ VOTES = 5
 
 @dataclass(frozen=True)
 class Accuracy(Result):
-    """Which of m test examples a classifier labels correctly. Abstract: subclasses describe the classifier.
+    """Which of m test examples a classifier labels correctly. Abstract.
 
     Args:
         correct: Whether each test example is labelled correctly.
@@ -88,7 +88,8 @@ class Probe(Accuracy):
         chance: The share of the most frequent test label.
         num_train: The number of training labels.
         num_classes: The number of different training labels.
-        unseen: The share of test data whose label is not in the training data; they count as wrong.
+        unseen: The share of test data whose label is not in the training data; they count as
+            wrong.
         regularisation: C, the weight of the labels relative to that of small coefficients.
         regularisation_chosen: Whether C was chosen on held-out labels, or is the default.
         converged: Whether the optimiser converged within `MAX_ITERATIONS`.
@@ -114,9 +115,10 @@ class Probe(Accuracy):
         """Whether the probe is above chance, and what may be wrong with it."""
         parts = [self._sentence(f"A linear classifier fitted to {self.num_train:,} labels")]
         if self.unseen:
-            names = listed([str(label) for label in self.unseen_labels])
+            names = list_names([str(label) for label in self.unseen_labels])
             parts.append(
-                f"{self.unseen:.1%} of the test data have a label missing from the training data ({names})."
+                f"{self.unseen:.1%} of the test labels are missing from the training data "
+                f"({names})."
             )
         if not self.converged:
             parts.append(f"The fit did not converge in {MAX_ITERATIONS} iterations.")
@@ -157,13 +159,13 @@ def linear_probe(
 ) -> Probe:
     """Accuracy of argmax_k (w_k z + b_k), fitted by argmin C sum_i -log p(y_i | z_i) + |w|^2 / 2.
 
-    p(y | z) is the softmax. Codes are centred and divided by a single number, so that their mean squared
-    length is 1. Scaling each coordinate separately would amplify those that the model does not use: with
-    100 labels on MNIST that costs 0.08 of accuracy in a 50-dimensional code. The probe is invariant to
-    rotations of the code.
+    p(y | z) is the softmax. Codes are centred and divided by a single number, so that their mean
+    squared length is 1. Scaling each coordinate separately would amplify those that the model does
+    not use: with 100 labels on MNIST that costs 0.08 of accuracy in a 50-dimensional code. The
+    probe is invariant to rotations of the code.
 
-    C is chosen by the log-likelihood of a held-out fifth of at least 500 and at most 5,000 training
-    labels, increasing C until it falls; with fewer labels it is 10.
+    C is chosen by the log-likelihood of a held-out fifth of at least 500 and at most 5,000
+    training labels, increasing C until it falls; with fewer labels it is 10.
 
     Args:
         train: Codes and labels to fit.
@@ -176,7 +178,8 @@ def linear_probe(
 
     Raises:
         UndefinedCheckError: If the training data have a single label.
-        ValueError: If there are no data, a code is not finite, dimensions differ, or C is not positive.
+        ValueError: If there are no data, a code is not finite, dimensions differ, or C is not
+            positive.
 
     References:
         Understanding intermediate layers using linear classifier probes (Alain & Bengio, 2016),
@@ -227,8 +230,8 @@ def nearest_neighbours(
         The accuracy, to be read beside `chance` and beside that of raw data.
 
     Raises:
-        ValueError: If there are no data, a code is not finite, dimensions differ, or there are fewer
-            training data than neighbours.
+        ValueError: If there are no data, a code is not finite, dimensions differ, or there are
+            fewer training data than neighbours.
     """
     from sklearn.neighbors import KNeighborsClassifier
 
@@ -313,7 +316,7 @@ def ignore_fit_warnings() -> Iterator[None]:
 
 
 def _choose_regularisation(train: LabelledCodes, seed: int) -> float:
-    """The C with the highest log-likelihood of held-out labels: the first peak, in increasing order."""
+    """The C with the highest log-likelihood of held-out labels: the first peak."""
     from sklearn.metrics import log_loss
 
     # Each class is held out in proportion, the rarest ones not at all.
@@ -342,15 +345,16 @@ def _choose_regularisation(train: LabelledCodes, seed: int) -> float:
 def _fit(
     train: LabelledCodes, regularisation: float, start: Any = None
 ) -> tuple["Pipeline", bool]:
-    """Fit the classifier, starting from another's coefficients if given, and say if it converged."""
+    """Fit the classifier, from given coefficients if any, and say if it converged."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
 
     codes = train.codes.astype(np.float64)
     scaler = StandardScaler().fit(codes)
-    # One scale for all coordinates, to a mean variance of 1, at which the intercepts converge fast, too.
-    # C is divided so that it refers to a squared length of 1. Constant codes have no scale.
+    # One scale for all coordinates, to a mean variance of 1, at which the intercepts converge
+    # fast, too. C is divided so that it refers to a squared length of 1. Constant codes have no
+    # scale.
     dim = codes.shape[1]
     scale = math.sqrt(float(codes.var(axis=0).mean()))
     scaler.scale_ = np.full(dim, scale if scale > 0 else 1.0)

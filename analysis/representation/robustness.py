@@ -1,4 +1,4 @@
-"""Robustness to corrupted data: shift of the code, reconstruction, accuracy and log p(x), by strength."""
+"""Robustness to corrupted data: shift of the code, reconstruction, accuracy and log p(x)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from analysis.check import Check, Plot, Result, UndefinedCheckError
-from analysis.plotting.images import Limits, draw_datum, strip
-from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shortened
+from analysis.plotting.images import Limits, draw_example, hide_axes
+from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shorten
 from analysis.predictive.model_samples import embed_data, has_density, mean_data, to_array
 from analysis.representation.codes import with_error
 from analysis.representation.corruptions import (
@@ -27,7 +27,7 @@ from analysis.representation.corruptions import (
 )
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.probes import PROBE, STANDARD_ERRORS, binomial_error, chance_level
-from analysis.verdicts import Verdict, robust
+from analysis.verdicts import Verdict, judge_robustness
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence import importance_weighting
 from pyro_vae.evidence.evaluation import fixed_rows
@@ -56,16 +56,17 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Robustness(Result):
-    """Four measures of n examples under each corruption and strength; the first strength is 0, clean data.
+    """Measures of n examples by corruption and strength; the first strength is 0, clean data.
 
     Args:
         corruptions: The names of the corruptions.
         strengths: Increasing from 0.
-        values: By measure, in the order of `MEASURES`, one value per example: accuracy, 1 where the
-            classifier of clean codes is right about the corrupted example's code; latent_shift,
-            |embed(corrupted) - embed(clean)| over the mean distance between codes; reconstruction, the
-            squared error of the mean of p(x | z) at the corrupted example's code against the clean one,
-            over the mean squared error of the mean example; log_evidence, log p(corrupted x) in nats.
+        values: By measure, in the order of `MEASURES`, one value per example: accuracy, 1 where
+            the classifier of clean codes is right about the corrupted example's code;
+            latent_shift, |embed(corrupted) - embed(clean)| over the mean distance between codes;
+            reconstruction, the squared error of the mean of p(x | z) at the corrupted example's
+            code against the clean one, over the mean squared error of the mean example;
+            log_evidence, log p(corrupted x) in nats.
         chance: The accuracy of the most frequent label; None without labels.
     """
 
@@ -83,7 +84,7 @@ class Robustness(Result):
 
     @property
     def above_chance(self) -> bool | None:
-        """Whether the clean accuracy is above chance by two standard errors; None without labels."""
+        """Whether the clean accuracy is above chance; None without labels."""
         if self.chance is None or "accuracy" not in self.values:
             return None
         clean = float(self.mean("accuracy")[0, 0])
@@ -98,11 +99,11 @@ class Robustness(Result):
         return _standard_error(self.values[measure])
 
     def area(self, measure: str, corruption: str | None = None) -> tuple[float, float]:
-        """The mean over strengths above 0 relative to the clean value, and its standard error over data.
+        """The mean over strengths relative to the clean value, and its standard error.
 
-        Accuracy and reconstruction error are divided by the clean value: 1 is no loss. The clean value is
-        subtracted from log p(x): 0 is no change, in nats. The latent shift, whose clean value is 0, is
-        unchanged.
+        Accuracy and reconstruction error are divided by the clean value: 1 is no loss. The clean
+        value is subtracted from log p(x): 0 is no change, in nats. The latent shift, whose clean
+        value is 0, is unchanged.
 
         Args:
             measure: One of `MEASURES`.
@@ -123,7 +124,7 @@ class Robustness(Result):
         return ratio, float(_standard_error((harmed - ratio * clean) / clean.mean()))
 
     def half_lost(self, corruption: str) -> float | None:
-        """The strength at which half of the accuracy above chance is lost, interpolated linearly; None if never."""
+        """The strength at which half of the accuracy above chance is lost; None if never."""
         if self.chance is None:
             return None
         curve = self.mean("accuracy")[self.corruptions.index(corruption)]
@@ -142,7 +143,7 @@ class Robustness(Result):
         return sorted(self.corruptions, key=lambda name: sign * self.area(measure, name)[0])
 
     def extra(self) -> dict[str, Any]:
-        """The area of each measure, over all corruptions and for each; curves with standard errors."""
+        """The area of each measure, in all and by corruption, and curves."""
         curves = {name: (self.mean(name), self.standard_error(name)) for name in self.values}
         return {
             "area": self._areas(None),
@@ -177,15 +178,17 @@ class Robustness(Result):
         clean, error = float(self.mean("accuracy")[0, 0]), float(_standard_error(harmed))
         above_chance = bool(self.above_chance)
         return (
-            robust(clean, float(harmed.mean()), error, self.chance, above_chance=above_chance),
+            judge_robustness(
+                clean, float(harmed.mean()), error, self.chance, above_chance=above_chance
+            ),
         )
 
     def reading(self) -> str:
         """The verdict, the most harmful corruption, and how far it moves codes."""
         worst = self.by_harm[0]
         which = f"The most harmful corruption, {worst}," if len(self.corruptions) > 1 else worst
-        text = f"{super().reading()} {which} moves a code by {self.area('latent_shift', worst)[0]:.2f} "
-        text += "of the mean distance between codes"
+        shift = self.area("latent_shift", worst)[0]
+        text = f"{super().reading()} {which} moves a code by {shift:.2f} of the mean distance"
         if (at := self.half_lost(worst)) is not None:
             text += f"; half of the accuracy above chance is lost at strength {at:.2f}"
         return f"{text}.".lstrip()
@@ -205,7 +208,8 @@ def robustness(
     """Codes of corrupted data compared with those of clean data, by corruption and strength.
 
     An example is corrupted with the same draws at every strength, and weighted with the same draws
-    throughout: curves are smooth, and models with the same data and seed see the same corrupted data.
+    throughout: curves are smooth, and models with the same data and seed see the same corrupted
+    data.
 
     Args:
         vae: A program with `embed(x)`, `decode(z)`, `model` and `guide`.
@@ -220,8 +224,8 @@ def robustness(
 
     Raises:
         UndefinedCheckError: If all codes are the same.
-        ValueError: If there are fewer than two data, only one of labels and classifier is given, their
-            number differs from the data's, or strengths do not increase from 0 to 1.
+        ValueError: If there are fewer than two data, only one of labels and classifier is given,
+            their number differs from the data's, or strengths do not increase from 0 to 1.
 
     References:
         Benchmarking Neural Network Robustness to Common Corruptions and Perturbations
@@ -297,11 +301,11 @@ def _standard_error(values: np.ndarray) -> Any:
 
 
 def plot_robustness(results: Mapping[str, Robustness]) -> "matplotlib.figure.Figure":
-    """Draw each measure by strength: a column per corruption, a line per model, with two standard errors.
+    """Draw each measure by strength, a column per corruption and a line per model.
 
-    The dashed lines are the accuracy of the most frequent label, the distance to another code, and the
-    error of the mean example. log p(x) is relative to that of clean data, on a scale that is logarithmic
-    beyond 10 nats.
+    The dashed lines are the accuracy of the most frequent label, the distance to another code, and
+    the error of the mean example. log p(x) is relative to that of clean data, on a scale that is
+    logarithmic beyond 10 nats.
 
     Args:
         results: By the models' names, of the same corruptions and strengths.
@@ -337,12 +341,12 @@ def plot_robustness(results: Mapping[str, Robustness]) -> "matplotlib.figure.Fig
             row[0].set_yticks(sorted(tick for tick in ticks if low <= tick <= high))
             row[0].yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     if len(results) > 1:
-        name_lines(figure, lines, [shortened(name) for name in results])
+        name_lines(figure, lines, [shorten(name) for name in results])
     measure = (
         "accuracy" if all("accuracy" in f.values for f in results.values()) else "latent_shift"
     )
     label = "clean accuracy kept" if measure == "accuracy" else "shift of codes"
-    areas = [f"{shortened(name)} {f.area(measure)[0]:.2f}" for name, f in results.items()]
+    areas = [f"{shorten(name)} {f.area(measure)[0]:.2f}" for name, f in results.items()]
     worst = (
         f"; {first.by_harm[0]} hurts most" if len(results) == 1 < len(first.corruptions) else ""
     )
@@ -383,11 +387,11 @@ def plot_corruptions(
             mean = _with_total_of(
                 to_array(x[row : row + 1]), vae, mean_data(vae, embed_data(vae, found))
             )
-            draw_datum(cells[0, column], to_array(found)[0], limits)
-            draw_datum(cells[1, column], mean[0], limits)
+            draw_example(cells[0, column], to_array(found)[0], limits)
+            draw_example(cells[1, column], mean[0], limits)
             cells[0, column].set_title(f"{strength:g}", fontsize=9)
         for ax in cells.flat:
-            strip(ax)
+            hide_axes(ax)
         for ax, word in zip(cells[:, 0], ("corrupted", "model"), strict=True):
             ax.set_ylabel(word, rotation="horizontal", ha="right", va="center", fontsize=9)
         block.suptitle(f"{name}, by strength", fontsize=11)
@@ -396,7 +400,7 @@ def plot_corruptions(
 
 
 def _diagnose(subject: "Subject") -> Robustness:
-    subject.check_several()
+    subject.check_size()
     inputs = subject.compute(RepresentationInputs)
     try:
         x, labels = inputs.labelled_x, inputs.labels

@@ -103,7 +103,7 @@ LABEL_CHECKS = (
 
 @dataclass(frozen=True)
 class RepresentationSection(Section):
-    """A section whose headline numbers name the factor that serves as the label, if there are several."""
+    """A section whose headline numbers name the factor that serves as the label."""
 
     def run(self, name: str, subject: "Subject") -> SectionResult:
         """Run the checks."""
@@ -152,7 +152,7 @@ class SideBySide:
     captions: dict[str, str] = field(default_factory=dict)
 
     def table(self, width: int) -> list[str]:
-        """Lines of a table with a row per measure and a column per run, in blocks that fit the width."""
+        """Lines of a table, a row per measure and a column per run, in blocks of the width."""
         return run_table(self.measures, width)
 
 

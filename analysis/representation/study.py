@@ -64,20 +64,23 @@ OBJECTIVE_NAMES = {
 }
 DATA_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 READING = (
-    "Of codes of 40 dimensions, after 5,000 steps: mean and, over several training seeds, standard deviation. "
-    "`probe` is the accuracy in % of a linear classifier with that many labels, over five balanced draws; `5-NN` that "
-    "of five nearest neighbours; `clusters` are ten K-means clusters compared with the labels, by normalised mutual "
-    "information and by the share of data in %, matched one to one. `robustness` is the share of the probe's clean "
-    "accuracy that is kept, a mean over six corruptions at four strengths on 500 test images, and `shift` how far "
-    "their codes move, where 1 is the distance to another code. log p(x) in nats, 1,000 test images and draws."
+    "Of codes of 40 dimensions, after 5,000 steps: mean and, over several training seeds, "
+    "standard deviation. `probe` is the accuracy in % of a linear classifier with that many "
+    "labels, over five balanced draws; `5-NN` that of five nearest neighbours; `clusters` are ten "
+    "K-means clusters compared with the labels, by normalised mutual information and by the share "
+    "of data in %, matched one to one. `robustness` is the share of the probe's clean accuracy "
+    "that is kept, a mean over six corruptions at four strengths on 500 test images, and `shift` "
+    "how far their codes move, where 1 is the distance to another code. log p(x) in nats, 1,000 "
+    "test images and draws."
 )
 SPACE_READING = (
-    "Draws x ~ p(x | z) at the middle of paths between the codes of two test images, cross-fades of the images, and "
-    "new data z ~ p(z): the share that is less probable under the model than 95 % of test images (5 % is chance; 100 "
-    "paths). The share of the prior's draws that is further from the codes of data than these are from one another "
-    "(1 % is chance), and how well a classifier separates both (0.5 is chance); an autoencoder's are compared with "
-    "N(0, I), which it was not trained to fill. The growth of q's scale and of its error under the strongest "
-    "corruption, which are equal for a calibrated guide."
+    "Draws x ~ p(x | z) at the middle of paths between the codes of two test images, cross-fades "
+    "of the images, and new data z ~ p(z): the share that is less probable under the model than "
+    "95 % of test images (5 % is chance; 100 paths). The share of the prior's draws that is "
+    "further from the codes of data than these are from one another (1 % is chance), and how well "
+    "a classifier separates both (0.5 is chance); an autoencoder's are compared with N(0, I), "
+    "which it was not trained to fill. The growth of q's scale and of its error under the "
+    "strongest corruption, which are equal for a calibrated guide."
 )
 
 Number = Callable[[Cell], float | None]
@@ -169,7 +172,7 @@ def ood_metrics(
 
 
 def continuity_metrics(vae: Any, data: PreparedData, *, seed: int = 0) -> Cell:
-    """Shares of paths, cross-fades and prior draws that are unlike data; None without a density."""
+    """Shares of paths, cross-fades and prior draws that are unlike data."""
     x, _ = _fixed(vae, data, "test", PATH_DATA)
     train, _ = _fixed(vae, data, "train", HOLE_DATA)
     paths = interpolation(vae, embed_data(vae, x), x=x, pairs=PATHS, seed=seed).profiles
@@ -183,7 +186,7 @@ def continuity_metrics(vae: Any, data: PreparedData, *, seed: int = 0) -> Cell:
 
 
 def uncertainty_metrics(vae: Any, data: PreparedData, *, seed: int = 0) -> Cell | None:
-    """The growth of q's scale and error under each corruption at its strongest; None without a density."""
+    """The growth of q's scale and error at the strongest strength; None without a density."""
     x, _ = _fixed(vae, data, "test", ROBUSTNESS_DATA)
     if not has_density(vae, x):
         return None
@@ -381,8 +384,8 @@ def _foreign_table(results: Results) -> str:
                 lines.append((f"{title}, {name}", *columns))
     header = ("trained on", *(score.replace("_", " ") for score in DEFINITIONS))
     reading = (
-        "Can a score separate the other set's test images from the model's own? AUROC: 1 is perfect, 0.5 chance, "
-        "and below 0.5 the foreign images look more ordinary than its own."
+        "Can a score separate the other set's test images from the model's own? AUROC: 1 is "
+        "perfect, 0.5 chance, and below 0.5 the foreign images look more ordinary than its own."
     )
     return f"{reading}\n\n{markdown(header, lines)}" if lines else ""
 
@@ -427,13 +430,16 @@ def _selection_table(results: Results) -> str:
     ]
     header = ("dSprites", "UDR", "spread", "turned at random", "noise", "seeds")
     correlations = "; ".join(
-        f"{where}, rank correlation {number(found['rho'])}, n = {found['n']}, p = {number(found['p_value'])}"
+        f"{where}, rank correlation {number(found['rho'])}, n = {found['n']}, p = "
+        f"{number(found['p_value'])}"
         for where, found in (
             ("Over all models", cell["agreement"]["overall"]),
             ("among seeds of one objective", cell["agreement"]["within"]),
         )
     )
     return (
-        "Do training seeds agree on coordinates? UDR without labels, and that of the same codes turned at "
-        f"random. Does it choose as MIG does? {correlations}.\n\n{markdown(header, lines)}\n\n`{cell['command']}`"
+        "Do training seeds agree on coordinates? UDR without labels, and that of the same codes "
+        "turned at "
+        f"random. Does it choose as MIG does? "
+        f"{correlations}.\n\n{markdown(header, lines)}\n\n`{cell['command']}`"
     )

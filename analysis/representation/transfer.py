@@ -13,11 +13,11 @@ from analysis.check import Check, Plot, Result
 from analysis.plotting.style import (
     GREY,
     LINE_COLOURS,
-    listed,
+    list_names,
     new_figure,
-    shortened,
+    shorten,
     tidy,
-    wrapped,
+    wrap_title,
 )
 from analysis.predictive.model_samples import to_array
 from analysis.representation.codes import (
@@ -52,7 +52,8 @@ class Lead:
         other: The name of the other representation.
         n: The number of labels.
         differences: One per draw of labels.
-        test_error: The standard error of their mean from the choice of test data, which both share.
+        test_error: The standard error of their mean from the choice of test data, which both
+            share.
     """
 
     other: str
@@ -142,13 +143,15 @@ class Transfer(Result):
         parts = []
         for n, accuracies in zip(self.sizes, self.accuracies[self.first], strict=True):
             leads = [
-                f"{with_error(lead.mean, lead.standard_error, '+.1%')} over {lead.other} ({lead.outcome})"
+                f"{with_error(lead.mean, lead.standard_error, '+.1%')} over {lead.other} "
+                f"({lead.outcome})"
                 for lead in self.leads
                 if lead.n == n
             ]
             parts.append(
-                f"With {n:,} labels a linear probe of {self.first} is right for {accuracies.mean():.1%} "
-                f"(chance {self.chance:.1%}), {listed(leads)}."
+                f"With {n:,} labels a linear probe of {self.first} is right for "
+                f"{accuracies.mean():.1%} "
+                f"(chance {self.chance:.1%}), {list_names(leads)}."
             )
         return " ".join(parts)
 
@@ -177,8 +180,8 @@ def transfer(
 
     Raises:
         UndefinedCheckError: If the training data have a single label.
-        ValueError: If names or labels differ, there are fewer than two representations, or for sizes
-            and codes that `label_efficiency` refuses.
+        ValueError: If names or labels differ, there are fewer than two representations, or for
+            sizes and codes that `label_efficiency` refuses.
     """
     names = list(train)
     if len(names) < 2 or names != list(test):
@@ -218,8 +221,8 @@ def representations(
 ) -> dict[str, LabelledCodes]:
     """The codes of data, the data as vectors, and the codes of an untrained encoder.
 
-    Real data are scaled as the encoder reads them: a probe of columns in their own units would depend
-    only on the column with the largest numbers.
+    Real data are scaled as the encoder reads them: a probe of columns in their own units would
+    depend only on the column with the largest numbers.
 
     Args:
         vae: A program with `embed(x)`, trained on data of the same shape and support.
@@ -253,9 +256,7 @@ def plot_transfer(result: Transfer) -> "matplotlib.figure.Figure":
         values = result.accuracies[name]
         at = np.arange(len(result.sizes)) + (place - (len(names) - 1) / 2) * width
         colour = LINE_COLOURS[place % len(LINE_COLOURS)]
-        ax.bar(
-            at, values.mean(axis=1), 0.9 * width, color=colour, alpha=0.55, label=shortened(name)
-        )
+        ax.bar(at, values.mean(axis=1), 0.9 * width, color=colour, alpha=0.55, label=shorten(name))
         offsets = np.linspace(-0.25, 0.25, values.shape[1]) * width
         ax.plot(at[:, None] + offsets, values, "o", ms=3.5, color="0.2")
         for left, mean, highest in zip(at, values.mean(axis=1), values.max(axis=1), strict=True):
@@ -267,8 +268,8 @@ def plot_transfer(result: Transfer) -> "matplotlib.figure.Figure":
     tidy([ax])
     leads = [lead for lead in result.leads if lead.n == result.sizes[0]]
     outcomes = "; ".join(f"{lead.outcome} than {lead.other}" for lead in leads)
-    title = f"With {result.sizes[0]:,} labels, {shortened(result.first)}: {outcomes}"
-    figure.suptitle(wrapped(title), fontsize=12)
+    title = f"With {result.sizes[0]:,} labels, {shorten(result.first)}: {outcomes}"
+    figure.suptitle(wrap_title(title), fontsize=12)
     return figure
 
 

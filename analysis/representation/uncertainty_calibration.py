@@ -1,8 +1,8 @@
 """Calibration of the guide's uncertainty under corruption: does its scale grow with its error?
 
-Let x be corrupted to x~, in a way that the model represents. A code z that generated x then follows
-p(z | x~), whose spread is what can be known of it. A guide that is calibrated for x~ has errors of the
-size of its scale,
+Let x be corrupted to x~, in a way that the model represents. A code z that generated x then
+follows p(z | x~), whose spread is what can be known of it. A guide that is calibrated for x~ has
+errors of the size of its scale,
 
     E[(z - m(x~))^2] = E[v(x~)],    m and v the mean and the variance of q(z | x~),
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from analysis.check import Check, Plot, Result
 from analysis.comparison.p_values import holm
-from analysis.plotting.style import GREY, LINE_COLOURS, shortened
+from analysis.plotting.style import GREY, LINE_COLOURS, shorten
 from analysis.representation import robustness
 from analysis.representation.corruptions import (
     CORRUPTIONS,
@@ -34,7 +34,7 @@ from analysis.representation.corruptions import (
     strength_panels,
 )
 from analysis.representation.latent_space import guide_moments
-from analysis.verdicts import SIGNIFICANT, Verdict, scale_warns
+from analysis.verdicts import SIGNIFICANT, Verdict, judge_scale
 from pyro_vae.evidence.evaluation import fixed_rows
 from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
 
@@ -53,13 +53,14 @@ _FACTORS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100
 class UncertaintyCalibration(Result):
     """Squared errors of the guide's mean, and the variances that the guide states, for n examples.
 
-    Both are means over coordinates, each in units of the guide's mean variance for clean data. Strengths
-    begin with 0, clean data, the same for all corruptions.
+    Both are means over coordinates, each in units of the guide's mean variance for clean data.
+    Strengths begin with 0, clean data, the same for all corruptions.
 
     Args:
         corruptions: The names of the corruptions.
         strengths: Increasing from 0.
-        error: (z - m(x~))^2 for given z; otherwise its mean over z ~ q(z | x) of the clean example.
+        error: (z - m(x~))^2 for given z; otherwise its mean over z ~ q(z | x) of the clean
+            example.
         variance: v(x~).
         known_codes: Whether z was given. Otherwise error and variance are the same at strength 0.
         units: The number of coordinates used.
@@ -83,7 +84,7 @@ class UncertaintyCalibration(Result):
 
     @property
     def standard_error(self) -> Float[np.ndarray, "corruptions strengths"]:
-        """The standard error of `standardised_error` from the choice of data, by the delta method."""
+        """The standard error of `standardised_error`, by the delta method."""
         ratio = self.standardised_error
         rest = self.error - ratio[..., None] ** 2 * self.variance
         deviation = rest.std(-1, ddof=1) / math.sqrt(self.n) / self.variance.mean(-1)
@@ -96,12 +97,12 @@ class UncertaintyCalibration(Result):
 
     @property
     def error_growth(self) -> Float[np.ndarray, "corruptions strengths"]:
-        """The root of the mean squared error relative to that of clean data: the growth of a calibrated scale."""
+        """The root of the mean squared error relative to that of clean data."""
         return np.sqrt(self.error.mean(-1) / self.error[:, :1].mean(-1))
 
     @property
     def p_values(self) -> Float[np.ndarray, "corruptions strengths"]:
-        """Of E[error] = E[variance], by Student's test of the differences, after Holm's correction.
+        """Of E[error] = E[variance], by Student's test after Holm's correction.
 
         NaN for clean data without given codes, where both are equal.
         """
@@ -121,14 +122,15 @@ class UncertaintyCalibration(Result):
 
     @property
     def honest(self) -> bool:
-        """Whether error and scale agree everywhere; those of a calibrated guide do, 95 % of the time."""
+        """Whether error and scale agree everywhere; a calibrated guide's do in 95 % of cases."""
         return not (self.p_values < SIGNIFICANT).any()
 
     @property
     def rank_correlations(self) -> list[float | None]:
         """For each corruption, Spearman's correlation of scale and error over data and strengths.
 
-        Above 0 the guide is less certain where its error is larger. None where the scale is constant.
+        Above 0 the guide is less certain where its error is larger. None where the scale is
+        constant.
         """
         from scipy.stats import spearmanr
 
@@ -140,7 +142,7 @@ class UncertaintyCalibration(Result):
         return found
 
     def extra(self) -> dict[str, Any]:
-        """By corruption and strength: growth of scale and error, the standardised error and its p-value."""
+        """By corruption and strength: growth, the standardised error and its p-value."""
         columns = {
             name: getattr(self, name)
             for name in ("scale_growth", "error_growth", "standardised_error", "standard_error")
@@ -158,7 +160,7 @@ class UncertaintyCalibration(Result):
         """Whether the guide's scale grows with its error."""
         off = self.standardised_error[:, 0 if self.known_codes else 1 :]
         smallest = float(np.nanmin(self.p_values))
-        return (scale_warns(float(off.min()), float(off.max()), smallest, self.n),)
+        return (judge_scale(float(off.min()), float(off.max()), smallest, self.n),)
 
     @property
     def worst(self) -> tuple[int, int]:
@@ -175,7 +177,8 @@ class UncertaintyCalibration(Result):
             return f"{verdict} The scale grows up to {self.scale_growth.max():.2f}-fold."
         return (
             f"{verdict} Worst for {self._setting(*self.worst)}: from clean data the error grows "
-            f"{self.error_growth[self.worst]:.2f}-fold and the scale {self.scale_growth[self.worst]:.2f}-fold."
+            f"{self.error_growth[self.worst]:.2f}-fold and the scale "
+            f"{self.scale_growth[self.worst]:.2f}-fold."
         )
 
     def _setting(self, row: int, column: int) -> str:
@@ -195,34 +198,37 @@ def uncertainty_calibration(
 ) -> UncertaintyCalibration:
     """E[(z - m(x~))^2] against E[v(x~)] by corruption and strength.
 
-    Without given codes, z ~ q(z | x) of the clean example stands for the code that generated it. If q is
-    exact there, this is a draw of z given all that is known, and E[(z - m(x~))^2 | x] = (m(x) - m(x~))^2 +
-    v(x) needs no draws. Clean data then agree by construction: give codes to judge them, too.
+    Without given codes, z ~ q(z | x) of the clean example stands for the code that generated it.
+    If q is exact there, this is a draw of z given all that is known, and E[(z - m(x~))^2 | x] =
+    (m(x) - m(x~))^2 + v(x) needs no draws. Clean data then agree by construction: give codes to
+    judge them, too.
 
-    Coordinates that carry nothing of the data (the variance of their means is below 0.01) are left out:
-    there the guide is the prior, which is always calibrated. Codes on the sphere, on the simplex and
-    one-hot ones are treated as a whole.
+    Coordinates that carry nothing of the data (the variance of their means is below 0.01) are left
+    out: there the guide is the prior, which is always calibrated. Codes on the sphere, on the
+    simplex and one-hot ones are treated as a whole.
 
     Args:
         vae: A program with one latent site.
         x: Clean data in the likelihood's support, on the program's device.
-        z: The codes that generated them, where x was drawn from the model (`model_samples.new_data`).
-        corruptions: Corruptions, or names of them, or functions with their signature. None for those that
-            remove information. A shift and a rotation do not: the code moves with the image, and a guide
-            that is certain of it need not be wrong.
+        z: The codes that generated them, where x was drawn from the model
+            (`model_samples.new_data`).
+        corruptions: Corruptions, or names of them, or functions with their signature. None for
+            those that remove information. A shift and a rotation do not: the code moves with the
+            image, and a guide that is certain of it need not be wrong.
         strengths: From 0 to 1, increasing; 0 is added if missing.
         seed: The seed of corruptions.
 
     Raises:
-        UndefinedCheckError: If the guide has no scale, such as a point, or there are several latent sites.
-        ValueError: If there are fewer than two data, z has another shape than the guide's means, or
-            corruptions or strengths are invalid.
+        UndefinedCheckError: If the guide has no scale, such as a point, or there are several
+            latent sites.
+        ValueError: If there are fewer than two data, z has another shape than the guide's means,
+            or corruptions or strengths are invalid.
 
     References:
-        What Uncertainties Do We Need in Bayesian Deep Learning for Computer Vision? (Kendall & Gal, 2017),
-        https://arxiv.org/abs/1703.04977
-        Can You Trust Your Model's Uncertainty? Evaluating Predictive Uncertainty Under Dataset Shift
-        (Ovadia et al., 2019), https://arxiv.org/abs/1906.02530
+        What Uncertainties Do We Need in Bayesian Deep Learning for Computer Vision? (Kendall &
+        Gal, 2017), https://arxiv.org/abs/1703.04977 Can You Trust Your Model's Uncertainty?
+        Evaluating Predictive Uncertainty Under Dataset Shift (Ovadia et al., 2019),
+        https://arxiv.org/abs/1906.02530
     """
     if len(x) < 2:
         raise ValueError(f"uncertainty_calibration needs at least two data, got {len(x)}.")
@@ -265,10 +271,10 @@ def _coordinate_weights(
 def plot_uncertainty_calibration(
     results: Mapping[str, UncertaintyCalibration],
 ) -> "matplotlib.figure.Figure":
-    """Draw the growth of the guide's scale and of its error with corruption; below, error over scale.
+    """Draw the growth of the guide's scale and of its error; below, error over scale.
 
-    A calibrated scale lies on the dashed line of its error, and error over scale at 1. Bands are two
-    standard errors.
+    A calibrated scale lies on the dashed line of its error, and error over scale at 1. Bands are
+    two standard errors.
 
     Args:
         results: By the models' names, of the same corruptions and strengths.
@@ -291,7 +297,7 @@ def plot_uncertainty_calibration(
             ax.plot(x, error, "--", lw=1.2, color=colour)
         draw_curves(axes[1], x, found.standardised_error, found.standard_error, colour)
         lines += axes[0, 0].plot([], [], "o-", ms=3, lw=1.4, color=colour)
-    names = [shortened(name) for name in results]
+    names = [shorten(name) for name in results]
     if len(results) == 1:
         lines += axes[0, 0].plot([], [], "--", lw=1.2, color=LINE_COLOURS[0])
         names = ["scale of q(z | x)", "error of its mean, which a calibrated scale follows"]

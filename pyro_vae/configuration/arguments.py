@@ -8,7 +8,7 @@ from typing import Any
 
 from pyro_vae.configuration.components import FAMILIES, UNSAVED
 from pyro_vae.configuration.strict_yaml import ConfigurationError, read_yaml
-from pyro_vae.data import DATASETS, OWN_DATA, READERS, own_data
+from pyro_vae.data import DATASETS, OWN_DATA, READERS, loader_for_path
 
 # Options without a value.
 FLAGS = ("resume", "overwrite", "trust_model_file", "print_config")
@@ -88,7 +88,7 @@ def _named(family: str, value: str) -> Iterator[str]:
     """The arguments that choose a part; the path of a file chooses its reader."""
     if family == "data" and value not in DATASETS:
         try:
-            reader = own_data(value)
+            reader = loader_for_path(value)
         except ValueError as error:
             raise ConfigurationError(f"--data {value}: {error}") from error
         if reader:

@@ -26,7 +26,7 @@ from pyro_vae.configuration.model_files import (
 )
 from pyro_vae.configuration.strict_yaml import Configuration, ConfigurationError
 from pyro_vae.data import DATASETS, Dataset, Kind, PreparedData, Units
-from pyro_vae.data.inspection import check
+from pyro_vae.data.inspection import check_values
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.objectives import OBJECTIVES, Objective
 from pyro_vae.training.fit import initialise_likelihood, prepare_for_likelihood
@@ -215,7 +215,7 @@ def check_data(configuration: Configuration, data: PreparedData) -> tuple[str, .
         ValueError: If they would give a wrong model, and `data.check` is not "warn" or "none".
     """
     judgement = configuration["data"].get("check", "refuse")
-    found = check(data.dataset, data.likelihood_support, judgement=judgement)
+    found = check_values(data.dataset, data.likelihood_support, judgement=judgement)
     return (*data.dataset.notes, *(finding.text for finding in found))
 
 

@@ -7,64 +7,72 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from pyro_vae.data.columns import in_words
 from pyro_vae.data.dataset import FIXED_SPLIT, Dataset
-from pyro_vae.data.duplicate_rows import NearDuplicates, duplicates_of_training
-from pyro_vae.data.fill_values import fill_values, may_be_fill_value
-from pyro_vae.data.findings import Columns, Finding, number, spread_rows
-from pyro_vae.data.repeated_values import repeated_values
+from pyro_vae.data.digests import duplicates_of_training, near_duplicates
+from pyro_vae.data.nouns import join_words
+from pyro_vae.data.suspect_values import (
+    ColumnStatistics,
+    Finding,
+    evenly_spaced_rows,
+    fill_value_findings,
+    format_number,
+    repeated_value_findings,
+)
 
 Judgement = Literal["refuse", "warn", "none"]
 
-# Columns of a wider or shorter table are not compared with one another.
-_COMPARED_COLUMNS, _FEWEST_ROWS = 500, 50
-# Spreads of columns may differ by this factor before networks need scaled data.
-_DIFFERENT = 100.0
-# Values so many interquartile ranges from a column's others are outliers of any distribution.
-_ABSURD = 1e6
-# Test rows whose nearest training row is beside them in the file: more in videos, less in tables that
-# are sorted by a class.
-_BESIDE = 0.35
-# What the columns of tables that number the rows are called.
-_ROW_NAMES = ("id", "index", "idx", "row", "rowid", "row_id", "row_number", "rownames")
+# Columns of wider or shorter tables are not compared with one another.
+_MAX_COMPARED_COLUMNS, _MIN_COMPARED_ROWS = 500, 50
+# Ratio of spreads from which networks need scaled data.
+_SPREAD_RATIO = 100.0
+# Share of test rows next to their nearest training row in the file: videos have more, tables
+# sorted by class have less.
+_NEIGHBOUR_SHARE = 0.35
+# Names of columns that number the rows.
+_INDEX_NAMES = ("id", "index", "idx", "row", "rowid", "row_id", "row_number", "rownames")
 
 
-def inspect(
-    dataset: Dataset,
-    likelihood_support: str | None = None,
-) -> tuple[Finding, ...]:
-    """What there is to know of the values of all three splits, a sentence each.
+def inspect(dataset: Dataset, likelihood_support: str | None = None) -> tuple[Finding, ...]:
+    """Inspect the values of all three splits, by column, or by channel if rows have several axes.
 
-    Values are looked at by column, or by channel where rows have several axes. Lowest and highest are
-    those of all values; other statistics are taken from rows spread evenly over the splits where
-    there are more than a million values.
+    The minimum and maximum are exact; other statistics are taken from evenly spaced rows if there
+    are more than a million values.
 
     Args:
         dataset: The data set.
-        likelihood_support: The support of the likelihood that is to be trained, if it is known.
+        likelihood_support: The support of the likelihood to be trained, if it is known.
     """
-    if likelihood_support is None:
-        likelihood_support = dataset.support
-    columns = Columns(dataset, likelihood_support)
-    return tuple(finding for look in _LOOKS for finding in look(columns))
+    statistics = ColumnStatistics(dataset, likelihood_support or dataset.support)
+    checks: tuple[Callable[[ColumnStatistics], Iterator[Finding]], ...] = (
+        fill_value_findings,
+        grey_levels,
+        _identifiers,
+        _constants,
+        _linear_copies,
+        repeated_value_findings,
+        _scales,
+        _masks,
+        _duplicates,
+    )
+    return tuple(finding for check in checks for finding in check(statistics))
 
 
-def check(
+def check_values(
     dataset: Dataset,
     likelihood_support: str | None = None,
     *,
     judgement: Judgement = "refuse",
 ) -> tuple[Finding, ...]:
-    """What `inspect` finds.
+    """Inspect the values and refuse those of which a model would be wrong.
 
     Args:
         dataset: The data set.
-        likelihood_support: The support of the likelihood that is to be trained, if it is known.
-        judgement: "refuse" raises where a model would be wrong, "warn" leaves that to the caller, and
-            "none" does not look.
+        likelihood_support: The support of the likelihood to be trained, if it is known.
+        judgement: "refuse" raises where a model would be wrong, "warn" leaves that to the caller,
+            and "none" does not inspect.
 
     Raises:
-        ValueError: If `judgement` is unknown, or says to refuse what was found.
+        ValueError: If `judgement` is unknown, or values are refused.
     """
     if judgement not in get_args(Judgement):
         raise ValueError(
@@ -78,136 +86,94 @@ def check(
     return findings
 
 
-# ---- what is refused --------------------------------------------------------------------------
+# ---- columns without information --------------------------------------------------------------
 
 
-def _fill_values(columns: Columns) -> Iterator[Finding]:
-    low, high = columns.extremes
-    first, third = columns.quartiles
-    far = (columns.spread > 0) & (np.maximum(first - low, high - third) > _ABSURD * columns.spread)
-    suspects = (may_be_fill_value(low) | may_be_fill_value(high) | far).nonzero()[0]
-    found: list[str] = []
-    outliers = []
-    what = "row" if columns.table else "value"
-    for column in suspects.tolist():
-        marks, rest = fill_values(
-            columns.all_of(column), whole=columns.dataset.support in ("counts", "integers")
-        )
-        found += [
-            f"{number(value)} ({count} {what}{'s' if count > 1 else ''} of {columns.name(column)})"
-            for value, count in marks
-        ]
-        if far[column] and np.abs(rest - np.median(rest)).max() > _ABSURD * columns.spread[column]:
-            outliers.append(column)
-    found += _unseen_fill_values(columns)
-    if found:
-        yield Finding(
-            "fill value",
-            f"{in_words(found)} {'lies' if len(found) == 1 else 'lie'} far from all other values there, as "
-            "marks of missing values do: replace them, or leave out their rows or columns; --data.check "
-            "warn takes them for values.",
-            refused=True,
-        )
-    if outliers:
-        yield Finding(
-            "outlier",
-            f"{columns.names(outliers)} {'has' if len(outliers) == 1 else 'have'} values more than a million times the spread away "
-            "from the median: check them, or take logarithms.",
-        )
-
-
-def _unseen_fill_values(columns: Columns) -> list[str]:
-    """Marks at the ends of data on the disk that the sample misses."""
-    if columns.in_memory:
-        return []
-    pool = columns.sample.flatten()
-    extent = columns.dataset.train.extent  # pyright: ignore[reportAttributeAccessIssue]
-    unseen = [value for value in (extent.low, extent.high) if not (pool == value).any()]
-    marks, _ = fill_values(np.append(pool, unseen))
-    return [f"{number(value)} (in the training data)" for value, _ in marks if value in unseen]
-
-
-# ---- what carries nothing, or something else --------------------------------------------------
-
-
-def _constants(columns: Columns) -> Iterator[Finding]:
-    # A pixel of pictures may well be constant, and is, where they come as rows without names.
-    pixels = columns.table and columns.dataset.support in ("binary", "integers")
+def _constants(columns: ColumnStatistics) -> Iterator[Finding]:
+    # Pixels of images may be constant, also in rows without names.
+    pixels = columns.is_table and columns.dataset.support in ("binary", "integers")
     if pixels and not columns.dataset.event_names:
         return
     constant = columns.constant.nonzero()[0]
     if len(constant):
+        verb = "varies and carries" if len(constant) == 1 else "vary and carry"
         yield Finding(
             "constant",
-            f"{columns.names(constant)} never {'varies and carries' if len(constant) == 1 else 'vary and carry'} "
-            f"nothing: {columns.drop(constant)}.",
+            f"{columns.names(constant)} never {verb} no information: "
+            f"{columns.drop_advice(constant)}.",
         )
 
 
-def _identifiers(columns: Columns) -> Iterator[Finding]:
-    if not columns.table or columns.dataset.support not in ("real", "counts"):
+def _identifiers(columns: ColumnStatistics) -> Iterator[Finding]:
+    if not columns.is_table or columns.dataset.support not in ("real", "counts"):
         return
     if not columns.in_memory or columns.n < 10:
         return
     low, high = columns.extremes
     step = (high - low) / (columns.n - 1)
-    counting, timelike = [], []
+    counting, times = [], []
     for column in (columns.distinct == columns.sample.shape[1]).nonzero()[0].tolist():
-        x = columns.all_of(column)
+        x = columns.values_of(column)
         ordered = x if columns.order is None else x[columns.order]
         rising = columns.order is not None and bool((np.diff(ordered) > 0).all())
         whole = low[column] == np.rint(low[column]) and (x == np.rint(x)).all()
-        named = _names_rows(columns.dataset.event_names, column)
         even = (rising or (whole and step[column] == np.rint(step[column]))) and bool(
             (np.abs(np.diff(np.sort(x)) - step[column]) < 1e-3 * step[column]).all()
         )
+        named = _is_index_name(columns.dataset.event_names, column)
         if whole and (even or rising or (named and len(np.unique(x)) == len(x))):
             counting.append(column)
         elif even:
-            timelike.append(column)
+            times.append(column)
     if counting:
         yield Finding(
             "identifier",
-            f"{columns.names(counting)} number{'s' if len(counting) == 1 else ''} the rows, as an "
-            f"identifier does, rather than measuring anything: {columns.drop(counting)}.",
+            f"{columns.names(counting)} number{'s' if len(counting) == 1 else ''} the rows like "
+            f"an identifier: {columns.drop_advice(counting)}.",
         )
-    if timelike:
+    if times:
         yield Finding(
             "time",
-            f"{columns.names(timelike)} rise{'s' if len(timelike) == 1 else ''} from row to row by "
-            f"equal steps, as a time does: if it is not to be modelled, {columns.drop(timelike)}.",
+            f"{columns.names(times)} rise{'s' if len(times) == 1 else ''} from row to row by "
+            "equal steps, like a time: if it is not to be modelled, "
+            f"{columns.drop_advice(times)}.",
         )
 
 
-def _copies(columns: Columns) -> Iterator[Finding]:
-    """Columns that are linear functions of another one."""
-    if not columns.table or columns.dataset.support not in ("real", "unit"):
+def _is_index_name(names: Sequence[str], column: int) -> bool:
+    name = names[column].strip().lower() if names else ""
+    return name in _INDEX_NAMES or name.startswith("unnamed") or name.endswith("_id")
+
+
+def _linear_copies(columns: ColumnStatistics) -> Iterator[Finding]:
+    if not columns.is_table or columns.dataset.support not in ("real", "unit"):
         return
     width = columns.dataset.event_shape[0]
-    if not columns.in_memory or not 1 < width <= _COMPARED_COLUMNS or columns.n < _FEWEST_ROWS:
+    enough = 1 < width <= _MAX_COMPARED_COLUMNS and columns.n >= _MIN_COMPARED_ROWS
+    if not columns.in_memory or not enough:
         return
     m = min(len(columns.dataset.train), 500)
-    x = spread_rows(columns.dataset.train, m).to(torch.float64).numpy()
+    x = evenly_spaced_rows(columns.dataset.train, m).to(torch.float64).numpy()
     varies = np.flatnonzero(x.std(0) > 0)
     x = x[:, varies] - x[:, varies].mean(0)
     x /= np.linalg.norm(x, axis=0)
-    alike = np.triu(np.abs(x.T @ x) > 1 - 1e-9, 1)
+    correlated = np.triu(np.abs(x.T @ x) > 1 - 1e-9, 1)
     copies = {}
-    for first, second in varies[np.argwhere(alike)].tolist():
-        if second not in copies and first not in copies and _linear(columns, first, second):
+    for first, second in varies[np.argwhere(correlated)].tolist():
+        if second not in copies and first not in copies and _is_linear(columns, first, second):
             copies[second] = first
     if copies:
-        pairs = in_words(f"{columns.name(b)} of {columns.name(a)}" for b, a in copies.items())
+        pairs = join_words(f"{columns.name(b)} of {columns.name(a)}" for b, a in copies.items())
         yield Finding(
             "copy",
             f"columns are linear functions of others ({pairs}) and count twice: "
-            f"{columns.drop(list(copies))}.",
+            f"{columns.drop_advice(list(copies))}.",
         )
 
 
-def _linear(columns: Columns, first: int, second: int) -> bool:
-    """Whether one column is a linear function of another but for rounding, in every row."""
-    x, y = columns.all_of(first), columns.all_of(second)
+def _is_linear(columns: ColumnStatistics, first: int, second: int) -> bool:
+    """Whether a column is a linear function of another in every row, up to rounding."""
+    x, y = columns.values_of(first), columns.values_of(second)
     rounding = torch.finfo(columns.dataset.train.dtype).eps
     x0, y0 = x - x.mean(), y - y.mean()
     slope = (x0 @ y0) / (x0 @ x0)
@@ -218,7 +184,7 @@ def _linear(columns: Columns, first: int, second: int) -> bool:
 # ---- units ------------------------------------------------------------------------------------
 
 
-def _scales(columns: Columns) -> Iterator[Finding]:
+def _scales(columns: ColumnStatistics) -> Iterator[Finding]:
     dataset = columns.dataset
     if dataset.support != "real":
         return
@@ -226,7 +192,7 @@ def _scales(columns: Columns) -> Iterator[Finding]:
     varying = spread[spread > 0]
     if dataset.scale == "none" and len(varying) > 1:
         low, high = varying.min(), varying.max()
-        if high > _DIFFERENT * low:
+        if high > _SPREAD_RATIO * low:
             names = [columns.name(int((spread == s).argmax())) for s in (high, low)]
             yield Finding(
                 "scales",
@@ -235,19 +201,17 @@ def _scales(columns: Columns) -> Iterator[Finding]:
             )
     if dataset.units.double:
         low, high = columns.extremes
-        largest = np.maximum(np.abs(low), np.abs(high))
-        fine = (torch.finfo(torch.float32).eps * largest > 1e-3 * columns.sample.std(1)) & (
-            ~columns.constant
-        )
+        rounding = torch.finfo(torch.float32).eps * np.maximum(np.abs(low), np.abs(high))
+        fine = (rounding > 1e-3 * columns.sample.std(1)) & ~columns.constant
         if fine.any():
             yield Finding(
                 "float64",
-                f"{columns.names(fine.nonzero()[0])} would lose differences in float32: the data are kept "
-                "in float64.",
+                f"{columns.names(fine.nonzero()[0])} would lose differences in float32: the data "
+                "are kept in float64.",
             )
 
 
-def _masks(columns: Columns) -> Iterator[Finding]:
+def _masks(columns: ColumnStatistics) -> Iterator[Finding]:
     dataset = columns.dataset
     if dataset.support != "integers" or dataset.levels == 2:
         return
@@ -259,31 +223,34 @@ def _masks(columns: Columns) -> Iterator[Finding]:
     full = low == 0 and high == (dataset.levels or 2) - 1
     if full and columns.likelihood_support == "binary":
         return
-    way = "choose a likelihood of binary data (--likelihood bernoulli), or " if full else ""
+    remedy = "choose a likelihood of binary data (--likelihood bernoulli), or " if full else ""
     yield Finding(
         "mask",
-        f"the values are {number(low)} and {number(high)} alone, two of {dataset.levels} levels: they are "
-        f"binary, and --data.levels 2 does not fit them; {way}save x == {number(high)} as booleans.",
+        f"the only values are {format_number(low)} and {format_number(high)}, two of "
+        f"{dataset.levels} levels: they are binary, and --data.levels 2 does not fit them; "
+        f"{remedy}save x == {format_number(high)} as booleans.",
     )
 
 
-def grey_levels(columns: Columns) -> Iterator[Finding]:
-    """Pictures of 0 to 255 with fractions."""
+def grey_levels(columns: ColumnStatistics) -> Iterator[Finding]:
+    """Find images of 0 to 255 with fractions."""
     dataset = columns.dataset
-    if dataset.support != "real" or not _may_be_pictures(dataset):
+    if dataset.support != "real" or not _may_be_images(dataset):
         return
     low, high = float(columns.extremes[0].min()), float(columns.extremes[1].max())
     if 0 <= low < 64 and 128 < high <= 255 and (columns.sample != np.rint(columns.sample)).any():
         yield Finding(
             "grey levels",
-            f"the values are fractions from {number(low)} to {number(high)}, like grey levels of 0 to 255 "
-            "that were scaled or interpolated: save x / 255, which is unit data (--likelihood logit_normal), or "
-            'numpy.rint(x).astype("uint8"), which is 256 levels (--likelihood discretized_logistic).',
+            f"the values are fractions from {format_number(low)} to {format_number(high)}, like "
+            "scaled or interpolated grey levels of 0 to 255: save x / 255, which is unit data "
+            "(--likelihood "
+            'logit_normal), or numpy.rint(x).astype("uint8"), which is 256 levels (--likelihood '
+            "discretized_logistic).",
         )
 
 
-def _may_be_pictures(dataset: Dataset) -> bool:
-    """Whether rows are pictures, or rows without names as long as square ones."""
+def _may_be_images(dataset: Dataset) -> bool:
+    """Whether rows are images, or unnamed rows as long as square ones."""
     shape = dataset.event_shape
     if len(shape) == 3:
         return shape[0] in (1, 3, 4)
@@ -291,70 +258,49 @@ def _may_be_pictures(dataset: Dataset) -> bool:
     return any(64 <= n == int(n) and math.isqrt(int(n)) ** 2 == n for n in pixels)
 
 
-# ---- rows that are alike ----------------------------------------------------------------------
+# ---- similar rows -----------------------------------------------------------------------------
 
 
-def _twins(columns: Columns) -> Iterator[Finding]:
+def _duplicates(columns: ColumnStatistics) -> Iterator[Finding]:
     dataset = columns.dataset
     if not dataset.is_split:
         return
-    way = (
+    remedy = (
         "the scores of these are too good"
         if dataset.split_rule == FIXED_SPLIT
         else "split rows by group with --data.group, or leave out repeated ones"
     )
+    chance = 10 * len(dataset.train) * _chance_of_equal_rows(columns)
     counts = duplicates_of_training(dataset)
-    chance = 10 * len(dataset.train) * _chance_of_twins(columns)
-    if found := [
-        split for split, count in counts.items() if count > chance * len(getattr(dataset, split))
-    ]:
+    sizes = {split: len(getattr(dataset, split)) for split in counts}
+    if found := [split for split, count in counts.items() if count > chance * sizes[split]]:
         listed = " and ".join(
-            f"{counts[split]:,} of {len(getattr(dataset, split)):,} {split} {dataset.noun}s"
-            for split in found
+            f"{counts[split]:,} of {sizes[split]:,} {split} {dataset.noun}s" for split in found
         )
-        yield Finding("twins", f"{listed} are also in the training data: {way}.")
-    alike = NearDuplicates.of(dataset)
-    if alike.near:
+        yield Finding("twins", f"{listed} are also in the training data: {remedy}.")
+    similar = near_duplicates(dataset)
+    if similar.near:
         yield Finding(
             "near twins",
-            f"{alike.near} of {alike.n} test {dataset.noun}s are almost equal to one of the training data: "
-            f"{way}.",
+            f"{similar.near} of {similar.n} test {dataset.noun}s almost equal one of the "
+            f"training data: {remedy}.",
         )
-    if alike.beside > _BESIDE * alike.n:
+    if similar.neighbours > _NEIGHBOUR_SHARE * similar.n:
         yield Finding(
             "neighbours",
-            f"the training {dataset.noun} most like a test {dataset.noun} is next to it in the data for "
-            f"{alike.beside} of {alike.n} test {dataset.noun}s, as in a video or a series: test scores are "
-            "too good unless whole stretches are kept together with --data.group.",
+            f"the training {dataset.noun} most similar to a test {dataset.noun} is next to it in "
+            f"the data for {similar.neighbours} of {similar.n} test {dataset.noun}s, as in a "
+            "video or a series: test scores are too good unless contiguous parts stay together "
+            "with --data.group.",
         )
 
 
-def _chance_of_twins(columns: Columns) -> float:
-    """The probability that two rows are equal, if their elements were independent."""
+def _chance_of_equal_rows(columns: ColumnStatistics) -> float:
+    """The probability that two rows are equal if their elements are independent."""
     x = columns.sample
     starts = np.flatnonzero(np.diff(x, axis=1, prepend=np.nan) != 0)
     lengths = np.diff(starts, append=x.size).astype(np.float64)
     squares = np.bincount(starts // x.shape[1], lengths**2)
-    # The elements of a channel vary on their own.
+    # The elements of a channel vary independently.
     elements = columns.dataset.train[:1].numel() // len(x)
     return float(np.exp(elements * np.log(squares / x.shape[1] ** 2).sum()))
-
-
-def _names_rows(names: Sequence[str], column: int) -> bool:
-    if not names:
-        return False
-    name = names[column].strip().lower()
-    return name in _ROW_NAMES or name.startswith("unnamed") or name.endswith("_id")
-
-
-_LOOKS: tuple[Callable[[Columns], Iterator[Finding]], ...] = (
-    _fill_values,
-    grey_levels,
-    _identifiers,
-    _constants,
-    _copies,
-    repeated_values,
-    _scales,
-    _masks,
-    _twins,
-)

@@ -1,4 +1,4 @@
-"""Labels in any of their usual forms: classes, factors of variation, or a numeric target."""
+"""Labels in their usual forms: classes, factors of variation, or a numeric target."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,19 +9,20 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from pyro_vae.data.columns import quoted
+from pyro_vae.data.nouns import quote_names
 
-# The number of a row without a label.
+# The label of a row without one.
 UNLABELLED = -1
 
-# Whole numbers other than 0, 1, 2, ... or 1, 2, ... are classes up to so many different ones, or this
-# share of the rows if that is more; above, they are a numeric target.
-_MOST_CLASSES, _CLASS_SHARE = 20, 0.1
+# Whole numbers other than 0, 1, 2, ... or 1, 2, ... are classes up to this many distinct values,
+# or this share of the rows if that is more; beyond, they are a numeric target.
+_MAX_CLASSES, _CLASS_SHARE = 20, 0.1
 
-# Words that stand for a missing label, beside None, NaN, pandas' NA and -1.
+# Words for a missing label, besides None, NaN, pandas' NA and -1.
 _MISSING_WORDS = {"", "nan", "NaN", "<NA>", "NaT"}
 
-# A 0/1 matrix without two 1 in a row is one-hot, with unlabelled rows, if so many rows have a 1.
+# A 0/1 matrix with at most a single 1 in each row is one-hot, with unlabelled rows, if at least
+# this share of the rows has a 1.
 _ONE_HOT_SHARE = 0.5
 
 
@@ -30,10 +31,10 @@ class Labels:
     """Labels as numbers, with the names of the classes.
 
     Args:
-        values: Classes `(n,)` as int64 from 0 on, with -1 for rows that have no label; factors
-            `(n, k)`, likewise; or a numeric target `(n,)` in float64, NaN where it is missing.
-        names: The name of class 0, 1, ...; of factors, the name of the first, second, ...
-        notes: What was found while reading them, one line each.
+        values: Classes `(n,)` as int64, -1 for unlabelled rows; factors `(n, k)`, likewise; or a
+            numeric target `(n,)` in float64, NaN where it is missing.
+        names: The name of class 0, 1, ...; of factors, the name of each factor.
+        notes: Remarks made while reading them, one line each.
     """
 
     values: Shaped[Tensor, " n"] | Shaped[Tensor, "n factors"] = field(repr=False)
@@ -42,7 +43,7 @@ class Labels:
 
     @property
     def are_classes(self) -> bool:
-        """Whether they are classes, by which rows can be stratified and classifiers trained."""
+        """Whether they are classes, usable for stratification and classification."""
         return are_classes(self.values)
 
 
@@ -60,35 +61,35 @@ def read_labels(
     target: bool = False,
     n: int | None = None,
 ) -> Labels:
-    """Labels from an array, tensor, list, pandas or polars column or table.
+    """Read labels from an array, tensor, list, or pandas or polars column or table.
 
-    Words are classes in alphabetical order, those that are whole numbers in the order of numbers;
-    pandas categories keep their own order. Booleans and
-    whole numbers, integers or floats, are classes named by their value; whole numbers with gaps and
-    many different values, and numbers with fractions, are a numeric target. A row of one-hot columns
-    is one class, a row of other columns is several factors. None, NaN, pandas' NA, empty text and -1
-    are missing labels; -1 is a class where the only other label is 1, or lower ones occur.
+    Words are classes in alphabetical order, or in numerical order if they are whole numbers;
+    pandas categories keep their own order. Booleans and whole numbers, integers or floats, are
+    classes named by their value; whole numbers with gaps and many distinct values, and numbers
+    with fractions, are a numeric target. One-hot columns are one class, other columns are factors.
+    None, NaN, pandas' NA, empty text and -1 are missing labels; -1 is a class where the only other
+    label is 1, or lower ones occur.
 
     Args:
-        labels: `(n,)`, `(n, 1)`, one-hot `(n, classes)` or `(n, factors)`; `Labels` stay as they are.
-        what: What to call them in messages.
-        names: The names of classes 0, 1, ..., where the labels are such numbers; or of factors.
-        classes: The names of the classes that a model was trained with. Labels are then numbered by
-            name, and those of other classes count as unlabelled, with a note.
-        target: Whether numbers `(n,)` are a numeric target in any case, as those of training were.
-        n: The number of rows that there must be labels for.
+        labels: `(n,)`, `(n, 1)`, one-hot `(n, classes)` or `(n, factors)`. `Labels` are returned
+            unchanged.
+        what: Their name in messages.
+        names: The names of classes 0, 1, ..., if the labels are such numbers; or of factors.
+        classes: The names of the classes that a model was trained with. Labels are then numbered
+            by name, and other classes count as unlabelled, with a note.
+        target: Whether numbers `(n,)` are a numeric target in any case.
+        n: The required number of labels.
 
     Raises:
-        ValueError: If they have another shape or length, are dates or other objects, are infinite, or
-            do not fit `names`.
+        ValueError: If they have another shape or length, are dates or other objects, are infinite,
+            or do not fit `names`.
     """
     if isinstance(labels, Labels):
         return labels
-    columns, order, array = _array(labels, what, n)
-    if columns and not names:
-        names = columns
+    columns, order, array = _to_array(labels, what, n)
+    names = names or columns
     if target and array.ndim == 1:
-        values, _ = _values(array, what)
+        values, _ = _parse_entries(array, what)
         if values.dtype != object:
             return Labels(torch.from_numpy(values.astype(np.float64)))
     return _read(array, what, order, tuple(names), None if classes is None else tuple(classes))
@@ -101,24 +102,24 @@ def read_split_labels(
     names: Sequence[str] = (),
     sizes: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, Tensor], Labels]:
-    """Labels of several splits, read together so that a class has one number in all of them.
+    """Read labels of several splits together, so that a class has one number in all of them.
 
     Args:
         labels: The labels of each split that has any, as for `read_labels`.
-        what: What to call them in messages.
+        what: Their name in messages.
         names: As for `read_labels`.
-        sizes: The number of rows of each split.
+        sizes: Number of rows of each split.
 
     Returns:
-        The labels of each split, and those of all splits one after another.
+        The labels of each split, and those of all splits concatenated.
 
     Raises:
-        ValueError: As `read_labels`, and if the shapes of the splits' labels do not go together.
+        ValueError: As `read_labels`, and if the splits' labels differ in shape.
     """
     if not labels:
         return {}, Labels(torch.empty(0, dtype=torch.int64))
     read = {
-        split: _array(each, f"{what} ({split})", (sizes or {}).get(split))
+        split: _to_array(each, f"{what} ({split})", (sizes or {}).get(split))
         for split, each in labels.items()
     }
     arrays = [array for _, _, array in read.values()]
@@ -134,29 +135,29 @@ def read_split_labels(
     return dict(zip(labels, parts, strict=True)), found
 
 
-def untrained_classes(labels: Mapping[str, Tensor], names: Sequence[str]) -> tuple[str, ...]:
-    """A note on classes that occur in validation or test data, but not in training data."""
-    trained = labels.get("train")
+def untrained_class_notes(labels: Mapping[str, Tensor], names: Sequence[str]) -> tuple[str, ...]:
+    """A note on classes that occur in validation or test data only."""
+    train = labels.get("train")
     others = [each for split, each in labels.items() if split != "train"]
-    if trained is None or not others or not are_classes(trained):
+    if train is None or not others or not are_classes(train):
         return ()
     held_out = torch.cat(others)
-    lacking = sorted(set(held_out.tolist()) - set(trained.tolist()) - {UNLABELLED})
-    if not lacking:
+    missing = sorted(set(held_out.tolist()) - set(train.tolist()) - {UNLABELLED})
+    if not missing:
         return ()
-    rows = int(torch.isin(held_out, torch.tensor(lacking)).sum())
-    found = [names[label] if label < len(names) else str(label) for label in lacking]
+    rows = int(torch.isin(held_out, torch.tensor(missing)).sum())
+    words = [names[label] if label < len(names) else str(label) for label in missing]
     note = (
-        f"the training data lack the {'class' if len(found) == 1 else 'classes'} {quoted(found)}, "
-        f"which {rows} held-out {'row has' if rows == 1 else 'rows have'}."
+        f"the training data lack the {'class' if len(words) == 1 else 'classes'} "
+        f"{quote_names(words)}, which {rows} held-out {'row has' if rows == 1 else 'rows have'}."
     )
     return (note,)
 
 
-def _array(
+def _to_array(
     labels: Any, what: str, n: int | None
 ) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:
-    """The names of columns, the categories in their order, and an array `(n,)` or `(n, k)`."""
+    """The names of columns, the ordered categories, and an array `(n,)` or `(n, k)`."""
     columns, order = (), ()
     if isinstance(labels, Tensor):
         labels = labels.detach().cpu()
@@ -169,11 +170,11 @@ def _array(
         columns = tuple(map(str, labels.columns))
     categories = getattr(getattr(labels, "dtype", None), "categories", None)
     if categories is not None:
-        order = tuple(word for word in map(_word, categories) if word not in _MISSING_WORDS)
+        order = tuple(word for word in map(_class_name, categories) if word not in _MISSING_WORDS)
         labels = labels.astype(object)
     if isinstance(labels, np.ma.MaskedArray):
-        masked, labels = np.ma.getmaskarray(labels), labels.data.astype(object)
-        labels[masked] = None
+        mask, labels = np.ma.getmaskarray(labels), labels.data.astype(object)
+        labels[mask] = None
     try:
         # A list of words and NaN would become words alone.
         plain = isinstance(labels, list | tuple)
@@ -189,7 +190,7 @@ def _array(
         columns, array = (), array[:, 0]
     if array.ndim > 2:
         raise ValueError(
-            f"{what} must have the shape (n,), (n, 1), or (n, factors), got {array.shape}, as data have."
+            f"{what} must have the shape (n,), (n, 1), or (n, factors), got {array.shape}."
         )
     if n is not None and len(array) != n:
         raise ValueError(f"there are {n} rows but {len(array)} labels in {what}.")
@@ -206,26 +207,26 @@ def _read(
     if array.ndim == 2:
         read = _read_columns(array, what, names, classes)
     else:
-        values, missing = _values(array, what)
+        values, missing = _parse_entries(array, what)
         if values.dtype.kind in "iuf" and not order:
             read = _read_numbers(values, missing, what, names, classes)
         else:
             read = _read_words(values, missing, order, classes)
     notes = read.notes
     if classes is not None and read.are_classes:
-        read, unknown = _renumbered(read, what, classes)
+        read, unknown = _renumber(read, what, classes)
         notes = (*notes, *unknown)
     if read.are_classes:
         known = read.values[read.values >= 0]
-        if bare := len(array) - len(known):
-            notes = (*notes, f"{bare} of {len(array)} rows have no label.")
-        if classes is None and _MOST_CLASSES < len(known) == len(known.unique()):
-            notes = (*notes, f"{what} are all different: there is nothing to learn from them.")
+        if unlabelled := len(array) - len(known):
+            notes = (*notes, f"{unlabelled} of {len(array)} rows have no label.")
+        if classes is None and _MAX_CLASSES < len(known) == len(known.unique()):
+            notes = (*notes, f"{what} are all different, so nothing can be learned from them.")
     return Labels(read.values, read.names, notes)
 
 
-def _values(array: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Booleans, integers, floats or words (as objects), and which of them are missing."""
+def _parse_entries(array: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Booleans, integers, floats or words (as objects), and a mask of missing entries."""
     kind = array.dtype.kind
     if kind in "bui":
         return array, np.zeros(array.shape, bool)
@@ -236,41 +237,41 @@ def _values(array: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
     import pandas as pd
 
     values = array.astype(object)
-    missing = np.asarray(pd.isna(values))
-    entries = [None if gap else _plain(v) for v, gap in zip(values, missing, strict=True)]
+    gaps = np.asarray(pd.isna(values))
+    entries = [None if gap else _plain_value(v) for v, gap in zip(values, gaps, strict=True)]
     missing = np.array([entry is None for entry in entries], dtype=bool)
     present = [entry for entry in entries if entry is not None]
     types = {type(entry) for entry in present}
     if foreign := types - {bool, int, float, str}:
         raise ValueError(f"{what} must be numbers or words, got a {foreign.pop().__name__}.")
     if not types or str in types or types == {bool}:
-        filled = np.empty(len(entries), object)
-        filled[:] = [None if entry is None else _word(entry) for entry in entries]
-        return filled, missing
+        words = np.empty(len(entries), object)
+        words[:] = [None if entry is None else _class_name(entry) for entry in entries]
+        return words, missing
     large = any(abs(entry) >= 2**63 for entry in present)
     dtype = np.float64 if float in types or missing.any() or large else np.int64
     return np.array([np.nan if v is None else v for v in entries], dtype), missing
 
 
-def _plain(value: Any) -> Any:
-    """A label as a Python value; None if the text stands for a missing one."""
+def _plain_value(value: Any) -> Any:
+    """A label as a Python value; None for text that stands for a missing one."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, str):
         return None if value.strip() in _MISSING_WORDS else value.strip()
-    # Of NumPy, or a tensor of one element.
+    # A NumPy scalar, or a tensor of one element.
     value = value.item() if getattr(value, "ndim", None) == 0 else value
     if type(value) in (bool, int, float):
         return value
     try:
-        # Decimals and fractions; a list or a date is none.
+        # Decimals and fractions; a list or a date fails.
         return float(value)
     except (TypeError, ValueError):
         return value
 
 
-def _word(value: Any) -> str:
-    """The name of a class: a whole number has no point."""
+def _class_name(value: Any) -> str:
+    """The name of a class: whole numbers have no decimal point."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     value = value.item() if hasattr(value, "item") else value
@@ -279,8 +280,8 @@ def _word(value: Any) -> str:
     return str(value).strip()
 
 
-def _is_whole(word: str) -> bool:
-    """Whether the word is a whole number as Python writes it: not "01"."""
+def _is_integer_word(word: str) -> bool:
+    """Whether a word is an integer as Python writes it: not "01"."""
     return len(word) < 19 and word.removeprefix("-").isdecimal() and word == str(int(word))
 
 
@@ -291,22 +292,21 @@ def _read_words(
     classes: tuple[str, ...] | None = None,
 ) -> Labels:
     if values.dtype == bool:
-        names = ("False", "True")
-        return Labels(torch.from_numpy(values.astype(np.int64)), names)
+        return Labels(torch.from_numpy(values.astype(np.int64)), ("False", "True"))
     if values.dtype != object:
         # Categories that are numbers.
-        values = np.array([None if m else _word(v) for v, m in zip(values, missing, strict=True)])
+        words = [None if m else _class_name(v) for v, m in zip(values, missing, strict=True)]
+        values = np.array(words)
     present = {word for word in values if word is not None} - _MISSING_WORDS
-    # Words that are whole numbers are in the order of numbers.
-    key = int if all(map(_is_whole, present)) else None
+    key = int if all(map(_is_integer_word, present)) else None
     distinct = np.unique([int(word) for word in present]) if key else np.arange(0)
     names = order or tuple(sorted(present, key=key))
     if not _minus_one_is_class(distinct, classes):
         names = tuple(name for name in names if name != str(UNLABELLED))
     if names and set(names) <= {"False", "True"} and not order:
         names = ("False", "True")
-    number = {name: place for place, name in enumerate(names)}
-    numbers = [number.get(word, UNLABELLED) for word in values]
+    index = {name: place for place, name in enumerate(names)}
+    numbers = [index.get(word, UNLABELLED) for word in values]
     return Labels(torch.tensor(numbers, dtype=torch.int64), names)
 
 
@@ -318,20 +318,20 @@ def _read_numbers(
     classes: tuple[str, ...] | None,
 ) -> Labels:
     present = values[~missing]
-    if not np.isfinite(present).all():
-        raise ValueError(f"{what} hold infinite values: give them numbers, words or NaN.")
+    _check_finite(present, what)
     if classes is None and (present != np.rint(present)).any():
-        return _target(values, f"{what} are floats with fractions")
+        return _numeric_target(values, f"{what} are floats with fractions")
     distinct = np.unique(present)
     if not _minus_one_is_class(distinct, classes):
         missing = missing | (values == UNLABELLED)
         present, distinct = values[~missing], distinct[distinct != UNLABELLED]
     k = len(distinct)
-    counted = k > 0 and distinct[0] in (0, 1) and distinct[-1] == distinct[0] + k - 1
-    few = k <= max(_MOST_CLASSES, _CLASS_SHARE * len(present))
-    if not names and classes is None and not few and (values.dtype.kind == "f" or not counted):
-        kind = "floats" if values.dtype.kind == "f" else "whole numbers"
-        return _target(
+    consecutive = k > 0 and distinct[0] in (0, 1) and distinct[-1] == distinct[0] + k - 1
+    few = k <= max(_MAX_CLASSES, _CLASS_SHARE * len(present))
+    floats = values.dtype.kind == "f"
+    if not names and classes is None and not few and (floats or not consecutive):
+        kind = "floats" if floats else "whole numbers"
+        return _numeric_target(
             values, f"{what} are {kind} with {k} different values in {len(values)} rows"
         )
     numbers = np.full(values.shape, UNLABELLED, np.int64)
@@ -339,26 +339,31 @@ def _read_numbers(
         numbers[~missing] = present
     elif names and k and k != len(names):
         raise ValueError(
-            f"{what} must be from 0 to {len(names) - 1}, one for each of {len(names)} names, or have as "
-            f"many different values; got {k} of them, from {distinct[0]:g} to {distinct[-1]:g}."
+            f"{what} must be from 0 to {len(names) - 1}, one for each of {len(names)} names, or "
+            f"have as many different values; got {k} of them, from {distinct[0]:g} to "
+            f"{distinct[-1]:g}."
         )
     else:
         numbers[~missing] = np.searchsorted(distinct, present)
-    return Labels(torch.from_numpy(numbers), names or tuple(map(_word, distinct)))
+    return Labels(torch.from_numpy(numbers), names or tuple(map(_class_name, distinct)))
+
+
+def _check_finite(present: np.ndarray, what: str) -> None:
+    if not np.isfinite(present).all():
+        raise ValueError(f"{what} hold infinite values: give them numbers, words or NaN.")
 
 
 def _minus_one_is_class(distinct: np.ndarray, classes: tuple[str, ...] | None) -> bool:
-    """Whether -1 is a class of its own: of the pair -1 and 1, below others, or in training."""
+    """Whether -1 is a class: paired with 1, above lower labels, or a class in training."""
     if classes is not None:
         return str(UNLABELLED) in classes
-    below = bool((distinct < UNLABELLED).any())
-    return below or distinct.tolist() == [UNLABELLED, 1]
+    return bool((distinct < UNLABELLED).any()) or distinct.tolist() == [UNLABELLED, 1]
 
 
-def _target(values: np.ndarray, found: str) -> Labels:
+def _numeric_target(values: np.ndarray, reason: str) -> Labels:
     note = (
-        f"{found}: they are taken as a numeric target, not as classes, and classifiers leave them out; as "
-        "words or pandas categories they would be classes."
+        f"{reason}: they are taken as a numeric target, not as classes, and classifiers leave "
+        "them out; as words or pandas categories they would be classes."
     )
     return Labels(torch.from_numpy(values.astype(np.float64)), (), (note,))
 
@@ -366,8 +371,10 @@ def _target(values: np.ndarray, found: str) -> Labels:
 def _read_columns(
     array: np.ndarray, what: str, names: tuple[str, ...], classes: tuple[str, ...] | None
 ) -> Labels:
-    read = [_values(column, what) for column in array.T]
+    read = [_parse_entries(column, what) for column in array.T]
     k = len(read)
+    if len(names) != k:
+        names = ()
     if any(values.dtype == object for values, _ in read):
         parts = [
             _read_words(values, missing, ()).values
@@ -376,27 +383,25 @@ def _read_columns(
             for values, missing in read
         ]
         dtype = np.result_type(*(part.numpy() for part in parts))
-        factors = np.stack(parts, 1).astype(dtype)
-        return Labels(torch.from_numpy(factors), names if len(names) == k else ())
+        return Labels(torch.from_numpy(np.stack(parts, 1).astype(dtype)), names)
     values = np.stack([values for values, _ in read], 1)
     missing = np.stack([missing for _, missing in read], 1)
     hot = values == 1
     row_missing = (missing | (values == UNLABELLED)).all(1)
     if np.isin(values[~row_missing], (0, 1)).all() and (ones := hot.sum(1)).max(initial=0) <= 1:
-        bare = int((ones == 0).sum())
-        if bare == row_missing.sum() or (k > 2 and ones.mean() >= _ONE_HOT_SHARE):
+        unlabelled = int((ones == 0).sum())
+        if unlabelled == row_missing.sum() or (k > 2 and ones.mean() >= _ONE_HOT_SHARE):
             numbers = np.where(ones == 1, hot.argmax(1), UNLABELLED)
-            own = classes is not None and len(classes) == k
-            called = names if len(names) == k else classes if own else tuple(map(str, range(k)))
-            note = f"the {k} columns of {what} hold a single 1 in a row: they are taken as {k} classes."
-            return Labels(torch.from_numpy(numbers.astype(np.int64)), tuple(called or ()), (note,))
-    return _factors(values, missing, what, names if len(names) == k else ())
+            trained = classes if classes is not None and len(classes) == k else ()
+            called = names or trained or tuple(map(str, range(k)))
+            note = f"the {k} columns of {what} are one-hot: they are taken as {k} classes."
+            return Labels(torch.from_numpy(numbers.astype(np.int64)), tuple(called), (note,))
+    return _factors(values, missing, what, names)
 
 
 def _factors(values: np.ndarray, missing: np.ndarray, what: str, names: tuple[str, ...]) -> Labels:
     present = values[~missing]
-    if not np.isfinite(present).all():
-        raise ValueError(f"{what} hold infinite values: give them numbers, words or NaN.")
+    _check_finite(present, what)
     if (present != np.rint(present)).any():
         note = (
             f"{what} are floats with fractions: scores of factors and classifiers leave them out."
@@ -405,19 +410,17 @@ def _factors(values: np.ndarray, missing: np.ndarray, what: str, names: tuple[st
     factors = np.where(missing, UNLABELLED, values).astype(np.int64)
     for column, gaps in zip(factors.T, missing.T, strict=True):
         distinct = np.unique(column[~gaps])
-        # Below 0 there is no room but for missing ones.
+        # Values below 0 are reserved for missing ones.
         if _minus_one_is_class(distinct, None):
             column[~gaps] = np.searchsorted(distinct, column[~gaps])
     return Labels(torch.from_numpy(factors), names)
 
 
-def _renumbered(
-    read: Labels, what: str, classes: tuple[str, ...]
-) -> tuple[Labels, tuple[str, ...]]:
-    """Labels with the numbers of the classes of training, and a note on others."""
-    number = {name: place for place, name in enumerate(classes)}
-    table = [number.get(name, UNLABELLED) for name in read.names]
-    # Place -1 is that of unlabelled rows.
+def _renumber(read: Labels, what: str, classes: tuple[str, ...]) -> tuple[Labels, tuple[str, ...]]:
+    """Labels numbered as in training, and a note on unknown classes."""
+    index = {name: place for place, name in enumerate(classes)}
+    table = [index.get(name, UNLABELLED) for name in read.names]
+    # The last entry, at -1, is for unlabelled rows.
     values = torch.tensor([*table, UNLABELLED])[read.values.long()]
     unknown = (values < 0) & (read.values >= 0)
     if not unknown.any():
@@ -425,8 +428,8 @@ def _renumbered(
     found = [read.names[label] for label in read.values[unknown].unique().tolist()]
     rows = int(unknown.sum())
     note = (
-        f"{what} hold {'a class' if len(found) == 1 else 'classes'} that the training data have not, "
-        f"{quoted(found)} ({rows} {'row' if rows == 1 else 'rows'}, taken as unlabelled); known are "
-        f"{quoted(classes)}."
+        f"{what} hold {'a class' if len(found) == 1 else 'classes'} absent from the training "
+        f"data, {quote_names(found)} ({rows} {'row' if rows == 1 else 'rows'}, taken as "
+        f"unlabelled); known are {quote_names(classes)}."
     )
     return Labels(values, classes), (note,)

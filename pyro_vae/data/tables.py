@@ -1,4 +1,4 @@
-"""The user's own table: a CSV or Parquet file, or a DataFrame."""
+"""Tables: CSV and Parquet files, and DataFrames, perhaps with columns of lists or images."""
 
 import os
 import warnings
@@ -8,76 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyro_vae.data.columns import quoted
-from pyro_vae.data.dataset import Dataset
-from pyro_vae.data.nested_columns import unnested
-from pyro_vae.data.rows import Rows, named
-from pyro_vae.data.splits import row_words
-from pyro_vae.data.units import ScaleKind
-from pyro_vae.data.values import Support
+from pyro_vae.data.array_files import file_loader
+from pyro_vae.data.image_folders import NESTED, check_complete, image_values, stack_image_structs
+from pyro_vae.data.nouns import quote_names
+from pyro_vae.data.rows import Rows, prefix_errors
+from pyro_vae.data.splits import read_row_words
+from pyro_vae.data.validation import Support
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Columns that are not taken for data without a word.
+# Columns that are taken for data only if the user says so.
 _LABEL_COLUMNS = ("label", "labels", "class", "target")
 
-# So many numbers in order are the names of columns, not a row of data.
-_LEAST_AXIS = 8
+# At least this many sorted numbers are names of columns, such as wavelengths, not a row of data.
+_MIN_AXIS = 8
 
-
-def table_file(
-    path: str | Path,
-    label: str | None = None,
-    levels: int | None = None,
-    support: Support | None = None,
-    scale: ScaleKind = "standard",
-    drop: list[str] | str | None = None,
-    group: str | None = None,
-    split: str | None = None,
-) -> Dataset:
-    """Data from a table, `.csv` or `.parquet`, one row a datum, split as in `Dataset.from_array`.
-
-    A CSV file has commas between columns and their names in its first line. Columns of whole numbers
-    alone are counts, or integers with `levels`; with a fraction anywhere, all are real. `event_names`
-    are the columns.
-
-    Args:
-        path: The file.
-        label: The column that holds the labels: words or whole numbers are classes, numbers with
-            fractions a numeric target. Rows may have none. Without this option, no row has a label.
-        levels: The number of levels of integers 0, ..., levels - 1.
-        support: What the values are, where they do not say it themselves: binary, integers, counts,
-            unit or real.
-        scale: How columns of real data are scaled for the networks: "standard" by mean and standard
-            deviation, "robust" by median and interquartile range, "unit" by minimum and range, or
-            "none". Densities, samples and means stay in the columns' own units.
-        drop: Columns that are not data, such as row numbers or names, with commas between them.
-        group: The column of groups, such as patients or sites: all rows of a group go into one split.
-        split: The column that says train, validation or test for each row, or a .npy, .csv or .txt
-            file with one such word a row. Without validation rows, a tenth of the training rows is
-            taken for it.
-
-    Raises:
-        ValueError: If the file cannot be read, names or values are missing, or a column of data is
-            not numeric.
-        ImportError: If pandas, or for Parquet pyarrow, cannot be imported.
-    """
-    path = Path(path)
-    table = _read(path)
-    with named(path):
-        rows = frame_rows(
-            table,
-            label=label,
-            levels=levels,
-            support=support,
-            drop=drop,
-            group=group,
-            split=split,
-            name=path.stem,
-            source=path,
-        )
-        return Dataset.from_rows(rows, scale=scale)
+_LISTS = (list, tuple, np.ndarray)
 
 
 def table_rows(
@@ -88,15 +35,39 @@ def table_rows(
     drop: list[str] | str | None = None,
     group: str | None = None,
     split: str | None = None,
+    *,
+    new: bool = True,
 ) -> Rows:
-    """The rows of a table of new data, with the arguments of `table_file`.
+    """Read a table, `.csv` or `.parquet`, one row an example.
 
-    The columns of labels, groups and splits may be missing. A column that cannot be data is left out
-    with a note: which columns are needed, the model says.
+    A CSV file has commas between columns and their names in its first line. Columns of whole
+    numbers alone are counts, or integers with `levels`; with a fraction anywhere, all are real.
+    `event_names` are the columns.
+
+    Args:
+        path: The file.
+        label: The column that holds the labels: words or whole numbers are classes, numbers with
+            fractions a numeric target. Some may be missing. By default no row has a label.
+        levels: Number of levels of integers 0, ..., levels - 1.
+        support: The support, if the values do not determine it: binary, integers, counts, unit or
+            real.
+        drop: Columns that are not data, such as row numbers or names, separated by commas.
+        group: The column of groups, such as patients or sites: all rows of a group go into one
+            split.
+        split: The column that says train, validation or test for each row, or a .npy, .csv or .txt
+            file with one such word a row. Without validation rows, a tenth of the training rows is
+            used.
+        new: Read new data for a trained model: the columns of labels, groups and splits may be
+            missing, and columns that cannot be data are left out with a note.
+
+    Raises:
+        ValueError: If the file cannot be read, names or values are missing, or a column of data is
+            not numeric.
+        ImportError: If pandas, or for Parquet pyarrow, cannot be imported.
     """
     path = Path(path)
     table = _read(path)
-    with named(path):
+    with prefix_errors(path):
         return frame_rows(
             table,
             label=label,
@@ -107,8 +78,11 @@ def table_rows(
             split=split,
             name=path.stem,
             source=path,
-            new=True,
+            new=new,
         )
+
+
+table_file = file_loader("table_file", table_rows)
 
 
 def frame_rows(
@@ -124,46 +98,46 @@ def frame_rows(
     source: Path | None = None,
     new: bool = False,
 ) -> Rows:
-    """The rows of a DataFrame of pandas, or of what has `to_pandas`, such as one of polars.
+    """The rows of a pandas DataFrame, or of an object with `to_pandas`, such as a polars one.
 
     Its index is not used.
 
     Args:
         table: The table.
-        label: As for `table_file`.
-        levels: As for `table_file`.
-        support: As for `table_file`.
-        drop: As for `table_file`.
-        group: As for `table_file`.
-        split: As for `table_file`.
-        name: What the data are called.
-        source: The file that the table was read from.
-        new: Whether the rows are new data for a trained model, as in `table_rows`.
+        label: As for `table_rows`.
+        levels: As for `table_rows`.
+        support: As for `table_rows`.
+        drop: As for `table_rows`.
+        group: As for `table_rows`.
+        split: As for `table_rows`.
+        name: The name of the data.
+        source: The file of the table.
+        new: As for `table_rows`.
 
     Raises:
-        ValueError: As `table_file`.
+        ValueError: As `table_rows`.
     """
     table = table if hasattr(table, "iloc") else table.to_pandas()
-    # The names of a table may be numbers, the options' are words.
+    # Column names may be numbers; options are words.
     table = table.set_axis([str(column) for column in table.columns], axis=1)
     label, group, split = (None if each is None else str(each) for each in (label, group, split))
     dropped = [drop] if isinstance(drop, str) and drop in table.columns else drop or []
     dropped = dropped.split(",") if isinstance(dropped, str) else [str(each) for each in dropped]
-    from_file = split is not None and split not in table.columns and os.path.isfile(split)
+    split_file = split if split not in table.columns and os.path.isfile(split or "") else None
     special = {
         "label": label,
         "group": group,
-        "split": None if from_file else split,
-        **{f"drop {place}": column.strip() for place, column in enumerate(dropped)},
+        "split": None if split_file else split,
+        **{f"drop {index}": column.strip() for index, column in enumerate(dropped)},
     }
     first_line = source is not None and source.suffix.lower() == ".csv"
     _check_names(table, special, first_line=first_line, new=new)
-    heading = []
+    notes = []
     names = list(table.columns)
     if first_line and all(map(_is_number, names)) and not _is_range(names):
-        heading.append(
-            f"the numbers of the first line ({_some(names)}) are the columns' names: if they are "
-            "a row of data, add a line of names before it."
+        notes.append(
+            f"the numbers of the first line ({_list_names(names)}) are the columns' names: if "
+            "they are a row of data, add a line of names before it."
         )
     found = {
         option: table[column] for option, column in special.items() if column in table.columns
@@ -171,28 +145,31 @@ def frame_rows(
     table = table.drop(columns=list({str(column.name) for column in found.values()}))
     if table.columns.empty:
         raise ValueError("there are no columns of data.")
-    table, nested = unnested(table, levels=levels, support=support, source=source, new=new)
-    values, notes = _values(table, new) if nested is None else (nested.values, {})
-    if nested is not None:
-        levels, support = nested.levels, nested.support
-    groups, splits = found.get("group"), found.get("split")
-    if from_file and not new:
-        assert split is not None
-        splits = row_words(split, len(table))
+    known: dict[str, Any] = {"labels": found.get("label")}
+    if not new:
+        splits = read_row_words(split_file, len(table)) if split_file else found.get("split")
+        given = {"groups": found.get("group"), "splits": splits}
+        known |= {key: np.asarray(each) for key, each in given.items() if each is not None}
+    table, nested = _unnest(table, source=source, new=new)
+    if nested is None:
+        values, omitted = _stack_columns(table, new)
+        known["event_names"] = tuple(name for name in table.columns if name not in omitted)
+        notes += omitted.values()
+    else:
+        values, is_image, more = nested
+        notes += more
+        if is_image:
+            values, levels, support, more = image_values(values, levels, support)
+            known["layout"] = "image"
+            notes += more
     return Rows(
         values,
         name=name,
-        labels=found.get("label"),
-        event_names=()
-        if nested is not None
-        else tuple(column for column in table.columns if column not in notes),
         levels=levels,
         support=support,
-        splits=None if splits is None or new else np.asarray(splits),
-        groups=None if groups is None or new else np.asarray(groups),
         source=source,
-        layout="auto" if nested is None else nested.layout,
-        notes=(*heading, *(notes.values() if nested is None else nested.notes)),
+        notes=tuple(notes),
+        **known,
     )
 
 
@@ -216,9 +193,9 @@ def _read(path: Path) -> "pd.DataFrame":
         if suffix == ".parquet":
             return pd.read_parquet(path, engine="pyarrow").reset_index(drop=True)
         with warnings.catch_warnings():
-            # Of rows longer than the first line, which would lose their end.
+            # Raised for rows longer than the first line, which would be truncated.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            # Without index_col=False a first column without a name becomes an index, silently.
+            # Without index_col=False an unnamed first column silently becomes an index.
             return pd.read_csv(path, index_col=False, low_memory=False)
     # pandas and pyarrow raise a dozen types between them for damaged files.
     except Exception as error:
@@ -230,12 +207,12 @@ def _read(path: Path) -> "pd.DataFrame":
 def _check_names(
     table: "pd.DataFrame", special: dict[str, str | None], *, first_line: bool, new: bool
 ) -> None:
-    """Raise unless the columns' names, in a file's first line perhaps, can be meant."""
+    """Check the columns' names, which may be a file's first line."""
     names = list(table.columns)
     if not table.columns.is_unique:
-        twice = table.columns[table.columns.duplicated()].tolist()
+        repeated = table.columns[table.columns.duplicated()].tolist()
         raise ValueError(
-            f"each column must have a name of its own, but there are several {quoted(twice)}."
+            f"columns must have different names, got several {quote_names(repeated)}."
         )
     if first_line and names and all(map(_is_number, names)) and not _is_axis(names):
         raise ValueError(
@@ -244,64 +221,67 @@ def _check_names(
         )
     if new:
         return
-    taken = [column for column in special.values() if column is not None]
-    if unnamed := [name for name in names if name.startswith("Unnamed: ") and name not in taken]:
+    used = [column for column in special.values() if column is not None]
+    if unnamed := [name for name in names if name.startswith("Unnamed: ") and name not in used]:
         raise ValueError(
-            f"column {names.index(unnamed[0]) + 1} has no name in the first line; a table written by "
-            "pandas has its row numbers there unless it is told index=False: write it so, or leave the "
+            f"column {names.index(unnamed[0]) + 1} has no name in the first line; pandas writes "
+            "row numbers there unless it is told index=False: write the table so, or leave the "
             f"column out with drop (--data.drop '{unnamed[0]}')."
         )
     for option, column in special.items():
         if column is not None and column not in names:
             where = ", and no such file" if option == "split" else ""
-            raise ValueError(f"there is no column {column!r}{where}; there are {_some(names)}.")
-    likely = [name for name in names if name.lower() in _LABEL_COLUMNS and name not in taken]
+            raise ValueError(
+                f"there is no column {column!r}{where}; there are {_list_names(names)}."
+            )
+    likely = [name for name in names if name.lower() in _LABEL_COLUMNS and name not in used]
     if special["label"] is None and likely:
         raise ValueError(
             f"the column {likely[0]!r} seems to hold labels: say so with label (--data.label "
-            f"{likely[0]}), leave it out with drop (--data.drop {likely[0]}), or give it another name "
-            "if it is data."
+            f"{likely[0]}), leave it out with drop (--data.drop {likely[0]}), or rename it if it "
+            "is data."
         )
 
 
-def _values(table: "pd.DataFrame", new: bool) -> tuple[np.ndarray, dict[str, str]]:
-    """The columns side by side, as integers if all of them are; and why some were left out."""
+def _stack_columns(table: "pd.DataFrame", new: bool) -> tuple[np.ndarray, dict[str, str]]:
+    """The columns as one array, of integers if all of them are; and notes on omitted ones."""
     columns, refused = {}, {}
     for name in table.columns:
         try:
-            columns[name] = _numbers(table[name])
+            columns[name] = _to_numbers(table[name])
         except ValueError as error:
             refused[name] = error.args
     if refused and (not new or not columns):
         (reason, remedy), *_ = refused.values()
-        also = f"; {quoted(list(refused)[1:])} cannot be data either" if len(refused) > 1 else ""
-        way_out = f"{remedy}, or leave it out (--data.drop {next(iter(refused))})"
-        raise ValueError(f"{reason}: {way_out.removeprefix(', or ')}{also}.")
+        others = list(refused)[1:]
+        also = f"; {quote_names(others)} cannot be data either" if others else ""
+        ways = f"{remedy}, or leave it out (--data.drop {next(iter(refused))})"
+        raise ValueError(f"{reason}: {ways.removeprefix(', or ')}{also}.")
     notes = {name: f"left out: {reason}." for name, (reason, _) in refused.items()}
     kinds = {column.dtype.kind for column in columns.values()}
     dtype = bool if kinds == {"b"} else np.float64 if "f" in kinds else np.int64
     return np.stack([column.astype(dtype) for column in columns.values()], 1), notes
 
 
-def _numbers(column: Any) -> np.ndarray:
-    """A column of pandas as booleans, integers or floats.
+def _to_numbers(column: Any) -> np.ndarray:
+    """A pandas column as booleans, integers or floats.
 
     Raises:
-        ValueError: If values are missing, or no numbers, with what to do as its second argument.
+        ValueError: If values are missing or not numbers; its second argument is the remedy.
     """
     import pandas as pd
 
     what = f"column {str(column.name)!r}"
     if hasattr(column, "cat"):
         raise ValueError(
-            f"{what} holds categories ({quoted(list(column.cat.categories))}), not numbers",
-            "name it as label or group (--data.label, --data.group), code it by a column of 0 and 1 for "
-            "each category (pandas.get_dummies)",
+            f"{what} holds categories ({quote_names(list(column.cat.categories))}), not numbers",
+            "name it as label or group (--data.label, --data.group), or code it by a column of 0 "
+            "and 1 for each category (pandas.get_dummies)",
         )
     if column.dtype.kind in "mM":
         raise ValueError(
             f"{what} holds dates or times ({column.dtype}), not numbers",
-            "make them numbers, such as days since the first",
+            "convert them to numbers, such as days since the first",
         )
     missing = column.isna().to_numpy(dtype=bool)
     numbers: Any = column
@@ -316,17 +296,18 @@ def _numbers(column: Any) -> np.ndarray:
                 "",
             )
         if wrong.any():
-            shown = quoted([word[:40] for word in dict.fromkeys(column[wrong].astype(str))])
+            shown = quote_names([word[:40] for word in dict.fromkeys(column[wrong].astype(str))])
             raise ValueError(
-                f"{what} must be numeric, but {wrong.sum()} of {len(column)} values are not, first in row "
-                f"{wrong.argmax() + 1} ({shown}; columns are separated by commas, decimals by a point)",
-                "mend them, name the column as label, group or split (--data.label, --data.group, "
-                "--data.split)",
+                f"{what} must be numeric, but {wrong.sum()} of {len(column)} values are not, "
+                f"first in row {wrong.argmax() + 1} ({shown}; columns are separated by commas, "
+                "decimals by a point)",
+                "correct them, name the column as label, group or split (--data.label, "
+                "--data.group, --data.split)",
             )
     if missing.any():
         raise ValueError(
-            f"{what} has no value in row {missing.argmax() + 1} ({missing.sum()} of {len(column)} are "
-            "missing)",
+            f"{what} has no value in row {missing.argmax() + 1} ({missing.sum()} of "
+            f"{len(column)} are missing)",
             "fill them in, drop these rows",
         )
     kind = numbers.dtype.kind
@@ -339,10 +320,10 @@ def _numbers(column: Any) -> np.ndarray:
 
 
 def _is_axis(names: list[str]) -> bool:
-    """Whether numbers are names: 0, 1, 2, ... as pandas gives, or many in order, such as wavelengths."""
+    """Whether numbers are names: 0, 1, 2, ..., or many sorted ones."""
     steps = np.diff(np.array(names, dtype=float))
     return _is_range(names) or (
-        len(names) > _LEAST_AXIS and bool((steps > 0).all() or (steps < 0).all())
+        len(names) > _MIN_AXIS and bool((steps > 0).all() or (steps < 0).all())
     )
 
 
@@ -358,5 +339,103 @@ def _is_number(name: str) -> bool:
     return True
 
 
-def _some(names: list[str]) -> str:
+def _list_names(names: list[str]) -> str:
     return f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+
+
+# ---- columns of lists and images --------------------------------------------------------------
+
+
+def _unnest(
+    table: "pd.DataFrame", *, source: Path | None, new: bool
+) -> tuple["pd.DataFrame", tuple[np.ndarray, bool, list[str]] | None]:
+    """The table with a column for each element of its lists, or one column of arrays.
+
+    A single column of lists is a row of elements, one of lists of lists images or series, and one
+    of structs {bytes, path} images, as written by Hugging Face's `datasets`.
+
+    Returns:
+        The table, and the values of the column of arrays, whether they are images, and notes.
+    """
+    kinds = {name: kind for name in table.columns if (kind := _nested_kind(table[name]))}
+    if not kinds:
+        return table, None
+    arrays = {
+        name: stack_image_structs(table[name], source)
+        if kind == "struct"
+        else _stack_lists(table[name])
+        for name, kind in kinds.items()
+    }
+    whole = [name for name, array in arrays.items() if array.ndim > 2]
+    if not whole and len(table.columns) > 1:
+        return _expand_lists(table, arrays), None
+    name = whole[0] if whole else next(iter(kinds))
+    others = [other for other in table.columns if other != name]
+    if others and not new:
+        raise ValueError(
+            f"column {name!r} holds images or other arrays, so {others[0]!r} beside it cannot be "
+            f"data: name it as labels (--data.label {others[0]}) or leave it out (--data.drop "
+            f"{','.join(others)})."
+        )
+    notes = [f"column {other!r} left out: the data are {name!r}." for other in others]
+    return table, (arrays[name], kinds[name] == "struct", notes)
+
+
+def _nested_kind(column: Any) -> str | None:
+    """Whether a column holds lists or structs."""
+    if column.dtype != object:
+        return None
+    known = column[column.notna().to_numpy()]
+    first = known.iloc[0] if len(known) else None
+    if isinstance(first, dict):
+        return "struct"
+    return "list" if isinstance(first, _LISTS) else None
+
+
+def _stack_lists(column: Any) -> np.ndarray:
+    """The lists of a column as one array."""
+    check_complete(column)
+    what, drop = f"column {str(column.name)!r} is a list column", f"(--data.drop {column.name})"
+    if other := {type(row).__name__ for row in column if not isinstance(row, _LISTS)}:
+        raise ValueError(f"{what} that also holds values of type {other.pop()}: {NESTED}.")
+    lengths = {len(row) for row in column}
+    if len(lengths) > 1:
+        raise ValueError(
+            f"{what} whose lists have from {min(lengths)} to {max(lengths)} elements: {NESTED}; "
+            f"cut or pad them to one length, or leave it out {drop}."
+        )
+    try:
+        array = np.array([_to_array(row) for row in column])
+    except ValueError as error:
+        raise ValueError(
+            f"{what} whose lists of lists differ in length: {NESTED}; cut or pad them to one "
+            "length."
+        ) from error
+    if array.dtype.kind not in "buif":
+        other = next(value for value in array.flat if not isinstance(value, int | float))
+        raise ValueError(
+            f"{what} of {type(other).__name__}, not of numbers: {NESTED}; leave it out {drop}."
+        )
+    return array
+
+
+def _to_array(row: Any) -> np.ndarray:
+    """A list as an array; lists of lists have more axes."""
+    row = np.asarray(row) if isinstance(row, np.ndarray) else np.array(list(row))
+    nested = row.dtype == object and len(row) and all(isinstance(part, _LISTS) for part in row)
+    return np.stack([_to_array(part) for part in row]) if nested else row
+
+
+def _expand_lists(table: "pd.DataFrame", arrays: dict[str, np.ndarray]) -> "pd.DataFrame":
+    """The table with each list column as columns `name[0]`, `name[1]`, ..."""
+    import pandas as pd
+
+    parts = []
+    for name in table.columns:
+        if name in arrays:
+            array = arrays[name]
+            names = [f"{name}[{index}]" for index in range(array.shape[1])]
+            parts.append(pd.DataFrame(array, columns=pd.Index(names), index=table.index))
+        else:
+            parts.append(table[[name]])
+    return pd.concat(parts, axis=1)

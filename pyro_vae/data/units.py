@@ -12,36 +12,38 @@ from torch import Tensor
 
 ScaleKind = Literal["standard", "robust", "unit", "none"]
 
-# float32 is enough where it moves no value by more than this share of its element's spread.
+# float32 is sufficient where it moves no value by more than this share of its element's spread.
 _ROUNDING = 1e-3
-# Of spreads beyond these, the variance of a narrow density is 0 or infinite in float32.
-_SMALLEST, _LARGEST = 1e-15, 1e15
+# Beyond these spreads the variance of a narrow density is 0 or infinite in float32.
+_MIN_SPREAD, _MAX_SPREAD = 1e-15, 1e15
 # Elements with fewer distinct values than this share of the rows have a resolution.
 _REPEATED = 0.9
-# Values that the statistics of large data are taken from, of rows spread evenly over them.
-_VALUES = 50_000_000
-# Values of an element, or a channel, that its resolution is taken from.
-_SORTED = 1_000_000
+# Number of values used for the statistics of large data, from evenly spaced rows.
+_MAX_VALUES = 50_000_000
+# Number of values of an element, or of a channel, used for its resolution.
+_MAX_SORTED = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
     """u = (x - center) / spread, element by element: x in the user's units, u near N(0, 1).
 
-    Networks read u, and a likelihood's location and scale are decoded in units of the spread and given
-    in the user's: densities, samples and means are in the user's units, by the change of variables.
+    Networks read u. A likelihood decodes its location and scale in units of the spread and returns
+    them in the user's units, as are densities (by the change of variables), samples and means.
+
+    The tensors have one value for each element of rows of one axis, and one for each channel of
+    images and series, so that they broadcast to a row's shape.
 
     Args:
-        kind: How the two were found: "standard" (mean and standard deviation), "robust" (median, and
-            interquartile range / 1.349), "unit" (minimum and range), or "none" (0 and 1).
-        center: Broadcastable to a row's shape: a value for each element of rows of one axis, a value
-            for each channel of images and series.
-        spread: Likewise, above 0.
-        floor: Likewise, in units of the spread: the standard deviation of rounding to the element's
-            resolution, h / sqrt(12) for values that are multiples of h apart; 0 without one.
-        constant: Likewise, whether the element never varied.
-        double: Whether float32 would lose the element's differences, so that data stay in float64, or
-            could not hold their squares, so that densities are computed in it.
+        kind: "standard" (mean and standard deviation), "robust" (median, and interquartile range /
+            1.349), "unit" (minimum and range), or "none" (0 and 1).
+        center: The center.
+        spread: The spread, above 0.
+        floor: In units of the spread: the standard deviation of rounding to the element's
+            resolution, h / sqrt(12) for multiples of h; 0 without a resolution.
+        constant: Whether the element never varied.
+        double: Whether data need float64: float32 would lose an element's differences, or could
+            not hold their squares.
     """
 
     kind: ScaleKind
@@ -52,7 +54,7 @@ class Units:
     double: bool = False
 
     @classmethod
-    def of(cls, values: Real[Tensor, " n *event"], kind: ScaleKind = "standard") -> "Units":
+    def from_data(cls, values: Real[Tensor, " n *event"], kind: ScaleKind = "standard") -> "Units":
         """The units of training data.
 
         An element that never varies has spread 1, or its magnitude if that is larger.
@@ -64,7 +66,7 @@ class Units:
             raise ValueError(
                 f"scale must be one of {', '.join(get_args(ScaleKind))}, got {kind!r}."
             )
-        step = max(1, math.ceil(values.numel() / _VALUES))
+        step = max(1, math.ceil(values.numel() / _MAX_VALUES))
         # One row for each element, or for each channel.
         x = values[::step].to(torch.float64)
         shape = (x.shape[1],) if x.dim() == 2 else (x.shape[1], *[1] * (x.dim() - 2))
@@ -76,10 +78,9 @@ class Units:
         lost = (rounding > _ROUNDING * spread) & ~constant
         double = values.dtype != torch.float32 and bool(lost.any())
         spread = torch.where(constant, largest.clamp(min=1), spread)
-        # The square of a scale would leave float32.
-        double |= bool(((spread < _SMALLEST) | (spread > _LARGEST)).any())
-        floor = _resolution(x) / (math.sqrt(12) * spread)
-        floor = torch.where(constant, 0, floor)
+        # The square of a scale must stay in the range of float32.
+        double |= bool(((spread < _MIN_SPREAD) | (spread > _MAX_SPREAD)).any())
+        floor = torch.where(constant, 0, _resolution(x) / (math.sqrt(12) * spread))
         if kind == "none":
             center, spread = torch.zeros_like(center), torch.ones_like(spread)
             floor = torch.zeros_like(floor)
@@ -92,7 +93,7 @@ class Units:
         return self.kind == "none"
 
     def scaled(self, values: Real[Tensor, " n *event"]) -> Float[Tensor, " n *event"]:
-        """u, in float32 or the values' own type."""
+        """u in float32."""
         u = (values.to(self.center.dtype) - self.center) / self.spread
         return u.to(torch.float32)
 
@@ -104,43 +105,41 @@ class Units:
 
     def to_plain(self) -> dict[str, Any]:
         """Tensors and plain values for a checkpoint."""
-        return {
-            "kind": self.kind,
-            "center": self.center,
-            "spread": self.spread,
-            "floor": self.floor,
-            "constant": self.constant,
-            "double": self.double,
-        }
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Units":
-        """What `to_plain` wrote.
+        """Restore units from `to_plain`; the input may come from an untrusted checkpoint.
 
         Raises:
-            ValueError: If it is something else.
+            ValueError: If a value is missing or has the wrong type.
         """
         parts = [plain.get(name) for name in ("center", "spread", "floor")]
-        known = plain.get("kind") in get_args(ScaleKind) and type(plain.get("double")) is bool
         constant = plain.get("constant")
-        known = known and isinstance(constant, Tensor) and constant.dtype == torch.bool
-        if not known or not all(
-            isinstance(part, Tensor)
-            and (part.layout, part.dtype) == (torch.strided, torch.float64)
-            and not part.is_meta
-            and part.isfinite().all()
-            for part in parts
-        ):
+        valid = (
+            plain.get("kind") in get_args(ScaleKind)
+            and type(plain.get("double")) is bool
+            and isinstance(constant, Tensor)
+            and constant.dtype == torch.bool
+            and all(
+                isinstance(part, Tensor)
+                and (part.layout, part.dtype) == (torch.strided, torch.float64)
+                and not part.is_meta
+                and part.isfinite().all()
+                for part in parts
+            )
+        )
+        if not valid:
             raise ValueError("the units of the data are damaged.")
         return cls(plain["kind"], *parts, constant, double=plain["double"])  # pyright: ignore[reportArgumentType]
 
 
 def _location_and_spread(x: Tensor, kind: ScaleKind) -> tuple[Tensor, Tensor]:
-    """Of each row of x."""
+    """The location and spread of each row of x."""
     if kind == "robust":
         quantiles = np.quantile(x.numpy(), [0.25, 0.5, 0.75], axis=1)
         low, center, high = torch.from_numpy(quantiles)
-        # Where half of the values are one value, the standard deviation.
+        # Where half of the values are equal, use the standard deviation.
         spread = (high - low) / 1.349
         return center, torch.where(spread > 0, spread, x.std(1, correction=0))
     if kind == "unit":
@@ -150,10 +149,10 @@ def _location_and_spread(x: Tensor, kind: ScaleKind) -> tuple[Tensor, Tensor]:
 
 
 def _resolution(x: Tensor) -> Tensor:
-    """The smallest difference of distinct values in each row of x; 0 where hardly any value repeats."""
+    """The smallest difference of distinct values in each row; 0 where hardly any value repeats."""
     found = []
     for row in x:
-        row = row[:_SORTED]
+        row = row[:_MAX_SORTED]
         distinct = row.unique()
         repeated = 1 < len(distinct) < _REPEATED * len(row)
         found.append(float(distinct.diff().min()) if repeated else 0.0)

@@ -156,4 +156,4 @@ def find_units(likelihood: Any, train_data: Any) -> Units | None:
     """The units of training data, if there are any and the likelihood is one of real data."""
     if train_data is None or likelihood.support != "real":
         return None
-    return Units.of(train_data)
+    return Units.from_data(train_data)

@@ -221,7 +221,7 @@ def other_data(
             given["columns"] = contract.event_names
         return contract.new_data(reader(**given), split=split)
     data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
-    contract.check_form(data.dataset, trained=str(directory.path))
+    contract.check_format(data.dataset, trained=str(directory.path))
     return data
 
 

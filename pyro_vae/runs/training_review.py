@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vae.data import PreparedData
 from pyro_vae.evidence import Comparison, Evaluation, compare_with_baselines
-from pyro_vae.evidence.numbers import finite
+from pyro_vae.json_values import to_jsonable
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.training.history import Record
 from pyro_vae.training.validation import (
@@ -180,7 +180,7 @@ def review(
             or _still_rising(history, objective, evaluation, found, plan)
             or _overfitting(history, objective, best, kept_epoch, plan)
         )
-        verdicts += [verdict] * (verdict is not None)
+        verdicts += [] if verdict is None else [verdict]
     verdicts += [line for each in found if (line := _below(each, data.dataset.noun)) is not None]
     return Review(tuple(found), best, len(history), tuple(verdicts))
 
@@ -299,7 +299,7 @@ def _still_rising(
     slope, error = _slope(scores[-epochs:])
     gain = slope * (epochs - 1)
     weights = evaluation.weights
-    scales = [] if weights is None else [finite(weights.log_evidence_se) or 0.0]
+    scales = [] if weights is None else [to_jsonable(weights.log_evidence_se) or 0.0]
     scales += [max(0.0, _SHARE * each.above) for each in comparisons if each.above is not None]
     recent = len(scores) - 1 - int(scores.argmax()) <= len(scores) // 10
     if not (recent and slope > BEYOND * error and gain > min(scales, default=0.0)):

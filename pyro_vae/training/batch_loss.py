@@ -1,4 +1,4 @@
-"""The loss of a batch, from the loader to the objective, and the noise that several processes share."""
+"""The loss of a batch, from loader to objective, and the noise that processes share."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -113,12 +113,7 @@ class BatchLoss:
             )
 
     def check_finite(self, totals: Totals, loader: Loader, what: str = "step") -> None:
-        """Check that not too many consecutive steps were skipped.
-
-        Args:
-            totals: The totals of the steps.
-            loader: The loader of their batches.
-            what: What a step is called in the message.
+        """Check that not too many consecutive steps were skipped, by their totals.
 
         Raises:
             NonFiniteError: If there were, with the first term of the batch that is not finite.
@@ -166,29 +161,20 @@ def _explain(program: Any, objective: Objective, x: Real[Tensor, " batch *event"
 
 @dataclass(frozen=True)
 class Draw:
-    """A random draw of a program.
-
-    Args:
-        operation: The operation that draws.
-        shape: The shape for the whole batch.
-        axis: The axis of the batch; None if the draw has none, and all processes use all of it.
-    """
+    """A random draw of a program."""
 
     operation: Any
-    shape: torch.Size
-    axis: int | None
+    shape: torch.Size  # For the whole batch.
+    axis: (
+        int | None
+    )  # The axis of the batch; None if the draw has none, and all processes use all of it.
 
 
 class SharedNoise(TorchDispatchMode):
     """Make each draw for the whole batch, and cut it to this process's rows.
 
-    Every process draws the same numbers, so their random streams stay together, and together they see
-    the noise that one process would.
-
-    Args:
-        draws: The program's draws, in order.
-        start: The first row.
-        rows: The number of rows.
+    Every process draws the same numbers, so their random streams stay together, and together they
+    see the noise that one process would.
     """
 
     def __init__(self, draws: Sequence[Draw], start: int, rows: int) -> None:
@@ -220,12 +206,7 @@ class SharedNoise(TorchDispatchMode):
 
 
 def draws_of(function: Callable[[Tensor], Any], part: Tensor, rows: int) -> list[Draw]:
-    """The random draws of a function of a batch, found by tracing it for a part and for the whole.
-
-    Args:
-        function: A function of a batch, whose first axis is its rows.
-        part: A part of a batch.
-        rows: The number of rows of the whole batch.
+    """The random draws of a function of a batch, found by tracing it for a part and for all its rows.
 
     Raises:
         ValueError: If the function cannot be traced, or draws in a way that cannot be shared.

@@ -1,4 +1,4 @@
-"""Checkpoints: files that are complete or absent, the state of a training, and checks of what is loaded."""
+"""Checkpoints: atomic files, the state of a training, and checks of what is loaded."""
 
 import contextlib
 import io
@@ -27,22 +27,28 @@ _RANGES = {
     "threads": (1, 4096),
     "seconds": (0, 2**48),
     "aggressive.taken": (0, 2**48),
-    "aggressive.steps": (0, 2**48),
-    "aggressive.skipped": (0, 2**48),
+    "schedule.T_max": (1, 2**48),
 }
 _RECORD = {"epoch", "step", "validation_elbo", "lr", "skipped", "seconds"}
 # Checked elsewhere: modules report what differs, and a contract checks itself.
-_CHECKED_ELSEWHERE = {"program", "objective", "best", "best_score", "cuda_random_state", "data"}
+_CHECKED_ELSEWHERE = {
+    *("program", "objective", "best", "best_score", "cuda_random_state", "data", "history"),
+}
+# Mappings with any names, and the form of their values.
+_ENTRIES: dict[str, Any] = {"sums": torch.zeros((), dtype=torch.float64)} | dict.fromkeys(
+    ("compile", "compile_inner", "compile_outer"), "off"
+)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader finds the old content or the new, never a part.
 
-    The content is written to a temporary file beside it and flushed to disk, which then takes the name.
+    The content is written to a temporary file beside it and flushed to disk, which then takes the
+    name.
 
     Raises:
-        OSError: If the disk is full or the directory not writable; the old content is unchanged and no
-            temporary file remains.
+        OSError: If the disk is full or the directory not writable; the old content is unchanged
+            and no temporary file remains.
     """
     # A fixed name: the file that a killed process left behind is overwritten by the next one.
     temporary = path.with_name(f".{path.name}.tmp")
@@ -188,7 +194,8 @@ def load_training_state(training: "Training", state: dict[str, Any]) -> None:
     """Load a saved state into a training.
 
     Raises:
-        ValueError: If the state is of another model, objective or batch layout, or not of a training.
+        ValueError: If the state is of another model, objective or batch layout, or not of a
+            training.
     """
     # Old checkpoints have no score of the best epoch: it is in the history.
     state = {"best_score": None, **state}
@@ -196,7 +203,7 @@ def load_training_state(training: "Training", state: dict[str, Any]) -> None:
     # Validate the whole state before loading any of it.
     check_parameters(training.program, state.get("program"))
     check_parameters(training.objective, state.get("objective"))
-    _check_state(state, training_state(training), [p.shape for p in step.parameters.values()])
+    _check_state(state, training_state(training))
     if state["best"] is not None:
         check_parameters(training.program, state["best"])
     contract = DataContract.from_plain(state["data"])
@@ -241,9 +248,7 @@ def load_training_state(training: "Training", state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda_random_state"])
 
 
-def _check_state(
-    state: Mapping[str, Any], own: Mapping[str, Any], shapes: list[torch.Size]
-) -> None:
+def _check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Check that a state has the form of a training's own: names, shapes and types, not values.
 
     Raises:
@@ -254,40 +259,40 @@ def _check_state(
     if (state["aggressive"] is None) != (own["aggressive"] is None):
         had, has = ("without", "with") if state["aggressive"] is None else ("with", "without")
         raise ValueError(f"the checkpoint was trained {had} aggressive_steps, got one {has}.")
-    _check_history(state["history"])
-    _check_optimizer(state["optimizer"], own["optimizer"], shapes)
-    for name in own.keys() - _CHECKED_ELSEWHERE - {"history", "optimizer"}:
+    for record in state["history"] if isinstance(state["history"], list) else [None]:
+        if not (
+            isinstance(record, Mapping)
+            and record.keys() >= _RECORD
+            and type(record["epoch"]) is type(record["step"]) is int
+            and all(type(value) in (int, float, type(None)) for value in record.values())
+        ):
+            raise ValueError(
+                "the checkpoint's history must hold a record of numbers for each epoch."
+            )
+    for name in own.keys() - _CHECKED_ELSEWHERE:
         _check_form(name, state[name], own[name])
     score = state["best_score"]
     if score is not None and not (type(score) is float and math.isfinite(score)):
         raise ValueError("the checkpoint's best_score must be a finite number or None.")
-    if state["schedule"].get("T_max", 1) < 1:
-        raise ValueError("the checkpoint's schedule.T_max must be at least 1.")
     try:
         torch.Generator().set_state(state["random_state"])
     except RuntimeError as error:
         raise ValueError("the checkpoint's random_state is not a generator's state.") from error
-    cuda, like = state["cuda_random_state"], own["cuda_random_state"]
-    if cuda is not None and not _fits(cuda, torch.empty(16).byte() if like is None else like):
-        raise ValueError("the checkpoint's cuda_random_state is not a generator's state.")
 
 
 def _check_form(where: str, value: Any, own: Any) -> None:
-    """Check that a value has the names, shapes and types of a training's own."""
     name = where.rpartition(".")[2]
-    if name == "sums":
-        zero = torch.zeros((), dtype=torch.float64)
-        _check_entries(where, value, "numbers by name", lambda total: _fits(total, zero))
-    elif name.startswith("compile"):
-        words = ("on", "off")
-        _check_entries("compile", value, "on or off for each form", lambda word: word in words)
-    elif isinstance(own, Tensor):
+    if name in _ENTRIES and isinstance(value, Mapping):
+        own = dict.fromkeys(value, _ENTRIES[name])
+    if isinstance(own, Tensor):
         if not _fits(value, own):
             kind = f"{str(own.dtype).removeprefix('torch.')} of shape {tuple(own.shape)}"
             raise ValueError(f"the checkpoint's {where} must be a tensor of {kind}.")
     elif isinstance(own, Mapping):
         if not isinstance(value, Mapping) or value.keys() != own.keys():
-            raise ValueError(f"the checkpoint's {where} must have the names {', '.join(own)}.")
+            raise ValueError(
+                f"the checkpoint's {where} must have the names {', '.join(map(str, own))}."
+            )
         for key, item in own.items():
             _check_form(f"{where}.{key}", value[key], item)
     elif isinstance(own, (list, tuple)):
@@ -298,47 +303,10 @@ def _check_form(where: str, value: Any, own: Any) -> None:
     elif type(value) is not type(own) and (type(value), type(own)) != (int, float):
         kinds = f"{type(own).__name__}, got {type(value).__name__}"
         raise ValueError(f"the checkpoint's {where} must be {kinds}.")
-    elif where.startswith(("schedule", "optimizer")) and isinstance(own, (str, bool)):
+    elif isinstance(own, (str, bool)) and where.startswith(("schedule", "optimizer")):
         if value != own:
             raise ValueError(f"the checkpoint's {where} must be {own}.")
     elif where in _RANGES:
         low, high = _RANGES[where]
-        if not low <= value <= high:
+        if not low <= value <= high:  # pyright: ignore[reportOperatorIssue]
             raise ValueError(f"the checkpoint's {where} must be from {low} to {high}.")
-
-
-def _check_entries(where: str, value: Any, what: str, valid: Any) -> None:
-    if not isinstance(value, Mapping) or not all(
-        type(name) is str and valid(item) for name, item in value.items()
-    ):
-        raise ValueError(f"the checkpoint's {where} must be {what}.")
-
-
-def _check_optimizer(value: Any, own: Mapping[str, Any], shapes: list[torch.Size]) -> None:
-    """Check the parameter groups, and the moments of the parameters that have some."""
-    if not isinstance(value, Mapping) or value.keys() != own.keys():
-        raise ValueError("the checkpoint's optimizer must have the names state, param_groups.")
-    _check_form("optimizer.param_groups", value["param_groups"], own["param_groups"])
-    moments = value["state"]
-    if [group["params"] for group in value["param_groups"]] != [
-        group["params"] for group in own["param_groups"]
-    ] or not (isinstance(moments, Mapping) and moments.keys() <= set(range(len(shapes)))):
-        raise ValueError("the checkpoint's optimizer has other parameters.")
-    for index, moment in moments.items():
-        like = torch.empty(shapes[index], device="meta")
-        form = {"step": like.new_empty(()), "exp_avg": like, "exp_avg_sq": like}
-        _check_form(f"optimizer.state.{index}", moment, form)
-
-
-def _check_history(history: Any) -> None:
-    for record in history if isinstance(history, list) else [None]:
-        if not (
-            isinstance(record, Mapping)
-            and record.keys() >= _RECORD
-            and type(record["epoch"]) is type(record["step"]) is int
-            and all(type(name) is str for name in record)
-            and all(type(value) in (int, float, type(None)) for value in record.values())
-        ):
-            raise ValueError(
-                "the checkpoint's history must hold a record of numbers for each epoch."
-            )

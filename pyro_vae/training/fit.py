@@ -18,14 +18,13 @@ from pyro_vae.data import (
     PreparedData,
     SupportMismatchError,
     Units,
-    own_data,
+    loader_for_path,
 )
-from pyro_vae.data.findings import Columns
-from pyro_vae.data.inputs import TAKEN, as_rows
-from pyro_vae.data.inspection import Judgement, grey_levels
-from pyro_vae.data.inspection import check as check_values
-from pyro_vae.data.preparation import FITS
+from pyro_vae.data.inspection import Judgement, check_values, grey_levels
+from pyro_vae.data.preprocessing import FITS
+from pyro_vae.data.rows import ACCEPTED_DATA, as_rows
 from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.data.suspect_values import ColumnStatistics
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.model import names_of_support
 from pyro_vae.networks import UserUnits, user_units
@@ -62,23 +61,25 @@ def fit(
     (2,)
     >>> figure = history.plot()
 
-    The first call gives the VAE the units of real data and initialises a likelihood of counts at their
-    means, unless it was built with them or loaded them from a state_dict; `vae.contract` describes the
-    data. A later call continues training, and needs data of the same shape, support and names.
+    The first call gives the VAE the units of real data and initialises a likelihood of counts at
+    their means, unless it was built with them or loaded them from a state_dict; `vae.contract`
+    describes the data. A later call continues training, and needs data of the same shape, support
+    and names.
 
     Args:
         vae: A VAE, trained in place, on the device of its parameters.
         data: A `Dataset`, or your own data: an array `(n, ...)`, a list of rows, a DataFrame, a
             sparse matrix, an AnnData, a torch Dataset or DataLoader, or a path. Grey levels are
-            binarised at each visit for a likelihood of binary data; pass a `PreparedData` to choose
-            otherwise.
+            binarised at each visit for a likelihood of binary data; pass a `PreparedData` to
+            choose otherwise.
         objective: The objective to maximise, or the name of one of `OBJECTIVES` with its defaults;
             the ELBO if None.
         checkpoint: A file for the state.
         resume: Whether to continue from that file if it exists.
         progress: Whether to show a progress bar.
-        check: What to do about values that would make a wrong model, such as codes for missing values:
-            "refuse" them, "warn" of them, or "none". Other findings are logged as warnings.
+        check: What to do about values that would make a wrong model, such as codes for missing
+            values: "refuse" them, "warn" of them, or "none". Other findings are logged as
+                warnings.
         **options: The options of `Training`: epochs, batch_size, lr and so on.
 
     Returns:
@@ -86,8 +87,8 @@ def fit(
 
     Raises:
         ValueError: If the data or an option do not fit.
-        TypeError: If an option is unknown, the data have another type, or the program has no `likelihood`
-            and the data are not a `PreparedData`.
+        TypeError: If an option is unknown, the data have another type, or the program has no
+            `likelihood` and the data are not a `PreparedData`.
         NonFiniteError: If too many consecutive steps have no finite gradient.
     """
     if not isinstance(vae, nn.Module):
@@ -100,7 +101,7 @@ def fit(
     if isinstance(data, PreparedData):
         ready = data
         if contract is not None:
-            contract.check_form(ready.dataset)
+            contract.check_format(ready.dataset)
     elif contract is not None and not isinstance(data, Dataset | str | Path):
         # Columns are put in the order of the first call.
         ready = contract.new_data(as_rows(data, new=True), split=True)
@@ -112,7 +113,7 @@ def fit(
             )
         dataset = as_dataset(data, likelihood.support)
         if contract is not None:
-            contract.check_form(dataset)
+            contract.check_format(dataset)
         ready = prepare_for_likelihood(dataset, likelihood)
     shape = tuple(getattr(likelihood, "event_shape", ready.dataset.event_shape))
     if shape != ready.dataset.event_shape:
@@ -173,8 +174,8 @@ def as_dataset(data: Any, likelihood_support: Any = None) -> Dataset:
 
     Args:
         data: The data.
-        likelihood_support: The likelihood's support, which decides whether floats without a fraction are
-            counts or real numbers.
+        likelihood_support: The likelihood's support, which decides whether floats without a
+            fraction are counts or real numbers.
 
     Raises:
         ValueError: If there is no such file, or the data cannot be a data set.
@@ -183,9 +184,11 @@ def as_dataset(data: Any, likelihood_support: Any = None) -> Dataset:
     if isinstance(data, Dataset):
         return data
     if isinstance(data, str | Path):
-        loader = own_data(str(data))
+        loader = loader_for_path(str(data))
         if loader is None or not Path(data).exists():
-            raise ValueError(f"there is no file or folder {str(data)!r}; data must be {TAKEN}.")
+            raise ValueError(
+                f"there is no file or folder {str(data)!r}; data must be {ACCEPTED_DATA}."
+            )
         return DATASETS[loader](path=data)
     rows = as_rows(data)
     known = rows.support is not None or likelihood_support not in ("counts", "real")
@@ -210,8 +213,8 @@ def prepare_for_likelihood(dataset: Dataset, likelihood: Any, **options: Any) ->
         **options: The options of `PreparedData`.
 
     Raises:
-        ValueError: If an option is unknown, or the likelihood is not defined on such data. The message
-            names the likelihoods that are.
+        ValueError: If an option is unknown, or the likelihood is not defined on such data. The
+            message names the likelihoods that are.
     """
     try:
         return PreparedData(dataset, likelihood.support, **options)
@@ -219,7 +222,7 @@ def prepare_for_likelihood(dataset: Dataset, likelihood: Any, **options: Any) ->
         fitting = [f"{word}: {names_of_support(LIKELIHOODS, word)}" for word in error.fits]
         name = getattr(likelihood, "__name__", type(likelihood).__name__)
         # They were not inspected yet, and may be another kind of data than they seem.
-        grey = next(grey_levels(Columns(dataset, likelihood.support)), "")
+        grey = next(grey_levels(ColumnStatistics(dataset, likelihood.support)), "")
         raise ValueError(
             f"{name} does not fit: {error} These are {'; '.join(fitting)}.{grey and f' But {grey}'}"
         ) from error
@@ -250,7 +253,7 @@ def describe_default_likelihood(dataset: Dataset, name: str, kind: Kind) -> str:
 
 
 def initialise_from_data(vae: nn.Module, data: PreparedData) -> None:
-    """Give a VAE the units of data, and initialise its likelihood from them unless it already was."""
+    """Give a VAE the units of data, and initialise its likelihood unless it already was."""
     units = data.dataset.units
     for module in vae.modules():
         if isinstance(module, UserUnits):
@@ -266,7 +269,7 @@ def initialise_from_data(vae: nn.Module, data: PreparedData) -> None:
 
 
 def initialise_likelihood(vae: Any, data: PreparedData) -> None:
-    """Initialise a likelihood that can be at the means of training data, of sparse data those of all rows."""
+    """Initialise a likelihood that can be at the means of training data."""
     start = getattr(getattr(vae, "likelihood", None), "start_from", None)
     if start is not None:
         start(data.train if isinstance(data.train, SparseRows) else data.starting_rows())

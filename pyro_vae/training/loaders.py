@@ -1,7 +1,7 @@
 """Loaders of training batches: from memory, from a sparse matrix or from disk.
 
-A loader works in two steps. `fetch(step)` finds batch `step`; `gather` turns what it returns into rows, in
-operations on tensors alone, which are traced and compiled with the step.
+A loader works in two steps. `fetch(step)` finds batch `step`; `gather` turns what it returns into
+rows, in operations on tensors alone, which are traced and compiled with the step.
 """
 
 import threading
@@ -17,38 +17,24 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from pyro_vae.data import PreparedData
-from pyro_vae.data.memory_mapped import MemoryMapped
-from pyro_vae.data.orders import BlockOrder, Pool, permutation
+from pyro_vae.data.memory_mapped import BlockOrder, MemoryMapped, Pool
 from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.data.splits import permutation
 
 
 @dataclass(frozen=True)
 class Share:
-    """A process's part of a batch.
+    """A process's part of a batch."""
 
-    Args:
-        start: Its first row in the batch.
-        rows: The number of its rows.
-        of: The number of rows of the whole batch.
-        weight: The weight of its mean in the mean of the whole batch.
-    """
-
-    start: int
+    start: int  # Its first row in the batch.
     rows: int
-    of: int
-    weight: float
+    of: int  # The number of rows of the whole batch.
+    weight: float  # The weight of its mean in the mean of the whole batch.
 
 
 @dataclass(frozen=True)
 class Batches:
-    """How an epoch is cut into batches, and a batch among processes.
-
-    Args:
-        rows: The number of rows of an epoch.
-        batch_size: The number of rows of a batch; an epoch's last one may have fewer.
-        rank: The rank of this process.
-        ranks: The number of processes. Each takes a contiguous part of every batch.
-    """
+    """How an epoch of `rows` is cut into batches, and a batch into parts for the processes."""
 
     rows: int
     batch_size: int
@@ -56,7 +42,7 @@ class Batches:
     ranks: int = 1
 
     def place(self, step: int) -> tuple[int, int, int]:
-        """The epoch of batch `step`, and the first and last place of this process's rows in its order."""
+        """The epoch of batch `step`, and the range of this process's rows in its order."""
         epoch, first, _ = self._batch(step)
         share = self.share(step)
         return epoch, first + share.start, first + share.start + share.rows
@@ -65,7 +51,8 @@ class Batches:
         """This process's part of batch `step`."""
         _, _, size = self._batch(step)
         start, stop = (size * rank // self.ranks for rank in (self.rank, self.rank + 1))
-        # In a batch with fewer rows than processes, a process without a row takes one with weight 0.
+        # In a batch with fewer rows than processes, a process without a row takes one with weight
+        # 0.
         rows = max(stop - start, 1)
         return Share(min(start, size - 1), rows, size, (stop - start) / size)
 
@@ -119,15 +106,7 @@ class Loader(ABC):
 
 
 class InMemory(Loader):
-    """Rows that are kept on the device, in the data set's type, and gathered there.
-
-    Args:
-        train: The rows.
-        batches: See `Loader`.
-        order_seed: See `Loader`.
-        device: See `Loader`.
-        blocks: See `Loader`.
-    """
+    """Rows that are kept on the device, in the data set's type, and gathered there."""
 
     def __init__(
         self,
@@ -161,15 +140,7 @@ class InMemory(Loader):
 
 
 class Sparse(Loader):
-    """Rows that are made dense batch by batch on the CPU, in the order of `InMemory`.
-
-    Args:
-        train: The rows.
-        batches: See `Loader`.
-        order_seed: See `Loader`.
-        device: See `Loader`.
-        blocks: See `Loader`.
-    """
+    """Rows that are made dense batch by batch on the CPU, in the order of `InMemory`."""
 
     def __init__(
         self,
@@ -204,16 +175,9 @@ class _Prefetch:
 class Streamed(Loader):
     """Rows on disk: a thread reads the next pool of blocks while the current one is used.
 
-    Memory holds two pools, whatever the number of rows; on a GPU these are in its own memory. A batch
-    takes rows from two pools where one ends. Consecutive batches wait for the disk only; any other batch
-    waits until its pool is read.
-
-    Args:
-        train: The rows.
-        batches: See `Loader`.
-        order_seed: See `Loader`.
-        device: See `Loader`.
-        blocks: The order of blocks and rows.
+    Memory holds two pools, whatever the number of rows; on a GPU these are in its own memory. A
+    batch takes rows from two pools where one ends. Consecutive batches wait for the disk only; any
+    other batch waits until its pool is read.
     """
 
     blocks: BlockOrder
@@ -328,14 +292,7 @@ class Streamed(Loader):
 def make_loader(
     data: PreparedData, batches: Batches, order_seed: int, device: torch.device
 ) -> Loader:
-    """The loader of a training split, wherever its rows are kept.
-
-    Args:
-        data: The data.
-        batches: How an epoch is cut.
-        order_seed: Epoch e is in the order of the seed `order_seed` + e.
-        device: The device of the batches.
-    """
+    """The loader of a training split, wherever its rows are kept; see `Loader`."""
     blocks = data.dataset.blocks
     if isinstance(data.train, Tensor):
         return InMemory(data.train, batches, order_seed, device, blocks)

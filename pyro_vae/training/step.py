@@ -1,4 +1,4 @@
-"""A single optimizer step that never synchronizes with the host, and the totals of an epoch's steps."""
+"""A single optimizer step that never synchronizes with the host, and an epoch's totals."""
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,32 +20,19 @@ _LOSS_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Loss:
-    """Batch loss and the metrics to log.
-
-    Args:
-        mean: The mean loss over the examples, to be minimised.
-        count: The number of examples.
-        sums: Values to log, summed over the examples, without a gradient.
-        weight: The weight of the mean among all processes; 1 for a single one.
-        auxiliary: The loss of the objective's own parameters; None if it has none.
-    """
+    """Batch loss and the metrics to log."""
 
     mean: Tensor
-    count: int | Tensor = 1
+    count: int | Tensor = 1  # The number of examples.
+    # Values to log, summed over the examples, without a gradient.
     sums: Mapping[str, Tensor] = field(default_factory=dict)
-    weight: float = 1.0
-    auxiliary: Tensor | None = None
+    weight: float = 1.0  # The weight of the mean among all processes.
+    auxiliary: Tensor | None = None  # The loss of the objective's own parameters.
 
 
 @dataclass(frozen=True)
 class AuxiliaryParameters:
-    """Parameters of the objective itself, such as a critic's, which minimise `Loss.auxiliary`.
-
-    Args:
-        parameters: Leaves with a gradient, by name.
-        lr: Adam's learning rate for them.
-        betas: Adam's decays of the first and second moment for them.
-    """
+    """Parameters of the objective, such as a critic's, which minimise `Loss.auxiliary`."""
 
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     lr: float = 1e-3
@@ -57,27 +44,20 @@ class Totals:
     """Sums over the steps of an epoch, on the device: they are read once an epoch, not every step.
 
     The tensors are changed in place, so that a compiled step continues with them.
-
-    Args:
-        data: The number of examples in the steps taken.
-        skipped: The number of steps skipped.
-        in_a_row: The number of steps skipped since the last one taken.
-        steps: The number of steps begun since training began.
-        first_skipped: The step at which the current row of skipped ones began.
-        sums: Each logged value, summed over the examples of the steps taken.
     """
 
-    data: Tensor
-    skipped: Tensor
+    data: Tensor  # Examples in the steps taken.
+    skipped: Tensor  # Steps skipped, and those since the last one taken.
     in_a_row: Tensor
-    steps: Tensor
+    steps: Tensor  # Steps begun since training began, and at the first of the current row of skipped ones.
     first_skipped: Tensor
     sums: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def zero(cls, device: torch.device) -> "Totals":
         """Totals of no step."""
-        return cls(*(torch.zeros((), dtype=torch.int64, device=device) for _ in range(5)))
+        counts = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(5))
+        return cls(*counts)  # pyright: ignore[reportArgumentType]
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any], device: torch.device) -> "Totals":
@@ -90,13 +70,7 @@ class Totals:
         return cls(**counts, sums=sums)
 
     def add(self, taken: Tensor, count: int | Tensor, sums: Mapping[str, Tensor]) -> None:
-        """Add a step.
-
-        Args:
-            taken: Whether it was taken, a boolean scalar.
-            count: The number of its examples.
-            sums: Each logged value, summed over them.
-        """
+        """Add a step, if `taken`, with its number of examples and the sums over them."""
         begins = (self.in_a_row == 0) & ~taken
         self.first_skipped.copy_(torch.where(begins, self.steps, self.first_skipped))
         self.steps.add_(1)
@@ -115,7 +89,7 @@ class Totals:
             total.zero_()
 
     def means(self) -> dict[str, float]:
-        """Each value's mean per example over the steps taken, empty if there were none. This synchronizes."""
+        """Each value's mean per example over the steps taken, if any. This synchronizes."""
         data = int(self.data)
         return {name: float(total) / data for name, total in self.sums.items()} if data else {}
 
@@ -123,13 +97,15 @@ class Totals:
 class Step:
     """A step of Adam on the loss of any program.
 
-    A step whose loss or gradient is not finite changes no parameter and no moment of the optimizer:
-    fused Adam reads that from a tensor, so nothing waits for the device. After `MAX_SKIPPED_IN_A_ROW`
+    A step whose loss or gradient is not finite changes no parameter and no moment of the
+    optimizer: fused Adam reads that from a tensor, so nothing waits for the device. After
+        `MAX_SKIPPED_IN_A_ROW`
     skipped steps in a row all others are skipped as well, so that the parameters stay unchanged.
 
-    The step is one function of tensors that changes in place what it trains, so it can be compiled as a
-    whole, from the noise to the new parameters; see `CompiledFunction`. With several processes the compiled
-    part ends with the gradient; a sum over all processes and the same update in each of them follow.
+    The step is one function of tensors that changes in place what it trains, so it can be compiled
+    as a whole, from the noise to the new parameters; see `CompiledFunction`. With several
+    processes the compiled part ends with the gradient; a sum over all processes and the same
+    update in each of them follow.
 
     Args:
         loss: Gives the loss of a batch, with noise from the global random stream.
@@ -138,15 +114,17 @@ class Step:
         clip_norm: The largest norm of a gradient; a longer one is rescaled to it.
         compile: "on", "off", or "auto" to compile where the expected work pays for it.
         expected_steps: The number of steps that a form of a batch is expected to get.
-        tolerance: The largest difference of a compiled gradient from the eager one, as a share of its norm.
+        tolerance: The largest difference of a compiled gradient from the eager one, as a share of
+            its norm.
         modules: The modules of the loss, whose attributes must not be rebound in a graph.
         form: Names the form of a batch; the shapes of the arguments if None.
         processes: The processes that train together.
-        auxiliary: The objective's own parameters, trained in the same step on `Loss.auxiliary`. Its
-            gradient is taken before either update, and is not clipped.
+        auxiliary: The objective's own parameters, trained in the same step on `Loss.auxiliary`.
+            Its gradient is taken before either update, and is not clipped.
 
     Raises:
-        ValueError: If there is nothing to train, or there are several processes and auxiliary parameters.
+        ValueError: If there is nothing to train, or there are several processes and auxiliary
+            parameters.
 
     References:
         Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015),
@@ -194,28 +172,26 @@ class Step:
         dtype = torch.float32 if device.type == "cuda" else torch.float64
         self._current_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self._lrs = [torch.tensor(lr, dtype=dtype, device=device) for lr in self._current_lrs]
-        self._compile_options: dict[str, Any] = {
-            "tolerance": tolerance,
-            "modules": modules,
-            "form": form,
-        }
+        self.tolerance = tolerance
+        self.form = form
         self.compiled = self._compiled(compile, expected_steps)
 
     def _compiled(
         self, mode: CompileMode, expected_steps: Callable[[str], int]
     ) -> CompiledFunction:
-        tolerance = self._compile_options["tolerance"]
-        outputs = {"loss": max(_LOSS_TOLERANCE, 0.01 * tolerance)}
+        outputs = {"loss": max(_LOSS_TOLERANCE, 0.01 * self.tolerance)}
         alone = self.processes.size == 1
         return CompiledFunction(
             self._whole_step if alone else self._local_gradient,
             mode,
             expected_steps,
             name="step, batch",
-            outputs=outputs if alone else outputs | {"gradient": tolerance},
+            outputs=outputs if alone else outputs | {"gradient": self.tolerance},
             changed=self._changed_tensors,
+            tolerance=self.tolerance,
+            modules=self.modules,
+            form=self.form,
             cuda_graph=True,
-            **self._compile_options,
         )
 
     def restrict(
@@ -228,8 +204,8 @@ class Step:
     ) -> "Step":
         """A step of some of the parameters, and the auxiliary ones, that leaves the others unchanged.
 
-        It is compiled on its own. The optimizer is shared: a parameter has one state of Adam and one
-        learning rate, whichever step moves it.
+        It is compiled on its own. The optimizer is shared: a parameter has one state of Adam and
+        one learning rate, whichever step moves it.
 
         Args:
             names: The names of the parameters to train.
@@ -272,9 +248,12 @@ class Step:
     def _whole_step(self, *batch: Any) -> tuple[Tensor, ...]:
         loss = self.loss(*batch)
         # The two losses may share a graph.
-        shared = loss.auxiliary is not None
-        trained = _gradients(loss.mean, self.trained, retain_graph=shared)
-        own = _gradients(loss.auxiliary, self.auxiliary.parameters) if shared else []
+        trained = _gradients(loss.mean, self.trained, retain_graph=loss.auxiliary is not None)
+        own = (
+            _gradients(loss.auxiliary, self.auxiliary.parameters)
+            if loss.auxiliary is not None
+            else []
+        )
         with torch.no_grad():
             self._update(_unzip(trained), loss, _unzip(own))
         return (loss.mean.detach(),)
@@ -365,7 +344,7 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _changed_tensors(self) -> dict[str, Tensor]:
-        """The tensors in which a compiled step is compared. A gradient shows in the mean that it moves."""
+        """The tensors to compare; a gradient shows in the mean that it moves."""
         moments = {
             f"the gradient of {name}": self.optimizer.state[parameter]["exp_avg"]
             for name, parameter in self.parameters.items()
@@ -382,7 +361,7 @@ class Step:
 def _gradients(
     loss: Tensor, parameters: Mapping[str, Tensor], *, retain_graph: bool | None = None
 ) -> list[tuple[Tensor, Tensor]]:
-    """Each parameter that a loss depends on, with its gradient; Adam leaves the others unchanged."""
+    """Each parameter that a loss depends on, with its gradient."""
     leaves = list(parameters.values())
     found = torch.autograd.grad(loss, leaves, retain_graph=retain_graph, allow_unused=True)
     both = zip(leaves, found, strict=True)

@@ -16,7 +16,7 @@ import numpy as np
 from analysis.study import Row, Study, metrics_of, trained
 from analysis.study_results import Cell, Results, cells_of, mean, mean_and_spread
 from pyro_vae.data import array_file, default_root, freyface, mouse_bladder
-from pyro_vae.data.values import Support
+from pyro_vae.data.validation import Support
 from pyro_vae.evidence.baseline_densities import factor_analysis
 
 

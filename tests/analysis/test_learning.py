@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from pyro_vae.data.nouns import named
+from pyro_vae.data.nouns import use_noun
 from pyro_vae.training.history import plot_learning_curves
 
 
@@ -66,6 +66,6 @@ def test_epochs_outside_the_axis_are_counted(words):
 
 
 def test_the_unit_is_of_the_data(words):
-    with named("cell"):
+    with use_noun("cell"):
         axes, _ = words(plot_learning_curves(history(3)))
     assert axes[0].get_ylabel() == "nats/cell"

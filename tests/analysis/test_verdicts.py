@@ -16,14 +16,14 @@ ROOT = Path(__file__).parents[2]
     ("make", "large", "small", "chance"),
     [
         (
-            verdicts.like_data,
+            verdicts.judge_samples,
             (0.8, "ink", 0.4, 1e-4),
             (0.55, "ink", 0.05, 1e-4),
             (0.8, "ink", 0.4, 0.2),
         ),
-        (verdicts.guide_close, (0.8, 1e-4, 100), (0.55, 1e-4, 100), (0.8, 0.2, 10)),
-        (verdicts.codes_as_prior, (0.8, 1e-4), (0.55, 1e-4), (0.8, 0.2)),
-        (verdicts.scale_warns, (1.0, 3.0, 1e-4, 100), (0.9, 1.1, 1e-4, 100), (0.9, 3.0, 0.2, 5)),
+        (verdicts.judge_guide, (0.8, 1e-4, 100), (0.55, 1e-4, 100), (0.8, 0.2, 10)),
+        (verdicts.judge_codes, (0.8, 1e-4), (0.55, 1e-4), (0.8, 0.2)),
+        (verdicts.judge_scale, (1.0, 3.0, 1e-4, 100), (0.9, 1.1, 1e-4, 100), (0.9, 3.0, 0.2, 5)),
     ],
 )
 def test_the_effect_decides_and_the_p_value_only_whether_it_is_chance(make, large, small, chance):
@@ -48,23 +48,23 @@ def test_the_effect_decides_and_the_p_value_only_whether_it_is_chance(make, larg
     ],
 )
 def test_forecasts(small, p, against, trusted, answer):
-    found = verdicts.forecasts(
+    found = verdicts.judge_forecasts(
         "off by 0.1", small=small, direction="", p=p, against=against, trusted=trusted
     )
     assert found.answer == answer
 
 
 def test_overfitting_and_robustness():
-    assert verdicts.overfits(DECODER, "it", 1.0, 0.1).answer == "yes"
-    assert verdicts.overfits(DECODER, "it", 0.1, 0.1).answer == "no"
-    assert verdicts.overfits(DECODER, "it", float("nan"), 0.1).answer == "not known"
+    assert verdicts.judge_overfitting(DECODER, "it", 1.0, 0.1).answer == "yes"
+    assert verdicts.judge_overfitting(DECODER, "it", 0.1, 0.1).answer == "no"
+    assert verdicts.judge_overfitting(DECODER, "it", float("nan"), 0.1).answer == "not known"
     # 0.7 of an accuracy of 0.96 is nothing where 0.65 is chance.
-    assert verdicts.robust(0.96, 0.7, 0.01, 0.65, above_chance=True).answer == "no"
-    assert verdicts.robust(0.96, 0.93, 0.01, 0.65, above_chance=True).answer == "yes"
+    assert verdicts.judge_robustness(0.96, 0.7, 0.01, 0.65, above_chance=True).answer == "no"
+    assert verdicts.judge_robustness(0.96, 0.93, 0.01, 0.65, above_chance=True).answer == "yes"
 
 
 def test_a_stale_answer_says_so():
-    verdict = verdicts.code_used(3.0, 4, 4)
+    verdict = verdicts.judge_code_use(3.0, 4, 4)
     sections = {"elbo": {"terms": {"verdicts": [verdict.summary()]}, "stale": "other data"}}
     (found,) = answers(sections)
     assert (found["answer"], found["section"], found["stale"]) == ("yes", "elbo", "other data")

@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pyro_vae.compilation import compile_graph, trace
+from pyro_vae.compilation import trace
 from pyro_vae.compilation.decompositions import (
     DECOMPOSITIONS,
     binary_cross_entropy_with_logits,
     log1p_exp,
 )
-from pyro_vae.compilation.inductor import use_onednn
 
 X = torch.cat([torch.linspace(-120, 120, 4801), torch.tensor([0.0, -1e-8, 1e-8, 20.0, 20.1])])
 
@@ -120,36 +119,3 @@ def test_adam_is_torchs_and_leaves_what_it_skips():
         ):
             torch.testing.assert_close(ours, yours, rtol=1e-5, atol=1e-7)
         assert all((a == b).all() for a, b in zip(mine, before, strict=True)) == (step % 4 == 3)
-
-
-def test_products_use_onednn():
-    """In every orientation that a layer and its gradients have, with and without a bias."""
-
-    def products(x, w, g, b):
-        return x @ w.t(), g @ w, g.t() @ x, torch.addmm(b, x, w.t()), x.double() @ w.double().t()
-
-    arguments = (
-        torch.randn(128, 120),
-        torch.randn(100, 120),
-        torch.randn(128, 100),
-        torch.randn(100),
-    )
-    traced = trace(products, *arguments)
-    exact = products(*arguments)
-    use_onednn(traced.graph.graph)
-    traced.graph.recompile()
-    targets = [node.target for node in traced.graph.graph.nodes]
-    assert targets.count(torch.ops.pyro_vae.mm.default) == 4
-    assert targets.count(torch.ops.aten.mm.default) == 1
-    for mine, right in zip(traced(*arguments), exact, strict=True):
-        torch.testing.assert_close(mine, right, rtol=1e-5, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_compiled_products():
-    w = torch.randn(300, 200)
-    traced = trace(lambda x: (F.softplus(x @ w),), torch.randn(100, 300))
-    x = torch.randn(100, 300)
-    torch.testing.assert_close(
-        compile_graph(traced, x)(x)[0], F.softplus(x @ w), rtol=1e-4, atol=1e-4
-    )

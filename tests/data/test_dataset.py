@@ -2,12 +2,15 @@
 
 import re
 
+import h5py
 import numpy as np
 import pytest
+import scipy.io
 import torch
 
-from pyro_vae.data import Dataset, digits
+from pyro_vae.data import Dataset, array_file, digits, variable_file
 from pyro_vae.data.dataset import SPLITS
+from pyro_vae.data.validation import ValueRange
 
 ROWS = 40
 
@@ -102,7 +105,7 @@ def test_what_takes_a_guess_is_refused(array, message):
 @pytest.mark.parametrize(
     ("support", "levels", "message"),
     [
-        ("counts", 5, "only integers have levels, got 5 for counts data"),
+        ("counts", 5, "only integers have levels, got 5 for counts"),
         ("integers", None, "levels of integers must be at least 2, got None"),
         ("binary", None, "between 0 and 1, got values from 0 to 4"),
         ("unit", None, "between 0 and 1, got values from 0 to 4"),
@@ -162,7 +165,7 @@ def test_layout_series():
     splits = Dataset.from_splits({"train": array, "test": array[:9]}, layout="series")
     assert splits.event_shape == (3, 12)
     assert Dataset.from_array(values(12) / 5, layout="series").event_shape == (12,)
-    with pytest.raises(ValueError, match=r"channels than positions .*--data.channels last, or first"):  # fmt: skip
+    with pytest.raises(ValueError, match=r"channels than positions.*--data.channels last, or first"):  # fmt: skip
         Dataset.from_array(values(12, 3) / 5, layout="series")
     for channels, event_shape in (("first", (12, 3)), ("last", (3, 12))):
         series = Dataset.from_array(values(12, 3) / 5, layout="series", channels=channels)
@@ -197,8 +200,8 @@ def test_pictures_of_integers_are_not_taken_for_counts(dtype, high, shape):
         (values(1), "looks like labels: it has shape .* one whole number in each row"),
         (np.eye(5)[values()], "looks like labels: it has shape .* a single 1 in each row"),
         (np.eye(5, dtype=bool)[values()], "a single 1 in each row"),
-        (values(48, 3), "looks like a single picture with its channels last.*40, 1, 48, 3"),
-        (values(48, 1), "looks like a single picture"),
+        (values(48, 3), "looks like a single image with its channels last.*40, 1, 48, 3"),
+        (values(48, 1), "looks like a single image"),
         (values(28, 28, 1), r"channels last.*moveaxis\(array, -1, 1\)"),
         (values(28, 28, 3), "channels last"),
         (values(1, 3, 8, 8), "must be .*channels, height, width"),
@@ -289,7 +292,7 @@ def test_names_of_elements():
 def test_labels_must_be_as_many_as_rows():
     with pytest.raises(ValueError, match="40 rows but 39 labels"):
         Dataset.from_array(values(4), labels=np.zeros(39))
-    with pytest.raises(ValueError, match=r"must have the shape \(n,\).*as data have"):
+    with pytest.raises(ValueError, match=r"must have the shape \(n,\)"):
         Dataset.from_array(values(4), labels=values(4, 4))
     with pytest.raises(ValueError, match="single value"):
         Dataset.from_array(values(4), labels=np.array(1))
@@ -327,7 +330,7 @@ def test_splits_share_one_support():
     [
         ("grey", None, 0.0, "support must be one of binary, integers"),
         ("integers", None, 0.0, "levels of integers must be at least 2, got None"),
-        ("unit", 256, 0.0, "only integers have levels, got 256 for unit data"),
+        ("unit", 256, 0.0, "only integers have levels, got 256 for unit"),
         ("binary", None, 2.0, "between 0 and 1, got values from 2 to 2"),
         ("binary", None, 0.5, "got fractions"),
         ("integers", 4, 4.0, "between 0 and 3"),
@@ -365,3 +368,42 @@ def test_digits():
     # The split that reported numbers stand on: it must not drift with versions of torch.
     assert dataset.labels["test"][:10].tolist() == [3, 2, 4, 3, 3, 5, 6, 2, 8, 8]
     assert dataset.train.sum() == 393277
+
+
+@pytest.mark.parametrize("form", ["npy", "mapped", "npz", "mat", "h5"])
+def test_nan_is_named_in_arrays_of_every_format(tmp_path, form):
+    x = np.random.default_rng(0).normal(size=(60, 6))
+    x[[7, 9], [2, 4]] = np.nan, np.inf
+    path = tmp_path / f"x.{form.replace('mapped', 'npy')}"
+    if form == "npz":
+        np.savez(path, x=x)
+    elif form == "mat":
+        scipy.io.savemat(path, {"x": x})
+    elif form == "h5":
+        with h5py.File(path, "w") as file:
+            file["x"] = x
+    else:
+        np.save(path, x)
+    read = {"mat": variable_file, "h5": variable_file}.get(form, array_file)
+    options = {"memory_map": True} if form == "mapped" else {}
+    where = r"1 in element 2 and 1 in element 4, in rows 8 and 10 \(rows counted from 1, elements from 0\)"
+    with pytest.raises(ValueError, match=where):
+        read(path, **options)
+
+
+def test_nan_in_arrays_that_are_split_and_in_pictures():
+    x = np.random.default_rng(0).random((30, 4, 4))
+    x[5, 1, 2] = np.nan
+    with pytest.raises(ValueError, match=r"array holds .*: 1 in channel 0, in row 6 \("):
+        Dataset.from_array(x)
+    with pytest.raises(ValueError, match=r"the test split holds .*: 1 in channel 0, in row 6 \("):
+        Dataset.from_splits({"train": np.nan_to_num(x), "test": x})
+
+
+@pytest.mark.parametrize("row", [0, 5, 9])
+def test_nan_in_any_block_is_in_the_range(monkeypatch, row):
+    monkeypatch.setattr("pyro_vae.data.validation._BLOCK_VALUES", 4)
+    x = torch.ones(10, 2)
+    x[row, 1] = torch.nan
+    value_range = ValueRange.from_values(x)
+    assert np.isnan([value_range.low, value_range.high]).all()

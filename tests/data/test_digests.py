@@ -64,14 +64,12 @@ def test_blocks_and_splits_do_not_matter(counts):
     "rows",
     [
         np.stack(np.divmod(np.arange(N), 1000), 1),
-        np.stack(np.divmod(np.arange(N), 1000), 1) * 2**20,
-        np.stack(np.divmod(np.arange(N), 1000), 1) - 0.5,
         np.stack(np.divmod(np.arange(N), 1000), 1) * 0.125,
         1 + np.arange(N)[:, None] * 2.0**-23,
         np.unpackbits(np.arange(N, dtype=">u4").view(np.uint8).reshape(N, 4), axis=1),
         np.random.default_rng(0).normal(size=(N, 2)),
     ],
-    ids=["whole", "multiples", "halves", "eighths", "last bits", "binary", "normal"],
+    ids=["whole", "eighths", "last bits", "binary", "normal"],
 )
 def test_a_million_distinct_rows_have_a_million_digests(rows):
     digests = row_digests(rows)

@@ -1,4 +1,4 @@
-"""`image_folder`: folders of pictures, good and bad."""
+"""`image_folder`: folders of images, good and bad."""
 
 import builtins
 import re
@@ -139,7 +139,7 @@ def test_size_cuts_the_middle_and_scales(tmp_path):
 def test_channels_make_one_kind_of_two(tmp_path):
     save(tmp_path, GREY[:15])
     Image.fromarray(COLOUR[0]).save(tmp_path / "colour.png")
-    with pytest.raises(ValueError, match=r"000.png is grey and .*colour.png is in colour; channels \(--data.channels 1"):  # fmt: skip
+    with pytest.raises(ValueError, match=r"000.png is grey and .*colour.png is in colour; .*channels \(--data.channels 1"):  # fmt: skip
         image_folder(tmp_path)
     assert image_folder(tmp_path, channels=1).event_shape == (1, 6, 5)
     dataset = image_folder(tmp_path, channels=3)
@@ -171,17 +171,17 @@ def test_pictures_are_turned_as_the_camera_was_held(tmp_path):
     [
         ("missing", "must be a folder of images, but there is no such folder"),
         ("file", "must be a folder of images, but there is no such folder"),
-        ("empty", "holds no pictures; files must end in .png"),
-        ("other files", "holds no pictures"),
-        ("hidden", "holds no pictures"),
+        ("empty", "holds no images; files must end in .png"),
+        ("other files", "holds no images"),
+        ("hidden", "holds no images"),
         ("few", "at least 10 rows to be split, got 3"),
-        ("beside", r"holds pictures \(000.png\) beside folders of pictures \(cats\)"),
-        ("beside splits", "holds pictures beside the folders test, train"),
-        ("deeper", "is a folder in a folder of pictures"),
-        ("cut short", "005.png is damaged or no picture"),
-        ("empty file", "005.png is damaged or no picture"),
-        ("text", "005.png is damaged or no picture"),
-        ("directory", "holds no pictures"),
+        ("beside", r"holds images \(000.png\) beside folders of images \(cats\)"),
+        ("beside splits", "holds images beside the folders test, train"),
+        ("deeper", "is a folder in a folder of images"),
+        ("cut short", "005.png is damaged or not an image"),
+        ("empty file", "005.png is damaged or not an image"),
+        ("text", "005.png is damaged or not an image"),
+        ("directory", "holds no images"),
         ("16 bits", "one depth, but .*000.png holds uint8 and .*005.png uint16"),
         ("animated", "005.gif has 2 frames"),
         ("transparent", r"005.png is transparent in places.*--data.channels 4"),
@@ -240,7 +240,7 @@ def test_bad_options_are_refused(tmp_path, monkeypatch):
 
 def test_more_pictures_than_memory_are_refused(tmp_path, monkeypatch):
     save(tmp_path, GREY)
-    monkeypatch.setattr("pyro_vae.data.memory._memory", lambda: 1000)
+    monkeypatch.setattr("pyro_vae.data.memory_mapped._memory_bytes", lambda: 1000)
     with pytest.raises(ValueError, match=r"would be an array of shape \(20, 1, 6, 5\).*GiB"):
         image_folder(tmp_path)
 
@@ -354,10 +354,10 @@ def test_samples_beyond_the_third_are_not_dropped(tmp_path):
         )
     assert sorted_rows(image_rows(tmp_path).values) == sorted_rows(bands.transpose(0, 3, 1, 2))
     assert image_folder(tmp_path).levels == 256
-    with pytest.raises(ValueError, match="has 4 channels, which are no colours"):
+    with pytest.raises(ValueError, match="has 4 channels, which are not colours"):
         image_folder(tmp_path, channels=3)
     tifffile.imwrite(tmp_path / "0.tif", bands[:3, ..., 0], photometric="minisblack")
-    with pytest.raises(ValueError, match=r"0.tif has 3 pages: save each as a picture"):
+    with pytest.raises(ValueError, match=r"0.tif has 3 pages: save each as its own image"):
         image_folder(tmp_path)
 
 
@@ -415,7 +415,7 @@ def test_files_left_out_are_counted_and_named(tmp_path):
     assert "0.log, 1.log, 2.log, 3.log, 4.log and 4 more" in image_rows(tmp_path, skip_damaged=True).notes[0]  # fmt: skip
     for file in tmp_path.glob("*.png"):
         file.write_text("")
-    with pytest.raises(ValueError, match="none of the 20 pictures can be read"):
+    with pytest.raises(ValueError, match="none of the 20 images can be read"):
         image_rows(tmp_path, skip_damaged=True)
 
 
@@ -444,18 +444,3 @@ def test_a_class_may_have_no_test_pictures(tmp_path):
     dataset = image_folder(tmp_path)
     assert dataset.label_names == ("a", "b", "c")
     assert dataset.labels["test"].unique().tolist() == [0, 2]
-
-
-def test_the_first_picture_of_an_mpo_is_read(tmp_path):
-    """Phones write a JPEG with a smaller one behind it."""
-    first, second = (Image.fromarray(image) for image in COLOUR[:2])
-    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
-    first.save(tmp_path / "b.jpg")
-    one, other = image_rows(tmp_path).values
-    np.testing.assert_array_equal(one, other)
-
-
-def test_complex_pictures_are_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", GREY[0].astype(np.complex64))
-    with pytest.raises(ValueError, match=r"a.tif holds complex64, not real numbers"):
-        image_rows(tmp_path)

@@ -3,10 +3,8 @@
 import re
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
-import scipy.io
 import sklearn.datasets
 import torch
 
@@ -19,10 +17,9 @@ from pyro_vae.data import (
     mnist,
     newsgroups,
     table_file,
-    variable_file,
 )
-from pyro_vae.data.fill_values import fill_values
-from pyro_vae.data.inspection import check, inspect
+from pyro_vae.data.inspection import check_values, inspect
+from pyro_vae.data.suspect_values import find_fill_values
 
 RANDOM = np.random.default_rng(0)
 NORMAL = RANDOM.normal(size=(400, 6))
@@ -75,7 +72,7 @@ def at(rows: list[int], value: float, others: np.ndarray = NORMAL[:, 1]) -> np.n
 def test_fill_values_are_refused_with_column_value_and_count(value):
     dataset = table(planted(c1=at([3, 50], value), c4=at([200], value)))
     with pytest.raises(ValueError, match=r"--data\.check warn") as error:
-        check(dataset)
+        check_values(dataset)
     found = re.findall(r"(\S+) \((\d+ rows?) of '(\w+)'\)", str(error.value))
     shown, counts, columns = zip(*found, strict=True)
     # A value that is no customary mark must be repeated.
@@ -83,8 +80,8 @@ def test_fill_values_are_refused_with_column_value_and_count(value):
     assert counts == ("2 rows", "1 row")[: 1 + both]
     assert columns == ("c1", "c4")[: 1 + both]
     np.testing.assert_allclose(np.array(shown, float), value, rtol=1e-5)
-    assert any(finding.refused for finding in check(dataset, judgement="warn"))
-    assert check(dataset, judgement="none") == ()
+    assert any(finding.refused for finding in check_values(dataset, judgement="warn"))
+    assert check_values(dataset, judgement="none") == ()
 
 
 @pytest.mark.parametrize(
@@ -98,12 +95,12 @@ def test_fill_values_are_refused_with_column_value_and_count(value):
     ids=["wide", "two values", "lognormal", "constant"],
 )
 def test_a_negative_mark_among_positive_values_is_found(others):
-    assert fill_values(at([3, 50], -9999, others))[0] == [(-9999, 2)]
+    assert find_fill_values(at([3, 50], -9999, others))[0] == [(-9999, 2)]
 
 
 def test_several_marks_are_found_and_most_pixels_may_be_marks():
     values = at([3], 1e20, at([5, 6], -999, at([7], -9999)))
-    marks, rest = fill_values(values)
+    marks, rest = find_fill_values(values)
     assert sorted(marks) == [(-9999, 1), (-999, 2), (1e20, 1)]
     assert len(rest) == 396
     pictures = RANDOM.random((40, 3, 8, 8))
@@ -126,7 +123,7 @@ def test_several_marks_are_found_and_most_pixels_may_be_marks():
     ],
 )
 def test_tails_are_not_marks(values):
-    assert fill_values(values)[0] == []
+    assert find_fill_values(values)[0] == []
 
 
 def test_marks_in_counts_and_16_bit_pictures():
@@ -187,7 +184,7 @@ def test_a_time_is_noted_and_no_other_column():
 def test_constants_are_noted():
     values = planted(c0=3.5, c5=at([7], 2.0, np.full(400, 1.5)))
     found = kinds(table(values))
-    assert found["constant"] == "'c0' never varies and carries nothing: leave it out."
+    assert re.match(r"'c0' never varies .*: leave it out\.", found["constant"])
     assert "1.5 in almost all of 'c5'" in found["nearly constant"]
     counts = RANDOM.poisson(3, (300, 20))
     counts[:, 4:12] = 0
@@ -288,7 +285,7 @@ def test_rows_that_are_alike_by_chance_are_not():
 
 def test_near_twins_are_counted():
     values = np.repeat(NORMAL[:200], 2, 0) + 1e-6 * NORMAL
-    assert re.match(r"\d+ of 80 test rows are almost equal", kinds(table(values))["near twins"])
+    assert re.match(r"\d+ of 80 test rows almost equal", kinds(table(values))["near twins"])
     assert not kinds(table(NORMAL[:, :2]))
     # Points of a curve are near one another by chance.
     t = RANDOM.random((1000, 1))
@@ -380,7 +377,7 @@ def test_known_tables(name, expected):
     data = getattr(sklearn.datasets, f"load_{name}")()
     dataset = Dataset.from_array(data.data, event_names=[str(word) for word in data.feature_names])
     assert list(kinds(dataset)) == expected
-    assert check(dataset) == inspect(dataset)
+    assert check_values(dataset) == inspect(dataset)
 
 
 @pytest.mark.parametrize("shape", [(400, 1, 32, 32), (300, 200), (60, 2)])
@@ -406,7 +403,7 @@ def test_data_on_the_disk(tmp_path: Path):
     values[2857, 2] = 1e20
     np.save(tmp_path / "marked.npy", values)
     with pytest.raises(ValueError, match=r"1e\+20 \(in the training data\) lies far"):
-        check(array_file(tmp_path / "marked.npy", memory_map=True))
+        check_values(array_file(tmp_path / "marked.npy", memory_map=True))
 
 
 # ---- messages ---------------------------------------------------------------------------------
@@ -426,36 +423,6 @@ def test_values_that_no_data_set_holds_are_named():
         table(whole, support="counts")
 
 
-@pytest.mark.parametrize("form", ["npy", "mapped", "npz", "mat", "h5"])
-def test_nan_is_named_in_arrays_of_every_format(tmp_path, form):
-    x = np.random.default_rng(0).normal(size=(60, 6))
-    x[[7, 9], [2, 4]] = np.nan, np.inf
-    path = tmp_path / f"x.{form.replace('mapped', 'npy')}"
-    if form == "npz":
-        np.savez(path, x=x)
-    elif form == "mat":
-        scipy.io.savemat(path, {"x": x})
-    elif form == "h5":
-        with h5py.File(path, "w") as file:
-            file["x"] = x
-    else:
-        np.save(path, x)
-    read = {"mat": variable_file, "h5": variable_file}.get(form, array_file)
-    options = {"memory_map": True} if form == "mapped" else {}
-    where = r"1 in element 2 and 1 in element 4, in rows 8 and 10 \(rows counted from 1, elements from 0\)"
-    with pytest.raises(ValueError, match=where):
-        read(path, **options)
-
-
-def test_nan_in_arrays_that_are_split_and_in_pictures():
-    x = np.random.default_rng(0).random((30, 4, 4))
-    x[5, 1, 2] = np.nan
-    with pytest.raises(ValueError, match=r"array holds .*: 1 in channel 0, in row 6 \("):
-        Dataset.from_array(x)
-    with pytest.raises(ValueError, match=r"the test split holds .*: 1 in channel 0, in row 6 \("):
-        Dataset.from_splits({"train": np.nan_to_num(x), "test": x})
-
-
 @pytest.mark.parametrize("shape", [(40, 8, 8), (40, 64), (40, 192)])
 def test_scaled_grey_levels_are_recognised(shape):
     x = np.random.default_rng(0).random(shape) * 255
@@ -471,9 +438,9 @@ def test_scaled_grey_levels_are_recognised(shape):
 
 
 def test_judgements():
-    assert check(table()) == ()
+    assert check_values(table()) == ()
     for judgement in ("warn", "none"):
-        assert check(table(planted(c0=1.0)), judgement=judgement) == (
+        assert check_values(table(planted(c0=1.0)), judgement=judgement) == (
             inspect(table(planted(c0=1.0))) if judgement == "warn" else ()
         )
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_vae.data import Dataset
-from pyro_vae.data.labels import read_labels, read_split_labels, untrained_classes
+from pyro_vae.data.labels import read_labels, read_split_labels, untrained_class_notes
 
 NUMBERS = np.arange(30) % 3
 WORDS = np.array(["cat", "dog", "emu"])[NUMBERS]
@@ -162,7 +162,7 @@ def test_labels_of_splits_are_read_together():
         "train": [1, 2],
         "test": [0, 2],
     }
-    assert untrained_classes(labels, read.names) == (
+    assert untrained_class_notes(labels, read.names) == (
         "the training data lack the class 'a', which 1 held-out row has.",
     )
     with pytest.raises(

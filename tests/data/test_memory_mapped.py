@@ -1,7 +1,9 @@
-"""A memory-mapped `.npy` as a data set: what it holds, what it refuses, and how little memory it takes."""
+"""Arrays on disk, the block order of training, and memory."""
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,16 @@ import pytest
 import torch
 
 from pyro_vae.data import Dataset, PreparedData, array_file
-from pyro_vae.data import large_arrays as module
-from pyro_vae.data.large_arrays import held_out_rows
-from pyro_vae.data.memory_mapped import MemoryMapped
-from pyro_vae.data.orders import BlockOrder
+from pyro_vae.data import memory_mapped as module
+from pyro_vae.data.memory_mapped import (
+    BLOCK_BYTES,
+    POOL_BYTES,
+    BlockOrder,
+    MemoryMapped,
+    held_out_rows,
+    require_memory,
+)
+from pyro_vae.data.splits import permutation
 
 ROWS = 530
 RANDOM = np.random.default_rng(0)
@@ -22,7 +30,7 @@ IMAGES = RANDOM.integers(0, 256, (ROWS, 6, 7), dtype=np.uint8)
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
     """Several blocks are checked in files of a few rows."""
-    monkeypatch.setattr(module, "_CHECKED_BYTES", 2000)
+    monkeypatch.setattr(module, "_CHECK_BYTES", 2000)
 
 
 def mapped(folder: Path, array: np.ndarray, **options) -> Dataset:
@@ -65,7 +73,7 @@ def test_slices_are_those_of_a_tensor(tmp_path):
     ]:
         assert torch.equal(dataset.train[start:stop], train[start:stop])
     assert dataset.event_shape == (1, 6, 7)
-    with pytest.raises(ValueError, match="a step of 2"):
+    with pytest.raises(ValueError, match="got 2"):
         dataset.train[::2]
 
 
@@ -128,7 +136,9 @@ def test_only_large_files_are_mapped_unasked(tmp_path, monkeypatch):
     np.savez(tmp_path / "mine.npz", IMAGES)
     size = os.path.getsize(tmp_path / "mine.npy")
     for memory, on_disk in [(4 * size, False), (4 * size - 4, True)]:
-        monkeypatch.setattr("pyro_vae.data.memory._memory", lambda memory=memory: memory)
+        monkeypatch.setattr(
+            "pyro_vae.data.memory_mapped._memory_bytes", lambda memory=memory: memory
+        )
         assert isinstance(array_file(tmp_path / "mine.npy").train, MemoryMapped) == on_disk
         assert isinstance(array_file(tmp_path / "mine.npz").train, torch.Tensor)
         held = array_file(tmp_path / "mine.npy", memory_map=False)
@@ -152,7 +162,7 @@ def test_what_needs_the_whole_split_in_memory_says_so(tmp_path):
 
 def test_the_order_fits_the_rows(tmp_path):
     dataset = mapped(tmp_path, IMAGES)
-    assert dataset.blocks == BlockOrder.fitting(371, 42)
+    assert dataset.blocks == BlockOrder.for_row_bytes(371, 42)
     assert dataset.in_memory().blocks == dataset.blocks
     with pytest.raises(ValueError, match="the order of 5 rows does not fit 371"):
         Dataset(
@@ -182,7 +192,7 @@ def with_one(value: float) -> np.ndarray:
         (np.arange(20), {}, "looks like labels: its shape"),
         (np.arange(ROWS)[:, None], {}, "looks like labels: .* one whole number in each row"),
         (np.eye(5)[RANDOM.integers(0, 5, ROWS)], {}, "looks like labels: .* a single 1"),
-        (IMAGES[:0], {}, "at least 10 rows to be split, got 0"),
+        (IMAGES[:0], {}, "is empty"),
         (IMAGES[:9], {}, "at least 10 rows to be split, got 9"),
         (np.zeros((20, 0)), {}, r"is empty, of shape \(20, 0\)"),
         (IMAGES[..., None], {}, "channels last"),
@@ -259,3 +269,127 @@ def test_a_file_changed_while_it_is_in_use(tmp_path, change):
         os.utime(path, ns=(0, 0))
     with pytest.raises(OSError, match=r"mine.npy (cannot be read any more|was changed)"):
         dataset.train[:50]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 12, 13, 100, 101])
+@pytest.mark.parametrize(("block_rows", "pool_blocks"), [(1, 1), (3, 1), (3, 2), (4, 3), (200, 5)])
+def test_every_row_once(rows, block_rows, pool_blocks):
+    order = BlockOrder(rows, block_rows, pool_blocks)
+    for seed in (0, 1, 2**40):
+        epoch = order.epoch(seed)
+        assert sorted(epoch.tolist()) == list(range(rows))
+        assert torch.equal(epoch, order.epoch(seed))
+        for pool in order.pools(seed):
+            assert torch.equal(pool.rows(), epoch[pool.start : pool.start + pool.size])
+            assert len(pool.blocks) <= pool_blocks
+            read = [row for block in pool.ranges() for row in block]
+            assert torch.equal(torch.tensor(read)[pool.shuffled()], pool.rows())
+    if rows > 50:
+        assert not torch.equal(order.epoch(0), order.epoch(1))
+
+
+def test_the_order_is_of_the_seed_alone():
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first = BlockOrder(100, 7, 3).epoch(5)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert torch.equal(BlockOrder(100, 7, 3).epoch(5), first)
+    assert sorted(permutation(9, seed=3).tolist()) == list(range(9))
+
+
+def test_neighbours_are_parted():
+    """Rows of one block are spread over their pool, and blocks over the epoch."""
+    order = BlockOrder(10_000, 10, 100)
+    place = torch.argsort(order.epoch(0))
+    gaps = (place[1:] - place[:-1]).abs().double()
+    same_block = torch.arange(9_999) % 10 != 9
+    # The mean distance of two places drawn from m is m / 3.
+    assert gaps[same_block].mean() == pytest.approx(1000 / 3, rel=0.05)
+    assert gaps[~same_block].mean() == pytest.approx(10_000 / 3, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("row_bytes", "block_rows", "pool_blocks"),
+    [(784, 1337, 128), (1, 2**20, 128), (2**20, 1, 128), (2**25, 1, 4), (2**30, 1, 1)],
+)
+def test_blocks_and_pools_are_bounded_in_bytes(row_bytes, block_rows, pool_blocks):
+    order = BlockOrder.for_row_bytes(10**9, row_bytes)
+    assert (order.block_rows, order.pool_blocks) == (block_rows, pool_blocks)
+    if row_bytes <= BLOCK_BYTES:
+        assert order.block_rows * order.pool_blocks * row_bytes <= POOL_BYTES
+    assert str(order) == f"blocks of {block_rows} rows, {pool_blocks} shuffled together"
+
+
+def test_nothing_is_no_order():
+    with pytest.raises(ValueError, match="block_rows must be at least 1, got 0"):
+        BlockOrder(10, 0, 1)
+    with pytest.raises(ValueError, match="rows must be at least 1, got 0"):
+        BlockOrder(0, 1, 1)
+
+
+# Loads a data set in a process of its own and prints the bytes of its splits, and by how many the
+# process grew at the highest and in the end.
+PROGRAM = """
+import gc, sys
+from pathlib import Path
+from pyro_vae.data import DATASETS, SPLITS
+
+def status(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+# Import what the loaders import.
+import torch, scipy.sparse, PIL.Image, pandas, pyarrow, torchvision.datasets, sklearn.datasets
+name, argument = sys.argv[1:]
+gc.collect()
+before = status("VmRSS")
+# The highest so far is now.
+Path("/proc/self/clear_refs").write_text("5")
+load = DATASETS[name]
+dataset = load(argument) if argument else load()
+splits = [dataset.split(split) for split in SPLITS]
+held = sum(split.numel() * split.element_size() for split in splits)
+print(held, status("VmHWM") - before, status("VmRSS") - before)
+""".replace("DATASETS, SPLITS", "DATASETS\nfrom pyro_vae.data.dataset import SPLITS")
+
+
+def measure(name: str, argument: str = "") -> tuple[float, float]:
+    """By how many times its data's bytes a loader makes the process grow, at the highest and after."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("needs Linux, which tells a process the most memory it had")
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, name, argument],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    held, highest, after = map(int, result.stdout.split())
+    return highest / held, after / held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mnist", "dsprites"])
+def test_named_sets_are_held_once(data_root, name):
+    highest, after = measure(name, str(data_root))
+    assert highest < 2.2
+    assert after < 1.3
+
+
+@pytest.mark.slow
+def test_a_file_of_ones_own_is_held_once(tmp_path):
+    rows = np.random.default_rng(0).integers(0, 256, (60_000, 28, 28), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", rows)
+    highest, after = measure("array_file", str(tmp_path / "x.npy"))
+    assert highest < 2.2
+    assert after < 1.3
+
+
+def test_what_does_not_fit_is_refused(monkeypatch):
+    monkeypatch.setattr("pyro_vae.data.memory_mapped._memory_bytes", lambda: 2 * 2**30)
+    require_memory((2**30,), 1, "mine")
+    with pytest.raises(
+        ValueError, match=r"mine would be .*\(1073741824, 2\).* 4.0 GiB .* 2.0 GiB"
+    ):
+        require_memory((2**30, 2), 1, "mine")

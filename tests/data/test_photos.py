@@ -1,4 +1,4 @@
-"""`photos`: patches of the two photographs of scikit-learn."""
+"""`photos`: patches of scikit-learn's photographs."""
 
 import sys
 
@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae.data import photos
+from pyro_vae.data import (
+    photos,
+)
 from pyro_vae.data.dataset import SPLITS
-from pyro_vae.data.photos import _BLOCK, _BLOCKS, _PATCH, _STRIDES
+from pyro_vae.data.image_sets import _BLOCK, _BLOCKS, _PATCH, _STRIDES
 
 
 def test_shapes_and_splits():

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from scipy import io, sparse
 
-from pyro_vae.data import READERS, own_data, variable_file
+from pyro_vae.data import READERS, loader_for_path, variable_file
 from pyro_vae.data.scientific_files import variable_rows
 
 RANDOM = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def file(tmp_path, request):
 
 
 def test_the_only_array_is_taken(file):
-    assert own_data(str(file)) == "variable_file"
+    assert loader_for_path(str(file)) == "variable_file"
     rows = READERS["variable_file"](file)
     assert (rows.values == X).all()
     labelled = variable_file(file, label="y")
@@ -246,10 +246,10 @@ def test_what_does_not_fit_in_memory_is_refused(tmp_path, monkeypatch):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("x", (2**30, 2**20), "f4", chunks=True, compression="gzip")
     io.savemat(tmp_path / "x.mat", {"x": np.zeros((2**20, 8))}, do_compression=True)
-    with pytest.raises(ValueError, match=r"x would be an array .* keep fewer"):
+    with pytest.raises(ValueError, match=r"x would be an array .* Keep fewer"):
         variable_file(tmp_path / "x.h5")
-    monkeypatch.setattr("pyro_vae.data.memory._memory", lambda: 2.0**26)
-    with pytest.raises(ValueError, match=r"a compressed variable would be .* keep fewer"):
+    monkeypatch.setattr("pyro_vae.data.memory_mapped._memory_bytes", lambda: 2.0**26)
+    with pytest.raises(ValueError, match=r"x would be an array .* Keep fewer"):
         variable_file(tmp_path / "x.mat")
 
 
@@ -265,7 +265,7 @@ def test_pickles_of_zarr_are_refused(tmp_path):
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     path = write_hdf5(tmp_path / "x.h5", x=X)
     monkeypatch.setitem(sys.modules, "h5py", None)
-    assert own_data(str(path)) == "variable_file"
+    assert loader_for_path(str(path)) == "variable_file"
     with pytest.raises(ImportError, match=r"an HDF5 file is read by h5py.*pip install h5py"):
         variable_file(path)
 

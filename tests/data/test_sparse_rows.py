@@ -9,7 +9,7 @@ from pyro_vae.data import Dataset, PreparedData, count_file
 from pyro_vae.data import sparse_rows as module
 from pyro_vae.data.dataset import SPLITS
 from pyro_vae.data.sparse_rows import SparseRows, from_scipy
-from pyro_vae.data.values import Extent
+from pyro_vae.data.validation import ValueRange
 
 COUNTS = np.random.default_rng(0).poisson(0.1, (40, 30)) * 7
 DENSE = torch.from_numpy(COUNTS)
@@ -19,7 +19,7 @@ DENSE = torch.from_numpy(COUNTS)
 def _small(monkeypatch):
     """Small matrices stay sparse, and statistics are taken of several parts."""
     monkeypatch.setattr(module, "MINIMUM_DENSE_BYTES", 0)
-    monkeypatch.setattr(module, "_ELEMENTS_AT_A_TIME", 20)
+    monkeypatch.setattr(module, "_BLOCK_ELEMENTS", 20)
 
 
 def rows_of(matrix) -> SparseRows:
@@ -59,9 +59,9 @@ def test_parts_and_statistics_of_a_subset():
     expected = DENSE[torch.arange(39, 0, -1)]
     assert rows.shape == (39, 30)
     assert torch.equal(torch.cat([*rows.split(7)]), expected)
-    assert rows.extent == Extent.of(expected)
+    assert rows.value_range == ValueRange.from_values(expected)
     torch.testing.assert_close(rows.mean(), expected.double().mean(0))
-    assert rows_of(sparse.csr_array((40, 30), dtype=int)).extent == Extent(0, 0, True)
+    assert rows_of(sparse.csr_array((40, 30), dtype=int)).value_range == ValueRange(0, 0, True)
     with pytest.raises(IndexError):
         rows[[39]]
 
@@ -161,33 +161,15 @@ def test_prepared_data_stay_sparse():
 
 def test_parts_that_start_from_data_see_rows_from_everywhere(monkeypatch):
     monkeypatch.setattr(module, "MINIMUM_DENSE_BYTES", 0)
-    monkeypatch.setattr("pyro_vae.data.preparation._STARTING_ELEMENTS", 4 * 30)
+    monkeypatch.setattr("pyro_vae.data.preprocessing._INIT_SPARSE_ELEMENTS", 4 * 30)
     data = PreparedData(Dataset.from_array(sparse.csr_array(COUNTS)), "counts")
     assert torch.equal(data.starting_rows(), data.train[[0, 7, 14, 21]])
-
-
-@pytest.mark.usefixtures("_small")
-@pytest.mark.parametrize("dtype", [np.float64, np.int64, np.uint8, np.bool_])
-def test_files_are_read_in_narrow_types(tmp_path, monkeypatch, dtype):
-    """Several parts, of which the last one needs a wider type."""
-    monkeypatch.setattr("pyro_vae.data.counts._VALUES_AT_A_TIME", 50)
-    counts = COUNTS.astype(dtype).astype(np.int64)
-    if dtype in (np.float64, np.int64):
-        counts[-1, -1] = 70_000
-    sparse.save_npz(tmp_path / "mine.npz", sparse.csr_array(counts.astype(dtype)))
-    dataset = count_file(tmp_path / "mine.npz", support="counts")
-    assert dataset.train.matrix.data.dtype == (np.int32 if counts.max() > 255 else np.uint8)
-    together = torch.cat([getattr(dataset, split)[:] for split in SPLITS])
-    order = torch.cat([dataset.rows[split] for split in SPLITS])
-    assert torch.equal(together.long(), torch.from_numpy(counts)[order])
 
 
 def test_counts_without_a_2(tmp_path):
     sparse.save_npz(tmp_path / "mine.npz", sparse.csr_array(COUNTS > 0))
     assert PreparedData(count_file(tmp_path / "mine.npz", support="counts"), "counts")
-    with pytest.raises(
-        ValueError, match=r"counts among which there is no 2.*--data.support counts"
-    ):
+    with pytest.raises(ValueError, match=r"counts without a 2.*--data.support counts"):
         PreparedData(count_file(tmp_path / "mine.npz"), "counts")
 
 

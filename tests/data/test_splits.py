@@ -6,8 +6,14 @@ import torch
 from scipy import sparse
 
 from pyro_vae.data import Dataset, array_file, count_file
-from pyro_vae.data.orders import permutation
-from pyro_vae.data.splits import SPLITS, row_words, split_rows, split_words, validation_rows
+from pyro_vae.data.splits import (
+    SPLITS,
+    parse_split_names,
+    permutation,
+    read_row_words,
+    split_rows,
+    validation_rows,
+)
 
 GENERATOR = np.random.default_rng(0)
 
@@ -126,21 +132,24 @@ def test_a_word_a_row_from_a_file(tmp_path):
     (tmp_path / "a.txt").write_text("train\ntest\nval\n")
     (tmp_path / "a.csv").write_text("split\ntrain\ntest\nval\n")
     for suffix in ("npy", "txt", "csv"):
-        found = row_words(tmp_path / f"a.{suffix}", 3)
-        assert split_words(found).tolist() == ["train", "test", "validation"]
+        found = read_row_words(tmp_path / f"a.{suffix}", 3)
+        assert parse_split_names(found).tolist() == ["train", "test", "validation"]
     (tmp_path / "b.csv").write_text("file,split\nb.png,test\nx/a.png,train\n")
-    assert row_words(tmp_path / "b.csv", names=["x/a.png", "b.png"]).tolist() == ["train", "test"]
+    assert read_row_words(tmp_path / "b.csv", names=["x/a.png", "b.png"]).tolist() == [
+        "train",
+        "test",
+    ]
     (tmp_path / "b.csv").write_text("b.png,test\na.png,train\n")
-    assert row_words(tmp_path / "b.csv", names=["x/a.png", "y/b.png"]).tolist() == [
+    assert read_row_words(tmp_path / "b.csv", names=["x/a.png", "y/b.png"]).tolist() == [
         "train",
         "test",
     ]
     with pytest.raises(ValueError, match=r"b.csv has no line for '(x/)?c.png'"):
-        row_words(tmp_path / "b.csv", names=["x/a.png", "x/c.png"])
+        read_row_words(tmp_path / "b.csv", names=["x/a.png", "x/c.png"])
     with pytest.raises(ValueError, match="one word for each of 5 rows, got 3"):
-        row_words(tmp_path / "a.txt", 5)
+        read_row_words(tmp_path / "a.txt", 5)
     with pytest.raises(ValueError, match=r"must be a .npy, .csv or .txt file"):
-        row_words(tmp_path / "c.txt", 3)
+        read_row_words(tmp_path / "c.txt", 3)
 
 
 @pytest.mark.parametrize(
@@ -154,24 +163,24 @@ def test_a_word_a_row_from_a_file(tmp_path):
 def test_files_of_words_that_do_not_fit(tmp_path, text, message):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
-        row_words(tmp_path / "a.csv", 3)
+        read_row_words(tmp_path / "a.csv", 3)
 
 
 def test_an_empty_line_is_a_row_without_a_word(tmp_path):
     (tmp_path / "a.csv").write_text("group\na\n\nb\n\n")
-    assert row_words(tmp_path / "a.csv", 3).tolist() == ["a", "", "b"]
+    assert read_row_words(tmp_path / "a.csv", 3).tolist() == ["a", "", "b"]
 
 
 def test_a_file_that_is_named_twice_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text("p.png,train\n\nq.png,test\np.png,test\n")
     with pytest.raises(ValueError, match="names some files more than once"):
-        row_words(tmp_path / "a.csv", names=["p.png", "q.png"])
+        read_row_words(tmp_path / "a.csv", names=["p.png", "q.png"])
 
 
 def test_an_array_of_words_must_have_one_axis(tmp_path):
     np.save(tmp_path / "a.npy", np.array("train"))
     with pytest.raises(ValueError, match=r"got the shape \(\)"):
-        row_words(tmp_path / "a.npy", 1)
+        read_row_words(tmp_path / "a.npy", 1)
 
 
 def test_groups_and_splits_of_arrays(tmp_path):

@@ -23,7 +23,7 @@ COLUMNS = torch.from_numpy(RANDOM.normal(size=(500, 3)) * [6e4, 1, 1e-4] + [1e5,
     ],
 )  # fmt: skip
 def test_center_and_spread(kind: ScaleKind, center, spread):
-    units = Units.of(COLUMNS, kind)
+    units = Units.from_data(COLUMNS, kind)
     torch.testing.assert_close(units.center, center.double())
     torch.testing.assert_close(units.spread, spread.double())
     assert units.identity == (kind == "none")
@@ -32,13 +32,13 @@ def test_center_and_spread(kind: ScaleKind, center, spread):
 
 def test_images_and_series_have_a_value_for_each_channel():
     images = COLUMNS.T.reshape(3, 5, 10, 10).permute(1, 0, 2, 3)
-    units = Units.of(images)
+    units = Units.from_data(images)
     assert units.center.shape == (3, 1, 1)
     torch.testing.assert_close(units.center.flatten(), COLUMNS.mean(0))
 
 
 def test_a_constant_column_has_its_magnitude_for_a_spread():
-    units = Units.of(torch.tensor([[0.0, 500.0, 1.0], [0.0, 500.0, 2.0]]).double())
+    units = Units.from_data(torch.tensor([[0.0, 500.0, 1.0], [0.0, 500.0, 2.0]]).double())
     assert units.spread.tolist() == [1, 500, 0.5]
     assert units.floor[:2].tolist() == [0, 0]
 
@@ -46,7 +46,7 @@ def test_a_constant_column_has_its_magnitude_for_a_spread():
 def test_the_floor_is_the_deviation_of_rounding():
     x = torch.from_numpy(RANDOM.normal(size=(400, 2)))
     rounded = torch.stack([(x[:, 0] / 0.2).round() * 0.2, x[:, 1]], 1)
-    floor = Units.of(rounded).floor
+    floor = Units.from_data(rounded).floor
     expected = 0.2 / math.sqrt(12) / float(rounded[:, 0].std(correction=0))
     assert floor[0] == pytest.approx(expected, rel=1e-6)
     assert floor[1] == 0
@@ -63,7 +63,7 @@ def test_a_julian_date_keeps_its_fraction():
 
 def test_scaled_values_keep_what_float32_would_lose():
     days = torch.from_numpy(2459000.5 + 0.01 * np.arange(300))[:, None]
-    u = Units.of(days).scaled(days)
+    u = Units.from_data(days).scaled(days)
     assert u.dtype == torch.float32
     expected = (days - days.mean()) / days.std(correction=0)
     torch.testing.assert_close(u, expected.float(), rtol=0, atol=1e-4)
@@ -77,7 +77,7 @@ def test_units_are_those_of_the_training_rows_and_of_real_data_alone():
 
 
 def test_what_is_stored_is_read_again():
-    units = Units.of(COLUMNS, "robust")
+    units = Units.from_data(COLUMNS, "robust")
     again = Units.from_plain(units.to_plain())
     assert again.kind == "robust"
     assert torch.equal(again.spread, units.spread)

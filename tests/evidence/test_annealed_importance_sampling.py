@@ -456,12 +456,17 @@ COMPILED = {"num_chains": 3, "num_temperatures": 4, "leapfrog_steps": 2, "max_el
     "parts",
     [
         {},
-        {"prior": priors.Vamp, "posterior": posteriors.FullNormal},
-        {"prior": priors.Gamma, "posterior": posteriors.Gamma},
-        {"prior": priors.Beta, "posterior": posteriors.Beta},
         {"prior": priors.Dirichlet, "posterior": posteriors.Dirichlet},
-        {"posterior": posteriors.CouplingFlowPosterior},
-        {"prior": priors.GaussianMixture, "likelihood": likelihoods.NegativeBinomial},
+        *(
+            pytest.param(parts, marks=pytest.mark.slow)
+            for parts in (
+                {"prior": priors.Vamp, "posterior": posteriors.FullNormal},
+                {"prior": priors.Gamma, "posterior": posteriors.Gamma},
+                {"prior": priors.Beta, "posterior": posteriors.Beta},
+                {"posterior": posteriors.CouplingFlowPosterior},
+                {"prior": priors.GaussianMixture, "likelihood": likelihoods.NegativeBinomial},
+            )
+        ),
     ],
     ids=lambda parts: "-".join(part.__name__ for part in parts.values()) or "standard",
 )

@@ -22,7 +22,17 @@ FAMILIES = {
     "posterior": posteriors.WITH_DENSITY,
     "network": networks.NETWORKS,
 }
-PARTS = [(family, name) for family, parts in FAMILIES.items() for name in parts]
+QUICK = {
+    ("prior", "vamp"),
+    ("likelihood", "negative_binomial"),
+    ("posterior", "coupling_flow"),
+    ("network", "mlp"),
+}
+PARTS = [
+    pytest.param(family, name, marks=() if (family, name) in QUICK else pytest.mark.slow)
+    for family, parts in FAMILIES.items()
+    for name in parts
+]
 EVENT_SHAPE = (1, 8, 8)
 COLUMNS = ("log_evidence", "reconstruction", "kl", "ess", "khat")
 

@@ -227,6 +227,7 @@ def trained_elbo(part) -> float:
         return float(elbo(100_000))
 
 
+@pytest.mark.slow
 def test_flows_come_closer_to_a_known_evidence_than_a_normal():
     line_1, line_2 = torch.linspace(-6, 6, 2401).double(), torch.linspace(-12, 40, 5201).double()
     plane = torch.cartesian_prod(line_1, line_2)

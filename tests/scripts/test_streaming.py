@@ -29,9 +29,9 @@ def path(tmp_path_factory) -> Path:
 # step if it is given one.
 IN_POOLS = """
 import os, runpy, sys
-from pyro_vae.data import orders
+from pyro_vae.data import memory_mapped
 from pyro_vae.training import loop
-orders.BLOCK_BYTES, orders.POOL_BYTES = 64 * 64, 2 * 64 * 64
+memory_mapped.BLOCK_BYTES, memory_mapped.POOL_BYTES = 64 * 64, 2 * 64 * 64
 step, number = int(sys.argv[1]), int(sys.argv[2])
 one_step = loop.Training.take_step
 def counted(self):
@@ -132,10 +132,10 @@ from functools import partial
 from pathlib import Path
 import pyro, torch
 from pyro_vae import build, networks
-from pyro_vae.data import Dataset, PreparedData, array_file, large_arrays, orders
+from pyro_vae.data import Dataset, PreparedData, array_file, memory_mapped
 from pyro_vae.training import Training
-orders.BLOCK_BYTES, orders.POOL_BYTES = 2**16, 2**20
-large_arrays.HELD_OUT_ROWS = 100
+memory_mapped.BLOCK_BYTES, memory_mapped.POOL_BYTES = 2**16, 2**20
+memory_mapped.HELD_OUT_ROWS = 100
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))

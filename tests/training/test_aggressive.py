@@ -275,10 +275,13 @@ def test_both_steps_are_compiled():
 
 def test_a_cut_epoch_goes_on_in_the_phase(tmp_path):
     path = tmp_path / "checkpoint.pt"
-    straight = a_training()
+    options = {"epochs": 2, "aggressive_steps": 10}
+    straight = a_training(**options)
     straight.run()
-    a_training(max_steps=9).run(checkpoint=path)
-    longer = a_training()
+    a_training(max_steps=9, **options).run(checkpoint=path)
+    longer = a_training(**options)
+    # The order of both loaders is the checkpoint's, whatever the seed is.
+    longer.loader.order_seed = longer.aggressive.loader.order_seed = 99
     longer.load_state_dict(load_checkpoint(path))
     longer.run()
     same(straight, longer)
@@ -288,13 +291,9 @@ def test_a_cut_epoch_goes_on_in_the_phase(tmp_path):
     ("change", "message"),
     [
         (lambda a: a | {"taken": -1}, "aggressive.taken must be from 0"),
-        (lambda a: a | {"taken": 1.0}, "aggressive.taken must be int"),
-        (lambda a: a | {"active": "yes"}, "aggressive.active must be bool"),
         (lambda a: a | {"more": 1}, "aggressive must have the names"),
         (lambda a: a | {"totals": {}}, "totals must have the names"),
-        (lambda a: a | {"compile_inner": {"10": "perhaps"}}, "compile must be on or off"),
         (lambda a: None, "trained without aggressive_steps, got one with"),
-        (lambda a: [], "aggressive must have the names"),
     ],
 )
 def test_a_state_of_a_wrong_form_is_refused(tmp_path, change, message):

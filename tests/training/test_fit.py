@@ -16,10 +16,10 @@ PLAIN = np.concatenate([Z, Z @ RANDOM.normal(size=(2, 3))], 1) + 0.3 * RANDOM.no
 SPREAD, CENTER = np.array([6e4, 1, 1e-4, 20, 300]), np.array([1e5, -5, 2e-4, 2.4e9, 0])
 
 
-def trained(x, likelihood=likelihoods.Normal, **options):
+def trained(x, likelihood=likelihoods.Normal, epochs=30):
     torch.manual_seed(0)
-    vae = build((5,), 2, likelihood=likelihood, **options)
-    fit(vae, x, epochs=30, lr=3e-3, check="none")
+    vae = build((5,), 2, likelihood=likelihood)
+    fit(vae, x, epochs=epochs, lr=3e-3, check="none")
     return vae
 
 
@@ -27,9 +27,9 @@ def trained(x, likelihood=likelihoods.Normal, **options):
     "part",
     [
         likelihoods.Normal,
-        likelihoods.Laplace,
-        likelihoods.StudentT,
-        likelihoods.LowRankNormal,
+        pytest.param(likelihoods.Laplace, marks=pytest.mark.slow),
+        pytest.param(likelihoods.StudentT, marks=pytest.mark.slow),
+        pytest.param(likelihoods.LowRankNormal, marks=pytest.mark.slow),
     ],
 )
 def test_another_unit_gives_the_same_model(part):
@@ -67,7 +67,7 @@ def test_pseudo_inputs_are_learned_in_units_of_the_spread():
 
 def test_a_state_dict_carries_the_units():
     x = PLAIN * SPREAD + CENTER
-    vae = trained(x)
+    vae = trained(x, epochs=1)
     again = build((5,), 2, likelihood=likelihoods.Normal)
     again.load_state_dict(vae.state_dict())
     rows = torch.from_numpy(x)
@@ -76,7 +76,7 @@ def test_a_state_dict_carries_the_units():
 
 
 def test_a_second_fit_keeps_the_units():
-    vae = trained(PLAIN)
+    vae = trained(PLAIN, epochs=1)
     center = vae.likelihood.units.center.clone()
     fit(vae, PLAIN + 1, epochs=1, check="none")
     assert torch.equal(vae.likelihood.units.center, center)
@@ -85,7 +85,7 @@ def test_a_second_fit_keeps_the_units():
 
 
 def test_units_of_a_loaded_or_built_model_are_kept(caplog):
-    vae = trained(PLAIN)
+    vae = trained(PLAIN, epochs=1)
     loaded = build((5,), 2, likelihood=likelihoods.Normal)
     loaded.load_state_dict(vae.state_dict())
     with caplog.at_level(logging.WARNING):
@@ -100,7 +100,7 @@ def test_units_of_a_loaded_or_built_model_are_kept(caplog):
     torch.testing.assert_close(
         loaded.contract.units.center.float(), loaded.likelihood.units.center
     )
-    robust = Units.of(torch.from_numpy(PLAIN), "robust")
+    robust = Units.from_data(torch.from_numpy(PLAIN), "robust")
     built = build((5,), 2, likelihood=likelihoods.Normal, units=robust)
     fit(built, PLAIN, epochs=0, check="none")
     torch.testing.assert_close(
@@ -109,7 +109,7 @@ def test_units_of_a_loaded_or_built_model_are_kept(caplog):
 
 
 def test_the_contract_has_the_units_of_the_model():
-    vae = trained(PreparedData(Dataset.from_array(PLAIN), "real"))
+    vae = trained(PreparedData(Dataset.from_array(PLAIN), "real"), epochs=1)
     fit(vae, PreparedData(Dataset.from_array(PLAIN + 100), "real"), epochs=0, check="none")
     torch.testing.assert_close(vae.contract.units.center.float(), vae.likelihood.units.center)
 
@@ -136,7 +136,7 @@ def test_refused_values_leave_no_units():
 
 @pytest.mark.parametrize("part", [likelihoods.Normal, likelihoods.LowRankNormal])
 def test_a_scale_that_is_not_fixed_is_above_the_resolution(part):
-    units = Units.of(torch.from_numpy((PLAIN / 0.5).round() * 0.5 * SPREAD))
+    units = Units.from_data(torch.from_numpy((PLAIN / 0.5).round() * 0.5 * SPREAD))
     likelihood = part((5,), lambda shape: networks.MLP((2,), shape), units=units)
     with torch.no_grad():
         likelihood.raw_scale.fill_(-100)
@@ -167,6 +167,7 @@ def test_an_encoder_of_ones_own_is_named_if_it_reads_raw_data(caplog):
         assert "networks.on_user_units" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [1e-25, 1e25])
 def test_units_whose_squares_leave_float32(unit):
     """As of cgs fluxes and luminosities."""

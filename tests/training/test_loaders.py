@@ -17,7 +17,7 @@ from scipy import sparse
 from pyro_vae import build, fit
 from pyro_vae.data import Dataset, PreparedData, array_file
 from pyro_vae.data import sparse_rows as sparse_module
-from pyro_vae.data.orders import BlockOrder
+from pyro_vae.data.memory_mapped import BlockOrder
 from pyro_vae.likelihoods import NegativeBinomial
 from pyro_vae.training import Training
 from pyro_vae.training.checkpoint import load_checkpoint
@@ -188,7 +188,7 @@ def test_training_from_the_disk_equals_training_in_memory(dataset):
     assert readers() == []
 
 
-@pytest.mark.parametrize("at", [3, 27, STEPS, STEPS + 9])
+@pytest.mark.parametrize("at", [27, pytest.param(STEPS, marks=pytest.mark.slow)])
 def test_resume_is_bit_exact(dataset, tmp_path, at):
     path = tmp_path / "checkpoint.pt"
     straight = a_training(dataset)

@@ -17,7 +17,7 @@ from analysis.comparison.model_comparison import (
     compare_models,
     plot_model_comparison,
 )
-from analysis.plotting.style import shortened
+from analysis.plotting.style import shorten
 from pyro_vae.evidence import importance_weighting
 
 pytestmark = pytest.mark.arviz
@@ -340,8 +340,8 @@ def test_no_figure_stays_open(three):
 
 
 def test_long_names_lose_their_middle():
-    assert shortened("short") == "short"
-    long = shortened("runs/mnist-standard_normal-0-and-so-on")
+    assert shorten("short") == "short"
+    long = shorten("runs/mnist-standard_normal-0-and-so-on")
     assert len(long) == 28
     assert long.startswith("runs/")
     assert long.endswith("so-on")

@@ -118,3 +118,10 @@ def test_the_bootstrap_interval_is_that_of_a_mean():
     low, high = bootstrap_interval(values, np.ones((400, 1)), seed=0)
     error = values.std() / 20
     assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_the_observed_signs_are_among_the_flips():
+    # All 30 scores have one sign: no random choice of signs reaches their sum.
+    assert sign_flips(np.ones((30, 1)), seed=0, num_flips=99).p_value == 1 / 100
+    # Of two scores, half of the choices do.
+    assert sign_flips(np.ones((2, 1)), seed=0).p_value == pytest.approx(0.5, abs=0.05)

@@ -6,8 +6,7 @@ import pytest
 from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factors import best_gaps, encode_factors
 from analysis.disentanglement.prediction_metrics import (
-    dci_completeness,
-    dci_disentanglement,
+    dci_scores,
     forest_importance,
     squared_correlations,
     threshold_accuracies,
@@ -59,36 +58,33 @@ def test_squared_correlations_by_hand():
     assert squared_correlations(codes, encode_factors(v)).ravel() == pytest.approx([0.6, 1])
 
 
-def test_by_hand():
+def test_dci_by_hand():
     matrix = np.array([[3.0, 1.0], [0.0, 2.0], [0.0, 0.0]])
     # H(3/4, 1/4) = 0.8113 bits; weights 4/6 and 2/6.
     mixed = -(0.75 * np.log2(0.75) + 0.25 * np.log2(0.25))
-    assert dci_disentanglement(matrix) == pytest.approx(4 / 6 * (1 - mixed) + 2 / 6)
     # The first factor needs one coordinate; the second two of three, 1/3 and 2/3; weights 1/2.
     spread = -(np.log(1 / 3) / 3 + 2 * np.log(2 / 3) / 3) / np.log(3)
-    assert dci_completeness(matrix) == pytest.approx(0.5 + 0.5 * (1 - spread))
+    expected = 4 / 6 * (1 - mixed) + 2 / 6, 0.5 + 0.5 * (1 - spread)
+    assert dci_scores(matrix) == pytest.approx(expected)
 
 
-def test_perfect_equal_and_none():
-    perfect = np.eye(4)[:, [2, 0, 1]]
-    assert dci_disentanglement(perfect) == pytest.approx(1)
-    assert dci_completeness(perfect) == pytest.approx(1)
+def test_perfect_equal_and_no_importances():
+    assert dci_scores(np.eye(4)[:, [2, 0, 1]]) == pytest.approx((1, 1))
     for useless in (np.ones((4, 3)), np.zeros((4, 3))):
-        assert dci_disentanglement(useless) == pytest.approx(0)
-        assert dci_completeness(useless) == pytest.approx(0)
+        assert dci_scores(useless) == pytest.approx((0, 0))
     # A factor held twice: each coordinate has one factor, but not each factor one coordinate.
-    twice = np.array([[0.5, 0.0], [0.5, 0.0], [0.0, 1.0]])
-    assert dci_disentanglement(twice) == pytest.approx(1)
-    assert dci_completeness(twice) < 1
+    disentanglement, completeness = dci_scores(np.array([[0.5, 0.0], [0.5, 0.0], [0.0, 1.0]]))
+    assert disentanglement == pytest.approx(1)
+    assert completeness < 1
 
 
-def test_what_is_refused():
+def test_importances_that_are_refused():
     with pytest.raises(ValueError, match=r"not be negative, got -1"):
-        dci_disentanglement(np.array([[-1.0, 1.0]]))
+        dci_scores(np.array([[-1.0, 1.0]]))
     with pytest.raises(UndefinedCheckError, match="2 factors that vary, got 1"):
-        dci_disentanglement(np.ones((3, 1)))
+        dci_scores(np.ones((3, 1)))
     with pytest.raises(UndefinedCheckError, match="2 coordinates, got 1"):
-        dci_completeness(np.ones((1, 3)))
+        dci_scores(np.ones((1, 3)))
 
 
 def test_a_noisy_code_of_one_factor_each_is_disentangled():
@@ -107,5 +103,5 @@ def test_a_noisy_code_of_one_factor_each_is_disentangled():
 def test_noise_has_no_importance():
     v = np.stack([RNG.integers(size, size=2000) for size in (2, 5)], 1)
     found = forest_importance(RNG.normal(size=(2000, 4)), encode_factors(v), trees=10)
-    assert dci_disentanglement(found.matrix) == 0
+    assert dci_scores(found.matrix)[0] == 0
     assert found.accuracies == pytest.approx(found.guesses, abs=0.06)

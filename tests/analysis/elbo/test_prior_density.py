@@ -53,6 +53,9 @@ def test_the_triangle():
     assert (shades > 0).mean() == pytest.approx(
         math.sqrt(3) / 4 / ((right - left) * (top - bottom)), abs=0.02
     )
+    # Its apex is above the middle of its base.
+    _, columns = np.nonzero(shades[-8:])
+    assert left + (right - left) * columns.mean() / 160 == pytest.approx(0.5, abs=0.02)
     corners = np.column_stack(ax.lines[-1].get_data())
     np.testing.assert_allclose(corners, [[0, 0], [1, 0], [0.5, math.sqrt(3) / 2]], atol=1e-12)
 

@@ -105,6 +105,9 @@ def test_the_steps_lead_from_reconstruction_to_elbo(words, n, form):
     assert ("over 1,000 training data" in text) == (taken is not None)
     bars = sum(bar.get_width() for bar in axes[1].patches)
     assert bars == pytest.approx(-terms.rate.mean())
+    first, last = axes[1].patches[0], axes[1].patches[-1]
+    assert first.get_x() == pytest.approx(terms.reconstruction.mean())
+    assert last.get_x() + last.get_width() == pytest.approx(terms.elbo.mean())
 
 
 @pytest.mark.parametrize("latent", [1, 30])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.guide.psis_diagnostics import guide_quality, plot_guide_quality, plot_worst_images
+from analysis.guide.psis_diagnostics import GuideQuality, plot_guide_quality, plot_worst_images
 from pyro_vae.evidence import importance_weighting
 from pyro_vae.rng import evaluation_mode
 from pyro_vae.statistics import khat_threshold
@@ -50,7 +50,7 @@ def test_too_few_draws():
 def test_worst_rows_by_hand():
     khat = np.array([0.1, 0.9, -np.inf, np.inf, np.inf, 0.5])
     ess = np.array([50.0, 3.0, 100.0, 2.0, 1.0, 20.0])
-    quality = guide_quality(khat, ess, 100)
+    quality = GuideQuality(khat, ess, 100)
     np.testing.assert_array_equal(quality.worst, [4, 3, 1, 5, 0, 2])
     summary = quality.summary()
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
@@ -63,7 +63,7 @@ def test_worst_rows_by_hand():
 
 
 def test_without_khat_the_lowest_ess_is_worst():
-    quality = guide_quality(None, np.array([3.0, 1.0, 2.0]), 5)
+    quality = GuideQuality(None, np.array([3.0, 1.0, 2.0]), 5)
     np.testing.assert_array_equal(quality.worst, [1, 2, 0])
     assert quality.summary()["khat_share_above"] is None
     assert "at least 25 draws" in quality.reading()
@@ -79,7 +79,7 @@ def test_without_khat_the_lowest_ess_is_worst():
     ],
 )
 def test_readings_pair_khat_with_ess(khat, ess, said):
-    assert said in guide_quality(np.full(60, khat), np.full(60, ess), 300).reading()
+    assert said in GuideQuality(np.full(60, khat), np.full(60, ess), 300).reading()
 
 
 def measured(exact, num_samples=1000, **faults):
@@ -88,7 +88,7 @@ def measured(exact, num_samples=1000, **faults):
         found = importance_weighting(
             vae.model, vae.guide, exact.draw(50, 1), num_samples=num_samples
         )
-    return guide_quality(found.khat, found.ess, num_samples)
+    return GuideQuality(found.khat, found.ess, num_samples)
 
 
 def test_a_wide_guide_has_a_low_khat_and_a_low_ess():
@@ -100,7 +100,7 @@ def test_a_wide_guide_has_a_low_khat_and_a_low_ess():
     quality = measured(exact, guide_scale=4.0)
     assert np.median(quality.ess) == pytest.approx(42, rel=0.15)
     assert np.median(quality.khat) < khat_threshold(1000)
-    wide = guide_quality(quality.khat - 0.3, quality.ess, 1000)  # As of more draws.
+    wide = GuideQuality(quality.khat - 0.3, quality.ess, 1000)  # As of more draws.
     assert wide.verdicts()[0].answer == "nearly"
     few = measured(exact, guide_scale=5.0)
     assert (few.khat > khat_threshold(1000)).mean() > 0.9
@@ -124,12 +124,12 @@ def test_a_code_of_few_values_next_to_exact_is_not_warned_of(sharpness):
 )
 def test_bad_numbers_are_refused(khat, ess, message):
     with pytest.raises(ValueError, match=message):
-        guide_quality(khat, ess, 10)
+        GuideQuality(khat, ess, 10)
 
 
 def test_worst_images(words):
     khat = np.r_[np.linspace(0, 1, 19), np.inf]
-    quality = guide_quality(khat, RNG.uniform(1, 100, 20), 100)
+    quality = GuideQuality(khat, RNG.uniform(1, 100, 20), 100)
     images = RNG.uniform(size=(20, 1, 8, 8))
     axes, text = words(plot_worst_images(images, images, quality, columns=2))
     assert len(axes) == 8
@@ -140,6 +140,6 @@ def test_worst_images(words):
 
 
 def test_a_khat_that_is_no_number_vouches_for_nothing():
-    quality = guide_quality(np.array([0.1, np.nan, 0.2, np.nan]), np.full(4, 60.0), 100)
+    quality = GuideQuality(np.array([0.1, np.nan, 0.2, np.nan]), np.full(4, 60.0), 100)
     assert quality.worst.tolist() == [1, 3, 2, 0]
     assert quality.summary()["khat_share_above"] == 0.5

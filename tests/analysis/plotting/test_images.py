@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.plotting.images import is_image, limits_of, plot_reconstructions, plot_samples
+from analysis.plotting.images import is_image, plot_reconstructions, plot_samples, value_limits
 
 SHAPES = [(6, 7), (3, 6, 7), (30,), (2, 5)]
 
@@ -28,11 +28,10 @@ def test_images_are_drawn_unchanged():
 
 
 @pytest.mark.parametrize(("count", "shape"), [(1, (1, 6, 7)), (12, (3, 6, 7)), (4, (30,))])
-def test_reconstructions_are_below_their_originals(words, shape, count):
+def test_reconstructions_are_below_their_originals(shape, count):
     data = np.random.default_rng(0).integers(0, 2, (count, *shape), dtype=np.uint8)
-    axes, text = words(plot_reconstructions(data, 0.5 * data))
-    assert "data" in text
-    assert "model" in text
+    axes = plot_reconstructions(data, 0.5 * data).axes
+    assert {"data", "model"} <= {ax.get_ylabel() for ax in axes}
     drawn = [ax for ax in axes if ax.images or ax.collections]
     assert len(drawn) == 2 * count
     if is_image(shape):
@@ -45,7 +44,7 @@ def test_other_channels_are_side_by_side_on_separate_scales():
     data = (
         np.random.default_rng(0).random((5, 4, 6, 7)) * np.array([1, 10, 100, 1000])[:, None, None]
     )
-    (drawn, *_) = plot_samples(data, limits_of(data)).axes[0].images
+    (drawn, *_) = plot_samples(data, value_limits(data)).axes[0].images
     grid = np.ma.filled(drawn.get_array(), np.nan)
     assert grid.shape == (13, 15)
     assert np.isnan(grid[6]).all()
@@ -57,17 +56,17 @@ def test_other_channels_are_side_by_side_on_separate_scales():
 
 
 def test_series_are_lines_with_axes(words):
-    data = np.random.default_rng(0).normal(size=(4, 3, 40)) + np.array([0, 50, 1])[:, None]
-    figure = plot_reconstructions(data, data + 1, limits_of(data))
+    data = np.random.default_rng(0).normal(size=(2, 3, 40)) + np.array([0, 50, 1])[:, None]
+    figure = plot_reconstructions(data, data + 1, value_limits(data))
     axes, text = words(figure)
     assert "channel 2" in text
     assert "position in the series" in text
-    # Four series of three channels each.
-    assert len([ax for ax in axes if ax.lines]) == 12
+    # Two series of three channels each.
+    assert len([ax for ax in axes if ax.lines]) == 6
     behind, above = axes[4].lines
     np.testing.assert_array_equal(behind.get_ydata(), data[0, 1])
     np.testing.assert_array_equal(above.get_ydata(), data[0, 1] + 1)
     low, high = axes[4].get_ylim()
     assert 40 < low < high < 60
     # At most eight series are drawn.
-    assert len([ax for ax in plot_samples(np.tile(data, (5, 1, 1))).axes if ax.lines]) == 24
+    assert len([ax for ax in plot_samples(np.tile(data, (10, 1, 1))).axes if ax.lines]) == 24

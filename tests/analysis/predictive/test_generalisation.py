@@ -209,7 +209,7 @@ def test_bad_numbers_are_refused():
     x = EXACT.draw(3, 0)
     with pytest.raises(ValueError, match="num_gap_data must be at least 1, got 0"):
         generalisation(EXACT.vae(), x, x, num_gap_data=0)
-    with pytest.raises(ValueError, match="at least one datum, got none"):
+    with pytest.raises(ValueError, match="got none"):
         generalisation(EXACT.vae(), x[:0], x)
 
 

@@ -31,7 +31,7 @@ def test_matching_by_hand():
 
 
 def test_scores_by_hand():
-    """Two of each label in one group, one of each in the other's: tables small enough for a pencil."""
+    """Two of each label in one group, one of each in the other's."""
     labels, groups = of_counts([[2, 1], [1, 2]])
     found = agreement(groups, labels)
     # Pairs together in both: 2; in either partition: 6 of 15; expected 6 * 6 / 15.

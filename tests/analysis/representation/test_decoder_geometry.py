@@ -62,12 +62,12 @@ def test_columns_in_different_units_move_in_their_spreads():
     found, paths = [], []
     for factors in ([1.0, 1.0, 1.0], [1.0, 1000.0, 0.01]):
         pyro.set_rng_seed(0)
-        units = Units.of(x * torch.tensor(factors, dtype=torch.double))
+        units = Units.from_data(x * torch.tensor(factors, dtype=torch.double))
         vae = build((3,), 2, likelihood="normal", units=units).eval()
         z = np.random.default_rng(1).normal(size=(10, 2)).astype(np.float32)
         found.append(decoder_geometry(vae, z).singular_values)
         paths.append(interpolation(vae, z, pairs=5, num_samples=2).length)
-    one, spreads = Units.of(x).spread.numpy(), found[1]
+    one, spreads = Units.from_data(x).spread.numpy(), found[1]
     # Of the first, whose columns have one unit, distances are in it.
     np.testing.assert_allclose(found[0] / one.mean(), spreads, rtol=0.2)
     assert spreads.max() < 10

@@ -1,4 +1,4 @@
-"""Paths between codes: by hand, in closed form, on every support, and where a model leaves its data."""
+"""Paths between codes: by hand, in closed form, on every support, and across a gap of the prior."""
 
 import json
 import math
@@ -80,7 +80,7 @@ def test_straight_lines_and_great_circles():
 
 
 def test_steps_by_hand():
-    """Along the sides 3 and 4 of a triangle with the hypotenuse 5, and one that stands still, then jumps."""
+    """Along the sides 3 and 4 of a right triangle, and a path that stands still, then jumps."""
     path = np.array([[[0, 0], [3, 0], [3, 4]], [[0, 0], [0, 0], [0, 2]]], dtype=float)
     found = path_lengths(path)
     np.testing.assert_allclose(found["length"], [7, 2])

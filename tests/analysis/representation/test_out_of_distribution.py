@@ -75,7 +75,7 @@ def test_detection_refuses_what_it_cannot_order():
 
 @pytest.fixture(scope="module")
 def exact():
-    """The exact linear-Gaussian model, on its own data, those of another, and data near its mode."""
+    """The exact linear-Gaussian model on its own data, shifted data, and data near its mode."""
     near = TRUTH.bias.reshape(1, *TRUTH.event_shape) + 0.05 * torch.randn(
         200, *TRUTH.event_shape, generator=torch.Generator().manual_seed(3)
     )
@@ -100,7 +100,7 @@ def test_likelihood_is_the_closed_form(exact):
 
 def test_typicality_finds_what_likelihood_calls_most_normal(exact):
     auroc = {score: exact.result.auroc(score) for score in DEFINITIONS}
-    # All that is near the mean is more probable than any draw of the model, and no draw is near it.
+    # Data near the mean are more probable than any draw of the model.
     assert auroc["likelihood"]["mode"] < 0.01
     assert auroc["typicality"]["mode"] > 0.99
     assert auroc["likelihood"]["moved"] > 0.99
@@ -172,7 +172,7 @@ def test_compressed_length_orders_by_complexity():
 
 
 def test_a_length_does_not_depend_on_the_rest_of_the_set():
-    """A dark set of integers is no binary data: its images cost what they do beside bright ones."""
+    """A dark set of integers is not binary: its lengths are those beside bright images."""
     dark = (np.random.default_rng(4).random((2, 1, 16, 16)) < 0.2).astype(np.uint8)
     bright = np.full((1, 1, 16, 16), 200, np.uint8)
     beside = compressed_length(np.concatenate([dark, bright]), binary=False)[:2]

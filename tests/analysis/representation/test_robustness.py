@@ -149,7 +149,7 @@ def test_of_one_damage_none_is_the_most_harmful():
 
 
 def test_errors_of_areas_by_hand():
-    """Of a ratio by the delta method: what is lost in proportion has no error, however data differ."""
+    """By the delta method: a proportional loss has no error, however data differ."""
     rng = np.random.default_rng(0)
     clean, noise = rng.uniform(1, 3, 50), rng.normal(size=50)
     values = np.stack([clean, 0.5 * clean, 0.5 * clean + 0.1 * noise])[None]

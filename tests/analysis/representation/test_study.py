@@ -23,7 +23,7 @@ RNG = np.random.default_rng(0)
 
 
 class Elsewhere(nn.Module):
-    """A program on a device other than the data's, as on a GPU: "meta" is one that all machines have."""
+    """A program on another device than the data: "meta" exists on all machines."""
 
     def __init__(self):
         super().__init__()

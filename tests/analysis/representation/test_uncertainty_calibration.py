@@ -1,7 +1,7 @@
-"""Honest uncertainty: the exact posterior passes at every strength, a constant or a timid scale fails.
+"""Calibration under corruption: the exact posterior passes, a constant or timid scale fails.
 
-The damage is part of the model: elements are missing at random, and marked. Then p(z | x~) is normal with
-precision I + W_o^T W_o / s^2 over the observed elements, and its scale depends on how many those are.
+The corruption is part of the model: elements are missing at random, and marked. Then p(z | x~) is
+normal with precision I + W_o^T W_o / s^2 over the observed elements.
 """
 
 import json
@@ -34,7 +34,7 @@ def missing(x, strength, seed, **_):
 
 
 class MissingAware(nn.Module):
-    """p(z | observed elements); the covariance as of (1 - growth) clean and growth exact log scales."""
+    """p(z | observed elements); log scales interpolate between clean (0) and exact (growth 1)."""
 
     support = "real"
     latent_dim = 3
@@ -109,7 +109,7 @@ def test_a_scale_that_does_not_follow_the_error_is_found(growth, said):
 
 
 def test_an_exact_guide_of_clean_data_alone_is_not_honest_about_noise():
-    """Its covariance does not depend on x: with noise of variance t^2 the mean's error grows, by the gain's."""
+    """Its covariance does not depend on x: with noise only the error of the mean grows."""
     vae, x = MODEL.vae(), MODEL.draw(1000, 1)
     found = uncertainty_calibration(vae, x, corruptions=["gaussian"], strengths=(0.5,))
     assert not found.honest

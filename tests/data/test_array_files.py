@@ -1,5 +1,6 @@
 """`array_file` and `count_file`."""
 
+import inspect
 import pickle
 from pathlib import Path
 
@@ -313,3 +314,12 @@ def test_what_does_not_fit_in_memory_is_refused(tmp_path):
         ValueError, match=r"shape \(40, 1099511627776\), which takes .* GiB.*fewer"
     ):
         count_file(path)
+
+
+def test_a_loader_takes_the_options_of_its_reader(tmp_path):
+    sparse.save_npz(tmp_path / "s.npz", sparse.csr_array(COUNTS))
+    for option in ("scale", "new", "levels"):
+        with pytest.raises(TypeError, match=option):
+            count_file(tmp_path / "s.npz", **{option: None})
+    assert "scale" in inspect.signature(array_file).parameters
+    assert "scale: How" in str(array_file.__doc__)

@@ -221,7 +221,7 @@ def parts(**changes) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("form", ["csr", "csc", "coo", "bsr", "dia"])
-@pytest.mark.parametrize("dtype", [np.int64, np.int8, np.float32, np.uint16])
+@pytest.mark.parametrize("dtype", [np.int8, np.float32])
 def test_formats(tmp_path, form, dtype):
     path = tmp_path / "mine.npz"
     sparse.save_npz(path, sparse.csr_array(COUNTS.astype(dtype)).asformat(form))

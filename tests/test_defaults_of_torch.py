@@ -65,6 +65,7 @@ def test_integers_under_float64(likelihood):
 
 
 @pytest.mark.usefixtures("double")
+@pytest.mark.slow
 def test_a_compiled_step_under_float64():
     vae = normal()
     assert len(fit(vae, X, epochs=2, batch_size=45, compile="on")) == 2

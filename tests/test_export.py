@@ -29,7 +29,12 @@ class Method(nn.Module):
         return getattr(self.vae, self.name)(inputs)
 
 
-PAIRS = [(name, "mlp") for name in likelihoods.LIKELIHOODS]
+# Loops over elements or quadrature nodes: exporting them takes long.
+LONG = ("autoregressive_bernoulli", "logit_normal")
+PAIRS = [
+    pytest.param(name, "mlp", marks=[pytest.mark.slow] if name in LONG else [])
+    for name in likelihoods.LIKELIHOODS
+]
 PAIRS += [("bernoulli", "gated_mlp"), ("normal", "conv"), ("logistic_mixture", "gated_conv")]
 
 

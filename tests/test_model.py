@@ -136,6 +136,7 @@ def test_two_vaes_trained_one_after_the_other_both_learn():
         assert not pyro.get_param_store()
 
 
+@pytest.mark.slow
 def test_pyro_svi_trains_it_in_a_fresh_process():
     program = """
 import pyro, torch

@@ -50,8 +50,8 @@ def x():
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("size", [(28, 28), (32, 32), (64, 64), (28, 20)], ids=str)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(28, 20), (32, 32)], ids=str)
 def test_every_image_comes_back_to_its_size(name, norm, channels, size):
     """28 x 20, the Frey faces, halves to 14 x 10, 7 x 5 and then to odd sizes' halves."""
     encoder = small(name, norm)((channels, *size), (2, 3))
@@ -89,8 +89,8 @@ def test_every_pixel_is_read_and_written(name, side):
     assert (images.std(0) > 0).all()
 
 
-@pytest.mark.parametrize("kernel", [3, 4, 5, 6])
-@pytest.mark.parametrize("length", [8, 9, 15, 100, 127])
+@pytest.mark.parametrize("kernel", [3, 4])
+@pytest.mark.parametrize("length", [8, 15, 100])
 @pytest.mark.parametrize("leading", [(), (1,), (4,)])
 def test_every_series_comes_back_to_its_length(leading, length, kernel):
     options = {"channels": (2, 3, 4), "hidden": 4, "kernel": kernel, "activation": "elu"}
@@ -458,7 +458,18 @@ for read, gives in (((1, 8, 8), (2, 3)), ((3,), (2, 1, 8, 8))):
 
 @pytest.mark.parametrize(
     ("name", "norm"),
-    [*itertools.product(("conv",), NORMS), ("gated_conv", "none"), ("resnet", "batch")],
+    [
+        ("conv", "none"),
+        *(
+            pytest.param(name, norm, marks=pytest.mark.slow)
+            for name, norm in (
+                ("conv", "batch"),
+                ("conv", "layer"),
+                ("gated_conv", "none"),
+                ("resnet", "batch"),
+            )
+        ),
+    ],
 )
 def test_image_networks_learn_the_digits(name, norm):
     """8 x 8 halves three times, to one pixel."""
@@ -481,6 +492,7 @@ def test_conv_learns_strokes():
     assert history[-1]["elbo"] > history[0]["elbo"] + 50
 
 
+@pytest.mark.slow
 def test_a_run_with_batch_norm_resumes_to_the_bit(tmp_path):
     def a_vae():
         torch.manual_seed(0)

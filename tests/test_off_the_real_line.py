@@ -265,6 +265,7 @@ def program(*arguments):
 CODES = ["--prior", "one_hot", "--posterior", "one_hot", "--network.hidden", "[8]"]
 
 
+@pytest.mark.slow
 def test_several_variables_on_the_command_line(tmp_path):
     options = ["--latent-dim", "12", "--prior.values", "4", "--posterior.values", "4"]
     out = tmp_path / "run"

@@ -1,8 +1,8 @@
 """Data: named sets, the user's own files and arrays, and their preparation for a likelihood.
 
-A loader returns a `Dataset`: three splits in their narrowest type, with the support of their values.
-`PreparedData` joins it with a likelihood's support: binarised, dequantised, scaled or unchanged. A
-pair that does not fit is refused, so grey pixels never reach a Bernoulli silently.
+A loader returns a `Dataset`: three splits in their narrowest type, with the support of their
+values. `PreparedData` joins it with a likelihood's support: binarised, dequantised, scaled or
+unchanged. A pair that does not fit is refused, so grey pixels never reach a Bernoulli silently.
 """
 
 import logging
@@ -77,7 +77,7 @@ from pyro_vae.data.validation import Kind
 
 log = logging.getLogger(__name__)
 
-# A loader that reads from the folder of data sets takes it as `root`; one of the user's own, `path`.
+# Named sets take the folder of data sets as `root`; the user's own data are at `path`.
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
     "photos": photos,
@@ -125,11 +125,14 @@ _BY_SUFFIX = {
     **dict.fromkeys(IMAGE_SUFFIXES, "image_folder"),
 }
 
-OWN_DATA = "a folder of images, or a .npy, .npz, .csv, .parquet, .h5ad, .h5, .mtx, .nc, .zarr or .mat file"
+OWN_DATA = (
+    "a folder of images, or a .npy, .npz, .csv, .parquet, .h5ad, .h5, .mtx, .nc, .zarr or .mat "
+    "file"
+)
 
 
 def loader_for_path(path: str) -> str | None:
-    """The name of the loader of a file or folder, by its suffix and, where that is ambiguous, contents.
+    """The name of the loader of a file or folder, by its suffix and perhaps its contents.
 
     >>> loader_for_path("faces.npy")
     'array_file'
@@ -188,8 +191,8 @@ def prepare(data: Any, contract: DataContract | None) -> Real[Tensor, " n *event
     """
     if contract is None:
         raise ValueError(
-            "the VAE has not been trained, so how to prepare data is not known: fit it first, or give "
-            "a tensor in the likelihood's support."
+            "the VAE has not been trained, so how to prepare data is not known: fit it first, or "
+            "give a tensor in the likelihood's support."
         )
     if isinstance(data, Dataset):
         raise TypeError("a Dataset has three splits: give one of them, such as dataset.test.")

@@ -1,8 +1,9 @@
-"""Files of arrays: NumPy's `.npy` and `.npz`, SciPy's sparse `.npz`, and what all file loaders share."""
+"""Files of arrays: `.npy`, `.npz` and sparse `.npz`; and the construction of file loaders."""
 
 import inspect
 import math
 import os
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,9 +28,9 @@ _LABELS = {split: f"{split}_labels" for split in SPLITS}
 _SPARSE_ARRAYS = {"format.npy", "shape.npy", "data.npy"}
 
 _SCALE_HELP = """
-        scale: How elements of real data are scaled for the networks: "standard" by mean and standard
-            deviation, "robust" by median and interquartile range, "unit" by minimum and range, or
-            "none". Densities, samples and means stay in the units of the data."""
+        scale: How elements of real data are scaled for the networks: "standard" by mean and
+            standard deviation, "robust" by median and interquartile range, "unit" by minimum and
+            range, or "none". Densities, samples and means stay in the units of the data."""
 
 
 def file_loader(
@@ -45,24 +46,31 @@ def file_loader(
         read: A function of a path and options, among which `new=False` is for training data.
         scaled: Whether to add the option `scale`.
     """
-
-    def load(
-        path: str | Path, *values: Any, scale: ScaleKind = "standard", **options: Any
-    ) -> Dataset:
-        rows = read(path, *values, **options, new=False)
-        with prefix_errors(path):
-            return Dataset.from_rows(rows, scale=scale)
-
     signature = inspect.signature(read)
     parameters = [each for each in signature.parameters.values() if each.name != "new"]
     if scaled:
-        parameters.append(inspect.signature(load).parameters["scale"])
-    added = _SCALE_HELP if scaled else ""
-    load.__name__ = load.__qualname__ = name
-    load.__doc__ = (read.__doc__ or "").replace("\n\n    Raises:", f"{added}\n\n    Raises:", 1)
-    load.__signature__ = signature.replace(  # pyright: ignore[reportFunctionMemberAccess]
-        parameters=parameters, return_annotation=Dataset
+        kind = inspect.Parameter.KEYWORD_ONLY
+        option = inspect.Parameter("scale", kind, default="standard", annotation=ScaleKind)
+        parameters.append(option)
+    signature = signature.replace(parameters=parameters, return_annotation=Dataset)
+
+    def load(*values: Any, **options: Any) -> Dataset:
+        given = signature.bind(*values, **options)
+        scale: Any = given.arguments.pop("scale", "standard")
+        rows = read(*given.args, **given.kwargs, new=False)
+        with prefix_errors(given.arguments["path"]):
+            return Dataset.from_rows(rows, scale=scale)
+
+    # The documentation of `scale` takes the place of that of `new`.
+    load.__doc__ = re.sub(
+        r"\n        new: .*?\n\n",
+        f"{_SCALE_HELP if scaled else ''}\n\n",
+        read.__doc__ or "",
+        count=1,
+        flags=re.DOTALL,
     )
+    load.__name__ = load.__qualname__ = name
+    load.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
     return load
 
 
@@ -80,10 +88,10 @@ def array_rows(
 ) -> Rows:
     """Read a NumPy file, `.npy` or `.npz`.
 
-    One array, alone or named `x`, is split as in `Dataset.from_array`, perhaps with labels `y`, and
-    `group` and `split` as below. Arrays named `train`, `test` and perhaps `validation` (otherwise a
-    tenth of `train`) are used as they are, perhaps with `train_labels`, `validation_labels` and
-    `test_labels`.
+    One array, alone or named `x`, is split as in `Dataset.from_array`, perhaps with labels `y`,
+    and `group` and `split` as below. Arrays named `train`, `test` and perhaps `validation`
+    (otherwise a tenth of `train`) are used as they are, perhaps with `train_labels`,
+    `validation_labels` and `test_labels`.
 
     A memory-mapped `.npy` may be larger than memory: training reads it by shuffled blocks, and at
     most 10,000 rows each are held out for validation and test.
@@ -96,14 +104,14 @@ def array_rows(
             real.
         memory_map: Leave the training data of a .npy on disk; if null, those of one larger than a
             quarter of this machine's memory.
-        group: An array of the .npz, or a .npy, .csv or .txt file, with a group for each row, such as
-            a patient or site: all rows of a group go into one split.
+        group: An array of the .npz, or a .npy, .csv or .txt file, with a group for each row, such
+            as a patient or site: all rows of a group go into one split.
         split: The same, with one of the words train, validation and test for each row. Without
             validation rows, a tenth of the training rows is used.
         layout: The meaning of three axes: "image", (n, height, width), or "series", (n, channels,
             length); "auto" are images.
-        channels: The position of the channels of images and series: "first", on the second axis, or
-            "last"; "auto" is first, refused where they may be last.
+        channels: The position of the channels of images and series: "first", on the second axis,
+            or "last"; "auto" is first, refused where they may be last.
         new: Read new data for a trained model, whose groups and splits are not used.
 
     Raises:
@@ -182,8 +190,8 @@ def count_rows(
 
     Args:
         path: The file.
-        support: "counts" for counts without a 2, as a matrix of 0 and 1 alone is binary by default.
-            "real" for values that are not counts, which are made dense.
+        support: "counts" for counts without a 2, as a matrix of 0 and 1 alone is binary by
+            default. "real" for values that are not counts, which are made dense.
         group: A .npy, .csv or .txt file with a group for each row, such as a patient or site: all
             rows of a group go into one split.
         split: The same, with one of the words train, validation and test for each row. Without
@@ -281,8 +289,8 @@ def _row_words(
         return None
     if not os.path.isfile(name):
         raise ValueError(
-            f"{option} must name an array of the file ({', '.join(arrays)}) or a .npy, .csv or .txt "
-            f"file, got {name!r}."
+            f"{option} must name an array of the file ({', '.join(arrays)}) or a .npy, .csv or "
+            f".txt file, got {name!r}."
         )
     return read_row_words(name, n)
 

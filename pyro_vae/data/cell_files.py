@@ -49,9 +49,9 @@ def anndata_rows(
 ) -> Rows:
     """Read counts or real values from an AnnData file, `.h5ad` or `.zarr`, one observation a row.
 
-    Whole numbers of any type are counts. Normalised values, such as log(1 + x) of shares of a cell's
-    total, are accepted only as real (`support`). `event_names` are the variables' names, repeated ones
-    with their id. Categorical labels keep their names and order.
+    Whole numbers of any type are counts. Normalised values, such as log(1 + x) of shares of a
+    cell's total, are accepted only as real (`support`). `event_names` are the variables' names,
+    repeated ones with their id. Categorical labels keep their names and order.
 
     Args:
         path: The file.
@@ -63,8 +63,8 @@ def anndata_rows(
         new: Read new data for a trained model, which may lack these columns.
 
     Raises:
-        ValueError: If the file cannot be read, has no such layer or column, or holds fractions that
-            `support` does not declare as real.
+        ValueError: If the file cannot be read, has no such layer or column, or holds fractions
+            that `support` does not declare as real.
         ImportError: If anndata cannot be imported.
 
     References:
@@ -137,12 +137,12 @@ def _observations(
     name: str,
     source: Path | None = None,
 ) -> Rows:
-    """The rows of X or a layer, from functions that read matrices and tables of variables by name."""
+    """The rows of X or a layer, from functions that read matrices and variables by name."""
     key = "X" if layer is None else layer
     if key not in matrices:
         raise UnreadableError(
-            f"there is no {'X' if layer is None else f'layer {layer!r}'}; layers to name with layer "
-            f"(--data.layer) are: {', '.join(sorted(matrices.keys() - {'X'})) or 'none'}."
+            f"there is no {'X' if layer is None else f'layer {layer!r}'}; layers to name with "
+            f"layer (--data.layer) are: {', '.join(sorted(matrices.keys() - {'X'})) or 'none'}."
         )
     values = _to_array_or_csr(matrices[key]())
     kind = count_support(values, support)
@@ -151,8 +151,8 @@ def _observations(
         reason = _why_not_counts(matrices, key, values)
         if source is not None or support is not None:
             raise UnreadableError(
-                f"{reason} Name it with layer (--data.layer), or say with support that the values are "
-                "real (--data.support real)."
+                f"{reason} Name it with layer (--data.layer), or say with support that the "
+                "values are real (--data.support real)."
             )
         kind, notes = "real", (f"{reason} Taken as real.",)
     if label is not None and label not in obs:
@@ -190,8 +190,8 @@ def _why_not_counts(matrices: Mapping[str, Callable[[], Any]], key: str, values:
     where = f"whole numbers are in {', '.join(whole)}" if whole else "here none is whole numbers"
     return (
         f"{key} is not counts: its values, from {entries.min(initial=0):g} to "
-        f"{entries.max(initial=0):g}, have fractions or are below 0, as after normalisation (log1p). "
-        f"Raw counts are usually in .raw or a layer: {where}."
+        f"{entries.max(initial=0):g}, have fractions or are below 0, as after normalisation "
+        f"(log1p). Raw counts are usually in .raw or a layer: {where}."
     )
 
 
@@ -239,15 +239,15 @@ def tenx_rows(
 ) -> Rows:
     """Read counts from a CellRanger `.h5` file, version 2 or later, one cell a row.
 
-    The file holds genes by cells; rows are cells. `event_names` are the genes' names, repeated ones
-    with their id.
+    The file holds genes by cells; rows are cells. `event_names` are the genes' names, repeated
+    ones with their id.
 
     Args:
         path: The file.
         features: The type of features to use: by default "Gene Expression" or the only one.
         genome: The genome to use, of a file of version 2 with several.
-        support: "counts" for counts that are all 0 or 1, which are binary by default; real for values
-            with a fraction.
+        support: "counts" for counts that are all 0 or 1, which are binary by default; real for
+            values with a fraction.
         group: A .npy, .csv or .txt file with a group for each row, such as a patient or site: all
             rows of a group go into one split.
         split: The same, with one of the words train, validation and test for each row. Without
@@ -283,8 +283,8 @@ def tenx_rows(
         genes, cells = (int(length) for length in shape)
         if not (len(names) == len(ids) == genes and len(barcodes) == cells):
             raise UnreadableError(
-                f"{len(names)} names and {len(barcodes)} barcodes do not fit a matrix of {genes} genes "
-                f"by {cells} cells."
+                f"{len(names)} names and {len(barcodes)} barcodes do not fit a matrix of {genes} "
+                f"genes by {cells} cells."
             )
         matrix = sparse.csr_array((data, indices, indptr), shape=(cells, genes))
         matrix = canonical_csr(matrix, "the matrix")
@@ -307,15 +307,15 @@ def matrix_market_rows(
     *,
     new: bool = True,
 ) -> Rows:
-    """Read counts or real values from a Matrix Market file, `.mtx` or `.mtx.gz`, or a folder with one.
+    """Read counts or real values from a `.mtx` or `.mtx.gz` file, or a folder with one.
 
-    A `matrix.mtx` of single cells is accompanied by `barcodes.tsv` and `features.tsv` or `genes.tsv`,
-    which name cells and genes, each perhaps with `.gz` and all with one prefix.
+    A `matrix.mtx` of single cells is accompanied by `barcodes.tsv` and `features.tsv` or
+    `genes.tsv`, which name cells and genes, each perhaps with `.gz` and all with one prefix.
 
     Args:
         path: The file, or the folder that holds it.
-        transpose: Whether columns are examples, as in a file of genes by cells; if null, where there
-            is a `barcodes.tsv`.
+        transpose: Whether columns are examples, as in a file of genes by cells; if null, where
+            there is a `barcodes.tsv`.
         features: The type of features to use: by default "Gene Expression" or the only one.
         support: The support, if the values do not determine it: binary, counts, unit or real.
         group: A .npy, .csv or .txt file with a group for each row, such as a patient or site: all
@@ -325,8 +325,8 @@ def matrix_market_rows(
         new: Read new data for a trained model, whose groups and splits are not used.
 
     Raises:
-        ValueError: If files cannot be read, do not belong together, or hold fractions that `support`
-            does not declare as real.
+        ValueError: If files cannot be read, do not belong together, or hold fractions that
+            `support` does not declare as real.
 
     References:
         The Matrix Market exchange formats (Boisvert, Pozo & Remington, 1996),
@@ -359,8 +359,8 @@ def matrix_market_rows(
         rows = _cells(path, matrix, support, cells, names, ids, types, features)
     if transpose is None and not barcodes and not genes:
         note = (
-            f"the {matrix.shape[0]} rows of the file are the data, of {matrix.shape[1]} columns each; "
-            "if its columns are the cells: --data.transpose true."
+            f"the {matrix.shape[0]} rows of the file are the data, of {matrix.shape[1]} columns "
+            "each; if its columns are the cells: --data.transpose true."
         )
         rows = replace(rows, notes=(*rows.notes, note))
     with prefix_errors(path):
@@ -418,7 +418,7 @@ def _cells(
 
 
 def _matrix_groups(file: Any) -> list[str]:
-    """The groups of a CellRanger file with a matrix: one in version 3, one a genome in version 2."""
+    """The groups of a CellRanger file with a matrix: one in version 3, one a genome in 2."""
     # An array has no keys.
     groups = {name: getattr(file[name], "keys", tuple)() for name in file}
     return [name for name, keys in groups.items() if {"barcodes", "indptr"} <= set(keys)]

@@ -1,4 +1,4 @@
-"""The data contract: a description of the training data, stored with the model and checked later."""
+"""The data contract: a stored description of the training data, checked later."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ from pyro_vae.data.splits import SPLITS
 from pyro_vae.data.units import Units
 from pyro_vae.data.validation import SUPPORTS, ValueRange, check_support
 
-# New values this many spreads from the training mean may be in another unit, or mark missing values.
+# New values this many spreads from the training mean may be in another unit.
 _FAR = 20.0
 _BLOCK_ROWS = 4096
 
@@ -152,12 +152,12 @@ class DataContract:
             seen = count_common(now["test"], self.digests["train"])
             seen_before = count_common(self.digests["test"], self.digests["train"])
             change += f"; {seen:,} of the {sizes['test']:,} rows now in its test split are "
-            change += "training rows of the model"
+            change += "rows that trained it"
             change += f" (there were {seen_before:,})" if seen_before else ""
         raise ChangedDataError(
-            f"the data have changed since {trained} was trained: {self.source or self.name} {change}. "
-            "Numbers on them would be wrong: restore the file, train again, or give the rows as new "
-            "data, with --data FILE."
+            f"the data have changed since {trained} was trained: {self.source or self.name} "
+            f"{change}. Numbers on them would be wrong: restore the file, train again, or give "
+            "the rows as new data, with --data FILE."
         )
 
     def check_labels(self, dataset: Dataset) -> str | None:
@@ -185,31 +185,31 @@ class DataContract:
         if self.event_names and dataset.event_names and self.event_names != dataset.event_names:
             self._match_names(dataset.event_names, dataset.name)
             raise ValueError(
-                f"{dataset.name} has the columns of {trained}'s data in another order: put them in "
-                f"the order {quote_names(self.event_names)}, or give the file as new data, with "
-                "--data FILE."
+                f"{dataset.name} has the columns of {trained}'s data in another order: put them "
+                f"in the order {quote_names(self.event_names)}, or give the file as new data, "
+                "with --data FILE."
             )
 
     def _check_shape(self, shape: tuple[int, ...], name: str, trained: str) -> None:
         if shape != self.event_shape:
             raise ValueError(
-                f"{trained} was trained on data of shape {self.event_shape}, and those of {name} have "
-                f"the shape {shape}."
+                f"{trained} was trained on data of shape {self.event_shape}, and those of {name} "
+                f"have the shape {shape}."
             )
 
     def new_data(self, rows: Rows, *, split: bool = False) -> PreparedData:
         """Prepare new data like the training data; each split is all of them.
 
-        Columns are matched by name. The support is the model's, unless the rows are declared to be in
-        the likelihood's support already, and classes keep their numbers.
+        Columns are matched by name. The support is the model's, unless the rows are declared to be
+        in the likelihood's support already, and classes keep their numbers.
 
         Args:
             rows: The data as read.
             split: Whether to split them like training data.
 
         Raises:
-            ValueError: If elements are missing, shapes differ, or values are outside the support: by
-                column and count, in one line.
+            ValueError: If elements are missing, shapes differ, or values are outside the support:
+                by column and count, in one line.
         """
         # Unit data for a likelihood of real data need not be unit.
         real = self.likelihood_support == "real" and not self.levels
@@ -288,8 +288,8 @@ class DataContract:
         high = ValueRange.from_values(values).high
         if levels is not None and levels > 2 and self.high > 1 and high <= 1:
             notes.append(
-                f"{name}: all values are 0 or 1, of {levels} levels: if they are binarised already, "
-                "say so with --data.support binary."
+                f"{name}: all values are 0 or 1, of {levels} levels: if they are binarised "
+                "already, say so with --data.support binary."
             )
         return values, tuple(notes)
 
@@ -305,8 +305,9 @@ class DataContract:
                 f"{' '.join(reasons)} Correct its values." if reasons else "Rename or add columns."
             )
             raise ValueError(
-                f"{name} lacks {len(missing)} of the {len(self.event_names)} columns that the model "
-                f"was trained on: {quote_names(missing)}; it has {quote_names(names)}. {remedy}"
+                f"{name} lacks {len(missing)} of the {len(self.event_names)} columns that the "
+                f"model was trained on: {quote_names(missing)}; it has {quote_names(names)}. "
+                f"{remedy}"
             )
         known = set(self.event_names)
         return [position[each] for each in self.event_names], [n for n in names if n not in known]
@@ -320,8 +321,8 @@ class DataContract:
         if self.units.loses_in_float32 and dtype.is_floating_point and dtype != torch.float64:
             given = str(dtype).removeprefix("torch.")
             raise ValueError(
-                f"the training data are in float64, because {given} would lose their differences, and "
-                f"{name} is in {given}: give it in float64."
+                f"the training data are in float64, because {given} would lose their "
+                f"differences, and {name} is in {given}: give it in float64."
             )
 
     def _unusual_values(self, values: Tensor, name: str) -> list[str]:
@@ -343,13 +344,13 @@ class DataContract:
         if far.any():
             notes.append(
                 f"{name} is more than {_FAR:g} spreads from the center of the training data: "
-                f"{where(far)}. Check that the unit is the same, and that these do not mark missing "
-                "values."
+                f"{where(far)}. Check that the unit is the same, and that these do not mark "
+                "missing values."
             )
         if varied.any():
             notes.append(
-                f"{name} varies in columns that were constant in the training data, so the model did "
-                f"not learn them: {where(varied)}."
+                f"{name} varies in columns that were constant in the training data, so the model "
+                f"did not learn them: {where(varied)}."
             )
         return notes
 
@@ -361,8 +362,8 @@ class DataContract:
         if not (seen := count_common(rows, self.digests["train"])):
             return None
         return (
-            f"{seen:,} of {len(rows):,} rows are equal to training rows of the model: their scores are "
-            "not those of held-out data."
+            f"{seen:,} of {len(rows):,} rows are equal to training rows of the model: their "
+            "scores are not those of held-out data."
         )
 
     def to_plain(self) -> dict[str, Any]:
@@ -418,10 +419,10 @@ class DataContract:
     def to_data_units(
         self, x: Float[Tensor, " n *event"], *, draws: bool
     ) -> Real[Tensor, " n *event"]:
-        """Convert a likelihood's output to the units of the training data, undoing the preparation.
+        """Convert a likelihood's output to the units of the training data.
 
-        Levels are returned on the scale 0, ..., levels - 1, except binarised ones: the mean of a pixel
-        is then its probability of 1. Draws of whole numbers are int64.
+        Levels are returned on the scale 0, ..., levels - 1, except binarised ones: the mean of a
+        pixel is then its probability of 1. Draws of whole numbers are int64.
 
         Args:
             x: Means of p(x | z), or draws from it.

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 NOT_SPLIT = "not split"
-# The rule of data sets that come in parts, or are always split alike.
 FIXED_SPLIT = "that of the data set, the same in every run"
 
 
@@ -47,8 +46,8 @@ class Dataset:
     """Training, validation and test data with one event shape and one native support.
 
     Values are kept in the narrowest type that holds them: uint8 up to 256 levels, then int16 and
-    int32; floats in float32, or in float64 where float32 would lose their differences. Large sparse
-    counts, and large sparse binary data, stay sparse.
+    int32; floats in float32, or in float64 where float32 would lose their differences. Large
+    sparse counts, and large sparse binary data, stay sparse.
 
     Args:
         name: The name of the set in logs and tables.
@@ -61,7 +60,8 @@ class Dataset:
         label_names: The names of labels 0, 1, ...; or of the factors.
         event_names: The names of the elements: words, genes, columns of a table.
         blocks: The order in which training reads rows on disk; None for a shuffle of all.
-        rows: The indices of each split's rows in the array that was split, unless they are on disk.
+        rows: The indices of each split's rows in the array that was split, unless they are on
+            disk.
         scale: How real data are scaled for the networks: see `Units`.
         split_rule: How the rows were split, in words.
         source: The file or folder of the data.
@@ -146,10 +146,10 @@ class Dataset:
     ) -> "Dataset":
         """Make a data set from one array, split 70 / 10 / 20 by a fixed permutation.
 
-        The support is inferred: booleans, or 0 and 1 alone, are binary; with `levels`, and for uint8
-        (256 levels), they are integers; other non-negative integers are counts; floats in [0, 1] are
-        unit, others real. Low uint8 values, floats without a fraction and images of other integers
-        are ambiguous, and refused until `levels` or `support` says what they are.
+        The support is inferred: booleans, or 0 and 1 alone, are binary; with `levels`, and for
+        uint8 (256 levels), they are integers; other non-negative integers are counts; floats in
+        [0, 1] are unit, others real. Low uint8 values, floats without a fraction and images of
+        other integers are ambiguous, and refused until `levels` or `support` says what they are.
 
         Args:
             array: `(n, d)`, `(n, height, width)`, `(n, channels, height, width)`, or with layout
@@ -165,8 +165,8 @@ class Dataset:
             channels: "first" or "last"; "auto" is first, refused where they may be last.
 
         Raises:
-            ValueError: If type, shape or values are none of these, there are fewer than 10 rows, or
-                the labels have another length.
+            ValueError: If type, shape or values are none of these, there are fewer than 10 rows,
+                or the labels have another length.
         """
         if layout != "auto" or channels != "auto":
             dense: Any = array
@@ -367,8 +367,8 @@ class Dataset:
             return values
         kind = "sparse" if isinstance(values, SparseRows) else "memory-mapped"
         raise ValueError(
-            f"the {name} split of {self.name} is {kind} and is not made dense as a whole: select rows "
-            f"of it, dataset.{name}[:1000]."
+            f"the {name} split of {self.name} is {kind} and is not made dense as a whole: select "
+            f"rows of it, dataset.{name}[:1000]."
         )
 
     def in_memory(self) -> "Dataset":
@@ -415,9 +415,9 @@ class Dataset:
         if all(self._row_number(split, 0) is not None for split in SPLITS):
             what, splits = self.name, wrong if self.is_split else wrong[:1]
         raise ValueError(
-            f"{what} holds values that are not finite in float32 (NaN, infinite or beyond 3.4e38): "
-            f"{self._describe(splits, lambda x: ~(x.abs() <= LARGEST))}; replace them, or leave out "
-            "their rows or columns."
+            f"{what} holds values that are not finite in float32 (NaN, infinite or beyond "
+            f"3.4e38): {self._describe(splits, lambda x: ~(x.abs() <= LARGEST))}; replace them, "
+            "or leave out their rows or columns."
         )
 
     def _describe(self, splits: Sequence[str], condition: Callable[[Tensor], Tensor]) -> str:

@@ -30,7 +30,7 @@ _EXACT = 2.0**53
 
 # Training data with more values are not searched for duplicates.
 _MAX_SEARCHED = 500_000_000
-# Maximum number of rows, and of training values, searched for near duplicates; and the fewest rows.
+# Numbers of rows and of training values searched for near duplicates; and the fewest rows.
 _TEST_ROWS, _TRAIN_ROWS, _TRAIN_VALUES = 200, 10_000, 5_000_000
 _MIN_TEST_ROWS, _MIN_TRAIN_ROWS = 10, 100
 # A row is a near duplicate if it is nearer than this share of the distance to the 20th nearest. In
@@ -43,13 +43,14 @@ _NEIGHBOUR_DISTANCE = 2
 def row_digests(values: Any, *, double: bool = False) -> UInt64[np.ndarray, " n"]:
     """mix(sum_j c_j v_j mod 2^64): a 64-bit digest of each row, equal for equal rows.
 
-    It depends on the numbers and their order alone: not on their dtype, the split, the row's shape,
-    or sparsity. v_j is a whole number itself, and the mixed bits of any other; c_j are fixed odd
-    numbers, one for each element. Distinct rows collide with a probability of about 2^-64.
+    It depends on the numbers and their order alone: not on their dtype, the split, the row's
+    shape, or sparsity. v_j is a whole number itself, and the mixed bits of any other; c_j are
+    fixed odd numbers, one for each element. Distinct rows collide with a probability of about
+    2^-64.
 
     Args:
-        values: `(n, *event_shape)`: a NumPy array, a tensor, a SciPy sparse matrix, `SparseRows`, or
-            anything with a shape whose slices are one of these, such as rows on disk.
+        values: `(n, *event_shape)`: a NumPy array, a tensor, a SciPy sparse matrix, `SparseRows`,
+            or anything with a shape whose slices are one of these, such as rows on disk.
         double: Whether to hash float64 unrounded. Otherwise floats are rounded to float32, as in a
             data set that keeps float32.
 
@@ -219,8 +220,8 @@ class NearDuplicates:
 def near_duplicates(dataset: Dataset) -> NearDuplicates:
     """Compare a contiguous part of the file, or of each split if the file's order is unknown.
 
-    Distances are Euclidean, of columns with standard deviation 1 or of raw pixels. Counts and binary
-    data are not compared.
+    Distances are Euclidean, of columns with standard deviation 1 or of raw pixels. Counts and
+    binary data are not compared.
     """
     train, test = dataset.train, dataset.test
     if not isinstance(train, Tensor) or dataset.support in ("counts", "binary"):

@@ -17,8 +17,8 @@ from pyro_vae.data.validation import Support
 
 # The columns of tables that are accepted besides numbers.
 NESTED = (
-    "allowed are lists of numbers of one length, lists of such lists (height, width), and images as "
-    "structs {bytes, path}"
+    "allowed are lists of numbers of one length, lists of such lists (height, width), and images "
+    "as structs {bytes, path}"
 )
 
 # Number of files listed in a note.
@@ -39,29 +39,30 @@ def image_rows(
 ) -> Rows:
     """Read a folder of images: `.png`, `.jpg`, `.bmp`, `.gif`, `.tif` or `.webp`, of any depth.
 
-    Images are in the folder, or each in the folder of its class, which is then its label: the first
-    class in the alphabet is 0. They are split as in `Dataset.from_array`, unless the folder holds
-    folders named `train`, `test` and perhaps `validation`.
+    Images are in the folder, or each in the folder of its class, which is then its label: the
+    first class in the alphabet is 0. They are split as in `Dataset.from_array`, unless the folder
+    holds folders named `train`, `test` and perhaps `validation`.
 
-    Images of 8 bits are integers of 256 levels. Others, of 16 bits or of floats, are real values in
-    their own units: sensors seldom use all 16 bits, so as shares of 65,535 most images would be
+    Images of 8 bits are integers of 256 levels. Others, of 16 bits or of floats, are real values
+    in their own units: sensors seldom use all 16 bits, so as shares of 65,535 most images would be
     black, while `scale` finds the range of the values.
 
     Args:
         path: The folder.
         size: Crop each image to its largest central square, and scale it to this side length in
             pixels; by default, all images must have one size.
-        channels: 1 makes all images grey, 3 makes them RGB, 4 RGB and opacity; by default, all must be
-            of one kind, and none transparent.
-        levels: Number of levels of integer images: of 16 bits, 65536 makes them integers instead of
-            real values.
+        channels: 1 makes all images grey, 3 makes them RGB, 4 RGB and opacity; by default, all
+            must be of one kind, and none transparent.
+        levels: Number of levels of integer images: of 16 bits, 65536 makes them integers instead
+            of real values.
         support: The support, if it is not as above: integers, counts, unit or real.
         skip_damaged: Leave out files that cannot be read; the notes count and name them.
-        group: A .csv or .txt file with lines `name,group`, where the name is the file's in the folder:
-            all images of a group, such as a patient, go into one split.
+        group: A .csv or .txt file with lines `name,group`, where the name is the file's in the
+            folder: all images of a group, such as a patient, go into one split.
         split: The same, with one of the words train, validation and test for each image. Without
             validation images, a tenth of the training images is used.
-        new: Read new data for a trained model, perhaps a single file; groups and splits are not used.
+        new: Read new data for a trained model, perhaps a single file; groups and splits are not
+            used.
 
     Raises:
         ValueError: If there are no images or too few, images lie beside folders of images, one is
@@ -117,7 +118,7 @@ image_folder = file_loader("image_folder", image_rows)
 
 @dataclass(frozen=True)
 class _Content:
-    """The images of a folder with their classes and splits, if there are any, and the other files."""
+    """The images of a folder with their classes and splits, if any, and the other files."""
 
     files: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
@@ -132,8 +133,8 @@ def _list_folder(path: Path) -> _Content:
         return _list_classes(path, None)
     if not {"train", "test"} <= set(folders) <= set(SPLITS):
         raise ValueError(
-            f"{path} holds folders named {', '.join(sorted(folders))}; splits are train and test, and "
-            "perhaps validation, with nothing beside them."
+            f"{path} holds folders named {', '.join(sorted(folders))}; splits are train and "
+            "test, and perhaps validation, with nothing beside them."
         )
     if any(_is_image(entry) for entry in entries):
         raise ValueError(f"{path} holds images beside the folders {', '.join(sorted(folders))}.")
@@ -164,8 +165,8 @@ def _list_classes(folder: Path, classes: set[str] | None) -> _Content:
         for file in _visible_entries(entry):
             if file.is_dir():
                 raise ValueError(
-                    f"{file} is a folder in a folder of images: images must be in the folder of their "
-                    "class, and no deeper."
+                    f"{file} is a folder in a folder of images: images must be in the folder of "
+                    "their class, and no deeper."
                 )
             if _is_image(file):
                 by_class.setdefault(entry.name, []).append(file)
@@ -183,8 +184,8 @@ def _list_classes(folder: Path, classes: set[str] | None) -> _Content:
     # A class may have no image in a split.
     if classes is not None and (set(by_class) - classes or bool(by_class) != bool(classes)):
         raise ValueError(
-            f"{folder} must have the training data's classes, {', '.join(sorted(classes)) or '(none)'}, "
-            f"got {', '.join(by_class) or '(none)'}."
+            f"{folder} must have the training data's classes, "
+            f"{', '.join(sorted(classes)) or '(none)'}, got {', '.join(by_class) or '(none)'}."
         )
     labels = [name for name, files in by_class.items() for _ in files]
     return _Content(images or [f for files in by_class.values() for f in files], others, labels)
@@ -243,8 +244,8 @@ def check_same_kind(first: Path, one: np.ndarray, file: Path, image: np.ndarray)
 
     if image.shape[1:] != one.shape[1:]:
         raise ValueError(
-            f"all images must have one size, but {first} has {size(one)} and {file} has {size(image)}; "
-            "with size (--data.size) they are cropped and scaled to one."
+            f"all images must have one size, but {first} has {size(one)} and {file} has "
+            f"{size(image)}; with size (--data.size) they are cropped and scaled to one."
         )
     if image.shape != one.shape:
         colours = max(len(one), len(image)) <= 4
@@ -252,13 +253,13 @@ def check_same_kind(first: Path, one: np.ndarray, file: Path, image: np.ndarray)
             "convert them with channels (--data.channels 1, or 3)" if colours else "select one"
         )
         raise ValueError(
-            f"all images must be of one kind, but {first} is {kind(one)} and {file} is {kind(image)}; "
-            f"{remedy}."
+            f"all images must be of one kind, but {first} is {kind(one)} and {file} is "
+            f"{kind(image)}; {remedy}."
         )
     if image.dtype != one.dtype:
         raise ValueError(
-            f"all images must have one depth, but {first} holds {one.dtype} and {file} {image.dtype}: "
-            "save all with the same depth."
+            f"all images must have one depth, but {first} holds {one.dtype} and {file} "
+            f"{image.dtype}: save all with the same depth."
         )
 
 
@@ -315,8 +316,8 @@ def check_complete(column: Any) -> None:
     missing = column.isna().to_numpy(dtype=bool)
     if missing.any():
         raise ValueError(
-            f"column {str(column.name)!r} has no value in row {missing.argmax() + 1} ({missing.sum()} of "
-            f"{len(column)} are missing): drop these rows first."
+            f"column {str(column.name)!r} has no value in row {missing.argmax() + 1} "
+            f"({missing.sum()} of {len(column)} are missing): drop these rows first."
         )
 
 

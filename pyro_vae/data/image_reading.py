@@ -37,10 +37,11 @@ def read_image(
     channels: int | None = None,
     content: bytes | None = None,
 ) -> np.ndarray:
-    """Read an image, `(channels, height, width)`, in the file's own type: uint8, uint16, float32, ...
+    """Read an image, `(channels, height, width)`, in the file's own dtype.
 
-    Pillow reads what it can read without loss. It reduces 16-bit colours to 8 bits, and drops samples
-    of TIFF files beyond the third: torchvision reads such PNG files, tifffile such TIFF files.
+    Pillow reads what it can read without loss. It reduces 16-bit colours to 8 bits, and drops
+    samples of TIFF files beyond the third: torchvision reads such PNG files, tifffile such TIFF
+    files.
 
     Args:
         file: The file.
@@ -96,9 +97,9 @@ def read_image(
     if alpha and channels != 4:
         if (pixels[..., -1] != _opaque(pixels)).any():
             raise ValueError(
-                f"{file} is transparent in places: --data.channels 4 (in Python, channels=4) keeps "
-                "the opacity as a fourth channel; to drop it, flatten the images onto a background "
-                "and save them again."
+                f"{file} is transparent in places: --data.channels 4 (in Python, channels=4) "
+                "keeps the opacity as a fourth channel; to drop it, flatten the images onto a "
+                "background and save them again."
             )
         pixels = pixels[..., :-1]
     if channels is not None:
@@ -187,8 +188,8 @@ def _decode_with_tifffile(file: Path, content: bytes) -> tuple[np.ndarray, bool]
         import tifffile
     except ImportError as error:
         raise ImportError(
-            f"{file} has several pages, or channels or bits that Pillow does not read; tifffile does, "
-            f"and cannot be imported ({error}): pip install tifffile"
+            f"{file} has several pages, or channels or bits that Pillow does not read; tifffile "
+            f"does, and cannot be imported ({error}): pip install tifffile"
         ) from error
     try:
         with tifffile.TiffFile(BytesIO(content)) as opened:
@@ -237,7 +238,8 @@ def _convert_channels(file: Path, pixels: np.ndarray, channels: int, alpha: bool
     found = pixels.shape[2]
     if found > 4 or (found in (2, 4) and not alpha):
         raise ValueError(
-            f"{file} has {found} channels, which are not colours: leave out channels (--data.channels)."
+            f"{file} has {found} channels, which are not colours: leave out channels "
+            "(--data.channels)."
         )
     if channels == found:
         return pixels

@@ -1,4 +1,4 @@
-"""Image sets read by scikit-learn (digits, photos) and torchvision (MNIST, CIFAR-10, SVHN, CelebA)."""
+"""Image sets read by scikit-learn (digits, photos) and torchvision (MNIST to CelebA)."""
 
 import tempfile
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from pyro_vae.data.splits import permutation
 _DIGITS_SEED = 1797
 _PHOTOS_SEED = 427_640
 
-# The photographs are cut into blocks of this side length, which are assigned to the splits: no pixel
-# is in two of them.
+# The photographs are cut into blocks of this side length, which are assigned to the splits: no
+# pixel is in two of them.
 _BLOCK = 64
 _BLOCKS = (80, 16, 24)
 _PATCH = 32
@@ -73,12 +73,12 @@ def digits() -> Dataset:
 
 
 def photos() -> Dataset:
-    """7,480 patches, 3 x 32 x 32 in 256 levels, of scikit-learn's photographs of a temple and a flower.
+    """7,480 patches, 3 x 32 x 32 in 256 levels, of two photographs of scikit-learn's.
 
-    The photographs are cut into 120 blocks of 64 x 64, always assigned to the same splits: 80 give
+    The photographs, of a temple and a flower, are cut into 120 blocks of 64 x 64, always assigned to the same splits: 80 give
     6,480 training patches (one every 4 pixels), 16 give 400 for validation and 24 give 600 for the
-    test (one every 8 pixels). Patches of one block overlap, so scores vary more than those of as many
-    independent images. The label is the photograph.
+    test (one every 8 pixels). Patches of one block overlap, so scores vary more than those of as
+    many independent images. The label is the photograph.
 
     >>> photos().train.shape
     torch.Size([6480, 3, 32, 32])
@@ -87,7 +87,8 @@ def photos() -> Dataset:
         ImportError: If scikit-learn or Pillow cannot be imported.
 
     References:
-        scikit-learn, `sklearn.datasets.load_sample_images`, https://scikit-learn.org/stable/datasets
+        scikit-learn, `sklearn.datasets.load_sample_images`,
+        https://scikit-learn.org/stable/datasets
     """
     try:
         from sklearn.datasets import load_sample_images
@@ -126,9 +127,9 @@ def _patches(
 def mnist(root: Path) -> Dataset:
     """70,000 handwritten digits of 28 x 28 pixels in 256 grey levels.
 
-    There are 50,000 training, 10,000 validation and 10,000 test images; validation is the last 10,000
-    of the original training images. Files in `root`, perhaps as `.gz` alone, are read and nothing is
-    written beside them; if there are none, torchvision downloads them into `root`.
+    There are 50,000 training, 10,000 validation and 10,000 test images; validation is the last
+    10,000 of the original training images. Files in `root`, perhaps as `.gz` alone, are read and
+    nothing is written beside them; if there are none, torchvision downloads them into `root`.
 
     Args:
         root: The folder that holds `MNIST/raw`.
@@ -145,7 +146,7 @@ def mnist(root: Path) -> Dataset:
 
 
 def fashion_mnist(root: Path) -> Dataset:
-    """70,000 pictures of clothes, of 28 x 28 pixels in 256 grey levels; splits and files as in `mnist`.
+    """70,000 pictures of clothes, 28 x 28 in 256 grey levels; splits and files as in `mnist`.
 
     Args:
         root: The folder that holds `FashionMNIST/raw`.
@@ -161,7 +162,7 @@ def fashion_mnist(root: Path) -> Dataset:
 
 
 def kmnist(root: Path) -> Dataset:
-    """70,000 characters of old Japanese books, of 28 x 28 pixels in 256 grey levels, as in `mnist`.
+    """70,000 characters of old Japanese books, 28 x 28 in 256 grey levels, as in `mnist`.
 
     Args:
         root: The folder that holds `KMNIST/raw`.
@@ -185,7 +186,8 @@ def import_torchvision() -> ModuleType:
     """
     try:
         import torchvision.datasets
-    # A torchvision built for another torch fails with a RuntimeError (operator nms does not exist).
+    # A torchvision built for another torch fails with a RuntimeError (operator nms does not
+    # exist).
     except (ImportError, RuntimeError) as error:
         raise ImportError(
             f"this data set is read by torchvision, which cannot be imported ({error}). "
@@ -231,8 +233,8 @@ def _read_idx(module: ModuleType, file: Path, md5: str, shape: tuple[int, ...]) 
 
         if not check_integrity(_gz(file), md5):
             raise ValueError(
-                f"{_gz(file)} is damaged or another file: its MD5 checksum must be {md5}. Delete it "
-                "to download it again."
+                f"{_gz(file)} is damaged or another file: its MD5 checksum must be {md5}. Delete "
+                "it to download it again."
             )
         # Not extracted in place: that folder may be someone else's, or read-only.
         with tempfile.TemporaryDirectory() as temporary:
@@ -257,8 +259,9 @@ def _read_idx(module: ModuleType, file: Path, md5: str, shape: tuple[int, ...]) 
 def cifar10(root: Path) -> Dataset:
     """60,000 photographs in ten classes, 3 x 32 x 32 in 256 levels.
 
-    There are 45,000 training, 5,000 validation and 10,000 test images; validation is the last tenth of
-    the original training images. If the files are not in `root`, torchvision downloads them into it.
+    There are 45,000 training, 5,000 validation and 10,000 test images; validation is the last
+    tenth of the original training images. If the files are not in `root`, torchvision downloads
+    them into it.
 
     Args:
         root: The folder that holds `cifar-10-batches-py`.
@@ -287,9 +290,9 @@ def cifar10(root: Path) -> Dataset:
 def svhn(root: Path) -> Dataset:
     """99,289 house numbers in street photographs, 3 x 32 x 32 in 256 levels.
 
-    There are 65,932 training, 7,325 validation and 26,032 test images; validation is the last tenth of
-    the original training images, and the "extra" ones are not used. If the files are not in `root`,
-    torchvision downloads them into it.
+    There are 65,932 training, 7,325 validation and 26,032 test images; validation is the last
+    tenth of the original training images, and the "extra" ones are not used. If the files are not
+    in `root`, torchvision downloads them into it.
 
     Args:
         root: The folder that holds `train_32x32.mat` and `test_32x32.mat`.
@@ -320,10 +323,10 @@ def svhn(root: Path) -> Dataset:
 def celeba(root: Path, size: int = 64) -> Dataset:
     """202,599 photographs of celebrities' faces, 3 x `size` x `size` in 256 levels.
 
-    The data set's own splits: 162,770 training, 19,867 validation and 19,962 test images. Each aligned
-    photograph of 178 x 218 is cropped to the central 148 x 148 and reduced by bilinear interpolation
-    over the area of a pixel. Labels are 40 attributes, 0 or 1. At 64 x 64 the images take 2.5 GB. If
-    the files are not in `root`, torchvision downloads them into it.
+    The data set's own splits: 162,770 training, 19,867 validation and 19,962 test images. Each
+    aligned photograph of 178 x 218 is cropped to the central 148 x 148 and reduced by bilinear
+    interpolation over the area of a pixel. Labels are 40 attributes, 0 or 1. At 64 x 64 the images
+    take 2.5 GB. If the files are not in `root`, torchvision downloads them into it.
 
     Args:
         root: The folder that holds `celeba/img_align_celeba`.
@@ -335,7 +338,8 @@ def celeba(root: Path, size: int = 64) -> Dataset:
         ImportError: If torchvision cannot be imported.
 
     References:
-        Deep learning face attributes in the wild (Liu et al., 2015), https://arxiv.org/abs/1411.7766
+        Deep learning face attributes in the wild (Liu et al., 2015),
+        https://arxiv.org/abs/1411.7766
     """
     if not 1 <= size <= _FACE:
         raise ValueError(f"size must be between 1 and {_FACE}, got {size}.")
@@ -362,13 +366,13 @@ def _download(load: Callable[[], list[Any]], needs: str) -> list[Any]:
     """Call `load`; on failure raise one error that says what is needed and where to put it."""
     try:
         return load()
-    # No network, a server's refusal, a wrong checksum, a folder that cannot be written, and whatever
-    # gdown raises, which downloads CelebA.
+    # No network, a server's refusal, a wrong checksum, a folder that cannot be written, and
+    # whatever gdown raises, which downloads CelebA.
     except Exception as error:
         raise ValueError(
             f"{needs}; they are not there, or damaged, and could not be downloaded "
-            f"({' '.join(str(error).split())}). Put them there, or name the folder that holds them with "
-            "--data-root or the environment variable PYRO_VAE_DATA."
+            f"({' '.join(str(error).split())}). Put them there, or name the folder that holds "
+            "them with --data-root or the environment variable PYRO_VAE_DATA."
         ) from error
 
 

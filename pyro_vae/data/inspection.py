@@ -25,8 +25,8 @@ Judgement = Literal["refuse", "warn", "none"]
 _MAX_COMPARED_COLUMNS, _MIN_COMPARED_ROWS = 500, 50
 # Ratio of spreads from which networks need scaled data.
 _SPREAD_RATIO = 100.0
-# Share of test rows next to their nearest training row in the file: videos have more, tables sorted
-# by class have less.
+# Share of test rows next to their nearest training row in the file: videos have more, tables
+# sorted by class have less.
 _NEIGHBOUR_SHARE = 0.35
 # Names of columns that number the rows.
 _INDEX_NAMES = ("id", "index", "idx", "row", "rowid", "row_id", "row_number", "rownames")
@@ -35,8 +35,8 @@ _INDEX_NAMES = ("id", "index", "idx", "row", "rowid", "row_id", "row_number", "r
 def inspect(dataset: Dataset, likelihood_support: str | None = None) -> tuple[Finding, ...]:
     """Inspect the values of all three splits, by column, or by channel if rows have several axes.
 
-    The minimum and maximum are exact; other statistics are taken from evenly spaced rows if there are
-    more than a million values.
+    The minimum and maximum are exact; other statistics are taken from evenly spaced rows if there
+    are more than a million values.
 
     Args:
         dataset: The data set.
@@ -68,8 +68,8 @@ def check_values(
     Args:
         dataset: The data set.
         likelihood_support: The support of the likelihood to be trained, if it is known.
-        judgement: "refuse" raises where a model would be wrong, "warn" leaves that to the caller, and
-            "none" does not inspect.
+        judgement: "refuse" raises where a model would be wrong, "warn" leaves that to the caller,
+            and "none" does not inspect.
 
     Raises:
         ValueError: If `judgement` is unknown, or values are refused.
@@ -128,14 +128,15 @@ def _identifiers(columns: ColumnStatistics) -> Iterator[Finding]:
     if counting:
         yield Finding(
             "identifier",
-            f"{columns.names(counting)} number{'s' if len(counting) == 1 else ''} the rows like an "
-            f"identifier: {columns.drop_advice(counting)}.",
+            f"{columns.names(counting)} number{'s' if len(counting) == 1 else ''} the rows like "
+            f"an identifier: {columns.drop_advice(counting)}.",
         )
     if times:
         yield Finding(
             "time",
-            f"{columns.names(times)} rise{'s' if len(times) == 1 else ''} from row to row by equal "
-            f"steps, like a time: if it is not to be modelled, {columns.drop_advice(times)}.",
+            f"{columns.names(times)} rise{'s' if len(times) == 1 else ''} from row to row by "
+            "equal steps, like a time: if it is not to be modelled, "
+            f"{columns.drop_advice(times)}.",
         )
 
 
@@ -205,8 +206,8 @@ def _scales(columns: ColumnStatistics) -> Iterator[Finding]:
         if fine.any():
             yield Finding(
                 "float64",
-                f"{columns.names(fine.nonzero()[0])} would lose differences in float32: the data are "
-                "kept in float64.",
+                f"{columns.names(fine.nonzero()[0])} would lose differences in float32: the data "
+                "are kept in float64.",
             )
 
 
@@ -225,9 +226,9 @@ def _masks(columns: ColumnStatistics) -> Iterator[Finding]:
     remedy = "choose a likelihood of binary data (--likelihood bernoulli), or " if full else ""
     yield Finding(
         "mask",
-        f"the only values are {format_number(low)} and {format_number(high)}, two of {dataset.levels} "
-        f"levels: they are binary, and --data.levels 2 does not fit them; {remedy}save x == "
-        f"{format_number(high)} as booleans.",
+        f"the only values are {format_number(low)} and {format_number(high)}, two of "
+        f"{dataset.levels} levels: they are binary, and --data.levels 2 does not fit them; "
+        f"{remedy}save x == {format_number(high)} as booleans.",
     )
 
 
@@ -240,8 +241,9 @@ def grey_levels(columns: ColumnStatistics) -> Iterator[Finding]:
     if 0 <= low < 64 and 128 < high <= 255 and (columns.sample != np.rint(columns.sample)).any():
         yield Finding(
             "grey levels",
-            f"the values are fractions from {format_number(low)} to {format_number(high)}, like scaled "
-            "or interpolated grey levels of 0 to 255: save x / 255, which is unit data (--likelihood "
+            f"the values are fractions from {format_number(low)} to {format_number(high)}, like "
+            "scaled or interpolated grey levels of 0 to 255: save x / 255, which is unit data "
+            "(--likelihood "
             'logit_normal), or numpy.rint(x).astype("uint8"), which is 256 levels (--likelihood '
             "discretized_logistic).",
         )
@@ -280,15 +282,16 @@ def _duplicates(columns: ColumnStatistics) -> Iterator[Finding]:
     if similar.near:
         yield Finding(
             "near twins",
-            f"{similar.near} of {similar.n} test {dataset.noun}s almost equal one of the training data: "
-            f"{remedy}.",
+            f"{similar.near} of {similar.n} test {dataset.noun}s almost equal one of the "
+            f"training data: {remedy}.",
         )
     if similar.neighbours > _NEIGHBOUR_SHARE * similar.n:
         yield Finding(
             "neighbours",
-            f"the training {dataset.noun} most similar to a test {dataset.noun} is next to it in the "
-            f"data for {similar.neighbours} of {similar.n} test {dataset.noun}s, as in a video or a "
-            "series: test scores are too good unless contiguous parts stay together with --data.group.",
+            f"the training {dataset.noun} most similar to a test {dataset.noun} is next to it in "
+            f"the data for {similar.neighbours} of {similar.n} test {dataset.noun}s, as in a "
+            "video or a series: test scores are too good unless contiguous parts stay together "
+            "with --data.group.",
         )
 
 

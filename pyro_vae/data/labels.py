@@ -14,15 +14,15 @@ from pyro_vae.data.nouns import quote_names
 # The label of a row without one.
 UNLABELLED = -1
 
-# Whole numbers other than 0, 1, 2, ... or 1, 2, ... are classes up to this many distinct values, or
-# this share of the rows if that is more; beyond, they are a numeric target.
+# Whole numbers other than 0, 1, 2, ... or 1, 2, ... are classes up to this many distinct values,
+# or this share of the rows if that is more; beyond, they are a numeric target.
 _MAX_CLASSES, _CLASS_SHARE = 20, 0.1
 
 # Words for a missing label, besides None, NaN, pandas' NA and -1.
 _MISSING_WORDS = {"", "nan", "NaN", "<NA>", "NaT"}
 
-# A 0/1 matrix with at most a single 1 in each row is one-hot, with unlabelled rows, if at least this
-# share of the rows has a 1.
+# A 0/1 matrix with at most a single 1 in each row is one-hot, with unlabelled rows, if at least
+# this share of the rows has a 1.
 _ONE_HOT_SHARE = 0.5
 
 
@@ -63,20 +63,20 @@ def read_labels(
 ) -> Labels:
     """Read labels from an array, tensor, list, or pandas or polars column or table.
 
-    Words are classes in alphabetical order, or in numerical order if they are whole numbers; pandas
-    categories keep their own order. Booleans and whole numbers, integers or floats, are classes
-    named by their value; whole numbers with gaps and many distinct values, and numbers with
-    fractions, are a numeric target. One-hot columns are one class, other columns are factors. None,
-    NaN, pandas' NA, empty text and -1 are missing labels; -1 is a class where the only other label
-    is 1, or lower ones occur.
+    Words are classes in alphabetical order, or in numerical order if they are whole numbers;
+    pandas categories keep their own order. Booleans and whole numbers, integers or floats, are
+    classes named by their value; whole numbers with gaps and many distinct values, and numbers
+    with fractions, are a numeric target. One-hot columns are one class, other columns are factors.
+    None, NaN, pandas' NA, empty text and -1 are missing labels; -1 is a class where the only other
+    label is 1, or lower ones occur.
 
     Args:
         labels: `(n,)`, `(n, 1)`, one-hot `(n, classes)` or `(n, factors)`. `Labels` are returned
             unchanged.
         what: Their name in messages.
         names: The names of classes 0, 1, ..., if the labels are such numbers; or of factors.
-        classes: The names of the classes that a model was trained with. Labels are then numbered by
-            name, and other classes count as unlabelled, with a note.
+        classes: The names of the classes that a model was trained with. Labels are then numbered
+            by name, and other classes count as unlabelled, with a note.
         target: Whether numbers `(n,)` are a numeric target in any case.
         n: The required number of labels.
 
@@ -362,8 +362,8 @@ def _minus_one_is_class(distinct: np.ndarray, classes: tuple[str, ...] | None) -
 
 def _numeric_target(values: np.ndarray, reason: str) -> Labels:
     note = (
-        f"{reason}: they are taken as a numeric target, not as classes, and classifiers leave them "
-        "out; as words or pandas categories they would be classes."
+        f"{reason}: they are taken as a numeric target, not as classes, and classifiers leave "
+        "them out; as words or pandas categories they would be classes."
     )
     return Labels(torch.from_numpy(values.astype(np.float64)), (), (note,))
 
@@ -428,8 +428,8 @@ def _renumber(read: Labels, what: str, classes: tuple[str, ...]) -> tuple[Labels
     found = [read.names[label] for label in read.values[unknown].unique().tolist()]
     rows = int(unknown.sum())
     note = (
-        f"{what} hold {'a class' if len(found) == 1 else 'classes'} absent from the training data, "
-        f"{quote_names(found)} ({rows} {'row' if rows == 1 else 'rows'}, taken as unlabelled); "
-        f"known are {quote_names(classes)}."
+        f"{what} hold {'a class' if len(found) == 1 else 'classes'} absent from the training "
+        f"data, {quote_names(found)} ({rows} {'row' if rows == 1 else 'rows'}, taken as "
+        f"unlabelled); known are {quote_names(classes)}."
     )
     return Labels(values, classes), (note,)

@@ -23,8 +23,8 @@ _MAGIC = b"\x93NUMPY"
 # While a file is split, memory holds two or three copies of it.
 _IN_MEMORY_SHARE = 0.25
 
-# A block is what a disk reads in one go; the blocks of a pool are shuffled together. A reader holds
-# two pools: the one that batches are taken from, and the next.
+# A block is what a disk reads in one go; the blocks of a pool are shuffled together. A reader
+# holds two pools: the one that batches are taken from, and the next.
 BLOCK_BYTES = 2**20
 POOL_BYTES = 2**27
 
@@ -153,8 +153,8 @@ class NpyFile:
 class MemoryMapped:
     """The rows of a `.npy` file without the held-out ones, read on demand.
 
-    It behaves like a tensor as far as a training split needs: it has a length, a shape and a dtype,
-    and each slice is a newly read tensor. Reading is thread-safe.
+    It behaves like a tensor as far as a training split needs: it has a length, a shape and a
+    dtype, and each slice is a newly read tensor. Reading is thread-safe.
 
     Args:
         file: The file.
@@ -280,8 +280,8 @@ class MemoryMapped:
 def held_out_rows(n: int, row_bytes: int) -> dict[str, np.ndarray]:
     """The indices, ascending, of the validation and test rows of a file.
 
-    The file is divided into stretches; one row is drawn from each with a fixed seed and assigned to
-    one of the two splits, so that both are spread over the file in any order of its rows.
+    The file is divided into stretches; one row is drawn from each with a fixed seed and assigned
+    to one of the two splits, so that both are spread over the file in any order of its rows.
 
     Args:
         n: Number of rows in the file, at least 10.
@@ -337,7 +337,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class BlockOrder:
-    """A shuffle that suits a disk: blocks of rows in random order, shuffled within pools of blocks.
+    """A shuffle for disks: blocks of rows in random order, shuffled within pools of blocks.
 
     Only one pool is held in memory at a time. With one pool it is a shuffle of all rows.
 

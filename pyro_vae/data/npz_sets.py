@@ -1,4 +1,4 @@
-"""Sets stored as `.npz` files in the data root: images, words of newsgroup posts, genes of cells."""
+"""Sets stored as `.npz` files in the data root: images, newsgroup posts, cells."""
 
 import hashlib
 import io
@@ -54,9 +54,10 @@ def _read_npz(
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(
-            f"{file} is not in {root} ({error.strerror}). It is not downloaded: put it there, or name "
-            "the folder that holds it with --data-root or the environment variable PYRO_VAE_DATA. "
-            f"Its original source is {source}; its format is in the loader's docstring."
+            f"{file} is not in {root} ({error.strerror}). It is not downloaded: put it there, or "
+            "name the folder that holds it with --data-root or the environment variable "
+            f"PYRO_VAE_DATA. Its original source is {source}; its format is in the loader's "
+            "docstring."
         ) from error
     if (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise ValueError(
@@ -76,13 +77,13 @@ def _read_npz(
 def static_mnist(root: Path) -> Dataset:
     """MNIST as binarised once by Larochelle: 70,000 images of 28 x 28, 0 or 1.
 
-    The file's own splits: 50,000 training, 10,000 validation and 10,000 test images. The test images
-    are sorted by digit: shuffle before selecting a part. Log-likelihoods are not comparable with those
-    under dynamic binarisation.
+    The file's own splits: 50,000 training, 10,000 validation and 10,000 test images. The test
+    images are sorted by digit: shuffle before selecting a part. Log-likelihoods are not comparable
+    with those under dynamic binarisation.
 
-    `MNIST_static/binarized_mnist_packed.npz` holds `train` (50000, 98), `valid` and `test` (10000, 98):
-    uint8, eight pixels each, from `numpy.packbits`; and the digits `train_labels`, `valid_labels`,
-    `test_labels`.
+    `MNIST_static/binarized_mnist_packed.npz` holds `train` (50000, 98), `valid` and `test` (10000,
+    98): uint8, eight pixels each, from `numpy.packbits`; and the digits `train_labels`,
+    `valid_labels`, `test_labels`.
 
     Args:
         root: The folder that holds `MNIST_static`.
@@ -125,14 +126,14 @@ def static_mnist(root: Path) -> Dataset:
 def omniglot(root: Path) -> Dataset:
     """32,460 handwritten characters of 50 alphabets, 28 x 28 pixels in 256 grey levels.
 
-    The original split by alphabet: the 13,180 test images are of the 20 evaluation alphabets, none of
-    which is in training. The 19,280 of the 30 background alphabets are shuffled with a fixed seed; the
-    last tenth is validation, which leaves 17,352 and 1,928. Labels are alphabets. Log-likelihoods are
-    not comparable with tables on the 24,345 / 8,070 images of Burda et al. (2016), which were selected,
-    split and reduced differently.
+    The original split by alphabet: the 13,180 test images are of the 20 evaluation alphabets, none
+    of which is in training. The 19,280 of the 30 background alphabets are shuffled with a fixed
+    seed; the last tenth is validation, which leaves 17,352 and 1,928. Labels are alphabets.
+    Log-likelihoods are not comparable with tables on the 24,345 / 8,070 images of Burda et al.
+    (2016), which were selected, split and reduced differently.
 
-    `omniglot/omniglot_28x28.npz` holds `images` (32460, 28, 28), uint8, ink 255: area averages of the
-    originals; `alphabet` and `evaluation_set` (32460,), integers; `alphabet_names` (50,).
+    `omniglot/omniglot_28x28.npz` holds `images` (32460, 28, 28), uint8, ink 255: area averages of
+    the originals; `alphabet` and `evaluation_set` (32460,), integers; `alphabet_names` (50,).
 
     Args:
         root: The folder that holds `omniglot`.
@@ -185,8 +186,8 @@ def omniglot(root: Path) -> Dataset:
 def freyface(root: Path) -> Dataset:
     """One face in 1,965 frames of a video, 28 x 20 pixels in 256 grey levels.
 
-    A fixed random split: 1,565 training, 200 validation and 200 test frames. Consecutive frames are
-    almost equal, so scores on the test split are too good.
+    A fixed random split: 1,565 training, 200 validation and 200 test frames. Consecutive frames
+    are almost equal, so scores on the test split are too good.
 
     `freyface/freyface.npz` holds `images` (1965, 28, 20), uint8, in the order of time.
 
@@ -217,10 +218,11 @@ def freyface(root: Path) -> Dataset:
 def dsprites(root: Path, size: Literal[32, 64] = 64) -> Dataset:
     """White shapes on black with known factors: images of 64 x 64 pixels, 0 or 1.
 
-    The training set is a complete grid: all 46,080 combinations of 3 shapes, 6 scales, every fourth of
-    40 orientations and every second of 32 positions in x and in y. Validation and test images are from
-    20,000 drawn at random from all 737,280, without those in the grid and repeated images: 5,000 for
-    validation and 13,601 for the test, always the same. Labels are five factors, each the index of its
+    The training set is a complete grid: all 46,080 combinations of 3 shapes, 6 scales, every
+    fourth of 40 orientations and every second of 32 positions in x and in y. Validation and test
+    images are from 20,000 drawn at random from all 737,280, without those in the grid and repeated
+    images: 5,000 for validation and 13,601 for the test, always the same. Labels are five factors,
+        each the index of its
     value in the whole dSprites in every split.
 
     `dsprites/dsprites_grid_46080.npz` and `dsprites/dsprites_random_20000.npz` hold `imgs`
@@ -228,8 +230,8 @@ def dsprites(root: Path, size: Literal[32, 64] = 64) -> Dataset:
 
     Args:
         root: The folder that holds `dsprites`.
-        size: Height and width in pixels. At 32, a pixel is 1 where at least two of the four that it
-            covers are; more images are then equal, and 13,252 are left for the test.
+        size: Height and width in pixels. At 32, a pixel is 1 where at least two of the four that
+            it covers are; more images are then equal, and 13,252 are left for the test.
 
     Raises:
         ValueError: If a file is missing or its hash differs, or `size` is not 32 or 64.
@@ -290,15 +292,12 @@ def _new_images(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.array(new)
 
 
-# ---- counts -----------------------------------------------------------------------------------
-
-
 def newsgroups(root: Path) -> Dataset:
     """Counts of 3,072 words in 18,845 newsgroup posts, about 80 words a post.
 
     The file's own splits, which are those of the embedded topic model: 11,214 training, 100
-    validation and 7,531 test posts; 11 of the test posts are in the training set too. `event_names`
-    are the words. There are no labels.
+    validation and 7,531 test posts; 11 of the test posts are in the training set too.
+    `event_names` are the words. There are no labels.
 
     `20news/20ng_bow_3072.npz` holds three int32 matrices in SciPy's CSR format, `train_data`,
     `train_indices`, `train_indptr`, and likewise `valid`, `test` and the halves of the test posts,
@@ -312,7 +311,8 @@ def newsgroups(root: Path) -> Dataset:
 
     References:
         NewsWeeder: Learning to filter netnews (Lang, 1995), http://qwone.com/~jason/20Newsgroups/;
-        Topic modeling in embedding spaces (Dieng et al., 2020), https://doi.org/10.1162/tacl_a_00325
+        Topic modeling in embedding spaces (Dieng et al., 2020),
+        https://doi.org/10.1162/tacl_a_00325
     """
     sizes = {"train": (11_214, 603_211), "valid": (100, 5_134), "test": (7_531, 397_790)}
     (train, validation, test), words = _read_posts(root, sizes)
@@ -374,14 +374,14 @@ def _read_posts(
 def mouse_bladder(root: Path, genes: int = 1_000) -> Dataset:
     """Counts of molecules by gene in 2,100 cells of mouse bladders, of 16 cell types.
 
-    A fixed random split: 1,680 training, 210 validation and 210 test cells. The genes are those with
-    the highest variance of log(1 + count * median / total) over the training cells, where total is the
-    number of molecules in the cell, of all genes, and median the median of the totals. They stay in
-    the file's order; `event_names` are their numbers in the file, which has no names of genes. Labels
-    are cell types.
+    A fixed random split: 1,680 training, 210 validation and 210 test cells. The genes are those
+    with the highest variance of log(1 + count * median / total) over the training cells, where
+    total is the number of molecules in the cell, of all genes, and median the median of the
+    totals. They stay in the file's order; `event_names` are their numbers in the file, which has
+    no names of genes. Labels are cell types.
 
-    `scrna/mouse_bladder_2100.npz` holds an int32 matrix (cells, genes) in SciPy's CSR format, `data`,
-    `indices`, `indptr`; and `labels` (2100,), 1 to 16.
+    `scrna/mouse_bladder_2100.npz` holds an int32 matrix (cells, genes) in SciPy's CSR format,
+    `data`, `indices`, `indptr`; and `labels` (2100,), 1 to 16.
 
     Args:
         root: The folder that holds `scrna`.

@@ -53,9 +53,9 @@ def hashed_uniform(v: Real[Tensor, " batch *event"]) -> Float[Tensor, " batch *e
     """u ~ Uniform{0, 1, ..., 2^24 - 1} / 2^24, independently for each element of v.
 
     The generator draws two 32-bit keys for each row; an integer hash of the element's position and
-    the keys gives the rest: two rounds of xor-shift and multiplication with the smallest known bias
-    for two multiplications. A generator draws sequentially, which on a CPU costs more than a small
-    network's forward pass; a compiler fuses this arithmetic with its consumer.
+    the keys gives the rest: two rounds of xor-shift and multiplication with the smallest known
+    bias for two multiplications. A generator draws sequentially, which on a CPU costs more than a
+    small network's forward pass; a compiler fuses this arithmetic with its consumer.
 
     Args:
         v: Only its shape and device are used.
@@ -142,8 +142,8 @@ class PreparedData:
     A training loop takes raw batches of `train` and calls `transform` on them; evaluation reads
     `fixed(split)`, which is the same for every seed. A *binary* likelihood gets binary data, or
     binarised grey values; a *unit* likelihood unit floats, or integers as (v + u) / levels or
-    v / (levels - 1); a *real* one real or unit floats, or v / (levels - 1); *integers* and *counts*
-    are unchanged.
+    v / (levels - 1); a *real* one real or unit floats, or v / (levels - 1); *integers* and
+    *counts* are unchanged.
 
     >>> from pyro_vae.data import digits
     >>> PreparedData(digits(), "binary").description
@@ -151,18 +151,18 @@ class PreparedData:
 
     Args:
         dataset: The data set.
-        likelihood_support: The support that the likelihood declares: binary, unit, real, integers or
-            counts.
+        likelihood_support: The support that the likelihood declares: binary, unit, real, integers
+            or counts.
         binarisation: How grey values become binary: "dynamic" draws Bernoulli(v / (levels - 1)) at
             each visit; "static" draws the training set once, always the same; "threshold" is 1
             from half upwards; "none" refuses to.
         dequantise: Whether to add uniform noise to levels for a likelihood on [0, 1], so that it
             bounds the probability of the levels. Otherwise it may grow without bound.
 
-    `train` holds the raw training data, in memory, sparse or on disk. `transform` is a module from raw
-    batches to the likelihood's support, as floats (integers and counts are unchanged), with noise
-    from the global stream of the batch's device. The attribute `binarisation` is None if nothing was
-    binarised. `description` says in one line what was done.
+    `train` holds the raw training data, in memory, sparse or on disk. `transform` is a module from
+    raw batches to the likelihood's support, as floats (integers and counts are unchanged), with
+    noise from the global stream of the batch's device. The attribute `binarisation` is None if
+    nothing was binarised. `description` says in one line what was done.
 
     Raises:
         ValueError: If an option is unknown.
@@ -194,8 +194,8 @@ class PreparedData:
             )
             raise SupportMismatchError(
                 f"{dataset.name} holds {dataset.support} data ({SUPPORTS[dataset.support]}), on "
-                f"which a likelihood of {likelihood_support} data is not defined; use a likelihood "
-                f"whose support is {' or '.join(fits)}.{remedy}",
+                f"which a likelihood of {likelihood_support} data is not defined; use a "
+                f"likelihood whose support is {' or '.join(fits)}.{remedy}",
                 fits,
             )
         binarised = likelihood_support == "binary" and dataset.support != "binary"
@@ -233,7 +233,8 @@ class PreparedData:
         """A split in the likelihood's support, drawn once with its own seed.
 
         It depends neither on the run's seed nor on when it is called, and leaves the global random
-        state unchanged. Binary data are uint8, unit and real data float32. Sparse data stay sparse.
+        state unchanged. Binary data are uint8, unit and real data float32. Sparse data stay
+        sparse.
 
         Args:
             split: "train", "validation" or "test".
@@ -345,8 +346,8 @@ def check_batch(x: Any, likelihood: Any) -> None:
         )
     if event_shape is not None and tuple(x.shape[1:]) != tuple(event_shape):
         raise OneLineError(
-            f"x must have the shape (n, {', '.join(map(str, event_shape))}), a batch of data of shape "
-            f"{tuple(event_shape)} that the VAE was built for, got {tuple(x.shape)}."
+            f"x must have the shape (n, {', '.join(map(str, event_shape))}), a batch of data of "
+            f"shape {tuple(event_shape)} that the VAE was built for, got {tuple(x.shape)}."
         )
 
 
@@ -385,8 +386,9 @@ def check_prepared(x: Real[Tensor, " n *event"], likelihood: Any, contract: Any)
     shape = getattr(likelihood, "event_shape", None) if contract is None else contract.event_shape
     if shape is not None and tuple(x.shape)[-len(shape) :] != tuple(shape):
         raise OneLineError(
-            f"x must have the shape (..., {', '.join(map(str, shape))}), data of shape {tuple(shape)} "
-            f"that the VAE reads, got {tuple(x.shape)}; raw data are prepared with vae.prepare(x)."
+            f"x must have the shape (..., {', '.join(map(str, shape))}), data of shape "
+            f"{tuple(shape)} that the VAE reads, got {tuple(x.shape)}; raw data are prepared "
+            "with vae.prepare(x)."
         )
     if contract is not None:
         contract.check_precision(x.dtype, "x")
@@ -405,7 +407,8 @@ def _check_values(x: Tensor, support: str, contract: Any) -> None:
         if wrong.any():
             raise OneLineError(
                 f"x holds {int(wrong.sum()):,} values outside {SUPPORTS[support]}, such as "
-                f"{x[wrong][0].item():g}: the guide reads {support}, not their logarithms or shares."
+                f"{x[wrong][0].item():g}: the guide reads {support}, not their logarithms or "
+                "shares."
             )
     elif support in ("binary", "unit"):
         low, high = (float(value) for value in x.detach().aminmax())

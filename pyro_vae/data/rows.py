@@ -23,8 +23,9 @@ from pyro_vae.data.splits import read_row_words
 from pyro_vae.data.validation import Support, as_tensor
 
 ACCEPTED_DATA = (
-    "a NumPy array, a tensor, a list of rows, a pandas or polars DataFrame, a SciPy sparse matrix, "
-    "an AnnData, a torch or torchvision data set or DataLoader, a Dataset of pyro_vae, or a path"
+    "a NumPy array, a tensor, a list of rows, a pandas or polars DataFrame, a SciPy sparse "
+    "matrix, an AnnData, a torch or torchvision data set or DataLoader, a Dataset of pyro_vae, "
+    "or a path"
 )
 
 
@@ -36,8 +37,8 @@ class Rows:
     `DataContract.new_data` puts their columns in the order of training.
 
     Args:
-        values: `(n, *event_shape)`: a NumPy array, a tensor, a SciPy sparse matrix, or rows on disk; or
-            a mapping from the names of splits to these.
+        values: `(n, *event_shape)`: a NumPy array, a tensor, a SciPy sparse matrix, or rows on
+            disk; or a mapping from the names of splits to these.
         name: The name of the data in logs and tables.
         labels: A label, or a row of factors, for each row, in any form that `read_labels` accepts.
         label_names: The names of labels 0, 1, ..., if they are such numbers; or of the factors.
@@ -324,7 +325,7 @@ def open_binary(path: Path) -> Any:
 
 
 class TextStream:
-    """A stream that refuses null bytes: SciPy looks for the end of a line beyond them and crashes."""
+    """A stream that refuses null bytes, on which SciPy's reader crashes."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -343,8 +344,8 @@ def read_table(path: Path, lines: int) -> list[list[str]]:
         rows = [line.split("\t") for line in stream.read().decode().splitlines()]
     if len(rows) != lines:
         raise UnreadableError(
-            f"{path.name} has {len(rows)} lines, but the matrix has {lines} rows or columns to name: "
-            "they belong to different files."
+            f"{path.name} has {len(rows)} lines, but the matrix has {lines} rows or columns to "
+            "name: they belong to different files."
         )
     return rows
 

@@ -54,29 +54,29 @@ def variable_rows(
 ) -> Rows:
     """Read a variable of an HDF5, NetCDF, Zarr or MATLAB file, one row an example.
 
-    Fill values, scales and offsets of NetCDF, Zarr and HDF5 variables are applied, as by xarray. The
-    axes of a MATLAB array are MATLAB's, whichever version wrote it.
+    Fill values, scales and offsets of NetCDF, Zarr and HDF5 variables are applied, as by xarray.
+    The axes of a MATLAB array are MATLAB's, whichever version wrote it.
 
     Args:
         path: The file, `.h5`, `.hdf5`, `.nc` or `.mat`, or the folder `.zarr`.
-        key: The variable, with its groups: "group/variable". By default the only one with at least two
-            axes.
+        key: The variable, with its groups: "group/variable". By default the only one with at least
+            two axes.
         label: The variable that holds the labels.
         row_axis: The axis of rows: -1 for the last.
         levels: Number of levels of integers 0, ..., levels - 1. By default uint8 has 256 and other
             integers are counts.
         support: The support, if the values do not determine it: binary, integers, counts, unit or
             real.
-        group: The variable, or a .npy, .csv or .txt file, with a group for each row, such as a patient
-            or site: all rows of a group go into one split.
+        group: The variable, or a .npy, .csv or .txt file, with a group for each row, such as a
+            patient or site: all rows of a group go into one split.
         split: The same, with one of the words train, validation and test for each row. Without
             validation rows, a tenth of the training rows is used.
         layout: The meaning of three axes: "image", (n, height, width), or "series", (n, channels,
             length); "auto" are images.
-        channels: The position of the channels of images and series, once rows are first: "first", on
-            the second axis, or "last"; "auto" is first, refused where they may be last.
-        new: Read new data for a trained model, which may lack labels, and whose groups and splits are
-            not used.
+        channels: The position of the channels of images and series, once rows are first: "first",
+            on the second axis, or "last"; "auto" is first, refused where they may be last.
+        new: Read new data for a trained model, which may lack labels, and whose groups and splits
+            are not used.
 
     Raises:
         ValueError: If the file cannot be read, there are several variables and none is named, or
@@ -162,7 +162,7 @@ class Variable:
 
 
 def _format_of(path: Path) -> tuple[str, str, Callable[[Path], Any]]:
-    """The kind of a path by its suffix, the packages that read it, and a function that opens it."""
+    """The kind of a path, the packages that read it, and a function that opens it."""
     suffix = path.suffix.lower()
     if path.is_dir() or suffix == ".zarr":
         return "a Zarr folder", "xarray zarr", _xarray_variables
@@ -227,9 +227,9 @@ def _read_row_variable(
     values = variable.read()
     if not isinstance(values, np.ndarray) or values.size != n or max(values.shape, default=1) != n:
         raise UnreadableError(
-            f"{name} has shape {variable.shape}, but must hold one entry for each of the {n} rows of "
-            f"an array of shape {shape}; another axis than the first is named with row_axis "
-            "(--data.row-axis 1)."
+            f"{name} has shape {variable.shape}, but must hold one entry for each of the {n} "
+            f"rows of an array of shape {shape}; another axis than the first is named with "
+            "row_axis (--data.row-axis 1)."
         )
     values = values.reshape(n)
     # MATLAB cells, each a word.
@@ -292,8 +292,8 @@ def _complete_values(name: str, variable: Any) -> np.ndarray:
             return values
         if np.abs(values).max(initial=0) > 2**53:
             raise UnreadableError(
-                f"{name} holds whole numbers beyond 2^53, which its fill value turns into floats that "
-                "lose digits: save it without _FillValue."
+                f"{name} holds whole numbers beyond 2^53, which its fill value turns into floats "
+                "that lose digits: save it without _FillValue."
             )
         # NetCDF 3 marks signed types that stand for unsigned ones.
         unsigned = variable.encoding.get("_Unsigned") == "true"
@@ -306,14 +306,14 @@ def _complete_values(name: str, variable: Any) -> np.ndarray:
     rows = missing.reshape(len(values), -1).any(1).sum() if values.ndim else 1
     raise UnreadableError(
         f"{name} has no value in {missing.sum()} of {values.size} places"
-        f"{f' (fill value {fills[0]})' if fills else ''}, in {rows} of {len(values)} entries of its "
-        "first axis: fill them, or drop those entries, first."
+        f"{f' (fill value {fills[0]})' if fills else ''}, in {rows} of {len(values)} entries of "
+        "its first axis: fill them, or drop those entries, first."
     )
 
 
 @contextmanager
 def _xarray_variables(path: Path) -> Iterator[dict[str, Variable]]:
-    """The variables of all groups of a NetCDF file or a Zarr folder, without bounds and the like."""
+    """The variables of all groups of a NetCDF file or a Zarr folder, without bounds."""
     import xarray as xr
 
     if path.suffix.lower() in NETCDF_SUFFIXES:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # The supports of counts, and of what replaces them after normalisation.
 CellSupport = Literal["binary", "counts", "unit", "real"]
 
-# Matrices stay sparse if less than this share of their elements is nonzero and the dense array would
-# take more than this number of bytes.
+# Matrices stay sparse if less than this share of their elements is nonzero and the dense array
+# would take more than this number of bytes.
 MAXIMUM_SHARE = 0.25
 MINIMUM_DENSE_BYTES = 2**26
 
@@ -35,8 +35,8 @@ _BATCH_ROWS = 128
 class SparseRows:
     """Rows of non-negative whole numbers, stored sparse and returned as dense tensors.
 
-    Indexing with `rows[3]`, `rows[:100]`, `rows[[4, 2]]` or `rows[mask]` works as for a dense tensor
-    and returns a new dense tensor. All splits of a data set share one matrix.
+    Indexing with `rows[3]`, `rows[:100]`, `rows[[4, 2]]` or `rows[mask]` works as for a dense
+    tensor and returns a new dense tensor. All splits of a data set share one matrix.
 
     Args:
         matrix: The matrix in CSR format: sorted, without duplicates or stored zeros.

@@ -28,8 +28,8 @@ _SYNONYMS = {
 _MIN_ROWS = 10
 # A group with a larger share of the rows leaves too little for the other splits.
 _MAX_GROUP_SHARE = 0.9
-# Of at most this many orders of the groups, the one whose shares are nearest is taken; fewer orders
-# are tried for more groups.
+# Of at most this many orders of the groups, the one whose shares are nearest is taken; fewer
+# orders are tried for more groups.
 _MAX_ORDERS, _ORDERED_GROUPS = 200, 20_000
 
 
@@ -49,8 +49,8 @@ def split_rows(
 
     Args:
         n: Number of rows.
-        labels: A label for each row. Classes are stratified, and training keeps a row of each class
-            that has at least two.
+        labels: A label for each row. Classes are stratified, and training keeps a row of each
+            class that has at least two.
         groups: A group for each row; a group goes into one split, as near to the shares as whole
             groups allow.
         splits: The name of a split for each row, instead of the permutation; without validation
@@ -80,8 +80,8 @@ def group_notes(groups: np.ndarray | None) -> tuple[str, ...]:
     if groups is None or len({*map(str, groups)}) < len(groups):
         return ()
     note = (
-        f"each of the {len(groups)} rows is a group of its own, so groups have no effect: choose a "
-        "column that rows share for group (--data.group)."
+        f"each of the {len(groups)} rows is a group of its own, so groups have no effect: choose "
+        "a column that rows share for group (--data.group)."
     )
     return (note,)
 
@@ -135,8 +135,8 @@ def read_row_words(
 ) -> np.ndarray:
     """Read a word or number for each row, of groups or splits, from a file beside the data.
 
-    A `.npy` holds an array `(n,)`; a `.txt` or `.csv` has one word a line, perhaps under a heading.
-    For the files of a folder each line is `name,word`, in any order.
+    A `.npy` holds an array `(n,)`; a `.txt` or `.csv` has one word a line, perhaps under a
+    heading. For the files of a folder each line is `name,word`, in any order.
 
     Args:
         path: The file.

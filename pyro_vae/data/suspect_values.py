@@ -24,8 +24,8 @@ _SAMPLE_BLOCKS = 8
 _NAMED = 5
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 
-# Customary marks of missing values. NetCDF's default and the limits of types, to which casts of NaN
-# and of larger numbers lead, are among them.
+# Customary marks of missing values. NetCDF's default and the limits of types, to which casts of
+# NaN and of larger numbers lead, are among them.
 _NINES = [99, 99.9, 99.99, 999, 999.9, 999.99, 9999, 9999.9, 99999, 999999, 9999999, 99999999]
 _FLOAT_LIMITS = [9.969209968386869e36, float(np.finfo(np.float32).max)]
 _LOWEST = [-(2.0**63), -(2.0**31), -(2.0**31) + 1, -(2.0**15), -(2.0**15) + 1]
@@ -55,8 +55,8 @@ _NEARLY_ALL, _MANY, _MIN_REPEATS = 0.99, 0.15, 5
 _ENDS = 0.01
 # Maximum number of distinct values of a coarse column, and of a coarse channel.
 _FEW, _FEW_LEVELS = 10, 256
-# Rounding is coarse if its standard deviation exceeds this share of the column's spread. A unit below
-# the second share does not explain a repeated value.
+# Rounding is coarse if its standard deviation exceeds this share of the column's spread. A unit
+# below the second share does not explain a repeated value.
 _COARSE, _FINE = 0.1, 0.05
 
 
@@ -232,7 +232,8 @@ def fill_value_findings(columns: ColumnStatistics) -> Iterator[Finding]:
     for column in suspects.tolist():
         marks, rest = find_fill_values(columns.values_of(column), whole=whole)
         found += [
-            f"{format_number(value)} ({count} {what}{'s' if count > 1 else ''} of {columns.name(column)})"
+            f"{format_number(value)} ({count} {what}{'s' if count > 1 else ''} of "
+            f"{columns.name(column)})"
             for value, count in marks
         ]
         if far[column] and np.abs(rest - np.median(rest)).max() > _ABSURD * columns.spread[column]:
@@ -251,16 +252,17 @@ def fill_value_findings(columns: ColumnStatistics) -> Iterator[Finding]:
     if found:
         yield Finding(
             "fill value",
-            f"{join_words(found)} {'lies' if len(found) == 1 else 'lie'} far from all other values "
-            "there, like marks of missing values: replace them, or leave out their rows or columns; "
-            "--data.check warn accepts them as values.",
+            f"{join_words(found)} {'lies' if len(found) == 1 else 'lie'} far from all other "
+            "values there, like marks of missing values: replace them, or leave out their rows "
+            "or columns; --data.check warn accepts them as values.",
             refused=True,
         )
     if outliers:
         yield Finding(
             "outlier",
-            f"{columns.names(outliers)} {'has' if len(outliers) == 1 else 'have'} values more than a "
-            "million times the spread away from the median: check them, or take logarithms.",
+            f"{columns.names(outliers)} {'has' if len(outliers) == 1 else 'have'} values more "
+            "than a million times the spread away from the median: check them, or take "
+            "logarithms.",
         )
 
 
@@ -278,7 +280,8 @@ def find_fill_values(
 
     Args:
         values: The column.
-        whole: Whether it holds counts or levels, whose maximum may be far from the others by chance.
+        whole: Whether it holds counts or levels, whose maximum may be far from the others by
+            chance.
 
     Returns:
         Each mark with its number of occurrences, and the other values.
@@ -325,9 +328,9 @@ def repeated_value_findings(columns: ColumnStatistics) -> Iterator[Finding]:
         yield Finding(
             "levels",
             f"a likelihood of real data treats {dataset.levels} levels as numbers v / "
-            f"{(dataset.levels or 2) - 1}, on which a density grows until its scale is at the floor: "
-            "choose a likelihood of integers (--likelihood discretized_logistic), or one of unit data "
-            "(--likelihood logit_normal), for which they are dequantised.",
+            f"{(dataset.levels or 2) - 1}, on which a density grows until its scale is at the "
+            "floor: choose a likelihood of integers (--likelihood discretized_logistic), or one "
+            "of unit data (--likelihood logit_normal), for which they are dequantised.",
         )
     if not columns.continuous:
         return
@@ -338,17 +341,17 @@ def repeated_value_findings(columns: ColumnStatistics) -> Iterator[Finding]:
         yield Finding(
             "whole numbers",
             f"all values are whole numbers, from {format_number(pool[0])} to "
-            f"{format_number(pool[-1])}, on which a density can grow without bound: declare them as "
-            f"counts (--data.support counts){levels if pool[-1] < 2**16 else ''}, with a likelihood of "
-            "such data.",
+            f"{format_number(pool[-1])}, on which a density can grow without bound: declare them "
+            f"as counts (--data.support counts){levels if pool[-1] < 2**16 else ''}, with a "
+            "likelihood of such data.",
         )
         return
     if dataset.support == "unit" and (levels := _find_levels(pool, columns.sample.size)):
         yield Finding(
             "levels",
-            f"the values are multiples of 1/{levels - 1}, on which a density can grow without bound: "
-            f"give them as levels, round({levels - 1} * x) as integers with --data.levels {levels}, "
-            "which are dequantised.",
+            f"the values are multiples of 1/{levels - 1}, on which a density can grow without "
+            f"bound: give them as levels, round({levels - 1} * x) as integers with --data.levels "
+            f"{levels}, which are dequantised.",
         )
         return
     found = [*_atoms(columns)]
@@ -357,9 +360,9 @@ def repeated_value_findings(columns: ColumnStatistics) -> Iterator[Finding]:
     if not found and dataset.support == "unit" and ends > _ENDS:
         yield Finding(
             "ends",
-            f"{100 * ends:.0f} % of the values are exactly 0 or 1, where the densities of a beta and a "
-            "logit_normal are 0 or infinite: choose --likelihood continuous_bernoulli, whose density "
-            "is bounded.",
+            f"{100 * ends:.0f} % of the values are exactly 0 or 1, where the densities of a beta "
+            "and a logit_normal are 0 or infinite: choose --likelihood continuous_bernoulli, "
+            "whose density is bounded.",
         )
 
 
@@ -408,14 +411,14 @@ def _atoms(columns: ColumnStatistics) -> Iterator[Finding]:
         logit = "--likelihood logit_normal " if dataset.support == "unit" else ""
         yield Finding(
             kind,
-            f"{what} ({join_words(words for _, words in where)}), on which a density grows until its "
-            f"scale is at the floor{bound}: {columns.drop_advice(numbers)}, or keep the scale with "
-            f"{logit}--likelihood.scale fixed.",
+            f"{what} ({join_words(words for _, words in where)}), on which a density grows until "
+            f"its scale is at the floor{bound}: {columns.drop_advice(numbers)}, or keep the "
+            f"scale with {logit}--likelihood.scale fixed.",
         )
 
 
 def _find_levels(distinct: Float64[np.ndarray, " _"], n: int) -> int | None:
-    """The number of levels L such that all values are multiples of 1 / (L - 1), if there is one."""
+    """The number of levels L such that all values are multiples of 1 / (L - 1), if any."""
     if not 3 <= len(distinct) < min(n / 5, 2**16):
         return None
     top = round(1 / np.diff(distinct).min())

@@ -40,9 +40,9 @@ def table_rows(
 ) -> Rows:
     """Read a table, `.csv` or `.parquet`, one row an example.
 
-    A CSV file has commas between columns and their names in its first line. Columns of whole numbers
-    alone are counts, or integers with `levels`; with a fraction anywhere, all are real. `event_names`
-    are the columns.
+    A CSV file has commas between columns and their names in its first line. Columns of whole
+    numbers alone are counts, or integers with `levels`; with a fraction anywhere, all are real.
+    `event_names` are the columns.
 
     Args:
         path: The file.
@@ -52,7 +52,8 @@ def table_rows(
         support: The support, if the values do not determine it: binary, integers, counts, unit or
             real.
         drop: Columns that are not data, such as row numbers or names, separated by commas.
-        group: The column of groups, such as patients or sites: all rows of a group go into one split.
+        group: The column of groups, such as patients or sites: all rows of a group go into one
+            split.
         split: The column that says train, validation or test for each row, or a .npy, .csv or .txt
             file with one such word a row. Without validation rows, a tenth of the training rows is
             used.
@@ -135,8 +136,8 @@ def frame_rows(
     names = list(table.columns)
     if first_line and all(map(_is_number, names)) and not _is_range(names):
         notes.append(
-            f"the numbers of the first line ({_list_names(names)}) are the columns' names: if they are "
-            "a row of data, add a line of names before it."
+            f"the numbers of the first line ({_list_names(names)}) are the columns' names: if "
+            "they are a row of data, add a line of names before it."
         )
     found = {
         option: table[column] for option, column in special.items() if column in table.columns
@@ -223,9 +224,9 @@ def _check_names(
     used = [column for column in special.values() if column is not None]
     if unnamed := [name for name in names if name.startswith("Unnamed: ") and name not in used]:
         raise ValueError(
-            f"column {names.index(unnamed[0]) + 1} has no name in the first line; pandas writes row "
-            "numbers there unless it is told index=False: write the table so, or leave the column out "
-            f"with drop (--data.drop '{unnamed[0]}')."
+            f"column {names.index(unnamed[0]) + 1} has no name in the first line; pandas writes "
+            "row numbers there unless it is told index=False: write the table so, or leave the "
+            f"column out with drop (--data.drop '{unnamed[0]}')."
         )
     for option, column in special.items():
         if column is not None and column not in names:
@@ -237,8 +238,8 @@ def _check_names(
     if special["label"] is None and likely:
         raise ValueError(
             f"the column {likely[0]!r} seems to hold labels: say so with label (--data.label "
-            f"{likely[0]}), leave it out with drop (--data.drop {likely[0]}), or rename it if it is "
-            "data."
+            f"{likely[0]}), leave it out with drop (--data.drop {likely[0]}), or rename it if it "
+            "is data."
         )
 
 
@@ -274,8 +275,8 @@ def _to_numbers(column: Any) -> np.ndarray:
     if hasattr(column, "cat"):
         raise ValueError(
             f"{what} holds categories ({quote_names(list(column.cat.categories))}), not numbers",
-            "name it as label or group (--data.label, --data.group), or code it by a column of 0 and 1 "
-            "for each category (pandas.get_dummies)",
+            "name it as label or group (--data.label, --data.group), or code it by a column of 0 "
+            "and 1 for each category (pandas.get_dummies)",
         )
     if column.dtype.kind in "mM":
         raise ValueError(
@@ -297,16 +298,16 @@ def _to_numbers(column: Any) -> np.ndarray:
         if wrong.any():
             shown = quote_names([word[:40] for word in dict.fromkeys(column[wrong].astype(str))])
             raise ValueError(
-                f"{what} must be numeric, but {wrong.sum()} of {len(column)} values are not, first in "
-                f"row {wrong.argmax() + 1} ({shown}; columns are separated by commas, decimals by a "
-                "point)",
-                "correct them, name the column as label, group or split (--data.label, --data.group, "
-                "--data.split)",
+                f"{what} must be numeric, but {wrong.sum()} of {len(column)} values are not, "
+                f"first in row {wrong.argmax() + 1} ({shown}; columns are separated by commas, "
+                "decimals by a point)",
+                "correct them, name the column as label, group or split (--data.label, "
+                "--data.group, --data.split)",
             )
     if missing.any():
         raise ValueError(
-            f"{what} has no value in row {missing.argmax() + 1} ({missing.sum()} of {len(column)} are "
-            "missing)",
+            f"{what} has no value in row {missing.argmax() + 1} ({missing.sum()} of "
+            f"{len(column)} are missing)",
             "fill them in, drop these rows",
         )
     kind = numbers.dtype.kind
@@ -348,10 +349,10 @@ def _list_names(names: list[str]) -> str:
 def _unnest(
     table: "pd.DataFrame", *, source: Path | None, new: bool
 ) -> tuple["pd.DataFrame", tuple[np.ndarray, bool, list[str]] | None]:
-    """The table with a column for each element of its lists, or the values of one column of arrays.
+    """The table with a column for each element of its lists, or one column of arrays.
 
-    A single column of lists is a row of elements, one of lists of lists images or series, and one of
-    structs {bytes, path} images, as written by Hugging Face's `datasets`.
+    A single column of lists is a row of elements, one of lists of lists images or series, and one
+    of structs {bytes, path} images, as written by Hugging Face's `datasets`.
 
     Returns:
         The table, and the values of the column of arrays, whether they are images, and notes.
@@ -372,8 +373,8 @@ def _unnest(
     others = [other for other in table.columns if other != name]
     if others and not new:
         raise ValueError(
-            f"column {name!r} holds images or other arrays, so {others[0]!r} beside it cannot be data: "
-            f"name it as labels (--data.label {others[0]}) or leave it out (--data.drop "
+            f"column {name!r} holds images or other arrays, so {others[0]!r} beside it cannot be "
+            f"data: name it as labels (--data.label {others[0]}) or leave it out (--data.drop "
             f"{','.join(others)})."
         )
     notes = [f"column {other!r} left out: the data are {name!r}." for other in others]
@@ -400,14 +401,15 @@ def _stack_lists(column: Any) -> np.ndarray:
     lengths = {len(row) for row in column}
     if len(lengths) > 1:
         raise ValueError(
-            f"{what} whose lists have from {min(lengths)} to {max(lengths)} elements: {NESTED}; cut or "
-            f"pad them to one length, or leave it out {drop}."
+            f"{what} whose lists have from {min(lengths)} to {max(lengths)} elements: {NESTED}; "
+            f"cut or pad them to one length, or leave it out {drop}."
         )
     try:
         array = np.array([_to_array(row) for row in column])
     except ValueError as error:
         raise ValueError(
-            f"{what} whose lists of lists differ in length: {NESTED}; cut or pad them to one length."
+            f"{what} whose lists of lists differ in length: {NESTED}; cut or pad them to one "
+            "length."
         ) from error
     if array.dtype.kind not in "buif":
         other = next(value for value in array.flat if not isinstance(value, int | float))

@@ -77,7 +77,8 @@ def as_tensor(array: np.ndarray | Tensor, what: str, *, copy: bool = True) -> Te
     if np.ma.is_masked(array):
         count = int(np.ma.getmaskarray(array).sum())
         raise ValueError(
-            f"{what} has {count:,} masked values: fill them in, or leave out their rows or columns."
+            f"{what} has {count:,} masked values: fill them in, or leave out their rows or "
+            "columns."
         )
     array = np.asarray(array)
     if array.dtype.kind not in "buif":
@@ -261,8 +262,8 @@ def check_range(
     if low < lowest or high > top:
         grey = support == "unit" and low >= 0 and 128 < high <= 255
         raise ValueError(
-            f"{what} must hold {support} data, between {lowest} and {top}, got values from {low:g} to "
-            f"{high:g}: {describe(lambda x: (x < lowest) | (x > top))}"
+            f"{what} must hold {support} data, between {lowest} and {top}, got values from "
+            f"{low:g} to {high:g}: {describe(lambda x: (x < lowest) | (x > top))}"
             f"{'; grey levels are unit data as x / 255' if grey else ''}."
         )
     if support in ("binary", "integers", "counts") and not value_range.whole:

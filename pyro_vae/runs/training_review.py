@@ -180,7 +180,7 @@ def review(
             or _still_rising(history, objective, evaluation, found, plan)
             or _overfitting(history, objective, best, kept_epoch, plan)
         )
-        verdicts += [verdict] * (verdict is not None)
+        verdicts += [] if verdict is None else [verdict]
     verdicts += [line for each in found if (line := _below(each, data.dataset.noun)) is not None]
     return Review(tuple(found), best, len(history), tuple(verdicts))
 

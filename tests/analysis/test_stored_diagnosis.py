@@ -100,6 +100,23 @@ def test_an_error_at_any_write_leaves_what_was_there(tmp_path, monkeypatch, call
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("call", range(2))
+def test_an_error_in_the_first_section_leaves_no_folder(tmp_path, monkeypatch, call):
+    """At the figure, and at the file, when the figure is in its place."""
+    real, calls = stored_diagnosis.write_atomically, []
+
+    def full(path, content):
+        calls.append(path)
+        if len(calls) == call + 1:
+            raise OSError("no space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(stored_diagnosis, "write_atomically", full)
+    with pytest.raises(OSError, match="no space left"):
+        put(tmp_path / "diagnosis", "elbo")
+    assert not list(tmp_path.iterdir())
+
+
 def test_all_sections_are_known():
     assert tuple(SECTIONS) == SECTION_NAMES
 

@@ -344,3 +344,12 @@ def test_a_subset_of_a_data_set_is_its_own_rows():
     for options in ({"sampler": [1, 2, 3]}, first, {"sampler": sampled.sampler, **first}):
         with pytest.raises(TypeError, match="pass the data set"):
             as_rows(loader(whole, **options))
+
+
+def test_dequantised_levels_are_returned_as_levels():
+    """The mean of (v + u) / 256 is half a level above v / 256."""
+    contract = DataContract.from_data(PreparedData(Dataset.from_array(LEVELS), "unit"))
+    x = (torch.tensor([[0.0, 7.0, 255.0]]) + 0.5) / 256
+    assert contract.to_data_units(x, draws=False).tolist() == [[0, 7, 255]]
+    assert contract.to_data_units(x, draws=True).tolist() == [[0, 7, 255]]
+    assert contract.to_data_units(x, draws=True).dtype == torch.int64

@@ -10,6 +10,7 @@ import torch
 
 from pyro_vae.data import Dataset, array_file, digits, variable_file
 from pyro_vae.data.dataset import SPLITS
+from pyro_vae.data.validation import ValueRange
 
 ROWS = 40
 
@@ -397,3 +398,12 @@ def test_nan_in_arrays_that_are_split_and_in_pictures():
         Dataset.from_array(x)
     with pytest.raises(ValueError, match=r"the test split holds .*: 1 in channel 0, in row 6 \("):
         Dataset.from_splits({"train": np.nan_to_num(x), "test": x})
+
+
+@pytest.mark.parametrize("row", [0, 5, 9])
+def test_nan_in_any_block_is_in_the_range(monkeypatch, row):
+    monkeypatch.setattr("pyro_vae.data.validation._BLOCK_VALUES", 4)
+    x = torch.ones(10, 2)
+    x[row, 1] = torch.nan
+    value_range = ValueRange.from_values(x)
+    assert np.isnan([value_range.low, value_range.high]).all()

@@ -227,6 +227,7 @@ def trained_elbo(part) -> float:
         return float(elbo(100_000))
 
 
+@pytest.mark.slow
 def test_flows_come_closer_to_a_known_evidence_than_a_normal():
     line_1, line_2 = torch.linspace(-6, 6, 2401).double(), torch.linspace(-12, 40, 5201).double()
     plane = torch.cartesian_prod(line_1, line_2)
@@ -268,3 +269,11 @@ def test_under_autocast_gates_have_all_digits():
         ):
             assert ours.dtype == torch.float32
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["coupling_flow", "inverse_autoregressive"])
+def test_the_flows_parameters_come_first(name):
+    """The state of an optimizer in a checkpoint is by position."""
+    names = [name for name, _ in build((4,), 3, posterior=name).posterior.named_parameters()]
+    assert names[0].startswith("flow.")
+    assert names[-1].startswith("encoder.")

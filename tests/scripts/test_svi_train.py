@@ -265,11 +265,11 @@ def test_cuda_asked_for_and_absent(refused, tmp_path):
     [
         (np.full((20, 4), np.nan), "normal", "not finite"),
         (np.full((20, 4), 2.0), "normal", "floats without a fraction"),
-        (np.full((20, 4), 2.5), "bernoulli", "a likelihood of binary data is no density"),
+        (np.full((20, 4), 2.5), "bernoulli", "a likelihood of binary data is not defined"),
         (
             np.full((20, 4), -0.5),
             "continuous_bernoulli",
-            "a likelihood of unit data is no density",
+            "a likelihood of unit data is not defined",
         ),
         (np.zeros((20, 0)), "normal", "empty"),
     ],

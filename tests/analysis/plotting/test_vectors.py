@@ -74,6 +74,8 @@ def test_of_many_elements_those_that_vary_or_differ_most_are_drawn(words):
     elements = Elements.from_data(wide)
     made = wide[:10].copy()
     made[:, 437] += 5
+    wide[:, 3] += 50
+    made[:, 3] += 50
     axes, text = words(plot_vectors({"data": wide[:10], "model": made}, elements, "", paired=True))
     names, values = shown(axes[0])
     assert len(names) == len(values) == MOST_ELEMENTS

@@ -1,11 +1,21 @@
-"""Low-rank normals and divergences of normals against dense float64 ones and Monte Carlo."""
+"""Closed-form KL divergences against quadrature, draws and torch."""
 
+import math
+
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy import stats
 from torch.distributions import kl_divergence
 
-from pyro_vae.distributions import LowRankNormal
+from pyro_vae.distributions import (
+    InteriorBeta,
+    InteriorDirichlet,
+    InteriorGamma,
+    LowRankNormal,
+    VonMisesFisher,
+)
 
 
 def low_rank(kind, batch=(4,), dim=5, rank=2, dtype=torch.float32):
@@ -88,3 +98,83 @@ def test_a_dominant_factor_keeps_the_digits():
     z = q.sample((100,))
     exact = dense(q).log_prob(z.double())
     torch.testing.assert_close(q.log_prob(z).double(), exact, rtol=0, atol=1e-2)
+
+
+def pairs(c, dtype):
+    def t(*values):
+        return torch.tensor(values, dtype=dtype)
+
+    log_normal = dist.LogNormal(t(0.3), t(0.5))
+    yield InteriorGamma(t(1.3 * c), t(2 * c)), InteriorGamma(t(1.0), t(1.0))
+    yield InteriorBeta(t(1.3 * c), t(0.9 * c)), InteriorBeta(t(1.0), t(1.0))
+    yield InteriorDirichlet(t(*[1.1 * c] * 8)), InteriorDirichlet(t(*[1.0] * 8))
+    yield log_normal, InteriorGamma(t(c), t(1.2 * c))
+    yield InteriorGamma(t(1.3 * c), t(2 * c)), log_normal
+    yield dist.Weibull(t(1.4), t(1.7)), InteriorGamma(t(c), t(1.2 * c))
+
+
+@pytest.mark.parametrize("c", [0.05, 1.0, 1e2, 1e4])
+@pytest.mark.parametrize("pair", range(6))
+def test_float32_is_float64(c, pair):
+    q, p = list(pairs(c, torch.float32))[pair]
+    exact = kl_divergence(*list(pairs(c, torch.float64))[pair])
+    kl = kl_divergence(q, p)
+    assert kl.dtype == torch.float32
+    # What rounding the parameters changes is allowed.
+    torch.testing.assert_close(kl.double(), exact, atol=1e-4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("family", [InteriorGamma, InteriorBeta])
+def test_closed_form_is_monte_carlo(family):
+    torch.manual_seed(0)
+    q = family(torch.tensor(2.5), torch.tensor(1.3))
+    p = family(torch.tensor(0.8), torch.tensor(1.9))
+    z = q.sample((200_000,))
+    ratio = q.log_prob(z) - p.log_prob(z)
+    error = ratio.std() / len(z) ** 0.5
+    assert (ratio.mean() - kl_divergence(q, p)).abs() < 5 * error
+
+
+def test_dirichlets_is_monte_carlo():
+    torch.manual_seed(0)
+    q = InteriorDirichlet(torch.tensor([2.0, 0.7, 1.5]))
+    p = InteriorDirichlet(torch.tensor([1.0, 0.4, 3.0]))
+    z = q.sample((200_000,))
+    ratio = q.log_prob(z) - p.log_prob(z)
+    assert (ratio.mean() - kl_divergence(q, p)).abs() < 5 * ratio.std() / len(z) ** 0.5
+
+
+def numbers(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kappa", [0.01, 1.0, 50.0, 5000.0])
+@pytest.mark.parametrize(("loc", "other"), [(0.3, 2.0), (3.0, 0.7)])
+def test_kl(kappa, loc, other):
+    (q_loc, p_loc), (q_kappa, p_kappa) = numbers(loc, 1.0), numbers(kappa, other)
+    q, p = dist.VonMises(q_loc, q_kappa), dist.VonMises(p_loc, p_kappa)
+    found = float(kl_divergence(q, p))
+    # Periodic and smooth: the sum over a fine grid is exact to rounding.
+    angles = np.linspace(-math.pi, math.pi, 20_001)[1:]
+    log_q = stats.vonmises.logpdf(angles, kappa, loc=loc)
+    log_p = stats.vonmises.logpdf(angles, other, loc=1.0)
+    expected = (np.exp(log_q) * (log_q - log_p)).sum() * 2 * math.pi / 20_000
+    assert found == pytest.approx(expected, abs=1e-9, rel=1e-9)
+
+    def on_the_circle(angle, concentration):
+        return VonMisesFisher(torch.stack([angle.cos(), angle.sin()]), concentration)
+
+    same = kl_divergence(on_the_circle(q_loc, q_kappa), on_the_circle(p_loc, p_kappa))
+    assert found == pytest.approx(float(same), abs=1e-9, rel=1e-9)
+
+
+def test_gradients_and_independents():
+    loc, kappa = numbers(0.2, 1.0).requires_grad_(), numbers(0.5, 80.0).requires_grad_()
+    p = dist.VonMises(numbers(0.0, 0.0), numbers(2.0, 3.0))
+    assert torch.autograd.gradcheck(
+        lambda loc, kappa: kl_divergence(dist.VonMises(loc, kappa), p), (loc, kappa)
+    )
+    q = dist.VonMises(loc, kappa)
+    total = kl_divergence(q.to_event(1), p.to_event(1))
+    torch.testing.assert_close(total, kl_divergence(q, p).sum())
+    assert kl_divergence(p, p).abs().max() < 1e-12

@@ -18,8 +18,8 @@ def evaluation_mode(*programs: Callable[..., Any], seed: int | None = None) -> I
 
     Args:
         programs: Modules, or their methods, such as `vae.model`. Other functions are ignored.
-        seed: The seed of a separate random stream, on the CPU and on the programs' device. None to draw
-            from the global one.
+        seed: The seed of a separate random stream, on the CPU and on the programs' device. None to
+            draw from the global one.
     """
     owners = owners_of(*programs)
     modules = [module for owner in owners for module in owner.modules()]
@@ -60,8 +60,8 @@ def check_device(*modules: nn.Module) -> None:
     """Check that modules have values, on the default device unless that is the CPU.
 
     Raises:
-        ValueError: If a parameter is on the device "meta", or not on the default device, on which the
-            module creates tensors.
+        ValueError: If a parameter is on the device "meta", or not on the default device, on which
+            the module creates tensors.
     """
     default = torch.get_default_device().type
     for device in {p.device.type for module in modules for p in module.parameters()}:
@@ -80,8 +80,8 @@ def check_device(*modules: nn.Module) -> None:
 def derive_seed(seed: int, what: str) -> int:
     """Derive the seed of a separate stream.
 
-    torch's generator on the CPU uses only the low 32 bits of a seed: adding 2^32 or more gives the same
-    numbers.
+    torch's generator on the CPU uses only the low 32 bits of a seed: adding 2^32 or more gives the
+    same numbers.
 
     Args:
         seed: A seed.

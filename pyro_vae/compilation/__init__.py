@@ -1,4 +1,4 @@
-"""Compile a function of tensors into one graph of ATen operations, however its Python is written."""
+"""Compile a function of tensors into one graph of ATen operations."""
 
 from pyro_vae.compilation.compiled_function import CompiledFunction
 from pyro_vae.compilation.cost_model import CompileMode

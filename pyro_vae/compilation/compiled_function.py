@@ -1,4 +1,4 @@
-"""A function of tensors that runs eagerly, or compiled once it is known to give the same results."""
+"""A function of tensors that is compiled if that pays and gives the same results."""
 
 import logging
 import time
@@ -41,29 +41,32 @@ _WARM_UP_CALLS = 3
 class CompiledFunction:
     """A function of tensors that is compiled, once for each form of its arguments, where that pays.
 
-    The first call of a form runs eagerly. On the second call the function is traced, compiled and run both
-    ways, from the same state and with the same noise. If the results agree, later calls are compiled. If
-    they do not, or tracing or compiling fails, a warning in the log gives the reason and the function
-    stays eager.
+    The first call of a form runs eagerly. On the second call the function is traced, compiled and
+    run both ways, from the same state and with the same noise. If the results agree, later calls
+    are compiled. If they do not, or tracing or compiling fails, a warning in the log gives the
+    reason and the function stays eager.
 
     Args:
-        function: A function of any arguments to a tuple of tensors. It draws noise from the global random
-            stream, and changes tensors in place rather than bind new ones.
-        mode: "off"; "on" to compile the first form, and others if their work pays for it; "auto" to compile
-            all forms whose work pays for it.
-        expected_calls: The number of calls that a form, such as "256x784", is expected to get. A form
-            without any stays eager.
+        function: A function of any arguments to a tuple of tensors. It draws noise from the global
+            random stream, and changes tensors in place rather than bind new ones.
+        mode: "off"; "on" to compile the first form, and others if their work pays for it; "auto"
+            to compile all forms whose work pays for it.
+        expected_calls: The number of calls that a form, such as "256x784", is expected to get. A
+            form without any stays eager.
         name: What the function is, for the log.
-        outputs: Names of the outputs, each with the largest difference between compiled and eager, as a
-            share of the largest eager value.
-        changed: Gives the tensors that the function changes in place and that are compared, by name.
+        outputs: Names of the outputs, each with the largest difference between compiled and eager,
+            as a share of the largest eager value.
+        changed: Gives the tensors that the function changes in place and that are compared, by
+            name.
         tolerance: The largest difference of each of these, as a share of the norm of its change.
         modules: Modules whose attributes the function must not rebind.
         form: Names the form of some arguments; their shapes if None.
         savings: The time that a compiled call saves.
-        moving: The number of last arguments that change at each call, while the others often stay the same
-            objects: products of the others alone are then computed once. 0 to compute all at each call.
-        cuda_graph: Launch the function on a GPU as one CUDA graph, whose outputs the next call overwrites.
+        moving: The number of last arguments that change at each call, while the others often stay
+            the same objects: products of the others alone are then computed once. 0 to compute all
+            at each call.
+        cuda_graph: Launch the function on a GPU as one CUDA graph, whose outputs the next call
+            overwrites.
 
     Raises:
         ValueError: If the mode is unknown.
@@ -276,7 +279,7 @@ def _shapes(*arguments: Any) -> str:
 
 
 def _compile_hoisted(traced: Traced, tensors: list[Tensor], moving: int) -> TensorFunction:
-    """Compile a graph whose products of all but the last arguments are computed once for each of these."""
+    """Compile a graph that computes products of all but the last arguments once for each."""
     if traced.changed:
         raise TracingError("it changes a tensor in place, which a hoisted product must not")
     once, rest = hoist_products(traced, moving)
@@ -299,13 +302,9 @@ def _capture(
 ) -> TensorFunction:
     """Capture a function into a CUDA graph: one launch instead of one for each kernel.
 
-    A replay draws new noise from the global stream, and reads parameters and buffers from where they were
-    at the capture. Nothing in it may wait for the host.
-
-    Args:
-        function: A function of tensors to tensors; it may change others in place.
-        examples: Arguments of the shapes that it will always have.
-        undo: Undoes the changes of a call, and rewinds the noise.
+    A replay draws new noise from the global stream, and reads parameters and buffers from where
+    they were at the capture. Nothing in it may wait for the host. `undo` undoes the changes of a
+    call.
 
     References:
         Accelerating PyTorch with CUDA Graphs (PyTorch, 2021),

@@ -1,4 +1,4 @@
-"""Decide whether compiling a function pays, from a count of its operations and never from a clock."""
+"""Decide whether compiling pays, from a count of operations and never from a clock."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from torch.utils.flop_counter import flop_registry
 # "auto" compiles where it pays.
 CompileMode = Literal["auto", "on", "off"]
 
-# Measured on two cores of a Zen 5 CPU: the rate of eager products, and the time that compiling takes (8 to
-# 15 s). Compiling must save twice its cost.
+# Measured on two cores of a Zen 5 CPU: the rate of eager products, and the time that compiling
+# takes (8 to 15 s). Compiling must save twice its cost.
 _FLOPS_PER_SECOND = 1.2e11
 _COMPILER_SECONDS = 15.0
 _MARGIN = 2.0
@@ -28,8 +28,8 @@ class Savings:
     share_of_products: float  # Savings on all operations, as a share of the products' time.
 
 
-# Measured on the same machine. A forward pass has as much elementwise work for a third of the products,
-# and none of autograd's.
+# Measured on the same machine. A forward pass has as much elementwise work for a third of the
+# products, and none of autograd's.
 TRAINING_STEP = Savings(call_seconds=3e-3, share_of_products=0.4)
 FORWARD = Savings(call_seconds=1.5e-3, share_of_products=0.75)
 
@@ -70,8 +70,8 @@ def check_compile_mode(mode: str) -> None:
 class _FlopCounter(TorchDispatchMode):
     """Count the operations of products and convolutions, backward passes included.
 
-    torch's own counter also attributes them to modules, with hooks that `torch.autograd.grad` does not
-    accept.
+    torch's own counter also attributes them to modules, with hooks that `torch.autograd.grad` does
+    not accept.
     """
 
     flops = 0

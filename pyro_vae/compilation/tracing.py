@@ -1,4 +1,4 @@
-"""Trace a Python function of tensors into one flat graph, and take loop-invariant products out of it."""
+"""Trace a function of tensors into one flat graph, and hoist loop-invariant products."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,10 +24,11 @@ class Traced:
     """A function as a graph of ATen operations.
 
     Args:
-        graph: `graph(*state, *arguments)` returns the function's outputs and makes its in-place changes.
+        graph: `graph(*state, *arguments)` returns the function's outputs and makes its in-place
+            changes.
         state: The tensors that the function reads besides its arguments, such as parameters and
-            buffers. They share memory with the originals, so in-place changes are seen on both sides;
-            tensors that are rebound later are not.
+            buffers. They share memory with the originals, so in-place changes are seen on both
+            sides; tensors that are rebound later are not.
     """
 
     graph: GraphModule
@@ -52,17 +53,20 @@ def trace(
 ) -> Traced:
     """Trace a function, including gradients that it takes, into a graph.
 
-    The function runs once on tensors without content: nothing is computed and nothing changes. Shapes,
-    and all numbers and branches that do not depend on a tensor's content, are constants of the graph.
+    The function runs once on tensors without content: nothing is computed and nothing changes.
+    Shapes, and all numbers and branches that do not depend on a tensor's content, are constants of
+    the graph.
 
     Args:
-        function: A function of tensors to a tuple of tensors; it may read and change others in place.
+        function: A function of tensors to a tuple of tensors; it may read and change others in
+            place.
         *arguments: Tensors of the shapes and types that the graph is for.
-        modules: Modules to watch for attributes that are rebound to a new tensor, which no graph can do.
+        modules: Modules to watch for attributes that are rebound to a new tensor, which no graph
+            can do.
 
     Raises:
-        TracingError: If the function depends on the content of a tensor in Python (`.item()`, `if`),
-            reads an attribute of a module and binds a new tensor to it, or fails.
+        TracingError: If the function depends on the content of a tensor in Python (`.item()`,
+            `if`), reads an attribute of a module and binds a new tensor to it, or fails.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -130,7 +134,7 @@ _READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.
 
 
 class _Bindings:
-    """The parameters, buffers and plain attributes of modules, and of the modules inside of them."""
+    """The parameters, buffers and plain attributes of modules and their submodules."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         parts = {id(part): part for module in modules for part in module.modules()}
@@ -201,7 +205,7 @@ def _with_state_as_inputs(graph: GraphModule) -> Traced:
 
 
 def _origin(node: Node) -> Node:
-    """The tensor that a node is a view of. Copies are followed, too, which can only find too much."""
+    """The tensor that a node is a view, or a copy, of."""
     while node.op == "call_function" and node.args and isinstance(node.args[0], Node):
         node = node.args[0]
     return node
@@ -219,15 +223,17 @@ def one_line(error: BaseException) -> str:
 def hoist_products(traced: Traced, moving: int) -> tuple[Traced, Traced]:
     """Split a graph into products that do not depend on its last arguments, and the rest.
 
-    Such products are an encoder at fixed data while the latents move, or the components of a mixture.
-    Cheap operations after them stay where they were: the compiler fuses them with their neighbours.
+    Such products are an encoder at fixed data while the latents move, or the components of a
+    mixture. Cheap operations after them stay where they were: the compiler fuses them with their
+    neighbours.
 
     Args:
         traced: A graph without in-place changes and random numbers.
         moving: The number of last arguments that the hoisted part must not depend on, at least 1.
 
     Returns:
-        Graphs `once` and `rest`, such that `rest(*fixed, *once(*fixed), *moving)` is the graph's value.
+        Graphs `once` and `rest`, such that `rest(*fixed, *once(*fixed), *moving)` is the graph's
+        value.
     """
     graph = copy.deepcopy(traced.graph.graph)
     # Unused nodes, such as copies for a backward pass that is not taken, are not passed on.

@@ -35,13 +35,13 @@ class Evaluation:
     """The evaluation of a VAE on n examples, with beta = 1 whatever trained it.
 
     Args:
-        weights: log p(x), reconstruction, KL, k-hat and ESS of each example; None for a guide without a
-            density, such as an autoencoder's, which has no bound of log p(x).
+        weights: log p(x), reconstruction, KL, k-hat and ESS of each example; None for a guide
+            without a density, such as an autoencoder's, which has no bound of log p(x).
         reconstruction: E_q log p(x | z) of each example, in nats.
         embeddings: The deterministic code of each example.
-        kl_by_dimension: The KL of each latent dimension in nats, a mean over the examples with a finite
-            one; None unless posterior and prior are both diagonal normals, as the KL is then not a sum
-            over dimensions.
+        kl_by_dimension: The KL of each latent dimension in nats, a mean over the examples with a
+            finite one; None unless posterior and prior are both diagonal normals, as the KL is
+            then not a sum over dimensions.
     """
 
     weights: ImportanceWeighting | None
@@ -79,21 +79,6 @@ class Evaluation:
             embeddings=self.embeddings[rows],
             kl_by_dimension=self.kl_by_dimension,
         )
-
-    @property
-    def khat(self) -> Float[np.ndarray, " n"] | None:
-        """The k-hat of each example, as in `ImportanceWeighting`."""
-        return self.importance_weighting.khat
-
-    @property
-    def ess(self) -> Float[np.ndarray, " n"]:
-        """The effective sample size of each example, as in `ImportanceWeighting`."""
-        return self.importance_weighting.ess
-
-    @property
-    def num_samples(self) -> int:
-        """The number of draws for each example, as in `ImportanceWeighting`."""
-        return self.importance_weighting.num_samples
 
     @property
     def active_units(self) -> int | None:
@@ -149,7 +134,8 @@ def defined_rows(
 
     Args:
         vae: A program with `model(x)`, `guide(x)` and `embed(x)`.
-        x: Data in the likelihood's support, on the program's device; integers are converted to floats.
+        x: Data in the likelihood's support, on the program's device; integers are converted to
+            floats.
         max_plate_nesting: The number of plates nested in one another.
         max_elements: The number of elements held at once.
     """
@@ -206,15 +192,15 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a VAE, or another program, on data.
 
-    It runs in evaluation mode (batch normalisation uses its running statistics) with its own random
-    seed, and leaves modes and the global random stream unchanged: the result does not depend on when it
-    is called, and does not affect training.
+    It runs in evaluation mode (batch normalisation uses its running statistics) with its own
+    random seed, and leaves modes and the global random stream unchanged: the result does not
+    depend on when it is called, and does not affect training.
 
     Args:
         vae: A program with `model(x)`, `guide(x)`, `embed(x)` and `latent_sites`.
-        x: A tensor `(n, *event)` in the likelihood's support, on the program's device; integers, such as
-            binary data as bytes, are converted to floats chunk by chunk. Data of any other form that `fit`
-            takes are prepared first, by `vae.prepare`.
+        x: A tensor `(n, *event)` in the likelihood's support, on the program's device; integers,
+            such as binary data as bytes, are converted to floats chunk by chunk. Data of any other
+            form that `fit` takes are prepared first, by `vae.prepare`.
         num_samples: The number of draws for each example.
         max_plate_nesting: The number of plates nested in one another.
         max_elements: The number of draws x examples x elements held at once.
@@ -223,8 +209,8 @@ def evaluate(
         progress: Show a progress bar.
 
     Raises:
-        ValueError: If there are no data, `num_samples` or `max_elements` is below 1, or `compile` is
-            another word.
+        ValueError: If there are no data, `num_samples` or `max_elements` is below 1, or `compile`
+            is another word.
         TypeError: If x is not a tensor and the program cannot prepare it.
     """
     check_device(vae)

@@ -19,8 +19,8 @@ _TOLERANCE = 1e-5
 class ImportanceTerms:
     """log w, log p(x | z), the KL and the rounding error of log w of some draws, in float64 and nats.
 
-    Calls with data of the first call's shape are compiled if that pays; see `CompiledFunction`. The draws
-    from the global random stream are the same either way.
+    Calls with data of the first call's shape are compiled if that pays; see `CompiledFunction`.
+    The draws from the global random stream are the same either way.
 
     Args:
         model: A Pyro model called with data, in a plate "data".

@@ -31,13 +31,13 @@ from pyro_vae.statistics import (
     withheld,
 )
 
-# The number of log weights held at once, but all of an example's: 2 MB. The k-hat of one example at a time
-# would be all overhead, and more than fit into the cache would be slower.
+# The number of log weights held at once, but all of an example's: 2 MB. The k-hat of one example
+# at a time would be all overhead, and more than fit into the cache would be slower.
 _HELD = 250_000
 
-# Thresholds of `trust`: the share of examples with a k-hat above its threshold, the effective draws of the
-# median example (log p(x) is then low by about 1 / (2 ESS), 0.01 nats), and the gain in nats from the last
-# doubling of the draws.
+# Thresholds of `trust`: the share of examples with a k-hat above its threshold, the effective
+# draws of the median example (log p(x) is then low by about 1 / (2 ESS), 0.01 nats), and the gain
+# in nats from the last doubling of the draws.
 _MOST_KHATS_ABOVE = 0.1
 _FEWEST_EFFECTIVE = 50
 _LARGEST_GAIN = 0.05
@@ -47,10 +47,11 @@ _LARGEST_GAIN = 0.05
 class ImportanceWeighting:
     """Estimates from K draws of the guide for each example. Log densities are in nats.
 
-    `curve` shows how the IWAE-k bounds L_k = E[log 1/k sum_{j <= k} w_j], w = p(x, z) / q(z | x), grow
-    from the ELBO, k = 1, to `log_evidence`, k = K. For each k the K draws are cut into floor(K / k)
-    blocks, and a point is the mean over blocks of the log mean weight: an unbiased estimate of L_k.
-    All points share the draws. In expectation they never decrease with k, and in a sample hardly ever.
+    `curve` shows how the IWAE-k bounds L_k = E[log 1/k sum_{j <= k} w_j], w = p(x, z) / q(z | x),
+    grow from the ELBO, k = 1, to `log_evidence`, k = K. For each k the K draws are cut into
+    floor(K / k) blocks, and a point is the mean over blocks of the log mean weight: an unbiased
+    estimate of L_k. All points share the draws. In expectation they never decrease with k, and in
+    a sample hardly ever.
 
     Args:
         log_evidence: log 1/K sum_k p(x, z_k) / q(z_k | x), the IWAE-K bound: at most log p(x) in
@@ -63,9 +64,10 @@ class ImportanceWeighting:
         num_samples: The number K of draws.
         kl_estimate: "analytic" if every latent site's KL has a closed form, otherwise "Monte
             Carlo", the mean of log q(z | x) - log p(z) over the draws.
-        curve_samples: The k of the curve's points, increasing: 1, 2, 5, 10, 20, 50, ..., K / 2 and K.
-        curve: The IWAE-k bound of each example. At k = 1 it is the ELBO with its KL by Monte Carlo,
-            from the same draws as `elbo`, which uses the closed form if there is one.
+        curve_samples: The k of the curve's points, increasing: 1, 2, 5, 10, 20, 50, ..., K / 2 and
+            K.
+        curve: The IWAE-k bound of each example. At k = 1 it is the ELBO with its KL by Monte
+            Carlo, from the same draws as `elbo`, which uses the closed form if there is one.
         rounding: The approximate rounding error of each example's largest log weight, as in
             `pyro_vae.statistics.rounding_error`; None if unknown.
 
@@ -89,8 +91,8 @@ class ImportanceWeighting:
         """The result for several disjoint parts of the data, in order.
 
         Raises:
-            ValueError: If there is none, or they differ in the number of draws or in the estimate of
-                the KL.
+            ValueError: If there is none, or they differ in the number of draws or in the estimate
+                of the KL.
         """
         return concatenate_results(results, shared=("curve_samples",))
 
@@ -136,8 +138,8 @@ class ImportanceWeighting:
     def last_doubling(self) -> Float[np.ndarray, " n"] | None:
         """The gain of each example's bound from K / 2 to K draws, in nats; None for one draw.
 
-        If the weights have a variance, the bound's gap is proportional to 1 / K, so that it is about as
-        large as this gain.
+        If the weights have a variance, the bound's gap is proportional to 1 / K, so that it is
+        about as large as this gain.
         """
         if self.num_samples == 1:
             return None
@@ -181,10 +183,11 @@ class ImportanceWeighting:
     def trust(self) -> str:
         """A verdict on `log_evidence`, a lower bound in expectation, in one sentence.
 
-        There is none if log p(x) is not finite or the verdict is `withheld`. Otherwise it depends, in this
-        order, on the share of examples with a k-hat above the threshold (at most 10 %), the gain from the
-        last doubling of the draws (at most 0.05 nats), and the median effective sample size (at least 50).
-        With high k-hats, the bound converges too slowly for more draws to help.
+        There is none if log p(x) is not finite or the verdict is `withheld`. Otherwise it depends,
+        in this order, on the share of examples with a k-hat above the threshold (at most 10 %),
+        the gain from the last doubling of the draws (at most 0.05 nats), and the median effective
+        sample size (at least 50). With high k-hats, the bound converges too slowly for more draws
+        to help.
         """
         above, gain = self.khat_share_above, self.last_doubling
         ess = float(np.median(self.ess))
@@ -235,8 +238,8 @@ def importance_weighting(
 ) -> ImportanceWeighting:
     """Estimate log p(x) of each example with the guide as proposal, with diagnostics.
 
-    Data and draws are processed in chunks, so that memory is bounded by `max_elements` and the K log
-    weights of an example. Pyro validates the first chunk and, for speed, no other.
+    Data and draws are processed in chunks, so that memory is bounded by `max_elements` and the K
+    log weights of an example. Pyro validates the first chunk and, for speed, no other.
 
     Args:
         model: A Pyro model called with data, in a plate "data".
@@ -245,13 +248,13 @@ def importance_weighting(
         num_samples: The number K of draws for each example.
         max_plate_nesting: The number of plates nested in one another.
         max_elements: The number of draws x examples x elements held at once.
-        compile: "on" or "off"; "auto" to compile if the work pays for it. It affects speed and rounding,
-            and no draw.
+        compile: "on" or "off"; "auto" to compile if the work pays for it. It affects speed and
+            rounding, and no draw.
         progress: Show a progress bar.
 
     Raises:
-        ValueError: If there are no data, `num_samples` or `max_elements` is below 1, or `compile` is
-            another word.
+        ValueError: If there are no data, `num_samples` or `max_elements` is below 1, or `compile`
+            is another word.
         NoDensityError: If the guide has all its mass at one point.
 
     References:
@@ -263,8 +266,9 @@ def importance_weighting(
     if len(x) == 0:
         raise ValueError("importance_weighting needs at least one example, got none.")
 
-    # All draws of a few examples, rather than a few draws of all: each example is encoded once. If they are
-    # too many, in parts of one size, the last of which draws up to `parts` - 1 that are not used.
+    # All draws of a few examples, rather than a few draws of all: each example is encoded once. If
+    # they are too many, in parts of one size, the last of which draws up to `parts` - 1 that are
+    # not used.
     pairs = max(1, max_elements // max(1, x[0].numel()))
     parts = -(-num_samples // pairs)
     batch = min(len(x), max(1, pairs // num_samples))

@@ -18,7 +18,8 @@ from pyro_vae.evidence.inference_gaps import InferenceGaps, inference_gaps
 from pyro_vae.evidence.local_guide import refine_guide
 from pyro_vae.evidence.two_sided import TwoSidedCheck, two_sided_check
 
-# An interrupted program loses at most one chunk. On a GPU small chunks would leave most of it idle.
+# An interrupted program loses at most one chunk. On a GPU small chunks would leave most of it
+# idle.
 DRAWS_PER_CHUNK = 250_000
 # Chains x examples x elements of an example: about a minute with 500 temperatures.
 CHAIN_ELEMENTS_PER_CHUNK = {"cpu": 102_400, "cuda": 2_048_000}
@@ -66,10 +67,11 @@ class EvidenceMethod:
 
     Args:
         result: The class of its results, which have `summary`, `trust` and `concatenate`.
-        compute: Computes the result of x from the program, x, the settings, a seed, and log p(x) where
-            annealing has estimated it.
+        compute: Computes the result of x from the program, x, the settings, a seed, and log p(x)
+            where annealing has estimated it.
         settings: The settings that its numbers depend on.
-        rows: The data it uses: all that are evaluated, the fewer ones for annealing, or simulated data.
+        rows: The data it uses: all that are evaluated, the fewer ones for annealing, or simulated
+            data.
         runs_chains: Whether it runs chains rather than drawing from the guide.
     """
 

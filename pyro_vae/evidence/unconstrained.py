@@ -1,7 +1,7 @@
 """Bijections z = f(u) from all of R^d onto the supports of latents, with the Jacobians of densities.
 
-A density p of z is, of u, p(f(u)) |det df/du|. Numbers are finite: a u whose z would be rounded to an edge
-of the support is not inside, and has no density.
+A density p of z is, of u, p(f(u)) |det df/du|. Numbers are finite: a u whose z would be rounded to
+an edge of the support is not inside, and has no density.
 """
 
 import math
@@ -68,8 +68,8 @@ _CONSTRAINTS: dict[str, Any] = {
 class Simplex:
     """z = softmax(V u), V an orthonormal basis of the vectors of R^K with sum 0, u in R^(K - 1).
 
-    It treats all corners alike, where stick breaking depends on their order. The determinant is that of
-    the first K - 1 coordinates, of which a density on the simplex is one:
+    It treats all corners alike, where stick breaking depends on their order. The determinant is
+    that of the first K - 1 coordinates, of which a density on the simplex is one:
     log |det| = sum_i log z_i + 1/2 log K.
 
     Args:
@@ -83,7 +83,8 @@ class Simplex:
     """
 
     def __init__(self, corners: int, dtype: torch.dtype, device: torch.device) -> None:
-        # Helmert's basis: column j contrasts the mean of the first j + 1 coordinates with the next one.
+        # Helmert's basis: column j contrasts the mean of the first j + 1 coordinates with the next
+        # one.
         basis = torch.zeros(corners, corners - 1, dtype=torch.float64)
         for j in range(corners - 1):
             basis[: j + 1, j] = 1 / (j + 1)
@@ -122,8 +123,8 @@ def bijection_onto(
             distribution's constraint.
 
     Raises:
-        ValueError: If the support is not real, positive, unit or simplex, or the distribution has no
-            differentiable density there or is not one of vectors.
+        ValueError: If the support is not real, positive, unit or simplex, or the distribution has
+            no differentiable density there or is not one of vectors.
     """
     base: Any = distribution
     while hasattr(base, "base_dist") and type(base).__name__ in (

@@ -1,4 +1,4 @@
-"""The loss of a batch, from the loader to the objective, and the noise that several processes share."""
+"""The loss of a batch, from loader to objective, and the noise that processes share."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -173,8 +173,8 @@ class Draw:
 class SharedNoise(TorchDispatchMode):
     """Make each draw for the whole batch, and cut it to this process's rows.
 
-    Every process draws the same numbers, so their random streams stay together, and together they see
-    the noise that one process would.
+    Every process draws the same numbers, so their random streams stay together, and together they
+    see the noise that one process would.
     """
 
     def __init__(self, draws: Sequence[Draw], start: int, rows: int) -> None:

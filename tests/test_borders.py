@@ -11,15 +11,7 @@ import torch
 from scipy import special, stats
 
 from pyro_vae import posteriors, priors
-from pyro_vae.distributions import (
-    Beta,
-    LogitNormal,
-    Multinomial,
-    NegativeBinomial,
-    OneHots,
-    PowerSpherical,
-)
-from pyro_vae.distributions.ranges import (
+from pyro_vae.checks import (
     BOUNDS,
     CONCENTRATIONS,
     DEGREES_OF_FREEDOM,
@@ -29,6 +21,14 @@ from pyro_vae.distributions.ranges import (
     RATES,
     SCALES,
     TEMPERATURES,
+)
+from pyro_vae.distributions import (
+    Beta,
+    LogitNormal,
+    Multinomial,
+    NegativeBinomial,
+    OneHots,
+    PowerSpherical,
 )
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.model import build

@@ -4,16 +4,24 @@ Importing this package registers the divergences of `kl.py`.
 """
 
 from pyro_vae.distributions import kl as _kl
-from pyro_vae.distributions.autoregressive_bernoulli import AutoregressiveBernoulli
+from pyro_vae.distributions.constrained import (
+    InteriorBeta,
+    InteriorDirichlet,
+    InteriorGamma,
+    LogisticNormal,
+)
 from pyro_vae.distributions.counts import Multinomial, NegativeBinomial, Poisson
-from pyro_vae.distributions.flow import Bijection, NormalFlow
-from pyro_vae.distributions.heavy_tailed import Logistic, StudentT
-from pyro_vae.distributions.interior import InteriorBeta, InteriorDirichlet, InteriorGamma
+from pyro_vae.distributions.discrete import AutoregressiveBernoulli, OneHots, SpikeAndSlab
 from pyro_vae.distributions.levels import CategoricalLevels, DiscretizedLogistic, LogisticMixture
-from pyro_vae.distributions.logistic_normal import LogisticNormal
-from pyro_vae.distributions.normals import DiagonalNormalMixture, LowRankNormal
+from pyro_vae.distributions.real import (
+    Bijection,
+    DiagonalNormalMixture,
+    Logistic,
+    LowRankNormal,
+    NormalFlow,
+    StudentT,
+)
 from pyro_vae.distributions.spherical import PowerSpherical, SphericalUniform, VonMisesFisher
-from pyro_vae.distributions.straight_through import OneHots, SpikeAndSlab
 from pyro_vae.distributions.unit_interval import Beta, ContinuousBernoulli, LogitNormal
 
 __all__ = [

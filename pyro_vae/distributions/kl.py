@@ -22,16 +22,21 @@ from torch.distributions import (
 )
 from torch.nn import functional as F
 
-from pyro_vae.distributions.interior import InteriorBeta, InteriorDirichlet, InteriorGamma
-from pyro_vae.distributions.logistic_normal import LogisticNormal, centred
-from pyro_vae.distributions.normals import LowRankNormal
+from pyro_vae.distributions.constrained import (
+    InteriorBeta,
+    InteriorDirichlet,
+    InteriorGamma,
+    LogisticNormal,
+    centred,
+)
+from pyro_vae.distributions.discrete import OneHots, SpikeAndSlab
+from pyro_vae.distributions.real import LowRankNormal
 from pyro_vae.distributions.spherical import (
     PowerSpherical,
     SphericalUniform,
     VonMisesFisher,
     log_surface_area,
 )
-from pyro_vae.distributions.straight_through import OneHots, SpikeAndSlab
 
 EULER = 0.57721566490153286
 # The step of a trapezoid rule.

@@ -8,8 +8,8 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.types import _size
 
+from pyro_vae.distributions.constrained import dirichlet_draw
 from pyro_vae.distributions.distribution import Distribution
-from pyro_vae.distributions.interior import dirichlet_draw
 from pyro_vae.distributions.polar_angle import PolarAngle
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.types import _size
 
+from pyro_vae.distributions.constrained import InteriorBeta
 from pyro_vae.distributions.distribution import Distribution
-from pyro_vae.distributions.interior import InteriorBeta
 
 # Values closer than this to 0 or 1 get the density at this distance: data are rounded to the ends.
 EDGE = 1e-6

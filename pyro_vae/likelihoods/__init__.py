@@ -8,7 +8,6 @@ or counts) and asks its decoder for the outputs per element that it needs; `Like
 
 from torch import nn
 
-from pyro_vae.likelihoods.binary import AutoregressiveBernoulli, Bernoulli
 from pyro_vae.likelihoods.continuous import (
     Beta,
     ContinuousBernoulli,
@@ -24,7 +23,13 @@ from pyro_vae.likelihoods.counts import (
     Poisson,
     ZeroInflatedNegativeBinomial,
 )
-from pyro_vae.likelihoods.integers import Categorical, DiscretizedLogistic, LogisticMixture
+from pyro_vae.likelihoods.discrete import (
+    AutoregressiveBernoulli,
+    Bernoulli,
+    Categorical,
+    DiscretizedLogistic,
+    LogisticMixture,
+)
 from pyro_vae.likelihoods.likelihood import Likelihood as Likelihood
 from pyro_vae.likelihoods.likelihood import find_units as find_units
 from pyro_vae.likelihoods.likelihood import wrap_encoder as wrap_encoder

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vae import distributions
-from pyro_vae.checks import check_at_least, check_choice, check_positive
+from pyro_vae.checks import CONCENTRATIONS, check_at_least, check_choice, check_positive
 from pyro_vae.data import Units
-from pyro_vae.distributions.ranges import CONCENTRATIONS
 from pyro_vae.likelihoods.likelihood import Likelihood, LocationScale, ScaleKind
 from pyro_vae.networks import NetworkFactory
 

@@ -10,9 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_vae.checks import check_choice, check_range
+from pyro_vae.checks import SCALES, check_choice, check_range
 from pyro_vae.data import Units
-from pyro_vae.distributions.ranges import SCALES
 from pyro_vae.networks import (
     NetworkFactory,
     UserUnits,

@@ -13,12 +13,18 @@ take events of any shape, `conv`, `gated_conv` and `resnet` images `(channels, h
 
 from torch import nn
 
-from pyro_vae.networks.autoregressive import InverseAutoregressiveFlow, MaskedMLP
 from pyro_vae.networks.convolutional import Conv, Conv1d, GatedConv, ResNet
-from pyro_vae.networks.coupling import CouplingFlow
 from pyro_vae.networks.dense import MLP, GatedMLP
-from pyro_vae.networks.network import Activation, Network, NetworkFactory
-from pyro_vae.networks.normalisation import BatchNorm, Norm, Standardised, running_statistics
+from pyro_vae.networks.flows import CouplingFlow, InverseAutoregressiveFlow, MaskedMLP
+from pyro_vae.networks.layers import (
+    Activation,
+    BatchNorm,
+    Network,
+    NetworkFactory,
+    Norm,
+    Standardised,
+    running_statistics,
+)
 from pyro_vae.networks.scaling import (
     LogScale,
     OnUserUnits,

@@ -10,8 +10,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyro_vae.checks import check_at_least
-from pyro_vae.networks.network import Activation, Layer, Network, activation_function, gate
-from pyro_vae.networks.normalisation import Norm, normalisation
+from pyro_vae.networks.layers import (
+    Activation,
+    Layer,
+    Network,
+    Norm,
+    activation_function,
+    gate,
+    normalisation,
+)
 
 
 class _Convolutional(Network):

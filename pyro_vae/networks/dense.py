@@ -6,8 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pyro_vae.networks.network import Activation, Layer, Network, activation_function, gate
-from pyro_vae.networks.normalisation import Norm
+from pyro_vae.networks.layers import Activation, Layer, Network, Norm, activation_function, gate
 
 # Below this number of training rows, hidden layers are narrow by default, and training is longer.
 FEW_ROWS = 1000

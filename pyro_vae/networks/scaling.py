@@ -8,7 +8,7 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from pyro_vae.checks import check_at_least
-from pyro_vae.networks.network import NetworkFactory
+from pyro_vae.networks.layers import NetworkFactory
 
 # The gradient of h / |h| is 1 / |h|: vectors shorter than this get a fixed direction.
 _SHORTEST = 1e-6

@@ -7,10 +7,9 @@ and `check` refuses programs for which the objective is not defined. It weights 
 the model's sites.
 """
 
+from pyro_vae.objectives.aggregate_posterior import DIP, Info
 from pyro_vae.objectives.elbo import ELBO, Reconstruction
 from pyro_vae.objectives.importance_weighted import CIWAE, IWAE, MIWAE
-from pyro_vae.objectives.maximum_mean_discrepancy import Info
-from pyro_vae.objectives.moments import DIP
 from pyro_vae.objectives.objective import Objective as Objective
 from pyro_vae.objectives.objective import ObjectiveValue as ObjectiveValue
 from pyro_vae.objectives.objective import objective_value as objective_value

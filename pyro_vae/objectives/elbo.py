@@ -7,18 +7,18 @@ from torch import Tensor
 
 from pyro_vae.checks import check_choice, check_nonnegative
 from pyro_vae.log_densities import LogDensities
-from pyro_vae.objectives.divergence import (
-    KL,
-    count_coordinates,
-    divergence,
-    divergence_by_coordinate,
-)
 from pyro_vae.objectives.kl_weighting import (
     Capacity,
     FreeBits,
     FreeBitsPer,
     Schedule,
     ScheduleName,
+)
+from pyro_vae.objectives.latent_sites import (
+    KL,
+    count_coordinates,
+    divergence,
+    divergence_by_coordinate,
 )
 from pyro_vae.objectives.objective import Objective, ObjectiveValue
 

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from pyro_vae.checks import check_at_least, check_share
 from pyro_vae.log_densities import LogDensities
-from pyro_vae.objectives.divergence import divergence
-from pyro_vae.objectives.latent_sites import check_weights
+from pyro_vae.objectives.latent_sites import check_weights, divergence
 from pyro_vae.objectives.objective import Objective, ObjectiveValue
 
 

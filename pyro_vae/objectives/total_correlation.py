@@ -13,11 +13,12 @@ from torch.nn import functional as F
 
 from pyro_vae.checks import check_at_least, check_choice, check_nonnegative, check_positive
 from pyro_vae.log_densities import LogDensities
-from pyro_vae.objectives.divergence import KL, divergence
 from pyro_vae.objectives.kl_weighting import ramp
 from pyro_vae.objectives.latent_sites import (
+    KL,
     check_coordinates,
     check_product_support,
+    divergence,
     latent_site,
     log_prob_of_pairs,
 )

@@ -10,10 +10,17 @@ is a point mass, and only the objective `reconstruction` is defined.
 from torch import nn
 
 from pyro_vae.posteriors.collapse_free import BatchNormalised, CommittedRate
-from pyro_vae.posteriors.constrained import Beta, Dirichlet, Gamma, LogisticNormal, LogNormal
-from pyro_vae.posteriors.discrete import OneHot
-from pyro_vae.posteriors.flow import CouplingFlowPosterior, InverseAutoregressivePosterior
-from pyro_vae.posteriors.point import Point
+from pyro_vae.posteriors.constrained import (
+    Beta,
+    Dirichlet,
+    Gamma,
+    LogisticNormal,
+    LogNormal,
+    OneHot,
+    PowerSpherical,
+    VonMisesFisher,
+)
+from pyro_vae.posteriors.flows import CouplingFlowPosterior, InverseAutoregressivePosterior
 from pyro_vae.posteriors.posterior import MINIMUM_SCALE as MINIMUM_SCALE
 from pyro_vae.posteriors.posterior import Posterior as Posterior
 from pyro_vae.posteriors.real import (
@@ -21,10 +28,10 @@ from pyro_vae.posteriors.real import (
     FullNormal,
     Laplace,
     LowRankNormal,
+    Point,
     SpikeAndSlab,
     StudentT,
 )
-from pyro_vae.posteriors.spherical import PowerSpherical, VonMisesFisher
 
 POSTERIORS: dict[str, type[nn.Module]] = {
     "diagonal_normal": DiagonalNormal,

@@ -8,15 +8,22 @@ posterior, train_data, train_size`. A prior never computes its own KL: that is t
 
 from torch import nn
 
-from pyro_vae.priors.constrained import Beta, Dirichlet, Gamma, LogisticNormal, LogNormal
-from pyro_vae.priors.discrete import OneHot
-from pyro_vae.priors.flow import Flow
+from pyro_vae.priors.constrained import (
+    Beta,
+    Dirichlet,
+    Gamma,
+    LogisticNormal,
+    LogNormal,
+    OneHot,
+    PowerSpherical,
+    SphericalUniform,
+    VonMisesFisher,
+)
+from pyro_vae.priors.flows import AutoregressiveFlow, Flow, SplineFlow
 from pyro_vae.priors.mixture import GaussianMixture, Vamp
 from pyro_vae.priors.prior import Prior as Prior
 from pyro_vae.priors.prior import wrap_decoder as wrap_decoder
 from pyro_vae.priors.real import Laplace, Logistic, SpikeAndSlab, StandardNormal, StudentT
-from pyro_vae.priors.spherical import PowerSpherical, SphericalUniform, VonMisesFisher
-from pyro_vae.priors.zuko_flows import AutoregressiveFlow, SplineFlow
 
 PRIORS: dict[str, type[nn.Module]] = {
     "standard_normal": StandardNormal,

@@ -1,13 +1,17 @@
-"""Priors of positive variables, of variables in the unit interval, and on the simplex."""
+"""Priors of positive, unit, simplex, spherical and one-hot variables."""
 
 import math
 from typing import ClassVar
 
 import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pyro_vae import distributions
-from pyro_vae.checks import check_positive
-from pyro_vae.distributions.ranges import CONCENTRATIONS, LARGEST_LOG, LOG_SCALES, RATES
+from pyro_vae.checks import CONCENTRATIONS, LARGEST_LOG, LOG_SCALES, RATES, check_positive
+from pyro_vae.distributions import OneHots
+from pyro_vae.networks import unit_vector
 from pyro_vae.priors.prior import Prior
 
 
@@ -140,3 +144,112 @@ class LogisticNormal(_Simplex):
 
     def forward(self) -> dist.Distribution:
         return distributions.LogisticNormal(self.zeros, self.full(self.concentration**-0.5))
+
+
+# A floor under every concentration: softplus underflows to 0 in float32 below about -104.
+MINIMUM_CONCENTRATION = 1e-3
+
+
+class SphericalUniform(Prior):
+    """p(z) = Gamma(d/2) / (2 pi^(d/2)) on the unit sphere in R^d.
+
+    Args:
+        latent_dim: d, the length of z.
+
+    Raises:
+        ValueError: If `latent_dim` is below 2.
+
+    References:
+        Hyperspherical Variational Auto-Encoders (Davidson et al., 2018),
+        https://arxiv.org/abs/1804.00891
+    """
+
+    support: ClassVar[str] = "sphere"
+    minimum_dim = 2
+
+    def forward(self) -> dist.Distribution:
+        return distributions.SphericalUniform(self.zeros)
+
+
+class _Directional(Prior):
+    """A prior with a learned mean direction and concentration. Abstract."""
+
+    support: ClassVar[str] = "sphere"
+    minimum_dim = 2
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        self.direction = nn.Parameter(torch.randn(latent_dim))
+        # A concentration of 1: near the uniform distribution.
+        self.raw_concentration = nn.Parameter(torch.tensor(math.log(math.e - 1)))
+
+    def _direction_and_concentration(self) -> tuple[Tensor, Tensor]:
+        concentration = F.softplus(self.raw_concentration) + MINIMUM_CONCENTRATION
+        return unit_vector(self.direction), concentration
+
+
+class PowerSpherical(_Directional):
+    """p(z) = N_d(kappa) (1 + mu.z)^kappa on the unit sphere, mu and kappa learned.
+
+    Args:
+        latent_dim: d, the length of z.
+
+    Raises:
+        ValueError: If `latent_dim` is below 2.
+
+    References:
+        The Power Spherical distribution (De Cao & Aziz, 2020), https://arxiv.org/abs/2006.04437
+    """
+
+    def forward(self) -> dist.Distribution:
+        return distributions.PowerSpherical(*self._direction_and_concentration())
+
+
+class VonMisesFisher(_Directional):
+    """p(z) = C_d(kappa) exp(kappa mu.z) on the unit sphere, mu and kappa learned.
+
+    Args:
+        latent_dim: d, the length of z.
+
+    Raises:
+        ValueError: If `latent_dim` is below 2.
+
+    References:
+        Directional Statistics (Mardia & Jupp, 2000), section 9.3
+    """
+
+    def forward(self) -> dist.Distribution:
+        return distributions.VonMisesFisher(*self._direction_and_concentration())
+
+
+class OneHot(Prior):
+    """p(z) = prod_v Categorical(z_v | pi_v), one-hot and flattened; pi_v uniform, or learned.
+
+    Args:
+        latent_dim: The length of z: variables times values.
+        values: The number of values of a variable, which divides `latent_dim`; None for one variable
+            of `latent_dim` values.
+        learned: Whether pi is learned.
+
+    Raises:
+        ValueError: If `values` does not divide `latent_dim`, or an option is out of its range.
+    """
+
+    support: ClassVar[str] = "one_hot"
+    logits: Tensor
+
+    def __init__(self, latent_dim: int, values: int | None = None, learned: bool = False) -> None:
+        super().__init__(latent_dim)
+        self.values = latent_dim if values is None else values
+        if self.values < 2 or latent_dim % self.values:
+            raise ValueError(
+                f"values must be at least 2 and divide latent_dim = {latent_dim}, got {self.values}."
+            )
+        logits = torch.zeros(latent_dim // self.values, self.values)
+        if learned:
+            self.logits = nn.Parameter(logits)
+        else:
+            self.register_buffer("logits", logits, persistent=False)
+
+    def forward(self) -> dist.Distribution:
+        return OneHots(self.logits)

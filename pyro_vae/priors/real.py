@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vae import distributions
-from pyro_vae.checks import check_positive, check_range
-from pyro_vae.distributions.ranges import DEGREES_OF_FREEDOM, PROBABILITIES, SCALES
+from pyro_vae.checks import DEGREES_OF_FREEDOM, PROBABILITIES, SCALES, check_positive, check_range
 from pyro_vae.priors.prior import Prior
 
 

@@ -21,7 +21,7 @@ from pyro_vae.compilation import CompileMode
 from pyro_vae.data import DataContract, PreparedData
 from pyro_vae.data.nouns import noun
 from pyro_vae.networks.dense import FEW_ROWS
-from pyro_vae.networks.normalisation import require_separable
+from pyro_vae.networks.layers import require_separable
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.rng import check_device
 from pyro_vae.training.aggressive import Aggressive

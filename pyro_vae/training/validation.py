@@ -22,7 +22,7 @@ from pyro_vae.log_densities import (
     without_density,
 )
 from pyro_vae.objectives import ELBO, Reconstruction
-from pyro_vae.objectives.divergence import divergence_by_coordinate
+from pyro_vae.objectives.latent_sites import divergence_by_coordinate
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.statistics import active_units

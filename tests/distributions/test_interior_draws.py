@@ -7,7 +7,7 @@ from scipy import special, stats
 
 from pyro_vae.compilation import trace
 from pyro_vae.distributions import InteriorBeta, InteriorDirichlet, InteriorGamma
-from pyro_vae.distributions.interior import _LogGamma, _LogSpaceDirichlet
+from pyro_vae.distributions.constrained import _LogGamma, _LogSpaceDirichlet
 
 DRAWS = 20_000
 CONCENTRATIONS = [1e-3, 1e-2, 0.1, 1.0, 30.0, 1e3]

@@ -15,8 +15,12 @@ from pyro_vae.data import PreparedData, digits
 from pyro_vae.evidence import evaluate
 from pyro_vae.log_densities import log_densities
 from pyro_vae.objectives import ELBO
-from pyro_vae.objectives.divergence import count_coordinates, divergence, divergence_by_coordinate
 from pyro_vae.objectives.kl_weighting import Capacity, FreeBits, Schedule, ramp
+from pyro_vae.objectives.latent_sites import (
+    count_coordinates,
+    divergence,
+    divergence_by_coordinate,
+)
 from pyro_vae.training import Training
 from pyro_vae.training.processes import Processes
 

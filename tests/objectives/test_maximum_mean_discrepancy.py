@@ -9,7 +9,7 @@ import torch
 from pyro_vae.log_densities import log_densities
 from pyro_vae.model import build
 from pyro_vae.objectives import ELBO, Info
-from pyro_vae.objectives.maximum_mean_discrepancy import squared_discrepancy
+from pyro_vae.objectives.aggregate_posterior import squared_discrepancy
 from pyro_vae.posteriors import POSTERIORS, WITH_DENSITY
 from pyro_vae.priors import PRIORS, GaussianMixture, StandardNormal
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 from pyro_vae.model import build
-from pyro_vae.networks.normalisation import require_separable
+from pyro_vae.networks.layers import require_separable
 from pyro_vae.posteriors import BatchNormalised, CommittedRate
 from pyro_vae.priors import Vamp
 

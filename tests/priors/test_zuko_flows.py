@@ -12,7 +12,7 @@ import torch
 from torch import distributions
 
 from pyro_vae.priors import AutoregressiveFlow, SplineFlow
-from pyro_vae.priors.zuko_flows import import_zuko
+from pyro_vae.priors.flows import import_zuko
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "svi_train.py"
 FLOWS = [SplineFlow, AutoregressiveFlow]

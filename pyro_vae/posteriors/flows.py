@@ -6,9 +6,8 @@ import pyro.distributions as dist
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from pyro_vae.checks import check_at_least, check_positive
+from pyro_vae.checks import BOUNDS, check_at_least, check_positive
 from pyro_vae.distributions import Bijection, NormalFlow
-from pyro_vae.distributions.ranges import BOUNDS
 from pyro_vae.networks import CouplingFlow, InverseAutoregressiveFlow, NetworkFactory
 from pyro_vae.posteriors.posterior import Posterior, positive_scale
 

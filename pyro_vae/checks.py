@@ -1,18 +1,18 @@
-"""Checks of options, each with a message that names the option, what is allowed and what was given."""
+"""Checks of options: their messages name the option, what is allowed and what was given."""
 
 import math
 from typing import Any, get_args
 
 # Ranges of options within which float32 represents draws and their log densities.
 
-# Below, all float32 draws of a Dirichlet are corners. Above, rounding a draw changes its log density by
-# more than 0.1 nats.
+# Below, all float32 draws of a Dirichlet are corners. Above, rounding a draw changes its log
+# density by more than 0.1 nats.
 CONCENTRATIONS = (1e-6, 1e6)
 # Squares of a scale, and draws from heavy tails, must neither underflow nor overflow.
 SCALES = (1e-8, 1e8)
 RATES = (1e-20, 1e20)
-# The largest draw of a Student's t, about 2^(24 / df) scales, must not overflow. Above, the log-gamma
-# functions of its density cancel, and it is a normal anyway.
+# The largest draw of a Student's t, about 2^(24 / df) scales, must not overflow. Above, the
+# log-gamma functions of its density cancel, and it is a normal anyway.
 DEGREES_OF_FREEDOM = (0.25, 1e8)
 # Below, the gradient is 0 for all but one draw in thousands.
 TEMPERATURES = (1e-3, 1e3)
@@ -71,8 +71,8 @@ def check_range(limits: tuple[float, float], /, **options: float) -> None:
     for name, value in options.items():
         if not low <= value <= high:
             raise ValueError(
-                f"{name} must be from {low:g} to {high:.9g}, got {value}: float32 cannot represent the "
-                "draws of a value outside this range."
+                f"{name} must be from {low:g} to {high:.9g}, got {value}: float32 cannot "
+                "represent the draws of a value outside this range."
             )
 
 

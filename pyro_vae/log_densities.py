@@ -63,7 +63,7 @@ class LogDensities:
 
     @property
     def draws(self) -> list[Tensor]:
-        """Each latent site's draws as the model reads them; only the model's densities depend on them."""
+        """Each latent site's draws as the model reads them; only its densities depend on them."""
         nodes = _nodes(self.model_trace)
         return [nodes[name]["value"] for name in self.model_sites if name in self.guide_sites]
 
@@ -73,8 +73,8 @@ class LogDensities:
         Without the score, the gradient of log q(z | x) is the one along the path of the draws.
 
         Raises:
-            ValueError: If the guide has several sites: the parameters of one may depend on the draws of
-                another.
+            ValueError: If the guide has several sites: the parameters of one may depend on the
+                draws of another.
         """
         if len(self.guide_sites) != 1:
             raise ValueError(
@@ -86,15 +86,17 @@ class LogDensities:
         score = site["fn"].log_prob(site["value"].detach())
         if score.shape != self.log_posterior.shape:
             raise ValueError(
-                f"the score needs a site in no plate but that over data, and {name!r} is in another."
+                f"the score needs a site in no plate but that over data, and {name!r} is in "
+                "another."
             )
         return score
 
     def closed_form_kl(self, site: str) -> Float[Tensor, "particles batch"] | None:
         """KL(q || p) at a latent site, in nats; None where no closed form is registered.
 
-        Also None if the model has no such site or has it in another plate, over which terms are summed
-        but the divergence is not, and if the guide is a point mass, for which Pyro registers -log p(z).
+        Also None if the model has no such site or has it in another plate, over which terms are
+        summed but the divergence is not, and if the guide is a point mass, for which Pyro
+        registers -log p(z).
         """
         if site not in self.model_sites or site in without_density(self.guide_trace):
             return None
@@ -150,8 +152,8 @@ def require_density(
     """
     for name, kind in without_density(guide_trace).items():
         raise NoDensityError(
-            f"{what} needs a guide with a density, but site {name!r} is a {kind}, with all its mass at "
-            f"one point: {otherwise}."
+            f"{what} needs a guide with a density, but site {name!r} is a {kind}, with all its "
+            f"mass at one point: {otherwise}."
         )
 
 
@@ -182,9 +184,9 @@ def log_densities(
 ) -> LogDensities:
     """Run the guide, replay the model against it, and sum each site's log density per example.
 
-    The traces are those of Pyro's `Trace_ELBO` with vectorised particles: if data are in one plate,
-    `-(log_weight.mean(0).sum())` is its loss. The terms are unscaled: neither the subsampling of a plate
-    nor `poutine.scale` enters.
+    The traces are those of Pyro's `Trace_ELBO` with vectorised particles: if data are in one
+    plate, `-(log_weight.mean(0).sum())` is its loss. The terms are unscaled: neither the
+    subsampling of a plate nor `poutine.scale` enters.
 
     Args:
         model: A Pyro model.
@@ -246,8 +248,8 @@ class _BeforeParticles(Messenger):
 def _forked(trace: Trace) -> Trace:
     """The trace with views of the draws, for the model to read.
 
-    Gradients of the model's densities reach the views, those of the guide's the draws themselves, so
-    that the two can be weighted differently.
+    Gradients of the model's densities reach the views, those of the guide's the draws themselves,
+    so that the two can be weighted differently.
     """
     forked = trace.copy()
     for name, site in _nodes(trace).items():
@@ -265,8 +267,8 @@ def _per_example(trace: Trace, data_plate: str, axes: int) -> dict[str, Tensor]:
         plates = {frame.name: frame.dim for frame in site["cond_indep_stack"]}
         if data_plate not in plates:
             raise ValueError(
-                f"every sample site must be inside the plate {data_plate!r} to have a term per example, "
-                f"but site {name!r} is not."
+                f"every sample site must be inside the plate {data_plate!r} to have a term per "
+                f"example, but site {name!r} is not."
             )
         log_prob = site["unscaled_log_prob"]
         log_prob = log_prob.reshape((1,) * (axes - log_prob.dim()) + tuple(log_prob.shape))

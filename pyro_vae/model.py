@@ -54,8 +54,8 @@ class VAE(Generation, UniqueParameterNames, PyroModule):
         posterior: `posterior(x)` is q(z | x), with event shape `(latent_dim,)`.
 
     Raises:
-        ValueError: If prior and posterior differ in support, in latent dimension, or in the number of
-            values of a discrete variable.
+        ValueError: If prior and posterior differ in support, in latent dimension, or in the number
+            of values of a discrete variable.
         TypeError: If a part is not a module.
 
     References:
@@ -107,7 +107,7 @@ class VAE(Generation, UniqueParameterNames, PyroModule):
             return self.posterior.embed(x)
 
     def prepare(self, data: Any) -> Real[Tensor, " batch *event"]:
-        """Prepare new data as the training data were: columns in order, levels binarised or scaled.
+        """Prepare new data as the training data: columns in order, levels binarised or scaled.
 
         Args:
             data: Data of any form that `fit` takes.
@@ -153,30 +153,31 @@ def build(
 
     >>> vae = build((30,), latent_dim=2, prior="vamp", likelihood="normal")
 
-    Each constructor is given, by parameter name, what it asks for among `latent_dim`, `event_shape`,
-    `encoder`, `decoder`, `posterior`, `train_data`, `train_size`, `levels`, `units` and `data_support`,
-    the likelihood's support. The likelihood and the prior may wrap the encoder and the decoder, which
-    then read real data as (x - center) / spread, counts as log(1 + x), integers as x / (levels - 1),
-    and points of the simplex centred, over their spread.
+    Each constructor is given, by parameter name, what it asks for among `latent_dim`,
+    `event_shape`, `encoder`, `decoder`, `posterior`, `train_data`, `train_size`, `levels`, `units`
+    and `data_support`, the likelihood's support. The likelihood and the prior may wrap the encoder
+    and the decoder, which then read real data as (x - center) / spread, counts as log(1 + x),
+    integers as x / (levels - 1), and points of the simplex centred, over their spread.
 
     Args:
-        event_shape: The shape of an example: `(columns,)` of a table, `(channels, height, width)` of
-            images.
+        event_shape: The shape of an example: `(columns,)` of a table, `(channels, height, width)`
+            of images.
         latent_dim: The length of the last axis that the decoder reads.
         prior: One of `priors.PRIORS` by name, a class, or a `partial` of a class with options.
         likelihood: Likewise from `likelihoods.LIKELIHOODS`, or one for each kind of data.
         posterior: Likewise from `posteriors.POSTERIORS`.
-        network: Likewise from `networks.NETWORKS`, for encoder and decoder; called with an input and an
-            output shape, and with `train_size` if it has that parameter.
+        network: Likewise from `networks.NETWORKS`, for encoder and decoder; called with an input
+            and an output shape, and with `train_size` if it has that parameter.
         kind: The kind of data, `dataset.kind`, if the likelihood depends on it.
-        train_data: Training data in the likelihood's support, for parts that are initialised from data.
+        train_data: Training data in the likelihood's support, for parts that are initialised from
+            data.
         train_size: The number of training examples.
         levels: The number of levels 0, ..., levels - 1 of the data; None if they have none.
         units: The center and spread of real data; None for those of `train_data`, or until `fit`.
 
     Raises:
-        ValueError: If a name is unknown, parts do not fit together, or a likelihood of integers is given no
-            `levels`.
+        ValueError: If a name is unknown, parts do not fit together, or a likelihood of integers is
+            given no `levels`.
     """
     event_shape, latent_dim = checked_sizes(event_shape, latent_dim)
     if isinstance(likelihood, Mapping):
@@ -204,7 +205,8 @@ def build(
     }
 
     def construct(part: Callable[..., nn.Module]) -> nn.Module:
-        # The signature of the class: that of a partial raises on an unknown option, without naming it.
+        # The signature of the class: that of a partial raises on an unknown option, without naming
+        # it.
         asked = inspect.signature(class_of(part)).parameters
         return part(**{name: value for name, value in given.items() if name in asked})
 

@@ -18,11 +18,11 @@ _NUMBERS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 class UniqueParameterNames(PyroModule):
     """A `PyroModule` that Pyro's `SVI` trains even after others of its class in the same process.
 
-    Pyro keeps parameters in one store per process, by name. A second module of the same class finds
-    the first one's tensors there, and `SVI` silently keeps training those. Here each module in use
-    has unique names: plain ones for the first, such as `prior$$$loc`, and `VAE_1.prior$$$loc` for the
-    next. The tensors in the store under its names are always the module's, even after a part is
-    replaced. Sample sites and the `state_dict` keep their names.
+    Pyro keeps parameters in one store per process, by name. A second module of the same class
+    finds the first one's tensors there, and `SVI` silently keeps training those. Here each module
+    in use has unique names: plain ones for the first, such as `prior$$$loc`, and
+    `VAE_1.prior$$$loc` for the next. The tensors in the store under its names are always the
+    module's, even after a part is replaced. Sample sites and the `state_dict` keep their names.
     """
 
     def _pyro_get_fullname(self, name: str) -> str:

@@ -76,7 +76,8 @@ def dirichlet_draw(
     implicit ones. No coordinate is below float64's smallest normal number.
 
     References:
-        Implicit Reparameterization Gradients (Figurnov et al., 2018), https://arxiv.org/abs/1805.08498
+        Implicit Reparameterization Gradients (Figurnov et al., 2018),
+        https://arxiv.org/abs/1805.08498
     """
     draw: Tensor = _LogSpaceDirichlet.apply(concentration.double())  # pyright: ignore
     return draw
@@ -88,11 +89,12 @@ class InteriorGamma(dist.Gamma):
     In float32 that number, tiny = 1.2e-38, stands for all of the mass below it, about
     (b tiny)^a / Gamma(a + 1): with b = 1, 1e-4 at a = 0.1, 1 % at a = 0.05 and 92 % at a = 0.001.
 
-    Draws are computed as logarithms and densities in float64, because a log(b z) - b z - log Gamma(a)
-    cancels. Gradients of draws are implicit.
+    Draws are computed as logarithms and densities in float64, because
+    a log(b z) - b z - log Gamma(a) cancels. Gradients of draws are implicit.
 
     References:
-        Implicit Reparameterization Gradients (Figurnov et al., 2018), https://arxiv.org/abs/1805.08498
+        Implicit Reparameterization Gradients (Figurnov et al., 2018),
+        https://arxiv.org/abs/1805.08498
     """
 
     # The newest torch has one more argument, which Pyro does not pass.
@@ -121,8 +123,8 @@ class InteriorGamma(dist.Gamma):
 class InteriorBeta(dist.Beta):
     """Beta(z | a, b), where draws lie in [tiny, 1 - epsilon] of their type.
 
-    In float32 these ends, 1.2e-38 and 1 - 1.2e-7, stand for all of the mass beyond them: 1 % and 22 %
-    of the draws with a = b = 0.05, 46 % and 49 % with a = b = 0.001.
+    In float32 these ends, 1.2e-38 and 1 - 1.2e-7, stand for all of the mass beyond them: 1 % and
+    22 % of the draws with a = b = 0.05, 46 % and 49 % with a = b = 0.001.
 
     The density is computed in float64.
     """
@@ -174,11 +176,12 @@ class LogisticNormal(Distribution):
     W = sum_i w_i, r_i = log z_i - m_i and r' = sum_i w_i r_i / W, the density of the first K - 1
     coordinates is
 
-        log p(z) = -sum_i log z_i - sum_i log s_i - (K - 1)/2 log 2 pi - 1/2 log W - 1/2 sum_i w_i (r_i - r')^2.
+        log p(z) = -sum_i log z_i - sum_i log s_i - (K - 1)/2 log 2 pi - 1/2 log W
+                   - 1/2 sum_i w_i (r_i - r')^2.
 
-    torch's stick-breaking version depends on the order of the corners, and its float32 draws reach 0 and
-    1, where it has no density. Here draws are at least the smallest normal number. The mean has no
-    closed form; `center` is softmax(m).
+    torch's stick-breaking version depends on the order of the corners, and its float32 draws reach
+    0 and 1, where it has no density. Here draws are at least the smallest normal number. The mean
+    has no closed form; `center` is softmax(m).
 
     Args:
         loc: m, `(*batch, corners)`; a constant added to all of them changes nothing.

@@ -77,7 +77,8 @@ class NegativeBinomial(Distribution):
         if self._validate_args:
             self._validate_sample(value)
         x, log_mean = value.double(), self.log_mean.double()
-        # Log-gamma functions are most of the work: compute one for each t, not for each copy of it.
+        # Log-gamma functions are most of the work: compute one for each t, not for each copy of
+        # it.
         log_t = _unexpanded(self.log_inverse_dispersion).double()
         t, log_odds = log_t.exp(), log_mean - log_t
         log_prob = (
@@ -94,7 +95,7 @@ class NegativeBinomial(Distribution):
         return log_prob.to(self.log_mean.dtype)
 
     def sample(self, sample_shape: _size = ()) -> Tensor:
-        """Poisson draws with a gamma-distributed rate, `(*sample_shape, *batch_shape)`, without a gradient."""
+        """Poisson draws with a gamma-distributed rate, `(*sample_shape, *batch_shape)`."""
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             t = self.log_inverse_dispersion.expand(shape).exp()
@@ -133,9 +134,9 @@ def _unexpanded(tensor: Tensor) -> Tensor:
 class Multinomial(Distribution):
     r"""p(x | N = sum_i x_i) = N! prod_i p_i^x_i / x_i!, p = softmax(f), for counts x.
 
-    Each data point is scored given its own total, so this is a density for every N separately: the sum
-    over all x of one total is 1. torch's has one total for the whole batch. Draws and moments need a
-    total and use `total_count`.
+    Each data point is scored given its own total, so this is a density for every N separately: the
+    sum over all x of one total is 1. torch's has one total for the whole batch. Draws and moments
+    need a total and use `total_count`.
 
     Args:
         logits: f, `(*batch, *event)`: all elements of an event share the total.
@@ -205,7 +206,8 @@ def _conditional_binomials(
 ) -> Float[Tensor, "rows elements"]:
     """Multinomial draws, element by element a binomial of the remaining total.
 
-    One draw per unit of the total would need memory for each, and float32 sums of ones stop at 2^24.
+    One draw per unit of the total would need memory for each, and float32 sums of ones stop at
+    2^24.
     """
     rest = probs.flip(-1).cumsum(-1).flip(-1).clamp(min=torch.finfo(probs.dtype).tiny)
     left = torch.full_like(probs[:, 0], total)

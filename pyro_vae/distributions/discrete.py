@@ -32,11 +32,11 @@ class _OneHots(constraints.Constraint):
 
 
 class OneHots(Distribution):
-    r"""p(z) = prod_v prod_k pi_vk^z_vk, pi_v = softmax(logits_v): V variables of K values, flattened.
+    r"""p(z) = prod_v prod_k pi_vk^z_vk, pi_v = softmax(logits_v): V flattened one-hot vectors.
 
-    `log_prob` is the mass of a vertex, never the density of a relaxation, so that bounds compare mass
-    with mass. `rsample` returns a vertex with the gradient of another point, which is biased: with
-    Gumbel noise g, that of softmax((logits + g) / temperature), or that of pi.
+    `log_prob` is the mass of a vertex, never the density of a relaxation, so that bounds compare
+    mass with mass. `rsample` returns a vertex with the gradient of another point, which is biased:
+    with Gumbel noise g, that of softmax((logits + g) / temperature), or that of pi.
 
     Args:
         logits: log pi, up to a constant for each variable, `(*batch, variables, values)`.
@@ -44,7 +44,8 @@ class OneHots(Distribution):
         estimator: "gumbel_softmax", or "straight_through" for the gradient of pi.
 
     References:
-        Categorical Reparameterization with Gumbel-Softmax (Jang et al., 2017), https://arxiv.org/abs/1611.01144;
+        Categorical Reparameterization with Gumbel-Softmax (Jang et al., 2017),
+        https://arxiv.org/abs/1611.01144;
         The Concrete Distribution (Maddison et al., 2017), https://arxiv.org/abs/1611.00712;
         Estimating or Propagating Gradients Through Stochastic Neurons (Bengio et al., 2013),
         https://arxiv.org/abs/1308.3432
@@ -114,8 +115,8 @@ class SpikeAndSlab(Distribution):
 
     Draws are exactly 0 with probability 1 - gamma. Their gradients in m and s are exact in
     expectation. The gradient in the logits is a straight-through one, that of a gate
-    sigmoid((logits + logistic noise) / temperature), and is biased: the gate steps from 0 to 1, and its
-    true derivative, 0 wherever it exists, is replaced by that of the relaxation.
+    sigmoid((logits + logistic noise) / temperature), and is biased: the gate steps from 0 to 1,
+    and its true derivative, 0 wherever it exists, is replaced by that of the relaxation.
 
     Args:
         logits: log gamma / (1 - gamma), `(*batch)`.
@@ -126,7 +127,8 @@ class SpikeAndSlab(Distribution):
     References:
         Bayesian Variable Selection in Linear Regression (Mitchell & Beauchamp, 1988),
         https://doi.org/10.1080/01621459.1988.10478694;
-        Variational Sparse Coding (Tonolini et al., 2020), https://proceedings.mlr.press/v115/tonolini20a.html
+        Variational Sparse Coding (Tonolini et al., 2020),
+        https://proceedings.mlr.press/v115/tonolini20a.html
     """
 
     arg_constraints = {
@@ -211,8 +213,8 @@ class Masked(Protocol):
 class AutoregressiveBernoulli(Distribution):
     r"""p(x) = prod_i Bernoulli(x_i | sigmoid(f_i + g_i(x_<i))), elements in row-major order.
 
-    log p is one pass of the network g. Draws go through the elements one by one, but add each to the
-    hidden units only once, so they take as many operations as a single pass.
+    log p is one pass of the network g. Draws go through the elements one by one, but add each to
+    the hidden units only once, so they take as many operations as a single pass.
 
     Args:
         logits: f, `(*batch, *event)`.
@@ -273,7 +275,7 @@ class AutoregressiveBernoulli(Distribution):
     def mean(self) -> Float[Tensor, "*batch_event"]:
         """A mean-field pass: sigmoid(f_i + g_i(m_<i)), with probabilities m in place of draws.
 
-        This is E[x_i] for the first element, and for all elements where g is 0. E[x] itself is a sum
-        over all events.
+        This is E[x_i] for the first element, and for all elements where g is 0. E[x] itself is a
+        sum over all events.
         """
         return self._in_order(self.batch_shape, lambda probability: probability)

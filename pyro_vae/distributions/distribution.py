@@ -14,8 +14,8 @@ D = TypeVar("D", bound="Distribution")
 class Distribution(TorchDistribution):
     """A distribution whose `expand` copies nothing.
 
-    `expand` broadcasts the tensors named in `batched`, whose leading axes are the batch shape. All other
-    attributes are shared, so what was computed from the parameters is not computed again.
+    `expand` broadcasts the tensors named in `batched`, whose leading axes are the batch shape. All
+    other attributes are shared, so what was computed from the parameters is not computed again.
     """
 
     arg_constraints: ClassVar = {}  # pyright: ignore

@@ -1,4 +1,4 @@
-"""Closed-form divergences KL(q || p), in nats, that torch does not register or computes only in float32."""
+"""Closed-form KL(q || p), in nats, that torch does not register or computes only in float32."""
 
 import math
 
@@ -105,10 +105,12 @@ def kl_diagonal_full(q: Independent, p: MultivariateNormal) -> Tensor:
 def kl_low_rank_diagonal(q: LowRankNormal | LowRankMultivariateNormal, p: Independent) -> Tensor:
     r"""KL(N(m, W W^T + D) || N(mu, diag(s^2))), without a d x d matrix.
 
-    1/2 sum_i [ (D_i + sum_k W_ik^2 + (m_i - mu_i)^2) / s_i^2 - 1 + 2 log s_i ] - 1/2 log |W W^T + D|.
+    1/2 sum_i [ (D_i + sum_k W_ik^2 + (m_i - mu_i)^2) / s_i^2 - 1 + 2 log s_i ]
+    - 1/2 log |W W^T + D|.
 
     References:
-        Gaussian Processes for Machine Learning (Rasmussen & Williams, 2006), equations A.10 and A.23.
+        Gaussian Processes for Machine Learning (Rasmussen & Williams, 2006), equations A.10 and
+        A.23.
     """
     base, q = _base(p), _low_rank(q)
     loc, scale = base.loc.double(), base.scale.double()
@@ -124,11 +126,12 @@ def kl_low_rank_diagonal(q: LowRankNormal | LowRankMultivariateNormal, p: Indepe
 def kl_diagonal_low_rank(q: Independent, p: LowRankNormal | LowRankMultivariateNormal) -> Tensor:
     r"""KL(N(m, diag(s^2)) || N(mu, W W^T + D)), without a d x d matrix.
 
-    With V = D^-1/2 W and L L^T = I + V^T V, Woodbury's identity subtracts |L^-1 V^T D^-1/2 v|^2 from
-    |D^-1/2 v|^2, for v = m - mu and for each column v of diag(s).
+    With V = D^-1/2 W and L L^T = I + V^T V, Woodbury's identity subtracts |L^-1 V^T D^-1/2 v|^2
+    from |D^-1/2 v|^2, for v = m - mu and for each column v of diag(s).
 
     References:
-        Gaussian Processes for Machine Learning (Rasmussen & Williams, 2006), equations A.9 and A.23.
+        Gaussian Processes for Machine Learning (Rasmussen & Williams, 2006), equations A.9 and
+        A.23.
     """
     base, p = _base(q), _low_rank(p)
     standard, cholesky, log_det = p.woodbury
@@ -161,7 +164,7 @@ def kl_low_rank(q: Distribution, p: Distribution) -> Tensor:
 @register_kl(InteriorBeta, InteriorBeta)
 @register_kl(InteriorDirichlet, InteriorDirichlet)
 def kl_in_float64(q: Distribution, p: Distribution) -> Tensor:
-    """torch's closed form in float64: in float32 it errs by 1e-2 to 1e-1 nats at concentrations of 1e4."""
+    """torch's formula in float64: float32 errs by 1e-2 to 1e-1 nats at concentrations of 1e4."""
     base = next(kind for kind in (Gamma, Beta, Dirichlet) if isinstance(q, kind))
     names = tuple(base.arg_constraints)  # pyright: ignore
     wide = [
@@ -190,7 +193,8 @@ def kl_weibull_gamma(q: Weibull, p: Gamma) -> Tensor:
     """With E[log z] = log l - g / k, E[z] = l Gamma(1 + 1/k), g being Euler's constant.
 
     References:
-        WHAI: Weibull Hybrid Autoencoding Inference (Zhang et al., 2018), https://arxiv.org/abs/1803.01328
+        WHAI: Weibull Hybrid Autoencoding Inference (Zhang et al., 2018),
+        https://arxiv.org/abs/1803.01328
     """
     k, scale = q.concentration.double(), q.scale.double()
     entropy = EULER * (1 - 1 / k) + (scale / k).log() + 1
@@ -214,10 +218,10 @@ def kl_gamma_log_normal(q: Gamma, p: LogNormal) -> Tensor:
 def mean_log_complement(a: Tensor, b: Tensor) -> Tensor:
     """E[log(1 - x)] of Kumaraswamy(a, b), in float64.
 
-    The terms of the series -sum_m B(1 + m/a, b) b / m fall as m^(-1 - b): truncated after M, it is off
-    by about M^-b / b. By parts it is -int_0^1 (1 - x^a)^b / (1 - x) dx, and with x = sigmoid(y) and
-    y = sinh(t), the trapezoid rule converges exponentially. Its relative error is below 1e-4 for a and b
-    from 0.05 to 30.
+    The terms of the series -sum_m B(1 + m/a, b) b / m fall as m^(-1 - b): truncated after M, it is
+    off by about M^-b / b. By parts it is -int_0^1 (1 - x^a)^b / (1 - x) dx, and with x =
+    sigmoid(y) and y = sinh(t), the trapezoid rule converges exponentially. Its relative error is
+    below 1e-4 for a and b from 0.05 to 30.
     """
     a, b = a.double()[..., None], b.double()[..., None]
     t = torch.arange(-5.0, 9.5, _STEP, dtype=torch.float64, device=a.device)
@@ -231,7 +235,8 @@ def kl_kumaraswamy_beta(q: Kumaraswamy, p: Beta) -> Tensor:
     """KL(Kumaraswamy(a, b) || Beta(c, d)), in closed form except for E[log(1 - x)], a quadrature.
 
     References:
-        Stick-Breaking Variational Autoencoders (Nalisnick & Smyth, 2017), https://arxiv.org/abs/1605.06197
+        Stick-Breaking Variational Autoencoders (Nalisnick & Smyth, 2017),
+        https://arxiv.org/abs/1605.06197
     """
     a, b = q.concentration1.double(), q.concentration0.double()
     c, d = p.concentration1.double(), p.concentration0.double()

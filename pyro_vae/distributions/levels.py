@@ -1,4 +1,4 @@
-"""Distributions of levels 0, ..., levels - 1: categorical, discretized logistic, and mixtures of the latter."""
+"""Distributions of levels 0, ..., levels - 1: categorical, logistic, logistic mixtures."""
 
 import pyro.distributions as dist
 import torch
@@ -38,10 +38,10 @@ def discretized_logistic_log_prob(
     scale: Float[Tensor, "*#shape"],
     levels: int,
 ) -> Float[Tensor, "*broadcast"]:
-    """log(F(x + 1/2) - F(x - 1/2)), F the logistic's distribution function; the end levels take the tails.
+    """log(F(x + 1/2) - F(x - 1/2)), F the logistic's CDF; the end levels take the tails.
 
-    sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)) is a product whose logarithm is
-    exact in the tails, where the difference is 0 in float32.
+    sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)) is a product whose logarithm
+    is exact in the tails, where the difference is 0 in float32.
     """
     below = F.logsigmoid((x + 0.5 - loc) / scale)
     above = F.logsigmoid((loc - x + 0.5) / scale)
@@ -79,8 +79,8 @@ class DiscretizedLogistic(Distribution):
         levels: The number of levels, at least 2.
 
     References:
-        Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), section
-        5, https://arxiv.org/abs/1606.04934
+        Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
+        section 5, https://arxiv.org/abs/1606.04934
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
@@ -225,8 +225,8 @@ class LogisticMixture(Distribution):
     def mean(self) -> Float[Tensor, "*batch_event"]:
         """E[x]; with coefficients, green's and blue's given the mean of the preceding channels.
 
-        The latter is exact except for the clipping to the levels: a location within their range moves
-        linearly with the preceding channel.
+        The latter is exact except for the clipping to the levels: a location within their range
+        moves linearly with the preceding channel.
         """
         loc = self.loc
         mean = discretized_logistic_mean(loc, self.scale, self.levels)

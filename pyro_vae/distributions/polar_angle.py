@@ -12,23 +12,24 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import _disable_current_modes
 
-# In each of `_CELLS` cells the density is the polynomial through its values at `_NODES` Gauss-Legendre
-# points. A cell is at most about one standard deviation wide.
+# In each of `_CELLS` cells the density is the polynomial through its values at `_NODES`
+# Gauss-Legendre points. A cell is at most about one standard deviation wide.
 _CELLS, _NODES = 32, 10
 # Outside the cells the density is below e^-40 = 4e-18 of its maximum.
 _DROP = 40.0
-# Convergence is quadratic after a few short steps in the tails, where the density varies within a cell.
+# Convergence is quadratic after a few short steps in the tails, where the density varies within a
+# cell.
 _NEWTON_STEPS = 7
 
 
 class PolarAngle:
     r"""f(t) = exp(-2 kappa x) (x (1 - x))^((d - 2) / 2) / I on [0, pi], with x = sin^2(t / 2).
 
-    It is exp(kappa (cos t - 1)) sin^(d-2) t, up to a constant. The interval where it is not negligible is
-    cut into cells, in each of which the density is a polynomial. One table then gives everything: the
-    integral I by Gauss-Legendre quadrature, and a draw t = F^-1(u) by a search for the cell and a fixed
-    number of Newton steps in it. Differentiating F(t; kappa) = u in kappa at a fixed u gives
-    dt/dkappa = -(dF/dkappa) / f, from the same table.
+    It is exp(kappa (cos t - 1)) sin^(d-2) t, up to a constant. The interval where it is not
+    negligible is cut into cells, in each of which the density is a polynomial. One table then
+    gives everything: the integral I by Gauss-Legendre quadrature, and a draw t = F^-1(u) by a
+    search for the cell and a fixed number of Newton steps in it. Differentiating F(t; kappa) = u
+    in kappa at a fixed u gives dt/dkappa = -(dF/dkappa) / f, from the same table.
 
     The table depends on kappa only and is computed once, in float64.
 
@@ -37,7 +38,8 @@ class PolarAngle:
         dim: d, the length of a point on the sphere.
 
     References:
-        Implicit Reparameterization Gradients (Figurnov et al., 2018), https://arxiv.org/abs/1805.08498
+        Implicit Reparameterization Gradients (Figurnov et al., 2018),
+        https://arxiv.org/abs/1805.08498
     """
 
     def __init__(self, concentration: Float[Tensor, "*batch"], dim: int) -> None:
@@ -79,9 +81,10 @@ class PolarAngle:
     def _interval(self, kappa: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The mode of x, and where the density in t has fallen by e^-40 on both sides of it.
 
-        h(x) = -2 kappa x + a log x + a log(1 - x) is concave with -h'' >= 8 a, and -h'' >= a / mode^2
-        below its mode. Above, it falls faster than the gamma density x^a exp(-2 kappa x), and r - 1 - log r
-        >= (r - 1)^2 / (2 r) for r >= 1. Each gives a bound, of which the tightest is used.
+        h(x) = -2 kappa x + a log x + a log(1 - x) is concave with -h'' >= 8 a, and -h'' >= a /
+        mode^2 below its mode. Above, it falls faster than the gamma density x^a exp(-2 kappa x),
+        and r - 1 - log r >= (r - 1)^2 / (2 r) for r >= 1. Each gives a bound, of which the
+        tightest is used.
         """
         a = self.exponent
         mode = a / (kappa + a + (kappa.square() + a * a).sqrt())
@@ -223,8 +226,8 @@ def _horner(coefficients: list[Tensor], s: Tensor) -> tuple[Tensor, Tensor]:
 class _Constants(NamedTuple):
     """Gauss-Legendre points and weights on [-1, 1].
 
-    `values @ antiderivative` are the coefficients of the integral, from -1, of the polynomial through the
-    values at the points.
+    `values @ antiderivative` are the coefficients of the integral, from -1, of the polynomial
+    through the values at the points.
     """
 
     nodes: Tensor
@@ -240,7 +243,8 @@ def _constants(device: torch.device) -> _Constants:
     integrated = np.linalg.inv(np.vander(nodes, increasing=True)).T / powers
     from_the_left = -(integrated * (-1.0) ** powers).sum(1, keepdims=True)
     antiderivative = np.concatenate([from_the_left, integrated], 1)
-    # The cached constants outlive a trace in which they may be computed, so they must not be part of it.
+    # The cached constants outlive a trace in which they may be computed, so they must not be part
+    # of it.
     with _disable_current_modes():
         return _Constants(
             *(

@@ -17,10 +17,10 @@ from pyro_vae.distributions.distribution import Distribution
 class LowRankNormal(Distribution):
     r"""N(x | mu, W W^T + diag(sigma^2)), over all D elements of an event together.
 
-    With V = W / sigma and d = (x - mu) / sigma, the quadratic form is |d|^2 - |L^-1 V^T d|^2 and the
-    log determinant 2 sum log sigma + 2 sum log diag L, for the Cholesky factor L of I + V^T V
-    (rank x rank). L is computed once, at construction, in float64, and for the factor's leading axes
-    only: a factor that the whole batch shares needs one.
+    With V = W / sigma and d = (x - mu) / sigma, the quadratic form is |d|^2 - |L^-1 V^T d|^2 and
+    the log determinant 2 sum log sigma + 2 sum log diag L, for the Cholesky factor L of I + V^T V
+    (rank x rank). L is computed once, at construction, in float64, and for the factor's leading
+    axes only: a factor that the whole batch shares needs one.
 
     Args:
         loc: mu, `(*batch, *event)`.
@@ -52,7 +52,7 @@ class LowRankNormal(Distribution):
         return constraints.independent(constraints.real, len(self.event_shape))
 
     def log_prob(self, value: Float[Tensor, "*batch_event"]) -> Float[Tensor, "*broadcast"]:
-        """log p(x), in float64: both terms of the quadratic form are large where sigma is small."""
+        """log p(x), in float64: the quadratic form's two terms are large where sigma is small."""
         if self._validate_args:
             self._validate_sample(value)
         standard, cholesky, log_determinant = self.woodbury
@@ -95,7 +95,7 @@ class LowRankNormal(Distribution):
 def woodbury(
     factor: Float[Tensor, "*leading elements rank"], scale: Float[Tensor, "*leading elements"]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """V = W / sigma, the Cholesky factor of I + V^T V, and log |W W^T + diag(sigma^2)|, in float64.
+    """V = W / sigma, the Cholesky factor of I + V^T V, log |W W^T + diag(sigma^2)|; in float64.
 
     References:
         Gaussian Processes for Machine Learning (Rasmussen & Williams, 2006), appendix A.3.
@@ -113,9 +113,9 @@ class DiagonalNormalMixture(Distribution):
     r"""p(z) = sum_k w_k N(z | mu_k, diag(sigma_k^2)), one mixture for the whole batch.
 
     `MixtureSameFamily` holds n x K x d numbers to compute the density of n points. Expanding the
-    quadratic form, sum_j z_j^2 / s_kj^2 - 2 sum_j z_j m_kj / s_kj^2 + sum_j m_kj^2 / s_kj^2, takes two
-    matrix products and n x K numbers: about 20 times faster with K = 500 and d = 50. The products are
-    in float64, because in float32 the terms of a narrow component cancel to noise.
+    quadratic form, sum_j z_j^2 / s_kj^2 - 2 sum_j z_j m_kj / s_kj^2 + sum_j m_kj^2 / s_kj^2, takes
+    two matrix products and n x K numbers: about 20 times faster with K = 500 and d = 50. The
+    products are in float64, because in float32 the terms of a narrow component cancel to noise.
 
     Args:
         logits: log w, up to a constant, `(components,)`.
@@ -183,13 +183,14 @@ _LARGEST_LOG = 70.0
 class StudentT(dist.StudentT):
     r"""p(z) of z = loc + scale t, t with df degrees of freedom; sampled by Bailey's polar method.
 
-    t = sqrt(df (u^(-2 / df) - 1)) cos(2 pi v), with u and v uniform on [0, 1). As df -> infinity this is
-    the Box-Muller method. torch divides a normal by the root of a gamma variable, which is sampled by
-    rejection, differentiated implicitly in df, and rounds to 0 where df is small. Here the noise does
-    not depend on the parameters, so several processes can share it, and gradients are explicit.
+    t = sqrt(df (u^(-2 / df) - 1)) cos(2 pi v), with u and v uniform on [0, 1). As df -> infinity
+    this is the Box-Muller method. torch divides a normal by the root of a gamma variable, which is
+    sampled by rejection, differentiated implicitly in df, and rounds to 0 where df is small. Here
+    the noise does not depend on the parameters, so several processes can share it, and gradients
+    are explicit.
 
-    The density is computed in float64 because its two log-gamma functions cancel: with a df of 1e6,
-    float32 gets the first digit wrong.
+    The density is computed in float64 because its two log-gamma functions cancel: with a df of
+    1e6, float32 gets the first digit wrong.
 
     Args:
         df: The degrees of freedom, above 0; the mean exists above 1, the variance above 2.
@@ -228,7 +229,7 @@ class Logistic(dist.Logistic):
     """Pyro's logistic distribution, with finite draws."""
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:
-        """Draws loc + scale logit(u), with u uniform and at least one rounding away from 0 and 1."""
+        """loc + scale logit(u), with u uniform and at least one rounding away from 0 and 1."""
         shape = self._extended_shape(torch.Size(sample_shape))
         uniform = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
         return self.icdf(clamp_probs(uniform))
@@ -250,10 +251,10 @@ class Bijection(Protocol):
 class NormalFlow(Distribution):
     """z = f(u, h), u ~ N(mu, diag(sigma^2)): log p(z) = log N(f^-1(z, h)) - log |det df/du|.
 
-    `log_prob` of the tensor that `rsample` has just returned reuses the density of that draw and needs
-    no inverse; of any other value it computes f^-1. The two agree, in value and in gradient. A draw
-    made without gradients is inverted if gradients are enabled later. The cache belongs to this
-    distribution object, so a trace of the program sees both paths as plain operations.
+    `log_prob` of the tensor that `rsample` has just returned reuses the density of that draw and
+    needs no inverse; of any other value it computes f^-1. The two agree, in value and in gradient.
+    A draw made without gradients is inverted if gradients are enabled later. The cache belongs to
+    this distribution object, so a trace of the program sees both paths as plain operations.
 
     Args:
         loc: mu, `(*batch, dim)`.

@@ -24,7 +24,7 @@ def _check_dim(point: Tensor) -> None:
 
 
 class SphericalUniform(Distribution):
-    """p(z) = Gamma(d/2) / (2 pi^(d/2)) on the unit sphere in R^d: the direction of a standard normal.
+    """p(z) = Gamma(d/2) / (2 pi^(d/2)) on the unit sphere in R^d, a standard normal's direction.
 
     Args:
         like: `(*batch, dim)`. Only its shape, type and device matter.
@@ -52,7 +52,7 @@ class SphericalUniform(Distribution):
         return value.new_full(shape, -log_surface_area(value.shape[-1]))
 
     def rsample(self, sample_shape: _size = ()) -> Float[Tensor, "*shape dim"]:
-        """Draws, `(*sample_shape, *batch_shape, dim)`. There is no parameter to differentiate in."""
+        """Draws, `(*sample_shape, *batch_shape, dim)`; there is no parameter to differentiate."""
         shape = self._extended_shape(torch.Size(sample_shape))
         # In float64 the normal is never so short that its direction loses digits.
         noise = torch.randn(shape, dtype=torch.float64, device=self._like.device)
@@ -103,14 +103,15 @@ class _Directional(Distribution):
 class VonMisesFisher(_Directional):
     r"""f(z) = C_d(kappa) exp(kappa mu.z) on the unit sphere in R^d; on the circle, von Mises.
 
-    A draw is z = cos(t) mu + sin(t) v: v is uniform among the directions orthogonal to mu, and t is the
-    quantile of a uniform number. Draws are reparameterised in both parameters. t is differentiated
-    implicitly by `PolarAngle`, without the missing term of a rejection sampler that is differentiated
-    as if every proposal had been accepted. v is moved with mu by parallel transport, without turning
-    about it, which is the gradient of least variance and is finite in every direction.
+    A draw is z = cos(t) mu + sin(t) v: v is uniform among the directions orthogonal to mu, and t
+    is the quantile of a uniform number. Draws are reparameterised in both parameters. t is
+    differentiated implicitly by `PolarAngle`, without the missing term of a rejection sampler that
+    is differentiated as if every proposal had been accepted. v is moved with mu by parallel
+    transport, without turning about it, which is the gradient of least variance and is finite in
+    every direction.
 
-    The density is computed as C_d(kappa) exp(kappa - kappa |z - mu|^2 / 2), equal on the sphere and more
-    accurate where z is near mu. All computations are in float64.
+    The density is computed as C_d(kappa) exp(kappa - kappa |z - mu|^2 / 2), equal on the sphere
+    and more accurate where z is near mu. All computations are in float64.
 
     Args:
         loc: mu, the mean direction, of length 1, `(*batch, dim)`.
@@ -121,8 +122,9 @@ class VonMisesFisher(_Directional):
 
     References:
         Hyperspherical Variational Auto-Encoders (Davidson et al., 2018),
-        https://arxiv.org/abs/1804.00891; Implicit Reparameterization Gradients (Figurnov et al., 2018),
-        https://arxiv.org/abs/1805.08498; Directional Statistics (Mardia & Jupp, 2000), section 9.3
+        https://arxiv.org/abs/1804.00891; Implicit Reparameterization Gradients (Figurnov et al.,
+        2018), https://arxiv.org/abs/1805.08498; Directional Statistics (Mardia & Jupp, 2000),
+        section 9.3
     """
 
     def __init__(
@@ -137,7 +139,7 @@ class VonMisesFisher(_Directional):
 
     @property
     def log_scaled_normalizer(self) -> Float[Tensor, "*batch"]:
-        """log of the integral of exp(kappa (mu.z - 1)) over the sphere, -log C_d(kappa) - kappa."""
+        """-log C_d(kappa) - kappa, the log of the sphere's integral of exp(kappa (mu.z - 1))."""
         area = log_surface_area(self.event_shape[0] - 1)
         return (self.polar_angle.log_integral + area).expand(self.batch_shape)
 
@@ -176,10 +178,10 @@ class PowerSpherical(_Directional):
     r"""f(z) = N_d(kappa) (1 + mu.z)^kappa on the unit sphere in R^d.
 
     With a = (d - 1) / 2 + kappa and b = (d - 1) / 2, (1 + mu.z) / 2 is Beta(a, b) distributed, and
-    1 / N_d(kappa) = 2^(a + b) pi^b Gamma(a) / Gamma(a + b). A draw is z = cos(t) mu + sin(t) v with
-    cos(t) = 2 y - 1, y ~ Beta(a, b) reparameterised implicitly, and v uniform among the directions
-    orthogonal to mu. 1 + mu.z is computed as |z + mu|^2 / 2, or near mu as 2 - |z - mu|^2 / 2. All
-    computations are in float64.
+    1 / N_d(kappa) = 2^(a + b) pi^b Gamma(a) / Gamma(a + b). A draw is z = cos(t) mu + sin(t) v
+    with cos(t) = 2 y - 1, y ~ Beta(a, b) reparameterised implicitly, and v uniform among the
+    directions orthogonal to mu. 1 + mu.z is computed as |z + mu|^2 / 2, or near mu as 2 - |z -
+    mu|^2 / 2. All computations are in float64.
 
     Args:
         loc: mu, the mean direction, of length 1, `(*batch, dim)`.
@@ -250,9 +252,10 @@ def rotate(
 ) -> Float[Tensor, "*shape dim"]:
     """cos(t) mu + sin(t) v, with v uniform among the directions orthogonal to mu.
 
-    The gradient in mu is by parallel transport: dv = -(v.dmu) mu, the rotation that takes mu to
-    mu + dmu and nothing more. A v from projected noise, or from a fixed frame reflected to mu, would
-    also turn about mu, which has infinite variance in R^3 for the former, near a pole for the latter.
+    The gradient in mu is by parallel transport: dv = -(v.dmu) mu, the rotation that takes mu to mu
+    + dmu and nothing more. A v from projected noise, or from a fixed frame reflected to mu, would
+    also turn about mu, which has infinite variance in R^3 for the former, near a pole for the
+    latter.
 
     Args:
         loc: mu, in float64.
@@ -263,7 +266,8 @@ def rotate(
     loc = loc / loc.detach().norm(dim=-1, keepdim=True)
     fixed = loc.detach()
     tangent = torch.randn(*cosine.shape, loc.shape[-1], dtype=loc.dtype, device=loc.device)
-    # Twice, because noise almost along mu loses digits the first time, not rarely so on the circle.
+    # Twice, because noise almost along mu loses digits the first time, not rarely so on the
+    # circle.
     for _ in range(2):
         tangent = tangent - (tangent * fixed).sum(-1, keepdim=True) * fixed
         tangent = tangent / tangent.norm(dim=-1, keepdim=True)

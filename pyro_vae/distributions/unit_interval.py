@@ -23,9 +23,9 @@ _WIDE = 4.0
 class ContinuousBernoulli(Distribution):
     r"""p(x) = exp(l x) l / (exp(l) - 1) on [0, 1], with the logit l.
 
-    torch's clamps the probability sigmoid(l) to float32, but not l: from |l| = 16 on its density does
-    not have mass one, and near l = 0 its logarithms of ratios near 1 cancel. Here
-    log((exp(l) - 1) / l) is l / 2 plus an even function of l, computed in float64.
+    torch's clamps the probability sigmoid(l) to float32, but not l: from |l| = 16 on its density
+    does not have mass one, and near l = 0 its logarithms of ratios near 1 cancel. Here log((exp(l)
+    - 1) / l) is l / 2 plus an even function of l, computed in float64.
 
     Args:
         logits: l.
@@ -41,7 +41,7 @@ class ContinuousBernoulli(Distribution):
         super().__init__(logits.shape, validate_args=validate_args)
 
     def _sizes(self) -> tuple[Tensor, Tensor, Tensor]:
-        """l, whether it is near 0, and |l|, replaced near 0 by a number at which closed forms are finite."""
+        """l, whether it is near 0, and |l|, or near 0 a number where closed forms are finite."""
         logits = self.logits.double()
         near = logits.abs() < _NEAR_ZERO
         return logits, near, torch.where(near, 1.0, logits.abs())
@@ -93,8 +93,8 @@ class ContinuousBernoulli(Distribution):
 class Beta(InteriorBeta):
     r"""Beta(x | a, b), within `EDGE` of 0 and 1 with the density there, in float64 inside.
 
-    A Beta's density is 0 or infinite at an end, unless a or b is 1. The mass of this one is only nearly
-    one: within `EDGE` of an end it is `EDGE` times the density there.
+    A Beta's density is 0 or infinite at an end, unless a or b is 1. The mass of this one is only
+    nearly one: within `EDGE` of an end it is `EDGE` times the density there.
     """
 
     def log_prob(self, value: Float[Tensor, "*#batch"]) -> Float[Tensor, "*broadcast"]:
@@ -109,7 +109,7 @@ class Beta(InteriorBeta):
 
 
 class LogitNormal(Distribution):
-    r"""The distribution of sigmoid(u), u ~ N(loc, scale^2); within `EDGE` of 0 and 1 with the density there.
+    r"""sigmoid(u), u ~ N(loc, scale^2); within `EDGE` of 0 and 1 with the density there.
 
     Args:
         loc: The mean of u.
@@ -148,7 +148,7 @@ class LogitNormal(Distribution):
         return torch.sigmoid(self.loc + self.scale * noise)
 
     def _expectation(self, power: int) -> Tensor:
-        """E[x^power] by Gauss quadrature, over u or for a wide density over x, accurate to 3e-5."""
+        """E[x^power] by Gauss quadrature over u, or for a wide density over x, to 3e-5."""
         nodes, weights = np.polynomial.hermite_e.hermegauss(64)
         narrow = torch.zeros_like(self.loc)
         for node, weight in zip(nodes.tolist(), (weights / weights.sum()).tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""`from_svi`: a Pyro model and its guide as a tree that ArviZ reads; `write_netcdf` and `write_zarr` save it."""
+"""A Pyro model and its guide as a tree that ArviZ reads, and its files."""
 
 import json
 import logging
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SAMPLING = (
-    "Independent draws from the guide q(z | x), neither reweighted nor a Markov chain: their r_hat and "
-    "ESS say nothing about the guide; k-hat and ESS of log_weight do. "
+    "Independent draws from the guide q(z | x), neither reweighted nor a Markov chain: their "
+    "r_hat and ESS say nothing about the guide; k-hat and ESS of log_weight do. "
     "posterior_predictive holds replicates of the same data, x ~ p(x | z) with z ~ q(z | x); they "
-    "describe the fit and are not a calibrated test of it. prior_predictive holds new data, z ~ p(z)."
+    "describe the fit and are not a calibrated test of it. prior_predictive holds new data, z ~ "
+    "p(z)."
 )
 
 
@@ -62,38 +63,41 @@ def from_svi(
 ) -> "xarray.DataTree":
     """z ~ q(z | x), x' ~ p(x | z) and the terms of each draw, as the groups that ArviZ reads.
 
-    Any model and guide are possible: hand-written or automatic, with global or local latent sites, with
-    parameters in Pyro's store or in modules, with masks, factors, deterministic sites, subsampled plates
-    (all draws share one subsample) or no plate at all. Draws are vectorised if the programs allow it,
-    which is tried and checked, and otherwise taken one by one: the attribute `draws_taken` says which,
-    and why. Modules among `model` and `guide`, or of which they are methods, are in evaluation mode.
+    Any model and guide are possible: hand-written or automatic, with global or local latent sites,
+    with parameters in Pyro's store or in modules, with masks, factors, deterministic sites,
+    subsampled plates (all draws share one subsample) or no plate at all. Draws are vectorised if
+    the programs allow it, which is tried and checked, and otherwise taken one by one: the
+    attribute `draws_taken` says which, and why. Modules among `model` and `guide`, or of which
+    they are methods, are in evaluation mode.
 
-    `posterior` holds the latent and the deterministic sites; `posterior_predictive` data drawn at the
-    posterior's z; `prior` and `prior_predictive` the same from the model alone; then
+    `posterior` holds the latent and the deterministic sites; `posterior_predictive` data drawn at
+    the posterior's z; `prior` and `prior_predictive` the same from the model alone; then
     `observed_data` and `constant_data`. Variables have the dimensions `(chain, draw, plates, event
-    axes)`, with one chain. `sample_stats` holds log p(x | z), log p(z), log q(z | x) and log weights
-    in nats and float64. The rest depends on the plates of the latent sites:
+    axes)`, with one chain. `sample_stats` holds log p(x | z), log p(z), log q(z | x) and log
+    weights in nats and float64. The rest depends on the plates of the latent sites:
 
-    - All in the plate over data, as in a VAE: each example has its own terms, `(chain, draw, data)`.
-      `per_datum` has the ELBO, log p(x), k-hat, ESS and the mean and standard deviation of the latent
-      sites for *all* data; raw draws are kept for the first `num_stored`. Its `kl` is exact where there
-      is a closed form, as the attribute `estimate` says; other variables have the attribute
-      `num_draws`. There is no `log_likelihood`: pointwise LOO would rank the worst guide first.
+    - All in the plate over data, as in a VAE: each example has its own terms, `(chain, draw,
+    data)`.
+      `per_datum` has the ELBO, log p(x), k-hat, ESS and the mean and standard deviation of the
+      latent sites for *all* data; raw draws are kept for the first `num_stored`. Its `kl` is exact
+      where there is a closed form, as the attribute `estimate` says; other variables have the
+      attribute `num_draws`. There is no `log_likelihood`: pointwise LOO would rank the worst guide
+      first.
     - Otherwise the terms are those of all data together, `(chain, draw)`, and the pointwise
-      `log_likelihood` is there for `arviz_stats.loo` and `loo_approximate_posterior`. Its attribute
-      `notes` names the data for which these are not defined, and a remedy. Sums over a subsample are
-      scaled to all data, as in Pyro's ELBO.
+      `log_likelihood` is there for `arviz_stats.loo` and `loo_approximate_posterior`. Its
+      attribute `notes` names the data for which these are not defined, and a remedy. Sums over a
+      subsample are scaled to all data, as in Pyro's ELBO.
 
-    Data of the first kind are processed in blocks if there are more than `num_stored`. Every argument
-    that is a tensor or an array and as long as the first such one is divided along its first axis. The
-    stored data are a separate block: under one seed their draws do not depend on the block size.
-    Programs that cannot be run on a part of the data, such as ones with a parameter per example, are
-    run on all data at once.
+    Data of the first kind are processed in blocks if there are more than `num_stored`. Every
+    argument that is a tensor or an array and as long as the first such one is divided along its
+    first axis. The stored data are a separate block: under one seed their draws do not depend on
+    the block size. Programs that cannot be run on a part of the data, such as ones with a
+    parameter per example, are run on all data at once.
 
-    Sites may have any name, which is also that of the variable. A dimension that would have the same
-    name gets a suffix: `image_dim` beside a site called `image`. A site called `draw` or `chain`, which
-    are ArviZ's dimensions, is the variable `draw_site`; one called `a/b` is `a%2Fb`. The attribute
-    `site` of such a variable holds the site's name.
+    Sites may have any name, which is also that of the variable. A dimension that would have the
+    same name gets a suffix: `image_dim` beside a site called `image`. A site called `draw` or
+    `chain`, which are ArviZ's dimensions, is the variable `draw_site`; one called `a/b` is
+    `a%2Fb`. The attribute `site` of such a variable holds the site's name.
 
     Log densities are unscaled: `poutine.scale` does not enter. A latent site that the guide lacks,
     such as one that training marginalises, is drawn from the model given the others.
@@ -103,21 +107,22 @@ def from_svi(
         guide: Its guide.
         *args: The arguments of both.
         num_draws: The number of draws from the guide.
-        num_prior_draws: The number of draws from the model, each of as many data as are stored; 0 for
-            none, which a model with an improper prior needs.
+        num_prior_draws: The number of draws from the model, each of as many data as are stored; 0
+            for none, which a model with an improper prior needs.
         num_stored: The number of data whose raw draws are kept, if each example has its own.
         block_size: The number of data processed at once. None for about 4 million elements.
-        coords: Dimension -> the values along it, for all data or for those stored; of values for all
-            data of a subsampled plate, those in it are used. By default integers from 0; for a
+        coords: Dimension -> the values along it, for all data or for those stored; of values for
+            all data of a subsampled plate, those in it are used. By default integers from 0; for a
             subsample, its rows.
-        dims: Site -> the names of its event axes. By default, for a site in the plate over data, `row,
-            column` after a `channel` for two or three axes, and for one `latent_dim` if the site is
-            latent and `element` if observed; for others `SITE_dim_0` and so on. For a variable of
-            `constant_data`, the names of all its axes.
-        constant_data: Variables that are not sites, such as labels; a first axis that is as long as the
-            data, or as those stored, is theirs. Of all data of a subsample, those in it are used.
-        rows: The row numbers of the data in their file: the coordinate along their dimension, to join
-            the tree with other tables.
+        dims: Site -> the names of its event axes. By default, for a site in the plate over data,
+            `row, column` after a `channel` for two or three axes, and for one `latent_dim` if the
+            site is latent and `element` if observed; for others `SITE_dim_0` and so on. For a
+            variable of `constant_data`, the names of all its axes.
+        constant_data: Variables that are not sites, such as labels; a first axis that is as long
+            as the data, or as those stored, is theirs. Of all data of a subsample, those in it are
+            used.
+        rows: The row numbers of the data in their file: the coordinate along their dimension, to
+            join the tree with other tables.
         row_names: The name of each example: the coordinate `row_name` along the same dimension.
         configuration: The options of the run, stored as the attribute `configuration` in JSON.
         attrs: Further attributes of the tree: strings, numbers or lists of these.
@@ -132,9 +137,9 @@ def from_svi(
         A tree for `arviz_stats.summary`, `arviz_plots` and the rest of ArviZ.
 
     Raises:
-        ValueError: If a number is too small, a name is not one of the program's, `block_size` is given
-            and data cannot be divided, draws differ in their sites, or, before any draw, if something
-            cannot be stored.
+        ValueError: If a number is too small, a name is not one of the program's, `block_size` is
+            given and data cannot be divided, draws differ in their sites, or, before any draw, if
+            something cannot be stored.
     """
     import xarray
 
@@ -323,8 +328,8 @@ def _check_attributes(attributes: Mapping[str, Any]) -> None:
 def write_netcdf(tree: "xarray.DataTree", path: str | os.PathLike[str]) -> Path:
     """Write a tree to a compressed NetCDF file, atomically.
 
-    `xarray.open_datatree`, `arviz_base.convert_to_datatree` and `arviz.from_netcdf` of both lines open
-    the file.
+    `xarray.open_datatree`, `arviz_base.convert_to_datatree` and `arviz.from_netcdf` of both lines
+    open the file.
 
     Args:
         tree: A tree from `from_svi`.
@@ -338,8 +343,8 @@ def write_netcdf(tree: "xarray.DataTree", path: str | os.PathLike[str]) -> Path:
         node.path: {name: {"zlib": True, "complevel": 4} for name, v in node.items() if v.ndim}
         for node in tree.leaves
     }
-    # In the same directory, for an atomic rename. The fixed name lets the next process overwrite what a
-    # killed one left behind.
+    # In the same directory, for an atomic rename. The fixed name lets the next process overwrite
+    # what a killed one left behind.
     partial = path.with_name(f".{path.name}.tmp")
     try:
         tree.to_netcdf(partial, engine="h5netcdf", encoding=encoding)
@@ -353,11 +358,11 @@ def write_zarr(tree: "xarray.DataTree", path: str | os.PathLike[str]) -> Path:
     """Write a tree to a Zarr store, completely or not at all.
 
     The store is a directory. `xarray.open_datatree(path, engine="zarr")` opens it, and so does
-    `arviz.from_zarr` from ArviZ 1.0 on; that of 0.x refuses any Zarr that current xarray accepts. The
-    format is Zarr's second, which both read without a warning.
+    `arviz.from_zarr` from ArviZ 1.0 on; that of 0.x refuses any Zarr that current xarray accepts.
+    The format is Zarr's second, which both read without a warning.
 
-    Replacing a store takes two steps, with the old one kept as `.NAME.old`: a process killed between
-    them leaves that, and the new one as `.NAME.tmp`.
+    Replacing a store takes two steps, with the old one kept as `.NAME.old`: a process killed
+    between them leaves that, and the new one as `.NAME.tmp`.
 
     Args:
         tree: A tree from `from_svi`.

@@ -1,4 +1,4 @@
-"""Draws from a guide and a model: vectorised where the programs allow it, and in blocks of data."""
+"""Draws from a guide and a model, vectorised where the programs allow it, in blocks of data."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -30,8 +30,9 @@ from pyro_vae.rng import owners_of
 
 # The number of draws x data x elements of an example held at once, by default.
 MAX_ELEMENTS = 4_000_000
-# Tolerance of log densities and values of a draw alone and among all, absolute and relative: matrix
-# products of another shape round differently. A draw that reads the values of another differs more.
+# Tolerance of log densities and values of a draw alone and among all, absolute and relative:
+# matrix products of another shape round differently. A draw that reads the values of another
+# differs more.
 TOLERANCE = 0.01
 
 
@@ -97,9 +98,9 @@ def sample_posterior(
 ) -> tuple[Draws, Layout]:
     """Draws from the guide, the model's sites at them, and new data at them.
 
-    Draws are vectorised in a plate left of all others, as by `Trace_ELBO`. Programs that are not written
-    for that fail, or broadcast wrongly. So two of the draws are recomputed alone; if they differ, or
-    anything fails, the draws are taken one by one.
+    Draws are vectorised in a plate left of all others, as by `Trace_ELBO`. Programs that are not
+    written for that fail, or broadcast wrongly. So two of the draws are recomputed alone; if they
+    differ, or anything fails, the draws are taken one by one.
 
     Args:
         pair: The model and the guide.
@@ -137,8 +138,8 @@ def sample_posterior(
         try:
             draws = sample(num_draws, vectorise)
             obstacle = find_difference(pair, layout, draws)
-        # A program that is not written for vectorised draws may raise anything. Errors of the program
-        # itself are raised again below.
+        # A program that is not written for vectorised draws may raise anything. Errors of the
+        # program itself are raised again below.
         except Exception as error:  # noqa: BLE001
             obstacle = _first_line(error)
         else:
@@ -211,9 +212,9 @@ def _map_arrays(change: Callable[[str], np.ndarray], site: Site) -> Site:
 def find_difference(pair: Pair, layout: Layout, draws: Draws) -> str:
     """How vectorised draws differ from the same draws alone; empty if they do not.
 
-    The first and the last draw are recomputed alone: a program that reads one draw for all, as `w[-1]`
-    does, is right at that one. New data are recomputed, too, because observed sites have no axis of
-    draws.
+    The first and the last draw are recomputed alone: a program that reads one draw for all, as
+    `w[-1]` does, is right at that one. New data are recomputed, too, because observed sites have
+    no axis of draws.
 
     Args:
         pair: The model and the guide.
@@ -388,7 +389,7 @@ def first_data(sites: Mapping[str, Site], plate: str, number: int) -> dict[str, 
 
 
 def _blocks(size: int, first: int, block_size: int) -> Iterator[slice]:
-    """The rows to be stored, so that their draws do not depend on the block size; then the rest."""
+    """The stored rows, so that their draws do not depend on the block size; then the rest."""
     yield slice(0, min(first, size))
     for start in range(first, size, block_size):
         yield slice(start, min(start + block_size, size))

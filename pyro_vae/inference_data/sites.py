@@ -27,15 +27,15 @@ class Site:
         name: Its name.
         kind: Its kind; in a guide's trace, every drawn site is "latent".
         values: `(draw, *plates, *event)`.
-        log_density: Its log density in nats, `(draw, *plates)`, in float64; with masks, but without
-            scales and subsampling.
+        log_density: Its log density in nats, `(draw, *plates)`, in float64; with masks, but
+            without scales and subsampling.
         plates: The names of its plates, the outermost first.
         shares: Plate -> the ratio of its full to its subsampled size, including plates in a loop.
         is_discrete: Whether its values are whole numbers.
         is_category: Whether they are categories, which have no mean.
         is_point: Whether it is a point mass.
-        kl: At a guide's site, KL(q || p) to the model's site in nats, `(draw, *plates)`; None without a
-            closed form.
+        kl: At a guide's site, KL(q || p) to the model's site in nats, `(draw, *plates)`; None
+            without a closed form.
     """
 
     name: str
@@ -58,8 +58,8 @@ class Site:
         """The log density summed over all plates but one.
 
         Args:
-            data_plate: The plate to keep: `(draw, data)`. None to sum over all, `(draw,)`. Sums over a
-                subsample are scaled to all data.
+            data_plate: The plate to keep: `(draw, data)`. None to sum over all, `(draw,)`. Sums
+                over a subsample are scaled to all data.
         """
         axes = tuple(1 + axis for axis, p in enumerate(self.plates) if p != data_plate)
         share = math.prod(n for plate, n in self.shares.items() if plate != data_plate)
@@ -109,8 +109,8 @@ def plate_frames(node: Mapping[str, Any]) -> list[Any]:
 def _event_dim(node: Mapping[str, Any]) -> int:
     """The number of event axes of a site's value, in one draw.
 
-    By default `pyro.deterministic` counts all axes as the event's. Here leading axes that match the
-    plates are the plates'.
+    By default `pyro.deterministic` counts all axes as the event's. Here leading axes that match
+    the plates are the plates'.
     """
     value, event_dim = node["value"], node["fn"].event_dim
     if not is_deterministic(node) or event_dim < value.dim():
@@ -135,7 +135,8 @@ class Layout:
         data_plate: The plate over data: the outermost one that contains an observed site. None if
             there is none.
         data_size: The number of data in it.
-        is_local: Whether every site of both is in that plate, so that each data point has its own terms.
+        is_local: Whether every site of both is in that plate, so that each data point has its own
+            terms.
         max_plate_nesting: The number of axes of plates.
         event_dims: Deterministic site -> the number of its event axes.
         subsample: The subsamples of plates, which all draws share.
@@ -279,8 +280,8 @@ def closed_form_kl(
 ) -> np.ndarray | None:
     """KL(q || p) in nats at a site of the guide, `(draw, *plates)`; None without a closed form.
 
-    Also None for a point mass, for a site that is masked, that the model lacks or computes, and for one
-    in other plates than the model's.
+    Also None for a point mass, for a site that is masked, that the model lacks or computes, and
+    for one in other plates than the model's.
     """
     guide, model = (sample_nodes(trace).get(site.name) for trace in (guide_trace, model_trace))
     if guide is None or model is None or site.is_point or kind_of(model) != "latent":
@@ -347,7 +348,7 @@ def unconditioned(model: Program) -> Program:
 
 
 def replay(program: Program, *traces: Trace) -> Program:
-    """The program with the latent values and the subsamples of traces, where it has their sites."""
+    """The program with the latent values and subsamples of traces, where it has their sites."""
     merged = Trace()
     for trace in traces:
         for name, node in cast("dict[str, dict[str, Any]]", trace.nodes).items():

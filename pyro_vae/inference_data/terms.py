@@ -14,8 +14,8 @@ from pyro_vae.statistics import (
     tail_length,
 )
 
-# Names without a meaning in ArviZ, which takes `log_likelihood` for pointwise LOO; that ranks the worst
-# guide first when an example is an image.
+# Names without a meaning in ArviZ, which takes `log_likelihood` for pointwise LOO; that ranks the
+# worst guide first when an example is an image.
 TERMS = {
     "log_p_x_given_z": "log p(x | z), summed over the observed sites and factors",
     "log_p_z": "log p(z), summed over the latent sites",
@@ -48,13 +48,13 @@ def terms_of(
 ) -> dict[str, np.ndarray]:
     """log p(x | z), log p(z), log q(z | x) and the log weight of each draw.
 
-    A latent site that the guide lacks was drawn from the model given the others: its density is also
-    that of its proposal.
+    A latent site that the guide lacks was drawn from the model given the others: its density is
+    also that of its proposal.
 
     Args:
         draws: The draws.
-        data_plate: The plate over data, for terms of shape `(draw, data)`. None for terms of all data
-            together, of shape `(draw,)`.
+        data_plate: The plate over data, for terms of shape `(draw, data)`. None for terms of all
+            data together, of shape `(draw,)`.
         has_density: Whether the guide has a density; otherwise the last two are left out.
     """
     like = (*draws.model.values(), *draws.guide.values())[0].total(data_plate)
@@ -100,7 +100,7 @@ def _kl(draws: Draws, data_plate: str) -> np.ndarray:
 def statistics_of(
     terms: Mapping[str, np.ndarray], draws: Draws, data_plate: str
 ) -> dict[str, np.ndarray]:
-    """`STATISTICS` per example, as far as `terms` allow, and the mean and standard deviation of its latent sites.
+    """`STATISTICS` per example, if `terms` allow, and the moments of its latent sites.
 
     Args:
         terms: Of shape `(draw, data)`.
@@ -132,7 +132,7 @@ def statistics_of(
 def loo_attributes(
     densities: Mapping[str, np.ndarray], data_dim: str, rows: np.ndarray | None = None
 ) -> dict[str, str | list[int]]:
-    """The data on which `arviz_stats.loo` raises or returns NaN: `notes` and the positions `leave_out`.
+    """Where `arviz_stats.loo` raises or returns NaN: `notes` and the positions `leave_out`.
 
     LOO fits a Pareto distribution to each example's lowest log likelihoods, which must differ.
 
@@ -155,11 +155,11 @@ def loo_attributes(
         tied = finite & (lowest[0] == lowest[tail - 1]) & ~constant
         raises = "arviz_stats.loo raises 'All tail values are the same'"
         problems = {
-            f"is the same at every draw, because it does not depend on global latent sites: {raises}; "
-            "its elpd is that value": constant,
+            "is the same at every draw, because it does not depend on global latent sites: "
+            f"{raises}; its elpd is that value": constant,
             f"is the same at its {tail} lowest draws: {raises}": tied,
-            "is not finite at some draws, where the density is 0: the elpd of arviz_stats.loo is NaN, or "
-            "it raises; use a likelihood with a positive density for all data": ~finite,
+            "is not finite at some draws, where the density is 0: the elpd of arviz_stats.loo is "
+            "NaN, or it raises; use a likelihood with a positive density for all data": ~finite,
         }
         for problem, which in problems.items():
             places = np.flatnonzero(which.reshape(len(which), -1).any(1))

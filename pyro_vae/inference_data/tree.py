@@ -22,16 +22,18 @@ GROUPS = {
     "posterior": "draws of the latent sites from the guide, and what the model computes from them",
     "sample_stats": "the terms of each draw",
     "log_likelihood": (
-        "log p(x_i | z) of each example at each draw, for arviz_stats.loo_approximate_posterior with "
-        "log_p = log_p_x_given_z + log_p_z and log_q = log_q_z_given_x; loo takes the guide's draws "
-        "for the posterior's"
+        "log p(x_i | z) of each example at each draw, for arviz_stats.loo_approximate_posterior "
+        "with log_p = log_p_x_given_z + log_p_z and log_q = log_q_z_given_x; loo takes the "
+        "guide's draws for the posterior's"
     ),
     "posterior_predictive": "replicates of the data, drawn at the posterior's draws",
     "prior": "draws of the latent sites from the model, and what it computes from them",
     "prior_predictive": "new data, drawn at the prior's draws",
     "observed_data": "the data whose draws are stored",
     "constant_data": "further variables of the data",
-    "per_datum": "statistics per example, for all data, including those whose draws are not stored",
+    "per_datum": (
+        "statistics per example, for all data, including those whose draws are not stored"
+    ),
 }
 
 # Dimensions, values and attributes.
@@ -41,10 +43,10 @@ Variable = tuple[Sequence[str], np.ndarray, dict[str, Any]]
 class Names:
     """The names of variables and dimensions of sites, the same in every group.
 
-    A dimension never has the name of a variable, which would be taken for its coordinates: the dimension
-    of a site called `image` is `image_dim`. ArviZ's own dimensions keep their names, so the variable of a
-    site called `draw` is `draw_site`. Characters with a meaning in files are percent-encoded: `a/b` is
-    `a%2Fb`, which `urllib.parse.unquote` decodes.
+    A dimension never has the name of a variable, which would be taken for its coordinates: the
+    dimension of a site called `image` is `image_dim`. ArviZ's own dimensions keep their names, so
+    the variable of a site called `draw` is `draw_site`. Characters with a meaning in files are
+    percent-encoded: `a/b` is `a%2Fb`, which `urllib.parse.unquote` decodes.
 
     Args:
         data_plate: The name of the plate over data.
@@ -54,7 +56,8 @@ class Names:
         others: The names of variables that are neither sites nor their summaries.
 
     Raises:
-        ValueError: If a site or a given name cannot be stored, or a given dimension is a variable's.
+        ValueError: If a site or a given name cannot be stored, or a given dimension is a
+            variable's.
     """
 
     def __init__(
@@ -126,14 +129,16 @@ class Names:
         """
         if storable_name(name, option) != name:
             raise ValueError(
-                f"{option} must name dimensions without '/', '\\', '%' and a leading '.', got {name!r}."
+                f"{option} must name dimensions without '/', '\\', '%' and a leading '.', got "
+                f"{name!r}."
             )
         if name in self.used:
             owner = (
                 "ArviZ's dimension of draws" if name in SAMPLES else "a variable, such as a site"
             )
             raise ValueError(
-                f"{option} names the dimension {name!r}, which is the name of {owner}: choose another."
+                f"{option} names the dimension {name!r}, which is the name of {owner}: choose "
+                "another."
             )
 
     def _event(self, site: Site, given: Sequence[str] | None) -> list[str]:
@@ -153,8 +158,8 @@ class Names:
             names = by_length.get(len(shape), names)
         if len(names) != len(shape) or len(set(names)) != len(names):
             raise ValueError(
-                f"dims must give the {len(shape)} event axes of site {site.name!r} different names, "
-                f"got {names}."
+                f"dims must give the {len(shape)} event axes of site {site.name!r} different "
+                f"names, got {names}."
             )
         if any(self._is_used(name, n) for name, n in zip(names, shape, strict=True)):
             names = [f"{site.name}_{name}" for name in names]
@@ -187,12 +192,13 @@ def storable_name(name: str, what: str) -> str:
         what: What is named, for the message.
 
     Raises:
-        ValueError: If the name is not a string, is empty, or has a character that no file can store.
+        ValueError: If the name is not a string, is empty, or has a character that no file can
+            store.
     """
     if not isinstance(name, str) or not name or re.search("[\0\ud800-\udfff]", name):
         raise ValueError(
-            f"the {what} {name!r} cannot be stored: its name must be one or more characters, without "
-            "NUL and surrogates."
+            f"the {what} {name!r} cannot be stored: its name must be one or more characters, "
+            "without NUL and surrogates."
         )
     # `quote` never encodes a full stop.
     name = re.sub(r"[/\\%]", lambda found: quote(found[0], safe=""), name)
@@ -208,7 +214,8 @@ def names_of(
     """The names of all variables and dimensions, from one draw.
 
     Raises:
-        ValueError: As `Names`, or if a variable of `constant_data` has the name of one of `per_datum`.
+        ValueError: As `Names`, or if a variable of `constant_data` has the name of one of
+            `per_datum`.
     """
     sites = read_sites(layout.model_trace, layout, draws=1, densities=False)
     names = Names(layout.data_plate, data_dim, dims, sites, {*TERMS, *STATISTICS, *constants})
@@ -216,8 +223,8 @@ def names_of(
     for name in constants:
         if name in {*STATISTICS, *summaries}:
             raise ValueError(
-                f"constant_data cannot be called {name!r}, which is a variable of per_datum: choose "
-                "another name."
+                f"constant_data cannot be called {name!r}, which is a variable of per_datum: "
+                "choose another name."
             )
         for dim in dims.get(name, ()):
             names.check(names.renamed.get(dim, dim), f"dims of {name!r}")
@@ -333,7 +340,7 @@ def constants_of(
     size: int | None,
     stored: int | None,
 ) -> tuple[dict[str, Variable], dict[str, Variable]]:
-    """Variables that are not sites: for the stored data, and those with one value per example for all.
+    """Variables that are not sites: for the stored data, and for all those of one value each.
 
     Args:
         constants: The variables.

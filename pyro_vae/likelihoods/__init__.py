@@ -1,9 +1,10 @@
 """Likelihoods p(x | z).
 
-A likelihood is an `nn.Module` that owns its decoder. `likelihood(z)`, with z `(*batch, latent_dim)`,
-returns a distribution with batch shape `(*batch,)` and the event shape of the data, which has a
-`mean`. It declares in `support` the data on which the density is defined (binary, unit, real, integers
-or counts) and asks its decoder for the outputs per element that it needs; `Likelihood` does the latter.
+A likelihood is an `nn.Module` that owns its decoder. `likelihood(z)`, with z `(*batch,
+latent_dim)`, returns a distribution with batch shape `(*batch,)` and the event shape of the data,
+which has a `mean`. It declares in `support` the data on which the density is defined (binary,
+unit, real, integers or counts) and asks its decoder for the outputs per element that it needs;
+`Likelihood` does the latter.
 """
 
 from torch import nn

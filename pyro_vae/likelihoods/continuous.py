@@ -34,7 +34,8 @@ class ContinuousBernoulli(Likelihood):
         decoder: Output shape -> network f that reads z.
 
     References:
-        The continuous Bernoulli (Loaiza-Ganem & Cunningham, 2019), https://arxiv.org/abs/1907.06845
+        The continuous Bernoulli (Loaiza-Ganem & Cunningham, 2019),
+        https://arxiv.org/abs/1907.06845
     """
 
     support: ClassVar[str] = "unit"
@@ -48,14 +49,15 @@ class Beta(Likelihood):
     """p(x | z) = prod_i Beta(x_i | m_i n_i, (1 - m_i) n_i), m = sigmoid(f(z)), for x in [0, 1].
 
     m is the mean, and m (1 - m) / (1 + n) the variance, except for a floor of 0.01 under the two
-    concentrations. A Beta has density 0 or infinity at 0 and 1: values within 1e-6 of an end get the
-    density there. If many values are exactly 0 or 1, this rewards a mean at the end without limit:
-    dequantise such data.
+    concentrations. A Beta has density 0 or infinity at 0 and 1: values within 1e-6 of an end get
+    the density there. If many values are exactly 0 or 1, this rewards a mean at the end without
+    limit: dequantise such data.
 
     Args:
         event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
-        precision: What n is: one number "learned" for all elements; one learned number per "element";
+        precision: What n is: one number "learned" for all elements; one learned number per
+            "element";
             or "decoded", a second output of the decoder.
         initial_precision: n at initialisation.
 
@@ -103,8 +105,8 @@ class LogitNormal(LocationScale):
     Args:
         event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
-        scale: What sigma is: "fixed" at `initial_scale`; one number "learned" for all elements; one
-            learned number per "element"; or "decoded", a second output of the decoder.
+        scale: What sigma is: "fixed" at `initial_scale`; one number "learned" for all elements;
+            one learned number per "element"; or "decoded", a second output of the decoder.
         initial_scale: sigma at initialisation, in units of logits.
         minimum_scale: A floor under a sigma that is not fixed.
 
@@ -139,13 +141,13 @@ class Normal(LocationScale):
     Args:
         event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
-        scale: What sigma is: "fixed" at `initial_scale`; one number "learned" for all elements; one
-            learned number per "element"; "decoded", a second output of the decoder; or "auto", which is
-            "element" for data of one axis and "learned" for images and series.
+        scale: What sigma is: "fixed" at `initial_scale`; one number "learned" for all elements;
+            one learned number per "element"; "decoded", a second output of the decoder; or "auto",
+            which is "element" for data of one axis and "learned" for images and series.
         initial_scale: sigma at initialisation, in units of the data's spread (see `Units`).
-        minimum_scale: A floor under a sigma that is not fixed. Without one the density of an element
-            that never varies (the corner of an image) grows without bound. The data's resolution is
-            added.
+        minimum_scale: A floor under a sigma that is not fixed. Without one the density of an
+            element that never varies (the corner of an image) grows without bound. The data's
+            resolution is added.
         units: The units of the data.
 
     Raises:
@@ -176,14 +178,14 @@ class Normal(LocationScale):
 
 
 class Laplace(LocationScale):
-    """p(x | z) = prod_i Laplace(x_i | f_i(z), b_i), for real x: absolute errors instead of squared ones.
+    """p(x | z) = prod_i Laplace(x_i | f_i(z), b_i), for real x: absolute errors, not squared.
 
     Args:
         event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
-        scale: What b is: "fixed" at `initial_scale`; one number "learned" for all elements; one learned
-            number per "element"; "decoded", a second output of the decoder; or "auto", which is
-            "element" for data of one axis and "learned" for images and series.
+        scale: What b is: "fixed" at `initial_scale`; one number "learned" for all elements; one
+            learned number per "element"; "decoded", a second output of the decoder; or "auto",
+            which is "element" for data of one axis and "learned" for images and series.
         initial_scale: b at initialisation, in units of the data's spread (see `Units`).
         minimum_scale: A floor under a b that is not fixed.
         units: The units of the data.
@@ -207,9 +209,9 @@ class StudentT(LocationScale):
     Args:
         event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
-        scale: What s is: "fixed" at `initial_scale`; one number "learned" for all elements; one learned
-            number per "element"; "decoded", a second output of the decoder; or "auto", which is
-            "element" for data of one axis and "learned" for images and series.
+        scale: What s is: "fixed" at `initial_scale`; one number "learned" for all elements; one
+            learned number per "element"; "decoded", a second output of the decoder; or "auto",
+            which is "element" for data of one axis and "learned" for images and series.
         initial_scale: s at initialisation, in units of the data's spread (see `Units`).
         minimum_scale: A floor under an s that is not fixed.
         initial_df: nu at initialisation.
@@ -260,23 +262,23 @@ class LowRankNormal(LocationScale):
         event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
         rank: The number of columns of W.
-        factor: What W is: "learned", one matrix for all z, or "decoded", `rank` further outputs of the
-            decoder per element, each bounded by 10 in units of the spread.
-        scale: What sigma is: "fixed" at `initial_scale`; one number "learned" for all elements; one
-            learned number per "element"; "decoded", a second output of the decoder; or "auto", which is
-            "element" for data of one axis and "learned" for images and series.
+        factor: What W is: "learned", one matrix for all z, or "decoded", `rank` further outputs of
+            the decoder per element, each bounded by 10 in units of the spread.
+        scale: What sigma is: "fixed" at `initial_scale`; one number "learned" for all elements;
+            one learned number per "element"; "decoded", a second output of the decoder; or "auto",
+            which is "element" for data of one axis and "learned" for images and series.
         initial_scale: sigma at initialisation, in units of the data's spread (see `Units`).
         minimum_scale: A floor under a sigma that is not fixed.
         units: The units of the data.
 
     Raises:
-        ValueError: If `rank` is below 1, `factor` or `scale` is unknown, or `initial_scale` is not above
-            `minimum_scale` > 0.
+        ValueError: If `rank` is below 1, `factor` or `scale` is unknown, or `initial_scale` is not
+            above `minimum_scale` > 0.
 
     References:
-        Structured Uncertainty Prediction Networks (Dorta et al., 2018), https://arxiv.org/abs/1802.07079,
-        which has a sparse precision; Stochastic Segmentation Networks (Monteiro et al., 2020),
-        https://arxiv.org/abs/2006.06015, which has the low rank
+        Structured Uncertainty Prediction Networks (Dorta et al., 2018),
+        https://arxiv.org/abs/1802.07079, which has a sparse precision; Stochastic Segmentation
+        Networks (Monteiro et al., 2020), https://arxiv.org/abs/2006.06015, which has the low rank
     """
 
     support: ClassVar[str] = "real"

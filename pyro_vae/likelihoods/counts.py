@@ -42,8 +42,8 @@ class Poisson(Likelihood):
         train_data: Training data, whose means are the initial rates.
 
     References:
-        Neural Variational Inference for Text Processing (Miao et al., 2016) uses counts of words in
-        a VAE, https://arxiv.org/abs/1511.06038
+        Neural Variational Inference for Text Processing (Miao et al., 2016) uses counts of words
+        in a VAE, https://arxiv.org/abs/1511.06038
     """
 
     support: ClassVar[str] = "counts"
@@ -79,8 +79,9 @@ class Poisson(Likelihood):
 class _NegativeBinomial(Likelihood):
     """A negative binomial with a mean from the decoder and an inverse dispersion. Abstract.
 
-    The decoder's outputs per element are, in this order: the logarithms of means or of proportions, the
-    library size if asked for, the inverse dispersion if decoded, and the gate of an inflated one.
+    The decoder's outputs per element are, in this order: the logarithms of means or of
+    proportions, the library size if asked for, the inverse dispersion if decoded, and the gate of
+    an inflated one.
     """
 
     support: ClassVar[str] = "counts"
@@ -146,16 +147,16 @@ class NegativeBinomial(_NegativeBinomial):
     """p(x | z) = prod_i NB(x_i | mu_i(z), t_i), with variance mu + mu^2 / t, for counts x.
 
     mu_i = m_i exp(f_i(z)), where m_i is the element's mean in the training data (1 without them).
-    With a `library`, mu_i = l(z) rho_i(z): proportions rho = softmax(f(z) + log m) over the elements,
-    times a total l(z) = L exp(mean_i g_i(z)), for a further output g of the decoder, averaged to one
-    number per data point, and L = sum_i m_i.
+    With a `library`, mu_i = l(z) rho_i(z): proportions rho = softmax(f(z) + log m) over the
+    elements, times a total l(z) = L exp(mean_i g_i(z)), for a further output g of the decoder,
+    averaged to one number per data point, and L = sum_i m_i.
 
     Args:
         event_shape: The shape of a data point.
         decoder: Output shape -> networks f, and g, that read z.
         library: Whether to decode a total and proportions separately.
-        dispersion: What t is: one "learned" number per element, or "decoded", with the logarithms of
-            those numbers shifted by a further output of the decoder.
+        dispersion: What t is: one "learned" number per element, or "decoded", with the logarithms
+            of those numbers shifted by a further output of the decoder.
         initial_inverse_dispersion: t at initialisation. Large values are near a Poisson.
         train_data: Training data, whose mean is the initial mean.
 
@@ -169,19 +170,19 @@ class NegativeBinomial(_NegativeBinomial):
 
 
 class ZeroInflatedNegativeBinomial(_NegativeBinomial):
-    """p(x | z) = prod_i [w_i(z) [x_i = 0] + (1 - w_i(z)) NB(x_i | l(z) rho_i(z), t_i)], for counts x.
+    """p(x | z) = prod_i [w_i(z) [x_i = 0] + (1 - w_i(z)) NB(x_i | l(z) rho_i(z), t_i)].
 
-    A negative binomial in which some zeros have another cause, such as a molecule that was present but
-    not captured. The proportions rho = softmax(f(z) + log m), the total l(z) and t are those of
-    `NegativeBinomial`; w = sigmoid(h(z)) is decoded. In the original l is a latent variable; here it is
-    a function of z, which leaves the one latent site "z".
+    A negative binomial in which some zeros have another cause, such as a molecule that was present
+    but not captured. The proportions rho = softmax(f(z) + log m), the total l(z) and t are those
+    of `NegativeBinomial`; w = sigmoid(h(z)) is decoded. In the original l is a latent variable;
+    here it is a function of z, which leaves the one latent site "z".
 
     Args:
         event_shape: The shape of a data point.
         decoder: Output shape -> networks f, g and h that read z.
         library: Whether to decode a total and proportions separately; else mu_i = m_i exp(f_i(z)).
-        dispersion: What t is: one "learned" number per element, or "decoded", with the logarithms of
-            those numbers shifted by a further output of the decoder.
+        dispersion: What t is: one "learned" number per element, or "decoded", with the logarithms
+            of those numbers shifted by a further output of the decoder.
         initial_inverse_dispersion: t at initialisation. Large values are near a Poisson.
         train_data: Training data, whose mean total is the initial l.
 
@@ -212,8 +213,9 @@ class ZeroInflatedNegativeBinomial(_NegativeBinomial):
 class Multinomial(Likelihood):
     """p(x | z, N) = Multinomial(x | N = sum_i x_i, softmax(f(z))), for counts x: bags of words.
 
-    A density conditional on each data point's own total N, about which it says nothing: its log p(x) is
-    comparable with that of models which are also given the total, but not with a Poisson's.
+    A density conditional on each data point's own total N, about which it says nothing: its log
+    p(x) is comparable with that of models which are also given the total, but not with a
+    Poisson's.
 
     Args:
         event_shape: The shape of a data point, all elements of which share the total.

@@ -38,12 +38,13 @@ class Bernoulli(Likelihood):
 class AutoregressiveBernoulli(Likelihood):
     """p(x | z) = prod_i Bernoulli(x_i | sigmoid(f_i(z) + g_i(x_<i, f(z)))), for x in {0, 1}.
 
-    g is a masked perceptron over the elements in row-major order with f(z) as context, so that z also
-    changes how an element depends on those before. Such a decoder can model the data alone: then z is
-    ignored and KL(q(z | x) || p(z)) goes to 0, the sooner the better the network. A small `hidden`, free
-    bits or a beta below 1 keep z in use.
+    g is a masked perceptron over the elements in row-major order with f(z) as context, so that z
+    also changes how an element depends on those before. Such a decoder can model the data alone:
+    then z is ignored and KL(q(z | x) || p(z)) goes to 0, the sooner the better the network. A
+    small `hidden`, free bits or a beta below 1 keep z in use.
 
-    `mean` is not E[x | z], which has no closed form, but a pass with probabilities in place of draws.
+    `mean` is not E[x | z], which has no closed form, but a pass with probabilities in place of
+    draws.
 
     Args:
         event_shape: The shape of a data point.
@@ -78,26 +79,28 @@ _MINIMUM_SCALE = 1e-3
 
 
 class DiscretizedLogistic(LocationScale):
-    """p(x_i | z) = F((x_i + 1/2 - m_i) / s_i) - F((x_i - 1/2 - m_i) / s_i), F = sigmoid, for levels x.
+    """p(x_i | z) = F((x_i + 1/2 - m_i) / s_i) - F((x_i - 1/2 - m_i) / s_i), F = sigmoid.
 
-    m = (levels - 1) (1/2 + f(z)). The lowest level has all the mass below it, the highest all above.
+    m = (levels - 1) (1/2 + f(z)). The lowest level has all the mass below it, the highest all
+    above.
 
     Args:
         event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
         levels: The number of levels of the data.
         scale: What s / (levels - 1) is: "fixed" at `initial_scale`; one number "learned" for all
-            elements; one learned number per "element"; or "decoded", a second output of the decoder.
+            elements; one learned number per "element"; or "decoded", a second output of the
+            decoder.
         initial_scale: s / (levels - 1) at initialisation.
         minimum_scale: A floor under an s / (levels - 1) that is not fixed.
 
     Raises:
-        ValueError: If there are fewer than two levels, `scale` is unknown, or `initial_scale` is not
-            above `minimum_scale` > 0.
+        ValueError: If there are fewer than two levels, `scale` is unknown, or `initial_scale` is
+            not above `minimum_scale` > 0.
 
     References:
-        Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), section
-        5, https://arxiv.org/abs/1606.04934
+        Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
+        section 5, https://arxiv.org/abs/1606.04934
     """
 
     support: ClassVar[str] = "integers"
@@ -124,11 +127,11 @@ class DiscretizedLogistic(LocationScale):
 
 
 class LogisticMixture(Likelihood):
-    """p(x | z) = prod_pixels sum_k w_k prod_c DiscretizedLogistic(x_c | m_kc(x_<c), s_kc), for levels x.
+    """p(x | z) = prod_pixels sum_k w_k prod_c DiscretizedLogistic(x_c | m_kc(x_<c), s_kc).
 
     Everything is decoded. In images of three channels a pixel's red, green and blue share the
-    component, and green's location is linear in red, blue's in red and green; otherwise each element
-    has its own mixture. `mean` is exact except for the clipping of such moved locations.
+    component, and green's location is linear in red, blue's in red and green; otherwise each
+    element has its own mixture. `mean` is exact except for the clipping of such moved locations.
 
     Args:
         event_shape: The shape of a data point, (channels, rows, columns) or any other.
@@ -156,8 +159,8 @@ class LogisticMixture(Likelihood):
         check_at_least(2, levels=levels)
         check_at_least(1, components=components)
         self.tied = len(event_shape) == 3 and event_shape[0] == 3
-        # Before the decoder is built, which needs the number. A pixel's three coefficients take the
-        # outputs for its three channels.
+        # Before the decoder is built, which needs the number. A pixel's three coefficients take
+        # the outputs for its three channels.
         self.outputs_per_element = (4 if self.tied else 3) * components
         super().__init__(event_shape, decoder)
         self.levels = levels

@@ -31,7 +31,7 @@ ENCODER_WRAPPERS: dict[str, Callable[..., NetworkFactory]] = {
 
 
 class Likelihood(nn.Module):
-    """p(x | z) with parameters from a decoder, element by element. Abstract: a likelihood has `forward`.
+    """p(x | z) with parameters from a decoder, element by element. Abstract: define `forward`.
 
     Args:
         event_shape: The shape of a data point.
@@ -66,17 +66,18 @@ class Likelihood(nn.Module):
 class LocationScale(Likelihood):
     """A likelihood with a decoded location for each element, and a scale. Abstract.
 
-    For real data, both are decoded in units of the data's spread and returned in the data's units: see
-    `Units`.
+    For real data, both are decoded in units of the data's spread and returned in the data's units:
+    see `Units`.
 
     Args:
         event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z.
-        scale: "fixed" at `initial_scale`; one number "learned" for all elements; one learned number per
-            "element"; "decoded", a second output of the decoder; or "auto", which is "element" for data
-            of one axis and "learned" for images and series.
+        scale: "fixed" at `initial_scale`; one number "learned" for all elements; one learned
+            number per "element"; "decoded", a second output of the decoder; or "auto", which is
+            "element" for data of one axis and "learned" for images and series.
         initial_scale: The scale at initialisation.
-        minimum_scale: A floor under a scale that is not fixed; the resolution of the data is added.
+        minimum_scale: A floor under a scale that is not fixed; the resolution of the data is
+            added.
         units: The units of real data; None for 0 and 1 until `UserUnits.set`.
 
     Raises:
@@ -142,8 +143,8 @@ def wrap_encoder(likelihood: Any, encoder: NetworkFactory, **data: Any) -> Netwo
     """An encoder that reads a likelihood's data on a suitable scale.
 
     Args:
-        likelihood: The likelihood's class. Its static method `wrap_encoder(encoder, **data)` is used, if
-            it has one; otherwise the wrapper for its support, if there is one.
+        likelihood: The likelihood's class. Its static method `wrap_encoder(encoder, **data)` is
+            used, if it has one; otherwise the wrapper for its support, if there is one.
         encoder: Output shape -> network that reads x.
         **data: The data's `event_shape`, `levels` and `units`, each None if there are none.
     """

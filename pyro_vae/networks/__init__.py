@@ -7,8 +7,8 @@ A network is a class called with an input and an output shape::
 
 A likelihood asks its decoder for `(outputs_per_element, *event_shape)`, a posterior its encoder
 for `(parameters, latent_dim)`. Leading axes (batch, particles) pass through. `mlp` and `gated_mlp`
-take events of any shape, `conv`, `gated_conv` and `resnet` images `(channels, height, width)`, `conv1d` series
-`(length,)` and `(channels, length)`.
+take events of any shape, `conv`, `gated_conv` and `resnet` images `(channels, height, width)`,
+`conv1d` series `(length,)` and `(channels, length)`.
 """
 
 from torch import nn

@@ -22,10 +22,10 @@ from pyro_vae.networks.layers import (
 
 
 class _Convolutional(Network):
-    """An encoder halves an image or a series at each of its stages; a decoder mirrors it. Abstract.
+    """An encoder that halves an image or a series at each stage, or its mirror. Abstract.
 
-    Encoder: image, stages, a dense layer, a linear head. Decoder: z, two dense layers, stages, the last
-    of which is the linear head. `refine` gives the layers after each change of size.
+    Encoder: image, stages, a dense layer, a linear head. Decoder: z, two dense layers, stages, the
+    last of which is the linear head. `refine` gives the layers after each change of size.
     """
 
     # The convolution, its transpose, and the number of their axes.
@@ -85,8 +85,8 @@ class _Convolutional(Network):
         if not encodes and len(output_shape) != 4:
             raise ValueError(
                 f"{cls.__name__} reads an image (channels, height, width) or returns "
-                f"(outputs, channels, height, width), got {input_shape} to {output_shape}; for data of "
-                "other shapes use mlp or gated_mlp, and for series conv1d."
+                f"(outputs, channels, height, width), got {input_shape} to {output_shape}; for "
+                "data of other shapes use mlp or gated_mlp, and for series conv1d."
             )
         return encodes
 
@@ -98,8 +98,8 @@ class _Convolutional(Network):
         instead = f"give channels for at most {most}" if most else "use mlp or gated_mlp"
         data, size = ("an image", "sides") if cls.axes == 2 else ("a series", "a length")
         raise ValueError(
-            f"{cls.__name__} with {stages} stages halves {data} {stages} times and needs {size} of at "
-            f"least {2**stages}, got {' x '.join(map(str, sides))}; {instead}."
+            f"{cls.__name__} with {stages} stages halves {data} {stages} times and needs {size} "
+            f"of at least {2**stages}, got {' x '.join(map(str, sides))}; {instead}."
         )
 
     @classmethod
@@ -131,8 +131,8 @@ def _halved(side: int, kernel: int) -> int:
 class Conv(_Convolutional):
     """Strided convolutions and a dense layer; a decoder mirrors them with transposed convolutions.
 
-    Each stage halves the image: with three, 28 x 28 becomes 14, 7 and 3. Odd sizes are restored exactly.
-    An even kernel is divisible by the stride, which avoids checkerboard artefacts.
+    Each stage halves the image: with three, 28 x 28 becomes 14, 7 and 3. Odd sizes are restored
+    exactly. An even kernel is divisible by the stride, which avoids checkerboard artefacts.
 
     Args:
         input_shape: The shape of the input, without leading axes: an image
@@ -147,8 +147,8 @@ class Conv(_Convolutional):
         norm: Normalisation over the batch, over an example's channels and positions, or none.
 
     Raises:
-        ValueError: If neither shape is that of an image, the image is too small for the number of stages,
-            or an option is out of its range.
+        ValueError: If neither shape is that of an image, the image is too small for the number of
+            stages, or an option is out of its range.
 
     References:
         Striving for Simplicity: The All Convolutional Net (Springenberg et al., 2015),
@@ -174,11 +174,12 @@ class Conv(_Convolutional):
 class Conv1d(_Convolutional):
     """Strided convolutions along the last axis, and a dense layer: for series and spectra.
 
-    An example is a series `(length,)` or `(channels, length)`; axes before the last are channels. Each
-    stage halves the length: with three, 128 becomes 64, 32 and 16. Odd lengths are restored exactly.
+    An example is a series `(length,)` or `(channels, length)`; axes before the last are channels.
+    Each stage halves the length: with three, 128 becomes 64, 32 and 16. Odd lengths are restored
+    exactly.
 
-    A series `(length,)` and a code `(latent_dim,)` both have one axis: the network is an encoder if its
-    input is longer than its output.
+    A series `(length,)` and a code `(latent_dim,)` both have one axis: the network is an encoder
+    if its input is longer than its output.
 
     Args:
         input_shape: The shape of the input, without leading axes: a series, or a decoder's
@@ -192,11 +193,12 @@ class Conv1d(_Convolutional):
         norm: Normalisation over the batch, over an example's channels and positions, or none.
 
     Raises:
-        ValueError: If the series is too short for the number of stages, or an option is out of its range.
+        ValueError: If the series is too short for the number of stages, or an option is out of its
+            range.
 
     References:
-        An Empirical Evaluation of Generic Convolutional and Recurrent Networks for Sequence Modeling
-        (Bai, Kolter & Koltun, 2018), https://arxiv.org/abs/1803.01271
+        An Empirical Evaluation of Generic Convolutional and Recurrent Networks for Sequence
+        Modeling (Bai, Kolter & Koltun, 2018), https://arxiv.org/abs/1803.01271
     """
 
     down = nn.Conv1d
@@ -263,7 +265,7 @@ class GatedConv(_Convolutional):
 
 
 class ResNet(_Convolutional):
-    """`Conv` with residual blocks at each size: h <- h + C activation(norm(C activation(norm(h)))).
+    """`Conv` with residual blocks at each size: h <- h + C act(norm(C act(norm(h)))).
 
     Args:
         input_shape: The shape of the input, without leading axes: an image
@@ -273,7 +275,8 @@ class ResNet(_Convolutional):
         channels: The number of channels of each stage, from the image inwards. The image's sides
             must be at least 2 to the number of stages.
         blocks: The number of residual blocks after each change of size.
-        kernel: The side of the kernels that change the size, at least 3. Those of the blocks are 3.
+        kernel: The side of the kernels that change the size, at least 3. Those of the blocks are
+            3.
         hidden: The width of the dense layer.
         activation: The elementwise nonlinearity.
         norm: Normalisation over the batch, over an example's channels and positions, or none.

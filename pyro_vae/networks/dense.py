@@ -43,13 +43,13 @@ class _Dense(Network):
 
 
 class MLP(_Dense):
-    """A multilayer perceptron: h <- activation(norm(W h + b)) for each hidden layer, a linear head.
+    """A multilayer perceptron: layers h <- activation(norm(W h + b)) and a linear head.
 
     Args:
         input_shape: The shape of the input, without leading axes.
         output_shape: The shape of the output, without leading axes.
-        hidden: The width of each hidden layer; None for one of 400, or of 100 for fewer than 1,000 training
-            rows.
+        hidden: The width of each hidden layer; None for one of 400, or of 100 for fewer than 1,000
+            training rows.
         activation: The elementwise nonlinearity.
         norm: Normalisation over the batch, over a layer's units, or none.
         train_size: The number of training rows.
@@ -79,8 +79,8 @@ class GatedMLP(_Dense):
     Args:
         input_shape: The shape of the input, without leading axes.
         output_shape: The shape of the output, without leading axes.
-        hidden: The width of each hidden layer; None for two of 300, or of 100 for fewer than 1,000 training
-            rows.
+        hidden: The width of each hidden layer; None for two of 300, or of 100 for fewer than 1,000
+            training rows.
         norm: Normalisation over the batch, over a layer's units, or none.
         train_size: The number of training rows.
 

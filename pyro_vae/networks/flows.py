@@ -17,13 +17,14 @@ _GATE = 1.5
 
 
 class MaskedMLP(nn.Module):
-    """g_i(x_<i, c) = S_i x + V_i relu(W x + A c + b), with masks on S, W and V that hide x_i, x_i+1, ...
+    """g_i(x_<i, c) = S_i x + V_i relu(W x + A c + b), S, W and V masked to hide x_i, x_i+1, ...
 
-    One hidden layer and a skip connection. Hidden unit k reads the first d_k elements, d spread evenly
-    over 1, ..., elements - 1, and feeds those from d_k on. The context c goes to every hidden unit.
+    One hidden layer and a skip connection. Hidden unit k reads the first d_k elements, d spread
+    evenly over 1, ..., elements - 1, and feeds those from d_k on. The context c goes to every
+    hidden unit.
 
-    Pyro's ConditionalAutoRegressiveNN gives the same function. This one can be run element by element
-    at the cost of one pass in total, and has no lower limit on its width.
+    Pyro's ConditionalAutoRegressiveNN gives the same function. This one can be run element by
+    element at the cost of one pass in total, and has no lower limit on its width.
 
     Args:
         elements: The number of elements of x.
@@ -53,7 +54,8 @@ class MaskedMLP(nn.Module):
         self.skip = nn.Parameter(torch.zeros(elements, elements))
         # A single element has nothing before it: its units read only the context.
         first, last = min(1, elements - 1), elements - 1
-        # On the CPU even where the module is built on the meta device: the edges are plain numbers.
+        # On the CPU even where the module is built on the meta device: the edges are plain
+        # numbers.
         degrees = torch.linspace(first, last, hidden, device="cpu").round().long().tolist()
         # Units edges[i] to edges[i + 1] read just the first i elements.
         self.edges = [bisect_left(degrees, i) for i in range(elements + 1)]
@@ -79,7 +81,7 @@ class MaskedMLP(nn.Module):
 
 
 class _GatedStep(nn.Module):
-    """y_i = s_i u_i + (1 - s_i) m_i, s_i = sigmoid(1.5 + a_i): m_i and a_i read u_1, ..., u_i-1 and h.
+    """y_i = s_i u_i + (1 - s_i) m_i, s_i = sigmoid(1.5 + a_i), m_i and a_i of u_<i and h.
 
     Both are a linear map of h plus a masked perceptron. They start at 0, so y = 0.82 u.
     """
@@ -95,7 +97,8 @@ class _GatedStep(nn.Module):
 
     def _gates(self, raw: Tensor) -> Tensor:
         """logit s, bounded so that the inverse does not divide by numbers near 0."""
-        # Under autocast products are bfloat16; a determinant of many gates needs more digits than that.
+        # Under autocast products are bfloat16; a determinant of many gates needs more digits than
+        # that.
         raw = raw.to(self.of_context.weight.dtype)
         return _GATE + self.bound * torch.tanh(raw / self.bound)
 

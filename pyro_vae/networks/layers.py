@@ -16,12 +16,12 @@ Norm = Literal["none", "batch", "layer"]
 
 
 class _BatchStatistics(nn.Module):
-    """Running statistics: the mean and the variance of each feature over the batches so far. Abstract.
+    """Running mean and variance of each feature over the batches so far. Abstract.
 
     They are the plain average of the first batches and, once a new batch would weigh less than
-    `momentum`, an exponential moving average, so that they describe the data from the first step on.
-    torch's start at 0 and 1, which still count after dozens of steps. A batch whose statistics are not
-    finite is skipped, as its optimizer step is.
+    `momentum`, an exponential moving average, so that they describe the data from the first step
+    on. torch's start at 0 and 1, which still count after dozens of steps. A batch whose statistics
+    are not finite is skipped, as its optimizer step is.
 
     Args:
         features: The number of features.
@@ -55,8 +55,8 @@ class BatchNorm(_BatchStatistics):
 
     Features are axis 1. m and v are:
 
-    - in training, the statistics of the batch over all other axes (data, particles and positions), with
-      which the running statistics are updated;
+    - in training, the statistics of the batch over all other axes (data, particles and
+      positions), with which the running statistics are updated;
     - in evaluation, the running statistics, so that a bound does not depend on the other examples;
     - in training with a single value per feature (one example in a dense layer), which has no
       variance, or inside `running_statistics`: the running statistics, without an update.
@@ -92,11 +92,12 @@ class BatchNorm(_BatchStatistics):
 
 
 class Standardised(_BatchStatistics):
-    """(h - m) / sqrt(v): in a batch each feature has exactly mean 0 and variance 1, however small v is.
+    """(h - m) / sqrt(v): over a batch exactly of mean 0 and variance 1, however small v is.
 
-    `BatchNorm` divides by sqrt(v + eps), which leaves a feature of small v with a variance below 1.
-    Here nothing is added. Computed in float64, the standard deviation of a float32 feature that varies
-    cannot be below 2^-40 of its largest value; a smaller one is rounding, and the feature becomes 0.
+    `BatchNorm` divides by sqrt(v + eps), which leaves a feature of small v with a variance below
+    1. Here nothing is added. Computed in float64, the standard deviation of a float32 feature that
+    varies cannot be below 2^-40 of its largest value; a smaller one is rounding, and the feature
+    becomes 0.
 
     m and v are chosen as in `BatchNorm`. The variance is that of the batch (divided by n), in the
     running statistics an estimate of the population's (by n - 1).
@@ -148,8 +149,9 @@ def require_separable(module: nn.Module) -> None:
     names = [name for name, part in module.named_modules() if isinstance(part, _BATCH_NORMS)]
     if names:
         raise ValueError(
-            f"batch normalisation ({names[0]}) needs the whole batch, of which each of several processes "
-            "sees a part: use layer normalisation (--network.norm layer), or one process."
+            f"batch normalisation ({names[0]}) needs the whole batch, of which each of several "
+            "processes sees a part: use layer normalisation (--network.norm layer), or one "
+            "process."
         )
 
 
@@ -160,9 +162,9 @@ def running_statistics(module: nn.Module) -> Iterator[None]:
     In training, inputs that are not data pass through an encoder like this, such as a VampPrior's
     pseudo-inputs. With any other statistics the prior would differ from the one in evaluation:
 
-    - with their own, pseudo-inputs are normalised to look like data, and become other components in
-      evaluation, where the data's statistics are used: on the digits, from a uniform start, an ELBO of
-      -23 in training was -42 in evaluation;
+    - with their own, pseudo-inputs are normalised to look like data, and become other
+      components in evaluation, where the data's statistics are used: on the digits, from a
+      uniform start, an ELBO of -23 in training was -42 in evaluation;
     - with those of the data batch, p(z) differs from batch to batch.
 
     All other layers keep their mode.
@@ -183,8 +185,8 @@ def running_statistics(module: nn.Module) -> Iterator[None]:
 def normalisation(norm: Norm, features: int) -> nn.Module:
     """The normalisation layer of a name, for `(n, features, *positions)`.
 
-    Layer normalisation is over features and positions of each example, with a scale and a shift for
-    each feature.
+    Layer normalisation is over features and positions of each example, with a scale and a shift
+    for each feature.
 
     Raises:
         ValueError: If the name is unknown.
@@ -246,7 +248,8 @@ class Network(nn.Module):
         dtype = next(self.head.parameters()).dtype
         flat = inputs.reshape(-1, *self.reads).to(dtype)
         outputs = self.head(self.layers(flat)).reshape(*leading, *self.output_shape)
-        # Under autocast the head's product is bfloat16; a scale or a KL needs more digits than that.
+        # Under autocast the head's product is bfloat16; a scale or a KL needs more digits than
+        # that.
         return outputs.to(dtype)
 
 
@@ -256,7 +259,8 @@ class Layer(nn.Module):
     There is no b under batch normalisation, which removes the mean.
 
     Args:
-        affine: The map's class, called with inputs, outputs and `bias`: `nn.Linear` or a convolution.
+        affine: The map's class, called with inputs, outputs and `bias`: `nn.Linear` or a
+            convolution.
         inputs: The number of input features.
         outputs: The number of output features. For `gate`, the map gives twice as many.
         nonlinearity: The function applied last.

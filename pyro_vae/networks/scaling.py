@@ -19,7 +19,8 @@ def unit_vector(h: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
 
     The gradient is finite everywhere, and 0 there.
     """
-    # In float64 the squares of large outputs do not overflow, and those of small ones do not vanish.
+    # In float64 the squares of large outputs do not overflow, and those of small ones do not
+    # vanish.
     wide = h.double()
     first = (torch.arange(h.shape[-1], device=h.device) == 0).to(wide.dtype)
     # Before the division, so that its gradient is not nan where it is not used.
@@ -49,7 +50,7 @@ class LogScale(nn.Module):
 
 
 class UnitScale(nn.Module):
-    """f(x / (levels - 1)): a network f that reads the levels 0, ..., levels - 1 as numbers in [0, 1].
+    """f(x / (levels - 1)): f reads the levels 0, ..., levels - 1 as numbers in [0, 1].
 
     Args:
         network: f.
@@ -70,7 +71,7 @@ class UnitScale(nn.Module):
 
 
 class SimplexScale(nn.Module):
-    """f((z - 1/K) sqrt(K (K + 1))): f reads K shares with mean 0 and, for uniform z, variance 1 - 1/K.
+    """f((z - 1/K) sqrt(K (K + 1))): f reads K shares of mean 0, for uniform z of variance 1 - 1/K.
 
     Both mean and spread of a share are near 1/K: a network that reads the shares themselves sees
     nearly equal codes at the start, and first learns to ignore them.
@@ -171,8 +172,8 @@ def on_unit_scale(encoder: NetworkFactory, levels: int | None) -> NetworkFactory
     """
     if levels is None:
         raise ValueError(
-            "a likelihood of integers needs the number of levels of the data, got None: build(..., "
-            "levels=256) for 0 to 255."
+            "a likelihood of integers needs the number of levels of the data, got None: "
+            "build(..., levels=256) for 0 to 255."
         )
     return lambda output_shape: UnitScale(encoder(output_shape), levels)
 

@@ -1,10 +1,10 @@
 """Objectives: what stochastic variational inference maximises.
 
 An `Objective` is an `nn.Module` called on the evaluated pair (`LogDensities`). It returns an
-`ObjectiveValue`: a loss per example, to be minimised, and named values to log, all in nats. It owns
-its weights as 0-dim buffers and has `num_particles`. Training reports its progress by `set_progress`,
-and `check` refuses programs for which the objective is not defined. It weights terms; nothing scales
-the model's sites.
+`ObjectiveValue`: a loss per example, to be minimised, and named values to log, all in nats. It
+owns its weights as 0-dim buffers and has `num_particles`. Training reports its progress by
+`set_progress`, and `check` refuses programs for which the objective is not defined. It weights
+terms; nothing scales the model's sites.
 """
 
 from pyro_vae.objectives.aggregate_posterior import DIP, Info

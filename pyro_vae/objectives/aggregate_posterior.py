@@ -25,25 +25,26 @@ Kernel = Literal["inverse_multiquadratic", "gaussian"]
 
 
 class Info(Objective):
-    r"""E_q[log p(x | z)] - (1 - alpha) KL(q(z | x) || p(z)) - (alpha + strength - 1) MMD^2(q(z), p(z)).
+    r"""E_q[log p(x | z)] - (1 - alpha) KL(q(z | x) || p(z)) - (alpha + lambda - 1) MMD^2(q, p).
 
-    The KL of the ELBO is the mutual information of x and z plus KL(q(z) || p(z)). Here alpha is the
-    share of the former that is not penalised, and strength the weight of the latter, which is replaced
-    by the squared maximum mean discrepancy MMD^2 of the aggregate posterior q(z). With alpha = 1 no KL
-    is left: the MMD-VAE, and the Wasserstein autoencoder with this discrepancy.
+    The KL of the ELBO is the mutual information of x and z plus KL(q(z) || p(z)). Here alpha is
+    the share of the former that is not penalised, and strength, lambda, the weight of the latter,
+    which is replaced by the squared maximum mean discrepancy MMD^2 of the aggregate posterior
+    q(z). With alpha = 1 no KL is left: the MMD-VAE, and the Wasserstein autoencoder with this
+    discrepancy.
 
-    MMD^2 has no unit and is between 0 and 2; its weight converts it to nats. It is estimated from the
-    batch's draws of the guide and as many of the prior, without bias for independent data, so it may be
-    below 0. A batch of one example has no pair, and no penalty.
+    MMD^2 has no unit and is between 0 and 2; its weight converts it to nats. It is estimated from
+    the batch's draws of the guide and as many of the prior, without bias for independent data, so
+    it may be below 0. A batch of one example has no pair, and no penalty.
 
-    All reparameterisable guides and priors of vectors are possible. A prior that is not reparameterisable
-    (mixtures) learns only from the KL, and with alpha = 1 not at all.
+    All reparameterisable guides and priors of vectors are possible. A prior that is not
+    reparameterisable (mixtures) learns only from the KL, and with alpha = 1 not at all.
 
     Args:
         alpha: The share of the mutual information that is not penalised, from 0 to 1.
         strength: The weight lambda of the aggregate posterior's divergence, at least 1 - alpha.
-        kernel: "inverse_multiquadratic", C / (C + |z - z'|^2), whose tails reach a z far from the prior,
-            or "gaussian", exp(-|z - z'|^2 / C).
+        kernel: "inverse_multiquadratic", C / (C + |z - z'|^2), whose tails reach a z far from the
+            prior, or "gaussian", exp(-|z - z'|^2 / C).
         bandwidth: sigma in C = 2 latent_dim sigma^2, the mean squared distance of two draws of
             N(0, sigma^2 I): the prior's scale.
         num_particles: The number of draws from the guide per example.
@@ -115,7 +116,7 @@ def squared_discrepancy(
     kernel: Kernel = "inverse_multiquadratic",
     bandwidth: float = 1.0,
 ) -> Float[Tensor, "*particles"]:
-    r"""MMD^2 = E k(z, z') + E k(y, y') - 2 E k(z, y), z and z' of one distribution, y and y' of another.
+    r"""MMD^2 = E k(z, z') + E k(y, y') - 2 E k(z, y), z, z' of one distribution, y, y' of another.
 
     The unbiased U-statistic, of means over pairs of different draws; 0 for one draw. In float64.
 
@@ -160,13 +161,14 @@ class DIP(Objective):
     r"""ELBO - lambda_od sum_{i != j} C_ij^2 - lambda_d sum_i (C_ii - v_i)^2, v_i = Var_p(z_i).
 
     C is, in version i, the covariance over data of the guide's means, Cov_x(E_q[z | x]), and in
-    version ii that of the aggregate posterior, Cov_x(E_q[z | x]) + E_x[Cov_q(z | x)]. The penalty makes
-    coordinates of z uncorrelated, even if the prior's are not, and of the prior's variance. Over a batch
-    of B examples, covariances have the unbiased denominator B - 1, and means B; squared covariances are
-    biased upwards by a term of order 1 / B. A batch of one example has no covariance, and no penalty.
+    version ii that of the aggregate posterior, Cov_x(E_q[z | x]) + E_x[Cov_q(z | x)]. The penalty
+    makes coordinates of z uncorrelated, even if the prior's are not, and of the prior's variance.
+    Over a batch of B examples, covariances have the unbiased denominator B - 1, and means B;
+    squared covariances are biased upwards by a term of order 1 / B. A batch of one example has no
+    covariance, and no penalty.
 
-    Guides need moments in closed form, as independent continuous coordinates and correlated normals
-    have, and priors a known, finite variance.
+    Guides need moments in closed form, as independent continuous coordinates and correlated
+    normals have, and priors a known, finite variance.
 
     Args:
         off_diagonal: The weight lambda_od of squared covariances.
@@ -179,8 +181,8 @@ class DIP(Objective):
     Raises:
         ValueError: At construction, if an option is out of its range. When called, if there are
             several latent sites, the guide's moments are not known (flows, simplices, spheres,
-            discrete codes), or the prior's variance is not known or not finite (flows; a Student's t
-            with df up to 2).
+            discrete codes), or the prior's variance is not known or not finite (flows; a Student's
+            t with df up to 2).
 
     References:
         Variational Inference of Disentangled Latent Concepts from Unlabeled Observations (Kumar,
@@ -233,7 +235,8 @@ class DIP(Objective):
             moments = q.mean if self.version == "i" else covariance(q)
             if moments.isinf().any():
                 raise ValueError(
-                    f"{name} needs a guide with finite moments, but those of site {latent.name!r} are not."
+                    f"{name} needs a guide with finite moments, but those of site {latent.name!r} "
+                    "are not."
                 )
 
     def value(self, terms: LogDensities) -> ObjectiveValue:

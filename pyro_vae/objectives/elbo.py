@@ -1,4 +1,4 @@
-"""The evidence lower bound, with a weight on its Kullback-Leibler term, and its reconstruction alone."""
+"""The evidence lower bound, with a weight on its KL, and its reconstruction alone."""
 
 from typing import ClassVar
 
@@ -26,19 +26,20 @@ from pyro_vae.objectives.objective import Objective, ObjectiveValue
 class ELBO(Objective):
     """E_q[log p(x | z)] - beta KL(q(z | x) || p(z)); with beta = 1, a lower bound of log p(x).
 
-    This is Pyro's `Trace_ELBO`, split into its terms. The KL is in closed form at each site where one
-    is registered with `torch.distributions.kl` (as in `TraceMeanField_ELBO`), otherwise the Monte
-    Carlo estimate log q(z | x) - log p(z) of the same draws.
+    This is Pyro's `Trace_ELBO`, split into its terms. The KL is in closed form at each site where
+    one is registered with `torch.distributions.kl` (as in `TraceMeanField_ELBO`), otherwise the
+    Monte Carlo estimate log q(z | x) - log p(z) of the same draws.
 
     If the decoder can do without z, the KL stays at 0: the posterior collapses. There are three
-    remedies. A schedule gives the KL a smaller weight at first. Free bits make its first nats free. A
-    capacity pulls it to a target from both sides, constant if `capacity_epochs` is 0. The last two apply
-    to means over a batch: an example's loss then depends on the others, and training with several
-    processes, each of which sees a part of a batch, refuses them.
+    remedies. A schedule gives the KL a smaller weight at first. Free bits make its first nats
+    free. A capacity pulls it to a target from both sides, constant if `capacity_epochs` is 0. The
+    last two apply to means over a batch: an example's loss then depends on the others, and
+    training with several processes, each of which sees a part of a batch, refuses them.
 
     Args:
-        beta: The weight of the KL. Reported ELBOs never use it. With a capacity, the weight gamma of
-            the distance to it: 1 lets the KL stay above where that pays off, the paper's is 1,000.
+        beta: The weight of the KL. Reported ELBOs never use it. With a capacity, the weight gamma
+            of the distance to it: 1 lets the KL stay above where that pays off, the paper's is
+            1,000.
         warmup_epochs: The linear schedule's weight grows from 0 to `beta` over this many epochs.
         schedule: How the weight reaches `beta`: "linear" in one warm-up, "cyclical" in several, or
             "constant".
@@ -46,9 +47,9 @@ class ELBO(Objective):
         cycles: The number of cycles. After the last one the weight is `beta`.
         cycle_ramp: The fraction of a cycle in which the weight grows; in the rest it is `beta`.
         free_bits: The nats below which the mean KL of a batch is not reduced further; 0 for none.
-        free_bits_per: The unit with this many free nats: each "dimension" of the code, each "group" of
-            dimensions, both for guides and priors that are products over dimensions, or the "rate", the
-            KL as a whole, for all.
+        free_bits_per: The unit with this many free nats: each "dimension" of the code, each
+            "group" of dimensions, both for guides and priors that are products over dimensions, or
+            the "rate", the KL as a whole, for all.
         free_bits_groups: The number of equal runs of dimensions, with free bits per group.
         capacity: The target of the KL, in nats; None for no target.
         capacity_epochs: The target grows linearly from 0 over this many epochs.
@@ -101,8 +102,8 @@ class ELBO(Objective):
         self.capacity = None if capacity is None else Capacity(capacity, capacity_epochs)
         if self.capacity and free_bits:
             raise ValueError(
-                f"a capacity and free bits contradict each other, got {capacity} and {free_bits} nats: "
-                "give one of them."
+                f"a capacity and free bits contradict each other, got {capacity} and {free_bits} "
+                "nats: give one of them."
             )
         if self.capacity and self.schedule.epochs:
             raise ValueError(
@@ -129,8 +130,8 @@ class ELBO(Objective):
                 coordinates = count_coordinates(terms)
             except ValueError as error:
                 raise ValueError(
-                    f"free_bits_per {self.free_bits.per} needs guide and prior to be products, but {error} "
-                    "Use free_bits_per rate, which is defined for all."
+                    f"free_bits_per {self.free_bits.per} needs guide and prior to be products, "
+                    f"but {error} Use free_bits_per rate, which is defined for all."
                 ) from error
             self.free_bits.check(coordinates)
 
@@ -167,20 +168,20 @@ class ELBO(Objective):
 class Reconstruction(Objective):
     """E_q[log p(x | z)]: maximum likelihood of a plain autoencoder, without the KL of the ELBO.
 
-    With the posterior `point` the pair is a plain autoencoder, or with a corruption a denoising one.
-    Every other guide is possible, too, but its spread shrinks to nothing. log p(z) has no part: a
-    prior's parameters stay as they started, and the decoder is not trained on its draws.
+    With the posterior `point` the pair is a plain autoencoder, or with a corruption a denoising
+    one. Every other guide is possible, too, but its spread shrinks to nothing. log p(z) has no
+    part: a prior's parameters stay as they started, and the decoder is not trained on its draws.
 
     Args:
         num_particles: The number of draws from the guide per example.
 
     Raises:
-        ValueError: If `num_particles` is below 1. When called, if a latent site of the guide is not
-            reparameterisable.
+        ValueError: If `num_particles` is below 1. When called, if a latent site of the guide is
+            not reparameterisable.
 
     References:
-        Extracting and Composing Robust Features with Denoising Autoencoders (Vincent et al., 2008),
-        https://doi.org/10.1145/1390156.1390294
+        Extracting and Composing Robust Features with Denoising Autoencoders (Vincent et al.,
+        2008), https://doi.org/10.1145/1390156.1390294
     """
 
     needs_density: ClassVar[bool] = False

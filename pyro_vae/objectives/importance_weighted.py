@@ -46,12 +46,12 @@ class _Weighted(Objective):
 class IWAE(_Weighted):
     """E[log 1/K sum_k p(x, z_k) / q(z_k | x)], z_1, ..., z_K ~ q(z | x): at most log p(x).
 
-    With K = 1 it is the ELBO with a Monte Carlo KL, and the bound never gets looser as K grows. The
-    gradient is the full one of the logarithm: the guide's part of it loses its signal in noise as K
-    grows. `dreg` is the same bound without that.
+    With K = 1 it is the ELBO with a Monte Carlo KL, and the bound never gets looser as K grows.
+    The gradient is the full one of the logarithm: the guide's part of it loses its signal in noise
+    as K grows. `dreg` is the same bound without that.
 
-    Guides over vertices or exact zeros (`one_hot`, `spike_and_slab`) are possible: weights are then
-    ratios of masses. Their straight-through gradient is biased here as in the ELBO.
+    Guides over vertices or exact zeros (`one_hot`, `spike_and_slab`) are possible: weights are
+    then ratios of masses. Their straight-through gradient is biased here as in the ELBO.
 
     The ELBO, the reconstruction and the KL of the same draws are logged besides the bound.
 
@@ -59,8 +59,8 @@ class IWAE(_Weighted):
         num_particles: The number K of draws from the guide per example.
 
     Raises:
-        ValueError: At construction, if `num_particles` is below 1. When called, if a latent site of
-            the guide is not reparameterisable, or has a density where the model has a mass.
+        ValueError: At construction, if `num_particles` is below 1. When called, if a latent site
+            of the guide is not reparameterisable, or has a density where the model has a mass.
 
     References:
         Importance Weighted Autoencoders (Burda, Grosse & Salakhutdinov, 2016),
@@ -78,9 +78,9 @@ class IWAE(_Weighted):
 class MIWAE(_Weighted):
     """E[1/M sum_m log 1/K sum_k w_mk], w = p(x, z) / q(z | x): M groups of K draws from q(z | x).
 
-    It is the bound of `iwae` with K draws, with M times less variance. Each example takes M K draws: at
-    a given cost, more groups give the guide a clearer gradient and a looser bound. M = 1 is `iwae`,
-    K = 1 the ELBO with a Monte Carlo KL. Guides are restricted as in `iwae`.
+    It is the bound of `iwae` with K draws, with M times less variance. Each example takes M K
+    draws: at a given cost, more groups give the guide a clearer gradient and a looser bound. M = 1
+    is `iwae`, K = 1 the ELBO with a Monte Carlo KL. Guides are restricted as in `iwae`.
 
     Args:
         groups: The number M of independent groups per example.
@@ -114,8 +114,8 @@ class CIWAE(_Weighted):
     `iwae`.
 
     Args:
-        elbo_share: The share a of the ELBO, from 0, `iwae`, to 1. It is not a weight of the KL: for each
-            a this is a lower bound of log p(x).
+        elbo_share: The share a of the ELBO, from 0, `iwae`, to 1. It is not a weight of the KL:
+            for each a this is a lower bound of log p(x).
         num_particles: The number K of draws from the guide per example.
 
     Raises:

@@ -17,9 +17,9 @@ FreeBitsPer = Literal["dimension", "group", "rate"]
 class Schedule:
     """The fraction w(t) of a weight after t epochs, from 0 to 1.
 
-    "linear" is w(t) = min(t / warmup_epochs, 1), and 1 throughout without warm-up. "cyclical" repeats
-    a warm-up: with u the elapsed fraction of a cycle, w(t) = min(u / cycle_ramp, 1), and 1 after the
-    last cycle. "constant" is 1.
+    "linear" is w(t) = min(t / warmup_epochs, 1), and 1 throughout without warm-up. "cyclical"
+    repeats a warm-up: with u the elapsed fraction of a cycle, w(t) = min(u / cycle_ramp, 1), and 1
+    after the last cycle. "constant" is 1.
 
     Args:
         name: "linear", "cyclical" or "constant".
@@ -33,8 +33,8 @@ class Schedule:
 
     References:
         Ladder Variational Autoencoders (Sonderby et al., 2016), https://arxiv.org/abs/1602.02282;
-        Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing (Fu et al., 2019),
-        https://arxiv.org/abs/1903.10145
+        Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing (Fu et al.,
+        2019), https://arxiv.org/abs/1903.10145
     """
 
     name: ScheduleName = "linear"
@@ -79,13 +79,13 @@ def ramp(progress: Float[Tensor, ""], epochs: float) -> Float[Tensor, ""]:
 class FreeBits:
     """sum_g max(lambda, mean over the batch of KL_g), over groups g of coordinates of the code.
 
-    Below lambda the KL of a group has no gradient, so nothing pulls the guide to the prior there: each
-    group that the decoder can use keeps about lambda nats.
+    Below lambda the KL of a group has no gradient, so nothing pulls the guide to the prior there:
+    each group that the decoder can use keeps about lambda nats.
 
     Args:
         minimum: lambda, in nats; 0 for none.
-        per: "dimension" for a group per coordinate, "group" for equal runs of them, "rate" for a single
-            group, the whole code.
+        per: "dimension" for a group per coordinate, "group" for equal runs of them, "rate" for a
+            single group, the whole code.
         groups: The number of runs, with "group" only.
 
     Raises:
@@ -174,8 +174,8 @@ class Capacity:
     ) -> Float[Tensor, " batch"]:
         """Terms per example whose mean over the batch is |mean KL - C(t)|, with its gradient.
 
-        All have the sign of the mean, so a single one may be below 0 and depends on the rest of the
-        batch.
+        All have the sign of the mean, so a single one may be below 0 and depends on the rest of
+        the batch.
         """
         excess = kl - self.at(progress)
         return excess.mean(0).detach().sign() * excess

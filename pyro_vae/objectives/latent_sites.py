@@ -1,8 +1,8 @@
 """What objectives need of the latent sites: checks, densities of coordinates, and the KL.
 
-The aggregate posterior q(z) = E_x q(z | x) is a mixture over the data. Its objectives need more of a
-guide than draws: log q(z_i | x_j) for all pairs of a batch, the densities of its coordinates, or its
-covariances.
+The aggregate posterior q(z) = E_x q(z | x) is a mixture over the data. Its objectives need more of
+a guide than draws: log q(z_i | x_j) for all pairs of a batch, the densities of its coordinates, or
+its covariances.
 """
 
 import math
@@ -54,8 +54,8 @@ def check_weights(name: str, terms: LogDensities) -> None:
         if _measure(q) != _measure(p):
             raise ValueError(
                 f"{name} weighs draws by p(z) / q(z | x), but at site {site!r} the model's "
-                f"{_class_name(p)} has {_measure(p)} and the guide's {_class_name(q)} has {_measure(q)}: "
-                "use a guide of the prior's kind."
+                f"{_class_name(p)} has {_measure(p)} and the guide's {_class_name(q)} has "
+                f"{_measure(q)}: use a guide of the prior's kind."
             )
 
 
@@ -67,8 +67,9 @@ def check_path(name: str, terms: LogDensities) -> None:
         terms: The terms of the pair.
 
     Raises:
-        ValueError: If there are several latent sites, if the site is in a further plate, or if its draws
-            step from value to value, so that their straight-through gradient is not along a path.
+        ValueError: If there are several latent sites, if the site is in a further plate, or if its
+            draws step from value to value, so that their straight-through gradient is not along a
+            path.
     """
     if len(terms.guide_sites) != 1:
         raise ValueError(
@@ -79,13 +80,14 @@ def check_path(name: str, terms: LogDensities) -> None:
     q = distribution_at(terms.guide_trace, site)
     if isinstance(_base(q), _STEPS) or _measure(q) != "a density":
         raise ValueError(
-            f"{name} follows the path of the draws, but those of the {_class_name(q)} at site {site!r} "
-            "step, with a straight-through gradient: use the objective elbo or iwae."
+            f"{name} follows the path of the draws, but those of the {_class_name(q)} at site "
+            f"{site!r} step, with a straight-through gradient: use the objective elbo or iwae."
         )
     if q.batch_shape != terms.log_posterior.shape:
         raise ValueError(
-            f"{name} needs a site in no plate but that over data, but the {_class_name(q)} at site {site!r} "
-            "is in a plate of its own: declare it as an event, or use the objective iwae or elbo."
+            f"{name} needs a site in no plate but that over data, but the {_class_name(q)} at "
+            f"site {site!r} is in a plate of its own: declare it as an event, or use the "
+            "objective iwae or elbo."
         )
 
 
@@ -187,17 +189,17 @@ def check_coordinates(latent: Latent, objective: str, *, densities: bool = True)
         closed_form = q.reinterpreted_batch_ndims == 1 and not mass
     if not closed_form:
         raise ValueError(
-            f"{objective} needs the {'densities' if densities else 'covariances'} of z's coordinates in "
-            f"closed form, but site {latent.name!r} is a {name}. Possible are independent continuous "
-            "coordinates, as in diagonal_normal, laplace or gamma, and the normals full_normal and "
-            "low_rank_normal."
+            f"{objective} needs the {'densities' if densities else 'covariances'} of z's "
+            f"coordinates in closed form, but site {latent.name!r} is a {name}. Possible are "
+            "independent continuous coordinates, as in diagonal_normal, laplace or gamma, and the "
+            "normals full_normal and low_rank_normal."
         )
 
 
 def log_prob_of_pairs(
     latent: Latent,
 ) -> tuple[Float[Tensor, "particles batch batch"], Float[Tensor, "particles batch batch latent"]]:
-    """log q(z_i | x_j), and log q(z_il | x_j) of each coordinate l, for all i and j of a batch, in nats.
+    """log q(z_i | x_j), and log q(z_il | x_j) of each coordinate l, for all i, j, in nats.
 
     In float64; K B^2 d numbers for K particles, B examples and d coordinates.
     """
@@ -254,8 +256,8 @@ def divergence_by_coordinate(
 ) -> Float[Tensor, "batch coordinates"]:
     """KL(q(z_i | x) || p(z_i)) of each coordinate i, per example in nats; their sum is the KL.
 
-    Defined where guide and prior are products over coordinates. The coordinates of all latent sites
-    follow each other; a variable of several values is one coordinate.
+    Defined where guide and prior are products over coordinates. The coordinates of all latent
+    sites follow each other; a variable of several values is one coordinate.
 
     Args:
         terms: The terms of the pair.
@@ -319,5 +321,6 @@ def _factors(
     if not distribution.event_shape:
         return distribution, value
     raise ValueError(
-        f"the {role} at site {name!r} is a {type(distribution).__name__}, not a product over coordinates."
+        f"the {role} at site {name!r} is a {type(distribution).__name__}, not a product over "
+        "coordinates."
     )

@@ -23,7 +23,8 @@ class ObjectiveValue:
     Args:
         loss: What training minimises, per example, in nats.
         values: Named values to log, per example, in nats; kept without their gradients.
-        own_loss: The loss of the parameters that the objective owns, per example; None if it owns none.
+        own_loss: The loss of the parameters that the objective owns, per example; None if it owns
+            none.
     """
 
     loss: Float[Tensor, " batch"]
@@ -38,9 +39,9 @@ class ObjectiveValue:
 class Objective(nn.Module):
     """What stochastic variational inference maximises. Abstract: an objective has `value`.
 
-    It is called on the evaluated pair and returns a loss to be minimised. Weights that change during
-    training are functions of `progress`, a buffer, so that a compiled step reads its current value and
-    a checkpoint holds it.
+    It is called on the evaluated pair and returns a loss to be minimised. Weights that change
+    during training are functions of `progress`, a buffer, so that a compiled step reads its
+    current value and a checkpoint holds it.
 
     An objective may own parameters, such as a critic's. Each step trains them, too, on the value's
     `own_loss`, with the learning rate and the decays below instead of the program's.
@@ -52,8 +53,8 @@ class Objective(nn.Module):
         ValueError: If `num_particles` is below 1.
     """
 
-    # Whether an example's loss depends on the rest of the batch, of which several processes see a part
-    # each. An instance may set it, where it depends on options.
+    # Whether an example's loss depends on the rest of the batch, of which several processes see a
+    # part each. An instance may set it, where it depends on options.
     couples_batch: bool = False
     # Whether it reads log q(z | x), which a point mass does not have, and log p(z).
     needs_density: ClassVar[bool] = True
@@ -77,7 +78,7 @@ class Objective(nn.Module):
         self.register_buffer("progress", torch.tensor(0.0))
 
     def register_weights(self, **weights: float) -> None:
-        """Register weights as buffers, so that a compiled step reads them and a checkpoint holds them."""
+        """Register weights as buffers, which a compiled step reads and a checkpoint holds."""
         for name, weight in weights.items():
             self.register_buffer(name, torch.tensor(float(weight)))
 
@@ -105,8 +106,8 @@ class Objective(nn.Module):
             q = distribution_at(terms.guide_trace, name)
             if not q.has_rsample:
                 raise ValueError(
-                    f"{type(self).__name__} needs a reparameterisable guide, but site {name!r} is a "
-                    f"{type(q).__name__} without rsample."
+                    f"{type(self).__name__} needs a reparameterisable guide, but site {name!r} is "
+                    f"a {type(q).__name__} without rsample."
                 )
 
     def value(self, terms: LogDensities) -> ObjectiveValue:

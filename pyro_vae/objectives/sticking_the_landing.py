@@ -25,13 +25,13 @@ class _Pathwise(Objective):
 class STL(_Pathwise):
     """E_q[log p(x | z) - beta (log q(z | x) - log p(z))], its gradient without the score of q.
 
-    The score d log q(z | x) / d phi at a fixed z has expectation zero. Without it the gradient is still
-    unbiased, and is zero for each draw where q(z | x) is p(z | x) and beta is 1: the closer the guide,
-    the less noise. Far from there the ELBO's KL in closed form may have less.
+    The score d log q(z | x) / d phi at a fixed z has expectation zero. Without it the gradient is
+    still unbiased, and is zero for each draw where q(z | x) is p(z | x) and beta is 1: the closer
+    the guide, the less noise. Far from there the ELBO's KL in closed form may have less.
 
     Flows are inverted once more, for the score. Guides whose draws step (`one_hot`,
-    `spike_and_slab`) have no path, and the scores of several latent sites cannot be separated: both are
-    refused.
+    `spike_and_slab`) have no path, and the scores of several latent sites cannot be separated:
+    both are refused.
 
     Args:
         beta: The weight of the KL. Reported ELBOs never use it.
@@ -39,8 +39,8 @@ class STL(_Pathwise):
         num_particles: The number of draws from the guide per example.
 
     Raises:
-        ValueError: At construction, if an option is out of its range. When called, unless the guide is
-            a single reparameterisable site whose draws have a density.
+        ValueError: At construction, if an option is out of its range. When called, unless the
+            guide is a single reparameterisable site whose draws have a density.
 
     References:
         Sticking the Landing: Simple, Lower-Variance Gradient Estimators for Variational Inference
@@ -75,8 +75,8 @@ class STL(_Pathwise):
 class DReG(_Pathwise):
     """The bound E[log 1/K sum_k w_k] of `iwae`, with the doubly reparameterised gradient.
 
-    With w_k = p(x, z_k) / q(z_k | x) and w~_k = w_k / sum_j w_j, the gradient in the parameters of the
-    model is that of `iwae`, sum_k w~_k d log p(x, z_k) / d theta, and in those of the guide
+    With w_k = p(x, z_k) / q(z_k | x) and w~_k = w_k / sum_j w_j, the gradient in the parameters of
+    the model is that of `iwae`, sum_k w~_k d log p(x, z_k) / d theta, and in those of the guide
 
         sum_k w~_k^2 (d log w_k / d z_k) (d z_k / d phi).
 
@@ -84,8 +84,8 @@ class DReG(_Pathwise):
     expectation, but the noise of this one falls with K. With K = 1 it is `stl`. Parameters in both
     roles, such as an encoder's under a Vamp prior, have both gradients.
 
-    The gradient at `terms.draws` is reweighted by a hook, for any caller: the terms can be used only
-    once, and only for this objective.
+    The gradient at `terms.draws` is reweighted by a hook, for any caller: the terms can be used
+    only once, and only for this objective.
 
     Flows are inverted once more, for the score. Guides are restricted as in `stl`.
 
@@ -93,8 +93,9 @@ class DReG(_Pathwise):
         num_particles: The number K of draws from the guide per example.
 
     Raises:
-        ValueError: At construction, if `num_particles` is below 1. When called, unless the guide is a
-            single reparameterisable site whose draws have a density, or if the terms were used already.
+        ValueError: At construction, if `num_particles` is below 1. When called, unless the guide
+            is a single reparameterisable site whose draws have a density, or if the terms were
+            used already.
 
     References:
         Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives (Tucker, Lawson, Gu &

@@ -1,4 +1,4 @@
-"""Objectives that weight the total correlation: beta-TCVAE, which estimates it from the batch, and FactorVAE, with a critic."""
+"""Weights on the total correlation: beta-TCVAE, from the batch; FactorVAE, with a critic."""
 
 import math
 from collections.abc import Sequence
@@ -38,8 +38,8 @@ class Decomposition:
     Args:
         mutual_information: E[log q(z | x) - log q(z)], of data and latent variables.
         total_correlation: E[log q(z) - sum_j log q(z_j)], KL(q(z) || prod_j q(z_j)).
-        dimension_wise_kl: E[sum_j log q(z_j) - log p(z)]; sum_j KL(q(z_j) || p(z_j)) under a prior of
-            independent coordinates.
+        dimension_wise_kl: E[sum_j log q(z_j) - log p(z)]; sum_j KL(q(z_j) || p(z_j)) under a prior
+            of independent coordinates.
     """
 
     mutual_information: Float[Tensor, " batch"]
@@ -50,17 +50,17 @@ class Decomposition:
 class BetaTC(Objective):
     r"""E_q[log p(x | z)] - alpha I(x; z) - beta TC(z) - gamma DWKL(z).
 
-    The mean KL of the ELBO is the sum of the mutual information I, the total correlation TC and the
-    dimension-wise KL, so with all weights at 1 this is the ELBO; a larger beta favours independent
-    coordinates of z without reducing its information about x.
+    The mean KL of the ELBO is the sum of the mutual information I, the total correlation TC and
+    the dimension-wise KL, so with all weights at 1 this is the ELBO; a larger beta favours
+    independent coordinates of z without reducing its information about x.
 
     The three terms compare q(z | x) with the aggregate posterior q(z), estimated from the batch by
-    `log_aggregates`. They are for training only: logarithms of an estimate from few data are biased, the
-    more so the further apart the data; numbers to report need all of the data. All are Monte Carlo
-    estimates from the same draws, and sum to `kl`.
+    `log_aggregates`. They are for training only: logarithms of an estimate from few data are
+    biased, the more so the further apart the data; numbers to report need all of the data. All are
+    Monte Carlo estimates from the same draws, and sum to `kl`.
 
-    Guides need coordinates that are independent given x, or correlated normals; any prior is possible. A
-    step holds num_particles x batch^2 x latent_dim numbers.
+    Guides need coordinates that are independent given x, or correlated normals; any prior is
+    possible. A step holds num_particles x batch^2 x latent_dim numbers.
 
     Args:
         train_size: The number N of training examples.
@@ -75,7 +75,8 @@ class BetaTC(Objective):
     Raises:
         ValueError: At construction, if an option is out of its range. When called, if there are
             several latent sites, the guide's coordinates have no closed-form densities (flows;
-            simplices, spheres, discrete and sparse codes), or the batch is larger than `train_size`.
+            simplices, spheres, discrete and sparse codes), or the batch is larger than
+            `train_size`.
 
     References:
         Isolating Sources of Disentanglement in Variational Autoencoders (Chen, Li, Grosse &
@@ -142,10 +143,10 @@ class BetaTC(Objective):
 def decomposition(
     terms: LogDensities, train_size: int, estimator: Estimator = "stratified"
 ) -> Decomposition:
-    """The KL of each example of a batch as mutual information, total correlation and dimension-wise KL.
+    """The KL of each example as mutual information, total correlation and dimension-wise KL.
 
-    Averaged over particles. The three sum to log q(z | x) - log p(z), to rounding, with any estimator of
-    log q(z), which only divides the sum among them.
+    Averaged over particles. The three sum to log q(z | x) - log p(z), to rounding, with any
+    estimator of log q(z), which only divides the sum among them.
 
     Args:
         terms: The terms of a pair with one latent site, at a batch of training data.
@@ -153,8 +154,8 @@ def decomposition(
         estimator: The estimator of `log_aggregates`.
 
     Raises:
-        ValueError: If the batch is larger than `train_size`, there are several latent sites, or the
-            guide's coordinates have no closed-form densities.
+        ValueError: If the batch is larger than `train_size`, there are several latent sites, or
+            the guide's coordinates have no closed-form densities.
     """
     latent = latent_site(terms, "decomposition")
     check_coordinates(latent, "decomposition")
@@ -177,15 +178,15 @@ def log_aggregates(
     train_size: int,
     estimator: Estimator = "stratified",
 ) -> tuple[Float[Tensor, "*particles batch"], Float[Tensor, "*particles batch latent"]]:
-    r"""log q(z_i) and log q(z_il) of each coordinate l, from a batch of B of the N training data, in nats.
+    r"""log q(z_i) and log q(z_il) of each coordinate l, from B of the N training data, in nats.
 
-    q(z_i) is estimated by sum_j w_ij q(z_i | x_j). "stratified": w_ii = 1 / N, because x_i, from which
-    z_i was drawn, is one of the N data; w_ij = (N - 1) / (N (B - 1)), because the others of the batch
-    represent all others. Over random batches that contain x_i this is unbiased for q(z_i), though not
-    for its logarithm; with B = N it is q(z_i). It is the average of the paper's minibatch-stratified
-    sampling over the roles of the examples. "weighted": w_ij = 1 / (N B), minibatch-weighted sampling,
-    which is too small: log q(z_i) and each log q(z_il) are shifted by about -log B where the data are
-    far apart, and by -log N where they overlap.
+    q(z_i) is estimated by sum_j w_ij q(z_i | x_j). "stratified": w_ii = 1 / N, because x_i, from
+    which z_i was drawn, is one of the N data; w_ij = (N - 1) / (N (B - 1)), because the others of
+    the batch represent all others. Over random batches that contain x_i this is unbiased for
+    q(z_i), though not for its logarithm; with B = N it is q(z_i). It is the average of the paper's
+    minibatch-stratified sampling over the roles of the examples. "weighted": w_ij = 1 / (N B),
+    minibatch-weighted sampling, which is too small: log q(z_i) and each log q(z_il) are shifted by
+    about -log B where the data are far apart, and by -log N where they overlap.
 
     In a batch of one, x_i represents all data: w_ii = 1.
 
@@ -222,17 +223,18 @@ class Factor(Objective):
     r"""E_q[log p(x | z)] - KL(q(z | x) || p(z)) - gamma TC(z), TC estimated by a critic.
 
     The critic's D(z) is the probability that z was drawn from the aggregate posterior q(z) and not
-    from the product of its marginals. The optimal critic has log D(z) - log(1 - D(z)) = log q(z) - sum_j
-    log q(z_j), whose mean over q(z) is the total correlation TC. It is trained in the same step as the
-    VAE, by the cross entropy of the batch's draws and the same draws with each coordinate permuted over
-    the batch, without gradients between the two. The paper permutes a second batch. Permuting the same
-    one saves a pass of the encoder; about one coordinate in `batch_size` stays in place.
+    from the product of its marginals. The optimal critic has log D(z) - log(1 - D(z)) = log q(z) -
+    sum_j log q(z_j), whose mean over q(z) is the total correlation TC. It is trained in the same
+    step as the VAE, by the cross entropy of the batch's draws and the same draws with each
+    coordinate permuted over the batch, without gradients between the two. The paper permutes a
+    second batch. Permuting the same one saves a pass of the encoder; about one coordinate in
+    `batch_size` stays in place.
 
     A critic that lags behind the guide underestimates TC: read `total_correlation` together with
     `critic_loss`, which is log 2 nats for a critic that sees no difference.
 
-    Any reparameterisable guide is possible, flows included, if z is continuous and its coordinates may
-    vary freely: permuted coordinates leave a simplex or a sphere.
+    Any reparameterisable guide is possible, flows included, if z is continuous and its coordinates
+    may vary freely: permuted coordinates leave a simplex or a sphere.
 
     Args:
         latent_dim: The dimension of z.
@@ -284,8 +286,8 @@ class Factor(Objective):
         check_product_support(latent, name)
         if latent.draws.shape[-1] != self.latent_dim:
             raise ValueError(
-                f"{name}'s critic reads {self.latent_dim} dimensions, but site {latent.name!r} has "
-                f"{latent.draws.shape[-1]}."
+                f"{name}'s critic reads {self.latent_dim} dimensions, but site {latent.name!r} "
+                f"has {latent.draws.shape[-1]}."
             )
 
     def log_ratio(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch"]:

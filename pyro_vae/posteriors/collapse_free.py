@@ -29,17 +29,18 @@ _NORMALS: dict[str, Callable[..., nn.Module]] = {
 
 
 class BatchNormalised(nn.Module):
-    """q(z | x) = N(z | gamma h_i(x) + beta_i, Sigma(x)), h the encoder's means, standardised over the batch.
+    """q(z | x) = N(z | gamma h_i(x) + beta_i, Sigma(x)), h the means, standardised over the batch.
 
     The mean of mu_i^2 over a batch is then gamma^2 + beta_i^2, and so the mean over the batch of
-    KL(q(z | x) || N(0, I)) is at least sum_i (gamma^2 + beta_i^2) / 2 nats for any encoder. This holds
-    in training, for the statistics of the batch, and approximately in evaluation, for the running
-    ones. Since the bound is imposed, active units are no evidence that the decoder uses them. Nothing
-    is added to the variance, which would loosen the bound; a mean that is constant over a batch is beta.
+    KL(q(z | x) || N(0, I)) is at least sum_i (gamma^2 + beta_i^2) / 2 nats for any encoder. This
+    holds in training, for the statistics of the batch, and approximately in evaluation, for the
+    running ones. Since the bound is imposed, active units are no evidence that the decoder uses
+    them. Nothing is added to the variance, which would loosen the bound; a mean that is constant
+    over a batch is beta.
 
-    gamma is fixed, because a learned one can go to 0; beta is learned. A Vamp prior's pseudo-inputs are
-    standardised with the running statistics. Training with several processes, each of which sees a part
-    of a batch, refuses this posterior.
+    gamma is fixed, because a learned one can go to 0; beta is learned. A Vamp prior's
+    pseudo-inputs are standardised with the running statistics. Training with several processes,
+    each of which sees a part of a batch, refuses this posterior.
 
     Args:
         latent_dim: The dimension of z.
@@ -106,25 +107,25 @@ class CommittedRate(Posterior):
 
         mu^2 / 2 + f(t),    f(t) = (e^(2 t) - 1) / 2 - t >= 0.
 
-    f has the value delta at a t_low < 0 and at a t_high > 0. The encoder's outputs (a, b) give
-    t = t_low + (t_high - t_low) sigmoid(b), and mu = sqrt(2 (delta - f(t))) + softplus(a), so that
-    each variable has at least delta nats. This is the independent delta-VAE, but interpolates log sigma
-    instead of sigma, and uses softplus instead of max(0, a), which has no gradient below 0. All means are
-    above 0, unlike draws of a standard normal, so samples of the prior may lie where there are no data.
-    The bound holds for N(0, I), not for another prior.
+    f has the value delta at a t_low < 0 and at a t_high > 0. The encoder's outputs (a, b) give t =
+    t_low + (t_high - t_low) sigmoid(b), and mu = sqrt(2 (delta - f(t))) + softplus(a), so that
+    each variable has at least delta nats. This is the independent delta-VAE, but interpolates log
+    sigma instead of sigma, and uses softplus instead of max(0, a), which has no gradient below 0.
+    All means are above 0, unlike draws of a standard normal, so samples of the prior may lie where
+    there are no data. The bound holds for N(0, I), not for another prior.
 
     Args:
         latent_dim: The dimension of z.
         encoder: Output shape -> network that reads x.
-        rate: The minimum KL(q(z | x) || N(0, I)) per example, in nats, from 1e-6 to 1e6, shared equally
-            by the variables.
+        rate: The minimum KL(q(z | x) || N(0, I)) per example, in nats, from 1e-6 to 1e6, shared
+            equally by the variables.
 
     Raises:
         ValueError: If `latent_dim` is below 1, or `rate` is out of its range.
 
     References:
-        Preventing Posterior Collapse with delta-VAEs (Razavi et al., 2019), appendix on independent
-        delta-VAEs, https://arxiv.org/abs/1901.03416
+        Preventing Posterior Collapse with delta-VAEs (Razavi et al., 2019), appendix on
+        independent delta-VAEs, https://arxiv.org/abs/1901.03416
     """
 
     def __init__(self, latent_dim: int, encoder: NetworkFactory, rate: float = 2.0) -> None:

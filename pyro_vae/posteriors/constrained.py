@@ -123,7 +123,7 @@ MINIMUM_CONCENTRATION = 1e-3
 
 
 class _Directional(Posterior):
-    """A posterior with a mean direction and a concentration, from d + 1 encoder outputs. Abstract."""
+    """A posterior with a mean direction and a concentration, of d + 1 outputs. Abstract."""
 
     support: ClassVar[str] = "sphere"
     minimum_dim = 2
@@ -139,7 +139,8 @@ class _Directional(Posterior):
 
     def _direction_and_concentration(self, x: Tensor) -> tuple[Tensor, Tensor]:
         outputs = self.encoder(x)
-        # In any dimension, draws are concentrated once kappa is a few times the sphere's dimension.
+        # In any dimension, draws are concentrated once kappa is a few times the sphere's
+        # dimension.
         scale = self.latent_dim - 1
         concentration = scale * F.softplus(outputs[..., -1]) + MINIMUM_CONCENTRATION
         return unit_vector(outputs[..., :-1]), concentration
@@ -148,12 +149,12 @@ class _Directional(Posterior):
 class VonMisesFisher(_Directional):
     """q(z | x) = C_d(kappa(x)) exp(kappa(x) mu(x).z) on the unit sphere in R^d.
 
-    mu(x) is the direction of d outputs of the encoder, kappa(x) is d - 1 times the softplus of one more.
-    The KL from the uniform prior has a closed form.
+    mu(x) is the direction of d outputs of the encoder, kappa(x) is d - 1 times the softplus of one
+    more. The KL from the uniform prior has a closed form.
 
-    The KL pulls kappa to 0, where directions carry no information, while the decoder has yet to learn
-    to read them. On small data recovery can take thousands of steps: on the digits, after 2,000 steps,
-    the validation ELBO is -26.7 nats, and -23.2 with `--objective.warmup-epochs 40`.
+    The KL pulls kappa to 0, where directions carry no information, while the decoder has yet to
+    learn to read them. On small data recovery can take thousands of steps: on the digits, after
+    2,000 steps, the validation ELBO is -26.7 nats, and -23.2 with `--objective.warmup-epochs 40`.
 
     Args:
         latent_dim: d, the length of z.
@@ -174,8 +175,8 @@ class VonMisesFisher(_Directional):
 class PowerSpherical(_Directional):
     """q(z | x) = N_d(kappa(x)) (1 + mu(x).z)^kappa(x) on the unit sphere in R^d.
 
-    mu(x) is the direction of d outputs of the encoder, kappa(x) is d - 1 times the softplus of one more.
-    The KL from the uniform prior has a closed form.
+    mu(x) is the direction of d outputs of the encoder, kappa(x) is d - 1 times the softplus of one
+    more. The KL from the uniform prior has a closed form.
 
     Args:
         latent_dim: d, the length of z.
@@ -195,13 +196,13 @@ class PowerSpherical(_Directional):
 class OneHot(Posterior):
     """q(z | x) = prod_v Categorical(z_v | softmax(f_v(x))), one-hot and flattened.
 
-    Its density is a mass; the gradient of its draws is a biased straight-through one. The code is the
-    probabilities.
+    Its density is a mass; the gradient of its draws is a biased straight-through one. The code is
+    the probabilities.
 
     Args:
         latent_dim: The length of z: variables times values.
-        values: The number of values of a variable, which divides `latent_dim`; None for one variable
-            of `latent_dim` values.
+        values: The number of values of a variable, which divides `latent_dim`; None for one
+            variable of `latent_dim` values.
         encoder: Output shape -> network f that reads x.
         temperature: The temperature of the relaxation whose gradient is used, from 1e-3 to 1e3.
         estimator: "gumbel_softmax", or "straight_through" for the gradient of the probabilities.
@@ -223,7 +224,8 @@ class OneHot(Posterior):
         self.values = latent_dim if values is None else values
         if self.values < 2 or latent_dim < 1 or latent_dim % self.values:
             raise ValueError(
-                f"values must be at least 2 and divide latent_dim = {latent_dim}, got {self.values}."
+                f"values must be at least 2 and divide latent_dim = {latent_dim}, got "
+                f"{self.values}."
             )
         check_positive(TEMPERATURES, temperature=temperature)
         check_choice(Estimator, estimator=estimator)

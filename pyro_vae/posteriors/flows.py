@@ -49,12 +49,14 @@ class _FlowPosterior(Posterior):
 class CouplingFlowPosterior(_FlowPosterior):
     """z = f(u, h(x)), u ~ N(mu(x), diag(sigma(x)^2)), f a chain of affine couplings.
 
-    At initialisation f is the identity and q(z | x) a diagonal normal. Both directions take one pass.
+    At initialisation f is the identity and q(z | x) a diagonal normal. Both directions take one
+    pass.
 
     Args:
         latent_dim: The dimension of z.
         encoder: Output shape -> network that reads x.
-        couplings: The number of couplings; each moves half of the coordinates given the other half.
+        couplings: The number of couplings; each moves half of the coordinates given the other
+            half.
         hidden: The widths of each coupling's network.
         context: The width of h(x), which every coupling reads.
         bound: The bound on the |log scale| of a coupling, approached by a tanh; from 1e-6 to 80.
@@ -88,9 +90,9 @@ class InverseAutoregressivePosterior(_FlowPosterior):
     """z = f(u, h(x)), u ~ N(mu(x), diag(sigma(x)^2)), f a chain of gated autoregressive steps.
 
     A step is z_i <- s_i z_i + (1 - s_i) m_i, s and m networks of (z_1, ..., z_i-1, h), and every
-    second step takes the coordinates backwards. A draw and its density take one pass. The density of
-    any other z computes its coordinates one by one: latent_dim times as many sequential operations,
-    each that much smaller.
+    second step takes the coordinates backwards. A draw and its density take one pass. The density
+    of any other z computes its coordinates one by one: latent_dim times as many sequential
+    operations, each that much smaller.
 
     At initialisation q(z | x) is N(a mu, diag(a sigma)^2), a = sigmoid(1.5)^steps.
 

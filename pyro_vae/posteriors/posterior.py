@@ -30,7 +30,8 @@ class Posterior(nn.Module):
         ValueError: If `latent_dim` is below `minimum_dim`.
     """
 
-    # The space of z, which is the prior's: real, positive, unit, simplex, sphere, one_hot or sparse.
+    # The space of z, which is the prior's: real, positive, unit, simplex, sphere, one_hot or
+    # sparse.
     support: ClassVar[str] = "real"
     # Whether q(z | x) has a density; if not, only the objective `reconstruction` is defined.
     has_density: ClassVar[bool] = True

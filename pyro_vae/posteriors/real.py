@@ -55,8 +55,8 @@ class DiagonalNormal(_Located):
 class LowRankNormal(_Located):
     """q(z | x) = N(z | mu(x), S (I + U U^T) S), S = diag(sigma(x)), U(x) with a few columns.
 
-    Between the diagonal normal, U = 0, and the full one: d (2 + rank) outputs of the encoder, and a
-    density and a KL that cost d rank^2.
+    Between the diagonal normal, U = 0, and the full one: d (2 + rank) outputs of the encoder, and
+    a density and a KL that cost d rank^2.
 
     Args:
         latent_dim: The dimension d of z.
@@ -133,14 +133,15 @@ class Laplace(_Located):
 
 
 class StudentT(_Located):
-    """q(z | x) = prod_i StudentT(z_i | df_i(x), mu_i(x), s_i(x)), s = softplus of the encoder's output.
+    """q(z | x) = prod_i StudentT(z_i | df_i(x), mu_i(x), s_i(x)), s = softplus of an output.
 
     Args:
         latent_dim: The dimension of z.
         encoder: Output shape -> network that reads x.
         df: The degrees of freedom; where the encoder predicts them, those at an output of 0. From
             1.001, so that the mean exists, to 1e8.
-        learn_df: Whether the encoder predicts degrees of freedom per example and variable, above 1.
+        learn_df: Whether the encoder predicts degrees of freedom per example and variable, above
+            1.
 
     Raises:
         ValueError: If `latent_dim` is below 1, or `df` is out of its range.
@@ -173,15 +174,15 @@ class StudentT(_Located):
 
 
 class SpikeAndSlab(Posterior):
-    """q(z | x) = prod_i [(1 - gamma_i) delta_0(z_i) + gamma_i N(z_i | m_i, s_i^2)], all functions of x.
+    """q(z | x) = prod_i [(1 - gamma_i) delta_0(z_i) + gamma_i N(z_i | m_i, s_i^2)], all of x.
 
     The gradient of gamma is a biased straight-through one: see its distribution.
 
     Args:
         latent_dim: The dimension of z.
         encoder: Output shape -> network that reads x.
-        temperature: The temperature of the relaxed gate from which gamma has its gradient, from 1e-3 to
-            1e3.
+        temperature: The temperature of the relaxed gate from which gamma has its gradient, from
+            1e-3 to 1e3.
 
     Raises:
         ValueError: If `latent_dim` is below 1, or an option is out of its range.
@@ -207,26 +208,28 @@ Corruption = Literal["none", "masking", "gaussian", "salt_and_pepper"]
 class Point(Posterior):
     """q(z | x) = delta(z - f(x)): all mass at one code, which makes the pair a plain autoencoder.
 
-    It has no density: neither an ELBO nor log p(x) is defined, and the objective is `reconstruction`,
-    which neither uses nor trains the prior.
+    It has no density: neither an ELBO nor log p(x) is defined, and the objective is
+    `reconstruction`, which neither uses nor trains the prior.
 
-    With a corruption it is a denoising autoencoder: in training f reads c(x), redrawn at each visit,
-    while the likelihood still sees x. In evaluation mode f reads x itself, as `embed` always does.
+    With a corruption it is a denoising autoencoder: in training f reads c(x), redrawn at each
+    visit, while the likelihood still sees x. In evaluation mode f reads x itself, as `embed`
+    always does.
 
     Args:
         latent_dim: The dimension of z.
         encoder: Output shape -> network that reads x.
-        corruption: "masking" sets each element of x to 0 with probability `strength`; "gaussian" adds
-            `strength` N(0, 1), times levels - 1 for integers; "salt_and_pepper" sets each element with
-            probability `strength` to the lowest or the highest value, with equal probability.
+        corruption: "masking" sets each element of x to 0 with probability `strength`; "gaussian"
+            adds `strength` N(0, 1), times levels - 1 for integers; "salt_and_pepper" sets each
+            element with probability `strength` to the lowest or the highest value, with equal
+            probability.
         strength: The amount of corruption; 0 changes nothing.
-        data_support: What x is: binary, unit, real, integers or counts. Binary and unit data have the
-            extremes 0 and 1, integers 0 and levels - 1.
+        data_support: What x is: binary, unit, real, integers or counts. Binary and unit data have
+            the extremes 0 and 1, integers 0 and levels - 1.
         levels: The number of levels of integers.
 
     Raises:
-        ValueError: If `latent_dim` is below 1, `corruption` is unknown, `strength` is out of its range
-            ([0, 1], or at least 0 for "gaussian"), or undefined for data of this support.
+        ValueError: If `latent_dim` is below 1, `corruption` is unknown, `strength` is out of its
+            range ([0, 1], or at least 0 for "gaussian"), or undefined for data of this support.
 
     References:
         Stacked Denoising Autoencoders (Vincent et al., 2010), section 3.3,
@@ -251,8 +254,8 @@ class Point(Posterior):
             raise ValueError(f"strength must be a share from 0 to 1, got {strength}.")
         if corruption == "salt_and_pepper" and data_support in ("real", "counts"):
             raise ValueError(
-                f"salt_and_pepper needs data with a lowest and a highest value, got {data_support} data: "
-                "use masking."
+                "salt_and_pepper needs data with a lowest and a highest value, got "
+                f"{data_support} data: use masking."
             )
         if corruption != "none" and data_support == "integers" and levels is None:
             raise ValueError("a corruption of integers needs their number of levels, got None.")

@@ -3,7 +3,8 @@
 A prior is an `nn.Module` called without arguments. It returns a distribution with batch shape `()`
 and event shape `(latent_dim,)`, has `latent_dim`, and declares its `support` as a word. `build`
 hands the constructor, by name, what it asks for among `latent_dim, event_shape, encoder, decoder,
-posterior, train_data, train_size`. A prior never computes its own KL: that is the objective's task.
+posterior, train_data, train_size`. A prior never computes its own KL: that is the objective's
+task.
 """
 
 from torch import nn

@@ -36,8 +36,8 @@ class LogNormal(Prior):
             raise ValueError(f"loc must be finite, got {loc}.")
         if abs(loc) + 6 * scale > LARGEST_LOG:
             raise ValueError(
-                f"|loc| + 6 scale must be at most {LARGEST_LOG:g}, got loc {loc} and scale {scale}: "
-                "float32 cannot represent the exponential of more."
+                f"|loc| + 6 scale must be at most {LARGEST_LOG:g}, got loc {loc} and scale "
+                f"{scale}: float32 cannot represent the exponential of more."
             )
         self.loc = loc
         self.scale = scale
@@ -129,10 +129,11 @@ class Dirichlet(_Simplex):
 
 
 class LogisticNormal(_Simplex):
-    """p(z): z = softmax(eta), eta ~ N(0, I / alpha), the Laplace approximation of Dirichlet(alpha, ..., alpha).
+    """p(z): z = softmax(eta), eta ~ N(0, I / alpha); approximates Dirichlet(alpha, ..., alpha).
 
-    Softmax removes what all of eta have in common, so this is the exact Laplace approximation. Topic
-    models often use only its diagonal (Srivastava & Sutton, 2017, https://arxiv.org/abs/1703.01488).
+    Softmax removes what all of eta have in common, so this is the exact Laplace approximation of
+    the Dirichlet. Topic models often use only its diagonal (Srivastava & Sutton, 2017,
+    https://arxiv.org/abs/1703.01488).
 
     Args:
         latent_dim: The dimension of z.
@@ -227,8 +228,8 @@ class OneHot(Prior):
 
     Args:
         latent_dim: The length of z: variables times values.
-        values: The number of values of a variable, which divides `latent_dim`; None for one variable
-            of `latent_dim` values.
+        values: The number of values of a variable, which divides `latent_dim`; None for one
+            variable of `latent_dim` values.
         learned: Whether pi is learned.
 
     Raises:
@@ -243,7 +244,8 @@ class OneHot(Prior):
         self.values = latent_dim if values is None else values
         if self.values < 2 or latent_dim % self.values:
             raise ValueError(
-                f"values must be at least 2 and divide latent_dim = {latent_dim}, got {self.values}."
+                f"values must be at least 2 and divide latent_dim = {latent_dim}, got "
+                f"{self.values}."
             )
         logits = torch.zeros(latent_dim // self.values, self.values)
         if learned:

@@ -29,7 +29,8 @@ class Flow(Prior):
 
     Args:
         latent_dim: The dimension of z. With 1, f is affine.
-        couplings: The number of couplings; each moves half of the coordinates given the other half.
+        couplings: The number of couplings; each moves half of the coordinates given the other
+            half.
         hidden: The widths of each coupling's network.
         bound: The bound on the |log scale| of a coupling, approached by a tanh; from 1e-6 to 80.
 
@@ -60,7 +61,8 @@ class Flow(Prior):
         return NormalFlow(self.zeros, self.full(1.0), self.flow)
 
 
-# zuko's default is 1e-3, with which a saturated network's splines have draws whose root rounds to nan.
+# zuko's default is 1e-3, with which a saturated network's splines have draws whose root rounds to
+# nan.
 SMALLEST_SLOPE = 1e-2
 
 
@@ -85,14 +87,14 @@ class _ZukoFlow(Prior):
 
 
 class SplineFlow(_ZukoFlow):
-    """p(z) = N(f(z) | 0, I) |det df/dz|, f_i a rational-quadratic spline of z_i given z_1, ..., z_i-1.
+    """p(z) = N(f(z) | 0, I) |det df/dz|, f_i a rational-quadratic spline of z_i, given z_<i.
 
     f is a chain of such maps with alternating order of the coordinates. A density takes one pass
     through each, a draw `latent_dim` passes. At initialisation p(z) is N(0, I).
 
-    A spline maps [-5, 5] onto itself and is the identity outside: |z_i| > 5 has the probability of a
-    standard normal, 6e-7, whatever is learned, and a normal's tail. Standardise a given representation
-    before learning its density; a VAE's posterior learns to stay inside.
+    A spline maps [-5, 5] onto itself and is the identity outside: |z_i| > 5 has the probability of
+    a standard normal, 6e-7, whatever is learned, and a normal's tail. Standardise a given
+    representation before learning its density; a VAE's posterior learns to stay inside.
 
     Args:
         latent_dim: The dimension of z. With 1, f is a chain of splines with constant knots.
@@ -132,8 +134,8 @@ class AutoregressiveFlow(_ZukoFlow):
     Args:
         latent_dim: The dimension of z. With 1, f is affine and p(z) a normal.
         transforms: The number of maps in the chain.
-        hidden: The widths of the masked network that outputs a map's s and t. A layer narrower than
-            `latent_dim` - 1 hides the last preceding coordinates from a conditional.
+        hidden: The widths of the masked network that outputs a map's s and t. A layer narrower
+            than `latent_dim` - 1 hides the last preceding coordinates from a conditional.
         bound: The bound on the |s_i| of a map, approached smoothly; from 1e-6 to 80.
 
     Raises:

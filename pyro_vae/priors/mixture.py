@@ -31,9 +31,10 @@ _CHUNK = 1000
 class GaussianMixture(Prior):
     """p(z) = sum_k w_k N(z | mu_k, diag(sigma_k^2)), everything learned.
 
-    It may start at the untrained posterior's codes of the training data. One draw z of q(z | x) for
-    each x is assigned to the nearest component; w_k is the share of a component's draws, and sigma_k^2
-    their mean squared distance from mu_k, or over all components if there are fewer than two.
+    It may start at the untrained posterior's codes of the training data. One draw z of q(z | x)
+    for each x is assigned to the nearest component; w_k is the share of a component's draws, and
+    sigma_k^2 their mean squared distance from mu_k, or over all components if there are fewer than
+    two.
 
     Args:
         latent_dim: The dimension of z.
@@ -41,12 +42,12 @@ class GaussianMixture(Prior):
         start: The initial mu: draws of N(0, I), with sigma = 1; posterior means of random training
             data; or K-means centres of posterior means of up to 10,000 of them.
         posterior: The VAE's posterior, used for the start only.
-        train_data: Training data `(n, *event_shape)`. Without, the start is random whatever `start`
-            says: parameters that are loaded replace it.
+        train_data: Training data `(n, *event_shape)`. Without, the start is random whatever
+            `start` says: parameters that are loaded replace it.
 
     Raises:
-        ValueError: If `latent_dim` or `components` is below 1, `start` is unknown, or there are fewer
-            data than components and `start` is kmeans.
+        ValueError: If `latent_dim` or `components` is below 1, `start` is unknown, or there are
+            fewer data than components and `start` is kmeans.
 
     References:
         VAE with a VampPrior (Tomczak & Welling, 2018), section 2, https://arxiv.org/abs/1705.07120
@@ -83,14 +84,14 @@ class GaussianMixture(Prior):
 class Vamp(Prior):
     """p(z) = 1/K sum_k q(z | u_k): the aggregate posterior of K learned pseudo-inputs u_k.
 
-    The posterior is that of the VAE and is not registered a second time: a `state_dict` holds one copy
-    of it, and its parameters are trained in both roles. Its batch normalisation uses running statistics
-    for pseudo-inputs, without an update; see `running_statistics`.
+    The posterior is that of the VAE and is not registered a second time: a `state_dict` holds one
+    copy of it, and its parameters are trained in both roles. Its batch normalisation uses running
+    statistics for pseudo-inputs, without an update; see `running_statistics`.
 
-    With `inverse_autoregressive` the density takes an inverse, coordinate by coordinate, for each z and
-    each pseudo-input. A step of 100 examples with 500 of them takes about three times as long as with
-    `coupling_flow` in 10 dimensions, but 10 to 20 s of a core and above 5 GB in 50: use fewer
-    components there, or `coupling_flow`.
+    With `inverse_autoregressive` the density takes an inverse, coordinate by coordinate, for each
+    z and each pseudo-input. A step of 100 examples with 500 of them takes about three times as
+    long as with `coupling_flow` in 10 dimensions, but 10 to 20 s of a core and above 5 GB in 50:
+    use fewer components there, or `coupling_flow`.
 
     Args:
         latent_dim: The dimension of z.
@@ -101,8 +102,8 @@ class Vamp(Prior):
             pseudo-inputs start uniform on [0, 1] whatever `start` says: parameters that are loaded
             replace them. Those of real data are kept in units of their spread.
         start: The initial pseudo-inputs: random training data; the mean of the training data, with
-            normal noise of 5 % of their standard deviation; or K-means centres of up to 10,000 training
-            data (more where that is below 20 for each component).
+            normal noise of 5 % of their standard deviation; or K-means centres of up to 10,000
+            training data (more where that is below 20 for each component).
 
     Raises:
         ValueError: If `latent_dim` or `components` is below 1, `start` is unknown, there are fewer

@@ -59,7 +59,7 @@ class Laplace(Prior):
 
 
 class StudentT(Prior):
-    """p(z) = prod_i StudentT(z_i | df, 0, s): with df = 1 Cauchy variables, with df -> infinity normal.
+    """p(z) = prod_i StudentT(z_i | df, 0, s): Cauchy with df = 1, normal with df -> infinity.
 
     Args:
         latent_dim: The dimension of z.

@@ -29,10 +29,6 @@ class ContinuousBernoulli(Likelihood):
 
     The Bernoulli's formula with the constant C that makes it a density on [0, 1].
 
-    Args:
-        event_shape: The shape of a data point.
-        decoder: Output shape -> network f that reads z.
-
     References:
         The continuous Bernoulli (Loaiza-Ganem & Cunningham, 2019),
         https://arxiv.org/abs/1907.06845
@@ -54,11 +50,8 @@ class Beta(Likelihood):
     limit: dequantise such data.
 
     Args:
-        event_shape: The shape of a data point.
-        decoder: Output shape -> network f that reads z.
         precision: What n is: one number "learned" for all elements; one learned number per
-            "element";
-            or "decoded", a second output of the decoder.
+            "element"; or "decoded", a second output of the decoder.
         initial_precision: n at initialisation.
 
     Raises:
@@ -103,8 +96,6 @@ class LogitNormal(LocationScale):
     Values within 1e-6 of 0 and 1, where the logit is infinite, get the density at that distance.
 
     Args:
-        event_shape: The shape of a data point.
-        decoder: Output shape -> network f that reads z.
         scale: What sigma is: "fixed" at `initial_scale`; one number "learned" for all elements;
             one learned number per "element"; or "decoded", a second output of the decoder.
         initial_scale: sigma at initialisation, in units of logits.
@@ -139,8 +130,6 @@ class Normal(LocationScale):
     """p(x | z) = prod_i N(x_i | f_i(z), sigma_i^2), for real x.
 
     Args:
-        event_shape: The shape of a data point.
-        decoder: Output shape -> network f that reads z.
         scale: What sigma is: "fixed" at `initial_scale`; one number "learned" for all elements;
             one learned number per "element"; "decoded", a second output of the decoder; or "auto",
             which is "element" for data of one axis and "learned" for images and series.
@@ -148,7 +137,6 @@ class Normal(LocationScale):
         minimum_scale: A floor under a sigma that is not fixed. Without one the density of an
             element that never varies (the corner of an image) grows without bound. The data's
             resolution is added.
-        units: The units of the data.
 
     Raises:
         ValueError: If `scale` is unknown, or `initial_scale` is not above `minimum_scale` > 0.
@@ -181,14 +169,11 @@ class Laplace(LocationScale):
     """p(x | z) = prod_i Laplace(x_i | f_i(z), b_i), for real x: absolute errors, not squared.
 
     Args:
-        event_shape: The shape of a data point.
-        decoder: Output shape -> network f that reads z.
         scale: What b is: "fixed" at `initial_scale`; one number "learned" for all elements; one
             learned number per "element"; "decoded", a second output of the decoder; or "auto",
             which is "element" for data of one axis and "learned" for images and series.
         initial_scale: b at initialisation, in units of the data's spread (see `Units`).
         minimum_scale: A floor under a b that is not fixed.
-        units: The units of the data.
 
     Raises:
         ValueError: If `scale` is unknown, or `initial_scale` is not above `minimum_scale` > 0.
@@ -207,15 +192,12 @@ class StudentT(LocationScale):
     The degrees of freedom nu are one learned number, between 2 and 100.
 
     Args:
-        event_shape: The shape of a data point.
-        decoder: Output shape -> network f that reads z.
         scale: What s is: "fixed" at `initial_scale`; one number "learned" for all elements; one
             learned number per "element"; "decoded", a second output of the decoder; or "auto",
             which is "element" for data of one axis and "learned" for images and series.
         initial_scale: s at initialisation, in units of the data's spread (see `Units`).
         minimum_scale: A floor under an s that is not fixed.
         initial_df: nu at initialisation.
-        units: The units of the data.
 
     Raises:
         ValueError: If `scale` is unknown, `initial_scale` is not above `minimum_scale` > 0, or
@@ -259,8 +241,6 @@ class LowRankNormal(LocationScale):
     instead of white noise.
 
     Args:
-        event_shape: The shape of a data point.
-        decoder: Output shape -> network f that reads z.
         rank: The number of columns of W.
         factor: What W is: "learned", one matrix for all z, or "decoded", `rank` further outputs of
             the decoder per element, each bounded by 10 in units of the spread.
@@ -269,7 +249,6 @@ class LowRankNormal(LocationScale):
             which is "element" for data of one axis and "learned" for images and series.
         initial_scale: sigma at initialisation, in units of the data's spread (see `Units`).
         minimum_scale: A floor under a sigma that is not fixed.
-        units: The units of the data.
 
     Raises:
         ValueError: If `rank` is below 1, `factor` or `scale` is unknown, or `initial_scale` is not

@@ -37,8 +37,6 @@ class Poisson(Likelihood):
     r_i softplus(0) is the element's mean in the training data; r_i is 1 without them.
 
     Args:
-        event_shape: The shape of a data point.
-        decoder: Output shape -> network f that reads z.
         train_data: Training data, whose means are the initial rates.
 
     References:
@@ -152,7 +150,6 @@ class NegativeBinomial(_NegativeBinomial):
     averaged to one number per data point, and L = sum_i m_i.
 
     Args:
-        event_shape: The shape of a data point.
         decoder: Output shape -> networks f, and g, that read z.
         library: Whether to decode a total and proportions separately.
         dispersion: What t is: one "learned" number per element, or "decoded", with the logarithms
@@ -178,7 +175,6 @@ class ZeroInflatedNegativeBinomial(_NegativeBinomial):
     here it is a function of z, which leaves the one latent site "z".
 
     Args:
-        event_shape: The shape of a data point.
         decoder: Output shape -> networks f, g and h that read z.
         library: Whether to decode a total and proportions separately; else mu_i = m_i exp(f_i(z)).
         dispersion: What t is: one "learned" number per element, or "decoded", with the logarithms
@@ -219,7 +215,6 @@ class Multinomial(Likelihood):
 
     Args:
         event_shape: The shape of a data point, all elements of which share the total.
-        decoder: Output shape -> network f that reads z.
         total_count: The total of draws and means; None for the training data's mean total, rounded
             (1 without them, so that the mean is the proportions).
         train_data: Training data, for that total.

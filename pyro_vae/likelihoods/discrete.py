@@ -19,10 +19,6 @@ from pyro_vae.networks import MaskedMLP, NetworkFactory
 class Bernoulli(Likelihood):
     """p(x | z) = prod_i Bernoulli(x_i | sigmoid(f_i(z))), for x in {0, 1}.
 
-    Args:
-        event_shape: The shape of a data point.
-        decoder: Output shape -> network f that reads z.
-
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), appendix C.1,
         https://arxiv.org/abs/1312.6114
@@ -47,8 +43,6 @@ class AutoregressiveBernoulli(Likelihood):
     draws.
 
     Args:
-        event_shape: The shape of a data point.
-        decoder: Output shape -> network f that reads z.
         hidden: The number of hidden units of g.
 
     Raises:
@@ -85,8 +79,6 @@ class DiscretizedLogistic(LocationScale):
     above.
 
     Args:
-        event_shape: The shape of a data point.
-        decoder: Output shape -> network f that reads z.
         levels: The number of levels of the data.
         scale: What s / (levels - 1) is: "fixed" at `initial_scale`; one number "learned" for all
             elements; one learned number per "element"; or "decoded", a second output of the
@@ -135,7 +127,6 @@ class LogisticMixture(Likelihood):
 
     Args:
         event_shape: The shape of a data point, (channels, rows, columns) or any other.
-        decoder: Output shape -> network that reads z.
         levels: The number of levels of the data.
         components: The number of logistics in each mixture.
 
@@ -194,7 +185,6 @@ class Categorical(Likelihood):
     """p(x_i | z) = softmax(f_i(z)) at x_i, for levels x: their order has to be learned.
 
     Args:
-        event_shape: The shape of a data point.
         decoder: Output shape -> network f that reads z, with `levels` outputs per element.
         levels: The number of levels of the data.
 

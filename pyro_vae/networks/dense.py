@@ -46,8 +46,6 @@ class MLP(_Dense):
     """A multilayer perceptron: layers h <- activation(norm(W h + b)) and a linear head.
 
     Args:
-        input_shape: The shape of the input, without leading axes.
-        output_shape: The shape of the output, without leading axes.
         hidden: The width of each hidden layer; None for one of 400, or of 100 for fewer than 1,000
             training rows.
         activation: The elementwise nonlinearity.
@@ -77,8 +75,6 @@ class GatedMLP(_Dense):
     """A perceptron of gated layers: h <- a * sigmoid(g), (a, g) = norm(W h + b), a linear head.
 
     Args:
-        input_shape: The shape of the input, without leading axes.
-        output_shape: The shape of the output, without leading axes.
         hidden: The width of each hidden layer; None for two of 300, or of 100 for fewer than 1,000
             training rows.
         norm: Normalisation over the batch, over a layer's units, or none.

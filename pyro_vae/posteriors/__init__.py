@@ -2,10 +2,9 @@
 
 A posterior is an `nn.Module` that owns its encoder. `posterior(x)`, with x `(*batch,
 *event_shape)`, returns a reparameterisable distribution with batch shape `(*batch,)` and event
-shape `(latent_dim,)`;
-`posterior.embed(x)` is the deterministic code used as a representation. It has `latent_dim` and
-declares its `support` as a word, which must be the prior's. A posterior whose `has_density` is
-False is a point mass, and only the objective `reconstruction` is defined.
+shape `(latent_dim,)`; `posterior.embed(x)` is the deterministic code used as a representation. It
+has `latent_dim` and declares its `support` as a word, which must be the prior's. A posterior whose
+`has_density` is False is a point mass, and only the objective `reconstruction` is defined.
 """
 
 from torch import nn

@@ -115,8 +115,6 @@ class CommittedRate(Posterior):
     there are no data. The bound holds for N(0, I), not for another prior.
 
     Args:
-        latent_dim: The dimension of z.
-        encoder: Output shape -> network that reads x.
         rate: The minimum KL(q(z | x) || N(0, I)) per example, in nats, from 1e-6 to 1e6, shared
             equally by the variables.
 

@@ -22,15 +22,7 @@ from pyro_vae.posteriors.posterior import (
 
 
 class LogNormal(Posterior):
-    """q(z | x) = prod_i LogNormal(z_i | m_i(x), s_i(x)); |m| < 20 and s < 5, by smooth bounds.
-
-    Args:
-        latent_dim: The dimension of z.
-        encoder: Output shape -> network that reads x.
-
-    Raises:
-        ValueError: If `latent_dim` is below 1.
-    """
+    """q(z | x) = prod_i LogNormal(z_i | m_i(x), s_i(x)); |m| < 20 and s < 5, by smooth bounds."""
 
     support: ClassVar[str] = "positive"
 
@@ -40,15 +32,7 @@ class LogNormal(Posterior):
 
 
 class Gamma(Posterior):
-    """q(z | x) = prod_i Gamma(z_i | a_i(x), a_i(x) / mean_i(x)); |log mean| < 20 and a > 0.05.
-
-    Args:
-        latent_dim: The dimension of z.
-        encoder: Output shape -> network that reads x.
-
-    Raises:
-        ValueError: If `latent_dim` is below 1.
-    """
+    """q(z | x) = prod_i Gamma(z_i | a_i(x), a_i(x) / mean_i(x)); |log mean| < 20 and a > 0.05."""
 
     support: ClassVar[str] = "positive"
 
@@ -60,15 +44,7 @@ class Gamma(Posterior):
 
 
 class Beta(Posterior):
-    """q(z | x) = prod_i Beta(z_i | a_i(x), b_i(x)), both above 0.05.
-
-    Args:
-        latent_dim: The dimension of z.
-        encoder: Output shape -> network that reads x.
-
-    Raises:
-        ValueError: If `latent_dim` is below 1.
-    """
+    """q(z | x) = prod_i Beta(z_i | a_i(x), b_i(x)), both above 0.05."""
 
     support: ClassVar[str] = "unit"
 
@@ -79,10 +55,6 @@ class Beta(Posterior):
 
 class LogisticNormal(Posterior):
     """q(z | x): z = softmax(eta), eta ~ N(m(x), diag(s(x)^2)); |m| < 20 and s < 5.
-
-    Args:
-        latent_dim: The dimension of z.
-        encoder: Output shape -> network that reads x.
 
     Raises:
         ValueError: If `latent_dim` is below 2.
@@ -101,10 +73,6 @@ class LogisticNormal(Posterior):
 
 class Dirichlet(Posterior):
     """q(z | x) = Dirichlet(z | alpha(x)), alpha above 0.05.
-
-    Args:
-        latent_dim: The dimension of z.
-        encoder: Output shape -> network that reads x.
 
     Raises:
         ValueError: If `latent_dim` is below 2.
@@ -156,10 +124,6 @@ class VonMisesFisher(_Directional):
     learn to read them. On small data recovery can take thousands of steps: on the digits, after
     2,000 steps, the validation ELBO is -26.7 nats, and -23.2 with `--objective.warmup-epochs 40`.
 
-    Args:
-        latent_dim: d, the length of z.
-        encoder: Output shape -> network that reads x.
-
     Raises:
         ValueError: If `latent_dim` is below 2.
 
@@ -177,10 +141,6 @@ class PowerSpherical(_Directional):
 
     mu(x) is the direction of d outputs of the encoder, kappa(x) is d - 1 times the softplus of one
     more. The KL from the uniform prior has a closed form.
-
-    Args:
-        latent_dim: d, the length of z.
-        encoder: Output shape -> network that reads x.
 
     Raises:
         ValueError: If `latent_dim` is below 2.

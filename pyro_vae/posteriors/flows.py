@@ -53,8 +53,6 @@ class CouplingFlowPosterior(_FlowPosterior):
     pass.
 
     Args:
-        latent_dim: The dimension of z.
-        encoder: Output shape -> network that reads x.
         couplings: The number of couplings; each moves half of the coordinates given the other
             half.
         hidden: The widths of each coupling's network.
@@ -97,8 +95,6 @@ class InverseAutoregressivePosterior(_FlowPosterior):
     At initialisation q(z | x) is N(a mu, diag(a sigma)^2), a = sigmoid(1.5)^steps.
 
     Args:
-        latent_dim: The dimension of z.
-        encoder: Output shape -> network that reads x.
         steps: The number of steps.
         hidden: The number of hidden units of each of a step's two networks.
         context: The width of h(x), which every step reads.

@@ -36,13 +36,6 @@ class _Located(Posterior):
 class DiagonalNormal(_Located):
     """q(z | x) = N(z | mu(x), diag(sigma(x)^2)), sigma = softplus of the encoder's output.
 
-    Args:
-        latent_dim: The dimension of z.
-        encoder: Output shape -> network that reads x.
-
-    Raises:
-        ValueError: If `latent_dim` is below 1.
-
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114
     """
@@ -60,7 +53,6 @@ class LowRankNormal(_Located):
 
     Args:
         latent_dim: The dimension d of z.
-        encoder: Output shape -> network that reads x.
         rank: The number of columns of U; more than d - 1 add nothing.
 
     Raises:
@@ -90,10 +82,6 @@ class FullNormal(_Located):
     Args:
         latent_dim: The dimension d of z. The encoder has d + d^2 outputs, of which the
             d (d - 1) / 2 above the diagonal are not used.
-        encoder: Output shape -> network that reads x.
-
-    Raises:
-        ValueError: If `latent_dim` is below 1.
 
     References:
         An Introduction to Variational Autoencoders (Kingma & Welling, 2019), section 2.5.1,
@@ -115,13 +103,6 @@ class FullNormal(_Located):
 class Laplace(_Located):
     """q(z | x) = prod_i Laplace(z_i | mu_i(x), b_i(x)), b = softplus of the encoder's output.
 
-    Args:
-        latent_dim: The dimension of z.
-        encoder: Output shape -> network that reads x.
-
-    Raises:
-        ValueError: If `latent_dim` is below 1.
-
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), section 2.4,
         https://arxiv.org/abs/1312.6114
@@ -136,8 +117,6 @@ class StudentT(_Located):
     """q(z | x) = prod_i StudentT(z_i | df_i(x), mu_i(x), s_i(x)), s = softplus of an output.
 
     Args:
-        latent_dim: The dimension of z.
-        encoder: Output shape -> network that reads x.
         df: The degrees of freedom; where the encoder predicts them, those at an output of 0. From
             1.001, so that the mean exists, to 1e8.
         learn_df: Whether the encoder predicts degrees of freedom per example and variable, above
@@ -179,8 +158,6 @@ class SpikeAndSlab(Posterior):
     The gradient of gamma is a biased straight-through one: see its distribution.
 
     Args:
-        latent_dim: The dimension of z.
-        encoder: Output shape -> network that reads x.
         temperature: The temperature of the relaxed gate from which gamma has its gradient, from
             1e-3 to 1e3.
 
@@ -216,8 +193,6 @@ class Point(Posterior):
     always does.
 
     Args:
-        latent_dim: The dimension of z.
-        encoder: Output shape -> network that reads x.
         corruption: "masking" sets each element of x to 0 with probability `strength`; "gaussian"
             adds `strength` N(0, 1), times levels - 1 for integers; "salt_and_pepper" sets each
             element with probability `strength` to the lowest or the highest value, with equal

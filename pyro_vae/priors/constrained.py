@@ -19,7 +19,6 @@ class LogNormal(Prior):
     """p(z) = prod_i LogNormal(z_i | m, s): log z_i ~ N(m, s^2).
 
     Args:
-        latent_dim: The dimension of z.
         loc: The mean m of log z_i; |m| + 6 s is at most 84.
         scale: The standard deviation s of log z_i, from 0.01 to 14.
 
@@ -50,7 +49,6 @@ class Gamma(Prior):
     """p(z) = prod_i Gamma(z_i | a, b).
 
     Args:
-        latent_dim: The dimension of z.
         concentration: The concentration a, from 1e-6 to 1e6; 1 is exponential, below 1 is sparse.
         rate: The rate b, from 1e-20 to 1e20; the mean is a / b.
 
@@ -76,7 +74,6 @@ class Beta(Prior):
     """p(z) = prod_i Beta(z_i | a, b).
 
     Args:
-        latent_dim: The dimension of z.
         concentration1: The concentration a at 1, from 1e-6 to 1e6; with a = b = 1, z is uniform.
         concentration0: The concentration b at 0, likewise.
 
@@ -117,7 +114,6 @@ class Dirichlet(_Simplex):
     """p(z) = Dirichlet(z | alpha, ..., alpha).
 
     Args:
-        latent_dim: The dimension of z.
         concentration: alpha, from 1e-6 to 1e6; 1 is uniform, below 1 is near the corners.
 
     Raises:
@@ -136,7 +132,6 @@ class LogisticNormal(_Simplex):
     https://arxiv.org/abs/1703.01488).
 
     Args:
-        latent_dim: The dimension of z.
         concentration: alpha, from 1e-6 to 1e6; eta has standard deviation alpha^(-1/2).
 
     Raises:
@@ -153,9 +148,6 @@ MINIMUM_CONCENTRATION = 1e-3
 
 class SphericalUniform(Prior):
     """p(z) = Gamma(d/2) / (2 pi^(d/2)) on the unit sphere in R^d.
-
-    Args:
-        latent_dim: d, the length of z.
 
     Raises:
         ValueError: If `latent_dim` is below 2.
@@ -192,9 +184,6 @@ class _Directional(Prior):
 class PowerSpherical(_Directional):
     """p(z) = N_d(kappa) (1 + mu.z)^kappa on the unit sphere, mu and kappa learned.
 
-    Args:
-        latent_dim: d, the length of z.
-
     Raises:
         ValueError: If `latent_dim` is below 2.
 
@@ -208,9 +197,6 @@ class PowerSpherical(_Directional):
 
 class VonMisesFisher(_Directional):
     """p(z) = C_d(kappa) exp(kappa mu.z) on the unit sphere, mu and kappa learned.
-
-    Args:
-        latent_dim: d, the length of z.
 
     Raises:
         ValueError: If `latent_dim` is below 2.

@@ -37,7 +37,6 @@ class GaussianMixture(Prior):
     two.
 
     Args:
-        latent_dim: The dimension of z.
         components: The number K of components.
         start: The initial mu: draws of N(0, I), with sigma = 1; posterior means of random training
             data; or K-means centres of posterior means of up to 10,000 of them.
@@ -94,7 +93,6 @@ class Vamp(Prior):
     use fewer components there, or `coupling_flow`.
 
     Args:
-        latent_dim: The dimension of z.
         posterior: The VAE's posterior, whose `posterior(u)` are the components.
         event_shape: The shape of an example, and so of a pseudo-input.
         components: The number K of pseudo-inputs.

@@ -16,12 +16,6 @@ from pyro_vae.priors.prior import Prior
 class StandardNormal(Prior):
     """p(z) = N(z | 0, I).
 
-    Args:
-        latent_dim: The dimension of z.
-
-    Raises:
-        ValueError: If `latent_dim` is below 1.
-
     References:
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114
     """
@@ -36,7 +30,6 @@ class Laplace(Prior):
     """p(z) = prod_i Laplace(z_i | 0, b): many z_i near 0, some far.
 
     Args:
-        latent_dim: The dimension of z.
         scale: The scale b of each z_i, from 1e-8 to 1e8; 2^(-1/2) gives unit variance.
 
     Raises:
@@ -62,7 +55,6 @@ class StudentT(Prior):
     """p(z) = prod_i StudentT(z_i | df, 0, s): Cauchy with df = 1, normal with df -> infinity.
 
     Args:
-        latent_dim: The dimension of z.
         df: The degrees of freedom, from 0.25 to 1e8; their initial value if they are learned.
         scale: The scale s of each z_i, from 1e-8 to 1e8.
         learn_df: Whether to learn degrees of freedom for each z_i.
@@ -107,7 +99,6 @@ class Logistic(Prior):
     """p(z) = prod_i Logistic(z_i | 0, s): a Laplace's tails, a normal's round top.
 
     Args:
-        latent_dim: The dimension of z.
         scale: The scale s of each z_i, from 1e-8 to 1e8; sqrt(3) / pi gives unit variance.
 
     Raises:
@@ -133,7 +124,6 @@ class SpikeAndSlab(Prior):
     """p(z) = prod_i [(1 - gamma) delta_0(z_i) + gamma N(z_i | 0, s^2)].
 
     Args:
-        latent_dim: The dimension of z.
         inclusion: gamma, the probability that a variable is not 0, from 1e-6 to 1 - 1e-6.
         scale: The standard deviation s of a variable that is not 0, from 1e-8 to 1e8.
 

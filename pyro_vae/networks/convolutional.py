@@ -171,7 +171,7 @@ class Conv(_Convolutional):
         )
 
 
-class Conv1d(_Convolutional):
+class Conv1d(Conv):
     """Strided convolutions along the last axis, and a dense layer: for series and spectra.
 
     An example is a series `(length,)` or `(channels, length)`; axes before the last are channels.
@@ -205,21 +205,6 @@ class Conv1d(_Convolutional):
     up = nn.ConvTranspose1d
     axes = 1
 
-    def __init__(
-        self,
-        input_shape: Sequence[int],
-        output_shape: Sequence[int],
-        channels: Sequence[int] = (32, 64, 128),
-        kernel: int = 4,
-        hidden: int = 256,
-        activation: Activation = "relu",
-        norm: Norm = "none",
-    ) -> None:
-        super().__init__(
-            *(input_shape, output_shape, channels, kernel, hidden, norm),
-            nonlinearity=activation_function(activation),
-        )
-
     @classmethod
     def _encodes(cls, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> bool:
         if len(input_shape) == 1 and len(output_shape) == 2:
@@ -231,10 +216,6 @@ class GatedConv(_Convolutional):
     """`Conv` with gated layers: h <- a * sigmoid(g), with (a, g) the two halves of the channels.
 
     Args:
-        input_shape: The shape of the input, without leading axes: an image
-            `(channels, height, width)`, or a decoder's `(latent_dim,)`.
-        output_shape: The shape of the output: a decoder's is
-            `(outputs_per_element, channels, height, width)`.
         channels: The number of channels of each stage, from the image inwards. The image's sides
             must be at least 2 to the number of stages.
         kernel: The side of the kernels, at least 3.
@@ -268,10 +249,6 @@ class ResNet(_Convolutional):
     """`Conv` with residual blocks at each size: h <- h + C act(norm(C act(norm(h)))).
 
     Args:
-        input_shape: The shape of the input, without leading axes: an image
-            `(channels, height, width)`, or a decoder's `(latent_dim,)`.
-        output_shape: The shape of the output: a decoder's is
-            `(outputs_per_element, channels, height, width)`.
         channels: The number of channels of each stage, from the image inwards. The image's sides
             must be at least 2 to the number of stages.
         blocks: The number of residual blocks after each change of size.

@@ -219,9 +219,9 @@ def mean_log_complement(a: Tensor, b: Tensor) -> Tensor:
     """E[log(1 - x)] of Kumaraswamy(a, b), in float64.
 
     The terms of the series -sum_m B(1 + m/a, b) b / m fall as m^(-1 - b): truncated after M, it is
-    off by about M^-b / b. By parts it is -int_0^1 (1 - x^a)^b / (1 - x) dx, and with x =
-    sigmoid(y) and y = sinh(t), the trapezoid rule converges exponentially. Its relative error is
-    below 1e-4 for a and b from 0.05 to 30.
+    off by about M^-b / b. By parts it is -int_0^1 (1 - x^a)^b / (1 - x) dx, and with
+    x = sigmoid(y) and y = sinh(t), the trapezoid rule converges exponentially. Its relative error
+    is below 1e-4 for a and b from 0.05 to 30.
     """
     a, b = a.double()[..., None], b.double()[..., None]
     t = torch.arange(-5.0, 9.5, _STEP, dtype=torch.float64, device=a.device)

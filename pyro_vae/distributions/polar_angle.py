@@ -81,10 +81,10 @@ class PolarAngle:
     def _interval(self, kappa: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The mode of x, and where the density in t has fallen by e^-40 on both sides of it.
 
-        h(x) = -2 kappa x + a log x + a log(1 - x) is concave with -h'' >= 8 a, and -h'' >= a /
-        mode^2 below its mode. Above, it falls faster than the gamma density x^a exp(-2 kappa x),
-        and r - 1 - log r >= (r - 1)^2 / (2 r) for r >= 1. Each gives a bound, of which the
-        tightest is used.
+        h(x) = -2 kappa x + a log x + a log(1 - x) is concave with -h'' >= 8 a, and
+        -h'' >= a / mode^2 below its mode. Above, it falls faster than the gamma density x^a exp(-2
+        kappa x), and r - 1 - log r >= (r - 1)^2 / (2 r) for r >= 1. Each gives a bound, of which
+        the tightest is used.
         """
         a = self.exponent
         mode = a / (kappa + a + (kappa.square() + a * a).sqrt())

@@ -180,8 +180,8 @@ class PowerSpherical(_Directional):
     With a = (d - 1) / 2 + kappa and b = (d - 1) / 2, (1 + mu.z) / 2 is Beta(a, b) distributed, and
     1 / N_d(kappa) = 2^(a + b) pi^b Gamma(a) / Gamma(a + b). A draw is z = cos(t) mu + sin(t) v
     with cos(t) = 2 y - 1, y ~ Beta(a, b) reparameterised implicitly, and v uniform among the
-    directions orthogonal to mu. 1 + mu.z is computed as |z + mu|^2 / 2, or near mu as 2 - |z -
-    mu|^2 / 2. All computations are in float64.
+    directions orthogonal to mu. 1 + mu.z is computed as |z + mu|^2 / 2, or near mu as
+    2 - |z - mu|^2 / 2. All computations are in float64.
 
     Args:
         loc: mu, the mean direction, of length 1, `(*batch, dim)`.

@@ -223,12 +223,12 @@ class Factor(Objective):
     r"""E_q[log p(x | z)] - KL(q(z | x) || p(z)) - gamma TC(z), TC estimated by a critic.
 
     The critic's D(z) is the probability that z was drawn from the aggregate posterior q(z) and not
-    from the product of its marginals. The optimal critic has log D(z) - log(1 - D(z)) = log q(z) -
-    sum_j log q(z_j), whose mean over q(z) is the total correlation TC. It is trained in the same
-    step as the VAE, by the cross entropy of the batch's draws and the same draws with each
-    coordinate permuted over the batch, without gradients between the two. The paper permutes a
-    second batch. Permuting the same one saves a pass of the encoder; about one coordinate in
-    `batch_size` stays in place.
+    from the product of its marginals. The optimal critic has
+    log D(z) - log(1 - D(z)) = log q(z) - sum_j log q(z_j), whose mean over q(z) is the total
+    correlation TC. It is trained in the same step as the VAE, by the cross entropy of the batch's
+    draws and the same draws with each coordinate permuted over the batch, without gradients
+    between the two. The paper permutes a second batch. Permuting the same one saves a pass of the
+    encoder; about one coordinate in `batch_size` stays in place.
 
     A critic that lags behind the guide underestimates TC: read `total_correlation` together with
     `critic_loss`, which is log 2 nats for a critic that sees no difference.

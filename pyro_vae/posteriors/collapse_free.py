@@ -107,12 +107,12 @@ class CommittedRate(Posterior):
 
         mu^2 / 2 + f(t),    f(t) = (e^(2 t) - 1) / 2 - t >= 0.
 
-    f has the value delta at a t_low < 0 and at a t_high > 0. The encoder's outputs (a, b) give t =
-    t_low + (t_high - t_low) sigmoid(b), and mu = sqrt(2 (delta - f(t))) + softplus(a), so that
-    each variable has at least delta nats. This is the independent delta-VAE, but interpolates log
-    sigma instead of sigma, and uses softplus instead of max(0, a), which has no gradient below 0.
-    All means are above 0, unlike draws of a standard normal, so samples of the prior may lie where
-    there are no data. The bound holds for N(0, I), not for another prior.
+    f has the value delta at a t_low < 0 and at a t_high > 0. The encoder's outputs (a, b) give
+    t = t_low + (t_high - t_low) sigmoid(b), and mu = sqrt(2 (delta - f(t))) + softplus(a), so that
+    each variable has at least delta nats. This is the independent delta-VAE, but interpolates
+    log sigma instead of sigma, and uses softplus instead of max(0, a), which has no gradient below
+    0. All means are above 0, unlike draws of a standard normal, so samples of the prior may lie
+    where there are no data. The bound holds for N(0, I), not for another prior.
 
     Args:
         rate: The minimum KL(q(z | x) || N(0, I)) per example, in nats, from 1e-6 to 1e6, shared

@@ -170,12 +170,7 @@ def class_of(part: Callable[..., Any]) -> Any:
 
 
 def support_of(part: Any, family: str, supports: Iterable[str] = ()) -> str:
-    """The support that a part or its class declares.
-
-    Args:
-        part: The part.
-        family: The family, for messages.
-        supports: The allowed supports; empty for any.
+    """The support that a part or its class declares, one of `supports` if there are any.
 
     Raises:
         ValueError: If it declares none, or one that is not allowed.

@@ -134,12 +134,7 @@ def split_family(arguments: list[str], family: str) -> tuple[list[str], dict[str
 
 
 def bracket_lists(arguments: Sequence[str], lists: Iterable[str]) -> Iterator[str]:
-    """Write integers after an option that takes a list, `--network.hidden 200 100`, as a list.
-
-    Args:
-        arguments: The arguments.
-        lists: The options that take a list.
-    """
+    """Write integers after the options `lists`, `--network.hidden 200 100`, as a list."""
     words = [*arguments]
     while words:
         option, equals, value = words[0].partition("=")

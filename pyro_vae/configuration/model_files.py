@@ -148,10 +148,7 @@ def check_program(module: ModuleType, program: Any, event_shape: Sequence[int]) 
 def check_options(module: ModuleType, part: Any, handed: Container[str]) -> None:
     """Make sure that each option of a part has a default or a type, so that it can be parsed.
 
-    Args:
-        module: The model file.
-        part: A class, or a partial of one.
-        handed: The arguments that are not options.
+    The arguments `handed` to it are not options.
 
     Raises:
         ConfigurationError: If one has neither.

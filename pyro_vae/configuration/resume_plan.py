@@ -18,10 +18,6 @@ PLAN = ("epochs", "max_steps", "early_stopping", "device", "data_root", "evaluat
 def check_change(before: Configuration, after: Configuration) -> None:
     """Make sure that a resumed run only changes its plan.
 
-    Args:
-        before: The stored configuration.
-        after: The requested configuration.
-
     Raises:
         ConfigurationError: If another option changes.
     """
@@ -75,12 +71,7 @@ def check_plan(
 
 
 def check_extension(training: Training, before: Mapping[str, Any], after: Configuration) -> None:
-    """Make sure that there is training left under a changed plan.
-
-    Args:
-        training: The training, with its state loaded.
-        before: The old plan.
-        after: The new plan.
+    """Make sure that a training whose state is loaded has more to do under a changed plan.
 
     Raises:
         ValueError: If the run has already trained longer, or ended for another reason.
@@ -119,12 +110,7 @@ def plan_notes(training: Training, configuration: Configuration) -> list[str]:
 
 
 def nothing_left(training: Training, plan: Mapping[str, Any]) -> str:
-    """Why a training has ended, and the option that continues it, in one line.
-
-    Args:
-        training: A training that has ended.
-        plan: Its plan.
-    """
+    """Why a training has ended, and the option that continues it, in one line."""
     if training.stopping.stopped:
         waited = training.stopping.epochs_without_better(training.step // training.steps_per_epoch)
         why = (

@@ -87,10 +87,6 @@ class RunDirectory:
     def check_model(self, model: str, state: Mapping[str, Any]) -> None:
         """Check that a checkpoint was trained with this model file; warn of pyro_vae's own.
 
-        Args:
-            model: The configuration's `model`.
-            state: The checkpoint.
-
         Raises:
             ValueError: If it was another model file of the user.
         """

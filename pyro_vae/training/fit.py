@@ -78,7 +78,7 @@ def fit(
         progress: Whether to show a progress bar.
         check: What to do about values that would make a wrong model, such as codes for missing
             values: "refuse" them, "warn" of them, or "none". Other findings are logged as
-                warnings.
+            warnings.
         **options: The options of `Training`: epochs, batch_size, lr and so on.
 
     Returns:

@@ -40,8 +40,7 @@ from pyro_vae.configuration.components import load_data, prepare_data, to_yaml
 from pyro_vae.configuration.parser import parse
 from pyro_vae.data import PreparedData, default_root
 from pyro_vae.evidence import evaluate, fixed_rows
-from pyro_vae.runs.provenance import provenance
-from pyro_vae.runs.run_directory import RunDirectory
+from pyro_vae.runs.run_directory import RunDirectory, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 SVI_TRAIN = "python scripts/svi_train.py"

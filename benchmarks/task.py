@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from pyro_vae.data import DATASETS, default_root
-from pyro_vae.runs.provenance import provenance
+from pyro_vae.runs.run_directory import provenance
 
 # `digits` is small and always available, for trials.
 IMAGE_SETS = ("mnist", "digits")

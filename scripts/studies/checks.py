@@ -26,7 +26,7 @@ from analysis.predictive.checks import predictive_checks
 from analysis.predictive.model_samples import new_data, to_array
 from analysis.study import Row, Study
 from analysis.study_results import Cell
-from pyro_vae.runs.provenance import provenance
+from pyro_vae.runs.run_directory import provenance
 
 # Of each data set: data, new data from the model, training data, and draws from the guide.
 DATA, GENERATED, TRAIN, DRAWS = 200, 1000, 500, 99

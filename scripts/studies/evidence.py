@@ -25,7 +25,7 @@ from analysis.study import ROOT, Row, Study, kept_run, with_test_data
 from analysis.study_results import Cell, Results, cells_of, made_with
 from pyro_vae.evidence import annealed_importance_sampling, importance_weighting
 from pyro_vae.rng import evaluation_mode
-from pyro_vae.runs.provenance import provenance
+from pyro_vae.runs.run_directory import provenance
 from pyro_vae.statistics import khat_threshold
 
 # Guides that fit better and worse, and objectives that ask more and less of them.

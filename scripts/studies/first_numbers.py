@@ -21,7 +21,7 @@ from analysis.study_results import Cell, Results, cells_of, differences, mean, n
 from pyro_vae import build, networks
 from pyro_vae.data import PreparedData, default_root, mnist
 from pyro_vae.evidence import evaluate, fixed_rows
-from pyro_vae.runs.provenance import provenance
+from pyro_vae.runs.run_directory import provenance
 
 LATENT_DIM, HIDDEN, BATCH_SIZE, LR = 50, 400, 128, 1e-3
 

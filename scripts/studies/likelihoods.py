@@ -22,7 +22,7 @@ from pyro_vae.evidence.baseline_densities import (
     negative_binomial_log_density,
 )
 from pyro_vae.likelihoods import LIKELIHOODS
-from pyro_vae.runs.provenance import provenance
+from pyro_vae.runs.run_directory import provenance
 
 # The network of each data set, the same for all likelihoods.
 NETWORKS = {

@@ -30,7 +30,7 @@ from analysis.particles import (
 from analysis.study import ROOT, Row, Study, trained, with_test_data
 from analysis.study_results import Cell, Results, cells_of
 from pyro_vae.objectives import OBJECTIVES
-from pyro_vae.runs.provenance import provenance
+from pyro_vae.runs.run_directory import provenance
 
 PARTICLES = (1, 2, 4, 8, 16, 32, 64)
 BATCH = 50

@@ -33,7 +33,7 @@ from analysis.representation.study import (
 from analysis.study import METRICS, SVI_TRAIN, Row, Study, kept_run, with_test_data
 from analysis.study_results import Cell, Results, StudyError, read_results
 from pyro_vae.data import DATASETS, PreparedData, default_root
-from pyro_vae.runs.provenance import provenance
+from pyro_vae.runs.run_directory import provenance
 
 # Each is the other's foreign set.
 IMAGES = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}

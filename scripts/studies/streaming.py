@@ -63,7 +63,7 @@ def measure(path: Path, steps: int, memory_map: bool) -> Cell:
 
     from pyro_vae import build
     from pyro_vae.data import PreparedData, array_file
-    from pyro_vae.runs.provenance import provenance
+    from pyro_vae.runs.run_directory import provenance
     from pyro_vae.training import Training
     from pyro_vae.training.loaders import Batches, make_loader
 

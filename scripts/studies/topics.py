@@ -18,7 +18,7 @@ from analysis.topics import coherence, diversity, perplexity, top_words
 from pyro_vae import load
 from pyro_vae.data import default_root, newsgroups, newsgroups_halves
 from pyro_vae.rng import evaluation_mode
-from pyro_vae.runs.provenance import provenance
+from pyro_vae.runs.run_directory import provenance
 
 TOPICS = 20
 LDA = "lda"

@@ -48,25 +48,27 @@ def mutual_information(
 ) -> MutualInformation:
     """I_q(x; z) = E[log q(z | x) - log q(z)] = E[KL(q(z | x) || p(z))] - KL(q(z) || p(z)).
 
-    q(z) = 1/n sum_j q(z | x_j) is the mixture of the guide over n examples, each of which has one draw.
-    The estimate is unbiased for the information about which of the n examples it was, and never above
-    log n; it underestimates the information about all data unless that is small compared with log n: see
-    `MutualInformation.saturated`. It does not depend on the prior. Near zero, the guide ignores x: the
-    posterior is collapsed.
+    q(z) = 1/n sum_j q(z | x_j) is the mixture of the guide over n examples, each of which has one
+    draw. The estimate is unbiased for the information about which of the n examples it was, and
+    never above log n; it underestimates the information about all data unless that is small
+    compared with log n: see `MutualInformation.saturated`. It does not depend on the prior. Near
+    zero, the guide ignores x: the posterior is collapsed.
 
-    Densities are added and exponentiated in float64. The program is in evaluation mode, and the global
-    random stream is left unchanged.
+    Densities are added and exponentiated in float64. The program is in evaluation mode, and the
+    global random stream is left unchanged.
 
     Args:
         vae: A program with `model(x)` and `guide(x)` and one latent site.
-        x: Data in the likelihood's support, on the program's device; integers are converted to floats.
+        x: Data in the likelihood's support, on the program's device; integers are converted to
+            floats.
         max_data: The largest n, of a random subset of the data; n^2 densities are computed.
         seed: The seed of the subset and of the draws.
 
     Raises:
-        ValueError: If `max_data` is below 1, there are no data, or the guide has several sites or one
-            in a plate within the plate over data.
-        NoDensityError: If the guide has all its mass at one point, so that z identifies every example.
+        ValueError: If `max_data` is below 1, there are no data, or the guide has several sites or
+            one in a plate within the plate over data.
+        NoDensityError: If the guide has all its mass at one point, so that z identifies every
+            example.
 
     References:
         ELBO surgery: yet another way to carve up the variational evidence lower bound (Hoffman &
@@ -96,8 +98,8 @@ def mutual_information(
         q = distribution_at(terms.guide_trace, name)
         if tuple(q.batch_shape) != (1, n):
             raise ValueError(
-                f"the mutual information of site {name!r} can be estimated where it is in the plate "
-                "over data alone."
+                f"the mutual information of site {name!r} can be estimated where it is in the "
+                "plate over data alone."
             )
         draws: Tensor = terms.draws[0][0]
         rows = max(1, _ELEMENTS // max(1, n * q.event_shape.numel()))

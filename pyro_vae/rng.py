@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluation_mode(*programs: Callable[..., Any], seed: int | None = None) -> Iterator[None]:
-    """Switch to evaluation mode without gradients, and restore modes and random streams afterwards.
+    """Switch to evaluation mode without gradients; restore modes and random streams after it.
 
     Batch normalisation then uses its running statistics, and dropout drops nothing.
 
     Args:
         programs: Modules, or their methods, such as `vae.model`. Other functions are ignored.
-        seed: The seed of a separate random stream, on the CPU and on the programs' device. None to draw
-            from the global one.
+        seed: The seed of a separate random stream, on the CPU and on the programs' device. None to
+            draw from the global one.
     """
     owners = owners_of(*programs)
     modules = [module for owner in owners for module in owner.modules()]
@@ -60,15 +60,15 @@ def check_device(*modules: nn.Module) -> None:
     """Check that modules have values, on the default device unless that is the CPU.
 
     Raises:
-        ValueError: If a parameter is on the device "meta", or not on the default device, on which the
-            module creates tensors.
+        ValueError: If a parameter is on the device "meta", or not on the default device, on which
+            the module creates tensors.
     """
     default = torch.get_default_device().type
     for device in {p.device.type for module in modules for p in module.parameters()}:
         if device == "meta":
             raise ValueError(
-                "parameters on the device 'meta' have no values: build under another device, such as "
-                "torch.device('cpu'), or call to_empty and load a state_dict."
+                "parameters on the device 'meta' have no values: build under another device, such "
+                "as torch.device('cpu'), or call to_empty and load a state_dict."
             )
         if default not in ("cpu", device):
             raise ValueError(
@@ -80,8 +80,8 @@ def check_device(*modules: nn.Module) -> None:
 def derive_seed(seed: int, what: str) -> int:
     """Derive the seed of a separate stream.
 
-    torch's generator on the CPU uses only the low 32 bits of a seed: adding 2^32 or more gives the same
-    numbers.
+    torch's generator on the CPU uses only the low 32 bits of a seed: adding 2^32 or more gives the
+    same numbers.
 
     Args:
         seed: A seed.

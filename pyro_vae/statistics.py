@@ -1,7 +1,7 @@
-"""Statistics of importance weights, of embeddings and of results, in float64, for many examples at once.
+"""Statistics of importance weights, embeddings and results in float64, many examples at once.
 
-Importance weights are w_s = p(x, z_s) / q(z_s | x) with z_s ~ q(z | x). They are given as logarithms,
-with draws on axis 0 and examples on axis 1. All functions compute in float64.
+Importance weights are w_s = p(x, z_s) / q(z_s | x) with z_s ~ q(z | x). They are given as
+logarithms, with draws on axis 0 and examples on axis 1. All functions compute in float64.
 """
 
 import math
@@ -27,8 +27,8 @@ EQUAL_SHARE = 1e-6
 # If at most this fraction of the tail weights are distinct, the latent is treated as discrete.
 MOST_TIED_VALUES = 0.25
 
-# A larger error of a log weight, in nats, changes the weight by more than a tenth: k-hat, effective sample
-# sizes and differences between models would then be dominated by rounding errors.
+# A larger error of a log weight, in nats, changes the weight by more than a tenth: k-hat,
+# effective sample sizes and differences between models would then be dominated by rounding errors.
 LARGEST_ROUNDING = 0.1
 
 # With a larger share of examples with larger rounding errors, no verdict is given.
@@ -57,9 +57,9 @@ def effective_sample_size(
 ) -> Float[np.ndarray, " batch"]:
     """(sum_s w_s)^2 / sum_s w_s^2 for each example: the equivalent number of equal weights.
 
-    It is between 1, if one draw outweighs all others, and S, if all weights are equal; 0 if a weight is
-    NaN or infinite, or all are zero. A small value is a bad sign, but a large one is no proof: draws that
-    miss a mode of p(z | x) have equal weights. Use it together with k-hat.
+    It is between 1, if one draw outweighs all others, and S, if all weights are equal; 0 if a
+    weight is NaN or infinite, or all are zero. A small value is a bad sign, but a large one is no
+    proof: draws that miss a mode of p(z | x) have equal weights. Use it together with k-hat.
 
     References:
         Monte Carlo theory, methods and examples (Owen, 2013), section 9.3,
@@ -73,22 +73,23 @@ def effective_sample_size(
 def pareto_khat(log_weights: Real[np.ndarray, "num_samples batch"]) -> Float[np.ndarray, " batch"]:
     """The shape k of a generalised Pareto distribution fitted to each example's largest weights.
 
-    Weights with k-hat = k have finite moments up to order 1 / k. Below `khat_threshold` the estimate
-    of log p(x) and its error can be trusted; between there and 1 convergence is too slow to be
-    useful; above 1 the mean weight may not exist. Two values are not fits: -inf if the largest
-    weights are equal (an exact posterior, a collapsed latent), which is good; +inf if a weight is NaN or
-    infinite, all are zero, or a few outweigh the rest beyond float64.
+    Weights with k-hat = k have finite moments up to order 1 / k. Below `khat_threshold` the
+    estimate of log p(x) and its error can be trusted; between there and 1 convergence is too slow
+    to be useful; above 1 the mean weight may not exist. Two values are not fits: -inf if the
+    largest weights are equal (an exact posterior, a collapsed latent), which is good; +inf if a
+    weight is NaN or infinite, all are zero, or a few outweigh the rest beyond float64.
 
-    A discrete code has few distinct weights, and no tail for a continuous distribution to be fitted to.
-    If more than a quarter of the tail is tied at its start, the fit divides by zero (ArviZ returns
-    5 / (tail + 10), or NaN, whatever the weights); if at most a quarter of the tail weights are distinct,
-    the fit reflects their spacing and rejects guides that are almost exact. k-hat is then
-    1 + log(max_s w_s / sum_s w_s) / log S: the k at which the largest of S Pareto weights is about this
-    share of their sum. It is 0 for equal weights, 1 for a single one, and at the threshold if one draw is
-    a tenth of the sum (of 2,000 draws or fewer).
+    A discrete code has few distinct weights, and no tail for a continuous distribution to be
+    fitted to. If more than a quarter of the tail is tied at its start, the fit divides by zero
+    (ArviZ returns 5 / (tail + 10), or NaN, whatever the weights); if at most a quarter of the tail
+    weights are distinct, the fit reflects their spacing and rejects guides that are almost exact.
+    k-hat is then 1 + log(max_s w_s / sum_s w_s) / log S: the k at which the largest of S Pareto
+    weights is about this share of their sum. It is 0 for equal weights, 1 for a single one, and at
+    the threshold if one draw is a tenth of the sum (of 2,000 draws or fewer).
 
-    A guide much wider than p(z | x) has bounded weights and a k below 0, and scores well with enough
-    draws; with too few, its k-hat is high as well. Use it together with `effective_sample_size`.
+    A guide much wider than p(z | x) has bounded weights and a k below 0, and scores well with
+    enough draws; with too few, its k-hat is high as well. Use it together with
+    `effective_sample_size`.
 
     Args:
         log_weights: Log importance weights in nats; -inf, a weight of zero, is fine.
@@ -97,7 +98,8 @@ def pareto_khat(log_weights: Real[np.ndarray, "num_samples batch"]) -> Float[np.
         ValueError: If there are fewer than 25 draws.
 
     References:
-        Pareto Smoothed Importance Sampling (Vehtari et al., 2024), https://arxiv.org/abs/1507.02646
+        Pareto Smoothed Importance Sampling (Vehtari et al., 2024),
+        https://arxiv.org/abs/1507.02646
     """
     num_samples = len(log_weights)
     if num_samples < MINIMUM_SAMPLES:
@@ -144,12 +146,12 @@ def khat_threshold(num_samples: int) -> float:
 def rounding_error(
     *terms: Real[np.ndarray, "*shape"], eps: float = float(np.finfo(np.float32).eps)
 ) -> Float[np.ndarray, "*shape"]:
-    """eps sum_i |t_i|, in nats: the approximate error of a sum of log densities t_i in precision eps.
+    """eps sum_i |t_i|, in nats: about the error of a sum of log densities t_i in precision eps.
 
-    In float32, a log density of 1e7 nats is rounded to a whole nat. Compared with float64, for normal and
-    Bernoulli log densities of 4 to 20,000 elements from 10 to 1e12 nats, the error's standard deviation
-    over draws is half of this and the largest of 1,600 is 1.6 times as large: the sum over elements is
-    pairwise, and adds little. It is too small if large elements cancel.
+    In float32, a log density of 1e7 nats is rounded to a whole nat. Compared with float64, for
+    normal and Bernoulli log densities of 4 to 20,000 elements from 10 to 1e12 nats, the error's
+    standard deviation over draws is half of this and the largest of 1,600 is 1.6 times as large:
+    the sum over elements is pairwise, and adds little. It is too small if large elements cancel.
 
     Args:
         *terms: log p(x | z), log p(z) and log q(z | x), or a sum such as log p(x).
@@ -165,8 +167,8 @@ def rounding_error(
 def withheld(rounding: Real[np.ndarray, " n"], size: Real[np.ndarray, " n"]) -> str | None:
     """Why differences of log densities allow no verdict; None if rounding errors are small.
 
-    They are small if at most 10 % of the examples have a rounding error above 0.1 nats. Values that are
-    not finite are left to the caller.
+    They are small if at most 10 % of the examples have a rounding error above 0.1 nats. Values
+    that are not finite are left to the caller.
 
     Args:
         rounding: The rounding error of each example's log weight in nats, as by `rounding_error`.
@@ -180,9 +182,10 @@ def withheld(rounding: Real[np.ndarray, " n"], size: Real[np.ndarray, " n"]) -> 
         return None
     error, log_density = float(np.median(rounding[large])), float(np.median(np.abs(size[large])))
     return (
-        f"Withheld: log densities of about {log_density:.0e} nats have rounding errors of about {error:,.1f} "
-        f"nats, for {large.mean():.0%} of the data, and a verdict needs errors of at most "
-        f"{LARGEST_ROUNDING}; train on standardised data (--data.scale standard), or compute in float64."
+        f"Withheld: log densities of about {log_density:.0e} nats have rounding errors of about "
+        f"{error:,.1f} nats, for {large.mean():.0%} of the data, and a verdict needs errors of at "
+        f"most {LARGEST_ROUNDING}; train on standardised data (--data.scale standard), or compute "
+        "in float64."
     )
 
 
@@ -231,10 +234,10 @@ def _generalised_pareto_shape(
 ) -> Float[np.ndarray, " batch"]:
     """The shape k of the density (1 + k y / sigma)^(-1 / k - 1) / sigma, y sorted and at least 0.
 
-    An empirical Bayes estimate: with theta = -k / sigma, the likelihood maximised over k is a profile in
-    theta alone. Its mean over a grid from a prior with the scale of y gives theta; k is
-    mean log(1 - theta y). As in PSIS, a prior with the weight of ten draws then shrinks k to 1/2, which
-    stabilises short tails.
+    An empirical Bayes estimate: with theta = -k / sigma, the likelihood maximised over k is a
+    profile in theta alone. Its mean over a grid from a prior with the scale of y gives theta; k is
+    mean log(1 - theta y). As in PSIS, a prior with the weight of ten draws then shrinks k to 1/2,
+    which stabilises short tails.
 
     References:
         A New and Efficient Estimation Method for the Generalized Pareto Distribution (Zhang &

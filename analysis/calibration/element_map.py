@@ -30,7 +30,8 @@ class ElementMap(Result):
         t: The mean over its standard error; NaN where an element was left out.
         threshold: The |t| that the largest of all elements exceeds by chance in 5 % of cases.
         fails: The elements above it.
-        p_value: Of the largest |t| of all, by sign flips of whole examples; None if all were left out.
+        p_value: Of the largest |t| of all, by sign flips of whole examples; None if all were left
+            out.
     """
 
     what: str
@@ -107,8 +108,8 @@ class ElementForecasts(Result):
     Args:
         p_value: Of the largest departure of all, by sign flips of whole examples; None where every
             element is certain. It judges model and guide together.
-        p_value_against_model: The same for the difference between real data and data that the model
-            generated, which cancels the effect of the guide. None without such data.
+        p_value_against_model: The same for the difference between real data and data that the
+            model generated, which cancels the effect of the guide. None without such data.
         trusted: Whether the guide's weights can be trusted; None if unknown.
         n: The number of examples.
     """

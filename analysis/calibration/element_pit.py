@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 # Bins of the histogram. Forecasts from 200 draws have no finer structure.
 BINS = 20
-# Number of Legendre polynomials whose means are tested. Bins are not tested: with few data or dependent
-# elements a bin has few events, and the signs of rare events cannot be flipped, which rejects a true
-# model in 20 % of cases with 60 examples of 8 elements.
+# Number of Legendre polynomials whose means are tested. Bins are not tested: with few data or
+# dependent elements a bin has few events, and the signs of rare events cannot be flipped, which
+# rejects a true model in 20 % of cases with 60 examples of 8 elements.
 DEGREES = 6
 # Standard errors beyond which bias and spread have a direction.
 _CLEAR = 3.0
@@ -42,15 +42,16 @@ class ElementPit(ElementForecasts):
         model_density: The density of the PIT of generated data; None without them.
         bias: The mean PIT - 1/2: above 0 the data are larger than forecast.
         bias_t: In standard errors.
-        spread: The variance of the PIT around 1/2 over that of a uniform one: above 1 the forecasts are
-            too narrow, below 1 too wide.
+        spread: The variance of the PIT around 1/2 over that of a uniform one: above 1 the
+            forecasts are too narrow, below 1 too wide.
         spread_t: spread - 1 in standard errors.
         model_bias: The `bias` of generated data; None without them.
         model_spread: Their `spread`.
         bias_t_against_model: bias - model_bias in standard errors.
         spread_t_against_model: spread - model_spread in standard errors.
         location: The map of PIT - 1/2, or of its difference from generated data.
-        width: The map of 4 |PIT - 1/2| - 1, or of its difference: above 0 the forecasts are too narrow.
+        width: The map of 4 |PIT - 1/2| - 1, or of its difference: above 0 the forecasts are too
+            narrow.
     """
 
     edges: Float[np.ndarray, " edges"]
@@ -149,15 +150,15 @@ def element_pit(
 ) -> ElementPit:
     """F(x_i | x_-i) is uniform for every element, if the model is true: histogram, bias, spread and maps.
 
-    Under a true model the means of an example's Legendre polynomials P_k(2 u - 1), k = 1, ..., 6, have
-    expectation zero; the first is the bias, the second the spread. The largest |t| of all is compared
-    with random signs of whole examples, which allows for dependence within an example. It is Neyman's
-    smooth test, by coordinates.
+    Under a true model the means of an example's Legendre polynomials P_k(2 u - 1), k = 1, ..., 6,
+    have expectation zero; the first is the bias, the second the spread. The largest |t| of all is
+    compared with random signs of whole examples, which allows for dependence within an example. It
+    is Neyman's smooth test, by coordinates.
 
-    The PIT is that of an estimated forecast, biased by about 1 / ESS towards the guide's beliefs: with
-    a poor guide it fails though the model is true. With `simulated` the same is done to the difference
-    between an example and a generated one. Under a true model the two are exchangeable whatever the
-    guide, and the test is exact.
+    The PIT is that of an estimated forecast, biased by about 1 / ESS towards the guide's beliefs:
+    with a poor guide it fails though the model is true. With `simulated` the same is done to the
+    difference between an example and a generated one. Under a true model the two are exchangeable
+    whatever the guide, and the test is exact.
 
     Args:
         pit: Such as `leave_one_element_out(...).pit`.
@@ -167,16 +168,17 @@ def element_pit(
         num_flips: The number of choices of signs.
 
     Returns:
-        Read `bias` and `spread` first. `p_value_against_model` below 0.05 means that the model errs;
-        `p_value` below 0.05, that the model or the guide does.
+        Read `bias` and `spread` first. `p_value_against_model` below 0.05 means that the model
+        errs; `p_value` below 0.05, that the model or the guide does.
 
     Raises:
-        ValueError: If there are fewer than two examples, events differ, or a PIT is outside [0, 1].
+        ValueError: If there are fewer than two examples, events differ, or a PIT is outside [0,
+            1].
 
     References:
         Probabilistic forecasts, calibration and sharpness (Gneiting, Balabdaoui & Raftery, 2007),
-        https://doi.org/10.1111/j.1467-9868.2007.00587.x; "Smooth test" for goodness of fit (Neyman, 1937),
-        https://doi.org/10.1080/03461238.1937.10404821
+        https://doi.org/10.1111/j.1467-9868.2007.00587.x; "Smooth test" for goodness of fit
+        (Neyman, 1937), https://doi.org/10.1080/03461238.1937.10404821
     """
     n, event = len(pit), pit.shape[1:]
     flat = _checked(pit, "pit")
@@ -313,8 +315,9 @@ def _legendre_means(flat: Float[np.ndarray, "n elements"]) -> Float[np.ndarray, 
 def _fields(flat: Float[np.ndarray, "n elements"]) -> list[Float[np.ndarray, "n elements"]]:
     """The contributions to the maps of location and width.
 
-    Both are symmetric around zero for a uniform PIT, so that flips of signs are right however few the
-    data. The square of PIT - 1/2 is not: of 30 examples with 64 elements it rejects a true model in 18 %.
+    Both are symmetric around zero for a uniform PIT, so that flips of signs are right however few
+    the data. The square of PIT - 1/2 is not: of 30 examples with 64 elements it rejects a true
+    model in 18 %.
     """
     return [flat - 0.5, 4 * np.abs(flat - 0.5) - 1]
 

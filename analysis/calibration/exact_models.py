@@ -1,7 +1,7 @@
 """Small VAEs whose posterior is known exactly, without and with planted faults, to evaluate checks.
 
-On data that the model generated, with the exact posterior as guide, a calibrated check rejects at its
-nominal rate; with a fault in the model or the guide it should reject more often.
+On data that the model generated, with the exact posterior as guide, a calibrated check rejects at
+its nominal rate; with a fault in the model or the guide it should reject more often.
 """
 
 import math
@@ -66,7 +66,8 @@ class LinearGaussian:
         """The model with its exact posterior as guide, or with faults.
 
         Args:
-            noise_ratio: The ratio of the model's noise to the true one; the guide is exact for the model.
+            noise_ratio: The ratio of the model's noise to the true one; the guide is exact for the
+                model.
             collapsed: The decoder ignores z, and the guide is the prior.
             guide_scale: The ratio of the guide's scales to the exact ones.
             guide_shift: The error of the guide's means, in exact posterior standard deviations.
@@ -138,9 +139,12 @@ class BernoulliMixture:
         """The model with its exact posterior as guide, or with faults.
 
         Args:
-            sharpness: The ratio of the model's logits to the true ones; the guide is exact for the model.
-            collapsed: The decoder ignores z and outputs each pixel's true marginal; the guide is the prior.
-            guide_sharpness: The ratio of the guide's logits to the exact ones: overconfident above 1.
+            sharpness: The ratio of the model's logits to the true ones; the guide is exact for the
+                model.
+            collapsed: The decoder ignores z and outputs each pixel's true marginal; the guide is
+                the prior.
+            guide_sharpness: The ratio of the guide's logits to the exact ones: overconfident above
+                1.
             missing: The number of components that the model lacks.
         """
         logits = sharpness * self.logits

@@ -1,7 +1,7 @@
 """Forecast each element from all others of its example: p(x_i | x_-i), by importance sampling.
 
-A forecast with z ~ q(z | x) has seen x_i. This one has not, and can be compared with x_i, which is what
-`analysis.calibration.reliability` and `analysis.calibration.element_pit` do.
+A forecast with z ~ q(z | x) has seen x_i. This one has not, and can be compared with x_i, which is
+what `analysis.calibration.reliability` and `analysis.calibration.element_pit` do.
 """
 
 from collections.abc import Mapping
@@ -42,8 +42,8 @@ from pyro_vae.statistics import (
 if TYPE_CHECKING:
     import matplotlib.figure
 
-# A guide is trusted with k-hats above the threshold for at most this share of examples, and at least
-# this many effective draws for the median example.
+# A guide is trusted with k-hats above the threshold for at most this share of examples, and at
+# least this many effective draws for the median example.
 MOST_KHATS_ABOVE, FEWEST_EFFECTIVE = 0.1, 20
 # Number of elements for the isotonic regression, and of draws for its band.
 MOST_ELEMENTS, BAND_DRAWS = 20_000, 100
@@ -58,8 +58,8 @@ class LeaveOneOut(Result):
     Args:
         probability: p(x_i = 1 | x_-i); None where the data are not binary.
         outcome: The data, x.
-        pit: P(x_i' < x_i | x_-i) + u P(x_i' = x_i | x_-i), u uniform: uniform itself, if the model is
-            true and the guide good enough.
+        pit: P(x_i' < x_i | x_-i) + u P(x_i' = x_i | x_-i), u uniform: uniform itself, if the model
+            is true and the guide good enough.
         log_score: log p(x_i | x_-i), in nats.
         ess: The effective sample size of each example's weights p(x, z) / q(z | x).
         khat: Their tail shape; None for too few draws.
@@ -127,10 +127,10 @@ def leave_one_element_out(
 ) -> LeaveOneOut:
     """p(x_i | x_-i) = sum_s w_s / sum_s (w_s / p(x_i | z_s)), w_s = p(x, z_s) / q(z_s | x), z_s ~ q(z | x).
 
-    The weights w_s / p(x_i | z_s) turn draws from the guide into draws from p(z | x_-i). Under them the
-    mean of p(x_i | z) is the quotient above, and that of the distribution function of p(x_i | z) at
-    x_i is the PIT. The weights are self-normalised: the estimate is biased by about 1 / ESS, and towards
-    the guide's beliefs where its weights have heavy tails.
+    The weights w_s / p(x_i | z_s) turn draws from the guide into draws from p(z | x_-i). Under
+    them the mean of p(x_i | z) is the quotient above, and that of the distribution function of
+    p(x_i | z) at x_i is the PIT. The weights are self-normalised: the estimate is biased by about
+    1 / ESS, and towards the guide's beliefs where its weights have heavy tails.
 
     Args:
         vae: A program whose p(x | z) is a product over elements.
@@ -142,8 +142,8 @@ def leave_one_element_out(
         Forecasts, PIT and log scores. Read `khat` and `ess` first, or `reading()`.
 
     Raises:
-        UndefinedCheckError: If p(x | z) is no product over elements or is 0 for a draw, or an example has
-            no finite weight.
+        UndefinedCheckError: If p(x | z) is no product over elements or is 0 for a draw, or an
+            example has no finite weight.
         ValueError: If there are no data, or `num_samples` is below 1.
 
     References:
@@ -231,11 +231,11 @@ def plot_isotonic(
 ) -> "matplotlib.figure.Figure":
     """P(x_i = 1 | p_i) by isotonic regression, without bins, as `arviz_plots.plot_ppc_pava` draws it.
 
-    ArviZ takes the forecast to be the mean of draws from the posterior predictive. Here the draws are
-    outcomes drawn from each forecast, stratified so that their mean is the forecast up to 1 / 100. Its
-    band contains perfect forecasts in 95 % of cases if all elements are independent. Those of one
-    example are not, and the band is too narrow; `calibration` has the test. Of more than 20,000
-    elements a random subset is used, with few elements of an example.
+    ArviZ takes the forecast to be the mean of draws from the posterior predictive. Here the draws
+    are outcomes drawn from each forecast, stratified so that their mean is the forecast up to 1 /
+    100. Its band contains perfect forecasts in 95 % of cases if all elements are independent.
+    Those of one example are not, and the band is too narrow; `calibration` has the test. Of more
+    than 20,000 elements a random subset is used, with few elements of an example.
 
     Args:
         probability: The forecasts.
@@ -243,8 +243,8 @@ def plot_isotonic(
         seed: The seed of the draws, and of the choice of elements.
 
     References:
-        Stable reliability diagrams for probabilistic classifiers (Dimitriadis, Gneiting & Jordan, 2021),
-        https://doi.org/10.1073/pnas.2016191118
+        Stable reliability diagrams for probabilistic classifiers (Dimitriadis, Gneiting & Jordan,
+        2021), https://doi.org/10.1073/pnas.2016191118
     """
     from arviz_base import from_dict
     from arviz_plots import plot_ppc_pava
@@ -316,7 +316,8 @@ def _log_odds_against(
 ) -> Float[Tensor, " b *event"]:
     """log of (1 - p) / p, p = p(x_i | x_-i): the weighted mean over draws of the odds against x_i.
 
-    With 1 / p(x_i | z) = 1 + exp(-a), a the logit of x_i, the quotient of sums is 1 / (1 + E_w[exp(-a)]).
+    With 1 / p(x_i | z) = 1 + exp(-a), a the logit of x_i, the quotient of sums is 1 / (1 +
+    E_w[exp(-a)]).
     """
     against = distribution.logits * (1 - 2 * x)
     against += log_weights

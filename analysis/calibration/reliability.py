@@ -1,7 +1,7 @@
 """Check whether forecasts of binary elements come true, how sure they are, and where they fail.
 
-The forecasts are those of `analysis.calibration.leave_one_out`. Elements of an example are dependent, so
-that bands and tests resample whole examples.
+The forecasts are those of `analysis.calibration.leave_one_out`. Elements of an example are
+dependent, so that bands and tests resample whole examples.
 """
 
 from collections.abc import Mapping
@@ -57,8 +57,9 @@ class Calibration(ElementForecasts):
         sharpness_t_against_model: `sharpness_t` of the difference from generated data.
         bias: The mean of x_i - p_i: above 0, ones are more frequent than forecast.
         bias_se: Its standard error.
-        sharpness_t: The sum of (x_i - p_i) logit p_i over its standard error. Above 0 outcomes are more
-            extreme than the forecasts, which are underconfident; below 0 they are overconfident.
+        sharpness_t: The sum of (x_i - p_i) logit p_i over its standard error. Above 0 outcomes are
+            more extreme than the forecasts, which are underconfident; below 0 they are
+            overconfident.
         error: The mean over elements of |forecast - observed| of their bin.
         error_by_chance: Its mean for perfect forecasts, by sign flips.
         doubtful_error: The same, each element weighted by p_i (1 - p_i).
@@ -158,23 +159,24 @@ def calibration(
 ) -> Calibration:
     """E[g(p_i) (x_i - p_i)] = 0 for every g, if p_i = p(x_i = 1 | x_-i) is true: bins, bias, sharpness, map.
 
-    With g the indicator of a bin this is the reliability diagram; with g = 1 the bias; with g the logit
-    the sharpness. Contributions are summed by example, and the largest |t| of all is compared with
-    random signs of whole examples, which allows for dependence within an example.
+    With g the indicator of a bin this is the reliability diagram; with g = 1 the bias; with g the
+    logit the sharpness. Contributions are summed by example, and the largest |t| of all is
+    compared with random signs of whole examples, which allows for dependence within an example.
 
     Args:
         probability: The forecasts, such as `leave_one_element_out(...).probability`.
         outcome: The outcomes, 0 or 1.
-        simulated: Forecasts and outcomes of as many generated examples, with the same guide and number
-            of draws. A poor guide's weights are biased, and make forecasts fail where the model is true;
-            the difference of a pair, one example of each, changes its sign with even odds all the same.
+        simulated: Forecasts and outcomes of as many generated examples, with the same guide and
+            number of draws. A poor guide's weights are biased, and make forecasts fail where the
+            model is true; the difference of a pair, one example of each, changes its sign with
+            even odds all the same.
         trusted: `LeaveOneOut.trusted`, for the verdict.
         seed: The seed of bootstrap and signs.
         num_flips: The number of choices of signs.
 
     Returns:
-        Read `doubtful_error` first: up to 0.02 is fine. `p_value_against_model` below 0.05 means that
-        the model errs; `p_value` below 0.05, that the model or the guide does.
+        Read `doubtful_error` first: up to 0.02 is fine. `p_value_against_model` below 0.05 means
+        that the model errs; `p_value` below 0.05, that the model or the guide does.
 
     Raises:
         ValueError: If the shapes differ, there are fewer than two examples, or these are no
@@ -182,7 +184,8 @@ def calibration(
 
     References:
         Increasing the Reliability of Reliability Diagrams (Broecker & Smith, 2007),
-        https://doi.org/10.1175/WAF993.1; A New Vector Partition of the Probability Score (Murphy, 1973)
+        https://doi.org/10.1175/WAF993.1; A New Vector Partition of the Probability Score (Murphy,
+        1973)
     """
     p, x = _checked(probability, outcome)
     n, event = len(p), probability.shape[1:]
@@ -320,12 +323,14 @@ def plot_reliability(
 ) -> "matplotlib.figure.Figure":
     """Observed shares against forecasts, and the gap between them on its own scale.
 
-    Forecasts that come true lie on the diagonal. Above it where p > 1/2 and below where p < 1/2, they are
-    underconfident; the other way round overconfident. Bands are 95 %, by bootstrap over examples.
+    Forecasts that come true lie on the diagonal. Above it where p > 1/2 and below where p < 1/2,
+    they are underconfident; the other way round overconfident. Bands are 95 %, by bootstrap over
+    examples.
 
     Args:
         calibration: Of the leave-one-out forecasts.
-        descriptive: Of `same_image_probability`, which has seen the element: off even for a true model.
+        descriptive: Of `same_image_probability`, which has seen the element: off even for a true
+            model.
         simulated: Of leave-one-out forecasts of generated data: the effect of the guide alone.
     """
     figure = new_figure(11.0, 5.4)

@@ -32,8 +32,8 @@ class Ranks:
     """The ranks of n simulations in several quantities.
 
     Args:
-        ranks: The number of an example's draws below its true code, from 0 to `num_draws`, with ties
-            broken at random.
+        ranks: The number of an example's draws below its true code, from 0 to `num_draws`, with
+            ties broken at random.
         names: The quantities: each latent dimension, then `JOINT`.
         num_draws: The number L of the guide's draws per example.
         rate: The mean over an example's draws of log q(z | x) - log p(z), in nats.
@@ -50,14 +50,14 @@ def simulated_ranks(
 ) -> Ranks:
     """z* ~ p(z), x ~ p(x | z*), z_1, ..., z_L ~ q(z | x): the rank of T(z*, x) among the T(z_l, x).
 
-    If q(z | x) = p(z | x), then z* and the z_l are L + 1 draws from one distribution, and the rank of
-    any T is uniform on 0, ..., L, independently for each example. An amortised guide accepts any x, so
-    that nothing is fitted again.
+    If q(z | x) = p(z | x), then z* and the z_l are L + 1 draws from one distribution, and the rank
+    of any T is uniform on 0, ..., L, independently for each example. An amortised guide accepts
+    any x, so that nothing is fitted again.
 
     T is each latent dimension in turn, and four functions of all of z: log q(z | x), which for a
     normal guide is its chi-square; log p(x | z) and log p(x, z), which depend on the data; and the
-    log weight log p(x, z) - log q(z | x), which orders codes by the ratio of posterior and guide and so
-    discriminates best between the two.
+    log weight log p(x, z) - log q(z | x), which orders codes by the ratio of posterior and guide
+    and so discriminates best between the two.
 
     Args:
         vae: A program with `model(x)`, `guide(x)`, one latent site and the observed site `"x"`.
@@ -67,8 +67,8 @@ def simulated_ranks(
         seed: The seed of all draws. The global random state is not changed.
 
     Raises:
-        UndefinedCheckError: If there are several latent sites, a log density is NaN, or rounding errors
-            dominate it.
+        UndefinedCheckError: If there are several latent sites, a log density is NaN, or rounding
+            errors dominate it.
         NoDensityError: If the guide has all its mass at one point.
         ValueError: If `n` or `num_draws` is below 1.
 

@@ -46,16 +46,16 @@ class SimulationBasedCalibration(Result):
     Args:
         names: The quantities: each latent dimension, then the four of `simulated_ranks.JOINT`.
         pit: u.
-        p_value: Of uniformity, for each quantity: twice the smaller of the Kolmogorov-Smirnov tests of
-            u and of |2 u - 1|. The first finds a shift, the second a wrong width.
+        p_value: Of uniformity, for each quantity: twice the smaller of the Kolmogorov-Smirnov
+            tests of u and of |2 u - 1|. The first finds a shift, the second a wrong width.
         shift: The mean normal score: how many of its standard deviations the guide lies below the
             true codes. 0 is right.
-        spread: The standard deviation of the normal scores: how many times as wide as the guide the
-            true codes scatter. 1 is right; above, the guide is too narrow; below, too wide. L draws
-            resolve no more than about sqrt(log L).
-        told_apart: Among pairs of a true code and a draw, the share in which the log weight log p(x, z) -
-            log q(z | x) is larger for the true code. No rule does better (Neyman & Pearson). 0.5 is right;
-            1 means that the two never overlap.
+        spread: The standard deviation of the normal scores: how many times as wide as the guide
+            the true codes scatter. 1 is right; above, the guide is too narrow; below, too wide. L
+            draws resolve no more than about sqrt(log L).
+        told_apart: Among pairs of a true code and a draw, the share in which the log weight log
+            p(x, z) - log q(z | x) is larger for the true code. No rule does better (Neyman &
+            Pearson). 0.5 is right; 1 means that the two never overlap.
         told_apart_se: Its standard error.
         num_draws: The number L of draws per example.
         rate: E[log q(z | x) - log p(z)] in nats per example, of the simulated data.
@@ -188,9 +188,10 @@ def simulation_based_calibration(ranks: Ranks, *, seed: int = 0) -> SimulationBa
         one: with enough simulations every guide has one.
 
     References:
-        Simulation-Based Calibration Checking for Bayesian Computation: The Choice of Test Quantities
-        Shapes Sensitivity (Modrák et al., 2023), https://arxiv.org/abs/2211.02383; Yes, but Did It
-        Work?: Evaluating Variational Inference (Yao et al., 2018), https://arxiv.org/abs/1802.02538
+        Simulation-Based Calibration Checking for Bayesian Computation: The Choice of Test
+        Quantities Shapes Sensitivity (Modrák et al., 2023), https://arxiv.org/abs/2211.02383; Yes,
+        but Did It Work?: Evaluating Variational Inference (Yao et al., 2018),
+        https://arxiv.org/abs/1802.02538
     """
     from scipy.stats import kstest, norm
 
@@ -218,9 +219,9 @@ def simulation_based_calibration(ranks: Ranks, *, seed: int = 0) -> SimulationBa
 def plot_sbc(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure":
     """The ECDF of u minus the diagonal, of the joint quantities and the worst dimensions, by ArviZ.
 
-    A curve within the band is of a guide that passes. One that lies above first and below then is of
-    true codes at both ends of the guide's draws, a guide too narrow; the other way round, too wide;
-    all on one side, shifted.
+    A curve within the band is of a guide that passes. One that lies above first and below then is
+    of true codes at both ends of the guide's draws, a guide too narrow; the other way round, too
+    wide; all on one side, shifted.
     """
     shown = [*range(sbc.dimensions, len(sbc.names)), *sbc.worst(WORST)]
     figure = pit_figure(
@@ -257,8 +258,8 @@ def plot_calibration_by_dimension(
 ) -> "matplotlib.figure.Figure":
     """On the left each dimension's shift and spread, on the right all p-values in order.
 
-    The boxes and the line contain an exact guide in 95 % of cases, all dimensions, or all quantities,
-    together.
+    The boxes and the line contain an exact guide in 95 % of cases, all dimensions, or all
+    quantities, together.
     """
     from scipy.stats import norm
 
@@ -313,8 +314,8 @@ def plot_calibration_by_dimension(
 def plot_coverage(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure":
     """The share of true codes in the guide's intervals and regions, against their probability.
 
-    Below the diagonal the guide is overconfident. The band contains one dimension of an exact guide, at
-    one probability, in 95 % of cases.
+    Below the diagonal the guide is overconfident. The band contains one dimension of an exact
+    guide, at one probability, in 95 % of cases.
     """
     figure = new_figure(6.4, 5.9)
     ax = figure.subplots()

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from analysis.check import Check, Plot, Result, UndefinedCheckError
 from analysis.elbo.extremes import plot_extremes
 from analysis.elbo.rate_decomposition import PARTS, RateDecomposition, decompose_rate
-from analysis.plotting.style import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
+from analysis.plotting.style import BLUE, GREEN, GREY, ORANGE, new_figure, tidy, wrap_title
 from analysis.verdicts import Verdict, judge_code_use
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.evidence import Evaluation
@@ -303,7 +303,8 @@ def plot_spectrum(
         if marginal is None
         else f", KL(q(z_d) || p(z_d)) to {marginal.sum():.2f}"
     )
-    figure.suptitle(f"{active.sum()} of {latent} units active; {sums}")
+    title = f"{active.sum()} of {latent} units active; {sums}"
+    figure.suptitle(wrap_title(title, figure.get_figwidth()))
     tidy([upper, lower])
     return figure
 

@@ -70,9 +70,9 @@ def shorten(name: str, most: int = 28) -> str:
     return name if len(name) <= most else f"{name[: most - 1 - half]}…{name[-half:]}"
 
 
-def wrap_title(title: str) -> str:
-    """A title in lines that fit on a figure of 10 inches."""
-    return textwrap.fill(title, 95)
+def wrap_title(title: str, inches: float = 10.0) -> str:
+    """A title in lines that fit on a figure of this width."""
+    return textwrap.fill(title, int(9.5 * inches))
 
 
 def list_names(words: Sequence[str]) -> str:

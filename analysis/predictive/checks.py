@@ -1,8 +1,8 @@
 """Check whether generated data are distributed like held-out data, by all statistics at once.
 
-Generated data are full draws x ~ p(x | z) with z from the *prior*. Replicates with z ~ q(z | x) have
-seen the example that they are compared with, and fail such a check even when the model is true. The
-real data must not have trained the model.
+Generated data are full draws x ~ p(x | z) with z from the *prior*. Replicates with z ~ q(z | x)
+have seen the example that they are compared with, and fail such a check even when the model is
+true. The real data must not have trained the model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,14 +61,14 @@ class PredictiveChecks(Result):
     """Differences between generated data and real data that did not train the model.
 
     Args:
-        comparisons: Of each statistic, of the distance to the nearest training example, and of each
-            score.
+        comparisons: Of each statistic, of the distance to the nearest training example, and of
+            each score.
         profiles: Of row and column means, or of the elements.
         spectrum: Of the covariance; None for too few data, or data that do not vary.
         nearest: The training example nearest to each generated example.
         nearest_real: The training example nearest to each real example.
-        classifier: How well a classifier tells generated from real data, by their leading principal
-            axes and their statistics; None for too few data.
+        classifier: How well a classifier tells generated from real data, by their leading
+            principal axes and their statistics; None for too few data.
         training_classifier: The same for training data and real data, which should be near 0.5.
     """
 
@@ -175,8 +175,8 @@ def predictive_checks(
 ) -> PredictiveChecks:
     """T(x), x ~ data, against T(x'), x' ~ p(x | z), z ~ p(z), for a family of statistics T.
 
-    The statistics are those of `statistics_for`, the distance to the nearest training example, and any
-    scores; then the means of `profiles_for` and the spectrum of the covariance. Distances and
+    The statistics are those of `statistics_for`, the distance to the nearest training example, and
+    any scores; then the means of `profiles_for` and the spectrum of the covariance. Distances and
     spectrum of counts are those of log(1 + x), since a few large counts would dominate otherwise;
     those of columns in different units, and their statistics, are of standardised ones.
 
@@ -185,8 +185,8 @@ def predictive_checks(
         generated: Data from the model, see `analysis.predictive.model_samples.new_data`.
         train: Its training data, without the real ones.
         support: "binary", "unit", "integers", "counts" or "real".
-        scores: Scores of real and of generated data by name, such as the ELBO; their numbers may differ
-            from those of the data.
+        scores: Scores of real and of generated data by name, such as the ELBO; their numbers may
+            differ from those of the data.
         labels: Labels of the scores for axes, "name: explanation"; by default their names.
         statistics: The statistics of real and of generated data, if already computed.
         seed: The seed of ties, permutations, and subsets.
@@ -281,7 +281,8 @@ def _classify(
 ) -> tuple[TwoSampleTest | None, TwoSampleTest | None]:
     """Classify generated, and training data, against real ones.
 
-    Features are the statistics, and the coordinates on the leading principal axes of all data together.
+    Features are the statistics, and the coordinates on the leading principal axes of all data
+    together.
     """
     from sklearn.utils.extmath import randomized_svd
 

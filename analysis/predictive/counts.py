@@ -104,8 +104,8 @@ def count_frequencies(
     """#{elements with a count in the bin}, of the real data and over data sets.
 
     Counts below 10 have a bin each, and all have if none is above 30; otherwise the bins' widths
-    grow in proportion to the counts, to about 30 bins, and the last has all that are larger than any of
-    the real data.
+    grow in proportion to the counts, to about 30 bins, and the last has all that are larger than
+    any of the real data.
 
     Args:
         real: Counts of the real data.
@@ -125,7 +125,9 @@ def count_frequencies(
     if largest >= BINS:
         wide = np.geomspace(SINGLE, largest + 1, BINS - SINGLE)
         edges = np.unique(np.concatenate([np.arange(SINGLE), np.round(wide).astype(np.int64)]))
-    observed, *sizes = (np.histogram(counts, [*edges, np.inf])[0] for counts in (real, *generated))
+    observed, *sizes = (
+        np.histogram(counts, np.append(edges, np.inf))[0] for counts in (real, *generated)
+    )
     low, high = np.quantile(sizes, [0.025, 0.975], axis=0)
     zeros = (float((real == 0).mean()), float((generated == 0).mean()))
     return CountFrequencies(edges, observed, np.mean(sizes, 0), low, high, zeros)
@@ -138,8 +140,8 @@ def plot_rootogram(
 ) -> "matplotlib.figure.Figure":
     """How often each count occurs, in real data and in data sets, by `arviz_plots.plot_ppc_rootogram`.
 
-    All elements are pooled. The roots of frequencies are drawn, or logarithms if there are many, so
-    that rare counts show beside frequent ones.
+    All elements are pooled. The roots of frequencies are drawn, or logarithms if there are many,
+    so that rare counts show beside frequent ones.
 
     Args:
         found: From `count_frequencies`.

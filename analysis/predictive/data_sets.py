@@ -1,7 +1,8 @@
 """Compare the real data set with whole data sets from the model: ArviZ's predictive checks.
 
-A replicated data set is as large as the real one: z ~ p(z), x ~ p(x | z). Under a true model the real
-data set is one more of them, so that a property shared with few of them is a fault of the model.
+A replicated data set is as large as the real one: z ~ p(z), x ~ p(x | z). Under a true model the
+real data set is one more of them, so that a property shared with few of them is a fault of the
+model.
 """
 
 import math
@@ -37,11 +38,13 @@ class DataSetCheck:
 
     Args:
         name: The name of the statistic.
-        measure: What T is of the data set's statistics: "mean", or "spread", the standard deviation.
+        measure: What T is of the data set's statistics: "mean", or "spread", the standard
+            deviation.
         real: T of the real data set.
         generated: T of each data set from the model.
-        p_value: 2 (1 + k) / (D + 1), at most 1, where k data sets lie at or beyond the real one on the
-            side with fewer. Under a true model it is at most a with a probability of at most a.
+        p_value: 2 (1 + k) / (D + 1), at most 1, where k data sets lie at or beyond the real one on
+            the side with fewer. Under a true model it is at most a with a probability of at most
+            a.
     """
 
     name: str
@@ -132,8 +135,8 @@ def data_set_checks(
         generated: The values of as many generated examples in each data set.
 
     Returns:
-        Read the distance in standard deviations of data sets first: D data sets give no p-value below
-        2 / (D + 1), however far the real one is off.
+        Read the distance in standard deviations of data sets first: D data sets give no p-value
+        below 2 / (D + 1), however far the real one is off.
 
     Raises:
         ValueError: If the names or the numbers of examples differ, or there are none.
@@ -165,8 +168,8 @@ def predictive_tree(
         generated: The values of as many generated examples in each data set.
 
     Returns:
-        The groups "observed_data", with the dimension `image`, and "prior_predictive", with `chain`
-        (of length one), `draw` (the data sets) and `image`.
+        The groups "observed_data", with the dimension `image`, and "prior_predictive", with
+        `chain` (of length one), `draw` (the data sets) and `image`.
 
     Raises:
         ValueError: If the names or the numbers of examples differ.
@@ -181,8 +184,8 @@ def predictive_tree(
 def plot_distributions(tree: "xr.DataTree") -> "matplotlib.figure.Figure":
     """The ECDF of each statistic, of the real data and of data sets, by `arviz_plots.plot_ppc_dist`.
 
-    Steps, unlike a smoothed density, also suit statistics with few values. Under a true model the real
-    data's line is one among the data sets'.
+    Steps, unlike a smoothed density, also suit statistics with few values. Under a true model the
+    real data's line is one among the data sets'.
 
     Args:
         tree: From `predictive_tree`. Constant statistics are left out.
@@ -220,9 +223,9 @@ def plot_distributions(tree: "xr.DataTree") -> "matplotlib.figure.Figure":
 def plot_test_statistics(found: DataSetChecks) -> "matplotlib.figure.Figure":
     """Mean and standard deviation of statistics over data sets, by `arviz_plots.plot_ppc_tstat`.
 
-    The curve is the ECDF over data sets; where the real data's line crosses it is the share of data
-    sets below. Of more than eight those furthest off are drawn, the furthest first. Constants are left
-    out.
+    The curve is the ECDF over data sets; where the real data's line crosses it is the share of
+    data sets below. Of more than eight those furthest off are drawn, the furthest first. Constants
+    are left out.
 
     Args:
         found: From `data_set_checks`.

@@ -1,7 +1,7 @@
 """Statistics T(x) of single examples, without a model, and the nearest training example.
 
-A statistic is a function of each example alone, so that its values over real and over generated data
-are two samples to compare, see `analysis.predictive.two_sample`.
+A statistic is a function of each example alone, so that its values over real and over generated
+data are two samples to compare, see `analysis.predictive.two_sample`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -49,8 +49,8 @@ class Nearest:
     """The training example nearest to each of n examples.
 
     Args:
-        distance: sqrt(mean_i (x_i - t_i)^2), the root mean square difference over the elements. For
-            binary data its square is the share of elements that differ.
+        distance: sqrt(mean_i (x_i - t_i)^2), the root mean square difference over the elements.
+            For binary data its square is the share of elements that differ.
         row: The index of the training example.
     """
 
@@ -61,8 +61,9 @@ class Nearest:
 def standardisation(data: Shaped[np.ndarray, " n *event"], support: str) -> Transform | None:
     """x_i -> (x_i - mean_i) / sd_i for real columns in different units; None for other data.
 
-    Units differ where one column's standard deviation is more than 10 times that of another. Otherwise
-    means, extremes and distances over columns would be those of the column with the largest numbers.
+    Units differ where one column's standard deviation is more than 10 times that of another.
+    Otherwise means, extremes and distances over columns would be those of the column with the
+    largest numbers.
     """
     if support != "real" or data.ndim != 2 or len(data) < 2:
         return None
@@ -80,7 +81,8 @@ def statistics_for(
     """The statistics that are defined for data of this shape and support.
 
     For images: ink, total variation, left-right symmetry, the centre and the extent of the ink,
-    connected components and holes. For counts: total, share of zeros, dispersion, largest. For other
+    connected components and holes. For counts: total, share of zeros, dispersion, largest. For
+    other
     vectors: mean, standard deviation, smallest and largest element; for binary ones their share.
 
     Args:
@@ -205,7 +207,8 @@ def components(foreground: Shaped[np.ndarray, "n rows columns"]) -> Float[np.nda
 def holes(foreground: Shaped[np.ndarray, "n rows columns"]) -> Float[np.ndarray, " n"]:
     """The number of parts of the background that do not reach the border; pixels touch at sides.
 
-    Sides only, since those of the foreground touch at corners too: a closed line then has an inside.
+    Sides only, since those of the foreground touch at corners too: a closed line then has an
+    inside.
     """
     # A frame joins all background that reaches the border into one part.
     framed = np.pad(foreground == 0, ((0, 0), (1, 1), (1, 1)), constant_values=True)
@@ -227,8 +230,8 @@ def nearest_training(
     """argmin_t sqrt(mean_i (x_i - t_i)^2): the nearest training example of each example.
 
     Squares are computed by matrix products in float32, |x|^2 - 2 x.t + |t|^2 about a centre. Their
-    rounding error, about 1e-7 |x|^2, may choose between examples that are equally near; the distance
-    is then recomputed from the differences. About 50 MB are held beside the data.
+    rounding error, about 1e-7 |x|^2, may choose between examples that are equally near; the
+    distance is then recomputed from the differences. About 50 MB are held beside the data.
 
     Args:
         data: Real or generated data. A training example is at distance 0 from itself.

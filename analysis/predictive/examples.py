@@ -117,8 +117,8 @@ def plot_prior_predictive(
 ) -> "matplotlib.figure.Figure":
     """Real data and data x ~ p(x | z), z ~ p(z), generated before and after training.
 
-    Images are drawn one by one, vectors as heat maps, long vectors of counts as their elements from the
-    largest to the smallest.
+    Images are drawn one by one, vectors as heat maps, long vectors of counts as their elements
+    from the largest to the smallest.
 
     Args:
         real: The data.

@@ -71,7 +71,8 @@ def plot_profiles(
 ) -> "matplotlib.figure.Figure":
     """Means and standard deviations of each profile's elements over real and over generated data.
 
-    Long vectors are drawn as points, one per element: its mean over generated against over real data.
+    Long vectors are drawn as points, one per element: its mean over generated against over real
+    data.
 
     Args:
         profiles: From `predictive_checks`.
@@ -323,8 +324,8 @@ def _draw_histograms(
 def _bin_edges(pooled: np.ndarray) -> list[float]:
     """Edges of at most 31 bins, each with equally many of the values that a count can take.
 
-    Otherwise the ink of small binary images, a count over 64, would look like a comb. A long tail is
-    cut where it would leave the rest in a few bins.
+    Otherwise the ink of small binary images, a count over 64, would look like a comb. A long tail
+    is cut where it would leave the rest in a few bins.
     """
     if not len(pooled):
         return [-0.5, 0.5]

@@ -52,9 +52,9 @@ _GAPS = ("approximation", "amortisation")
 class Generalisation(Result):
     """Numbers of each training and each test example, in nats except for `khat_above`.
 
-    log p(x) - ELBO = inference gap = approximation gap + amortisation gap. The first is of all examples,
-    by importance weighting with the encoder's guide; the other two are of fewer, with guides fitted to
-    each.
+    log p(x) - ELBO = inference gap = approximation gap + amortisation gap. The first is of all
+    examples, by importance weighting with the encoder's guide; the other two are of fewer, with
+    guides fitted to each.
 
     Args:
         train: The numbers by name, of the training data.
@@ -63,8 +63,9 @@ class Generalisation(Result):
         left_out: Why the gaps are missing; None if they are not.
         trust: `InferenceGaps.trust` of the gaps on training and on test data.
         withheld: Why rounding errors allow no verdict; None where they are small.
-        reference: The name of a density without latent variables, whose log p_0(x) of the same data,
-            to none of which it was fitted, is among the numbers as "reference". None without one.
+        reference: The name of a density without latent variables, whose log p_0(x) of the same
+            data, to none of which it was fitted, is among the numbers as "reference". None without
+            one.
     """
 
     train: Mapping[str, Float[np.ndarray, " _"]]
@@ -93,9 +94,9 @@ class Generalisation(Result):
     def adjusted(self) -> tuple[float, float]:
         """The difference of log p(x) - b log p_0(x), training minus test, and its standard error.
 
-        Larger or rarer rows are harder for any density. With the reference as a control variate (an
-        analysis of covariance) the model's own difference is left, except for a fiftieth of what the
-        reference removes, which is added to the error.
+        Larger or rarer rows are harder for any density. With the reference as a control variate
+        (an analysis of covariance) the model's own difference is left, except for a fiftieth of
+        what the reference removes, which is added to the error.
         """
         if self.reference is None:
             return self.difference("log_evidence")
@@ -192,9 +193,10 @@ def generalisation(
 ) -> Generalisation:
     """log p(x), the ELBO with its terms, and the inference gaps, on training and on test data.
 
-    The decoder overfits if log p(x) is lower on test data by more than the rows themselves explain, as
-    judged by a density without latent variables (`Generalisation.adjusted`); the encoder if the
-    amortisation gap, its loss against a guide of its own family fitted to the example, is larger there.
+    The decoder overfits if log p(x) is lower on test data by more than the rows themselves
+    explain, as judged by a density without latent variables (`Generalisation.adjusted`); the
+    encoder if the amortisation gap, its loss against a guide of its own family fitted to the
+    example, is larger there.
 
     Args:
         vae: A program with `model(x)` and `guide(x)`.
@@ -205,8 +207,8 @@ def generalisation(
         num_data: The number of examples of each split at most, always the same ones.
         gap_steps: The steps of Adam to each example's own guide.
         num_gap_data: The number of those examples with their own guide at most.
-        support: The data's support, "binary", "unit", "integers", "counts" or "real", to compare log p(x)
-            with that of a density without latent variables. None for no reference.
+        support: The data's support, "binary", "unit", "integers", "counts" or "real", to compare
+            log p(x) with that of a density without latent variables. None for no reference.
         seed: The seed of the draws. The global random state is not changed.
 
     Raises:
@@ -269,8 +271,8 @@ def reference_log_density(
 ) -> tuple[str, Float[np.ndarray, " k"], Float[np.ndarray, " m"]]:
     """log p_0(x) of some training rows and of test data by fits that did not see them.
 
-    Each fifth of the rows is scored by a density fitted to the other training data, and test data by
-    the mean of the five: neither contains the overfitting of the reference itself.
+    Each fifth of the rows is scored by a density fitted to the other training data, and test data
+    by the mean of the five: neither contains the overfitting of the reference itself.
 
     Args:
         train: Training data.
@@ -315,9 +317,9 @@ def _reference(
 def sized_counts(train: Real[np.ndarray, "n genes"], totals: Real[np.ndarray, " _"]) -> Baseline:
     """log 1/S sum_s prod_i NB(x_i | mean s m_i, dispersion r_i): counts of rows of any size s.
 
-    Without a size, a row larger than all others would look worse to the reference than to any model with
-    a latent variable. There are S sizes from the smallest to the largest total, evenly on a logarithmic
-    scale; m_i and r_i are estimated by moments.
+    Without a size, a row larger than all others would look worse to the reference than to any
+    model with a latent variable. There are S sizes from the smallest to the largest total, evenly
+    on a logarithmic scale; m_i and r_i are estimated by moments.
 
     Args:
         train: Counts.

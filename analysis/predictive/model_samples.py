@@ -1,7 +1,7 @@
 """Draw arrays from a trained VAE in blocks: the thin layer between a program and the checks.
 
-Everything here runs in evaluation mode under its own seed, and restores the global random state and
-each module's mode. The block size bounds the memory; another block size is like another seed.
+Everything here runs in evaluation mode under its own seed, and restores the global random state
+and each module's mode. The block size bounds the memory; another block size is like another seed.
 """
 
 from collections.abc import Iterator
@@ -102,9 +102,9 @@ def guide_blocks(
 ) -> Iterator[tuple[slice, LogDensities]]:
     """Yield the terms of `num_draws` draws from the guide per example, a block of examples at a time.
 
-    Each block is a slice of the data and their `LogDensities`, of shape `(num_draws, block)`, whose
-    traces hold the guide's and the model's distributions and values. Until the last block has been
-    taken, random numbers that the caller draws come from the same stream.
+    Each block is a slice of the data and their `LogDensities`, of shape `(num_draws, block)`,
+    whose traces hold the guide's and the model's distributions and values. Until the last block
+    has been taken, random numbers that the caller draws come from the same stream.
     """
     size = block_size(x, num_draws)
     with evaluation_mode(vae, seed=seed):

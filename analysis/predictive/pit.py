@@ -21,9 +21,9 @@ COLUMNS, LONGEST_LABEL = 4, 30
 def plot_pit(comparisons: Sequence[Comparison]) -> "matplotlib.figure.Figure":
     """ECDF of the PITs minus the diagonal, by `arviz_plots.plot_ecdf_pit`, a panel per statistic.
 
-    Under a true model the whole curve stays in its band in 95 % of cases. A curve that rises, falls
-    and rises again about the middle is of PITs heaped at both ends: the model is too narrow. The
-    band is that of `pit_band`; ArviZ's is for independent PITs.
+    Under a true model the whole curve stays in its band in 95 % of cases. A curve that rises,
+    falls and rises again about the middle is of PITs heaped at both ends: the model is too narrow.
+    The band is that of `pit_band`; ArviZ's is for independent PITs.
 
     Args:
         comparisons: Of the same number of real examples each, with different names.

@@ -1,11 +1,12 @@
 """Compare a score over real data with the same score over data that the model generated.
 
-The real data did not train the model, and the generated ones are full draws z ~ p(z), x ~ p(x | z).
-Real data are ranked among one common sample of generated data. Each rank, as a probability integral
-transform (PIT), is exactly uniform under a true model, but the PITs depend on one another, since all
-move with the reference: a test or band for independent uniform values rejects a true model too often.
-Here the number of PITs below each level has its own law, a beta-binomial one, from which both the
-p-value and the band are computed. For vectors see `analysis.comparison.resampling_tests`.
+The real data did not train the model; generated ones are full draws z ~ p(z), x ~ p(x | z).
+Real data are ranked among one common sample of generated data. Each rank, as a probability
+integral transform (PIT), is exactly uniform under a true model, but the PITs depend on one
+another, since all move with the reference: a test or band for independent uniform values rejects a
+true model too often. Here the number of PITs below each level has its own law, a beta-binomial
+one, from which both the p-value and the band are computed. For vectors see
+`analysis.comparison.resampling_tests`.
 """
 
 import math
@@ -27,13 +28,13 @@ from pyro_vae.statistics import standard_error
 LEVELS, SIMULATIONS = 100, 9_999
 # PITs outside this range are called extreme: 20 % under a true model.
 TAILS = (0.1, 0.9)
-# A shift fills one tail and empties the other; a wrong width changes both alike. Least ratio of the
-# smaller to the larger change of a tail for a width to be called wrong.
+# A shift fills one tail and empties the other; a wrong width changes both alike. Least ratio of
+# the smaller to the larger change of a tail for a width to be called wrong.
 BOTH_TAILS = 0.25
 # A shift moves the mean PIT by 0.3 to 0.7 of what it adds to the tails, a wrong width by nothing.
 SHIFT_TO_TAILS = 0.15
-# A pure shift moves the mean PIT by about 0.6 of the largest departure, and a wrong width moves the
-# share of extreme PITs by more than all of it. Below this fraction the cause is another one.
+# A pure shift moves the mean PIT by about 0.6 of the largest departure, and a wrong width moves
+# the share of extreme PITs by more than all of it. Below this fraction the cause is another one.
 EXPLAINED = 0.4
 
 _WORDS = {
@@ -221,13 +222,14 @@ def compare_scores(
     """T = min_l 2 min(P(N_l <= c_l), P(N_l >= c_l)) against its law under a true model.
 
     N_l is the number of PITs below level l, c_l the observed one. Real and generated scores are
-    exchangeable under a true model, so that counts between levels are Dirichlet-multinomial (Polya's
-    urn) whatever the score: their law is simulated, and the test is exact for any n and m, with ties or
-    without. Each level has its own tail probabilities. The test therefore finds a wrong width, which the
-    Kolmogorov-Smirnov test of the same samples overlooks, and is as powerful against a shift.
+    exchangeable under a true model, so that counts between levels are Dirichlet-multinomial
+    (Polya's urn) whatever the score: their law is simulated, and the test is exact for any n and
+    m, with ties or without. Each level has its own tail probabilities. The test therefore finds a
+    wrong width, which the Kolmogorov-Smirnov test of the same samples overlooks, and is as
+    powerful against a shift.
 
-    Any score will do that is computed alike for both samples: a statistic, an ELBO, an error. It may
-    depend on the model and its training data, not on the data that are compared.
+    Any score will do that is computed alike for both samples: a statistic, an ELBO, an error. It
+    may depend on the model and its training data, not on the data that are compared.
 
     Args:
         name: A short key.
@@ -285,8 +287,8 @@ def randomised_pit(
     """u_i = (#{j: r_j < x_i} + V_i) / (m + 1), with a random rank among the r_j that tie with x_i.
 
     If x_i and all r_j are draws from one distribution, discrete or not, u_i is exactly uniform on
-    (0, 1). The plain rank / m is not: it has m + 1 values, and heaps where values tie. The order of
-    tied values is the same for all pairs, which the test of `compare_scores` needs.
+    (0, 1). The plain rank / m is not: it has m + 1 values, and heaps where values tie. The order
+    of tied values is the same for all pairs, which the test of `compare_scores` needs.
 
     Args:
         observed: The statistic x_i of n examples; NaN ranks lowest.

@@ -1,22 +1,18 @@
-"""A function of tensors that runs eagerly, or compiled once it is known to give the same results."""
+"""A function of tensors that is compiled if that pays and gives the same results."""
 
 import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import pyro
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
-from pyro_vae.compilation.cost_model import (
-    TRAINING_STEP,
-    CompileMode,
-    Savings,
-    check_compile_mode,
-    count_work,
-)
 from pyro_vae.compilation.inductor import CompilerError, compile_graph
 from pyro_vae.compilation.tracing import (
     Traced,
@@ -37,33 +33,78 @@ _MAX_GRAPHS = 8
 # Calls on a side stream before the capture of a CUDA graph, as PyTorch's notes ask for.
 _WARM_UP_CALLS = 3
 
+# "auto" compiles where it pays.
+CompileMode = Literal["auto", "on", "off"]
+
+# Measured on two cores of a Zen 5 CPU: the rate of eager products, and the time that compiling
+# takes (8 to 15 s). Compiling must save twice its cost.
+_FLOPS_PER_SECOND = 1.2e11
+_COMPILER_SECONDS = 15.0
+_MARGIN = 2.0
+
+
+@dataclass(frozen=True)
+class Savings:
+    """The time that a compiled call saves."""
+
+    call_seconds: (
+        float  # Overhead of Python, Pyro's handlers and autograd, independent of the work.
+    )
+    share_of_products: float  # Savings on all operations, as a share of the products' time.
+
+
+# Measured on the same machine. A forward pass has as much elementwise work for a third of the
+# products, and none of autograd's.
+TRAINING_STEP = Savings(call_seconds=3e-3, share_of_products=0.4)
+FORWARD = Savings(call_seconds=1.5e-3, share_of_products=0.75)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of a call."""
+
+    flops: int  # Floating-point operations in products and convolutions.
+    on_cpu: bool  # On a GPU a call waits for Pyro's handlers instead.
+
+    def seconds_saved(self, calls: int, savings: Savings = TRAINING_STEP) -> float:
+        """The estimated time that compiling saves over this number of calls."""
+        products = self.flops / _FLOPS_PER_SECOND if self.on_cpu else 0.0
+        return calls * (savings.call_seconds + savings.share_of_products * products)
+
+    def pays(self, calls: int, savings: Savings = TRAINING_STEP) -> bool:
+        """Whether this number of calls saves enough. The answer is the same on every machine."""
+        return self.seconds_saved(calls, savings) > _MARGIN * _COMPILER_SECONDS
+
 
 class CompiledFunction:
-    """A function of tensors that is compiled, once for each form of its arguments, where that pays.
+    """A function of tensors, compiled once for each form of its arguments where that pays.
 
-    The first call of a form runs eagerly. On the second call the function is traced, compiled and run both
-    ways, from the same state and with the same noise. If the results agree, later calls are compiled. If
-    they do not, or tracing or compiling fails, a warning in the log gives the reason and the function
-    stays eager.
+    The first call of a form runs eagerly. On the second call the function is traced, compiled and
+    run both ways, from the same state and with the same noise. If the results agree, later calls
+    are compiled. If they do not, or tracing or compiling fails, a warning in the log gives the
+    reason and the function stays eager.
 
     Args:
-        function: A function of any arguments to a tuple of tensors. It draws noise from the global random
-            stream, and changes tensors in place rather than bind new ones.
-        mode: "off"; "on" to compile the first form, and others if their work pays for it; "auto" to compile
-            all forms whose work pays for it.
-        expected_calls: The number of calls that a form, such as "256x784", is expected to get. A form
-            without any stays eager.
+        function: A function of any arguments to a tuple of tensors. It draws noise from the global
+            random stream, and changes tensors in place rather than bind new ones.
+        mode: "off"; "on" to compile the first form, and others if their work pays for it; "auto"
+            to compile all forms whose work pays for it.
+        expected_calls: The number of calls that a form, such as "256x784", is expected to get. A
+            form without any stays eager.
         name: What the function is, for the log.
-        outputs: Names of the outputs, each with the largest difference between compiled and eager, as a
-            share of the largest eager value.
-        changed: Gives the tensors that the function changes in place and that are compared, by name.
+        outputs: Names of the outputs, each with the largest difference between compiled and eager,
+            as a share of the largest eager value.
+        changed: Gives the tensors that the function changes in place and that are compared, by
+            name.
         tolerance: The largest difference of each of these, as a share of the norm of its change.
         modules: Modules whose attributes the function must not rebind.
         form: Names the form of some arguments; their shapes if None.
         savings: The time that a compiled call saves.
-        moving: The number of last arguments that change at each call, while the others often stay the same
-            objects: products of the others alone are then computed once. 0 to compute all at each call.
-        cuda_graph: Launch the function on a GPU as one CUDA graph, whose outputs the next call overwrites.
+        moving: The number of last arguments that change at each call, while the others often stay
+            the same objects: products of the others alone are then computed once. 0 to compute all
+            at each call.
+        cuda_graph: Launch the function on a GPU as one CUDA graph, whose outputs the next call
+            overwrites.
 
     Raises:
         ValueError: If the mode is unknown.
@@ -162,7 +203,8 @@ class CompiledFunction:
         outputs, work = count_work(function, *tensors)
         decision = "on" if work.pays(calls, self.savings) else "off"
         log.info(
-            "compiled %s %s: %s; %d calls of %.2g floating-point operations would save about %.0f s.",
+            "compiled %s %s: %s; %d calls of %.2g floating-point operations would save about %.0f "
+            "s.",
             self.name,
             form,
             decision,
@@ -238,13 +280,16 @@ class CompiledFunction:
             limit = tolerance * largest + 1e-12
             if not torch.allclose(ours, theirs, rtol=0, atol=limit, equal_nan=True):
                 far = float((ours - theirs).nan_to_num(torch.inf).abs().max())
-                return f"{name}: compiled and eager differ by {far:.1e}, with values up to {largest:.1e}"
+                return (
+                    f"{name}: compiled and eager differ by {far:.1e}, with values up to "
+                    f"{largest:.1e}"
+                )
         return None
 
     def _state_difference(
         self, changed: list[Tensor], before: list[Tensor], eager: list[Tensor]
     ) -> str | None:
-        """The first tensor whose change differs from the eager one beyond the tolerance, if any."""
+        """The first tensor whose change differs from eager beyond the tolerance, if any."""
         places = {tensor.data_ptr(): index for index, tensor in enumerate(changed)}
         moves = {
             name: (
@@ -276,7 +321,7 @@ def _shapes(*arguments: Any) -> str:
 
 
 def _compile_hoisted(traced: Traced, tensors: list[Tensor], moving: int) -> TensorFunction:
-    """Compile a graph whose products of all but the last arguments are computed once for each of these."""
+    """Compile a graph that computes products of all but the last arguments once for each."""
     if traced.changed:
         raise TracingError("it changes a tensor in place, which a hoisted product must not")
     once, rest = hoist_products(traced, moving)
@@ -299,13 +344,9 @@ def _capture(
 ) -> TensorFunction:
     """Capture a function into a CUDA graph: one launch instead of one for each kernel.
 
-    A replay draws new noise from the global stream, and reads parameters and buffers from where they were
-    at the capture. Nothing in it may wait for the host.
-
-    Args:
-        function: A function of tensors to tensors; it may change others in place.
-        examples: Arguments of the shapes that it will always have.
-        undo: Undoes the changes of a call, and rewinds the noise.
+    A replay draws new noise from the global stream, and reads parameters and buffers from where
+    they were at the capture. Nothing in it may wait for the host. `undo` undoes the changes of a
+    call.
 
     References:
         Accelerating PyTorch with CUDA Graphs (PyTorch, 2021),
@@ -343,3 +384,39 @@ class _RandomState:
         torch.set_rng_state(self._cpu)
         if self._cuda is not None:
             torch.cuda.set_rng_state(self._cuda)
+
+
+# ---- whether compiling pays: a count of operations, never a clock ------------------------------
+
+
+def count_work(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Work]:
+    """Call a function once and count its work."""
+    with _FlopCounter() as counter:
+        outputs = function(*arguments)
+    tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
+    return outputs, Work(counter.flops, on_cpu=all(t.device.type == "cpu" for t in tensors))
+
+
+def check_compile_mode(mode: str) -> None:
+    """Raise a ValueError unless `mode` is "auto", "on" or "off"."""
+    if mode not in get_args(CompileMode):
+        raise ValueError(
+            f"compile must be one of {', '.join(get_args(CompileMode))}, got {mode!r}."
+        )
+
+
+class _FlopCounter(TorchDispatchMode):
+    """Count the operations of products and convolutions, backward passes included.
+
+    torch's own counter also attributes them to modules, with hooks that `torch.autograd.grad` does
+    not accept.
+    """
+
+    flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=output)
+        return output

@@ -1,4 +1,4 @@
-"""Compile a traced graph to machine code with PyTorch's compiler, its float32 products through oneDNN."""
+"""Compile a traced graph with Inductor, its float32 products through oneDNN."""
 
 import copy
 import logging
@@ -13,7 +13,8 @@ from torch.fx import Graph, Node
 
 from pyro_vae.compilation.tracing import Traced, one_line
 
-# Eager random numbers: the same seed gives the same noise, and the compiler's generator is slower on a CPU.
+# Eager random numbers: the same seed gives the same noise, and the compiler's generator is slower
+# on a CPU.
 _OPTIONS = {"fallback_random": True}
 
 
@@ -25,8 +26,8 @@ def compile_graph(traced: Traced, *arguments: Tensor) -> Callable[..., tuple[Ten
     """Compile a graph for arguments of these shapes and types.
 
     Earlier results, also of other processes, come from the compiler's cache on disk
-    (`TORCHINDUCTOR_CACHE_DIR`). The graph is handed to Inductor directly: it contains no Python for
-    Dynamo to analyse, and no guard to check at each call.
+    (`TORCHINDUCTOR_CACHE_DIR`). The graph is handed to Inductor directly: it contains no Python
+    for Dynamo to analyse, and no guard to check at each call.
 
     Returns:
         A function of the arguments alone, which must have the same shapes and types.
@@ -79,8 +80,8 @@ def _compile(traced: Traced, arguments: tuple[Tensor, ...]) -> Callable[..., tup
 def _remove_truncated_library(error: BaseException | None) -> bool:
     """Remove a truncated library from the compiler's cache; a process was killed while writing it.
 
-    Otherwise this graph would run eagerly from then on, and a resumed run would differ in the last bits
-    from an uninterrupted one.
+    Otherwise this graph would run eagerly from then on, and a resumed run would differ in the last
+    bits from an uninterrupted one.
     """
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
@@ -93,9 +94,10 @@ def _remove_truncated_library(error: BaseException | None) -> bool:
 
 # ---- products through oneDNN -------------------------------------------------------------------
 
-# PyTorch hands float32 products to MKL, which leaves half of the speed of other makers' CPUs unused: 142
-# GFLOP/s where oneDNN reaches 300 to 370, on two cores of a Zen 5 CPU, for the products of a perceptron with
-# 784 and 400 units at batch 256. Both are exact float32. Products of bfloat16 already use oneDNN.
+# PyTorch hands float32 products to MKL, which leaves half of the speed of other makers' CPUs
+# unused: 142 GFLOP/s where oneDNN reaches 300 to 370, on two cores of a Zen 5 CPU, for the
+# products of a perceptron with 784 and 400 units at batch 256. Both are exact float32. Products of
+# bfloat16 already use oneDNN.
 _LIBRARY = torch.library.Library("pyro_vae", "DEF")
 # Strides are those of the trace: the compiler makes no copy for an operation that needs none.
 _LIBRARY.define("mm(Tensor a, Tensor b) -> Tensor", tags=(torch.Tag.needs_exact_strides,))
@@ -134,7 +136,7 @@ def use_onednn(graph: Graph) -> None:
 
 
 def _with_contiguous_rows(graph: Graph, product: Node, a: Node, b: Node) -> tuple[Node, Node]:
-    """The factors, the first one contiguous: oneDNN would copy it, where the compiler fuses the copy."""
+    """The factors, the first one made contiguous by a copy that the compiler fuses."""
     value = a.meta["val"]
     if value.is_contiguous():
         return a, b

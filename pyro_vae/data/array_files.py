@@ -3,6 +3,7 @@
 import inspect
 import math
 import os
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,24 +46,31 @@ def file_loader(
         read: A function of a path and options, among which `new=False` is for training data.
         scaled: Whether to add the option `scale`.
     """
-
-    def load(
-        path: str | Path, *values: Any, scale: ScaleKind = "standard", **options: Any
-    ) -> Dataset:
-        rows = read(path, *values, **options, new=False)
-        with prefix_errors(path):
-            return Dataset.from_rows(rows, scale=scale)
-
     signature = inspect.signature(read)
     parameters = [each for each in signature.parameters.values() if each.name != "new"]
     if scaled:
-        parameters.append(inspect.signature(load).parameters["scale"])
-    added = _SCALE_HELP if scaled else ""
-    load.__name__ = load.__qualname__ = name
-    load.__doc__ = (read.__doc__ or "").replace("\n\n    Raises:", f"{added}\n\n    Raises:", 1)
-    load.__signature__ = signature.replace(  # pyright: ignore[reportFunctionMemberAccess]
-        parameters=parameters, return_annotation=Dataset
+        kind = inspect.Parameter.KEYWORD_ONLY
+        option = inspect.Parameter("scale", kind, default="standard", annotation=ScaleKind)
+        parameters.append(option)
+    signature = signature.replace(parameters=parameters, return_annotation=Dataset)
+
+    def load(*values: Any, **options: Any) -> Dataset:
+        given = signature.bind(*values, **options)
+        scale: Any = given.arguments.pop("scale", "standard")
+        rows = read(*given.args, **given.kwargs, new=False)
+        with prefix_errors(given.arguments["path"]):
+            return Dataset.from_rows(rows, scale=scale)
+
+    # The documentation of `scale` takes the place of that of `new`.
+    load.__doc__ = re.sub(
+        r"\n        new: .*?\n\n",
+        f"{_SCALE_HELP if scaled else ''}\n\n",
+        read.__doc__ or "",
+        count=1,
+        flags=re.DOTALL,
     )
+    load.__name__ = load.__qualname__ = name
+    load.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
     return load
 
 

@@ -38,8 +38,8 @@ LARGEST_SHORTFALL = 0.1
 # The share of the examples that may miss a threshold.
 _FEW = 0.05
 
-# Step sizes are found in a pass over a tenth of the temperatures, but no fewer than these, after a few
-# more transitions at the first.
+# Step sizes are found in a pass over a tenth of the temperatures, but no fewer than these, after a
+# few more transitions at the first.
 _ADAPTATION_SHARE = 10
 _FEWEST_ADAPTATIONS = 20
 _WARM_UP = 10
@@ -92,10 +92,10 @@ class AnnealedImportanceSampling:
     def shortfall(self) -> Float[np.ndarray, " n"]:
         """An estimate of how far `log_evidence` is below log p(x) in expectation, in nats.
 
-        (C / ESS - 1) / 2C, half of the mean weight's relative variance, if that is small: it is at most
-        1/2, and near there the shortfall is larger. It is 0 if all chains miss the same mode and have
-        equal weights. It is infinite if no weight is above 0, and with one chain, whose weight does
-        not show its own error.
+        (C / ESS - 1) / 2C, half of the mean weight's relative variance, if that is small: it is at
+        most 1/2, and near there the shortfall is larger. It is 0 if all chains miss the same mode
+        and have equal weights. It is infinite if no weight is above 0, and with one chain, whose
+        weight does not show its own error.
         """
         if self.num_chains == 1:
             return np.full(len(self.ess), np.inf)
@@ -121,9 +121,9 @@ class AnnealedImportanceSampling:
     def trust(self) -> str:
         """A verdict on the estimate in one sentence, from weights and acceptance.
 
-        Weights are good if their expected shortfall is at most 0.1 nats, and chains move if they accept
-        at least 0.4 of their proposals; up to 5 % of the examples may miss either. Neither detects a mode
-        that no chain has found: `two_sided_check` does, on simulated data.
+        Weights are good if their expected shortfall is at most 0.1 nats, and chains move if they
+        accept at least 0.4 of their proposals; up to 5 % of the examples may miss either. Neither
+        detects a mode that no chain has found: `two_sided_check` does, on simulated data.
         """
         bad = float((~np.isfinite(self.log_evidence)).mean())
         if bad > _FEW:
@@ -137,7 +137,8 @@ class AnnealedImportanceSampling:
         if stuck > _FEW:
             return (
                 f"Not to be trusted: for {stuck:.0%} of the data chains accept fewer than "
-                f"{LEAST_ACCEPTANCE:.0%} of their proposals; use more leapfrog steps or temperatures."
+                f"{LEAST_ACCEPTANCE:.0%} of their proposals; use more leapfrog steps or "
+                "temperatures."
             )
         if uneven > _FEW:
             return (
@@ -177,24 +178,27 @@ def annealed_importance_sampling(
 ) -> AnnealedImportanceSampling:
     """Estimate log p(x) of each example with chains that move from q(z | x) to p(x, z).
 
-    A chain starts at a draw of the guide and follows f_b = q(z | x)^(1 - b) p(x, z)^b, for b from 0 to
-    1 in T equal steps: at each, log w grows by (b_t - b_(t - 1)) (log p(x, z) - log q(z | x)), and a
-    transition of Hamiltonian Monte Carlo that leaves f_(b_t) invariant follows. Then E[w] = p(x)
-    exactly, however badly chains mix. With T = 1 it is importance weighting. A good guide as a start
-    leaves less to anneal than the prior.
+    A chain starts at a draw of the guide and follows f_b = q(z | x)^(1 - b) p(x, z)^b, for b from
+    0 to 1 in T equal steps: at each, log w grows by (b_t - b_(t - 1)) (log p(x, z) - log q(z |
+    x)), and a transition of Hamiltonian Monte Carlo that leaves f_(b_t) invariant follows. Then
+    E[w] = p(x) exactly, however badly chains mix. With T = 1 it is importance weighting. A good
+    guide as a start leaves less to anneal than the prior.
 
     Chains move in R^d: log of positive latents, logit of those in (0, 1), and log-ratios of those
-    on the simplex. Momenta have the guide's scale. Step sizes, one for each example and temperature,
-    are found by a shorter pass of other chains, aiming at an acceptance of 0.65, and are then fixed: if
-    they were adapted by the weighted chains, E[w] would only be close to p(x). That pass costs a tenth.
+    on the simplex. Momenta have the guide's scale. Step sizes, one for each example and
+    temperature, are found by a shorter pass of other chains, aiming at an acceptance of 0.65, and
+    are then fixed: if they were adapted by the weighted chains, E[w] would only be close to p(x).
+    That pass costs a tenth.
 
-    It runs in evaluation mode with its own random seed, and the global random stream is left unchanged.
-    The same seed, data and options give the same result; data in other chunks get other noise.
+    It runs in evaluation mode with its own random seed, and the global random stream is left
+    unchanged. The same seed, data and options give the same result; data in other chunks get other
+    noise.
 
     Args:
-        vae: A program with `model(x)`, `guide(x)` and one latent site, whose guide is reparameterisable,
-            on real, positive or unit vectors or on the simplex.
-        x: Data in the likelihood's support, on the program's device; integers are converted to floats.
+        vae: A program with `model(x)`, `guide(x)` and one latent site, whose guide is
+            reparameterisable, on real, positive or unit vectors or on the simplex.
+        x: Data in the likelihood's support, on the program's device; integers are converted to
+            floats.
         num_chains: The number of chains for each example.
         num_temperatures: The number T of increments of b.
         leapfrog_steps: The number of leapfrog steps of a transition.
@@ -205,8 +209,8 @@ def annealed_importance_sampling(
         progress: Show a progress bar.
 
     Raises:
-        ValueError: If the program has several latent sites or a guide without such a density, there
-            are no data, a number is below 1, or `compile` is another word.
+        ValueError: If the program has several latent sites or a guide without such a density,
+            there are no data, a number is below 1, or `compile` is another word.
 
     References:
         Annealed Importance Sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008;
@@ -282,35 +286,24 @@ class Weights(NamedTuple):
 def schedule(num_temperatures: int) -> list[float]:
     """b_0 = 0 < ... < b_T = 1, in equal steps.
 
-    From the prior, steps are often shorter near both ends, by a sigmoid, as most changes happen there.
-    From a guide that does not help: with 20 temperatures log weights of a linear-Gaussian VAE spread by
-    0.77 nats for a guide half as wide as it should be, and 0.77, 0.77 and 0.80 with sigmoids of slopes 1, 2
-    and 4; for one too wide, by 0.75, and 0.75, 0.78 and 0.93.
+    From the prior, steps are often shorter near both ends, by a sigmoid, as most changes happen
+    there. From a guide that does not help: with 20 temperatures log weights of a linear-Gaussian
+    VAE spread by 0.77 nats for a guide half as wide as it should be, and 0.77, 0.77 and 0.80 with
+    sigmoids of slopes 1, 2 and 4; for one too wide, by 0.75, and 0.75, 0.78 and 0.93.
     """
     return [t / num_temperatures for t in range(num_temperatures + 1)]
 
 
 @dataclass(frozen=True)
 class Chains:
-    """The chains of a chunk of data, with all that is fixed before they start.
-
-    Args:
-        path: The program's densities.
-        rows: The place of the chunk in the data.
-        x: The chunk, filled up with copies of its last row.
-        temperatures: b_0, ..., b_T.
-        step_sizes: The step size of each example at b_1, ..., b_(T - 1).
-        scale: The preconditioner of each example.
-        leapfrog_steps: The number of leapfrog steps.
-        bar: A progress bar of transitions.
-    """
+    """The chains of a chunk of data, with all that is fixed before they start."""
 
     path: AnnealingPath
-    rows: slice
-    x: Tensor
-    temperatures: Sequence[float]
-    step_sizes: Tensor
-    scale: Tensor
+    rows: slice  # The place of the chunk in the data.
+    x: Tensor  # The chunk, filled up with copies of its last row.
+    temperatures: Sequence[float]  # b_0, ..., b_T.
+    step_sizes: Tensor  # Of each example at b_1, ..., b_(T - 1).
+    scale: Tensor  # The preconditioner of each example.
     leapfrog_steps: int
     bar: tqdm
 
@@ -320,7 +313,7 @@ class Chains:
         return self._walk(start, self.temperatures, self.step_sizes)
 
     def backward(self, z: Float[Tensor, "rows event"]) -> Weights:
-        """From an exact draw of p(z | x), where all chains start, to the guide: E[w] = 1 / p(x)."""
+        """From one exact draw of p(z | x), for all chains, to the guide: E[w] = 1 / p(x)."""
         z = _filled(z, len(self.x))
         start = self.path.inverse(z).expand(self.path.num_chains, *([-1] * z.dim()))
         return self._walk(start, self.temperatures[::-1], self.step_sizes.flip(0))
@@ -360,14 +353,8 @@ def chains_of_chunks(
 ) -> Iterator[Chains]:
     """Chains of chunks of one size, the last filled up, so that all of them share a graph.
 
-    Pyro validates the guide on the first chunk and, for speed, not after it.
-
-    Args:
-        vae: A program with one latent site.
-        x: Data; integers are converted to floats chunk by chunk.
-        options: The options of the chains.
-        passes: The number of passes of each chunk's chains over the path.
-        progress: Show a progress bar.
+    Each chunk's chains will make `passes` passes over the path. Pyro validates the guide on the
+    first chunk and, for speed, not after it.
 
     Raises:
         ValueError: If there are no data, or the program is not supported.

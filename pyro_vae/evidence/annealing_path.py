@@ -1,4 +1,4 @@
-"""The path from the guide to the joint density in unconstrained coordinates, and Hamiltonian transitions on it."""
+"""The path from the guide to the joint density, and Hamiltonian transitions on it."""
 
 import math
 from collections.abc import Sequence
@@ -17,37 +17,30 @@ from pyro_vae.evidence.unconstrained import Bijection, bijection_onto
 from pyro_vae.log_densities import distribution_at, log_densities, require_density
 from pyro_vae.rng import owners_of
 
-# The largest difference of a compiled density and gradient from the eager ones, as a share of the largest.
+# The largest difference of a compiled density and gradient from the eager ones, as a share of the
+# largest.
 _TOLERANCE = 1e-5
 _GRADIENT_TOLERANCE = 1e-3
 
 # The best acceptance rate in many dimensions (Neal, 2011, section 5.4.4.3).
 TARGET_ACCEPTANCE = 0.65
 
-# A transition's step size is the example's times a factor uniform within this of 1: with a fixed size, a
-# trajectory can be a whole number of periods of a normal density, and end where it began.
+# A transition's step size is the example's times a factor uniform within this of 1: with a fixed
+# size, a trajectory can be a whole number of periods of a normal density, and end where it began.
 _JITTER = 0.2
 
-# The gain of log step sizes in the acceptance's distance from the target. The acceptance of sixteen chains has
-# a standard error near 0.1.
+# The gain of log step sizes in the acceptance's distance from the target. The acceptance of
+# sixteen chains has a standard error near 0.1.
 _GAIN = 0.5
 _WINDOW = 5
 
 
 class Point(NamedTuple):
-    """Positions of chains, with both log densities there, in nats, and their gradients.
-
-    Args:
-        u: The latents as points of R^d.
-        log_q: log q(z | x) |det dz/du|, in float64.
-        log_joint: log p(x, z) |det dz/du|, in float64.
-        gradient_q: d log_q / du.
-        gradient_joint: d log_joint / du.
-    """
+    """Positions of chains, and both log densities there, in float64, with their gradients."""
 
     u: Float[Tensor, "chains batch real"]
-    log_q: Float[Tensor, "chains batch"]
-    log_joint: Float[Tensor, "chains batch"]
+    log_q: Float[Tensor, "chains batch"]  # log q(z | x) |det dz/du|.
+    log_joint: Float[Tensor, "chains batch"]  # log p(x, z) |det dz/du|.
     gradient_q: Float[Tensor, "chains batch real"]
     gradient_joint: Float[Tensor, "chains batch real"]
 
@@ -61,9 +54,9 @@ class Point(NamedTuple):
 class AnnealingPath:
     """log q(z | x) and log p(x, z) of a program with one latent site, as densities of u in R^d.
 
-    Annealing needs both at each point, and the gradient of any mixture of the two is that mixture of
-    their gradients. Within a trajectory the gradients are enough. Both are compiled if the work of all
-    calls pays for it, with the encoder computed once for each chunk of data.
+    Annealing needs both at each point, and the gradient of any mixture of the two is that mixture
+    of their gradients. Within a trajectory the gradients are enough. Both are compiled if the work
+    of all calls pays for it, with the encoder computed once for each chunk of data.
 
     Args:
         vae: A program with `model(x)`, `guide(x)` and one latent site.
@@ -138,8 +131,8 @@ class AnnealingPath:
         names = [name for name, node in nodes.items() if _is_latent(node)]
         if names != [self.site]:
             raise ValueError(
-                f"annealed importance sampling needs a guide with the site {self.site!r} alone, but it "
-                f"has {', '.join(map(repr, names)) or 'none'}."
+                f"annealed importance sampling needs a guide with the site {self.site!r} alone, "
+                f"but it has {', '.join(map(repr, names)) or 'none'}."
             )
         z = nodes[self.site]["value"]
         if self._bijection is None:
@@ -168,7 +161,7 @@ class AnnealingPath:
         momentum: Float[Tensor, "chains batch real"],
         u: Float[Tensor, "chains batch real"],
     ) -> tuple[Float[Tensor, "chains batch real"], Float[Tensor, "chains batch real"]]:
-        """u + stride momentum, and momentum + stride d log f_b / du there, without computing a density."""
+        """u + stride momentum, and momentum + stride d log f_b / du there."""
         arguments = (tensor.contiguous() for tensor in (stride, momentum, u))
         u, momentum = self._leapfrog(x, b, *arguments)
         return u, momentum
@@ -232,17 +225,8 @@ def transition(
 ) -> tuple[Point, Float[Tensor, "chains batch"]]:
     """A reversible transition that leaves f_b(u) = q^(1 - b) p^b, unnormalised, invariant.
 
-    Momentum is standard normal, in units of `scale`. A proposal with a density or gradient that is not
-    finite is rejected.
-
-    Args:
-        path: Both log densities and their gradients.
-        x: The data.
-        point: The positions of the chains.
-        b: The position on the path, in (0, 1].
-        step_size: The leapfrog step of each example, in units of `scale`.
-        scale: The diagonal preconditioner of each example.
-        leapfrog_steps: The number of leapfrog steps.
+    Momentum and leapfrog steps are in units of `scale`, a diagonal preconditioner of each example.
+    A proposal with a density or gradient that is not finite is rejected.
 
     Returns:
         The next positions, and the acceptance probability of each proposal.
@@ -288,17 +272,9 @@ def adapted_step_sizes(
     """A step size for each example at each b, at which about 0.65 of the proposals are accepted.
 
     Stochastic approximation along one pass over the path, smoothed over neighbouring temperatures.
-    The chains of this pass are discarded: step sizes that depend on the chains that they move would
-    distort their distribution.
-
-    Args:
-        path: Both log densities and their gradients.
-        x: The data.
-        point: Draws of q(z | x).
-        temperatures: Increasing b, in (0, 1].
-        scale: The diagonal preconditioner of each example.
-        leapfrog_steps: The number of leapfrog steps.
-        warm_up: The number of transitions at the first b before it counts.
+    The chains of this pass are discarded: step sizes that depend on the chains that they move
+    would distort their distribution. They start at draws of q(z | x), with `warm_up` transitions
+    at the first b that do not count.
     """
     # For a normal density in d dimensions, the best step is of the order of d^(-1/4).
     log_step = torch.full_like(point.log_q[0], -math.log(point.u.shape[-1]) / 4)

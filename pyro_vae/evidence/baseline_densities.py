@@ -1,7 +1,7 @@
 """Densities without latent variables, fitted to training data.
 
-They give log p(x) of each row in nats, in the units of the data, normalised like a likelihood of the same
-support, so that the values compare with a VAE's.
+They give log p(x) of each row in nats, in the units of the data, normalised like a likelihood of
+the same support, so that the values compare with a VAE's.
 """
 
 import math
@@ -20,7 +20,8 @@ from pyro_vae.distributions.unit_interval import EDGE
 if TYPE_CHECKING:
     from scipy import sparse
 
-# The range and the grid of log dispersions of a negative binomial. At the upper end it is a Poisson.
+# The range and the grid of log dispersions of a negative binomial. At the upper end it is a
+# Poisson.
 _LOG_DISPERSION = (-10.0, 12.0)
 _GRID_STEP = 0.25
 # A lower limit of means: a gene without counts in training may have some in test data.
@@ -36,7 +37,8 @@ _DEGREES = (2.0, 3.0, 5.0, 10.0, 30.0)
 _ITERATIONS = 20
 # A lower limit of scales, in units of an element's spread: the default of the likelihoods.
 MINIMUM_SCALE = 1e-2
-# Factors of that limit that are tried: elements that hardly vary in training may do so in test data.
+# Factors of that limit that are tried: elements that hardly vary in training may do so in test
+# data.
 _FLOORS = (1.0, 3.0, 10.0, 30.0)
 # The number of elements whose log densities are computed at a time.
 _CHUNK = 2**22
@@ -80,16 +82,18 @@ def independent_density(
 ) -> Baseline:
     """p(x) = prod_i p_i(x_i), a distribution for each element.
 
-    Binary: a Bernoulli, with one count added to each value. Integers: a histogram, with one count added to
-    each cell. Unit: a histogram, or a logit-normal. Real: a normal, or Student's t, with a lower limit of
-    scales. Counts: a negative binomial; given the total, a multinomial of the pooled proportions.
+    Binary: a Bernoulli, with one count added to each value. Integers: a histogram, with one count
+        added to
+    each cell. Unit: a histogram, or a logit-normal. Real: a normal, or Student's t, with a lower
+    limit of scales. Counts: a negative binomial; given the total, a multinomial of the pooled
+    proportions.
 
     Args:
-        train: Training data `(n, *event)` in the likelihood's support, an array; counts and binary data may
-            be a sparse matrix.
+        train: Training data `(n, *event)` in the likelihood's support, an array; counts and binary
+            data may be a sparse matrix.
         support: binary, unit, real, integers or counts.
-        validation: Data that select the width of a histogram, the lower limit of scales and the family;
-            None for the narrowest, the lowest and the first.
+        validation: Data that select the width of a histogram, the lower limit of scales and the
+            family; None for the narrowest, the lowest and the first.
         levels: The number of levels of integers, or of values in [0, 1] that were levels.
         given_total: Whether the likelihood is given a row's total.
         heavy_tailed: Whether to try Student's t.
@@ -145,8 +149,8 @@ def histogram(
 ) -> Callable[[Integer[np.ndarray, " m *event"]], Float[np.ndarray, " m"]]:
     """log prod_i p_i(x_i), p_i(v) = (1 + #{n : x_ni in the cell of v}) / (N + cells) / width.
 
-    Elements are independent, each with its own histogram and one count added to each cell: the best that a
-    likelihood reaches that ignores z.
+    Elements are independent, each with its own histogram and one count added to each cell: the
+    best that a likelihood reaches that ignores z.
 
     Args:
         train: N training data, whole numbers from 0 to levels - 1.
@@ -179,7 +183,7 @@ def fit_negative_binomial(
     counts: "Integer[np.ndarray, 'n genes'] | sparse.csr_array",
     size: Float[np.ndarray, " n"] | None = None,
 ) -> tuple[Float[np.ndarray, " genes"], Float[np.ndarray, " genes"]]:
-    """The mean m_i and the dispersion r_i of x_ni ~ NB(mean s_n m_i, variance mean + mean^2 / r_i).
+    """Mean m_i and dispersion r_i of x_ni ~ NB(mean s_n m_i, variance mean + mean^2 / r_i).
 
     By maximum likelihood for each gene; without sizes the dispersion is interpolated on a grid.
 
@@ -188,8 +192,8 @@ def fit_negative_binomial(
         size: The size s_n of each row; 1 if None.
 
     Returns:
-        The means and the dispersions. The dispersion of a gene without overdispersion is the upper end of
-        the range, e^12; that of a gene without counts is 1.
+        The means and the dispersions. The dispersion of a gene without overdispersion is the upper
+        end of the range, e^12; that of a gene without counts is 1.
     """
     if size is None:
         return _negative_binomial_on_grid(counts)
@@ -197,7 +201,7 @@ def fit_negative_binomial(
     from scipy.special import digamma, gammaln
 
     def loss(parameters: np.ndarray, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """The negative log-likelihood of a gene up to log x!, and its gradient in (log m, log r)."""
+        """The negative log-likelihood of a gene, without log x!, and its gradient."""
         mean, r = np.exp(parameters[0]) * size, np.exp(parameters[1])
         log_rest = np.log(r) - np.log(r + mean)
         terms = gammaln(x + r) - gammaln(r) + r * log_rest + x * (np.log(mean) - np.log(r + mean))
@@ -256,8 +260,8 @@ def negative_binomial_log_density(
 ) -> Float[np.ndarray, " m"]:
     """log 1/S sum_s prod_i NB(x_i | mean s m_i, dispersion r_i), in nats per row.
 
-    The size of a row must be a latent variable: dividing by the row's total would use the data that are to
-    be predicted. It is one of the `sizes`, with equal probabilities.
+    The size of a row must be a latent variable: dividing by the row's total would use the data
+    that are to be predicted. It is one of the `sizes`, with equal probabilities.
 
     Args:
         counts: The data x.
@@ -287,18 +291,18 @@ def factor_analysis(
 ) -> Baseline:
     """log N(x | c + s W z, ...) integrated over z: factor analysis of standardised columns.
 
-    scikit-learn's `FactorAnalysis` of u = (x - c) / s, with c and s the mean and standard deviation of the
-    training data; log p(x) = log p(u) - sum_i log s_i is in the columns' own units. The number of factors
-    is the one of 1, 2, 3, 4, 6, 8, 12, ... with the highest density of the validation data. Columns that
-    are constant in training have independent normals.
+    scikit-learn's `FactorAnalysis` of u = (x - c) / s, with c and s the mean and standard
+    deviation of the training data; log p(x) = log p(u) - sum_i log s_i is in the columns' own
+    units. The number of factors is the one of 1, 2, 3, 4, 6, 8, 12, ... with the highest density
+    of the validation data. Columns that are constant in training have independent normals.
 
     Args:
         train: Training data of at least two columns that vary.
         validation: Validation data.
         most_factors: The largest number of factors to try.
-        minimum_scale: A lower limit of a column's noise, in units of its standard deviation, to which its
-            resolution is added. Without one, the density is unbounded if a column is a linear function of
-            others.
+        minimum_scale: A lower limit of a column's noise, in units of its standard deviation, to
+            which its resolution is added. Without one, the density is unbounded if a column is a
+            linear function of others.
     """
     from sklearn.decomposition import FactorAnalysis
     from sklearn.exceptions import ConvergenceWarning
@@ -342,7 +346,7 @@ def _bernoulli(total: np.ndarray, n: int) -> LogDensity:
 
 
 def _multinomial(total: np.ndarray) -> LogDensity:
-    """With the total of each element plus one, as elements without counts in training may have some later."""
+    """With one added to each total: an element without counts may have some later."""
     from scipy.special import gammaln
 
     log_share = np.log(total + 1) - math.log(total.sum() + len(total))
@@ -370,7 +374,7 @@ def _cell(x: np.ndarray, cells: int) -> np.ndarray:
 
 
 def _logit_normal(train: np.ndarray, minimum_scale: float) -> LogDensity:
-    """As the likelihood of that name: values within 1e-6 of an edge have the density at that distance."""
+    """As that likelihood: values within 1e-6 of an edge have the density at that distance."""
 
     def inside(x: np.ndarray) -> np.ndarray:
         return np.clip(x.astype(np.float64), EDGE, 1 - EDGE)
@@ -388,7 +392,7 @@ def _logit_normal(train: np.ndarray, minimum_scale: float) -> LogDensity:
 
 
 def _normals(train: np.ndarray, smallest: np.ndarray, degrees: Sequence[float]) -> list[Baseline]:
-    """Normals, and Student's t with these degrees of freedom, with several lower limits of scales."""
+    """Normals and Student's t with these degrees of freedom, with several lower limits."""
     train = train.astype(np.float64)
     # Limits that change no scale are not tried.
     floors = [f for f in _FLOORS if f == 1 or bool((train.std(0) < f * smallest).any())]
@@ -426,7 +430,7 @@ def _student_t(train: np.ndarray, df: float, smallest: np.ndarray) -> LogDensity
 
 
 def _smallest_scales(train: np.ndarray, minimum_scale: float) -> np.ndarray:
-    """Lower limits of scales: a share of the spread of each element, or channel, plus its resolution."""
+    """Lower limits of scales: a share of each element's spread, plus its resolution."""
     event = train.shape[1:]
     if 0 in event:
         return np.zeros(0)

@@ -23,8 +23,8 @@ from pyro_vae.evidence.evaluation import Evaluation
 from pyro_vae.likelihoods import ContinuousBernoulli, Laplace, StudentT
 from pyro_vae.statistics import standard_error
 
-# The largest numbers of elements of training data for closed-form and for iterative fits, and of columns
-# for a factor analysis, which takes too long with more.
+# The largest numbers of elements of training data for closed-form and for iterative fits, and of
+# columns for a factor analysis, which takes too long with more.
 _ELEMENTS = 2**23
 _ITERATED_ELEMENTS = 2**20
 _COLUMNS = 1000
@@ -38,8 +38,8 @@ class Comparison:
         name: The description of the baseline.
         factors: The number of factors of a factor analysis; None for independent elements.
         log_density: Its mean log p(x) per row, in nats.
-        above: The mean of the VAE's log p(x) minus the baseline's over the rows where both are finite;
-            None if the VAE has no log p(x).
+        above: The mean of the VAE's log p(x) minus the baseline's over the rows where both are
+            finite; None if the VAE has no log p(x).
         above_se: The standard error of `above`; None for fewer than two rows.
         share_above: The share of these rows on which the VAE is above the baseline.
     """
@@ -58,14 +58,15 @@ def compare_with_baselines(
     x: Real[Tensor, " n *event"],
     likelihood: Any = None,
 ) -> list[Comparison]:
-    """Compare a VAE with the baselines of its data (`fit_baselines`) on the rows of its evaluation.
+    """Compare a VAE with the baselines of its data (`fit_baselines`) on evaluated rows.
 
     >>> from pyro_vae import build
     >>> from pyro_vae.data import digits
     >>> from pyro_vae.evidence import compare_with_baselines, evaluate
     >>> vae, data = build((1, 8, 8)), PreparedData(digits(), "binary")
     >>> x = data.fixed("test")[:100]
-    >>> (found,) = compare_with_baselines(evaluate(vae, x, num_samples=10), data, x, vae.likelihood)
+    >>> evaluation = evaluate(vae, x, num_samples=10)
+    >>> (found,) = compare_with_baselines(evaluation, data, x, vae.likelihood)
     >>> found.name, found.above < 0  # An untrained VAE is below it.
     ('a Bernoulli for each element', True)
 
@@ -97,14 +98,15 @@ def compare_with_baselines(
 def fit_baselines(data: PreparedData, likelihood: Any = None) -> list[Baseline]:
     """Fit densities of the likelihood's support without latent variables to the training split.
 
-    The first is an `independent_density`; for tables of real numbers there is a factor analysis as well.
-    Large data are represented by training rows spread evenly over the split, and the validation split
-    selects among families and degrees of smoothing. Empty for data that no family can be fitted to.
+    The first is an `independent_density`; for tables of real numbers there is a factor analysis as
+    well. Large data are represented by training rows spread evenly over the split, and the
+    validation split selects among families and degrees of smoothing. Empty for data that no family
+    can be fitted to.
 
     Args:
         data: The prepared data.
-        likelihood: The likelihood, which decides whether the density is given a row's total, whether a
-            heavy-tailed family is a fair comparison, and the smallest scale.
+        likelihood: The likelihood, which decides whether the density is given a row's total,
+            whether a heavy-tailed family is a fair comparison, and the smallest scale.
     """
     support, dataset = data.likelihood_support, data.dataset
     heavy = isinstance(likelihood, StudentT | Laplace)
@@ -140,7 +142,7 @@ def fit_baselines(data: PreparedData, likelihood: Any = None) -> list[Baseline]:
 
 
 def _training_rows(data: PreparedData, elements: int) -> Any:
-    """Rows of the training split in the likelihood's support, spread evenly, with at most this many elements.
+    """Training rows in the likelihood's support, spread evenly, of at most this many elements.
 
     Sparse rows stay sparse, and their elements that are not 0 are counted.
     """

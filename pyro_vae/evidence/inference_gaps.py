@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pyro_vae.compilation import CompileMode
 from pyro_vae.data.nouns import noun
-from pyro_vae.evidence.importance_terms import ImportanceTerms
+from pyro_vae.evidence.importance_weighting import ImportanceTerms
 from pyro_vae.evidence.local_guide import refine_guide
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.rng import as_floats, evaluation_mode
@@ -29,20 +29,21 @@ from pyro_vae.statistics import (
     withheld,
 )
 
-# Thresholds of `trust`: the gain in nats per example from the last third of the steps, and the share of
-# examples with a k-hat above its threshold.
+# Thresholds of `trust`: the gain in nats per example from the last third of the steps, and the
+# share of examples with a k-hat above its threshold.
 _LARGEST_GAIN = 0.05
 _MOST_KHATS_ABOVE = 0.1
 
 
 @dataclass(frozen=True)
 class InferenceGaps:
-    """log p(x) - ELBO(q) = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)], in nats, for each example.
+    """log p(x) - ELBO(q) = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)] of each example, in nats.
 
     q is the encoder's guide and q* the best of the same family for this example alone. The first
-    bracket is the approximation gap, KL(q* || p(z | x)), of the family. The second is the amortisation
-    gap, of the encoder. A richer family closes the first, a larger or longer trained encoder the second.
-    An amortisation gap that is larger on test data than on training data shows that the encoder overfits.
+    bracket is the approximation gap, KL(q* || p(z | x)), of the family. The second is the
+    amortisation gap, of the encoder. A richer family closes the first, a larger or longer trained
+    encoder the second. An amortisation gap that is larger on test data than on training data shows
+    that the encoder overfits.
 
     ELBOs are means of log p(x, z) - log q(z | x), from the same noise for every guide, so that
     differences are more precise than their parts.
@@ -51,16 +52,18 @@ class InferenceGaps:
         log_evidence: log p(x), or its estimate.
         elbo_amortised: The ELBO of the encoder's guide.
         elbo_local: The ELBO of the local optimum.
-        approximation_error: The Monte Carlo standard error of `approximation`, without the error of a
-            given `log_evidence`.
+        approximation_error: The Monte Carlo standard error of `approximation`, without the error
+            of a given `log_evidence`.
         amortisation_error: The Monte Carlo standard error of `amortisation`.
         last_third: The gain in `elbo_local` from the last third of the steps, a restart at a lower
             learning rate. Near 0 the optimum is reached.
         last_third_error: Its Monte Carlo standard error.
-        khat: The tail shape of the local guide's importance weights; None if there are too few draws.
+        khat: The tail shape of the local guide's importance weights; None if there are too few
+            draws.
         num_samples: The number of draws for each example.
         steps: The number of steps of the local optimum.
-        evidence: The source of `log_evidence`: "given", or "importance weighting" with the local guide.
+        evidence: The source of `log_evidence`: "given", or "importance weighting" with the local
+            guide.
         rounding: The approximate rounding error of the local guide's log weights; None if unknown.
 
     References:
@@ -108,8 +111,8 @@ class InferenceGaps:
     def summary(self) -> dict[str, float | int | str | None]:
         """Means per example in nats, with two errors each.
 
-        `..._se` is the standard error over examples, which includes the noise of the draws; `..._error`
-        is that noise alone. Undefined and non-finite values are None.
+        `..._se` is the standard error over examples, which includes the noise of the draws;
+        `..._error` is that noise alone. Undefined and non-finite values are None.
         """
         summary: dict[str, Any] = {"n": len(self.log_evidence)}
         for name in (
@@ -135,8 +138,8 @@ class InferenceGaps:
         """A verdict on the gaps in one sentence.
 
         The local optimum is reached if the last third of the steps gained at most 0.05 nats per
-        example; log p(x) by importance weighting is known if at most 10 % of the examples have a k-hat
-        above the threshold; a mean gap is significant above twice its Monte Carlo error.
+        example; log p(x) by importance weighting is known if at most 10 % of the examples have a
+        k-hat above the threshold; a mean gap is significant above twice its Monte Carlo error.
         """
         if not np.isfinite(self.inference).all() or not np.isfinite(self.elbo_local).all():
             return "Not to be trusted: a log density is not finite."
@@ -145,9 +148,9 @@ class InferenceGaps:
         gain, error = float(self.last_third.mean()), _error_of_mean(self.last_third_error)
         reached = gain - 2 * error <= _LARGEST_GAIN
         parts = [
-            f"the local optimum is {'' if reached else 'not '}reached (the last third of {self.steps} steps "
-            f"gained {gain:.3f} nats per {noun()}, at most {_LARGEST_GAIN} is good)"
-            + ("" if reached else ": use more steps")
+            f"the local optimum is {'' if reached else 'not '}reached (the last third of "
+            f"{self.steps} steps gained {gain:.3f} nats per {noun()}, at most {_LARGEST_GAIN} is "
+            "good)" + ("" if reached else ": use more steps")
         ]
         above = self._khat_share_above
         if self.evidence == "given":
@@ -204,16 +207,18 @@ def inference_gaps(
     compile: CompileMode = "auto",
     progress: bool = False,
 ) -> InferenceGaps:
-    """Split log p(x) - ELBO of each example into the gaps of the guide's family and of the encoder.
+    """Split log p(x) - ELBO of each example into the gaps of guide's family and encoder.
 
-    The local optimum q* is that of `refine_guide`, in two calls: two thirds of the steps, and the last
-    third as a restart at a third of the learning rate, whose gain shows whether the first was enough.
+    The local optimum q* is that of `refine_guide`, in two calls: two thirds of the steps, and the
+    last third as a restart at a third of the learning rate, whose gain shows whether the first was
+    enough.
 
     Args:
         vae: A program, as in `refine_guide`.
-        x: Data in the likelihood's support, on the program's device; integers are converted to floats.
-        log_evidence: log p(x) of each example in nats, such as from annealed importance sampling; None
-            to estimate it from the local guide's draws by importance weighting.
+        x: Data in the likelihood's support, on the program's device; integers are converted to
+            floats.
+        log_evidence: log p(x) of each example in nats, such as from annealed importance sampling;
+            None to estimate it from the local guide's draws by importance weighting.
         steps: The number of Adam's steps for each example.
         lr: Adam's initial learning rate.
         num_particles: The number of draws for each example and step.
@@ -225,8 +230,8 @@ def inference_gaps(
 
     Raises:
         NoLocalGuideError: If the posterior has no encoder, or its draws no gradient; a ValueError.
-        ValueError: If `log_evidence` is not one finite number for each example, `steps` is below 3,
-            `num_samples` below 2, or another option is out of its range.
+        ValueError: If `log_evidence` is not one finite number for each example, `steps` is below
+            3, `num_samples` below 2, or another option is out of its range.
 
     References:
         Inference Suboptimality in Variational Autoencoders (Cremer, Li & Duvenaud, 2018),
@@ -307,7 +312,8 @@ def _columns(
     """The columns of the result from the log weights of three guides."""
     known = log_evidence is not None
     evidence = log_evidence if known else log_mean_exp(local)
-    # To first order, an error of log mean w is that of the mean of w over its mean; the ELBO's is subtracted.
+    # To first order, an error of log mean w is that of the mean of w over its mean; the ELBO's is
+    # subtracted.
     moved = -local if known else np.exp(local - evidence) - local
     columns = {
         "log_evidence": evidence,

@@ -38,28 +38,31 @@ def refine_guide(
     compile: CompileMode = "auto",
     progress: bool = False,
 ) -> Any:
-    """The same program with the guide q(z | x_i) = q(z; phi_i), phi_i maximising the ELBO of example i.
+    """The program with the guide q(z; phi_i), phi_i maximising the ELBO of example i.
 
-    phi_i starts at the output of the posterior's encoder for x_i and is then free: a mean and a scale,
-    a flow's base and context, concentrations, logits. The guide stays within its family, and the
-    amortisation gap of the encoder is removed. Everything else, flows' weights, decoder and prior, is
-    frozen; a prior that uses the posterior, such as Vamp's, keeps the encoder. The ELBO has beta = 1 and
-    closed-form KLs where they are registered. Batch normalisation uses its running statistics, so that
-    examples are independent; the learning rate decays to 0 by half a cosine.
+    phi_i starts at the output of the posterior's encoder for x_i and is then free: a mean and a
+    scale, a flow's base and context, concentrations, logits. The guide stays within its family,
+    and the amortisation gap of the encoder is removed. Everything else, flows' weights, decoder
+    and prior, is frozen; a prior that uses the posterior, such as Vamp's, keeps the encoder. The
+    ELBO has beta = 1 and closed-form KLs where they are registered. Batch normalisation uses its
+    running statistics, so that examples are independent; the learning rate decays to 0 by half a
+    cosine.
 
-    Each example keeps the better of the encoder's and the refined parameters by the ELBO on 128 new
-    draws, the same for both: refinement makes no example worse, up to the noise of that choice. The
-    choice is biased on these draws only: score the guide on others, as `importance_weighting` does. For
-    discrete and spike-and-slab posteriors the gradient is a straight-through one, and biased; the choice
-    then protects from its errors.
+    Each example keeps the better of the encoder's and the refined parameters by the ELBO on 128
+    new draws, the same for both: refinement makes no example worse, up to the noise of that
+    choice. The choice is biased on these draws only: score the guide on others, as
+    `importance_weighting` does. For discrete and spike-and-slab posteriors the gradient is a
+    straight-through one, and biased; the choice then protects from its errors.
 
     The result is for these examples alone, in any order, any subset and any repetition, so that it
     can be evaluated in chunks. It shares nothing with `vae`, which is left unchanged, as is the
     global random stream.
 
     Args:
-        vae: A program with one latent site, a `posterior` that owns one encoder, `model` and `guide`.
-        x: Data in the likelihood's support, on the program's device; integers are converted to floats.
+        vae: A program with one latent site, a `posterior` that owns one encoder, `model` and
+            `guide`.
+        x: Data in the likelihood's support, on the program's device; integers are converted to
+            floats.
         steps: The number of Adam's steps for each example.
         lr: Adam's initial learning rate.
         num_particles: The number of draws from the guide for each example and step.
@@ -70,13 +73,13 @@ def refine_guide(
 
     Raises:
         NoLocalGuideError: If the posterior has no encoder, or its draws no gradient; a ValueError.
-        ValueError: If there are no data, an option is out of its range, or, from the guide, if it is
-            called with data that are not among `x`.
+        ValueError: If there are no data, an option is out of its range, or, from the guide, if it
+            is called with data that are not among `x`.
 
     References:
-        Semi-Amortized Variational Autoencoders (Kim et al., 2018), https://arxiv.org/abs/1802.02550;
-        Iterative Refinement of the Approximate Posterior (Hjelm et al., 2016),
-        https://arxiv.org/abs/1511.06382
+        Semi-Amortized Variational Autoencoders (Kim et al., 2018),
+        https://arxiv.org/abs/1802.02550; Iterative Refinement of the Approximate Posterior (Hjelm
+        et al., 2016), https://arxiv.org/abs/1511.06382
     """
     for word, value in (
         ("steps", steps),
@@ -93,7 +96,8 @@ def refine_guide(
     encoder = owner.encoder
     n = len(x)
 
-    # Chunks of one size, so that they share a graph: the last is filled up with the first examples.
+    # Chunks of one size, so that they share a graph: the last is filled up with the first
+    # examples.
     largest = max(1, max_elements // max(1, x[0].numel() * num_particles))
     chunks = -(-n // largest)
     batch = -(-n // chunks)
@@ -181,12 +185,13 @@ class Table(nn.Module):
         left = (right - 1).clamp(min=0)
         far = (keys[:, None] - self.keys[torch.stack([left, right], 1)]).abs().amax(-1)
         row = torch.where(far[:, 0] < far[:, 1], left, right)
-        # Larger than rounding errors of float64 sums here, and smaller than differences in float32.
+        # Larger than rounding errors of float64 sums here, and smaller than differences in
+        # float32.
         found = far.amin(1) <= 1e-10 * (1 + keys.abs().amax(1))
         if not isinstance(found, FakeTensor) and not bool(found.all()):
             raise ValueError(
-                f"the local guide knows only the {len(self.keys)} examples that it was refined for, got "
-                f"{int((~found).sum())} others among {len(found)}."
+                f"the local guide knows only the {len(self.keys)} examples that it was refined "
+                f"for, got {int((~found).sum())} others among {len(found)}."
             )
         values = self.values[row]
         known = found.view(-1, *(1,) * (values.dim() - 1))
@@ -234,7 +239,8 @@ def _elbo_gradient(
             for site, log_posterior in terms.guide_sites.items():
                 if not distribution_at(terms.guide_trace, site).has_rsample:
                     raise NoLocalGuideError(
-                        f"a local guide needs draws with a gradient, but site {site!r} has no rsample."
+                        f"a local guide needs draws with a gradient, but site {site!r} has no "
+                        "rsample."
                     )
                 kl = terms.closed_form_kl(site)
                 if kl is None:

@@ -37,8 +37,8 @@ class TwoSidedCheck:
     Args:
         lower: Annealed importance sampling: at most log p(x), in expectation.
         upper: The bound of reverse chains: at least log p(x), in expectation.
-        acceptance: The mean acceptance probability over chains and transitions, both ways; 1 without
-            any transition.
+        acceptance: The mean acceptance probability over chains and transitions, both ways; 1
+            without any transition.
         num_chains: The number of chains for each example, each way.
         num_temperatures: The number of increments of b from 0 to 1.
         leapfrog_steps: The number of leapfrog steps of a transition.
@@ -99,11 +99,14 @@ class TwoSidedCheck:
         error = self.gap_se
         size = f"{self.mean_gap:.2g} nats" + (f" (± {error:.1g})" if error else "")
         if self.mean_gap < -4 * error - 0.01:
-            return f"Something is wrong: the upper bound is below the lower one by {-self.mean_gap:.2g} nats."
+            return (
+                "Something is wrong: the upper bound is below the lower one by "
+                f"{-self.mean_gap:.2g} nats."
+            )
         close = self.mean_gap + 2 * error <= LARGEST_GAP
         return (
-            f"{'Good' if close else 'Not to be trusted'}: on data simulated from the model, the upper "
-            f"bound is above the lower one by {size}."
+            f"{'Good' if close else 'Not to be trusted'}: on data simulated from the model, the "
+            f"upper bound is above the lower one by {size}."
             + ("" if close else " Use more temperatures.")
         )
 
@@ -132,15 +135,16 @@ def two_sided_check(
 ) -> TwoSidedCheck:
     """Bound log p(x) of data simulated from the model from both sides (bidirectional Monte Carlo).
 
-    The z that x was simulated from is an exact draw of p(z | x), which real data do not have. Chains
-    that start there and follow the path of `annealed_importance_sampling` backwards, from p(x, z) to
-    q(z | x), have weights with E[w] = 1 / p(x), so by Jensen's inequality -log of their mean is at least
-    log p(x) in expectation. All chains of an example start at its one such z: they are dependent, which
-    costs precision but not validity, as the expectation of a mean needs no independence. Temperatures,
-    step sizes and preconditioner are those of the forward chains, fixed before either pass.
+    The z that x was simulated from is an exact draw of p(z | x), which real data do not have.
+    Chains that start there and follow the path of `annealed_importance_sampling` backwards, from
+    p(x, z) to q(z | x), have weights with E[w] = 1 / p(x), so by Jensen's inequality -log of their
+    mean is at least log p(x) in expectation. All chains of an example start at its one such z:
+    they are dependent, which costs precision but not validity, as the expectation of a mean needs
+    no independence. Temperatures, step sizes and preconditioner are those of the forward chains,
+    fixed before either pass.
 
-    The gap between the bounds is, in expectation, the sum of both errors. It applies to real data as far
-    as they resemble simulated ones.
+    The gap between the bounds is, in expectation, the sum of both errors. It applies to real data
+    as far as they resemble simulated ones.
 
     Args:
         vae: A program as in `annealed_importance_sampling`, with one observed site.
@@ -155,13 +159,14 @@ def two_sided_check(
         progress: Show a progress bar.
 
     Raises:
-        ValueError: As in `annealed_importance_sampling`, or if the model has several observed sites.
+        ValueError: As in `annealed_importance_sampling`, or if the model has several observed
+            sites.
 
     References:
-        Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo (Grosse, Ghahramani & Adams,
-        2015), https://arxiv.org/abs/1511.02543;
-        Measuring the Reliability of MCMC Inference with Bidirectional Monte Carlo (Grosse, Ancha & Roy,
-        2016), https://arxiv.org/abs/1606.02275
+        Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo (Grosse, Ghahramani &
+        Adams, 2015), https://arxiv.org/abs/1511.02543;
+        Measuring the Reliability of MCMC Inference with Bidirectional Monte Carlo (Grosse, Ancha &
+        Roy, 2016), https://arxiv.org/abs/1606.02275
     """
     options = ChainOptions(num_chains, num_temperatures, leapfrog_steps, max_elements, compile)
     if num_data < 1:

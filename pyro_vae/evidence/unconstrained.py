@@ -1,7 +1,7 @@
-"""Bijections z = f(u) from all of R^d onto the supports of latents, with the Jacobians of densities.
+"""Bijections z = f(u) from R^d onto the supports of latents, with the Jacobians of densities.
 
-A density p of z is, of u, p(f(u)) |det df/du|. Numbers are finite: a u whose z would be rounded to an edge
-of the support is not inside, and has no density.
+A density p of z is, of u, p(f(u)) |det df/du|. Numbers are finite: a u whose z would be rounded to
+an edge of the support is not inside, and has no density.
 """
 
 import math
@@ -68,8 +68,8 @@ _CONSTRAINTS: dict[str, Any] = {
 class Simplex:
     """z = softmax(V u), V an orthonormal basis of the vectors of R^K with sum 0, u in R^(K - 1).
 
-    It treats all corners alike, where stick breaking depends on their order. The determinant is that of
-    the first K - 1 coordinates, of which a density on the simplex is one:
+    It treats all corners alike, where stick breaking depends on their order. The determinant is
+    that of the first K - 1 coordinates, of which a density on the simplex is one:
     log |det| = sum_i log z_i + 1/2 log K.
 
     Args:
@@ -83,7 +83,8 @@ class Simplex:
     """
 
     def __init__(self, corners: int, dtype: torch.dtype, device: torch.device) -> None:
-        # Helmert's basis: column j contrasts the mean of the first j + 1 coordinates with the next one.
+        # Helmert's basis: column j contrasts the mean of the first j + 1 coordinates with the next
+        # one.
         basis = torch.zeros(corners, corners - 1, dtype=torch.float64)
         for j in range(corners - 1):
             basis[: j + 1, j] = 1 / (j + 1)
@@ -122,8 +123,8 @@ def bijection_onto(
             distribution's constraint.
 
     Raises:
-        ValueError: If the support is not real, positive, unit or simplex, or the distribution has no
-            differentiable density there or is not one of vectors.
+        ValueError: If the support is not real, positive, unit or simplex, or the distribution has
+            no differentiable density there or is not one of vectors.
     """
     base: Any = distribution
     while hasattr(base, "base_dist") and type(base).__name__ in (
@@ -142,8 +143,8 @@ def bijection_onto(
         )
     if len(distribution.event_shape) != 1:
         raise ValueError(
-            f"annealed importance sampling needs a latent vector, but at site {site!r} the guide's event "
-            f"shape is {tuple(distribution.event_shape)}."
+            f"annealed importance sampling needs a latent vector, but at site {site!r} the "
+            f"guide's event shape is {tuple(distribution.event_shape)}."
         )
     if found == "simplex":
         return Simplex(like.shape[-1], like.dtype, like.device)
@@ -151,7 +152,7 @@ def bijection_onto(
 
 
 def _support_name(support: object) -> str | None:
-    """A constraint as a word. torch's constraints do not compare equal, so class and bounds are compared."""
+    """A constraint as a word, by class and bounds: torch's do not compare equal."""
 
     def is_everywhere(bound: object, value: float) -> bool:
         return bool(torch.as_tensor(bound).eq(value).all())

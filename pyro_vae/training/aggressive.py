@@ -1,4 +1,4 @@
-"""Aggressive training of the inference network: the guide catches up before each step of the model."""
+"""Aggressive training of the guide: it catches up before each step of the model."""
 
 import logging
 import math
@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 # The number of inner steps whose mean loss is compared with that of as many before them.
 WINDOW = 10
 
-# The mutual information is estimated on this many validation examples, with the same noise every epoch.
+# The mutual information is estimated on this many validation examples, with the same noise every
+# epoch.
 VALIDATION_DATA = 1000
 VALIDATION_SEED = 20_190_116
 
@@ -35,18 +36,19 @@ class Aggressive:
     The guide's parameters are those that log q(z | x) or its draws depend on, and the model's are
     all others. While the phase lasts, an update is
 
-    1. inner steps: the guide's parameters alone minimise the objective's loss, on batches of their own.
+    1. inner steps: the guide's parameters alone minimise the objective's loss, on batches of their
+    own.
        The mean loss of every `WINDOW` steps is compared with that of the `WINDOW` before; they end
-       once it is not lower, or after `max_steps`. This is the only place where training waits for the
-       device within an epoch;
+       once it is not lower, or after `max_steps`. This is the only place where training waits for
+       the device within an epoch;
     2. a step of the model's parameters alone, on the epoch's batch.
 
-    After each epoch I_q(x; z) is estimated on validation data. Once it is not above the best epoch's,
-    the phase ends, and a step is an ordinary one of all parameters. Each parameter keeps one state
-    of Adam throughout, and an objective's own parameters are trained by every step.
+    After each epoch I_q(x; z) is estimated on validation data. Once it is not above the best
+    epoch's, the phase ends, and a step is an ordinary one of all parameters. Each parameter keeps
+    one state of Adam throughout, and an objective's own parameters are trained by every step.
 
-    The state holds all that the phase depends on, and the n-th inner batch is a function of the order
-    seed and n, so that a training that is resumed in the phase ends as an uninterrupted one.
+    The state holds all that the phase depends on, and the n-th inner batch is a function of the
+    order seed and n, so that a training that is resumed in the phase ends as an uninterrupted one.
 
     Args:
         loss: The loss of a batch.
@@ -55,12 +57,12 @@ class Aggressive:
         max_steps: The largest number of inner steps before a step of the model.
 
     Raises:
-        ValueError: If there are several processes, guide or model has no parameters of its own, or the
-            mutual information of the guide cannot be estimated.
+        ValueError: If there are several processes, guide or model has no parameters of its own, or
+            the mutual information of the guide cannot be estimated.
 
     References:
-        Lagging Inference Networks and Posterior Collapse in Variational Autoencoders (He, Spokoyny,
-        Neubig & Berg-Kirkpatrick, 2019), https://arxiv.org/abs/1901.05534
+        Lagging Inference Networks and Posterior Collapse in Variational Autoencoders (He,
+        Spokoyny, Neubig & Berg-Kirkpatrick, 2019), https://arxiv.org/abs/1901.05534
     """
 
     def __init__(self, loss: BatchLoss, data: PreparedData, step: Step, *, max_steps: int) -> None:
@@ -137,7 +139,8 @@ class Aggressive:
 
         Returns:
             Whether the phase lasted (`aggressive`), the number of inner steps and of those skipped
-            for want of a finite gradient, and the mutual information in nats, None after the phase.
+            for want of a finite gradient, and the mutual information in nats, None after the
+            phase.
         """
         record: dict[str, float | int | None] = {
             "aggressive": int(self.active),
@@ -151,7 +154,8 @@ class Aggressive:
             if complete and not value > self.best:
                 self.active = False
                 log.info(
-                    "stopping aggressive training: mutual information is %.3f nats, previous best %.3f.",
+                    "stopping aggressive training: mutual information is %.3f nats, previous best "
+                    "%.3f.",
                     value,
                     self.best,
                 )
@@ -214,7 +218,8 @@ class Aggressive:
     def _mutual_information(self) -> float:
         rows = self.data.fixed("validation")
         if len(rows) > VALIDATION_DATA:
-            # The choice of `mutual_information`, before rows are made dense and moved to the device.
+            # The choice of `mutual_information`, before rows are made dense and moved to the
+            # device.
             rows = rows[permutation(len(rows), seed=VALIDATION_SEED)[:VALIDATION_DATA]]
         x = as_floats(rows[:].to(self.device))
         return mutual_information(

@@ -1,4 +1,4 @@
-"""Checkpoints: files that are complete or absent, the state of a training, and checks of what is loaded."""
+"""Checkpoints: atomic files, the state of a training, and checks of what is loaded."""
 
 import contextlib
 import io
@@ -43,11 +43,12 @@ _ENTRIES: dict[str, Any] = {"sums": torch.zeros((), dtype=torch.float64)} | dict
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader finds the old content or the new, never a part.
 
-    The content is written to a temporary file beside it and flushed to disk, which then takes the name.
+    The content is written to a temporary file beside it and flushed to disk, which then takes the
+    name.
 
     Raises:
-        OSError: If the disk is full or the directory not writable; the old content is unchanged and no
-            temporary file remains.
+        OSError: If the disk is full or the directory not writable; the old content is unchanged
+            and no temporary file remains.
     """
     # A fixed name: the file that a killed process left behind is overwritten by the next one.
     temporary = path.with_name(f".{path.name}.tmp")
@@ -140,8 +141,8 @@ def check_parameters(module: nn.Module, state: Any) -> None:
     if different:
         names = ", ".join(sorted(different)[:4]) + (", ..." if len(different) > 4 else "")
         raise ValueError(
-            f"the checkpoint is of another {type(module).__name__}: {len(different)} tensors differ in "
-            f"name, shape or type ({names})."
+            f"the checkpoint is of another {type(module).__name__}: {len(different)} tensors "
+            f"differ in name, shape or type ({names})."
         )
 
 
@@ -193,7 +194,8 @@ def load_training_state(training: "Training", state: dict[str, Any]) -> None:
     """Load a saved state into a training.
 
     Raises:
-        ValueError: If the state is of another model, objective or batch layout, or not of a training.
+        ValueError: If the state is of another model, objective or batch layout, or not of a
+            training.
     """
     # Old checkpoints have no score of the best epoch: it is in the history.
     state = {"best_score": None, **state}
@@ -213,9 +215,9 @@ def load_training_state(training: "Training", state: dict[str, Any]) -> None:
     own = training.schedule.state_dict()
     if any(state["schedule"][name] != own[name] for name in {"T_max", "gamma"} & own.keys()):
         raise ValueError(
-            f"the schedule {training.lr_schedule} is tied to the number of epochs, and the checkpoint was "
-            f"trained with another one than the {training.epochs} given: train from scratch for a longer "
-            "training."
+            f"the schedule {training.lr_schedule} is tied to the number of epochs, and the "
+            f"checkpoint was trained with another one than the {training.epochs} given: train "
+            "from scratch for a longer training."
         )
     training.program.load_state_dict(state["program"])
     training.objective.load_state_dict(state["objective"])

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.checks import named_part, or_meant
 from pyro_vae.data import (
     DATASETS,
     DataContract,
@@ -29,9 +30,7 @@ from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.model import names_of_support
 from pyro_vae.networks import UserUnits, user_units
 from pyro_vae.objectives import OBJECTIVES, Objective
-from pyro_vae.parts import named_part
 from pyro_vae.rng import check_device
-from pyro_vae.suggestions import or_meant
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.history import History
 from pyro_vae.training.loop import Training
@@ -61,23 +60,25 @@ def fit(
     (2,)
     >>> figure = history.plot()
 
-    The first call gives the VAE the units of real data and initialises a likelihood of counts at their
-    means, unless it was built with them or loaded them from a state_dict; `vae.contract` describes the
-    data. A later call continues training, and needs data of the same shape, support and names.
+    The first call gives the VAE the units of real data and initialises a likelihood of counts at
+    their means, unless it was built with them or loaded them from a state_dict; `vae.contract`
+    describes the data. A later call continues training, and needs data of the same shape, support
+    and names.
 
     Args:
         vae: A VAE, trained in place, on the device of its parameters.
         data: A `Dataset`, or your own data: an array `(n, ...)`, a list of rows, a DataFrame, a
             sparse matrix, an AnnData, a torch Dataset or DataLoader, or a path. Grey levels are
-            binarised at each visit for a likelihood of binary data; pass a `PreparedData` to choose
-            otherwise.
+            binarised at each visit for a likelihood of binary data; pass a `PreparedData` to
+            choose otherwise.
         objective: The objective to maximise, or the name of one of `OBJECTIVES` with its defaults;
             the ELBO if None.
         checkpoint: A file for the state.
         resume: Whether to continue from that file if it exists.
         progress: Whether to show a progress bar.
-        check: What to do about values that would make a wrong model, such as codes for missing values:
-            "refuse" them, "warn" of them, or "none". Other findings are logged as warnings.
+        check: What to do about values that would make a wrong model, such as codes for missing
+            values: "refuse" them, "warn" of them, or "none". Other findings are logged as
+            warnings.
         **options: The options of `Training`: epochs, batch_size, lr and so on.
 
     Returns:
@@ -85,8 +86,8 @@ def fit(
 
     Raises:
         ValueError: If the data or an option do not fit.
-        TypeError: If an option is unknown, the data have another type, or the program has no `likelihood`
-            and the data are not a `PreparedData`.
+        TypeError: If an option is unknown, the data have another type, or the program has no
+            `likelihood` and the data are not a `PreparedData`.
         NonFiniteError: If too many consecutive steps have no finite gradient.
     """
     if not isinstance(vae, nn.Module):
@@ -106,8 +107,8 @@ def fit(
     else:
         if likelihood is None:
             raise TypeError(
-                f"{type(vae).__name__} has no `likelihood`, whose support decides how data are prepared: "
-                "pass a PreparedData."
+                f"{type(vae).__name__} has no `likelihood`, whose support decides how data are "
+                "prepared: pass a PreparedData."
             )
         dataset = as_dataset(data, likelihood.support)
         if contract is not None:
@@ -116,8 +117,8 @@ def fit(
     shape = tuple(getattr(likelihood, "event_shape", ready.dataset.event_shape))
     if shape != ready.dataset.event_shape:
         raise ValueError(
-            f"the VAE was built for data of shape {shape}, but those of {ready.dataset.name} have the shape "
-            f"{ready.dataset.event_shape}: build it with that event shape."
+            f"the VAE was built for data of shape {shape}, but those of {ready.dataset.name} have "
+            f"the shape {ready.dataset.event_shape}: build it with that event shape."
         )
     units = _units_of(vae, ready) if contract is None else contract.units
     if units is not None and ready.likelihood_support == "real":
@@ -148,7 +149,8 @@ def _check_options(options: dict[str, Any]) -> None:
     for name in options:
         if name not in known:
             raise TypeError(
-                f"fit has no option {name!r}{or_meant(name, known)} Options are {', '.join(known)}."
+                f"fit has no option {name!r}{or_meant(name, known)} Options are "
+                f"{', '.join(known)}."
             )
 
 
@@ -172,8 +174,8 @@ def as_dataset(data: Any, likelihood_support: Any = None) -> Dataset:
 
     Args:
         data: The data.
-        likelihood_support: The likelihood's support, which decides whether floats without a fraction are
-            counts or real numbers.
+        likelihood_support: The likelihood's support, which decides whether floats without a
+            fraction are counts or real numbers.
 
     Raises:
         ValueError: If there is no such file, or the data cannot be a data set.
@@ -211,8 +213,8 @@ def prepare_for_likelihood(dataset: Dataset, likelihood: Any, **options: Any) ->
         **options: The options of `PreparedData`.
 
     Raises:
-        ValueError: If an option is unknown, or the likelihood is not defined on such data. The message
-            names the likelihoods that are.
+        ValueError: If an option is unknown, or the likelihood is not defined on such data. The
+            message names the likelihoods that are.
     """
     try:
         return PreparedData(dataset, likelihood.support, **options)
@@ -222,7 +224,8 @@ def prepare_for_likelihood(dataset: Dataset, likelihood: Any, **options: Any) ->
         # They were not inspected yet, and may be another kind of data than they seem.
         grey = next(grey_levels(ColumnStatistics(dataset, likelihood.support)), "")
         raise ValueError(
-            f"{name} does not fit: {error} These are {'; '.join(fitting)}.{grey and f' But {grey}'}"
+            f"{name} does not fit: {error} These are "
+            f"{'; '.join(fitting)}.{grey and f' But {grey}'}"
         ) from error
 
 
@@ -251,7 +254,7 @@ def describe_default_likelihood(dataset: Dataset, name: str, kind: Kind) -> str:
 
 
 def initialise_from_data(vae: nn.Module, data: PreparedData) -> None:
-    """Give a VAE the units of data, and initialise its likelihood from them unless it already was."""
+    """Give a VAE the units of data, and initialise its likelihood unless it already was."""
     units = data.dataset.units
     for module in vae.modules():
         if isinstance(module, UserUnits):
@@ -267,7 +270,7 @@ def initialise_from_data(vae: nn.Module, data: PreparedData) -> None:
 
 
 def initialise_likelihood(vae: Any, data: PreparedData) -> None:
-    """Initialise a likelihood that can be at the means of training data, of sparse data those of all rows."""
+    """Initialise a likelihood that can be at the means of training data."""
     start = getattr(getattr(vae, "likelihood", None), "start_from", None)
     if start is not None:
         start(data.train if isinstance(data.train, SparseRows) else data.starting_rows())
@@ -286,8 +289,8 @@ def _units_of(vae: nn.Module, data: PreparedData) -> Units | None:
     )
     if different.any():
         log.warning(
-            "the VAE keeps the center and spread that it was built with or loaded, which differ from "
-            "those of %s: build a new one to take those of the data.",
+            "the VAE keeps the center and spread that it was built with or loaded, which differ "
+            "from those of %s: build a new one to take those of the data.",
             data.dataset.name,
         )
     return replace(

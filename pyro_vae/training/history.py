@@ -83,13 +83,14 @@ def plot_learning_curves(
 ) -> "matplotlib.figure.Figure":
     """Plot ELBO = reconstruction - KL by epoch, for the training and the validation data.
 
-    A term without any value has no panel: an autoencoder has its reconstruction alone. The vertical axes
-    show the last nine tenths of the epochs, as the change in the first steps is larger than all later
-    changes. A panel says which epochs lie outside of its axis.
+    A term without any value has no panel: an autoencoder has its reconstruction alone. The
+    vertical axes show the last nine tenths of the epochs, as the change in the first steps is
+    larger than all later changes. A panel says which epochs lie outside of its axis.
 
     Args:
         history: For each epoch `epoch`, `elbo`, `reconstruction`, `kl`, `beta`, and the first
-            three with the prefix `validation_`, in nats per example; missing values are absent or None.
+            three with the prefix `validation_`, in nats per example; missing values are absent or
+            None.
 
     Raises:
         ValueError: If the history is empty.
@@ -153,7 +154,7 @@ def _column(history: Sequence[Mapping[str, float | int | None]], field: str) -> 
 def _crop(
     ax: "matplotlib.axes.Axes", curves: Sequence[np.ndarray], epochs: np.ndarray
 ) -> str | None:
-    """Leave the first epochs outside of the axis if they would flatten all others; return which."""
+    """Crop the first epochs if they would flatten all others; return which."""
     late = np.concatenate([values[int(CROPPED_SHARE * len(values)) :] for values in curves])
     late = late[np.isfinite(late)]
     if len(late) < 2 or np.ptp(late) == 0:

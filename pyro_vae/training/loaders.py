@@ -1,7 +1,7 @@
 """Loaders of training batches: from memory, from a sparse matrix or from disk.
 
-A loader works in two steps. `fetch(step)` finds batch `step`; `gather` turns what it returns into rows, in
-operations on tensors alone, which are traced and compiled with the step.
+A loader works in two steps. `fetch(step)` finds batch `step`; `gather` turns what it returns into
+rows, in operations on tensors alone, which are traced and compiled with the step.
 """
 
 import threading
@@ -34,7 +34,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Batches:
-    """How an epoch of `rows` is cut into batches, and a batch into contiguous parts for the processes."""
+    """How an epoch of `rows` is cut into batches, and a batch into parts for the processes."""
 
     rows: int
     batch_size: int
@@ -42,7 +42,7 @@ class Batches:
     ranks: int = 1
 
     def place(self, step: int) -> tuple[int, int, int]:
-        """The epoch of batch `step`, and the first and last place of this process's rows in its order."""
+        """The epoch of batch `step`, and the range of this process's rows in its order."""
         epoch, first, _ = self._batch(step)
         share = self.share(step)
         return epoch, first + share.start, first + share.start + share.rows
@@ -51,7 +51,8 @@ class Batches:
         """This process's part of batch `step`."""
         _, _, size = self._batch(step)
         start, stop = (size * rank // self.ranks for rank in (self.rank, self.rank + 1))
-        # In a batch with fewer rows than processes, a process without a row takes one with weight 0.
+        # In a batch with fewer rows than processes, a process without a row takes one with weight
+        # 0.
         rows = max(stop - start, 1)
         return Share(min(start, size - 1), rows, size, (stop - start) / size)
 
@@ -174,9 +175,9 @@ class _Prefetch:
 class Streamed(Loader):
     """Rows on disk: a thread reads the next pool of blocks while the current one is used.
 
-    Memory holds two pools, whatever the number of rows; on a GPU these are in its own memory. A batch
-    takes rows from two pools where one ends. Consecutive batches wait for the disk only; any other batch
-    waits until its pool is read.
+    Memory holds two pools, whatever the number of rows; on a GPU these are in its own memory. A
+    batch takes rows from two pools where one ends. Consecutive batches wait for the disk only; any
+    other batch waits until its pool is read.
     """
 
     blocks: BlockOrder

@@ -43,12 +43,14 @@ from pyro_vae.training.validation import (
     UnitCounts,
     collapse_alarm,
     remedies,
+    share_scores,
     validate,
 )
 
 log = logging.getLogger(__name__)
 
-# The default number of epochs; with fewer than `FEW_ROWS` training rows as many as make this many steps.
+# The default number of epochs; with fewer than `FEW_ROWS` training rows as many as make this many
+# steps.
 EPOCHS = 100
 LEAST_STEPS = 4000
 
@@ -62,36 +64,42 @@ _AGREEMENT = 10
 class Training:
     """A training run: what a checkpoint stores, and how to continue from it.
 
-    Whenever training is stopped and resumed, it ends with the parameters of an uninterrupted run, bit for
-    bit on the same machine with the same number of threads: the order of the data is a function of the
-    loader's seed and the epoch, and the state of every random stream is in the checkpoint.
+    Whenever training is stopped and resumed, it ends with the parameters of an uninterrupted run,
+    bit for bit on the same machine with the same number of threads: the order of the data is a
+    function of the loader's seed and the epoch, and the state of every random stream is in the
+    checkpoint.
 
     Args:
         program: A VAE, or any module with `model(x)` and `guide(x)`, on its device.
         data: Data prepared for the program's likelihood.
         objective: The objective to maximise; the ELBO if None.
-        epochs: The number of passes over the training split; None for 100, or for as many as make 4,000
-            steps with fewer than 1,000 training rows.
+        epochs: The number of passes over the training split; None for 100, or for as many as make
+            4,000 steps with fewer than 1,000 training rows.
         max_steps: An upper limit on the number of steps.
         batch_size: The number of examples per step. An epoch's last batch may be smaller.
         lr: Adam's learning rate.
         lr_schedule: How it changes by epoch: "constant", "cosine" to zero, "exponential" to a
-            hundredth, or "plateau" (halved after 10 epochs without a better score on validation data:
-            the ELBO, or for the objective `reconstruction` that).
-        clip_norm: The largest norm of a gradient; a longer one is rescaled to it. None for no limit.
-        early_stopping: Stop after this many epochs without a better score, and restore the parameters of
-            the best epoch. "auto" is as many as make 1,000 steps with fewer than 10,000 training rows,
-            if the objective maximises the score. None to train to the end.
-        keep: The parameters to keep: those of the epoch with the "best" score, or the "last". "auto"
-            is "best" if the objective maximises the score: the ELBO, and not a weighted one.
-        compile: Whether to compile the step: "on", "off", or "auto" if the remaining work pays for it.
-        aggressive_steps: Before each step of the model, train the guide alone until its bound stops
-            improving, for at most this many steps (100 in the paper by He et al., 2019), so that it does
-            not lag behind and collapse. Training continues as usual after the first epoch in which the
-            mutual information of x and z on validation data did not increase. 0 for never.
+            hundredth, or "plateau" (halved after 10 epochs without a better score on validation
+            data: the ELBO, or for the objective `reconstruction` that).
+        clip_norm: The largest norm of a gradient; a longer one is rescaled to it. None for no
+            limit.
+        early_stopping: Stop after this many epochs without a better score, and restore the
+            parameters of the best epoch. "auto" is as many as make 1,000 steps with fewer than
+            10,000 training rows, if the objective maximises the score. None to train to the end.
+        keep: The parameters to keep: those of the epoch with the "best" score, or the "last".
+            "auto" is "best" if the objective maximises the score: the ELBO, and not a weighted
+            one.
+        compile: Whether to compile the step: "on", "off", or "auto" if the remaining work pays for
+            it.
+        aggressive_steps: Before each step of the model, train the guide alone until its bound
+            stops improving, for at most this many steps (100 in the paper by He et al., 2019), so
+            that it does not lag behind and collapse. Training continues as usual after the first
+            epoch in which the mutual information of x and z on validation data did not increase. 0
+            for never.
         precision: The type in which the networks' products are computed in training: "float32", or
             "bfloat16" by autocast. Parameters, densities and evaluation are float32 in both.
-        processes: The processes that train together, each on its share of every batch; one if None.
+        processes: The processes that train together, each on its share of every batch; one if
+            None.
         notes: Findings about the data, to be stored with the model; one line each.
 
     Raises:
@@ -224,8 +232,8 @@ class Training:
             NonFiniteError: After 20 consecutive steps without a finite loss and gradient. The last
                 checkpoint is kept.
             LostProcessError: If another of several processes ends. The last checkpoint is kept.
-            OSError: If a checkpoint cannot be written, or data on disk cannot be read any more; the
-                previous checkpoint is kept.
+            OSError: If a checkpoint cannot be written, or data on disk cannot be read any more;
+                the previous checkpoint is kept.
         """
         saved = time.monotonic()
 
@@ -244,8 +252,8 @@ class Training:
         first = True
         self.program.train()
         inner = nullcontext() if self.aggressive is None else closing(self.aggressive)
-        # Parameters belong to the module. Pyro's global store is left unchanged, so that a second VAE in
-        # this process does not share them.
+        # Parameters belong to the module. Pyro's global store is left unchanged, so that a second
+        # VAE in this process does not share them.
         with bar, closing(self.loader), inner, pyro.get_param_store().scope():
             while not self.ended and not self._should_stop(stop):
                 started = time.perf_counter()
@@ -326,36 +334,24 @@ class Training:
             self.stopping.stopped = True
 
     def finish(self) -> None:
-        """Switch the program to evaluation mode, after the last step with the best parameters if kept."""
+        """Switch to evaluation mode, after the last step with the best parameters if kept."""
         if self.ended and self.stopping.best is not None:
             self.program.load_state_dict(self.stopping.best)
         self.program.eval()
 
     def validate(self) -> dict[str, float | None]:
-        """ELBO, reconstruction and KL on the validation split, in nats per example; see `validate`."""
-        names = ("elbo", "reconstruction", "kl")
-        scores: dict[str, float | None] = dict.fromkeys(names)
+        """ELBO, reconstruction and KL on the validation split, in nats: see `validate`."""
+        scores: dict[str, float | None] = {}
         if self.processes.first:
             scores, self._units = validate(self.program, self.data, self.device)
-        if self.processes.size == 1:
-            return scores
-        # The first process's scores for all, as all must end at the same epoch.
-        values = [math.nan if scores[name] is None else scores[name] for name in names]
-        shared = torch.tensor(values, dtype=torch.float64, device=self.device)
-        self.processes.follow_first([shared])
-        known = zip(names, shared.tolist(), strict=True)
-        return {name: value if math.isfinite(value) else None for name, value in known}
+        return share_scores(scores, self.processes, self.device)
 
     def state_dict(self) -> dict[str, Any]:
         """The complete state, as tensors and plain values."""
         return training_state(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load a saved state, so that `run` continues from there.
-
-        Raises:
-            ValueError: If the state is of another model, objective or batch layout, or not of a training.
-        """
+        """Load a saved state, so that `run` continues from there; see `load_training_state`."""
         load_training_state(self, state)
 
     @property

@@ -25,7 +25,8 @@ TIED_TO_LENGTH: tuple[Schedule, ...] = ("cosine", "exponential")
 # The parameters with which a training ends: see `Training`.
 Keep = Literal["auto", "best", "last"]
 
-# With fewer training rows than this, training stops by default after this many steps without a better score.
+# With fewer training rows than this, training stops by default after this many steps without a
+# better score.
 STOPPING_ROWS = 10_000
 PATIENCE_STEPS = 1000
 
@@ -58,7 +59,7 @@ def learning_rate_schedule(name: Schedule, optimizer: Optimizer, epochs: int) ->
 def default_patience(
     rows: int, steps_per_epoch: int, keep: Keep, objective: Objective
 ) -> int | None:
-    """The epochs without a better score after which training stops by default; None for no limit."""
+    """The default patience in epochs; None for no limit."""
     if rows >= STOPPING_ROWS or not objective.maximises_score or keep == "last":
         return None
     return math.ceil(PATIENCE_STEPS / steps_per_epoch)

@@ -1,4 +1,4 @@
-"""A single optimizer step that never synchronizes with the host, and the totals of an epoch's steps."""
+"""A single optimizer step that never synchronizes with the host, and an epoch's totals."""
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,7 +32,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class AuxiliaryParameters:
-    """Parameters of the objective itself, such as a critic's, which minimise `Loss.auxiliary`, with Adam's options."""
+    """Parameters of the objective, such as a critic's, which minimise `Loss.auxiliary`."""
 
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     lr: float = 1e-3
@@ -49,7 +49,8 @@ class Totals:
     data: Tensor  # Examples in the steps taken.
     skipped: Tensor  # Steps skipped, and those since the last one taken.
     in_a_row: Tensor
-    steps: Tensor  # Steps begun since training began, and at the first of the current row of skipped ones.
+    # Steps begun since training began, and at the first of the current row of skipped ones.
+    steps: Tensor
     first_skipped: Tensor
     sums: dict[str, Tensor] = field(default_factory=dict)
 
@@ -70,7 +71,7 @@ class Totals:
         return cls(**counts, sums=sums)
 
     def add(self, taken: Tensor, count: int | Tensor, sums: Mapping[str, Tensor]) -> None:
-        """Add a step with its number of examples and the sums over them; `taken` is a boolean scalar."""
+        """Add a step, if `taken`, with its number of examples and the sums over them."""
         begins = (self.in_a_row == 0) & ~taken
         self.first_skipped.copy_(torch.where(begins, self.steps, self.first_skipped))
         self.steps.add_(1)
@@ -89,7 +90,7 @@ class Totals:
             total.zero_()
 
     def means(self) -> dict[str, float]:
-        """Each value's mean per example over the steps taken, empty if there were none. This synchronizes."""
+        """Each value's mean per example over the steps taken, if any. This synchronizes."""
         data = int(self.data)
         return {name: float(total) / data for name, total in self.sums.items()} if data else {}
 
@@ -97,13 +98,15 @@ class Totals:
 class Step:
     """A step of Adam on the loss of any program.
 
-    A step whose loss or gradient is not finite changes no parameter and no moment of the optimizer:
-    fused Adam reads that from a tensor, so nothing waits for the device. After `MAX_SKIPPED_IN_A_ROW`
+    A step whose loss or gradient is not finite changes no parameter and no moment of the
+    optimizer: fused Adam reads that from a tensor, so nothing waits for the device. After
+        `MAX_SKIPPED_IN_A_ROW`
     skipped steps in a row all others are skipped as well, so that the parameters stay unchanged.
 
-    The step is one function of tensors that changes in place what it trains, so it can be compiled as a
-    whole, from the noise to the new parameters; see `CompiledFunction`. With several processes the compiled
-    part ends with the gradient; a sum over all processes and the same update in each of them follow.
+    The step is one function of tensors that changes in place what it trains, so it can be compiled
+    as a whole, from the noise to the new parameters; see `CompiledFunction`. With several
+    processes the compiled part ends with the gradient; a sum over all processes and the same
+    update in each of them follow.
 
     Args:
         loss: Gives the loss of a batch, with noise from the global random stream.
@@ -112,15 +115,17 @@ class Step:
         clip_norm: The largest norm of a gradient; a longer one is rescaled to it.
         compile: "on", "off", or "auto" to compile where the expected work pays for it.
         expected_steps: The number of steps that a form of a batch is expected to get.
-        tolerance: The largest difference of a compiled gradient from the eager one, as a share of its norm.
+        tolerance: The largest difference of a compiled gradient from the eager one, as a share of
+            its norm.
         modules: The modules of the loss, whose attributes must not be rebound in a graph.
         form: Names the form of a batch; the shapes of the arguments if None.
         processes: The processes that train together.
-        auxiliary: The objective's own parameters, trained in the same step on `Loss.auxiliary`. Its
-            gradient is taken before either update, and is not clipped.
+        auxiliary: The objective's own parameters, trained in the same step on `Loss.auxiliary`.
+            Its gradient is taken before either update, and is not clipped.
 
     Raises:
-        ValueError: If there is nothing to train, or there are several processes and auxiliary parameters.
+        ValueError: If there is nothing to train, or there are several processes and auxiliary
+            parameters.
 
     References:
         Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015),
@@ -198,10 +203,10 @@ class Step:
         loss: Callable[..., Loss] | None = None,
         totals: Totals | None = None,
     ) -> "Step":
-        """A step of some of the parameters, and the auxiliary ones, that leaves the others unchanged.
+        """A step of some of the parameters, and the auxiliary ones; others are unchanged.
 
-        It is compiled on its own. The optimizer is shared: a parameter has one state of Adam and one
-        learning rate, whichever step moves it.
+        It is compiled on its own. The optimizer is shared: a parameter has one state of Adam and
+        one learning rate, whichever step moves it.
 
         Args:
             names: The names of the parameters to train.
@@ -340,7 +345,7 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _changed_tensors(self) -> dict[str, Tensor]:
-        """The tensors in which a compiled step is compared. A gradient shows in the mean that it moves."""
+        """The tensors to compare; a gradient shows in the mean that it moves."""
         moments = {
             f"the gradient of {name}": self.optimizer.state[parameter]["exp_avg"]
             for name, parameter in self.parameters.items()
@@ -357,7 +362,7 @@ class Step:
 def _gradients(
     loss: Tensor, parameters: Mapping[str, Tensor], *, retain_graph: bool | None = None
 ) -> list[tuple[Tensor, Tensor]]:
-    """Each parameter that a loss depends on, with its gradient; Adam leaves the others unchanged."""
+    """Each parameter that a loss depends on, with its gradient."""
     leaves = list(parameters.values())
     found = torch.autograd.grad(loss, leaves, retain_graph=retain_graph, allow_unused=True)
     both = zip(leaves, found, strict=True)

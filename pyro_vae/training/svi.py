@@ -49,16 +49,18 @@ class CompiledSVI:
     >>> svi.step(torch.ones(20)).shape  # a tensor: reading it synchronizes
     torch.Size([])
 
-    The first step runs eagerly, with validation; the second is made both ways and compared. A program that
-    cannot be traced, or whose results differ, stays eager, and the log (`pyro_vae`) gives the reason.
+    The first step runs eagerly, with validation; the second is made both ways and compared. A
+    program that cannot be traced, or whose results differ, stays eager, and the log (`pyro_vae`)
+    gives the reason.
 
     Args:
         model: A Pyro model. It must change tensors other than its arguments in place, if at all.
         guide: Its guide, with reparameterisable sites.
-        loss: `loss(model, guide, *args)` gives the loss, a tensor that was not read: `.item()` cannot be
-            compiled, so Pyro's own ELBO classes cannot.
+        loss: `loss(model, guide, *args)` gives the loss, a tensor that was not read: `.item()`
+            cannot be compiled, so Pyro's own ELBO classes cannot.
         lr: Adam's learning rate.
-        clip_norm: The largest norm of a gradient; a longer one is rescaled to it. None for no limit.
+        clip_norm: The largest norm of a gradient; a longer one is rescaled to it. None for no
+            limit.
         compile: "on", or "off".
 
     Raises:
@@ -82,9 +84,10 @@ class CompiledSVI:
         self._step: Step | None = None
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Take a step and return its loss, a tensor on the device that the next step may overwrite.
+        """Take a step; return its loss, a tensor on the device that the next may overwrite.
 
-        Shapes of tensors and all other arguments are constants of a graph: others make another one.
+        Shapes of tensors and all other arguments are constants of a graph: others make another
+        one.
 
         Raises:
             ValueError: If nothing in model and guide has a gradient, or a site is not
@@ -96,7 +99,7 @@ class CompiledSVI:
             return step(args, kwargs)
 
     def prepare(self, *args: Any, **kwargs: Any) -> Step:
-        """Find the parameters, by running model and guide once without training; `step` does so too."""
+        """Find the parameters by running model and guide once; `step` does so, too."""
         with poutine.trace(param_only=True) as found:
             self.loss(self.model, self.guide, *args, **kwargs)
         nodes = cast("dict[str, dict[str, Any]]", found.trace.nodes)

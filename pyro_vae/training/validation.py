@@ -1,4 +1,4 @@
-"""Scores and latent units in use on the validation split, and the warning of posterior collapse."""
+"""Scores and latent units in use on the validation split, and posterior collapse."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +26,7 @@ from pyro_vae.objectives.divergence import divergence_by_coordinate
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.statistics import active_units
+from pyro_vae.training.processes import Processes
 
 # The validation ELBO uses the same noise every epoch, so that epochs compare.
 VALIDATION_SEED = 20_140_401
@@ -33,28 +34,31 @@ VALIDATION_BATCH = 1000
 # Batches of large examples are smaller: the number of elements in one.
 VALIDATION_ELEMENTS = 2**22
 
-# The mean KL to the prior bounds the information of the code about an example. Below 0.1 nats, a seventh of
-# a bit, it cannot distinguish two examples.
+# The mean KL to the prior bounds the information of the code about an example. Below 0.1 nats, a
+# seventh of a bit, it cannot distinguish two examples.
 COLLAPSED_NATS = 0.1
 
 # The same for one unit: about the KL of a normal with the least active mean, a variance of 0.01.
 UNIT_NATS = 0.01
 
-# Above this mean KL per unit the guide has left the prior, and training diverges: a float32 holds 17 nats.
+# Above this mean KL per unit the guide has left the prior, and training diverges: a float32 holds
+# 17 nats.
 EXPLODED_NATS = 30.0
 
-# A code may be unused early in training, or for an epoch by chance: the warning needs this many steps, and
-# this many epochs in a row.
+# A code may be unused early in training, or for an epoch by chance: the warning needs this many
+# steps, and this many epochs in a row.
 PATIENCE_STEPS = 1000
 PATIENCE_EPOCHS = 3
 
 # Fewest steps after which the end of training is judged.
 FEWEST_STEPS = 200
 
-# Units that the prior prunes are no reason to warn, unless the largest number in use was this many times larger.
+# Units that the prior prunes are no reason to warn, unless the largest number in use was this many
+# times larger.
 PRUNED = 4
 
-# With a fixed scale, a code pays only if the widest direction of the data has a larger variance, in sigma^2.
+# With a fixed scale, a code pays only if the widest direction of the data has a larger variance,
+# in sigma^2.
 LARGE_DIRECTION = 2.0
 
 # Elements are uncorrelated if the largest eigenvalue is below that of shuffled columns times this.
@@ -73,17 +77,18 @@ class UnitCounts:
 
     active: int
     total: int
-    # Units with a mean KL to the prior above 0.01 nats; None if guide or prior is not a product over units.
+    # Units with a mean KL to the prior above 0.01 nats; None if guide or prior is not a product
+    # over units.
     above_rate: int | None = None
 
 
 def validate(
     program: Any, data: PreparedData, device: torch.device
 ) -> tuple[dict[str, float | None], UnitCounts | None]:
-    """ELBO, reconstruction and KL on the validation split, in nats per example, and the units in use.
+    """ELBO, reconstruction and KL on the validation split, in nats, and the units in use.
 
-    The ELBO has beta = 1 whatever trains the program. For a guide without a density only the reconstruction
-    is known. Values that are not finite are None.
+    The ELBO has beta = 1 whatever trains the program. For a guide without a density only the
+    reconstruction is known. Values that are not finite are None.
     """
     split = data.fixed("validation")
     fitting = VALIDATION_ELEMENTS // max(1, math.prod(split.shape[1:]))
@@ -107,14 +112,28 @@ def validate(
     return {name: mean if math.isfinite(mean) else None for name, mean in means.items()}, units
 
 
+def share_scores(
+    scores: dict[str, float | None], processes: Processes, device: torch.device
+) -> dict[str, float | None]:
+    """The first process's scores for all processes, which must end at the same epoch."""
+    if processes.size == 1:
+        return scores
+    names = ("elbo", "reconstruction", "kl")
+    values = [math.nan if (score := scores.get(name)) is None else score for name in names]
+    shared = torch.tensor(values, dtype=torch.float64, device=device)
+    processes.follow_first([shared])
+    known = zip(names, shared.tolist(), strict=True)
+    return {name: value if math.isfinite(value) else None for name, value in known}
+
+
 def units_in_use(
     program: Any, x: Real[Tensor, " batch *event"], terms: LogDensities
 ) -> UnitCounts | None:
     """The latent units in use at x; None where they cannot be counted.
 
-    On the real line these are the `active_units` of the program's embedding. On other supports variances
-    have another scale, and a unit is in use if its mean KL is above 0.01 nats, provided that guide and
-    prior are products over units. They are not on the simplex and the sphere.
+    On the real line these are the `active_units` of the program's embedding. On other supports
+    variances have another scale, and a unit is in use if its mean KL is above 0.01 nats, provided
+    that guide and prior are products over units. They are not on the simplex and the sphere.
 
     Args:
         program: A program in evaluation mode.
@@ -153,14 +172,15 @@ def collapse_alarm(
 ) -> str | None:
     """The warning of posterior collapse after the last epoch of the history, if any.
 
-    It depends on the history alone, so that a resumed training gives the same warning. It is given once:
-    when the code has been collapsed for three epochs, or is collapsed at the end of training.
+    It depends on the history alone, so that a resumed training gives the same warning. It is given
+    once: when the code has been collapsed for three epochs, or is collapsed at the end of
+        training.
 
     Args:
         history: The records of all epochs.
         total: The number of units; None if unknown.
-        settled: Whether the objective's weights have their final values after this number of epochs.
-            Before that, an unused code is normal.
+        settled: Whether the objective's weights have their final values after this number of
+            epochs. Before that, an unused code is normal.
         ended: Whether training has ended.
         remedies: Gives the remedies to name.
     """
@@ -180,7 +200,10 @@ def collapse_alarm(
     epoch = f"epoch {history[-1]['epoch']}"
     if total is not None and has_exploded(history[-1], total):
         rate = history[-1]["validation_kl"]
-        return f"{epoch}: training diverges: the KL is {rate:,.0f} nats/{noun()}. A smaller --lr helps."
+        return (
+            f"{epoch}: training diverges: the KL is {rate:,.0f} nats/{noun()}. A smaller --lr "
+            "helps."
+        )
     found = describe_collapse(history[-1], total, most)
     return f"{epoch}: posterior collapse: {found}. {remedies()}"
 
@@ -189,8 +212,8 @@ def remedies(program: Any, objective: Any, x: Real[Tensor, " n *event"]) -> str:
     """The remedies against the collapse of this program's code, as options of the command line.
 
     Only remedies that fit the program and the objective are named; the tests try each on a planted
-    collapse. A warm-up, cyclical weights, a committed rate and aggressive steps did not end the collapse
-    that an autoregressive decoder causes there.
+    collapse. A warm-up, cyclical weights, a committed rate and aggressive steps did not end the
+    collapse that an autoregressive decoder causes there.
 
     Args:
         program: A program whose code has collapsed.
@@ -200,21 +223,22 @@ def remedies(program: Any, objective: Any, x: Real[Tensor, " n *event"]) -> str:
     largest, shuffled = _largest_eigenvalues(x)
     if largest is not None and shuffled is not None and largest <= SHUFFLED * shuffled:
         return (
-            "No option helps: the elements of these data are uncorrelated, so that a code has little or "
-            "nothing to represent."
+            "No option helps: the elements of these data are uncorrelated, so that a code has "
+            "little or nothing to represent."
         )
     beta = getattr(objective, "beta", None)
     weight = float(beta) if isinstance(beta, Tensor) else 1.0
     smaller, alone = _scale_advice(program, x)
     if alone or (smaller is not None and weight <= 1 and objective.uses_prior):
         return (
-            f"What helps: {smaller}, fixed or learned (--likelihood.scale learned). With a large scale a code "
-            "does not pay, and a scale that is learned from a large start settles at the spread of the data."
+            f"What helps: {smaller}, fixed or learned (--likelihood.scale learned). With a large "
+            "scale a code does not pay, and a scale that is learned from a large start settles "
+            "at the spread of the data."
         )
     if not objective.uses_prior:
         return (
-            "What may help: more steps or a larger learning rate (--lr). The objective has no KL that could "
-            "cause a collapse."
+            "What may help: more steps or a larger learning rate (--lr). The objective has no KL "
+            "that could cause a collapse."
         )
     found = []
     if weight > 1:
@@ -232,10 +256,11 @@ def remedies(program: Any, objective: Any, x: Real[Tensor, " n *event"]) -> str:
 
 
 def _scale_advice(program: Any, x: Tensor) -> tuple[str | None, bool]:
-    """A smaller initial scale of the likelihood, and whether a fixed scale alone explains the collapse.
+    """A smaller initial scale, and whether a fixed scale alone explains the collapse.
 
-    A linear decoder uses a code if the largest eigenvalue of the data's covariance is above sigma^2. A
-    scale that is learned from a large start settles at the spread of the data before the code is used.
+    A linear decoder uses a code if the largest eigenvalue of the data's covariance is above
+    sigma^2. A scale that is learned from a large start settles at the spread of the data before
+    the code is used.
     """
     likelihood = getattr(program, "likelihood", None)
     if not isinstance(likelihood, LocationScale) or likelihood.support != "real":
@@ -259,9 +284,10 @@ def _scale_advice(program: Any, x: Tensor) -> tuple[str | None, bool]:
 def _largest_eigenvalues(
     x: Tensor, *, standardised: bool = True
 ) -> tuple[float | None, float | None]:
-    """The largest eigenvalue of the elements' correlation, or covariance, and that of shuffled columns.
+    """The largest eigenvalue of correlation, or covariance, and that of shuffled columns.
 
-    Each column is shuffled on its own, which removes all dependence. None if fewer than two elements vary.
+    Each column is shuffled on its own, which removes all dependence. None if fewer than two
+    elements vary.
     """
     flat = x.flatten(1).double().cpu()
     flat = flat - flat.mean(0)
@@ -289,7 +315,7 @@ def has_exploded(record: Mapping[str, float | int | None], total: int) -> bool:
 
 
 def has_collapsed(record: Mapping[str, float | int | None], most: int) -> bool:
-    """Whether the KL is below its threshold, or few units are in use of the most that ever were."""
+    """Whether the KL is below its threshold, or few of the most units are still in use."""
     rate, active = record.get("validation_kl"), record.get("active_units")
     if rate is not None and rate < COLLAPSED_NATS:
         return True
@@ -299,7 +325,7 @@ def has_collapsed(record: Mapping[str, float | int | None], most: int) -> bool:
 def describe_collapse(
     record: Mapping[str, float | int | None], total: int | None, most: int
 ) -> str:
-    """How much of the code is in use after an epoch, of all units and of the most that ever were."""
+    """How much of the code is in use after an epoch."""
     rate, active = record.get("validation_kl"), record.get("active_units")
     below = rate is not None and rate < COLLAPSED_NATS
     reasons = []

@@ -329,7 +329,7 @@ def test_pictures_of_16_bits_are_real_values_or_levels(tmp_path, suffix, channel
         assert float(grey.max()) > 255
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "int16", "uint32", "float16"])
+@pytest.mark.parametrize("dtype", ["float64", "int8", "float16"])
 @pytest.mark.parametrize("shape", [(6, 5), (1, 6, 5), (6, 5, 4), (4, 6, 5)])
 def test_tiff_of_other_types_and_channels(tmp_path, dtype, shape):
     pixels = (np.random.default_rng(0).normal(size=(10, *shape)) * 90).astype(np.float64)

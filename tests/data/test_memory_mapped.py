@@ -271,8 +271,8 @@ def test_a_file_changed_while_it_is_in_use(tmp_path, change):
         dataset.train[:50]
 
 
-@pytest.mark.parametrize("rows", [1, 2, 7, 12, 13, 100, 101])
-@pytest.mark.parametrize(("block_rows", "pool_blocks"), [(1, 1), (3, 1), (3, 2), (4, 3), (200, 5)])
+@pytest.mark.parametrize("rows", [1, 12, 13, 101])
+@pytest.mark.parametrize(("block_rows", "pool_blocks"), [(1, 1), (3, 2), (200, 5)])
 def test_every_row_once(rows, block_rows, pool_blocks):
     order = BlockOrder(rows, block_rows, pool_blocks)
     for seed in (0, 1, 2**40):

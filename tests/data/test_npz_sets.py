@@ -107,6 +107,7 @@ def test_freyface(data_root):
     assert dataset.test.sum(dtype=torch.int64) == 17_284_621
 
 
+@pytest.mark.slow
 def test_dsprites(data_root):
     dataset = dsprites(data_root)
     assert (dataset.support, dataset.event_shape) == ("binary", (1, 64, 64))
@@ -148,6 +149,7 @@ def test_no_sprite_is_in_two_splits(data_root, size):
     assert (len(validation), len(test)) == (len(images["validation"]), len(images["test"]))
 
 
+@pytest.mark.slow
 def test_half_size_sprites(data_root):
     dataset = dsprites(data_root, size=32)
     assert dataset.event_shape == (1, 32, 32)
@@ -262,6 +264,7 @@ def test_mouse_bladder(data_root):
     assert dataset.labels["test"][:8].tolist() == [2, 0, 6, 10, 0, 3, 1, 6]
 
 
+@pytest.mark.slow
 def test_genes_are_the_most_variable_of_the_training_cells(data_root):
     everything = mouse_bladder(data_root, genes=20_670)
     dataset = mouse_bladder(data_root, genes=50)

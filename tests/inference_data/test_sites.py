@@ -197,13 +197,14 @@ def test_a_program_that_mixes_up_draws_is_run_one_by_one(y):
     np.testing.assert_allclose(tree["log_likelihood"]["y"].values[0], expected, rtol=1e-4)
 
 
-def test_a_program_that_reads_one_draw_for_all_is_run_one_by_one(y):
-    """`w[-1]` is the only element of a vector, and the last of many draws: right in that one."""
+@pytest.mark.parametrize("index", [-1, 0])
+def test_a_program_that_reads_one_draw_for_all_is_run_one_by_one(index, y):
+    """`w[-1]` is the only element of a vector, and the last of many draws: right at that one; so is `w[0]`."""
 
     def model(y):
         w = pyro.sample("w", dist.Normal(torch.zeros(1), 1).to_event(1))
         with pyro.plate("data", len(y)):
-            pyro.sample("y", dist.Normal(w[-1], 1.0), obs=y)
+            pyro.sample("y", dist.Normal(w[index], 1.0), obs=y)
 
     tree = from_svi(model, autoguide.AutoNormal(model), y, num_draws=20)
     w = torch.as_tensor(tree["posterior"]["w"].values[0])

@@ -269,3 +269,11 @@ def test_under_autocast_gates_have_all_digits():
         ):
             assert ours.dtype == torch.float32
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["coupling_flow", "inverse_autoregressive"])
+def test_the_flows_parameters_come_first(name):
+    """The state of an optimizer in a checkpoint is by position."""
+    names = [name for name, _ in build((4,), 3, posterior=name).posterior.named_parameters()]
+    assert names[0].startswith("flow.")
+    assert names[-1].startswith("encoder.")

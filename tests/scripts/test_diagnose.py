@@ -17,7 +17,7 @@ import torch
 from analysis import sections, stored_diagnosis
 from analysis.comparison import run_comparison
 from analysis.comparison.run_comparison import check_output_dir, run_names
-from analysis.predictive.generalisation import generalisation
+from analysis.predictive import generalisation
 from analysis.representation import (
     fine_tuning,
     inputs,
@@ -38,8 +38,8 @@ SECTIONS = ["predictive", "calibration", "pit", "elbo", "guide"]
 def _few_steps():
     """The local guides of `generalisation` are fitted by a few steps."""
     with pytest.MonkeyPatch.context() as patch:
-        quick = partial(generalisation, gap_steps=3, num_gap_data=4)
-        patch.setattr(sections, "generalisation", quick)
+        quick = partial(generalisation.generalisation, gap_steps=3, num_gap_data=4)
+        patch.setattr(generalisation, "generalisation", quick)
         patch.setattr(run_comparison, "to_png", lambda figure: b"no picture")
         yield
 

@@ -39,7 +39,7 @@ def checked(support, *, data=None, seed=0, **faults):
 @pytest.mark.parametrize("support", ["real", "binary"])
 def test_a_true_model_is_rejected_in_five_percent(support):
     """Each statistic, its ties included, and the distance to the training data."""
-    repeats, n = 60, 60
+    repeats, n = 50, 50
     model = MODELS[support]
     real = data_of(support, repeats * n, 0)
     new = new_data(model.vae(), torch.as_tensor(real[:1]), repeats * n, seed=1).x
@@ -79,8 +79,8 @@ def test_the_summary_has_every_p_value():
     [
         ("real", {"noise_ratio": 1.4}, {}, "total_variation"),
         ("real", {}, {"shift": 0.5}, "ink"),
-        ("real", {"collapsed": True}, {}, "nearest_training"),
-        ("binary", {"missing": 3}, {}, "spectrum"),
+        pytest.param("real", {"collapsed": True}, {}, "nearest_training", marks=pytest.mark.slow),
+        pytest.param("binary", {"missing": 3}, {}, "spectrum", marks=pytest.mark.slow),
         ("binary", {}, {"flipped": 0.15}, "nearest_training"),
     ],
     ids=["noise", "shifted", "collapsed", "missing", "flipped"],
@@ -153,22 +153,21 @@ def test_scores_and_their_names():
         predictive_checks(real[:0], new, train, support="real")
 
 
-KINDS = [((1, 8, 8), "binary"), ((3, 5, 6), "unit"), ((12,), "real"), ((200,), "counts")]
+KINDS = [((1, 8, 8), "binary"), ((12,), "real"), ((200,), "counts")]
 
 
-@pytest.mark.parametrize(("shape", "support"), KINDS, ids=["grey", "colour", "short", "long"])
+@pytest.mark.parametrize(("shape", "support"), KINDS, ids=["image", "short", "long"])
 def test_figures(words, shape, support):
     rng = np.random.default_rng(0)
     draw = {
         "binary": lambda n, p: rng.binomial(1, p, (n, *shape)).astype(np.uint8),
-        "unit": lambda n, p: rng.beta(1, p, (n, *shape)),
         "real": lambda n, p: rng.normal(p, 1, (n, *shape)),
         "counts": lambda n, p: rng.poisson(p, (n, *shape)),
     }[support]
-    real, new, train = draw(50, 0.3), draw(70, 0.5), draw(90, 0.3)
+    real, new, train = draw(16, 0.3), draw(18, 0.6), draw(30, 0.3)
     checks = predictive_checks(real, new, train, support=support)
     axes, text = words(plot_comparisons(checks.comparisons))
-    for word in ("50 test data", "70 new, z ~ p(z)", "KS distance", "share of"):
+    for word in ("16 test data", "18 new, z ~ p(z)", "KS distance", "share of"):
         assert word in text
     panels = [ax for ax in axes if ax.get_xlabel()]
     assert len(panels) == len(checks.comparisons)
@@ -183,13 +182,13 @@ def test_figures(words, shape, support):
     assert "times the variance" in text
     _, text = words(plot_nearest(new, train, checks.nearest, checks.nearest_real))
     assert "Does the model copy?" in text
-    assert "50 test data" in text
+    assert "16 test data" in text
     _, text = words(plot_nearest(new, train, checks.nearest))
     assert "test data" not in text
 
 
 def test_data_that_do_not_vary(words):
-    zeros = np.zeros((20, 1, 8, 8))
+    zeros = np.zeros((16, 1, 8, 8))
     checks = predictive_checks(zeros, zeros, zeros, support="binary")
     assert set(checks.p_values.values()) == {1.0}
     assert checks.spectrum is None

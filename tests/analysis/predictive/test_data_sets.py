@@ -40,6 +40,7 @@ def statistics():
     return real, generated
 
 
+@pytest.mark.slow
 def test_a_true_model_is_rejected_at_the_nominal_rate_and_false_ones_are_found():
     """With 39 data sets p takes the values 0.05, 0.1 and so on, and is at most a with probability a."""
     exact, n, datasets, repetitions = LinearGaussian(), 10, 39, 200

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pyro_vae.configuration import ConfigurationError
 from pyro_vae.configuration.components import (
     FAMILIES,
     build_vae,
@@ -14,7 +15,6 @@ from pyro_vae.configuration.components import (
     to_yaml,
 )
 from pyro_vae.configuration.parser import parse, with_likelihood
-from pyro_vae.configuration.strict_yaml import ConfigurationError
 from pyro_vae.data import Dataset, digits
 from pyro_vae.priors import PRIORS
 from pyro_vae.training.fit import describe_default_likelihood
@@ -156,7 +156,15 @@ def test_a_column_of_a_numbers_name_is_no_list():
 
 
 @pytest.mark.parametrize(
-    "content", ["- a\n- list\n", "just text", "a: [", "nosuch: 3\n", "prior: {x: 1}\n"]
+    "content",
+    [
+        "- a\n- list\n",
+        "just text",
+        "a: [",
+        "nosuch: 3\n",
+        "prior: {x: 1}\n",
+        "network: &n {name: mlp, hidden: *n}\n",
+    ],
 )
 def test_bad_yaml_is_refused(tmp_path, content):
     path = tmp_path / "config.yaml"

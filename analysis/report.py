@@ -8,19 +8,17 @@ import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from analysis.check import SectionResult
 from pyro_vae.cli import in_one_line
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.evidence import ImportanceWeighting
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.training.checkpoint import write_atomically
-
-if TYPE_CHECKING:
-    from analysis.diagnosis import SectionResult
 
 WIDTH = 100
 # Replaces the run's path and the spaces of commands while text is wrapped: a command stays on one line,

@@ -13,13 +13,13 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from analysis.data_statistics import standardisation, statistics_for
 from analysis.guide.psis_diagnostics import plot_guide_quality
 from analysis.plotting.images import plot_reconstructions, plot_samples, value_limits
 from analysis.plotting.latent import plot_dimensions, plot_latent_space, plot_latents
 from analysis.plotting.style import new_figure, to_png
 from analysis.plotting.vectors import Elements, plot_largest, plot_vectors
 from analysis.predictive.checks import compare_statistics
-from analysis.predictive.data_statistics import standardisation, statistics_for
 from analysis.predictive.figures import plot_comparisons
 from analysis.predictive.two_sample import Comparison
 from pyro_vae.data import DataContract

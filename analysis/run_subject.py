@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from analysis.progress import Steps
-from analysis.subject import Foreign, Subject
+from analysis.subject import Foreign, Steps, Subject
 from pyro_vae.configuration.strict_yaml import ConfigurationError
 from pyro_vae.data.nouns import nouns
 from pyro_vae.data.sparse_rows import SparseRows

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from analysis.comparison.p_values import p_text
+from analysis.hypothesis_tests import p_text
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.statistics import MINIMUM_SAMPLES
 

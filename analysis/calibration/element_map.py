@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Real
 
-from analysis.check import Result
-from analysis.comparison.p_values import p_text
-from analysis.comparison.resampling_tests import NUM_FLIPS, sign_flips
+from analysis.hypothesis_tests import NUM_FLIPS, p_text, sign_flips
 from analysis.plotting.images import is_image
 from analysis.plotting.style import GREY, ORANGE, new_figure, shorten, tidy
 from analysis.plotting.vectors import Elements
+from analysis.result import Result
 from pyro_vae.data.nouns import nouns
 
 if TYPE_CHECKING:

@@ -8,17 +8,17 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.calibration.element_map import ElementForecasts, ElementMap, element_map
+from analysis.calibration.leave_one_out import check_resolved, forecasts, generated_forecasts
 from analysis.check import Check, Plot
-from analysis.comparison.p_values import p_text
-from analysis.comparison.resampling_tests import NUM_FLIPS, bootstrap_interval, sign_flips
+from analysis.hypothesis_tests import NUM_FLIPS, bootstrap_interval, p_text, sign_flips
 from analysis.plotting.style import BLUE, ORANGE, new_figure, tidy
+from analysis.subject import Subject
 from analysis.verdicts import LARGEST_BIAS, LARGEST_SPREAD, Verdict, judge_forecasts
 from pyro_vae.data.nouns import nouns
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 # Bins of the histogram. Forecasts from 200 draws have no finer structure.
 BINS = 20
@@ -259,15 +259,21 @@ def plot_element_pit(pit: ElementPit) -> "matplotlib.figure.Figure":
     return figure
 
 
-def compute_element_pit(subject: "Subject") -> ElementPit:
+def compute_element_pit(subject: Subject) -> ElementPit:
     """The PIT of a subject's elements.
 
     Raises:
         UndefinedCheckError: If there is only one example, or rounding errors dominate the weights.
     """
     subject.check_size()
-    subject.check_resolved()
-    return subject.element_pit
+    check_resolved(subject)
+    found = subject.compute(forecasts)
+    return element_pit(
+        found.pit,
+        simulated=subject.compute(generated_forecasts).pit,
+        trusted=found.trusted,
+        seed=subject.seed_of("element pit"),
+    )
 
 
 # The verdict is given by the section "calibration".

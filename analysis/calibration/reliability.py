@@ -18,10 +18,17 @@ from analysis.calibration.element_map import (
     plot_calibration_map,
 )
 from analysis.calibration.element_pit import compute_element_pit
-from analysis.calibration.leave_one_out import plot_isotonic, same_image_probability
+from analysis.calibration.leave_one_out import (
+    check_resolved,
+    forecasts,
+    generated_forecasts,
+    plot_isotonic,
+    same_image_probability,
+)
 from analysis.check import Check, Plot
-from analysis.comparison.resampling_tests import NUM_FLIPS, bootstrap_interval, sign_flips
+from analysis.hypothesis_tests import NUM_FLIPS, bootstrap_interval, sign_flips
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
+from analysis.subject import Subject
 from analysis.verdicts import LARGEST_ERROR, Verdict, judge_forecasts
 from pyro_vae.data.nouns import nouns
 from pyro_vae.statistics import standard_error
@@ -29,7 +36,6 @@ from pyro_vae.statistics import standard_error
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 # Narrow at the ends, where most elements are: those of a background are nearly certain.
 EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.99, 1.0)
@@ -377,31 +383,31 @@ def plot_reliability(
     return figure
 
 
-def _compute(subject: "Subject") -> ElementForecasts:
-    forecasts = subject.leave_one_out
-    if forecasts.probability is None:
-        return compute_element_pit(subject)
+def _compute(subject: Subject) -> ElementForecasts:
+    found = subject.compute(forecasts)
+    if found.probability is None:
+        return subject.compute(compute_element_pit)
     subject.check_size()
-    subject.check_resolved()
+    check_resolved(subject)
     return calibration(
-        *forecasts.forecasts,
-        simulated=subject.generated_leave_one_out.forecasts,
-        trusted=forecasts.trusted,
+        *found.forecasts,
+        simulated=subject.compute(generated_forecasts).forecasts,
+        trusted=found.trusted,
         seed=subject.seed_of("calibration"),
     )
 
 
-def _plot_reliability(found: Calibration, subject: "Subject") -> "matplotlib.figure.Figure":
-    seed, outcome = subject.seed_of("calibration"), subject.leave_one_out.outcome
+def _plot_reliability(found: Calibration, subject: Subject) -> "matplotlib.figure.Figure":
+    seed, outcome = subject.seed_of("calibration"), subject.compute(forecasts).outcome
     with subject.step("calibration: reconstructions"):
         probability = same_image_probability(
             subject.vae,
             subject.x,
-            num_samples=subject.leave_one_out.num_samples,
+            num_samples=subject.compute(forecasts).num_samples,
             seed=subject.seed_of("seen"),
         )
         seen = calibration(probability, outcome, seed=seed)
-    own = calibration(*subject.generated_leave_one_out.forecasts, seed=seed)
+    own = calibration(*subject.compute(generated_forecasts).forecasts, seed=seed)
     return plot_reliability(found, descriptive=seen, simulated=own)
 
 
@@ -419,7 +425,7 @@ ELEMENTS = Check(
             "isotonic",
             "The same without bins: which observed share goes with each forecast?",
             lambda _, subject: plot_isotonic(
-                *subject.leave_one_out.forecasts, seed=subject.seed_of("calibration")
+                *subject.compute(forecasts).forecasts, seed=subject.seed_of("calibration")
             ),
             when=lambda found: isinstance(found, Calibration),
         ),

@@ -13,8 +13,8 @@ from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from analysis.check import UndefinedCheckError
-from analysis.predictive.model_samples import block_size, latent_site, new_data, to_array
+from analysis.model_samples import block_size, latent_site, new_data, to_array
+from analysis.result import UndefinedCheckError
 from pyro_vae.log_densities import require_density
 from pyro_vae.rng import as_floats, derive_seed, evaluation_mode
 from pyro_vae.statistics import machine_epsilon, rounding_error, withheld

@@ -15,10 +15,11 @@ from analysis.calibration.simulated_ranks import (
     Ranks,
     simulated_ranks,
 )
-from analysis.check import Check, Plot, Result
-from analysis.comparison.p_values import holm, p_text
-from analysis.plotting.arviz import pit_figure
-from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
+from analysis.check import Check, Plot
+from analysis.hypothesis_tests import holm, p_text
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, pit_figure, tidy
+from analysis.result import Result
+from analysis.subject import Subject
 from analysis.verdicts import NO_RATE, SIGNIFICANT, Verdict, judge_guide
 from pyro_vae.data.nouns import noun
 from pyro_vae.statistics import standard_error
@@ -26,7 +27,6 @@ from pyro_vae.statistics import standard_error
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 # Probabilities of the intervals and regions whose coverage is reported.
 LEVELS = (0.5, 0.8, 0.9, 0.95)
@@ -353,7 +353,7 @@ def _departure(u: Float[np.ndarray, " n"]) -> float:
     return float(max((steps[1:] - ordered).max(), (ordered - steps[:-1]).max()))
 
 
-def _compute(subject: "Subject") -> SimulationBasedCalibration:
+def _compute(subject: Subject) -> SimulationBasedCalibration:
     subject.check_size()
     seed = subject.seed_of("simulated ranks")
     ranks = simulated_ranks(subject.vae, subject.x, len(subject.x), seed=seed)

@@ -17,11 +17,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analysis.check import Result
-from analysis.commands import ANNEALING
 from analysis.comparison.heldout_elpd import MOST_KHATS_ABOVE, HeldOut, elpd_data
-from analysis.plotting.arviz import arviz_figure
-from analysis.plotting.style import BLUE, GREY, ORANGE, list_names, shorten, tidy, wrap_title
+from analysis.plotting.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    arviz_figure,
+    list_names,
+    shorten,
+    tidy,
+    wrap_title,
+)
+from analysis.result import ANNEALING, Result
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.inference_data.terms import format_rows
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factors import Factors, best_gaps, check_codes
+from analysis.result import UndefinedCheckError
 
 # Bins of equal width between the smallest and the largest code, as in Locatello et al. (2019).
 BINS = 20

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analysis.check import Result, UndefinedCheckError
 from analysis.disentanglement.factors import best_gaps, check_codes, encode_factors
-from analysis.disentanglement.group_metrics import GroupScore, beta_vae_score, factor_vae_score
 from analysis.disentanglement.information_metrics import (
     bootstrap_information,
     factor_information,
@@ -19,11 +17,15 @@ from analysis.disentanglement.information_metrics import (
     mutual_information_gap,
 )
 from analysis.disentanglement.prediction_metrics import (
+    GroupScore,
+    beta_vae_score,
     dci_scores,
+    factor_vae_score,
     forest_importance,
     threshold_accuracies,
 )
 from analysis.plotting.style import BLUE, GREY, ORANGE, list_names, new_figure, shorten, tidy
+from analysis.result import Result, UndefinedCheckError
 
 if TYPE_CHECKING:
     import matplotlib.axes

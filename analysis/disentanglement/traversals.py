@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.check import Result, UndefinedCheckError
 from analysis.disentanglement.factors import encode_factors
 from analysis.disentanglement.information_metrics import factor_information
 from analysis.disentanglement.traversal_labels import ImageMovements, Movement, vector_movement
+from analysis.model_samples import mean_data
 from analysis.plotting.images import Limits, draw_example, hide_axes, is_image
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, shorten, tidy
-from analysis.predictive.model_samples import mean_data
+from analysis.result import Result, UndefinedCheckError
 from pyro_vae.data.nouns import noun
 
 if TYPE_CHECKING:

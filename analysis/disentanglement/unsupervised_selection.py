@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analysis.check import Result, UndefinedCheckError
-from analysis.comparison.p_values import p_text
+from analysis.hypothesis_tests import p_text
 from analysis.plotting.style import LABEL_COLOURS, new_figure, tidy
+from analysis.result import Result, UndefinedCheckError
 from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
-from analysis.check import Result, UndefinedCheckError
 from analysis.elbo.aggregate_posterior import (
     CHECKED,
     Draws,
@@ -24,7 +23,8 @@ from analysis.elbo.aggregate_posterior import (
     features,
     is_normal,
 )
-from analysis.predictive.model_samples import block_size, guide_blocks, latent_site, to_array
+from analysis.model_samples import block_size, guide_blocks, latent_site, to_array
+from analysis.result import Result, UndefinedCheckError
 from analysis.study_results import Cell, mean_and_spread
 from pyro_vae.data.nouns import nouns
 from pyro_vae.log_densities import distribution_at, require_density

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int, Integer
 
-from analysis.check import Check, Plot, Result
+from analysis.check import Check, Plot
 from analysis.plotting.style import BLUE, ORANGE
 from analysis.predictive.data_sets import add_legend, group_tree, ppc_figure
+from analysis.result import Result
+from analysis.subject import Subject
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 # Counts below the first number have a bin each; larger ones share bins, about `BINS` in all.
 SINGLE, BINS = 10, 30
@@ -181,7 +182,7 @@ def plot_rootogram(
     return figure
 
 
-def _counts(subject: "Subject") -> tuple[np.ndarray, np.ndarray]:
+def _counts(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     flat = subject.real.reshape(len(subject.real), -1)
     return flat, subject.all_generated.reshape(subject.data_sets, *flat.shape)
 

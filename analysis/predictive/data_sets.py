@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Real
 
-from analysis.check import Check, Plot, Result, UndefinedCheckError
-from analysis.plotting.arviz import arviz_figure
-from analysis.plotting.style import BLUE, ORANGE, tidy
+from analysis.check import Check, Plot
+from analysis.plotting.style import BLUE, ORANGE, arviz_figure, tidy
+from analysis.result import Result, UndefinedCheckError
+from analysis.subject import Subject
 
 if TYPE_CHECKING:
     import matplotlib.figure
     import xarray as xr
 
-    from analysis.subject import Subject
 
 GROUP = "prior_predictive"
 COLUMNS, DATA_SETS_DRAWN, LONGEST_NAME = 4, 50, 34
@@ -268,7 +268,7 @@ def plot_test_statistics(found: DataSetChecks) -> "matplotlib.figure.Figure":
     return figure
 
 
-def _titled_statistics(subject: "Subject") -> tuple[dict[str, Any], dict[str, Any]]:
+def _titled_statistics(subject: Subject) -> tuple[dict[str, Any], dict[str, Any]]:
     """Statistics of the real and of the generated data sets by their titles."""
     titles = {statistic.name: statistic.title for statistic in subject.statistics}
     values = (subject.real_statistics, subject.generated_statistics)

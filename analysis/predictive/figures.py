@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Real
 
-from analysis.check import UndefinedCheckError
-from analysis.comparison.p_values import p_text
-from analysis.comparison.resampling_tests import ProfileComparison, SpectrumComparison
+from analysis.data_statistics import Nearest
+from analysis.hypothesis_tests import p_text
 from analysis.plotting.images import draw_example
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.plotting.vectors import Elements, draw_vectors, is_long
-from analysis.predictive.data_statistics import Nearest
+from analysis.predictive.permutation_tests import ProfileComparison, SpectrumComparison
 from analysis.predictive.two_sample import Comparison
+from analysis.result import UndefinedCheckError
 from analysis.verdicts import SMALL_DISTANCE
 from pyro_vae.data.nouns import noun, nouns
 

@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.check import Check, Plot, Result
+from analysis.check import Check, Plot
+from analysis.model_samples import to_array
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.predictive.model_samples import to_array
+from analysis.result import Result
+from analysis.subject import Subject
 from analysis.verdicts import CLEAR, DECODER, ENCODER, MOST_KHATS_ABOVE, Verdict, judge_overfitting
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence import NoLocalGuideError, fixed_rows, importance_weighting, inference_gaps
@@ -23,7 +25,6 @@ from pyro_vae.statistics import khat_threshold, standard_error
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 # Draws per example in a diagnosis: the bias of few draws cancels in the difference.
 NUM_SAMPLES = 200
@@ -386,7 +387,7 @@ def plot_generalisation(result: Generalisation) -> "matplotlib.figure.Figure":
     return figure
 
 
-def _compute(subject: "Subject") -> Generalisation:
+def _compute(subject: Subject) -> Generalisation:
     return generalisation(
         subject.vae,
         subject.train.to(subject.x.device),

@@ -6,7 +6,7 @@ integral transform (PIT), is exactly uniform under a true model, but the PITs de
 another, since all move with the reference: a test or band for independent uniform values rejects a
 true model too often. Here the number of PITs below each level has its own law, a beta-binomial
 one, from which both the p-value and the band are computed. For vectors see
-`analysis.comparison.resampling_tests`.
+`analysis.predictive.permutation_tests`.
 """
 
 import math
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-from analysis.check import Result
-from analysis.comparison.p_values import p_text
+from analysis.hypothesis_tests import p_text
+from analysis.result import Result
 from analysis.verdicts import CLEAR, SIGNIFICANT, distance_text
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.statistics import standard_error

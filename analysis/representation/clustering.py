@@ -1,7 +1,7 @@
 """Agreement of labels with groups of codes: K-means clusters, or a mixture prior's components."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -9,16 +9,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import MixtureSameFamily
 
-from analysis.check import Check, Result, UndefinedCheckError
-from analysis.predictive.model_samples import to_array
+from analysis.check import Check
+from analysis.model_samples import to_array
 from analysis.representation.codes import LabelledCodes, spread, with_error
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.probes import check_labelled, ignore_fit_warnings
+from analysis.result import Result, UndefinedCheckError
+from analysis.subject import Subject
 from pyro_vae.distributions import DiagonalNormalMixture
 from pyro_vae.rng import evaluation_mode
-
-if TYPE_CHECKING:
-    from analysis.subject import Subject
 
 # Each start of K-means is the best of this many, by its own criterion.
 INITS = 3
@@ -242,7 +241,7 @@ def _verdict(groups: str, scores: str, ari: float, num_classes: int) -> str:
     return f"{groups} {how} the {num_classes} labels: {scores} (ARI is 0 by chance, 1 at best)."
 
 
-def _diagnose_components(subject: "Subject") -> Agreement:
+def _diagnose_components(subject: Subject) -> Agreement:
     inputs = subject.compute(RepresentationInputs)
     labels = inputs.labels
     components = prior_components(subject.vae, inputs.test.codes)

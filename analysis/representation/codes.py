@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Real, Shaped
 from torch import Tensor
 
-from analysis.check import UndefinedCheckError
-from analysis.predictive.model_samples import embed_data
+from analysis.model_samples import embed_data
+from analysis.result import UndefinedCheckError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.check import Check, Plot, Result
+from analysis.check import Check, Plot
+from analysis.model_samples import column_spreads, device_of
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.predictive.model_samples import column_spreads, device_of
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.latent_space import check_codes, continuous_support
+from analysis.result import Result
 from pyro_vae.rng import evaluation_mode
 
 if TYPE_CHECKING:

@@ -1,18 +1,17 @@
 """Neighbours of codes: do they share the label, and are they neighbours in data space?"""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-from analysis.check import Check, Result
+from analysis.check import Check
 from analysis.representation.codes import LabelledCodes, with_error
 from analysis.representation.inputs import RepresentationInputs
+from analysis.result import Result
+from analysis.subject import Subject
 from pyro_vae.statistics import standard_error
-
-if TYPE_CHECKING:
-    from analysis.subject import Subject
 
 # Data whose neighbours in data space are searched, at most: all pairs are compared.
 MAX_DATA = 2000
@@ -185,7 +184,7 @@ def neighbourhood_overlap(
     return NeighbourhoodOverlap(shares, chance, neighbours, float(trust))
 
 
-def _diagnose(subject: "Subject") -> LocalAgreement:
+def _diagnose(subject: Subject) -> LocalAgreement:
     test = subject.compute(RepresentationInputs).test
     return local_label_agreement(test, neighbours=min(NEAR, len(test) - 1))
 

@@ -15,7 +15,7 @@ from analysis.disentanglement.unsupervised_selection import (
     selection_agreement,
     unsupervised_selection,
 )
-from analysis.predictive.model_samples import device_of, embed_data, has_density
+from analysis.model_samples import device_of, embed_data, has_density
 from analysis.representation.clustering import clustering
 from analysis.representation.codes import LabelledCodes, labelled_codes
 from analysis.representation.holes import holes

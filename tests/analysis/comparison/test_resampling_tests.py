@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from analysis.comparison.resampling_tests import (
-    bootstrap_interval,
-    compare_profiles,
-    compare_spectra,
-    sign_flips,
-)
+from analysis.hypothesis_tests import bootstrap_interval, sign_flips
+from analysis.predictive.permutation_tests import compare_profiles, compare_spectra
 
 
 def has_nominal_rate(p_values):

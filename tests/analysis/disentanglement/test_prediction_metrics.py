@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factors import best_gaps, encode_factors
 from analysis.disentanglement.prediction_metrics import (
     dci_scores,
@@ -11,6 +10,7 @@ from analysis.disentanglement.prediction_metrics import (
     squared_correlations,
     threshold_accuracies,
 )
+from analysis.result import UndefinedCheckError
 
 RNG = np.random.default_rng(0)
 

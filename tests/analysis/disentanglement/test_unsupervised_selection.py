@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from analysis.check import UndefinedCheckError
 from analysis.disentanglement.unsupervised_selection import (
     plot_selection,
     selection_agreement,
     unsupervised_selection,
 )
+from analysis.result import UndefinedCheckError
 
 RNG = np.random.default_rng(0)
 N, DIM = 2000, 6

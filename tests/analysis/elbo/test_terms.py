@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.check import UndefinedCheckError
-from analysis.elbo.extremes import plot_extremes
 from analysis.elbo.rate_decomposition import RateDecomposition, Spectrum, decompose_rate
-from analysis.elbo.terms import ElboTerms, elbo_terms, plot_elbo_terms, plot_spectrum
+from analysis.elbo.rate_spectrum import plot_spectrum
+from analysis.elbo.terms import ElboTerms, elbo_terms, plot_elbo_terms, plot_extremes
+from analysis.result import UndefinedCheckError
 from pyro_vae.evidence import evaluate
 
 RNG = np.random.default_rng(0)

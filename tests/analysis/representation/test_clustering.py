@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from analysis.check import UndefinedCheckError
 from analysis.representation import clustering as module
 from analysis.representation.clustering import agreement, clustering, prior_components
 from analysis.representation.codes import LabelledCodes
+from analysis.result import UndefinedCheckError
 from pyro_vae.distributions import DiagonalNormalMixture
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from analysis.check import SectionResult
 from analysis.comparison.comparability import (
     check_comparable,
     data_record,
@@ -21,18 +22,16 @@ from analysis.comparison.comparability import (
 from analysis.comparison.heldout_elpd import HeldOut
 from analysis.comparison.model_comparison import compare_models, plot_model_comparison
 from analysis.comparison.paired_differences import paired_report, plot_paired_differences
-from analysis.diagnosis import SectionResult
 from analysis.elbo.rate_distortion import (
     RateDistortion,
     plot_rate_distortion,
     rate_distortion_summary,
 )
 from analysis.plotting.style import to_png
-from analysis.progress import Steps
 from analysis.report import WIDTH, insert_run, wrap, write_report
-from analysis.representation.section import side_by_side
 from analysis.run_subject import diagnosis_header, foreign_of_run, subject_of_run
-from analysis.sections import SECTIONS
+from analysis.sections import SECTIONS, side_by_side
+from analysis.subject import Steps
 from pyro_vae.data.nouns import nouns, set_noun
 from pyro_vae.evidence import evaluate
 from pyro_vae.log_densities import NoDensityError, check_density

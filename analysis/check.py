@@ -1,8 +1,9 @@
-"""A check of a trained model, and sections of a diagnosis, which run checks that answer one question.
+"""A check of a trained model, and a section of a diagnosis: a question, and checks to answer it.
 
-A check is one file: the class of its result, the function that computes it, its figures, and a `Check`
-that `analysis.sections` lists. A check that is not defined for a program or its data is left out, and the
-reason recorded. Warnings of numerical libraries become notes of the check that raised them.
+A check is one file: the class of its result, the function that computes it, its figures, and a
+`Check` that `analysis.sections` lists. A check that is not defined for a program or its data is
+left out, and the reason recorded. Warnings of numerical libraries become notes of the check that
+raised them.
 """
 
 import warnings
@@ -19,14 +20,14 @@ from pyro_vae.log_densities import NoDensityError
 if TYPE_CHECKING:
     import matplotlib.figure
 
-# Errors that mean "not defined for this program or these data"; torch raises the last one for what a
-# distribution lacks. Any other error is a mistake, and ends the program.
+# Errors that mean "not defined for this program or these data"; torch raises the last one for what
+# a distribution lacks. Any other error is a mistake, and ends the program.
 UNDEFINED = (UndefinedCheckError, NoDensityError, NotImplementedError)
 # The modules whose warnings become notes.
 LIBRARIES = r"(numpy|scipy|sklearn)\b"
 UNUSED_PRIOR = (
-    "New data are decoded from z ~ p(z), but the training objective has no term of this prior: their "
-    "distance from real data measures how far the codes are from the prior, not the decoder."
+    "New data are decoded from z ~ p(z), but the training objective has no term of this prior: "
+    "their distance from real data measures how far the codes are from the prior, not the decoder."
 )
 
 
@@ -60,10 +61,10 @@ class Check:
         record: Values to record for the whole section, from its result.
         shared: Steps of the progress bar that it may share with other checks.
         requires: Checks without whose results it is skipped.
-        when: Whether a subject has this check; it is skipped silently otherwise. A `compute` that raises
-            `UndefinedCheckError` is recorded as left out, with the reason.
-        reading: Replaces the reading of a result whose verdicts another section gives; the verdicts are
-            then not recorded.
+        when: Whether a subject has this check; it is skipped silently otherwise. A `compute` that
+            raises `UndefinedCheckError` is recorded as left out, with the reason.
+        reading: Replaces the reading of a result whose verdicts another section gives; the
+            verdicts are then not recorded.
     """
 
     name: str
@@ -129,7 +130,8 @@ class Section:
         """Run the checks, record their results and draw their figures.
 
         Raises:
-            UndefinedCheckError: If there are fewer than `min_examples` examples, or no check is defined.
+            UndefinedCheckError: If there are fewer than `min_examples` examples, or no check is
+                defined.
         """
         subject.check_size(self.min_examples)
         section = SectionResult()

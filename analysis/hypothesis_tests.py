@@ -1,7 +1,7 @@
-"""Hypothesis tests: sign flips of whole examples, a classifier of two samples, and p-values of several.
+"""Hypothesis tests: sign flips of whole examples, a classifier of two samples, Holm's method.
 
-Elements of an example depend on one another in unknown ways, and examples do not. So whole examples are
-resampled.
+Elements of an example depend on one another in unknown ways, and examples do not. So whole
+examples are resampled.
 """
 
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ def sign_flips(
     keep: Bool[np.ndarray, " columns"] | None = None,
     num_flips: int = NUM_FLIPS,
 ) -> SignFlips:
-    """t_k = sum_n s_nk / sqrt(sum_n s_nk^2), and max_k |t_k| against max_k |sum_n e_n s_nk| / sqrt(...), e_n = +-1.
+    """t_k = sum_n s_nk / sqrt(sum_n s_nk^2), and the largest |t_k| against random signs of s_n.
 
     A p-value below 0.05 says that the mean of some column is not zero. All columns are flipped
     together, so that their dependence is kept, and the p-value is corrected for their number.

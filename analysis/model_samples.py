@@ -104,7 +104,7 @@ def embed_data(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, "n l
 def guide_blocks(
     vae: Any, x: Real[Tensor, " n *event"], num_draws: int, *, seed: int
 ) -> Iterator[tuple[slice, LogDensities]]:
-    """Yield the terms of `num_draws` draws from the guide per example, a block of examples at a time.
+    """Yield the terms of `num_draws` draws from the guide per example, by blocks of examples.
 
     Each block is a slice of the data and their `LogDensities`, of shape `(num_draws, block)`,
     whose traces hold the guide's and the model's distributions and values. Until the last block
@@ -182,7 +182,7 @@ def to_array(tensor: Tensor) -> np.ndarray:
 
 
 def narrow_dtype(x: np.ndarray) -> np.ndarray:
-    """Convert whole numbers from 0 to 255 to bytes, and to 65,535 to two bytes; return others as is."""
+    """Convert whole numbers up to 255 to bytes, up to 65,535 to two bytes, others not at all."""
     for kind in (np.uint8, np.uint16):
         limits = np.iinfo(kind)
         # The first test is quick, and decides for most floats.

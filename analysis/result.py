@@ -23,9 +23,9 @@ class UndefinedCheckError(ValueError):
 class Result:
     """The result of a check, recorded as finite JSON values.
 
-    Subclasses are dataclasses. They list in `FIELDS` the attributes and properties to record, in order,
-    add nested values in `extra`, and state in `reading` what was found, in one sentence; the explanation
-    of the numbers is in `docs/`.
+    Subclasses are dataclasses. They list in `FIELDS` the attributes and properties to record, in
+    order, add nested values in `extra`, and state in `reading` what was found, in one sentence;
+    the explanation of the numbers is in `docs/`.
     """
 
     FIELDS: ClassVar[tuple[str, ...]] = ()

@@ -1,4 +1,4 @@
-"""Comparison of trained runs: log p(x) of the same held-out data, or what their codes are good for."""
+"""Comparison of trained runs: log p(x) of the same held-out data, or the use of their codes."""
 
 import os
 import time
@@ -280,8 +280,8 @@ def check_output_dir(out: Path) -> Path:
     for entry in entries:
         if not entry.is_file() or entry.suffix not in (".json", ".png"):
             raise ValueError(
-                f"--out {out} contains {entry.name}, which diagnose.py did not write; choose an empty "
-                "directory."
+                f"--out {out} contains {entry.name}, which diagnose.py did not write; choose an "
+                "empty directory."
             )
     if entries and not any((out / record).exists() for record in RECORDS):
         raise ValueError(f"--out {out} must be empty, or hold an older comparison.")

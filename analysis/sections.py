@@ -1,7 +1,7 @@
 """The sections of a diagnosis: each a question about a trained VAE, and the checks that answer it.
 
-A check is a constant `Check` in its own file; here it is listed. Those of disentanglement, whose files need
-arrays only, are defined here.
+A check is a constant `Check` in its own file; here it is listed. Those of disentanglement, whose
+files need arrays only, are defined here.
 """
 
 import math

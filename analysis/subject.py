@@ -26,7 +26,8 @@ from pyro_vae.rng import derive_seed
 
 Computed = TypeVar("Computed")
 
-# Generated data sets, each as large as the real one: at most this number, and this many elements in all.
+# Generated data sets, each as large as the real one: at most this number, and this many elements
+# in all.
 DATA_SETS = 20
 GENERATED_ELEMENTS = 50_000_000
 # Guide draws per example for scores of real and of generated data: the same number for both.
@@ -116,8 +117,8 @@ class Subject:
         num_samples: The number of guide draws per example for importance weights.
         seed: The seed of all draws.
         event_names: The names of an example's elements.
-        labels: A label, or a row of factors, for each example of `x`, -1 where missing; floats are a
-            numeric target; None if there are none.
+        labels: A label, or a row of factors, for each example of `x`, -1 where missing; floats are
+            a numeric target; None if there are none.
         train_labels: The same for `train`.
         label_names: The names of labels 0, 1, ...; with factors, of the factors.
         foreign: Data of another kind to compare with; None if there are none.

@@ -189,7 +189,7 @@ def plot_calibration_map(
 
 
 def _draw_picture(ax: "matplotlib.axes.Axes", shown: ElementMap) -> None:
-    """Draw t as colours, with a dot on each failing element; the furthest channel of colour images."""
+    """Draw t as colours, a dot on each failing element; of colour images the furthest channel."""
     t, fails = shown.t, shown.fails
     if t.ndim == 3:
         furthest = np.nan_to_num(np.abs(t)).argmax(0)[None]

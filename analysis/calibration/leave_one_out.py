@@ -126,7 +126,9 @@ class LeaveOneOut(Result):
 def leave_one_element_out(
     vae: Any, x: Real[Tensor, " n *event"], *, num_samples: int = 200, seed: int = 0
 ) -> LeaveOneOut:
-    """p(x_i | x_-i) = sum_s w_s / sum_s (w_s / p(x_i | z_s)), w_s = p(x, z_s) / q(z_s | x), z_s ~ q(z | x).
+    """p(x_i | x_-i) = sum_s w_s / sum_s (w_s / p(x_i | z_s)), by importance sampling.
+
+    Here z_s ~ q(z | x) and w_s = p(x, z_s) / q(z_s | x).
 
     The weights w_s / p(x_i | z_s) turn draws from the guide into draws from p(z | x_-i). Under
     them the mean of p(x_i | z) is the quotient above, and that of the distribution function of
@@ -230,7 +232,7 @@ def plot_isotonic(
     *,
     seed: int = 0,
 ) -> "matplotlib.figure.Figure":
-    """P(x_i = 1 | p_i) by isotonic regression, without bins, as `arviz_plots.plot_ppc_pava` draws it.
+    """P(x_i = 1 | p_i) by isotonic regression, without bins, by `arviz_plots.plot_ppc_pava`.
 
     ArviZ takes the forecast to be the mean of draws from the posterior predictive. Here the draws
     are outcomes drawn from each forecast, stratified so that their mean is the forecast up to 1 /

@@ -126,8 +126,9 @@ class Calibration(ElementForecasts):
         if self.p_value is None:
             return ()
         effect = (
-            f"in doubtful elements forecast and observed shares differ by {self.doubtful_error:.3f} "
-            f"({self.doubtful_error_by_chance:.3f} by chance, at most {LARGEST_ERROR} is fine)"
+            "in doubtful elements forecast and observed shares differ by "
+            f"{self.doubtful_error:.3f} ({self.doubtful_error_by_chance:.3f} by chance, at most "
+            f"{LARGEST_ERROR} is fine)"
         )
         # Nearly certain forecasts have no weight among the doubtful, and may be wrong.
         if self.error > max(self.doubtful_error, LARGEST_ERROR):
@@ -163,7 +164,9 @@ def calibration(
     seed: int = 0,
     num_flips: int = NUM_FLIPS,
 ) -> Calibration:
-    """E[g(p_i) (x_i - p_i)] = 0 for every g, if p_i = p(x_i = 1 | x_-i) is true: bins, bias, sharpness, map.
+    """Bins, bias, sharpness and map of forecasts p_i of x_i = 1.
+
+    If p_i = p(x_i = 1 | x_-i) is true, E[g(p_i) (x_i - p_i)] = 0 for every g.
 
     With g the indicator of a bin this is the reliability diagram; with g = 1 the bias; with g the
     logit the sharpness. Contributions are summed by example, and the largest |t| of all is
@@ -300,7 +303,7 @@ def _sums_in_bins(
 def _edges(
     p: Float[np.ndarray, "n elements"], variance: Float[np.ndarray, "n elements"]
 ) -> Float[np.ndarray, " edges"]:
-    """Inner edges of bins. A bin with too few expected events joins its neighbour nearer to 1/2."""
+    """Inner edges of bins; one with too few expected events joins its neighbour nearer to 1/2."""
     inner = np.array(EDGES[1:-1])
     doubt = np.bincount(np.digitize(p, inner).ravel(), variance.ravel(), len(inner) + 1)
     middle = int(np.argmax(doubt))

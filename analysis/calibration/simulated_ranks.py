@@ -48,7 +48,7 @@ class Ranks:
 def simulated_ranks(
     vae: Any, like: Real[Tensor, " _ *event"], n: int, *, num_draws: int = 199, seed: int = 0
 ) -> Ranks:
-    """z* ~ p(z), x ~ p(x | z*), z_1, ..., z_L ~ q(z | x): the rank of T(z*, x) among the T(z_l, x).
+    """The rank of T(z*, x) among T(z_l, x), z* ~ p(z), x ~ p(x | z*), z_1, ..., z_L ~ q(z | x).
 
     If q(z | x) = p(z | x), then z* and the z_l are L + 1 draws from one distribution, and the rank
     of any T is uniform on 0, ..., L, independently for each example. An amortised guide accepts

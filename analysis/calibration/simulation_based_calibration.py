@@ -146,8 +146,8 @@ class SimulationBasedCalibration(Result):
             faults = f" Dimensions that fail alone: {self._faults()}."
         if self.rate < NO_RATE:
             faults += (
-                f" The rate is {max(self.rate, 0.0):.2f} nats per {noun()}: a guide near the prior "
-                "passes wherever the decoder ignores the code."
+                f" The rate is {max(self.rate, 0.0):.2f} nats per {noun()}: a guide near the "
+                "prior passes wherever the decoder ignores the code."
             )
         return f"{super().reading()}{faults}"
 
@@ -217,7 +217,7 @@ def simulation_based_calibration(ranks: Ranks, *, seed: int = 0) -> SimulationBa
 
 
 def plot_sbc(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure":
-    """The ECDF of u minus the diagonal, of the joint quantities and the worst dimensions, by ArviZ.
+    """The ECDF of u minus the diagonal, of joint quantities and the worst dimensions, by ArviZ.
 
     A curve within the band is of a guide that passes. One that lies above first and below then is
     of true codes at both ends of the guide's draws, a guide too narrow; the other way round, too
@@ -338,7 +338,8 @@ def plot_coverage(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure"
         aspect="equal",
         xlabel="probability of the guide's interval, or of its densest region",
         ylabel="share that contains the true code",
-        title=f"The guide's 90% intervals contain {sbc.pooled_coverage(0.9)[0]:.1%} of dimensions,\n"
+        title=f"The guide's 90% intervals contain {sbc.pooled_coverage(0.9)[0]:.1%} of "
+        "dimensions,\n"
         f"its 90% regions {sbc.joint_coverage(0.9)[0]:.1%} of codes",
     )
     ax.legend(frameon=False, loc="upper left")

@@ -183,8 +183,8 @@ class ModelComparison(Result):
         draws = {model.num_samples for model in self.models}
         if len(draws) > 1:
             parts.append(
-                f"Models have from {min(draws)} to {max(draws)} draws per {noun()}; fewer draws give "
-                "lower bounds."
+                f"Models have from {min(draws)} to {max(draws)} draws per {noun()}; fewer draws "
+                "give lower bounds."
             )
         if self.perhaps_by_chance:
             parts.append("Of so many models, the best may lead by chance.")
@@ -201,13 +201,13 @@ class ModelComparison(Result):
             names = [self.names[rank] for rank in np.flatnonzero(self.unresolved)]
             rounding = self.difference_rounding[self.unresolved].max()
             return (
-                f"Withheld: the differences of {best} and {list_names(names)} are within the rounding errors of "
-                f"up to {rounding:.1g} nats per {noun()}; train on standardised data (--data.scale standard), "
-                "or compute in float64."
+                f"Withheld: the differences of {best} and {list_names(names)} are within the "
+                f"rounding errors of up to {rounding:.1g} nats per {noun()}; train on "
+                "standardised data (--data.scale standard), or compute in float64."
             )
         head = (
-            f"{best} has the highest log p(x) of {self.n:,} held-out {nouns()}, {self.means[0]:.2f} nats "
-            f"per {noun()}"
+            f"{best} has the highest log p(x) of {self.n:,} held-out {nouns()}, "
+            f"{self.means[0]:.2f} nats per {noun()}"
         )
         equal = [
             f"{self.names[rank]} ({self._amount(rank)})"
@@ -232,8 +232,8 @@ class ModelComparison(Result):
             direction = "is, if anything, too small"
         shares = list_names([f"{model.khat_share_above:.0%} ({model.name})" for model in low])
         return (
-            f"log p(x) is too low where k-hat is above its threshold, for {shares} of {nouns()}: the lead of "
-            f"{self.names[0]} {direction}; `{ANNEALING}` is more accurate."
+            f"log p(x) is too low where k-hat is above its threshold, for {shares} of {nouns()}: "
+            f"the lead of {self.names[0]} {direction}; `{ANNEALING}` is more accurate."
         )
 
     def _amount(self, rank: int) -> str:
@@ -249,7 +249,8 @@ class ModelComparison(Result):
         if self.differs_from_best[1]:
             return f"{best} leads {second} by {self._amount(1)} nats per {noun()}"
         if equal > 2:
-            return f"{equal} of {len(self.models)} models are not distinguishable from the best, {best}"
+            count = len(self.models)
+            return f"{equal} of {count} models are not distinguishable from the best, {best}"
         return f"{best} and {second} are not distinguishable: {self._amount(1)} nats per {noun()}"
 
 
@@ -291,8 +292,10 @@ def compare_models(
             ]
         )
         raise ValueError(
-            f"log p(x) must be finite, got other values for {counts} of {len(finite):,} {nouns()}; check them, "
-            "use a likelihood with a positive density for all data, or pass leave_out_non_finite=True."
+            f"log p(x) must be finite, got other values for {counts} of {len(finite):,} "
+            f"{nouns()}; check them, "
+            "use a likelihood with a positive density for all data, or pass "
+            "leave_out_non_finite=True."
         )
     if finite.sum() < 2:
         raise ValueError(

@@ -143,7 +143,7 @@ def maximum_gap(factors: Factors, bins: int = BINS) -> float:
 
 
 def modularity(nats: Float[np.ndarray, "dim factors"]) -> Float[np.ndarray, " dim"]:
-    """1 - sum_{j != j*} I_ij^2 / (I_ij*^2 (k - 1)) for each coordinate i, j* its best of k factors.
+    """1 - sum_{j != j*} I_ij^2 / (I_ij*^2 (k - 1)) of coordinate i, j* its best of k factors.
 
     Returns:
         1 for a coordinate that is informative on one factor only, 0 for one that is equally

@@ -1,4 +1,4 @@
-"""Scores from predicting factors: SAP from one coordinate, DCI from a code, FactorVAE and beta-VAE from groups."""
+"""Scores from predicting factors: SAP and DCI from codes, FactorVAE and beta-VAE from groups."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -307,7 +307,7 @@ def beta_vae_score(
     evaluation_groups: int = PAIR_EVALUATION_GROUPS,
     seed: int = 0,
 ) -> GroupScore:
-    """P(factor = linear classifier of mean_l |z^(l) - z'^(l)|), where z^(l), z'^(l) share one factor.
+    """P(factor = linear classifier of mean_l |z^(l) - z'^(l)|), z^(l) and z'^(l) sharing a factor.
 
     Each group draws its factor uniformly, and `pairs` data, each with another of the same value.
     The mean absolute difference of each coordinate is the input of multinomial logistic regression

@@ -128,13 +128,13 @@ class Disentanglement(Result):
         else:
             verdict = "Some factors have a coordinate of their own, or all partly"
         text = (
-            f"{verdict}: MIG is {mig:.2f} (noise 0, a perfect code {best:.2f}), and a forest predicts a "
-            f"factor with accuracy {accuracy:.2f} (guessing {guess:.2f})."
+            f"{verdict}: MIG is {mig:.2f} (noise 0, a perfect code {best:.2f}), and a forest "
+            f"predicts a factor with accuracy {accuracy:.2f} (guessing {guess:.2f})."
         )
         if self.bias > LARGEST_BIAS:
             text += (
-                f" With {self.n} data the mutual information is biased by up to {self.bias:.2f} of a "
-                f"factor's entropy; use at least {FEWEST_DATA}."
+                f" With {self.n} data the mutual information is biased by up to {self.bias:.2f} "
+                f"of a factor's entropy; use at least {FEWEST_DATA}."
             )
         if self.undefined:
             text += f" Not defined: {list_names(list(self.undefined))}."
@@ -148,7 +148,7 @@ def disentanglement(
     names: Sequence[str] = (),
     seed: int = 0,
 ) -> Disentanglement:
-    """MIG, SAP, DCI, modularity, FactorVAE and beta-VAE scores of codes of data with known factors.
+    """MIG, SAP, DCI, modularity, FactorVAE and beta-VAE scores of codes, given the factors.
 
     Use held-out data drawn at random from all values of the factors: for dSprites the test set,
     not the training set, a grid of every fourth orientation and every second position, which has
@@ -275,8 +275,8 @@ def plot_disentanglement(result: Disentanglement) -> "matplotlib.figure.Figure":
         information.set_xlabel(f"{omitted} less informative coordinates are not shown")
     _draw_scores(scores, result)
     figure.suptitle(
-        f"MIG {result.scores['mig']:.2f} of at most {result.best['mig']:.2f}: a disentangled code has "
-        "one dark cell in each column, and at most one in each row"
+        f"MIG {result.scores['mig']:.2f} of at most {result.best['mig']:.2f}: a disentangled code "
+        "has one dark cell in each column, and at most one in each row"
     )
     return figure
 

@@ -146,8 +146,8 @@ class Traversals(Result):
             row.agreement for row in self.rows if row.movement and row.agreement is not None
         ]
         text = (
-            f"Of {len(self.rows)} coordinates shown ({self.latent_dim} in all), {one} change one thing, "
-            f"{several} several or the shape, and {nothing} nothing"
+            f"Of {len(self.rows)} coordinates shown ({self.latent_dim} in all), {one} change one "
+            f"thing, {several} several or the shape, and {nothing} nothing"
         )
         if agreements:
             share = np.mean(agreements)
@@ -171,7 +171,7 @@ def traversals(
     bases: int = 4,
     seed: int = 0,
 ) -> Traversals:
-    """E[x | z + (t - z_j) e_j] for t between the 1 % and 99 % quantiles of the codes' coordinate j.
+    """E[x | z + (t - z_j) e_j], t between the 1 % and 99 % quantiles of the codes' coordinate j.
 
     Images are labelled by what explains the change of their pixels (`ImageMovements`), other data
     by the elements that change most, in units of their standard deviation over decoded data;

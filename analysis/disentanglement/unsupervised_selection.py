@@ -31,9 +31,10 @@ _SAMPLED = 4999
 
 # Recorded with every score.
 SOUNDNESS = (
-    "UDR measures whether seeds find the same coordinates, up to order and sign. Agreement does not "
-    "prove that these are the factors of the data: all seeds may agree on an entangled basis, such as "
-    "principal axes, and without labels or assumptions no score can tell (Locatello et al., 2019)."
+    "UDR measures whether seeds find the same coordinates, up to order and sign. Agreement does "
+    "not prove that these are the factors of the data: all seeds may agree on an entangled basis, "
+    "such as principal axes, and without labels or assumptions no score can tell (Locatello et "
+    "al., 2019)."
 )
 
 
@@ -111,8 +112,9 @@ class UnsupervisedSelection(Result):
         score, rotated, noise = (scored[best][key] or 0.0 for key in ("score", "rotated", "noise"))
         fewest = min(int(row["models"] or 0) for row in scored.values()) - 1
         return (
-            f"Seeds agree{'' if len(groups) == 1 else f' most in {best}'} with a UDR of {score:.2f} (1 is the "
-            f"same coordinates, rotated codes have {rotated:.2f}, unrelated ones {noise:.2f})"
+            f"Seeds agree{'' if len(groups) == 1 else f' most in {best}'} with a UDR of "
+            f"{score:.2f} (1 is the same coordinates, rotated codes have {rotated:.2f}, unrelated "
+            f"ones {noise:.2f})"
             + (", no more than entangled codes" if score <= rotated else "")
             + (f"; uncertain, with {fewest} other seeds" if fewest < FEWEST_OTHERS else "")
             + "."
@@ -126,7 +128,7 @@ def unsupervised_selection(
     informative: Mapping[str, Bool[np.ndarray, " _"]] | None = None,
     seed: int = 0,
 ) -> UnsupervisedSelection:
-    """UDR_ij = (sum_b r_b^2 / sum_a R_ab + sum_a r_a^2 / sum_b R_ab) / (d_i + d_j), the median over j.
+    """The median over j of (sum_b r_b^2 / sum_a R_ab + sum_a r_a^2 / sum_b R_ab) / (d_i + d_j).
 
     R_ab is the absolute Spearman correlation of coordinate a of model i and b of model j over the
     data, r_b = max_a R_ab, r_a = max_b R_ab; a and b run over the d_i and d_j informative
@@ -168,7 +170,8 @@ def unsupervised_selection(
     for name in names:
         if informative[name].shape != codes[name].shape[1:]:
             raise ValueError(
-                f"{name} has {codes[name].shape[1]} coordinates, got a mask of {informative[name].shape}."
+                f"{name} has {codes[name].shape[1]} coordinates, got a mask of "
+                f"{informative[name].shape}."
             )
     pairs = [
         (a, b)
@@ -313,8 +316,8 @@ class SelectionAgreement(Result):
                 continue
             agree = found.rho > 0 and found.p_value < SIGNIFICANT
             parts.append(
-                f"{where} the scores {'agree' if agree else 'show no agreement'}: rank correlation "
-                f"{found.rho:.2f}, n = {found.n}, p {p_text(found.p_value)}"
+                f"{where} the scores {'agree' if agree else 'show no agreement'}: rank "
+                f"correlation {found.rho:.2f}, n = {found.n}, p {p_text(found.p_value)}"
             )
         return f"{'; '.join(parts)}."
 

@@ -172,8 +172,8 @@ class RateDecomposition(Result):
         if self.total_correlation is not None and self.dimension_wise_kl is not None:
             name = "dimension-wise KL" if self.dimension_wise_is_kl else "dimension-wise term"
             rest = (
-                f"{self.marginal_kl:.2f} marginal KL (total correlation {self.total_correlation:.2f}, "
-                f"{name} {self.dimension_wise_kl:.2f})"
+                f"{self.marginal_kl:.2f} marginal KL (total correlation "
+                f"{self.total_correlation:.2f}, {name} {self.dimension_wise_kl:.2f})"
             )
         return (
             f"The {head}: {self.mutual_information:.2f} mutual information of {nouns()} and codes"
@@ -184,7 +184,7 @@ class RateDecomposition(Result):
 def decompose_rate(
     vae: Any, x_train: Real[Tensor, " n *event"], *, num_draws: int = 10_000, seed: int = 0
 ) -> RateDecomposition:
-    """E[KL(q(z | x) || p(z))] = I(x; z) + TC(z) + sum_d KL(q(z_d) || p(z_d)), from all training data.
+    """E[KL(q(z | x) || p(z))] = I(x; z) + TC(z) + sum_d KL(q(z_d) || p(z_d)), over training data.
 
     q(z) = 1/N sum_j q(z | x_j), over all data given, at draws z_i ~ q(z | x_i) for `num_draws` of
     them, chosen at random without repetition; with more draws than data, several for each. For
@@ -263,7 +263,8 @@ def _inspect_guide(vae: Any, x: Tensor, site: str) -> tuple[bool, str | None, in
     q = distribution_at(terms.guide_trace, site)
     if tuple(q.batch_shape) != (1, 1):
         raise UndefinedCheckError(
-            f"the rate of site {site!r} is decomposed only where the plate over data is its only plate."
+            f"the rate of site {site!r} is decomposed only where the plate over data is its only "
+            "plate."
         )
     undefined = None
     try:

@@ -109,7 +109,8 @@ class ElboTerms(Result):
         """Whether the code is used, and whether a few examples dominate the loss."""
         elbo = self.elbo
         if not np.isfinite(elbo).all():
-            return f"Not defined: the ELBO is not finite for {(~np.isfinite(elbo)).mean():.1%} of {nouns()}."
+            share = (~np.isfinite(elbo)).mean()
+            return f"Not defined: the ELBO is not finite for {share:.1%} of {nouns()}."
         text = super().reading()
         low, median, high = np.quantile(elbo, (0.25, 0.5, 0.75))
         below = median - np.sort(elbo)[: max(1, len(elbo) // 100)].mean()
@@ -152,7 +153,8 @@ def plot_elbo_terms(
     error = standard_error(terms.elbo)
     spread = "" if error is None else f" ± {error:.2f}"
     figure.suptitle(
-        f"ELBO {terms.elbo.mean():.2f}{spread} nats over {len(terms.rate)} {nouns()}, and its terms"
+        f"ELBO {terms.elbo.mean():.2f}{spread} nats over {len(terms.rate)} {nouns()}, and its "
+        "terms"
     )
     return figure
 
@@ -217,13 +219,13 @@ def _notes(decomposition: RateDecomposition) -> list[str]:
     if decomposition.saturated:
         rest = "marginal KL" if decomposition.total_correlation is None else "total correlation"
         notes[0] += (
-            f" Mutual information is saturated at log N = {decomposition.log_n:.1f}: it may be larger, "
-            f"and the {rest} smaller."
+            f" Mutual information is saturated at log N = {decomposition.log_n:.1f}: it may be "
+            f"larger, and the {rest} smaller."
         )
     if decomposition.total_correlation is not None and not decomposition.dimension_wise_is_kl:
         notes.append(
-            "*: not a KL, and possibly negative, as the prior's dimensions are dependent; with the total "
-            "correlation it sums to KL(q(z) || p(z))."
+            "*: not a KL, and possibly negative, as the prior's dimensions are dependent; with "
+            "the total correlation it sums to KL(q(z) || p(z))."
         )
     return notes
 

@@ -1,4 +1,4 @@
-"""The latent space: its dimensions, the codes in the plane, intervals of the guide, the density of a prior."""
+"""The latent space: its dimensions, codes in the plane, guide's intervals, a prior's density."""
 
 import math
 from collections.abc import Sequence
@@ -36,8 +36,8 @@ def plot_dimensions(
 ) -> "matplotlib.figure.Figure":
     """The KL of each latent dimension, and the variance of its code over the data.
 
-    The dimensions are sorted by KL, or by variance where the KL does not split into dimensions. The
-    model ignores a dimension that is low in both panels: its posterior is its prior.
+    The dimensions are sorted by KL, or by variance where the KL does not split into dimensions.
+    The model ignores a dimension that is low in both panels: its posterior is its prior.
 
     Args:
         kl: KL(q(z_i | x) || p(z_i)), the mean over data in nats; None if it is not defined.
@@ -82,7 +82,7 @@ def plot_dimensions(
 
 
 class Projection(NamedTuple):
-    """Codes in the plane: points, the labels of the two axes, and whether both axes have one unit."""
+    """Codes in the plane: points, the axes' labels, and whether both axes have one unit."""
 
     points: Float[np.ndarray, "n 2"]
     axes: tuple[str, str]
@@ -119,8 +119,9 @@ def plot_latent_space(
 ) -> "matplotlib.figure.Figure":
     """The codes of test data in the plane, coloured by label.
 
-    Up to 20 labels have a colour each, and a name at the median of their codes; real-valued or more
-    labels have a colour scale. Factors have a panel each. Data without a label, -1 or NaN, are grey.
+    Up to 20 labels have a colour each, and a name at the median of their codes; real-valued or
+    more labels have a colour scale. Factors have a panel each. Data without a label, -1 or NaN,
+    are grey.
 
     Args:
         codes: The codes.

@@ -1,7 +1,7 @@
-"""The style of all figures: colours, an empty figure, names and titles, PNG files, figures by ArviZ.
+"""The style of all figures: colours, empty figures, names and titles, PNG files, use of ArviZ.
 
-`arviz_plots` draws with pyplot, which keeps every figure, and its lines 0.8 and 1.3 differ in a few
-arguments. Both are handled here.
+`arviz_plots` draws with pyplot, which keeps every figure, and its lines 0.8 and 1.3 differ in a
+few arguments. Both are handled here.
 """
 
 import io
@@ -128,8 +128,8 @@ def pit_figure(
 ) -> "matplotlib.figure.Figure":
     """ECDF(u) - u of each sample of PITs, by `arviz_plots.plot_ecdf_pit`.
 
-    ArviZ's band and p-value are removed: they differ between its lines, and hold for independent PITs
-    only.
+    ArviZ's band and p-value are removed: they differ between its lines, and hold for independent
+    PITs only.
 
     Args:
         pits: Samples of one size by the titles of their panels.

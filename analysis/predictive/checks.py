@@ -153,8 +153,8 @@ class PredictiveChecks(Result):
         if self.copies is None or self.copies <= 2 * SIGNIFICANT:
             return super().reading()
         return (
-            f"{super().reading()} {self.copies:.0%} of the generated data are less than half as far "
-            f"from a training {noun()} as the median test {noun()}: the model may copy its "
+            f"{super().reading()} {self.copies:.0%} of the generated data are less than half as "
+            f"far from a training {noun()} as the median test {noun()}: the model may copy its "
             "training data."
         )
 

@@ -111,15 +111,15 @@ class DataSetChecks(Result):
         }
 
     def reading(self) -> str:
-        """The number of real values beyond all data sets, the number by chance, and the furthest."""
+        """The number of real values beyond all data sets, that by chance, and the furthest."""
         datasets, count = len(self.checks[0].generated), len(self.checks)
         worst = ""
         if self.ranked:
             first = self.ranked[0]
             worst = f"; furthest off is the {first.measure} of {first.name}: {first.words()}"
         return (
-            f"{self.num_outside} of {count} means and standard deviations of statistics lie beyond "
-            f"those of all {datasets} data sets from the model, where a true model has "
+            f"{self.num_outside} of {count} means and standard deviations of statistics lie "
+            f"beyond those of all {datasets} data sets from the model, where a true model has "
             f"{2 * count / (datasets + 1):.1f} on average{worst}."
         )
 
@@ -182,7 +182,7 @@ def predictive_tree(
 
 
 def plot_distributions(tree: "xr.DataTree") -> "matplotlib.figure.Figure":
-    """The ECDF of each statistic, of the real data and of data sets, by `arviz_plots.plot_ppc_dist`.
+    """The ECDF of each statistic in all data sets, by `arviz_plots.plot_ppc_dist`.
 
     Steps, unlike a smoothed density, also suit statistics with few values. Under a true model the
     real data's line is one among the data sets'.

@@ -54,9 +54,9 @@ class BeforeTraining(Result):
         better = sum(d["after"] < d["before"] for d in self.ks_distance.values())
         medians = self.median_ks_distance
         return (
-            f"Training brought new data nearer to real ones in {better} of {len(self.ks_distance)} "
-            f"statistics; the median distance was {medians['before']:.2f} before and is "
-            f"{medians['after']:.2f} now (0 is equal, 1 apart)."
+            f"Training brought new data nearer to real ones in {better} of "
+            f"{len(self.ks_distance)} statistics; the median distance was {medians['before']:.2f} "
+            f"before and is {medians['after']:.2f} now (0 is equal, 1 apart)."
         )
 
 

@@ -1,4 +1,4 @@
-"""Figures of `analysis.predictive.checks`: statistics, profiles, spectrum and nearest neighbours."""
+"""Figures of `predictive.checks`: statistics, profiles, spectrum and nearest neighbours."""
 
 import math
 from collections.abc import Sequence
@@ -146,7 +146,8 @@ def plot_spectrum(spectrum: SpectrumComparison | None) -> "matplotlib.figure.Fig
     right.plot(ranks, spectrum.log_ratio, "o-", ms=3, color=ORANGE, label="new over test data")
     right.set(xlabel="rank", ylabel="log ratio of the eigenvalues")
     right.set_title(
-        f"new data have {spectrum.total_ratio:.2f} times the variance, p {p_text(spectrum.p_value)}",
+        f"new data have {spectrum.total_ratio:.2f} times the variance, p "
+        f"{p_text(spectrum.p_value)}",
         fontsize=10,
     )
     for ax in (left, right):

@@ -117,7 +117,7 @@ class Generalisation(Result):
         return _difference(self.train[name], self.test[name])
 
     def clearly_above(self, name: str, sign: int) -> bool:
-        """Whether training data are above (sign 1), or below (-1), test data by two standard errors."""
+        """Whether training data are above (1) or below (-1) test data by two standard errors."""
         difference, error = self.difference(name)
         return sign * difference > CLEAR * error
 

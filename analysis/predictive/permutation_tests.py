@@ -1,4 +1,4 @@
-"""Permutation tests of two samples of vectors: the profile of means, and the spectrum of the covariance.
+"""Permutation tests of two samples of vectors: their means, and the spectra of their covariances.
 
 The p-values are exact: under a true model the labels "real" and "generated" are exchangeable.
 """
@@ -72,9 +72,9 @@ class ProfileComparison(Result):
         """Which element's mean differs most, and whether that may be chance."""
         i = self.worst
         return (
-            f"{self.name.replace('_', ' ')}: element {i} differs most, with mean {self.generated[i]:.3g} in "
-            f"generated and {self.real[i]:.3g} in real data ({self.t[i]:+.1f} standard errors), "
-            f"{_chance_text(self.p_value)}."
+            f"{self.name.replace('_', ' ')}: element {i} differs most, with mean "
+            f"{self.generated[i]:.3g} in generated and {self.real[i]:.3g} in real data "
+            f"({self.t[i]:+.1f} standard errors), {_chance_text(self.p_value)}."
         )
 
 
@@ -132,8 +132,8 @@ class SpectrumComparison(Result):
     def reading(self) -> str:
         """How the variances compare, and whether that may be chance."""
         return (
-            f"spectrum: along {len(self.real)} axes generated data have {self.total_ratio:.2f} times the "
-            f"variance of real data, with eigenvalues typically off by a factor of "
+            f"spectrum: along {len(self.real)} axes generated data have {self.total_ratio:.2f} "
+            "times the variance of real data, with eigenvalues typically off by a factor of "
             f"{np.exp(self.rms_log_ratio):.2f}, {_chance_text(self.p_value)}."
         )
 
@@ -270,7 +270,8 @@ def _check_samples(name: str, real: np.ndarray, generated: np.ndarray) -> None:
     bad = [int((~np.isfinite(data)).any(1).sum()) for data in (real, generated)]
     if any(bad):
         raise ValueError(
-            f"{name} needs finite elements, got others in {bad[0]} real and {bad[1]} generated data."
+            f"{name} needs finite elements, got others in {bad[0]} real and {bad[1]} generated "
+            "data."
         )
 
 

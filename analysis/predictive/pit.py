@@ -91,7 +91,8 @@ class PitComparisons(Result):
         """The number of statistics that differ, and the one that differs most."""
         return (
             f"{len(self.departing)} of {len(self.comparisons)} statistics are distributed "
-            f"differently in real and in generated data; furthest off: {self.furthest.pit_reading()}"
+            "differently in real and in generated data; furthest off: "
+            f"{self.furthest.pit_reading()}"
         )
 
 

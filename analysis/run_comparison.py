@@ -19,9 +19,12 @@ from analysis.comparison.comparability import (
     differences_report,
     run_differences,
 )
-from analysis.comparison.heldout_elpd import HeldOut
-from analysis.comparison.model_comparison import compare_models, plot_model_comparison
-from analysis.comparison.paired_differences import paired_report, plot_paired_differences
+from analysis.comparison.model_comparison import HeldOut, compare_models
+from analysis.comparison.paired_differences import (
+    paired_report,
+    plot_model_comparison,
+    plot_paired_differences,
+)
 from analysis.elbo.rate_distortion import (
     RateDistortion,
     plot_rate_distortion,

@@ -22,7 +22,7 @@ from analysis.disentanglement.scores import (
     plot_disentanglement,
 )
 from analysis.disentanglement.traversals import Traversals, plot_traversals, traversals
-from analysis.elbo.rate_spectrum import DECOMPOSITION
+from analysis.elbo.rate_decomposition import DECOMPOSITION
 from analysis.elbo.terms import TERMS
 from analysis.guide.psis_diagnostics import QUALITY
 from analysis.predictive.checks import CHECKS
@@ -31,7 +31,7 @@ from analysis.predictive.data_sets import DATA_SETS
 from analysis.predictive.examples import BEFORE_TRAINING, SAME_IMAGE
 from analysis.predictive.generalisation import GENERALISATION
 from analysis.predictive.pit import STATISTICS_PIT
-from analysis.representation.clustering import CLUSTERING, MIXTURE_COMPONENTS
+from analysis.representation.clustering import CLUSTERING, LOCAL_AGREEMENT, MIXTURE_COMPONENTS
 from analysis.representation.decoder_geometry import DECODER_GEOMETRY
 from analysis.representation.fine_tuning import FINE_TUNING
 from analysis.representation.holes import HOLES
@@ -42,7 +42,6 @@ from analysis.representation.label_efficiency import (
     LABEL_EFFICIENCY,
     plot_label_efficiency,
 )
-from analysis.representation.neighbourhoods import LOCAL_AGREEMENT
 from analysis.representation.out_of_distribution import OUT_OF_DISTRIBUTION
 from analysis.representation.probes import NEIGHBOURS, PROBE
 from analysis.representation.robustness import ROBUSTNESS, plot_robustness

@@ -58,22 +58,6 @@ def threshold_accuracies(
     return accuracies
 
 
-def squared_correlations(
-    codes: Float[np.ndarray, "n dim"], factors: Factors
-) -> Float[np.ndarray, "dim factors"]:
-    """R^2 = Cov(z_i, v_j)^2 / (Var z_i Var v_j), for factors with ordered values.
-
-    Not meaningful for unordered factors, such as shapes, or cyclic ones, such as angles. A
-    constant coordinate has 0.
-    """
-    check_codes(codes, factors)
-    z = codes.astype(np.float64) - codes.mean(0, dtype=np.float64)
-    v = factors.values - factors.values.mean(0)
-    constant = np.ptp(codes, axis=0) == 0
-    variances = np.where(constant, 1.0, (z**2).mean(0))[:, None] * (v**2).mean(0)
-    return np.where(constant[:, None], 0.0, (z.T @ v / len(z)) ** 2 / variances)
-
-
 def _nearest_mean(z: np.ndarray, values: np.ndarray, new: np.ndarray) -> np.ndarray:
     """The value whose mean code is nearest to each new code."""
     counts = np.bincount(values)

@@ -4,18 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from analysis.hypothesis_tests import p_text
-from analysis.plotting.style import LABEL_COLOURS, new_figure, tidy
 from analysis.result import Result, UndefinedCheckError
 from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
-
-if TYPE_CHECKING:
-    import matplotlib.figure
 
 # The fewest other models of the same kind that the paper compares each model with.
 FEWEST_OTHERS = 5
@@ -388,43 +384,3 @@ def _rank_correlation(
             drawn[index] = sum(len(a) * (a @ rng.permutation(b)) for a, b in usable) / n
     # Equal correlations may differ by rounding.
     return RankCorrelation(rho, n, float((drawn >= rho - 1e-9).mean()))
-
-
-def plot_selection(
-    unsupervised: Mapping[str, float],
-    supervised: Mapping[str, float],
-    groups: Mapping[str, str] | None = None,
-    *,
-    score: str = "MIG",
-    seed: int = 0,
-) -> "matplotlib.figure.Figure":
-    """Scatter UDR against a score with labels, called `score`, coloured by group."""
-    agreement = selection_agreement(unsupervised, supervised, groups, seed=seed)
-    figure = new_figure(7.6, 5.0)
-    ax = figure.subplots()
-    names = [name for name in unsupervised if name in supervised]
-    group_of = _groups(names, groups)
-    for index, group in enumerate(dict.fromkeys(group_of[name] for name in names)):
-        members = [name for name in names if group_of[name] == group]
-        ax.scatter(
-            [unsupervised[name] for name in members],
-            [supervised[name] for name in members],
-            s=55,
-            color=LABEL_COLOURS[index % len(LABEL_COLOURS)],
-            marker="os^D"[index // len(LABEL_COLOURS) % 4],
-            label=group,
-        )
-    if groups is not None:
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    ax.set(xlabel="UDR, without labels: agreement of seeds", ylabel=f"{score}, with labels")
-    rows = {"All models": agreement.overall}
-    if groups is not None and len(agreement.by_group) > 1:
-        rows["Within groups"] = agreement.within
-    lines = [
-        f"{where}: rank correlation {found.rho:.2f}, n = {found.n}, p {p_text(found.p_value)}"
-        for where, found in rows.items()
-        if found.rho is not None and found.p_value is not None
-    ]
-    ax.set_title("\n".join(lines or ["Too few models to rank"]), fontsize=11)
-    tidy([ax], grid="both")
-    return figure

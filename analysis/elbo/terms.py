@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
 
 from analysis.check import Check, Plot
-from analysis.elbo.rate_decomposition import RateDecomposition, decompose_rate
+from analysis.elbo.rate_decomposition import RateDecomposition, rate_of_training
 from analysis.plotting.images import Limits, draw_example, hide_axes
 from analysis.plotting.style import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
 from analysis.plotting.vectors import Elements, draw_vectors, plot_largest
@@ -347,13 +347,6 @@ def _draw_band(
         cells[0, column].set_title(numbers[index], fontsize=9)
     for row, name in enumerate(("data", "model")):
         cells[row, 0].set_ylabel(name, rotation="horizontal", ha="right", va="center")
-
-
-def rate_of_training(subject: Subject) -> RateDecomposition:
-    """The decomposition of the rate of the training data."""
-    # The step is named here, as the figure of the terms asks for the decomposition first.
-    with subject.step("elbo: decomposition"):
-        return decompose_rate(subject.vae, subject.train, seed=subject.seed_of("decomposition"))
 
 
 def _draw_terms(terms: ElboTerms, subject: Subject) -> "matplotlib.figure.Figure":

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from analysis.representation.clustering import local_label_agreement, neighbourhood_overlap
 from analysis.representation.codes import LabelledCodes
-from analysis.representation.neighbourhoods import local_label_agreement, neighbourhood_overlap
 
 RNG = np.random.default_rng(0)
 

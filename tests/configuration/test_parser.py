@@ -264,7 +264,7 @@ class WideNormal(priors.StandardNormal):
         self.wideness = wideness
 
     def forward(self):
-        return dist.Normal(self.loc, self.wideness).to_event(1)
+        return dist.Normal(self.zeros, self.wideness).to_event(1)
 
 import pyro.distributions as dist
 

@@ -40,7 +40,7 @@ def folder(trained, tmp_path_factory) -> Path:
         ),
         (
             "svi_train --data grey.npy --likelihood bernoulli",
-            "that were scaled or interpolated: save x / 255, which is unit data (--likelihood logit_normal)",
+            "save x / 255, which is unit data (--likelihood logit_normal)",
         ),
         ("svi_train --epochs -1", "epochs must be at least 0, got -1"),
         ("svi_train --out run", "run holds a run already: --resume continues it"),

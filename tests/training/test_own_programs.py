@@ -44,7 +44,7 @@ def test_prepared_data_train_it_and_others_are_refused_in_one_line():
     data = PreparedData(Dataset.from_array(X), "real")
     assert len(fit(program, data, epochs=2)) == 2
     assert np.isfinite(evaluate(program, data.fixed("test"), num_samples=5).reconstruction).all()
-    with pytest.raises(TypeError, match=r"has no `likelihood`, .* give a PreparedData"):
+    with pytest.raises(TypeError, match=r"has no `likelihood`.*: pass a PreparedData"):
         fit(Program(), X)
     with pytest.raises(
         TypeError, match="has no method `prepare`: give x as a tensor, got ndarray"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis import commands
+from analysis import result
 from pyro_vae.configuration.parser import parse
 
 ROOT = Path(__file__).parents[2]
-CONSTANTS = {name: value for name, value in vars(commands).items() if name.isupper()}
+CONSTANTS = {name: value for name, value in vars(result).items() if name.isupper()}
 # The values of names in f-strings.
 VALUES = {**CONSTANTS, "options_of_data": " --seed 1"}
 # The files whose messages a diagnosis prints.

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
+from analysis import model_samples as draws
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
 from analysis.model_samples import (
     element_distribution,
@@ -16,7 +17,6 @@ from analysis.model_samples import (
     narrow_dtype,
     new_data,
 )
-from analysis.predictive import model_samples as draws
 from analysis.result import UndefinedCheckError
 from pyro_vae import build, likelihoods
 

@@ -150,7 +150,6 @@ class Section:
 
 
 def _run_check(check: Check, name: str, subject: Subject, section: SectionResult) -> None:
-    """Run a check of the section of this name, and add it to the section's result."""
     try:
         with subject.step(f"{name}: {check.name}"), library_warnings() as notes:
             result = subject.compute(check.compute)

@@ -218,7 +218,6 @@ class RunComparison:
         return first.data
 
     def _print_differences(self) -> dict[str, dict[str, Any]]:
-        """Print how the runs differ in options and training."""
         differences = run_differences(
             {name: trained.vae.configuration for name, trained in self.runs.items()},
             {name: training_summary(trained) for name, trained in self.runs.items()},

@@ -187,7 +187,6 @@ def _generate(model: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, 
 def _reconstructed_vectors(
     x: np.ndarray, means: np.ndarray, elements: Elements
 ) -> "matplotlib.figure.Figure":
-    """Vectors beside their reconstructions."""
     means_of = "the mean of p(x | z) at the code of x"
     if elements.largest:
         title = f"The largest elements of test {nouns()}, and {means_of}"
@@ -200,7 +199,6 @@ def _reconstructed_vectors(
 def _new_vectors(
     x: np.ndarray, means: np.ndarray, elements: Elements
 ) -> "matplotlib.figure.Figure":
-    """Test vectors beside means of generated ones."""
     if elements.largest:
         return plot_largest(means, elements.names if elements.named else ())
     few = min(len(x), len(means), 30)

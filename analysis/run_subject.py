@@ -159,7 +159,6 @@ def _defined(
     what: str,
     report: Callable[[str], None],
 ) -> Int[Tensor, " defined"]:
-    """The rows that have log densities and a code."""
     parts = (x[part].to(trained.device) for part in rows.split(ROWS_FROM_DISK))
     found = np.concatenate([defined_rows(trained.vae, part) for part in parts])
     if not found.all():

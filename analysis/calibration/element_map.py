@@ -211,7 +211,6 @@ def _draw_picture(ax: "matplotlib.axes.Axes", shown: ElementMap) -> None:
 
 
 def _draw_profile(ax: "matplotlib.axes.Axes", shown: ElementMap) -> None:
-    """Draw t of each element from left to right."""
     t, fails = shown.t.reshape(-1), shown.fails.reshape(-1)
     where = np.arange(len(t))
     size = float(np.clip(1500 / len(t), 3, 25))

@@ -330,7 +330,6 @@ def _check_weights(log_weight: Tensor, terms: LogDensities, rows: slice) -> None
 
 
 def _rounding(terms: LogDensities) -> Float[np.ndarray, " b"]:
-    """The approximate rounding error of each example's largest log weight."""
     best = terms.log_weight.argmax(0, keepdim=True)
     sizes = (terms.log_likelihood, terms.log_prior, terms.log_posterior)
     values = [to_array(size.gather(0, best)[0]) for size in sizes]

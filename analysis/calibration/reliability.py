@@ -294,7 +294,6 @@ def _scores(
 def _sums_in_bins(
     index: Int[np.ndarray, "n elements"], values: Float[np.ndarray, "n elements"], bins: int
 ) -> Float[np.ndarray, "n bins"]:
-    """The sum of each example's values in each bin."""
     n = len(index)
     place = index + bins * np.arange(n)[:, None]
     return np.bincount(place.ravel(), values.ravel(), n * bins).reshape(n, bins)

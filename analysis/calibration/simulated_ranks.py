@@ -142,7 +142,6 @@ def _trace(program: Any, x: Tensor, num_particles: int, *, replayed: Trace | Non
 
 
 def _log_density(trace: Any, names: Sequence[str]) -> Float[Tensor, "particles batch"]:
-    """The sum of some sites' log densities, in float64."""
     trace.compute_log_prob()
     sites = (trace.nodes[name] for name in names)
     terms = [site["unscaled_log_prob"].double() for site in sites if site["type"] == "sample"]

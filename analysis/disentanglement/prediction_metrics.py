@@ -59,7 +59,6 @@ def threshold_accuracies(
 
 
 def _nearest_mean(z: np.ndarray, values: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """The value whose mean code is nearest to each new code."""
     counts = np.bincount(values)
     present = np.flatnonzero(counts)
     means = np.bincount(values, weights=z)[present] / counts[present]

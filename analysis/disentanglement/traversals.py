@@ -337,7 +337,6 @@ class _Mover:
 
 
 def _move(code: np.ndarray, dimension: int, values: np.ndarray) -> np.ndarray:
-    """Copies of the code with one coordinate set to each value."""
     path = np.tile(code, (len(values), 1))
     path[:, dimension] = values
     return path

@@ -183,7 +183,6 @@ def coefficients(
 
 
 def _cholesky(q: Distribution) -> Tensor:
-    """The Cholesky factor of the covariance of a correlated normal."""
     if isinstance(q, MultivariateNormal):
         return q.scale_tril.double()
     if isinstance(q, LowRankMultivariateNormal):

@@ -153,6 +153,5 @@ def _draw_curve(
 
 
 def _standard_error(values: np.ndarray) -> np.ndarray:
-    """The standard error of the mean over the last axis; 0 for a single example."""
     n = values.shape[-1]
     return np.asarray(values.std(-1, ddof=min(1, n - 1)) / np.sqrt(n))

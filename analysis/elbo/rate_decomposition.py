@@ -318,7 +318,6 @@ def _draw(vae: Any, x: Tensor, site: str, seed: int, undefined: str | None) -> D
 
 
 def _guides(vae: Any, x: Tensor, site: str, seed: int) -> Iterator[tuple[Tensor, Distribution]]:
-    """q(z | x) of all data, a block at a time."""
     with evaluation_mode(vae, seed=seed):
         for rows in x.split(block_size(x, 1, BLOCK)):
             block = as_floats(rows)

@@ -336,7 +336,6 @@ def _draw_band(
     numbers: Sequence[str],
     limits: Limits,
 ) -> None:
-    """Draw data above their means, with a gap between the worst and the best."""
     half = len(x) // 2
     cells = sheet.subplots(2, 2 * half + 1, width_ratios=[*[1] * half, 0.3, *[1] * half])
     for ax in cells.flat:

@@ -165,7 +165,6 @@ def _is_labelled(labels: np.ndarray) -> np.ndarray:
 def _plot_factors(
     projection: Projection, factors: np.ndarray, names: Sequence[str]
 ) -> "matplotlib.figure.Figure":
-    """A panel with a colour scale for each of the first factors."""
     shown = min(factors.shape[1], MOST_FACTORS)
     columns = min(shown, 3)
     rows = -(-shown // columns)
@@ -403,7 +402,6 @@ def _from_image(x: np.ndarray, y: np.ndarray, support: str) -> tuple[np.ndarray,
 
 
 def _to_image(z: np.ndarray, support: str) -> tuple[np.ndarray, np.ndarray]:
-    """Map points of the support to the image."""
     if support == "sphere":
         return np.arctan2(z[:, 1], z[:, 0]), z[:, 2]
     if support == "simplex":

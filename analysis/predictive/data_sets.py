@@ -269,7 +269,6 @@ def plot_test_statistics(found: DataSetChecks) -> "matplotlib.figure.Figure":
 
 
 def _titled_statistics(subject: Subject) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Statistics of the real and of the generated data sets by their titles."""
     titles = {statistic.name: statistic.title for statistic in subject.statistics}
     values = (subject.real_statistics, subject.generated_statistics)
     real, generated = ({titles[k]: v for k, v in each.items()} for each in values)

@@ -219,7 +219,6 @@ def _draw_pairs(
     known: np.ndarray,
     distances: Sequence[str],
 ) -> None:
-    """Draw each generated example above its nearest training example."""
     low = min(0.0, float(new.min()), float(known.min()))
     limits = (low, max(low + 1e-9, float(new.max()), float(known.max())))
     cells = sheet.subplots(2, len(new), squeeze=False)
@@ -346,7 +345,6 @@ def _bin_edges(pooled: np.ndarray) -> list[float]:
 
 
 def _wrap_label(label: str) -> str:
-    """Break a label at its colon, and at a comma if the rest is long."""
     head, colon, tail = label.partition(": ")
     if not colon:
         return label

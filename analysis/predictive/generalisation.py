@@ -295,7 +295,6 @@ def reference_log_density(
 def _reference(
     vae: Any, x_train: Tensor, x_test: Tensor, num_data: int, support: str
 ) -> tuple[str, np.ndarray, np.ndarray]:
-    """The name of the reference, and its log density of the evaluated rows."""
     known = fixed_rows(len(x_train), max(num_data, REFERENCE_DATA))
     rows = fixed_rows(len(x_train), num_data)
     place = np.searchsorted(known.numpy(), rows.numpy())

@@ -438,7 +438,6 @@ LOCAL_AGREEMENT = Check(
 
 
 def _nearest(points: np.ndarray, neighbours: int) -> Int[np.ndarray, "n neighbours"]:
-    """The rows of each point's nearest others."""
     from sklearn.neighbors import NearestNeighbors
 
     # Without query points, a point is not its own neighbour, even beside a duplicate.

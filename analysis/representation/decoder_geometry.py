@@ -238,7 +238,6 @@ def _tangent_basis(z: np.ndarray, support: str) -> np.ndarray:
 
 
 def _rotations(latent: int, rng: np.random.Generator) -> np.ndarray:
-    """Uniformly distributed orthogonal matrices."""
     q, r = np.linalg.qr(rng.standard_normal((ROTATIONS, latent, latent)))
     signs = np.sign(np.diagonal(r, axis1=1, axis2=2))
     return q * signs[:, None, :]

@@ -357,7 +357,6 @@ def _reset_copy(vae: Any, names: Sequence[str]) -> Any:
 
 
 def _batches(n: int, steps: int, rng: np.random.Generator) -> list[Tensor]:
-    """Rows of n examples for each step, shuffled at each epoch."""
     batch = min(_BATCH, n)
     epochs = -(-steps * batch // n)
     rows = np.concatenate([rng.permutation(n) for _ in range(epochs)])

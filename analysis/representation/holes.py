@@ -270,7 +270,6 @@ def _compare_decoded(
 
 
 def _fit_normal(aggregate: np.ndarray, seed: int) -> FittedNormal:
-    """Fit N(m, S) to one half of the draws and compare it with the other."""
     half = len(aggregate) // 2
     first, second = aggregate[:half], aggregate[half:]
     rng = np.random.default_rng(derive_seed(seed, "a normal for the codes"))

@@ -283,7 +283,6 @@ def stand_ins(
 
 
 def _constant(flat: Tensor, support: str, generator: torch.Generator) -> Tensor:
-    """A value for each example, in a column."""
     if support == "binary":
         most_frequent = float(flat.double().mean() >= 0.5)
         return torch.full((len(flat), 1), most_frequent, device=flat.device)

@@ -346,7 +346,6 @@ def _choose_regularisation(train: LabelledCodes, seed: int) -> float:
 def _fit(
     train: LabelledCodes, regularisation: float, start: Any = None
 ) -> tuple["Pipeline", bool]:
-    """Fit the classifier, from given coefficients if any, and say if it converged."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler

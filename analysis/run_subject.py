@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from analysis.subject import Foreign, Steps, Subject
-from pyro_vae.configuration.strict_yaml import ConfigurationError
+from pyro_vae.configuration import ConfigurationError
 from pyro_vae.data.nouns import nouns
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evidence import defined_rows, undefined_data

@@ -1,7 +1,20 @@
-"""Checks of options, each with a message that names the option, what is allowed and what was given."""
+"""Checks of options, parts and sizes, whose messages name what is allowed and what was given."""
 
+import difflib
 import math
+import operator
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from numbers import Integral
 from typing import Any, get_args
+
+from torch import nn
+
+# Names that other libraries use.
+_SYNONYMS = {"gaussian": "normal", "cnn": "conv", "learning_rate": "lr"}
+
+# A part of a VAE: its name, its class, or a `partial` of the class with options.
+Part = str | Callable[..., Any]
 
 
 def check_at_least(least: int, **options: int) -> None:
@@ -49,8 +62,8 @@ def check_range(limits: tuple[float, float], /, **options: float) -> None:
     for name, value in options.items():
         if not low <= value <= high:
             raise ValueError(
-                f"{name} must be from {low:g} to {high:.9g}, got {value}: float32 cannot represent the "
-                "draws of a value outside this range."
+                f"{name} must be from {low:g} to {high:.9g}, got {value}: float32 cannot "
+                "represent the draws of a value outside this range."
             )
 
 
@@ -75,3 +88,143 @@ def check_choice(choices: Any, /, **options: Any) -> None:
     for name, value in options.items():
         if value not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
+
+
+# ---- misspelled names ---------------------------------------------------------------------------
+
+
+def did_you_mean(word: str, choices: Collection[str]) -> str:
+    """`did you mean NAME? ` with the names most similar to a word; empty if none is.
+
+    >>> did_you_mean("vmap", ["standard_normal", "vamp"])
+    'did you mean vamp? '
+    >>> did_you_mean("gaussian", ["bernoulli", "normal", "low_rank_normal"])
+    'did you mean normal? '
+    >>> did_you_mean("normal", ["log_normal", "full_normal", "point"])
+    'did you mean log_normal or full_normal? '
+    >>> did_you_mean("xyz", ["log_normal"])
+    ''
+    """
+    plain = {_plain(choice): choice for choice in choices}
+    wanted = _plain(word)
+    for name, other in _SYNONYMS.items():
+        wanted = wanted.replace(name, other)
+    if wanted in plain:
+        return f"did you mean {plain[wanted]}? "
+    close = difflib.get_close_matches(wanted, plain, n=1)
+    parts = [name for name in plain if len(wanted) > 2 and wanted in name.split("_")]
+    found = [plain[name] for name in parts[:3] or close]
+    listed = " or ".join(filter(None, [", ".join(found[:-1]), *found[-1:]]))
+    return f"did you mean {listed}? " if found else ""
+
+
+def or_meant(word: str, choices: Iterable[str]) -> str:
+    """The end of a message about an unknown word: `; did you mean NAME?`, or a period.
+
+    >>> or_meant("StandardNormal", ["vamp", "standard_normal"])
+    '; did you mean standard_normal?'
+    """
+    meant = did_you_mean(word, [*choices])
+    return f"; {meant.strip()}" if meant else "."
+
+
+def _plain(name: str) -> str:
+    return name.strip("-").replace("-", "_").lower()
+
+
+# ---- arguments of `build` and `VAE` -------------------------------------------------------------
+
+
+def named_part(family: str, part: Part, choices: Mapping[str, Any]) -> Callable[..., Any]:
+    """Resolve a part to a class or a `partial` of one.
+
+    Args:
+        family: The family, for messages: prior, likelihood, ...
+        part: A name, a class, or a `partial` of the class with options.
+        choices: The classes by name.
+
+    Raises:
+        ValueError: If the name is unknown.
+        TypeError: If it is none of these.
+    """
+    if isinstance(part, str):
+        if part in choices:
+            return choices[part]
+        raise ValueError(
+            f"{family} must be one of {', '.join(choices)}, got {part!r}{or_meant(part, choices)}"
+        )
+    if isinstance(part, nn.Module):
+        name = type(part).__name__
+        raise TypeError(
+            f"{family} must be a name, a class or a partial of one, got an instance of {name}: "
+            f"give the class, {name}, or partial({name}, ...) for its options."
+        )
+    if not callable(part):
+        raise TypeError(f"{family} must be one of {', '.join(choices)}, or a class, got {part!r}.")
+    return part
+
+
+def class_of(part: Callable[..., Any]) -> Any:
+    """The class of a part or of a `partial` of it."""
+    return part.func if isinstance(part, partial) else part
+
+
+def support_of(part: Any, family: str, supports: Iterable[str] = ()) -> str:
+    """The support that a part or its class declares, one of `supports` if there are any.
+
+    Raises:
+        ValueError: If it declares none, or one that is not allowed.
+    """
+    support = getattr(part, "support", None)
+    if support is None or (supports and support not in supports):
+        name = getattr(part, "__name__", type(part).__name__)
+        got = "and has none" if support is None else f"got {support!r}"
+        allowed = (
+            f"one of {', '.join(supports)}" if supports else "such as real, positive or simplex"
+        )
+        raise ValueError(
+            f"the {family} {name} must declare its support, {allowed}, {got}: write "
+            '`support = "real"` in the class.'
+        )
+    return support
+
+
+def check_parts(**parts: Any) -> None:
+    """Make sure that the parts of a VAE are modules that declare a support.
+
+    Raises:
+        TypeError: If one is not a module.
+        ValueError: If one declares no support.
+    """
+    for family, part in parts.items():
+        if not isinstance(part, nn.Module):
+            raise TypeError(
+                f"{family} must be a module, got {part!r}: `build` takes names and classes."
+            )
+        support_of(part, family)
+
+
+def checked_sizes(event_shape: Any, latent_dim: Any) -> tuple[tuple[int, ...], int]:
+    """Check an event shape and a latent dimension, and convert them to integers.
+
+    Raises:
+        ValueError: If they are not positive integers.
+    """
+    try:
+        shape = tuple(map(operator.index, event_shape))
+    except TypeError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        data = getattr(event_shape, "shape", None)
+        got = (
+            repr(event_shape) if data is None else f"data of shape {tuple(data)}: give x.shape[1:]"
+        )
+        raise ValueError(
+            "event_shape must be the shape of one example, such as (30,) for a table of 30 "
+            f"columns or (1, 28, 28) for grey images, got {got}."
+        )
+    if not isinstance(latent_dim, Integral):
+        raise ValueError(f"latent_dim must be a whole number, got {latent_dim!r}.")  # noqa: TRY004
+    if latent_dim < 1:
+        raise ValueError(f"latent_dim must be at least 1, got {latent_dim}.")
+    return shape, int(latent_dim)

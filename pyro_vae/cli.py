@@ -1,4 +1,4 @@
-"""Shared helpers for the command-line scripts: options, one-line errors, exit codes and signals."""
+"""Helpers of the command-line scripts: options, one-line errors, exit codes and signals."""
 
 import argparse
 import os
@@ -13,8 +13,8 @@ from typing import NoReturn
 
 import torch
 
+from pyro_vae.checks import did_you_mean, or_meant
 from pyro_vae.data.nouns import use_noun
-from pyro_vae.suggestions import did_you_mean, or_meant
 
 # Longer words in an error message, such as values from a damaged file, are shortened.
 LONGEST_WORD = 1000

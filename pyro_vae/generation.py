@@ -15,9 +15,9 @@ from pyro_vae.rng import evaluation_mode
 class Generation(nn.Module):
     """`sample`, `reconstruct` and `interpolate` of a VAE.
 
-    Inputs and outputs are in the units of the training data: a column of prices in its currency, counts
-    as counts, grey levels as 0 to 255. The exception are grey levels that were binarised for a likelihood
-    of binary data: the output is the probability of each pixel to be 1.
+    Inputs and outputs are in the units of the training data: a column of prices in its currency,
+    counts as counts, grey levels as 0 to 255. The exception are grey levels that were binarised
+    for a likelihood of binary data: the output is the probability of each pixel to be 1.
 
     >>> from pyro_vae import build, fit
     >>> from pyro_vae.data import digits
@@ -44,8 +44,8 @@ class Generation(nn.Module):
             seed: The seed of the draws; None for the global random stream.
 
         Returns:
-            A DataFrame if the elements of the training data have names, as columns do; otherwise a NumPy
-            array `(n, *event_shape)`.
+            A DataFrame if the elements of the training data have names, as columns do; otherwise a
+            NumPy array `(n, *event_shape)`.
 
         Raises:
             ValueError: If n is below 1.
@@ -58,18 +58,19 @@ class Generation(nn.Module):
     def reconstruct(self, x: Any, *, noise: bool = False, seed: int | None = None) -> Any:
         """Reconstructions: E[x' | z] at the code z of each x.
 
-        The code is `embed(x)`; for one-hot codes, the most probable one. If the likelihood is conditional
-        on the total of a row, as for bags of words, the mean has the total of the row.
+        The code is `embed(x)`; for one-hot codes, the most probable one. If the likelihood is
+        conditional on the total of a row, as for bags of words, the mean has the total of the row.
 
         Args:
-            x: Data in the units of the training data, in any form that `fit` takes. Before training, a
-                tensor in the likelihood's support.
+            x: Data in the units of the training data, in any form that `fit` takes. Before
+                training, a tensor in the likelihood's support.
             noise: Draw x' ~ p(x' | z) instead of taking its mean.
             seed: The seed of the draws; None for the global random stream.
 
         Returns:
-            A tensor for a tensor and an array for an array, of the same shape; otherwise as `sample`. A
-            DataFrame has the columns of training and the index of x (the `obs_names` of an AnnData).
+            A tensor for a tensor and an array for an array, of the same shape; otherwise as
+            `sample`. A DataFrame has the columns of training and the index of x (the `obs_names`
+            of an AnnData).
 
         Raises:
             ValueError: If the data do not fit the VAE.
@@ -88,12 +89,12 @@ class Generation(nn.Module):
     ) -> Any:
         """Interpolation: E[x | z(t)] for z(t) at even steps from the code of a to that of b.
 
-        The first and the last are the reconstructions of a and b. z(t) is the straight line; on the sphere
-        the shorter great circle.
+        The first and the last are the reconstructions of a and b. z(t) is the straight line; on
+        the sphere the shorter great circle.
 
         Args:
-            a: One example: `x[0]` of an array, `df.iloc[0]` of a DataFrame, or the same with a leading
-                axis of length 1.
+            a: One example: `x[0]` of an array, `df.iloc[0]` of a DataFrame, or the same with a
+                leading axis of length 1.
             b: Another.
             steps: The number of points, including both ends.
             noise: Draw x ~ p(x | z(t)) instead of taking its mean.
@@ -103,16 +104,16 @@ class Generation(nn.Module):
             `steps` examples, in the form of `reconstruct(a)`.
 
         Raises:
-            ValueError: If a or b is not a single example that fits the VAE, steps is below 2, or codes are
-                one-hot.
+            ValueError: If a or b is not a single example that fits the VAE, steps is below 2, or
+                codes are one-hot.
         """
         if not isinstance(steps, Integral) or steps < 2:
             raise ValueError(f"steps must be a whole number of at least 2, got {steps!r}.")
         support = getattr(self.prior, "support", "real")
         if support == "one_hot":
             raise ValueError(
-                "interpolate needs a continuous code, got one-hot variables: decode each value with "
-                "vae.decode(torch.eye(latent_dim))."
+                "interpolate needs a continuous code, got one-hot variables: decode each value "
+                "with vae.decode(torch.eye(latent_dim))."
             )
         with evaluation_mode(self, seed=seed):
             ends = [self._single(data, name) for data, name in ((a, "a"), (b, "b"))]
@@ -130,8 +131,8 @@ class Generation(nn.Module):
         levels = self.contract.levels or 0
         if levels > 2 and self.contract.high > 1 and data.numel() and 0 < float(data.max()) <= 1:
             raise ValueError(
-                f"x holds values up to {float(data.max()):g}, but the training data were levels 0 to {levels - 1}: "
-                "give levels, or for prepared data use vae.decode(vae.embed(x))."
+                f"x holds values up to {float(data.max()):g}, but the training data were levels 0 "
+                f"to {levels - 1}: give levels, or for prepared data use vae.decode(vae.embed(x))."
             )
         return self.prepare(data)
 
@@ -167,7 +168,7 @@ class Generation(nn.Module):
         return "datum" if self.contract is None else self.contract.noun
 
     def _as_given(self, x: Real[Tensor, " n *event"], like: Any = None) -> Any:
-        """Data in the form of `like`: a tensor, an array, or a DataFrame if elements have names."""
+        """Data in the form of `like`: tensor, array, or DataFrame if elements have names."""
         if isinstance(like, np.ndarray | Tensor):
             x = x.reshape(len(x), *like.shape[1:])
             return x.to(like.device) if isinstance(like, Tensor) else x.numpy(force=True)

@@ -17,6 +17,7 @@ from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
+from pyro_vae.checks import Part, check_parts, checked_sizes, class_of, named_part, support_of
 from pyro_vae.data import (
     DataContract,
     Kind,
@@ -29,7 +30,6 @@ from pyro_vae.data import (
 from pyro_vae.data.validation import SUPPORTS
 from pyro_vae.generation import Generation
 from pyro_vae.parameter_names import UniqueParameterNames
-from pyro_vae.parts import Part, check_parts, checked_sizes, class_of, named_part, support_of
 from pyro_vae.rng import exportable
 
 # The default likelihood of each kind of data. Edit a line, or give `build` one class.

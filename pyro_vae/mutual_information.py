@@ -98,8 +98,8 @@ def mutual_information(
         q = distribution_at(terms.guide_trace, name)
         if tuple(q.batch_shape) != (1, n):
             raise ValueError(
-                f"the mutual information of site {name!r} can be estimated where it is in the plate "
-                "over data alone."
+                f"the mutual information of site {name!r} can be estimated where it is in the "
+                "plate over data alone."
             )
         draws: Tensor = terms.draws[0][0]
         rows = max(1, _ELEMENTS // max(1, n * q.event_shape.numel()))

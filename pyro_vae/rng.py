@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluation_mode(*programs: Callable[..., Any], seed: int | None = None) -> Iterator[None]:
-    """Switch to evaluation mode without gradients, and restore modes and random streams afterwards.
+    """Switch to evaluation mode without gradients; restore modes and random streams after it.
 
     Batch normalisation then uses its running statistics, and dropout drops nothing.
 
@@ -67,8 +67,8 @@ def check_device(*modules: nn.Module) -> None:
     for device in {p.device.type for module in modules for p in module.parameters()}:
         if device == "meta":
             raise ValueError(
-                "parameters on the device 'meta' have no values: build under another device, such as "
-                "torch.device('cpu'), or call to_empty and load a state_dict."
+                "parameters on the device 'meta' have no values: build under another device, such "
+                "as torch.device('cpu'), or call to_empty and load a state_dict."
             )
         if default not in ("cpu", device):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Statistics of importance weights, of embeddings and of results, in float64, for many examples at once.
+"""Statistics of importance weights, embeddings and results in float64, many examples at once.
 
 Importance weights are w_s = p(x, z_s) / q(z_s | x) with z_s ~ q(z | x). They are given as
 logarithms, with draws on axis 0 and examples on axis 1. All functions compute in float64.
@@ -146,7 +146,7 @@ def khat_threshold(num_samples: int) -> float:
 def rounding_error(
     *terms: Real[np.ndarray, "*shape"], eps: float = float(np.finfo(np.float32).eps)
 ) -> Float[np.ndarray, "*shape"]:
-    """eps sum_i |t_i|, in nats: the approximate error of a sum of log densities t_i in precision eps.
+    """eps sum_i |t_i|, in nats: about the error of a sum of log densities t_i in precision eps.
 
     In float32, a log density of 1e7 nats is rounded to a whole nat. Compared with float64, for
     normal and Bernoulli log densities of 4 to 20,000 elements from 10 to 1e12 nats, the error's
@@ -182,9 +182,10 @@ def withheld(rounding: Real[np.ndarray, " n"], size: Real[np.ndarray, " n"]) -> 
         return None
     error, log_density = float(np.median(rounding[large])), float(np.median(np.abs(size[large])))
     return (
-        f"Withheld: log densities of about {log_density:.0e} nats have rounding errors of about {error:,.1f} "
-        f"nats, for {large.mean():.0%} of the data, and a verdict needs errors of at most "
-        f"{LARGEST_ROUNDING}; train on standardised data (--data.scale standard), or compute in float64."
+        f"Withheld: log densities of about {log_density:.0e} nats have rounding errors of about "
+        f"{error:,.1f} nats, for {large.mean():.0%} of the data, and a verdict needs errors of at "
+        f"most {LARGEST_ROUNDING}; train on standardised data (--data.scale standard), or compute "
+        "in float64."
     )
 
 

@@ -1,8 +1,8 @@
 """The speed of training beside plain PyTorch, Pyro, NumPyro, pythae and bare matrix products.
 
-`python scripts/benchmark.py` times whole epochs of each implementation in turn, prints the table and
-which targets were reached, and writes `benchmark.json` and `benchmark.png`. `--suite` chooses what is
-measured; `--table` prints the stored results and measures nothing. Peers are installed by
+`python scripts/benchmark.py` times whole epochs of each implementation in turn, prints the table
+and which targets were reached, and writes `benchmark.json` and `benchmark.png`. `--suite` chooses
+what is measured; `--table` prints the stored results and measures nothing. Peers are installed by
 `pip install -e '.[benchmark]'`; one that is not installed is listed as such.
 """
 

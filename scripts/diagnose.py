@@ -1,10 +1,11 @@
 """Diagnose a trained VAE: all checks of `analysis` in one command.
 
-`python scripts/diagnose.py RUN` takes a run directory of `scripts/svi_train.py` and writes figures and
-diagnosis.json to RUN/diagnosis/. `--only SECTION` computes one section and keeps the others; those of
-another checkpoint, other data or other options are marked stale. `--only representation` asks what the
-codes are good for. `python scripts/diagnose.py RUN1 RUN2 ...` compares runs by log p(x) of the same
-held-out data and by rate and distortion; with `--only representation` by what their codes are good for.
+`python scripts/diagnose.py RUN` takes a run directory of `scripts/svi_train.py` and writes figures
+and diagnosis.json to RUN/diagnosis/. `--only SECTION` computes one section and keeps the others;
+those of another checkpoint, other data or other options are marked stale. `--only representation`
+asks what the codes are good for. `python scripts/diagnose.py RUN1 RUN2 ...` compares runs by log
+p(x) of the same held-out data and by rate and distortion; with `--only representation` by what
+their codes are good for.
 """
 
 import argparse
@@ -24,8 +25,7 @@ from analysis.sections import SECTIONS
 from analysis.stored_diagnosis import StoredDiagnosis
 from pyro_vae.cli import Parser, at_least, in_one_line, number_or_all, run_program, select_device
 from pyro_vae.data.nouns import set_noun
-from pyro_vae.runs.provenance import provenance
-from pyro_vae.runs.run_directory import RunDirectory
+from pyro_vae.runs.run_directory import RunDirectory, provenance
 from pyro_vae.runs.trained_run import TrainedRun
 from pyro_vae.statistics import MINIMUM_SAMPLES
 
@@ -80,21 +80,23 @@ def parser() -> Parser:
         nargs="+",
         choices=SECTIONS,
         metavar="SECTION",
-        help=f"Which of {', '.join(SECTIONS)}; of several runs, representation. Default: of one run, "
-        f"{', '.join(DEFAULT_SECTIONS)}, as far as they are defined.",
+        help=f"Which of {', '.join(SECTIONS)}; of several runs, representation. Default: of one "
+        f"run, {', '.join(DEFAULT_SECTIONS)}, as far as they are defined.",
     )
     add(
         "--against",
         metavar="DATA",
-        help="Foreign data for representation, a name or path as for svi_train.py: can the run tell them "
-        "from its own, and are its codes useful there? Default: data derived from its own.",
+        help="Foreign data for representation, a name or path as for svi_train.py: can the run "
+        "tell them from its own, and are its codes useful there? Default: data derived from its "
+        "own.",
     )
     options.add_common_options()
     add(
         "--out",
         type=Path,
         metavar="DIR",
-        help="Of several runs, the directory to write. Default: runs/comparison, or the next free number.",
+        help="Of several runs, the directory to write. Default: runs/comparison, or the next free "
+        "number.",
     )
     return options
 
@@ -218,7 +220,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
 def kept_sections(
     stored: StoredDiagnosis, names: Sequence[str], options: argparse.Namespace
 ) -> list[str]:
-    """The sections of earlier commands, why they are stale, and the command that recomputes those."""
+    """Sections of earlier commands, why they are stale, and the command that recomputes them."""
     lines, again = [], []
     for name, section in stored.sections.items():
         if name not in names:

@@ -1,7 +1,8 @@
 """Write the codes of data to a file: each example as the vector that a trained VAE makes of it.
 
-`python scripts/encode.py RUN` writes those of the run's own data to RUN/codes.npz. Other data are given
-as for `scripts/svi_train.py`, `--data mnist` or `--data my.npy`, and prepared like the run's own.
+`python scripts/encode.py RUN` writes those of the run's own data to RUN/codes.npz. Other data are
+given as for `scripts/svi_train.py`, `--data mnist` or `--data my.npy`, and prepared like the run's
+own.
 """
 
 import argparse
@@ -24,8 +25,7 @@ from pyro_vae.data import PreparedData
 from pyro_vae.data.nouns import noun, set_noun
 from pyro_vae.log_densities import distribution_at
 from pyro_vae.rng import as_floats, evaluation_mode
-from pyro_vae.runs.provenance import provenance
-from pyro_vae.runs.run_directory import RunDirectory
+from pyro_vae.runs.run_directory import RunDirectory, provenance
 from pyro_vae.runs.trained_run import TrainedRun, split_data_options
 from pyro_vae.training.checkpoint import write_atomically
 
@@ -54,9 +54,9 @@ def parser() -> Parser:
         "encode.py",
         "encode.py RUN [options]",
         __doc__,
-        "--data NAME, or a path, and --data.OPTION: other data than the run's, with the options of "
-        "svi_train.py; `svi_train.py --data NAME --help` lists them. Grey values for a likelihood of "
-        "binary data are binarised as the run's were, once, with a fixed seed.",
+        "--data NAME, or a path, and --data.OPTION: other data than the run's, with the options "
+        "of svi_train.py; `svi_train.py --data NAME --help` lists them. Grey values for a "
+        "likelihood of binary data are binarised as the run's were, once, with a fixed seed.",
     )
     add = options.add_argument
     add("run", metavar="RUN", type=Path, help="The run directory.")
@@ -66,7 +66,8 @@ def parser() -> Parser:
         "--out",
         type=Path,
         metavar="FILE",
-        help=f"The file, {', '.join(FORMATS)}. Default: RUN/codes.npz, or RUN/NAME-codes.npz of other data.",
+        help=f"The file, {', '.join(FORMATS)}. Default: RUN/codes.npz, or RUN/NAME-codes.npz of "
+        "other data.",
     )
     add("--overwrite", action="store_true", help="Replace an existing file.")
     options.add_common_options(seed=False)
@@ -132,8 +133,8 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     """Make sure that a file may be written.
 
     Raises:
-        ValueError: If its suffix is not in `FORMATS`, it exists and `overwrite` is false, or it is a
-            directory.
+        ValueError: If its suffix is not in `FORMATS`, it exists and `overwrite` is false, or it is
+            a directory.
     """
     if out.suffix not in FORMATS:
         raise ValueError(f"--out must end in {', '.join(FORMATS)}, got {out}.")
@@ -146,7 +147,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
 def encode(
     trained: TrainedRun, splits: Sequence[str], metadata: dict[str, Any], *, scale: bool
 ) -> Codes:
-    """The codes of these splits, one after the other, or in the order of the file that they come from."""
+    """The codes of these splits in turn, or in the order of the file they come from."""
     vae, dataset = trained.vae, trained.data.dataset
     sizes = {split: len(getattr(dataset, split)) for split in splits}
     codes, scales = [], []

@@ -1,11 +1,12 @@
 """Estimate log p(x) of a trained VAE, how certain it is, and what the guide costs.
 
-`python scripts/evaluate.py RUN` takes a run directory of `scripts/svi_train.py`, estimates log p(x) by
-importance weighting, with its IWAE-k curve, and by annealed importance sampling, and bounds it from both
-sides on simulated data. Results go to RUN/evaluation/. They are cached in chunks: after an interruption
-the same command continues and gives the same numbers.
+`python scripts/evaluate.py RUN` takes a run directory of `scripts/svi_train.py`, estimates log
+p(x) by importance weighting, with its IWAE-k curve, and by annealed importance sampling, and
+bounds it from both sides on simulated data. Results go to RUN/evaluation/. They are cached in
+chunks: after an interruption the same command continues and gives the same numbers.
 
-`--data FILE` evaluates new data instead and writes a score of each row to RUN/evaluation/NAME-scores.csv.
+`--data FILE` evaluates new data instead and writes a score of each row to
+RUN/evaluation/NAME-scores.csv.
 """
 
 import argparse
@@ -25,12 +26,12 @@ from pyro_vae.cli import Parser, at_least, in_one_line, number_or_all, run_progr
 from pyro_vae.configuration.model_files import MODEL_FAMILIES
 from pyro_vae.data.nouns import noun, nouns, set_noun
 from pyro_vae.evidence import defined_rows, undefined_data
-from pyro_vae.evidence.methods import METHODS, EvidenceMethod, EvidenceSettings
+from pyro_vae.evidence.evaluation import METHODS, EvidenceMethod, EvidenceSettings
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.log_densities import check_density
 from pyro_vae.rng import evaluation_mode
-from pyro_vae.runs.provenance import provenance
 from pyro_vae.runs.result_cache import ResultCache, code_hash, digest, to_arrays, write_arrays
+from pyro_vae.runs.run_directory import provenance
 from pyro_vae.runs.trained_run import TrainedRun, split_data_options
 from pyro_vae.statistics import standard_error
 from pyro_vae.training.checkpoint import write_atomically
@@ -60,9 +61,9 @@ def parser() -> Parser:
         "evaluate.py",
         "evaluate.py RUN [options]",
         __doc__,
-        "--data NAME, or a path, and --data.OPTION: other data than the run's, with the options of "
-        "svi_train.py; `svi_train.py --data NAME --help` lists them. Files are not split: every row gets a "
-        "score.",
+        "--data NAME, or a path, and --data.OPTION: other data than the run's, with the options "
+        "of svi_train.py; `svi_train.py --data NAME --help` lists them. Files are not split: "
+        "every row gets a score.",
     )
 
     def number(name: str, lowest: int, default: int, help: str) -> None:
@@ -82,16 +83,16 @@ def parser() -> Parser:
         type=number_or_all,
         default=argparse.SUPPRESS,
         metavar="N|all",
-        help="Examples for importance weighting, in a fixed order. Default: 1000; all of a file given with "
-        "--data.",
+        help="Examples for importance weighting, in a fixed order. Default: 1000; all of a file "
+        "given with --data.",
     )
     add(
         "--methods",
         nargs="+",
         choices=METHODS,
         metavar="METHOD",
-        help=f"Which of {', '.join(METHODS)}. Default: {' '.join(DEFAULT_METHODS)}, as far as they are "
-        "defined; importance_weighting for other data.",
+        help=f"Which of {', '.join(METHODS)}. Default: {' '.join(DEFAULT_METHODS)}, as far as "
+        "they are defined; importance_weighting for other data.",
     )
     number("--samples", 1, 1000, "Draws K per example.")
     add(
@@ -109,8 +110,8 @@ def parser() -> Parser:
         "--refine-steps",
         0,
         0,
-        "Steps by which the guide is fitted to each example, for importance weighting and as the start of "
-        "annealing.",
+        "Steps by which the guide is fitted to each example, for importance weighting and as the "
+        "start of annealing.",
     )
     number("--gap-steps", 3, 1000, "Steps of the local guides in gaps.")
     options.add_common_options()
@@ -119,7 +120,7 @@ def parser() -> Parser:
 
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> None:
-    """Check everything, then evaluate; the results of each method are written as soon as they exist."""
+    """Check everything, then evaluate; each method's results are written at once."""
     default = DEFAULT_METHODS[:1] if words else DEFAULT_METHODS
     methods = [name for name in METHODS if name in (options.methods or default)]
     if "gaps" in methods and options.samples < 2:
@@ -152,7 +153,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
         try:
             result, seconds, rows = compute(name, METHODS[name], trained, options, results)
         except ValueError as error:
-            # An error if the method was requested; otherwise it is just not defined for this model.
+            # An error if the method was requested; otherwise it is not defined for this model.
             if options.methods or name == "importance_weighting":
                 raise
             print(f"\n{name.replace('_', ' ')}: left out. {in_one_line(error)}")
@@ -164,7 +165,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def report_undefined(trained: TrainedRun, options: argparse.Namespace) -> None:
-    """Print which examples have no log p(x); Pyro's validation, which would stop at them, is turned off."""
+    """Print which examples have no log p(x); turn off Pyro's validation, which stops there."""
     rows = trained.order[: options.images]
     parts = [defined_rows(trained.vae, trained.batch(part)) for part in rows.split(10_000)]
     undefined = rows.numpy()[~np.concatenate(parts)]
@@ -250,8 +251,8 @@ def write_result(
 ) -> None:
     """Write <method>.json and <method>.npz, and print the numbers.
 
-    The JSON is flat: the origin of the numbers, the result's `summary()`, and its `trust()`. The npz holds
-    the fields of the result and `rows`, the row of the split of each example.
+    The JSON is flat: the origin of the numbers, the result's `summary()`, and its `trust()`. The
+    npz holds the fields of the result and `rows`, the row of the split of each example.
     """
     result = results[method]
     summary = {**result.summary(), "trust": result.trust()}

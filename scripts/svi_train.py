@@ -6,7 +6,7 @@ the selected parts: `python scripts/svi_train.py --prior vamp --help`.
 
 import gc
 
-# Importing torch creates a million objects and no garbage: collecting some costs 15 % of the start-up.
+# Importing torch creates a million objects and no garbage: collecting costs 15 % of start-up.
 gc.disable()
 
 import json
@@ -27,6 +27,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_vae.cli import in_one_line, interruptible, select_device
+from pyro_vae.configuration import Configuration
 from pyro_vae.configuration.components import (
     build_objective,
     build_vae_for,
@@ -45,13 +46,17 @@ from pyro_vae.configuration.resume_plan import (
     nothing_left,
     plan_notes,
 )
-from pyro_vae.configuration.strict_yaml import Configuration
 from pyro_vae.data import default_root
 from pyro_vae.data.nouns import noun, nouns, set_noun, use_noun
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.rng import as_floats
-from pyro_vae.runs.provenance import provenance, run_header
-from pyro_vae.runs.run_directory import RunDirectory, model_hash, stored_contract
+from pyro_vae.runs.run_directory import (
+    RunDirectory,
+    model_hash,
+    provenance,
+    run_header,
+    stored_contract,
+)
 from pyro_vae.runs.trained_run import with_data_path
 from pyro_vae.training import NonFiniteError, Training
 from pyro_vae.training.checkpoint import load_checkpoint
@@ -419,8 +424,8 @@ def log_to(path: Path) -> Iterator[None]:
 def exit_process(code: int) -> NoReturn:
     """End the process.
 
-    One of several ends at once, after flushing: threads of torch.distributed may abort the interpreter
-    while it shuts down, and `torchrun` would count a finished training as failed.
+    One of several ends at once, after flushing: threads of torch.distributed may abort the
+    interpreter while it shuts down, and `torchrun` would count a finished training as failed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         for stream in (sys.stdout, sys.stderr):

@@ -1,7 +1,6 @@
 """Compile a function of tensors into one graph of ATen operations."""
 
-from pyro_vae.compilation.compiled_function import CompiledFunction
-from pyro_vae.compilation.cost_model import CompileMode
+from pyro_vae.compilation.compiled_function import CompiledFunction, CompileMode
 from pyro_vae.compilation.inductor import CompilerError, compile_graph
 from pyro_vae.compilation.tracing import Traced, TracingError, trace
 

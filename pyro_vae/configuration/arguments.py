@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.configuration import ConfigurationError, read_yaml
 from pyro_vae.configuration.components import FAMILIES, UNSAVED
-from pyro_vae.configuration.strict_yaml import ConfigurationError, read_yaml
 from pyro_vae.data import DATASETS, OWN_DATA, READERS, loader_for_path
 
 # Options without a value.
@@ -18,13 +18,13 @@ _INTEGERS = r"\d+(?:,\d+)*"
 
 
 class ListArgument(str):
-    """An argument that was a list in a configuration file, so that a string option can refuse it."""
+    """An argument that was a list in a file, so that a string option can refuse it."""
 
     __slots__ = ()
 
 
 def spell(text: str) -> str:
-    """Spell options as they are typed: `--batch-size` for `batch_size`, `--prior` for `prior.name`."""
+    """Spell options as typed: `--batch-size` for `batch_size`, `--prior` for `prior.name`."""
 
     def typed(option: re.Match[str]) -> str:
         if option[0] == "--print_config":
@@ -110,7 +110,7 @@ def last_value(arguments: Sequence[str], name: str) -> str | None:
 
 
 def override(saved: list[str], given: list[str]) -> list[str]:
-    """Add arguments to those of a stored configuration; another part drops the options of the old one."""
+    """Add arguments to stored ones; another part drops the options of the old one."""
     for family in FAMILIES:
         name = last_value(given, f"{family}.name")
         if name is not None and name != last_value(saved, f"{family}.name"):
@@ -119,7 +119,7 @@ def override(saved: list[str], given: list[str]) -> list[str]:
 
 
 def split_family(arguments: list[str], family: str) -> tuple[list[str], dict[str, str]]:
-    """Split off the options of a family, except for its name: the other arguments, and these options."""
+    """Split off the options of a family but its name: the other arguments, and these."""
     others: list[str] = []
     options: dict[str, str] = {}
     left = iter(arguments)
@@ -134,12 +134,7 @@ def split_family(arguments: list[str], family: str) -> tuple[list[str], dict[str
 
 
 def bracket_lists(arguments: Sequence[str], lists: Iterable[str]) -> Iterator[str]:
-    """Write integers after an option that takes a list, `--network.hidden 200 100`, as a list.
-
-    Args:
-        arguments: The arguments.
-        lists: The options that take a list.
-    """
+    """Write integers after the options `lists`, `--network.hidden 200 100`, as a list."""
     words = [*arguments]
     while words:
         option, equals, value = words[0].partition("=")

@@ -14,6 +14,7 @@ import yaml
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_vae.configuration import Configuration, ConfigurationError
 from pyro_vae.configuration.model_files import (
     BY_KIND,
     MODEL_FAMILIES,
@@ -24,7 +25,6 @@ from pyro_vae.configuration.model_files import (
     model_file,
     model_parts,
 )
-from pyro_vae.configuration.strict_yaml import Configuration, ConfigurationError
 from pyro_vae.data import DATASETS, Dataset, Kind, PreparedData, Units
 from pyro_vae.data.inspection import check_values
 from pyro_vae.data.sparse_rows import SparseRows
@@ -124,8 +124,8 @@ def build_vae(
 def build_vae_for(configuration: Configuration, data: PreparedData) -> PyroModule:
     """Build the VAE that a configuration names for these data.
 
-    Parts that start from data only see the `starting_rows`. The same seed of the global random stream
-    gives the same VAE.
+    Parts that start from data only see the `starting_rows`. The same seed of the global random
+    stream gives the same VAE.
 
     Raises:
         ValueError: As `build_vae`.
@@ -157,7 +157,9 @@ def _integers(value: Any) -> Iterator[int]:
 def _check_memory(
     build: Callable[..., nn.Module], train_size: int | None, levels: int | None, kind: Kind
 ) -> None:
-    """Build on the device "meta" first: a system may grant more memory than it has and kill the process.
+    """Build on the device "meta" first, and compare with the memory of this machine.
+
+    A system may grant more memory than it has and kill the process.
 
     Raises:
         ConfigurationError: If the tensors exceed the memory of this machine.
@@ -181,7 +183,7 @@ def _check_memory(
 
 
 def kind_of_data(configuration: Configuration, dataset: Dataset) -> Kind:
-    """The kind of data that selects the default likelihood: `dataset.kind`, unless `binarisation` was given.
+    """The kind of data that selects the default likelihood; `dataset.kind` by default.
 
     Levels that are binarised count as grey images; those that are not do not.
     """

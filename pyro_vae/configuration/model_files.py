@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 import pyro_vae.model
-from pyro_vae.configuration.strict_yaml import ConfigurationError
+from pyro_vae.checks import class_of, named_part
+from pyro_vae.configuration import ConfigurationError
 from pyro_vae.data import Kind
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import NETWORKS
-from pyro_vae.parts import class_of, named_part
 from pyro_vae.posteriors import POSTERIORS
 from pyro_vae.priors import PRIORS
 from pyro_vae.rng import evaluation_mode
@@ -148,10 +148,7 @@ def check_program(module: ModuleType, program: Any, event_shape: Sequence[int]) 
 def check_options(module: ModuleType, part: Any, handed: Container[str]) -> None:
     """Make sure that each option of a part has a default or a type, so that it can be parsed.
 
-    Args:
-        module: The model file.
-        part: A class, or a partial of one.
-        handed: The arguments that are not options.
+    The arguments `handed` to it are not options.
 
     Raises:
         ConfigurationError: If one has neither.
@@ -164,8 +161,8 @@ def check_options(module: ModuleType, part: Any, handed: Container[str]) -> None
                 _at(
                     module,
                     class_of(part),
-                    f"the option {name} of {class_of(part).__name__} needs a type and a default, such as "
-                    f"{name}: float = 1.0.",
+                    f"the option {name} of {class_of(part).__name__} needs a type and a default, "
+                    f"such as {name}: float = 1.0.",
                 )
             )
 
@@ -187,7 +184,8 @@ def build_parameters(module: ModuleType) -> dict[str, inspect.Parameter]:
         raise ConfigurationError(
             _at_build(
                 module,
-                f"build does not take {', '.join(lacking)}: it must be {_BUILD}, or take **kwargs.",
+                f"build does not take {', '.join(lacking)}: it must be {_BUILD}, or take "
+                "**kwargs.",
             )
         )
     for name in needed:
@@ -219,13 +217,14 @@ def _check_distribution(
         _at(
             module,
             type(part),
-            f"{name}{call} must be a distribution{wanted} and batch shape {batch_shape}, got {got}.",
+            f"{name}{call} must be a distribution{wanted} and batch shape {batch_shape}, got "
+            f"{got}.",
         )
     )
 
 
 def _at(module: ModuleType, part: type, message: str) -> str:
-    """Prefix a message with the line of a class of a model file, or of `build` for other classes."""
+    """Prefix a message with the line of a class of a model file, or else of `build`."""
     if part.__module__ != module.__name__:
         return _at_build(module, message)
     return f"{module.__file__}, line {inspect.getsourcelines(part)[1]}: {message}"
@@ -245,12 +244,15 @@ def _described(error: BaseException) -> str:
     first = str(error).partition("\n")[0].rstrip(".")
     if twice := re.search(r"multiple values for keyword argument '(\w+)'", first):
         name = twice[1]
-        first += f": `build` gets each part as an argument, so make yours the default, {name}=..., and pass {name} on"
+        first += (
+            f": `build` gets each part as an argument, so make yours the default, {name}=..., and "
+            f"pass {name} on"
+        )
     return f"{type(error).__name__}: {first}." if first else f"{type(error).__name__}."
 
 
 def model_parts(module: ModuleType) -> dict[str, dict[str, Callable[..., nn.Module]]]:
-    """The parts by family and name: those of the dictionaries, and the defaults of the model file."""
+    """The parts by family and name: the dictionaries, and the defaults of the model file."""
     parts = {family: dict(choices) for family, choices in MODEL_FAMILIES.items()}
     for family, choices in parts.items():
         default = build_parameters(module)[family].default
@@ -286,8 +288,8 @@ def likelihood_of_kind(module: ModuleType, kind: Kind) -> str:
     by_kind = build_parameters(module)["likelihood"].default
     if kind not in by_kind:
         raise ConfigurationError(
-            f"the model file has likelihoods for the kinds {', '.join(by_kind)}, and none for {kind}: "
-            "choose one with --likelihood."
+            f"the model file has likelihoods for the kinds {', '.join(by_kind)}, and none for "
+            f"{kind}: choose one with --likelihood."
         )
     return _key("likelihood", model_parts(module)["likelihood"], by_kind[kind])
 

@@ -1,7 +1,7 @@
 """The command line: every option of every part, from its class, with one-line errors.
 
-No part and no option is listed here. Names come from the dictionaries of the families, options from
-the signatures of the constructors, defaults from the signature of `build` in the model file.
+No part and no option is listed here. Names come from the dictionaries of the families, options
+from the signatures of the constructors, defaults from the signature of `build` in the model file.
 """
 
 import inspect
@@ -13,6 +13,8 @@ from typing import Any, Literal, NoReturn
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, set_loader
 
+from pyro_vae.checks import did_you_mean, or_meant
+from pyro_vae.configuration import Configuration, ConfigurationError, load_strict
 from pyro_vae.configuration.arguments import (
     ListArgument,
     as_arguments,
@@ -37,14 +39,8 @@ from pyro_vae.configuration.model_files import (
     model_parts,
 )
 from pyro_vae.configuration.resume_plan import check_change
-from pyro_vae.configuration.strict_yaml import (
-    Configuration,
-    ConfigurationError,
-    load_strict,
-)
 from pyro_vae.data import Kind, PreparedData
 from pyro_vae.data.inspection import Judgement
-from pyro_vae.suggestions import did_you_mean, or_meant
 from pyro_vae.training.loop import Training
 
 # Arguments that `build` supplies to constructors, which are therefore not options.
@@ -72,9 +68,10 @@ def run_options(
         out: The run directory; by default runs/<data>-<prior>-<seed>, with a counter.
         resume: Continue the run in --out, which needs no other option; --epochs N extends it.
         overwrite: Delete the run that --out holds.
-        trust_model_file: Execute the model file stored in the run in --out, or named by --config. It can
-            do anything: read it first.
-        data_root: The folder of data sets; by default the environment variable PYRO_VAE_DATA, or data.
+        trust_model_file: Execute the model file stored in the run in --out, or named by --config.
+            It can do anything: read it first.
+        data_root: The folder of data sets; by default the environment variable PYRO_VAE_DATA, or
+            data.
         seed: The seed of every random stream except the test split's.
         device: The device to train on.
         evaluate: Evaluate on all test data, on at most 1,000 fixed ones, or not at all.
@@ -125,9 +122,7 @@ class _Parser(ArgumentParser):
             said = self._unknown_of_part(family, inner)
         else:
             options = [spell(option) for option in self.option_names()]
-            top = sorted(
-                {o for o in options if "." not in o} | {f"--{name}" for name in self.parts}
-            )
+            top = sorted({*(o for o in options if "." not in o), *(f"--{n}" for n in self.parts)})
             of_parts = [o for o in options if o.endswith(f".{spell(word)[2:]}")]
             meant = did_you_mean(spell(word), top)
             if of_parts:
@@ -192,8 +187,8 @@ def parse(arguments: Sequence[str]) -> Configuration:
         own = stored_model(saved) != DEFAULT_MODEL and last_value(given, "model") is None
         if own and not trusted:
             raise ConfigurationError(
-                f"{config} names the model file {stored_model(saved)!r}, which would be executed: if you "
-                "trust it, give it with --model, or add --trust-model-file."
+                f"{config} names the model file {stored_model(saved)!r}, which would be executed: "
+                "if you trust it, give it with --model, or add --trust-model-file."
             )
     if last_value(given, "resume") == "true":
         if (out := last_value(given, "out")) is None:
@@ -202,16 +197,18 @@ def parse(arguments: Sequence[str]) -> Configuration:
             )
         if last_value(given, "overwrite") == "true":
             raise ConfigurationError(
-                "--resume continues the run in --out, and --overwrite deletes it: give one of them."
+                "--resume continues the run in --out, and --overwrite deletes it: give one of "
+                "them."
             )
         if config is not None:
             raise ConfigurationError(
-                f"--resume reads {Path(out, 'config.yaml')}: leave --config out, or start a new run from "
-                "it without --resume."
+                f"--resume reads {Path(out, 'config.yaml')}: leave --config out, or start a new "
+                "run from it without --resume."
             )
         if not Path(out, "config.yaml").exists():
             raise ConfigurationError(
-                f"no run to continue at {out}: a run directory holds config.yaml and checkpoint.pt."
+                f"no run to continue at {out}: a run directory holds config.yaml and "
+                "checkpoint.pt."
             )
         stored = stored_arguments(Path(out), trust_model_file=trusted)
         before, after = _parse(stored), _parse(override(stored, given))
@@ -229,8 +226,8 @@ def stored_arguments(directory: Path, *, trust_model_file: bool) -> list[str]:
             configuration says.
 
     Raises:
-        ConfigurationError: If the configuration is missing or damaged, or needs a model file that is
-            not trusted or missing.
+        ConfigurationError: If the configuration is missing or damaged, or needs a model file that
+            is not trusted or missing.
     """
     arguments = read_arguments(directory / "config.yaml")
     if stored_model(arguments) == DEFAULT_MODEL:
@@ -238,17 +235,14 @@ def stored_arguments(directory: Path, *, trust_model_file: bool) -> list[str]:
     model = directory / "model.py"
     if not trust_model_file:
         raise ConfigurationError(
-            f"{directory} has its own model file, {model}, which would be executed: read it, and if you "
-            "trust it add --trust-model-file (in Python, trust_model_file=True)."
+            f"{directory} has its own model file, {model}, which would be executed: read it, and "
+            "if you trust it add --trust-model-file (in Python, trust_model_file=True)."
         )
     if not model.is_file():
         raise ConfigurationError(
             f"{directory} must hold the model file that it was trained with, {model}."
         )
-    return [
-        *(token for token in arguments if not token.startswith("--model=")),
-        f"--model={model}",
-    ]
+    return [*(a for a in arguments if not a.startswith("--model=")), f"--model={model}"]
 
 
 def with_likelihood(configuration: Configuration, kind: Kind) -> Configuration:
@@ -259,8 +253,8 @@ def with_likelihood(configuration: Configuration, kind: Kind) -> Configuration:
         kind: The kind of data, as `kind_of_data` gives it.
 
     Raises:
-        ConfigurationError: If the model file has no likelihood for it, or that likelihood lacks one of
-            the options given.
+        ConfigurationError: If the model file has no likelihood for it, or that likelihood lacks
+            one of the options given.
     """
     if configuration["likelihood"]["name"] != BY_KIND:
         return configuration
@@ -311,14 +305,15 @@ def _build_parser(arguments: list[str]) -> tuple[_Parser, list[str], dict[str, s
     """The parser for the parts that arguments select.
 
     Returns:
-        The parser; the arguments that it can read; the options of a likelihood that the data select,
-        which are read once it is known.
+        The parser; the arguments that it can read; the options of a likelihood that the data
+        select, which are read once it is known.
     """
     module = model_file(stored_model(arguments))
     parts, defaults = model_parts(module), model_defaults(module)
     parser = _Parser(
         prog="svi_train.py",
-        description="Train a VAE by stochastic variational inference, evaluate it and draw what it learned.",
+        description="Train a VAE by stochastic variational inference, evaluate it and draw what "
+        "it learned.",
         epilog="Options of another part are listed with it: --prior vamp --help.",
         allow_abbrev=False,
         parser_mode="pyro_vae",
@@ -334,7 +329,8 @@ def _build_parser(arguments: list[str]) -> tuple[_Parser, list[str], dict[str, s
         "--model",
         type=str,
         default=DEFAULT_MODEL,
-        help="The model file: `vae`, which is pyro_vae/model.py, or your own with the same `build`.",
+        help="The model file: `vae`, which is pyro_vae/model.py, or your own with the same "
+        "`build`.",
     )
     parser.add_function_arguments(run_options, as_group=False)
     parser.add_argument(
@@ -368,7 +364,7 @@ def _build_parser(arguments: list[str]) -> tuple[_Parser, list[str], dict[str, s
         check_options(module, choices[name], handed)
         _add_part(parser, family, name, choices, handed)
     for action in parser._actions:
-        # jsonargparse reads a part's options from a file under the option that names the part here.
+        # jsonargparse reads options of a part from a file under the option that names it here.
         if action.option_strings and action.option_strings[0][2:] in FAMILIES:
             action.help = SUPPRESS
     return parser, arguments, unread
@@ -388,7 +384,8 @@ def _add_family_by_kind(
         f"--{family}.name",
         type=str,
         default=BY_KIND,
-        help=f"One of {', '.join(choices)}; {BY_KIND} takes the one of the kind of data in the model file.",
+        help=f"One of {', '.join(choices)}; {BY_KIND} takes the one of the kind of data in the "
+        "model file.",
     )
 
 
@@ -406,8 +403,8 @@ def _add_part(
             "--data.check",
             type=Judgement,
             default="refuse",
-            help="Values that would make a wrong model, such as marks of missing values: refuse them, warn "
-            "of them, or do not look (none).",
+            help="Values that would make a wrong model, such as marks of missing values: refuse "
+            "them, warn of them, or do not look (none).",
         )
     parser.groups[family].add_argument(
         f"--{family}.name",

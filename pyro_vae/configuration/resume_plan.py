@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.configuration.strict_yaml import Configuration, ConfigurationError
+from pyro_vae.configuration import Configuration, ConfigurationError
 from pyro_vae.training.loop import Training, default_epochs
 from pyro_vae.training.schedules import TIED_TO_LENGTH
 
@@ -18,10 +18,6 @@ PLAN = ("epochs", "max_steps", "early_stopping", "device", "data_root", "evaluat
 def check_change(before: Configuration, after: Configuration) -> None:
     """Make sure that a resumed run only changes its plan.
 
-    Args:
-        before: The stored configuration.
-        after: The requested configuration.
-
     Raises:
         ConfigurationError: If another option changes.
     """
@@ -30,8 +26,8 @@ def check_change(before: Configuration, after: Configuration) -> None:
             option, old, new = _first_difference(name, before[name], after[name])
             allowed = ", ".join(map(_option, PLAN))
             raise ConfigurationError(
-                f"{option} cannot change when a run is resumed: it has {_value(old)}, got {_value(new)}; "
-                f"what may change is {allowed}."
+                f"{option} cannot change when a run is resumed: it has {_value(old)}, got "
+                f"{_value(new)}; what may change is {allowed}."
             )
 
 
@@ -58,29 +54,24 @@ def check_plan(
     epochs = _epochs(before, training)
     if training.lr_schedule in TIED_TO_LENGTH and epochs != training.epochs:
         raise ValueError(
-            f"--epochs cannot change when a run with --lr-schedule {training.lr_schedule} is resumed: the "
-            f"schedule spans its {epochs} epochs, got {training.epochs}; start a new run with --config "
-            f"{directory}/config.yaml --epochs {training.epochs} --out DIR."
+            f"--epochs cannot change when a run with --lr-schedule {training.lr_schedule} is "
+            f"resumed: the schedule spans its {epochs} epochs, got {training.epochs}; start a new "
+            f"run with --config {directory}/config.yaml --epochs {training.epochs} --out DIR."
         )
     stored = state.get("best") is not None
     changed = before["early_stopping"] != after["early_stopping"]
     if changed and state.get("history") and stored != training.stopping.keeps_best:
         raise ValueError(
-            "--early-stopping cannot be turned off when a run is resumed, because its best parameters are "
-            "stored: give a large number, such as 1000."
+            "--early-stopping cannot be turned off when a run is resumed, because its best "
+            "parameters are stored: give a large number, such as 1000."
             if stored
-            else "--early-stopping cannot be turned on when a run is resumed, because its best parameters "
-            "were not stored: leave it out."
+            else "--early-stopping cannot be turned on when a run is resumed, because its best "
+            "parameters were not stored: leave it out."
         )
 
 
 def check_extension(training: Training, before: Mapping[str, Any], after: Configuration) -> None:
-    """Make sure that there is training left under a changed plan.
-
-    Args:
-        training: The training, with its state loaded.
-        before: The old plan.
-        after: The new plan.
+    """Make sure that a training whose state is loaded has more to do under a changed plan.
 
     Raises:
         ValueError: If the run has already trained longer, or ended for another reason.
@@ -93,8 +84,9 @@ def check_extension(training: Training, before: Mapping[str, Any], after: Config
     if changed and training.step > training.steps:
         raise ValueError(
             f"the run has trained {training.step:,} steps, and "
-            f"{' '.join(f'{_option(name)} {_value(after[name])}' for name in changed)} is {training.steps:,}: "
-            f"give at least as many ({training.steps_per_epoch:,} steps are an epoch)."
+            f"{' '.join(f'{_option(name)} {_value(after[name])}' for name in changed)} is "
+            f"{training.steps:,}: give at least as many ({training.steps_per_epoch:,} steps are "
+            "an epoch)."
         )
     if training.ended and any(new > old for old, new in limits.values()):
         raise ValueError(nothing_left(training, after))
@@ -111,28 +103,25 @@ def plan_notes(training: Training, configuration: Configuration) -> list[str]:
     batch, rows = configuration["batch_size"], len(training.data.train)
     if batch > rows:
         notes.append(
-            f"a batch of {batch:,} is larger than the {rows:,} training rows: each step takes all of them"
+            f"a batch of {batch:,} is larger than the {rows:,} training rows: each step takes all "
+            "of them"
         )
     return notes
 
 
 def nothing_left(training: Training, plan: Mapping[str, Any]) -> str:
-    """Why a training has ended, and the option that continues it, in one line.
-
-    Args:
-        training: A training that has ended.
-        plan: Its plan.
-    """
+    """Why a training has ended, and the option that continues it, in one line."""
     if training.stopping.stopped:
         waited = training.stopping.epochs_without_better(training.step // training.steps_per_epoch)
         why = (
-            f"it stopped early after epoch {training.step // training.steps_per_epoch}, as validation was "
-            f"best at epoch {training.stopping.best_epoch}; --early-stopping N above {waited} continues"
+            f"it stopped early after epoch {training.step // training.steps_per_epoch}, as "
+            f"validation was best at epoch {training.stopping.best_epoch}; --early-stopping N "
+            f"above {waited} continues"
         )
     elif _limit(plan["max_steps"]) < training.epochs * training.steps_per_epoch:
         why = (
-            f"it has trained its {training.step:,} steps; --max-steps N above {plan['max_steps']}, or null "
-            f"for all {training.epochs} epochs, continues"
+            f"it has trained its {training.step:,} steps; --max-steps N above "
+            f"{plan['max_steps']}, or null for all {training.epochs} epochs, continues"
         )
     elif training.lr_schedule in TIED_TO_LENGTH:
         why = (
@@ -140,7 +129,10 @@ def nothing_left(training: Training, plan: Mapping[str, Any]) -> str:
             f"{training.lr_schedule} has ended: a longer training is a new run"
         )
     else:
-        why = f"it has trained its {training.epochs} epochs; --epochs N above {training.epochs} continues"
+        why = (
+            f"it has trained its {training.epochs} epochs; --epochs N above {training.epochs} "
+            "continues"
+        )
     return f"nothing left to train: {why}."
 
 
@@ -153,7 +145,7 @@ def _epochs(plan: Mapping[str, Any], training: Training) -> int:
 
 
 def _first_difference(name: str, before: Any, after: Any) -> tuple[str, Any, Any]:
-    """The option that differs and its two values; of a part its name, or else its first changed option."""
+    """The option that differs, of a part its name first, and its two values."""
     if not isinstance(before, Mapping):
         return _option(name), before, after
     if before["name"] != after["name"]:

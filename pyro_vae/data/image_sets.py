@@ -75,10 +75,10 @@ def digits() -> Dataset:
 def photos() -> Dataset:
     """7,480 patches, 3 x 32 x 32 in 256 levels, of two photographs of scikit-learn's.
 
-    The photographs, of a temple and a flower, are cut into 120 blocks of 64 x 64, always assigned to the same splits: 80 give
-    6,480 training patches (one every 4 pixels), 16 give 400 for validation and 24 give 600 for the
-    test (one every 8 pixels). Patches of one block overlap, so scores vary more than those of as
-    many independent images. The label is the photograph.
+    The photographs, of a temple and a flower, are cut into 120 blocks of 64 x 64, always assigned
+    to the same splits: 80 give 6,480 training patches (one every 4 pixels), 16 give 400 for
+    validation and 24 give 600 for the test (one every 8 pixels). Patches of one block overlap, so
+    scores vary more than those of as many independent images. The label is the photograph.
 
     >>> photos().train.shape
     torch.Size([6480, 3, 32, 32])

@@ -137,7 +137,8 @@ class AnnealedImportanceSampling:
         if stuck > _FEW:
             return (
                 f"Not to be trusted: for {stuck:.0%} of the data chains accept fewer than "
-                f"{LEAST_ACCEPTANCE:.0%} of their proposals; use more leapfrog steps or temperatures."
+                f"{LEAST_ACCEPTANCE:.0%} of their proposals; use more leapfrog steps or "
+                "temperatures."
             )
         if uneven > _FEW:
             return (
@@ -312,7 +313,7 @@ class Chains:
         return self._walk(start, self.temperatures, self.step_sizes)
 
     def backward(self, z: Float[Tensor, "rows event"]) -> Weights:
-        """From an exact draw of p(z | x), where all chains start, to the guide: E[w] = 1 / p(x)."""
+        """From one exact draw of p(z | x), for all chains, to the guide: E[w] = 1 / p(x)."""
         z = _filled(z, len(self.x))
         start = self.path.inverse(z).expand(self.path.num_chains, *([-1] * z.dim()))
         return self._walk(start, self.temperatures[::-1], self.step_sizes.flip(0))

@@ -36,7 +36,7 @@ _WINDOW = 5
 
 
 class Point(NamedTuple):
-    """Positions of chains, with both log densities there, in nats and float64, and their gradients."""
+    """Positions of chains, and both log densities there, in float64, with their gradients."""
 
     u: Float[Tensor, "chains batch real"]
     log_q: Float[Tensor, "chains batch"]  # log q(z | x) |det dz/du|.
@@ -131,8 +131,8 @@ class AnnealingPath:
         names = [name for name, node in nodes.items() if _is_latent(node)]
         if names != [self.site]:
             raise ValueError(
-                f"annealed importance sampling needs a guide with the site {self.site!r} alone, but it "
-                f"has {', '.join(map(repr, names)) or 'none'}."
+                f"annealed importance sampling needs a guide with the site {self.site!r} alone, "
+                f"but it has {', '.join(map(repr, names)) or 'none'}."
             )
         z = nodes[self.site]["value"]
         if self._bijection is None:
@@ -161,7 +161,7 @@ class AnnealingPath:
         momentum: Float[Tensor, "chains batch real"],
         u: Float[Tensor, "chains batch real"],
     ) -> tuple[Float[Tensor, "chains batch real"], Float[Tensor, "chains batch real"]]:
-        """u + stride momentum, and momentum + stride d log f_b / du there, without computing a density."""
+        """u + stride momentum, and momentum + stride d log f_b / du there."""
         arguments = (tensor.contiguous() for tensor in (stride, momentum, u))
         u, momentum = self._leapfrog(x, b, *arguments)
         return u, momentum

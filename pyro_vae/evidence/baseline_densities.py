@@ -183,7 +183,7 @@ def fit_negative_binomial(
     counts: "Integer[np.ndarray, 'n genes'] | sparse.csr_array",
     size: Float[np.ndarray, " n"] | None = None,
 ) -> tuple[Float[np.ndarray, " genes"], Float[np.ndarray, " genes"]]:
-    """The mean m_i and the dispersion r_i of x_ni ~ NB(mean s_n m_i, variance mean + mean^2 / r_i).
+    """Mean m_i and dispersion r_i of x_ni ~ NB(mean s_n m_i, variance mean + mean^2 / r_i).
 
     By maximum likelihood for each gene; without sizes the dispersion is interpolated on a grid.
 
@@ -201,7 +201,7 @@ def fit_negative_binomial(
     from scipy.special import digamma, gammaln
 
     def loss(parameters: np.ndarray, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """The negative log-likelihood of a gene up to log x!, and its gradient in (log m, log r)."""
+        """The negative log-likelihood of a gene, without log x!, and its gradient."""
         mean, r = np.exp(parameters[0]) * size, np.exp(parameters[1])
         log_rest = np.log(r) - np.log(r + mean)
         terms = gammaln(x + r) - gammaln(r) + r * log_rest + x * (np.log(mean) - np.log(r + mean))
@@ -346,7 +346,7 @@ def _bernoulli(total: np.ndarray, n: int) -> LogDensity:
 
 
 def _multinomial(total: np.ndarray) -> LogDensity:
-    """With the total of each element plus one, as elements without counts in training may have some later."""
+    """With one added to each total: an element without counts may have some later."""
     from scipy.special import gammaln
 
     log_share = np.log(total + 1) - math.log(total.sum() + len(total))
@@ -374,7 +374,7 @@ def _cell(x: np.ndarray, cells: int) -> np.ndarray:
 
 
 def _logit_normal(train: np.ndarray, minimum_scale: float) -> LogDensity:
-    """As the likelihood of that name: values within 1e-6 of an edge have the density at that distance."""
+    """As that likelihood: values within 1e-6 of an edge have the density at that distance."""
 
     def inside(x: np.ndarray) -> np.ndarray:
         return np.clip(x.astype(np.float64), EDGE, 1 - EDGE)
@@ -392,7 +392,7 @@ def _logit_normal(train: np.ndarray, minimum_scale: float) -> LogDensity:
 
 
 def _normals(train: np.ndarray, smallest: np.ndarray, degrees: Sequence[float]) -> list[Baseline]:
-    """Normals, and Student's t with these degrees of freedom, with several lower limits of scales."""
+    """Normals and Student's t with these degrees of freedom, with several lower limits."""
     train = train.astype(np.float64)
     # Limits that change no scale are not tried.
     floors = [f for f in _FLOORS if f == 1 or bool((train.std(0) < f * smallest).any())]
@@ -430,7 +430,7 @@ def _student_t(train: np.ndarray, df: float, smallest: np.ndarray) -> LogDensity
 
 
 def _smallest_scales(train: np.ndarray, minimum_scale: float) -> np.ndarray:
-    """Lower limits of scales: a share of the spread of each element, or channel, plus its resolution."""
+    """Lower limits of scales: a share of each element's spread, plus its resolution."""
     event = train.shape[1:]
     if 0 in event:
         return np.zeros(0)

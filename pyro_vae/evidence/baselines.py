@@ -58,14 +58,15 @@ def compare_with_baselines(
     x: Real[Tensor, " n *event"],
     likelihood: Any = None,
 ) -> list[Comparison]:
-    """Compare a VAE with the baselines of its data (`fit_baselines`) on the rows of its evaluation.
+    """Compare a VAE with the baselines of its data (`fit_baselines`) on evaluated rows.
 
     >>> from pyro_vae import build
     >>> from pyro_vae.data import digits
     >>> from pyro_vae.evidence import compare_with_baselines, evaluate
     >>> vae, data = build((1, 8, 8)), PreparedData(digits(), "binary")
     >>> x = data.fixed("test")[:100]
-    >>> (found,) = compare_with_baselines(evaluate(vae, x, num_samples=10), data, x, vae.likelihood)
+    >>> evaluation = evaluate(vae, x, num_samples=10)
+    >>> (found,) = compare_with_baselines(evaluation, data, x, vae.likelihood)
     >>> found.name, found.above < 0  # An untrained VAE is below it.
     ('a Bernoulli for each element', True)
 
@@ -141,7 +142,7 @@ def fit_baselines(data: PreparedData, likelihood: Any = None) -> list[Baseline]:
 
 
 def _training_rows(data: PreparedData, elements: int) -> Any:
-    """Rows of the training split in the likelihood's support, spread evenly, with at most this many elements.
+    """Training rows in the likelihood's support, spread evenly, of at most this many elements.
 
     Sparse rows stay sparse, and their elements that are not 0 are counted.
     """

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyro
@@ -14,11 +14,12 @@ from scipy.special import logsumexp
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae.compilation import CompileMode
+from pyro_vae.compilation import CompiledFunction, CompileMode
+from pyro_vae.compilation.compiled_function import FORWARD
 from pyro_vae.data.nouns import noun
-from pyro_vae.evidence.importance_terms import ImportanceTerms
 from pyro_vae.json_values import to_jsonable
-from pyro_vae.rng import as_floats
+from pyro_vae.log_densities import log_densities, require_density
+from pyro_vae.rng import as_floats, owners_of
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
     concatenate_results,
@@ -34,6 +35,9 @@ from pyro_vae.statistics import (
 # The number of log weights held at once, but all of an example's: 2 MB. The k-hat of one example
 # at a time would be all overhead, and more than fit into the cache would be slower.
 _HELD = 250_000
+
+# The largest difference of a compiled term from the eager one, as a share of the largest term.
+_TOLERANCE = 1e-5
 
 # Thresholds of `trust`: the share of examples with a k-hat above its threshold, the effective
 # draws of the median example (log p(x) is then low by about 1 / (2 ESS), 0.01 nats), and the gain
@@ -123,7 +127,7 @@ class ImportanceWeighting:
 
     @property
     def khat_share_above(self) -> float | None:
-        """The share of examples with a k-hat above the threshold, whose log p(x) is not to be trusted.
+        """The share of examples whose k-hat is too high for their log p(x) to be trusted.
 
         None if there are too few draws for a k-hat, or the verdict is `withheld`.
         """
@@ -161,7 +165,7 @@ class ImportanceWeighting:
         return None if errors[0] is None else np.array(errors)
 
     def summary(self) -> dict[str, float | int | str | None]:
-        """Means per example in nats, shares and counts; undefined and non-finite values are None."""
+        """Means per example in nats, shares and counts; undefined values are None."""
         gain = self.last_doubling
         return to_jsonable(
             {
@@ -198,30 +202,34 @@ class ImportanceWeighting:
             return reason
         if above is None or gain is None:
             return (
-                f"No verdict: {self.num_samples} draws are too few for a k-hat, which needs at least "
-                f"{MINIMUM_SAMPLES}."
+                f"No verdict: {self.num_samples} draws are too few for a k-hat, which needs at "
+                f"least {MINIMUM_SAMPLES}."
             )
         mean = float(gain.mean())
         numbers = (
-            f"k-hat is above {khat_threshold(self.num_samples):.2f} for {above:.1%} of the data (at most "
-            f"{_MOST_KHATS_ABOVE:.0%} is good), the last doubling of the draws gained {mean:.3f} nats "
-            f"per {noun()} (at most {_LARGEST_GAIN} is good), and the median effective sample size is "
-            f"{ess:.0f} of {self.num_samples} (at least {_FEWEST_EFFECTIVE} is good)"
+            f"k-hat is above {khat_threshold(self.num_samples):.2f} for {above:.1%} of the data "
+            f"(at most {_MOST_KHATS_ABOVE:.0%} is good), the last doubling of the draws gained "
+            f"{mean:.3f} nats per {noun()} (at most {_LARGEST_GAIN} is good), and the median "
+            f"effective sample size is {ess:.0f} of {self.num_samples} (at least "
+            f"{_FEWEST_EFFECTIVE} is good)"
         )
         more = f"use more draws, or a guide refined for each {noun()}."
         if above > _MOST_KHATS_ABOVE:
             return (
-                f"Not to be trusted, log p(x) is too low by an unknown amount: {numbers}; use annealed "
-                "importance sampling rather than more draws."
+                f"Not to be trusted, log p(x) is too low by an unknown amount: {numbers}; use "
+                "annealed importance sampling rather than more draws."
             )
         if not mean <= _LARGEST_GAIN:
             return (
-                f"A lower bound that has not converged, too low by {mean:.2f} nats per {noun()} or more: "
-                f"{numbers}; {more}"
+                f"A lower bound that has not converged, too low by {mean:.2f} nats per {noun()} "
+                f"or more: {numbers}; {more}"
             )
         if ess < _FEWEST_EFFECTIVE:
             accuracy = max(mean, 0.5 / max(ess, 1.0))
-            return f"To be trusted to about {accuracy:.2f} nats per {noun()} at best: {numbers}; {more}"
+            return (
+                f"To be trusted to about {accuracy:.2f} nats per {noun()} at best: {numbers}; "
+                f"{more}"
+            )
         return f"To be trusted to about {max(mean, 0.01):.2f} nats per {noun()}: {numbers}."
 
 
@@ -285,7 +293,7 @@ def importance_weighting(
     bar = tqdm(total=len(x), desc="importance weighting", unit=noun(), disable=not progress)
     with bar, torch.no_grad(), ExitStack() as speed:
         for first in range(0, len(x), held):
-            draws = _Terms(num_samples, min(held, len(x) - first))
+            draws = _Draws(num_samples, min(held, len(x) - first))
             for start in range(0, draws.count, batch):
                 chunk = x[first + start : first + min(start + batch, draws.count)]
                 data = as_floats(chunk)
@@ -298,13 +306,8 @@ def importance_weighting(
     return ImportanceWeighting.concatenate(results)
 
 
-class _Terms:
-    """The terms of all draws for some examples, collected on the CPU in float64.
-
-    Args:
-        num_samples: The number of draws for each example.
-        count: The number of examples.
-    """
+class _Draws:
+    """The terms of all draws for some examples, collected on the CPU in float64."""
 
     def __init__(self, num_samples: int, count: int) -> None:
         self.num_samples = num_samples
@@ -316,16 +319,9 @@ class _Terms:
         self.largest = np.full(count, -np.inf)
         self.rounding = np.zeros(count)
 
-    def put(
-        self,
-        draw: int,
-        example: int,
-        log_weights: Float[Tensor, "particles batch"],
-        log_likelihood: Float[Tensor, "particles batch"],
-        kl: Float[Tensor, "particles batch"],
-        rounding: Float[Tensor, "particles batch"],
-    ) -> None:
-        """Add the terms of a chunk; draws beyond the last are dropped."""
+    def put(self, draw: int, example: int, *terms: Float[Tensor, "particles batch"]) -> None:
+        """Add the `ImportanceTerms` of a chunk; draws beyond the last are dropped."""
+        log_weights, log_likelihood, kl, rounding = terms
         count = min(len(log_weights), self.num_samples - draw)
         columns = slice(example, example + log_weights.shape[1])
         self.log_weights[draw : draw + count, columns] = log_weights[:count].cpu().numpy()
@@ -375,3 +371,78 @@ def _curve(
             totals = np.asarray(logsumexp(block, axis=1))
             points.append((totals - math.log(k)).mean(0))
     return np.stack(points)
+
+
+class ImportanceTerms:
+    """log w, log p(x | z), the KL and the rounding error of log w of draws, in float64 and nats.
+
+    Calls with data of the first call's shape are compiled if that pays; see `CompiledFunction`.
+    The draws from the global random stream are the same either way.
+
+    Args:
+        model, guide, max_plate_nesting, compile: As in `importance_weighting`.
+        num_particles: The number of draws for each example.
+        expected_calls: The number of calls with data of the first call's shape.
+
+    Raises:
+        ValueError: If `compile` is another word.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        *,
+        num_particles: int,
+        max_plate_nesting: int = 1,
+        compile: CompileMode,
+        expected_calls: int,
+    ) -> None:
+        self.model = model
+        self.guide = guide
+        self.num_particles = num_particles
+        self.max_plate_nesting = max_plate_nesting
+        # Whether the KL has a closed form; known after the first call.
+        self.analytic = False
+        self._stacked = CompiledFunction(
+            self._evaluate,
+            compile,
+            # Only the first shape is worth compiling: the others are remainders.
+            lambda form: 0 if self._stacked.decisions else expected_calls,
+            name="evaluation, data",
+            outputs={"terms": _TOLERANCE},
+            modules=owners_of(model, guide),
+            form=lambda x: f"{'x'.join(map(str, x.shape))}, {num_particles} draws",
+            savings=FORWARD,
+        )
+
+    def __call__(
+        self, x: Float[Tensor, " batch *event"]
+    ) -> tuple[Float[Tensor, "particles batch"], ...]:
+        """log w, log p(x | z), the KL, and the rounding error of log w.
+
+        The KL is log q(z | x) - log p(z) where it has no closed form. The error is that of
+        `pyro_vae.statistics.rounding_error`, in the precision of the program.
+        """
+        (terms,) = self._stacked(x)
+        return terms.unbind()
+
+    def _evaluate(self, x: Tensor) -> tuple[Tensor]:
+        terms = log_densities(
+            self.model,
+            self.guide,
+            x,
+            num_particles=self.num_particles,
+            max_plate_nesting=self.max_plate_nesting,
+        )
+        require_density(terms.guide_trace, "importance weighting")
+        log_likelihood = terms.log_likelihood.double()
+        log_ratio = terms.log_posterior.double() - terms.log_prior.double()
+        kls = [terms.closed_form_kl(name) for name in terms.guide_sites]
+        known = [kl.double() for kl in kls if kl is not None]
+        self.analytic = len(known) == len(kls)
+        kl = sum(known, torch.zeros_like(log_ratio)) if self.analytic else log_ratio
+        parts = (terms.log_likelihood, terms.log_prior, terms.log_posterior)
+        rounding = sum(torch.finfo(part.dtype).eps * part.double().abs() for part in parts)
+        stacked = (log_likelihood - log_ratio, log_likelihood, kl, cast("Tensor", rounding))
+        return (torch.stack(torch.broadcast_tensors(*stacked)),)

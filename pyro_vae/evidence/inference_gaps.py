@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pyro_vae.compilation import CompileMode
 from pyro_vae.data.nouns import noun
-from pyro_vae.evidence.importance_terms import ImportanceTerms
+from pyro_vae.evidence.importance_weighting import ImportanceTerms
 from pyro_vae.evidence.local_guide import refine_guide
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.rng import as_floats, evaluation_mode
@@ -37,7 +37,7 @@ _MOST_KHATS_ABOVE = 0.1
 
 @dataclass(frozen=True)
 class InferenceGaps:
-    """log p(x) - ELBO(q) = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)], in nats, for each example.
+    """log p(x) - ELBO(q) = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)] of each example, in nats.
 
     q is the encoder's guide and q* the best of the same family for this example alone. The first
     bracket is the approximation gap, KL(q* || p(z | x)), of the family. The second is the
@@ -148,9 +148,9 @@ class InferenceGaps:
         gain, error = float(self.last_third.mean()), _error_of_mean(self.last_third_error)
         reached = gain - 2 * error <= _LARGEST_GAIN
         parts = [
-            f"the local optimum is {'' if reached else 'not '}reached (the last third of {self.steps} steps "
-            f"gained {gain:.3f} nats per {noun()}, at most {_LARGEST_GAIN} is good)"
-            + ("" if reached else ": use more steps")
+            f"the local optimum is {'' if reached else 'not '}reached (the last third of "
+            f"{self.steps} steps gained {gain:.3f} nats per {noun()}, at most {_LARGEST_GAIN} is "
+            "good)" + ("" if reached else ": use more steps")
         ]
         above = self._khat_share_above
         if self.evidence == "given":
@@ -207,7 +207,7 @@ def inference_gaps(
     compile: CompileMode = "auto",
     progress: bool = False,
 ) -> InferenceGaps:
-    """Split log p(x) - ELBO of each example into the gaps of the guide's family and of the encoder.
+    """Split log p(x) - ELBO of each example into the gaps of guide's family and encoder.
 
     The local optimum q* is that of `refine_guide`, in two calls: two thirds of the steps, and the
     last third as a restart at a third of the learning rate, whose gain shows whether the first was

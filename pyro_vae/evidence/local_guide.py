@@ -38,7 +38,7 @@ def refine_guide(
     compile: CompileMode = "auto",
     progress: bool = False,
 ) -> Any:
-    """The same program with the guide q(z | x_i) = q(z; phi_i), phi_i maximising the ELBO of example i.
+    """The program with the guide q(z; phi_i), phi_i maximising the ELBO of example i.
 
     phi_i starts at the output of the posterior's encoder for x_i and is then free: a mean and a
     scale, a flow's base and context, concentrations, logits. The guide stays within its family,
@@ -190,8 +190,8 @@ class Table(nn.Module):
         found = far.amin(1) <= 1e-10 * (1 + keys.abs().amax(1))
         if not isinstance(found, FakeTensor) and not bool(found.all()):
             raise ValueError(
-                f"the local guide knows only the {len(self.keys)} examples that it was refined for, got "
-                f"{int((~found).sum())} others among {len(found)}."
+                f"the local guide knows only the {len(self.keys)} examples that it was refined "
+                f"for, got {int((~found).sum())} others among {len(found)}."
             )
         values = self.values[row]
         known = found.view(-1, *(1,) * (values.dim() - 1))
@@ -239,7 +239,8 @@ def _elbo_gradient(
             for site, log_posterior in terms.guide_sites.items():
                 if not distribution_at(terms.guide_trace, site).has_rsample:
                     raise NoLocalGuideError(
-                        f"a local guide needs draws with a gradient, but site {site!r} has no rsample."
+                        f"a local guide needs draws with a gradient, but site {site!r} has no "
+                        "rsample."
                     )
                 kl = terms.closed_form_kl(site)
                 if kl is None:

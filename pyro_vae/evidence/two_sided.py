@@ -99,11 +99,14 @@ class TwoSidedCheck:
         error = self.gap_se
         size = f"{self.mean_gap:.2g} nats" + (f" (± {error:.1g})" if error else "")
         if self.mean_gap < -4 * error - 0.01:
-            return f"Something is wrong: the upper bound is below the lower one by {-self.mean_gap:.2g} nats."
+            return (
+                "Something is wrong: the upper bound is below the lower one by "
+                f"{-self.mean_gap:.2g} nats."
+            )
         close = self.mean_gap + 2 * error <= LARGEST_GAP
         return (
-            f"{'Good' if close else 'Not to be trusted'}: on data simulated from the model, the upper "
-            f"bound is above the lower one by {size}."
+            f"{'Good' if close else 'Not to be trusted'}: on data simulated from the model, the "
+            f"upper bound is above the lower one by {size}."
             + ("" if close else " Use more temperatures.")
         )
 

@@ -1,4 +1,4 @@
-"""Bijections z = f(u) from all of R^d onto the supports of latents, with the Jacobians of densities.
+"""Bijections z = f(u) from R^d onto the supports of latents, with the Jacobians of densities.
 
 A density p of z is, of u, p(f(u)) |det df/du|. Numbers are finite: a u whose z would be rounded to
 an edge of the support is not inside, and has no density.
@@ -143,8 +143,8 @@ def bijection_onto(
         )
     if len(distribution.event_shape) != 1:
         raise ValueError(
-            f"annealed importance sampling needs a latent vector, but at site {site!r} the guide's event "
-            f"shape is {tuple(distribution.event_shape)}."
+            f"annealed importance sampling needs a latent vector, but at site {site!r} the "
+            f"guide's event shape is {tuple(distribution.event_shape)}."
         )
     if found == "simplex":
         return Simplex(like.shape[-1], like.dtype, like.device)
@@ -152,7 +152,7 @@ def bijection_onto(
 
 
 def _support_name(support: object) -> str | None:
-    """A constraint as a word. torch's constraints do not compare equal, so class and bounds are compared."""
+    """A constraint as a word, by class and bounds: torch's do not compare equal."""
 
     def is_everywhere(bound: object, value: float) -> bool:
         return bool(torch.as_tensor(bound).eq(value).all())

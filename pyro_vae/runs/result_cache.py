@@ -1,8 +1,8 @@
 """On-disk cache of partial results, keyed by a hash of their inputs.
 
-A long computation is split into chunks. Each chunk is a file that is complete or absent, and its name
-holds a hash of everything the result depends on. An interrupted program therefore continues with the
-next chunk, and never reads a result of other options, other data or another checkpoint.
+A long computation is split into chunks. Each chunk is a file that is complete or absent, and its
+name holds a hash of everything the result depends on. An interrupted program therefore continues
+with the next chunk, and never reads a result of other options, other data or another checkpoint.
 """
 
 import functools
@@ -145,7 +145,7 @@ def code_hash() -> str:
 
 
 def to_arrays(result: Any, prefix: str = "") -> dict[str, np.ndarray]:
-    """The fields of a dataclass as arrays, `field.field` for nested ones, without those that are None."""
+    """The fields of a dataclass that are not None as arrays, `field.field` for nested ones."""
     arrays: dict[str, np.ndarray] = {}
     for field in fields(result):
         value = getattr(result, field.name)

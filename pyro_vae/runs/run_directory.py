@@ -2,23 +2,26 @@
 
 import csv
 import hashlib
+import importlib.metadata
 import io
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyro
 import torch
 from pyro.nn import PyroModule
 
+from pyro_vae.configuration import Configuration, read_yaml
 from pyro_vae.configuration.components import build_vae, to_yaml
 from pyro_vae.configuration.model_files import DEFAULT_MODEL
 from pyro_vae.configuration.parser import parse_stored, stored_arguments, stored_model
 from pyro_vae.configuration.resume_plan import PLAN
-from pyro_vae.configuration.strict_yaml import Configuration, read_yaml
-from pyro_vae.data import DataContract
+from pyro_vae.data import DataContract, PreparedData
 from pyro_vae.training.checkpoint import load_checkpoint, load_parameters, write_atomically
 from pyro_vae.training.history import Record
 
@@ -28,8 +31,8 @@ log = logging.getLogger(__name__)
 class RunDirectory:
     """`runs/<name>/`: config.yaml, checkpoint.pt, metrics.csv, metrics.json, figures and results.
 
-    `evaluation` holds the results of `scripts/evaluate.py`, with cached chunks in its folder `kept`;
-    `diagnosis` those of `scripts/diagnose.py`; `codes` those of `scripts/encode.py`.
+    `evaluation` holds the results of `scripts/evaluate.py`, with cached chunks in its folder
+    `kept`; `diagnosis` those of `scripts/diagnose.py`; `codes` those of `scripts/encode.py`.
 
     Args:
         path: The directory.
@@ -77,16 +80,12 @@ class RunDirectory:
             raise ValueError(f"{self.path} must be a directory, got a file.")
         if self.holds_a_run and not overwrite:
             raise ValueError(
-                f"{self.path} holds a run already: --resume continues it, --overwrite deletes it, another "
-                "--out keeps it."
+                f"{self.path} holds a run already: --resume continues it, --overwrite deletes it, "
+                "another --out keeps it."
             )
 
     def check_model(self, model: str, state: Mapping[str, Any]) -> None:
-        """Make sure that a checkpoint was trained with this model file; a changed pyro_vae/model.py is a warning.
-
-        Args:
-            model: The configuration's `model`.
-            state: The checkpoint.
+        """Check that a checkpoint was trained with this model file; warn of pyro_vae's own.
 
         Raises:
             ValueError: If it was another model file of the user.
@@ -171,17 +170,18 @@ def model_hash(configuration: Configuration) -> str:
 def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
     """Load the trained VAE of a run, in evaluation mode on the CPU.
 
-    It has the attributes `configuration`, the options of the run, and `contract`, the description of its
-    data. Nothing in the run is executed: the configuration is limited to registered parts and their
-    options, the checkpoint to tensors and plain values.
+    It has the attributes `configuration`, the options of the run, and `contract`, the description
+    of its data. Nothing in the run is executed: the configuration is limited to registered parts
+    and their options, the checkpoint to tensors and plain values.
 
     Args:
         path: A run directory of `scripts/svi_train.py`.
-        trust_model_file: Execute the model file stored in the run. It can do anything: read it first.
+        trust_model_file: Execute the model file stored in the run. It can do anything: read it
+            first.
 
     Raises:
-        ValueError: If there is no run, its configuration or checkpoint is damaged or of another model,
-            or its own model file is not trusted or was changed after the run.
+        ValueError: If there is no run, its configuration or checkpoint is damaged or of another
+            model, or its own model file is not trusted or was changed after the run.
     """
     run = RunDirectory(path)
     if not run.holds_a_run:
@@ -219,7 +219,8 @@ def stored_contract(state: Mapping[str, Any], path: Path) -> DataContract:
     """
     if "data" not in state:
         raise ValueError(
-            f"{path} was written by an earlier version, without a description of its data: train it again."
+            f"{path} was written by an earlier version, without a description of its data: train "
+            "it again."
         )
     return DataContract.from_plain(state["data"])
 
@@ -229,3 +230,36 @@ def _check_description(path: Path, state: Mapping[str, Any]) -> None:
     needed = ("event_shape", "train_size", "model_hash", "best")
     if missing := [name for name in needed if name not in state]:
         raise ValueError(f"{path} is not the checkpoint of a run: it has no {missing[0]}.")
+
+
+def provenance(libraries: Sequence[str] = ()) -> dict[str, str | None]:
+    """The versions of torch, Pyro and other libraries, and the commit of this checkout.
+
+    The commit ends in "-dirty" if a tracked file has changed since, and is None outside of a
+    checkout. Call this when a program starts: files may change while it runs.
+    """
+    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "-C", str(Path(__file__).parent), *describe]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        commit = answer.stdout.strip() if answer.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired):
+        commit = None
+    versions = {name: importlib.metadata.version(name) for name in libraries}
+    return {
+        "torch": torch.__version__,
+        "pyro": pyro.__version__,
+        "git_commit": commit,
+        **versions,
+    }
+
+
+def run_header(configuration: Configuration, data: PreparedData, split: str) -> dict[str, Any]:
+    """The data and the model that a record of numbers is about."""
+    return {
+        "data": data.dataset.name,
+        "binarisation": data.binarisation,
+        "split": split,
+        **{part: configuration[part]["name"] for part in ("prior", "likelihood", "posterior")},
+        "latent_dim": configuration["latent_dim"],
+    }

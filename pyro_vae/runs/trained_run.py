@@ -17,17 +17,16 @@ from jaxtyping import Int, Real
 from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 
+from pyro_vae.configuration import Configuration
 from pyro_vae.configuration.arguments import normalize, override
 from pyro_vae.configuration.components import build_vae_for, load_data, prepare_data
 from pyro_vae.configuration.parser import parse_stored, stored_arguments
-from pyro_vae.configuration.strict_yaml import Configuration
 from pyro_vae.data import READERS, DataContract, PreparedData, default_root
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evidence.evaluation import row_order
 from pyro_vae.rng import as_floats
-from pyro_vae.runs.provenance import run_header
-from pyro_vae.runs.run_directory import RunDirectory, load, stored_contract
+from pyro_vae.runs.run_directory import RunDirectory, load, run_header, stored_contract
 from pyro_vae.training.checkpoint import load_checkpoint
 
 # Training data that are read from disk, and elements of sparse ones; others are taken whole.
@@ -129,7 +128,7 @@ class TrainedRun:
             set_rng_state(state)
 
     def header(self) -> dict[str, Any]:
-        """What a record of numbers says about their origin, as `run_header`, with device and checkpoint."""
+        """The origin of a record of numbers: `run_header`, with device and checkpoint."""
         split = self.split if self.data.dataset.is_split else "new"
         return {
             **run_header(self.vae.configuration, self.data, split),
@@ -161,7 +160,7 @@ def run_data(vae: Any, path: Path, data_root: Path | None = None) -> PreparedDat
 def with_data_path(
     configuration: Configuration, contract: DataContract, path: Path
 ) -> Configuration:
-    """A run's configuration, with the path of its data made absolute if it was relative to another folder.
+    """A run's configuration, with the path of its data made absolute if it was relative.
 
     Args:
         configuration: The run's configuration.
@@ -177,7 +176,8 @@ def with_data_path(
     source = Path(contract.source)
     if not source.exists() and not Path(options["path"]).exists():
         raise ValueError(
-            f"{path} was trained on {source}, which is missing: restore it, or give new data with --data FILE."
+            f"{path} was trained on {source}, which is missing: restore it, or give new data with "
+            "--data FILE."
         )
     if not source.exists() or Path(options["path"]).is_absolute():
         return configuration
@@ -194,8 +194,8 @@ def other_data(
 ) -> PreparedData:
     """Other data, prepared like a run's own: same support, same binarisation.
 
-    A file or folder is not split, its columns are matched by name, and labels are not needed. A named
-    data set keeps its splits.
+    A file or folder is not split, its columns are matched by name, and labels are not needed. A
+    named data set keeps its splits.
 
     Args:
         directory: The run directory.

@@ -96,8 +96,8 @@ class Review:
         best_epoch: The epoch of the best validation score; None if none was finite.
         epochs: The number of epochs trained.
         verdicts: A line for each problem, which starts with its name: "diverging", "collapsed",
-            "too short", "still rising", "overfitting", "below the baseline", "not clearly above the
-            baseline".
+            "too short", "still rising", "overfitting", "below the baseline", "not clearly above
+            the baseline".
     """
 
     comparisons: tuple[Comparison, ...]
@@ -205,9 +205,9 @@ def diverging(
 ) -> str | None:
     """A line if training has diverged; otherwise None.
 
-    It has if the validation score became infinite or NaN; if the scores of validation and training both
-    lost half of their gain, beyond their noise; or if the KL of a unit exceeds 30 nats, the precision of
-    float32, although the objective penalizes it.
+    It has if the validation score became infinite or NaN; if the scores of validation and training
+    both lost half of their gain, beyond their noise; or if the KL of a unit exceeds 30 nats, the
+    precision of float32, although the objective penalizes it.
 
     Args:
         history: The records of training.
@@ -288,9 +288,10 @@ def _still_rising(
     comparisons: Sequence[Comparison],
     plan: Plan,
 ) -> str | None:
-    """A line if the last third of the validation scores rises to the end, beyond its noise and relevantly.
+    """A line if the last third of the validation scores rises beyond noise, and relevantly.
 
-    Relevant is more than the standard error of log p(x), or a twentieth of its difference from the baseline.
+    Relevant is more than the standard error of log p(x), or a twentieth of its difference from the
+    baseline.
     """
     scores = _series(history, f"validation_{objective.score}")
     if plan.stopped_early or len(scores) < 2 or not np.isfinite(scores).all():
@@ -306,8 +307,8 @@ def _still_rising(
         return None
     span = "epoch" if epochs == 2 else f"{epochs - 1} epochs"
     return (
-        f"still rising: the validation {_word(objective.score)} gained {gain:,.2f} nats in the last "
-        f"{span}. Train on: {plan.train_on(int(history[-1]['step'] or 0))}"
+        f"still rising: the validation {_word(objective.score)} gained {gain:,.2f} nats in the "
+        f"last {span}. Train on: {plan.train_on(int(history[-1]['step'] or 0))}"
     )
 
 
@@ -318,7 +319,7 @@ def _overfitting(
     kept_epoch: int | None,
     plan: Plan,
 ) -> str | None:
-    """A line if validation fell beyond its noise after its best epoch while the training score rose."""
+    """A line if validation fell beyond noise after its best epoch while training rose."""
     scores = _series(history, f"validation_{objective.score}")
     trained = _series(history, objective.score)
     if best is None or plan.stopped_early or not np.isfinite(scores).all():
@@ -339,8 +340,8 @@ def _overfitting(
         f"{plan.again({'early_stopping': max(1, len(history) // 5)})}"
     )
     return (
-        f"overfitting: the validation {_word(objective.score)} fell by {fell:,.2f} nats after epoch "
-        f"{best} of {len(history)}, while that of training rose; {kept}"
+        f"overfitting: the validation {_word(objective.score)} fell by {fell:,.2f} nats after "
+        f"epoch {best} of {len(history)}, while that of training rose; {kept}"
     )
 
 
@@ -354,8 +355,8 @@ def _below(each: Comparison, noun: str) -> str | None:
     mean = f"the mean of log p(x) is {_nats(each, sign)} {side}"
     if each.share_above is not None and each.share_above < 0.25:
         return (
-            f"not clearly above the baseline: {each.name} is better for {1 - each.share_above:.0%} of {noun}s, "
-            f"and {mean} it"
+            f"not clearly above the baseline: {each.name} is better for "
+            f"{1 - each.share_above:.0%} of {noun}s, and {mean} it"
         )
     return f"not clearly above the baseline: {mean} {each.name}, within two standard errors"
 

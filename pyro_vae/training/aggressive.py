@@ -154,7 +154,8 @@ class Aggressive:
             if complete and not value > self.best:
                 self.active = False
                 log.info(
-                    "stopping aggressive training: mutual information is %.3f nats, previous best %.3f.",
+                    "stopping aggressive training: mutual information is %.3f nats, previous best "
+                    "%.3f.",
                     value,
                     self.best,
                 )

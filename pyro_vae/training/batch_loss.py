@@ -96,8 +96,8 @@ class BatchLoss:
         """
         if self.processes.size > 1 and self.objective.couples_batch:
             raise ValueError(
-                f"{type(self.objective).__name__} couples the examples of a batch, of which each process "
-                "sees a part: train in one process."
+                f"{type(self.objective).__name__} couples the examples of a batch, of which each "
+                "process sees a part: train in one process."
             )
         program: Any = self.program
         # In evaluation mode, so that no running statistics move.
@@ -123,8 +123,8 @@ class BatchLoss:
         step = int(totals.first_skipped)
         x = self.transform(loader.gather(loader.fetch(step)))
         raise NonFiniteError(
-            f"{MAX_SKIPPED_IN_A_ROW} {what}s in a row had no finite loss and gradient, from {what} "
-            f"{step + 1} on: {_explain(self.program, self.objective, x)}."
+            f"{MAX_SKIPPED_IN_A_ROW} {what}s in a row had no finite loss and gradient, from "
+            f"{what} {step + 1} on: {_explain(self.program, self.objective, x)}."
         )
 
 
@@ -206,7 +206,7 @@ class SharedNoise(TorchDispatchMode):
 
 
 def draws_of(function: Callable[[Tensor], Any], part: Tensor, rows: int) -> list[Draw]:
-    """The random draws of a function of a batch, found by tracing it for a part and for all its rows.
+    """The random draws of a function of a batch, found by tracing it for a part and for all.
 
     Raises:
         ValueError: If the function cannot be traced, or draws in a way that cannot be shared.
@@ -251,7 +251,7 @@ def _batch_axis(
     (axis, *others) = different
     if others or not shaped or len(tensors) > 1 or (local[axis], whole[axis]) != (part, rows):
         raise ValueError(
-            f"several processes cannot share the noise of {operation}, whose shape for {part} and for "
-            f"{rows} examples is {tuple(local)} and {tuple(whole)}: train in one process."
+            f"several processes cannot share the noise of {operation}, whose shape for {part} and "
+            f"for {rows} examples is {tuple(local)} and {tuple(whole)}: train in one process."
         )
     return axis

@@ -141,8 +141,8 @@ def check_parameters(module: nn.Module, state: Any) -> None:
     if different:
         names = ", ".join(sorted(different)[:4]) + (", ..." if len(different) > 4 else "")
         raise ValueError(
-            f"the checkpoint is of another {type(module).__name__}: {len(different)} tensors differ in "
-            f"name, shape or type ({names})."
+            f"the checkpoint is of another {type(module).__name__}: {len(different)} tensors "
+            f"differ in name, shape or type ({names})."
         )
 
 
@@ -215,9 +215,9 @@ def load_training_state(training: "Training", state: dict[str, Any]) -> None:
     own = training.schedule.state_dict()
     if any(state["schedule"][name] != own[name] for name in {"T_max", "gamma"} & own.keys()):
         raise ValueError(
-            f"the schedule {training.lr_schedule} is tied to the number of epochs, and the checkpoint was "
-            f"trained with another one than the {training.epochs} given: train from scratch for a longer "
-            "training."
+            f"the schedule {training.lr_schedule} is tied to the number of epochs, and the "
+            f"checkpoint was trained with another one than the {training.epochs} given: train "
+            "from scratch for a longer training."
         )
     training.program.load_state_dict(state["program"])
     training.objective.load_state_dict(state["objective"])

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.checks import named_part, or_meant
 from pyro_vae.data import (
     DATASETS,
     DataContract,
@@ -29,9 +30,7 @@ from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.model import names_of_support
 from pyro_vae.networks import UserUnits, user_units
 from pyro_vae.objectives import OBJECTIVES, Objective
-from pyro_vae.parts import named_part
 from pyro_vae.rng import check_device
-from pyro_vae.suggestions import or_meant
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.history import History
 from pyro_vae.training.loop import Training
@@ -79,7 +78,7 @@ def fit(
         progress: Whether to show a progress bar.
         check: What to do about values that would make a wrong model, such as codes for missing
             values: "refuse" them, "warn" of them, or "none". Other findings are logged as
-                warnings.
+            warnings.
         **options: The options of `Training`: epochs, batch_size, lr and so on.
 
     Returns:
@@ -108,8 +107,8 @@ def fit(
     else:
         if likelihood is None:
             raise TypeError(
-                f"{type(vae).__name__} has no `likelihood`, whose support decides how data are prepared: "
-                "pass a PreparedData."
+                f"{type(vae).__name__} has no `likelihood`, whose support decides how data are "
+                "prepared: pass a PreparedData."
             )
         dataset = as_dataset(data, likelihood.support)
         if contract is not None:
@@ -118,8 +117,8 @@ def fit(
     shape = tuple(getattr(likelihood, "event_shape", ready.dataset.event_shape))
     if shape != ready.dataset.event_shape:
         raise ValueError(
-            f"the VAE was built for data of shape {shape}, but those of {ready.dataset.name} have the shape "
-            f"{ready.dataset.event_shape}: build it with that event shape."
+            f"the VAE was built for data of shape {shape}, but those of {ready.dataset.name} have "
+            f"the shape {ready.dataset.event_shape}: build it with that event shape."
         )
     units = _units_of(vae, ready) if contract is None else contract.units
     if units is not None and ready.likelihood_support == "real":
@@ -150,7 +149,8 @@ def _check_options(options: dict[str, Any]) -> None:
     for name in options:
         if name not in known:
             raise TypeError(
-                f"fit has no option {name!r}{or_meant(name, known)} Options are {', '.join(known)}."
+                f"fit has no option {name!r}{or_meant(name, known)} Options are "
+                f"{', '.join(known)}."
             )
 
 
@@ -224,7 +224,8 @@ def prepare_for_likelihood(dataset: Dataset, likelihood: Any, **options: Any) ->
         # They were not inspected yet, and may be another kind of data than they seem.
         grey = next(grey_levels(ColumnStatistics(dataset, likelihood.support)), "")
         raise ValueError(
-            f"{name} does not fit: {error} These are {'; '.join(fitting)}.{grey and f' But {grey}'}"
+            f"{name} does not fit: {error} These are "
+            f"{'; '.join(fitting)}.{grey and f' But {grey}'}"
         ) from error
 
 
@@ -288,8 +289,8 @@ def _units_of(vae: nn.Module, data: PreparedData) -> Units | None:
     )
     if different.any():
         log.warning(
-            "the VAE keeps the center and spread that it was built with or loaded, which differ from "
-            "those of %s: build a new one to take those of the data.",
+            "the VAE keeps the center and spread that it was built with or loaded, which differ "
+            "from those of %s: build a new one to take those of the data.",
             data.dataset.name,
         )
     return replace(

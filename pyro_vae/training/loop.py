@@ -340,7 +340,7 @@ class Training:
         self.program.eval()
 
     def validate(self) -> dict[str, float | None]:
-        """ELBO, reconstruction and KL on the validation split, in nats per example; see `validate`."""
+        """ELBO, reconstruction and KL on the validation split, in nats: see `validate`."""
         scores: dict[str, float | None] = {}
         if self.processes.first:
             scores, self._units = validate(self.program, self.data, self.device)

@@ -49,7 +49,8 @@ class Totals:
     data: Tensor  # Examples in the steps taken.
     skipped: Tensor  # Steps skipped, and those since the last one taken.
     in_a_row: Tensor
-    steps: Tensor  # Steps begun since training began, and at the first of the current row of skipped ones.
+    # Steps begun since training began, and at the first of the current row of skipped ones.
+    steps: Tensor
     first_skipped: Tensor
     sums: dict[str, Tensor] = field(default_factory=dict)
 
@@ -202,7 +203,7 @@ class Step:
         loss: Callable[..., Loss] | None = None,
         totals: Totals | None = None,
     ) -> "Step":
-        """A step of some of the parameters, and the auxiliary ones, that leaves the others unchanged.
+        """A step of some of the parameters, and the auxiliary ones; others are unchanged.
 
         It is compiled on its own. The optimizer is shared: a parameter has one state of Adam and
         one learning rate, whichever step moves it.

@@ -84,7 +84,7 @@ class CompiledSVI:
         self._step: Step | None = None
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Take a step and return its loss, a tensor on the device that the next step may overwrite.
+        """Take a step; return its loss, a tensor on the device that the next may overwrite.
 
         Shapes of tensors and all other arguments are constants of a graph: others make another
         one.

@@ -85,7 +85,7 @@ class UnitCounts:
 def validate(
     program: Any, data: PreparedData, device: torch.device
 ) -> tuple[dict[str, float | None], UnitCounts | None]:
-    """ELBO, reconstruction and KL on the validation split, in nats per example, and the units in use.
+    """ELBO, reconstruction and KL on the validation split, in nats, and the units in use.
 
     The ELBO has beta = 1 whatever trains the program. For a guide without a density only the
     reconstruction is known. Values that are not finite are None.
@@ -200,7 +200,10 @@ def collapse_alarm(
     epoch = f"epoch {history[-1]['epoch']}"
     if total is not None and has_exploded(history[-1], total):
         rate = history[-1]["validation_kl"]
-        return f"{epoch}: training diverges: the KL is {rate:,.0f} nats/{noun()}. A smaller --lr helps."
+        return (
+            f"{epoch}: training diverges: the KL is {rate:,.0f} nats/{noun()}. A smaller --lr "
+            "helps."
+        )
     found = describe_collapse(history[-1], total, most)
     return f"{epoch}: posterior collapse: {found}. {remedies()}"
 
@@ -220,21 +223,22 @@ def remedies(program: Any, objective: Any, x: Real[Tensor, " n *event"]) -> str:
     largest, shuffled = _largest_eigenvalues(x)
     if largest is not None and shuffled is not None and largest <= SHUFFLED * shuffled:
         return (
-            "No option helps: the elements of these data are uncorrelated, so that a code has little or "
-            "nothing to represent."
+            "No option helps: the elements of these data are uncorrelated, so that a code has "
+            "little or nothing to represent."
         )
     beta = getattr(objective, "beta", None)
     weight = float(beta) if isinstance(beta, Tensor) else 1.0
     smaller, alone = _scale_advice(program, x)
     if alone or (smaller is not None and weight <= 1 and objective.uses_prior):
         return (
-            f"What helps: {smaller}, fixed or learned (--likelihood.scale learned). With a large scale a code "
-            "does not pay, and a scale that is learned from a large start settles at the spread of the data."
+            f"What helps: {smaller}, fixed or learned (--likelihood.scale learned). With a large "
+            "scale a code does not pay, and a scale that is learned from a large start settles "
+            "at the spread of the data."
         )
     if not objective.uses_prior:
         return (
-            "What may help: more steps or a larger learning rate (--lr). The objective has no KL that could "
-            "cause a collapse."
+            "What may help: more steps or a larger learning rate (--lr). The objective has no KL "
+            "that could cause a collapse."
         )
     found = []
     if weight > 1:
@@ -252,7 +256,7 @@ def remedies(program: Any, objective: Any, x: Real[Tensor, " n *event"]) -> str:
 
 
 def _scale_advice(program: Any, x: Tensor) -> tuple[str | None, bool]:
-    """A smaller initial scale of the likelihood, and whether a fixed scale alone explains the collapse.
+    """A smaller initial scale, and whether a fixed scale alone explains the collapse.
 
     A linear decoder uses a code if the largest eigenvalue of the data's covariance is above
     sigma^2. A scale that is learned from a large start settles at the spread of the data before
@@ -280,7 +284,7 @@ def _scale_advice(program: Any, x: Tensor) -> tuple[str | None, bool]:
 def _largest_eigenvalues(
     x: Tensor, *, standardised: bool = True
 ) -> tuple[float | None, float | None]:
-    """The largest eigenvalue of the elements' correlation, or covariance, and that of shuffled columns.
+    """The largest eigenvalue of correlation, or covariance, and that of shuffled columns.
 
     Each column is shuffled on its own, which removes all dependence. None if fewer than two
     elements vary.

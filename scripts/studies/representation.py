@@ -1,7 +1,8 @@
-"""What a VAE gives to representation learning, beside a plain and a denoising autoencoder of the same size.
+"""What a VAE gives to representation learning, beside plain and denoising autoencoders.
 
-Trained runs are kept under `--runs`, so that a training continues, too. `--figures DIR` draws the figures. On two cores it
-takes about two hours; `--full` is the same with dSprites at 64 x 64, the published network and number of updates, for a GPU.
+Trained runs are kept under `--runs`, so that a training continues, too. `--figures DIR` draws the
+figures. On two cores it takes about two hours; `--full` is the same with dSprites at 64 x 64, the
+published network and number of updates, for a GPU.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from analysis.representation.study import (
 from analysis.study import METRICS, SVI_TRAIN, Row, Study, kept_run, with_test_data
 from analysis.study_results import Cell, Results, StudyError, read_results
 from pyro_vae.data import DATASETS, PreparedData, default_root
-from pyro_vae.runs.provenance import provenance
+from pyro_vae.runs.run_directory import provenance
 
 # Each is the other's foreign set.
 IMAGES = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}

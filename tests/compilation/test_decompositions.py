@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from pyro_vae.compilation import trace
-from pyro_vae.compilation.decompositions import (
+from pyro_vae.compilation.tracing import (
     DECOMPOSITIONS,
     binary_cross_entropy_with_logits,
     log1p_exp,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from pyro_vae.configuration import ConfigurationError
 from pyro_vae.configuration.components import build_vae
 from pyro_vae.configuration.parser import parse
-from pyro_vae.configuration.strict_yaml import ConfigurationError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "svi_train.py"
 HEAD = """import functools

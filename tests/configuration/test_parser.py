@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pyro_vae.configuration import ConfigurationError
 from pyro_vae.configuration.components import (
     FAMILIES,
     build_vae,
@@ -14,7 +15,6 @@ from pyro_vae.configuration.components import (
     to_yaml,
 )
 from pyro_vae.configuration.parser import parse, with_likelihood
-from pyro_vae.configuration.strict_yaml import ConfigurationError
 from pyro_vae.data import Dataset, digits
 from pyro_vae.priors import PRIORS
 from pyro_vae.training.fit import describe_default_likelihood

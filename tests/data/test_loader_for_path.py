@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 from scipy import sparse
 
+from pyro_vae.configuration import ConfigurationError
 from pyro_vae.configuration.components import load_data
 from pyro_vae.configuration.parser import parse
-from pyro_vae.configuration.strict_yaml import ConfigurationError
 from pyro_vae.data import DATASETS, loader_for_path
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)

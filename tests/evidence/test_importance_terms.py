@@ -12,7 +12,7 @@ import torch
 
 from pyro_vae import likelihoods, networks, posteriors, priors
 from pyro_vae.compilation import CompilerError, compiled_function
-from pyro_vae.compilation.cost_model import FORWARD, Work
+from pyro_vae.compilation.compiled_function import FORWARD, Work
 from pyro_vae.evidence import evaluate, importance_weighting
 from pyro_vae.model import build
 
@@ -263,7 +263,7 @@ def test_auto_decides_from_counted_work(graphs, monkeypatch, caplog):
     # One image and 10 draws: 64-8-6 once, 3-8-64 ten times.
     flops = 2 * (64 * 8 + 8 * 6 + 10 * (3 * 8 + 8 * 64))
     assert f"off; 21 calls of {flops:.2g} floating-point" in caplog.text
-    monkeypatch.setattr("pyro_vae.compilation.cost_model._COMPILER_SECONDS", 1e-3)
+    monkeypatch.setattr("pyro_vae.compilation.compiled_function._COMPILER_SECONDS", 1e-3)
     weighted(vae, "auto")
     assert graphs == [20]
 

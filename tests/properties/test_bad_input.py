@@ -29,9 +29,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from pyro_vae import build
+from pyro_vae.configuration import ConfigurationError
 from pyro_vae.configuration.components import FAMILIES, UNSAVED, to_yaml
 from pyro_vae.configuration.parser import HANDED, parse, run_options
-from pyro_vae.configuration.strict_yaml import ConfigurationError
 from pyro_vae.data import DATASETS, Dataset, PreparedData, array_file, digits
 from pyro_vae.training import Training
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint

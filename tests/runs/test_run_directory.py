@@ -81,6 +81,13 @@ def test_a_run_is_loaded_and_resumed(main, run):
     assert load_checkpoint(run / "checkpoint.pt")["step"] == 3
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "checkpoint.pt"])
+def test_a_file_that_is_not_a_regular_one(main, run, capsys, name):
+    (run / name).unlink()
+    (run / name).mkdir()
+    assert name in refused_twice(main, capsys, run, match=f"at .*{name}")
+
+
 # ---- checkpoints -----------------------------------------------------------------------------
 
 

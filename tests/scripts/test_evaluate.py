@@ -12,7 +12,7 @@ import torch
 
 from pyro_vae.configuration.components import load_data, prepare_data
 from pyro_vae.evidence import evaluate, fixed_rows
-from pyro_vae.evidence.methods import EvidenceMethod
+from pyro_vae.evidence.evaluation import EvidenceMethod
 from pyro_vae.runs import load
 from pyro_vae.runs.result_cache import ResultCache
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint

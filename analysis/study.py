@@ -1,7 +1,8 @@
-"""A study: a table of runs over seeds, whose cells are stored as they come and written into a page of the docs.
+"""A study: a table of runs over seeds, stored cell by cell and written into a page of the docs.
 
-A cell is a dictionary of plain values with the `command` that gives it. Cells are stored in one JSON file under
-"row/seed", rewritten after each, so that a study that was stopped continues where it was.
+A cell is a dictionary of plain values with the `command` that gives it. Cells are stored in one
+JSON file under "row/seed", rewritten after each, so that a study that was stopped continues where
+it was.
 """
 
 import argparse
@@ -69,7 +70,8 @@ class Row:
         words: Its own options of `scripts/svi_train.py`, for `{words}` in the study's templates.
         title: Its name in the table; by default that of the row.
         command: Its template in place of the study's.
-        make: Makes a cell from a seed and the options, for a row that is not a run of `svi_train.py`.
+        make: Makes a cell from a seed and the options, for a row that is not a run of
+            `svi_train.py`.
         once: Whether seeds change nothing.
     """
 
@@ -88,12 +90,14 @@ class Study:
         name: The name of the program and of the markers in the page.
         about: The program's docstring, whose first line is shown by `--help`.
         rows: The rows in the order of the table.
-        command: What to type, at the root of a checkout, to get a cell: a template with `{row}`, `{words}`,
-            `{seed}`, `{all_seeds}` and the names in `options`. The seed comes last.
-        columns: Titles and functions from a row's cells to text. The first column is the row's title.
+        command: What to type, at the root of a checkout, to get a cell: a template with `{row}`,
+            `{words}`, `{seed}`, `{all_seeds}` and the names in `options`. The seed comes last.
+        columns: Titles and functions from a row's cells to text. The first column is the row's
+            title.
         note: A text below the table, or a function of the results.
         train: The template of `svi_train.py`'s options, if `command` runs the study itself.
-        measure: Measures a trained run, from its directory, row and options; by default its metrics.json.
+        measure: Measures a trained run, from its directory, row and options; by default its
+            metrics.json.
         options: Further options of the program with their defaults.
         seeds: The default seeds.
         findings: Lines below the note, from the results.
@@ -286,8 +290,8 @@ def kept_run(run: Path, arguments: Sequence[str]) -> Path:
         arguments: Those of `scripts/svi_train.py`, without `--out`.
 
     Raises:
-        StudyError: If the program ends with an error, which it has printed, or the directory holds a
-            run by other arguments.
+        StudyError: If the program ends with an error, which it has printed, or the directory holds
+            a run by other arguments.
     """
     directory = RunDirectory(run)
     words = [*arguments, "--out", str(run)]
@@ -324,7 +328,8 @@ def with_test_data(run: Path, at_most: int) -> tuple[Any, PreparedData, Tensor]:
 def evaluated(run: Path, *, at_most: int, num_samples: int = 1000) -> Cell:
     """What the VAE of a run is worth on fixed test data: a study's own number of them.
 
-    `scripts/svi_train.py --evaluate quick` takes 1,000 of them, which is long where a datum is large.
+    `scripts/svi_train.py --evaluate quick` takes 1,000 of them, which is long where a datum is
+    large.
 
     Args:
         run: The run directory, of a program that the study itself has run.

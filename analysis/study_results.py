@@ -141,8 +141,8 @@ def write_between_markers(path: Path, name: str, text: str) -> None:
 def shared_command(commands: Mapping[str, str]) -> tuple[dict[str, str], str]:
     """The words of each row's command that are its own, and a sentence with those that rows share.
 
-    >>> shared_command({"a": "python x.py --prior a --seed S", "b": "python x.py --prior b -l --seed S"})
-    ({'a': 'a', 'b': 'b -l'}, 'Command: `python x.py --prior ROW --seed S`')
+    >>> shared_command({"a": "python x.py -p a --seed S", "b": "python x.py -p b -l --seed S"})
+    ({'a': 'a', 'b': 'b -l'}, 'Command: `python x.py -p ROW --seed S`')
     """
     words = [shlex.split(command) for command in commands.values()]
     shortest = min(map(len, words))
@@ -168,7 +168,7 @@ def shared_command(commands: Mapping[str, str]) -> tuple[dict[str, str], str]:
 
 
 def mean(name: str, digits: int = 2, *, sign: int = 1) -> Callable[[list[Cell]], str]:
-    """A column of the mean and standard deviation of an entry; empty where a row does not have it."""
+    """A column of the mean and standard deviation of an entry; empty for a row without it."""
 
     def text(cells: list[Cell]) -> str:
         if name not in cells[0]:

@@ -60,7 +60,8 @@ GPU_TARGETS = {
     ("this_compiled", "pyro_example"): 1 / 20,
     ("this_compiled", "by_hand_cuda_graph"): 1.2,
 }
-# On a GPU epochs are long, so that their ends do not count; slow implementations need fewer images.
+# On a GPU epochs are long, so that their ends do not count; slow implementations need fewer
+# images.
 GPU_IMAGES = 400_000
 SLOW = {"pyro_example": 25_000, "pyro_memory": 50_000, "this_eager": 50_000}
 AXES: dict[str, tuple[int, ...]] = {
@@ -201,8 +202,8 @@ def scaling_table(result: SuiteResult) -> str:
 
 # A step's first call is eager and its second compiles: it is compiled from the third on.
 EQUALITY_STEPS = 6
-# The largest distance of the parameters and difference of the ELBO, see `Equality`. Adam's first steps
-# follow the sign of a gradient, so rounding alone moves single parameters apart.
+# The largest distance of the parameters and difference of the ELBO, see `Equality`. Adam's first
+# steps follow the sign of a gradient, so rounding alone moves single parameters apart.
 TOLERANCES = {"float32": (1e-2, 1e-5), "bfloat16": (0.2, 1e-3)}
 MLP = partial(networks.MLP, hidden=(400,), activation="softplus")
 

@@ -1,4 +1,4 @@
-"""The task with this project, Pyro, NumPyro and pythae, and the dictionary of all implementations."""
+"""This project, Pyro, NumPyro and pythae on the task, and all implementations by name."""
 
 # Peers are extras, and only checked where they are installed.
 # pyright: reportMissingImports=false
@@ -206,8 +206,8 @@ class _Pictures(TorchDataset):
 class PyroExample(PyroInMemory):
     """`SVI.step` as in Pyro's VAE tutorial: a `DataLoader` with `ToTensor` and one worker process.
 
-    Batches are binarised, as the tutorial's grey levels are not in a Bernoulli's support, and Pyro's
-    validation is off.
+    Batches are binarised, as the tutorial's grey levels are not in a Bernoulli's support, and
+    Pyro's validation is off.
 
     References:
         https://pyro.ai/examples/vae.html
@@ -241,7 +241,8 @@ class PyroExample(PyroInMemory):
 class NumPyroEpoch(Implementation):
     """NumPyro's `SVI.update` in `lax.scan`, shuffled and binarised within one `jit`.
 
-    Networks are `numpyro.param`s with the initial values of `torch.nn.Linear`, and the KL is analytic.
+    Networks are `numpyro.param`s with the initial values of `torch.nn.Linear`, and the KL is
+    analytic.
     """
 
     title: ClassVar[str] = "NumPyro, the epoch jitted"

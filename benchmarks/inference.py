@@ -14,7 +14,8 @@ from benchmarks.timing import TargetResult, at_most, memory_bytes, ratio, run_in
 # The products of eager PyTorch, and those of compiled graphs.
 ROUTINES = ("torch.mm", "oneDNN")
 
-# The setting of the targets of `evaluation`: its time relative to that of the products, and its memory.
+# The setting of the targets of `evaluation`: its time relative to that of the products, and its
+# memory.
 DRAWS = 5_000
 IMAGES = 10_000
 EVALUATION_RATIO = 1.5

@@ -12,12 +12,13 @@ from benchmarks.task import Implementation, Setting
 
 # The lower bound of scales in `pyro_vae.posteriors`.
 MINIMUM_SCALE = 1e-5
-# Steps before a CUDA graph is captured, in which libraries initialise themselves, as torch requires.
+# Steps before a CUDA graph is captured, in which libraries initialise themselves, as torch
+# requires.
 WARM_UP_STEPS = 3
 
 
 class PlainVAE(nn.Module):
-    """p(x, z) = N(z | 0, I) prod_i Bernoulli(x_i | f_i(z)), q(z | x) = N(z | mu(x), diag(sigma(x)^2)).
+    """p(x, z) = N(z | 0, I) prod_i Bernoulli(x_i | f_i(z)), with a diagonal normal guide.
 
     Args:
         pixels: The length of an example.
@@ -59,8 +60,8 @@ def binarise(
 class PlainTorch(Implementation):
     """A training loop with all that is known to be fast and easy to write.
 
-    Images stay on the device as bytes and are gathered by index; there is no loader, one host read per
-    epoch, and a fused Adam.
+    Images stay on the device as bytes and are gathered by index; there is no loader, one host read
+    per epoch, and a fused Adam.
     """
 
     title: ClassVar[str] = "plain PyTorch, in memory, eager"
@@ -112,8 +113,8 @@ class PlainTorchCompiled(PlainTorch):
 class PlainTorchCudaGraph(PlainTorch):
     """Gather, binarise, forward, backward and Adam, captured once and replayed at each step.
 
-    The graph advances the position of its rows itself, so a step is one replay. Without CUDA the same
-    step runs eagerly.
+    The graph advances the position of its rows itself, so a step is one replay. Without CUDA the
+    same step runs eagerly.
     """
 
     title: ClassVar[str] = "plain PyTorch, one CUDA graph per step"
@@ -157,7 +158,8 @@ class PlainTorchCudaGraph(PlainTorch):
         self.total += loss.detach() * len(rows)
 
     def _capture(self) -> Callable[[], object]:
-        # Warm up on a side stream, as capture runs on one; `position` returns to the start each time.
+        # Warm up on a side stream, as capture runs on one; `position` returns to the start each
+        # time.
         side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):
@@ -176,8 +178,8 @@ class PlainTorchCudaGraph(PlainTorch):
 class MatrixProducts(Implementation):
     """The matrix products of each step, forward and backward, and nothing else.
 
-    Eleven: four layers forward, four gradients by weights, three by inputs, as the images need none.
-    Both heads of the encoder are one layer. Outputs are allocated once.
+    Eleven: four layers forward, four gradients by weights, three by inputs, as the images need
+    none. Both heads of the encoder are one layer. Outputs are allocated once.
     """
 
     title: ClassVar[str] = "matrix products alone"

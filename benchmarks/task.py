@@ -1,4 +1,4 @@
-"""The task that every implementation trains, its images, and the options and origin of a measurement."""
+"""The task that every implementation trains, its images, and the options of a measurement."""
 
 import importlib.metadata
 import importlib.util
@@ -26,10 +26,10 @@ PACKAGES = ("torch", "pyro-ppl", "numpy", "numpyro", "jax", "jaxlib", "pythae")
 
 @dataclass(frozen=True)
 class Setting:
-    """The task: a VAE with one hidden layer on each side, trained by Adam on dynamically binarised images.
+    """The task: a VAE with one hidden layer on each side, on dynamically binarised images.
 
-    Encoder and decoder have softplus units, p(z) = N(0, I), q(z | x) is a diagonal Normal and p(x | z) a
-    Bernoulli given its logits. The last batch of an epoch may be smaller.
+    Encoder and decoder have softplus units, p(z) = N(0, I), q(z | x) is a diagonal Normal and p(x
+    | z) a Bernoulli given its logits. The last batch of an epoch may be smaller.
 
     Args:
         hidden: The width of the hidden layers.
@@ -86,7 +86,7 @@ class Implementation(ABC):
         """Train on every image once, and return the mean loss per image in nats."""
 
     def epoch(self) -> float:
-        """Train on every image once, and return the seconds it took, with the device synchronised."""
+        """Train on every image once; return the seconds, with the device synchronised."""
         self._synchronize()
         started = time.perf_counter()
         self.loss = self.run_epoch()

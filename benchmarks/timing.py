@@ -1,8 +1,8 @@
 """Interleaved timing: each implementation in its own process, one epoch each in turn.
 
-The speed of a machine drifts, and the caches, threads and allocators of one library disturb another. So
-one process runs at a time, neighbours in time are compared, and the first epochs, in which libraries
-compile and fill their caches, are recorded apart.
+The speed of a machine drifts, and the caches, threads and allocators of one library disturb
+another. So one process runs at a time, neighbours in time are compared, and the first epochs, in
+which libraries compile and fill their caches, are recorded apart.
 """
 
 import importlib
@@ -28,13 +28,13 @@ WARM_UP_EPOCHS = 2
 PATIENCE = 10
 INSTALL = "pip install -e '.[benchmark]'"
 
-# A target with its value: "target", "value", "bound", "unit", "verdict", and the range over rounds in
-# "lowest" and "highest".
+# A target with its value: "target", "value", "bound", "unit", "verdict", and the range over rounds
+# in "lowest" and "highest".
 TargetResult = dict[str, Any]
 
 
 class ProcessError(RuntimeError):
-    """A process ended with an error; the message is its last line, or the exception it reported."""
+    """A process ended with an error; the message is its last line or its exception."""
 
 
 @dataclass
@@ -46,8 +46,8 @@ class Measurement:
         note: How it differs from the others.
         status: "measured", or the reason why not.
         images: The number of images per epoch.
-        prepare_seconds: The time of `Implementation.prepare`. It does not include the import of torch
-            and Pyro, which is the same for all.
+        prepare_seconds: The time of `Implementation.prepare`. It does not include the import of
+            torch and Pyro, which is the same for all.
         warm_up_seconds: The time of each warm-up epoch, with compilation.
         compile_seconds: The time of compilation, if it is known.
         seconds: The time of each later epoch, one per round.

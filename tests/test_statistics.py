@@ -262,3 +262,8 @@ def test_active_units_from_both_sides():
     assert active_units(healthy) == 4
     assert active_units(collapsed) == 0
     assert active_units(np.hstack([healthy, collapsed])) == 4
+
+
+def test_a_unit_is_active_above_a_variance_of_a_hundredth():
+    signs = np.array([[-1.0], [1.0]])
+    assert active_units(np.sqrt([0.0099, 0.0101]) * signs) == 1

@@ -1,7 +1,7 @@
 """Does each check find the faults it is meant for, and nothing where nothing is wrong?
 
-Takes small VAEs whose posterior is known exactly, plants a fault, draws data sets, and counts how often each check rejects
-at 5 %: one time in twenty where nothing is wrong.
+Takes small VAEs whose posterior is known exactly, plants a fault, draws data sets, and counts how
+often each check rejects at 5 %: one time in twenty where nothing is wrong.
 """
 
 import argparse
@@ -161,7 +161,7 @@ def rejections(name: str, _seed: int, options: argparse.Namespace) -> Cell:
 
 
 def share(check: str) -> Callable[[list[Cell]], str]:
-    """A column of the share of rejected data sets, bold outside of the 99.9 % binomial interval around the level."""
+    """A column of the share of rejected data sets, bold outside the 99.9 % binomial interval."""
 
     def text(cells: list[Cell]) -> str:
         from scipy.stats import binom
@@ -186,13 +186,17 @@ STUDY = Study(
     first="model: fault",
     columns=[(title, share(check)) for check, title in CHECKS.items()],
     note=(
-        "The share of data sets on which a check has p < 0.05; of several p-values, the smallest after Holm's correction. Where nothing is "
-        "wrong 5 % is right; a fault of the model is for the first six to find, and one of the guide for SBC, simulation-based calibration. "
-        f"Each data set has {DATA} examples, {GENERATED:,} generated ones, {TRAIN} training examples and {DRAWS} draws from the guide per example, "
-        "of 64 elements (4 where the guide lacks correlations). Bold: outside the 99.9 % binomial interval around 5 %. Left-out elements are "
-        "judged without the same forecasts of generated data, which `diagnose.py` adds: alone, a poor guide shows there, too. No check finds "
-        "everything: a model of binary images that ignores its latent variable gives each pixel its share and calibrated forecasts, and its guide "
-        "passes SBC; the spectrum, the rate and the mutual information find it."
+        "The share of data sets on which a check has p < 0.05; of several p-values, the smallest "
+        "after Holm's correction. Where nothing is wrong 5 % is right; a fault of the model is "
+        "for the first six to find, and one of the guide for SBC, simulation-based calibration. "
+        f"Each data set has {DATA} examples, {GENERATED:,} generated ones, {TRAIN} training "
+        f"examples and {DRAWS} draws from the guide per example, of 64 elements (4 where the "
+        "guide lacks correlations). Bold: outside the 99.9 % binomial interval around 5 %. "
+        "Left-out elements are judged without the same forecasts of generated data, which "
+        "`diagnose.py` adds: alone, a poor guide shows there, too. No check finds everything: a "
+        "model of binary images that ignores its latent variable gives each pixel its share and "
+        "calibrated forecasts, and its guide passes SBC; the spectrum, the rate and the mutual "
+        "information find it."
     ),
 )
 

@@ -1,8 +1,8 @@
 """Posterior collapse: remedies for an autoregressive decoder that can ignore z, on Omniglot.
 
 References:
-    Lagging Inference Networks and Posterior Collapse in Variational Autoencoders (He et al., 2019),
-    https://arxiv.org/abs/1901.05534
+    Lagging Inference Networks and Posterior Collapse in Variational Autoencoders (He et al.,
+    2019), https://arxiv.org/abs/1901.05534
 """
 
 import argparse
@@ -13,8 +13,8 @@ from analysis.elbo.rate_decomposition import mutual_information_cell, mutual_inf
 from analysis.study import Row, Study, evaluated, with_test_data
 from analysis.study_results import Cell, Results, cells_of, differences, mean, mean_and_spread
 
-# Schedules are in use for 2 of the 5 epochs, or for four cycles. 8 free nats are about as many as the posteriors of
-# the rows below commit to.
+# Schedules are in use for 2 of the 5 epochs, or for four cycles. 8 free nats are about as many as
+# the posteriors of the rows below commit to.
 ROWS = {
     "plain": Row(),
     "warm-up": Row("--objective.warmup-epochs 2"),
@@ -63,11 +63,12 @@ STUDY = Study(
     about=__doc__,
     rows=ROWS,
     command="python scripts/studies/collapse.py --only {row} --epochs {epochs} --seeds {seed}",
-    # Deep networks learn f(z) later than how pixels follow one another, which is what lets plain training collapse;
-    # with one hidden layer it keeps 7 nats.
+    # Deep networks learn f(z) later than how pixels follow one another, which is what lets plain
+    # training collapse; with one hidden layer it keeps 7 nats.
     train=(
-        "--data omniglot --latent-dim 32 --likelihood autoregressive_bernoulli --network.hidden '[200, 200, 200, 200, 200]'"
-        " --batch-size 100 --lr 0.001 {words} --epochs {epochs} --evaluate none --seed {seed}"
+        "--data omniglot --latent-dim 32 --likelihood autoregressive_bernoulli --network.hidden "
+        "'[200, 200, 200, 200, 200]' --batch-size 100 --lr 0.001 {words} --epochs {epochs} "
+        "--evaluate none --seed {seed}"
     ),
     measure=measure,
     options={"epochs": 5},
@@ -81,10 +82,10 @@ STUDY = Study(
         ("k-hat above", mean("khat_share_above")),
     ),
     note=(
-        f"Nats per image, mean and standard deviation over seeds: {EVALUATED} fixed test images, {SAMPLES} importance "
-        "samples, and beta = 1 in everything measured. I(x; z) is estimated under the guide from the same images. A "
-        "posterior that cannot collapse has a KL and active units whether or not the decoder uses them: its gain shows in "
-        "-log p(x)."
+        f"Nats per image, mean and standard deviation over seeds: {EVALUATED} fixed test images, "
+        f"{SAMPLES} importance samples, and beta = 1 in everything measured. I(x; z) is "
+        "estimated under the guide from the same images. A posterior that cannot collapse has a "
+        "KL and active units whether or not the decoder uses them: its gain shows in -log p(x)."
     ),
     findings=findings,
 )

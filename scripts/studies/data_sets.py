@@ -1,7 +1,7 @@
 """Every data set: log p(x) of the default VAE after a small budget, and samples to look at.
 
-`--samples DIR` keeps each data set's figure of samples from the prior. On two cores it takes about half an hour;
-`--steps 50000` is the larger setting for a GPU.
+`--samples DIR` keeps each data set's figure of samples from the prior. On two cores it takes about
+half an hour; `--steps 50000` is the larger setting for a GPU.
 """
 
 import argparse
@@ -45,7 +45,10 @@ STUDY = Study(
     name="data_sets",
     about=__doc__,
     rows=ROWS,
-    command=f"{SVI_TRAIN} --data {{row}} {{words}} --epochs 100000 --max-steps {{steps}} --seed {{seed}}",
+    command=(
+        f"{SVI_TRAIN} --data {{row}} {{words}} --epochs 100000 --max-steps {{steps}}"
+        " --seed {seed}"
+    ),
     measure=measure,
     options={"steps": 2000, "samples": None},
     first="data",
@@ -56,8 +59,9 @@ STUDY = Study(
         ("test data", lambda cells: f"{cells[0]['n']:,}"),
     ),
     note=(
-        "Nats per example on fixed test data, 1,000 importance samples, mean and standard deviation over seeds. Rows do not "
-        "compare with one another: each is a density on data of another kind."
+        "Nats per example on fixed test data, 1,000 importance samples, mean and standard "
+        "deviation over seeds. Rows do not compare with one another: each is a density on data "
+        "of another kind."
     ),
 )
 

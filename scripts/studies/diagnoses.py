@@ -85,7 +85,8 @@ STUDY = Study(
         (
             "forecast error (by chance)",
             lambda cells: (
-                f"{mean('forecast_error', 3)(cells)} ({mean('forecast_error_by_chance', 3)(cells)})"
+                f"{mean('forecast_error', 3)(cells)} "
+                f"({mean('forecast_error_by_chance', 3)(cells)})"
             ),
         ),
         ("MI", bounded("≥", "mutual_information")),
@@ -98,13 +99,16 @@ STUDY = Study(
         ("train - test", mean("train_minus_test")),
     ),
     note=(
-        "Mean and standard deviation over seeds; 1,000 fixed test images (360 of digits), 1,000 draws for each. `furthest statistic`: "
-        "where generated data are least like test data, with the distance of the two distributions (0 is equal, 1 apart). `nearest`: "
-        "the median distance of generated data to the nearest training image over that of test data. `forecast error`: the error of "
-        "forecasts of doubtful pixels from all other pixels. MI, TC and DWKL, in nats, add up to the rate over the training set; `≥` "
-        "means that the mutual information is at log N. `k-hat`: the share of images above the threshold. `ESS`: the median effective "
-        "sample size. `90 % region`: how often the guide's region contains the true code. `amortisation`: the amortisation gap on test "
-        "data, and `train - test` the difference of log p(x), both in nats."
+        "Mean and standard deviation over seeds; 1,000 fixed test images (360 of digits), 1,000 "
+        "draws for each. `furthest statistic`: where generated data are least like test data, "
+        "with the distance of the two distributions (0 is equal, 1 apart). `nearest`: the median "
+        "distance of generated data to the nearest training image over that of test data. "
+        "`forecast error`: the error of forecasts of doubtful pixels from all other pixels. MI, "
+        "TC and DWKL, in nats, add up to the rate over the training set; `≥` means that the "
+        "mutual information is at log N. `k-hat`: the share of images above the threshold. "
+        "`ESS`: the median effective sample size. `90 % region`: how often the guide's region "
+        "contains the true code. `amortisation`: the amortisation gap on test data, and `train - "
+        "test` the difference of log p(x), both in nats."
     ),
 )
 

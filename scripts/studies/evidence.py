@@ -1,11 +1,13 @@
 """How far importance weighting can be trusted: bounds by draws, and annealed importance sampling.
 
-Trains VAEs on static MNIST; of each, the IWAE-k curve up to k = 5,000 with log p(x) by annealed importance sampling of the
-same images, and log p(x) of one of them on all 10,000 test images. Runs and partial results are kept under `--runs`.
+Trains VAEs on static MNIST; of each, the IWAE-k curve up to k = 5,000 with log p(x) by annealed
+importance sampling of the same images, and log p(x) of one of them on all 10,000 test images. Runs
+and partial results are kept under `--runs`.
 
 References:
-    Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519;
-    On the Quantitative Analysis of Decoder-Based Generative Models (Wu et al., 2017), https://arxiv.org/abs/1611.04273
+    Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519; On the
+    Quantitative Analysis of Decoder-Based Generative Models (Wu et al., 2017),
+    https://arxiv.org/abs/1611.04273
 """
 
 import argparse
@@ -34,7 +36,10 @@ MODELS = {
 }
 # The row of all test images, and its model.
 ALL, OF_ALL = "all", "elbo"
-SETTING = "--data static_mnist --latent-dim 40 --network gated_mlp --batch-size 100 --lr 0.0005 --epochs 100000 --evaluate none"
+SETTING = (
+    "--data static_mnist --latent-dim 40 --network gated_mlp --batch-size 100 --lr 0.0005"
+    " --epochs 100000 --evaluate none"
+)
 # Images that are evaluated before the result is stored.
 CHUNK = 500
 FIGURE = ROOT / "docs" / "results" / "figures" / "evidence.png"
@@ -161,9 +166,10 @@ def tables(study: Study, results: Results) -> str:
         parts.append(str(study.note))
     for cell in cells_of(results, ALL).values():
         parts.append(
-            f"log p(x) of {cell['n']:,} test images with {cell['log_evidence_samples']:,} draws each is "
-            f"{cell['log_evidence']:.2f}{plus_minus(cell['log_evidence_se'])} nats (ELBO {cell['elbo']:.2f}, KL "
-            f"{cell['kl']:.2f}, median effective sample size {cell['median_ess']:.0f}, k-hat above its threshold for "
+            f"log p(x) of {cell['n']:,} test images with {cell['log_evidence_samples']:,} draws "
+            f"each is {cell['log_evidence']:.2f}{plus_minus(cell['log_evidence_se'])} nats (ELBO "
+            f"{cell['elbo']:.2f}, KL {cell['kl']:.2f}, median effective sample size "
+            f"{cell['median_ess']:.0f}, k-hat above its threshold for "
             f"{share(cell)}): `{cell['command']}`"
         )
     return "\n\n".join(part for part in (*parts, made_with(results)) if part)
@@ -186,13 +192,16 @@ STUDY = Study(
     rows={
         **{name: Row(make=partial(curve_of, name)) for name in MODELS},
         ALL: Row(
-            command=f"{PROGRAM} --all-images {{all_images}} --samples {{samples}} --steps {{steps}} --seeds {{seed}}",
+            command=(
+                f"{PROGRAM} --all-images {{all_images}} --samples {{samples}}"
+                " --steps {steps} --seeds {seed}"
+            ),
             make=all_images,
         ),
     },
     command=(
-        f"{PROGRAM} --images {{images}} --chains {{chains}} --temperatures {{temperatures}} --samples {{samples}}"
-        " --steps {steps} --seeds {seed}"
+        f"{PROGRAM} --images {{images}} --chains {{chains}} --temperatures {{temperatures}}"
+        " --samples {samples} --steps {steps} --seeds {seed}"
     ),
     options={
         "steps": 5000,
@@ -216,8 +225,9 @@ STUDY = Study(
         ("k-hat above", lambda cells: share(cells[0])),
     ),
     note=(
-        "Nats per image, 100 fixed test images; IWAE with 5,000 draws for each, AIS with 16 chains and 500 temperatures. Both are at "
-        "most log p(x) in expectation, so the higher one is nearer; their difference has the standard error over images. `k-hat above` "
+        "Nats per image, 100 fixed test images; IWAE with 5,000 draws for each, AIS with 16 "
+        "chains and 500 temperatures. Both are at most log p(x) in expectation, so the higher one "
+        "is nearer; their difference has the standard error over images. `k-hat above` "
         "is the share of images whose weights have too heavy a tail for IWAE."
     ),
 )

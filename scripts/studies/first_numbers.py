@@ -1,6 +1,7 @@
 """The first numbers: log p(x) on digits and MNIST, beside plain PyTorch, and with another prior.
 
-On two cores it takes about a quarter of an hour; `--mnist-epochs 100` is the larger setting for a GPU.
+On two cores it takes about a quarter of an hour; `--mnist-epochs 100` is the larger setting for a
+GPU.
 """
 
 import argparse
@@ -26,7 +27,7 @@ LATENT_DIM, HIDDEN, BATCH_SIZE, LR = 50, 400, 128, 1e-3
 
 
 class PlainVAE(nn.Module):
-    """N(z | 0, I) prod_i Bernoulli(x_i | f_i(z)) and q(z | x) = N(z | mu(x), diag(sigma(x)^2)), without Pyro."""
+    """N(z | 0, I) prod_i Bernoulli(x_i | f_i(z)) with a diagonal normal guide, without Pyro."""
 
     def __init__(self, pixels: int) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class PlainVAE(nn.Module):
         self.decoder_head = nn.Linear(HIDDEN, pixels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The negative ELBO of one draw with the KL in closed form: a mean over images, in nats."""
+        """The negative ELBO of one draw, KL in closed form: a mean over images, in nats."""
         loc, raw_scale = self.encoder_head(F.relu(self.encoder_hidden(x))).chunk(2, dim=-1)
         scale = F.softplus(raw_scale) + 1e-5
         z = loc + scale * torch.randn_like(scale)
@@ -47,7 +48,7 @@ class PlainVAE(nn.Module):
 
 
 def train_by_hand(vae: PlainVAE, grey: Tensor, top: int, steps: int) -> float:
-    """Adam on the negative ELBO, each image binarised anew at each visit; the median seconds per epoch."""
+    """Adam on the negative ELBO with dynamic binarisation; the median seconds per epoch."""
     optimizer = torch.optim.Adam(vae.parameters(), lr=LR)
     step, seconds = 0, []
     while step < steps:
@@ -120,7 +121,8 @@ ROWS = {
     "mnist_by_hand": Row(
         title="MNIST, the same network in plain PyTorch by hand",
         command=(
-            "python scripts/studies/first_numbers.py --only mnist_by_hand --mnist-epochs {mnist_epochs} --seeds {seed}"
+            "python scripts/studies/first_numbers.py --only mnist_by_hand"
+            " --mnist-epochs {mnist_epochs} --seeds {seed}"
         ),
         make=by_hand,
     ),
@@ -138,7 +140,8 @@ def findings(results: Results) -> list[str]:
         if values := [cell["log_evidence"] for cell in cells_of(results, row).values()]:
             reached = "reached" if min(values) > bound else "**missed**"
             lines.append(
-                f"{row}, log p(x) above {bound:g} with each seed: {reached} (lowest {min(values):.2f})"
+                f"{row}, log p(x) above {bound:g} with each seed: {reached} "
+                f"(lowest {min(values):.2f})"
             )
     for row, other, text, met in (
         (
@@ -157,7 +160,8 @@ def findings(results: Results) -> list[str]:
         steps = {c["steps"] for name in (row, other) for c in cells_of(results, name).values()}
         if len(steps) > 1:
             lines.append(
-                f"{text}: not comparable, after {' and '.join(f'{n:,}' for n in sorted(steps))} steps"
+                f"{text}: not comparable, after "
+                f"{' and '.join(f'{n:,}' for n in sorted(steps))} steps"
             )
         elif gap := differences(results, row, other):
             lines.append(f"{text}: {'reached' if met(gap) else '**missed**'}, {nats_by_seed(gap)}")
@@ -178,9 +182,10 @@ STUDY = Study(
         ("steps", lambda cells: f"{cells[0]['steps']:,}"),
     ),
     note=(
-        "Nats per image on fixed test images, binarised once, with 1,000 importance samples: mean and standard deviation "
-        "over seeds. The images are the same for all; their choice alone has a standard error of 0.20 nats on the digits "
-        "and 0.76 on MNIST. `k-hat above` is the share of images whose k-hat is above its threshold: their log p(x) is too low."
+        "Nats per image on fixed test images, binarised once, with 1,000 importance samples: mean "
+        "and standard deviation over seeds. The images are the same for all; their choice alone "
+        "has a standard error of 0.20 nats on the digits and 0.76 on MNIST. `k-hat above` is the "
+        "share of images whose k-hat is above its threshold: their log p(x) is too low."
     ),
     findings=findings,
 )

@@ -1,6 +1,7 @@
-"""Every likelihood on data that it is for: grey images in bits per dimension, gene counts in nats per cell.
+"""Every likelihood on data that it is for: grey images in bits per dimension, counts in nats.
 
-On one core it takes about an hour; `--steps 50000` is the larger setting for a GPU. Bags of words are in `topics.py`.
+On one core it takes about an hour; `--steps 50000` is the larger setting for a GPU. Bags of words
+are in `topics.py`.
 """
 
 import argparse
@@ -34,7 +35,8 @@ NETWORKS = {
 EVALUATED = {"digits": 360, "freyface": 200, "photos": 50, "mouse_bladder": 210}
 HISTOGRAM, FITTED, FITTED_SIZES = "histogram", "fitted_negative_binomial", "fitted_with_sizes"
 BASELINES = (HISTOGRAM, FITTED, FITTED_SIZES)
-# Too many outputs of the decoder: 143,360 for the 256 levels of each pixel of a face, 92,160 for the mixtures of a patch.
+# Too many outputs of the decoder: 143,360 for the 256 levels of each pixel of a face, 92,160 for
+# the mixtures of a patch.
 LEFT_OUT = {"freyface:categorical", "photos:categorical", "photos:logistic_mixture"}
 
 
@@ -109,25 +111,28 @@ TABLES = (
         BITS,
         ("bits per dimension", mean("bits_per_dim", 3)),
         (
-            "Bits per dimension of the levels, lower is better: one column for likelihoods of integers and, as an upper bound, for "
-            "densities on [0, 1] of dequantised levels (v + u) / levels. `histogram` is a histogram of each pixel with one added to "
-            "each level, without latent variables."
+            "Bits per dimension of the levels, lower is better: one column for likelihoods of "
+            "integers and, as an upper bound, for densities on [0, 1] of dequantised levels (v + "
+            "u) / levels. `histogram` is a histogram of each pixel with one added to each level, "
+            "without latent variables."
         ),
     ),
     (
         DENSITIES,
         ("log p(x), nats", mean("log_evidence", 1)),
         (
-            "Densities on the real line of v / (levels - 1) without noise, higher is better. They compare with one another and with "
-            "nothing above: levels are points, and a density there may grow without bound."
+            "Densities on the real line of v / (levels - 1) without noise, higher is better. "
+            "They compare with one another and with nothing above: levels are points, and a "
+            "density there may grow without bound."
         ),
     ),
     (
         COUNTS,
         ("log p(x), nats", mean("log_evidence", 1)),
         (
-            "Cells of 1,000 genes, higher is better. `fitted_negative_binomial` has a mean and a dispersion for each gene by maximum "
-            "likelihood and no latent variables; `fitted_with_sizes` has the size of the cell as its one latent variable, with the "
+            "Cells of 1,000 genes, higher is better. `fitted_negative_binomial` has a mean and a "
+            "dispersion for each gene by maximum likelihood and no latent variables; "
+            "`fitted_with_sizes` has the size of the cell as its one latent variable, with the "
             "sizes of the training cells as its prior."
         ),
     ),
@@ -142,8 +147,9 @@ def tables(study: Study, results: Results) -> str:
             parts += [table, note]
     sizes = ", ".join(f"{n} of {data}" for data, n in EVALUATED.items())
     parts.append(
-        "Mean and standard deviation over seeds; the epoch of the best validation ELBO is evaluated, with 1,000 draws on fixed test "
-        f"data ({sizes}). `epochs` is the length of training. {made_with(results)}"
+        "Mean and standard deviation over seeds; the epoch of the best validation ELBO is "
+        f"evaluated, with 1,000 draws on fixed test data ({sizes}). `epochs` is the length of "
+        f"training. {made_with(results)}"
     )
     return "\n\n".join([*parts, "\n".join(f"- {line}" for line in findings(results))])
 
@@ -188,7 +194,10 @@ STUDY = Study(
     rows={name: row_of(name) for name in (*BITS, *DENSITIES, *COUNTS)},
     command="python scripts/studies/likelihoods.py --only {row} --steps {steps} --seeds {seed}",
     # The data are small: the epoch of the best validation ELBO is evaluated.
-    train="{words} --early-stopping 20 --epochs 100000 --max-steps {steps} --evaluate none --seed {seed}",
+    train=(
+        "{words} --early-stopping 20 --epochs 100000 --max-steps {steps} --evaluate none"
+        " --seed {seed}"
+    ),
     measure=measure,
     options={"steps": 5000},
     first="data, likelihood",

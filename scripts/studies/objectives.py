@@ -1,6 +1,7 @@
 """Every objective: log p(x), rate and mutual information on static MNIST.
 
-Network, data, batch size and steps are those of the study of priors, so that the row `elbo` is its `standard_normal`.
+Network, data, batch size and steps are those of the study of priors, so that the row `elbo` is its
+`standard_normal`.
 """
 
 import argparse
@@ -14,8 +15,9 @@ from analysis.study_results import Cell, Results, differences, mean, nats_by_see
 from pyro_vae.objectives import OBJECTIVES
 
 FIVE = " --objective.num-particles 5"
-# All other options are defaults. The paper's critic of `factor`, six layers of 1,000, costs several times what the
-# VAE does on a CPU; `miwae` has six draws, since five do not divide into groups.
+# All other options are defaults. The paper's critic of `factor`, six layers of 1,000, costs
+# several times what the VAE does on a CPU; `miwae` has six draws, since five do not divide into
+# groups.
 OPTIONS = {
     "beta": " --objective.beta 4",
     "iwae": FIVE,
@@ -46,7 +48,8 @@ def findings(results: Results) -> list[str]:
         density, bound = (differences(results, row, "elbo", of) for of in ("log_evidence", "elbo"))
         if row != "elbo" and density and bound:
             lines.append(
-                f"{row} less elbo: log p(x) {nats_by_seed(density)}, ELBO {statistics.mean(bound):+.2f} nats"
+                f"{row} less elbo: log p(x) {nats_by_seed(density)}, ELBO "
+                f"{statistics.mean(bound):+.2f} nats"
             )
     return lines
 
@@ -56,8 +59,8 @@ STUDY = Study(
     about=__doc__,
     rows=ROWS,
     command=(
-        f"{SVI_TRAIN} --data static_mnist --latent-dim 40 --network gated_mlp --batch-size 100 --lr 0.0005"
-        " --epochs 100000 {words} --max-steps {steps} --seed {seed}"
+        f"{SVI_TRAIN} --data static_mnist --latent-dim 40 --network gated_mlp --batch-size 100 "
+        "--lr 0.0005 --epochs 100000 {words} --max-steps {steps} --seed {seed}"
     ),
     options={"steps": 5000},
     measure=measure,
@@ -72,9 +75,10 @@ STUDY = Study(
         ("s/epoch", mean("seconds_per_epoch", 1)),
     ),
     note=(
-        "Nats per image, mean and standard deviation over seeds: 1,000 fixed test images, 1,000 importance samples, and "
-        "beta = 1 in everything measured. I(x; z) is estimated under the guide from the same images; it is a lower bound "
-        "where it is within 2 nats of the logarithm of their number."
+        "Nats per image, mean and standard deviation over seeds: 1,000 fixed test images, 1,000 "
+        "importance samples, and beta = 1 in everything measured. I(x; z) is estimated under the "
+        "guide from the same images; it is a lower bound where it is within 2 nats of the "
+        "logarithm of their number."
     ),
     findings=findings,
 )

@@ -1,10 +1,11 @@
 """Is one sample enough: the noise of the gradient, and the bound, by the number of particles.
 
-Trains a VAE of MNIST for a few epochs and measures at its parameters with a fixed batch; `--run` uses the parameters of
-another run.
+Trains a VAE of MNIST for a few epochs and measures at its parameters with a fixed batch; `--run`
+uses the parameters of another run.
 
 References:
-    Tighter Variational Bounds are Not Necessarily Better (Rainforth et al., 2018), https://arxiv.org/abs/1802.04537
+    Tighter Variational Bounds are Not Necessarily Better (Rainforth et al., 2018),
+    https://arxiv.org/abs/1802.04537
 """
 
 import argparse
@@ -37,7 +38,10 @@ BATCH = 50
 GROUPS = 2
 CIWAE_ELBO_SHARE = 0.5
 FIGURE = ROOT / "docs" / "results" / "figures" / "particles.png"
-SETTING = "--data mnist --latent-dim 20 --network.hidden [200] --batch-size 100 --lr 0.001 --evaluate none"
+SETTING = (
+    "--data mnist --latent-dim 20 --network.hidden [200] --batch-size 100 --lr 0.001"
+    " --evaluate none"
+)
 
 
 def grouped(log_weight: Tensor) -> Tensor:
@@ -183,10 +187,11 @@ STUDY = Study(
         ("decoder, SNR", ratio("decoder")),
     ),
     note=(
-        f"Nats per image, 100 gradients of one batch of {BATCH} test images at fixed parameters of a VAE trained by the ELBO. The variance is "
-        f"the trace of the gradient's covariance, and falls by a factor of {PARTICLES[-1]} where draws are averaged. SNR is the norm of the "
-        f"mean gradient over the root of that trace. K counts all draws: miwae has them in {GROUPS} groups, and ciwae has "
-        f"{CIWAE_ELBO_SHARE:g} of the ELBO."
+        f"Nats per image, 100 gradients of one batch of {BATCH} test images at fixed parameters "
+        "of a VAE trained by the ELBO. The variance is the trace of the gradient's covariance, "
+        f"and falls by a factor of {PARTICLES[-1]} where draws are averaged. SNR is the norm of "
+        "the mean gradient over the root of that trace. K counts all draws: miwae has them in "
+        f"{GROUPS} groups, and ciwae has {CIWAE_ELBO_SHARE:g} of the ELBO."
     ),
 )
 

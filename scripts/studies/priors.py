@@ -1,7 +1,7 @@
 """Every prior on the real line: log p(x) on static MNIST with the same network, data and steps.
 
-Network, data and batch size are those of the published comparison of priors. On two cores it takes about an hour;
-`--steps 50000` is the larger setting for a GPU.
+Network, data and batch size are those of the published comparison of priors. On two cores it takes
+about an hour; `--steps 50000` is the larger setting for a GPU.
 """
 
 import statistics
@@ -38,8 +38,8 @@ STUDY = Study(
     about=__doc__,
     rows=ROWS,
     command=(
-        f"{SVI_TRAIN} --data static_mnist --latent-dim 40 --network gated_mlp --batch-size 100 --lr 0.0005"
-        " --epochs 100000 {words} --max-steps {steps} --seed {seed}"
+        f"{SVI_TRAIN} --data static_mnist --latent-dim 40 --network gated_mlp --batch-size 100 "
+        "--lr 0.0005 --epochs 100000 {words} --max-steps {steps} --seed {seed}"
     ),
     options={"steps": 5000},
     first="prior",
@@ -51,7 +51,8 @@ STUDY = Study(
         ("parameters", lambda cells: f"{max(cell['parameters'] for cell in cells):,}"),
     ),
     note=(
-        "Nats per image, mean and standard deviation over seeds: 1,000 fixed test images, 1,000 importance samples."
+        "Nats per image, mean and standard deviation over seeds: 1,000 fixed test images, 1,000 "
+        "importance samples."
     ),
     findings=findings,
 )

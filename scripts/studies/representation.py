@@ -1,7 +1,8 @@
-"""What a VAE gives to representation learning, beside a plain and a denoising autoencoder of the same size.
+"""What a VAE gives to representation learning, beside plain and denoising autoencoders.
 
-Trained runs are kept under `--runs`, so that a training continues, too. `--figures DIR` draws the figures. On two cores it
-takes about two hours; `--full` is the same with dSprites at 64 x 64, the published network and number of updates, for a GPU.
+Trained runs are kept under `--runs`, so that a training continues, too. `--figures DIR` draws the
+figures. On two cores it takes about two hours; `--full` is the same with dSprites at 64 x 64, the
+published network and number of updates, for a GPU.
 """
 
 import argparse

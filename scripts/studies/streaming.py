@@ -1,7 +1,8 @@
 """Training from a `.npy` larger than memory: peak memory and reading speed.
 
-Writes files of 28 x 28 images, one after another, and in a process of its own for each trains for some steps and reads an
-epoch; the smallest is also trained from memory. It needs as much space in `--folder` as the largest file.
+Writes files of 28 x 28 images, one after another, and in a process of its own for each trains for
+some steps and reads an epoch; the smallest is also trained from memory. It needs as much space in
+`--folder` as the largest file.
 """
 
 import argparse
@@ -168,8 +169,8 @@ STUDY = Study(
         ),
     ),
     note=(
-        "Peak memory is the largest resident set of the process, with programs and libraries; `of it data` is its growth over the same training "
-        "on 1,000 images."
+        "Peak memory is the largest resident set of the process, with programs and libraries; "
+        "`of it data` is its growth over the same training on 1,000 images."
     ),
 )
 

@@ -1,6 +1,7 @@
-"""Tables and arrays in their own units: log p(x) of a VAE beside a factor analysis of the standardised columns.
+"""Tables and arrays in their own units: log p(x) of a VAE beside factor analysis.
 
-Both models see the same rows and give log densities in the units of the data. On two cores it takes about half an hour.
+Both models see the same rows and give log densities in the units of the data. On two cores it
+takes about half an hour.
 """
 
 import argparse
@@ -28,7 +29,7 @@ def scikit_learn(name: str, **options: Any) -> np.ndarray:
 
 
 def housing() -> np.ndarray:
-    """A made table like California housing: skewed incomes and populations, ages cut at 52, places."""
+    """A made table like California housing: skewed incomes, ages cut at 52, places."""
     rng = np.random.default_rng(0)
     wealth, age, size = rng.normal(size=(3, 4000))
     noise = rng.normal(size=(6, 4000))
@@ -98,7 +99,8 @@ def compare(row: str, seed: int, options: argparse.Namespace) -> Cell:
         with trained(given) as run:
             found = metrics_of(run)
         data = array_file(path, support=support)
-    # Of counts + u with u ~ Uniform(0, 1), whose mean log density is below the log mass of the counts.
+    # Of counts + u with u ~ Uniform(0, 1), whose mean log density is below the log mass of the
+    # counts.
     uniform = np.random.default_rng(0)
     parts = []
     for split in ("train", "validation", "test"):
@@ -147,8 +149,8 @@ STUDY = Study(
         ("steps", mean("steps", 0)),
     ),
     note=(
-        "Nats per row in the units of the data, all test rows, 1,000 importance samples, mean and standard deviation over seeds. `rows` are "
-        "training rows."
+        "Nats per row in the units of the data, all test rows, 1,000 importance samples, mean "
+        "and standard deviation over seeds. `rows` are training rows."
     ),
     findings=findings,
 )

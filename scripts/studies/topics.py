@@ -22,8 +22,8 @@ from pyro_vae.runs.run_directory import provenance
 
 TOPICS = 20
 LDA = "lda"
-# Online variational Bayes with as many posts per step as the VAEs. With seed 0 the perplexity is 1822 after 5 passes,
-# 1831 after 10 and 1840 after 20.
+# Online variational Bayes with as many posts per step as the VAEs. With seed 0 the perplexity is
+# 1822 after 5 passes, 1831 after 10 and 1840 after 20.
 LDA_OPTIONS = {"learning_method": "online", "max_iter": 10, "batch_size": 128}
 # Draws of z for p(w | first half), and posts at a time.
 DRAWS, CHUNK = 32, 250
@@ -118,14 +118,18 @@ def tables(study: Study, results: Results) -> str:
             columns[shown.title] = [f"{words} ({npmi:.2f})" for words, npmi in pairs][:SHOWN]
     if columns:
         parts.append(
-            f"The {SHOWN} most coherent of {TOPICS} topics of the first seed, with their coherence:"
+            f"The {SHOWN} most coherent of {TOPICS} topics of the first seed, with their "
+            "coherence:"
         )
         parts.append(markdown(list(columns), zip(*columns.values(), strict=True)))
     return "\n\n".join(part for part in parts if part)
 
 
 # A high learning rate, which batch normalisation permits.
-TOPIC_MODEL = f"--model {ROOT / 'scripts' / 'examples' / 'topic_model.py'} --latent-dim {TOPICS} --network.norm batch --lr 0.01"
+TOPIC_MODEL = (
+    f"--model {ROOT / 'scripts' / 'examples' / 'topic_model.py'} --latent-dim {TOPICS}"
+    " --network.norm batch --lr 0.01"
+)
 ROWS = {
     LDA: Row(
         title=f"LDA, scikit-learn, {TOPICS} topics",
@@ -152,12 +156,14 @@ COLUMNS = (
     ("epochs", mean("epochs", 0)),
 )
 NOTE = (
-    "Mean and standard deviation over seeds. Perplexity, lower is better, is that of the words of the second half of each of 7,531 "
-    f"test posts, given the first half: the p(w) of a VAE is a mean over {DRAWS} draws from q(z | first half), that of LDA the mean of "
-    f"its topics under E_q theta. Coherence is the mean NPMI of pairs among a topic's top {TOP} words on the test posts, diversity the "
-    "share of distinct words among all topics' words; higher is better for both. log p(x given N), in nats, is on "
-    f"{EVALUATED} fixed test posts with 1,000 draws; scikit-learn has only a bound of another kind. The epoch of the best validation ELBO "
-    "is evaluated."
+    "Mean and standard deviation over seeds. Perplexity, lower is better, is that of the words "
+    "of the second half of each of 7,531 test posts, given the first half: the p(w) of a VAE is "
+    f"a mean over {DRAWS} draws from q(z | first half), that of LDA the mean of its topics under "
+    f"E_q theta. Coherence is the mean NPMI of pairs among a topic's top {TOP} words on the test "
+    "posts, diversity the share of distinct words among all topics' words; higher is better for "
+    f"both. log p(x given N), in nats, is on {EVALUATED} fixed test posts with 1,000 draws; "
+    "scikit-learn has only a bound of another kind. The epoch of the best validation ELBO is "
+    "evaluated."
 )
 STUDY = Study(
     name="topics",
@@ -165,7 +171,8 @@ STUDY = Study(
     rows=ROWS,
     command="python scripts/studies/topics.py --only {row} --steps {steps} --seeds {seed}",
     train=(
-        "--data newsgroups {words} --batch-size 128 --early-stopping 20 --epochs 100000 --max-steps {steps} --evaluate none --seed {seed}"
+        "--data newsgroups {words} --batch-size 128 --early-stopping 20 --epochs 100000 "
+        "--max-steps {steps} --evaluate none --seed {seed}"
     ),
     measure=measure,
     options={"steps": 5000},

@@ -91,8 +91,8 @@ def test_a_cell_is_made_once_and_an_error_stores_nothing(small, tmp_path, capfd)
     ((name, cell),) = json.loads(path.read_text()).items()
     assert name == "vamp/1"
     assert cell["command"] == (
-        "python scripts/svi_train.py --prior vamp --prior.components 3 --network.hidden '[8]' --latent-dim 2"
-        " --max-steps 2 --seed 1"
+        "python scripts/svi_train.py --prior vamp --prior.components 3 --network.hidden '[8]' "
+        "--latent-dim 2 --max-steps 2 --seed 1"
     )
     assert (cell["steps"], cell["prior"], cell["n"]) == (2, "vamp", 360)
     assert cell["elbo"] < cell["log_evidence"]

@@ -50,5 +50,5 @@ def test_prepared_data_train_it_and_others_are_refused_in_one_line():
         TypeError, match="has no method `prepare`: give x as a tensor, got ndarray"
     ):
         evaluate(program, X)
-    with pytest.raises(ValueError, match="at least one datum"):
+    with pytest.raises(ValueError, match="at least one example"):
         evaluate(program, torch.zeros(0, 3))

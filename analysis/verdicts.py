@@ -85,7 +85,9 @@ def _by_effect(
     """Yes if chance explains the effect, nearly if the effect is small, otherwise no."""
     p_value = f"p {p_text(p)}{tested}"
     if p >= SIGNIFICANT:
-        return Verdict(question, "yes", f"as far as {of} show, {effect}; may be chance, {p_value}")
+        return Verdict(
+            question, "yes", f"as far as {of} show: {effect}, which may be chance ({p_value})"
+        )
     return Verdict(question, "nearly" if small else "no", f"{effect}; {p_value}")
 
 

@@ -270,7 +270,7 @@ def evaluate_and_save(
     test = data.fixed("test")
     n = number_evaluated(configuration, test)
     if isinstance(test, SparseRows) and n == rows_within(EVALUATED_ELEMENTS, test) < len(test):
-        print(f"evaluated on {n:,} of {len(test):,} test {nouns()}, as many as are dense at once")
+        print(f"evaluated on {n:,} of {len(test):,} test {nouns()}, as sparse data are made dense")
     rows = fixed_rows(len(test), n)
     x = test[rows].to(training.device)
     labels = data.dataset.labels.get("test")

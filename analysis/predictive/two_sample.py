@@ -198,9 +198,9 @@ class Comparison(Result):
         if self.departure != "none":
             found = " and ".join(_WORDS[word] for word in self.departure.split(" and "))
         return (
-            f"{self.title} {found} in generated data: mean PIT {self.pit.mean():.3f} (0.5 expected), "
-            f"{sum(self.tails):.1%} of PITs below {TAILS[0]} or above {TAILS[1]} (20% expected), "
-            f"largest departure {self.largest_departure:.2f}, p {p_text(self.p_value)}."
+            f"{self.title} {found} in generated data (mean PIT {self.pit.mean():.3f}, 0.5 expected; "
+            f"{sum(self.tails):.1%} of PITs below {TAILS[0]} or above {TAILS[1]}, 20% expected; "
+            f"largest departure {self.largest_departure:.2f}, p {p_text(self.p_value)})."
         )
 
     def _moments(self) -> tuple[tuple[float | None, float | None], ...]:

@@ -20,12 +20,18 @@ class ConfigurationError(ValueError):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """`yaml.SafeLoader` with the types of YAML 1.2 and without duplicate keys.
+    """`yaml.SafeLoader` with the types of YAML 1.2 and without aliases and duplicate keys.
 
-    `017` is a string and `1:30` not a number of seconds.
+    `017` is a string and `1:30` not a number of seconds. With aliases, a few lines could stand for
+    more than fits into memory, or for themselves.
     """
 
     yaml_implicit_resolvers = {}  # noqa: RUF012
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if isinstance(self.peek_event(), yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not supported")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]

@@ -144,7 +144,7 @@ class InferenceGaps(PerExample):
         ]
         above = self._khat_share_above
         if self.evidence == "given":
-            parts.append("the given log p(x), if a lower bound, makes the approximation gap one")
+            parts.append("if the given log p(x) is a lower bound, so is the approximation gap")
         else:
             known = above is not None and above <= _MOST_KHATS_ABOVE
             share = (

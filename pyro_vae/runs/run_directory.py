@@ -76,8 +76,9 @@ class RunDirectory:
         Raises:
             ValueError: If the path is a file, or holds a run and `overwrite` is false.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} must be a directory, got a file.")
+        for path in (self.path, *self.path.parents):
+            if path.exists() and not path.is_dir():
+                raise ValueError(f"{path} must be a directory, got a file.")
         if self.holds_a_run and not overwrite:
             raise ValueError(
                 f"{self.path} holds a run already: --resume continues it, --overwrite deletes it, "

@@ -140,9 +140,10 @@ def check_parameters(module: nn.Module, state: Any) -> None:
     different += [n for n in own.keys() & state.keys() if not _fits(state[n], own[n])]
     if different:
         names = ", ".join(sorted(different)[:4]) + (", ..." if len(different) > 4 else "")
+        count = "1 tensor differs" if len(different) == 1 else f"{len(different)} tensors differ"
         raise ValueError(
-            f"the checkpoint is of another {type(module).__name__}: {len(different)} tensors "
-            f"differ in name, shape or type ({names})."
+            f"the checkpoint is of another {type(module).__name__}: {count} in name, shape or type "
+            f"({names})."
         )
 
 

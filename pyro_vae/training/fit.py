@@ -92,7 +92,9 @@ def fit(
     """
     if not isinstance(vae, nn.Module):
         got = f"the class {vae.__name__}" if isinstance(vae, type) else type(vae).__name__
-        raise TypeError(f"fit(vae, data) takes a VAE, as of build(event_shape), first, got {got}.")
+        raise TypeError(
+            f"the first argument of fit must be a VAE, such as build(event_shape), got {got}."
+        )
     _check_options(options)
     check_device(vae)
     contract: DataContract | None = getattr(vae, "contract", None)

@@ -156,7 +156,15 @@ def test_a_column_of_a_numbers_name_is_no_list():
 
 
 @pytest.mark.parametrize(
-    "content", ["- a\n- list\n", "just text", "a: [", "nosuch: 3\n", "prior: {x: 1}\n"]
+    "content",
+    [
+        "- a\n- list\n",
+        "just text",
+        "a: [",
+        "nosuch: 3\n",
+        "prior: {x: 1}\n",
+        "network: &n {name: mlp, hidden: *n}\n",
+    ],
 )
 def test_bad_yaml_is_refused(tmp_path, content):
     path = tmp_path / "config.yaml"

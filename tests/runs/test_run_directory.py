@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from pyro_vae import load
+from pyro_vae.runs.run_directory import RunDirectory
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -246,3 +247,9 @@ def test_a_model_file_beside_a_run_without_one_is_left_alone(main, run, marker):
     (run / "sitecustomize.py").write_text(evil(marker))
     load(run)
     assert main(["--resume", f"--out={run}", "--max-steps=3"]) == 0
+
+
+def test_no_run_directory_below_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file must be a directory, got a file"):
+        RunDirectory(tmp_path / "file" / "run").check_free(overwrite=True)

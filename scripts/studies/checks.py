@@ -105,7 +105,7 @@ CHECKS = {
     "profiles": "profiles",
     "spectrum": "spectrum",
     "nearest": "nearest training datum",
-    "pit": "PIT of the first statistic",
+    "pit": "the first statistic alone",
     "left_out": "left-out elements",
     "sbc_dimensions": "SBC, dimensions",
     "sbc_joint": "SBC, joint",

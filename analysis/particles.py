@@ -32,10 +32,10 @@ class GradientNoise:
     """The noise of the gradient g of some parameters, estimated from repeated draws.
 
     Args:
-        variance: The trace of the covariance of g, in nats^2: the expected squared distance of g from
-            its mean. Unbiased.
-        squared_signal: The squared norm of the mean of g, in nats^2. Unbiased, so it may be negative
-            where noise dominates.
+        variance: The trace of the covariance of g, in nats^2: the expected squared distance of g
+            from its mean. Unbiased.
+        squared_signal: The squared norm of the mean of g, in nats^2. Unbiased, so it may be
+            negative where noise dominates.
     """
 
     variance: float
@@ -45,8 +45,8 @@ class GradientNoise:
     def signal_to_noise(self) -> float:
         """|E[g]| / sqrt(trace Cov[g]): 1 if noise and signal have equal length.
 
-        The ratio that Rainforth et al. (2018) define for each parameter, for all together. Infinite
-        for a gradient without noise, NaN if it has no signal either.
+        The ratio that Rainforth et al. (2018) define for each parameter, for all together.
+        Infinite for a gradient without noise, NaN if it has no signal either.
         """
         if self.variance == 0:
             return math.inf if self.squared_signal > 0 else math.nan
@@ -99,9 +99,10 @@ def particle_noise(
         program: A program with `model(x)` and `guide(x)`.
         objective: The objective, whose `num_particles` is K.
         x: A fixed batch in the likelihood's support.
-        parameters: Groups of leaves with a gradient, by name, such as those of encoder and decoder.
-        bound: The bound that the objective's log weights estimate. The loss need not be a bound: some
-            estimators have a loss of which only the gradient is right.
+        parameters: Groups of leaves with a gradient, by name, such as those of encoder and
+            decoder.
+        bound: The bound that the objective's log weights estimate. The loss need not be a bound:
+            some estimators have a loss of which only the gradient is right.
         repeats: The number of gradients.
         seed: The seed of the draws.
 
@@ -141,7 +142,7 @@ def particle_noise(
 
 
 def _flat(group: Sequence[Tensor], gradients: Any) -> Tensor:
-    """A group's gradients in one float64 vector; 0 for parameters that the loss does not depend on."""
+    """A group's gradients in one float64 vector; 0 where the loss does not depend on it."""
     found = (next(gradients) for _ in group)
     both = zip(group, found, strict=True)
     return torch.cat(
@@ -180,8 +181,8 @@ def plot_particles(
 ) -> "matplotlib.figure.Figure":
     """The gradient's variance, its signal-to-noise ratio and the bound, by number of particles.
 
-    Each objective has a colour. In the first two panels the first group of parameters is a solid line
-    with markers, the second a dashed line.
+    Each objective has a colour. In the first two panels the first group of parameters is a solid
+    line with markers, the second a dashed line.
 
     Args:
         curves: The noise for each K, by objective.

@@ -8,23 +8,21 @@ import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from analysis.check import SectionResult
 from pyro_vae.cli import in_one_line
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.evidence import ImportanceWeighting
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.training.checkpoint import write_atomically
 
-if TYPE_CHECKING:
-    from analysis.diagnosis import SectionResult
-
 WIDTH = 100
-# Replaces the run's path and the spaces of commands while text is wrapped: a command stays on one line,
-# and a long path wraps no others.
+# Replaces the run's path and the spaces of commands while text is wrapped: a command stays on one
+# line, and a long path wraps no others.
 _RUN = "\0RUN"
 _SPACE = "\1"
 
@@ -141,8 +139,9 @@ def evidence_text(method: str, record: Mapping[str, Any], summary: Mapping[str, 
     if record["refine_steps"]:
         settings.append(f"guide refined by {record['refine_steps']:,} steps")
     title = (
-        f"{method.replace('_', ' ')}: {record['n']:,} {record['split']} {nouns()} of {record['data']}, means in "
-        f"nats per {noun()}; {', '.join(settings)}; {record['seconds']:.1f} s"
+        f"{method.replace('_', ' ')}: {record['n']:,} {record['split']} {nouns()} of "
+        f"{record['data']}, means in nats per {noun()}; {', '.join(settings)}; "
+        f"{record['seconds']:.1f} s"
     )
     rows = []
     for name in summary:
@@ -212,7 +211,7 @@ def answers_text(answers: Sequence[Mapping[str, str | None]]) -> list[str]:
 
 
 def wrap(text: str, indent: str = "") -> list[str]:
-    """Wrap text to the width of a terminal, keeping commands in backticks whole; see `insert_run`."""
+    """Wrap text to a terminal's width, keeping commands in backticks whole; see `insert_run`."""
     text = re.sub(
         r"\x60[^\x60]*\x60",
         lambda command: command[0].replace(" RUN", f" {_RUN}").replace(" ", _SPACE),

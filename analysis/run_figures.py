@@ -13,13 +13,13 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from analysis.data_statistics import standardisation, statistics_for
 from analysis.guide.psis_diagnostics import plot_guide_quality
 from analysis.plotting.images import plot_reconstructions, plot_samples, value_limits
 from analysis.plotting.latent import plot_dimensions, plot_latent_space, plot_latents
 from analysis.plotting.style import new_figure, to_png
 from analysis.plotting.vectors import Elements, plot_largest, plot_vectors
 from analysis.predictive.checks import compare_statistics
-from analysis.predictive.data_statistics import standardisation, statistics_for
 from analysis.predictive.figures import plot_comparisons
 from analysis.predictive.two_sample import Comparison
 from pyro_vae.data import DataContract
@@ -78,7 +78,8 @@ def draw_figures(
         seed: The seed of draws from the prior.
         num_reconstructions: The number of examples reconstructed.
         num_samples: The number of samples from the prior.
-        num_checked: The largest number of test examples, and of generated ones, in the predictive check.
+        num_checked: The largest number of test examples, and of generated ones, in the predictive
+            check.
         uses_prior: Whether the training objective has a term of p(z). Without one, codes are not
             distributed as the prior, and titles state it.
         contract: The description of the data, to draw it.
@@ -149,7 +150,7 @@ def draw_figures(
 
 
 def plot_data(contract: DataContract) -> "matplotlib.figure.Figure":
-    """A page of text: the form, splits and scale of the data of a run, and what was found in them."""
+    """A page of text: the form, splits and scale of a run's data, and what was found in them."""
     sizes = ", ".join(f"{size:,} {split}" for split, size in contract.sizes.items())
     levels = "" if contract.levels is None else f", {contract.levels} levels"
     values = f"training values from {contract.low:g} to {contract.high:g}"
@@ -177,7 +178,7 @@ def plot_data(contract: DataContract) -> "matplotlib.figure.Figure":
 
 
 def _generate(model: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
-    """As many generated examples as the argument has: means of p(x | z) at z ~ p(z), and draws x."""
+    """As many generated examples as `like` has: means of p(x | z), z ~ p(z), and draws."""
     trace = poutine.trace(unconditioned(model)).get_trace(like)
     x = cast("dict[str, Any]", trace.nodes["x"])["value"]
     return distribution_at(trace, "x").mean, x
@@ -186,7 +187,6 @@ def _generate(model: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, 
 def _reconstructed_vectors(
     x: np.ndarray, means: np.ndarray, elements: Elements
 ) -> "matplotlib.figure.Figure":
-    """Vectors beside their reconstructions."""
     means_of = "the mean of p(x | z) at the code of x"
     if elements.largest:
         title = f"The largest elements of test {nouns()}, and {means_of}"
@@ -199,7 +199,6 @@ def _reconstructed_vectors(
 def _new_vectors(
     x: np.ndarray, means: np.ndarray, elements: Elements
 ) -> "matplotlib.figure.Figure":
-    """Test vectors beside means of generated ones."""
     if elements.largest:
         return plot_largest(means, elements.names if elements.named else ())
     few = min(len(x), len(means), 30)

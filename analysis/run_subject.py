@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from analysis.progress import Steps
-from analysis.subject import Foreign, Subject
+from analysis.subject import Foreign, Steps, Subject
 from pyro_vae.configuration import ConfigurationError
 from pyro_vae.data.nouns import nouns
 from pyro_vae.data.sparse_rows import SparseRows
@@ -160,7 +159,6 @@ def _defined(
     what: str,
     report: Callable[[str], None],
 ) -> Int[Tensor, " defined"]:
-    """The rows that have log densities and a code."""
     parts = (x[part].to(trained.device) for part in rows.split(ROWS_FROM_DISK))
     found = np.concatenate([defined_rows(trained.vae, part) for part in parts])
     if not found.all():

@@ -1,7 +1,7 @@
 """The stored diagnosis of a run: its sections and figures, and which of them are stale.
 
-A section is stale if its checkpoint, data or options differ from those of the latest section. A stale
-section is kept, marked in diagnosis.json, and its figures are named stale_*.png.
+A section is stale if its checkpoint, data or options differ from those of the latest section. A
+stale section is kept, marked in diagnosis.json, and its figures are named stale_*.png.
 """
 
 import hashlib
@@ -90,7 +90,8 @@ class StoredDiagnosis:
             header: The other values of the file, from the latest command.
 
         Raises:
-            OSError: If the disk is full or the folder is not writable; the old files are then restored.
+            OSError: If the disk is full or the folder is not writable; the old files are then
+                restored.
         """
         before, old = self.record, self.record.get(name)
         new = {**section, "of": dict(of)}
@@ -186,7 +187,8 @@ def stale(then: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str | None:
     """Why a section is stale; None if it is not.
 
     Args:
-        then: The section's inputs; None for a section of an earlier version, which did not record them.
+        then: The section's inputs; None for a section of an earlier version, which did not record
+            them.
         now: The inputs of the latest section.
 
     >>> stale({"seed": 0, "num_samples": 30}, {"seed": 0, "num_samples": 1000})

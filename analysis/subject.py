@@ -3,7 +3,9 @@
 Each array is computed once, when a check first asks for it.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -12,38 +14,24 @@ import numpy as np
 import torch
 from jaxtyping import Float, Real
 from torch import Tensor
+from tqdm import tqdm
 
-from analysis.calibration.element_pit import ElementPit, element_pit
-from analysis.calibration.leave_one_out import LeaveOneOut, leave_one_element_out
-from analysis.check import UndefinedCheckError
+from analysis.data_statistics import Statistic, compute_statistics, standardisation, statistics_for
+from analysis.model_samples import embed_data, mean_data, narrow_dtype, new_data, to_array
 from analysis.plotting.images import Limits, value_limits
 from analysis.plotting.vectors import Elements
-from analysis.predictive.data_statistics import (
-    Statistic,
-    compute_statistics,
-    standardisation,
-    statistics_for,
-)
-from analysis.predictive.model_samples import (
-    embed_data,
-    mean_data,
-    narrow_dtype,
-    new_data,
-    to_array,
-)
-from analysis.progress import Steps
+from analysis.result import UndefinedCheckError
 from pyro_vae.evidence import Evaluation, evaluate
 from pyro_vae.rng import derive_seed
 
 Computed = TypeVar("Computed")
 
-# Generated data sets, each as large as the real one: at most this number, and this many elements in all.
+# Generated data sets, each as large as the real one: at most this number, and this many elements
+# in all.
 DATA_SETS = 20
 GENERATED_ELEMENTS = 50_000_000
 # Guide draws per example for scores of real and of generated data: the same number for both.
 SCORE_SAMPLES = 100
-# Guide draws per example for forecasts of its elements from one another.
-FORECAST_SAMPLES = 200
 # The scores' labels.
 SCORES = {
     "elbo": "ELBO (nats)",
@@ -51,6 +39,50 @@ SCORES = {
     "rate": "rate (nats)",
     "reconstruction_error": "reconstruction error: mean square",
 }
+
+
+class Steps:
+    """Named steps under one progress bar, each timed without the steps inside it.
+
+    Args:
+        names: All steps that may come. Those that do not are counted by `finish`.
+        visible: Whether to show the bar.
+    """
+
+    def __init__(self, names: Collection[str] = (), *, visible: bool = False) -> None:
+        self.seconds: dict[str, float] = {}
+        self._remaining = set(names)
+        self._bar = tqdm(total=len(self._remaining), unit="step", disable=not visible)
+        # Of each open step its name and the seconds of the steps inside it.
+        self._open: list[tuple[str, list[float]]] = []
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Show and time a step, and count it afterwards."""
+        started = time.perf_counter()
+        self._open.append((name, []))
+        self._bar.set_description(name)
+        try:
+            yield
+        finally:
+            total = time.perf_counter() - started
+            _, inner = self._open.pop()
+            if self._open:
+                outer, seconds = self._open[-1]
+                seconds.append(total)
+                self._bar.set_description(outer)
+            self.seconds[name] = self.seconds.get(name, 0.0) + total - sum(inner)
+            self.finish([name])
+
+    def finish(self, names: Collection[str]) -> None:
+        """Count steps as done, whether they came or not."""
+        done = self._remaining & set(names)
+        self._remaining -= done
+        self._bar.update(len(done))
+
+    def close(self) -> None:
+        """Close the bar."""
+        self._bar.close()
 
 
 @dataclass(frozen=True)
@@ -85,8 +117,8 @@ class Subject:
         num_samples: The number of guide draws per example for importance weights.
         seed: The seed of all draws.
         event_names: The names of an example's elements.
-        labels: A label, or a row of factors, for each example of `x`, -1 where missing; floats are a
-            numeric target; None if there are none.
+        labels: A label, or a row of factors, for each example of `x`, -1 where missing; floats are
+            a numeric target; None if there are none.
         train_labels: The same for `train`.
         label_names: The names of labels 0, 1, ...; with factors, of the factors.
         foreign: Data of another kind to compare with; None if there are none.
@@ -213,30 +245,6 @@ class Subject:
         """The mean of p(x | z) at the code of each example."""
         return reconstruct(self.vae, self.x)
 
-    @cached_property
-    def leave_one_out(self) -> LeaveOneOut:
-        """Forecasts of each element from the others of its example."""
-        with self.step("forecasts of elements"):
-            return self._forecasts(self.x, "forecasts")
-
-    @cached_property
-    def generated_leave_one_out(self) -> LeaveOneOut:
-        """The same for generated data: errors there are the guide's, not the model's."""
-        own = torch.as_tensor(self.generated).to(self.x)
-        with self.step("forecasts of new data"):
-            return self._forecasts(own, "forecasts of new data")
-
-    @cached_property
-    def element_pit(self) -> ElementPit:
-        """The PIT of each element in its forecast, compared with that of generated data."""
-        forecasts = self.leave_one_out
-        return element_pit(
-            forecasts.pit,
-            simulated=self.generated_leave_one_out.pit,
-            trusted=forecasts.trusted,
-            seed=self.seed_of("element pit"),
-        )
-
     def check_size(self, minimum: int = 2) -> None:
         """Check the number of held-out examples.
 
@@ -245,21 +253,6 @@ class Subject:
         """
         if len(self.x) < minimum:
             raise UndefinedCheckError(f"expected at least {minimum} examples, got {len(self.x)}.")
-
-    def check_resolved(self) -> None:
-        """Check that rounding errors do not dominate the weights of the forecasts.
-
-        Raises:
-            UndefinedCheckError: If `LeaveOneOut.withheld` for real or for generated data.
-        """
-        for forecasts in (self.leave_one_out, self.generated_leave_one_out):
-            if forecasts.withheld:
-                raise UndefinedCheckError(forecasts.withheld)
-
-    def _forecasts(self, x: Tensor, purpose: str) -> LeaveOneOut:
-        return leave_one_element_out(
-            self.vae, x, num_samples=FORECAST_SAMPLES, seed=self.seed_of(purpose)
-        )
 
 
 def reconstruct(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, " n *event"]:

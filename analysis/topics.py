@@ -22,8 +22,8 @@ def perplexity(
         ValueError: If there are no words to predict.
 
     References:
-        Evaluation Methods for Topic Models (Wallach et al., 2009), section 5.1 (document completion),
-        https://doi.org/10.1145/1553374.1553515
+        Evaluation Methods for Topic Models (Wallach et al., 2009), section 5.1 (document
+        completion), https://doi.org/10.1145/1553374.1553515
     """
     total = counts.sum(dtype=np.int64)
     if total == 0:
@@ -56,13 +56,14 @@ def coherence(
 ) -> Float[np.ndarray, " topics"]:
     """The mean over pairs of a topic's words of NPMI = log(p_ij / (p_i p_j)) / -log p_ij.
 
-    p_i is the share of documents with word i, p_ij the share with both words. A pair scores 1 if the
-    words only occur together, 0 if they are independent, and -1 if they never occur together, as with
-    a word in no document. Two words that are in every document score 0.
+    p_i is the share of documents with word i, p_ij the share with both words. A pair scores 1 if
+    the words only occur together, 0 if they are independent, and -1 if they never occur together,
+    as with a word in no document. Two words that are in every document score 0.
 
     Args:
         words: At least 2 words of each topic.
-        documents: Whether each document has each word; not the documents that the topics were fitted to.
+        documents: Whether each document has each word; not the documents that the topics were
+            fitted to.
 
     Raises:
         ValueError: If topics have fewer than 2 words.

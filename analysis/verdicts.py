@@ -1,7 +1,7 @@
-"""The questions of a diagnosis and their answers, each judged by an effect size and then by its p-value.
+"""The questions of a diagnosis and their answers, judged by an effect size and then its p-value.
 
-Each function takes numbers and returns a `Verdict`, which results give in `verdicts()`: a reading, a
-section and the whole report therefore give the same answer.
+Each function takes numbers and returns a `Verdict`, which results give in `verdicts()`: a reading,
+a section and the whole report therefore give the same answer.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from analysis.comparison.p_values import p_text
+from analysis.hypothesis_tests import p_text
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.statistics import MINIMUM_SAMPLES
 
@@ -19,15 +19,17 @@ Answer = Literal["yes", "nearly", "no", "not known"]
 SIGNIFICANT = 0.05
 # A classifier that is right for at most this share of pairs finds little: 0.5 is chance.
 CLOSE = 0.6
-# The largest Kolmogorov-Smirnov distance that counts as small: no threshold on the score then separates
-# real from generated data in more than 55 % of cases.
+# The largest Kolmogorov-Smirnov distance that counts as small: no threshold on the score then
+# separates real from generated data in more than 55 % of cases.
 SMALL_DISTANCE = 0.1
 # The largest error of forecasts of binary elements that counts as small.
 LARGEST_ERROR = 0.02
-# For other elements, the largest distance of the mean PIT from 1/2 and of its relative variance from 1.
+# For other elements, the largest distance of the mean PIT from 1/2 and of its relative variance
+# from 1.
 LARGEST_BIAS, LARGEST_SPREAD = 0.02, 0.1
-# log p(x) is trusted if at most this share of examples has a k-hat above the threshold and the median
-# example has at least this many effective draws: log p(x) is then low by 1 / (2 ESS) = 0.01 nats.
+# log p(x) is trusted if at most this share of examples has a k-hat above the threshold and the
+# median example has at least this many effective draws: log p(x) is then low by 1 / (2 ESS) = 0.01
+# nats.
 MOST_KHATS_ABOVE = 0.1
 FEWEST_EFFECTIVE = 50
 # The number of standard errors that makes a difference significant.
@@ -36,7 +38,8 @@ CLEAR = 2.0
 NO_RATE = 0.1
 # The share of its clean accuracy above chance that a robust probe keeps on corrupted data.
 KEPT = 0.8
-# The smallest share of the way from chance to 1 at which robustness of the clean accuracy is judged.
+# The smallest share of the way from chance to 1 at which robustness of the clean accuracy is
+# judged.
 LITTLE = 0.2
 # The largest ratio, either way, of the error to the guide's scale that counts as nearly right.
 OUT_OF_STEP = 1.25
@@ -97,8 +100,8 @@ def judge_samples(
     """Whether generated data are distributed as held-out data.
 
     Args:
-        told_apart: The share of pairs in which a classifier identifies the generated example; None for
-            too few data.
+        told_apart: The share of pairs in which a classifier identifies the generated example; None
+            for too few data.
         furthest: The statistic whose distributions differ most.
         ks_distance: Their Kolmogorov-Smirnov distance.
         smallest_holm: The smallest p-value of all checks after Holm's correction.
@@ -108,8 +111,8 @@ def judge_samples(
     )
     if told_apart is not None:
         effect = (
-            f"a classifier tells a generated {noun()} from a held-out one in {told_apart:.0%} of pairs "
-            f"(50% is chance), and {effect}"
+            f"a classifier tells a generated {noun()} from a held-out one in {told_apart:.0%} of "
+            f"pairs (50% is chance), and {effect}"
         )
     small = max(told_apart or 0.5, 0.5) <= CLOSE and ks_distance <= SMALL_DISTANCE
     return _by_effect(
@@ -133,8 +136,8 @@ def judge_forecasts(
         small: Whether the error is acceptable.
         direction: The sign of the errors, "the forecasts are too sure"; or empty.
         p: The p-value of calibrated forecasts: it judges model and guide together.
-        against: The p-value of the same error in generated data, forecast with the same guide: it judges
-            the model alone. None without generated data.
+        against: The p-value of the same error in generated data, forecast with the same guide: it
+            judges the model alone. None without generated data.
         trusted: Whether the guide's weights can be trusted; None if unknown.
     """
     effect = f"{effect}; {direction}" if direction else effect
@@ -176,7 +179,10 @@ def judge_guide(told_apart: float, smallest: float, n: int) -> Verdict:
         smallest: The smallest p-value after Holm's correction.
         n: The number of generated examples.
     """
-    effect = f"the best rule tells the true code from a draw of the guide in {told_apart:.0%} of pairs (50% is chance)"
+    effect = (
+        f"the best rule tells the true code from a draw of the guide in {told_apart:.0%} of pairs "
+        "(50% is chance)"
+    )
     small = max(told_apart, 1 - told_apart) <= CLOSE
     tested = f" after Holm's correction, {n} simulated {nouns()}"
     return _by_effect(GUIDE, effect, small=small, p=smallest, tested=tested)
@@ -235,7 +241,10 @@ def judge_codes(told_apart: float, p: float) -> Verdict:
         told_apart: The share of pairs in which a classifier identifies the code of an example.
         p: The p-value of that share.
     """
-    effect = f"a classifier tells codes of data from draws of the prior in {told_apart:.0%} of pairs (50% is chance)"
+    effect = (
+        f"a classifier tells codes of data from draws of the prior in {told_apart:.0%} of pairs "
+        "(50% is chance)"
+    )
     return _by_effect(PRIOR, effect, small=told_apart <= CLOSE, p=p)
 
 
@@ -252,8 +261,8 @@ def judge_robustness(
         above_chance: Whether `clean` is significantly above `chance`.
     """
     effect = (
-        f"the probe's accuracy is {clean:.3f} on clean and {damaged:.3f} ± {error:.3f} on corrupted data, "
-        f"and the most frequent label gives {chance:.3f}"
+        f"the probe's accuracy is {clean:.3f} on clean and {damaged:.3f} ± {error:.3f} on "
+        f"corrupted data, and the most frequent label gives {chance:.3f}"
     )
     if not above_chance or clean - chance < LITTLE * (1 - chance):
         return Verdict(ROBUST, "not known", f"{effect}: there is little to lose")
@@ -266,14 +275,15 @@ def judge_scale(lowest: float, highest: float, smallest: float, n: int) -> Verdi
     """Whether the scale of q(z | x) grows with the error of its mean on corrupted data.
 
     Args:
-        lowest: The smallest ratio, over corruptions, of the error of the guide's mean to its scale.
+        lowest: The smallest ratio, over corruptions, of the error of the guide's mean to its
+            scale.
         highest: The largest ratio.
         smallest: The smallest p-value of a ratio of 1, after Holm's correction.
         n: The number of examples.
     """
     effect = (
-        f"on corrupted data the error of the guide's mean is {lowest:.2f} to {highest:.2f} times its "
-        "scale (1 is right)"
+        f"on corrupted data the error of the guide's mean is {lowest:.2f} to {highest:.2f} times "
+        "its scale (1 is right)"
     )
     small = max(highest, 1 / max(lowest, 1e-300)) <= OUT_OF_STEP
     return _by_effect(WARNS, effect, small=small, p=smallest, of=f"{n} {nouns()}")

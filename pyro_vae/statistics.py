@@ -7,7 +7,7 @@ logarithms, with draws on axis 0 and examples on axis 1. All functions compute i
 import math
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -260,8 +260,6 @@ def _generalised_pareto_shape(
 
 # ---- results for many examples -----------------------------------------------------------------
 
-Result = TypeVar("Result")
-
 
 def standard_error(values: Float[np.ndarray, " n"]) -> float | None:
     """The standard error s / sqrt(n) of a mean; None for one value, NaN if a value is infinite."""
@@ -286,32 +284,37 @@ def machine_epsilon(program: Any) -> float:
     return torch.finfo(next(types, torch.get_default_dtype())).eps
 
 
-def concatenate_results(results: Sequence[Result], shared: tuple[str, ...] = ()) -> Result:
-    """Concatenate dataclasses of arrays, whose last axis is the examples, and of common values.
+class PerExample:
+    """A dataclass of arrays, whose last axis is the examples, and of values common to all."""
 
-    Args:
-        results: The results. An array that is None in one of them is None in the whole.
-        shared: Names of arrays that do not depend on the examples.
+    # Names of arrays that do not depend on the examples.
+    _common_arrays: ClassVar[tuple[str, ...]] = ()
 
-    Raises:
-        ValueError: If there are no results, or other fields than arrays differ.
-    """
-    if not results:
-        raise ValueError("there are no results to concatenate.")
-    names = [field.name for field in fields(results[0])]  # pyright: ignore[reportArgumentType]
-    columns: dict[str, list[Any]] = {n: [getattr(r, n) for r in results] for n in names}
-    whole: dict[str, Any] = {}
-    # Common values first, as the shapes of arrays depend on them.
-    for name, parts in columns.items():
-        if not any(isinstance(part, np.ndarray) for part in parts):
-            if len(set(parts)) > 1:
-                raise ValueError(f"results must have one {name}, got {sorted(set(parts))}.")
-            whole[name] = parts[0]
-    for name in columns.keys() - whole.keys():
-        parts = columns[name]
-        if name in shared:
-            whole[name] = parts[0]
-        else:
-            missing = any(part is None for part in parts)
-            whole[name] = None if missing else np.concatenate(parts, axis=-1)
-    return type(results[0])(**whole)
+    @classmethod
+    def concatenate(cls, results: Sequence[Any]) -> Any:
+        """The result for several disjoint parts of the data, in order.
+
+        An array that is None in one of them is None in the whole.
+
+        Raises:
+            ValueError: If there are no results, or other fields than arrays differ.
+        """
+        if not results:
+            raise ValueError("there are no results to concatenate.")
+        names = [field.name for field in fields(cls)]  # pyright: ignore[reportArgumentType]
+        columns: dict[str, list[Any]] = {n: [getattr(r, n) for r in results] for n in names}
+        whole: dict[str, Any] = {}
+        # Common values first, as the shapes of arrays depend on them.
+        for name, parts in columns.items():
+            if not any(isinstance(part, np.ndarray) for part in parts):
+                if len(set(parts)) > 1:
+                    raise ValueError(f"results must have one {name}, got {sorted(set(parts))}.")
+                whole[name] = parts[0]
+        for name in columns.keys() - whole.keys():
+            parts = columns[name]
+            if name in cls._common_arrays:
+                whole[name] = parts[0]
+            else:
+                missing = any(part is None for part in parts)
+                whole[name] = None if missing else np.concatenate(parts, axis=-1)
+        return cls(**whole)

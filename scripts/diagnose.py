@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import pyro
 
-from analysis.commands import AGAIN
 from analysis.plotting.style import to_png
 from analysis.report import answers_text, insert_run, section_text, wrap
+from analysis.result import AGAIN
 from analysis.sections import SECTIONS
 from analysis.stored_diagnosis import StoredDiagnosis
 from pyro_vae.cli import Parser, at_least, in_one_line, number_or_all, run_program, select_device
@@ -30,7 +30,7 @@ from pyro_vae.runs.trained_run import TrainedRun
 from pyro_vae.statistics import MINIMUM_SAMPLES
 
 if TYPE_CHECKING:
-    from analysis.diagnosis import SectionResult
+    from analysis.check import SectionResult
 
 # The data must not have trained the model.
 SPLITS = ("test", "validation")
@@ -135,14 +135,14 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     """Compute the sections of one run and write each as soon as it is finished."""
     trained = open_run(options, options.runs[0])
     set_noun(trained.data.dataset.noun)
-    from analysis.check import UndefinedCheckError
-    from analysis.progress import Steps
+    from analysis.result import UndefinedCheckError
     from analysis.run_subject import (
         dependencies,
         diagnosis_header,
         foreign_of_run,
         subject_of_run,
     )
+    from analysis.subject import Steps
 
     foreign = foreign_of_run(
         trained,
@@ -247,7 +247,7 @@ def options_of_data(options: argparse.Namespace) -> str:
 
 def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None:
     """Compare runs by log p(x), or by what their codes are good for."""
-    from analysis.comparison.run_comparison import RunComparison, check_output_dir, run_names
+    from analysis.run_comparison import RunComparison, check_output_dir, run_names
 
     names = run_names(options.runs)
     out = check_output_dir(options.out or RunDirectory.unused(Path("runs"), "comparison").path)

@@ -18,7 +18,7 @@ from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.predictive.model_samples import embed_data, latent_site, to_array
+from analysis.model_samples import embed_data, latent_site, to_array
 from analysis.representation.codes import FORMATS, Codes
 from pyro_vae.cli import Parser, run_program, select_device
 from pyro_vae.data import PreparedData

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.comparison.heldout_elpd import HeldOut
-from analysis.comparison.model_comparison import compare_models
+from analysis.comparison.model_comparison import HeldOut, compare_models
 from analysis.guide.psis_diagnostics import GuideQuality
 from pyro_vae import build, likelihoods
 from pyro_vae.evidence import importance_weighting

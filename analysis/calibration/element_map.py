@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Real
 
-from analysis.check import Result
-from analysis.comparison.p_values import p_text
-from analysis.comparison.resampling_tests import NUM_FLIPS, sign_flips
+from analysis.hypothesis_tests import NUM_FLIPS, p_text, sign_flips
 from analysis.plotting.images import is_image
 from analysis.plotting.style import GREY, ORANGE, new_figure, shorten, tidy
 from analysis.plotting.vectors import Elements
+from analysis.result import Result
 from pyro_vae.data.nouns import nouns
 
 if TYPE_CHECKING:
@@ -190,7 +189,7 @@ def plot_calibration_map(
 
 
 def _draw_picture(ax: "matplotlib.axes.Axes", shown: ElementMap) -> None:
-    """Draw t as colours, with a dot on each failing element; the furthest channel of colour images."""
+    """Draw t as colours, a dot on each failing element; of colour images the furthest channel."""
     t, fails = shown.t, shown.fails
     if t.ndim == 3:
         furthest = np.nan_to_num(np.abs(t)).argmax(0)[None]
@@ -212,7 +211,6 @@ def _draw_picture(ax: "matplotlib.axes.Axes", shown: ElementMap) -> None:
 
 
 def _draw_profile(ax: "matplotlib.axes.Axes", shown: ElementMap) -> None:
-    """Draw t of each element from left to right."""
     t, fails = shown.t.reshape(-1), shown.fails.reshape(-1)
     where = np.arange(len(t))
     size = float(np.clip(1500 / len(t), 3, 25))

@@ -8,17 +8,17 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.calibration.element_map import ElementForecasts, ElementMap, element_map
+from analysis.calibration.leave_one_out import check_resolved, forecasts, generated_forecasts
 from analysis.check import Check, Plot
-from analysis.comparison.p_values import p_text
-from analysis.comparison.resampling_tests import NUM_FLIPS, bootstrap_interval, sign_flips
+from analysis.hypothesis_tests import NUM_FLIPS, bootstrap_interval, p_text, sign_flips
 from analysis.plotting.style import BLUE, ORANGE, new_figure, tidy
+from analysis.subject import Subject
 from analysis.verdicts import LARGEST_BIAS, LARGEST_SPREAD, Verdict, judge_forecasts
 from pyro_vae.data.nouns import nouns
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 # Bins of the histogram. Forecasts from 200 draws have no finer structure.
 BINS = 20
@@ -97,12 +97,12 @@ class ElementPit(ElementForecasts):
         return {**super().extra(), "bins": {name: getattr(self, name) for name in names}, **maps}
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        """Whether the forecasts come true, compared with those of generated data where possible."""
+        """Whether the forecasts come true, compared with generated data where possible."""
         bias, spread = self.bias, self.spread - 1.0
         errors = self.bias_t, self.spread_t
         effect = (
-            f"the mean PIT is {0.5 + bias:.3f} (0.5 is right, within {LARGEST_BIAS} is fine) and its "
-            f"variance {self.spread:.2f} times a uniform one's (1 is right, within "
+            f"the mean PIT is {0.5 + bias:.3f} (0.5 is right, within {LARGEST_BIAS} is fine) and "
+            f"its variance {self.spread:.2f} times a uniform one's (1 is right, within "
             f"{LARGEST_SPREAD} is fine)"
         )
         if self.model_bias is not None and self.model_spread is not None:
@@ -126,8 +126,8 @@ class ElementPit(ElementForecasts):
             "" if self.p_value is None else f"; model and guide together: p {p_text(self.p_value)}"
         )
         return (
-            f"{self.location.fails.sum()} of {self.location.t.size} elements fail alone in location "
-            f"and {self.width.fails.sum()} in width{together}."
+            f"{self.location.fails.sum()} of {self.location.t.size} elements fail alone in "
+            f"location and {self.width.fails.sum()} in width{together}."
         )
 
 
@@ -148,7 +148,7 @@ def element_pit(
     seed: int = 0,
     num_flips: int = NUM_FLIPS,
 ) -> ElementPit:
-    """F(x_i | x_-i) is uniform for every element, if the model is true: histogram, bias, spread and maps.
+    """Histogram, bias, spread and maps of F(x_i | x_-i), which is uniform if the model is true.
 
     Under a true model the means of an example's Legendre polynomials P_k(2 u - 1), k = 1, ..., 6,
     have expectation zero; the first is the bias, the second the spread. The largest |t| of all is
@@ -259,15 +259,21 @@ def plot_element_pit(pit: ElementPit) -> "matplotlib.figure.Figure":
     return figure
 
 
-def compute_element_pit(subject: "Subject") -> ElementPit:
+def compute_element_pit(subject: Subject) -> ElementPit:
     """The PIT of a subject's elements.
 
     Raises:
         UndefinedCheckError: If there is only one example, or rounding errors dominate the weights.
     """
     subject.check_size()
-    subject.check_resolved()
-    return subject.element_pit
+    check_resolved(subject)
+    found = subject.compute(forecasts)
+    return element_pit(
+        found.pit,
+        simulated=subject.compute(generated_forecasts).pit,
+        trusted=found.trusted,
+        seed=subject.seed_of("element pit"),
+    )
 
 
 # The verdict is given by the section "calibration".

@@ -1,4 +1,4 @@
-"""Small VAEs whose posterior is known exactly, without and with planted faults, to evaluate checks.
+"""Small VAEs with an exactly known posterior, without and with planted faults, to evaluate checks.
 
 On data that the model generated, with the exact posterior as guide, a calibrated check rejects at
 its nominal rate; with a fault in the model or the guide it should reject more often.
@@ -106,7 +106,7 @@ class LinearGaussian:
 
 @dataclass(frozen=True)
 class BernoulliMixture:
-    """p(z) uniform over K one-hot codes, p(x_i | z = k) = Bernoulli(theta_ki): a mixture of binary images.
+    """A mixture of binary images: z one-hot and uniform, x_i | z = k ~ Bernoulli(theta_ki).
 
     p(z | x) is categorical, by Bayes' rule.
 
@@ -122,7 +122,7 @@ class BernoulliMixture:
 
     @cached_property
     def logits(self) -> Float[Tensor, "components elements"]:
-        """The logits of theta; components overlap, so that an image does not determine its component."""
+        """The logits of theta; components overlap: an image does not determine its component."""
         shape = (self.components, math.prod(self.event_shape))
         drawn = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed))
         shared = torch.randn(shape[1], generator=torch.Generator().manual_seed(self.seed + 1))

@@ -6,25 +6,26 @@ what `analysis.calibration.reliability` and `analysis.calibration.element_pit` d
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Real
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Laplace, Normal, Poisson
+from torch.distributions import Bernoulli, Distribution
 
-from analysis.check import Check, Result, UndefinedCheckError
-from analysis.plotting.arviz import arviz_figure
-from analysis.predictive.model_samples import (
+from analysis.check import Check
+from analysis.model_samples import (
+    distribution_function,
     element_distribution,
     guide_blocks,
     narrow_dtype,
     to_array,
 )
+from analysis.plotting.style import arviz_figure
+from analysis.result import Result, UndefinedCheckError
+from analysis.subject import Subject
 from pyro_vae.data.nouns import noun, nouns
-from pyro_vae.distributions import CategoricalLevels, DiscretizedLogistic, NegativeBinomial
 from pyro_vae.inference_data.terms import format_rows
 from pyro_vae.log_densities import LogDensities
 from pyro_vae.rng import as_floats, derive_seed
@@ -42,13 +43,13 @@ from pyro_vae.statistics import (
 if TYPE_CHECKING:
     import matplotlib.figure
 
+# Guide draws per example.
+FORECAST_SAMPLES = 200
 # A guide is trusted with k-hats above the threshold for at most this share of examples, and at
 # least this many effective draws for the median example.
 MOST_KHATS_ABOVE, FEWEST_EFFECTIVE = 0.1, 20
 # Number of elements for the isotonic regression, and of draws for its band.
 MOST_ELEMENTS, BAND_DRAWS = 20_000, 100
-# Largest count up to which a sum over smaller ones is cheaper than an incomplete beta function.
-LARGEST_SUM = 64
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,9 @@ class LeaveOneOut(Result):
 def leave_one_element_out(
     vae: Any, x: Real[Tensor, " n *event"], *, num_samples: int = 200, seed: int = 0
 ) -> LeaveOneOut:
-    """p(x_i | x_-i) = sum_s w_s / sum_s (w_s / p(x_i | z_s)), w_s = p(x, z_s) / q(z_s | x), z_s ~ q(z | x).
+    """p(x_i | x_-i) = sum_s w_s / sum_s (w_s / p(x_i | z_s)), by importance sampling.
+
+    Here z_s ~ q(z | x) and w_s = p(x, z_s) / q(z_s | x).
 
     The weights w_s / p(x_i | z_s) turn draws from the guide into draws from p(z | x_-i). Under
     them the mean of p(x_i | z) is the quotient above, and that of the distribution function of
@@ -229,7 +232,7 @@ def plot_isotonic(
     *,
     seed: int = 0,
 ) -> "matplotlib.figure.Figure":
-    """P(x_i = 1 | p_i) by isotonic regression, without bins, as `arviz_plots.plot_ppc_pava` draws it.
+    """P(x_i = 1 | p_i) by isotonic regression, without bins, by `arviz_plots.plot_ppc_pava`.
 
     ArviZ takes the forecast to be the mean of draws from the posterior predictive. Here the draws
     are outcomes drawn from each forecast, stratified so that their mean is the forecast up to 1 /
@@ -282,11 +285,36 @@ def plot_isotonic(
     return figure
 
 
-FORECASTS = Check(
-    "forecasts",
-    lambda subject: subject.leave_one_out,
-    shared=("forecasts of elements",),
-)
+def forecasts(subject: Subject) -> LeaveOneOut:
+    """Forecasts of each element of the held-out data from the others of its example."""
+    with subject.step("forecasts of elements"):
+        return _forecasts(subject, subject.x, "forecasts")
+
+
+def generated_forecasts(subject: Subject) -> LeaveOneOut:
+    """The same for generated data: errors there are the guide's, not the model's."""
+    with subject.step("forecasts of new data"):
+        x = torch.as_tensor(subject.generated).to(subject.x)
+        return _forecasts(subject, x, "forecasts of new data")
+
+
+def check_resolved(subject: Subject) -> None:
+    """Check that rounding errors do not dominate the weights of the forecasts.
+
+    Raises:
+        UndefinedCheckError: If `LeaveOneOut.withheld` for real or for generated data.
+    """
+    for function in (forecasts, generated_forecasts):
+        if reason := subject.compute(function).withheld:
+            raise UndefinedCheckError(reason)
+
+
+FORECASTS = Check("forecasts", forecasts, shared=("forecasts of elements",))
+
+
+def _forecasts(subject: Subject, x: Tensor, purpose: str) -> LeaveOneOut:
+    seed = subject.seed_of(purpose)
+    return leave_one_element_out(subject.vae, x, num_samples=FORECAST_SAMPLES, seed=seed)
 
 
 def _check_weights(log_weight: Tensor, terms: LogDensities, rows: slice) -> None:
@@ -302,7 +330,6 @@ def _check_weights(log_weight: Tensor, terms: LogDensities, rows: slice) -> None
 
 
 def _rounding(terms: LogDensities) -> Float[np.ndarray, " b"]:
-    """The approximate rounding error of each example's largest log weight."""
     best = terms.log_weight.argmax(0, keepdim=True)
     sizes = (terms.log_likelihood, terms.log_prior, terms.log_posterior)
     values = [to_array(size.gather(0, best)[0]) for size in sizes]
@@ -350,83 +377,3 @@ def _score_and_rank(
     # The example counts as one more draw, as in (rank + u) / (S + 1): it is as good as any other.
     own = weights.square_().sum(0)
     return score, below / (1 + own), (equal + own) / (1 + own)
-
-
-@singledispatch
-def distribution_function(
-    distribution: Distribution, x: Float[Tensor, " *event"], log_prob: Float[Tensor, " *batch"]
-) -> tuple[Tensor, Tensor] | None:
-    """P(x' < x) and P(x' = x), up to broadcasting; None where draws are needed instead.
-
-    Args:
-        distribution: A distribution of single elements.
-        x: The values, in the last axes of the distribution's batch shape.
-        log_prob: Its `log_prob(x)`.
-    """
-    return None
-
-
-@distribution_function.register(Normal)
-@distribution_function.register(Laplace)
-def _(distribution: Distribution, x: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
-    return distribution.cdf(x), torch.zeros(())
-
-
-@distribution_function.register
-def _(distribution: Poisson, x: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
-    equal = log_prob.exp()
-    upper = torch.special.gammaincc(x + 1, distribution.rate)
-    return (upper - equal).clamp_(min=0), equal
-
-
-@distribution_function.register
-def _(distribution: DiscretizedLogistic, x: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
-    below = torch.sigmoid((x - 0.5 - distribution.loc) / distribution.scale)
-    return torch.where(x <= 0, 0.0, below), log_prob.exp()
-
-
-@distribution_function.register
-def _(distribution: CategoricalLevels, x: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
-    equal = log_prob.exp()
-    level = x.long().expand(equal.shape).unsqueeze(-1)
-    return (distribution.probs.cumsum(-1).gather(-1, level).squeeze(-1) - equal).clamp_(0), equal
-
-
-@distribution_function.register
-def _(distribution: NegativeBinomial, x: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
-    """Zero where x = 0, as for most counts; otherwise a sum up to x, or 1 - I_q(x, t)."""
-    from scipy.special import betainc
-
-    equal = log_prob.exp()
-    shape, event = equal.shape, x.numel()
-
-    def at(parameter: Tensor, where: Tensor) -> Tensor:
-        return parameter.expand(shape).reshape(-1, event)[:, where].double()
-
-    # In descending order: those that the sum has not reached yet come first.
-    counts, order = x.reshape(-1).sort(descending=True)
-    large, positive = (int((counts > limit).sum()) for limit in (LARGEST_SUM, 0))
-    where = order[:positive]
-    log_t, log_mean = (
-        at(parameter, where)
-        for parameter in (distribution.log_inverse_dispersion, distribution.log_mean)
-    )
-    t, q = log_t.exp(), torch.sigmoid(log_mean - log_t)
-    found = torch.zeros_like(t)
-    if large:
-        a = counts[:large].double().expand(len(t), large)
-        upper = betainc(*(v.cpu().numpy() for v in (a, t[:, :large], q[:, :large])))
-        found[:, :large] = 1 - torch.as_tensor(upper, device=found.device)
-    term = torch.exp(-t * torch.nn.functional.softplus(log_mean - log_t))[:, large:]
-    t, q, small = t[:, large:], q[:, large:], counts[large:positive]
-    for k in range(int(small[0]) if len(small) else 0):
-        left = int((small > k).sum())
-        term = term[:, :left]
-        found[:, large : large + left] += term
-        term = term * (k + t[:, :left]) / (k + 1) * q[:, :left]
-    if distribution.gate_logits is not None:
-        gate = torch.sigmoid(at(distribution.gate_logits, where))
-        found = gate + (1 - gate) * found
-    below = torch.zeros_like(equal).reshape(-1, event)
-    below[:, where] = found.clamp_(0, 1).to(below.dtype)
-    return below.reshape(shape), equal

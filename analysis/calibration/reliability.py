@@ -18,10 +18,17 @@ from analysis.calibration.element_map import (
     plot_calibration_map,
 )
 from analysis.calibration.element_pit import compute_element_pit
-from analysis.calibration.leave_one_out import plot_isotonic, same_image_probability
+from analysis.calibration.leave_one_out import (
+    check_resolved,
+    forecasts,
+    generated_forecasts,
+    plot_isotonic,
+    same_image_probability,
+)
 from analysis.check import Check, Plot
-from analysis.comparison.resampling_tests import NUM_FLIPS, bootstrap_interval, sign_flips
+from analysis.hypothesis_tests import NUM_FLIPS, bootstrap_interval, sign_flips
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
+from analysis.subject import Subject
 from analysis.verdicts import LARGEST_ERROR, Verdict, judge_forecasts
 from pyro_vae.data.nouns import nouns
 from pyro_vae.statistics import standard_error
@@ -29,7 +36,6 @@ from pyro_vae.statistics import standard_error
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 # Narrow at the ends, where most elements are: those of a background are nearly certain.
 EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.99, 1.0)
@@ -120,8 +126,9 @@ class Calibration(ElementForecasts):
         if self.p_value is None:
             return ()
         effect = (
-            f"in doubtful elements forecast and observed shares differ by {self.doubtful_error:.3f} "
-            f"({self.doubtful_error_by_chance:.3f} by chance, at most {LARGEST_ERROR} is fine)"
+            "in doubtful elements forecast and observed shares differ by "
+            f"{self.doubtful_error:.3f} ({self.doubtful_error_by_chance:.3f} by chance, at most "
+            f"{LARGEST_ERROR} is fine)"
         )
         # Nearly certain forecasts have no weight among the doubtful, and may be wrong.
         if self.error > max(self.doubtful_error, LARGEST_ERROR):
@@ -157,7 +164,9 @@ def calibration(
     seed: int = 0,
     num_flips: int = NUM_FLIPS,
 ) -> Calibration:
-    """E[g(p_i) (x_i - p_i)] = 0 for every g, if p_i = p(x_i = 1 | x_-i) is true: bins, bias, sharpness, map.
+    """Bins, bias, sharpness and map of forecasts p_i of x_i = 1.
+
+    If p_i = p(x_i = 1 | x_-i) is true, E[g(p_i) (x_i - p_i)] = 0 for every g.
 
     With g the indicator of a bin this is the reliability diagram; with g = 1 the bias; with g the
     logit the sharpness. Contributions are summed by example, and the largest |t| of all is
@@ -285,7 +294,6 @@ def _scores(
 def _sums_in_bins(
     index: Int[np.ndarray, "n elements"], values: Float[np.ndarray, "n elements"], bins: int
 ) -> Float[np.ndarray, "n bins"]:
-    """The sum of each example's values in each bin."""
     n = len(index)
     place = index + bins * np.arange(n)[:, None]
     return np.bincount(place.ravel(), values.ravel(), n * bins).reshape(n, bins)
@@ -294,7 +302,7 @@ def _sums_in_bins(
 def _edges(
     p: Float[np.ndarray, "n elements"], variance: Float[np.ndarray, "n elements"]
 ) -> Float[np.ndarray, " edges"]:
-    """Inner edges of bins. A bin with too few expected events joins its neighbour nearer to 1/2."""
+    """Inner edges of bins; one with too few expected events joins its neighbour nearer to 1/2."""
     inner = np.array(EDGES[1:-1])
     doubt = np.bincount(np.digitize(p, inner).ravel(), variance.ravel(), len(inner) + 1)
     middle = int(np.argmax(doubt))
@@ -377,31 +385,31 @@ def plot_reliability(
     return figure
 
 
-def _compute(subject: "Subject") -> ElementForecasts:
-    forecasts = subject.leave_one_out
-    if forecasts.probability is None:
-        return compute_element_pit(subject)
+def _compute(subject: Subject) -> ElementForecasts:
+    found = subject.compute(forecasts)
+    if found.probability is None:
+        return subject.compute(compute_element_pit)
     subject.check_size()
-    subject.check_resolved()
+    check_resolved(subject)
     return calibration(
-        *forecasts.forecasts,
-        simulated=subject.generated_leave_one_out.forecasts,
-        trusted=forecasts.trusted,
+        *found.forecasts,
+        simulated=subject.compute(generated_forecasts).forecasts,
+        trusted=found.trusted,
         seed=subject.seed_of("calibration"),
     )
 
 
-def _plot_reliability(found: Calibration, subject: "Subject") -> "matplotlib.figure.Figure":
-    seed, outcome = subject.seed_of("calibration"), subject.leave_one_out.outcome
+def _plot_reliability(found: Calibration, subject: Subject) -> "matplotlib.figure.Figure":
+    seed, outcome = subject.seed_of("calibration"), subject.compute(forecasts).outcome
     with subject.step("calibration: reconstructions"):
         probability = same_image_probability(
             subject.vae,
             subject.x,
-            num_samples=subject.leave_one_out.num_samples,
+            num_samples=subject.compute(forecasts).num_samples,
             seed=subject.seed_of("seen"),
         )
         seen = calibration(probability, outcome, seed=seed)
-    own = calibration(*subject.generated_leave_one_out.forecasts, seed=seed)
+    own = calibration(*subject.compute(generated_forecasts).forecasts, seed=seed)
     return plot_reliability(found, descriptive=seen, simulated=own)
 
 
@@ -419,7 +427,7 @@ ELEMENTS = Check(
             "isotonic",
             "The same without bins: which observed share goes with each forecast?",
             lambda _, subject: plot_isotonic(
-                *subject.leave_one_out.forecasts, seed=subject.seed_of("calibration")
+                *subject.compute(forecasts).forecasts, seed=subject.seed_of("calibration")
             ),
             when=lambda found: isinstance(found, Calibration),
         ),

@@ -13,8 +13,8 @@ from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from analysis.check import UndefinedCheckError
-from analysis.predictive.model_samples import block_size, latent_site, new_data, to_array
+from analysis.model_samples import block_size, latent_site, new_data, to_array
+from analysis.result import UndefinedCheckError
 from pyro_vae.log_densities import require_density
 from pyro_vae.rng import as_floats, derive_seed, evaluation_mode
 from pyro_vae.statistics import machine_epsilon, rounding_error, withheld
@@ -48,7 +48,7 @@ class Ranks:
 def simulated_ranks(
     vae: Any, like: Real[Tensor, " _ *event"], n: int, *, num_draws: int = 199, seed: int = 0
 ) -> Ranks:
-    """z* ~ p(z), x ~ p(x | z*), z_1, ..., z_L ~ q(z | x): the rank of T(z*, x) among the T(z_l, x).
+    """The rank of T(z*, x) among T(z_l, x), z* ~ p(z), x ~ p(x | z*), z_1, ..., z_L ~ q(z | x).
 
     If q(z | x) = p(z | x), then z* and the z_l are L + 1 draws from one distribution, and the rank
     of any T is uniform on 0, ..., L, independently for each example. An amortised guide accepts
@@ -142,7 +142,6 @@ def _trace(program: Any, x: Tensor, num_particles: int, *, replayed: Trace | Non
 
 
 def _log_density(trace: Any, names: Sequence[str]) -> Float[Tensor, "particles batch"]:
-    """The sum of some sites' log densities, in float64."""
     trace.compute_log_prob()
     sites = (trace.nodes[name] for name in names)
     terms = [site["unscaled_log_prob"].double() for site in sites if site["type"] == "sample"]

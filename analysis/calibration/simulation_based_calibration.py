@@ -15,10 +15,11 @@ from analysis.calibration.simulated_ranks import (
     Ranks,
     simulated_ranks,
 )
-from analysis.check import Check, Plot, Result
-from analysis.comparison.p_values import holm, p_text
-from analysis.plotting.arviz import pit_figure
-from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
+from analysis.check import Check, Plot
+from analysis.hypothesis_tests import holm, p_text
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, pit_figure, tidy
+from analysis.result import Result
+from analysis.subject import Subject
 from analysis.verdicts import NO_RATE, SIGNIFICANT, Verdict, judge_guide
 from pyro_vae.data.nouns import noun
 from pyro_vae.statistics import standard_error
@@ -26,7 +27,6 @@ from pyro_vae.statistics import standard_error
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 # Probabilities of the intervals and regions whose coverage is reported.
 LEVELS = (0.5, 0.8, 0.9, 0.95)
@@ -146,8 +146,8 @@ class SimulationBasedCalibration(Result):
             faults = f" Dimensions that fail alone: {self._faults()}."
         if self.rate < NO_RATE:
             faults += (
-                f" The rate is {max(self.rate, 0.0):.2f} nats per {noun()}: a guide near the prior "
-                "passes wherever the decoder ignores the code."
+                f" The rate is {max(self.rate, 0.0):.2f} nats per {noun()}: a guide near the "
+                "prior passes wherever the decoder ignores the code."
             )
         return f"{super().reading()}{faults}"
 
@@ -217,7 +217,7 @@ def simulation_based_calibration(ranks: Ranks, *, seed: int = 0) -> SimulationBa
 
 
 def plot_sbc(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure":
-    """The ECDF of u minus the diagonal, of the joint quantities and the worst dimensions, by ArviZ.
+    """The ECDF of u minus the diagonal, of joint quantities and the worst dimensions, by ArviZ.
 
     A curve within the band is of a guide that passes. One that lies above first and below then is
     of true codes at both ends of the guide's draws, a guide too narrow; the other way round, too
@@ -338,7 +338,8 @@ def plot_coverage(sbc: SimulationBasedCalibration) -> "matplotlib.figure.Figure"
         aspect="equal",
         xlabel="probability of the guide's interval, or of its densest region",
         ylabel="share that contains the true code",
-        title=f"The guide's 90% intervals contain {sbc.pooled_coverage(0.9)[0]:.1%} of dimensions,\n"
+        title=f"The guide's 90% intervals contain {sbc.pooled_coverage(0.9)[0]:.1%} of "
+        "dimensions,\n"
         f"its 90% regions {sbc.joint_coverage(0.9)[0]:.1%} of codes",
     )
     ax.legend(frameon=False, loc="upper left")
@@ -353,7 +354,7 @@ def _departure(u: Float[np.ndarray, " n"]) -> float:
     return float(max((steps[1:] - ordered).max(), (ordered - steps[:-1]).max()))
 
 
-def _compute(subject: "Subject") -> SimulationBasedCalibration:
+def _compute(subject: Subject) -> SimulationBasedCalibration:
     subject.check_size()
     seed = subject.seed_of("simulated ranks")
     ranks = simulated_ranks(subject.vae, subject.x, len(subject.x), seed=seed)

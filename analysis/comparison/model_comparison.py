@@ -12,26 +12,116 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analysis.check import Result
-from analysis.commands import ANNEALING
-from analysis.comparison.heldout_elpd import MOST_KHATS_ABOVE, HeldOut, elpd_data
-from analysis.plotting.arviz import arviz_figure
-from analysis.plotting.style import BLUE, GREY, ORANGE, list_names, shorten, tidy, wrap_title
+from analysis.plotting.style import (
+    list_names,
+    shorten,
+)
+from analysis.result import ANNEALING, Result
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.inference_data.terms import format_rows
-
-if TYPE_CHECKING:
-    import matplotlib.figure
+from pyro_vae.statistics import (
+    khat_threshold,
+    rounding_error,
+    share_above_threshold,
+    standard_error,
+    withheld,
+)
 
 # A smaller difference, in standard errors, is not shown by the data.
 STANDARD_ERRORS = 2.0
 # Shares of k-hats above the threshold that differ by less are alike.
 ALIKE = 0.05
+# A model's log p(x) is too low as a whole if more than this share of examples has a k-hat above
+# the threshold.
+MOST_KHATS_ABOVE = 0.1
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """log p(x) of one model for each of n held-out examples.
+
+    Args:
+        name: The model's name.
+        log_evidence: log p(x) of each example, in nats, in the same order for all models.
+        khat: The tail shape of each example's importance weights; None where there is none, as for
+            annealing, or for fewer than 25 draws.
+        num_samples: The number of draws, or of chains, per example.
+        rounding: The approximate rounding error of each log p(x), as
+            `ImportanceWeighting.rounding`; None to estimate it from its size in float32.
+    """
+
+    name: str
+    log_evidence: Float[np.ndarray, " n"]
+    khat: Float[np.ndarray, " n"] | None
+    num_samples: int
+    rounding: Float[np.ndarray, " n"] | None = None
+
+    @property
+    def rounding_errors(self) -> Float[np.ndarray, " n"]:
+        """The approximate rounding error of each log p(x), in nats."""
+        return rounding_error(self.log_evidence) if self.rounding is None else self.rounding
+
+    @property
+    def khat_share_above(self) -> float | None:
+        """The share of examples with a k-hat above the threshold, whose log p(x) is too low.
+
+        None where there is no k-hat, or rounding errors exceed the differences of the weights.
+        """
+        if withheld(self.rounding_errors, self.log_evidence):
+            return None
+        return share_above_threshold(self.khat, self.num_samples)
+
+    @property
+    def too_low(self) -> bool:
+        """Whether that share is above 10 %: the mean is then too low by an unknown amount."""
+        return (self.khat_share_above or 0.0) > MOST_KHATS_ABOVE
+
+    def take(self, rows: Bool[np.ndarray, " n"]) -> "HeldOut":
+        """Select examples."""
+        khat = None if self.khat is None else self.khat[rows]
+        rounding = None if self.rounding is None else self.rounding[rows]
+        return HeldOut(self.name, self.log_evidence[rows], khat, self.num_samples, rounding)
+
+
+def elpd_data(held_out: HeldOut) -> Any:
+    """sum_i log p(x_i) as the `ELPDData` that `arviz_stats.compare` takes.
+
+    It holds the sum, its standard error, and log p(x) and k-hat of each example. `warning` is set
+    where more than 10 % of k-hats are above `good_k`, so that the sum is too low. The effective
+    number of parameters, `p`, is NaN, as nothing is fitted to held-out data.
+
+    References:
+        Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC (Vehtari
+        et al., 2017), https://arxiv.org/abs/1507.04544
+    """
+    import xarray
+    from arviz_stats.utils import ELPDData
+
+    n = len(held_out.log_evidence)
+    # From ArviZ 1 on the class itself states the kind.
+    has_kind = "kind" in inspect.signature(ELPDData).parameters
+    kind: dict[str, Any] = {"kind": "held_out"} if has_kind else {}
+    khat = held_out.khat
+    # It may be None, whatever its annotation says.
+    shape: Any = None if khat is None else xarray.DataArray(khat, dims="datum", name="pareto_k")
+    return ELPDData(
+        **kind,
+        elpd=float(held_out.log_evidence.sum()),
+        se=n * (standard_error(held_out.log_evidence) or math.nan),
+        p=math.nan,
+        n_samples=held_out.num_samples,
+        n_data_points=n,
+        scale="log",
+        warning=held_out.too_low,
+        good_k=math.nan if khat is None else khat_threshold(held_out.num_samples),
+        elpd_i=xarray.DataArray(held_out.log_evidence, dims="datum", name="elpd_i"),
+        pareto_k=shape,
+    )
 
 
 @dataclass(frozen=True)
@@ -176,8 +266,8 @@ class ModelComparison(Result):
         draws = {model.num_samples for model in self.models}
         if len(draws) > 1:
             parts.append(
-                f"Models have from {min(draws)} to {max(draws)} draws per {noun()}; fewer draws give "
-                "lower bounds."
+                f"Models have from {min(draws)} to {max(draws)} draws per {noun()}; fewer draws "
+                "give lower bounds."
             )
         if self.perhaps_by_chance:
             parts.append("Of so many models, the best may lead by chance.")
@@ -194,13 +284,13 @@ class ModelComparison(Result):
             names = [self.names[rank] for rank in np.flatnonzero(self.unresolved)]
             rounding = self.difference_rounding[self.unresolved].max()
             return (
-                f"Withheld: the differences of {best} and {list_names(names)} are within the rounding errors of "
-                f"up to {rounding:.1g} nats per {noun()}; train on standardised data (--data.scale standard), "
-                "or compute in float64."
+                f"Withheld: the differences of {best} and {list_names(names)} are within the "
+                f"rounding errors of up to {rounding:.1g} nats per {noun()}; train on "
+                "standardised data (--data.scale standard), or compute in float64."
             )
         head = (
-            f"{best} has the highest log p(x) of {self.n:,} held-out {nouns()}, {self.means[0]:.2f} nats "
-            f"per {noun()}"
+            f"{best} has the highest log p(x) of {self.n:,} held-out {nouns()}, "
+            f"{self.means[0]:.2f} nats per {noun()}"
         )
         equal = [
             f"{self.names[rank]} ({self._amount(rank)})"
@@ -225,8 +315,8 @@ class ModelComparison(Result):
             direction = "is, if anything, too small"
         shares = list_names([f"{model.khat_share_above:.0%} ({model.name})" for model in low])
         return (
-            f"log p(x) is too low where k-hat is above its threshold, for {shares} of {nouns()}: the lead of "
-            f"{self.names[0]} {direction}; `{ANNEALING}` is more accurate."
+            f"log p(x) is too low where k-hat is above its threshold, for {shares} of {nouns()}: "
+            f"the lead of {self.names[0]} {direction}; `{ANNEALING}` is more accurate."
         )
 
     def _amount(self, rank: int) -> str:
@@ -242,7 +332,8 @@ class ModelComparison(Result):
         if self.differs_from_best[1]:
             return f"{best} leads {second} by {self._amount(1)} nats per {noun()}"
         if equal > 2:
-            return f"{equal} of {len(self.models)} models are not distinguishable from the best, {best}"
+            count = len(self.models)
+            return f"{equal} of {count} models are not distinguishable from the best, {best}"
         return f"{best} and {second} are not distinguishable: {self._amount(1)} nats per {noun()}"
 
 
@@ -284,8 +375,9 @@ def compare_models(
             ]
         )
         raise ValueError(
-            f"log p(x) must be finite, got other values for {counts} of {len(finite):,} {nouns()}; check them, "
-            "use a likelihood with a positive density for all data, or pass leave_out_non_finite=True."
+            f"log p(x) must be finite, got other values for {counts} of {len(finite):,} "
+            f"{nouns()}; check them, use a likelihood with a positive density for all data, or "
+            "pass leave_out_non_finite=True."
         )
     if finite.sum() < 2:
         raise ValueError(
@@ -335,66 +427,3 @@ def _arviz_compare(models: Sequence[HeldOut]) -> tuple[Any, list[str]]:
         warnings.simplefilter("always")
         table = compare(relative, **exact)
     return table, [str(warning.message) for warning in caught]
-
-
-def plot_model_comparison(comparison: ModelComparison) -> "matplotlib.figure.Figure":
-    """Mean log p(x) of each model relative to the best, with 2 paired standard errors.
-
-    A bar that reaches the dashed line is of a model that is not distinguishable from the best. On
-    the right are the mean, the share of k-hats above the threshold, and the stacking weight.
-    Models whose log p(x) is too low according to k-hat are orange.
-    """
-    import arviz_plots
-    import pandas as pd
-
-    models = comparison.models
-    # With these columns plot_compare shows the mean log p(x), and both versions of ArviZ draw them
-    # alike.
-    table = pd.DataFrame(
-        {
-            "mlpd": -comparison.differences,
-            "se": STANDARD_ERRORS * comparison.difference_standard_errors,
-        },
-        index=pd.Index([shorten(name) for name in comparison.names]),
-    )
-    figure = arviz_figure(
-        arviz_plots.plot_compare,
-        table,
-        width=10.0,
-        height=2.1 + 0.42 * len(models),
-        relative_scale=False,
-        visuals={"title": False, "point_estimate": {"color": BLUE}, "ref_line": {"color": GREY}},
-    )
-    ax = figure.axes[0]
-    colours = [ORANGE if model.too_low else BLUE for model in models]
-    for line, colour in zip(ax.lines, colours, strict=False):
-        line.set_color(colour)
-    ax.collections[0].set(facecolor=colours, edgecolor=colours, zorder=3)
-    ax.set_ylim(0.4, len(models) + 0.6)
-    ax.set_xlabel(
-        f"log p(x) minus that of {shorten(comparison.names[0])}, nats per {noun()}, "
-        f"± {STANDARD_ERRORS:g} paired standard errors",
-        fontsize=10,
-    )
-    if any(model.too_low for model in models):
-        figure.supxlabel(
-            f"orange: log p(x) is too low, as k-hat is above its threshold for more than "
-            f"{MOST_KHATS_ABOVE:.0%} of {nouns()}",
-            fontsize=9,
-            color=ORANGE,
-        )
-    ax.tick_params(labelsize=10)
-    numbers = ax.twinx()
-    numbers.set_ylim(ax.get_ylim())
-    notes = []
-    for model, mean, weight in zip(models, comparison.means, comparison.weights, strict=True):
-        share = "?" if model.khat_share_above is None else f"{model.khat_share_above:.0%}"
-        notes.append(f"{mean:.2f} nats, k-hat high {share}, weight {weight:.2f}")
-    numbers.set_yticks(range(len(models), 0, -1), notes, fontsize=9)
-    numbers.tick_params(length=0)
-    tidy([ax, numbers], grid=None)
-    ax.grid(axis="x", color="0.9", linewidth=0.8)
-    figure.suptitle(
-        wrap_title(f"Of {comparison.n:,} {nouns()}: {comparison.title()}"), fontsize=12
-    )
-    return figure

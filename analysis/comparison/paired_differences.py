@@ -1,18 +1,22 @@
-"""Differences of log p(x) between two models for each example, and the report of a comparison."""
+"""Figures of a comparison: mean log p(x), its differences for each example; and the report."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
-from analysis.comparison.heldout_elpd import HeldOut
-from analysis.comparison.model_comparison import ModelComparison
+from analysis.comparison.model_comparison import (
+    MOST_KHATS_ABOVE,
+    STANDARD_ERRORS,
+    HeldOut,
+    ModelComparison,
+)
 from analysis.plotting.style import (
     BLUE,
     GREEN,
+    GREY,
     LABEL_COLOURS,
     ORANGE,
+    arviz_figure,
     new_figure,
     shorten,
     tidy,
@@ -34,74 +38,67 @@ _LINEAR = 30
 _COLOURS = (BLUE, ORANGE, GREEN, *LABEL_COLOURS)
 
 
-@dataclass(frozen=True)
-class Preferences:
-    """The examples that each of two models prefers: log p_first(x) - log p_second(x).
+def plot_model_comparison(comparison: ModelComparison) -> "matplotlib.figure.Figure":
+    """Mean log p(x) of each model relative to the best, with 2 paired standard errors.
 
-    Args:
-        first: The name of the first model.
-        second: The name of the second model.
-        difference: The difference for each example, in nats.
-        trusted: Whether no k-hat of either model is above the threshold; all are where there is no
-            k-hat.
-        for_first: The rows with the largest positive differences, largest first.
-        for_second: The rows with the smallest negative differences, smallest first.
+    A bar that reaches the dashed line is of a model that is not distinguishable from the best. On
+    the right are the mean, the share of k-hats above the threshold, and the stacking weight.
+    Models whose log p(x) is too low according to k-hat are orange.
     """
+    import arviz_plots
+    import pandas as pd
 
-    first: str
-    second: str
-    difference: Float[np.ndarray, " n"]
-    trusted: Bool[np.ndarray, " n"]
-    for_first: Int[np.ndarray, " some"]
-    for_second: Int[np.ndarray, " others"]
-
-    @property
-    def share_for_first(self) -> float:
-        """The share of examples with a higher log p(x) under the first model."""
-        return float((self.difference > 0).mean())
-
-
-def preferences(
-    comparison: ModelComparison,
-    first: str | None = None,
-    second: str | None = None,
-    *,
-    count: int = 8,
-) -> Preferences:
-    """log p_first(x) - log p_second(x) of each example, and its largest and smallest rows.
-
-    Args:
-        comparison: A comparison of at least two models.
-        first: The name of a model; by default the best.
-        second: The name of another model; by default the second best.
-        count: The number of rows for each model.
-
-    Raises:
-        ValueError: If there is no model with this name.
-    """
-    models = {model.name: model for model in comparison.models}
-    names = comparison.names
-    chosen = (names[0] if first is None else first, names[1] if second is None else second)
-    for name in chosen:
-        if name not in models:
-            raise ValueError(f"a model must be one of {', '.join(names)}, got {name!r}.")
-    one, other = (models[name] for name in chosen)
-    difference = one.log_evidence.astype(np.float64) - other.log_evidence
-    order = np.argsort(-difference, kind="stable")
-    falling, rising = order[:count], order[::-1][:count]
-    return Preferences(
-        *chosen,
-        difference=difference,
-        trusted=_trusted(one) & _trusted(other),
-        for_first=falling[difference[falling] > 0],
-        for_second=rising[difference[rising] < 0],
+    models = comparison.models
+    # With these columns plot_compare shows the mean log p(x), and both versions of ArviZ draw them
+    # alike.
+    table = pd.DataFrame(
+        {
+            "mlpd": -comparison.differences,
+            "se": STANDARD_ERRORS * comparison.difference_standard_errors,
+        },
+        index=pd.Index([shorten(name) for name in comparison.names]),
     )
-
-
-def _trusted(model: HeldOut) -> np.ndarray:
-    if model.khat is None:
-        return np.ones(len(model.log_evidence), bool)
-    return model.khat <= khat_threshold(model.num_samples)
+    figure = arviz_figure(
+        arviz_plots.plot_compare,
+        table,
+        width=10.0,
+        height=2.1 + 0.42 * len(models),
+        relative_scale=False,
+        visuals={"title": False, "point_estimate": {"color": BLUE}, "ref_line": {"color": GREY}},
+    )
+    ax = figure.axes[0]
+    colours = [ORANGE if model.too_low else BLUE for model in models]
+    for line, colour in zip(ax.lines, colours, strict=False):
+        line.set_color(colour)
+    ax.collections[0].set(facecolor=colours, edgecolor=colours, zorder=3)
+    ax.set_ylim(0.4, len(models) + 0.6)
+    ax.set_xlabel(
+        f"log p(x) minus that of {shorten(comparison.names[0])}, nats per {noun()}, "
+        f"± {STANDARD_ERRORS:g} paired standard errors",
+        fontsize=10,
+    )
+    if any(model.too_low for model in models):
+        figure.supxlabel(
+            f"orange: log p(x) is too low, as k-hat is above its threshold for more than "
+            f"{MOST_KHATS_ABOVE:.0%} of {nouns()}",
+            fontsize=9,
+            color=ORANGE,
+        )
+    ax.tick_params(labelsize=10)
+    numbers = ax.twinx()
+    numbers.set_ylim(ax.get_ylim())
+    notes = []
+    for model, mean, weight in zip(models, comparison.means, comparison.weights, strict=True):
+        share = "?" if model.khat_share_above is None else f"{model.khat_share_above:.0%}"
+        notes.append(f"{mean:.2f} nats, k-hat high {share}, weight {weight:.2f}")
+    numbers.set_yticks(range(len(models), 0, -1), notes, fontsize=9)
+    numbers.tick_params(length=0)
+    tidy([ax, numbers], grid=None)
+    ax.grid(axis="x", color="0.9", linewidth=0.8)
+    figure.suptitle(
+        wrap_title(f"Of {comparison.n:,} {nouns()}: {comparison.title()}"), fontsize=12
+    )
+    return figure
 
 
 def plot_paired_differences(comparison: ModelComparison) -> "matplotlib.figure.Figure":
@@ -115,8 +112,11 @@ def plot_paired_differences(comparison: ModelComparison) -> "matplotlib.figure.F
     best, *others = comparison.names
     figure = new_figure(10.0, 4.6 + 0.17 * len(others))
     left, right = figure.subplots(1, 2)
-    pair = preferences(comparison)
-    _draw_histogram(left, pair)
+    first, second = comparison.models[:2]
+    difference = first.log_evidence.astype(np.float64) - second.log_evidence
+    _draw_histogram(left, difference, _trusted(first) & _trusted(second))
+    label = f"log p(x) of {shorten(best)} minus {shorten(others[0])}'s, nats"
+    left.set_xlabel(label, fontsize=8)
     share = (np.arange(comparison.n) + 0.5) / comparison.n
     below = comparison.log_evidence[0] - comparison.log_evidence[1:]
     for name, values, colour in zip(others, below, _COLOURS * len(others), strict=False):
@@ -133,31 +133,37 @@ def plot_paired_differences(comparison: ModelComparison) -> "matplotlib.figure.F
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False, fontsize=8)
     tidy([left, right])
     title = (
-        f"{pair.share_for_first:.0%} of {comparison.n:,} {nouns()} have a higher log p(x) under "
-        f"{shorten(best)} than under {shorten(others[0])}"
+        f"{(difference > 0).mean():.0%} of {comparison.n:,} {nouns()} have a higher log p(x) "
+        f"under {shorten(best)} than under {shorten(others[0])}"
     )
     figure.suptitle(wrap_title(title), fontsize=12)
     return figure
 
 
-def _draw_histogram(ax: "matplotlib.axes.Axes", pair: Preferences) -> None:
-    lowest, highest = np.quantile(pair.difference, [_TAIL, 1 - _TAIL])
+def _trusted(model: HeldOut) -> np.ndarray:
+    if model.khat is None:
+        return np.ones(len(model.log_evidence), bool)
+    return model.khat <= khat_threshold(model.num_samples)
+
+
+def _draw_histogram(
+    ax: "matplotlib.axes.Axes", difference: np.ndarray, trusted: np.ndarray
+) -> None:
+    lowest, highest = np.quantile(difference, [_TAIL, 1 - _TAIL])
     lowest, highest = min(lowest, 0.0), max(highest, 0.0)
     if highest == lowest:
         lowest, highest = -1.0, 1.0
-    shown = pair.difference.clip(lowest, highest)
+    shown = difference.clip(lowest, highest)
     edges = np.linspace(lowest, highest, _BARS + 1).tolist()
-    parts, colours, labels = [shown[pair.trusted]], [BLUE], ["k-hats below the threshold"]
-    if poor := int((~pair.trusted).sum()):
-        parts.append(shown[~pair.trusted])
+    parts, colours, labels = [shown[trusted]], [BLUE], ["k-hats below the threshold"]
+    if poor := int((~trusted).sum()):
+        parts.append(shown[~trusted])
         colours.append(ORANGE)
         labels.append(f"k-hat above it: {poor:,} {nouns()}")
     ax.hist(parts, bins=edges, stacked=True, color=colours, label=labels)
     ax.axvline(0, color="0.4", linewidth=0.8)
-    mean = float(pair.difference.mean())
+    mean = float(difference.mean())
     ax.axvline(mean, color=GREEN, linestyle="--", label=f"mean {mean:.2f}")
-    label = f"log p(x) of {shorten(pair.first)} minus {shorten(pair.second)}'s, nats"
-    ax.set_xlabel(label, fontsize=8)
     ax.set_ylabel(nouns())
     ax.set_title("The best against the next; end bars include the tails", fontsize=10)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.check import UndefinedCheckError
+from analysis.result import UndefinedCheckError
 
 
 @dataclass(frozen=True)

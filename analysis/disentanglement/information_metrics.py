@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factors import Factors, best_gaps, check_codes
+from analysis.result import UndefinedCheckError
 
 # Bins of equal width between the smallest and the largest code, as in Locatello et al. (2019).
 BINS = 20
@@ -143,7 +143,7 @@ def maximum_gap(factors: Factors, bins: int = BINS) -> float:
 
 
 def modularity(nats: Float[np.ndarray, "dim factors"]) -> Float[np.ndarray, " dim"]:
-    """1 - sum_{j != j*} I_ij^2 / (I_ij*^2 (k - 1)) for each coordinate i, j* its best of k factors.
+    """1 - sum_{j != j*} I_ij^2 / (I_ij*^2 (k - 1)) of coordinate i, j* its best of k factors.
 
     Returns:
         1 for a coordinate that is informative on one factor only, 0 for one that is equally

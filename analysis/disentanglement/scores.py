@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analysis.check import Result, UndefinedCheckError
 from analysis.disentanglement.factors import best_gaps, check_codes, encode_factors
-from analysis.disentanglement.group_metrics import GroupScore, beta_vae_score, factor_vae_score
 from analysis.disentanglement.information_metrics import (
     bootstrap_information,
     factor_information,
@@ -19,11 +17,15 @@ from analysis.disentanglement.information_metrics import (
     mutual_information_gap,
 )
 from analysis.disentanglement.prediction_metrics import (
+    GroupScore,
+    beta_vae_score,
     dci_scores,
+    factor_vae_score,
     forest_importance,
     threshold_accuracies,
 )
 from analysis.plotting.style import BLUE, GREY, ORANGE, list_names, new_figure, shorten, tidy
+from analysis.result import Result, UndefinedCheckError
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -126,13 +128,13 @@ class Disentanglement(Result):
         else:
             verdict = "Some factors have a coordinate of their own, or all partly"
         text = (
-            f"{verdict}: MIG is {mig:.2f} (noise 0, a perfect code {best:.2f}), and a forest predicts a "
-            f"factor with accuracy {accuracy:.2f} (guessing {guess:.2f})."
+            f"{verdict}: MIG is {mig:.2f} (noise 0, a perfect code {best:.2f}), and a forest "
+            f"predicts a factor with accuracy {accuracy:.2f} (guessing {guess:.2f})."
         )
         if self.bias > LARGEST_BIAS:
             text += (
-                f" With {self.n} data the mutual information is biased by up to {self.bias:.2f} of a "
-                f"factor's entropy; use at least {FEWEST_DATA}."
+                f" With {self.n} data the mutual information is biased by up to {self.bias:.2f} "
+                f"of a factor's entropy; use at least {FEWEST_DATA}."
             )
         if self.undefined:
             text += f" Not defined: {list_names(list(self.undefined))}."
@@ -146,7 +148,7 @@ def disentanglement(
     names: Sequence[str] = (),
     seed: int = 0,
 ) -> Disentanglement:
-    """MIG, SAP, DCI, modularity, FactorVAE and beta-VAE scores of codes of data with known factors.
+    """MIG, SAP, DCI, modularity, FactorVAE and beta-VAE scores of codes, given the factors.
 
     Use held-out data drawn at random from all values of the factors: for dSprites the test set,
     not the training set, a grid of every fourth orientation and every second position, which has
@@ -273,8 +275,8 @@ def plot_disentanglement(result: Disentanglement) -> "matplotlib.figure.Figure":
         information.set_xlabel(f"{omitted} less informative coordinates are not shown")
     _draw_scores(scores, result)
     figure.suptitle(
-        f"MIG {result.scores['mig']:.2f} of at most {result.best['mig']:.2f}: a disentangled code has "
-        "one dark cell in each column, and at most one in each row"
+        f"MIG {result.scores['mig']:.2f} of at most {result.best['mig']:.2f}: a disentangled code "
+        "has one dark cell in each column, and at most one in each row"
     )
     return figure
 

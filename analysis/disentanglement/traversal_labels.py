@@ -123,7 +123,6 @@ class ImageMovements:
         return Movement("changes shape", "shape", 1 - shares[first], shares)
 
     def _apply(self, kind: str, amount: float) -> np.ndarray:
-        """Move the image and return it as a vector."""
         if kind == "brightness":
             moved = self._planes * amount
         elif kind == "thickness":

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.check import Result, UndefinedCheckError
 from analysis.disentanglement.factors import encode_factors
 from analysis.disentanglement.information_metrics import factor_information
 from analysis.disentanglement.traversal_labels import ImageMovements, Movement, vector_movement
+from analysis.model_samples import mean_data
 from analysis.plotting.images import Limits, draw_example, hide_axes, is_image
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, shorten, tidy
-from analysis.predictive.model_samples import mean_data
+from analysis.result import Result, UndefinedCheckError
 from pyro_vae.data.nouns import noun
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ class Traversals(Result):
             row.agreement for row in self.rows if row.movement and row.agreement is not None
         ]
         text = (
-            f"Of {len(self.rows)} coordinates shown ({self.latent_dim} in all), {one} change one thing, "
-            f"{several} several or the shape, and {nothing} nothing"
+            f"Of {len(self.rows)} coordinates shown ({self.latent_dim} in all), {one} change one "
+            f"thing, {several} several or the shape, and {nothing} nothing"
         )
         if agreements:
             share = np.mean(agreements)
@@ -171,7 +171,7 @@ def traversals(
     bases: int = 4,
     seed: int = 0,
 ) -> Traversals:
-    """E[x | z + (t - z_j) e_j] for t between the 1 % and 99 % quantiles of the codes' coordinate j.
+    """E[x | z + (t - z_j) e_j], t between the 1 % and 99 % quantiles of the codes' coordinate j.
 
     Images are labelled by what explains the change of their pixels (`ImageMovements`), other data
     by the elements that change most, in units of their standard deviation over decoded data;
@@ -337,7 +337,6 @@ class _Mover:
 
 
 def _move(code: np.ndarray, dimension: int, values: np.ndarray) -> np.ndarray:
-    """Copies of the code with one coordinate set to each value."""
     path = np.tile(code, (len(values), 1))
     path[:, dimension] = values
     return path

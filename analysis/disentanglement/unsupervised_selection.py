@@ -4,18 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analysis.check import Result, UndefinedCheckError
-from analysis.comparison.p_values import p_text
-from analysis.plotting.style import LABEL_COLOURS, new_figure, tidy
+from analysis.hypothesis_tests import p_text
+from analysis.result import Result, UndefinedCheckError
 from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
-
-if TYPE_CHECKING:
-    import matplotlib.figure
 
 # The fewest other models of the same kind that the paper compares each model with.
 FEWEST_OTHERS = 5
@@ -31,9 +27,10 @@ _SAMPLED = 4999
 
 # Recorded with every score.
 SOUNDNESS = (
-    "UDR measures whether seeds find the same coordinates, up to order and sign. Agreement does not "
-    "prove that these are the factors of the data: all seeds may agree on an entangled basis, such as "
-    "principal axes, and without labels or assumptions no score can tell (Locatello et al., 2019)."
+    "UDR measures whether seeds find the same coordinates, up to order and sign. Agreement does "
+    "not prove that these are the factors of the data: all seeds may agree on an entangled basis, "
+    "such as principal axes, and without labels or assumptions no score can tell (Locatello et "
+    "al., 2019)."
 )
 
 
@@ -111,8 +108,9 @@ class UnsupervisedSelection(Result):
         score, rotated, noise = (scored[best][key] or 0.0 for key in ("score", "rotated", "noise"))
         fewest = min(int(row["models"] or 0) for row in scored.values()) - 1
         return (
-            f"Seeds agree{'' if len(groups) == 1 else f' most in {best}'} with a UDR of {score:.2f} (1 is the "
-            f"same coordinates, rotated codes have {rotated:.2f}, unrelated ones {noise:.2f})"
+            f"Seeds agree{'' if len(groups) == 1 else f' most in {best}'} with a UDR of "
+            f"{score:.2f} (1 is the same coordinates, rotated codes have {rotated:.2f}, unrelated "
+            f"ones {noise:.2f})"
             + (", no more than entangled codes" if score <= rotated else "")
             + (f"; uncertain, with {fewest} other seeds" if fewest < FEWEST_OTHERS else "")
             + "."
@@ -126,7 +124,7 @@ def unsupervised_selection(
     informative: Mapping[str, Bool[np.ndarray, " _"]] | None = None,
     seed: int = 0,
 ) -> UnsupervisedSelection:
-    """UDR_ij = (sum_b r_b^2 / sum_a R_ab + sum_a r_a^2 / sum_b R_ab) / (d_i + d_j), the median over j.
+    """The median over j of (sum_b r_b^2 / sum_a R_ab + sum_a r_a^2 / sum_b R_ab) / (d_i + d_j).
 
     R_ab is the absolute Spearman correlation of coordinate a of model i and b of model j over the
     data, r_b = max_a R_ab, r_a = max_b R_ab; a and b run over the d_i and d_j informative
@@ -168,7 +166,8 @@ def unsupervised_selection(
     for name in names:
         if informative[name].shape != codes[name].shape[1:]:
             raise ValueError(
-                f"{name} has {codes[name].shape[1]} coordinates, got a mask of {informative[name].shape}."
+                f"{name} has {codes[name].shape[1]} coordinates, got a mask of "
+                f"{informative[name].shape}."
             )
     pairs = [
         (a, b)
@@ -313,8 +312,8 @@ class SelectionAgreement(Result):
                 continue
             agree = found.rho > 0 and found.p_value < SIGNIFICANT
             parts.append(
-                f"{where} the scores {'agree' if agree else 'show no agreement'}: rank correlation "
-                f"{found.rho:.2f}, n = {found.n}, p {p_text(found.p_value)}"
+                f"{where} the scores {'agree' if agree else 'show no agreement'}: rank "
+                f"correlation {found.rho:.2f}, n = {found.n}, p {p_text(found.p_value)}"
             )
         return f"{'; '.join(parts)}."
 
@@ -385,43 +384,3 @@ def _rank_correlation(
             drawn[index] = sum(len(a) * (a @ rng.permutation(b)) for a, b in usable) / n
     # Equal correlations may differ by rounding.
     return RankCorrelation(rho, n, float((drawn >= rho - 1e-9).mean()))
-
-
-def plot_selection(
-    unsupervised: Mapping[str, float],
-    supervised: Mapping[str, float],
-    groups: Mapping[str, str] | None = None,
-    *,
-    score: str = "MIG",
-    seed: int = 0,
-) -> "matplotlib.figure.Figure":
-    """Scatter UDR against a score with labels, called `score`, coloured by group."""
-    agreement = selection_agreement(unsupervised, supervised, groups, seed=seed)
-    figure = new_figure(7.6, 5.0)
-    ax = figure.subplots()
-    names = [name for name in unsupervised if name in supervised]
-    group_of = _groups(names, groups)
-    for index, group in enumerate(dict.fromkeys(group_of[name] for name in names)):
-        members = [name for name in names if group_of[name] == group]
-        ax.scatter(
-            [unsupervised[name] for name in members],
-            [supervised[name] for name in members],
-            s=55,
-            color=LABEL_COLOURS[index % len(LABEL_COLOURS)],
-            marker="os^D"[index // len(LABEL_COLOURS) % 4],
-            label=group,
-        )
-    if groups is not None:
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    ax.set(xlabel="UDR, without labels: agreement of seeds", ylabel=f"{score}, with labels")
-    rows = {"All models": agreement.overall}
-    if groups is not None and len(agreement.by_group) > 1:
-        rows["Within groups"] = agreement.within
-    lines = [
-        f"{where}: rank correlation {found.rho:.2f}, n = {found.n}, p {p_text(found.p_value)}"
-        for where, found in rows.items()
-        if found.rho is not None and found.p_value is not None
-    ]
-    ax.set_title("\n".join(lines or ["Too few models to rank"]), fontsize=11)
-    tidy([ax], grid="both")
-    return figure

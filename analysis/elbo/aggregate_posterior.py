@@ -5,10 +5,12 @@ a squared distance is the difference of numbers that are far larger.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 from torch.distributions import (
     Distribution,
@@ -18,7 +20,9 @@ from torch.distributions import (
     Normal,
 )
 
+from analysis.study_results import Cell, mean_and_spread
 from pyro_vae.distributions import LowRankNormal
+from pyro_vae.mutual_information import mutual_information
 
 # The most elements of pairs of points and components that are held at a time: 8 MB fit into a
 # cache.
@@ -179,7 +183,6 @@ def coefficients(
 
 
 def _cholesky(q: Distribution) -> Tensor:
-    """The Cholesky factor of the covariance of a correlated normal."""
     if isinstance(q, MultivariateNormal):
         return q.scale_tril.double()
     if isinstance(q, LowRankMultivariateNormal):
@@ -295,3 +298,21 @@ def _hermite(z: Tensor, knots: Tensor, values: Tensor, slopes: Tensor) -> Tensor
     start, rise = values[left], values[left + 1] - values[left]
     bend = (1 - t) * (slopes[left] * width - rise) + t * (rise - slopes[left + 1] * width)
     return start + t * rise + t * (1 - t) * bend
+
+
+def mutual_information_cell(vae: Any, x: Real[Tensor, " n *event"]) -> Cell:
+    """I_q(x; z) of all data under the guide, in nats, as entries of a study's cell."""
+    found = mutual_information(vae, x, max_data=len(x))
+    return {
+        "mutual_information": found.value,
+        "mutual_information_se": found.standard_error,
+        "mutual_information_saturated": found.saturated,
+        "mutual_information_data": len(x),
+    }
+
+
+def mutual_information_column(cells: Sequence[Cell]) -> str:
+    """Mean and spread over cells; "at least" if any of them is saturated."""
+    text = mean_and_spread([cell["mutual_information"] for cell in cells])
+    saturated = any(cell["mutual_information_saturated"] for cell in cells)
+    return f"at least {text}" if saturated else text

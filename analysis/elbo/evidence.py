@@ -23,7 +23,7 @@ def plot_iwae_curve(
     annealed: Float[np.ndarray, " n"] | None = None,
     num_chains: int | None = None,
 ) -> "matplotlib.figure.Figure":
-    """The IWAE-k bounds from the ELBO, k = 1, to k = K, and annealed importance sampling's log p(x).
+    """The IWAE-k bounds from k = 1, the ELBO, to k = K, and log p(x) by annealing.
 
     On the left are means over data, with bands of one standard error, most of which is common to
     all. On the right are paired differences: how far each bound is below annealing, or without it,
@@ -40,7 +40,8 @@ def plot_iwae_curve(
     """
     if curve.size == 0 or len(curve) != len(curve_samples):
         raise ValueError(
-            f"expected a curve of {len(curve_samples)} points and at least one example, got {curve.shape}."
+            f"expected a curve of {len(curve_samples)} points and at least one example, got "
+            f"{curve.shape}."
         )
     if annealed is not None and annealed.shape != curve.shape[1:]:
         raise ValueError(
@@ -152,6 +153,5 @@ def _draw_curve(
 
 
 def _standard_error(values: np.ndarray) -> np.ndarray:
-    """The standard error of the mean over the last axis; 0 for a single example."""
     n = values.shape[-1]
     return np.asarray(values.std(-1, ddof=min(1, n - 1)) / np.sqrt(n))

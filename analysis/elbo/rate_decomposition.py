@@ -1,10 +1,10 @@
 """The rate over all training data, as mutual information, total correlation and KL."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
-from analysis.check import Result, UndefinedCheckError
+from analysis.check import Check, Plot
 from analysis.elbo.aggregate_posterior import (
     CHECKED,
     Draws,
@@ -24,14 +24,20 @@ from analysis.elbo.aggregate_posterior import (
     features,
     is_normal,
 )
-from analysis.predictive.model_samples import block_size, guide_blocks, latent_site, to_array
-from analysis.study_results import Cell, mean_and_spread
+from analysis.model_samples import block_size, guide_blocks, latent_site, to_array
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy, wrap_title
+from analysis.result import Result, UndefinedCheckError
+from analysis.subject import Subject
 from pyro_vae.data.nouns import nouns
 from pyro_vae.log_densities import distribution_at, require_density
-from pyro_vae.mutual_information import SATURATION, mutual_information
+from pyro_vae.mutual_information import SATURATION
 from pyro_vae.objectives import latent_sites
 from pyro_vae.rng import as_floats, evaluation_mode
-from pyro_vae.statistics import ACTIVE_VARIANCE, rounding_error, withheld
+from pyro_vae.statistics import ACTIVE_VARIANCE, rounding_error, unit_activity, withheld
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
 
 # A rate below this, in nats, is called collapsed: as much remains under free bits, or by rounding.
 COLLAPSED = 0.1
@@ -172,8 +178,8 @@ class RateDecomposition(Result):
         if self.total_correlation is not None and self.dimension_wise_kl is not None:
             name = "dimension-wise KL" if self.dimension_wise_is_kl else "dimension-wise term"
             rest = (
-                f"{self.marginal_kl:.2f} marginal KL (total correlation {self.total_correlation:.2f}, "
-                f"{name} {self.dimension_wise_kl:.2f})"
+                f"{self.marginal_kl:.2f} marginal KL (total correlation "
+                f"{self.total_correlation:.2f}, {name} {self.dimension_wise_kl:.2f})"
             )
         return (
             f"The {head}: {self.mutual_information:.2f} mutual information of {nouns()} and codes"
@@ -184,7 +190,7 @@ class RateDecomposition(Result):
 def decompose_rate(
     vae: Any, x_train: Real[Tensor, " n *event"], *, num_draws: int = 10_000, seed: int = 0
 ) -> RateDecomposition:
-    """E[KL(q(z | x) || p(z))] = I(x; z) + TC(z) + sum_d KL(q(z_d) || p(z_d)), from all training data.
+    """E[KL(q(z | x) || p(z))] = I(x; z) + TC(z) + sum_d KL(q(z_d) || p(z_d)), over training data.
 
     q(z) = 1/N sum_j q(z | x_j), over all data given, at draws z_i ~ q(z | x_i) for `num_draws` of
     them, chosen at random without repetition; with more draws than data, several for each. For
@@ -263,7 +269,8 @@ def _inspect_guide(vae: Any, x: Tensor, site: str) -> tuple[bool, str | None, in
     q = distribution_at(terms.guide_trace, site)
     if tuple(q.batch_shape) != (1, 1):
         raise UndefinedCheckError(
-            f"the rate of site {site!r} is decomposed only where the plate over data is its only plate."
+            f"the rate of site {site!r} is decomposed only where the plate over data is its only "
+            "plate."
         )
     undefined = None
     try:
@@ -311,7 +318,6 @@ def _draw(vae: Any, x: Tensor, site: str, seed: int, undefined: str | None) -> D
 
 
 def _guides(vae: Any, x: Tensor, site: str, seed: int) -> Iterator[tuple[Tensor, Distribution]]:
-    """q(z | x) of all data, a block at a time."""
     with evaluation_mode(vae, seed=seed):
         for rows in x.split(block_size(x, 1, BLOCK)):
             block = as_floats(rows)
@@ -330,19 +336,113 @@ def _spectrum(draws: Draws, coordinates: Tensor | None) -> Spectrum | None:
     )
 
 
-def mutual_information_cell(vae: Any, x: Real[Tensor, " n *event"]) -> Cell:
-    """I_q(x; z) of all data under the guide, in nats, as entries of a study's cell."""
-    found = mutual_information(vae, x, max_data=len(x))
-    return {
-        "mutual_information": found.value,
-        "mutual_information_se": found.standard_error,
-        "mutual_information_saturated": found.saturated,
-        "mutual_information_data": len(x),
-    }
+def plot_spectrum(
+    decomposition: RateDecomposition, codes: Float[np.ndarray, "n latent"] | None = None
+) -> "matplotlib.figure.Figure":
+    """The rate of each latent dimension, I(x; z_d) + KL(q(z_d) || p(z_d)), in falling order.
+
+    They sum to the rate only if the dimensions are independent, both given x and without it. The
+    model ignores grey dimensions.
+
+    Args:
+        decomposition: The decomposition of the rate.
+        codes: Codes of other data, to show their variance as well.
+
+    Raises:
+        UndefinedCheckError: If the guide's coordinates have no densities.
+    """
+    from matplotlib.patches import Patch
+
+    spectrum = decomposition.by_dimension
+    if spectrum is None:
+        raise UndefinedCheckError(f"no spectrum: {decomposition.undefined}")
+    information, marginal = spectrum.mutual_information, spectrum.marginal_kl
+    extra = np.zeros_like(information) if marginal is None else marginal
+    order = np.argsort(-(information + extra), kind="stable")
+    information, extra = information[order], extra[order]
+    latent, rank = len(order), np.arange(len(order))
+    active = decomposition.active[order]
+    figure = new_figure(max(8.0, min(0.22 * latent + 3, 12.0)), 5.2)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.5, 1))
+    upper.bar(rank, information, color=np.where(active, BLUE, "0.75").tolist())
+    # The estimate of a value near 0 may be negative.
+    upper.bar(rank, np.maximum(extra, 0), bottom=np.maximum(information, 0), color=ORANGE)
+    handles: list[Any] = [Patch(color=BLUE, label="mutual information I(x; z_d)")]
+    if marginal is not None:
+        handles.append(Patch(color=ORANGE, label="KL(q(z_d) || p(z_d)), best near 0"))
+    height = float((information + extra).max(initial=0.0))
+    flags = decomposition.saturated_dimensions
+    if flags is not None and flags.any():
+        line = upper.axhline(decomposition.log_n, color=GREY, linestyle=":")
+        line.set_label("log N, the upper bound; *: saturated, a lower bound")
+        handles.append(line)
+        height = max(height, decomposition.log_n)
+        for place in rank[flags[order]]:
+            top = (place, (information + extra)[place])
+            upper.annotate("*", top, ha="center", fontsize=12)
+    upper.set(ylabel="nats", ylim=(0, max(1.25 * height, 0.01)))
+    upper.legend(handles=handles, frameon=False, fontsize=9, loc="upper right")
+    _draw_activity(lower, decomposition.activity[order], codes, order)
+    step = max(1, latent // 25)
+    lower.set_xticks(rank[::step], [str(index) for index in order[::step]])
+    lower.set_xlabel("latent dimension d, sorted by its KL to the prior")
+    sums = f"I(x; z_d) sums to {information.sum():.1f} nats" + (
+        "; under this prior, the dimensions have no KL of their own"
+        if marginal is None
+        else f", KL(q(z_d) || p(z_d)) to {marginal.sum():.2f}"
+    )
+    title = f"{active.sum()} of {latent} units active; {sums}"
+    figure.suptitle(wrap_title(title, figure.get_figwidth()))
+    tidy([upper, lower])
+    return figure
 
 
-def mutual_information_column(cells: Sequence[Cell]) -> str:
-    """Mean and spread over cells; "at least" if any of them is saturated."""
-    text = mean_and_spread([cell["mutual_information"] for cell in cells])
-    saturated = any(cell["mutual_information_saturated"] for cell in cells)
-    return f"at least {text}" if saturated else text
+def _draw_activity(
+    ax: "matplotlib.axes.Axes", activity: np.ndarray, codes: np.ndarray | None, order: np.ndarray
+) -> None:
+    active, rank = activity > ACTIVE_VARIANCE, np.arange(len(activity))
+    low = max(min(activity.min(), ACTIVE_VARIANCE) / 3, 1e-8)
+    for where, colour, name in ((active, BLUE, "active"), (~active, GREY, "ignored")):
+        if where.any():
+            drawn = np.maximum(activity[where], 1.5 * low)
+            ax.plot(rank[where], drawn, "o", color=colour, label=name)
+    high = max(activity.max(), ACTIVE_VARIANCE)
+    if codes is not None and len(codes) > 1:
+        other = np.maximum(unit_activity(codes.astype(np.float64))[order], 1.5 * low)
+        ax.plot(rank, other, "x", color="black", ms=5, label="evaluated data")
+        high = max(high, other.max())
+    ax.axhline(ACTIVE_VARIANCE, color=ORANGE, linestyle="--", label=f"threshold {ACTIVE_VARIANCE}")
+    ax.set(yscale="log", ylim=(low, 20 * high), ylabel="variance of the code")
+    ax.legend(frameon=False, ncols=4, fontsize=9, loc="upper right")
+
+
+def rate_of_training(subject: Subject) -> RateDecomposition:
+    """The decomposition of the rate of the training data."""
+    # The step is named here, as the figure of the terms asks for the decomposition first.
+    with subject.step("elbo: decomposition"):
+        return decompose_rate(subject.vae, subject.train, seed=subject.seed_of("decomposition"))
+
+
+def _parts(found: RateDecomposition) -> dict[str, str]:
+    numbers = {}
+    for name, label in PARTS.items():
+        value, error = getattr(found, name), getattr(found, f"{name}_se")
+        numbers[label] = "not defined" if value is None else f"{value:.2f} +- {error:.2f} nats"
+    return numbers
+
+
+DECOMPOSITION = Check(
+    "decomposition",
+    rate_of_training,
+    plots=(
+        Plot(
+            "spectrum",
+            "Which latent dimensions carry the rate?",
+            lambda found, subject: plot_spectrum(found, subject.evaluation.embeddings),
+        ),
+    ),
+    headline=_parts,
+    record=lambda found: {
+        key: getattr(found, key) for name in PARTS for key in (name, f"{name}_se")
+    },
+)

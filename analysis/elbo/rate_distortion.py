@@ -130,8 +130,8 @@ def rate_distortion_reading(points: Sequence[RateDistortion]) -> str:
     check_names(points)
     best, *others = sorted(points, key=lambda point: -point.elbo)
     text = (
-        f"{best.name} has {'the highest' if others else 'an'} ELBO, {best.elbo:.2f} nats per {noun()}, "
-        f"with a rate of {best.rate:.1f} nats"
+        f"{best.name} has {'the highest' if others else 'an'} ELBO, {best.elbo:.2f} nats per "
+        f"{noun()}, with a rate of {best.rate:.1f} nats"
     )
     if others:
         rounding = 2 * float(rounding_error(np.array(best.rate), np.array(best.distortion)))
@@ -141,8 +141,8 @@ def rate_distortion_reading(points: Sequence[RateDistortion]) -> str:
         text += (
             ", and the lowest distortion"
             if sharpest is best
-            else f"; {sharpest.name} has the lowest distortion, {sharpest.distortion:.1f} nats, with a "
-            f"rate of {sharpest.rate:.1f}"
+            else f"; {sharpest.name} has the lowest distortion, {sharpest.distortion:.1f} nats, "
+            f"with a rate of {sharpest.rate:.1f}"
         )
     if collapsed := [point.name for point in points if point.collapsed]:
         text += f"; collapsed, with a rate below {COLLAPSED_RATE} nats: {', '.join(collapsed)}"

@@ -1,16 +1,20 @@
 """The terms of the ELBO for each example, reconstruction and rate, with their figures."""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real, Shaped
 
-from analysis.check import Check, Plot, Result, UndefinedCheckError
-from analysis.elbo.extremes import plot_extremes
-from analysis.elbo.rate_decomposition import PARTS, RateDecomposition, decompose_rate
-from analysis.plotting.style import BLUE, GREEN, GREY, ORANGE, new_figure, tidy, wrap_title
+from analysis.check import Check, Plot
+from analysis.elbo.rate_decomposition import RateDecomposition, rate_of_training
+from analysis.plotting.images import Limits, draw_example, hide_axes
+from analysis.plotting.style import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
+from analysis.plotting.vectors import Elements, draw_vectors, plot_largest
+from analysis.result import Result, UndefinedCheckError
+from analysis.subject import Subject
 from analysis.verdicts import Verdict, judge_code_use
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.evidence import Evaluation
@@ -20,7 +24,6 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 # The number of worst and of best examples that are recorded.
@@ -30,6 +33,7 @@ EXTREMES = 5
 LONG_TAIL = 4.0
 # With more data the scatter plot becomes a density.
 MOST_POINTS = 5000
+_TERMS: Mapping[str, str] = {"reconstruction": "reconstruction", "rate": "rate", "elbo": "ELBO"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,8 @@ class ElboTerms(Result):
         """Whether the code is used, and whether a few examples dominate the loss."""
         elbo = self.elbo
         if not np.isfinite(elbo).all():
-            return f"Not defined: the ELBO is not finite for {(~np.isfinite(elbo)).mean():.1%} of {nouns()}."
+            share = (~np.isfinite(elbo)).mean()
+            return f"Not defined: the ELBO is not finite for {share:.1%} of {nouns()}."
         text = super().reading()
         low, median, high = np.quantile(elbo, (0.25, 0.5, 0.75))
         below = median - np.sort(elbo)[: max(1, len(elbo) // 100)].mean()
@@ -148,7 +153,8 @@ def plot_elbo_terms(
     error = standard_error(terms.elbo)
     spread = "" if error is None else f" ± {error:.2f}"
     figure.suptitle(
-        f"ELBO {terms.elbo.mean():.2f}{spread} nats over {len(terms.rate)} {nouns()}, and its terms"
+        f"ELBO {terms.elbo.mean():.2f}{spread} nats over {len(terms.rate)} {nouns()}, and its "
+        "terms"
     )
     return figure
 
@@ -213,13 +219,13 @@ def _notes(decomposition: RateDecomposition) -> list[str]:
     if decomposition.saturated:
         rest = "marginal KL" if decomposition.total_correlation is None else "total correlation"
         notes[0] += (
-            f" Mutual information is saturated at log N = {decomposition.log_n:.1f}: it may be larger, "
-            f"and the {rest} smaller."
+            f" Mutual information is saturated at log N = {decomposition.log_n:.1f}: it may be "
+            f"larger, and the {rest} smaller."
         )
     if decomposition.total_correlation is not None and not decomposition.dimension_wise_is_kl:
         notes.append(
-            "*: not a KL, and possibly negative, as the prior's dimensions are dependent; with the total "
-            "correlation it sums to KL(q(z) || p(z))."
+            "*: not a KL, and possibly negative, as the prior's dimensions are dependent; with "
+            "the total correlation it sums to KL(q(z) || p(z))."
         )
     return notes
 
@@ -248,106 +254,106 @@ def _draw_steps(
     tidy([ax], grid="x")
 
 
-def plot_spectrum(
-    decomposition: RateDecomposition, terms: ElboTerms | None = None
+def plot_extremes(
+    x: Real[np.ndarray, " n *event"],
+    terms: ElboTerms,
+    means: Real[np.ndarray, " n *event"] | Callable[[np.ndarray], np.ndarray],
+    *,
+    labels: Shaped[np.ndarray, " n"] | None = None,
+    elements: Elements | None = None,
+    limits: Limits = (0.0, 1.0),
 ) -> "matplotlib.figure.Figure":
-    """The rate of each latent dimension, I(x; z_d) + KL(q(z_d) || p(z_d)), in falling order.
+    """The data with the worst and the best reconstruction, rate and ELBO, with the model's means.
 
-    They sum to the rate only if the dimensions are independent, both given x and without it. The
-    model ignores grey dimensions.
+    Each has its number of nats. The decoder cannot make data with a bad reconstruction; data with
+    a high rate need a long code; data with a low ELBO are improbable under the model.
 
     Args:
-        decomposition: The decomposition of the rate.
-        terms: The terms of other data, to show the variance of their codes as well.
+        x: The data of `terms`.
+        terms: Their terms.
+        means: The means of p(x | z) at their codes, or a function that computes those of a few
+            codes.
+        labels: A label for each example.
+        elements: Names and scale of the elements of vectors.
+        limits: The values drawn black and white.
 
     Raises:
-        UndefinedCheckError: If the guide's coordinates have no densities.
+        ValueError: If the numbers of data and of terms differ.
     """
-    from matplotlib.patches import Patch
-
-    spectrum = decomposition.by_dimension
-    if spectrum is None:
-        raise UndefinedCheckError(f"no spectrum: {decomposition.undefined}")
-    information, marginal = spectrum.mutual_information, spectrum.marginal_kl
-    extra = np.zeros_like(information) if marginal is None else marginal
-    order = np.argsort(-(information + extra), kind="stable")
-    information, extra = information[order], extra[order]
-    latent, rank = len(order), np.arange(len(order))
-    active = decomposition.active[order]
-    figure = new_figure(max(8.0, min(0.22 * latent + 3, 12.0)), 5.2)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.5, 1))
-    upper.bar(rank, information, color=np.where(active, BLUE, "0.75").tolist())
-    # The estimate of a value near 0 may be negative.
-    upper.bar(rank, np.maximum(extra, 0), bottom=np.maximum(information, 0), color=ORANGE)
-    handles: list[Any] = [Patch(color=BLUE, label="mutual information I(x; z_d)")]
-    if marginal is not None:
-        handles.append(Patch(color=ORANGE, label="KL(q(z_d) || p(z_d)), best near 0"))
-    height = float((information + extra).max(initial=0.0))
-    flags = decomposition.saturated_dimensions
-    if flags is not None and flags.any():
-        line = upper.axhline(decomposition.log_n, color=GREY, linestyle=":")
-        line.set_label("log N, the upper bound; *: saturated, a lower bound")
-        handles.append(line)
-        height = max(height, decomposition.log_n)
-        for place in rank[flags[order]]:
-            top = (place, (information + extra)[place])
-            upper.annotate("*", top, ha="center", fontsize=12)
-    upper.set(ylabel="nats", ylim=(0, max(1.25 * height, 0.01)))
-    upper.legend(handles=handles, frameon=False, fontsize=9, loc="upper right")
-    _draw_activity(lower, decomposition.activity[order], terms, order)
-    step = max(1, latent // 25)
-    lower.set_xticks(rank[::step], [str(index) for index in order[::step]])
-    lower.set_xlabel("latent dimension d, sorted by its KL to the prior")
-    sums = f"I(x; z_d) sums to {information.sum():.1f} nats" + (
-        "; under this prior, the dimensions have no KL of their own"
-        if marginal is None
-        else f", KL(q(z_d) || p(z_d)) to {marginal.sum():.2f}"
-    )
-    title = f"{active.sum()} of {latent} units active; {sums}"
-    figure.suptitle(wrap_title(title, figure.get_figwidth()))
-    tidy([upper, lower])
+    if len(x) != len(terms.rate):
+        raise ValueError(f"x must have a datum for each of {len(terms.rate)} terms, got {len(x)}.")
+    elements = elements or Elements.from_data(x)
+    long = elements is not None and elements.largest
+    chosen = terms.extremes(2) if long else terms.extremes()
+    bands = {name: np.concatenate(pair) for name, pair in chosen.items()}
+    rows = np.concatenate(list(bands.values()))
+    made = means(terms.embeddings[rows]) if callable(means) else means[rows]
+    means_of = dict(zip(bands, np.split(made, len(bands)), strict=True))
+    numbers = {
+        name: [
+            f"{terms.terms[name][row]:.1f}" + ("" if labels is None else f"\n{labels[row]}")
+            for row in band
+        ]
+        for name, band in bands.items()
+    }
+    title = f"The {nouns()} with the worst and the best terms"
+    if elements is not None and long:
+        ends = [
+            f"{end} {_TERMS[name]}: {number} nats".replace("\n", " ")
+            for name, values in numbers.items()
+            for end, number in zip(np.repeat(_ends(name), len(values) // 2), values, strict=True)
+        ]
+        names = elements.names if elements.named else ()
+        return plot_largest(made, names, x[rows], f"{title}: their largest elements", ends)
+    height = 2.55 if elements is None else 0.2 * min(len(elements.names), 30) + 1.6
+    width = max(len(rows) / len(bands) + 1.0, 8.0) if elements is None else 10.0
+    figure = new_figure(width, height * len(bands) + 0.6)
+    sheets = figure.subfigures(len(bands), 1, squeeze=False)[:, 0]
+    for sheet, (name, band) in zip(sheets, bands.items(), strict=True):
+        which = ""
+        if elements is None:
+            _draw_band(sheet, x[band], means_of[name], numbers[name], limits)
+        else:
+            panels = {"data": x[band], "means of p(x | z)": means_of[name]}
+            labels_of = [number.replace("\n", " ") for number in numbers[name]]
+            said = dict.fromkeys(panels, labels_of)
+            which = draw_vectors(sheet, panels, elements, labels=said, paired=True)
+        worst, best = _ends(name)
+        text = f"{worst} {_TERMS[name]}, left;  {best}, right" + which.replace("\n", "; ")
+        sheet.suptitle(text, fontsize=10)
+    figure.suptitle(f"{title}, in nats, with the means of p(x | z)")
     return figure
 
 
-def _draw_activity(
-    ax: "matplotlib.axes.Axes", activity: np.ndarray, terms: ElboTerms | None, order: np.ndarray
+def _ends(name: str) -> tuple[str, str]:
+    return ("highest", "lowest") if name == "rate" else ("worst", "best")
+
+
+def _draw_band(
+    sheet: "matplotlib.figure.SubFigure",
+    x: np.ndarray,
+    means: np.ndarray,
+    numbers: Sequence[str],
+    limits: Limits,
 ) -> None:
-    active, rank = activity > ACTIVE_VARIANCE, np.arange(len(activity))
-    low = max(min(activity.min(), ACTIVE_VARIANCE) / 3, 1e-8)
-    for where, colour, name in ((active, BLUE, "active"), (~active, GREY, "ignored")):
-        if where.any():
-            drawn = np.maximum(activity[where], 1.5 * low)
-            ax.plot(rank[where], drawn, "o", color=colour, label=name)
-    high = max(activity.max(), ACTIVE_VARIANCE)
-    if terms is not None and len(terms.embeddings) > 1:
-        other = np.maximum(unit_activity(terms.embeddings)[order], 1.5 * low)
-        ax.plot(rank, other, "x", color="black", ms=5, label="evaluated data")
-        high = max(high, other.max())
-    ax.axhline(ACTIVE_VARIANCE, color=ORANGE, linestyle="--", label=f"threshold {ACTIVE_VARIANCE}")
-    ax.set(yscale="log", ylim=(low, 20 * high), ylabel="variance of the code")
-    ax.legend(frameon=False, ncols=4, fontsize=9, loc="upper right")
+    half = len(x) // 2
+    cells = sheet.subplots(2, 2 * half + 1, width_ratios=[*[1] * half, 0.3, *[1] * half])
+    for ax in cells.flat:
+        hide_axes(ax)
+    for index, column in enumerate((*range(half), *range(half + 1, 2 * half + 1))):
+        draw_example(cells[0, column], x[index], limits)
+        draw_example(cells[1, column], means[index], limits)
+        cells[0, column].set_title(numbers[index], fontsize=9)
+    for row, name in enumerate(("data", "model")):
+        cells[row, 0].set_ylabel(name, rotation="horizontal", ha="right", va="center")
 
 
-def _decompose_rate(subject: "Subject") -> RateDecomposition:
-    # The step is named here, as the figure of the terms asks for the decomposition first.
-    with subject.step("elbo: decomposition"):
-        return decompose_rate(subject.vae, subject.train, seed=subject.seed_of("decomposition"))
-
-
-def _draw_terms(terms: ElboTerms, subject: "Subject") -> "matplotlib.figure.Figure":
+def _draw_terms(terms: ElboTerms, subject: Subject) -> "matplotlib.figure.Figure":
     try:
-        decomposition = subject.compute(_decompose_rate)
+        decomposition = subject.compute(rate_of_training)
     except (UndefinedCheckError, NotImplementedError):
         decomposition = None
     return plot_elbo_terms(terms, decomposition)
-
-
-def _parts(found: RateDecomposition) -> dict[str, str]:
-    numbers = {}
-    for name, label in PARTS.items():
-        value, error = getattr(found, name), getattr(found, f"{name}_se")
-        numbers[label] = "not defined" if value is None else f"{value:.2f} +- {error:.2f} nats"
-    return numbers
 
 
 TERMS = Check(
@@ -378,19 +384,3 @@ TERMS = Check(
     },
     shared=("importance weights",),
 )
-DECOMPOSITION = Check(
-    "decomposition",
-    _decompose_rate,
-    plots=(
-        Plot(
-            "spectrum",
-            "Which latent dimensions carry the rate?",
-            lambda found, subject: plot_spectrum(found, elbo_terms(subject.evaluation)),
-        ),
-    ),
-    headline=_parts,
-    record=lambda found: {
-        key: getattr(found, key) for name in PARTS for key in (name, f"{name}_se")
-    },
-)
-ELBO_CHECKS = (TERMS, DECOMPOSITION)

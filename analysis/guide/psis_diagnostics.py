@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Int, Real
 
-from analysis.check import Check, Plot, Result
-from analysis.commands import ANNEALING, MORE_DRAWS
+from analysis.check import Check, Plot
 from analysis.plotting.images import Limits, draw_example, hide_axes
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.plotting.vectors import Elements, plot_largest, plot_vectors
+from analysis.result import ANNEALING, MORE_DRAWS, Result
+from analysis.subject import Subject
 from analysis.verdicts import Verdict, judge_evidence
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.statistics import khat_threshold, share_above_threshold
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # The number of worst rows that are recorded.
@@ -292,7 +292,7 @@ def _plot_worst_vectors(
     return plot_vectors(panels, elements, title, labels=panel_labels)
 
 
-def _quality(subject: "Subject") -> GuideQuality:
+def _quality(subject: Subject) -> GuideQuality:
     weights = subject.evaluation.importance_weighting
     return GuideQuality(weights.khat, weights.ess, weights.num_samples, weights.withheld)
 

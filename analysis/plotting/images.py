@@ -1,8 +1,8 @@
 """Examples drawn one by one: reconstructions beside originals, and samples from the prior.
 
-An event of shape `(rows, columns)` or `(channels, rows, columns)` is an image: grey with one channel,
-in colour with three, otherwise with its channels side by side. One of shape `(channels, length)` that
-`is_series` is drawn as lines, any other as a profile of its elements.
+An event of shape `(rows, columns)` or `(channels, rows, columns)` is an image: grey with one
+channel, in colour with three, otherwise with its channels side by side. One of shape `(channels,
+length)` that `is_series` is drawn as lines, any other as a profile of its elements.
 """
 
 import math
@@ -35,8 +35,8 @@ def is_image(event_shape: tuple[int, ...]) -> bool:
 def value_limits(data: Real[np.ndarray, " n *event"]) -> Limits:
     """The values drawn black and white: 0 and 1, or the extremes of data beyond them.
 
-    Channels that are drawn apart, of series and of images that are neither grey nor RGB, have separate
-    limits.
+    Channels that are drawn apart, of series and of images that are neither grey nor RGB, have
+    separate limits.
     """
     low, high = float(data.min()), float(data.max())
     if low >= 0 and high <= 1:

@@ -1,7 +1,7 @@
 """Vectors, such as rows of a table or word counts, with the names of their elements, and series.
 
-Vectors are drawn as heat maps with a row for each element: of long vectors the elements that vary most.
-Long vectors of counts are drawn by the largest elements of each. Series are drawn as lines.
+Vectors are drawn as heat maps with a row for each element: of long vectors the elements that vary
+most. Long vectors of counts are drawn by the largest elements of each. Series are drawn as lines.
 """
 
 import math
@@ -60,8 +60,8 @@ class Elements:
     ) -> "Elements | None":
         """The elements of vectors; None for other data, and for series without names.
 
-        Real values are standardised by the data, counts are drawn as log(1 + x), and values from 0 to 1
-        unchanged.
+        Real values are standardised by the data, counts are drawn as log(1 + x), and values from 0
+        to 1 unchanged.
 
         Args:
             data: Real data.
@@ -106,7 +106,8 @@ class Elements:
         """The name of an element in a sentence.
 
         >>> values = np.array([[0.0, 1.5], [1.0, 2.5]])
-        >>> Elements.from_data(values, ["age", "height"]).label(1), Elements.from_data(values).label(1)
+        >>> named = Elements.from_data(values, ["age", "height"])
+        >>> named.label(1), Elements.from_data(values).label(1)
         ('height', 'element 1')
         """
         return self.names[index] if self.named else f"element {self.names[index]}"
@@ -153,8 +154,8 @@ def plot_vectors(
         elements: The names and scale of the elements.
         title: The title.
         labels: The names of the columns by panel.
-        paired: Whether the second panel reconstructs the first. Of more than 30 elements, those in which
-            the two differ most are then drawn, otherwise those that vary most.
+        paired: Whether the second panel reconstructs the first. Of more than 30 elements, those in
+            which the two differ most are then drawn, otherwise those that vary most.
     """
     columns = sum(len(vectors) for vectors in panels.values())
     rows = min(len(elements.names), MOST_ELEMENTS)
@@ -242,7 +243,8 @@ def plot_largest(
     Args:
         means: Means of p(x | z).
         names: The names of the elements; their numbers, if not given.
-        data: The data that the means reconstruct, drawn behind them; their largest elements are shown.
+        data: The data that the means reconstruct, drawn behind them; their largest elements are
+            shown.
         title: The title; None for means of p(x | z) at z ~ p(z).
         titles: The titles of the panels.
     """

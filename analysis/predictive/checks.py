@@ -8,21 +8,13 @@ true. The real data must not have trained the model.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Real
 
-from analysis.check import Check, Plot, Result
-from analysis.comparison.p_values import holm
-from analysis.comparison.resampling_tests import (
-    ProfileComparison,
-    SpectrumComparison,
-    compare_profiles,
-    compare_spectra,
-)
-from analysis.plotting.images import is_image
-from analysis.predictive.data_statistics import (
+from analysis.check import Check, Plot
+from analysis.data_statistics import (
     Nearest,
     Statistic,
     Transform,
@@ -32,20 +24,25 @@ from analysis.predictive.data_statistics import (
     standardisation,
     statistics_for,
 )
+from analysis.hypothesis_tests import MIN_DRAWS, TwoSampleTest, holm, two_sample_test
+from analysis.plotting.images import is_image
 from analysis.predictive.figures import (
     plot_comparisons,
     plot_nearest,
     plot_profiles,
     plot_spectrum,
 )
+from analysis.predictive.permutation_tests import (
+    ProfileComparison,
+    SpectrumComparison,
+    compare_profiles,
+    compare_spectra,
+)
 from analysis.predictive.two_sample import Comparison, compare_scores
-from analysis.representation.classifier_two_sample import MIN_DRAWS, TwoSampleTest, two_sample_test
-from analysis.subject import SCORES
+from analysis.result import Result
+from analysis.subject import SCORES, Subject
 from analysis.verdicts import SIGNIFICANT, Verdict, judge_samples
 from pyro_vae.data.nouns import noun
-
-if TYPE_CHECKING:
-    from analysis.subject import Subject
 
 # A generated example nearer to the training data than this fraction of the median distance of test
 # data is taken for a copy.
@@ -156,8 +153,8 @@ class PredictiveChecks(Result):
         if self.copies is None or self.copies <= 2 * SIGNIFICANT:
             return super().reading()
         return (
-            f"{super().reading()} {self.copies:.0%} of the generated data are less than half as far "
-            f"from a training {noun()} as the median test {noun()}: the model may copy its "
+            f"{super().reading()} {self.copies:.0%} of the generated data are less than half as "
+            f"far from a training {noun()} as the median test {noun()}: the model may copy its "
             "training data."
         )
 
@@ -182,7 +179,7 @@ def predictive_checks(
 
     Args:
         real: Data that did not train the model.
-        generated: Data from the model, see `analysis.predictive.model_samples.new_data`.
+        generated: Data from the model, see `analysis.model_samples.new_data`.
         train: Its training data, without the real ones.
         support: "binary", "unit", "integers", "counts" or "real".
         scores: Scores of real and of generated data by name, such as the ELBO; their numbers may
@@ -312,7 +309,7 @@ def _classify(
     )
 
 
-def _compute(subject: "Subject") -> PredictiveChecks:
+def _compute(subject: Subject) -> PredictiveChecks:
     first = {name: sets[0] for name, sets in subject.generated_statistics.items()}
     return predictive_checks(
         subject.real,

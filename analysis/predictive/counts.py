@@ -1,4 +1,4 @@
-"""Check how often each count occurs among all elements, in real data and in data sets from the model."""
+"""Check how often each count occurs among all elements, in real and in generated data sets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int, Integer
 
-from analysis.check import Check, Plot, Result
+from analysis.check import Check, Plot
 from analysis.plotting.style import BLUE, ORANGE
 from analysis.predictive.data_sets import add_legend, group_tree, ppc_figure
+from analysis.result import Result
+from analysis.subject import Subject
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 # Counts below the first number have a bin each; larger ones share bins, about `BINS` in all.
 SINGLE, BINS = 10, 30
@@ -93,8 +94,8 @@ class CountFrequencies(Result):
         label, relative = self.worst
         different = "differ from" if abs(relative) > LARGE else "are close to"
         return (
-            f"The model's counts {different} the data's: counts of {label} occur {1 + relative:.2f} "
-            f"times as often as in the model's data sets, and {zeros}."
+            f"The model's counts {different} the data's: counts of {label} occur "
+            f"{1 + relative:.2f} times as often as in the model's data sets, and {zeros}."
         )
 
 
@@ -116,7 +117,8 @@ def count_frequencies(
     """
     if generated.shape[1:] != real.shape or not len(generated):
         raise ValueError(
-            f"generated must be one or more data sets of shape {real.shape}, got {generated.shape}."
+            f"generated must be one or more data sets of shape {real.shape}, got "
+            f"{generated.shape}."
         )
     if (least := min(int(real.min()), int(generated.min()))) < 0:
         raise ValueError(f"counts must be at least 0, got {least}.")
@@ -138,7 +140,7 @@ def plot_rootogram(
     real: Integer[np.ndarray, "n elements"],
     generated: Integer[np.ndarray, "datasets n elements"],
 ) -> "matplotlib.figure.Figure":
-    """How often each count occurs, in real data and in data sets, by `arviz_plots.plot_ppc_rootogram`.
+    """How often each count occurs in data sets, by `arviz_plots.plot_ppc_rootogram`.
 
     All elements are pooled. The roots of frequencies are drawn, or logarithms if there are many,
     so that rare counts show beside frequent ones.
@@ -175,13 +177,13 @@ def plot_rootogram(
     ax.tick_params(labelsize=9)
     add_legend(figure, "data sets from the model: mean and 95% interval", "the real data")
     figure.suptitle(
-        f"How often each count occurs: {found.outside:.0%} of the bins lie outside the model's 95% "
-        f"interval; zeros: data {found.zeros[0]:.1%}, model {found.zeros[1]:.1%}"
+        f"How often each count occurs: {found.outside:.0%} of the bins lie outside the model's "
+        f"95% interval; zeros: data {found.zeros[0]:.1%}, model {found.zeros[1]:.1%}"
     )
     return figure
 
 
-def _counts(subject: "Subject") -> tuple[np.ndarray, np.ndarray]:
+def _counts(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     flat = subject.real.reshape(len(subject.real), -1)
     return flat, subject.all_generated.reshape(subject.data_sets, *flat.shape)
 

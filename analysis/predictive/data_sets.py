@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Real
 
-from analysis.check import Check, Plot, Result, UndefinedCheckError
-from analysis.plotting.arviz import arviz_figure
-from analysis.plotting.style import BLUE, ORANGE, tidy
+from analysis.check import Check, Plot
+from analysis.plotting.style import BLUE, ORANGE, arviz_figure, tidy
+from analysis.result import Result, UndefinedCheckError
+from analysis.subject import Subject
 
 if TYPE_CHECKING:
     import matplotlib.figure
     import xarray as xr
 
-    from analysis.subject import Subject
 
 GROUP = "prior_predictive"
 COLUMNS, DATA_SETS_DRAWN, LONGEST_NAME = 4, 50, 34
@@ -111,15 +111,15 @@ class DataSetChecks(Result):
         }
 
     def reading(self) -> str:
-        """The number of real values beyond all data sets, the number by chance, and the furthest."""
+        """The number of real values beyond all data sets, that by chance, and the furthest."""
         datasets, count = len(self.checks[0].generated), len(self.checks)
         worst = ""
         if self.ranked:
             first = self.ranked[0]
             worst = f"; furthest off is the {first.measure} of {first.name}: {first.words()}"
         return (
-            f"{self.num_outside} of {count} means and standard deviations of statistics lie beyond "
-            f"those of all {datasets} data sets from the model, where a true model has "
+            f"{self.num_outside} of {count} means and standard deviations of statistics lie "
+            f"beyond those of all {datasets} data sets from the model, where a true model has "
             f"{2 * count / (datasets + 1):.1f} on average{worst}."
         )
 
@@ -182,7 +182,7 @@ def predictive_tree(
 
 
 def plot_distributions(tree: "xr.DataTree") -> "matplotlib.figure.Figure":
-    """The ECDF of each statistic, of the real data and of data sets, by `arviz_plots.plot_ppc_dist`.
+    """The ECDF of each statistic in all data sets, by `arviz_plots.plot_ppc_dist`.
 
     Steps, unlike a smoothed density, also suit statistics with few values. Under a true model the
     real data's line is one among the data sets'.
@@ -268,8 +268,7 @@ def plot_test_statistics(found: DataSetChecks) -> "matplotlib.figure.Figure":
     return figure
 
 
-def _titled_statistics(subject: "Subject") -> tuple[dict[str, Any], dict[str, Any]]:
-    """Statistics of the real and of the generated data sets by their titles."""
+def _titled_statistics(subject: Subject) -> tuple[dict[str, Any], dict[str, Any]]:
     titles = {statistic.name: statistic.title for statistic in subject.statistics}
     values = (subject.real_statistics, subject.generated_statistics)
     real, generated = ({titles[k]: v for k, v in each.items()} for each in values)

@@ -8,13 +8,15 @@ import numpy as np
 from jaxtyping import Real
 from torch import Tensor
 
-from analysis.check import Check, Plot, Result
+from analysis.check import Check, Plot
+from analysis.data_statistics import compute_statistics
+from analysis.model_samples import guide_blocks, to_array
 from analysis.plotting.images import Limits, draw_example, hide_axes
 from analysis.plotting.style import BLUE, ORANGE, new_figure, tidy
 from analysis.plotting.vectors import Elements, plot_vectors
-from analysis.predictive.data_statistics import compute_statistics
-from analysis.predictive.model_samples import guide_blocks, to_array
 from analysis.predictive.two_sample import ks_distance
+from analysis.result import Result
+from analysis.subject import Subject
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.log_densities import distribution_at
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 # Examples in a row, replicates of each, and long vectors with their number of elements.
 IMAGES, REPLICATES, VECTORS, ELEMENTS = 10, 4, 6, 40
@@ -53,13 +54,13 @@ class BeforeTraining(Result):
         better = sum(d["after"] < d["before"] for d in self.ks_distance.values())
         medians = self.median_ks_distance
         return (
-            f"Training brought new data nearer to real ones in {better} of {len(self.ks_distance)} "
-            f"statistics; the median distance was {medians['before']:.2f} before and is "
-            f"{medians['after']:.2f} now (0 is equal, 1 apart)."
+            f"Training brought new data nearer to real ones in {better} of "
+            f"{len(self.ks_distance)} statistics; the median distance was {medians['before']:.2f} "
+            f"before and is {medians['after']:.2f} now (0 is equal, 1 apart)."
         )
 
 
-def _before_training(subject: "Subject") -> BeforeTraining:
+def _before_training(subject: Subject) -> BeforeTraining:
     real, after = subject.real_statistics, subject.generated_statistics
     before = compute_statistics(subject.before_training, subject.statistics)
     return BeforeTraining(
@@ -89,7 +90,7 @@ class SameImage(Result):
         )
 
 
-def _same_image(subject: "Subject") -> SameImage:
+def _same_image(subject: Subject) -> SameImage:
     error = np.square(subject.reconstructions - subject.real.astype(np.float64))
     return SameImage(float(np.sqrt(error.mean())))
 

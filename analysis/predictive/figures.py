@@ -1,4 +1,4 @@
-"""Figures of `analysis.predictive.checks`: statistics, profiles, spectrum and nearest neighbours."""
+"""Figures of `predictive.checks`: statistics, profiles, spectrum and nearest neighbours."""
 
 import math
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Real
 
-from analysis.check import UndefinedCheckError
-from analysis.comparison.p_values import p_text
-from analysis.comparison.resampling_tests import ProfileComparison, SpectrumComparison
+from analysis.data_statistics import Nearest
+from analysis.hypothesis_tests import p_text
 from analysis.plotting.images import draw_example
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.plotting.vectors import Elements, draw_vectors, is_long
-from analysis.predictive.data_statistics import Nearest
+from analysis.predictive.permutation_tests import ProfileComparison, SpectrumComparison
 from analysis.predictive.two_sample import Comparison
+from analysis.result import UndefinedCheckError
 from analysis.verdicts import SMALL_DISTANCE
 from pyro_vae.data.nouns import noun, nouns
 
@@ -146,7 +146,8 @@ def plot_spectrum(spectrum: SpectrumComparison | None) -> "matplotlib.figure.Fig
     right.plot(ranks, spectrum.log_ratio, "o-", ms=3, color=ORANGE, label="new over test data")
     right.set(xlabel="rank", ylabel="log ratio of the eigenvalues")
     right.set_title(
-        f"new data have {spectrum.total_ratio:.2f} times the variance, p {p_text(spectrum.p_value)}",
+        f"new data have {spectrum.total_ratio:.2f} times the variance, p "
+        f"{p_text(spectrum.p_value)}",
         fontsize=10,
     )
     for ax in (left, right):
@@ -218,7 +219,6 @@ def _draw_pairs(
     known: np.ndarray,
     distances: Sequence[str],
 ) -> None:
-    """Draw each generated example above its nearest training example."""
     low = min(0.0, float(new.min()), float(known.min()))
     limits = (low, max(low + 1e-9, float(new.max()), float(known.max())))
     cells = sheet.subplots(2, len(new), squeeze=False)
@@ -345,7 +345,6 @@ def _bin_edges(pooled: np.ndarray) -> list[float]:
 
 
 def _wrap_label(label: str) -> str:
-    """Break a label at its colon, and at a comma if the rest is long."""
     head, colon, tail = label.partition(": ")
     if not colon:
         return label

@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.check import Check, Plot, Result
+from analysis.check import Check, Plot
+from analysis.model_samples import to_array
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.predictive.model_samples import to_array
+from analysis.result import Result
+from analysis.subject import Subject
 from analysis.verdicts import CLEAR, DECODER, ENCODER, MOST_KHATS_ABOVE, Verdict, judge_overfitting
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence import NoLocalGuideError, fixed_rows, importance_weighting, inference_gaps
@@ -23,7 +25,6 @@ from pyro_vae.statistics import khat_threshold, standard_error
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 # Draws per example in a diagnosis: the bias of few draws cancels in the difference.
 NUM_SAMPLES = 200
@@ -116,7 +117,7 @@ class Generalisation(Result):
         return _difference(self.train[name], self.test[name])
 
     def clearly_above(self, name: str, sign: int) -> bool:
-        """Whether training data are above (sign 1), or below (-1), test data by two standard errors."""
+        """Whether training data are above (1) or below (-1) test data by two standard errors."""
         difference, error = self.difference(name)
         return sign * difference > CLEAR * error
 
@@ -294,7 +295,6 @@ def reference_log_density(
 def _reference(
     vae: Any, x_train: Tensor, x_test: Tensor, num_data: int, support: str
 ) -> tuple[str, np.ndarray, np.ndarray]:
-    """The name of the reference, and its log density of the evaluated rows."""
     known = fixed_rows(len(x_train), max(num_data, REFERENCE_DATA))
     rows = fixed_rows(len(x_train), num_data)
     place = np.searchsorted(known.numpy(), rows.numpy())
@@ -386,7 +386,7 @@ def plot_generalisation(result: Generalisation) -> "matplotlib.figure.Figure":
     return figure
 
 
-def _compute(subject: "Subject") -> Generalisation:
+def _compute(subject: Subject) -> Generalisation:
     return generalisation(
         subject.vae,
         subject.train.to(subject.x.device),

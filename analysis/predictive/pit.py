@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from analysis.check import Check, Plot, Result
-from analysis.plotting.arviz import pit_figure
-from analysis.plotting.style import BLUE, GREY, ORANGE, tidy
+from analysis.check import Check, Plot
+from analysis.plotting.style import BLUE, GREY, ORANGE, pit_figure, tidy
 from analysis.predictive.two_sample import SIMULATIONS, Comparison, compare_scores, pit_band
+from analysis.result import Result
+from analysis.subject import Subject
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 COLUMNS, LONGEST_LABEL = 4, 30
 
@@ -91,11 +91,12 @@ class PitComparisons(Result):
         """The number of statistics that differ, and the one that differs most."""
         return (
             f"{len(self.departing)} of {len(self.comparisons)} statistics are distributed "
-            f"differently in real and in generated data; furthest off: {self.furthest.pit_reading()}"
+            "differently in real and in generated data; furthest off: "
+            f"{self.furthest.pit_reading()}"
         )
 
 
-def _compute(subject: "Subject") -> PitComparisons:
+def _compute(subject: Subject) -> PitComparisons:
     subject.check_size()
     real, generated = subject.real_statistics, subject.generated_statistics
     return PitComparisons(

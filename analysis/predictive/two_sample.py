@@ -6,7 +6,7 @@ integral transform (PIT), is exactly uniform under a true model, but the PITs de
 another, since all move with the reference: a test or band for independent uniform values rejects a
 true model too often. Here the number of PITs below each level has its own law, a beta-binomial
 one, from which both the p-value and the band are computed. For vectors see
-`analysis.comparison.resampling_tests`.
+`analysis.predictive.permutation_tests`.
 """
 
 import math
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-from analysis.check import Result
-from analysis.comparison.p_values import p_text
+from analysis.hypothesis_tests import p_text
+from analysis.result import Result
 from analysis.verdicts import CLEAR, SIGNIFICANT, distance_text
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.statistics import standard_error
@@ -130,9 +130,9 @@ class Comparison(Result):
     def departure(self) -> str:
         """How generated data differ from real ones.
 
-        "none", "another form", or a shift, "too low" or "too high", and a wrong width, "too narrow" or
-        "too wide", joined by "and". The sum of both tails says nothing about the width of shifted data,
-        since a large shift fills one of them.
+        "none", "another form", or a shift, "too low" or "too high", and a wrong width, "too
+        narrow" or "too wide", joined by "and". The sum of both tails says nothing about the width
+        of shifted data, since a large shift fills one of them.
         """
         if not self.p_value < SIGNIFICANT:
             return "none"
@@ -198,9 +198,9 @@ class Comparison(Result):
         if self.departure != "none":
             found = " and ".join(_WORDS[word] for word in self.departure.split(" and "))
         return (
-            f"{self.title} {found} in generated data (mean PIT {self.pit.mean():.3f}, 0.5 expected; "
-            f"{sum(self.tails):.1%} of PITs below {TAILS[0]} or above {TAILS[1]}, 20% expected; "
-            f"largest departure {self.largest_departure:.2f}, p {p_text(self.p_value)})."
+            f"{self.title} {found} in generated data (mean PIT {self.pit.mean():.3f}, 0.5 "
+            f"expected; {sum(self.tails):.1%} of PITs below {TAILS[0]} or above {TAILS[1]}, 20% "
+            f"expected; largest departure {self.largest_departure:.2f}, p {p_text(self.p_value)})."
         )
 
     def _moments(self) -> tuple[tuple[float | None, float | None], ...]:
@@ -321,7 +321,7 @@ def pit_band(
 ) -> tuple[
     Float[np.ndarray, " levels"], Float[np.ndarray, " levels"], Float[np.ndarray, " levels"]
 ]:
-    """Levels, and the lowest and highest ECDF - level there, for n PITs among m generated examples.
+    """Levels, and the lowest and highest ECDF - level there, for n PITs among m generated data.
 
     Under a true model the curve stays inside at all levels together with a probability of 95 %. It
     leaves the band at some level if and only if the p-value of `compare_scores` is below 0.05.

@@ -1,24 +1,24 @@
-"""Agreement of labels with groups of codes: K-means clusters, or a mixture prior's components."""
+"""Agreement of labels with codes: clusters, components of a mixture prior, near neighbours."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 from torch.distributions import MixtureSameFamily
 
-from analysis.check import Check, Result, UndefinedCheckError
-from analysis.predictive.model_samples import to_array
+from analysis.check import Check
+from analysis.model_samples import to_array
 from analysis.representation.codes import LabelledCodes, spread, with_error
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.probes import check_labelled, ignore_fit_warnings
+from analysis.result import Result, UndefinedCheckError
+from analysis.subject import Subject
 from pyro_vae.distributions import DiagonalNormalMixture
 from pyro_vae.rng import evaluation_mode
-
-if TYPE_CHECKING:
-    from analysis.subject import Subject
+from pyro_vae.statistics import standard_error
 
 # Each start of K-means is the best of this many, by its own criterion.
 INITS = 3
@@ -142,8 +142,7 @@ def clustering(
     for start in generator.integers(2**31, size=repeats):
         # scikit-learn's type stub knows only the default of n_init, a word.
         k_means = KMeans(k, n_init=INITS, random_state=int(start))  # pyright: ignore[reportArgumentType]
-        # With fewer distinct codes than clusters, as of a collapsed code, some clusters stay
-        # empty.
+        # With fewer distinct codes than clusters, as of a collapsed code, some stay empty.
         with ignore_fit_warnings():
             groups = k_means.fit_predict(data.codes.astype(np.float64))
             starts.append(agreement(groups, data.labels))
@@ -218,7 +217,6 @@ def prior_components(vae: Any, codes: Float[np.ndarray, "n dim"]) -> Int[np.ndar
 
 
 def _log_joint(prior: Any, z: Float[Tensor, "n dim"]) -> Float[Tensor, "n components"]:
-    """log w_k + log p_k(z)."""
     if isinstance(prior, DiagonalNormalMixture):
         components = torch.distributions.Normal(prior.loc, prior.scale)
         return prior.logits.log_softmax(-1) + components.log_prob(z[:, None]).sum(-1)
@@ -232,24 +230,18 @@ def _log_joint(prior: Any, z: Float[Tensor, "n dim"]) -> Float[Tensor, "n compon
 
 
 def _verdict(groups: str, scores: str, ari: float, num_classes: int) -> str:
-    how = (
-        "are nearly unrelated to"
-        if ari < UNRELATED
-        else "partly follow"
-        if ari < CLOSE
-        else "are close to"
-    )
+    how = "partly follow" if ari < CLOSE else "are close to"
+    how = "are nearly unrelated to" if ari < UNRELATED else how
     return f"{groups} {how} the {num_classes} labels: {scores} (ARI is 0 by chance, 1 at best)."
 
 
-def _diagnose_components(subject: "Subject") -> Agreement:
-    inputs = subject.compute(RepresentationInputs)
-    labels = inputs.labels
-    components = prior_components(subject.vae, inputs.test.codes)
+def _diagnose_components(subject: Subject) -> Agreement:
+    test = subject.compute(RepresentationInputs).test
+    components = prior_components(subject.vae, test.codes)
     number = getattr(subject.vae.prior, "components", 0)
-    if number > MAX_COMPONENTS * len(np.unique(labels)):
+    if number > MAX_COMPONENTS * len(np.unique(test.labels)):
         raise UndefinedCheckError(f"the prior has {number} components, many more than labels.")
-    return agreement(components, labels)
+    return agreement(components, test.labels)
 
 
 CLUSTERING = Check(
@@ -266,3 +258,192 @@ MIXTURE_COMPONENTS = Check(
     _diagnose_components,
     headline=lambda found: {"prior's components, accuracy": f"{found.accuracy:.3f}"},
 )
+
+
+# Data whose neighbours in data space are searched, at most: all pairs are compared.
+MAX_DATA = 2000
+# Beyond this share of the way from chance to 1, neighbourhoods count as good.
+GOOD = 0.5
+# Number of neighbours in a diagnosis.
+NEAR = 10
+
+
+@dataclass(frozen=True)
+class NeighbourShares(Result):
+    """The share of an example's k nearest neighbours with a property. Abstract.
+
+    Args:
+        shares: One per example.
+        chance: The mean share for random neighbours: sum_c n_c (n_c - 1) / (n (n - 1)) for labels,
+            k / (n - 1) for data.
+        neighbours: k.
+    """
+
+    shares: Float[np.ndarray, " n"]
+    chance: float
+    neighbours: int
+
+    @property
+    def mean(self) -> float:
+        """The mean share."""
+        return float(self.shares.mean())
+
+    @property
+    def standard_error(self) -> float | None:
+        """The standard error of the mean."""
+        return standard_error(self.shares)
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether the mean exceeds chance by more than two standard errors."""
+        return self.mean - 2 * (self.standard_error or 0.0) > self.chance
+
+    def _record(self, name: str) -> dict[str, Any]:
+        record = {"n": len(self.shares), "neighbours": self.neighbours, "chance": self.chance}
+        return record | {name: self.mean, f"{name}_se": self.standard_error}
+
+    def _sentence(self, what: str, verdict: str) -> str:
+        share = with_error(self.mean, self.standard_error, ".1%")
+        verdict = verdict if self.above_chance else "no better than chance"
+        return f"{share} of {what} (chance {self.chance:.1%}): {verdict}."
+
+
+@dataclass(frozen=True)
+class LocalAgreement(NeighbourShares):
+    """How many of the k nearest codes of an example share its label.
+
+    Args:
+        by_class: The mean over the examples of each label; None for a label of at most k examples,
+            whose neighbours cannot all share it.
+    """
+
+    by_class: tuple[float | None, ...]
+
+    def extra(self) -> dict[str, Any]:
+        """The mean share, its standard error, and the mean by label."""
+        return self._record("agreement") | {"by_class": self.by_class}
+
+    def reading(self) -> str:
+        """Whether the neighbours of a code share its label."""
+        good = self.mean - self.chance > GOOD * (1 - self.chance)
+        verdict = "nearby codes share labels" if good else "better than chance, with labels mixed"
+        return self._sentence(
+            f"a code's {self.neighbours} nearest others share its label", verdict
+        )
+
+
+@dataclass(frozen=True)
+class NeighbourhoodOverlap(NeighbourShares):
+    """How many of the k nearest examples, in data space, are the k nearest by their codes.
+
+    Args:
+        trustworthiness: From 0 to 1: reduced by how far neighbours of the code are from being
+            neighbours in data space, in ranks; about 0.5 by chance.
+    """
+
+    FIELDS: ClassVar = ("trustworthiness",)
+
+    trustworthiness: float
+
+    def extra(self) -> dict[str, Any]:
+        """The mean share and its standard error."""
+        return self._record("overlap")
+
+    def reading(self) -> str:
+        """Whether the code preserves the neighbourhoods of the data."""
+        share = "most" if self.mean > GOOD else "part"
+        return self._sentence(
+            f"the {self.neighbours} nearest data are among the nearest codes",
+            f"the code preserves {share} of the data's neighbourhoods",
+        )
+
+
+def local_label_agreement(data: LabelledCodes, *, neighbours: int = 10) -> LocalAgreement:
+    """1/n sum_i 1/k #{j among the k nearest of i: y_j = y_i}, by Euclidean distance of codes.
+
+    On a sphere the order of distances is that of angles.
+
+    Args:
+        data: Codes with labels; at least k + 1.
+        neighbours: k.
+
+    Raises:
+        ValueError: If `neighbours` is below 1, or not below the number of data, or a label is
+            below 0.
+    """
+    _check_neighbours(len(data), neighbours)
+    if data.labels.min() < 0:
+        raise ValueError(f"labels must be from 0 on, got {data.labels.min()}.")
+    nearest = _nearest(data.codes, neighbours)
+    agreement = (data.labels[nearest] == data.labels[:, None]).mean(1)
+    counts: Int[np.ndarray, " labels"] = np.bincount(data.labels)
+    n = len(data)
+    by_class = tuple(
+        float(agreement[data.labels == label].mean()) if count > neighbours else None
+        for label, count in enumerate(counts.tolist())
+    )
+    chance = float((counts * (counts - 1.0)).sum() / (n * (n - 1.0)))
+    return LocalAgreement(agreement, chance, neighbours, by_class)
+
+
+def neighbourhood_overlap(
+    x: Real[np.ndarray, " n *event"],
+    codes: Float[np.ndarray, "codes latent"],
+    *,
+    neighbours: int = 10,
+    seed: int = 0,
+) -> NeighbourhoodOverlap:
+    """1/n sum_i |N_x(i) & N_z(i)| / k, of the k nearest data and the k nearest codes.
+
+    Args:
+        x: The data; at most 2000 are used, chosen at random.
+        codes: Their codes.
+        neighbours: k.
+        seed: The seed of the choice.
+
+    Raises:
+        ValueError: If the numbers of data and codes differ, `neighbours` is below 1, or not below
+            half the number of data used.
+
+    References:
+        Neighborhood Preservation in Nonlinear Projection Methods: An Experimental Study (Venna &
+        Kaski, 2001), https://doi.org/10.1007/3-540-44668-0_68 (trustworthiness)
+    """
+    from sklearn.manifold import trustworthiness
+
+    if len(x) != len(codes):
+        raise ValueError(f"each datum needs a code, got {len(x)} data and {len(codes)} codes.")
+    rows = np.random.default_rng(seed).permutation(len(x))[:MAX_DATA]
+    n = len(rows)
+    # Beyond half the number of data trustworthiness has no scale.
+    _check_neighbours(n // 2, neighbours)
+    data = x[rows].reshape(n, -1).astype(np.float32)
+    near_data, near_codes = _nearest(data, neighbours), _nearest(codes[rows], neighbours)
+    shared = [len(np.intersect1d(a, b)) for a, b in zip(near_data, near_codes, strict=True)]
+    trust = trustworthiness(data, codes[rows], n_neighbors=neighbours)
+    shares, chance = np.array(shared) / neighbours, neighbours / (n - 1)
+    return NeighbourhoodOverlap(shares, chance, neighbours, float(trust))
+
+
+def _diagnose(subject: Subject) -> LocalAgreement:
+    test = subject.compute(RepresentationInputs).test
+    return local_label_agreement(test, neighbours=min(NEAR, len(test) - 1))
+
+
+LOCAL_AGREEMENT = Check(
+    "local_agreement",
+    _diagnose,
+    headline=lambda found: {"label shared by near codes": f"{found.mean:.3f}"},
+)
+
+
+def _nearest(points: np.ndarray, neighbours: int) -> Int[np.ndarray, "n neighbours"]:
+    from sklearn.neighbors import NearestNeighbors
+
+    # Without query points, a point is not its own neighbour, even beside a duplicate.
+    return NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False)
+
+
+def _check_neighbours(n: int, neighbours: int) -> None:
+    if not 1 <= neighbours < n:
+        raise ValueError(f"neighbours must be from 1 to {n - 1}, got {neighbours}.")

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Real, Shaped
 from torch import Tensor
 
-from analysis.check import UndefinedCheckError
-from analysis.predictive.model_samples import embed_data
+from analysis.model_samples import embed_data
+from analysis.result import UndefinedCheckError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,8 +69,7 @@ def class_labels(
     if labels.dtype.kind == "f":
         raise UndefinedCheckError(
             f"the labels of {name} are floats, a numeric target: classifiers need classes, given "
-            "as words or "
-            "whole numbers."
+            "as words or whole numbers."
         )
     first = labels[:, 0] if labels.ndim == 2 else labels
     rows = np.flatnonzero(first >= 0)
@@ -312,6 +311,5 @@ def _pandas_required() -> Iterator[None]:
     except ImportError as error:
         raise ImportError(
             ".csv and .parquet files are written by pandas and pyarrow, one of which cannot be "
-            "imported "
-            f"({error}): pip install pandas pyarrow"
+            f"imported ({error}): pip install pandas pyarrow"
         ) from error

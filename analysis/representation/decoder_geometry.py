@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.check import Check, Plot, Result
+from analysis.check import Check, Plot
+from analysis.model_samples import column_spreads, device_of
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.predictive.model_samples import column_spreads, device_of
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.latent_space import check_codes, continuous_support
+from analysis.result import Result
 from pyro_vae.rng import evaluation_mode
 
 if TYPE_CHECKING:
@@ -237,7 +238,6 @@ def _tangent_basis(z: np.ndarray, support: str) -> np.ndarray:
 
 
 def _rotations(latent: int, rng: np.random.Generator) -> np.ndarray:
-    """Uniformly distributed orthogonal matrices."""
     q, r = np.linalg.qr(rng.standard_normal((ROTATIONS, latent, latent)))
     signs = np.sign(np.diagonal(r, axis1=1, axis2=2))
     return q * signs[:, None, :]

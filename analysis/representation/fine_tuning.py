@@ -11,17 +11,18 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.check import Check, Plot, Result, UndefinedCheckError
+from analysis.check import Check, Plot
+from analysis.model_samples import block_size
 from analysis.plotting.style import BLUE, GREEN, ORANGE, new_figure, tidy
-from analysis.predictive.model_samples import block_size
 from analysis.representation.codes import balanced_rows, held_out_rows, spread, with_error
 from analysis.representation.inputs import RepresentationInputs
+from analysis.result import Result, UndefinedCheckError
+from analysis.subject import Subject
 from pyro_vae.rng import as_floats, evaluation_mode
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 METHODS = ("fine-tuned", "from scratch", "frozen")
 # Adam's learning rates, one of which the held-out labels choose for each method and draw of
@@ -356,14 +357,13 @@ def _reset_copy(vae: Any, names: Sequence[str]) -> Any:
 
 
 def _batches(n: int, steps: int, rng: np.random.Generator) -> list[Tensor]:
-    """Rows of n examples for each step, shuffled at each epoch."""
     batch = min(_BATCH, n)
     epochs = -(-steps * batch // n)
     rows = np.concatenate([rng.permutation(n) for _ in range(epochs)])
     return list(torch.as_tensor(rows[: steps * batch]).split(batch))
 
 
-def _diagnose(subject: "Subject") -> FineTuning:
+def _diagnose(subject: Subject) -> FineTuning:
     inputs = subject.compute(RepresentationInputs)
     train_labels = inputs.train.labels
     # Labels are renumbered from 0 without gaps.

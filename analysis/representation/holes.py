@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
-from analysis.check import Check, Plot, Result
-from analysis.plotting.images import Limits, draw_example, hide_axes, is_image
-from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
-from analysis.predictive.model_samples import (
+from analysis.check import Check, Plot
+from analysis.hypothesis_tests import TwoSampleTest, two_sample_test
+from analysis.model_samples import (
     device_of,
     guide_blocks,
     has_density,
@@ -20,9 +19,11 @@ from analysis.predictive.model_samples import (
     new_data,
     to_array,
 )
-from analysis.representation.classifier_two_sample import TwoSampleTest, two_sample_test
+from analysis.plotting.images import Limits, draw_example, hide_axes, is_image
+from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.latent_space import check_codes, continuous_support
+from analysis.result import Result
 from analysis.verdicts import Verdict, judge_codes
 from pyro_vae.data.nouns import a_noun
 from pyro_vae.rng import derive_seed
@@ -269,7 +270,6 @@ def _compare_decoded(
 
 
 def _fit_normal(aggregate: np.ndarray, seed: int) -> FittedNormal:
-    """Fit N(m, S) to one half of the draws and compare it with the other."""
     half = len(aggregate) // 2
     first, second = aggregate[:half], aggregate[half:]
     rng = np.random.default_rng(derive_seed(seed, "a normal for the codes"))

@@ -2,20 +2,16 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.check import UndefinedCheckError
-from analysis.commands import FOREIGN
-from analysis.predictive.model_samples import embed_data
+from analysis.model_samples import embed_data
 from analysis.representation.codes import LabelledCodes, class_labels, complete_factors
+from analysis.result import FOREIGN, UndefinedCheckError
+from analysis.subject import Foreign, Subject
 from pyro_vae.evidence.evaluation import fixed_rows
-
-if TYPE_CHECKING:
-    from analysis.subject import Foreign, Subject
 
 # Training examples that costly checks use: nearest neighbours, labelled subsets, out-of-
 # distribution scores.
@@ -35,7 +31,7 @@ class RepresentationInputs:
         subject: The trained VAE and its data.
     """
 
-    subject: "Subject"
+    subject: Subject
 
     @cached_property
     def codes(self) -> Float[np.ndarray, "n latent"]:
@@ -131,7 +127,7 @@ class RepresentationInputs:
             return self._embed(subject.whole[known[rows]]), factors[rows]
 
     @property
-    def foreign(self) -> "Foreign":
+    def foreign(self) -> Foreign:
         """The data of another kind.
 
         Raises:

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from analysis.check import Check, Plot, Result
+from analysis.check import Check, Plot
+from analysis.model_samples import column_spreads, device_of, has_density, mean_data
 from analysis.plotting.images import Limits, draw_example, hide_axes, is_image
 from analysis.plotting.style import BLUE, ORANGE, new_figure, tidy
-from analysis.predictive.model_samples import column_spreads, device_of, has_density, mean_data
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.latent_space import (
     UNLIKELY,
@@ -22,6 +22,7 @@ from analysis.representation.latent_space import (
     path_profiles,
     random_pairs,
 )
+from analysis.result import Result
 from pyro_vae.generation import latent_path
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from analysis.check import Check, Plot, Result
+from analysis.check import Check, Plot
 from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shorten, tidy, wrap_title
 from analysis.representation.codes import (
     LabelledCodes,
@@ -25,11 +25,12 @@ from analysis.representation.probes import (
     linear_probe,
 )
 from analysis.representation.transfer import representations
+from analysis.result import Result
+from analysis.subject import Subject
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 # A number of labels suffices if it reaches this share of the accuracy with all labels.
 ENOUGH = 0.95
@@ -274,19 +275,19 @@ def plot_label_efficiency(results: Mapping[str, LabelEfficiency]) -> "matplotlib
     return figure
 
 
-def _diagnose(subject: "Subject") -> LabelEfficiency:
+def _diagnose(subject: Subject) -> LabelEfficiency:
     inputs = subject.compute(RepresentationInputs)
     return _efficiency(subject, inputs.train, inputs.test, (*FEW, None))
 
 
 def _efficiency(
-    subject: "Subject", train: LabelledCodes, test: LabelledCodes, sizes: Sequence[int | None]
+    subject: Subject, train: LabelledCodes, test: LabelledCodes, sizes: Sequence[int | None]
 ) -> LabelEfficiency:
     seed = subject.seed_of("labels")
     return label_efficiency(train, test, sizes=sizes, repeats=REPEATS, seed=seed)
 
 
-def _diagnose_baselines(subject: "Subject") -> Baselines:
+def _diagnose_baselines(subject: Subject) -> Baselines:
     inputs, untrained = subject.compute(RepresentationInputs), subject.untrained()
     train, test = (
         representations(subject.vae, untrained, x, torch.from_numpy(labels))

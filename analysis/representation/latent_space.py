@@ -10,9 +10,7 @@ from jaxtyping import Float, Real
 from pyro import poutine
 from torch import Tensor
 
-from analysis.check import UndefinedCheckError
-from analysis.plotting.style import GREY
-from analysis.predictive.model_samples import (
+from analysis.model_samples import (
     block_size,
     has_density,
     latent_site,
@@ -20,6 +18,8 @@ from analysis.predictive.model_samples import (
     new_data,
     to_array,
 )
+from analysis.plotting.style import GREY
+from analysis.result import UndefinedCheckError
 from pyro_vae.evidence import importance_weighting
 from pyro_vae.inference_data import unconditioned
 from pyro_vae.log_densities import distribution_at

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, Integer, Real
 from torch import Tensor
 
+from analysis.model_samples import embed_data, has_density, mean_data, to_array
 from analysis.plotting.images import is_image
-from analysis.predictive.model_samples import embed_data, has_density, mean_data, to_array
 from pyro_vae.evidence.baseline_densities import independent_density
 from pyro_vae.evidence.evaluation import fixed_rows
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Real
 from torch import Tensor
 
-from analysis.check import Check, Plot, Result
+from analysis.check import Check, Plot
 from analysis.plotting.images import is_image
 from analysis.plotting.style import BLUE, GREY, list_names, new_figure, tidy
 from analysis.representation.inputs import RepresentationInputs
@@ -22,6 +22,8 @@ from analysis.representation.ood_scores import (
     Scorer,
     detection,
 )
+from analysis.result import Result
+from analysis.subject import Subject
 from pyro_vae.evidence.evaluation import fixed_rows
 from pyro_vae.rng import derive_seed
 from pyro_vae.statistics import LARGEST_ROUNDING
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 # A score with this AUROC is good enough to use: with equal numbers of both, about 15 % of data are
 # on the wrong side of the best threshold.
@@ -282,7 +283,6 @@ def stand_ins(
 
 
 def _constant(flat: Tensor, support: str, generator: torch.Generator) -> Tensor:
-    """A value for each example, in a column."""
     if support == "binary":
         most_frequent = float(flat.double().mean() >= 0.5)
         return torch.full((len(flat), 1), most_frequent, device=flat.device)
@@ -404,7 +404,7 @@ def _draw_histograms(ax: "matplotlib.axes.Axes", result: OutOfDistribution) -> N
     ax.spines["left"].set_visible(False)
 
 
-def _diagnose(subject: "Subject") -> OutOfDistribution:
+def _diagnose(subject: Subject) -> OutOfDistribution:
     x = subject.x[fixed_rows(len(subject.x), SCORED).to(subject.x.device)]
     levels = getattr(getattr(subject.vae, "likelihood", None), "levels", None)
     seed = subject.seed_of("stand-ins")

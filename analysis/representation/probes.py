@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Int
 
-from analysis.check import Check, Result, UndefinedCheckError
+from analysis.check import Check
 from analysis.plotting.style import list_names
 from analysis.representation.codes import LabelledCodes, with_error
 from analysis.representation.inputs import RepresentationInputs
+from analysis.result import Result, UndefinedCheckError
+from analysis.subject import Subject
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-    from analysis.subject import Subject
 
 # An accuracy counts as above chance beyond this many standard errors.
 STANDARD_ERRORS = 2.0
@@ -247,12 +248,12 @@ def nearest_neighbours(
     return NeighbourVote(correct, chance_level(test.labels), neighbours, len(train))
 
 
-def _diagnose_probe(subject: "Subject") -> Probe:
+def _diagnose_probe(subject: Subject) -> Probe:
     inputs = subject.compute(RepresentationInputs)
     return linear_probe(inputs.all_train, inputs.test, seed=subject.seed_of("probe"))
 
 
-def _diagnose_neighbours(subject: "Subject") -> NeighbourVote:
+def _diagnose_neighbours(subject: Subject) -> NeighbourVote:
     inputs = subject.compute(RepresentationInputs)
     neighbours = min(VOTES, len(inputs.train))
     return nearest_neighbours(inputs.train, inputs.test, neighbours=neighbours)
@@ -345,7 +346,6 @@ def _choose_regularisation(train: LabelledCodes, seed: int) -> float:
 def _fit(
     train: LabelledCodes, regularisation: float, start: Any = None
 ) -> tuple["Pipeline", bool]:
-    """Fit the classifier, from given coefficients if any, and say if it converged."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler

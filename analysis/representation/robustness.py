@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.check import Check, Plot, Result, UndefinedCheckError
+from analysis.check import Check, Plot
+from analysis.model_samples import embed_data, has_density, mean_data, to_array
 from analysis.plotting.images import Limits, draw_example, hide_axes
 from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shorten
-from analysis.predictive.model_samples import embed_data, has_density, mean_data, to_array
 from analysis.representation.codes import with_error
 from analysis.representation.corruptions import (
     STRENGTHS,
@@ -27,6 +27,8 @@ from analysis.representation.corruptions import (
 )
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.probes import PROBE, STANDARD_ERRORS, binomial_error, chance_level
+from analysis.result import Result, UndefinedCheckError
+from analysis.subject import Subject
 from analysis.verdicts import Verdict, judge_robustness
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence import importance_weighting
@@ -36,7 +38,6 @@ from pyro_vae.rng import derive_seed, evaluation_mode
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 # The share of the accuracy above chance that must be lost for a code to count as lost.
 LOST = 0.5
@@ -399,7 +400,7 @@ def plot_corruptions(
     return figure
 
 
-def _diagnose(subject: "Subject") -> Robustness:
+def _diagnose(subject: Subject) -> Robustness:
     subject.check_size()
     inputs = subject.compute(RepresentationInputs)
     try:

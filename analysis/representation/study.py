@@ -15,13 +15,12 @@ from analysis.disentanglement.unsupervised_selection import (
     selection_agreement,
     unsupervised_selection,
 )
-from analysis.predictive.model_samples import device_of, embed_data, has_density
-from analysis.representation.clustering import clustering
+from analysis.model_samples import device_of, embed_data, has_density
+from analysis.representation.clustering import clustering, local_label_agreement
 from analysis.representation.codes import LabelledCodes, labelled_codes
 from analysis.representation.holes import holes
 from analysis.representation.interpolation import interpolation
 from analysis.representation.label_efficiency import LabelEfficiency, label_efficiency
-from analysis.representation.neighbourhoods import local_label_agreement
 from analysis.representation.ood_scores import DEFINITIONS
 from analysis.representation.out_of_distribution import out_of_distribution
 from analysis.representation.probes import linear_probe, nearest_neighbours

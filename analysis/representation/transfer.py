@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from analysis.check import Check, Plot, Result
+from analysis.check import Check, Plot
+from analysis.model_samples import to_array
 from analysis.plotting.style import (
     GREY,
     LINE_COLOURS,
@@ -19,7 +20,6 @@ from analysis.plotting.style import (
     tidy,
     wrap_title,
 )
-from analysis.predictive.model_samples import to_array
 from analysis.representation.codes import (
     LabelledCodes,
     balanced_rows,
@@ -31,13 +31,14 @@ from analysis.representation.codes import (
 )
 from analysis.representation.inputs import TRAINING, RepresentationInputs
 from analysis.representation.probes import chance_level, check_labelled, linear_probe
+from analysis.result import Result
+from analysis.subject import Subject
 from pyro_vae.evidence.evaluation import fixed_rows
 from pyro_vae.networks import UserUnits
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 # A mean difference is clear beyond this many standard errors: over five draws chance alone exceeds
 # three with probability 0.04.
@@ -280,7 +281,7 @@ def _common_labels(parts: Mapping[str, LabelledCodes]) -> Int[np.ndarray, " n"]:
     return first.labels
 
 
-def _diagnose(subject: "Subject") -> Transfer:
+def _diagnose(subject: Subject) -> Transfer:
     foreign = subject.compute(RepresentationInputs).foreign
     names = (foreign.name, f"the training data of {foreign.name}")
     (known, labels), (train_known, train_labels) = (

@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from analysis.check import Check, Plot, Result
-from analysis.comparison.p_values import holm
+from analysis.check import Check, Plot
+from analysis.hypothesis_tests import holm
 from analysis.plotting.style import GREY, LINE_COLOURS, shorten
 from analysis.representation import robustness
 from analysis.representation.corruptions import (
@@ -34,6 +34,8 @@ from analysis.representation.corruptions import (
     strength_panels,
 )
 from analysis.representation.latent_space import guide_moments
+from analysis.result import Result
+from analysis.subject import Subject
 from analysis.verdicts import SIGNIFICANT, Verdict, judge_scale
 from pyro_vae.evidence.evaluation import fixed_rows
 from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
@@ -41,7 +43,6 @@ from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from analysis.subject import Subject
 
 # Supports whose coordinates are not separate quantities: their errors are summed.
 _JOINT = ("sphere", "simplex", "one_hot")
@@ -326,7 +327,7 @@ def plot_uncertainty_calibration(
     return figure
 
 
-def _diagnose(subject: "Subject") -> UncertaintyCalibration:
+def _diagnose(subject: Subject) -> UncertaintyCalibration:
     rows = fixed_rows(len(subject.x), robustness.CORRUPTED).to(subject.x.device)
     # The seed's name is that of the check.
     seed = subject.seed_of("honest uncertainty")

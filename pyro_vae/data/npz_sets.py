@@ -222,8 +222,7 @@ def dsprites(root: Path, size: Literal[32, 64] = 64) -> Dataset:
     fourth of 40 orientations and every second of 32 positions in x and in y. Validation and test
     images are from 20,000 drawn at random from all 737,280, without those in the grid and repeated
     images: 5,000 for validation and 13,601 for the test, always the same. Labels are five factors,
-        each the index of its
-    value in the whole dSprites in every split.
+    each the index of its value in the whole dSprites in every split.
 
     `dsprites/dsprites_grid_46080.npz` and `dsprites/dsprites_random_20000.npz` hold `imgs`
     (n, 64, 64), uint8, 0 or 1, and `original_dataset_indices` (n,), rows of the whole dSprites.

@@ -21,7 +21,7 @@ from pyro_vae.json_values import to_jsonable
 from pyro_vae.log_densities import log_densities
 from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.statistics import (
-    concatenate_results,
+    PerExample,
     effective_sample_size,
     log_mean_exp,
     machine_epsilon,
@@ -51,7 +51,7 @@ _NORMAL_RANGE = 1.349
 
 
 @dataclass(frozen=True)
-class AnnealedImportanceSampling:
+class AnnealedImportanceSampling(PerExample):
     """Estimates from C chains for each example. Log densities are in nats.
 
     Args:
@@ -152,17 +152,6 @@ class AnnealedImportanceSampling:
             + (f" log p(x) is not finite for {bad:.1%} of the data." if bad else "")
         )
 
-    @classmethod
-    def concatenate(
-        cls, results: "Sequence[AnnealedImportanceSampling]"
-    ) -> "AnnealedImportanceSampling":
-        """The result for several disjoint parts of the data, in order.
-
-        Raises:
-            ValueError: If there is none, or chains, temperatures or leapfrog steps differ.
-        """
-        return concatenate_results(results)
-
 
 def annealed_importance_sampling(
     vae: PyroModule,
@@ -237,7 +226,7 @@ def annealed_importance_sampling(
                     rounding=rounding_error(log_evidence, eps=machine_epsilon(vae)),
                 )
             )
-    return concatenate_results(results)
+    return AnnealedImportanceSampling.concatenate(results)
 
 
 # ---- chains ------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 """log p(x) by importance weighting, with the terms of the ELBO from the same draws."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import pyro
@@ -22,7 +22,7 @@ from pyro_vae.log_densities import log_densities, require_density
 from pyro_vae.rng import as_floats, owners_of
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
-    concatenate_results,
+    PerExample,
     effective_sample_size,
     khat_threshold,
     log_mean_exp,
@@ -48,7 +48,7 @@ _LARGEST_GAIN = 0.05
 
 
 @dataclass(frozen=True)
-class ImportanceWeighting:
+class ImportanceWeighting(PerExample):
     """Estimates from K draws of the guide for each example. Log densities are in nats.
 
     `curve` shows how the IWAE-k bounds L_k = E[log 1/k sum_{j <= k} w_j], w = p(x, z) / q(z | x),
@@ -90,15 +90,7 @@ class ImportanceWeighting:
     curve: Float[np.ndarray, "points n"]
     rounding: Float[np.ndarray, " n"] | None = None
 
-    @classmethod
-    def concatenate(cls, results: Sequence["ImportanceWeighting"]) -> "ImportanceWeighting":
-        """The result for several disjoint parts of the data, in order.
-
-        Raises:
-            ValueError: If there is none, or they differ in the number of draws or in the estimate
-                of the KL.
-        """
-        return concatenate_results(results, shared=("curve_samples",))
+    _common_arrays: ClassVar = ("curve_samples",)
 
     def select(self, rows: Int[np.ndarray, " rows"]) -> "ImportanceWeighting":
         """The result for some of the examples."""

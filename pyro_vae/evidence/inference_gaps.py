@@ -1,7 +1,6 @@
 """The gaps of inference: from the guide's family, and from one encoder for all examples."""
 
 import math
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from pyro_vae.json_values import to_jsonable
 from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
-    concatenate_results,
+    PerExample,
     log_mean_exp,
     pareto_khat,
     share_above_threshold,
@@ -36,7 +35,7 @@ _MOST_KHATS_ABOVE = 0.1
 
 
 @dataclass(frozen=True)
-class InferenceGaps:
+class InferenceGaps(PerExample):
     """log p(x) - ELBO(q) = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)] of each example, in nats.
 
     q is the encoder's guide and q* the best of the same family for this example alone. The first
@@ -83,15 +82,6 @@ class InferenceGaps:
     steps: int
     evidence: Literal["given", "importance weighting"]
     rounding: Float[np.ndarray, " n"] | None = None
-
-    @classmethod
-    def concatenate(cls, results: Sequence["InferenceGaps"]) -> "InferenceGaps":
-        """The result for several disjoint parts of the data, in order.
-
-        Raises:
-            ValueError: If there is none, or they differ in draws, steps or the source of log p(x).
-        """
-        return concatenate_results(results)
 
     @property
     def approximation(self) -> Float[np.ndarray, " n"]:

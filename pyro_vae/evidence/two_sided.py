@@ -1,7 +1,6 @@
 """Bounds of log p(x) from both sides, on simulated data whose posterior can be sampled."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,7 +17,7 @@ from pyro_vae.evidence.annealed_importance_sampling import ChainOptions, chains_
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.statistics import (
-    concatenate_results,
+    PerExample,
     log_mean_exp,
     machine_epsilon,
     rounding_error,
@@ -31,7 +30,7 @@ LARGEST_GAP = 0.5
 
 
 @dataclass(frozen=True)
-class TwoSidedCheck:
+class TwoSidedCheck(PerExample):
     """Lower and upper bounds of log p(x) of simulated data, in nats.
 
     Args:
@@ -110,15 +109,6 @@ class TwoSidedCheck:
             + ("" if close else " Use more temperatures.")
         )
 
-    @classmethod
-    def concatenate(cls, results: "Sequence[TwoSidedCheck]") -> "TwoSidedCheck":
-        """The result for several disjoint parts of the data, in order.
-
-        Raises:
-            ValueError: If there is none, or chains, temperatures or leapfrog steps differ.
-        """
-        return concatenate_results(results)
-
 
 def two_sided_check(
     vae: PyroModule,
@@ -191,7 +181,7 @@ def two_sided_check(
                     rounding=rounding_error(lower, eps=machine_epsilon(vae)),
                 )
             )
-    return concatenate_results(results)
+    return TwoSidedCheck.concatenate(results)
 
 
 def simulate(

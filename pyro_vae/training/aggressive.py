@@ -36,8 +36,7 @@ class Aggressive:
     The guide's parameters are those that log q(z | x) or its draws depend on, and the model's are
     all others. While the phase lasts, an update is
 
-    1. inner steps: the guide's parameters alone minimise the objective's loss, on batches of their
-    own.
+    1. inner steps: the parameters of the guide alone minimise the loss, on batches of their own.
        The mean loss of every `WINDOW` steps is compared with that of the `WINDOW` before; they end
        once it is not lower, or after `max_steps`. This is the only place where training waits for
        the device within an epoch;

@@ -21,9 +21,9 @@ from analysis.calibration.leave_one_out import leave_one_element_out
 from analysis.calibration.reliability import calibration
 from analysis.calibration.simulated_ranks import simulated_ranks
 from analysis.calibration.simulation_based_calibration import simulation_based_calibration
-from analysis.comparison.p_values import holm
+from analysis.hypothesis_tests import holm
+from analysis.model_samples import new_data, to_array
 from analysis.predictive.checks import predictive_checks
-from analysis.predictive.model_samples import new_data, to_array
 from analysis.study import Row, Study
 from analysis.study_results import Cell
 from pyro_vae.runs.run_directory import provenance
@@ -105,7 +105,7 @@ CHECKS = {
     "profiles": "profiles",
     "spectrum": "spectrum",
     "nearest": "nearest training datum",
-    "pit": "PIT of the first statistic",
+    "pit": "the first statistic alone",
     "left_out": "left-out elements",
     "sbc_dimensions": "SBC, dimensions",
     "sbc_joint": "SBC, joint",

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from analysis.elbo.rate_decomposition import mutual_information_cell, mutual_information_column
+from analysis.elbo.aggregate_posterior import mutual_information_cell, mutual_information_column
 from analysis.study import Row, Study, evaluated, with_test_data
 from analysis.study_results import Cell, Results, cells_of, differences, mean, mean_and_spread
 

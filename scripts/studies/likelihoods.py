@@ -46,7 +46,7 @@ def names(data: str, *supports: str) -> list[str]:
         f"{data}:{name}"
         for support in supports
         for name, part in LIKELIHOODS.items()
-        if part.support == support and not getattr(part, "given_total", False)
+        if getattr(part, "support", None) == support and not getattr(part, "given_total", False)
     ]
     baselines = {"integers": [HISTOGRAM], "counts": [FITTED, FITTED_SIZES]}.get(supports[0], [])
     if "counts" in supports:

@@ -9,7 +9,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from analysis.elbo.rate_decomposition import mutual_information_cell, mutual_information_column
+from analysis.elbo.aggregate_posterior import mutual_information_cell, mutual_information_column
 from analysis.study import SVI_TRAIN, Row, Study, metrics_of, with_test_data
 from analysis.study_results import Cell, Results, differences, mean, nats_by_seed
 from pyro_vae.objectives import OBJECTIVES

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from analysis.elbo.prior_density import draw_density, end_for, latent_dim
+from analysis.plotting.latent import draw_density, end_for, latent_dim
 from analysis.plotting.style import new_figure
 from pyro_vae import build, fit
 from pyro_vae.data import PreparedData, digits

@@ -16,7 +16,7 @@ OPTIONS = {"gaussian_mixture": " --prior.components 500"}
 ROWS = {
     name: Row(f"--prior {name}{OPTIONS.get(name, '')}")
     for name, part in PRIORS.items()
-    if part.support == "real"
+    if getattr(part, "support", None) == "real"
 }
 # The target: a flow prior is above Vamp by this many nats on the same network.
 FLOW_ABOVE_VAMP = 1.0

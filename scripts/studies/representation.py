@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from analysis.predictive.model_samples import embed_data
+from analysis.model_samples import embed_data
 from analysis.representation.study import (
     MODEL_NAMES,
     codes_label_efficiency,

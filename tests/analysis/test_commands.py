@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis import commands
+from analysis import result
 from pyro_vae.configuration.parser import parse
 
 ROOT = Path(__file__).parents[2]
-CONSTANTS = {name: value for name, value in vars(commands).items() if name.isupper()}
+CONSTANTS = {name: value for name, value in vars(result).items() if name.isupper()}
 # The values of names in f-strings.
 VALUES = {**CONSTANTS, "options_of_data": " --seed 1"}
 # The files whose messages a diagnosis prints.
@@ -101,7 +101,7 @@ def test_messages_name_only_commands_and_options_that_exist():
                 if quoted.startswith("python"):
                     check(quoted)
             bare = re.sub(r"`[^`\n]+`", "", text)
-            if path.name != "commands.py":
+            if path.name != "result.py":
                 assert not re.search(r"scripts/\w+\.py \S", bare), (path, "use backticks", text)
             for option in re.findall(r"(?<![-\w])--[a-z][-\w.]*", bare):
                 if option.startswith("--data."):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from analysis.commands import ANNEALING
 from analysis.report import insert_run, wrap, write_report
+from analysis.result import ANNEALING
 
 
 def test_a_command_is_printed_whole():

@@ -8,8 +8,8 @@ import pyro
 import pytest
 import torch
 
-from analysis.check import UndefinedCheckError
-from analysis.diagnosis import UNUSED_PRIOR
+from analysis.check import UNUSED_PRIOR
+from analysis.result import UndefinedCheckError
 from analysis.sections import SECTIONS
 from analysis.subject import Subject
 from pyro_vae import fit, load, networks

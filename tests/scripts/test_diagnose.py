@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import sections, stored_diagnosis
-from analysis.comparison import run_comparison
-from analysis.comparison.run_comparison import check_output_dir, run_names
+from analysis import run_comparison, sections, stored_diagnosis, subject
 from analysis.predictive import generalisation
 from analysis.representation import (
     fine_tuning,
@@ -25,7 +23,8 @@ from analysis.representation import (
     out_of_distribution,
     robustness,
 )
-from analysis.representation.section import SECTION
+from analysis.run_comparison import check_output_dir, run_names
+from analysis.sections import REPRESENTATION
 from pyro_vae.runs import load
 from pyro_vae.runs.trained_run import TrainedRun
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
@@ -150,11 +149,9 @@ def test_more_training_marks_sections(script, diagnose, run):
 
 
 def test_the_bar_counts_every_step(diagnose, run, monkeypatch):
-    from analysis import progress
-
     bars = []
     monkeypatch.setattr(
-        progress, "tqdm", lambda **options: bars.append(_Bar(**options)) or bars[-1]
+        subject, "tqdm", lambda **options: bars.append(_Bar(**options)) or bars[-1]
     )
     assert diagnose(run, *TINY, "--only", "calibration", "pit") == 0
     (bar,) = bars
@@ -413,12 +410,12 @@ def small(monkeypatch):
 @pytest.fixture
 def no_paths(monkeypatch):
     """Without the parts on paths and holes, which take longest and are tried with one run."""
-    kept = [each for each in SECTION.checks if each.name not in ("interpolation", "holes")]
-    section = replace(SECTION, checks=tuple(kept))
+    kept = [each for each in REPRESENTATION.checks if each.name not in ("interpolation", "holes")]
+    section = replace(REPRESENTATION, checks=tuple(kept))
     monkeypatch.setitem(sections.SECTIONS, "representation", section)
 
 
-REPRESENTATION = ["--only", "representation", *TINY]
+ONLY_REPRESENTATION = ["--only", "representation", *TINY]
 
 
 @pytest.mark.slow
@@ -429,11 +426,11 @@ def test_what_codes_are_good_for(diagnose, run, tmp_path, capsys):
     foreign = tmp_path / "foreign.npz"
     levels = rng.integers(0, 17, (60, 8, 8), dtype=np.uint8)
     np.savez(foreign, x=levels, y=np.arange(60) % 3)
-    assert diagnose(run, *REPRESENTATION, "--against", foreign) == 0
+    assert diagnose(run, *ONLY_REPRESENTATION, "--against", foreign) == 0
     found = record_of(run)["representation"]
     names = {path.name for path in (run / "diagnosis").iterdir()}
     assert names == {*record_of(run)["figures"], "diagnosis.json"}
-    names = [check.name for check in SECTION.checks]
+    names = [check.name for check in REPRESENTATION.checks]
     left_out = {name for name in names if isinstance(found[name].get("left_out"), str)}
     assert left_out == {"mixture_components", "disentanglement"}
     assert found["probe"]["num_train"] == 1257
@@ -455,13 +452,13 @@ def test_codes_of_data_with_factors_and_of_data_without_labels(diagnose, train, 
     with_factors = train(
         tmp_path / "with", "--data", tmp_path / "factors.npz", "--likelihood", "normal"
     )
-    assert diagnose(with_factors, *REPRESENTATION) == 0
+    assert diagnose(with_factors, *ONLY_REPRESENTATION) == 0
     found = record_of(with_factors)["representation"]
     # Of the whole split, and not only of the 30 examples that other checks see.
     assert found["disentanglement"]["n"] == 40
     assert found["probe"]["num_classes"] == 2
     bare = train(tmp_path / "bare", "--data", tmp_path / "bare.npy", "--likelihood", "normal")
-    assert diagnose(bare, *REPRESENTATION) == 0
+    assert diagnose(bare, *ONLY_REPRESENTATION) == 0
     found = record_of(bare)["representation"]
     for part in ("probe", "neighbours", "label_efficiency", "clustering", "transfer"):
         assert "label" in found[part]["left_out"]
@@ -478,7 +475,7 @@ def test_codes_of_several_runs(diagnose, refused, trained, train, tmp_path, caps
     assert "log p(x) of plain is not defined" in line
     assert "--only representation" in line
     assert not (tmp_path / "runs").exists()
-    assert diagnose(trained, plain, *REPRESENTATION) == 0
+    assert diagnose(trained, plain, *ONLY_REPRESENTATION) == 0
     assert all(len(line) <= 100 for line in capsys.readouterr().out.splitlines())
     out = tmp_path / "runs" / "comparison"
     found = json.loads((out / "representation.json").read_text())

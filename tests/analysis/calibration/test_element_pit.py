@@ -10,7 +10,7 @@ from analysis.calibration.element_map import plot_calibration_map
 from analysis.calibration.element_pit import element_pit, plot_element_pit
 from analysis.calibration.exact_models import LinearGaussian
 from analysis.calibration.leave_one_out import leave_one_element_out
-from analysis.predictive.model_samples import new_data
+from analysis.model_samples import new_data
 
 
 def pits(model, x, draws=100, seed=0, **faults):

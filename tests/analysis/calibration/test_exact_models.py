@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.predictive.model_samples import new_data
+from analysis.model_samples import new_data
 from pyro_vae.log_densities import log_densities
 from pyro_vae.rng import evaluation_mode
 

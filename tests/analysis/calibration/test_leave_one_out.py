@@ -9,13 +9,14 @@ from scipy import stats
 from torch.distributions import Bernoulli
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.calibration.leave_one_out import (
+from analysis.calibration.leave_one_out import leave_one_element_out, same_image_probability
+from analysis.model_samples import (
     distribution_function,
-    leave_one_element_out,
-    same_image_probability,
+    element_distribution,
+    guide_blocks,
+    new_data,
 )
-from analysis.check import UndefinedCheckError
-from analysis.predictive.model_samples import element_distribution, guide_blocks, new_data
+from analysis.result import UndefinedCheckError
 from pyro_vae import likelihoods, posteriors, priors
 from pyro_vae.distributions import CategoricalLevels, DiscretizedLogistic, NegativeBinomial
 from pyro_vae.model import VAE
@@ -135,7 +136,7 @@ def test_results_do_not_depend_on_blocks(monkeypatch):
     model = LinearGaussian(event_shape=(20,))
     x = model.draw(30, 2)
     whole = leave_one_element_out(model.vae(), x, num_samples=500)
-    monkeypatch.setattr("analysis.predictive.model_samples.MAX_ELEMENTS", 500 * 20 * 7)
+    monkeypatch.setattr("analysis.model_samples.MAX_ELEMENTS", 500 * 20 * 7)
     blocks = leave_one_element_out(model.vae(), x, num_samples=500)
     assert np.abs(whole.pit - blocks.pit).mean() < 0.03
 

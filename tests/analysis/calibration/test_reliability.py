@@ -14,7 +14,7 @@ from analysis.calibration.leave_one_out import (
     same_image_probability,
 )
 from analysis.calibration.reliability import calibration, plot_reliability
-from analysis.predictive.model_samples import new_data
+from analysis.model_samples import new_data
 
 MODEL = BernoulliMixture()
 

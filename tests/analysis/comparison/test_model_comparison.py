@@ -11,12 +11,13 @@ import torch
 from scipy import stats
 
 from analysis.calibration.exact_models import LinearGaussian
-from analysis.comparison.heldout_elpd import HeldOut, elpd_data
 from analysis.comparison.model_comparison import (
+    HeldOut,
     ModelComparison,
     compare_models,
-    plot_model_comparison,
+    elpd_data,
 )
+from analysis.comparison.paired_differences import plot_model_comparison
 from analysis.plotting.style import shorten
 from pyro_vae.evidence import importance_weighting
 

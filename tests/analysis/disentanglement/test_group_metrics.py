@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factors import SharedValueSampler, encode_factors
-from analysis.disentanglement.group_metrics import (
+from analysis.disentanglement.prediction_metrics import (
     beta_vae_score,
     factor_vae_score,
     majority_vote_accuracy,
 )
+from analysis.result import UndefinedCheckError
 
 SIZES = (3, 4, 6, 6)
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factors import encode_factors
 from analysis.disentanglement.information_metrics import (
     bootstrap_information,
@@ -14,6 +13,7 @@ from analysis.disentanglement.information_metrics import (
     modularity,
     mutual_information_gap,
 )
+from analysis.result import UndefinedCheckError
 
 LOG2 = np.log(2)
 

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 
-from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factors import best_gaps, encode_factors
 from analysis.disentanglement.prediction_metrics import (
     dci_scores,
     forest_importance,
-    squared_correlations,
     threshold_accuracies,
 )
+from analysis.result import UndefinedCheckError
 
 RNG = np.random.default_rng(0)
 
@@ -48,14 +47,6 @@ def test_thresholds_lie_between_the_means():
 def test_a_constant_coordinate_guesses():
     v = np.arange(12).reshape(-1, 1) % 3
     assert threshold_accuracies(np.full((12, 1), 2.5), encode_factors(v)).item() <= 0.5
-    assert squared_correlations(np.full((12, 1), 0.1), encode_factors(v)).item() == 0
-
-
-def test_squared_correlations_by_hand():
-    v = np.array([[0], [1], [2], [3]])
-    codes = np.array([[0.0, -6.0], [0.0, -4.0], [0.0, -2.0], [1.0, 0.0]])
-    # Cov = 3/8, Var z = 3/16, Var v = 5/4.
-    assert squared_correlations(codes, encode_factors(v)).ravel() == pytest.approx([0.6, 1])
 
 
 def test_dci_by_hand():

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from analysis.check import UndefinedCheckError
 from analysis.disentanglement.factors import encode_factors
 from analysis.disentanglement.information_metrics import factor_information, mutual_information_gap
 from analysis.disentanglement.scores import SCORES, disentanglement, plot_disentanglement
+from analysis.result import UndefinedCheckError
 
 SIZES = (2, 3, 4)
 NAMES = ("shape", "colour", "size")

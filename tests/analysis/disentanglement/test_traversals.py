@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.check import UndefinedCheckError
 from analysis.disentanglement.traversal_labels import ImageMovements, vector_movement
 from analysis.disentanglement.traversals import factor_shares, plot_traversals, traversals
+from analysis.result import UndefinedCheckError
 
 RNG = np.random.default_rng(0)
 CODES = RNG.normal(size=(400, 4))

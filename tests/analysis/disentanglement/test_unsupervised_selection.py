@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from analysis.check import UndefinedCheckError
 from analysis.disentanglement.unsupervised_selection import (
-    plot_selection,
     selection_agreement,
     unsupervised_selection,
 )
+from analysis.result import UndefinedCheckError
 
 RNG = np.random.default_rng(0)
 N, DIM = 2000, 6
@@ -163,16 +162,3 @@ def test_agreement_over_all_may_come_from_the_groups_alone():
     )
     with pytest.raises(ValueError, match="no model has both scores"):
         selection_agreement({"a": 1.0}, {"b": 1.0})
-
-
-def test_figure(words):
-    names = [f"{group} {seed}" for group in ("elbo", "beta") for seed in range(3)]
-    groups = {name: name.split()[0] for name in names}
-    udr = {name: 0.1 * index for index, name in enumerate(names)}
-    _, text = words(plot_selection(udr, udr, groups))
-    assert "All models: rank correlation 1.00, n = 6, p = 0.001" in text
-    assert "Within groups" in text
-    assert "beta" in text
-    _, text = words(plot_selection(udr, udr, score="DCI"))
-    assert "DCI, with labels" in text
-    assert "Within" not in text

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.elbo.prior_density import draw_density, latent_dim
+from analysis.plotting.latent import draw_density, latent_dim
 from analysis.plotting.style import new_figure
 from pyro_vae.distributions import OneHots
 

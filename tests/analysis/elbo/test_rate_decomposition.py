@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.check import UndefinedCheckError
 from analysis.elbo.rate_decomposition import RateDecomposition, decompose_rate
+from analysis.result import UndefinedCheckError
 from pyro_vae import build, posteriors, priors
 from pyro_vae.log_densities import log_densities
 from pyro_vae.model import VAE

@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.check import UndefinedCheckError
-from analysis.elbo.extremes import plot_extremes
-from analysis.elbo.rate_decomposition import RateDecomposition, Spectrum, decompose_rate
-from analysis.elbo.terms import ElboTerms, elbo_terms, plot_elbo_terms, plot_spectrum
+from analysis.elbo.rate_decomposition import (
+    RateDecomposition,
+    Spectrum,
+    decompose_rate,
+    plot_spectrum,
+)
+from analysis.elbo.terms import ElboTerms, elbo_terms, plot_elbo_terms, plot_extremes
+from analysis.result import UndefinedCheckError
 from pyro_vae.evidence import evaluate
 
 RNG = np.random.default_rng(0)
@@ -112,7 +116,9 @@ def test_the_steps_lead_from_reconstruction_to_elbo(words, n, form):
 
 @pytest.mark.parametrize("latent", [1, 30])
 def test_the_spectrum_is_sorted_and_marked(words, latent):
-    axes, text = words(plot_spectrum(a_decomposition(latent), some_terms(latent=latent)))
+    axes, text = words(
+        plot_spectrum(a_decomposition(latent), some_terms(latent=latent).embeddings)
+    )
     heights = [bar.get_height() for bar in axes[0].patches[:latent]]
     assert heights == sorted(heights, reverse=True)
     assert f"of {latent} units active" in text
@@ -135,7 +141,7 @@ def test_a_collapsed_model_is_drawn():
     vae, x = model.vae(collapsed=True), model.draw(50, seed=1)
     terms = elbo_terms(evaluate(vae, x, num_samples=30))
     found = decompose_rate(vae, x, num_draws=50)
-    figure = plot_spectrum(found, terms)
+    figure = plot_spectrum(found, terms.embeddings)
     title = figure.get_suptitle().replace("-0.0", "0.0")
     assert "0 of 3 units active; I(x; z_d) sums to 0.0 nats" in title
     plot_elbo_terms(terms, found)

@@ -4,8 +4,8 @@ import numpy as np
 
 from analysis.calibration.element_map import plot_calibration_map
 from analysis.calibration.element_pit import element_pit
-from analysis.elbo.extremes import plot_extremes
-from analysis.elbo.terms import ElboTerms
+from analysis.data_statistics import nearest_training
+from analysis.elbo.terms import ElboTerms, plot_extremes
 from analysis.guide.psis_diagnostics import GuideQuality, plot_worst_images
 from analysis.plotting.vectors import (
     ELEMENTS,
@@ -16,7 +16,6 @@ from analysis.plotting.vectors import (
     plot_vectors,
 )
 from analysis.predictive.checks import predictive_checks
-from analysis.predictive.data_statistics import nearest_training
 from analysis.predictive.examples import plot_prior_predictive, plot_same_image
 from analysis.predictive.figures import plot_nearest, plot_profiles
 from pyro_vae.data.nouns import use_noun

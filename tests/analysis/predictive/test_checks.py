@@ -8,17 +8,17 @@ import torch
 from scipy.stats import binom
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.check import UndefinedCheckError
+from analysis.data_statistics import nearest_training, statistics_for
+from analysis.model_samples import guide_blocks, new_data
 from analysis.predictive.checks import compare_statistics, predictive_checks
-from analysis.predictive.data_statistics import nearest_training, statistics_for
 from analysis.predictive.figures import (
     plot_comparisons,
     plot_nearest,
     plot_profiles,
     plot_spectrum,
 )
-from analysis.predictive.model_samples import guide_blocks, new_data
 from analysis.predictive.two_sample import compare_scores
+from analysis.result import UndefinedCheckError
 
 N = 300
 MODELS = {"real": LinearGaussian(), "binary": BernoulliMixture()}

@@ -7,14 +7,14 @@ import pytest
 from scipy.stats import binom
 
 from analysis.calibration.exact_models import LinearGaussian
-from analysis.check import UndefinedCheckError
+from analysis.model_samples import new_data
 from analysis.predictive.data_sets import (
     data_set_checks,
     plot_distributions,
     plot_test_statistics,
     predictive_tree,
 )
-from analysis.predictive.model_samples import new_data
+from analysis.result import UndefinedCheckError
 
 pytestmark = pytest.mark.arviz
 

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import betabinom, binom, ks_2samp, kstest
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.predictive.model_samples import new_data
+from analysis.model_samples import new_data
 from analysis.predictive.two_sample import compare_scores, pit_band, randomised_pit
 
 

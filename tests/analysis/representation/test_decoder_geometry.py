@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.check import UndefinedCheckError
 from analysis.representation.decoder_geometry import (
     decoder_geometry,
     jacobians,
@@ -18,6 +17,7 @@ from analysis.representation.decoder_geometry import (
     plot_jacobian_spectrum,
 )
 from analysis.representation.interpolation import interpolation
+from analysis.result import UndefinedCheckError
 from pyro_vae import likelihoods
 from pyro_vae.data import Units
 from pyro_vae.model import build

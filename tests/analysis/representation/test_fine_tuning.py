@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.check import UndefinedCheckError
 from analysis.representation.codes import held_out_rows
 from analysis.representation.fine_tuning import FineTuning, fine_tuning, plot_fine_tuning
+from analysis.result import UndefinedCheckError
 from pyro_vae.model import build
 from pyro_vae.posteriors import DiagonalNormal
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.check import UndefinedCheckError
-from analysis.representation.classifier_two_sample import two_sample_test
+from analysis.hypothesis_tests import two_sample_test
 from analysis.representation.holes import compare_draws, holes, nearest_distance, plot_holes
+from analysis.result import UndefinedCheckError
 from pyro_vae import VAE, posteriors, priors
 from pyro_vae.model import build
 

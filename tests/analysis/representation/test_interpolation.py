@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.check import UndefinedCheckError
-from analysis.predictive.model_samples import embed_data
+from analysis.model_samples import embed_data
 from analysis.representation.interpolation import (
     interpolation,
     path_lengths,
     plot_interpolation,
 )
 from analysis.representation.latent_space import cross_fade, random_pairs
+from analysis.result import UndefinedCheckError
 from pyro_vae import VAE, posteriors, priors
 from pyro_vae.generation import latent_path
 from pyro_vae.model import build

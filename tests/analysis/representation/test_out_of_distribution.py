@@ -11,7 +11,7 @@ import torch
 from pyro import distributions as dist
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.predictive.model_samples import has_density
+from analysis.model_samples import has_density
 from analysis.representation.ood_scores import (
     DEFINITIONS,
     CodeDistances,

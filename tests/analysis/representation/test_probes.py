@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from analysis.check import UndefinedCheckError
 from analysis.representation import probes
 from analysis.representation.clustering import clustering
 from analysis.representation.codes import LabelledCodes
 from analysis.representation.probes import linear_probe, nearest_neighbours
+from analysis.result import UndefinedCheckError
 
 
 def blobs(n, *, classes=4, dim=6, apart=8.0, seed=0):

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.check import UndefinedCheckError
 from analysis.representation.corruptions import CORRUPTIONS
 from analysis.representation.robustness import (
     Robustness,
@@ -19,6 +18,7 @@ from analysis.representation.robustness import (
     robustness,
     typical_distance,
 )
+from analysis.result import UndefinedCheckError
 
 EXACT = LinearGaussian((1, 6, 6), latent_dim=3)
 X = EXACT.draw(60, 1)

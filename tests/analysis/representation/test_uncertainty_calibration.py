@@ -14,14 +14,14 @@ from scipy.stats import chi2
 from torch import nn
 
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.check import UndefinedCheckError
-from analysis.predictive.model_samples import new_data
+from analysis.model_samples import new_data
 from analysis.representation.latent_space import guide_moments
 from analysis.representation.uncertainty_calibration import (
     UncertaintyCalibration,
     plot_uncertainty_calibration,
     uncertainty_calibration,
 )
+from analysis.result import UndefinedCheckError
 
 MODEL = LinearGaussian((24,), latent_dim=3, noise=1.0)
 MARK = 1e4

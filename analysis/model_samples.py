@@ -6,6 +6,7 @@ and each module's mode. The block size bounds the memory; another block size is 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import singledispatch
 from typing import Any, cast
 
 import numpy as np
@@ -14,10 +15,11 @@ import torch
 from jaxtyping import Float, Real
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution, Independent, Laplace, Normal, Poisson
 
-from analysis.check import UndefinedCheckError
-from analysis.predictive.data_statistics import SAME_UNITS
+from analysis.data_statistics import SAME_UNITS
+from analysis.result import UndefinedCheckError
+from pyro_vae.distributions import CategoricalLevels, DiscretizedLogistic, NegativeBinomial
 from pyro_vae.inference_data import unconditioned
 from pyro_vae.log_densities import (
     LogDensities,
@@ -31,6 +33,8 @@ from pyro_vae.rng import as_floats, derive_seed, evaluation_mode
 
 # Elements of data held at a time.
 MAX_ELEMENTS = 8_000_000
+# Largest count up to which a sum over smaller ones is cheaper than an incomplete beta function.
+LARGEST_SUM = 64
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def embed_data(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, "n l
 def guide_blocks(
     vae: Any, x: Real[Tensor, " n *event"], num_draws: int, *, seed: int
 ) -> Iterator[tuple[slice, LogDensities]]:
-    """Yield the terms of `num_draws` draws from the guide per example, a block of examples at a time.
+    """Yield the terms of `num_draws` draws from the guide per example, by blocks of examples.
 
     Each block is a slice of the data and their `LogDensities`, of shape `(num_draws, block)`,
     whose traces hold the guide's and the model's distributions and values. Until the last block
@@ -178,10 +182,90 @@ def to_array(tensor: Tensor) -> np.ndarray:
 
 
 def narrow_dtype(x: np.ndarray) -> np.ndarray:
-    """Convert whole numbers from 0 to 255 to bytes, and to 65,535 to two bytes; return others as is."""
+    """Convert whole numbers up to 255 to bytes, up to 65,535 to two bytes, others not at all."""
     for kind in (np.uint8, np.uint16):
         limits = np.iinfo(kind)
         # The first test is quick, and decides for most floats.
         if x.min() >= 0 and x.max() <= limits.max and (x == np.floor(x)).all():
             return x.astype(kind)
     return x
+
+
+@singledispatch
+def distribution_function(
+    distribution: Distribution, x: Float[Tensor, " *event"], log_prob: Float[Tensor, " *batch"]
+) -> tuple[Tensor, Tensor] | None:
+    """P(x' < x) and P(x' = x), up to broadcasting; None where draws are needed instead.
+
+    Args:
+        distribution: A distribution of single elements.
+        x: The values, in the last axes of the distribution's batch shape.
+        log_prob: Its `log_prob(x)`.
+    """
+    return None
+
+
+@distribution_function.register(Normal)
+@distribution_function.register(Laplace)
+def _(distribution: Distribution, x: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    return distribution.cdf(x), torch.zeros(())
+
+
+@distribution_function.register
+def _(distribution: Poisson, x: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    equal = log_prob.exp()
+    upper = torch.special.gammaincc(x + 1, distribution.rate)
+    return (upper - equal).clamp_(min=0), equal
+
+
+@distribution_function.register
+def _(distribution: DiscretizedLogistic, x: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    below = torch.sigmoid((x - 0.5 - distribution.loc) / distribution.scale)
+    return torch.where(x <= 0, 0.0, below), log_prob.exp()
+
+
+@distribution_function.register
+def _(distribution: CategoricalLevels, x: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    equal = log_prob.exp()
+    level = x.long().expand(equal.shape).unsqueeze(-1)
+    return (distribution.probs.cumsum(-1).gather(-1, level).squeeze(-1) - equal).clamp_(0), equal
+
+
+@distribution_function.register
+def _(distribution: NegativeBinomial, x: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    """Zero where x = 0, as for most counts; otherwise a sum up to x, or 1 - I_q(x, t)."""
+    from scipy.special import betainc
+
+    equal = log_prob.exp()
+    shape, event = equal.shape, x.numel()
+
+    def at(parameter: Tensor, where: Tensor) -> Tensor:
+        return parameter.expand(shape).reshape(-1, event)[:, where].double()
+
+    # In descending order: those that the sum has not reached yet come first.
+    counts, order = x.reshape(-1).sort(descending=True)
+    large, positive = (int((counts > limit).sum()) for limit in (LARGEST_SUM, 0))
+    where = order[:positive]
+    log_t, log_mean = (
+        at(parameter, where)
+        for parameter in (distribution.log_inverse_dispersion, distribution.log_mean)
+    )
+    t, q = log_t.exp(), torch.sigmoid(log_mean - log_t)
+    found = torch.zeros_like(t)
+    if large:
+        a = counts[:large].double().expand(len(t), large)
+        upper = betainc(*(v.cpu().numpy() for v in (a, t[:, :large], q[:, :large])))
+        found[:, :large] = 1 - torch.as_tensor(upper, device=found.device)
+    term = torch.exp(-t * torch.nn.functional.softplus(log_mean - log_t))[:, large:]
+    t, q, small = t[:, large:], q[:, large:], counts[large:positive]
+    for k in range(int(small[0]) if len(small) else 0):
+        left = int((small > k).sum())
+        term = term[:, :left]
+        found[:, large : large + left] += term
+        term = term * (k + t[:, :left]) / (k + 1) * q[:, :left]
+    if distribution.gate_logits is not None:
+        gate = torch.sigmoid(at(distribution.gate_logits, where))
+        found = gate + (1 - gate) * found
+    below = torch.zeros_like(equal).reshape(-1, event)
+    below[:, where] = found.clamp_(0, 1).to(below.dtype)
+    return below.reshape(shape), equal

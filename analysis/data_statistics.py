@@ -280,7 +280,6 @@ def nearest_training(
 
 
 def _blocks(data: Shaped[np.ndarray, " n *event"]) -> Iterator[np.ndarray]:
-    """Parts of at most `MAX_ELEMENTS` elements, and at least one example."""
     size = max(1, MAX_ELEMENTS // max(1, data[:1].size))
     for start in range(0, max(1, len(data)), size):
         yield data[start : start + size]
@@ -296,13 +295,11 @@ def _flat(data: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, "n element
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> Float[np.ndarray, " n"]:
-    """The quotient, 0 where the denominator is not positive."""
     zeros = np.zeros(len(numerator))
     return np.divide(numerator, denominator, out=zeros, where=denominator > 0)
 
 
 def _grey(images: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, "n rows columns"]:
-    """The mean over channels."""
     shape = images.shape[-2:]
     return images.reshape(len(images), -1, *shape).astype(np.float64).mean(1)
 
@@ -328,7 +325,6 @@ def _foreground(images: np.ndarray, fixed: bool) -> Shaped[np.ndarray, "n rows c
 
 
 def _connected_parts(where: np.ndarray, *, corners: bool) -> Float[np.ndarray, " n"]:
-    """The number of connected parts of each image of a stack, all labelled at once."""
     from scipy.ndimage import generate_binary_structure, label
 
     # Nothing connects an image with the next one.

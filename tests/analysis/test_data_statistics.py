@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis.predictive import data_statistics
-from analysis.predictive.data_statistics import (
+from analysis import data_statistics
+from analysis.data_statistics import (
     components,
     compute_statistics,
     dispersion,

@@ -1,4 +1,4 @@
-"""Comparison of trained runs: log p(x) of the same held-out data, or what their codes are good for."""
+"""Comparison of trained runs: log p(x) of the same held-out data, or the use of their codes."""
 
 import os
 import time
@@ -12,27 +12,29 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from analysis.check import SectionResult
 from analysis.comparison.comparability import (
     check_comparable,
     data_record,
     differences_report,
     run_differences,
 )
-from analysis.comparison.heldout_elpd import HeldOut
-from analysis.comparison.model_comparison import compare_models, plot_model_comparison
-from analysis.comparison.paired_differences import paired_report, plot_paired_differences
-from analysis.diagnosis import SectionResult
+from analysis.comparison.model_comparison import HeldOut, compare_models
+from analysis.comparison.paired_differences import (
+    paired_report,
+    plot_model_comparison,
+    plot_paired_differences,
+)
 from analysis.elbo.rate_distortion import (
     RateDistortion,
     plot_rate_distortion,
     rate_distortion_summary,
 )
 from analysis.plotting.style import to_png
-from analysis.progress import Steps
 from analysis.report import WIDTH, insert_run, wrap, write_report
-from analysis.representation.section import side_by_side
 from analysis.run_subject import diagnosis_header, foreign_of_run, subject_of_run
-from analysis.sections import SECTIONS
+from analysis.sections import SECTIONS, side_by_side
+from analysis.subject import Steps
 from pyro_vae.data.nouns import nouns, set_noun
 from pyro_vae.evidence import evaluate
 from pyro_vae.log_densities import NoDensityError, check_density
@@ -216,7 +218,6 @@ class RunComparison:
         return first.data
 
     def _print_differences(self) -> dict[str, dict[str, Any]]:
-        """Print how the runs differ in options and training."""
         differences = run_differences(
             {name: trained.vae.configuration for name, trained in self.runs.items()},
             {name: training_summary(trained) for name, trained in self.runs.items()},
@@ -281,8 +282,8 @@ def check_output_dir(out: Path) -> Path:
     for entry in entries:
         if not entry.is_file() or entry.suffix not in (".json", ".png"):
             raise ValueError(
-                f"--out {out} contains {entry.name}, which diagnose.py did not write; choose an empty "
-                "directory."
+                f"--out {out} contains {entry.name}, which diagnose.py did not write; choose an "
+                "empty directory."
             )
     if entries and not any((out / record).exists() for record in RECORDS):
         raise ValueError(f"--out {out} must be empty, or hold an older comparison.")

@@ -1,8 +1,6 @@
-"""Tests by resampling: sign flips of whole examples, and permutations of two samples of vectors.
+"""Permutation tests of two samples of vectors: their means, and the spectra of their covariances.
 
-Elements of an example depend on one another in unknown ways, and examples do not. So whole
-examples are resampled. P-values of permutations are exact: under a true model the labels "real"
-and "generated" are exchangeable.
+The p-values are exact: under a true model the labels "real" and "generated" are exchangeable.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,15 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Float, Real
 
-from analysis.check import Result
-from analysis.comparison.p_values import p_text
+from analysis.hypothesis_tests import p_text
+from analysis.result import Result
 
-# The number of sign flips; the smallest p-value is 1 / (NUM_FLIPS + 1).
-NUM_FLIPS = 1999
-# The family-wise level at which the largest |t| counts as a failure.
-LEVEL = 0.05
 # The number of permutations; p-values are multiples of 1 / 1000.
 PERMUTATIONS = 999
 # Of the covariance: the number of leading axes, the fewest data of the smaller sample per axis,
@@ -26,115 +20,8 @@ PERMUTATIONS = 999
 _AXES = 50
 _DATA_PER_AXIS = 4
 _SPECTRUM_DATA = 2000
-# The most numbers of sign flips, and permutations, that are held at a time.
-_HELD = 10_000_000
+# The number of permutations that are held at a time.
 _BLOCK = 100
-
-
-@dataclass(frozen=True)
-class SignFlips:
-    """Sums over examples in units of their standard errors, compared with random sign flips.
-
-    Args:
-        t: The sum of each column of scores over its standard error; NaN where it was left out.
-        p_value: P(max |t| of flipped scores >= max |t|), over all columns; None if all were left
-            out.
-        threshold: The |t| that the largest of all columns exceeds by chance in 5 % of cases.
-        fails: The columns whose |t| is above it.
-    """
-
-    t: Float[np.ndarray, " columns"]
-    p_value: float | None
-    threshold: float | None
-    fails: Bool[np.ndarray, " columns"]
-
-
-def sign_flips(
-    scores: Real[np.ndarray, "n columns"],
-    *,
-    seed: int,
-    least_variance: Real[np.ndarray, " columns"] | None = None,
-    keep: Bool[np.ndarray, " columns"] | None = None,
-    num_flips: int = NUM_FLIPS,
-) -> SignFlips:
-    """t_k = sum_n s_nk / sqrt(sum_n s_nk^2), and max_k |t_k| against max_k |sum_n e_n s_nk| / sqrt(...), e_n = +-1.
-
-    A p-value below 0.05 says that the mean of some column is not zero. All columns are flipped
-    together, so that their dependence is kept, and the p-value is corrected for their number.
-
-    Args:
-        scores: One row of contributions per example.
-        seed: The seed of the signs.
-        least_variance: The variance of each column's sum under the null hypothesis, if known.
-            Where a sum has few and rare contributions the observed one may be far smaller; the
-            larger is used.
-        keep: The columns to test. Columns of zeros are left out in any case.
-        num_flips: The number of sign flips.
-
-    Raises:
-        ValueError: If there are fewer than two examples.
-
-    References:
-        Bootstrap and wild bootstrap for high dimensional linear models (Mammen, 1993),
-        https://doi.org/10.1214/aos/1176349025; Resampling-based multiple testing (Westfall &
-        Young, 1993)
-    """
-    scores = np.asarray(scores, np.float64)
-    if len(scores) < 2:
-        raise ValueError(f"sign flips need at least two data, got {len(scores)}.")
-    variance = np.einsum("nk,nk->k", scores, scores)
-    if least_variance is not None:
-        variance = np.maximum(variance, least_variance)
-    tested = variance > 0 if keep is None else keep & (variance > 0)
-    t = np.full(scores.shape[1], np.nan)
-    if not tested.any():
-        return SignFlips(t, None, None, tested)
-    scaled = scores[:, tested] / np.sqrt(variance[tested])
-    t[tested] = scaled.sum(0)
-    largest = largest_flipped(scaled, seed=seed, num_flips=num_flips)
-    top = np.abs(t[tested]).max()
-    # Sums that differ by rounding only count as equal.
-    p_value = (1 + (largest >= top * (1 - 1e-9)).sum()) / (1 + num_flips)
-    threshold = float(np.quantile(largest, 1 - LEVEL))
-    fails = tested.copy()
-    fails[tested] = np.abs(t[tested]) > threshold
-    return SignFlips(t, float(p_value), threshold, fails)
-
-
-def largest_flipped(
-    scores: Float[np.ndarray, "n columns"], *, seed: int, num_flips: int = NUM_FLIPS
-) -> Float[np.ndarray, " flips"]:
-    """max_k |sum_n e_n s_nk| for each draw of signs e."""
-    generator = np.random.default_rng(seed)
-    n, columns = scores.shape
-    size = max(1, _HELD // max(n, columns))
-    parts = []
-    for start in range(0, num_flips, size):
-        signs = 2.0 * generator.integers(0, 2, (min(size, num_flips - start), n)) - 1
-        parts.append(np.abs(signs @ scores).max(1))
-    return np.concatenate(parts)
-
-
-def bootstrap_interval(
-    numerator: Real[np.ndarray, "n columns"],
-    denominator: Real[np.ndarray, "n columns"],
-    *,
-    seed: int,
-    num_resamples: int = 1000,
-    level: float = 0.95,
-) -> Float[np.ndarray, "2 columns"]:
-    """The percentile interval of sum_n a_nk / sum_n b_nk, of nominal coverage `level`.
-
-    Resamples in which the denominator, at least 0, sums to zero do not count.
-    """
-    generator = np.random.default_rng(seed)
-    n = len(numerator)
-    times = generator.multinomial(n, np.full(n, 1 / n), num_resamples).astype(np.float64)
-    total = times @ denominator
-    ratio = np.full(total.shape, np.nan)
-    np.divide(times @ numerator, total, out=ratio, where=total > 0)
-    tail = (1 - level) / 2
-    return np.nanquantile(ratio, [tail, 1 - tail], axis=0)
 
 
 @dataclass(frozen=True)
@@ -185,9 +72,9 @@ class ProfileComparison(Result):
         """Which element's mean differs most, and whether that may be chance."""
         i = self.worst
         return (
-            f"{self.name.replace('_', ' ')}: element {i} differs most, with mean {self.generated[i]:.3g} in "
-            f"generated and {self.real[i]:.3g} in real data ({self.t[i]:+.1f} standard errors), "
-            f"{_chance_text(self.p_value)}."
+            f"{self.name.replace('_', ' ')}: element {i} differs most, with mean "
+            f"{self.generated[i]:.3g} in generated and {self.real[i]:.3g} in real data "
+            f"({self.t[i]:+.1f} standard errors), {_chance_text(self.p_value)}."
         )
 
 
@@ -245,8 +132,8 @@ class SpectrumComparison(Result):
     def reading(self) -> str:
         """How the variances compare, and whether that may be chance."""
         return (
-            f"spectrum: along {len(self.real)} axes generated data have {self.total_ratio:.2f} times the "
-            f"variance of real data, with eigenvalues typically off by a factor of "
+            f"spectrum: along {len(self.real)} axes generated data have {self.total_ratio:.2f} "
+            "times the variance of real data, with eigenvalues typically off by a factor of "
             f"{np.exp(self.rms_log_ratio):.2f}, {_chance_text(self.p_value)}."
         )
 
@@ -383,7 +270,8 @@ def _check_samples(name: str, real: np.ndarray, generated: np.ndarray) -> None:
     bad = [int((~np.isfinite(data)).any(1).sum()) for data in (real, generated)]
     if any(bad):
         raise ValueError(
-            f"{name} needs finite elements, got others in {bad[0]} real and {bad[1]} generated data."
+            f"{name} needs finite elements, got others in {bad[0]} real and {bad[1]} generated "
+            "data."
         )
 
 

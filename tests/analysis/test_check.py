@@ -8,11 +8,10 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from analysis.check import Check, Plot, Result, UndefinedCheckError
-from analysis.diagnosis import UNUSED_PRIOR, Section
+from analysis.check import UNUSED_PRIOR, Check, Plot, Section
 from analysis.plotting.style import new_figure
-from analysis.progress import Steps
-from analysis.subject import Subject
+from analysis.result import Result, UndefinedCheckError
+from analysis.subject import Steps, Subject
 from analysis.verdicts import Verdict, judge_code_use
 
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
+from analysis import model_samples as draws
 from analysis.calibration.exact_models import BernoulliMixture, LinearGaussian
-from analysis.check import UndefinedCheckError
-from analysis.predictive import model_samples as draws
-from analysis.predictive.model_samples import (
+from analysis.model_samples import (
     element_distribution,
     guide_blocks,
     latent_site,
@@ -18,6 +17,7 @@ from analysis.predictive.model_samples import (
     narrow_dtype,
     new_data,
 )
+from analysis.result import UndefinedCheckError
 from pyro_vae import build, likelihoods
 
 BINARY, NORMAL = BernoulliMixture(), LinearGaussian()

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from analysis.calibration.exact_models import LinearGaussian
-from analysis.check import UndefinedCheckError
-from analysis.diagnosis import SectionResult
+from analysis.check import SectionResult
 from analysis.representation import inputs
 from analysis.representation.codes import with_error
 from analysis.representation.decoder_geometry import DECODER_GEOMETRY
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.probes import PROBE
-from analysis.representation.section import RepresentationSection, side_by_side
+from analysis.result import UndefinedCheckError
+from analysis.sections import RepresentationSection, side_by_side
 from analysis.subject import Subject
 from pyro_vae.evidence import fixed_rows
 

@@ -194,7 +194,8 @@ def scaling_table(result: SuiteResult) -> str:
             rows.append((str(point["value"]), *cells))
         parts.append(markdown((AXIS_TITLES[axis], *names), rows))
     legend = (
-        f"Milliseconds per step, medians of {result['rounds']} rounds of {SCALING_STEPS} steps; all "
+        f"Milliseconds per step, medians of {result['rounds']} rounds of {SCALING_STEPS} steps; "
+        "all "
         "else is as in the table of epochs."
     )
     return "\n\n".join([*parts, legend])

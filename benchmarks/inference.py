@@ -113,8 +113,10 @@ def evaluation_table(result: SuiteResult) -> str:
         f"{_table(f'importance weighting, {DRAWS:,} draws', result, IMAGES)}\n\n"
         f"Extrapolated: the first evaluation, of {FEW} images, which compiled "
         f"({result['first_seconds']:.1f} s), and a straight line through {FEW} and "
-        f"{result['images']} images; medians and ranges of {result['rounds']} rounds. Each product has "
-        f"{ROWS:,} draws; the target uses the faster routine. The evaluation, with its compiler, added "
+        f"{result['images']} images; medians and ranges of {result['rounds']} rounds. Each "
+        "product has "
+        f"{ROWS:,} draws; the target uses the faster routine. The evaluation, with its compiler, "
+        "added "
         f"{result['extra_bytes'] / 2**20:,.0f} MiB to the process."
     )
 
@@ -190,7 +192,8 @@ def annealing_table(result: SuiteResult) -> str:
     return (
         f"{_table(title, result, ANNEALED_IMAGES)}\n\n"
         f"Decoder {widths}, {LEAPFROG_STEPS} leapfrog steps. Extrapolated from {TRANSITIONS} "
-        f"transitions in each of {result['rounds']} rounds to all {result['transitions']}, including "
+        f"transitions in each of {result['rounds']} rounds to all {result['transitions']}, "
+        "including "
         f"those that adapt step sizes; the products are {TEMPERATURES * LEAPFROG_STEPS:,} times "
         "forward and back to z. The target uses the faster routine. Compilation took "
         f"{result['compile_seconds']:.1f} s, once."

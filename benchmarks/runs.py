@@ -184,7 +184,8 @@ def start_table(result: SuiteResult) -> str:
     return (
         f"{markdown(header, rows)}\n\n"
         "From starting the process to the end of a training step, medians and ranges of "
-        f"{result['rounds']} rounds; step 1 of a compiled run is eager, and step {START_STEPS} is the "
+        f"{result['rounds']} rounds; step 1 of a compiled run is eager, and step {START_STEPS} is "
+        "the "
         f"first compiled one. `{result['starts']['cold']['command']}`"
     )
 
@@ -227,7 +228,8 @@ def memory_table(result: SuiteResult) -> str:
     header = ("images", *(f"{n:,}" for n in dict.fromkeys(numbers)))
     rows = [(source, *map(_peak, points)) for source, points in result["peaks"].items()]
     return (
-        f"{markdown(header, rows)}\n\nThe peak memory of a process in {result['steps']} training steps "
+        f"{markdown(header, rows)}\n\nThe peak memory of a process in {result['steps']} training "
+        "steps "
         "on 28 x 28 images; torch and Pyro alone are most of the first."
     )
 

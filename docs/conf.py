@@ -29,7 +29,7 @@ CODE = re.compile(r"(`[^`]*`|\\\\|https?://\S+)")
 
 
 def escape_mathematics(_app, _what, _name, _obj, _options, lines):  # noqa: ANN001, ANN201
-    """Keep reStructuredText from reading `|x|`, `x*` and `x_` of plain mathematics as its markup."""
+    """Keep reStructuredText from reading `|x|`, `x*` and `x_` of formulas as markup."""
     for i, line in enumerate(lines):
         if line.lstrip().startswith((">>>", "...")):
             continue

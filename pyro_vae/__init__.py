@@ -1,7 +1,7 @@
 """Variational autoencoders written as Pyro programs.
 
-A VAE is three distributions: a prior p(z), a likelihood p(x | z) and a posterior q(z | x). Swap any
-of them in one line, train the pair by stochastic variational inference, and learn whether the
+A VAE is three distributions: a prior p(z), a likelihood p(x | z) and a posterior q(z | x). Swap
+any of them in one line, train the pair by stochastic variational inference, and learn whether the
 result is any good.
 """
 

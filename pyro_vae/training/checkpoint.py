@@ -142,7 +142,8 @@ def check_parameters(module: nn.Module, state: Any) -> None:
         names = ", ".join(sorted(different)[:4]) + (", ..." if len(different) > 4 else "")
         count = "1 tensor differs" if len(different) == 1 else f"{len(different)} tensors differ"
         raise ValueError(
-            f"the checkpoint is of another {type(module).__name__}: {count} in name, shape or type "
+            f"the checkpoint is of another {type(module).__name__}: {count} in name, shape or "
+            "type "
             f"({names})."
         )
 

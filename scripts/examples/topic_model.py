@@ -1,7 +1,7 @@
 """A model file to copy: a topic model, with hidden layers in its encoder and none in its decoder.
 
-`python scripts/svi_train.py --model scripts/examples/topic_model.py --data newsgroups --network.norm
-batch --lr 0.01` trains it. On the command line alone encoder and decoder are one kind of network;
+`python scripts/svi_train.py --model scripts/examples/topic_model.py --data newsgroups
+--network.norm batch --lr 0.01` trains it. On the command line alone encoder and decoder are one kind of network;
 here the network is the encoder's, and the decoder is below. theta ~ p(theta) are the shares of the
 topics in a post, and x ~ Multinomial(N, theta beta): latent Dirichlet allocation with its words'
 topics summed out, and a network as the guide.
@@ -19,7 +19,7 @@ from pyro_vae import VAE, likelihoods, networks, posteriors, priors
 
 
 class Topics(nn.Module):
-    """log(sum_k theta_k beta_k), beta_k = softmax(B_k): the logits of the words of a mixture of topics.
+    """log(sum_k theta_k beta_k), beta_k = softmax(B_k): the logits of the words in a mixture.
 
     Row k of beta is topic k, the chance of each word there; it is p(word | theta = e_k).
 

@@ -1,10 +1,10 @@
 """A model file to copy: a topic model, with hidden layers in its encoder and none in its decoder.
 
 `python scripts/svi_train.py --model scripts/examples/topic_model.py --data newsgroups
---network.norm batch --lr 0.01` trains it. On the command line alone encoder and decoder are one kind of network;
-here the network is the encoder's, and the decoder is below. theta ~ p(theta) are the shares of the
-topics in a post, and x ~ Multinomial(N, theta beta): latent Dirichlet allocation with its words'
-topics summed out, and a network as the guide.
+--network.norm batch --lr 0.01` trains it. On the command line alone encoder and decoder are one
+kind of network; here the network is the encoder's, and the decoder is below. theta ~ p(theta) are
+the shares of the topics in a post, and x ~ Multinomial(N, theta beta): latent Dirichlet allocation
+with its words' topics summed out, and a network as the guide.
 """
 
 import math

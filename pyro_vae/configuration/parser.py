@@ -337,7 +337,7 @@ def _build_parser(arguments: list[str]) -> tuple[_Parser, list[str], dict[str, s
         "--latent_dim",
         type=int,
         default=defaults["latent_dim"],
-        help="The length of the axis the decoder reads.",
+        help="The latent dimension: the length of the last axis of z.",
     )
     parser.add_class_arguments(
         PreparedData, skip={"dataset", "likelihood_support"}, as_group=False
@@ -384,8 +384,8 @@ def _add_family_by_kind(
         f"--{family}.name",
         type=str,
         default=BY_KIND,
-        help=f"One of {', '.join(choices)}; {BY_KIND} takes the one of the kind of data in the "
-        "model file.",
+        help=f"One of {', '.join(choices)}; {BY_KIND} chooses by the kind of data, by the "
+        "table in the model file.",
     )
 
 

@@ -155,9 +155,9 @@ class PreparedData:
             or counts.
         binarisation: How grey values become binary: "dynamic" draws Bernoulli(v / (levels - 1)) at
             each visit; "static" draws the training set once, always the same; "threshold" is 1
-            from half upwards; "none" refuses to.
+            from half upwards; "none" refuses grey values.
         dequantise: Whether to add uniform noise to levels for a likelihood on [0, 1], so that it
-            bounds the probability of the levels. Otherwise it may grow without bound.
+            bounds the probability of the levels. Without noise the density may grow without bound.
 
     `train` holds the raw training data, in memory, sparse or on disk. `transform` is a module from
     raw batches to the likelihood's support, as floats (integers and counts are unchanged), with

@@ -73,14 +73,14 @@ class Training:
         program: A VAE, or any module with `model(x)` and `guide(x)`, on its device.
         data: Data prepared for the program's likelihood.
         objective: The objective to maximise; the ELBO if None.
-        epochs: The number of passes over the training split; None for 100, or for as many as make
-            4,000 steps with fewer than 1,000 training rows.
+        epochs: The number of passes over the training split; None for 100, or
+            with fewer than 1,000 training rows for as many as 4,000 steps take.
         max_steps: An upper limit on the number of steps.
         batch_size: The number of examples per step. An epoch's last batch may be smaller.
         lr: Adam's learning rate.
         lr_schedule: How it changes by epoch: "constant", "cosine" to zero, "exponential" to a
             hundredth, or "plateau" (halved after 10 epochs without a better score on validation
-            data: the ELBO, or for the objective `reconstruction` that).
+            data, which is the ELBO, or the reconstruction for the objective of that name).
         clip_norm: The largest norm of a gradient; a longer one is rescaled to it. None for no
             limit.
         early_stopping: Stop after this many epochs without a better score, and restore the
@@ -89,8 +89,8 @@ class Training:
         keep: The parameters to keep: those of the epoch with the "best" score, or the "last".
             "auto" is "best" if the objective maximises the score: the ELBO, and not a weighted
             one.
-        compile: Whether to compile the step: "on", "off", or "auto" if the remaining work pays for
-            it.
+        compile: Whether to compile the step: "on", "off", or "auto", which compiles if the
+            remaining steps save more time than compiling takes.
         aggressive_steps: Before each step of the model, train the guide alone until its bound
             stops improving, for at most this many steps (100 in the paper by He et al., 2019), so
             that it does not lag behind and collapse. Training continues as usual after the first

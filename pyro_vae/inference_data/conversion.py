@@ -76,13 +76,12 @@ def from_svi(
     axes)`, with one chain. `sample_stats` holds log p(x | z), log p(z), log q(z | x) and log
     weights in nats and float64. The rest depends on the plates of the latent sites:
 
-    - All in the plate over data, as in a VAE: each example has its own terms, `(chain, draw,
-    data)`.
-      `per_datum` has the ELBO, log p(x), k-hat, ESS and the mean and standard deviation of the
-      latent sites for *all* data; raw draws are kept for the first `num_stored`. Its `kl` is exact
-      where there is a closed form, as the attribute `estimate` says; other variables have the
-      attribute `num_draws`. There is no `log_likelihood`: pointwise LOO would rank the worst guide
-      first.
+    - All in the plate over data, as in a VAE: each example has its own terms, of the dimensions
+      `(chain, draw, data)`. `per_datum` has the ELBO, log p(x), k-hat, ESS and the mean and
+      standard deviation of the latent sites for *all* data; raw draws are kept for the first
+      `num_stored`. Its `kl` is exact where there is a closed form, as the attribute `estimate`
+      says; other variables have the attribute `num_draws`. There is no `log_likelihood`: pointwise
+      LOO would rank the worst guide first.
     - Otherwise the terms are those of all data together, `(chain, draw)`, and the pointwise
       `log_likelihood` is there for `arviz_stats.loo` and `loo_approximate_posterior`. Its
       attribute `notes` names the data for which these are not defined, and a remedy. Sums over a

@@ -15,6 +15,7 @@ import math
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # All processes fail alike; the first one reports it.
         if os.environ.get("RANK", "0") == "0":
             print(f"svi_train.py: error: {line or in_one_line(error)}", file=sys.stderr)
+        else:
+            # torchrun ends all processes once one has failed, so the first one may report before.
+            time.sleep(5)
         return 2
     except KeyboardInterrupt:
         # While data are read, or in the evaluation; training itself ends in order.

@@ -24,6 +24,7 @@ from torch import Tensor
 from analysis.study_results import (
     Cell,
     Column,
+    Parser,
     Results,
     StudyError,
     cells_of,
@@ -130,6 +131,8 @@ class Study:
         """Run the program and return its exit code."""
         options = self.parser().parse_args(arguments)
         try:
+            if options.table and not options.results.exists():
+                raise ValueError(f"there are no results at {options.results}.")
             if not (options.table or options.write):
                 self.fill(options)
                 if self.draw:
@@ -150,7 +153,7 @@ class Study:
     def parser(self) -> argparse.ArgumentParser:
         """The options of all studies, and this one's."""
         about = (self.about or "").partition("\n")[0]
-        parser = argparse.ArgumentParser(description=about, allow_abbrev=False)
+        parser = Parser(prog=f"{self.name}.py", description=about, allow_abbrev=False)
         add, rows = parser.add_argument, list(self.rows)
         add("--only", nargs="+", choices=rows, default=rows, metavar="ROW", help=", ".join(rows))
         add("--seeds", nargs="+", type=int, default=list(self.seeds), help="The training seeds.")

@@ -1,17 +1,26 @@
 """Stored results of a study, and tables of them in Markdown."""
 
+import argparse
 import json
 import shlex
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pyro_vae.training.checkpoint import write_atomically
 
 Cell = dict[str, Any]
 Results = dict[str, Cell]
 Column = tuple[str, Callable[[list[Cell]], str]]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error, and exit with code 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 class StudyError(RuntimeError):
@@ -128,8 +137,10 @@ def write_between_markers(path: Path, name: str, text: str) -> None:
     """Replace what is between `<!-- name -->` and `<!-- /name -->` in a Markdown file.
 
     Raises:
-        ValueError: If the file has no such pair of markers.
+        ValueError: If there is no such file, or it has no such pair of markers.
     """
+    if not path.is_file():
+        raise ValueError(f"there is no page {path} to write the table into.")
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, opened, rest = path.read_text(encoding="utf-8").partition(start)
     _, closed, after = rest.partition(end)

@@ -11,22 +11,13 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from analysis.plotting.style import to_png
-from analysis.study_results import write_between_markers
+from analysis.study_results import Parser, write_between_markers
 from benchmarks import inference, report
 from benchmarks.epochs import SuiteResult
 from benchmarks.implementations import IMPLEMENTATIONS
 from benchmarks.task import IMAGE_SETS, Options, SkippedError, available_cores, made_by
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the error, and exit with code 2."""
-        self.exit(2, f"benchmark.py: error: {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,7 +90,9 @@ def stored_results(path: Path) -> dict[str, SuiteResult]:
 def parser() -> Parser:
     """The options."""
     assert __doc__ is not None
-    options = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    options = Parser(
+        prog="benchmark.py", description=__doc__.partition("\n")[0], allow_abbrev=False
+    )
     add = options.add_argument
     add("--suite", choices=[*report.SUITES, "all"], default="cpu", help="What to measure.")
     add("--rounds", type=whole_number(1), default=5, help="The number of repetitions.")

@@ -4,13 +4,12 @@
 markers of the page.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.study_results import markdown, write_between_markers
+from analysis.study_results import Parser, markdown, write_between_markers
 from pyro_vae.data import DATASETS, READERS
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import NETWORKS
@@ -87,7 +86,7 @@ def tables() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--write", type=Path, help="The page to write to.")
     options = parser.parse_args(arguments)
     try:

@@ -34,6 +34,7 @@ from analysis.study_results import (
     made_with,
     markdown,
     mean_and_spread,
+    shared_command,
 )
 from pyro_vae.data import PreparedData
 from pyro_vae.evidence import fixed_rows
@@ -279,8 +280,15 @@ def _percent(cells: Sequence[Cell], number: Number, digits: int = 1) -> str:
     return mean_and_spread([None if v is None else 100 * v for v in values], digits)
 
 
-def _row_command(by_seed: dict[int, Cell]) -> str:
-    return f"`{common_command(by_seed)}`, S = {', '.join(map(str, by_seed))}"
+def _with_command(table: str, results: Results, rows: Sequence[str]) -> str:
+    """A table, and below it the command of its rows with their names and seeds."""
+    if not table:
+        return ""
+    shown = {row: cells for row in rows if (cells := cells_of(results, row))}
+    _, text = shared_command({row: common_command(cells) for row, cells in shown.items()})
+    text = text.replace(" with the first column for ROW", "")
+    each = (f"`{row}` (S = {', '.join(map(str, cells))})" for row, cells in shown.items())
+    return f"{table}\n\n{text}, of the rows {', '.join(each)}."
 
 
 def _use_table(results: Results, data: str) -> str:
@@ -302,14 +310,14 @@ def _use_table(results: Results, data: str) -> str:
             _spread(cells, lambda cell: cell["clustering"]["nmi"]),
             _percent(cells, lambda cell: cell["clustering"]["accuracy"]),
             *of_model,
-            _row_command(by_seed),
         )
 
     header = (
         *(DATA_NAMES[data], "probe, 100 labels", "1,000", "all", "5-NN", "clusters, NMI"),
-        *("accuracy", "robustness", "shift", "log p(x)", "command"),
+        *("accuracy", "robustness", "shift", "log p(x)"),
     )
-    return _table(results, data, MODEL_NAMES, header, columns)
+    table = _table(results, data, MODEL_NAMES, header, columns)
+    return _with_command(table, results, [f"{data}:{model}" for model in MODEL_NAMES])
 
 
 def _differences(results: Results, data: str) -> str:
@@ -400,16 +408,15 @@ def _sprites_table(results: Results) -> str:
         return (
             *(_spread(scores, itemgetter(score)) for score in SCORES),
             _spread(cells, lambda cell: cell.get("log_evidence")),
-            _row_command(by_seed),
         )
 
-    header = ("dSprites", *SCORES.values(), "log p(x)", "command")
+    header = ("dSprites", *SCORES.values(), "log p(x)")
     table = _table(results, "dsprites", OBJECTIVE_NAMES, header, columns)
     for name, key in (("a perfect code", "best"), ("noise", "chance")):
         if found:
             scores = " | ".join(f"{found[0][key][score]:.2f}" for score in SCORES)
-            table += f"\n| {name} | {scores} | - |  |"
-    return table
+            table += f"\n| {name} | {scores} | - |"
+    return _with_command(table, results, [f"dsprites:{name}" for name in OBJECTIVE_NAMES])
 
 
 def _selection_table(results: Results) -> str:

@@ -108,7 +108,7 @@ def statistics_for(
         )
 
     def flat(data: np.ndarray) -> np.ndarray:
-        return _flat(_transformed(data, transform))
+        return _flat(_transform(data, transform))
 
     word = "element" if transform is None else "standardised element"
     return (
@@ -249,7 +249,7 @@ def nearest_training(
             f"train must hold data of shape {data.shape[1:]}, got {len(train)} of shape "
             f"{train.shape[1:]}."
         )
-    centre = _flat(_transformed(train[:1000], transform)).mean(0)
+    centre = _flat(_transform(train[:1000], transform)).mean(0)
     if np.issubdtype(train.dtype, np.integer) and transform is None:
         # Differences of whole numbers stay whole, and their products exact.
         centre = np.round(centre)
@@ -259,11 +259,11 @@ def nearest_training(
     squares = np.full(len(data), np.inf)
     row = np.zeros(len(data), dtype=np.int64)
     for first in range(0, len(train), step):
-        block = _flat(_transformed(train[first : first + step], transform))
+        block = _flat(_transform(train[first : first + step], transform))
         known = (block - centre).astype(np.float32)
         half = 0.5 * np.einsum("ij,ij->i", known, known)
         for start in range(0, len(data), rows):
-            mine = _flat(_transformed(data[start : start + rows], transform)) - centre
+            mine = _flat(_transform(data[start : start + rows], transform)) - centre
             # Half the square of the distance, less what all training examples share.
             best = (half - mine.astype(np.float32) @ known.T).argmin(1)
             exact = ((mine - known[best]) ** 2).sum(1)
@@ -274,7 +274,7 @@ def nearest_training(
     # The training data were rounded to float32; the differences of the nearest are exact.
     for start in range(0, len(data), rows):
         here = slice(start, start + rows)
-        pair = (_flat(_transformed(x, transform)) for x in (data[here], train[row[here]]))
+        pair = (_flat(_transform(x, transform)) for x in (data[here], train[row[here]]))
         squares[here] = (np.subtract(*pair) ** 2).sum(1)
     return Nearest(np.sqrt(squares / elements), row)
 
@@ -285,7 +285,7 @@ def _blocks(data: Shaped[np.ndarray, " n *event"]) -> Iterator[np.ndarray]:
         yield data[start : start + size]
 
 
-def _transformed(data: np.ndarray, transform: Transform | None) -> np.ndarray:
+def _transform(data: np.ndarray, transform: Transform | None) -> np.ndarray:
     return data if transform is None else transform(data.astype(np.float64))
 
 

@@ -106,7 +106,7 @@ def sign_flips(
         return SignFlips(t, None, None, tested)
     scaled = scores[:, tested] / np.sqrt(variance[tested])
     t[tested] = scaled.sum(0)
-    largest = largest_flipped(scaled, seed=seed, num_flips=num_flips)
+    largest = largest_flipped_statistic(scaled, seed=seed, num_flips=num_flips)
     top = np.abs(t[tested]).max()
     # Sums that differ by rounding only count as equal.
     p_value = (1 + (largest >= top * (1 - 1e-9)).sum()) / (1 + num_flips)
@@ -116,7 +116,7 @@ def sign_flips(
     return SignFlips(t, float(p_value), threshold, fails)
 
 
-def largest_flipped(
+def largest_flipped_statistic(
     scores: Float[np.ndarray, "n columns"], *, seed: int, num_flips: int = NUM_FLIPS
 ) -> Float[np.ndarray, " flips"]:
     """max_k |sum_n e_n s_nk| for each draw of signs e."""

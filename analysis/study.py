@@ -331,7 +331,7 @@ def with_test_data(run: Path, at_most: int) -> tuple[Any, PreparedData, Tensor]:
 def evaluated(run: Path, *, at_most: int, num_samples: int = 1000) -> Cell:
     """What the VAE of a run is worth on fixed test data: a study's own number of them.
 
-    `scripts/svi_train.py --evaluate quick` takes 1,000 of them, which is long where a datum is
+    `scripts/svi_train.py --evaluate quick` takes 1,000 of them, which is long where an example is
     large.
 
     Args:

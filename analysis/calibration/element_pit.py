@@ -181,7 +181,7 @@ def element_pit(
         (Neyman, 1937), https://doi.org/10.1080/03461238.1937.10404821
     """
     n, event = len(pit), pit.shape[1:]
-    flat = _checked(pit, "pit")
+    flat = _validate(pit, "pit")
     share, scores, fields = _shares(flat), _legendre_means(flat), _fields(flat)
     flips = sign_flips(scores, seed=seed, num_flips=num_flips)
     low, high = bootstrap_interval(share, np.ones_like(share), seed=seed)
@@ -192,7 +192,7 @@ def element_pit(
             raise ValueError(
                 f"simulated must have events of shape {event}, got {simulated.shape[1:]}."
             )
-        own = _checked(simulated, "simulated")
+        own = _validate(simulated, "simulated")
         pairs = min(n, len(own))
         difference = scores[:pairs] - _legendre_means(own[:pairs])
         against = sign_flips(difference, seed=seed, num_flips=num_flips)
@@ -293,7 +293,7 @@ ELEMENT_PIT = Check(
 )
 
 
-def _checked(pit: Float[np.ndarray, " n *event"], name: str) -> Float[np.ndarray, "n elements"]:
+def _validate(pit: Float[np.ndarray, " n *event"], name: str) -> Float[np.ndarray, "n elements"]:
     if len(pit) < 2:
         raise ValueError(f"{name} needs at least two data, got {len(pit)}.")
     flat = pit.reshape(len(pit), -1).astype(np.float64)

@@ -158,7 +158,7 @@ def leave_one_element_out(
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
     if len(x) == 0:
-        raise ValueError("leave_one_element_out needs at least one datum, got none.")
+        raise ValueError("leave_one_element_out needs at least one example, got none.")
     outcome = to_array(x)
     pit, log_score = np.empty(x.shape), np.empty(x.shape)
     probability: np.ndarray | None = None

@@ -196,7 +196,7 @@ def calibration(
         https://doi.org/10.1175/WAF993.1; A New Vector Partition of the Probability Score (Murphy,
         1973)
     """
-    p, x = _checked(probability, outcome)
+    p, x = _validate(probability, outcome)
     n, event = len(p), probability.shape[1:]
     residual, variance = x - p, p * (1 - p)
     edges = _edges(p, variance)
@@ -211,7 +211,7 @@ def calibration(
     against = None
     field, expected, suffix = residual, variance.sum(0), ""
     if simulated is not None:
-        own_p, own_x = _checked(*simulated)
+        own_p, own_x = _validate(*simulated)
         if simulated[0].shape[1:] != event:
             raise ValueError(
                 f"simulated must have events of shape {event}, got {simulated[0].shape[1:]}."
@@ -265,7 +265,7 @@ def calibration(
     )
 
 
-def _checked(
+def _validate(
     probability: Float[np.ndarray, " n *event"], outcome: Real[np.ndarray, " n *event"]
 ) -> tuple[Float[np.ndarray, "n elements"], Float[np.ndarray, "n elements"]]:
     if probability.shape != outcome.shape:

@@ -114,7 +114,7 @@ def plot_paired_differences(comparison: ModelComparison) -> "matplotlib.figure.F
     left, right = figure.subplots(1, 2)
     first, second = comparison.models[:2]
     difference = first.log_evidence.astype(np.float64) - second.log_evidence
-    _draw_histogram(left, difference, _trusted(first) & _trusted(second))
+    _draw_histogram(left, difference, _trust_mask(first) & _trust_mask(second))
     label = f"log p(x) of {shorten(best)} minus {shorten(others[0])}'s, nats"
     left.set_xlabel(label, fontsize=8)
     share = (np.arange(comparison.n) + 0.5) / comparison.n
@@ -140,7 +140,7 @@ def plot_paired_differences(comparison: ModelComparison) -> "matplotlib.figure.F
     return figure
 
 
-def _trusted(model: HeldOut) -> np.ndarray:
+def _trust_mask(model: HeldOut) -> np.ndarray:
     if model.khat is None:
         return np.ones(len(model.log_evidence), bool)
     return model.khat <= khat_threshold(model.num_samples)

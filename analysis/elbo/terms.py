@@ -281,7 +281,9 @@ def plot_extremes(
         ValueError: If the numbers of data and of terms differ.
     """
     if len(x) != len(terms.rate):
-        raise ValueError(f"x must have a datum for each of {len(terms.rate)} terms, got {len(x)}.")
+        raise ValueError(
+            f"x must have an example for each of {len(terms.rate)} terms, got {len(x)}."
+        )
     elements = elements or Elements.from_data(x)
     long = elements is not None and elements.largest
     chosen = terms.extremes(2) if long else terms.extremes()

@@ -177,7 +177,7 @@ def agreement(assignments: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"])
     from sklearn.metrics.cluster import contingency_matrix
 
     if len(labels) == 0:
-        raise ValueError("at least one datum is needed, got none.")
+        raise ValueError("at least one example is needed, got none.")
     if len(np.unique(labels)) == 1:
         raise UndefinedCheckError(
             f"groups are compared with two labels or more, got {labels[0]} alone."
@@ -412,7 +412,7 @@ def neighbourhood_overlap(
     from sklearn.manifold import trustworthiness
 
     if len(x) != len(codes):
-        raise ValueError(f"each datum needs a code, got {len(x)} data and {len(codes)} codes.")
+        raise ValueError(f"each example needs a code, got {len(x)} data and {len(codes)} codes.")
     rows = np.random.default_rng(seed).permutation(len(x))[:MAX_DATA]
     n = len(rows)
     # Beyond half the number of data trustworthiness has no scale.

@@ -52,7 +52,9 @@ def labelled_codes(
         ValueError: If the numbers of data and labels differ.
     """
     if len(x) != len(labels):
-        raise ValueError(f"each datum needs a label, got {len(x)} data and {len(labels)} labels.")
+        raise ValueError(
+            f"each example needs a label, got {len(x)} data and {len(labels)} labels."
+        )
     return LabelledCodes(embed_data(vae, x), labels.cpu().numpy().astype(np.int64))
 
 

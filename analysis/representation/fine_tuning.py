@@ -220,7 +220,7 @@ def fine_tuning(
     fitting = tuple(size for size in sizes if 5 <= size <= len(train_x))
     if not fitting or steps < 1 or repeats < 1 or len(train_x) != len(train_labels):
         raise ValueError(
-            f"sizes must be from 5 to {len(train_x)}, with a label per datum and at least one "
+            f"sizes must be from 5 to {len(train_x)}, with a label per example and at least one "
             "step and repeat, "
             f"got {list(sizes)}, {len(train_labels)} labels, {steps} and {repeats}."
         )

@@ -167,7 +167,7 @@ def interpolation(
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
     if x is not None and len(x) != len(codes):
-        raise ValueError(f"each datum needs a code, got {len(x)} data and {len(codes)} codes.")
+        raise ValueError(f"each example needs a code, got {len(x)} data and {len(codes)} codes.")
     chosen = random_pairs(len(codes), pairs, seed)
     z = latent_path(codes[chosen[:, 0]], codes[chosen[:, 1]], steps, support)
     means = mean_data(vae, z.reshape(-1, z.shape[-1]))

@@ -204,7 +204,7 @@ def _check_foreign(
 ) -> None:
     """Raise unless foreign data have the shape of own data and lie in the likelihood's support."""
     if len(foreign) == 0:
-        raise ValueError(f"{name}: there must be at least one datum, got none.")
+        raise ValueError(f"{name}: there must be at least one example, got none.")
     if foreign.shape[1:] != own.shape[1:]:
         raise ValueError(
             f"{name}: data must have the shape {tuple(own.shape[1:])} of the model's own, got "
@@ -259,7 +259,7 @@ def stand_ins(
         ValueError: If there are no data.
     """
     if len(x) == 0:
-        raise ValueError("stand-ins are made from at least one datum, got none.")
+        raise ValueError("stand-ins are made from at least one example, got none.")
     support = support or _guess_support(x)
     generator = torch.Generator().manual_seed(derive_seed(seed, "stand-ins"))
     flat = x.flatten(1)

@@ -238,7 +238,7 @@ def robustness(
     if (truth is None) != (classifier is None):
         raise ValueError("labels and a classifier of codes go together, got one of them.")
     if truth is not None and len(truth) != len(x):
-        raise ValueError(f"each datum needs a label, got {len(x)} data and {len(truth)} labels.")
+        raise ValueError(f"each example needs a label, got {len(x)} data and {len(truth)} labels.")
     chosen, levels = select_corruptions(vae, x, corruptions, strengths)
     num_samples = num_samples if num_samples and has_density(vae, x) else 0
     measure_seed = derive_seed(seed, "robustness")

@@ -27,7 +27,7 @@ from pyro_vae.posteriors import POSTERIORS
 from pyro_vae.priors import PRIORS
 
 PICTURE = Path(__file__).with_suffix(".png")
-# So many priors side by side, each before and after.
+# The number of priors side by side, each before and after training.
 PRIORS_A_ROW = 4
 # Four values a variable: two would be a picture of four cells.
 VALUES = 4

@@ -149,7 +149,7 @@ def test_what_is_undefined_says_so():
         same_image_probability(LinearGaussian().vae(), LinearGaussian().draw(3, 0))
     with pytest.raises(ValueError, match="at least 1, got 0"):
         leave_one_element_out(vae, torch.ones(4, 5), num_samples=0)
-    with pytest.raises(ValueError, match="at least one datum"):
+    with pytest.raises(ValueError, match="at least one example"):
         leave_one_element_out(vae, torch.ones(0, 5))
 
 

@@ -174,7 +174,7 @@ def test_extremes_are_drawn_with_their_nats(words, shape, n, largest):
 
 
 def test_data_of_another_number_are_refused():
-    with pytest.raises(ValueError, match="a datum for each of 20 terms, got 3"):
+    with pytest.raises(ValueError, match="an example for each of 20 terms, got 3"):
         plot_extremes(np.zeros((3, 2)), some_terms(20), np.zeros((3, 2)))
 
 

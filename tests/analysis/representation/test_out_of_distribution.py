@@ -295,7 +295,7 @@ def test_foreign_data_must_be_prepared_alike():
         out_of_distribution(vae, x, x, {"small": x[..., :4]})
     with pytest.raises(ValueError, match="a foreign set, got 20, 20 and 0"):
         out_of_distribution(vae, x, x, {})
-    with pytest.raises(ValueError, match="none: there must be at least one datum"):
+    with pytest.raises(ValueError, match="none: there must be at least one example"):
         out_of_distribution(vae, x, x, {"none": x[:0]})
 
 
@@ -349,5 +349,5 @@ def test_stand_ins_keep_what_they_say(support):
 
 
 def test_stand_ins_of_nothing():
-    with pytest.raises(ValueError, match="at least one datum"):
+    with pytest.raises(ValueError, match="at least one example"):
         stand_ins(torch.zeros(0, 3))

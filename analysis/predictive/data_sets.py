@@ -64,12 +64,14 @@ class DataSetCheck:
         """Whether the real data set lies beyond all data sets from the model."""
         return not self.generated.min() <= self.real <= self.generated.max()
 
+    def p_words(self) -> str:
+        """The p-value: an upper bound beyond all data sets."""
+        return f"p {'≤' if self.outside else '='} {self.p_value:.2g}"
+
     def words(self) -> str:
-        """Both values, and p: an upper bound beyond all data sets."""
-        return (
-            f"{self.real:.4g} against {self.generated.mean():.4g} of the model's, p "
-            f"{'≤' if self.outside else '='} {self.p_value:.2g}"
-        )
+        """Both values, and p."""
+        generated = self.generated.mean()
+        return f"{self.real:.4g} against {generated:.4g} of the model's, {self.p_words()}"
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,11 @@ def plot_test_statistics(found: DataSetChecks) -> "matplotlib.figure.Figure":
     if not shown:
         raise UndefinedCheckError(NOTHING_VARIES)
     # As a "statistic" of data sets of one example, each is its own mean.
-    titles = [f"{c.name[:LONGEST_NAME]}: {c.measure}\n{c.words()}" for c in shown]
+    titles = [
+        f"{c.name[:LONGEST_NAME]}: {c.measure}\n"
+        f"{c.real:.4g}, generated {c.generated.mean():.4g}\n{c.p_words()}"
+        for c in shown
+    ]
     figure = ppc_figure(
         arviz_plots.plot_ppc_tstat,
         predictive_tree(

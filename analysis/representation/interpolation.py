@@ -266,7 +266,7 @@ def _draw_strips(
     if found.ends is not None:
         ends = found.ends.reshape(len(images), 2, *found.ends.shape[1:])
         images = [[a, *path, b] for (a, b), path in zip(ends, images, strict=True)]
-        titles = {0: "datum", 1: "t = 0", len(at): "t = 1", len(at) + 1: "datum"}
+        titles = {0: "data", 1: "t = 0", len(at): "t = 1", len(at) + 1: "data"}
     grid = {"wspace": 0.02, "hspace": 0.02}
     cells = figure.subplots(len(images), len(images[0]), squeeze=False, gridspec_kw=grid)
     for axes, row in zip(cells, images, strict=True):

@@ -126,7 +126,8 @@ def test_test_statistics_stand_with_their_distance_and_p(words, statistics):
     assert "constant" not in text
     assert len(found.ranked) == 4
     for ax, check in zip(axes, found.ranked, strict=True):
-        assert f"{check.name}: {check.measure}\n{check.words()}" in text
+        values = f"{check.real:.4g}, generated {check.generated.mean():.4g}\n{check.p_words()}"
+        assert f"{check.name}: {check.measure}\n{values}" in text
         assert ax.lines[-1].get_xdata()[0] == pytest.approx(check.real)
         x = np.asarray(ax.lines[0].get_xdata(), np.float64)
         assert np.nanmax(x[np.isfinite(x)]) == pytest.approx(check.generated.max())

@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from pyro_vae.compilation.inductor import CompilerError, compile_graph
+from pyro_vae.compilation.splitting import hoist_products
 from pyro_vae.compilation.tracing import (
     Traced,
     TracingError,
-    hoist_products,
     one_line,
     trace,
 )

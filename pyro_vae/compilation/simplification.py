@@ -6,15 +6,15 @@ become one. All of it keeps every bit of the results.
 """
 
 import copy
-from collections import Counter
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, GraphModule, Node, map_arg
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae.compilation.tracing import Traced, mutated_arguments
+from pyro_vae.compilation.graphs import Memory, is_item, is_pure, is_view
+from pyro_vae.compilation.tracing import Traced
 
 aten = torch.ops.aten
 
@@ -26,13 +26,26 @@ _FILLED = {
     aten.new_zeros.default: 0,
 }
 _REDUCTIONS = (aten.sum.dim_IntList, aten.mean.dim)
-_NEUTRAL = {
-    (aten.div.Scalar, 1),
-    (aten.div.Tensor, 1),
-    (aten.mul.Scalar, 1),
-    (aten.mul.Tensor, 1),
-    (aten.pow.Tensor_Scalar, 1),
-}
+# Operations that change nothing where their second argument is 1.
+_NEUTRAL = (
+    *(aten.div.Scalar, aten.div.Tensor, aten.mul.Scalar, aten.mul.Tensor),
+    aten.pow.Tensor_Scalar,
+)
+# Views of the same memory with another content.
+_LAZY = (aten._conj.default, aten._neg_view.default)
+# Bindings that take the arguments of all overloads of their operation, in the same order.
+_FUNCTIONS = frozenset(
+    "abs add addmm amax amin argmax baddbmm binary_cross_entropy_with_logits bitwise_and "
+    "bitwise_not bitwise_or bitwise_xor bmm cat clamp clamp_max clamp_min cos cumsum detach "
+    "digamma div empty eq erf exp expm1 gather ge gt index_select isinf isnan le lgamma log "
+    "log1p logical_and logical_not logical_or logsumexp lt masked_fill maximum mean minimum mm "
+    "mul ne neg permute pow randint reciprocal relu rsqrt rsub select sigmoid sign sin sqrt "
+    "square squeeze stack sub sum t tanh transpose tril triu unbind unsqueeze where".split()
+)
+_METHODS = frozenset(
+    "__lshift__ __rshift__ add_ copy_ div_ expand exponential_ fill_ mul_ normal_ sub_ uniform_ "
+    "view zero_".split()
+)
 
 
 def simplify(traced: Traced) -> Traced:
@@ -48,7 +61,8 @@ def simplify(traced: Traced) -> Traced:
       time of `torch.ops`.
     """
     graph = copy.deepcopy(traced.graph.graph)
-    _merge_equal(graph)
+    if not any(node.target in _LAZY for node in graph.nodes):
+        _merge_equal(graph, traced.state)
     graph.eliminate_dead_code()
     constants = _hoist_constants(graph, traced.state)
     graph.eliminate_dead_code()
@@ -57,64 +71,32 @@ def simplify(traced: Traced) -> Traced:
     return Traced(GraphModule(torch.nn.Module(), graph), (*traced.state, *constants))
 
 
-class _Memory:
-    """Which tensors share memory, and how often each was changed in place up to now."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._root: dict[Node, Node] = {}
-        self.changed: set[Node] = set()
-        self.version: Counter[Node] = Counter()
-        for node in graph.nodes:
-            self.add(node)
-            self.changed.update(self.root(n) for n in mutated_arguments(node.target, node.args))
-
-    def root(self, node: Node) -> Node:
-        """The node that made the memory of a tensor."""
-        return self._root[node]
-
-    def add(self, node: Node) -> None:
-        first = node.args[0] if node.args else None
-        if isinstance(first, Node) and (_is_view(node) or _writes(node) or _is_item(node)):
-            self._root[node] = self._root[first]
-        else:
-            self._root[node] = node
-
-    def advance(self, node: Node) -> None:
-        """Count the changes that an operation makes."""
-        self.version.update(self.root(n) for n in mutated_arguments(node.target, node.args))
-
-
-def _merge_equal(graph: Graph) -> None:
+def _merge_equal(graph: Graph, state: tuple[Tensor, ...]) -> None:
     """Replace operations by earlier ones with the same result."""
-    memory = _Memory(graph)
+    memory = Memory(graph, state)
     seen: dict[Any, Node] = {}
-
-    def replace(node: Node, earlier: Node) -> None:
-        node.replace_all_uses_with(earlier)
-        graph.erase_node(node)
-
-    for node in list(graph.nodes):
-        if node.op == "placeholder":
-            seen[_geometry(node, node)] = node
-        if node.op != "call_function":
+    for original in list(graph.nodes):
+        if original.op == "placeholder":
+            seen.setdefault(_geometry(original, memory.root(original)), original)
+        if original.op != "call_function":
             continue
-        node = _rewritten(graph, node, memory)
+        node = _rewritten(graph, original, memory)
         memory.advance(node)
-        if not _is_pure(node):
+        # What is changed in place later must stay a tensor of its own; a view is none.
+        if not is_pure(node) or (memory.root(node) in memory.changed and not is_view(node)):
             continue
         key = _key(node, memory)
-        if key is None:
-            continue
         if (earlier := seen.get(key)) is not None:
-            replace(node, earlier)
+            node.replace_all_uses_with(earlier)
+            graph.erase_node(node)
             continue
         seen[key] = node
-        if not _is_view(node):
-            # A view that gives all of it back, such as the transpose of a transpose.
-            seen.setdefault(_geometry(node, node), node)
+        if not is_view(node):
+            # A view that gives all of it back, such as the transpose of a transpose, is the same.
+            seen.setdefault(_geometry(node, memory.root(node)), node)
 
 
-def _rewritten(graph: Graph, node: Node, memory: _Memory) -> Node:
+def _rewritten(graph: Graph, node: Node, memory: Memory) -> Node:
     """The node, or a view in its place where it computes nothing."""
     first = node.args[0] if node.args else None
     value = node.meta.get("val")
@@ -127,13 +109,13 @@ def _rewritten(graph: Graph, node: Node, memory: _Memory) -> Node:
         node.replace_all_uses_with(first)
         graph.erase_node(node)
         return first
-    if not isinstance(first, Node | list | tuple) or _is_view(node):
+    if not isinstance(first, Node | list | tuple) or is_view(node):
         return node
     if node.target is aten.stack.default and len(first) == 1:
         source = first[0]
     elif isinstance(first, Node) and (
         (node.target in _REDUCTIONS and _sums_single_elements(node))
-        or (len(node.args) == 2 and (node.target, node.args[1]) in _NEUTRAL)
+        or (node.target in _NEUTRAL and isinstance(node.args[1], int | float) and node.args[1] == 1)
     ):
         source = first
     else:
@@ -173,47 +155,43 @@ def _sums_single_elements(node: Node) -> bool:
     return bool(axes) and all(of.shape[axis] == 1 for axis in axes)
 
 
-def _key(node: Node, memory: _Memory) -> Any:
+def _key(node: Node, memory: Memory) -> Any:
     """Equal for operations with the same result."""
-    if _is_view(node) and isinstance(node.meta.get("val"), Tensor):
+    if is_view(node) and isinstance(node.meta.get("val"), Tensor):
         return _geometry(node, memory.root(node))
-    leaves = tree_leaves((node.args, node.kwargs))
-    try:
-        hash(tuple(leaves))
-    except TypeError:
-        return None
+    types = tuple(map(type, tree_leaves((node.args, node.kwargs))))  # 1 and True are equal.
     versions = tuple(memory.version[memory.root(n)] for n in node.all_input_nodes)
-    # With their types, as 1 and True are equal.
-    return node.target, str((node.args, node.kwargs)), tuple(map(type, leaves)), versions
+    return node.target, str((node.args, node.kwargs)), types, versions
 
 
 def _geometry(node: Node, root: Node) -> Any:
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return root, None
-    return root, value.shape, value.stride(), value.storage_offset(), value.dtype
+    return root, value.shape, value.stride(), node.meta["offset"], value.dtype
 
 
 def _hoist_constants(graph: Graph, state: tuple[Tensor, ...]) -> list[Tensor]:
     """Compute what is the same at each call, and turn it into inputs after the state."""
-    memory = _Memory(graph)
+    memory = Memory(graph, state)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     # Views of the state, and constants, which do not depend on its content.
     views: dict[Node, Any] = dict(zip(inputs, state, strict=False))
     constants: dict[Node, Any] = {}
     for node in graph.nodes:
-        if node.op != "call_function" or not _is_pure(node) or memory.root(node) in memory.changed:
-            if not (node.op == "call_function" and _is_view(node)):
-                continue
+        if node.op != "call_function" or not is_pure(node):
+            continue
+        if memory.root(node) in memory.changed and not (is_view(node) or is_item(node)):
+            continue
         used = node.all_input_nodes
         if node.target in _FILLED and isinstance(node.meta.get("val"), Tensor):
             value = node.meta["val"]
             constants[node] = torch.empty_strided(
-                value.shape, value.stride(), dtype=value.dtype, device=value.device
+                value.shape, value.stride(), dtype=value.dtype, device=node.meta["device"]
             ).fill_(_FILLED[node.target])
         elif node.target is not aten.empty.memory_format and all(n in constants for n in used):
             constants[node] = _value(node, constants)
-        elif (_is_view(node) or _is_item(node)) and used and all(n in views for n in used):
+        elif (is_view(node) or is_item(node)) and used and all(n in views for n in used):
             views[node] = _value(node, views)
     results = {
         node: value
@@ -223,9 +201,8 @@ def _hoist_constants(graph: Graph, state: tuple[Tensor, ...]) -> list[Tensor]:
         and isinstance(value, Tensor)
         and any(user not in found for user in node.users)
     }
-    place = inputs[len(state)] if len(inputs) > len(state) else next(
-        node for node in graph.nodes if node.op != "placeholder"
-    )
+    others = (node for node in graph.nodes if node.op != "placeholder")
+    place = inputs[len(state)] if len(inputs) > len(state) else next(others)
     for index, node in enumerate(results):
         with graph.inserting_before(place):
             new = graph.placeholder(f"constant_{index}")
@@ -235,73 +212,18 @@ def _hoist_constants(graph: Graph, state: tuple[Tensor, ...]) -> list[Tensor]:
 
 
 def _value(node: Node, known: dict[Node, Any]) -> Any:
-    arguments = torch.fx.map_arg((node.args, node.kwargs), lambda used: known[used])
+    arguments = map_arg((node.args, node.kwargs), lambda used: known[used])
     with torch.no_grad():
         return node.target(*arguments[0], **arguments[1])  # pyright: ignore[reportCallIssue]
 
 
 def _use_bindings(graph: Graph) -> None:
-    """Call operations through PyTorch's bindings, where these give the same on empty tensors."""
-    functions, methods = torch._C._VariableFunctions, torch._C.TensorBase
+    """Call operations through PyTorch's own bindings."""
     for node in graph.nodes:
         packet = getattr(node.target, "overloadpacket", None)
-        if node.op != "call_function" or node.target.namespace != "aten" if packet else True:
+        if node.op != "call_function" or packet is None or node.target.namespace != "aten":
             continue
-        name = packet.__name__
-        arguments = torch.fx.map_arg((node.args, node.kwargs), lambda used: used.meta["val"])
-        for op, target in (
-            ("call_function", getattr(torch, name, None) if hasattr(functions, name) else None),
-            ("call_method", name if hasattr(methods, name) else None),
-        ):
-            if target is None or not (op == "call_method" or isinstance(target, type(torch.mul))):
-                continue
-            function = target if op == "call_function" else getattr(methods, name)
-            if _fits(function, arguments, node.meta.get("val")):
-                node.op, node.target = op, target
-                break
-
-
-def _fits(function: Any, arguments: Any, expected: Any) -> bool:
-    try:
-        with torch.no_grad():
-            found = function(*arguments[0], **arguments[1])
-    except Exception:  # The binding takes other arguments.
-        return False
-    pairs = list(zip(tree_leaves(found), tree_leaves(expected), strict=False))
-    return len(tree_leaves(found)) == len(tree_leaves(expected)) and all(
-        isinstance(a, Tensor)
-        and isinstance(b, Tensor)
-        and (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride())
-        for a, b in pairs
-    )
-
-
-def _is_view(node: Node) -> bool:
-    """Whether the result shares the memory of the first argument and nothing is written."""
-    schema = getattr(node.target, "_schema", None)
-    return (
-        schema is not None
-        and not schema.is_mutable
-        and any(value.alias_info is not None for value in schema.returns)
-    )
-
-
-def _writes(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
-
-
-def _is_item(node: Node) -> bool:
-    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
-
-
-def _is_pure(node: Node) -> bool:
-    """Whether an operation always gives the same and changes nothing."""
-    if _is_item(node):
-        return True
-    schema = getattr(node.target, "_schema", None)
-    return (
-        schema is not None
-        and not schema.is_mutable
-        and torch.Tag.nondeterministic_seeded not in node.target.tags
-    )
+        if packet.__name__ in _FUNCTIONS:
+            node.target = getattr(torch, packet.__name__)
+        elif packet.__name__ in _METHODS:
+            node.op, node.target = "call_method", packet.__name__

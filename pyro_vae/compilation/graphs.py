@@ -1,0 +1,99 @@
+"""Operations of a graph: which share memory, which change it, and graphs of some of them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+from pyro_vae.compilation.tracing import mutated_arguments
+
+
+class Memory:
+    """Which tensors of a graph share memory, and how often each was changed in place so far.
+
+    Args:
+        graph: The graph.
+        state: The tensors of its first inputs, which may share memory.
+    """
+
+    def __init__(self, graph: Graph, state: Sequence[Tensor]) -> None:
+        self._root: dict[Node, Node] = {}
+        self.version: Counter[Node] = Counter()
+        inputs = [node for node in graph.nodes if node.op == "placeholder"]
+        first: dict[int, Node] = {}
+        for node, tensor in zip(inputs, state, strict=False):
+            self._root[node] = first.setdefault(tensor.untyped_storage()._cdata, node)
+        for node in graph.nodes:
+            self.add(node)
+        self.changed = {
+            self.root(n)
+            for node in graph.nodes
+            for n in mutated_arguments(node.target, node.args, node.kwargs)
+        }
+
+    def root(self, node: Node) -> Node:
+        """The node that made the memory of a tensor."""
+        return self._root[node]
+
+    def add(self, node: Node) -> None:
+        """Find the memory of a node's result."""
+        first = node.args[0] if node.args else None
+        # An item of a tuple of views is a view; one of other results has its own memory.
+        of = first if is_item(node) else node
+        if isinstance(first, Node) and (is_view(of) or (of is node and writes(node))):
+            self._root[node] = self._root[first]
+        else:
+            self._root.setdefault(node, node)
+
+    def advance(self, node: Node) -> None:
+        """Count the changes that an operation makes."""
+        self.version.update(self.root(n) for n in mutated_arguments(node.target, node.args, node.kwargs))
+
+
+def is_view(node: Node) -> bool:
+    """Whether the result shares the memory of the first argument and nothing is written."""
+    schema = getattr(node.target, "_schema", None)
+    return (
+        schema is not None
+        and not schema.is_mutable
+        and any(value.alias_info is not None for value in schema.returns)
+    )
+
+
+def writes(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def is_item(node: Node) -> bool:
+    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
+
+
+def is_pure(node: Node) -> bool:
+    """Whether an operation always gives the same and changes nothing."""
+    if is_item(node):
+        return True
+    schema = getattr(node.target, "_schema", None)
+    return (
+        schema is not None
+        and not schema.is_mutable
+        and torch.Tag.nondeterministic_seeded not in node.target.tags
+    )
+
+
+def subgraph(arguments: list[Node], nodes: list[Node], output: Any) -> GraphModule:
+    graph = Graph()
+    copies: dict[Node, Node] = {}
+    for i, node in enumerate(arguments):
+        copies[node] = graph.placeholder(f"argument_{i}")
+        copies[node].meta = dict(node.meta)
+    for node in nodes:
+        copies[node] = graph.node_copy(node, lambda used: copies[used])
+    graph.output(torch.fx.map_arg(output, lambda node: copies[node]))
+    graph.lint()
+    return GraphModule(torch.nn.Module(), graph)
+
+

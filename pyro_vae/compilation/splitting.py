@@ -1,0 +1,121 @@
+"""Split a graph: products that are the same at each call, and updates of the state."""
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.utils._pytree import tree_leaves
+
+from pyro_vae.compilation.graphs import Memory, is_item, subgraph
+from pyro_vae.compilation.tracing import Traced, mutated_arguments
+
+
+def hoist_products(traced: Traced, moving: int) -> tuple[Traced, Traced]:
+    """Split a graph into products that do not depend on its last arguments, and the rest.
+
+    Such products are an encoder at fixed data while the latents move, or the components of a
+    mixture. Cheap operations after them stay where they were: the compiler fuses them with their
+    neighbours.
+
+    Args:
+        traced: A graph without in-place changes and random numbers.
+        moving: The number of last arguments that the hoisted part must not depend on, at least 1.
+
+    Returns:
+        Graphs `once` and `rest`, such that `rest(*fixed, *once(*fixed), *moving)` is the graph's
+        value.
+    """
+    graph = copy.deepcopy(traced.graph.graph)
+    # Unused nodes, such as copies for a backward pass that is not taken, are not passed on.
+    graph.eliminate_dead_code()
+    nodes = list(graph.nodes)
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    dependent = set(inputs[-moving:])
+    for node in nodes:
+        if any(used in dependent for used in node.all_input_nodes):
+            dependent.add(node)
+    pending = [
+        n for n in nodes if n not in dependent and n.op == "call_function" and _is_product(n)
+    ]
+    early: set[Node] = set()
+    while pending:
+        node = pending.pop()
+        if node not in early and node.op != "placeholder":
+            early.add(node)
+            pending.extend(node.all_input_nodes)
+    # An item of a tuple that an operation returns belongs to that operation.
+    early |= {n for n in nodes if is_item(n) and n.args[0] in early}
+    results = [
+        node
+        for node in nodes
+        if node in early
+        and any(user not in early for user in node.users)
+        and isinstance(node.meta.get("val"), Tensor)
+    ]
+    once = subgraph(inputs[:-moving], [n for n in nodes if n in early], tuple(results))
+    late = [n for n in nodes if n not in early and n.op == "call_function"]
+    (output,) = (node for node in nodes if node.op == "output")
+    arguments = [*inputs[:-moving], *results, *inputs[-moving:]]
+    rest = subgraph(arguments, late, output.args[0])
+    return Traced(once, traced.state), Traced(rest, traced.state)
+
+
+def _is_product(node: Node) -> bool:
+    from torch.utils.flop_counter import flop_registry  # Imports Triton.
+
+    return getattr(node.target, "overloadpacket", None) in flop_registry
+
+
+def split_updates(traced: Traced) -> tuple[Traced, Traced]:
+    """Split a graph into what computes, and what changes the state with the results.
+
+    A compiler gains nothing on an optimizer's update, which PyTorch has as one operation, and
+    needs half of its time for it.
+
+    Returns:
+        Graphs `compute` and `update`, such that `update(*arguments, *compute(*arguments))` is the
+        graph's value. Each has the part of the state that it reads.
+    """
+    graph = traced.graph.graph
+    nodes = list(graph.nodes)
+    memory = Memory(graph, traced.state)
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    state = inputs[: len(traced.state)]
+    late: set[Node] = set()
+    read_later: set[Node] = set()
+    for node in reversed(nodes):
+        if node.op != "call_function":
+            continue
+        changed = {memory.root(n) for n in mutated_arguments(node.target, node.args, node.kwargs)}
+        if changed:
+            is_late = changed <= set(state) and not changed & read_later
+        else:
+            values = tree_leaves(node.meta.get("val", ()))
+            # Numbers, such as the norm of the gradient.
+            is_late = (
+                bool(node.users)
+                and all(user in late for user in node.users)
+                and all(isinstance(v, Tensor) and v.dim() == 0 for v in values)
+                and not any(memory.root(n) in memory.changed for n in node.all_input_nodes)
+                and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
+            )
+        if is_late:
+            late.add(node)
+        else:
+            read_later.update(memory.root(n) for n in node.all_input_nodes)
+    early = [n for n in nodes if n.op == "call_function" and n not in late]
+    (output,) = (node for node in nodes if node.op == "output")
+    returned = set(output.all_input_nodes)
+    results = [n for n in early if any(user in late for user in n.users) or n in returned]
+    arguments = inputs[len(state) :]
+    parts = []
+    for chosen, extra, value in (
+        (early, [], tuple(results)),
+        ([n for n in nodes if n in late], results, output.args[0]),
+    ):
+        used = {n for node in chosen for n in node.all_input_nodes} | returned
+        read = [(n, tensor) for n, tensor in zip(state, traced.state, strict=True) if n in used]
+        module = subgraph([*(n for n, _ in read), *arguments, *extra], chosen, value)
+        parts.append(Traced(module, tuple(tensor for _, tensor in read)))
+    return parts[0], parts[1]

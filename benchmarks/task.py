@@ -15,6 +15,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from pyro_vae.compilation.products import processor
 from pyro_vae.data import DATASETS, default_root
 from pyro_vae.runs.run_directory import provenance
 
@@ -176,18 +177,6 @@ def made_by(command: str, threads: int) -> dict[str, Any]:
             "system": platform.platform(terse=True),
         },
     }
-
-
-def processor() -> str:
-    """The processor's name, with family and model, which distinguish processors of one name."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
-    fields = {key.strip(): value.strip() for key, _, value in lines}
-    name = fields.get("model name", platform.machine())
-    return f"{name}, family {fields.get('cpu family', '?')}, model {fields.get('model', '?')}"
 
 
 def _version(package: str) -> str | None:

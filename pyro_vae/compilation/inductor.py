@@ -1,91 +1,190 @@
-"""Compile a traced graph with Inductor."""
+"""Compile a graph with Inductor in another process, and load the library that it makes."""
 
-import copy
-import logging
-import re
-import warnings
+import getpass
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from pyro_vae.compilation.products import choose_products
+from pyro_vae.compilation.simplification import merge_equal, run_graph
+from pyro_vae.compilation.splitting import split_updates
 from pyro_vae.compilation.tracing import Traced, one_line
 
-# Eager random numbers: the same seed gives the same noise, and the compiler's generator is slower
-# on a CPU.
-_OPTIONS = {"fallback_random": True}
+# What a library depends on besides its graph.
+_SOURCES = ("compiler_process.py", "decompositions.py", "products.py")
 
 
 class CompilerError(RuntimeError):
     """A graph could not be compiled; the message gives the reason in one line."""
 
 
-def compile_graph(traced: Traced, *arguments: Tensor) -> Callable[..., tuple[Tensor, ...]]:
-    """Compile a graph for arguments of these shapes and types.
+class Compilation:
+    """A graph that another process compiles, while this one goes on.
 
-    Earlier results, also of other processes, come from the compiler's cache on disk
-    (`TORCHINDUCTOR_CACHE_DIR`). The graph is handed to Inductor directly: it contains no Python
-    for Dynamo to analyse, and no guard to check at each call.
+    The library is stored in a folder of its own, by the graph, the processor and the version of
+    torch: `TORCHINDUCTOR_CACHE_DIR`, or the user's cache. Where it exists, no process is started.
+    Loading it takes milliseconds, and neither imports nor waits for the compiler.
 
-    Returns:
-        A function of the arguments alone, which must have the same shapes and types.
+    The optimizer's update is left to PyTorch's own operation; see `split_updates`.
+
+    Args:
+        traced: The graph.
+    """
+
+    def __init__(self, traced: Traced) -> None:
+        compute, update = split_updates(traced)
+        self._compute, self._update = merge_equal(compute), run_graph(update)
+        self._started = time.perf_counter()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._library = _folder(self._compute) / "graph.so"
+        if not self._library.exists():
+            self._start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the compiler has ended, with a library or an error."""
+        return self._process is None or self._process.poll() is not None
+
+    def load(self) -> Callable[..., tuple[Tensor, ...]]:
+        """Wait for the compiler, and load the library.
+
+        Returns:
+            The graph as a function of its arguments alone, which must have the same shapes and
+            types.
+
+        Raises:
+            CompilerError: If the compiler failed for any reason, such as a missing C++ compiler.
+        """
+        if self._process is not None:
+            if self._process.wait():
+                self._errors.seek(0)
+                raise CompilerError(_last_line(self._errors.read()))
+        try:
+            compute = _load(self._library, self._device)
+        except RuntimeError as error:
+            # A library that was cut short must not be found again.
+            self._library.unlink(missing_ok=True)
+            raise CompilerError(one_line(error)) from error
+        state, update = self._compute.state, self._update
+
+        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+            with torch._C._AutoDispatchBelowAutograd():
+                results = compute([*state, *inputs])
+            return update(*inputs, *results)
+
+        return run
+
+    @property
+    def seconds(self) -> float:
+        """The time since compiling began."""
+        return time.perf_counter() - self._started
+
+    def cancel(self) -> None:
+        """End the compiler."""
+        if self._process is not None:
+            _end(self._process)
+
+    @property
+    def _device(self) -> torch.device:
+        nodes = self._compute.graph.graph.nodes
+        return next(node.meta["device"] for node in nodes if "device" in node.meta)
+
+    def _start(self) -> None:
+        job = {
+            "code": self._compute.graph.code,
+            "inputs": _inputs(self._compute),
+            "library": str(self._library),
+            "threads": torch.get_num_threads(),
+        }
+        script = Path(__file__).with_name("compiler_process.py")
+        self._errors = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [sys.executable, str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+            # Ctrl-C is this process's, which ends the other one.
+            start_new_session=True,
+        )
+        weakref.finalize(self, _end, self._process)
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError), self._process.stdin as stdin:
+            pickle.dump(job, stdin)
+
+
+def compile_graph(traced: Traced) -> Callable[..., tuple[Tensor, ...]]:
+    """Compile a graph, and wait for it; see `Compilation`.
 
     Raises:
-        CompilerError: If the compiler fails for any reason, such as a missing C++ compiler.
+        CompilerError: If the compiler fails.
     """
+    return Compilation(traced).load()
+
+
+def _load(library: Path, device: torch.device) -> Callable[[list[Tensor]], list[Tensor]]:
+    runners: Any = torch._C._aoti
+    if device.type == "cuda":
+        return runners.AOTIModelContainerRunnerCuda(str(library), 1, str(device), "").run
+    return runners.AOTIModelContainerRunnerCpu(str(library), 1).run
+
+
+def _inputs(traced: Traced) -> list[tuple[Any, ...]]:
+    """Shape, strides, type and device of each input."""
+    inputs = [node.meta for node in traced.graph.graph.nodes if node.op == "placeholder"]
+    return [
+        (tuple(m["val"].shape), m["val"].stride(), m["val"].dtype, str(m["device"])) for m in inputs
+    ]
+
+
+def _folder(traced: Traced) -> Path:
+    """The folder of a graph's library."""
+    content = hashlib.sha256()
+    for name in _SOURCES:
+        content.update(Path(__file__).with_name(name).read_bytes())
+    device = f"{torch.cuda.get_device_name()}" if torch.cuda.is_initialized() else ""
+    for part in (
+        traced.graph.code,
+        _inputs(traced),
+        torch.__version__,
+        torch.get_num_threads(),
+        torch.cpu.get_capabilities(),
+        device,
+    ):
+        content.update(repr(part).encode())
+    return cache_folder() / content.hexdigest()[:32]
+
+
+def cache_folder() -> Path:
+    """The folder of compiled graphs."""
+    if root := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        return Path(root) / "pyro_vae"
     try:
-        compiled = _compile(traced, arguments)
-    except CompilerError as error:
-        if not _remove_truncated_library(error.__cause__):
-            raise
-        compiled = _compile(traced, arguments)
-    state = traced.state
-
-    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(compiled(*state, *inputs))
-
-    return run
+        user = Path.home()
+    except RuntimeError:  # No home.
+        return Path(tempfile.gettempdir()) / f"pyro_vae_{getpass.getuser()}"
+    return Path(os.environ.get("XDG_CACHE_HOME", user / ".cache")) / "pyro_vae"
 
 
-def _compile(traced: Traced, arguments: tuple[Tensor, ...]) -> Callable[..., tuple[Tensor, ...]]:
-    import torch._inductor.config
-    from torch._inductor import standalone_compile
-
-    graph = copy.deepcopy(traced.graph)
-    choose_products(graph.graph)
-    graph.recompile()
-    extension_log = logging.getLogger("torch.utils.cpp_extension")
-    level = extension_log.level
-    # Its only message here is that there is no GPU, where the CUDA toolkit is installed.
-    extension_log.setLevel(logging.ERROR)
-    try:
-        with (
-            torch._inductor.config.patch(_OPTIONS),
-            torch.no_grad(),
-            # The compiler's warnings are about its own parts; a user can do nothing about them.
-            warnings.catch_warnings(action="ignore"),
-        ):
-            return standalone_compile(
-                graph, [*traced.state, *arguments], dynamic_shapes="from_example_inputs"
-            )
-    # The errors that the compiler raises are listed nowhere.
-    except Exception as error:
-        raise CompilerError(one_line(error)) from error
-    finally:
-        extension_log.setLevel(level)
+def _last_line(errors: bytes) -> str:
+    lines = [line for line in errors.decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip()[:300] if lines else "the compiler ended without a message"
 
 
-def _remove_truncated_library(error: BaseException | None) -> bool:
-    """Remove a truncated library from the compiler's cache; a process was killed while writing it.
-
-    Otherwise this graph would run eagerly from then on, and a resumed run would differ in the last
-    bits from an uninterrupted one.
-    """
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    found = re.search(r"(/\S+\.so): (?:file too short|invalid ELF header)", str(error))
-    if found is None or Path(cache_dir()) not in Path(found[1]).parents:
-        return False
-    Path(found[1]).unlink(missing_ok=True)
-    return True
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and those that it started."""
+    if process.poll() is None:
+        # Its session is its own.
+        os.killpg(process.pid, 9)
+        process.wait()

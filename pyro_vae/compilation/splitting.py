@@ -83,27 +83,26 @@ def split_updates(traced: Traced) -> tuple[Traced, Traced]:
     inputs = [node for node in nodes if node.op == "placeholder"]
     state = inputs[: len(traced.state)]
     late: set[Node] = set()
-    read_later: set[Node] = set()
+    # Memory that operations which stay early read and change, behind the current one.
+    read: set[Node] = set()
+    written: set[Node] = set()
     for node in reversed(nodes):
         if node.op != "call_function":
             continue
+        inputs_of = {memory.root(n) for n in node.all_input_nodes}
         changed = {memory.root(n) for n in mutated_arguments(node.target, node.args, node.kwargs)}
-        if changed:
-            is_late = changed <= set(state) and not changed & read_later
-        else:
-            values = tree_leaves(node.meta.get("val", ()))
-            # Numbers, such as the norm of the gradient.
-            is_late = (
-                bool(node.users)
-                and all(user in late for user in node.users)
-                and all(isinstance(v, Tensor) and v.dim() == 0 for v in values)
-                and not any(memory.root(n) in memory.changed for n in node.all_input_nodes)
-                and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
-            )
-        if is_late:
+        values = tree_leaves(node.meta.get("val", ()))
+        # Numbers, such as the norm of the gradient, are needed by the update alone.
+        number = all(isinstance(v, Tensor) and v.dim() == 0 for v in values)
+        if (
+            (changed & set(state) or (number and node.users and late.issuperset(node.users)))
+            and not (changed & read or inputs_of & written)
+            and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
+        ):
             late.add(node)
         else:
-            read_later.update(memory.root(n) for n in node.all_input_nodes)
+            read |= inputs_of
+            written |= changed
     early = [n for n in nodes if n.op == "call_function" and n not in late]
     (output,) = (node for node in nodes if node.op == "output")
     returned = set(output.all_input_nodes)
@@ -115,7 +114,7 @@ def split_updates(traced: Traced) -> tuple[Traced, Traced]:
         ([n for n in nodes if n in late], results, output.args[0]),
     ):
         used = {n for node in chosen for n in node.all_input_nodes} | returned
-        read = [(n, tensor) for n, tensor in zip(state, traced.state, strict=True) if n in used]
-        module = subgraph([*(n for n, _ in read), *arguments, *extra], chosen, value)
-        parts.append(Traced(module, tuple(tensor for _, tensor in read)))
+        own = [(n, tensor) for n, tensor in zip(state, traced.state, strict=True) if n in used]
+        module = subgraph([*(n for n, _ in own), *arguments, *extra], chosen, value)
+        parts.append(Traced(module, tuple(tensor for _, tensor in own)))
     return parts[0], parts[1]

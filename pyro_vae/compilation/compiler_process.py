@@ -1,0 +1,99 @@
+"""The process that compiles a graph: reads a job from standard input, and writes a library.
+
+It imports torch, and of this package only what it needs.
+"""
+
+import os
+import pickle
+import shutil
+import sys
+import tempfile
+import types
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+_OPTIONS = {
+    # Eager random numbers: the same seed gives the same noise, and the compiler's generator is
+    # slower on a CPU.
+    "fallback_random": True,
+    # The wrapper only calls kernels.
+    "aot_inductor.compile_wrapper_opt_level": "O0",
+    # Otherwise six programs are compiled to find out what /proc/cpuinfo says: five seconds.
+    "cpp.vec_isa_ok": True,
+}
+
+
+def main() -> None:
+    """Compile the job's graph, and move its library to where the job says."""
+    warnings.simplefilter("ignore")
+    import torch
+    import torch._inductor
+    import torch._inductor.compile_fx
+    from torch._inductor import config
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    _skip_init("pyro_vae", Path(__file__).parents[1])
+    _skip_init("pyro_vae.compilation", Path(__file__).parent)
+    from pyro_vae.compilation.decompositions import DECOMPOSITIONS
+    from pyro_vae.compilation.products import choose_products
+
+    job: dict[str, Any] = pickle.load(sys.stdin.buffer)
+    torch.set_num_threads(job["threads"])
+    inputs = [
+        torch.empty_strided(shape, strides, dtype=dtype, device=device)
+        for shape, strides, dtype, device in job["inputs"]
+    ]
+    graph = make_fx(
+        _function(job["code"]), decomposition_table=DECOMPOSITIONS, tracing_mode="fake"
+    )(*inputs)
+    choose_products(graph.graph)
+    graph.recompile()
+    library = Path(job["library"])
+    library.parent.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=library.parent.parent, prefix=".compiling-"))
+    try:
+        with config.patch(_OPTIONS | {"aot_inductor.output_path": str(folder / library.name)}):
+            with torch.no_grad():
+                torch._inductor.aot_compile(graph, tuple(inputs))
+        for name in folder.iterdir():
+            if name.suffix in (".cpp", ".o", ".S"):
+                name.unlink()
+        try:
+            os.replace(folder, library.parent)
+        except OSError:
+            if not library.exists():
+                raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _function(code: str) -> Callable[..., Any]:
+    """A graph as a function, from its code.
+
+    A pickled graph is no graph of the same program: reading it computes what has no inputs once,
+    random numbers among it.
+    """
+    from torch.fx.graph import _custom_builtins
+
+    names = {name: value.obj for name, value in _custom_builtins.items()}
+    exec(code, names)  # noqa: S102
+    return partial(names["forward"], None)
+
+
+def _skip_init(name: str, path: Path) -> None:
+    """Let a package's modules be imported without the package's own, which imports Pyro."""
+    package = types.ModuleType(name)
+    package.__path__ = [str(path)]
+    sys.modules[name] = package
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Exception as error:
+        import traceback; traceback.print_exc(file=open("/tmp/worker_err.txt","w"))
+        lines = str(error).strip().splitlines()
+        sys.exit(f"{type(error).__name__}: {lines[0] if lines else ''}")

@@ -4,12 +4,13 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import shlex
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import UInt8
@@ -20,19 +21,33 @@ from pyro_vae.runs.run_directory import provenance
 
 # `digits` is small and always available, for trials.
 IMAGE_SETS = ("mnist", "digits")
+# The instruction sets that matrix products depend on, as in /proc/cpuinfo.
+INSTRUCTION_SETS = (
+    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_bf16", "amx_int8"),
+)
+_PROCESSOR_NUMBERS = ("cpu family", "model", "stepping")
 # The packages whose versions affect times.
 PACKAGES = ("torch", "pyro-ppl", "numpy", "numpyro", "jax", "jaxlib", "pythae")
+
+
+# The options of scripts/svi_train.py for `Setting()`.
+NETWORK = (
+    *("--latent-dim", "50", "--network.hidden", "[400]", "--network.activation", "softplus"),
+    *("--batch-size", "256"),
+)
 
 
 @dataclass(frozen=True)
 class Setting:
     """The task: a VAE with one hidden layer on each side, on dynamically binarised images.
 
-    Encoder and decoder have softplus units, p(z) = N(0, I), q(z | x) is a diagonal Normal and p(x
-    | z) a Bernoulli given its logits. The last batch of an epoch may be smaller.
+    p(z) = N(0, I), q(z | x) is a diagonal Normal and p(x | z) a Bernoulli given its logits. The
+    last batch of an epoch may be smaller.
 
     Args:
         hidden: The width of the hidden layers.
+        activation: Their nonlinearity: "softplus" or "relu".
         latent_dim: The dimension of z.
         batch_size: The number of images per step.
         lr: Adam's learning rate.
@@ -48,6 +63,7 @@ class Setting:
     num_particles: int = 1
     device: str = "cpu"
     seed: int = 0
+    activation: Literal["softplus", "relu"] = "softplus"
 
 
 class Implementation(ABC):
@@ -150,6 +166,9 @@ class Options:
         data_root: The folder of data sets; None for the default one.
         threads: The number of cores to use.
         say: Called with lines on the progress.
+        baseline: Another checkout, to compare whole commands with.
+        part: The only axis or task of the suite to measure; None for all.
+        stored: The suite's earlier result, which this one adds to.
     """
 
     rounds: int = 5
@@ -159,6 +178,14 @@ class Options:
     data_root: str | None = None
     threads: int = field(default_factory=available_cores)
     say: Callable[[str], None] = lambda line: None
+    baseline: Path | None = None
+    part: str | None = None
+    stored: Mapping[str, Any] | None = None
+
+
+def shown_command(arguments: Sequence[str]) -> str:
+    """How a user types a run of scripts/svi_train.py."""
+    return shlex.join(["python", "scripts/svi_train.py", *arguments])
 
 
 def made_by(command: str, threads: int) -> dict[str, Any]:
@@ -169,6 +196,7 @@ def made_by(command: str, threads: int) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
         "machine": {
             "processor": processor(),
+            "processor_flags": processor_flags(),
             "cores": os.cpu_count(),
             "cores_available": available_cores(),
             "threads": threads,
@@ -179,15 +207,28 @@ def made_by(command: str, threads: int) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, with family and model, which distinguish processors of one name."""
+    """The processor's name, with the numbers that tell processors of one name apart."""
+    fields = _processor_fields()
+    if not fields:
+        return platform.processor() or platform.machine()
+    numbers = (f"{key.split()[-1]} {fields.get(key, '?')}" for key in _PROCESSOR_NUMBERS)
+    return ", ".join([fields.get("model name", platform.machine()), *numbers])
+
+
+def processor_flags() -> list[str]:
+    """Those of the processor's instruction sets that matrix products depend on."""
+    flags = _processor_fields().get("flags", "").split()
+    return [flag for flag in INSTRUCTION_SETS if flag in flags]
+
+
+def _processor_fields() -> dict[str, str]:
+    """The first processor in /proc/cpuinfo; nothing without it."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        return platform.processor() or platform.machine()
+        return {}
     lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
-    fields = {key.strip(): value.strip() for key, _, value in lines}
-    name = fields.get("model name", platform.machine())
-    return f"{name}, family {fields.get('cpu family', '?')}, model {fields.get('model', '?')}"
+    return {key.strip(): value.strip() for key, _, value in lines}
 
 
 def _version(package: str) -> str | None:

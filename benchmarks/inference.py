@@ -245,12 +245,15 @@ def products_seconds(
     """
     import torch
 
+    # It registers oneDNN's product.
+    import pyro_vae.compilation.products
+
     def multiply() -> None:
         for left, right, output in products:
             if routine == "torch.mm":
                 torch.mm(left, right, out=output)
             else:
-                torch.ops.pyro_vae.mm(left, right)
+                torch.ops.pyro_vae.onednn_mm(left, right)
 
     # The first products create threads.
     multiply()

@@ -71,9 +71,11 @@ def _origin(made: Mapping[str, Any]) -> str:
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
     whole = made["git_commit"] or "none"
     commit = whole[:10] + ("-dirty" if whole.endswith("-dirty") else "")
-    flags = "".join(f", {flag}" for flag in machine.get("processor_flags", ()))
+    # Older results have neither.
+    details = [f"stepping {machine['stepping']}"] if machine.get("stepping") is not None else []
+    details += machine.get("instruction_sets", ())
     return (
-        f"`{made['command']}`, commit {commit}; {machine['processor']}{flags}, "
+        f"`{made['command']}`, commit {commit}; {', '.join([machine['processor'], *details])}, "
         f"{machine['threads']} of {machine['cores']} cores{gpu}; {shown}."
     )
 

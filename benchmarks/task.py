@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shlex
 import time
 from abc import ABC, abstractmethod
@@ -16,17 +17,14 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from pyro_vae.compilation.products import processor
 from pyro_vae.data import DATASETS, default_root
 from pyro_vae.runs.run_directory import provenance
 
 # `digits` is small and always available, for trials.
 IMAGE_SETS = ("mnist", "digits")
-# The instruction sets that matrix products depend on, as in /proc/cpuinfo.
-INSTRUCTION_SETS = (
-    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
-    *("amx_tile", "amx_bf16", "amx_int8"),
-)
-_PROCESSOR_NUMBERS = ("cpu family", "model", "stepping")
+# The instruction sets that times depend on, as torch names them.
+INSTRUCTION_SETS = ("avx2", "avx512_f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
 # The packages whose versions affect times.
 PACKAGES = ("torch", "pyro-ppl", "numpy", "numpyro", "jax", "jaxlib", "pythae")
 
@@ -196,7 +194,7 @@ def made_by(command: str, threads: int) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
         "machine": {
             "processor": processor(),
-            "processor_flags": processor_flags(),
+            **processor_details(),
             "cores": os.cpu_count(),
             "cores_available": available_cores(),
             "threads": threads,
@@ -206,29 +204,18 @@ def made_by(command: str, threads: int) -> dict[str, Any]:
     }
 
 
-def processor() -> str:
-    """The processor's name, with the numbers that tell processors of one name apart."""
-    fields = _processor_fields()
-    if not fields:
-        return platform.processor() or platform.machine()
-    numbers = (f"{key.split()[-1]} {fields.get(key, '?')}" for key in _PROCESSOR_NUMBERS)
-    return ", ".join([fields.get("model name", platform.machine()), *numbers])
-
-
-def processor_flags() -> list[str]:
-    """Those of the processor's instruction sets that matrix products depend on."""
-    flags = _processor_fields().get("flags", "").split()
-    return [flag for flag in INSTRUCTION_SETS if flag in flags]
-
-
-def _processor_fields() -> dict[str, str]:
-    """The first processor in /proc/cpuinfo; nothing without it."""
+def processor_details() -> dict[str, Any]:
+    """The processor's stepping, and those of its instruction sets that times depend on."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        return {}
-    lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
-    return {key.strip(): value.strip() for key, _, value in lines}
+        text = ""
+    stepping = re.search(r"^stepping\s*:\s*(\d+)", text, re.MULTILINE)
+    capabilities = torch.cpu.get_capabilities()
+    return {
+        "stepping": int(stepping[1]) if stepping else None,
+        "instruction_sets": [name for name in INSTRUCTION_SETS if capabilities.get(name)],
+    }
 
 
 def _version(package: str) -> str | None:

@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import torch
 from jaxtyping import Float, Real
 from pyro import poutine
+from pyro.distributions.util import broadcast_shape
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
@@ -103,7 +104,8 @@ class LogDensities:
         traces = (self.guide_trace, self.model_trace)
         shape = self.guide_sites[site].shape
         expanded = [distribution_at(trace, site).batch_shape for trace in traces]
-        if torch.broadcast_shapes(*expanded) != shape:
+        # torch's own function imports sympy.
+        if broadcast_shape(*expanded) != shape:
             return None
         # Once for all particles, unless a distribution's parameters depend on their draws.
         q, p = (_nodes(trace)[site][_FOR_ONE_PARTICLE] for trace in traces)

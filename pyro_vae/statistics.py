@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float, Real
-from scipy.special import logsumexp
 
 # The fewest draws with a tail of five, which a Pareto distribution can be fitted to.
 MINIMUM_SAMPLES = 25
@@ -48,6 +47,8 @@ def log_mean_exp(
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
     """
+    from scipy.special import logsumexp
+
     log_weights = np.asarray(log_weights, np.float64)
     return np.asarray(logsumexp(log_weights, axis=0)) - math.log(len(log_weights))
 
@@ -101,6 +102,8 @@ def pareto_khat(log_weights: Real[np.ndarray, "num_samples batch"]) -> Float[np.
         Pareto Smoothed Importance Sampling (Vehtari et al., 2024),
         https://arxiv.org/abs/1507.02646
     """
+    from scipy.special import logsumexp
+
     num_samples = len(log_weights)
     if num_samples < MINIMUM_SAMPLES:
         raise ValueError(f"pareto_khat needs at least {MINIMUM_SAMPLES} draws, got {num_samples}.")
@@ -244,6 +247,8 @@ def _generalised_pareto_shape(
         Stephens, 2009), https://doi.org/10.1198/tech.2009.08017; the last step: Pareto Smoothed
         Importance Sampling (Vehtari et al., 2024), appendix G
     """
+    from scipy.special import logsumexp
+
     n = len(exceedances)
     size = 30 + int(math.sqrt(n))
     grid = 1 - np.sqrt(size / (np.arange(size)[:, None] + 0.5))

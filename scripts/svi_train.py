@@ -439,4 +439,6 @@ def exit_process(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    # No later collection looks at what was imported, not even the one at exit.
+    gc.freeze()
     exit_process(main())

@@ -99,17 +99,19 @@ def project(codes: Float[np.ndarray, "n latent"]) -> Projection:
         return Projection(np.stack([codes[:, 0], order], 1), ("z[0]", f"test {noun()}"), False)
     if codes.shape[1] == 2:
         return Projection(codes, ("z[0]", "z[1]"))
-    from sklearn.decomposition import PCA
-
     # The principal components of a constant code, of a collapsed model, are rounding errors.
     if np.ptp(codes, 0).max() <= 1e-6 * np.abs(codes).max():
         return Projection(codes[:, :2], ("z[0], constant", "z[1], constant"))
-    pca = PCA(2, svd_solver="full").fit(codes)
+    centred = codes - codes.mean(0)
+    _, scales, directions = np.linalg.svd(centred, full_matrices=False)
+    # Each direction's largest component is positive, as in scikit-learn.
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(1)[:, None], 1)
+    directions = directions * np.sign(largest)
     first, second = (
         f"principal component {index} ({share:.0%} of the variance)"
-        for index, share in enumerate(pca.explained_variance_ratio_, start=1)
+        for index, share in enumerate((scales**2 / (scales**2).sum())[:2], start=1)
     )
-    return Projection(pca.transform(codes), (first, second))
+    return Projection(centred @ directions[:2].T, (first, second))
 
 
 def plot_latent_space(

@@ -2,6 +2,7 @@
 
 from pyro_vae.compilation.compiled_function import CompiledFunction, CompileMode
 from pyro_vae.compilation.inductor import CompilerError, compile_graph
+from pyro_vae.compilation.products import multiplies_bfloat16
 from pyro_vae.compilation.tracing import Traced, TracingError, trace
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "Traced",
     "TracingError",
     "compile_graph",
+    "multiplies_bfloat16",
     "trace",
 ]

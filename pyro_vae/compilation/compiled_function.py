@@ -414,6 +414,11 @@ class _FlopCounter(TorchDispatchMode):
 
     flops = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not to wrap the method below, which would import torch._dynamo: a second."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func._overloadpacket)

@@ -1,4 +1,4 @@
-"""Compile a traced graph with Inductor, its float32 products through oneDNN."""
+"""Compile a traced graph with Inductor."""
 
 import copy
 import logging
@@ -7,10 +7,9 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor
-from torch.fx import Graph, Node
 
+from pyro_vae.compilation.products import choose_products
 from pyro_vae.compilation.tracing import Traced, one_line
 
 # Eager random numbers: the same seed gives the same noise, and the compiler's generator is slower
@@ -54,7 +53,7 @@ def _compile(traced: Traced, arguments: tuple[Tensor, ...]) -> Callable[..., tup
     from torch._inductor import standalone_compile
 
     graph = copy.deepcopy(traced.graph)
-    use_onednn(graph.graph)
+    choose_products(graph.graph)
     graph.recompile()
     extension_log = logging.getLogger("torch.utils.cpp_extension")
     level = extension_log.level
@@ -90,67 +89,3 @@ def _remove_truncated_library(error: BaseException | None) -> bool:
         return False
     Path(found[1]).unlink(missing_ok=True)
     return True
-
-
-# ---- products through oneDNN -------------------------------------------------------------------
-
-# PyTorch hands float32 products to MKL, which leaves half of the speed of other makers' CPUs
-# unused: 142 GFLOP/s where oneDNN reaches 300 to 370, on two cores of a Zen 5 CPU, for the
-# products of a perceptron with 784 and 400 units at batch 256. Both are exact float32. Products of
-# bfloat16 already use oneDNN.
-_LIBRARY = torch.library.Library("pyro_vae", "DEF")
-# Strides are those of the trace: the compiler makes no copy for an operation that needs none.
-_LIBRARY.define("mm(Tensor a, Tensor b) -> Tensor", tags=(torch.Tag.needs_exact_strides,))
-
-# A call costs 6 microseconds more than torch's own; this many multiplications make up for it.
-_MINIMUM_MULTIPLICATIONS = 750_000
-
-
-def _mm(a: Tensor, b: Tensor) -> Tensor:
-    # A linear layer: x w^T + bias.
-    return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
-
-
-def _mm_shape(a: Tensor, b: Tensor) -> Tensor:
-    return a.new_empty(a.shape[0], b.shape[1])
-
-
-_LIBRARY.impl("mm", _mm, "CPU")
-_LIBRARY.impl("mm", _mm_shape, "Meta")
-
-
-def use_onednn(graph: Graph) -> None:
-    """Replace the graph's large float32 products on a CPU by oneDNN's, in place."""
-    if not torch.backends.mkldnn.is_available():
-        return
-    aten, mm = torch.ops.aten, torch.ops.pyro_vae.mm.default
-    for node in list(graph.nodes):
-        if node.target is aten.mm.default and _is_faster(*node.args):
-            node.target, node.args = mm, _with_contiguous_rows(graph, node, *node.args)
-        elif node.target is aten.addmm.default and not node.kwargs and _is_faster(*node.args[1:]):
-            bias, *factors = node.args
-            with graph.inserting_before(node):
-                product = graph.call_function(mm, _with_contiguous_rows(graph, node, *factors))
-                product.meta = dict(node.meta)
-            node.target, node.args = aten.add.Tensor, (product, bias)
-
-
-def _with_contiguous_rows(graph: Graph, product: Node, a: Node, b: Node) -> tuple[Node, Node]:
-    """The factors, the first one made contiguous by a copy that the compiler fuses."""
-    value = a.meta["val"]
-    if value.is_contiguous():
-        return a, b
-    with graph.inserting_before(product):
-        contiguous = graph.call_function(
-            torch.ops.aten.clone.default, (a,), {"memory_format": torch.contiguous_format}
-        )
-    contiguous.meta["val"] = value.contiguous()
-    return contiguous, b
-
-
-def _is_faster(a: Node, b: Node) -> bool:
-    values = [factor.meta["val"] for factor in (a, b)]
-    return (
-        all(v.device.type == "cpu" and v.dtype == torch.float32 for v in values)
-        and values[0].shape[0] * values[1].numel() >= _MINIMUM_MULTIPLICATIONS
-    )

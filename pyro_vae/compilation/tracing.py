@@ -1,6 +1,7 @@
 """Trace a function of tensors into one flat graph, and hoist loop-invariant products."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -390,9 +391,7 @@ def fused_adam_(
     """
     if any(unsupported.values()):
         raise NotImplementedError("only plain Adam is implemented.")
-    step = steps[0]
-    step_size = lr / (1 - beta1**step)
-    correction = (1 - beta2**step).sqrt()
+    step_size, correction = lr / _bias(beta1, steps[0]), _bias(beta2, steps[0]).sqrt()
     taken = None if found_inf is None else found_inf == 0
     for p, g, m, v in zip(parameters, gradients, means, squares, strict=True):
         mean = _zero_below(1e-30, m + (1 - beta1) * (g - m))
@@ -402,6 +401,15 @@ def fused_adam_(
         value = p - step_size * mean / (square.sqrt() / correction + eps)
         for old, new in ((m, mean), (v, square), (p, value)):
             old.copy_(new if taken is None else torch.where(taken, new, old))
+
+
+def _bias(beta: float, step: Tensor) -> Tensor:
+    """1 - beta^step, in float64 as in torch.
+
+    The compiler computes an exponential that is used again once, but a power anew for every vector
+    of a parameter, which took three quarters of the update's time.
+    """
+    return 1 - (step.double() * math.log(beta)).exp()
 
 
 def _zero_below(least: float, x: Tensor) -> Tensor:

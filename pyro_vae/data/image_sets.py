@@ -1,5 +1,6 @@
 """Image sets read by scikit-learn (digits, photos) and torchvision (MNIST to CelebA)."""
 
+import importlib.util
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -50,15 +51,17 @@ def digits() -> Dataset:
         Optical Recognition of Handwritten Digits (Alpaydin & Kaynak, 1998),
         https://doi.org/10.24432/C50P49
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
+    # Importing scikit-learn, with pandas and scipy.stats, takes a second; its file is read alone.
+    found = importlib.util.find_spec("sklearn")
+    if found is None or not found.submodule_search_locations:
+        raise ImportError("the digits are part of scikit-learn: pip install scikit-learn")
+    file = Path(found.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
+    if not file.is_file():
         raise ImportError(
-            f"the digits are part of scikit-learn, which cannot be imported ({error}): "
-            "pip install scikit-learn"
-        ) from error
-    images, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
-    images = images.to(torch.uint8).unflatten(1, (1, 8, 8))
+            f"the digits are not where scikit-learn keeps them, {file}: pip install scikit-learn"
+        )
+    table = torch.from_numpy(np.loadtxt(file, np.uint8, delimiter=","))
+    images, labels = table[:, :-1].unflatten(1, (1, 8, 8)), table[:, -1].long()
     parts = permutation(len(images), seed=_DIGITS_SEED).split([1257, 180, 360])
     splits: dict[str, Tensor] = dict(zip(SPLITS, parts, strict=True))
     return Dataset(

@@ -10,7 +10,6 @@ import numpy as np
 import pyro
 import torch
 from jaxtyping import Float, Int, Real
-from scipy.special import logsumexp
 from torch import Tensor
 from tqdm import tqdm
 
@@ -359,6 +358,8 @@ def _curve(
     log_weights: Float[np.ndarray, "num_samples batch"], samples: Int[np.ndarray, " points"]
 ) -> Float[np.ndarray, "points batch"]:
     """For each k, the mean over disjoint blocks of k draws of the log mean weight."""
+    from scipy.special import logsumexp
+
     points = []
     for k in samples.tolist():
         blocks = len(log_weights) // k

@@ -11,7 +11,7 @@ from jaxtyping import Real
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae.compilation import Traced, TracingError, trace
+from pyro_vae.compilation import Traced, TracingError, multiplies_bfloat16, trace
 from pyro_vae.log_densities import log_densities
 from pyro_vae.objectives import Objective, ObjectiveValue, objective_value
 from pyro_vae.rng import evaluation_mode
@@ -36,6 +36,9 @@ class BatchLoss:
         loader: Gathers the rows of a batch.
         precision: The type in which the networks' products are computed.
         processes: The processes that train together, which share the noise of a batch.
+
+    Raises:
+        ValueError: If the precision is bfloat16 and the CPU would emulate it.
     """
 
     def __init__(
@@ -55,6 +58,11 @@ class BatchLoss:
         self.precision = precision
         self.processes = processes or Processes()
         self._device = next(program.parameters()).device
+        if precision == "bfloat16" and self._device.type == "cpu" and not multiplies_bfloat16():
+            raise ValueError(
+                "precision must be float32 on this CPU, got 'bfloat16': it has no instructions "
+                "for products of bfloat16, such as AVX512-BF16 or AMX."
+            )
         # The random draws of the loss for each share of a batch, if processes share the noise.
         self._draws: dict[tuple[int, int], list[Draw]] = {}
 

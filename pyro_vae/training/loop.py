@@ -97,7 +97,8 @@ class Training:
             epoch in which the mutual information of x and z on validation data did not increase. 0
             for never.
         precision: The type in which the networks' products are computed in training: "float32", or
-            "bfloat16" by autocast. Parameters, densities and evaluation are float32 in both.
+            "bfloat16" by autocast, on a GPU or on a CPU with instructions for it. Parameters,
+            densities and evaluation are float32 in both.
         processes: The processes that train together, each on its share of every batch; one if
             None.
         notes: Findings about the data, to be stored with the model; one line each.

@@ -1,6 +1,7 @@
 """A single optimizer step that never synchronizes with the host, and an epoch's totals."""
 
 import copy
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,6 +96,17 @@ class Totals:
         return {name: float(total) / data for name, total in self.sums.items()} if data else {}
 
 
+class _Adam(torch.optim.Adam):
+    """Adam, with the methods that torch wraps to keep its compiler out of them.
+
+    The wrappers import torch._dynamo, a second of start-up, whether anything compiles or not.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Adam.load_state_dict)
+
+
 class Step:
     """A step of Adam on the loss of any program.
 
@@ -165,7 +177,7 @@ class Step:
         if self.auxiliary.parameters:
             own = list(self.auxiliary.parameters.values())
             groups.append({"params": own, "lr": self.auxiliary.lr, "betas": self.auxiliary.betas})
-        self.optimizer = torch.optim.Adam(groups, lr=lr, fused=True)
+        self.optimizer = _Adam(groups, lr=lr, fused=True)
         device = next(iter(self.parameters.values())).device
         self._initialise_moments()
         self.totals = Totals.zero(device)
@@ -332,17 +344,16 @@ class Step:
         )
 
     def _initialise_moments(self) -> None:
-        """Create the optimizer's state, by a step that it skips."""
+        """Create the optimizer's state, as its first step would."""
         if self.optimizer.state:
             return
         for parameter in self.parameters.values():
-            parameter.grad = torch.zeros_like(parameter)
-        # Fused Adam needs float32, whatever the default type is.
-        device = next(iter(self.parameters.values())).device
-        one = torch.ones((), dtype=torch.float32, device=device)
-        self.optimizer.found_inf = one  # pyright: ignore[reportAttributeAccessIssue]
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+            # Fused Adam counts steps in float32, whatever the default type is.
+            count = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            means = [torch.zeros_like(parameter, requires_grad=False) for _ in range(2)]
+            self.optimizer.state[parameter] = dict(
+                zip(("step", "exp_avg", "exp_avg_sq"), (count, *means), strict=True)
+            )
 
     def _changed_tensors(self) -> dict[str, Tensor]:
         """The tensors to compare; a gradient shows in the mean that it moves."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
-from pyro_vae.compilation import CompilerError, compiled_function
+from pyro_vae.compilation import CompilerError, compiled_function, multiplies_bfloat16
 from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.model import build
 from pyro_vae.objectives import OBJECTIVES
@@ -274,6 +274,7 @@ def test_whole_trainings_are_the_same():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this CPU would emulate bfloat16")
 def test_bfloat16_is_near_float32():
     ours = a_training(precision="bfloat16")
     for mine, exact in zip(ours.run(), a_training("off").run(), strict=True):

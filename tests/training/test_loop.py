@@ -63,6 +63,19 @@ def test_the_same_seed_gives_the_same_parameters():
     assert (parameters(one.program) == parameters(other.program)).all()
 
 
+def test_emulated_bfloat16_is_refused(monkeypatch):
+    """On this CPU, or on that of a resumed run."""
+    capabilities = {"avx512_bf16": False, "avx512_f": True, "architecture": "x86_64"}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    with pytest.raises(ValueError, match="precision must be float32 on this CPU, got 'bfloat16'"):
+        a_training(precision="bfloat16")
+    for name in ("avx512_bf16", "amx_bf16", "bf16"):
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", lambda name=name: capabilities | {name: True}
+        )
+        a_training(precision="bfloat16")
+
+
 @pytest.mark.parametrize(
     ("at", "schedule"), [(0, "constant"), (3, "exponential"), (7, "cosine"), (10, "plateau")]
 )

@@ -46,6 +46,16 @@ def test_projection():
     assert "constant" in project(rounded).axes[0]
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_projection_is_that_of_scikit_learn(kind):
+    from sklearn.decomposition import PCA
+
+    codes = (RNG.normal(size=(40, 5)) @ RNG.normal(size=(5, 5)) + 3).astype(kind)
+    pca = PCA(2, svd_solver="full")
+    np.testing.assert_allclose(project(codes).points, pca.fit_transform(codes), rtol=1e-4)
+    assert f"({pca.explained_variance_ratio_[1]:.0%} of" in project(codes).axes[1]
+
+
 LABELS = {
     "none": (None, False),
     "one class": (np.zeros(60, dtype=int), True),

@@ -245,9 +245,6 @@ def products_seconds(
     """
     import torch
 
-    # It registers oneDNN's product.
-    import pyro_vae.compilation.products
-
     def multiply() -> None:
         for left, right, output in products:
             if routine == "torch.mm":

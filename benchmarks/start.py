@@ -114,11 +114,13 @@ def times_of(steps: Sequence[tuple[float, float]], ready: float) -> dict[str, An
     # The step in which it was compiled, or the last one that was begun before it was.
     switch = sum(start < ready for start, _ in steps) - 1
     longest = max(range(1, len(seconds)), key=seconds.__getitem__)
+    # Without the first one, which is longer.
+    before = seconds[max(1, switch - WINDOW) : switch]
     return {
         "first_step": steps[0][1],
         "compiled": steps[switch][1],
         "steps_before": switch,
-        "step_before": median(seconds[max(1, switch - WINDOW) : switch] or seconds[:1]),
+        **({"step_before": median(before)} if before else {}),
         "step_after": median(seconds[switch + 1 :]),
         "longest_step": seconds[longest],
         "longest_step_number": longest + 1,

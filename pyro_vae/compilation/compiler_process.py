@@ -55,9 +55,9 @@ def main() -> None:
     library.parent.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=library.parent.parent, prefix=".compiling-"))
     try:
-        with config.patch(_OPTIONS | {"aot_inductor.output_path": str(folder / library.name)}):
-            with torch.no_grad():
-                torch._inductor.aot_compile(graph, tuple(inputs))
+        options = _OPTIONS | {"aot_inductor.output_path": str(folder / library.name)}
+        with config.patch(options), torch.no_grad():
+            torch._inductor.aot_compile(graph, tuple(inputs))
         for name in folder.iterdir():
             if name.suffix in (".cpp", ".o", ".S"):
                 name.unlink()
@@ -93,7 +93,6 @@ def _skip_init(name: str, path: Path) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except Exception as error:
-        import traceback; traceback.print_exc(file=open("/tmp/worker_err.txt","w"))
+    except Exception as error:  # noqa: BLE001 - the other process reads any of them.
         lines = str(error).strip().splitlines()
         sys.exit(f"{type(error).__name__}: {lines[0] if lines else ''}")

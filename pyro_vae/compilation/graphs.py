@@ -50,7 +50,9 @@ class Memory:
 
     def advance(self, node: Node) -> None:
         """Count the changes that an operation makes."""
-        self.version.update(self.root(n) for n in mutated_arguments(node.target, node.args, node.kwargs))
+        self.version.update(
+            self.root(n) for n in mutated_arguments(node.target, node.args, node.kwargs)
+        )
 
 
 def is_view(node: Node) -> bool:
@@ -64,11 +66,13 @@ def is_view(node: Node) -> bool:
 
 
 def writes(node: Node) -> bool:
+    """Whether an operation changes one of its arguments in place."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable
 
 
 def is_item(node: Node) -> bool:
+    """Whether a node is an item of the tuple that an operation returns."""
     return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
 
 
@@ -85,6 +89,7 @@ def is_pure(node: Node) -> bool:
 
 
 def subgraph(arguments: list[Node], nodes: list[Node], output: Any) -> GraphModule:
+    """A graph of some nodes, in their order, with other nodes as its arguments."""
     graph = Graph()
     copies: dict[Node, Node] = {}
     for i, node in enumerate(arguments):
@@ -95,5 +100,3 @@ def subgraph(arguments: list[Node], nodes: list[Node], output: Any) -> GraphModu
     graph.output(torch.fx.map_arg(output, lambda node: copies[node]))
     graph.lint()
     return GraphModule(torch.nn.Module(), graph)
-
-

@@ -66,12 +66,11 @@ class Compilation:
         Raises:
             CompilerError: If the compiler failed for any reason, such as a missing C++ compiler.
         """
-        if self._process is not None:
-            if self._process.wait():
-                self._errors.seek(0)
-                raise CompilerError(_last_line(self._errors.read()))
+        if self._process is not None and self._process.wait():
+            self._errors.seek(0)
+            raise CompilerError(_last_line(self._errors.read()))
         try:
-            compute = _load(self._library, self._device)
+            compute = _load(self._library, self._compute.device)
         except RuntimeError as error:
             # A library that was cut short must not be found again.
             self._library.unlink(missing_ok=True)
@@ -95,11 +94,6 @@ class Compilation:
         if self._process is not None:
             _end(self._process)
 
-    @property
-    def _device(self) -> torch.device:
-        nodes = self._compute.graph.graph.nodes
-        return next(node.meta["device"] for node in nodes if "device" in node.meta)
-
     def _start(self) -> None:
         job = {
             "code": self._compute.graph.code,
@@ -108,7 +102,7 @@ class Compilation:
             "threads": torch.get_num_threads(),
         }
         script = Path(__file__).with_name("compiler_process.py")
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, str(script)],
             stdin=subprocess.PIPE,
@@ -144,7 +138,8 @@ def _inputs(traced: Traced) -> list[tuple[Any, ...]]:
     """Shape, strides, type and device of each input."""
     inputs = [node.meta for node in traced.graph.graph.nodes if node.op == "placeholder"]
     return [
-        (tuple(m["val"].shape), m["val"].stride(), m["val"].dtype, str(m["device"])) for m in inputs
+        (tuple(m["val"].shape), m["val"].stride(), m["val"].dtype, str(m["device"]))
+        for m in inputs
     ]
 
 

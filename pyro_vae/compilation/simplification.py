@@ -36,16 +36,20 @@ _NEUTRAL = (
 _LAZY = (aten._conj.default, aten._neg_view.default)
 # Bindings that take the arguments of all overloads of their operation, in the same order.
 _FUNCTIONS = frozenset(
-    "abs add addmm amax amin argmax baddbmm binary_cross_entropy_with_logits bitwise_and "
-    "bitwise_not bitwise_or bitwise_xor bmm cat clamp clamp_max clamp_min cos cumsum detach "
-    "digamma div empty eq erf exp expm1 gather ge gt index_select isinf isnan le lgamma log "
-    "log1p logical_and logical_not logical_or logsumexp lt masked_fill maximum mean minimum mm "
-    "mul ne neg permute pow randint reciprocal relu rsqrt rsub select sigmoid sign sin sqrt "
-    "square squeeze stack sub sum t tanh transpose tril triu unbind unsqueeze where".split()
+    """
+    abs add addmm amax amin argmax baddbmm binary_cross_entropy_with_logits bitwise_and
+    bitwise_not bitwise_or bitwise_xor bmm cat clamp clamp_max clamp_min cos cumsum detach
+    digamma div empty eq erf exp expm1 gather ge gt index_select isinf isnan le lgamma log
+    log1p logical_and logical_not logical_or logsumexp lt masked_fill maximum mean minimum mm
+    mul ne neg permute pow randint reciprocal relu rsqrt rsub select sigmoid sign sin sqrt
+    square squeeze stack sub sum t tanh transpose tril triu unbind unsqueeze where
+""".split()
 )
 _METHODS = frozenset(
-    "__lshift__ __rshift__ add_ copy_ div_ expand exponential_ fill_ mul_ normal_ sub_ uniform_ "
-    "view zero_".split()
+    """
+    __lshift__ __rshift__ add_ copy_ div_ expand exponential_ fill_ mul_ normal_ sub_ uniform_
+    view zero_
+""".split()
 )
 
 
@@ -135,7 +139,9 @@ def _rewritten(graph: Graph, node: Node, memory: Memory) -> Node:
         source = first[0]
     elif isinstance(first, Node) and (
         (node.target in _REDUCTIONS and _sums_single_elements(node))
-        or (node.target in _NEUTRAL and isinstance(node.args[1], int | float) and node.args[1] == 1)
+        or (
+            node.target in _NEUTRAL and isinstance(node.args[1], int | float) and node.args[1] == 1
+        )
     ):
         source = first
     else:
@@ -159,8 +165,8 @@ def _rewritten(graph: Graph, node: Node, memory: Memory) -> Node:
 
 
 def _drops_summed_axes(node: Node) -> bool:
-    """Whether a view drops the axes that its only input kept of a sum, as for a bias's gradient."""
-    (source, shape) = node.args
+    """Whether a view drops the axes that a sum kept for it, as for a bias's gradient."""
+    source = node.args[0]
     if source.target is not aten.sum.dim_IntList or source.kwargs or len(source.users) > 1:
         return False
     of, axes, *keep = source.args

@@ -1,10 +1,11 @@
 """Split a graph: products that are the same at each call, and updates of the state."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import Node, map_arg
 from torch.utils._pytree import tree_leaves
 
 from pyro_vae.compilation.graphs import Memory, is_item, subgraph
@@ -61,10 +62,44 @@ def hoist_products(traced: Traced, moving: int) -> tuple[Traced, Traced]:
     return Traced(once, traced.state), Traced(rest, traced.state)
 
 
-def _is_product(node: Node) -> bool:
-    from torch.utils.flop_counter import flop_registry  # Imports Triton.
+# Factors of plain products, by their places among the arguments. Others are convolutions and
+# attention, whose operations torch counts.
+_FACTORS = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2)}
+_OTHERS = ("conv", "attention")
 
-    return getattr(node.target, "overloadpacket", None) in flop_registry
+
+def _name(node: Node) -> str:
+    packet = getattr(node.target, "overloadpacket", None)
+    return "" if packet is None or node.op != "call_function" else packet.__name__
+
+
+def _is_product(node: Node) -> bool:
+    return _name(node) in _FACTORS or any(word in _name(node) for word in _OTHERS)
+
+
+def count_flops(traced: Traced) -> int:
+    """The number of floating-point operations in products and convolutions."""
+    flops = 0
+    for node in traced.graph.graph.nodes:
+        name = _name(node)
+        if name in _FACTORS:
+            rows, inner = (node.args[place].meta["val"] for place in _FACTORS[name])
+            flops += 2 * rows.numel() * inner.shape[-1]
+        elif _is_product(node):
+            from torch.utils.flop_counter import flop_registry  # Imports Triton.
+
+            if formula := flop_registry.get(node.target.overloadpacket):
+                values = map_arg((node.args, node.kwargs), lambda used: used.meta.get("val"))
+                flops += formula(*values[0], **values[1], out_val=_result(node))
+    return flops
+
+
+def _result(node: Node) -> Any:
+    """A node's value without content, or the tuple of them."""
+    if "val" in node.meta:
+        return node.meta["val"]
+    items = {user.args[1]: user.meta.get("val") for user in node.users if is_item(user)}
+    return tuple(items.get(index) for index in range(max(items, default=-1) + 1))
 
 
 def split_updates(traced: Traced) -> tuple[Traced, Traced]:

@@ -37,6 +37,20 @@ class Traced:
     graph: GraphModule
     state: tuple[Tensor, ...]
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the first tensor."""
+        return next(n.meta["device"] for n in self.graph.graph.nodes if "device" in n.meta)
+
+    @property
+    def changes_state(self) -> bool:
+        """Whether the graph changes a tensor of its state in place."""
+        return any(
+            _origin(changed).name.startswith("state_")
+            for node in self.graph.graph.nodes
+            for changed in mutated_arguments(node.target, node.args, node.kwargs)
+        )
+
     def __call__(self, *arguments: Tensor) -> Any:
         """Run the graph operation by operation, without a compiler."""
         with torch.no_grad():
@@ -181,7 +195,7 @@ class _Recorder(TorchDispatchMode):
         result = func(*args, **kwargs)
         try:
             node = self.graph.call_function(func, inputs, named)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - arguments that a graph cannot hold.
             self.reason = one_line(error)
             return result
         if isinstance(result, Tensor):
@@ -198,7 +212,7 @@ class _Recorder(TorchDispatchMode):
             self.graph.output(tuple(self._node(output) for output in outputs))
             self.graph.lint()
             module = GraphModule(nn.Module(), self.graph)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as above.
             return one_line(error)
         return Traced(module, tuple(tensor.detach() for tensor in self.state))
 
@@ -301,6 +315,13 @@ def mutated_arguments(operation: Any, arguments: Sequence[Any], named: Any = Non
         for item in (value if isinstance(value, (list, tuple)) else [value])
         if item is not None
     ]
+
+
+def _origin(node: Node) -> Node:
+    """The input that a node is a view, or a copy, of, if any."""
+    while node.op == "call_function" and node.args and isinstance(node.args[0], Node):
+        node = node.args[0]
+    return node
 
 
 def one_line(error: BaseException) -> str:

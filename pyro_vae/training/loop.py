@@ -277,6 +277,8 @@ class Training:
                 if time.monotonic() - saved > checkpoint_seconds:
                     save()
             save()
+        for step in self._steps:
+            step.compiled.close()
         self.finish()
         return self.history
 
@@ -372,9 +374,11 @@ class Training:
 
     @property
     def compiled(self) -> str:
-        """Whether steps of a full batch are compiled: "on" or "off"."""
+        """How steps of a full batch run: compiled ("on"), as a graph, or eagerly ("off")."""
         decisions = [s.compiled.decisions.get(str(self.batch_size)) for s in self._steps]
-        return "on" if "on" in decisions else "off"
+        if "on" in decisions:
+            return "on"
+        return "graph" if {"graph", "compiling"} & {*decisions} else "off"
 
     @property
     def compile_seconds(self) -> float | None:

@@ -50,11 +50,11 @@ SCALING_NAMES = ("by_hand", "this_eager", "this_compiled")
 REFERENCE = "by_hand"
 # The largest ratio of two implementations' times per image, on MNIST.
 CPU_TARGETS = {
-    ("this_compiled", "by_hand"): 0.75,
-    ("this_compiled", "numpyro"): 0.92,
+    ("this_compiled", "by_hand"): 0.7,
+    ("this_compiled", "numpyro"): 0.85,
     ("this_compiled", "pyro_example"): 0.2,
     ("this_compiled", "matrix_products"): 1.35,
-    ("this_bfloat16", "by_hand"): 0.45,
+    ("this_bfloat16", "by_hand"): 0.4,
 }
 GPU_TARGETS = {
     ("this_compiled", "pyro_example"): 1 / 20,
@@ -156,8 +156,9 @@ def _row(each: dict[str, Any], batch_size: int) -> Sequence[str]:
 def run_scaling(options: Options) -> SuiteResult:
     """Time short epochs for each value on each axis, with the others as in `Setting()`."""
     names = options.names or SCALING_NAMES
-    points: dict[str, list[dict[str, Any]]] = {axis: [] for axis in AXES}
-    for axis, values in AXES.items():
+    axes = AXES if options.part is None else {options.part: AXES[options.part]}
+    new: dict[str, list[dict[str, Any]]] = {axis: [] for axis in axes}
+    for axis, values in axes.items():
         for value in values:
             options.say(f"{AXIS_TITLES[axis]} {value}")
             setting = replace(Setting(), **{axis: value})
@@ -169,12 +170,13 @@ def run_scaling(options: Options) -> SuiteResult:
                 for name, each in measured.items()
             }
             status = {name: each.status for name, each in measured.items()}
-            points[axis].append({"value": value, "seconds_a_step": seconds, "status": status})
+            new[axis].append({"value": value, "seconds_a_step": seconds, "status": status})
+    points = {**(options.stored or {}).get("points", {}), **new}
     return {
         "setting": asdict(Setting()),
         "data": options.data,
         "rounds": options.rounds,
-        "points": points,
+        "points": {axis: points[axis] for axis in AXES if axis in points},
         "targets": [],
     }
 

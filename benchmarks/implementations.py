@@ -40,6 +40,7 @@ from pyro_vae.training.batch_loss import Precision
 
 # More than anyone runs: epochs are run one at a time.
 EPOCHS = 1_000_000
+ACTIVATIONS = {"softplus": nn.Softplus, "relu": nn.ReLU}
 
 
 class ThisEager(Implementation):
@@ -61,7 +62,9 @@ class ThisEager(Implementation):
             prior=priors.StandardNormal,
             likelihood=likelihoods.Bernoulli,
             posterior=posteriors.DiagonalNormal,
-            network=partial(networks.MLP, hidden=(self.setting.hidden,), activation="softplus"),
+            network=partial(
+                networks.MLP, hidden=(self.setting.hidden,), activation=self.setting.activation
+            ),
         )
         self.training = Training(
             vae.to(self.device),
@@ -123,10 +126,14 @@ class PyroNetworks(nn.Module):
         super().__init__()
         hidden, latent_dim = setting.hidden, setting.latent_dim
         self.encoder = nn.Sequential(
-            nn.Linear(pixels, hidden), nn.Softplus(), nn.Linear(hidden, 2 * latent_dim)
+            nn.Linear(pixels, hidden),
+            ACTIVATIONS[setting.activation](),
+            nn.Linear(hidden, 2 * latent_dim),
         )
         self.decoder = nn.Sequential(
-            nn.Linear(latent_dim, hidden), nn.Softplus(), nn.Linear(hidden, pixels)
+            nn.Linear(latent_dim, hidden),
+            ACTIVATIONS[setting.activation](),
+            nn.Linear(hidden, pixels),
         )
         self.latent_dim = latent_dim
 
@@ -259,6 +266,8 @@ class NumPyroEpoch(Implementation):
         pixels, setting = self.images.shape[1], self.setting
         hidden, latent_dim = setting.hidden, setting.latent_dim
 
+        activation = getattr(jax.nn, setting.activation)
+
         def linear(name: str, x: Any, inputs: int, outputs: int) -> Any:
             bound = 1 / math.sqrt(inputs)
 
@@ -275,12 +284,12 @@ class NumPyroEpoch(Implementation):
             with numpyro.plate("data", len(x)):
                 prior = dist.Normal(jnp.zeros(latent_dim), 1.0).to_event(1)
                 z: Any = numpyro.sample("z", prior)
-                h = jax.nn.softplus(linear("decoder_hidden", z, latent_dim, hidden))
+                h = activation(linear("decoder_hidden", z, latent_dim, hidden))
                 logits = linear("decoder_head", h, hidden, pixels)
                 numpyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
 
         def guide(x: Any) -> None:
-            h = jax.nn.softplus(linear("encoder_hidden", x, pixels, hidden))
+            h = activation(linear("encoder_hidden", x, pixels, hidden))
             outputs = linear("encoder_head", h, hidden, 2 * latent_dim)
             loc, raw_scale = jnp.split(outputs, 2, axis=-1)
             scale = jax.nn.softplus(raw_scale) + MINIMUM_SCALE
@@ -350,7 +359,9 @@ class PythaeTrainer(Implementation):
             def __init__(self) -> None:
                 super().__init__()
                 self.layers = nn.Sequential(
-                    nn.Linear(pixels, hidden), nn.Softplus(), nn.Linear(hidden, 2 * latent_dim)
+                    nn.Linear(pixels, hidden),
+                    ACTIVATIONS[setting.activation](),
+                    nn.Linear(hidden, 2 * latent_dim),
                 )
 
             def forward(self, x: Tensor) -> Any:
@@ -361,7 +372,9 @@ class PythaeTrainer(Implementation):
             def __init__(self) -> None:
                 super().__init__()
                 head = (nn.Linear(hidden, pixels), nn.Sigmoid())
-                self.layers = nn.Sequential(nn.Linear(latent_dim, hidden), nn.Softplus(), *head)
+                self.layers = nn.Sequential(
+                    nn.Linear(latent_dim, hidden), ACTIVATIONS[setting.activation](), *head
+                )
 
             def forward(self, z: Tensor) -> Any:
                 return ModelOutput(reconstruction=self.layers(z))

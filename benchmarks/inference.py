@@ -22,6 +22,8 @@ EVALUATION_RATIO = 1.5
 EVALUATION_BYTES = 10**9
 # Few images, for the part of the time that does not depend on them, above all compilation.
 FEW = 10
+# The most images whose products are timed, as they are alike.
+PRODUCT_IMAGES = 1_000
 # The draws per product, as in `importance_weighting` for an image of 784 elements.
 ROWS = 2_500
 
@@ -35,6 +37,8 @@ TRANSITIONS = 10
 
 def run_evaluation(options: Options) -> SuiteResult:
     """Time importance-weighted evaluations and as many products, in turn.
+
+    With `IMAGES` images the evaluation is measured whole, and is otherwise extrapolated.
 
     Raises:
         ProcessError: If the process fails.
@@ -53,7 +57,8 @@ def run_evaluation(options: Options) -> SuiteResult:
         found["first_seconds"] + (IMAGES - FEW) * (many - few) / (options.images - FEW)
         for many in found["many_seconds"]
     ]
-    products = _scaled(found["products_seconds"], IMAGES / options.images)
+    timed = min(options.images, PRODUCT_IMAGES)
+    products = _scaled(found["products_seconds"], IMAGES / timed)
     extra = found["peak_bytes"] - found["bytes_before"]
     memory = at_most(f"{what}: extra memory", extra / 2**20, EVALUATION_BYTES / 2**20, "MiB")
     targets = [_target(what, seconds, products, EVALUATION_RATIO), memory]
@@ -93,7 +98,7 @@ def time_evaluation(images: int, rounds: int, data: str, data_root: str | None) 
     products: dict[str, list[float]] = {routine: [] for routine in ROUTINES}
     layers = [torch.randn(ROWS, n) for n in (setting.latent_dim, setting.hidden, x.shape[1])]
     forward = [(a, torch.randn(b.shape[1], a.shape[1]).mT, b) for a, b in pairwise(layers)]
-    repeats = images * DRAWS // ROWS
+    repeats = min(images, PRODUCT_IMAGES) * DRAWS // ROWS
     for _ in range(rounds):
         few.append(seconds_of(lambda: run(FEW)))
         many.append(seconds_beside_products(lambda: run(images), forward, repeats, products))
@@ -109,14 +114,16 @@ def time_evaluation(images: int, rounds: int, data: str, data_root: str | None) 
 
 def evaluation_table(result: SuiteResult) -> str:
     """Times and memory in Markdown."""
+    first = (
+        f"the first evaluation, of {FEW} images, which compiled ({result['first_seconds']:.1f} s)"
+    )
+    line = f"a straight line through {FEW} and {result['images']} images"
+    whole = f"Measured whole, with {first}, beside the products of {PRODUCT_IMAGES:,} images"
+    how = whole if result["images"] == IMAGES else f"Extrapolated: {first}, and {line}"
     return (
         f"{_table(f'importance weighting, {DRAWS:,} draws', result, IMAGES)}\n\n"
-        f"Extrapolated: the first evaluation, of {FEW} images, which compiled "
-        f"({result['first_seconds']:.1f} s), and a straight line through {FEW} and "
-        f"{result['images']} images; medians and ranges of {result['rounds']} rounds. Each "
-        "product has "
-        f"{ROWS:,} draws; the target uses the faster routine. The evaluation, with its compiler, "
-        "added "
+        f"{how}; medians and ranges of {result['rounds']} rounds. Each product has {ROWS:,} "
+        "draws; the target uses the faster routine. The evaluation, with its compiler, added "
         f"{result['extra_bytes'] / 2**20:,.0f} MiB to the process."
     )
 
@@ -243,7 +250,7 @@ def products_seconds(
             if routine == "torch.mm":
                 torch.mm(left, right, out=output)
             else:
-                torch.ops.pyro_vae.mm(left, right)
+                torch.ops.pyro_vae.onednn_mm(left, right)
 
     # The first products create threads.
     multiply()

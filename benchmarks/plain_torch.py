@@ -32,16 +32,19 @@ class PlainVAE(nn.Module):
         self.encoder_head = nn.Linear(hidden, 2 * latent_dim)
         self.decoder_hidden = nn.Linear(latent_dim, hidden)
         self.decoder_head = nn.Linear(hidden, pixels)
+        self.activation = getattr(F, setting.activation)
 
     def forward(
         self, x: Float[Tensor, "batch pixels"], noise: Float[Tensor, "particles batch latent"]
     ) -> Float[Tensor, ""]:
         """The negative ELBO for standard normal noise, with an analytic KL: a mean in nats."""
-        loc, raw_scale = self.encoder_head(F.softplus(self.encoder_hidden(x))).chunk(2, dim=-1)
+        loc, raw_scale = self.encoder_head(self.activation(self.encoder_hidden(x))).chunk(
+            2, dim=-1
+        )
         scale = F.softplus(raw_scale) + MINIMUM_SCALE
         # Two axes give products of matrices, not of batches of matrices.
         z = (loc + scale * noise).flatten(0, 1)
-        logits = self.decoder_head(F.softplus(self.decoder_hidden(z)))
+        logits = self.decoder_head(self.activation(self.decoder_hidden(z)))
         repeated = x if len(noise) == 1 else x.repeat(len(noise), 1)
         nll = F.binary_cross_entropy_with_logits(logits, repeated, reduction="sum") / len(noise)
         kl = 0.5 * (loc.square() + scale.square() - 1 - 2 * scale.log()).sum()

@@ -8,7 +8,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from analysis.plotting.style import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
-from benchmarks import epochs, inference, runs
+from benchmarks import epochs, inference, runs, short, start
 from benchmarks.epochs import AXIS_TITLES, SuiteResult
 from benchmarks.task import Options
 from benchmarks.timing import describe, spread
@@ -35,12 +35,14 @@ class Suite:
         run: Measures.
         table: The result in Markdown.
         panels: The panels of the figure.
+        parts: Its parts that can be measured alone.
     """
 
     heading: str
     run: Callable[[Options], SuiteResult]
     table: Callable[[SuiteResult], str]
     panels: Callable[[SuiteResult], list[Panel]] = lambda _: []
+    parts: Sequence[str] = ()
 
 
 def page(results: Mapping[str, SuiteResult]) -> str:
@@ -69,9 +71,12 @@ def _origin(made: Mapping[str, Any]) -> str:
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
     whole = made["git_commit"] or "none"
     commit = whole[:10] + ("-dirty" if whole.endswith("-dirty") else "")
+    # Older results have neither.
+    details = [f"stepping {machine['stepping']}"] if machine.get("stepping") is not None else []
+    details += machine.get("instruction_sets", ())
     return (
-        f"`{made['command']}`, commit {commit}; {machine['processor']}, {machine['threads']} of "
-        f"{machine['cores']} cores{gpu}; {shown}."
+        f"`{made['command']}`, commit {commit}; {', '.join([machine['processor'], *details])}, "
+        f"{machine['threads']} of {machine['cores']} cores{gpu}; {shown}."
     )
 
 
@@ -142,16 +147,41 @@ def _epoch_panels(result: SuiteResult) -> list[Panel]:
     return [draw]
 
 
+def _short_panels(result: SuiteResult) -> list[Panel]:
+    """The parts of the command, end to end."""
+
+    def draw(ax: "matplotlib.axes.Axes") -> None:
+        names = [name for name in ("baseline", "this") if name in result["runs"][0]]
+        for place, name in enumerate(names):
+            left = 0.0
+            for number, (part, title) in enumerate(short.PARTS.items()):
+                seconds = _median([each[name]["parts"][part] for each in result["runs"]])
+                label = title if place == 0 else None
+                ax.barh(place, seconds, left=left, height=0.7, color=f"C{number}", label=label)
+                left += seconds
+        ax.set_yticks(range(len(names)), names)
+        ax.set(title="the default command", xlabel="seconds")
+        ax.legend(frameon=False, fontsize="x-small", loc="lower right")
+
+    return [draw]
+
+
 def _start_panels(result: SuiteResult) -> list[Panel]:
     def draw(ax: "matplotlib.axes.Axes") -> None:
-        starts = list(result["starts"].values())[::-1]
-        for place, start in enumerate(starts):
-            if start["seconds"]:
-                _bar(ax, place, start["seconds"], BLUE)
-        titles = [start["title"].replace(", ", ",\n") for start in starts]
-        ax.set_yticks(range(len(starts)), titles)
-        ax.axvline(result["targets"][0]["bound"], color=ORANGE, ls="--", lw=1)
-        ax.set(title="start to first compiled step", xlabel="seconds (dashed: target, last row)")
+        bars = {
+            (each["task"], cache, name)
+            for each in result["runs"]
+            for name in ("this", "baseline")
+            for cache in start.CACHES
+            if "compiled" in each.get(name, {}).get(cache, ())
+        }
+        shown = sorted(bars, reverse=True)
+        for place, (task, cache, name) in enumerate(shown):
+            runs = [each[name][cache] for each in result["runs"] if each["task"] == task]
+            times = [each["compiled"] for each in runs if "compiled" in each]
+            _bar(ax, place, times, BLUE if name == "this" else GREY)
+        ax.set_yticks(range(len(shown)), [f"{task}, {cache},\n{n}" for task, cache, n in shown])
+        ax.set(title="start to the compiled step", xlabel="seconds")
 
     return [draw]
 
@@ -221,12 +251,20 @@ def _median(values: Sequence[float]) -> float:
 # In the order of the page.
 SUITES: dict[str, Suite] = {
     "cpu": Suite("An epoch on the CPU", epochs.run_cpu, epochs.cpu_table, _epoch_panels),
-    "start": Suite("From start to first step", runs.run_start, runs.start_table, _start_panels),
+    "short": Suite("The default command", short.run_short, short.short_table, _short_panels),
+    "start": Suite(
+        "From start to the compiled step",
+        start.run_start,
+        start.start_table,
+        _start_panels,
+        tuple(start.TASKS),
+    ),
     "scaling": Suite(
         "A step against batch size, latent dimension and particles",
         epochs.run_scaling,
         epochs.scaling_table,
         _scaling_panels,
+        tuple(epochs.AXES),
     ),
     "memory": Suite(
         "Memory against the number of images", runs.run_memory, runs.memory_table, _memory_panels

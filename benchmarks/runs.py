@@ -1,48 +1,20 @@
-"""The suites `start`, `memory` and `precision`: whole runs of training."""
+"""The suites `memory` and `precision`: whole runs of training."""
 
-import os
-import shlex
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from analysis.study import ROOT, metrics_of, trained
+from analysis.study import metrics_of, trained
 from analysis.study_results import StudyError, markdown
 from benchmarks.epochs import SuiteResult
-from benchmarks.task import Options
+from benchmarks.task import NETWORK, Options, shown_command
 from benchmarks.timing import (
     ProcessError,
     at_most,
-    last_line,
-    limited_cores,
     memory_bytes,
     run_in_process,
-    spread,
 )
-
-# The options of `Setting()`, for scripts/svi_train.py.
-NETWORK = (
-    *("--latent-dim", "50", "--network.hidden", "[400]", "--network.activation", "softplus"),
-    *("--batch-size", "256"),
-)
-
-STARTS = {
-    "eager": "eager",
-    "cold": "compiled, the compiler's cache empty",
-    "warm": "compiled, a second time",
-}
-# The first step of a batch shape is eager, the second compiles, the third is compiled.
-START_STEPS = 3
-# The longest time to the first steps, in seconds.
-PATIENCE = 600
-# The longest time from the start to the first compiled step of a second compiled run, in seconds.
-SECOND_START = 8.0
 
 MEMORY_IMAGES = (10_000, 50_000, 100_000, 200_000, 400_000)
 # The function that trains, by where the images are stored.
@@ -59,135 +31,6 @@ def _command(options: Options, *arguments: str) -> list[str]:
     """The arguments of scripts/svi_train.py for the task."""
     root = [] if options.data_root is None else ["--data-root", options.data_root]
     return ["--data", options.data, *root, *NETWORK, *arguments]
-
-
-def _shown(arguments: Sequence[str]) -> str:
-    return shlex.join(["python", "scripts/svi_train.py", *arguments])
-
-
-def run_start(options: Options) -> SuiteResult:
-    """Start `scripts/svi_train.py` eager, compiled and compiled again, in rounds."""
-    seconds: dict[str, list[float]] = {name: [] for name in STARTS}
-    first: dict[str, list[float]] = {name: [] for name in STARTS}
-    status = dict.fromkeys(STARTS, "measured")
-    steps = ("--max-steps", str(START_STEPS), "--evaluate", "none")
-    commands = {
-        name: _command(options, "--compile", "off" if name == "eager" else "on", *steps)
-        for name in STARTS
-    }
-    for turn in range(options.rounds):
-        # A new cache in each round: nothing compiled before is found.
-        with tempfile.TemporaryDirectory() as cache:
-            caches = {
-                "TORCHINDUCTOR_CACHE_DIR": str(Path(cache, "inductor")),
-                "TRITON_CACHE_DIR": str(Path(cache, "triton")),
-                "XDG_CACHE_HOME": str(Path(cache, "other")),
-            }
-            for name in STARTS:
-                # A second compiled start needs the cache of the first.
-                if status[name] != "measured" or (name == "warm" and status["cold"] != "measured"):
-                    continue
-                try:
-                    times = seconds_to_steps(commands[name], caches, options.threads)
-                except ProcessError as error:
-                    status[name] = f"failed: {error}"
-                    options.say(f"{name}: {status[name]}")
-                    continue
-                first[name].append(times[0])
-                seconds[name].append(times[-1])
-                options.say(f"round {turn + 1} of {options.rounds}: {name} {times[-1]:.2f} s")
-    if status["cold"] != "measured":
-        status["warm"] = "not measured: the first compiled start failed"
-    warm = spread(seconds["warm"])
-    what = "start to first compiled step of a second compiled run"
-    return {
-        "data": options.data,
-        "rounds": options.rounds,
-        "starts": {
-            name: {
-                "title": title,
-                "status": status[name],
-                "first_step_seconds": first[name],
-                "seconds": seconds[name],
-                "command": _shown(commands[name]),
-            }
-            for name, title in STARTS.items()
-        },
-        "targets": [at_most(what, warm and warm.median, SECOND_START, "s")],
-    }
-
-
-def seconds_to_steps(
-    arguments: Sequence[str], variables: Mapping[str, str], threads: int = 1
-) -> list[float]:
-    """The times from starting the program to the end of each of `START_STEPS` steps, in seconds.
-
-    They are read from its progress bar, which is what a user waits for.
-
-    Args:
-        arguments: The program's arguments, without `--out`.
-        variables: Environment variables to set.
-        threads: The number of cores.
-
-    Raises:
-        ProcessError: If it ends before; the message is its last line.
-    """
-    with tempfile.TemporaryDirectory() as directory:
-        out = str(Path(directory, "run"))
-        command = [
-            sys.executable,
-            str(ROOT / "scripts" / "svi_train.py"),
-            *arguments,
-            "--out",
-            out,
-        ]
-        started = time.perf_counter()
-        with limited_cores(threads) as environment:
-            # The bar is updated at each step, however short.
-            environment |= {**variables, "TQDM_MININTERVAL": "0"}
-            process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
-            )
-        assert process.stderr is not None
-        output, times = b"", []
-        try:
-            while chunk := os.read(process.stderr.fileno(), 4096):
-                output += chunk
-                now = time.perf_counter() - started
-                while f" {len(times) + 1}/{START_STEPS} ".encode() in output:
-                    times.append(now)
-                if len(times) == START_STEPS:
-                    return times
-                if now > PATIENCE:
-                    raise ProcessError(f"no step within {PATIENCE} s")
-        finally:
-            process.kill()
-            process.wait()
-            process.stderr.close()
-    raise ProcessError(last_line(output.decode(errors="replace")))
-
-
-def start_table(result: SuiteResult) -> str:
-    """The starts in Markdown."""
-    rows = []
-    for start in result["starts"].values():
-        cells = []
-        for times in (spread(start["first_step_seconds"]), spread(start["seconds"])):
-            cells += (
-                ["", ""]
-                if times is None
-                else [f"{times.median:.2f}", f"{times.lowest:.2f} to {times.highest:.2f}"]
-            )
-        status = "" if start["status"] == "measured" else start["status"]
-        rows.append((start["title"], *cells, status))
-    header = ("start", "seconds to step 1", "range", f"to step {START_STEPS}", "range", "")
-    return (
-        f"{markdown(header, rows)}\n\n"
-        "From starting the process to the end of a training step, medians and ranges of "
-        f"{result['rounds']} rounds; step 1 of a compiled run is eager, and step {START_STEPS} is "
-        "the "
-        f"first compiled one. `{result['starts']['cold']['command']}`"
-    )
 
 
 def run_memory(options: Options) -> SuiteResult:
@@ -271,7 +114,7 @@ def run_precision(options: Options) -> SuiteResult:
         "rounds": options.rounds,
         "runs": runs,
         "status": status,
-        "command": _shown(arguments("bfloat16", 0)),
+        "command": shown_command(arguments("bfloat16", 0)),
         "targets": [at_most(what, statistics.mean(gaps) if gaps else None, PRECISION_GAP, "nats")],
     }
 

@@ -4,12 +4,14 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
+import shlex
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import UInt8
@@ -21,19 +23,29 @@ from pyro_vae.runs.run_directory import provenance
 
 # `digits` is small and always available, for trials.
 IMAGE_SETS = ("mnist", "digits")
+# The instruction sets that times depend on, as torch names them.
+INSTRUCTION_SETS = ("avx2", "avx512_f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
 # The packages whose versions affect times.
 PACKAGES = ("torch", "pyro-ppl", "numpy", "numpyro", "jax", "jaxlib", "pythae")
+
+
+# The options of scripts/svi_train.py for `Setting()`.
+NETWORK = (
+    *("--latent-dim", "50", "--network.hidden", "[400]", "--network.activation", "softplus"),
+    *("--batch-size", "256"),
+)
 
 
 @dataclass(frozen=True)
 class Setting:
     """The task: a VAE with one hidden layer on each side, on dynamically binarised images.
 
-    Encoder and decoder have softplus units, p(z) = N(0, I), q(z | x) is a diagonal Normal and p(x
-    | z) a Bernoulli given its logits. The last batch of an epoch may be smaller.
+    p(z) = N(0, I), q(z | x) is a diagonal Normal and p(x | z) a Bernoulli given its logits. The
+    last batch of an epoch may be smaller.
 
     Args:
         hidden: The width of the hidden layers.
+        activation: Their nonlinearity: "softplus" or "relu".
         latent_dim: The dimension of z.
         batch_size: The number of images per step.
         lr: Adam's learning rate.
@@ -49,6 +61,7 @@ class Setting:
     num_particles: int = 1
     device: str = "cpu"
     seed: int = 0
+    activation: Literal["softplus", "relu"] = "softplus"
 
 
 class Implementation(ABC):
@@ -151,6 +164,9 @@ class Options:
         data_root: The folder of data sets; None for the default one.
         threads: The number of cores to use.
         say: Called with lines on the progress.
+        baseline: Another checkout, to compare whole commands with.
+        part: The only axis or task of the suite to measure; None for all.
+        stored: The suite's earlier result, which this one adds to.
     """
 
     rounds: int = 5
@@ -160,6 +176,14 @@ class Options:
     data_root: str | None = None
     threads: int = field(default_factory=available_cores)
     say: Callable[[str], None] = lambda line: None
+    baseline: Path | None = None
+    part: str | None = None
+    stored: Mapping[str, Any] | None = None
+
+
+def shown_command(arguments: Sequence[str]) -> str:
+    """How a user types a run of scripts/svi_train.py."""
+    return shlex.join(["python", "scripts/svi_train.py", *arguments])
 
 
 def made_by(command: str, threads: int) -> dict[str, Any]:
@@ -170,12 +194,27 @@ def made_by(command: str, threads: int) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
         "machine": {
             "processor": processor(),
+            **processor_details(),
             "cores": os.cpu_count(),
             "cores_available": available_cores(),
             "threads": threads,
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "system": platform.platform(terse=True),
         },
+    }
+
+
+def processor_details() -> dict[str, Any]:
+    """The processor's stepping, and those of its instruction sets that times depend on."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    stepping = re.search(r"^stepping\s*:\s*(\d+)", text, re.MULTILINE)
+    capabilities = torch.cpu.get_capabilities()
+    return {
+        "stepping": int(stepping[1]) if stepping else None,
+        "instruction_sets": [name for name in INSTRUCTION_SETS if capabilities.get(name)],
     }
 
 

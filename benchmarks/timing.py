@@ -276,6 +276,19 @@ class Spread(NamedTuple):
     highest: float
 
 
+def show_spread(found: Spread | None, form: str) -> str:
+    """A median and its range, if it has one; nothing for None.
+
+    >>> show_spread(Spread(2.0, 1.0, 3.0), ".1f")
+    '2.0 (1.0 to 3.0)'
+    """
+    if found is None:
+        return ""
+    if found.lowest == found.highest:
+        return format(found.median, form)
+    return f"{found.median:{form}} ({found.lowest:{form}} to {found.highest:{form}})"
+
+
 def spread(values: Sequence[float]) -> Spread | None:
     """The median and the range of some values; None for none.
 

@@ -9,15 +9,18 @@ what is measured; `--table` prints the stored results and measures nothing. Peer
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from analysis.plotting.style import to_png
 from analysis.study_results import Parser, write_between_markers
-from benchmarks import inference, report
+from benchmarks import epochs, inference, report, start
 from benchmarks.epochs import SuiteResult
 from benchmarks.implementations import IMPLEMENTATIONS
 from benchmarks.task import IMAGE_SETS, Options, SkippedError, available_cores, made_by
+from benchmarks.timing import ProcessError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,14 +35,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.table:
             print(report.page(stored_results(stored)))
         else:
-            run(options, stored, shlex.join(["python", "scripts/benchmark.py", *typed]))
-    except (ValueError, OSError, ImportError) as error:
+            run(options, stored, typed_command(typed))
+    except (ValueError, OSError, ImportError, ProcessError) as error:
         print(f"benchmark.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("benchmark.py: stopped; finished suites are stored", file=sys.stderr)
         return 130
     return 0
+
+
+def typed_command(typed: Sequence[str]) -> str:
+    """The command to show, in which the baseline has no path of this machine."""
+    words = [
+        "CHECKOUT" if before == "--baseline" else word
+        for before, word in zip(["", *typed], typed, strict=False)
+    ]
+    return shlex.join(["python", "scripts/benchmark.py", *words])
 
 
 def run(options: argparse.Namespace, stored: Path, command: str) -> None:
@@ -56,11 +68,21 @@ def run(options: argparse.Namespace, stored: Path, command: str) -> None:
         data_root=None if options.data_root is None else str(options.data_root),
         threads=options.threads,
         say=lambda line: print(line, file=sys.stderr, flush=True),
+        baseline=options.baseline,
+        part=options.part,
     )
     # Check now, rather than after an hour.
-    report.read(stored)
+    earlier = report.read(stored)
     for name in report.SUITES if options.suite == "all" else [options.suite]:
+        parts = report.SUITES[name].parts
+        if options.part is not None and options.part not in parts:
+            known = ", ".join(parts) or "none"
+            raise ValueError(f"--part of {name} must be one of {known}, got {options.part!r}.")
         made = made_by(command, chosen.threads)
+        if options.add and name in earlier:
+            check_same_origin(earlier[name]["made_by"], made)
+            made = earlier[name]["made_by"]
+            chosen = replace(chosen, stored=earlier[name])
         try:
             result = report.SUITES[name].run(chosen)
         except SkippedError as skipped:
@@ -73,6 +95,24 @@ def run(options: argparse.Namespace, stored: Path, command: str) -> None:
         if (figure := report.plot_benchmark(report.read(stored))) is not None:
             stored.with_suffix(".png").write_bytes(to_png(figure, dpi=110))
         print(f"written: {stored}", file=sys.stderr)
+
+
+def check_same_origin(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Make sure that a result may be added to.
+
+    Raises:
+        ValueError: If it is of another commit, other versions or another machine.
+    """
+    # Storing the first part of a result makes the checkout dirty.
+    commits = [str(made["git_commit"]).removesuffix("-dirty") for made in (earlier, now)]
+    for what, old, new in (
+        ("commit", *commits),
+        *((key, earlier[key], now[key]) for key in ("versions", "machine")),
+    ):
+        if old != new:
+            raise ValueError(
+                f"--add: the stored result has {what} {old}, and this has {what} {new}."
+            )
 
 
 def stored_results(path: Path) -> dict[str, SuiteResult]:
@@ -106,6 +146,10 @@ def parser() -> Parser:
     add("--data", choices=IMAGE_SETS, default="mnist", help="The images.")
     add("--data-root", type=Path, help="The folder of data sets.")
     cores = whole_number(1, available_cores())
+    add("--baseline", type=Path, help="A checkout that `short` and `start` compare with.")
+    parts = [*epochs.AXES, *start.TASKS]
+    add("--part", choices=parts, help="The only axis of `scaling`, or task of `start`.")
+    add("--add", action="store_true", help="Add to the stored result of --out.")
     add("--threads", type=cores, default=available_cores(), help="The number of cores to use.")
     add("--out", type=Path, default=Path("runs/benchmark"), help="The folder of results.")
     add("--table", action="store_true", help="Print the stored results of --out.")

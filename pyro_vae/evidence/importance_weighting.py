@@ -35,6 +35,10 @@ from pyro_vae.statistics import (
 # at a time would be all overhead, and more than fit into the cache would be slower.
 _HELD = 250_000
 
+# The largest number of draws x examples held at once. Hidden layers are wider than small examples,
+# and a tensor above 32 MB is mapped anew at each use, which takes longer than to compute it.
+_PAIRS = 2**14
+
 # The largest difference of a compiled term from the eager one, as a share of the largest term.
 _TOLERANCE = 1e-5
 
@@ -246,7 +250,8 @@ def importance_weighting(
         x: Data in the likelihood's support; integers are converted to floats chunk by chunk.
         num_samples: The number K of draws for each example.
         max_plate_nesting: The number of plates nested in one another.
-        max_elements: The number of draws x examples x elements held at once.
+        max_elements: The number of draws x examples x elements held at once. At most 16,384 draws
+            x examples are held, whatever their number of elements.
         compile: "on" or "off"; "auto" to compile if the work pays for it. It affects speed and
             rounding, and no draw.
         progress: Show a progress bar.
@@ -268,7 +273,7 @@ def importance_weighting(
     # All draws of a few examples, rather than a few draws of all: each example is encoded once. If
     # they are too many, in parts of one size, the last of which draws up to `parts` - 1 that are
     # not used.
-    pairs = max(1, max_elements // max(1, x[0].numel()))
+    pairs = min(_PAIRS, max(1, max_elements // max(1, x[0].numel())))
     parts = -(-num_samples // pairs)
     batch = min(len(x), max(1, pairs // num_samples))
     terms = ImportanceTerms(

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import epochs, inference, report, runs
+from benchmarks import epochs, inference, report, runs, short, start
+from benchmarks.commands import Checkout, timed_command
 from benchmarks.implementations import IMPLEMENTATIONS
 from benchmarks.report import plot_benchmark
 from benchmarks.task import Options, made_by
@@ -37,16 +38,30 @@ def results():
         "ways": epochs.summarize(measured),
         "targets": ratio_targets(epochs.CPU_TARGETS, measured),
     }
+    started = {"first_step": 3.5, "step_before": 0.006, "step_after": 0.004}
+    started |= {"steps_before": 900, "longest_step": 0.1, "longest_step_number": 2}
     starts = {
         name: {
-            "title": title,
-            "status": "measured",
-            "first_step_seconds": [4.0],
-            "seconds": [5.0],
-            "command": "python scripts/svi_train.py",
+            cache: {"status": "measured", "compiled": seconds * share, **started}
+            for cache, share in (("cold", 1.0), ("warm", 0.5))
         }
-        for name, title in runs.STARTS.items()
+        for name, seconds in (("this", 10.0), ("baseline", 20.0))
     }
+    starts["this"]["warm"] = {"status": "failed: no"}
+    commands = {
+        name: {
+            "wall": 10.0 * factor,
+            "parts": dict.fromkeys(short.PARTS, factor),
+            "steps": 2000,
+            "step": 0.001 * factor,
+            "first_step": 0.5,
+            "longest_step": 0.1,
+            "log_evidence": -23.0 - 0.01 * factor,
+        }
+        for name, factor in (("this", 1.0), ("baseline", 4.0))
+    }
+    commands["by_hand"] = {"parts": {"train": 3.0}, "step": 0.0008}
+    default_runs = [{"seed": seed, **commands} for seed in short.SEEDS]
     point = {
         "value": 64,
         "seconds_a_step": {"by_hand": [0.001]},
@@ -58,7 +73,17 @@ def results():
     entry |= {"distance": "1e-6", "elbo_difference": "1e-7", "verdict": "reached"}
     stored = {
         "cpu": cpu,
-        "start": {"rounds": 1, "starts": starts, "targets": [at_most("start", 9.0, 8.0, "s")]},
+        "short": {
+            "rounds": 3,
+            "runs": default_runs,
+            "baseline_commit": "499922027",
+            "targets": short.targets(default_runs),
+        },
+        "start": {
+            "runs": (began := [{"task": "784-400-50", **starts}]),
+            "baseline_commit": None,
+            "targets": [at_most("start", 9.0, 8.0, "s"), *start.targets(began)],
+        },
         "scaling": {
             "rounds": 1,
             "points": {axis: [point] for axis in epochs.AXES},
@@ -97,8 +122,16 @@ def results():
 def test_the_page_says_what_was_reached_and_missed(results):
     page = report.page(results)
     assert page.count("### ") == len(report.SUITES)
-    assert "- this_compiled / by_hand <= 0.75: reached (0.354; by round 0.333 to 0.375)" in page
+    assert "- this_compiled / by_hand <= 0.7: reached (0.354; by round 0.333 to 0.375)" in page
     assert "- start <= 8 s: missed by 12.5 % (9 s)" in page
+    assert "the default command / baseline <= 0.4: reached (0.25; by round 0.25 to 0.25)" in page
+    assert "its step / by_hand <= 1: missed by 25.0 % (1.25; by round 1.25 to 1.25)" in page
+    assert "from baseline <= 0.05 nats: reached (0.03 nats)" in page
+    assert "| whole command, s | 10.00 | 40.00 |  |" in page
+    assert "| training, s | 1.00 | 4.00 | 3.00 |" in page
+    assert "cold / baseline <= 0.4: missed by 25.0 % (0.5; by round 0.5 to 0.5)" in page
+    assert "to the compiled step, a second time <= 8 s: not measured" in page
+    assert "| this project |  |  |  |  |  | failed: no |" in page
     assert "| in memory | 1,024 MiB |" in page
     assert "| float32 | -97.25 |  |" in page
     assert "matrix products alone, oneDNN | 250.0 | 250.0 to 250.0 |" in page
@@ -110,7 +143,7 @@ def test_the_page_says_what_was_reached_and_missed(results):
 def test_the_figure_has_a_panel_for_each_suite(results):
     figure = plot_benchmark(results)
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
-    assert len(titles) == 7
+    assert len(titles) == 8
     assert plot_benchmark({"annealing": results["annealing"]}) is None
 
 
@@ -229,15 +262,34 @@ def test_transitions_and_their_products_are_timed(monkeypatch):
     assert found["transitions"] == 559
 
 
-@pytest.mark.slow
-def test_a_start_that_fails_gives_the_reason():
-    with pytest.raises(ProcessError, match="max_steps"):
-        runs.seconds_to_steps(["--data", "digits", "--max-steps", "-1"], {})
+def test_times_of_steps_before_and_after_the_switch():
+    ends = [3.5, *(4.0 + 0.01 * i for i in range(50)), 5.0, *(5.0 + 0.002 * i for i in range(20))]
+    steps = [(end - (0.4 if end == 5.0 else 0.001), end) for end in sorted(set(ends))]
+    found = start.times_of(steps, 4.9)
+    assert found["first_step"] == 3.5
+    assert found["compiled"] == 5.0
+    assert found["steps_before"] == 51
+    assert found["longest_step"] == pytest.approx(0.4)
+    assert found["longest_step_number"] == 52
+    assert found["step_before"] == pytest.approx(0.001)
 
 
 @pytest.mark.slow
-def test_steps_are_timed_from_the_start():
-    arguments = ["--data", "digits", "--max-steps", "3", "--evaluate", "none"]
-    times = runs.seconds_to_steps(arguments, {})
-    assert len(times) == runs.START_STEPS == 3
-    assert 0.5 < times[0] <= times[-1]
+def test_a_command_that_fails_gives_the_reason():
+    command = ["--data", "digits", "--max-steps", "-1"]
+    with (
+        pytest.raises(ProcessError, match="max_steps"),
+        timed_command(Checkout.at(SCRIPTS.parent), command, 1),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_a_command_is_timed_in_parts():
+    with timed_command(Checkout.at(SCRIPTS.parent), ["--max-steps", "3"], 1) as run:
+        parts = short.parts_of(run)
+        assert len(run.steps) == run.metrics()["steps"] == 3
+        assert run.logged("no such line") is None
+        assert 0 < run.logged("digits")[0] < run.wall
+    assert sum(parts.values()) == pytest.approx(run.wall)
+    assert all(parts[name] > 0 for name in short.PARTS)

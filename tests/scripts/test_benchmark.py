@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks.implementations import IMPLEMENTATIONS
+from benchmarks.task import made_by
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 
@@ -36,6 +37,8 @@ def test_without_a_gpu_its_suite_is_skipped(benchmark, capsys, monkeypatch, tmp_
         (["--data", "cats"], "argument --data: invalid choice: 'cats'"),
         (["--table", "--out", "nowhere"], "is not there: measure something first"),
         (["--write", "README.md", "--out", "nowhere"], "measure something first"),
+        (["--part", "batch_size"], "--part of cpu must be one of none, got 'batch_size'"),
+        (["--suite", "start", "--baseline", "nowhere"], "nowhere is not a checkout"),
         (["--fast"], "unrecognized arguments: --fast"),
     ],
 )
@@ -56,6 +59,20 @@ def test_damaged_results_are_refused_before_anything_is_measured(benchmark, tmp_
     (tmp_path / "benchmark.json").write_text("[]")
     assert benchmark.main(["--data", "digits", "--out", str(tmp_path)]) == 2
     assert "must hold suites among cpu" in capsys.readouterr().err
+
+
+def test_results_are_added_to_only_from_the_same_commit_and_machine(benchmark):
+    now = {**made_by("python scripts/benchmark.py", 1), "git_commit": "ab"}
+    benchmark.check_same_origin({**now, "git_commit": "ab-dirty"}, now)
+    with pytest.raises(ValueError, match="has commit abc, and this has commit ab"):
+        benchmark.check_same_origin({**now, "git_commit": "abc"}, now)
+    with pytest.raises(ValueError, match="has versions"):
+        benchmark.check_same_origin({**now, "versions": {}}, now)
+
+
+def test_the_command_shown_has_no_path_of_the_baseline(benchmark):
+    shown = benchmark.typed_command(["--baseline", "/a/path", "--add"])
+    assert shown == "python scripts/benchmark.py --baseline CHECKOUT --add"
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ def draw_figures(
         The files. A figure that cannot be drawn is omitted, with a warning in the log.
     """
     plots = figures_of_model(vae, history, x_test, labels, **options)
-    plots |= figures_of_evaluation(evaluation, tree)
+    plots |= figures_of_evaluation(evaluation) | {"forest": partial(plot_latents, tree)}
     return write_figures({name: partial(_draw, plot) for name, plot in plots.items()}, out)
 
 
@@ -159,8 +159,8 @@ def figures_of_model(
     return plots
 
 
-def figures_of_evaluation(evaluation: Evaluation, tree: "xarray.DataTree") -> dict[str, Plot]:
-    """The figures of an evaluation, and of `from_svi`'s tree for a few test examples."""
+def figures_of_evaluation(evaluation: Evaluation) -> dict[str, Plot]:
+    """The figures of an evaluation."""
     plots: dict[str, Plot] = {
         "kl_by_dimension": partial(
             plot_dimensions, evaluation.kl_by_dimension, evaluation.embeddings
@@ -170,7 +170,7 @@ def figures_of_evaluation(evaluation: Evaluation, tree: "xarray.DataTree") -> di
         plots["guide_quality"] = partial(
             plot_guide_quality, weights.khat, weights.ess, weights.num_samples
         )
-    return plots | {"forest": partial(plot_latents, tree)}
+    return plots
 
 
 def write_figures(figures: Mapping[str, Callable[[], bytes]], out: Path) -> list[Path]:

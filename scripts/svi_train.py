@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -287,6 +288,7 @@ def evaluate_and_save(
     drawing: "DrawingProcess",
 ) -> None:
     """Evaluate on test data, and write metrics.json, inference_data.nc and the figures."""
+    from analysis.plotting.latent import plot_latents
     from analysis.report import metrics_text
     from analysis.run_figures import figures_of_evaluation, figures_of_model, write_figures
     from pyro_vae.evidence import evaluate, fixed_rows, undefined_data
@@ -383,6 +385,8 @@ def evaluate_and_save(
         figures = None
     if figures is None:
         figures = begin_figures()
+    for name, plot in figures_of_evaluation(evaluation).items():
+        figures[name] = drawing.submit(plot)
     stored = STORED_EXAMPLES
     if isinstance(test, SparseRows):
         stored = min(stored, rows_within(STORED_ELEMENTS // STORED_DRAWS, test))
@@ -398,8 +402,7 @@ def evaluate_and_save(
         configuration=configuration,
         attrs={"split": "test", "rows": "in the file" if data.dataset.rows else "in the split"},
     )
-    plots = figures_of_evaluation(evaluation, tree)
-    figures |= {name: drawing.submit(plot) for name, plot in plots.items()}
+    figures["forest"] = drawing.submit(partial(plot_latents, tree))
     write_netcdf(tree, directory.inference_data)
     write_figures(figures, directory.figures)
     print(f"metrics.json, inference_data.nc and figures are in {directory.path}/; next:")

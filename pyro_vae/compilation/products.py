@@ -30,7 +30,7 @@ _MINIMUM_MULTIPLICATIONS = 100_000
 # Larger axes are cut to this before products are timed, so that timing takes milliseconds.
 _LARGEST_AXIS = 1024
 _SECONDS = 0.012
-_ROUNDS = range(5, 61)
+_ROUNDS = range(3, 61)
 # oneDNN needs a contiguous first factor. A copy, fused with the operation before it, takes this
 # share of a product's time.
 _COPY = 0.1

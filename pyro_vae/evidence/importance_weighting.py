@@ -308,7 +308,8 @@ class _Draws:
     def __init__(self, num_samples: int, count: int) -> None:
         self.num_samples = num_samples
         self.count = count
-        self.log_weights = np.empty((num_samples, count))
+        # The draws of an example beside each other, as they are written and read.
+        self.log_weights = np.empty((count, num_samples)).T
         self.log_likelihood = np.zeros(count)
         self.kl = np.zeros(count)
         # The largest log weight so far, and its rounding error.
@@ -358,16 +359,16 @@ def _curve(
     log_weights: Float[np.ndarray, "num_samples batch"], samples: Int[np.ndarray, " points"]
 ) -> Float[np.ndarray, "points batch"]:
     """For each k, the mean over disjoint blocks of k draws of the log mean weight."""
-    from scipy.special import logsumexp
-
     points = []
+    # The log total weight of each block by k. The blocks of k consist of those of a divisor of k.
+    totals = {1: torch.from_numpy(log_weights)}
     for k in samples.tolist():
-        blocks = len(log_weights) // k
-        block = log_weights[: blocks * k].reshape(blocks, k, -1)
+        divisor = max(each for each in totals if k % each == 0)
+        blocks, parts = len(log_weights) // k, k // divisor
+        block = totals[divisor][: blocks * parts].reshape(blocks, parts, -1)
+        totals[k] = block.logsumexp(1)
         # A weight of zero makes a block -inf, and its mean, too; only -inf beside +inf is a NaN.
-        with np.errstate(invalid="ignore"):
-            totals = np.asarray(logsumexp(block, axis=1))
-            points.append((totals - math.log(k)).mean(0))
+        points.append((totals[k] - math.log(k)).mean(0).numpy())
     return np.stack(points)
 
 

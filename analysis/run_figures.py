@@ -3,6 +3,7 @@
 import logging
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pyro_vae")
 
+Plot = Callable[[], "matplotlib.figure.Figure"]
+
 # Figures of generated data, whose titles state whether training used the prior.
 OF_PRIOR = ("prior_samples", "predictive_check")
 UNUSED_PRIOR = "training did not use p(z): codes are not distributed as it"
@@ -51,6 +54,33 @@ def draw_figures(
     x_test: Real[Tensor, " n *event"],
     labels: Shaped[Tensor, " n *factors"] | None,
     out: Path,
+    **options: Any,
+) -> list[Path]:
+    """Draw every figure of a trained VAE, or of another program, into a directory.
+
+    Args:
+        vae: See `figures_of_model`.
+        tree: From `from_svi`, for a few test examples.
+        evaluation: From `evaluate`, on test data.
+        history: See `figures_of_model`.
+        x_test: See `figures_of_model`.
+        labels: See `figures_of_model`.
+        out: The directory, created if it does not exist.
+        **options: Those of `figures_of_model`.
+
+    Returns:
+        The files. A figure that cannot be drawn is omitted, with a warning in the log.
+    """
+    plots = figures_of_model(vae, history, x_test, labels, **options)
+    plots |= figures_of_evaluation(evaluation) | {"forest": partial(plot_latents, tree)}
+    return write_figures({name: partial(_draw, plot) for name, plot in plots.items()}, out)
+
+
+def figures_of_model(
+    vae: PyroModule,
+    history: Sequence[Mapping[str, float | int | None]],
+    x_test: Real[Tensor, " n *event"],
+    labels: Shaped[Tensor, " n *factors"] | None,
     *,
     label_names: Sequence[str] = (),
     event_names: Sequence[str] = (),
@@ -60,19 +90,16 @@ def draw_figures(
     num_checked: int = 1000,
     uses_prior: bool = True,
     contract: DataContract | None = None,
-) -> list[Path]:
-    """Draw every figure of a trained VAE, or of another program, into a directory.
+) -> dict[str, Plot]:
+    """The figures of a trained program that its evaluation does not enter.
 
     The global random state is preserved.
 
     Args:
         vae: A program with `model(x)`, whose observed site is `"x"`, `embed(x)` and `decode(z)`.
-        tree: From `from_svi`, for a few test examples.
-        evaluation: From `evaluate`, on test data.
         history: The epochs of training, see `plot_learning_curves`.
         x_test: The test data, in the likelihood's support; integers are converted to floats.
         labels: A label, or a row of factors, for each example, if there are any.
-        out: The directory, created if it does not exist.
         label_names: The names of labels 0, 1, ...; with factors, of the factors.
         event_names: The names of an example's elements.
         seed: The seed of draws from the prior.
@@ -85,7 +112,7 @@ def draw_figures(
         contract: The description of the data, to draw it.
 
     Returns:
-        The files. A figure that cannot be drawn is omitted, with a warning in the log.
+        The figures by name, each a function of arrays that can be pickled.
     """
     device = next((p.device for p in vae.parameters()), x_test.device)
     x = as_floats(x_test.to(device))
@@ -105,48 +132,84 @@ def draw_figures(
         )
     shown, reconstructions, means = map(_array, (shown, reconstructions, means))
     limits = value_limits(_array(checked) if elements is None else shown)
-    figures: dict[str, Callable[[], matplotlib.figure.Figure]] = {
-        "learning_curves": lambda: plot_learning_curves(history),
-        "reconstructions": lambda: (
-            plot_reconstructions(shown, reconstructions, limits)
+    plots: dict[str, Plot] = {
+        "learning_curves": partial(plot_learning_curves, history),
+        "reconstructions": (
+            partial(plot_reconstructions, shown, reconstructions, limits)
             if elements is None
-            else _reconstructed_vectors(shown, reconstructions, elements)
+            else partial(_reconstructed_vectors, shown, reconstructions, elements)
         ),
-        "prior_samples": lambda: (
-            plot_samples(means, limits)
+        "prior_samples": (
+            partial(plot_samples, means, limits)
             if elements is None
-            else _new_vectors(_array(checked), means, elements)
+            else partial(_new_vectors, _array(checked), means, elements)
         ),
-        "kl_by_dimension": lambda: plot_dimensions(
-            evaluation.kl_by_dimension, evaluation.embeddings
-        ),
-        "predictive_check": lambda: plot_comparisons(_quick_checks(_array(checked), _array(new))),
-        "latent_space": lambda: plot_latent_space(
-            _array(codes), None if labels is None else _array(labels), label_names
+        "predictive_check": partial(_plot_quick_checks, _array(checked), _array(new)),
+        "latent_space": partial(
+            plot_latent_space,
+            _array(codes),
+            None if labels is None else _array(labels),
+            label_names,
         ),
     }
-    if (weights := evaluation.weights) is not None:
-        figures["guide_quality"] = lambda: plot_guide_quality(
-            weights.khat, weights.ess, weights.num_samples
-        )
-    figures["forest"] = lambda: plot_latents(tree)
+    if not uses_prior:
+        plots |= {name: partial(_without_prior, plots[name]) for name in OF_PRIOR}
     if contract is not None:
-        figures["data"] = lambda: plot_data(contract)
+        plots["data"] = partial(plot_data, contract)
+    return plots
+
+
+def figures_of_evaluation(evaluation: Evaluation) -> dict[str, Plot]:
+    """The figures of an evaluation."""
+    plots: dict[str, Plot] = {
+        "kl_by_dimension": partial(
+            plot_dimensions, evaluation.kl_by_dimension, evaluation.embeddings
+        )
+    }
+    if (weights := evaluation.weights) is not None:
+        plots["guide_quality"] = partial(
+            plot_guide_quality, weights.khat, weights.ess, weights.num_samples
+        )
+    return plots
+
+
+def write_figures(figures: Mapping[str, Callable[[], bytes]], out: Path) -> list[Path]:
+    """Write figures into a directory, which is created if it does not exist.
+
+    Args:
+        figures: By name, functions that return the content of a PNG file.
+        out: The directory.
+
+    Returns:
+        The files. A figure that cannot be drawn is omitted, with a warning in the log.
+    """
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, plot in figures.items():
+    for name, figure in figures.items():
         path = out / f"{name}.png"
         # Extreme numbers that cannot be drawn do not end a run that was trained.
         try:
-            figure = plot()
-            if name in OF_PRIOR and not uses_prior:
-                figure.suptitle(f"{figure.get_suptitle()}\n{UNUSED_PRIOR}")
-            path.write_bytes(to_png(figure))
+            path.write_bytes(figure())
         except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
             log.warning("%s omitted: %s", path.name, " ".join(str(error).split())[:200])
             continue
         paths.append(path)
     return paths
+
+
+def _draw(plot: Plot) -> bytes:
+    return to_png(plot())
+
+
+def _without_prior(plot: Plot) -> "matplotlib.figure.Figure":
+    """A figure of generated data whose title states that training did not use the prior."""
+    figure = plot()
+    figure.suptitle(f"{figure.get_suptitle()}\n{UNUSED_PRIOR}")
+    return figure
+
+
+def _plot_quick_checks(real: np.ndarray, new: np.ndarray) -> "matplotlib.figure.Figure":
+    return plot_comparisons(_quick_checks(real, new))
 
 
 def plot_data(contract: DataContract) -> "matplotlib.figure.Figure":

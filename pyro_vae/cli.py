@@ -1,6 +1,8 @@
 """Helpers of the command-line scripts: options, one-line errors, exit codes and signals."""
 
 import argparse
+import atexit
+import logging
 import os
 import re
 import signal
@@ -236,3 +238,40 @@ def interruptible() -> Iterator[Interruption]:
         yield interruption
     finally:
         restore()
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Write the log to a file; warnings are also printed."""
+    log = logging.getLogger("pyro_vae")
+    log.setLevel(logging.INFO)
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    screen = logging.StreamHandler()
+    screen.setLevel(logging.WARNING)
+    for handler in (file, screen):
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in (file, screen):
+            log.removeHandler(handler)
+            handler.close()
+
+
+def exit_process(code: int) -> NoReturn:
+    """End the process at once, after what is registered with `atexit`.
+
+    Python would first take apart all that was imported, which takes tenths of a second. With
+    several processes, threads of torch.distributed may abort it meanwhile, and `torchrun` would
+    count a finished training as failed.
+    """
+    try:
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except (OSError, ValueError):
+        # A closed pipe, which Python reports.
+        sys.exit(code)
+    os._exit(code)

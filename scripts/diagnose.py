@@ -9,7 +9,6 @@ their codes are good for.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -23,7 +22,15 @@ from analysis.report import answers_text, insert_run, section_text, wrap
 from analysis.result import AGAIN
 from analysis.sections import SECTIONS
 from analysis.stored_diagnosis import StoredDiagnosis
-from pyro_vae.cli import Parser, at_least, in_one_line, number_or_all, run_program, select_device
+from pyro_vae.cli import (
+    Parser,
+    at_least,
+    exit_process,
+    in_one_line,
+    number_or_all,
+    run_program,
+    select_device,
+)
 from pyro_vae.data.nouns import set_noun
 from pyro_vae.runs.run_directory import RunDirectory, provenance
 from pyro_vae.runs.trained_run import TrainedRun
@@ -273,4 +280,4 @@ def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_process(main())

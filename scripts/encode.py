@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from analysis.model_samples import embed_data, latent_site, to_array
 from analysis.representation.codes import FORMATS, Codes
-from pyro_vae.cli import Parser, run_program, select_device
+from pyro_vae.cli import Parser, exit_process, run_program, select_device
 from pyro_vae.data import PreparedData
 from pyro_vae.data.nouns import noun, set_noun
 from pyro_vae.log_densities import distribution_at
@@ -223,4 +223,4 @@ def reading_hint(out: Path, codes: Codes) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_process(main())

@@ -22,7 +22,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analysis.report import evidence_text, scores_csv, write_json
-from pyro_vae.cli import Parser, at_least, in_one_line, number_or_all, run_program, select_device
+from pyro_vae.cli import (
+    Parser,
+    at_least,
+    exit_process,
+    in_one_line,
+    number_or_all,
+    run_program,
+    select_device,
+)
 from pyro_vae.configuration.model_files import MODEL_FAMILIES
 from pyro_vae.data.nouns import noun, nouns, set_noun
 from pyro_vae.evidence import defined_rows, undefined_data
@@ -307,4 +315,4 @@ def draw_curve(trained: TrainedRun, results: Results) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_process(main())

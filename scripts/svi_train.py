@@ -16,10 +16,11 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyro
@@ -27,7 +28,13 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_vae.cli import in_one_line, interruptible, select_device
+from pyro_vae.cli import (
+    exit_process,
+    in_one_line,
+    interruptible,
+    log_to,
+    select_device,
+)
 from pyro_vae.configuration import Configuration
 from pyro_vae.configuration.components import (
     build_objective,
@@ -63,9 +70,15 @@ from pyro_vae.training import NonFiniteError, Training
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.fit import describe_default_likelihood
 from pyro_vae.training.history import describe_record
-from pyro_vae.training.processes import LostProcessError, Processes
+from pyro_vae.training.processes import LostProcessError, Processes, enough_threads
 
 gc.enable()
+# No later collection looks at what was imported, not even the one at exit.
+if not gc.get_freeze_count():
+    gc.freeze()
+
+if TYPE_CHECKING:
+    from analysis.plotting.drawing_process import DrawingProcess
 
 log = logging.getLogger("pyro_vae")
 
@@ -197,7 +210,8 @@ def train(
             print(f"{directory.path}/: {nothing_left(training, configuration)}")
             if not is_evaluated(configuration, directory, training):
                 training.finish()
-                evaluate_and_save(configuration, directory, training, made_by)
+                with closing(start_drawing(configuration, training)) as drawing:
+                    evaluate_and_save(configuration, directory, training, made_by, drawing)
             return 0
     lines = [data.description, describe_model(configuration, vae), *([default] if default else [])]
     print("\n".join([*lines, f"{directory.path}/"]))
@@ -205,33 +219,43 @@ def train(
     for note in (*training.notes, *plan_notes(training, configuration)):
         print(f"note: {note}")
         log.info("note: %s", note)
-    with interruptible() as interruption:
-        training.run(
-            checkpoint=directory.checkpoint,
-            describe={
-                "event_shape": list(data.dataset.event_shape),
-                "levels": data.dataset.levels,
-                "model_hash": model_hash(configuration),
-            },
-            on_checkpoint=lambda state: directory.write_records(state.history),
-            stop=interruption,
-            progress=True,
-        )
-    if directory.diagnosis.is_dir():
-        from analysis.stored_diagnosis import mark_stale
+    with closing(start_drawing(configuration, training)) as drawing:
+        with interruptible() as interruption:
+            training.run(
+                checkpoint=directory.checkpoint,
+                describe={
+                    "event_shape": list(data.dataset.event_shape),
+                    "levels": data.dataset.levels,
+                    "model_hash": model_hash(configuration),
+                },
+                on_checkpoint=lambda state: directory.write_records(state.history),
+                stop=interruption,
+                progress=True,
+            )
+        if directory.diagnosis.is_dir():
+            from analysis.stored_diagnosis import mark_stale
 
-        mark_stale(directory.diagnosis, directory.checkpoint)
-    if not training.ended:
-        print(
-            f"stopped at step {training.step} of {training.steps}; continue with: "
-            f"{shlex.join(command(configuration, 'svi_train.py', '--resume', '--out', directory))}"
-        )
-        return interruption.exit_code or STOPPED
-    if training.history:
-        print(describe_record(training.history[-1]))
-    if configuration["evaluate"] != "none":
-        evaluate_and_save(configuration, directory, training, made_by)
-    return 0
+            mark_stale(directory.diagnosis, directory.checkpoint)
+        if not training.ended:
+            words = ("--resume", "--out", directory)
+            print(
+                f"stopped at step {training.step} of {training.steps}; continue with: "
+                f"{shlex.join(command(configuration, 'svi_train.py', *words))}"
+            )
+            return interruption.exit_code or STOPPED
+        if training.history:
+            print(describe_record(training.history[-1]))
+        if configuration["evaluate"] != "none":
+            evaluate_and_save(configuration, directory, training, made_by, drawing)
+        return 0
+
+
+def start_drawing(configuration: Configuration, training: Training) -> "DrawingProcess":
+    """The process that draws the figures; none on GPUs, and where there are several already."""
+    from analysis.plotting.drawing_process import DrawingProcess
+
+    alone = training.processes.size == 1 and training.device.type == "cpu"
+    return DrawingProcess(start=alone and configuration["evaluate"] != "none")
 
 
 def is_evaluated(
@@ -261,10 +285,12 @@ def evaluate_and_save(
     directory: RunDirectory,
     training: Training,
     made_by: dict[str, str | None],
+    drawing: "DrawingProcess",
 ) -> None:
     """Evaluate on test data, and write metrics.json, inference_data.nc and the figures."""
+    from analysis.plotting.latent import plot_latents
     from analysis.report import metrics_text
-    from analysis.run_figures import draw_figures
+    from analysis.run_figures import figures_of_evaluation, figures_of_model, write_figures
     from pyro_vae.evidence import evaluate, fixed_rows, undefined_data
     from pyro_vae.inference_data import from_svi, write_netcdf
     from pyro_vae.runs.training_review import Plan, review
@@ -280,7 +306,26 @@ def evaluate_and_save(
     labels = data.dataset.labels.get("test")
     labels = None if labels is None else labels[rows]
 
-    evaluation = evaluate(vae, x, num_samples=EVIDENCE_SAMPLES, progress=True)
+    def begin_figures() -> dict[str, Callable[[], bytes]]:
+        plots = figures_of_model(
+            vae,
+            training.history,
+            x,
+            labels,
+            label_names=data.dataset.label_names,
+            event_names=data.dataset.event_names,
+            uses_prior=training.objective.uses_prior,
+            contract=training.contract,
+        )
+        return {name: drawing.submit(plot) for name, plot in plots.items()}
+
+    figures = None
+    # Of examples that are not defined there may be none: see below.
+    with suppress(ValueError, ArithmeticError):
+        figures = begin_figures()
+    # One core is left to the drawing process.
+    with enough_threads(vae, training.batch_size, most=torch.get_num_threads() - 1):
+        evaluation = evaluate(vae, x, num_samples=EVIDENCE_SAMPLES, progress=True)
     found = review(
         vae,
         data,
@@ -337,6 +382,11 @@ def evaluate_and_save(
             return
         evaluation, x, numbers = evaluation.select(known), x[known], numbers[known]
         labels = None if labels is None else labels[known]
+        figures = None
+    if figures is None:
+        figures = begin_figures()
+    for name, plot in figures_of_evaluation(evaluation).items():
+        figures[name] = drawing.submit(plot)
     stored = STORED_EXAMPLES
     if isinstance(test, SparseRows):
         stored = min(stored, rows_within(STORED_ELEMENTS // STORED_DRAWS, test))
@@ -352,20 +402,9 @@ def evaluate_and_save(
         configuration=configuration,
         attrs={"split": "test", "rows": "in the file" if data.dataset.rows else "in the split"},
     )
+    figures["forest"] = drawing.submit(partial(plot_latents, tree))
     write_netcdf(tree, directory.inference_data)
-    draw_figures(
-        vae,
-        tree,
-        evaluation,
-        training.history,
-        x,
-        labels,
-        directory.figures,
-        label_names=data.dataset.label_names,
-        event_names=data.dataset.event_names,
-        uses_prior=training.objective.uses_prior,
-        contract=training.contract,
-    )
+    write_figures(figures, directory.figures)
     print(f"metrics.json, inference_data.nc and figures are in {directory.path}/; next:")
     print(shlex.join(command(configuration, "diagnose.py", directory)))
 
@@ -407,38 +446,5 @@ def describe_model(configuration: Configuration, vae: Any) -> str:
     )
 
 
-@contextmanager
-def log_to(path: Path) -> Iterator[None]:
-    """Write the log to a file; warnings are also printed."""
-    log.setLevel(logging.INFO)
-    file = logging.FileHandler(path)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    screen = logging.StreamHandler()
-    screen.setLevel(logging.WARNING)
-    for handler in (file, screen):
-        log.addHandler(handler)
-    try:
-        yield
-    finally:
-        for handler in (file, screen):
-            log.removeHandler(handler)
-            handler.close()
-
-
-def exit_process(code: int) -> NoReturn:
-    """End the process.
-
-    One of several ends at once, after flushing: threads of torch.distributed may abort the
-    interpreter while it shuts down, and `torchrun` would count a finished training as failed.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    # No later collection looks at what was imported, not even the one at exit.
-    gc.freeze()
     exit_process(main())

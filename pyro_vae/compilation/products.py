@@ -22,16 +22,16 @@ from torch.fx import Graph, Node
 # compute in float32, and differ by rounding. bfloat16 is oneDNN's in both cases, called in
 # different ways.
 _LIBRARY = torch.library.Library("pyro_vae", "DEF")
-# Its first factor must be contiguous to be fast; the second may have any strides.
+# The factors may have any strides.
 _LIBRARY.define("onednn_mm(Tensor a, Tensor b) -> Tensor", tags=(torch.Tag.flexible_layout,))
 
 # The libraries differ by microseconds below this number of multiplications.
 _MINIMUM_MULTIPLICATIONS = 100_000
 # Larger axes are cut to this before products are timed, so that timing takes milliseconds.
 _LARGEST_AXIS = 1024
-_SECONDS = 0.008
-_ROUNDS = range(3, 31)
-# oneDNN needs the first factor contiguous. A copy, fused with the operation before it, takes this
+_SECONDS = 0.012
+_ROUNDS = range(3, 61)
+# oneDNN needs a contiguous first factor. A copy, fused with the operation before it, takes this
 # share of a product's time.
 _COPY = 0.1
 # Capabilities, on x86 and on ARM.
@@ -65,7 +65,7 @@ def choose_products(graph: Graph) -> None:
     choices = _Choices(_choices_path())
     for node in list(graph.nodes):
         if node.target is aten.mm.default and choices.prefer_onednn(*node.args):
-            node.target, node.args = mm, _with_contiguous_rows(graph, node, *node.args)
+            node.target = mm
         elif (
             node.target is aten.addmm.default
             and not node.kwargs
@@ -73,27 +73,15 @@ def choose_products(graph: Graph) -> None:
         ):
             bias, *factors = node.args
             with graph.inserting_before(node):
-                product = graph.call_function(mm, _with_contiguous_rows(graph, node, *factors))
+                product = graph.call_function(mm, tuple(factors))
                 product.meta = dict(node.meta)
             node.target, node.args = aten.add.Tensor, (product, bias)
     choices.write()
 
 
-def _with_contiguous_rows(graph: Graph, product: Node, a: Node, b: Node) -> tuple[Node, Node]:
-    """The factors, the first one made contiguous by a copy that the compiler fuses."""
-    value = a.meta["val"]
-    if value.is_contiguous():
-        return a, b
-    with graph.inserting_before(product):
-        contiguous = graph.call_function(
-            torch.ops.aten.clone.default, (a,), {"memory_format": torch.contiguous_format}
-        )
-    contiguous.meta["val"] = value.contiguous()
-    return contiguous, b
-
-
 def _register_lowering() -> None:
     """Let compiled code call oneDNN itself: the operation above costs 5 microseconds a call."""
+    from torch._inductor.ir import ExternKernel
     from torch._inductor.lowering import fallback_handler, lowerings, permute, register_lowering
 
     mm: Any = torch.ops.pyro_vae.onednn_mm.default
@@ -103,7 +91,11 @@ def _register_lowering() -> None:
 
     @register_lowering(mm, type_promotion_kind=None)
     def lower(a: Any, b: Any) -> Any:
-        return linear(a, permute(b, (1, 0)), None, "none", [], "")
+        # Computed once for all that use them: a copy alone would compute them again. oneDNN would
+        # make the first factor contiguous by a copy; the compiler fuses it.
+        rows = ExternKernel.require_contiguous(ExternKernel.realize_input(a))
+        ExternKernel.realize_input(b)
+        return linear(rows, permute(b, (1, 0)), None, "none", [], "")
 
 
 # ---- measurement -------------------------------------------------------------------------------

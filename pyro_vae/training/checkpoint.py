@@ -185,7 +185,7 @@ def training_state(training: "Training") -> dict[str, Any]:
         "best_epoch": stopping.best_epoch,
         "best_score": stopping.best_score,
         "stopped_early": stopping.stopped,
-        "threads": torch.get_num_threads(),
+        "threads": training.threads,
         "compile": dict(training.optimizer_step.compiled.decisions),
         "aggressive": None if aggressive is None else aggressive.state_dict(),
         "data": training.contract.to_plain(),
@@ -244,7 +244,8 @@ def load_training_state(training: "Training", state: dict[str, Any]) -> None:
         # The record of an epoch that `max_steps` cut short, and that now continues.
         training.history.pop()
     # Sums are split among threads: another number of them changes the last bits.
-    torch.set_num_threads(state["threads"])
+    training.threads = state["threads"]
+    torch.set_num_threads(training.threads)
     torch.set_rng_state(state["random_state"])
     if state["cuda_random_state"] is not None and training.device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda_random_state"])

@@ -29,7 +29,7 @@ from pyro_vae.training.batch_loss import BatchLoss, Precision
 from pyro_vae.training.checkpoint import load_training_state, save_checkpoint, training_state
 from pyro_vae.training.history import Record, describe_record, describe_terms
 from pyro_vae.training.loaders import Batches, make_loader
-from pyro_vae.training.processes import Processes
+from pyro_vae.training.processes import Processes, on_enough_threads
 from pyro_vae.training.schedules import (
     EarlyStopping,
     Keep,
@@ -51,8 +51,7 @@ log = logging.getLogger(__name__)
 
 # The default number of epochs; with fewer than `FEW_ROWS` training rows as many as make this many
 # steps.
-EPOCHS = 100
-LEAST_STEPS = 4000
+EPOCHS, LEAST_STEPS = 100, 4000
 
 # The largest relative error of a compiled gradient: the compiler rounds in fewer places.
 _TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 5e-2}
@@ -204,11 +203,12 @@ class Training:
             )
         if self.processes.size > 1:
             require_separable(program)
-        self.step = 0
-        self.seconds = 0.0
+        self.step, self.seconds = 0, 0.0
+        self.threads = torch.get_num_threads()
         self.history: list[Record] = []
         self._units: UnitCounts | None = None
 
+    @on_enough_threads
     def run(
         self,
         *,

@@ -1,16 +1,20 @@
 """Communication of several processes that train one model."""
 
+import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # A process that does not answer within this time is taken to have died.
 _TIMEOUT = timedelta(minutes=10)
+# The most multiplications of a short step, each way: a third of a millisecond on one core.
+SHORT_STEP = 2**23
 
 
 class LostProcessError(RuntimeError):
@@ -99,3 +103,38 @@ def _named_errors() -> Iterator[None]:
         raise LostProcessError(
             "another of the processes that train together has ended, or cannot be reached."
         ) from error
+
+
+@contextmanager
+def enough_threads(program: nn.Module, batch_size: int, most: int = 1) -> Iterator[None]:
+    """Compute on few threads if a training step is too short to be divided.
+
+    Threads would wait for one another: on a core that anything else uses, for milliseconds at each
+    operation. Programs that multiply by their parameters more often than once an example, as
+    convolutions do, keep their threads.
+
+    Args:
+        program: The program that is trained.
+        batch_size: The number of examples per step.
+        most: The number of threads of a short step.
+    """
+    parameters = list(program.parameters())
+    work = batch_size * sum(parameter.numel() for parameter in parameters)
+    before = torch.get_num_threads()
+    if work <= SHORT_STEP and all(parameter.dim() <= 2 for parameter in parameters):
+        torch.set_num_threads(max(1, min(most, before)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def on_enough_threads(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a method of `Training` compute on `enough_threads`."""
+
+    @functools.wraps(run)
+    def wrapped(training: Any, *args: Any, **kwargs: Any) -> Any:
+        with enough_threads(training.program, training.batch_size):
+            return run(training, *args, **kwargs)
+
+    return wrapped

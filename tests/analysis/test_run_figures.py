@@ -18,9 +18,9 @@ NAMES = [
     "learning_curves",
     "reconstructions",
     "prior_samples",
-    "kl_by_dimension",
     "predictive_check",
     "latent_space",
+    "kl_by_dimension",
     "guide_quality",
     "forest",
 ]

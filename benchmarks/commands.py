@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,8 @@ from benchmarks.timing import ProcessError, last_line, limited_cores
 
 # The longest time of a command, in seconds.
 PATIENCE = 600
+# The time that a program has to end when asked to, in seconds.
+ENDING_SECONDS = 10
 # The time between two looks at a running command.
 POLL_SECONDS = 0.05
 # The start of a line in train.log, as `logging` writes it.
@@ -124,7 +126,7 @@ def timed_command(
         arguments: The program's arguments, without `--out`.
         threads: The number of cores.
         variables: Environment variables to set.
-        until: The program is killed once this is true of it.
+        until: The program is ended once this is true of it.
 
     Raises:
         ProcessError: If the program fails, ends before `until` or takes too long; the message is
@@ -160,11 +162,19 @@ def timed_command(
         except subprocess.TimeoutExpired:
             raise ProcessError(f"it did not end within {PATIENCE} s") from None
         finally:
-            # Processes that it has started end with it.
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _end(process)
         if not stopped and (process.returncode or until is not None):
             errors.seek(0)
             raise ProcessError(last_line(errors.read()))
         yield found
+
+
+def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    """End a process, which has time to end those that it has started."""
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=ENDING_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

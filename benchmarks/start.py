@@ -79,7 +79,7 @@ def time_start(
     """The times of a run until it has taken `WINDOW` compiled steps, in seconds from its start."""
     words, batch_size = TASKS[task]
     root = [] if options.data_root is None else ["--data-root", options.data_root]
-    ready = rf"compiled step, batch {batch_size}: (ready|off)"
+    ready = rf"compiled step, batch {batch_size}: (ready|off|graph)"
 
     def enough(run: TimedCommand) -> bool:
         return (line := run.logged(ready)) is not None and (
@@ -96,7 +96,7 @@ def time_start(
         ) as run:
             line = run.logged(ready)
             assert line is not None
-            if f"batch {batch_size}: off" in line[1]:
+            if "ready" not in line[1]:
                 return {"status": f"not compiled: {line[1]}"}
             return {"status": "measured", **times_of(run.steps, line[0])}
     except ProcessError as error:

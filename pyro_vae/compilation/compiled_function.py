@@ -5,33 +5,21 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import pyro
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pyro_vae.compilation.inductor import Compilation, CompilerError
-from pyro_vae.compilation.simplification import run_graph
-from pyro_vae.compilation.splitting import count_flops, hoist_products
-from pyro_vae.compilation.tracing import (
-    RandomState,
-    Traced,
-    TracingError,
-    one_line,
-    record,
-    restore,
-)
+from pyro_vae.compilation.inductor import Compilation, start_compiler
+from pyro_vae.compilation.splitting import count_flops
+from pyro_vae.compilation.stages import Stages, TensorFunction
+from pyro_vae.compilation.tracing import Traced
 
 log = logging.getLogger(__name__)
-
-TensorFunction = Callable[..., tuple[Tensor, ...]]
 
 # A change this much smaller than the largest one is rounding, and is not compared.
 _NEGLIGIBLE = 1e-6
 # A constant that is different at each call would make a graph at each call.
 _MAX_GRAPHS = 8
-# Calls on a side stream before the capture of a CUDA graph, as PyTorch's notes ask for.
-_WARM_UP_CALLS = 3
 
 # How a function may run: "off" is eager; "graph" runs the traced graph without a compiler; "on"
 # compiles it while the graph runs; "auto" does what pays.
@@ -148,6 +136,8 @@ class CompiledFunction:
         self.savings = savings
         self.moving = moving
         self.cuda_graph = cuda_graph
+        if mode == "on":
+            start_compiler()
         # By form: "off", "graph", "compiling" (the graph runs until the compiler is ready) or
         # "on". A resumed training sets them first, and runs the same forms in the same way.
         self.decisions: dict[str, str] = {}
@@ -155,8 +145,8 @@ class CompiledFunction:
         # Whether a call may switch to the compiled graph.
         self.may_switch: Callable[[], bool] = lambda: True
         self._warned = False
-        self._runners: dict[Any, TensorFunction] = {}
-        self._compilations: list[Compilation] = []
+        self.runners: dict[Any, TensorFunction] = {}
+        self.compilations: list[Compilation] = []
 
     def __call__(self, *arguments: Any) -> tuple[Tensor, ...]:
         """The function's outputs."""
@@ -167,9 +157,9 @@ class CompiledFunction:
         if not all(isinstance(leaf, Hashable) for leaf in leaves):
             return self._call_eagerly(arguments, "an argument cannot be a constant of a graph")
         key = (structure, *map(_signature, leaves))
-        if runner := self._runners.get(key):
+        if runner := self.runners.get(key):
             return runner(*tensors)
-        if len(self._runners) >= _MAX_GRAPHS:
+        if len(self.runners) >= _MAX_GRAPHS:
             return self._call_eagerly(arguments, "arguments that are not tensors keep changing")
 
         def of_tensors(*values: Tensor) -> tuple[Tensor, ...]:
@@ -178,10 +168,10 @@ class CompiledFunction:
             return self.function(*pytree.tree_unflatten(filled, structure))
 
         form = self.form(*arguments)
-        steps = _Steps(self, key, of_tensors, form)
+        stages = Stages(self, key, of_tensors, form)
         if form in self.decisions:
-            return steps.record(*tensors)
-        self._runners[key] = steps.record
+            return stages.record(*tensors)
+        self.runners[key] = stages.record
         return of_tensors(*tensors)
 
     @property
@@ -192,13 +182,18 @@ class CompiledFunction:
     def reset(self) -> None:
         """Record again at the next call, after tensors that the function changes were rebound."""
         self.close()
-        self._runners.clear()
+        self.runners.clear()
+
+    def wait(self) -> None:
+        """Wait for compilers that are at work. The next call of their forms is compiled."""
+        for compilation in self.compilations:
+            compilation.wait()
 
     def close(self) -> None:
         """End compilers that are at work; their forms stay graphs."""
-        for compilation in self._compilations:
+        for compilation in self.compilations:
             compilation.cancel()
-        self._compilations.clear()
+        self.compilations.clear()
 
     def _call_eagerly(self, arguments: tuple[Any, ...], reason: str) -> tuple[Tensor, ...]:
         if not self._warned:
@@ -208,7 +203,7 @@ class CompiledFunction:
             self._warned = True
         return self.function(*arguments)
 
-    def _decide(self, form: str, traced: Traced) -> str:
+    def decide(self, form: str, traced: Traced) -> str:
         """How the next calls of a form run."""
         if self.mode in ("on", "graph") and not self.decisions:
             log.info("compiled %s %s: %s (requested).", self.name, form, self.mode)
@@ -231,7 +226,7 @@ class CompiledFunction:
         )
         return "compiling" if pays else "graph"
 
-    def _difference(
+    def difference(
         self,
         outputs: Sequence[Tensor],
         eager: Sequence[Tensor],
@@ -281,158 +276,6 @@ class CompiledFunction:
         return None
 
 
-class _Steps:
-    """The calls of one form, from the recorded one on. Each chooses how the next one runs.
-
-    Args:
-        owner: The function that they are calls of.
-        key: The key of the form's runner.
-        eager: The function of the tensors among the arguments.
-        form: The form's name.
-    """
-
-    def __init__(
-        self, owner: CompiledFunction, key: Any, eager: TensorFunction, form: str
-    ) -> None:
-        self.owner = owner
-        self.key = key
-        self.eager = eager
-        self.form = form
-        self.changed: list[Tensor] = []
-        self.graph: TensorFunction = eager
-        self.wrap: Callable[[TensorFunction], TensorFunction] = lambda runner: runner
-        self.compilation: Compilation | None = None
-
-    def record(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Call the function eagerly, record it, and decide how it goes on."""
-        owner, noise = self.owner, RandomState()
-        if owner.decisions.get(self.form) == "off":
-            self._run(self.eager)
-            return self.eager(*tensors)
-        with pyro.validation_enabled(False):
-            recording = record(self.eager, *tensors, modules=owner.modules)
-        try:
-            if isinstance(recording.traced, str):
-                raise TracingError(recording.traced)
-            traced = recording.traced
-            if self.form not in owner.decisions:
-                owner.decisions[self.form] = owner._decide(self.form, traced)
-            if owner.decisions[self.form] == "off":
-                self._run(self.eager)
-                return recording.outputs
-            self.changed = [tensor for tensor, _ in recording.changed]
-            if owner.moving:
-                traced, self.wrap = _hoisted(traced, owner.moving)
-            self.graph = self.wrap(run_graph(traced))
-        except (RuntimeError, TypeError) as error:
-            known = isinstance(error, TracingError)
-            self._fall_back("off", self.eager, str(error) if known else one_line(error))
-            return recording.outputs
-        if owner.decisions[self.form] != "graph":
-            self.compilation = Compilation(traced)
-            owner._compilations.append(self.compilation)
-        self._run(self.compare)
-        if owner.decisions[self.form] != "on":
-            return recording.outputs
-        # A resumed run was compiled already.
-        restore(recording.changed)
-        noise.restore()
-        return self.switch(*tensors)
-
-    def compare(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Run the graph and the function."""
-        if self._can_switch():
-            return self.switch(*tensors)
-        outputs, runner, difference = self._both_ways(self.graph, tensors)
-        if difference is not None:
-            if self.compilation is not None:
-                self.compilation.cancel()
-            self._fall_back("off", self.eager, difference)
-        else:
-            self.graph = runner
-            self._run(runner if self.compilation is None else self.poll)
-        return outputs
-
-    def poll(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Run the graph until the compiler is ready."""
-        return self.switch(*tensors) if self._can_switch() else self.graph(*tensors)
-
-    def switch(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Run the compiled graph and the function, and run the compiled one from now on."""
-        owner, compilation, self.compilation = self.owner, self.compilation, None
-        assert compilation is not None
-        try:
-            compiled = self.wrap(compilation.load())
-        except CompilerError as error:
-            self._fall_back("graph", self.compare, str(error))
-            return self.compare(*tensors)
-        owner.seconds += compilation.seconds
-        outputs, runner, difference = self._both_ways(compiled, tensors)
-        if difference is not None:
-            self._fall_back("graph", self.compare, difference)
-            return outputs
-        owner.decisions[self.form] = "on"
-        log.info(
-            "compiled %s %s: ready after %.1f s, and equal to the eager one.",
-            owner.name,
-            self.form,
-            compilation.seconds,
-        )
-        self._run(runner)
-        return outputs
-
-    def _can_switch(self) -> bool:
-        return self.compilation is not None and self.compilation.ready and self.owner.may_switch()
-
-    def _run(self, runner: TensorFunction) -> None:
-        """Let the next call of the form be this."""
-        self.owner._runners[self.key] = runner
-
-    def _fall_back(self, decision: str, runner: TensorFunction, reason: str) -> None:
-        self.owner.decisions[self.form] = decision
-        self._run(runner)
-        log.warning(
-            "compiled %s %s: %s, it runs %s: %s",
-            self.owner.name,
-            self.form,
-            decision,
-            "eagerly" if decision == "off" else "without a compiler",
-            reason,
-        )
-
-    def _both_ways(
-        self, runner: TensorFunction, tensors: Sequence[Tensor]
-    ) -> tuple[tuple[Tensor, ...], TensorFunction, str | None]:
-        """Run eagerly and by a runner, from the same state and with the same noise.
-
-        Returns:
-            The runner's outputs, with the state that it left, or the eager ones if they differ;
-            the runner, captured on a GPU; and the difference, if any.
-        """
-        owner, changed = self.owner, self.changed
-        before, noise = [tensor.clone() for tensor in changed], RandomState()
-        # Errors of a user's program are its own.
-        eager = tuple(output.clone() for output in self.eager(*tensors))
-        after, noise_after = [tensor.clone() for tensor in changed], RandomState()
-
-        def go_to(values: list[Tensor], noise: RandomState) -> None:
-            restore(zip(changed, values, strict=True))
-            noise.restore()
-
-        go_to(before, noise)
-        try:
-            if owner.cuda_graph and tensors and tensors[0].device.type == "cuda":
-                runner = _capture(runner, tensors, lambda: go_to(before, noise))
-            outputs = tuple(runner(*tensors))
-            difference = owner._difference(outputs, eager, changed, before, after)
-        except (RuntimeError, TypeError) as error:
-            outputs, difference = eager, one_line(error)
-        if difference is not None:
-            go_to(after, noise_after)
-            return eager, runner, difference
-        return outputs, runner, None
-
-
 def _signature(leaf: Any) -> Any:
     """What a graph depends on: the layout of a tensor, and the value of any other argument."""
     if isinstance(leaf, Tensor):
@@ -444,65 +287,6 @@ def _signature(leaf: Any) -> Any:
 def _shapes(*arguments: Any) -> str:
     tensors = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
     return ",".join("x".join(map(str, tensor.shape)) for tensor in tensors)
-
-
-def _hoisted(
-    traced: Traced, moving: int
-) -> tuple[Traced, Callable[[TensorFunction], TensorFunction]]:
-    """A graph without the products of all but its last arguments, and what computes these once."""
-    if traced.changes_state:
-        raise TracingError("it changes a tensor in place, which a hoisted product must not")
-    once, rest = hoist_products(traced, moving)
-    compute = run_graph(once)
-
-    def wrap(runner: TensorFunction) -> TensorFunction:
-        fixed: list[Tensor] = []
-        products: tuple[Tensor, ...] = ()
-
-        def run(*arguments: Tensor) -> tuple[Tensor, ...]:
-            nonlocal fixed, products
-            new = list(arguments[:-moving])
-            if len(fixed) != len(new) or any(a is not b for a, b in zip(new, fixed, strict=True)):
-                fixed, products = new, tuple(compute(*new))
-            return runner(*fixed, *products, *arguments[-moving:])
-
-        return run
-
-    return rest, wrap
-
-
-def _capture(
-    function: TensorFunction, examples: Sequence[Tensor], undo: Callable[[], None]
-) -> TensorFunction:
-    """Capture a function into a CUDA graph: one launch instead of one for each kernel.
-
-    A replay draws new noise from the global stream, and reads parameters and buffers from where
-    they were at the capture. Nothing in it may wait for the host. `undo` undoes the changes of a
-    call.
-
-    References:
-        Accelerating PyTorch with CUDA Graphs (PyTorch, 2021),
-        https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/
-    """
-    arguments = [example.clone() for example in examples]
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(_WARM_UP_CALLS):
-            function(*arguments)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs: Any = function(*arguments)
-    undo()
-
-    def replay(*inputs: Tensor) -> tuple[Tensor, ...]:
-        for argument, value in zip(arguments, inputs, strict=True):
-            argument.copy_(value, non_blocking=True)
-        graph.replay()
-        return tuple(outputs)
-
-    return replay
 
 
 def check_compile_mode(mode: str) -> None:

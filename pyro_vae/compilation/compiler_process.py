@@ -3,9 +3,17 @@
 It imports torch, and of this package only what it needs.
 """
 
+import gc
+
+# The compiler makes millions of objects and little garbage.
+gc.disable()
+
+import logging
 import os
 import pickle
+import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 import types
@@ -21,17 +29,18 @@ _OPTIONS = {
     "fallback_random": True,
     # The wrapper only calls kernels.
     "aot_inductor.compile_wrapper_opt_level": "O0",
-    # Otherwise six programs are compiled to find out what /proc/cpuinfo says: five seconds.
-    "cpp.vec_isa_ok": True,
+    "aot_inductor.precompile_headers": False,
 }
 
 
 def main() -> None:
     """Compile the job's graph, and move its library to where the job says."""
     warnings.simplefilter("ignore")
+    logging.disable()
     import torch
     import torch._inductor
     import torch._inductor.compile_fx
+    import torch._inductor.cpu_vec_isa
     from torch._inductor import config
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -55,6 +64,9 @@ def main() -> None:
     library.parent.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=library.parent.parent, prefix=".compiling-"))
     try:
+        _compile_side_by_side()
+        # Otherwise six programs are compiled to try what /proc/cpuinfo says: five seconds.
+        torch._inductor.cpu_vec_isa.VecISA.check_build = lambda *_: True
         options = _OPTIONS | {"aot_inductor.output_path": str(folder / library.name)}
         with config.patch(options), torch.no_grad():
             torch._inductor.aot_compile(graph, tuple(inputs))
@@ -68,6 +80,32 @@ def main() -> None:
                 raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _compile_side_by_side() -> None:
+    """Let the compiler work on a graph's kernels and on their wrapper at the same time."""
+    import torch._inductor.cpp_builder
+
+    at_work: list[subprocess.Popen[bytes]] = []
+
+    def wait() -> None:
+        while at_work:
+            process = at_work.pop()
+            output, _ = process.communicate()
+            if process.returncode:
+                raise RuntimeError(output.decode(errors="replace").strip() or process.args)
+
+    def run(command: str, cwd: str) -> None:
+        words = shlex.split(command)
+        alone = not any(word.endswith((".wrapper.cpp", ".kernel.cpp")) for word in words)
+        if alone and "-c" not in words:  # Links what was compiled.
+            wait()
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        at_work.append(process)
+        if alone:
+            wait()
+
+    torch._inductor.cpp_builder.run_compile_cmd = run
 
 
 def _function(code: str) -> Callable[..., Any]:

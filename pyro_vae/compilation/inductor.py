@@ -1,5 +1,6 @@
 """Compile a graph with Inductor in another process, and load the library that it makes."""
 
+import atexit
 import getpass
 import hashlib
 import os
@@ -48,7 +49,10 @@ class Compilation:
         self._started = time.perf_counter()
         self._process: subprocess.Popen[bytes] | None = None
         self._library = _folder(self._compute) / "graph.so"
-        if not self._library.exists():
+        if self._library.exists():
+            while _waiting:
+                _end(_waiting.pop())
+        else:
             self._start()
 
     @property
@@ -67,8 +71,8 @@ class Compilation:
             CompilerError: If the compiler failed for any reason, such as a missing C++ compiler.
         """
         if self._process is not None and self._process.wait():
-            self._errors.seek(0)
-            raise CompilerError(_last_line(self._errors.read()))
+            assert self._process.stderr is not None
+            raise CompilerError(_last_line(self._process.stderr.read()))
         try:
             compute = _load(self._library, self._compute.device)
         except RuntimeError as error:
@@ -89,6 +93,11 @@ class Compilation:
         """The time since compiling began."""
         return time.perf_counter() - self._started
 
+    def wait(self) -> None:
+        """Wait until the compiler is ready."""
+        if self._process is not None:
+            self._process.wait()
+
     def cancel(self) -> None:
         """End the compiler."""
         if self._process is not None:
@@ -101,21 +110,35 @@ class Compilation:
             "library": str(self._library),
             "threads": torch.get_num_threads(),
         }
-        script = Path(__file__).with_name("compiler_process.py")
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, str(script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=self._errors,
-            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-            # Ctrl-C is this process's, which ends the other one.
-            start_new_session=True,
-        )
+        self._process = _waiting.pop() if _waiting else _new_process()
         weakref.finalize(self, _end, self._process)
         assert self._process.stdin is not None
         with suppress(BrokenPipeError), self._process.stdin as stdin:
             pickle.dump(job, stdin)
+
+
+# Processes without a job yet.
+_waiting: list[subprocess.Popen[bytes]] = []
+
+
+def start_compiler() -> None:
+    """Start the process of the next `Compilation`, which needs two seconds for its imports."""
+    if not _waiting:
+        _waiting.append(_new_process())
+
+
+def _new_process() -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("compiler_process.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        # It writes a line, and only if it fails.
+        stderr=subprocess.PIPE,
+        # Ctrl-C is this process's, which ends the other one.
+        start_new_session=True,
+    )
+    atexit.register(_end, process)
+    return process
 
 
 def compile_graph(traced: Traced) -> Callable[..., tuple[Tensor, ...]]:

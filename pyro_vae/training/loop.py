@@ -277,8 +277,9 @@ class Training:
                 if time.monotonic() - saved > checkpoint_seconds:
                     save()
             save()
-        for step in self._steps:
-            step.compiled.close()
+        if self.ended:
+            for step in self._steps:
+                step.compiled.close()
         self.finish()
         return self.history
 

@@ -43,13 +43,13 @@ _FUNCTIONS = frozenset(
     log1p logical_and logical_not logical_or logsumexp lt masked_fill maximum mean minimum mm
     mul ne neg permute pow randint reciprocal relu rsqrt rsub select sigmoid sign sin sqrt
     square squeeze stack sub sum t tanh transpose tril triu unbind unsqueeze where
-""".split()
+""".split()  # noqa: SIM905
 )
 _METHODS = frozenset(
     """
     __lshift__ __rshift__ add_ copy_ div_ expand exponential_ fill_ mul_ normal_ sub_ uniform_
     view zero_
-""".split()
+""".split()  # noqa: SIM905
 )
 
 

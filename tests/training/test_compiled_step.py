@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
-from pyro_vae.compilation import CompilerError, compiled_function, multiplies_bfloat16
+from pyro_vae.compilation import CompilerError, multiplies_bfloat16
 from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.model import build
 from pyro_vae.objectives import OBJECTIVES
@@ -98,9 +98,9 @@ def an_objective(name: str, **options):
 
 
 @pytest.fixture
-def without_compiler(monkeypatch):
+def without_compiler(set_compiler):
     """Graphs are run operation by operation: that the compiler is right is another test."""
-    monkeypatch.setattr(compiled_function, "compile_graph", lambda traced, *_: traced)
+    set_compiler()
 
 
 def state(training: Training) -> dict[str, torch.Tensor]:
@@ -230,7 +230,7 @@ VARIANTS = {
     "dropout": {"network": partial(WithDropout, hidden=(8,))},
     "clipping": {"clip_norm": 0.1},
     "decoded scale": {"likelihood": partial(likelihoods.Normal, scale="decoded")},
-    "a short last batch alone": {"n": 12},
+    "a short last batch alone": {"n": 12, "epochs": 4},
 }
 
 
@@ -336,47 +336,51 @@ def test_what_cannot_be_a_graph_trains_eagerly(parts, caplog):
         training = a_training(**parts)
         assert_same_training(training, a_training("off", **parts), 1e-6)
     assert training.compiled == "off"
-    (record,) = (record for record in caplog.records if record.name.startswith("pyro_vae"))
-    assert "batch 10: off, it runs eagerly" in record.message
-    assert "\n" not in record.message
+    messages = [r.message for r in caplog.records if r.name.startswith("pyro_vae")]
+    assert "\n" not in "".join(messages)
+    # One for each form of a batch.
+    assert [message.partition(", it runs eagerly")[0] for message in messages] == [
+        f"compiled step, batch {form}: off" for form in (10, 2)
+    ]
 
 
-def test_a_machine_without_a_compiler_trains_eagerly(monkeypatch, caplog):
+def test_a_machine_without_a_compiler_runs_the_graph(set_compiler, caplog):
     def none(*_):
         raise CompilerError("InvalidCxxCompiler: No working C++ compiler found")
 
-    monkeypatch.setattr(compiled_function, "compile_graph", none)
+    set_compiler(none)
     training = a_training()
     assert_same_training(training, a_training("off"), 0)
-    assert "No working C++ compiler" in caplog.text
+    assert caplog.text.count("No working C++ compiler") == 1
+    assert training.compiled == "graph"
 
 
-def test_a_buffer_that_disagrees_is_seen(monkeypatch, caplog):
+def test_a_buffer_that_disagrees_is_seen(set_compiler, caplog):
     counts: set[int] = set()
 
-    def one_more(traced, *_):
+    def one_more(traced):
         def run(*arguments):
             outputs = traced(*arguments)
-            for tensor in traced.changed:
+            for tensor in traced.state:
                 if tensor.data_ptr() in counts:
                     tensor += 1
             return outputs
 
         return run
 
-    monkeypatch.setattr(compiled_function, "compile_graph", one_more)
+    set_compiler(one_more)
     network = partial(networks.MLP, hidden=(8,), norm="batch")
     training = a_training(network=network, keep="last")
     batches = [b for name, b in training.program.named_buffers() if name.endswith("batches")]
     counts.update(count.data_ptr() for count in batches)
     training.run()
     assert counts
-    assert training.compiled == "off"
+    assert training.compiled == "graph"
     assert "the buffer" in caplog.text
     assert all(int(count) == training.step for count in batches)
 
 
-def wrong(traced, *_, place=0.0):
+def wrong(traced, place=0.0):
     """A graph that was compiled wrongly: it moves what it should not."""
 
     def run(*arguments):
@@ -392,29 +396,29 @@ def wrong(traced, *_, place=0.0):
 @pytest.mark.parametrize(
     ("place", "message"), [(0.0, "loss: compiled and eager differ"), (0.1, "the gradient of")]
 )
-def test_a_graph_that_disagrees_is_not_used(monkeypatch, caplog, place, message):
-    monkeypatch.setattr(compiled_function, "compile_graph", partial(wrong, place=place))
+def test_a_graph_that_disagrees_is_not_used(set_compiler, caplog, place, message):
+    set_compiler(partial(wrong, place=place))
     training = a_training()
     assert_same_training(training, a_training("off"), 0)
     assert message in caplog.text
-    assert training.compiled == "off"
+    assert training.compiled == "graph"
 
 
 # ---- deciding, and going on ------------------------------------------------------------------
 
 
-def test_auto_decides_from_counted_work(monkeypatch, caplog):
-    monkeypatch.setattr(compiled_function, "compile_graph", lambda traced, *_: traced)
+def test_auto_decides_from_counted_work(set_compiler, caplog):
+    set_compiler()
     with caplog.at_level(logging.INFO, "pyro_vae"):
-        short, long = a_training("auto"), a_training("auto", epochs=4000)
-        short.run()
-        long.run(stop=partial(next, itertools.chain([False] * 3, itertools.repeat(True))))
-    assert (short.compiled, long.compiled) == ("off", "on")
+        trainings = [a_training("auto", epochs=epochs) for epochs in (2, 4000, 40000)]
+        for training in trainings:
+            training.run(stop=partial(next, itertools.chain([False] * 3, itertools.repeat(True))))
+    assert [training.compiled for training in trainings] == ["off", "graph", "on"]
     # 10 data, 64-8-6 and 3-8-64: forward, and backward to weights and, but for the input, to units.
     products = 64 * 8 + 8 * 6 + 3 * 8 + 8 * 64
     assert f"{10 * 2 * (3 * products - 64 * 8):.2g} floating-point" in caplog.text
-    assert "8 calls" in caplog.text
-    assert "16000 calls" in caplog.text
+    assert "graph; compiling 16000 calls" in caplog.text
+    assert "on; compiling 160000 calls" in caplog.text
 
 
 @pytest.mark.usefixtures("without_compiler")

@@ -133,4 +133,5 @@ if __name__ == "__main__":
         main()
     except Exception as error:  # noqa: BLE001 - the other process reads any of them.
         lines = str(error).strip().splitlines()
-        sys.exit(f"{type(error).__name__}: {lines[0] if lines else ''}")
+        sys.stdout.write(f"{type(error).__name__}: {lines[0] if lines else ''}"[:300])
+        sys.exit(1)

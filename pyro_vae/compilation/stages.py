@@ -57,6 +57,8 @@ class Stages:
     def record(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Call the function eagerly, record it, and decide how it goes on."""
         owner, noise = self.owner, RandomState()
+        if self.form not in owner.decisions and not owner.pays_to_record(self.form):
+            owner.decisions[self.form] = "off"
         if owner.decisions.get(self.form) == "off":
             self._run(self.eager)
             return self.eager(*tensors)
@@ -68,9 +70,6 @@ class Stages:
             traced = recording.traced
             if self.form not in owner.decisions:
                 owner.decisions[self.form] = owner.decide(self.form, traced)
-            if owner.decisions[self.form] == "off":
-                self._run(self.eager)
-                return recording.outputs
             self.changed = [tensor for tensor, _ in recording.changed]
             if owner.moving:
                 traced, self.wrap = _hoisted(traced, owner.moving)

@@ -16,7 +16,7 @@ import pytest
 import analysis
 import benchmarks
 import pyro_vae
-from pyro_vae.compilation import compiled_function
+from pyro_vae.compilation import compiled_function, stages
 from pyro_vae.compilation.simplification import run_graph
 
 __all__ = ["analysis", "benchmarks", "pyro_vae"]
@@ -47,10 +47,14 @@ def set_compiler(monkeypatch):
             def load(self):
                 return compile_graph(self.traced)
 
+            def wait(self):
+                pass
+
             def cancel(self):
                 pass
 
-        monkeypatch.setattr(compiled_function, "Compilation", Compilation)
+        monkeypatch.setattr(stages, "Compilation", Compilation)
+        monkeypatch.setattr(compiled_function, "start_compiler", lambda: None)
 
     return replace
 

@@ -336,12 +336,9 @@ def test_what_cannot_be_a_graph_trains_eagerly(parts, caplog):
         training = a_training(**parts)
         assert_same_training(training, a_training("off", **parts), 1e-6)
     assert training.compiled == "off"
-    messages = [r.message for r in caplog.records if r.name.startswith("pyro_vae")]
-    assert "\n" not in "".join(messages)
-    # One for each form of a batch.
-    assert [message.partition(", it runs eagerly")[0] for message in messages] == [
-        f"compiled step, batch {form}: off" for form in (10, 2)
-    ]
+    (record,) = (record for record in caplog.records if record.name.startswith("pyro_vae"))
+    assert "batch 10: off, it runs eagerly" in record.message
+    assert "\n" not in record.message
 
 
 def test_a_machine_without_a_compiler_runs_the_graph(set_compiler, caplog):
@@ -519,7 +516,7 @@ def test_constants_and_layouts_have_graphs_of_their_own(caplog):
     for arguments in ((x, 1), (x, True), (x.t(), 1)):
         for _ in range(3):
             assert svi.step(*arguments).isfinite()
-    graphs = svi._step.compiled._runners
+    graphs = svi._step.compiled.runners
     assert len(graphs) == 3
     # What can be no constant of a graph, and what never is the same, runs as it is.
     for scale in (np.ones(2), *range(20, 40)):

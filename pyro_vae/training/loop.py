@@ -88,8 +88,10 @@ class Training:
         keep: The parameters to keep: those of the epoch with the "best" score, or the "last".
             "auto" is "best" if the objective maximises the score: the ELBO, and not a weighted
             one.
-        compile: Whether to compile the step: "on", "off", or "auto", which compiles if the
-            remaining steps save more time than compiling takes.
+        compile: How the step runs: "off", the program; "graph", its graph, without a compiler and
+            with the same results bit for bit; "on", compiled once another process has compiled the
+            graph, which runs meanwhile; or "auto", the graph, compiled if the remaining steps save
+            more time than compiling takes.
         aggressive_steps: Before each step of the model, train the guide alone until its bound
             stops improving, for at most this many steps (100 in the paper by He et al., 2019), so
             that it does not lag behind and collapse. Training continues as usual after the first

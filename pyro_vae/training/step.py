@@ -323,14 +323,15 @@ class Step:
     ) -> None:
         """Update parameters by their gradients, unless something is not finite."""
         parameters, gradients = trained
-        norms = torch.stack(torch._foreach_norm(gradients))
+        norms = torch.stack(torch._foreach_norm(gradients))  # pyright: ignore[reportPrivateImportUsage]
         if self.clip_norm is not None:
             # As in torch.nn.utils.clip_grad_norm_.
             scale = (self.clip_norm / (torch.linalg.vector_norm(norms) + 1e-6)).clamp(max=1)
             gradients = [gradient * scale for gradient in gradients]
         finite = loss.mean + norms.sum()
         if own[0]:
-            finite = finite + torch.stack(torch._foreach_norm(own[1])).sum()
+            norms = torch.stack(torch._foreach_norm(own[1]))  # pyright: ignore[reportPrivateImportUsage]
+            finite = finite + norms.sum()
         # A number times 0 is 0, and is NaN if it is not finite.
         taken = (finite * 0 == 0) & (self.totals.in_a_row < MAX_SKIPPED_IN_A_ROW)
         for place, (leaves, slopes) in enumerate(((parameters, gradients), own)):

@@ -142,7 +142,11 @@ def draw_grid(
     if is_image(np.shape(next(iter(drawn.values())))):
         return [_draw_mosaic(sheet, drawn, limits, heights, widths, names, titles, framed, size)]
     cells = sheet.subplots(
-        len(heights), len(widths), squeeze=False, height_ratios=heights, width_ratios=widths
+        len(heights),
+        len(widths),
+        squeeze=False,
+        height_ratios=heights.tolist(),
+        width_ratios=widths.tolist(),
     )
     for ax in cells.flat:
         ax.set(xticks=[], yticks=[])

@@ -66,7 +66,8 @@ def main() -> None:
     try:
         _compile_side_by_side()
         # Otherwise six programs are compiled to try what /proc/cpuinfo says: five seconds.
-        torch._inductor.cpu_vec_isa.VecISA.check_build = lambda *_: True
+        isa: Any = torch._inductor.cpu_vec_isa.VecISA
+        isa.check_build = lambda *_: True
         options = _OPTIONS | {"aot_inductor.output_path": str(folder / library.name)}
         with config.patch(options), torch.no_grad():
             torch._inductor.aot_compile(graph, tuple(inputs))
@@ -116,7 +117,7 @@ def _function(code: str) -> Callable[..., Any]:
     """
     from torch.fx.graph import _custom_builtins
 
-    names = {name: value.obj for name, value in _custom_builtins.items()}
+    names: dict[str, Any] = {name: value.obj for name, value in _custom_builtins.items()}
     exec(code, names)  # noqa: S102
     return partial(names["forward"], None)
 

@@ -54,7 +54,7 @@ class Memory:
         """Find the memory of a node's result."""
         source = node.args[0] if node.args else None
         # An item of a tuple of views is a view; one of other results has its own memory.
-        of = source if is_item(node) else node
+        of: Any = source if is_item(node) else node
         if not is_view(of):
             source, *_ = [*mutated_arguments(node.target, node.args, node.kwargs), None]
         if isinstance(source, Node):
@@ -93,7 +93,7 @@ def is_pure(node: Node) -> bool:
         schema is not None
         and not schema.is_mutable
         and not mutated_arguments(node.target, node.args, node.kwargs)
-        and torch.Tag.nondeterministic_seeded not in node.target.tags
+        and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
     )
 
 

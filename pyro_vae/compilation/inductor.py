@@ -152,7 +152,7 @@ def compile_graph(traced: Traced) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def _load(library: Path, device: torch.device) -> Callable[[list[Tensor]], list[Tensor]]:
-    runners: Any = torch._C._aoti
+    runners: Any = torch._C._aoti  # pyright: ignore[reportAttributeAccessIssue]
     if device.type == "cuda":
         return runners.AOTIModelContainerRunnerCuda(str(library), 1, str(device), "").run
     return runners.AOTIModelContainerRunnerCpu(str(library), 1).run

@@ -123,7 +123,7 @@ def _merge_equal(graph: Graph, state: tuple[Tensor, ...]) -> None:
 
 def _rewritten(graph: Graph, node: Node, memory: Memory) -> Node:
     """The node, or a view in its place where it computes nothing."""
-    first = node.args[0] if node.args else None
+    first: Any = node.args[0] if node.args else None
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return node
@@ -134,9 +134,10 @@ def _rewritten(graph: Graph, node: Node, memory: Memory) -> Node:
         with graph.inserting_before(node):
             new = graph.call_function(aten.sum.dim_IntList, (summed, axes))
         return _replace(graph, node, new, memory, node.meta["offset"])
-    if not isinstance(first, Node | list | tuple) or is_view(node):
+    if is_view(node):
         return node
-    if node.target is aten.stack.default and len(first) == 1:
+    source: Any = None
+    if node.target is aten.stack.default and isinstance(first, list) and len(first) == 1:
         source = first[0]
     elif isinstance(first, Node) and (
         # A copy of what does not change, such as of numbers.
@@ -147,7 +148,7 @@ def _rewritten(graph: Graph, node: Node, memory: Memory) -> Node:
         )
     ):
         source = first
-    else:
+    if source is None:
         return node
     of = source.meta["val"]
     if node.kwargs or of.dtype != value.dtype or memory.root(source) in memory.changed:
@@ -172,7 +173,7 @@ def _replace(graph: Graph, node: Node, new: Node, memory: Memory, offset: int) -
     return new
 
 
-def _drops_summed_axes(node: Node, memory: Memory) -> bool:
+def _drops_summed_axes(node: Any, memory: Memory) -> bool:
     """Whether a view drops the axes that a sum kept for it, as for a bias's gradient."""
     source = node.args[0]
     if source.target is not aten.sum.dim_IntList or source.kwargs or len(source.users) > 1:
@@ -185,7 +186,7 @@ def _drops_summed_axes(node: Node, memory: Memory) -> bool:
     return still and keep == [True] and bool(dropped) and rest == list(node.meta["val"].shape)
 
 
-def _sums_single_elements(node: Node) -> bool:
+def _sums_single_elements(node: Any) -> bool:
     of, axes = node.args[0].meta["val"], node.args[1]
     return bool(axes) and all(of.shape[axis] == 1 for axis in axes)
 

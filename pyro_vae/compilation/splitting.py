@@ -97,7 +97,9 @@ def _result(node: Node) -> Any:
     """A node's value without content, or the tuple of them."""
     if "val" in node.meta:
         return node.meta["val"]
-    items = {user.args[1]: user.meta.get("val") for user in node.users if is_item(user)}
+    items: dict[Any, Any] = {
+        user.args[1]: user.meta.get("val") for user in node.users if is_item(user)
+    }
     return tuple(items.get(index) for index in range(max(items, default=-1) + 1))
 
 

@@ -8,6 +8,7 @@ import gc
 # The compiler makes millions of objects and little garbage.
 gc.disable()
 
+import hashlib
 import logging
 import os
 import pickle
@@ -74,6 +75,9 @@ def main() -> None:
         for name in folder.iterdir():
             if name.suffix in (".cpp", ".o", ".S"):
                 name.unlink()
+        written = folder / library.name
+        digest = hashlib.sha256(written.read_bytes()).hexdigest()
+        written.with_suffix(".sha256").write_text(digest, encoding="utf-8")
         try:
             os.replace(folder, library.parent)
         except OSError:

@@ -5,6 +5,7 @@ import getpass
 import hashlib
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -50,10 +51,11 @@ class Compilation:
         self._process: subprocess.Popen[bytes] | None = None
         self._cancelled = False
         self._library = _folder(self._compute) / "graph.so"
-        if self._library.exists():
+        if _is_whole(self._library):
             while _waiting:
                 _end(_waiting.pop())
         else:
+            shutil.rmtree(self._library.parent, ignore_errors=True)
             self._start()
 
     @property
@@ -76,8 +78,8 @@ class Compilation:
         try:
             compute = _load(self._library, self._compute.device)
         except RuntimeError as error:
-            # A library that was cut short must not be found again.
-            self._library.unlink(missing_ok=True)
+            # It must not be found again.
+            shutil.rmtree(self._library.parent, ignore_errors=True)
             raise CompilerError(one_line(error)) from error
         state, update = self._compute.state, self._update
 
@@ -183,6 +185,15 @@ def _folder(traced: Traced) -> Path:
     ):
         content.update(repr(part).encode())
     return cache_folder() / content.hexdigest()[:32]
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a library is as it was written. Loading one that was cut would end the program."""
+    try:
+        written = library.with_suffix(".sha256").read_text(encoding="utf-8")
+        return hashlib.sha256(library.read_bytes()).hexdigest() == written
+    except OSError:
+        return False
 
 
 def cache_folder() -> Path:

@@ -67,7 +67,8 @@ def main() -> None:
     try:
         _compile_side_by_side()
         # Otherwise six programs are compiled to try what /proc/cpuinfo says: five seconds.
-        setattr(torch._inductor.cpu_vec_isa.VecISA, "check_build", lambda *_: True)  # noqa: B010
+        isa: Any = torch._inductor.cpu_vec_isa.VecISA
+        isa.check_build = lambda *_: True
         options = _OPTIONS | {"aot_inductor.output_path": str(folder / library.name)}
         with config.patch(options), torch.no_grad():
             torch._inductor.aot_compile(graph, tuple(inputs))

@@ -54,7 +54,7 @@ class Memory:
         """Find the memory of a node's result."""
         source: Any = node.args[0] if node.args else None
         # An item of a tuple of views is a view; one of other results has its own memory.
-        of = source if is_item(node) else node
+        of: Any = source if is_item(node) else node
         if not is_view(of):
             source, *_ = [*mutated_arguments(node.target, node.args, node.kwargs), None]
         if isinstance(source, Node):

@@ -134,8 +134,9 @@ def _rewritten(graph: Graph, node: Node, memory: Memory) -> Node:
         with graph.inserting_before(node):
             new = graph.call_function(aten.sum.dim_IntList, (summed, axes))
         return _replace(graph, node, new, memory, node.meta["offset"])
-    if not isinstance(first, Node | list | tuple) or is_view(node):
+    if is_view(node):
         return node
+    source: Any = None
     if node.target is aten.stack.default and isinstance(first, list) and len(first) == 1:
         source = first[0]
     elif isinstance(first, Node) and (
@@ -147,7 +148,7 @@ def _rewritten(graph: Graph, node: Node, memory: Memory) -> Node:
         )
     ):
         source = first
-    else:
+    if source is None:
         return node
     of = source.meta["val"]
     if node.kwargs or of.dtype != value.dtype or memory.root(source) in memory.changed:

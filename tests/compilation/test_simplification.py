@@ -103,8 +103,9 @@ def sums_that_keep_their_axes(x):
     y = x * 2
     kept = y.sum(0, keepdim=True)
     dropped = y.sum(0, keepdim=True).view(3)
-    before = y.sum(0, keepdim=True)
-    y.mul_(3)
+    other = x * 5
+    before = other.sum(0, keepdim=True)
+    other.mul_(3)
     later = before.view(3)
     again = x.sum(0, keepdim=True).view(3) + x.sum(0, keepdim=True)
     return kept + 1, dropped + 1, later + 1, again
@@ -178,7 +179,7 @@ class Normalised(nn.Module):
     def forward(self, x):
         y = self.norm(x)
         (gradient,) = torch.autograd.grad(y.pow(3).sum(), [self.norm.weight])
-        return y.detach(), gradient, self.norm.running_var * 2
+        return y.detach(), gradient
 
 
 BASE = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))

@@ -177,6 +177,7 @@ def assert_same_steps(one: Training, other: Training, tolerance: float) -> None:
     for step in range(one.steps):
         noise = []
         for training in (one, other):
+            training.optimizer_step.compiled.wait()
             torch.manual_seed(step)
             training.take_step()
             noise.append(torch.get_rng_state())

@@ -269,8 +269,7 @@ def test_what_was_not_compiled_is_not_measured():
 
     function = CompiledFunction(doubled, "graph", lambda _: 0, name="", outputs={"x": 0.0})
     with pytest.raises(RuntimeError, match="not all"), inference.all_compiled(wait=True):
-        for _ in range(4):
-            function(torch.ones(2))
+        [function(torch.ones(2)) for _ in range(4)]
     assert function.decisions == {"2": "graph"}
     with pytest.raises(RuntimeError, match="not all"), inference.all_compiled(wait=False):
         pass
@@ -287,7 +286,7 @@ def test_times_of_steps_before_and_after_the_switch():
     assert found["longest_step_number"] == 52
     assert found["step_before"] == pytest.approx(0.001)
     # The step that is recorded is not typical.
-    assert "step_before" not in start.times_of([(0, 1), (1, 2), (2, 2.1), (2.1, 2.2)], 2.05)
+    assert "step_before" not in start.times_of([(0.0, 1.0), (1.0, 2.0), (2.0, 2.1), (2.1, 2.2)], 2.05)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from analysis.disentanglement.factors import encode_factors
 from analysis.disentanglement.information_metrics import factor_information
 from analysis.disentanglement.traversal_labels import ImageMovements, Movement, vector_movement
 from analysis.model_samples import mean_data
-from analysis.plotting.images import Limits, draw_example, hide_axes, is_image
+from analysis.plotting.images import Limits, draw_grid, is_image
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, shorten, tidy
 from analysis.result import Result, UndefinedCheckError
 from pyro_vae.data.nouns import noun
@@ -374,20 +374,19 @@ def _plot_images(
         limits = (0.0, 1.0) if low >= 0 and high <= 1 else (low, max(high, low + 1e-6))
     steps = len(found.rows[0].values)
     figure = new_figure(0.72 * steps + 3.0, 0.76 * len(found.rows) + 0.9)
-    cells = figure.subplots(
-        len(found.rows), steps + 1, squeeze=False, width_ratios=[2.8, *[0.9] * steps]
+    (ax,) = draw_grid(
+        figure,
+        [row.decoded for row in found.rows],
+        limits,
+        names=[_label(row) for row in found.rows],
+        titles={0: "1 %", (steps - 1) // 2: "quantiles of codes", steps - 1: "99 %"},
+        framed=[
+            (i, int(np.abs(row.values - found.base_code[row.dimension]).argmin()))
+            for i, row in enumerate(found.rows)
+        ],
     )
-    for row, (name, *panels) in zip(found.rows, cells, strict=True):
-        hide_axes(name)
-        colour = GREY if row.movement is None else "black"
-        style = {"ha": "right", "va": "center", "transform": name.transAxes}
-        name.text(1.0, 0.5, _label(row), color=colour, fontsize=10, **style)
-        nearest = np.abs(row.values - found.base_code[row.dimension]).argmin()
-        for ax, image in zip(panels, row.decoded, strict=True):
-            draw_example(ax, image, limits)
-        panels[nearest].spines[:].set(visible=True, color=ORANGE, linewidth=2.5)
-    for column, word in ((1, "1 %"), ((steps + 1) // 2, "quantiles of codes"), (steps, "99 %")):
-        cells[0, column].set_title(word, fontsize=10)
+    for name, row in zip(ax.get_yticklabels(), found.rows, strict=True):
+        name.set_color(GREY if row.movement is None else "black")
     figure.suptitle(
         f"{title}\nframed: nearest to the {noun()} that all rows start from", fontsize=12
     )

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, Real, Shaped
 
 from analysis.check import Check, Plot
 from analysis.elbo.rate_decomposition import RateDecomposition, rate_of_training
-from analysis.plotting.images import Limits, draw_example, hide_axes
+from analysis.plotting.images import Limits, draw_grid
 from analysis.plotting.style import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
 from analysis.plotting.vectors import Elements, draw_vectors, plot_largest
 from analysis.result import Result, UndefinedCheckError
@@ -338,16 +338,15 @@ def _draw_band(
     numbers: Sequence[str],
     limits: Limits,
 ) -> None:
-    half = len(x) // 2
-    cells = sheet.subplots(2, 2 * half + 1, width_ratios=[*[1] * half, 0.3, *[1] * half])
-    for ax in cells.flat:
-        hide_axes(ax)
-    for index, column in enumerate((*range(half), *range(half + 1, 2 * half + 1))):
-        draw_example(cells[0, column], x[index], limits)
-        draw_example(cells[1, column], means[index], limits)
-        cells[0, column].set_title(numbers[index], fontsize=9)
-    for row, name in enumerate(("data", "model")):
-        cells[row, 0].set_ylabel(name, rotation="horizontal", ha="right", va="center")
+    draw_grid(
+        sheet,
+        [x, means],
+        limits,
+        names=("data", "model"),
+        titles=dict(enumerate(numbers)),
+        column_groups=len(x) // 2,
+        size=9,
+    )
 
 
 def _draw_terms(terms: ElboTerms, subject: Subject) -> "matplotlib.figure.Figure":

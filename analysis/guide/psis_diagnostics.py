@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int, Real
 
 from analysis.check import Check, Plot
-from analysis.plotting.images import Limits, draw_example, hide_axes
+from analysis.plotting.images import Limits, draw_grid
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.plotting.vectors import Elements, plot_largest, plot_vectors
 from analysis.result import ANNEALING, MORE_DRAWS, Result
@@ -252,15 +252,9 @@ def plot_worst_images(
         "The guide is best for these": best,
     }
     for band, (title, rows) in zip(figure.subfigures(2, 1), panels.items(), strict=True):
-        cells = band.subplots(2, columns, squeeze=False)
-        for column, row in enumerate(rows):
-            draw_example(cells[0, column], x[row], limits)
-            draw_example(cells[1, column], means[row], limits)
-            cells[0, column].set_title(labels[row], fontsize=9)
-        for ax in cells.flat:
-            hide_axes(ax)
-        for ax, name in zip(cells[:, 0], ("data", "model"), strict=True):
-            ax.set_ylabel(name, rotation="horizontal", ha="right", va="center")
+        titles = {column: labels[row] for column, row in enumerate(rows)}
+        pair = [x[rows], means[rows]]
+        draw_grid(band, pair, limits, names=("data", "model"), titles=titles, size=9)
         band.suptitle(title)
     return figure
 

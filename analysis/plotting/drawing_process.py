@@ -1,5 +1,6 @@
 """Figures drawn in a process of their own, while this one computes the next numbers."""
 
+import gc
 import multiprocessing
 import os
 import queue
@@ -130,6 +131,8 @@ def _serve(pipe: Connection, parents: Connection) -> None:
     for name in IMPORTS:
         with suppress(ImportError):
             import_module(name)
+    # No collection looks at what was imported.
+    gc.freeze()
     while True:
         number, word, plot = tasks.get()
         drawn = None

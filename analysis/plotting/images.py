@@ -6,12 +6,13 @@ length)` that `is_series` is drawn as lines, any other as a profile of its eleme
 """
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Real
 
-from analysis.plotting.style import BLUE, LINE_COLOURS, new_figure
+from analysis.plotting.style import BLUE, LINE_COLOURS, ORANGE, new_figure
 from analysis.plotting.vectors import is_series, plot_series
 from pyro_vae.data.nouns import nouns
 
@@ -62,27 +63,20 @@ def plot_reconstructions(
     Args:
         originals: The data.
         reconstructions: Their reconstructions, in the same order.
-        limits: See `draw_example`.
+        limits: See `draw_grid`.
         columns: The number of pairs side by side.
     """
     title = f"Test {nouns()} above their reconstructions, the mean of p(x | z) at the code of x"
     if is_series(originals.shape[1:]):
         return plot_series(reconstructions, originals, title.replace("above", "behind"))
     columns = min(columns, len(originals))
-    bands = math.ceil(len(originals) / columns)
-    figure = new_figure(max(columns + 1.0, 8.0), 2.2 * bands + 0.5)
-    # An empty row between bands keeps each example with its own reconstruction.
-    heights = ([1, 1, 0.15] * bands)[:-1]
-    cells = figure.subplots(3 * bands - 1, columns, squeeze=False, height_ratios=heights)
-    for index, pair in enumerate(zip(originals, reconstructions, strict=True)):
-        band, column = divmod(index, columns)
-        for row, datum in enumerate(pair):
-            draw_example(cells[3 * band + row, column], datum, limits)
-    for ax in cells.flat:
-        hide_axes(ax)
-    for index, ax in enumerate(cells[:, 0]):
-        name = ("data", "model", "")[index % 3]
-        ax.set_ylabel(name, rotation="horizontal", ha="right", va="center")
+    pairs, rows = (originals, reconstructions), []
+    for first in range(0, len(originals), columns):
+        rows += [data[first : first + columns] for data in pairs]
+    figure = new_figure(max(columns + 1.0, 8.0), 1.1 * len(rows) + 0.5)
+    names = ["data", "model"] * (len(rows) // 2)
+    # A gap between bands keeps each example with its own reconstruction.
+    draw_grid(figure, rows, limits, names=names, row_groups=2)
     figure.suptitle(title)
     return figure
 
@@ -96,7 +90,7 @@ def plot_samples(
 
     Args:
         samples: The samples.
-        limits: See `draw_example`.
+        limits: See `draw_grid`.
         title: The title; None for means of p(x | z) at z ~ p(z).
     """
     title = title or f"New {nouns()} from the model: the mean of p(x | z) at z ~ p(z)"
@@ -105,34 +99,131 @@ def plot_samples(
     columns = math.ceil(math.sqrt(len(samples)))
     rows = math.ceil(len(samples) / columns)
     figure = new_figure(max(0.75 * columns, 6.0), 0.75 * rows + 0.5)
-    cells = figure.subplots(rows, columns, squeeze=False)
-    for ax, sample in zip(cells.flat, samples, strict=False):
-        draw_example(ax, sample, limits)
-    for ax in cells.flat:
-        hide_axes(ax)
+    draw_grid(figure, [samples[i * columns : (i + 1) * columns] for i in range(rows)], limits)
     figure.suptitle(title)
     return figure
 
 
-def draw_example(
-    ax: "matplotlib.axes.Axes",
-    datum: Real[np.ndarray, " *event"],
+def draw_grid(
+    sheet: "matplotlib.figure.FigureBase",
+    rows: Sequence[Sequence[np.ndarray] | np.ndarray],
     limits: Limits = (0.0, 1.0),
-) -> None:
-    """Draw one example in a panel without ticks and frame.
+    *,
+    names: Sequence[str] = (),
+    titles: Mapping[int, str] | None = None,
+    row_groups: int | None = None,
+    column_groups: int | None = None,
+    framed: Iterable[tuple[int, int]] = (),
+    size: int = 10,
+) -> list["matplotlib.axes.Axes"]:
+    """Draw examples of one shape in rows and columns, without ticks and frames.
+
+    Images are parts of one image on one panel, with gaps that are not drawn: a panel each takes
+    ten times as long. Other examples have a panel each.
 
     Args:
-        ax: The panel.
-        datum: The example.
+        sheet: The figure or the part of one to draw on.
+        rows: The examples of each row, which may be of different lengths; at least one example.
         limits: The values drawn black and white, or at the bottom and the top of a profile.
+        names: The names of the rows, on their left.
+        titles: Titles of columns, by their index.
+        row_groups: The number of rows between wider gaps; None for equal gaps.
+        column_groups: The number of columns between wider gaps.
+        framed: The rows and columns of images with a frame.
+        size: The size of the font of names and titles.
+
+    Returns:
+        The panels: one of images, otherwise one for each place, row by row.
     """
+    heights = _line_sizes(len(rows), row_groups)
+    widths = _line_sizes(max(map(len, rows)), column_groups)
+    drawn = {(i, j): datum for i, row in enumerate(rows) for j, datum in enumerate(row)}
+    titles = titles or {}
+    if is_image(np.shape(next(iter(drawn.values())))):
+        return [_draw_mosaic(sheet, drawn, limits, heights, widths, names, titles, framed, size)]
+    cells = sheet.subplots(
+        len(heights),
+        len(widths),
+        squeeze=False,
+        height_ratios=heights.tolist(),
+        width_ratios=widths.tolist(),
+    )
+    for ax in cells.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    cells = cells[heights == 1][:, widths == 1]
+    for place, datum in drawn.items():
+        _draw_profile(cells[place], datum, limits)
+    for ax, name in zip(cells[:, 0], names, strict=False):
+        ax.set_ylabel(name, rotation="horizontal", ha="right", va="center", fontsize=size)
+    for column, title in titles.items():
+        cells[0, column].set_title(title, fontsize=size)
+    return [*cells.flat]
+
+
+def _line_sizes(count: int, groups: int | None) -> np.ndarray:
+    """The sizes of rows or columns: 1, and less of the empty ones between groups."""
+    sizes = np.ones(count)
+    return np.insert(sizes, np.arange(groups, count, groups), 0.15) if groups else sizes
+
+
+def _draw_mosaic(
+    sheet: "matplotlib.figure.FigureBase",
+    drawn: Mapping[tuple[int, int], np.ndarray],
+    limits: Limits,
+    heights: np.ndarray,
+    widths: np.ndarray,
+    names: Sequence[str],
+    titles: Mapping[int, str],
+    framed: Iterable[tuple[int, int]],
+    size: int,
+) -> "matplotlib.axes.Axes":
+    """Draw the images of `draw_grid` as one."""
+    from matplotlib.patches import Rectangle
+
+    images = {place: _scaled_image(datum, limits) for place, datum in drawn.items()}
+    height, width, *colours = next(iter(images.values())).shape
+    gap = max(1, round(min(height, width) / 9))
+    (tops, bottom), (lefts, right) = (
+        _starts(lines, length, gap) for lines, length in ((heights, height), (widths, width))
+    )
+    # NaN is not drawn. Colours have none, and white between them.
+    mosaic = np.full((bottom, right, *colours), 1.0 if colours else np.nan)
+    for (i, j), image in images.items():
+        mosaic[tops[i] : tops[i] + height, lefts[j] : lefts[j] + width] = image
+    ax = sheet.subplots()
+    ax.imshow(mosaic, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.set_xticks([lefts[j] + (width - 1) / 2 for j in titles], [*titles.values()])
+    ax.set_yticks(tops[: len(names)] + (height - 1) / 2, names)
+    ax.tick_params(length=0, labelsize=size, labeltop=True, labelbottom=False)
+    ax.spines[:].set_visible(False)
+    for i, j in framed:
+        corner = lefts[j] - 0.5, tops[i] - 0.5
+        style = {"fill": False, "edgecolor": ORANGE, "linewidth": 2.5, "clip_on": False}
+        ax.add_patch(Rectangle(corner, width, height, **style))
+    return ax
+
+
+def _starts(lines: np.ndarray, length: int, gap: int) -> tuple[np.ndarray, int]:
+    """The first pixels of rows or columns of images of this length, and the end of the last."""
+    ends = np.cumsum(np.round(lines * length).astype(int) + gap)
+    return (ends - length - gap)[lines == 1], int(ends[-1]) - gap
+
+
+def _scaled_image(datum: Real[np.ndarray, " *event"], limits: Limits) -> np.ndarray:
+    """An image from 0 to 1, its channels last if it is in colour."""
     low, high = limits
-    if is_image(datum.shape):
-        scaled = np.clip((datum.astype(np.float64) - low) / (high - low), 0, 1)
-        colour = scaled.ndim == 3 and len(scaled) == 3
-        image = np.moveaxis(scaled, 0, -1) if colour else _channel_grid(scaled)
-        ax.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    elif is_series(datum.shape):
+    scaled = np.clip((datum.astype(np.float64) - low) / (high - low), 0, 1)
+    colour = scaled.ndim == 3 and len(scaled) == 3
+    return np.moveaxis(scaled, 0, -1) if colour else _channel_grid(scaled)
+
+
+def _draw_profile(
+    ax: "matplotlib.axes.Axes", datum: Real[np.ndarray, " *event"], limits: Limits
+) -> None:
+    """Draw a series as lines, and a vector as a profile of its elements."""
+    low, high = limits
+    if is_series(datum.shape):
         for channel, values in enumerate((datum.astype(np.float64) - low) / (high - low)):
             ax.plot(values, color=LINE_COLOURS[channel % len(LINE_COLOURS)], linewidth=0.8)
         ax.set_ylim(-0.05, 1.05)
@@ -144,7 +235,7 @@ def draw_example(
         ax.fill_between(np.arange(len(values)), foot, values, step="mid", color=BLUE, linewidth=0)
         margin = 0.05 * (high - low)
         ax.set_ylim(low - margin, high + margin)
-    hide_axes(ax)
+    ax.set(xticks=[], yticks=[])
 
 
 def _channel_grid(image: np.ndarray) -> np.ndarray:
@@ -159,9 +250,3 @@ def _channel_grid(image: np.ndarray) -> np.ndarray:
     cells[: len(image), :-gap, :-gap] = image
     grid = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
     return grid.reshape(rows * cells.shape[1], -1)[:-gap, :-gap]
-
-
-def hide_axes(ax: "matplotlib.axes.Axes") -> None:
-    """Remove ticks and frame from a panel."""
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)

@@ -68,8 +68,12 @@ def tidy(
 
 def to_png(figure: "matplotlib.figure.Figure", dpi: int = DOTS_PER_INCH) -> bytes:
     """The content of a PNG file of a figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=dpi, format="png")
+    figure.set_dpi(dpi)
+    # `Figure.savefig` draws twice: once to lay the figure out, which drawing does as well.
+    FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
 
 

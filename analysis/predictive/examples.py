@@ -11,7 +11,7 @@ from torch import Tensor
 from analysis.check import Check, Plot
 from analysis.data_statistics import compute_statistics
 from analysis.model_samples import guide_blocks, to_array
-from analysis.plotting.images import Limits, draw_example, hide_axes
+from analysis.plotting.images import Limits, draw_grid
 from analysis.plotting.style import BLUE, ORANGE, new_figure, tidy
 from analysis.plotting.vectors import Elements, plot_vectors
 from analysis.predictive.two_sample import ks_distance
@@ -240,14 +240,8 @@ def _plot_rows(
 ) -> "matplotlib.figure.Figure":
     columns = min(IMAGES, max(len(data) for data in rows.values()))
     figure = new_figure(max(columns + 1.2, 8.0), 1.05 * len(rows) + 0.7)
-    cells = figure.subplots(len(rows), columns, squeeze=False)
-    for line, (name, data) in zip(cells, rows.items(), strict=True):
-        label = name.replace(" training", "\ntraining")
-        line[0].set_ylabel(label, rotation="horizontal", ha="right", va="center", labelpad=8)
-        for ax, datum in zip(line, data, strict=False):
-            draw_example(ax, datum, limits)
-    for ax in cells.flat:
-        hide_axes(ax)
+    names = [name.replace(" training", "\ntraining") for name in rows]
+    draw_grid(figure, [data[:columns] for data in rows.values()], limits, names=names)
     figure.suptitle(title)
     return figure
 

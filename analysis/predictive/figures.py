@@ -9,7 +9,7 @@ from jaxtyping import Real
 
 from analysis.data_statistics import Nearest
 from analysis.hypothesis_tests import p_text
-from analysis.plotting.images import draw_example
+from analysis.plotting.images import draw_grid
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.plotting.vectors import Elements, draw_vectors, is_long
 from analysis.predictive.permutation_tests import ProfileComparison, SpectrumComparison
@@ -221,13 +221,8 @@ def _draw_pairs(
 ) -> None:
     low = min(0.0, float(new.min()), float(known.min()))
     limits = (low, max(low + 1e-9, float(new.max()), float(known.max())))
-    cells = sheet.subplots(2, len(new), squeeze=False)
-    for row, name, data in zip(cells, ("new", "training"), (new, known), strict=True):
-        for ax, datum in zip(row, data, strict=True):
-            draw_example(ax, datum, limits)
-        row[0].set_ylabel(name, rotation="horizontal", ha="right", va="center")
-    for ax, distance in zip(cells[0], distances, strict=True):
-        ax.set_title(distance, fontsize=9)
+    titles = dict(enumerate(distances))
+    draw_grid(sheet, [new, known], limits, names=("new", "training"), titles=titles, size=9)
 
 
 def _draw_scatters(

@@ -19,7 +19,7 @@ from analysis.model_samples import (
     new_data,
     to_array,
 )
-from analysis.plotting.images import Limits, draw_example, hide_axes, is_image
+from analysis.plotting.images import Limits, draw_grid, is_image
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.latent_space import check_codes, continuous_support
@@ -291,14 +291,8 @@ def plot_holes(found: Holes, limits: Limits = (0.0, 1.0)) -> "matplotlib.figure.
     figure = upper = new_figure(10.0, 4.3 + 0.95 * len(images))
     if images:
         upper, lower = figure.subfigures(2, 1, height_ratios=[4.3, 0.95 * len(images)])
-        cells = lower.subplots(len(images), max(map(len, images.values())), squeeze=False)
-        for row, (name, means) in zip(cells, images.items(), strict=True):
-            for ax, datum in zip(row, means, strict=False):
-                draw_example(ax, datum, limits)
-            label = name.replace(", ", ",\n")
-            row[0].set_ylabel(label, rotation="horizontal", ha="right", va="center", fontsize=9)
-        for ax in cells.flat:
-            hide_axes(ax)
+        names = [name.replace(", ", ",\n") for name in images]
+        draw_grid(lower, [*images.values()], limits, names=names, size=9)
     left, right = upper.subplots(1, 2)
     _draw_distances(left, found)
     _draw_codes(right, found)

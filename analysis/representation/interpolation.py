@@ -10,7 +10,7 @@ from torch import Tensor
 
 from analysis.check import Check, Plot
 from analysis.model_samples import column_spreads, device_of, has_density, mean_data
-from analysis.plotting.images import Limits, draw_example, hide_axes, is_image
+from analysis.plotting.images import Limits, draw_grid, is_image
 from analysis.plotting.style import BLUE, ORANGE, new_figure, tidy
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.latent_space import (
@@ -267,14 +267,7 @@ def _draw_strips(
         ends = found.ends.reshape(len(images), 2, *found.ends.shape[1:])
         images = [[a, *path, b] for (a, b), path in zip(ends, images, strict=True)]
         titles = {0: "data", 1: "t = 0", len(at): "t = 1", len(at) + 1: "data"}
-    grid = {"wspace": 0.02, "hspace": 0.02}
-    cells = figure.subplots(len(images), len(images[0]), squeeze=False, gridspec_kw=grid)
-    for axes, row in zip(cells, images, strict=True):
-        for ax, image in zip(axes, row, strict=True):
-            draw_example(ax, image, limits)
-            hide_axes(ax)
-    for column, title in titles.items():
-        cells[0, column].set_title(title, fontsize=9)
+    draw_grid(figure, images, limits, titles=titles, size=9)
     figure.suptitle(f"Means of p(x | z) along {found.path}s between codes of test data")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from analysis.check import Check, Plot
 from analysis.model_samples import embed_data, has_density, mean_data, to_array
-from analysis.plotting.images import Limits, draw_example, hide_axes
+from analysis.plotting.images import Limits, draw_grid
 from analysis.plotting.style import GREY, LINE_COLOURS, new_figure, shorten
 from analysis.representation.codes import with_error
 from analysis.representation.corruptions import (
@@ -382,19 +382,16 @@ def plot_corruptions(
     figure = new_figure(max(across * (0.82 * len(levels) + 0.8), 6.0), 2.15 * down + 0.5)
     blocks = figure.subfigures(down, across, squeeze=False, wspace=0.04, hspace=0.02).flat
     for block, (name, corruption) in zip(blocks, chosen.items(), strict=False):
-        cells = block.subplots(2, len(levels))
-        for column, strength in enumerate(levels):
+        rows: tuple[list[np.ndarray], list[np.ndarray]] = [], []
+        for strength in levels:
             found = corrupt(vae, corruption, x, strength, seed)[row : row + 1]
             mean = _with_total_of(
                 to_array(x[row : row + 1]), vae, mean_data(vae, embed_data(vae, found))
             )
-            draw_example(cells[0, column], to_array(found)[0], limits)
-            draw_example(cells[1, column], mean[0], limits)
-            cells[0, column].set_title(f"{strength:g}", fontsize=9)
-        for ax in cells.flat:
-            hide_axes(ax)
-        for ax, word in zip(cells[:, 0], ("corrupted", "model"), strict=True):
-            ax.set_ylabel(word, rotation="horizontal", ha="right", va="center", fontsize=9)
+            for row_of, data in zip(rows, (to_array(found), mean), strict=True):
+                row_of.append(data[0])
+        titles = {column: f"{strength:g}" for column, strength in enumerate(levels)}
+        draw_grid(block, rows, limits, names=("corrupted", "model"), titles=titles, size=9)
         block.suptitle(f"{name}, by strength", fontsize=11)
     figure.suptitle("Corrupted data above their reconstructions", fontsize=12)
     return figure

@@ -203,14 +203,18 @@ class CompiledFunction:
             self._warned = True
         return self.function(*arguments)
 
+    def pays_to_record(self, form: str) -> bool:
+        """Whether a form is called often enough to make a graph of it."""
+        requested = self.mode in ("on", "graph") and not self.decisions
+        saved = self.expected_calls(form) * self.savings.graph_seconds
+        return requested or saved >= _TRACING_SECONDS
+
     def decide(self, form: str, traced: Traced) -> str:
         """How the next calls of a form run."""
         if self.mode in ("on", "graph") and not self.decisions:
             log.info("compiled %s %s: %s (requested).", self.name, form, self.mode)
             return "compiling" if self.mode == "on" else "graph"
         calls = self.expected_calls(form)
-        if calls * self.savings.graph_seconds < _TRACING_SECONDS:
-            return "off"
         on_cpu = traced.device.type == "cpu"
         work = Work(count_flops(traced) if self.mode != "graph" else 0, on_cpu)
         pays = self.mode != "graph" and work.pays(calls, self.savings)

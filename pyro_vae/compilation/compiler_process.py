@@ -8,6 +8,7 @@ import gc
 # The compiler makes millions of objects and little garbage.
 gc.disable()
 
+import hashlib
 import logging
 import os
 import pickle
@@ -66,13 +67,17 @@ def main() -> None:
     try:
         _compile_side_by_side()
         # Otherwise six programs are compiled to try what /proc/cpuinfo says: five seconds.
-        torch._inductor.cpu_vec_isa.VecISA.check_build = lambda *_: True
+        isa: Any = torch._inductor.cpu_vec_isa.VecISA
+        isa.check_build = lambda *_: True
         options = _OPTIONS | {"aot_inductor.output_path": str(folder / library.name)}
         with config.patch(options), torch.no_grad():
             torch._inductor.aot_compile(graph, tuple(inputs))
         for name in folder.iterdir():
             if name.suffix in (".cpp", ".o", ".S"):
                 name.unlink()
+        written = folder / library.name
+        digest = hashlib.sha256(written.read_bytes()).hexdigest()
+        written.with_suffix(".sha256").write_text(digest, encoding="utf-8")
         try:
             os.replace(folder, library.parent)
         except OSError:
@@ -116,7 +121,7 @@ def _function(code: str) -> Callable[..., Any]:
     """
     from torch.fx.graph import _custom_builtins
 
-    names = {name: value.obj for name, value in _custom_builtins.items()}
+    names: dict[str, Any] = {name: value.obj for name, value in _custom_builtins.items()}
     exec(code, names)  # noqa: S102
     return partial(names["forward"], None)
 
@@ -133,4 +138,5 @@ if __name__ == "__main__":
         main()
     except Exception as error:  # noqa: BLE001 - the other process reads any of them.
         lines = str(error).strip().splitlines()
-        sys.exit(f"{type(error).__name__}: {lines[0] if lines else ''}")
+        sys.stdout.write(f"{type(error).__name__}: {lines[0] if lines else ''}"[:300])
+        sys.exit(1)

@@ -33,18 +33,32 @@ class Memory:
             for node in graph.nodes
             for n in mutated_arguments(node.target, node.args, node.kwargs)
         }
+        # What the caller gets, and may change.
+        (output,) = (node for node in graph.nodes if node.op == "output")
+        self.returned = {self.root(node) for node in output.all_input_nodes}
 
     def root(self, node: Node) -> Node:
         """The node that made the memory of a tensor."""
-        return self._root[node]
+        root = self._root[node]
+        while self._root[root] is not root:  # Merged since.
+            root = self._root[root]
+        return root
+
+    def merge(self, node: Node, other: Node) -> None:
+        """Let another node take the place of a node."""
+        if self.root(node) in self.returned:
+            self.returned.add(self.root(other))
+        self._root[node] = self.root(other)
 
     def add(self, node: Node) -> None:
         """Find the memory of a node's result."""
-        first = node.args[0] if node.args else None
+        source = node.args[0] if node.args else None
         # An item of a tuple of views is a view; one of other results has its own memory.
-        of = first if is_item(node) else node
-        if isinstance(first, Node) and (is_view(of) or (of is node and writes(node))):
-            self._root[node] = self._root[first]
+        of: Any = source if is_item(node) else node
+        if not is_view(of):
+            source, *_ = [*mutated_arguments(node.target, node.args, node.kwargs), None]
+        if isinstance(source, Node):
+            self._root[node] = self._root[source]
         else:
             self._root.setdefault(node, node)
 
@@ -65,12 +79,6 @@ def is_view(node: Node) -> bool:
     )
 
 
-def writes(node: Node) -> bool:
-    """Whether an operation changes one of its arguments in place."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
-
-
 def is_item(node: Node) -> bool:
     """Whether a node is an item of the tuple that an operation returns."""
     return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
@@ -84,7 +92,8 @@ def is_pure(node: Node) -> bool:
     return (
         schema is not None
         and not schema.is_mutable
-        and torch.Tag.nondeterministic_seeded not in node.target.tags
+        and not mutated_arguments(node.target, node.args, node.kwargs)
+        and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
     )
 
 

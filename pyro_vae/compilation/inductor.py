@@ -5,6 +5,7 @@ import getpass
 import hashlib
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -48,17 +49,19 @@ class Compilation:
         self._compute, self._update = merge_equal(compute), run_graph(update)
         self._started = time.perf_counter()
         self._process: subprocess.Popen[bytes] | None = None
+        self._cancelled = False
         self._library = _folder(self._compute) / "graph.so"
-        if self._library.exists():
+        if _is_whole(self._library):
             while _waiting:
                 _end(_waiting.pop())
         else:
+            shutil.rmtree(self._library.parent, ignore_errors=True)
             self._start()
 
     @property
     def ready(self) -> bool:
-        """Whether the compiler has ended, with a library or an error."""
-        return self._process is None or self._process.poll() is not None
+        """Whether the compiler has ended, with a library or an error, and was not cancelled."""
+        return not self._cancelled and (self._process is None or self._process.poll() is not None)
 
     def load(self) -> Callable[..., tuple[Tensor, ...]]:
         """Wait for the compiler, and load the library.
@@ -71,13 +74,12 @@ class Compilation:
             CompilerError: If the compiler failed for any reason, such as a missing C++ compiler.
         """
         if self._process is not None and self._process.wait():
-            assert self._process.stderr is not None
-            raise CompilerError(_last_line(self._process.stderr.read()))
+            raise CompilerError(_message(self._process))
         try:
             compute = _load(self._library, self._compute.device)
         except RuntimeError as error:
-            # A library that was cut short must not be found again.
-            self._library.unlink(missing_ok=True)
+            # It must not be found again.
+            shutil.rmtree(self._library.parent, ignore_errors=True)
             raise CompilerError(one_line(error)) from error
         state, update = self._compute.state, self._update
 
@@ -99,7 +101,8 @@ class Compilation:
             self._process.wait()
 
     def cancel(self) -> None:
-        """End the compiler."""
+        """End the compiler. The graph is not to be loaded."""
+        self._cancelled = True
         if self._process is not None:
             _end(self._process)
 
@@ -131,9 +134,9 @@ def _new_process() -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("compiler_process.py"))],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        # It writes a line, and only if it fails.
-        stderr=subprocess.PIPE,
+        # A line, if it fails.
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         # Ctrl-C is this process's, which ends the other one.
         start_new_session=True,
     )
@@ -151,7 +154,7 @@ def compile_graph(traced: Traced) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def _load(library: Path, device: torch.device) -> Callable[[list[Tensor]], list[Tensor]]:
-    runners: Any = torch._C._aoti
+    runners: Any = torch._C._aoti  # pyright: ignore[reportAttributeAccessIssue]
     if device.type == "cuda":
         return runners.AOTIModelContainerRunnerCuda(str(library), 1, str(device), "").run
     return runners.AOTIModelContainerRunnerCpu(str(library), 1).run
@@ -184,6 +187,15 @@ def _folder(traced: Traced) -> Path:
     return cache_folder() / content.hexdigest()[:32]
 
 
+def _is_whole(library: Path) -> bool:
+    """Whether a library is as it was written. Loading one that was cut would end the program."""
+    try:
+        written = library.with_suffix(".sha256").read_text(encoding="utf-8")
+        return hashlib.sha256(library.read_bytes()).hexdigest() == written
+    except OSError:
+        return False
+
+
 def cache_folder() -> Path:
     """The folder of compiled graphs."""
     if root := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
@@ -195,14 +207,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", user / ".cache")) / "pyro_vae"
 
 
-def _last_line(errors: bytes) -> str:
-    lines = [line for line in errors.decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else "the compiler ended without a message"
+def _message(process: subprocess.Popen[bytes]) -> str:
+    """What a process that failed has written."""
+    assert process.stdout is not None
+    line = process.stdout.read().decode(errors="replace").strip()
+    return line or f"the compiler ended with exit code {process.returncode}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process and those that it started."""
     if process.poll() is None:
         # Its session is its own.
-        os.killpg(process.pid, 9)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
         process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):  # What is left to write.
+                pipe.close()

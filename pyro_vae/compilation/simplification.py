@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node, map_arg
-from torch.utils._pytree import tree_leaves
 
 from pyro_vae.compilation.graphs import Memory, is_item, is_pure, is_view
 from pyro_vae.compilation.tracing import Traced
@@ -110,7 +109,9 @@ def _merge_equal(graph: Graph, state: tuple[Tensor, ...]) -> None:
         if not is_pure(node) or (memory.root(node) in memory.changed and not is_view(node)):
             continue
         key = _key(node, memory)
-        if (earlier := seen.get(key)) is not None:
+        earlier = seen.get(key)
+        if earlier is not None and not {node, earlier} <= memory.returned:
+            memory.merge(node, earlier)
             node.replace_all_uses_with(earlier)
             graph.erase_node(node)
             continue
@@ -122,29 +123,32 @@ def _merge_equal(graph: Graph, state: tuple[Tensor, ...]) -> None:
 
 def _rewritten(graph: Graph, node: Node, memory: Memory) -> Node:
     """The node, or a view in its place where it computes nothing."""
-    first = node.args[0] if node.args else None
+    first: Any = node.args[0] if node.args else None
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return node
-    if node.target is aten.view.default and _drops_summed_axes(node):
-        axes = first.args[1]
-        first.args = (first.args[0], axes)
-        first.meta = dict(node.meta)
-        node.replace_all_uses_with(first)
-        graph.erase_node(node)
-        return first
-    if not isinstance(first, Node | list | tuple) or is_view(node):
+    if memory.root(node) in memory.changed | memory.returned:
         return node
-    if node.target is aten.stack.default and len(first) == 1:
+    if node.target is aten.view.default and _drops_summed_axes(node, memory):
+        summed, axes, _ = first.args
+        with graph.inserting_before(node):
+            new = graph.call_function(aten.sum.dim_IntList, (summed, axes))
+        return _replace(graph, node, new, memory, node.meta["offset"])
+    if is_view(node):
+        return node
+    source: Any = None
+    if node.target is aten.stack.default and isinstance(first, list) and len(first) == 1:
         source = first[0]
     elif isinstance(first, Node) and (
-        (node.target in _REDUCTIONS and _sums_single_elements(node))
+        # A copy of what does not change, such as of numbers.
+        node.target is aten.clone.default
+        or (node.target in _REDUCTIONS and _sums_single_elements(node))
         or (
             node.target in _NEUTRAL and isinstance(node.args[1], int | float) and node.args[1] == 1
         )
     ):
         source = first
-    else:
+    if source is None:
         return node
     of = source.meta["val"]
     if node.kwargs or of.dtype != value.dtype or memory.root(source) in memory.changed:
@@ -157,14 +161,19 @@ def _rewritten(graph: Graph, node: Node, memory: Memory) -> Node:
         return node
     with graph.inserting_before(node):
         new = graph.call_function(aten.view.default, (source, list(value.shape)))
-    new.meta = dict(node.meta) | {"val": view}
+    return _replace(graph, node, new, memory, source.meta["offset"])
+
+
+def _replace(graph: Graph, node: Node, new: Node, memory: Memory, offset: int) -> Node:
+    new.meta = dict(node.meta) | {"offset": offset}
     node.replace_all_uses_with(new)
     graph.erase_node(node)
     memory.add(new)
+    memory.merge(node, new)
     return new
 
 
-def _drops_summed_axes(node: Node) -> bool:
+def _drops_summed_axes(node: Any, memory: Memory) -> bool:
     """Whether a view drops the axes that a sum kept for it, as for a bias's gradient."""
     source = node.args[0]
     if source.target is not aten.sum.dim_IntList or source.kwargs or len(source.users) > 1:
@@ -173,10 +182,11 @@ def _drops_summed_axes(node: Node) -> bool:
     value = of.meta["val"]
     dropped = {axis % value.dim() for axis in axes}
     rest = [size for axis, size in enumerate(value.shape) if axis not in dropped]
-    return keep == [True] and bool(dropped) and rest == list(node.meta["val"].shape)
+    still = memory.root(of) not in memory.changed
+    return still and keep == [True] and bool(dropped) and rest == list(node.meta["val"].shape)
 
 
-def _sums_single_elements(node: Node) -> bool:
+def _sums_single_elements(node: Any) -> bool:
     of, axes = node.args[0].meta["val"], node.args[1]
     return bool(axes) and all(of.shape[axis] == 1 for axis in axes)
 
@@ -185,9 +195,8 @@ def _key(node: Node, memory: Memory) -> Any:
     """Equal for operations with the same result."""
     if is_view(node) and isinstance(node.meta.get("val"), Tensor):
         return _geometry(node, memory.root(node))
-    types = tuple(map(type, tree_leaves((node.args, node.kwargs))))  # 1 and True are equal.
     versions = tuple(memory.version[memory.root(n)] for n in node.all_input_nodes)
-    return node.target, str((node.args, node.kwargs)), types, versions
+    return node.target, str((node.args, node.kwargs)), versions
 
 
 def _geometry(node: Node, root: Node) -> Any:
@@ -207,7 +216,8 @@ def _hoist_constants(graph: Graph, state: tuple[Tensor, ...]) -> list[Tensor]:
     for node in graph.nodes:
         if node.op != "call_function" or not is_pure(node):
             continue
-        if memory.root(node) in memory.changed and not (is_view(node) or is_item(node)):
+        own = not (is_view(node) or is_item(node))
+        if own and memory.root(node) in memory.changed | memory.returned:
             continue
         used = node.all_input_nodes
         if node.target in _FILLED and isinstance(node.meta.get("val"), Tensor):

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node, map_arg
-from torch.utils._pytree import tree_leaves
 
 from pyro_vae.compilation.graphs import Memory, is_item, subgraph
 from pyro_vae.compilation.tracing import Traced, mutated_arguments
@@ -98,7 +97,9 @@ def _result(node: Node) -> Any:
     """A node's value without content, or the tuple of them."""
     if "val" in node.meta:
         return node.meta["val"]
-    items = {user.args[1]: user.meta.get("val") for user in node.users if is_item(user)}
+    items: dict[Any, Any] = {
+        user.args[1]: user.meta.get("val") for user in node.users if is_item(user)
+    }
     return tuple(items.get(index) for index in range(max(items, default=-1) + 1))
 
 
@@ -116,30 +117,34 @@ def split_updates(traced: Traced) -> tuple[Traced, Traced]:
     nodes = list(graph.nodes)
     memory = Memory(graph, traced.state)
     inputs = [node for node in nodes if node.op == "placeholder"]
+    (output,) = (node for node in nodes if node.op == "output")
     state = inputs[: len(traced.state)]
     late: set[Node] = set()
     # Memory that operations which stay early read and change, behind the current one.
     read: set[Node] = set()
     written: set[Node] = set()
     for node in reversed(nodes):
-        if node.op != "call_function":
+        if node.op != "call_function" or is_item(node):
             continue
+        # An item of a tuple that an operation returns belongs to that operation.
+        items = {user for user in node.users if is_item(user)}
+        users = {user for n in (node, *items) for user in n.users} - items
         inputs_of = {memory.root(n) for n in node.all_input_nodes}
         changed = {memory.root(n) for n in mutated_arguments(node.target, node.args, node.kwargs)}
-        values = tree_leaves(node.meta.get("val", ()))
         # Numbers, such as the norm of the gradient, are needed by the update alone.
-        number = all(isinstance(v, Tensor) and v.dim() == 0 for v in values)
+        number = all(n.meta["val"].dim() == 0 for n in (node, *items) if "val" in n.meta)
         if (
-            (changed & set(state) or (number and node.users and late.issuperset(node.users)))
-            and not (changed & read or inputs_of & written)
+            (changed & set(state) and late.issuperset(users - {output}))
+            or (number and users and late.issuperset(users))
+        ) and (
+            not (changed & read or inputs_of & written)
             and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
         ):
-            late.add(node)
+            late |= {node, *items}
         else:
             read |= inputs_of
             written |= changed
     early = [n for n in nodes if n.op == "call_function" and n not in late]
-    (output,) = (node for node in nodes if node.op == "output")
     returned = set(output.all_input_nodes)
     results = [n for n in early if any(user in late for user in n.users) or n in returned]
     arguments = inputs[len(state) :]

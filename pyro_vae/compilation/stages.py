@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro
 import torch
@@ -21,9 +21,6 @@ from pyro_vae.compilation.tracing import (
     restore,
 )
 
-if TYPE_CHECKING:
-    from pyro_vae.compilation.compiled_function import CompiledFunction
-
 log = logging.getLogger("pyro_vae.compilation.compiled_function")
 
 TensorFunction = Callable[..., tuple[Tensor, ...]]
@@ -36,15 +33,13 @@ class Stages:
     """The calls of one form, from the recorded one on. Each chooses how the next one runs.
 
     Args:
-        owner: The function that they are calls of.
+        owner: The `CompiledFunction` that they are calls of.
         key: The key of the form's runner.
         eager: The function of the tensors among the arguments.
         form: The form's name.
     """
 
-    def __init__(
-        self, owner: "CompiledFunction", key: Any, eager: TensorFunction, form: str
-    ) -> None:
+    def __init__(self, owner: Any, key: Any, eager: TensorFunction, form: str) -> None:
         self.owner = owner
         self.key = key
         self.eager = eager
@@ -57,6 +52,8 @@ class Stages:
     def record(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Call the function eagerly, record it, and decide how it goes on."""
         owner, noise = self.owner, RandomState()
+        if self.form not in owner.decisions and not owner.pays_to_record(self.form):
+            owner.decisions[self.form] = "off"
         if owner.decisions.get(self.form) == "off":
             self._run(self.eager)
             return self.eager(*tensors)
@@ -68,9 +65,6 @@ class Stages:
             traced = recording.traced
             if self.form not in owner.decisions:
                 owner.decisions[self.form] = owner.decide(self.form, traced)
-            if owner.decisions[self.form] == "off":
-                self._run(self.eager)
-                return recording.outputs
             self.changed = [tensor for tensor, _ in recording.changed]
             if owner.moving:
                 traced, self.wrap = _hoisted(traced, owner.moving)

@@ -189,6 +189,8 @@ class _Recorder(TorchDispatchMode):
         if self.reason is not None:
             self._keep(func, args, kwargs)
             return func(*args, **kwargs)
+        if func is aten.lift_fresh.default:
+            return self._lift(func(*args, **kwargs))
         self.reason = _no_graph_of(func, args)
         inputs, named = pytree.tree_map_only(Tensor, self._node, (args, kwargs))
         self._keep(func, args, kwargs)
@@ -227,6 +229,13 @@ class _Recorder(TorchDispatchMode):
             self._storages.add(_storage(tensor))
             self._add(tensor, node)
         return node
+
+    def _lift(self, tensor: Tensor) -> Tensor:
+        """Add a tensor made of numbers, which are constants. Each call has a new one to change."""
+        self._add(
+            tensor, self.graph.call_function(aten.clone.default, (self._node(tensor.clone()),))
+        )
+        return tensor
 
     def _add(self, tensor: Tensor, node: Node) -> None:
         self._nodes[tensor] = node
@@ -268,6 +277,11 @@ def _no_graph_of(operation: Any, arguments: Any) -> str | None:
     return None
 
 
+_BATCH_NORMS = (
+    aten.native_batch_norm.default,
+    aten.cudnn_batch_norm.default,
+    aten.miopen_batch_norm.default,
+)
 _READS = (aten._local_scalar_dense.default, aten.is_nonzero.default)
 
 
@@ -305,6 +319,9 @@ class _Bindings:
 def mutated_arguments(operation: Any, arguments: Sequence[Any], named: Any = None) -> list[Any]:
     """The arguments that an operation changes in place, with lists flattened."""
     schema = getattr(operation, "_schema", None)
+    if operation in _BATCH_NORMS:
+        # Running statistics, which their schemas do not name as changed.
+        return [value for value in arguments[3:5] if value is not None and arguments[5]]
     if schema is None or not schema.is_mutable:
         return []
     values = [*arguments] + [(named or {}).get(a.name) for a in schema.arguments[len(arguments) :]]

@@ -88,8 +88,9 @@ class Training:
         keep: The parameters to keep: those of the epoch with the "best" score, or the "last".
             "auto" is "best" if the objective maximises the score: the ELBO, and not a weighted
             one.
-        compile: Whether to compile the step: "on", "off", or "auto", which compiles if the
-            remaining steps save more time than compiling takes.
+        compile: How steps run: "off", by the program; "graph", by its graph, with the same bits;
+            "on", compiled, and by the graph until another process has compiled it; "auto", by the
+            graph, and compiled if the remaining steps save more time than compiling takes.
         aggressive_steps: Before each step of the model, train the guide alone until its bound
             stops improving, for at most this many steps (100 in the paper by He et al., 2019), so
             that it does not lag behind and collapse. Training continues as usual after the first
@@ -277,9 +278,6 @@ class Training:
                 if time.monotonic() - saved > checkpoint_seconds:
                     save()
             save()
-        if self.ended:
-            for step in self._steps:
-                step.compiled.close()
         self.finish()
         return self.history
 
@@ -339,6 +337,8 @@ class Training:
 
     def finish(self) -> None:
         """Switch to evaluation mode, after the last step with the best parameters if kept."""
+        for step in self._steps if self.ended else ():
+            step.compiled.close()
         if self.ended and self.stopping.best is not None:
             self.program.load_state_dict(self.stopping.best)
         self.program.eval()
@@ -376,10 +376,8 @@ class Training:
     @property
     def compiled(self) -> str:
         """How steps of a full batch run: compiled ("on"), as a graph, or eagerly ("off")."""
-        decisions = [s.compiled.decisions.get(str(self.batch_size)) for s in self._steps]
-        if "on" in decisions:
-            return "on"
-        return "graph" if {"graph", "compiling"} & {*decisions} else "off"
+        found = {s.compiled.decisions.get(str(self.batch_size)) for s in self._steps}
+        return "on" if "on" in found else "graph" if found & {"graph", "compiling"} else "off"
 
     @property
     def compile_seconds(self) -> float | None:

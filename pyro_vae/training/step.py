@@ -323,14 +323,14 @@ class Step:
     ) -> None:
         """Update parameters by their gradients, unless something is not finite."""
         parameters, gradients = trained
-        norms = torch.stack(torch._foreach_norm(gradients))
+        norms = torch.stack([*_norms(gradients)])
         if self.clip_norm is not None:
             # As in torch.nn.utils.clip_grad_norm_.
             scale = (self.clip_norm / (torch.linalg.vector_norm(norms) + 1e-6)).clamp(max=1)
             gradients = [gradient * scale for gradient in gradients]
         finite = loss.mean + norms.sum()
         if own[0]:
-            finite = finite + torch.stack(torch._foreach_norm(own[1])).sum()
+            finite = finite + torch.stack([*_norms(own[1])]).sum()
         # A number times 0 is 0, and is NaN if it is not finite.
         taken = (finite * 0 == 0) & (self.totals.in_a_row < MAX_SKIPPED_IN_A_ROW)
         for place, (leaves, slopes) in enumerate(((parameters, gradients), own)):
@@ -397,6 +397,11 @@ def _gradients(
     found = torch.autograd.grad(loss, leaves, retain_graph=retain_graph, allow_unused=True)
     both = zip(leaves, found, strict=True)
     return [(parameter, gradient) for parameter, gradient in both if gradient is not None]
+
+
+def _norms(tensors: list[Tensor]) -> Sequence[Tensor]:
+    """The 2-norm of each tensor, by one operation."""
+    return torch._foreach_norm(tensors)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _unzip(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:

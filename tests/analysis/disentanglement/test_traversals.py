@@ -181,12 +181,13 @@ def test_wrong_arguments():
         traversals(Blob(), CODES, base=400)
 
 
-def test_figure(words):
+def test_figure(words, images_in):
     factors = RNG.integers(0, 3, size=(400, 1))
     axes, text = words(
         plot_traversals(traversals(Blob(), CODES, factors=factors, names=("f",), steps=3))
     )
-    assert len(axes) == 4 * 4
+    assert len(images_in(axes[0])) == 4 * 3
+    assert len(axes[0].patches) == 4
     assert "z[3]: does nothing" in text
     assert "no factor" in text
     assert "3 change one thing, 1 nothing" in text

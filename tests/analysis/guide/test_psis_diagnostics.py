@@ -127,12 +127,14 @@ def test_bad_numbers_are_refused(khat, ess, message):
         GuideQuality(khat, ess, 10)
 
 
-def test_worst_images(words):
+def test_worst_images(words, images_in):
     khat = np.r_[np.linspace(0, 1, 19), np.inf]
     quality = GuideQuality(khat, RNG.uniform(1, 100, 20), 100)
     images = RNG.uniform(size=(20, 1, 8, 8))
     axes, text = words(plot_worst_images(images, images, quality, columns=2))
-    assert len(axes) == 8
+    worst, best = map(images_in, axes)
+    np.testing.assert_allclose(worst[0], images[19, 0])
+    np.testing.assert_allclose(best, images[[0, 1, 0, 1], 0])
     assert "datum 19\nk-hat inf" in text
     assert "datum 0\nk-hat 0.00" in text
     with pytest.raises(ValueError, match="got 19, 19 and 20"):

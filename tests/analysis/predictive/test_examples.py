@@ -13,7 +13,7 @@ from analysis.predictive.examples import (
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (9,), (200,)])
-def test_data_stand_beside_new_data_and_replicates(words, shape):
+def test_data_stand_beside_new_data_and_replicates(words, images_in, shape):
     rng = np.random.default_rng(0)
     real, untrained, trained = rng.poisson(3, (3, 4, *shape))
     axes, text = words(plot_prior_predictive(real, untrained, trained))
@@ -22,7 +22,7 @@ def test_data_stand_beside_new_data_and_replicates(words, shape):
     assert "Descriptive only" in text
     if shape == (1, 8, 8):
         shown = (real[0, 0] - real.min()) / (real.max() - real.min())
-        assert np.allclose(axes[0].images[0].get_array(), shown)
+        assert np.allclose(images_in(axes[0])[0], shown)
 
 
 def test_replicates_are_of_their_own_codes():

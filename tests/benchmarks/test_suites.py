@@ -286,7 +286,9 @@ def test_times_of_steps_before_and_after_the_switch():
     assert found["longest_step_number"] == 52
     assert found["step_before"] == pytest.approx(0.001)
     # The step that is recorded is not typical.
-    assert "step_before" not in start.times_of([(0.0, 1.0), (1.0, 2.0), (2.0, 2.1), (2.1, 2.2)], 2.05)
+    assert "step_before" not in start.times_of(
+        [(0.0, 1.0), (1.0, 2.0), (2.0, 2.1), (2.1, 2.2)], 2.05
+    )
 
 
 @pytest.mark.slow

@@ -63,10 +63,8 @@ _AGREEMENT = 10
 class Training:
     """A training run: what a checkpoint stores, and how to continue from it.
 
-    Whenever training is stopped and resumed, it ends with the parameters of an uninterrupted run,
-    bit for bit on the same machine with the same number of threads: the order of the data is a
-    function of the loader's seed and the epoch, and the state of every random stream is in the
-    checkpoint.
+    A training that is stopped and resumed ends with the parameters of an uninterrupted one, bit
+    for bit on the same machine with the same number of threads, and compiled from the same step.
 
     Args:
         program: A VAE, or any module with `model(x)` and `guide(x)`, on its device.

@@ -16,6 +16,8 @@ import pytest
 import analysis
 import benchmarks
 import pyro_vae
+from pyro_vae.compilation import compiled_function, stages
+from pyro_vae.compilation.simplification import run_graph
 
 __all__ = ["analysis", "benchmarks", "pyro_vae"]
 
@@ -25,6 +27,36 @@ def _validated_and_seeded():
     pyro.enable_validation(True)
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
+
+
+@pytest.fixture
+def set_compiler(monkeypatch):
+    """Replace the compiler by a function of a graph, which is ready at once.
+
+    Without one, graphs run operation by operation: that the compiler is right is another test.
+    """
+
+    def replace(compile_graph=run_graph):
+        class Compilation:
+            ready = True
+            seconds = 1.0
+
+            def __init__(self, traced):
+                self.traced = traced
+
+            def load(self):
+                return compile_graph(self.traced)
+
+            def wait(self):
+                pass
+
+            def cancel(self):
+                pass
+
+        monkeypatch.setattr(stages, "Compilation", Compilation)
+        monkeypatch.setattr(compiled_function, "start_compiler", lambda: None)
+
+    return replace
 
 
 @pytest.hookimpl(hookwrapper=True)

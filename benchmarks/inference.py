@@ -1,15 +1,18 @@
 """The suites `evaluation` and `annealing`: log p(x) beside the decoder's matrix products alone."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 from analysis.study_results import markdown
 from benchmarks.epochs import SuiteResult
 from benchmarks.task import Options, Setting, grey_images
 from benchmarks.timing import TargetResult, at_most, memory_bytes, ratio, run_in_process, spread
+from pyro_vae.compilation import CompiledFunction
 
 # The products of eager PyTorch, and those of compiled graphs.
 ROUTINES = ("torch.mm", "oneDNN")
@@ -20,7 +23,7 @@ DRAWS = 5_000
 IMAGES = 10_000
 EVALUATION_RATIO = 1.5
 EVALUATION_BYTES = 10**9
-# Few images, for the part of the time that does not depend on them, above all compilation.
+# Few images, for the part of the time that does not depend on them, above all tracing.
 FEW = 10
 # The most images whose products are timed, as they are alike.
 PRODUCT_IMAGES = 1_000
@@ -50,11 +53,11 @@ def run_evaluation(options: Options) -> SuiteResult:
     job = (options.images, options.rounds, options.data, options.data_root)
     function = "benchmarks.inference:time_evaluation"
     found = run_in_process(function, *job, threads=options.threads)
-    # The first evaluation, and a straight line from few to many images. The least time of the few:
-    # disturbances only add, and would count a hundredfold.
+    # A straight line from few to many images. The least time of the few: disturbances only add,
+    # and would count a hundredfold.
     few = min(found["few_seconds"])
     seconds = [
-        found["first_seconds"] + (IMAGES - FEW) * (many - few) / (options.images - FEW)
+        few + (IMAGES - FEW) * (many - few) / (options.images - FEW)
         for many in found["many_seconds"]
     ]
     timed = min(options.images, PRODUCT_IMAGES)
@@ -75,7 +78,10 @@ def run_evaluation(options: Options) -> SuiteResult:
 
 
 def time_evaluation(images: int, rounds: int, data: str, data_root: str | None) -> dict[str, Any]:
-    """Time evaluations and as many products, and measure the memory of the first evaluation."""
+    """Time compiled evaluations and as many products, and measure the memory of evaluating.
+
+    The first evaluation waits for the compiler, and the others load what it compiled.
+    """
     import torch
 
     from pyro_vae import build, networks
@@ -90,10 +96,11 @@ def time_evaluation(images: int, rounds: int, data: str, data_root: str | None) 
     evaluate(vae, x[:1], num_samples=30, compile="off")
     before = memory_bytes("VmRSS")
 
-    def run(count: int) -> None:
-        evaluate(vae, x[:count], num_samples=DRAWS, compile="on")
+    def run(count: int, *, wait: bool = False) -> None:
+        with all_compiled(wait=wait):
+            evaluate(vae, x[:count], num_samples=DRAWS, compile="on")
 
-    first = seconds_of(lambda: run(FEW))
+    first = seconds_of(lambda: run(FEW, wait=True))
     few, many = [], []
     products: dict[str, list[float]] = {routine: [] for routine in ROUTINES}
     layers = [torch.randn(ROWS, n) for n in (setting.latent_dim, setting.hidden, x.shape[1])]
@@ -114,17 +121,16 @@ def time_evaluation(images: int, rounds: int, data: str, data_root: str | None) 
 
 def evaluation_table(result: SuiteResult) -> str:
     """Times and memory in Markdown."""
-    first = (
-        f"the first evaluation, of {FEW} images, which compiled ({result['first_seconds']:.1f} s)"
-    )
-    line = f"a straight line through {FEW} and {result['images']} images"
-    whole = f"Measured whole, with {first}, beside the products of {PRODUCT_IMAGES:,} images"
-    how = whole if result["images"] == IMAGES else f"Extrapolated: {first}, and {line}"
+    line = f"Extrapolated by a straight line through {FEW} and {result['images']} images"
+    whole = f"Measured whole, beside the products of {PRODUCT_IMAGES:,} images"
+    how = whole if result["images"] == IMAGES else line
     return (
         f"{_table(f'importance weighting, {DRAWS:,} draws', result, IMAGES)}\n\n"
-        f"{how}; medians and ranges of {result['rounds']} rounds. Each product has {ROWS:,} "
-        "draws; the target uses the faster routine. The evaluation, with its compiler, added "
-        f"{result['extra_bytes'] / 2**20:,.0f} MiB to the process."
+        f"{how}; medians and ranges of {result['rounds']} rounds. An evaluation before them, "
+        f"of {FEW} images, waited for the compiler ({result['first_seconds']:.1f} s); these load "
+        f"what it compiled. Each product has {ROWS:,} draws; the target uses the faster routine. "
+        f"Evaluating added {result['extra_bytes'] / 2**20:,.0f} MiB to the process, and the "
+        "compiler is another one."
     )
 
 
@@ -180,8 +186,9 @@ def time_annealing(rounds: int, data: str, data_root: str | None) -> dict[str, A
     seconds: list[float] = []
     products: dict[str, list[float]] = {routine: [] for routine in ROUTINES}
     with evaluation_mode(vae, seed=0), pyro.validation_enabled(False):
-        (chunk,) = chains_of_chunks(vae, x, timed, passes=1, progress=False)
-        chunk.forward()
+        with all_compiled(wait=True):
+            (chunk,) = chains_of_chunks(vae, x, timed, passes=1, progress=False)
+            chunk.forward()
         for _ in range(rounds):
             seconds.append(seconds_beside_products(chunk.forward, both_ways, repeats, products))
     return {
@@ -202,9 +209,36 @@ def annealing_table(result: SuiteResult) -> str:
         f"transitions in each of {result['rounds']} rounds to all {result['transitions']}, "
         "including "
         f"those that adapt step sizes; the products are {TEMPERATURES * LEAPFROG_STEPS:,} times "
-        "forward and back to z. The target uses the faster routine. Compilation took "
-        f"{result['compile_seconds']:.1f} s, once."
+        "forward and back to z. The target uses the faster routine. All is compiled, which was "
+        f"waited for once and took {result['compile_seconds']:.1f} s."
     )
+
+
+@contextmanager
+def all_compiled(*, wait: bool) -> Iterator[None]:
+    """Make sure that each `CompiledFunction` called in this context was compiled in it.
+
+    Args:
+        wait: Whether each call waits for a compiler that is at work.
+
+    Raises:
+        RuntimeError: If one was not, or none was called.
+    """
+    functions: set[CompiledFunction] = set()
+    call = CompiledFunction.__call__
+
+    def followed(self: CompiledFunction, *arguments: Any) -> Any:
+        functions.add(self)
+        outputs = call(self, *arguments)
+        if wait:
+            self.wait()
+        return outputs
+
+    with patch.object(CompiledFunction, "__call__", followed):
+        yield
+    # Functions may share their decisions, but not their seconds.
+    if not functions or not all(f.seconds and "on" in f.decisions.values() for f in functions):
+        raise RuntimeError("not all that was measured is compiled: the log gives the reason.")
 
 
 def seconds_of(run: Callable[[], object]) -> float:

@@ -11,7 +11,7 @@ from analysis.study_results import markdown
 from benchmarks.commands import Checkout, TimedCommand, checkouts, timed_command
 from benchmarks.epochs import SuiteResult
 from benchmarks.implementations import IMPLEMENTATIONS
-from benchmarks.task import Options, Setting
+from benchmarks.task import WARM_UP_EPOCHS, Options, Setting
 from benchmarks.timing import (
     Environment,
     Spread,
@@ -26,7 +26,7 @@ from benchmarks.timing import (
 SETTING = Setting(latent_dim=8, batch_size=64, activation="relu")
 DATA = "digits"
 PARAMETERS = 61_680
-NAMES = ("by_hand", "pyro_memory", "pyro_example")
+NAMES = ("by_hand", "this_graph", "pyro_memory", "pyro_example")
 # The epochs of a round; of the slow one few, as its epochs are alike.
 EPOCHS = 100
 FEW_EPOCHS = {"pyro_example": 5}
@@ -64,7 +64,8 @@ def run_short(options: Options) -> SuiteResult:
             for name in names
         }
         for worker in workers.values():
-            worker.epoch()
+            for _ in range(WARM_UP_EPOCHS):
+                worker.epoch()
         for _ in range(options.rounds):
             turn, seed = len(rounds), SEEDS[len(rounds) % len(SEEDS)]
             found: dict[str, Any] = {"seed": seed}

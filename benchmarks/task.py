@@ -23,6 +23,11 @@ from pyro_vae.runs.run_directory import provenance
 
 # `digits` is small and always available, for trials.
 IMAGE_SETS = ("mnist", "digits")
+# Forms of a batch run eagerly in the first epoch, are recorded in the second and switched over in
+# the third: a smaller last batch occurs once in each.
+WARM_UP_EPOCHS = 3
+# More than anyone runs: epochs are run one at a time.
+EPOCHS = 1_000_000
 # The instruction sets that times depend on, as torch names them.
 INSTRUCTION_SETS = ("avx2", "avx512_f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
 # The packages whose versions affect times.

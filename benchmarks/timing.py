@@ -20,10 +20,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from benchmarks.implementations import IMPLEMENTATIONS
-from benchmarks.task import Setting, grey_images, missing_packages
+from benchmarks.task import WARM_UP_EPOCHS, Setting, grey_images, missing_packages
 
-# Two, because a smaller last batch may be compiled when it occurs again.
-WARM_UP_EPOCHS = 2
 # The time a process has to exit, in seconds.
 PATIENCE = 10
 INSTALL = "pip install -e '.[benchmark]'"

@@ -7,9 +7,12 @@ what is measured; `--table` prints the stored results and measures nothing. Peer
 """
 
 import argparse
+import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.table:
             print(report.page(stored_results(stored)))
         else:
-            run(options, stored, typed_command(typed))
+            with empty_cache():
+                run(options, stored, typed_command(typed))
     except (ValueError, OSError, ImportError, ProcessError) as error:
         print(f"benchmark.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -43,6 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("benchmark.py: stopped; finished suites are stored", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def empty_cache() -> Iterator[None]:
+    """A context with an empty cache of compiled graphs, so that earlier runs have no effect."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        yield
 
 
 def typed_command(typed: Sequence[str]) -> str:

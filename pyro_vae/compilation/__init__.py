@@ -3,7 +3,7 @@
 from pyro_vae.compilation.compiled_function import CompiledFunction, CompileMode
 from pyro_vae.compilation.inductor import CompilerError, compile_graph
 from pyro_vae.compilation.products import multiplies_bfloat16
-from pyro_vae.compilation.tracing import Traced, TracingError, trace
+from pyro_vae.compilation.tracing import Traced, TracingError, record, trace
 
 __all__ = [
     "CompileMode",
@@ -13,5 +13,6 @@ __all__ = [
     "TracingError",
     "compile_graph",
     "multiplies_bfloat16",
+    "record",
     "trace",
 ]

@@ -1,91 +1,227 @@
-"""Compile a traced graph with Inductor."""
+"""Compile a graph with Inductor in another process, and load the library that it makes."""
 
-import copy
-import logging
-import re
-import warnings
+import atexit
+import getpass
+import hashlib
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from pyro_vae.compilation.products import choose_products
+from pyro_vae.compilation.simplification import merge_equal, run_graph
+from pyro_vae.compilation.splitting import split_updates
 from pyro_vae.compilation.tracing import Traced, one_line
 
-# Eager random numbers: the same seed gives the same noise, and the compiler's generator is slower
-# on a CPU.
-_OPTIONS = {"fallback_random": True}
+# What a library depends on besides its graph.
+_SOURCES = ("compiler_process.py", "decompositions.py", "products.py")
 
 
 class CompilerError(RuntimeError):
     """A graph could not be compiled; the message gives the reason in one line."""
 
 
-def compile_graph(traced: Traced, *arguments: Tensor) -> Callable[..., tuple[Tensor, ...]]:
-    """Compile a graph for arguments of these shapes and types.
+class Compilation:
+    """A graph that another process compiles, while this one goes on.
 
-    Earlier results, also of other processes, come from the compiler's cache on disk
-    (`TORCHINDUCTOR_CACHE_DIR`). The graph is handed to Inductor directly: it contains no Python
-    for Dynamo to analyse, and no guard to check at each call.
+    The library is stored in a folder of its own, by the graph, the processor and the version of
+    torch: `TORCHINDUCTOR_CACHE_DIR`, or the user's cache. Where it exists, no process is started.
+    Loading it takes milliseconds, and neither imports nor waits for the compiler.
 
-    Returns:
-        A function of the arguments alone, which must have the same shapes and types.
+    The optimizer's update is left to PyTorch's own operation; see `split_updates`.
+
+    Args:
+        traced: The graph.
+    """
+
+    def __init__(self, traced: Traced) -> None:
+        compute, update = split_updates(traced)
+        self._compute, self._update = merge_equal(compute), run_graph(update)
+        self._started = time.perf_counter()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._cancelled = False
+        self._library = _folder(self._compute) / "graph.so"
+        if _is_whole(self._library):
+            while _waiting:
+                _end(_waiting.pop())
+        else:
+            shutil.rmtree(self._library.parent, ignore_errors=True)
+            self._start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the compiler has ended, with a library or an error, and was not cancelled."""
+        return not self._cancelled and (self._process is None or self._process.poll() is not None)
+
+    def load(self) -> Callable[..., tuple[Tensor, ...]]:
+        """Wait for the compiler, and load the library.
+
+        Returns:
+            The graph as a function of its arguments alone, which must have the same shapes and
+            types.
+
+        Raises:
+            CompilerError: If the compiler failed for any reason, such as a missing C++ compiler.
+        """
+        if self._process is not None and self._process.wait():
+            raise CompilerError(_message(self._process))
+        try:
+            compute = _load(self._library, self._compute.device)
+        except RuntimeError as error:
+            # It must not be found again.
+            shutil.rmtree(self._library.parent, ignore_errors=True)
+            raise CompilerError(one_line(error)) from error
+        state, update = self._compute.state, self._update
+
+        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+            with torch._C._AutoDispatchBelowAutograd():
+                results = compute([*state, *inputs])
+            return update(*inputs, *results)
+
+        return run
+
+    @property
+    def seconds(self) -> float:
+        """The time since compiling began."""
+        return time.perf_counter() - self._started
+
+    def wait(self) -> None:
+        """Wait until the compiler is ready."""
+        if self._process is not None:
+            self._process.wait()
+
+    def cancel(self) -> None:
+        """End the compiler. The graph is not to be loaded."""
+        self._cancelled = True
+        if self._process is not None:
+            _end(self._process)
+
+    def _start(self) -> None:
+        job = {
+            "code": self._compute.graph.code,
+            "inputs": _inputs(self._compute),
+            "library": str(self._library),
+            "threads": torch.get_num_threads(),
+        }
+        self._process = _waiting.pop() if _waiting else _new_process()
+        weakref.finalize(self, _end, self._process)
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError), self._process.stdin as stdin:
+            pickle.dump(job, stdin)
+
+
+# Processes without a job yet.
+_waiting: list[subprocess.Popen[bytes]] = []
+
+
+def start_compiler() -> None:
+    """Start the process of the next `Compilation`, which needs two seconds for its imports."""
+    if not _waiting:
+        _waiting.append(_new_process())
+
+
+def _new_process() -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("compiler_process.py"))],
+        stdin=subprocess.PIPE,
+        # A line, if it fails.
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        # Ctrl-C is this process's, which ends the other one.
+        start_new_session=True,
+    )
+    atexit.register(_end, process)
+    return process
+
+
+def compile_graph(traced: Traced) -> Callable[..., tuple[Tensor, ...]]:
+    """Compile a graph, and wait for it; see `Compilation`.
 
     Raises:
-        CompilerError: If the compiler fails for any reason, such as a missing C++ compiler.
+        CompilerError: If the compiler fails.
     """
+    return Compilation(traced).load()
+
+
+def _load(library: Path, device: torch.device) -> Callable[[list[Tensor]], list[Tensor]]:
+    runners: Any = torch._C._aoti  # pyright: ignore[reportAttributeAccessIssue]
+    if device.type == "cuda":
+        return runners.AOTIModelContainerRunnerCuda(str(library), 1, str(device), "").run
+    return runners.AOTIModelContainerRunnerCpu(str(library), 1).run
+
+
+def _inputs(traced: Traced) -> list[tuple[Any, ...]]:
+    """Shape, strides, type and device of each input."""
+    inputs = [node.meta for node in traced.graph.graph.nodes if node.op == "placeholder"]
+    return [
+        (tuple(m["val"].shape), m["val"].stride(), m["val"].dtype, str(m["device"]))
+        for m in inputs
+    ]
+
+
+def _folder(traced: Traced) -> Path:
+    """The folder of a graph's library."""
+    content = hashlib.sha256()
+    for name in _SOURCES:
+        content.update(Path(__file__).with_name(name).read_bytes())
+    device = f"{torch.cuda.get_device_name()}" if torch.cuda.is_initialized() else ""
+    for part in (
+        traced.graph.code,
+        _inputs(traced),
+        torch.__version__,
+        torch.get_num_threads(),
+        torch.cpu.get_capabilities(),
+        device,
+    ):
+        content.update(repr(part).encode())
+    return cache_folder() / content.hexdigest()[:32]
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a library is as it was written. Loading one that was cut would end the program."""
     try:
-        compiled = _compile(traced, arguments)
-    except CompilerError as error:
-        if not _remove_truncated_library(error.__cause__):
-            raise
-        compiled = _compile(traced, arguments)
-    state = traced.state
-
-    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(compiled(*state, *inputs))
-
-    return run
-
-
-def _compile(traced: Traced, arguments: tuple[Tensor, ...]) -> Callable[..., tuple[Tensor, ...]]:
-    import torch._inductor.config
-    from torch._inductor import standalone_compile
-
-    graph = copy.deepcopy(traced.graph)
-    choose_products(graph.graph)
-    graph.recompile()
-    extension_log = logging.getLogger("torch.utils.cpp_extension")
-    level = extension_log.level
-    # Its only message here is that there is no GPU, where the CUDA toolkit is installed.
-    extension_log.setLevel(logging.ERROR)
-    try:
-        with (
-            torch._inductor.config.patch(_OPTIONS),
-            torch.no_grad(),
-            # The compiler's warnings are about its own parts; a user can do nothing about them.
-            warnings.catch_warnings(action="ignore"),
-        ):
-            return standalone_compile(
-                graph, [*traced.state, *arguments], dynamic_shapes="from_example_inputs"
-            )
-    # The errors that the compiler raises are listed nowhere.
-    except Exception as error:
-        raise CompilerError(one_line(error)) from error
-    finally:
-        extension_log.setLevel(level)
-
-
-def _remove_truncated_library(error: BaseException | None) -> bool:
-    """Remove a truncated library from the compiler's cache; a process was killed while writing it.
-
-    Otherwise this graph would run eagerly from then on, and a resumed run would differ in the last
-    bits from an uninterrupted one.
-    """
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    found = re.search(r"(/\S+\.so): (?:file too short|invalid ELF header)", str(error))
-    if found is None or Path(cache_dir()) not in Path(found[1]).parents:
+        written = library.with_suffix(".sha256").read_text(encoding="utf-8")
+        return hashlib.sha256(library.read_bytes()).hexdigest() == written
+    except OSError:
         return False
-    Path(found[1]).unlink(missing_ok=True)
-    return True
+
+
+def cache_folder() -> Path:
+    """The folder of compiled graphs."""
+    if root := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        return Path(root) / "pyro_vae"
+    try:
+        user = Path.home()
+    except RuntimeError:  # No home.
+        return Path(tempfile.gettempdir()) / f"pyro_vae_{getpass.getuser()}"
+    return Path(os.environ.get("XDG_CACHE_HOME", user / ".cache")) / "pyro_vae"
+
+
+def _message(process: subprocess.Popen[bytes]) -> str:
+    """What a process that failed has written."""
+    assert process.stdout is not None
+    line = process.stdout.read().decode(errors="replace").strip()
+    return line or f"the compiler ended with exit code {process.returncode}"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and those that it started."""
+    if process.poll() is None:
+        # Its session is its own.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
+        process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):  # What is left to write.
+                pipe.close()

@@ -81,21 +81,26 @@ def choose_products(graph: Graph) -> None:
 
 def _register_lowering() -> None:
     """Let compiled code call oneDNN itself: the operation above costs 5 microseconds a call."""
-    from torch._inductor.ir import ExternKernel
-    from torch._inductor.lowering import fallback_handler, lowerings, permute, register_lowering
+    from torch._inductor.ir import ExternKernel, FixedLayout, TensorBox
+    from torch._inductor.lowering import lowerings, permute, register_lowering
+    from torch._inductor.mkldnn_ir import LinearUnary, _create_output_node
 
     mm: Any = torch.ops.pyro_vae.onednn_mm.default
     if mm in lowerings:
         return
-    linear = fallback_handler(torch.ops.mkldnn._linear_pointwise.default)
 
     @register_lowering(mm, type_promotion_kind=None)
     def lower(a: Any, b: Any) -> Any:
         # Computed once for all that use them: a copy alone would compute them again. oneDNN would
-        # make the first factor contiguous by a copy; the compiler fuses it.
+        # make the first factor contiguous by a copy; the compiler fuses it. Inductor's own linear
+        # layer would copy the second one as well.
         rows = ExternKernel.require_contiguous(ExternKernel.realize_input(a))
         ExternKernel.realize_input(b)
-        return linear(rows, permute(b, (1, 0)), None, "none", [], "")
+        columns = ExternKernel.realize_input(permute(b, (1, 0)))
+        size = [a.get_size()[0], b.get_size()[1]]
+        layout = FixedLayout(a.get_device(), a.get_dtype(), size)
+        product = LinearUnary(layout, [rows, columns], [None, "none", [-1], ""])
+        return TensorBox.create(_create_output_node(product))
 
 
 # ---- measurement -------------------------------------------------------------------------------

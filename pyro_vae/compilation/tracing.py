@@ -1,18 +1,16 @@
-"""Trace a function of tensors into one flat graph, and hoist loop-invariant products."""
+"""Record a call of a function of tensors as one flat graph of ATen operations."""
 
-import copy
-import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Graph, GraphModule, Node
-from torch.types import Number
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils.flop_counter import flop_registry
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 aten = torch.ops.aten
 
@@ -24,6 +22,9 @@ class TracingError(RuntimeError):
 @dataclass(frozen=True)
 class Traced:
     """A function as a graph of ATen operations.
+
+    Each node's `meta["val"]` is a tensor without content, on the "meta" device, of the node's
+    shape, strides and type; `meta["offset"]` is its place in its storage.
 
     Args:
         graph: `graph(*state, *arguments)` returns the function's outputs and makes its in-place
@@ -37,12 +38,18 @@ class Traced:
     state: tuple[Tensor, ...]
 
     @property
-    def changed(self) -> list[Tensor]:
-        """The tensors of the state that the function changes in place."""
-        nodes = self.graph.graph.nodes
-        states = dict(zip((n for n in nodes if n.op == "placeholder"), self.state, strict=False))
-        found = {_origin(n) for node in nodes for n in mutated_arguments(node.target, node.args)}
-        return [tensor for node, tensor in states.items() if node in found]
+    def device(self) -> torch.device:
+        """The device of the first tensor."""
+        return next(n.meta["device"] for n in self.graph.graph.nodes if "device" in n.meta)
+
+    @property
+    def changes_state(self) -> bool:
+        """Whether the graph changes a tensor of its state in place."""
+        return any(
+            _origin(changed).name.startswith("state_")
+            for node in self.graph.graph.nodes
+            for changed in mutated_arguments(node.target, node.args, node.kwargs)
+        )
 
     def __call__(self, *arguments: Tensor) -> Any:
         """Run the graph operation by operation, without a compiler."""
@@ -50,89 +57,232 @@ class Traced:
             return self.graph(*self.state, *arguments)
 
 
-def trace(
-    function: Callable[..., Any], *arguments: Tensor, modules: Iterable[nn.Module] = ()
-) -> Traced:
-    """Trace a function, including gradients that it takes, into a graph.
+@dataclass(frozen=True)
+class Recording:
+    """A call of a function, and its graph.
 
-    The function runs once on tensors without content: nothing is computed and nothing changes.
+    Args:
+        outputs: What the call returned.
+        changed: The tensors that it changed in place, and their content before, in the order of
+            the changes.
+        traced: The graph, or the reason why there is none, in one line.
+    """
+
+    outputs: tuple[Tensor, ...]
+    changed: list[tuple[Tensor, Tensor]]
+    traced: Traced | str
+
+
+def record(
+    function: Callable[..., Any], *arguments: Tensor, modules: Iterable[nn.Module] = ()
+) -> Recording:
+    """Call a function, and record its operations, those of gradients that it takes included.
+
     Shapes, and all numbers and branches that do not depend on a tensor's content, are constants of
-    the graph.
+    the graph. So is what a function computes outside of PyTorch; compare a later call of the graph
+    with the function before using it.
+
+    There is no graph if the function depends on the content of a tensor in Python (`.item()`,
+    `if`, a boolean index), or reads an attribute of a module and binds a new tensor to it.
 
     Args:
         function: A function of tensors to a tuple of tensors; it may read and change others in
-            place.
-        *arguments: Tensors of the shapes and types that the graph is for.
+            place. Its errors are raised.
+        *arguments: Its arguments.
         modules: Modules to watch for attributes that are rebound to a new tensor, which no graph
             can do.
-
-    Raises:
-        TracingError: If the function depends on the content of a tensor in Python (`.item()`,
-            `if`), reads an attribute of a module and binds a new tensor to it, or fails.
     """
-    from torch.fx.experimental.proxy_tensor import make_fx
+    return _record(_Recorder(arguments), function, arguments, modules)
 
-    watch, bindings = _Watch(), _Bindings(modules)
 
-    def watched(*inputs: Tensor) -> Any:
-        with watch:
-            return function(*inputs)
-
-    tracer = make_fx(
-        watched,
-        decomposition_table=DECOMPOSITIONS,
-        tracing_mode="fake",
-        _allow_non_fake_inputs=True,
-    )
-    try:
-        graph = tracer(*arguments)
-    except TracingError as error:
-        # Pyro appends the sites that it has seen to the message.
-        raise TracingError(str(error).partition("\n")[0]) from error
-    # A user's program may fail in any way on tensors without content.
-    except Exception as error:
-        raise TracingError(one_line(error)) from error
-    finally:
-        watch.restore()
-        rebound = bindings.restore()
-    read = {id(getattr(graph, node.target)) for node in graph.graph.nodes if node.op == "get_attr"}
-    for name, before in rebound:
+def _record(
+    recorder: "_Recorder",
+    function: Callable[..., Any],
+    arguments: Sequence[Tensor],
+    modules: Iterable[nn.Module],
+) -> Recording:
+    bindings = _Bindings(modules)
+    with recorder:
+        outputs = tuple(function(*arguments))
+    reason = recorder.reason
+    for name, before in bindings.rebound():
         # What is only written, such as a cache for the rest of the call, carries no state.
-        if id(before) in read:
-            raise TracingError(
+        if any(before is tensor for tensor in recorder.state):
+            reason = reason or (
                 f"it binds a new tensor to {name}, which a graph needs changed in place"
             )
-    return _with_state_as_inputs(graph)
+    return Recording(outputs, recorder.changed, reason or recorder.finish(outputs))
 
 
-class _Watch(TorchDispatchMode):
-    """Keep a trace from reading or changing tensors that have content.
+def trace(
+    function: Callable[..., Any], *arguments: Tensor, modules: Iterable[nn.Module] = ()
+) -> Traced:
+    """The graph of a function, by a call whose changes are undone; see `record`.
 
-    Most operations on those are not carried out, but arithmetic of one with a plain number is:
-    `count += 1` would count the trace, and `if count > 9` would become a constant.
+    Raises:
+        TracingError: If there is no graph, or the function fails.
     """
+    modules = list(modules)
+    noise, bindings, recorder = RandomState(), _Bindings(modules), _Recorder(arguments)
+    try:
+        traced = _record(recorder, function, arguments, modules).traced
+    except Exception as error:
+        # Pyro appends the sites that it has seen to the message.
+        raise TracingError(one_line(error)) from error
+    finally:
+        restore(recorder.changed)
+        noise.restore()
+        bindings.restore()
+    if isinstance(traced, str):
+        raise TracingError(traced)
+    return traced
+
+
+def restore(changed: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Undo in-place changes, given each tensor with its content before."""
+    with torch.no_grad():
+        for tensor, before in reversed([*changed]):
+            tensor.copy_(before)
+
+
+class RandomState:
+    """The state of the global random streams."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._before: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _READS:
-            raise TracingError("it reads the content of a tensor in Python")
-        for tensor in mutated_arguments(func, args):
-            if not isinstance(tensor, FakeTensor) and id(tensor) not in self._before:
-                with _disable_current_modes():
-                    self._before[id(tensor)] = tensor, tensor.detach().clone()
-        return func(*args, **(kwargs or {}))
+        self._cpu = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
 
     def restore(self) -> None:
-        """Undo the changes."""
-        with torch.no_grad():
-            for tensor, before in self._before.values():
-                tensor.copy_(before)
+        """Set the streams back to this state."""
+        torch.set_rng_state(self._cpu)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state(self._cuda)
 
 
-_READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+class _Recorder(TorchDispatchMode):
+    """Record the operations that are carried out, below autograd."""
+
+    def __init__(self, arguments: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.graph = Graph()
+        self.state: list[Tensor] = []
+        self.changed: list[tuple[Tensor, Tensor]] = []
+        self.reason: str | None = None
+        self._nodes = WeakTensorKeyDictionary()
+        self._first: Node | None = None
+        # The memory of arguments and state, and the parts of it whose content was kept.
+        self._storages: set[int] = set()
+        self._kept: set[Any] = set()
+        for index, argument in enumerate(arguments):
+            node = self.graph.placeholder(f"argument_{index}")
+            self._first = self._first or node
+            self._add(argument, node)
+            self._storages.add(_storage(argument))
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not to wrap the method below, which would import torch._dynamo: a second."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.reason is not None:
+            self._keep(func, args, kwargs)
+            return func(*args, **kwargs)
+        if func is aten.lift_fresh.default:
+            return self._lift(func(*args, **kwargs))
+        self.reason = _no_graph_of(func, args)
+        inputs, named = pytree.tree_map_only(Tensor, self._node, (args, kwargs))
+        self._keep(func, args, kwargs)
+        result = func(*args, **kwargs)
+        try:
+            node = self.graph.call_function(func, inputs, named)
+        except Exception as error:  # noqa: BLE001 - arguments that a graph cannot hold.
+            self.reason = one_line(error)
+            return result
+        if isinstance(result, Tensor):
+            self._add(result, node)
+        elif isinstance(result, (tuple, list)):
+            for index, item in enumerate(result):
+                if isinstance(item, Tensor):
+                    self._add(item, self.graph.call_function(operator.getitem, (node, index)))
+        return result
+
+    def finish(self, outputs: tuple[Tensor, ...]) -> Traced | str:
+        """The graph, with the outputs of the call."""
+        try:
+            self.graph.output(tuple(self._node(output) for output in outputs))
+            self.graph.lint()
+            module = GraphModule(nn.Module(), self.graph)
+        except Exception as error:  # noqa: BLE001 - as above.
+            return one_line(error)
+        return Traced(module, tuple(tensor.detach() for tensor in self.state))
+
+    def _node(self, tensor: Tensor) -> Node:
+        """The node that made a tensor; an input of the graph if it was there before."""
+        node = self._nodes.get(tensor)
+        if node is None:
+            first = self._first or next(iter(self.graph.nodes), None)
+            with self.graph.inserting_before(first):  # At the end if the graph is empty.
+                node = self.graph.placeholder(f"state_{len(self.state)}")
+            self.state.append(tensor)
+            self._storages.add(_storage(tensor))
+            self._add(tensor, node)
+        return node
+
+    def _lift(self, tensor: Tensor) -> Tensor:
+        """Add a tensor made of numbers, which are constants. Each call has a new one to change."""
+        self._add(
+            tensor, self.graph.call_function(aten.clone.default, (self._node(tensor.clone()),))
+        )
+        return tensor
+
+    def _add(self, tensor: Tensor, node: Node) -> None:
+        self._nodes[tensor] = node
+        if tensor.layout == torch.strided and not tensor.is_quantized:
+            node.meta["val"] = torch.empty_strided(
+                tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
+            )
+            node.meta["offset"] = tensor.storage_offset()
+            node.meta["device"] = tensor.device
+        else:
+            self.reason = self.reason or f"it has a tensor with layout {tensor.layout}"
+
+    def _keep(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Keep the content of what an operation changes, unless the function made it."""
+        for tensor in mutated_arguments(func, args, kwargs):
+            if _storage(tensor) in self._storages:
+                part = tensor.data_ptr(), tensor.shape, tensor.stride()
+                if part not in self._kept:
+                    self._kept.add(part)
+                    self.changed.append((tensor.detach(), tensor.detach().clone()))
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
+
+
+def _no_graph_of(operation: Any, arguments: Any) -> str | None:
+    """Why an operation cannot be in a graph: its result depends on the content of a tensor."""
+    tags = operation.tags
+    if operation is aten.index.Tensor:
+        # A boolean index is a search, and another one is not.
+        dynamic = any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in arguments[1])
+    else:
+        dynamic = torch.Tag.dynamic_output_shape in tags
+    if dynamic:
+        return f"the shape of the result of {operation} depends on the content of a tensor"
+    if torch.Tag.data_dependent_output in tags or operation in _READS:
+        return "it reads the content of a tensor in Python"
+    return None
+
+
+_BATCH_NORMS = (
+    aten.native_batch_norm.default,
+    aten.cudnn_batch_norm.default,
+    aten.miopen_batch_norm.default,
+)
+_READS = (aten._local_scalar_dense.default, aten.is_nonzero.default)
 
 
 class _Bindings:
@@ -147,67 +297,45 @@ class _Bindings:
         ]
         self._before = [dict(store) for _, store in self._stores]
 
-    def restore(self) -> list[tuple[str, Tensor]]:
-        """Undo what was bound to a tensor since; return names and the tensors that were there."""
-        rebound = []
+    def rebound(self) -> Iterator[tuple[str, Tensor]]:
+        """Names that were bound to another tensor since, and the tensors that were there."""
         for (owner, store), before in zip(self._stores, self._before, strict=True):
-            for name in list(self._rebound(store, before)):
-                if name not in before:
-                    del store[name]
-                    continue
-                store[name] = before[name]
-                if isinstance(before[name], Tensor):
-                    rebound.append((f"{owner}.{name}", before[name]))
-        return rebound
+            for name, value in store.items():
+                old = before.get(name)
+                if isinstance(value, Tensor) and isinstance(old, Tensor) and value is not old:
+                    yield f"{owner}.{name}", old
 
-    @staticmethod
-    def _rebound(store: dict[str, Any], before: dict[str, Any]) -> Iterator[str]:
-        for name, value in store.items():
-            if isinstance(value, Tensor) and value is not before.get(name):
-                yield name
+    def restore(self) -> None:
+        """Undo what was bound to a tensor since."""
+        for (_, store), before in zip(self._stores, self._before, strict=True):
+            for name, value in list(store.items()):
+                if isinstance(value, Tensor) and value is not before.get(name):
+                    if name in before:
+                        store[name] = before[name]
+                    else:
+                        del store[name]
 
 
-def mutated_arguments(operation: Any, arguments: Sequence[Any]) -> list[Any]:
+def mutated_arguments(operation: Any, arguments: Sequence[Any], named: Any = None) -> list[Any]:
     """The arguments that an operation changes in place, with lists flattened."""
     schema = getattr(operation, "_schema", None)
+    if operation in _BATCH_NORMS:
+        # Running statistics, which their schemas do not name as changed.
+        return [value for value in arguments[3:5] if value is not None and arguments[5]]
     if schema is None or not schema.is_mutable:
         return []
-    values = [
-        value
-        for argument, value in zip(schema.arguments, arguments, strict=False)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    ]
+    values = [*arguments] + [(named or {}).get(a.name) for a in schema.arguments[len(arguments) :]]
     return [
         item
-        for value in values
+        for argument, value in zip(schema.arguments, values, strict=True)
+        if argument.alias_info is not None and argument.alias_info.is_write
         for item in (value if isinstance(value, (list, tuple)) else [value])
+        if item is not None
     ]
-
-
-def _with_state_as_inputs(graph: GraphModule) -> Traced:
-    """Turn each tensor that the graph holds into an input."""
-    inputs: dict[int, Node] = {}
-    state: list[Tensor] = []
-    first = next(iter(graph.graph.nodes))
-    for node in list(graph.graph.nodes):
-        if node.op != "get_attr":
-            continue
-        held: Any = getattr(graph, node.target)
-        if not isinstance(held, Tensor):
-            raise TracingError(f"it holds a {type(held).__name__}, which is not a tensor")
-        if id(held) not in inputs:
-            with graph.graph.inserting_before(first):
-                inputs[id(held)] = graph.graph.placeholder(f"state_{len(state)}")
-            inputs[id(held)].meta = dict(node.meta)
-            state.append(held.detach())
-        node.replace_all_uses_with(inputs[id(held)])
-        graph.graph.erase_node(node)
-    graph.graph.lint()
-    return Traced(GraphModule(torch.nn.Module(), graph.graph), tuple(state))
 
 
 def _origin(node: Node) -> Node:
-    """The tensor that a node is a view, or a copy, of."""
+    """The input that a node is a view, or a copy, of, if any."""
     while node.op == "call_function" and node.args and isinstance(node.args[0], Node):
         node = node.args[0]
     return node
@@ -217,211 +345,3 @@ def one_line(error: BaseException) -> str:
     """An error's type and the first line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-
-
-# ---- hoisting ----------------------------------------------------------------------------------
-
-
-def hoist_products(traced: Traced, moving: int) -> tuple[Traced, Traced]:
-    """Split a graph into products that do not depend on its last arguments, and the rest.
-
-    Such products are an encoder at fixed data while the latents move, or the components of a
-    mixture. Cheap operations after them stay where they were: the compiler fuses them with their
-    neighbours.
-
-    Args:
-        traced: A graph without in-place changes and random numbers.
-        moving: The number of last arguments that the hoisted part must not depend on, at least 1.
-
-    Returns:
-        Graphs `once` and `rest`, such that `rest(*fixed, *once(*fixed), *moving)` is the graph's
-        value.
-    """
-    graph = copy.deepcopy(traced.graph.graph)
-    # Unused nodes, such as copies for a backward pass that is not taken, are not passed on.
-    graph.eliminate_dead_code()
-    nodes = list(graph.nodes)
-    inputs = [node for node in nodes if node.op == "placeholder"]
-    dependent = set(inputs[-moving:])
-    for node in nodes:
-        if any(used in dependent for used in node.all_input_nodes):
-            dependent.add(node)
-    pending = [
-        n for n in nodes if n not in dependent and n.op == "call_function" and _is_product(n)
-    ]
-    early: set[Node] = set()
-    while pending:
-        node = pending.pop()
-        if node not in early and node.op != "placeholder":
-            early.add(node)
-            pending.extend(node.all_input_nodes)
-    # An item of a tuple that an operation returns belongs to that operation.
-    early |= {n for n in nodes if _is_item(n) and n.args[0] in early}
-    results = [
-        node
-        for node in nodes
-        if node in early
-        and any(user not in early for user in node.users)
-        and isinstance(node.meta.get("val"), Tensor)
-    ]
-    once = _subgraph(inputs[:-moving], [n for n in nodes if n in early], tuple(results))
-    late = [n for n in nodes if n not in early and n.op == "call_function"]
-    (output,) = (node for node in nodes if node.op == "output")
-    arguments = [*inputs[:-moving], *results, *inputs[-moving:]]
-    rest = _subgraph(arguments, late, output.args[0])
-    return Traced(once, traced.state), Traced(rest, traced.state)
-
-
-def _is_product(node: Node) -> bool:
-    return getattr(node.target, "overloadpacket", None) in flop_registry
-
-
-def _is_item(node: Node) -> bool:
-    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
-
-
-def _subgraph(arguments: list[Node], nodes: list[Node], output: Any) -> GraphModule:
-    graph = Graph()
-    copies: dict[Node, Node] = {}
-    for i, node in enumerate(arguments):
-        copies[node] = graph.placeholder(f"argument_{i}")
-        copies[node].meta = dict(node.meta)
-    for node in nodes:
-        copies[node] = graph.node_copy(node, lambda used: copies[used])
-    graph.output(torch.fx.map_arg(output, lambda node: copies[node]))
-    graph.lint()
-    return GraphModule(torch.nn.Module(), graph)
-
-
-# ---- decompositions of operations for which the compiler's own code is slow --------------------
-
-# Each equals the original up to rounding; the first compiled call is compared with the eager one.
-
-
-def log1p_exp(a: Tensor) -> Tensor:
-    """log(1 + e^a) for a <= 0, without a logarithm.
-
-    With s = e^a / (2 + e^a), at most 1/3, this is 2 artanh(s) = 2 (s + s^3/3 + s^5/5 + ...). Seven
-    terms are accurate to 2e-8 of the value, below float32's rounding; float64 does not use the
-    series. Inductor's log1p is not vectorised on a CPU: 0.68 ms for 200,000 elements, against 0.12
-    here.
-    """
-    e = a.exp()
-    if a.dtype == torch.float64:
-        return e.log1p()
-    s = e / (2 + e)
-    square = s * s
-    series = torch.full_like(s, 1 / 13)
-    for k in (11, 9, 7, 5, 3, 1):
-        series = series * square + 1 / k
-    return 2 * s * series
-
-
-def softplus(x: Tensor, beta: Number = 1, threshold: Number = 20) -> Tensor:
-    """log(1 + e^(beta x)) / beta; x where beta x is above the threshold."""
-    y = x * beta
-    value = (y.clamp(min=0) + log1p_exp(-y.abs())) / beta
-    return torch.where(y > threshold, x, value)
-
-
-def softplus_backward(grad: Tensor, x: Tensor, beta: Number, threshold: Number) -> Tensor:
-    """grad / (1 + e^(-beta x))."""
-    y = x * beta
-    return torch.where(y > threshold, grad, grad * y.sigmoid())
-
-
-def log_sigmoid_forward(x: Tensor) -> tuple[Tensor, Tensor]:
-    """log(1 / (1 + e^(-x))), and an empty buffer, which the backward pass does not need."""
-    return x.clamp(max=0) - log1p_exp(-x.abs()), x.new_zeros(0)
-
-
-def log_sigmoid_backward(grad: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
-    """grad / (1 + e^x)."""
-    return grad * (-x).sigmoid()
-
-
-def binary_cross_entropy_with_logits(
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    pos_weight: Tensor | None = None,
-    reduction: int = 1,
-) -> Tensor:
-    """-p t log sigmoid(l) - (1 - t) log sigmoid(-l), weighted, and reduced by torch's code.
-
-    Without gradients it is a single operation, for which the compiler would use its own log1p.
-    """
-    softplus_of_minus = (-logits).clamp(min=0) + log1p_exp(-logits.abs())
-    if pos_weight is not None:
-        softplus_of_minus = (1 + (pos_weight - 1) * target) * softplus_of_minus
-    loss = (1 - target) * logits + softplus_of_minus
-    if weight is not None:
-        loss = loss * weight
-    if reduction == 0:
-        return loss
-    return loss.mean() if reduction == 1 else loss.sum()
-
-
-def fused_adam_(
-    parameters: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    means: Sequence[Tensor],
-    squares: Sequence[Tensor],
-    largest_squares: Sequence[Tensor],
-    steps: Sequence[Tensor],
-    *,
-    lr: float | Tensor,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    found_inf: Tensor | None = None,
-    **unsupported: Any,
-) -> None:
-    """Adam in place; no change where `found_inf` is not 0. All parameters are at the same step.
-
-    m <- beta1 m + (1 - beta1) g; v <- beta2 v + (1 - beta2) g^2;
-    p <- p - lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
-
-    Tiny moments are set to 0. Where a gradient stays 0, as for a pixel that is rarely set, they
-    would decay to subnormal float32 numbers, which are slow on CPUs.
-
-    References:
-        Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015),
-        https://arxiv.org/abs/1412.6980
-    """
-    if any(unsupported.values()):
-        raise NotImplementedError("only plain Adam is implemented.")
-    step_size, correction = lr / _bias(beta1, steps[0]), _bias(beta2, steps[0]).sqrt()
-    taken = None if found_inf is None else found_inf == 0
-    for p, g, m, v in zip(parameters, gradients, means, squares, strict=True):
-        mean = _zero_below(1e-30, m + (1 - beta1) * (g - m))
-        # Its square must be a normal number as well.
-        seen = _zero_below(1e-16, g)
-        square = _zero_below(1e-30, beta2 * v + (1 - beta2) * seen * seen)
-        value = p - step_size * mean / (square.sqrt() / correction + eps)
-        for old, new in ((m, mean), (v, square), (p, value)):
-            old.copy_(new if taken is None else torch.where(taken, new, old))
-
-
-def _bias(beta: float, step: Tensor) -> Tensor:
-    """1 - beta^step, in float64 as in torch.
-
-    The compiler computes an exponential that is used again once, but a power anew for every vector
-    of a parameter, which took three quarters of the update's time.
-    """
-    return 1 - (step.double() * math.log(beta)).exp()
-
-
-def _zero_below(least: float, x: Tensor) -> Tensor:
-    return torch.where(x.abs() < least, 0.0, x)
-
-
-DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
-    aten.softplus.default: softplus,
-    aten.softplus_backward.default: softplus_backward,
-    aten.log_sigmoid_forward.default: log_sigmoid_forward,
-    aten.log_sigmoid_backward.default: log_sigmoid_backward,
-    aten.binary_cross_entropy_with_logits.default: binary_cross_entropy_with_logits,
-    aten._fused_adam_.default: fused_adam_,
-    aten._fused_adam_.tensor_lr: fused_adam_,
-}

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -181,7 +181,7 @@ class Aggressive:
             "taken": self.taken,
             "steps": self.epoch_steps,
             "skipped": self.skipped,
-            "totals": asdict(self.inner.totals),
+            "totals": self.inner.totals.to_dict(),
             "compile_inner": dict(self.inner.compiled.decisions),
             "compile_outer": dict(self.outer.compiled.decisions),
         }

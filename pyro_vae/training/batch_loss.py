@@ -221,7 +221,9 @@ def draws_of(function: Callable[[Tensor], Any], part: Tensor, rows: int) -> list
     """
     try:
         for_part = _random_nodes(trace(function, part))
-        for_whole = _random_nodes(trace(function, part.new_empty((rows, *part.shape[1:]))))
+        # As many rows as the whole batch has.
+        whole = part.index_select(0, torch.arange(rows, device=part.device) % len(part))
+        for_whole = _random_nodes(trace(function, whole))
     except TracingError as error:
         raise ValueError(
             f"several processes need a program that can be traced, to share its noise: {error}."

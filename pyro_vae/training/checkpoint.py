@@ -7,7 +7,6 @@ import os
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,7 +177,7 @@ def training_state(training: "Training") -> dict[str, Any]:
         "batch_size": training.batch_size,
         "train_size": len(training.data.train),
         "order": training.loader.order,
-        "totals": asdict(training.totals),
+        "totals": training.totals.to_dict(),
         "seconds": training.seconds,
         "history": training.history,
         "best": stopping.best,

@@ -49,8 +49,7 @@ from pyro_vae.training.validation import (
 
 log = logging.getLogger(__name__)
 
-# The default number of epochs; with fewer than `FEW_ROWS` training rows as many as make this many
-# steps.
+# The default number of epochs; with fewer than `FEW_ROWS` training rows, of this many steps.
 EPOCHS, LEAST_STEPS = 100, 4000
 
 # The largest relative error of a compiled gradient: the compiler rounds in fewer places.
@@ -63,10 +62,8 @@ _AGREEMENT = 10
 class Training:
     """A training run: what a checkpoint stores, and how to continue from it.
 
-    Whenever training is stopped and resumed, it ends with the parameters of an uninterrupted run,
-    bit for bit on the same machine with the same number of threads: the order of the data is a
-    function of the loader's seed and the epoch, and the state of every random stream is in the
-    checkpoint.
+    A training that is stopped and resumed ends with the parameters of an uninterrupted one, bit
+    for bit on the same machine with the same number of threads, and compiled from the same step.
 
     Args:
         program: A VAE, or any module with `model(x)` and `guide(x)`, on its device.
@@ -88,8 +85,9 @@ class Training:
         keep: The parameters to keep: those of the epoch with the "best" score, or the "last".
             "auto" is "best" if the objective maximises the score: the ELBO, and not a weighted
             one.
-        compile: Whether to compile the step: "on", "off", or "auto", which compiles if the
-            remaining steps save more time than compiling takes.
+        compile: How steps run: "off", by the program; "graph", by its graph, with the same bits;
+            "on", compiled, and by the graph until another process has compiled it; "auto", by the
+            graph, and compiled if the remaining steps save more time than compiling takes.
         aggressive_steps: Before each step of the model, train the guide alone until its bound
             stops improving, for at most this many steps (100 in the paper by He et al., 2019), so
             that it does not lag behind and collapse. Training continues as usual after the first
@@ -336,6 +334,8 @@ class Training:
 
     def finish(self) -> None:
         """Switch to evaluation mode, after the last step with the best parameters if kept."""
+        for step in self._steps if self.ended else ():
+            step.compiled.close()
         if self.ended and self.stopping.best is not None:
             self.program.load_state_dict(self.stopping.best)
         self.program.eval()
@@ -372,9 +372,9 @@ class Training:
 
     @property
     def compiled(self) -> str:
-        """Whether steps of a full batch are compiled: "on" or "off"."""
-        decisions = [s.compiled.decisions.get(str(self.batch_size)) for s in self._steps]
-        return "on" if "on" in decisions else "off"
+        """How steps of a full batch run: compiled ("on"), as a graph, or eagerly ("off")."""
+        found = {s.compiled.decisions.get(str(self.batch_size)) for s in self._steps}
+        return "on" if "on" in found else "graph" if found & {"graph", "compiling"} else "off"
 
     @property
     def compile_seconds(self) -> float | None:

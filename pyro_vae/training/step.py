@@ -40,54 +40,73 @@ class AuxiliaryParameters:
     betas: tuple[float, float] = (0.9, 0.999)
 
 
-@dataclass(frozen=True)
 class Totals:
     """Sums over the steps of an epoch, on the device: they are read once an epoch, not every step.
 
-    The tensors are changed in place, so that a compiled step continues with them.
+    The tensors are changed in place, so that a compiled step continues with them. They are parts
+    of two vectors, which a step changes at once.
+
+    Attributes:
+        data: Examples in the steps taken.
+        skipped: Steps skipped, and `in_a_row` those since the last one taken.
+        steps: Steps begun since training began.
+        sums: Sums of the logged values over the examples, by name.
     """
 
-    data: Tensor  # Examples in the steps taken.
-    skipped: Tensor  # Steps skipped, and those since the last one taken.
-    in_a_row: Tensor
-    # Steps begun since training began, and at the first of the current row of skipped ones.
-    steps: Tensor
-    first_skipped: Tensor
-    sums: dict[str, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def zero(cls, device: torch.device) -> "Totals":
-        """Totals of no step."""
-        counts = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(5))
-        return cls(*counts)  # pyright: ignore[reportArgumentType]
+    def __init__(self, device: torch.device) -> None:
+        self._counts = torch.zeros(4, dtype=torch.int64, device=device)
+        self.data, self.skipped, self.in_a_row, self.steps = self._counts.unbind()
+        self._sums = torch.zeros(0, dtype=torch.float64, device=device)
+        self.sums: dict[str, Tensor] = {}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any], device: torch.device) -> "Totals":
-        """Load the result of `dataclasses.asdict` onto a device."""
-        # Clones, as the totals are changed in place and the saved tensors must not be.
+        """Load the result of `to_dict` onto a device."""
+        totals = cls(device)
+        for name in ("data", "skipped", "in_a_row", "steps"):
+            getattr(totals, name).copy_(saved[name])
+        totals._name_sums(list(saved["sums"]))
+        for name, value in saved["sums"].items():
+            totals.sums[name].copy_(value)
+        return totals
+
+    def to_dict(self) -> dict[str, Any]:
+        """All totals as tensors, copied."""
         counts = {
-            name: value.clone().to(device) for name, value in saved.items() if name != "sums"
+            name: getattr(self, name).clone() for name in ("data", "skipped", "in_a_row", "steps")
         }
-        sums = {name: value.clone().to(device) for name, value in saved["sums"].items()}
-        return cls(**counts, sums=sums)
+        sums = {name: total.clone() for name, total in self.sums.items()}
+        return counts | {"first_skipped": self.first_skipped.clone(), "sums": sums}
+
+    @property
+    def first_skipped(self) -> Tensor:
+        """The number of steps before the current row of skipped ones."""
+        return self.steps - self.in_a_row
 
     def add(self, taken: Tensor, count: int | Tensor, sums: Mapping[str, Tensor]) -> None:
         """Add a step, if `taken`, with its number of examples and the sums over them."""
-        begins = (self.in_a_row == 0) & ~taken
-        self.first_skipped.copy_(torch.where(begins, self.steps, self.first_skipped))
-        self.steps.add_(1)
-        self.skipped.add_(~taken)
-        self.in_a_row.copy_(torch.where(taken, 0, self.in_a_row + 1))
-        self.data.add_(count * taken)
-        for name, total in sums.items():
-            if name not in self.sums:
-                self.sums[name] = torch.zeros((), dtype=torch.float64, device=self.data.device)
+        if not isinstance(count, Tensor):
+            count = torch.full((), count, device=taken.device)
+        one, no = torch.ones_like(count), torch.zeros_like(count)
+        # What is kept, and what is added: a step taken ends the row of skipped ones.
+        kept = torch.stack([one, one, no, one])
+        self._counts.mul_(torch.where(taken, kept, torch.ones_like(kept)))
+        added = torch.stack([count, no, no, one])
+        self._counts.add_(torch.where(taken, added, torch.stack([no, one, one, one])))
+        if sums:
+            self._name_sums(list(sums))
             # where, not a product: 0 times NaN is NaN.
-            self.sums[name].add_(torch.where(taken, total, 0.0))
+            self._sums.add_(torch.where(taken, torch.stack(list(sums.values())), 0.0))
+
+    def _name_sums(self, names: list[str]) -> None:
+        """Make a sum for each name, at the first step. Names do not change."""
+        if names != list(self.sums):
+            self._sums = torch.zeros(len(names), dtype=torch.float64, device=self.data.device)
+            self.sums = dict(zip(names, self._sums.unbind(), strict=True))
 
     def start_epoch(self) -> None:
         """Reset all but what runs across epochs."""
-        for total in (self.data, self.skipped, *self.sums.values()):
+        for total in (self.data, self.skipped, self._sums):
             total.zero_()
 
     def means(self) -> dict[str, float]:
@@ -180,7 +199,7 @@ class Step:
         self.optimizer = _Adam(groups, lr=lr, fused=True)
         device = next(iter(self.parameters.values())).device
         self._initialise_moments()
-        self.totals = Totals.zero(device)
+        self.totals = Totals(device)
         # Tensors, so that a graph reads changes; fused Adam needs these types.
         dtype = torch.float32 if device.type == "cuda" else torch.float64
         self._current_lrs = [group["lr"] for group in self.optimizer.param_groups]
@@ -237,7 +256,7 @@ class Step:
         part.loss = self.loss if loss is None else loss
         part.trained = {name: self.trained[name] for name in names}
         part.parameters = {**part.trained, **self.auxiliary.parameters}
-        part.totals = Totals.zero(self.totals.data.device) if totals is None else totals
+        part.totals = Totals(self.totals.data.device) if totals is None else totals
         part.compiled = part._compiled(self.compiled.mode, expected_steps)
         return part
 
@@ -304,16 +323,16 @@ class Step:
     ) -> None:
         """Update parameters by their gradients, unless something is not finite."""
         parameters, gradients = trained
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norms = torch.stack([*_norms(gradients)])
         if self.clip_norm is not None:
             # As in torch.nn.utils.clip_grad_norm_.
-            scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1)
+            scale = (self.clip_norm / (torch.linalg.vector_norm(norms) + 1e-6)).clamp(max=1)
             gradients = [gradient * scale for gradient in gradients]
-        taken = (
-            loss.mean.isfinite() & norm.isfinite() & (self.totals.in_a_row < MAX_SKIPPED_IN_A_ROW)
-        )
+        finite = loss.mean + norms.sum()
         if own[0]:
-            taken = taken & torch.nn.utils.get_total_norm(own[1]).isfinite()
+            finite = finite + torch.stack([*_norms(own[1])]).sum()
+        # A number times 0 is 0, and is NaN if it is not finite.
+        taken = (finite * 0 == 0) & (self.totals.in_a_row < MAX_SKIPPED_IN_A_ROW)
         for place, (leaves, slopes) in enumerate(((parameters, gradients), own)):
             if leaves:
                 self._adam(place, leaves, slopes, taken)
@@ -378,6 +397,11 @@ def _gradients(
     found = torch.autograd.grad(loss, leaves, retain_graph=retain_graph, allow_unused=True)
     both = zip(leaves, found, strict=True)
     return [(parameter, gradient) for parameter, gradient in both if gradient is not None]
+
+
+def _norms(tensors: list[Tensor]) -> Sequence[Tensor]:
+    """The 2-norm of each tensor, by one operation."""
+    return torch._foreach_norm(tensors)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _unzip(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:

@@ -49,9 +49,10 @@ class CompiledSVI:
     >>> svi.step(torch.ones(20)).shape  # a tensor: reading it synchronizes
     torch.Size([])
 
-    The first step runs eagerly, with validation; the second is made both ways and compared. A
-    program that cannot be traced, or whose results differ, stays eager, and the log (`pyro_vae`)
-    gives the reason.
+    The first step runs eagerly, with validation; the second is recorded as a graph, and the third
+    is made both ways and compared. The graph runs until another process has compiled it. A program
+    that has no graph, or whose results differ, stays eager, and the log (`pyro_vae`) gives the
+    reason.
 
     Args:
         model: A Pyro model. It must change tensors other than its arguments in place, if at all.
@@ -61,10 +62,10 @@ class CompiledSVI:
         lr: Adam's learning rate.
         clip_norm: The largest norm of a gradient; a longer one is rescaled to it. None for no
             limit.
-        compile: "on", or "off".
+        compile: "on", "graph" for the graph without a compiler, or "off".
 
     Raises:
-        ValueError: If `compile` is neither.
+        ValueError: If `compile` is another word.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
 """The choice between MKL and oneDNN for matrix products, and its file."""
 
 import json
-from functools import partial
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from pyro_vae.compilation import compile_graph, products, trace
@@ -45,6 +45,11 @@ def arguments(dtype):
     return [torch.randn(shape, dtype=dtype) for shape in shapes]
 
 
+def graph_of(function, *values):
+    """A graph as the compiler has it."""
+    return make_fx(function, tracing_mode="fake")(*values)
+
+
 def targets(graph):
     return [node.target for node in graph.nodes if node.op == "call_function"]
 
@@ -54,14 +59,14 @@ def targets(graph):
 def test_products_of_onednn(dtype, monkeypatch):
     """In every orientation that a layer and its gradients have, with and without a bias."""
     choose(monkeypatch, "onednn")
-    traced = trace(a_layer, *arguments(dtype))
+    graph = graph_of(a_layer, *arguments(dtype))
     exact = [value.to(dtype) for value in a_layer(*(v.double() for v in arguments(dtype)))]
-    choose_products(traced.graph.graph)
-    traced.graph.recompile()
-    found = targets(traced.graph.graph)
+    choose_products(graph.graph)
+    graph.recompile()
+    found = targets(graph.graph)
     assert found.count(torch.ops.pyro_vae.onednn_mm.default) == 6
     assert torch.ops.aten.mm.default not in found
-    for mine, right in zip(traced(*arguments(dtype)), exact, strict=True):
+    for mine, right in zip(graph(*arguments(dtype)), exact, strict=True):
         torch.testing.assert_close(mine, right, rtol=ROUNDING[dtype], atol=1e-4 + ROUNDING[dtype])
 
 
@@ -75,7 +80,7 @@ def test_compiled_products(dtype, monkeypatch):
         return tuple(F.softplus(v) for v in a_layer(F.softplus(values[0]), *values[1:]))
 
     traced = trace(layers, *arguments(dtype))
-    compiled = compile_graph(traced, *arguments(dtype))(*arguments(dtype))
+    compiled = compile_graph(traced)(*arguments(dtype))
     exact = layers(*(v.double() for v in arguments(dtype)))
     for mine, right in zip(compiled, exact, strict=True):
         tolerance = ROUNDING[dtype]
@@ -85,27 +90,26 @@ def test_compiled_products(dtype, monkeypatch):
 def test_other_products_stay(path, monkeypatch):
     """Small ones, those of other types, and those that MKL computes faster."""
     choose(monkeypatch, "mkl")
-    traced = trace(
+    graph = graph_of(
         lambda x, w: (x @ w.t(), x.double() @ w.double().t(), x[:4] @ w.t(), x[:, :1] @ w[:1]),
         *arguments(torch.float32)[:2],
     )
-    before = targets(traced.graph.graph)
-    choose_products(traced.graph.graph)
-    assert targets(traced.graph.graph) == before
+    before = targets(graph.graph)
+    choose_products(graph.graph)
+    assert targets(graph.graph) == before
     assert json.loads(path.read_text()) == {"128x120x100 rc float32": "mkl"}
 
 
 def test_sizes_are_measured_once(path, monkeypatch):
     measured = choose(monkeypatch, "mkl")
-    choose_graph = partial(trace, a_layer, *arguments(torch.float32))
-    choose_products(choose_graph().graph.graph)
+    choose_products(graph_of(a_layer, *arguments(torch.float32)).graph)
     assert len(measured) == 5  # That with a bias has the size of the one without.
     # What the file says is done.
     path.write_text(path.read_text().replace("mkl", "onednn"))
-    again = choose_graph()
-    choose_products(again.graph.graph)
+    again = graph_of(a_layer, *arguments(torch.float32)).graph
+    choose_products(again)
     assert len(measured) == 5
-    assert targets(again.graph.graph).count(torch.ops.pyro_vae.onednn_mm.default) == 6
+    assert targets(again).count(torch.ops.pyro_vae.onednn_mm.default) == 6
 
 
 @pytest.mark.parametrize(
@@ -116,7 +120,7 @@ def test_a_damaged_file_is_written_again(path, content, monkeypatch):
     path.parent.mkdir()
     if content is not None:
         path.write_bytes(content)
-    choose_products(trace(a_layer, *arguments(torch.float32)).graph.graph)
+    choose_products(graph_of(a_layer, *arguments(torch.float32)).graph)
     stored = json.loads(path.read_text())
     assert len(stored) == 5
     assert set(stored.values()) == {"onednn"}
@@ -126,8 +130,7 @@ def test_a_damaged_file_is_written_again(path, content, monkeypatch):
 def test_a_cache_that_cannot_be_written(path, monkeypatch):
     measured = choose(monkeypatch, "onednn")
     path.parent.write_text("a file where the folder should be")
-    traced = trace(a_layer, *arguments(torch.float32))
-    choose_products(traced.graph.graph)
+    choose_products(graph_of(a_layer, *arguments(torch.float32)).graph)
     assert len(measured) == 5
 
 
@@ -138,8 +141,8 @@ def test_a_measurement(orders, dtype):
 
 
 def test_the_measurement_leaves_the_random_stream(path):
-    traced = trace(a_layer, *arguments(torch.float32))
+    graph = graph_of(a_layer, *arguments(torch.float32)).graph
     before = torch.get_rng_state()
-    choose_products(traced.graph.graph)
+    choose_products(graph)
     assert torch.equal(torch.get_rng_state(), before)
     assert path.exists()

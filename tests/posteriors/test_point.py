@@ -11,7 +11,6 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 from pyro_vae import likelihoods, networks, priors
-from pyro_vae.compilation import compiled_function
 from pyro_vae.data import Dataset, PreparedData
 from pyro_vae.log_densities import (
     NoDensityError,
@@ -170,9 +169,9 @@ def a_training(compile="off", corruption="masking", **options) -> Training:
 
 
 @pytest.mark.parametrize("corruption", ["masking", "gaussian"])
-def test_the_compiled_step_draws_as_the_eager_one(corruption, monkeypatch):
+def test_the_compiled_step_draws_as_the_eager_one(corruption, set_compiler):
     """The graph, operation by operation: that the compiler is right is another test."""
-    monkeypatch.setattr(compiled_function, "compile_graph", lambda traced, *_: traced)
+    set_compiler()
     histories, states = [], []
     for mode in ("on", "off"):
         training = a_training(mode, corruption)

@@ -256,8 +256,9 @@ def test_resume_is_bit_exact_compiled(tmp_path, at):
     resumed_at(at, tmp_path / "checkpoint.pt", compile="on")
 
 
-def test_both_steps_are_compiled():
+def test_both_steps_are_compiled(set_compiler):
     """That each does what its eager one does is checked as it is compiled, or it stays eager."""
+    set_compiler()
     training = a_training(compile="on", aggressive_steps=10)
     vae, aggressive = training.program, training.aggressive
     start = parameters(vae)

@@ -221,14 +221,18 @@ def test_clipping_shortens_the_gradient():
 
 def poison(training: Training, steps: range) -> None:
     """Make the loss NaN at these steps."""
-    evaluate = training.objective.forward
+    evaluate, fetch = training.objective.forward, training.loader.fetch
+    factor = torch.ones(())  # A tensor: a graph has numbers as constants.
 
     def forward(terms):
         value = evaluate(terms)
-        factor = float("nan") if training.step in steps else 1.0
         return type(value)(value.loss * factor, value.values)
 
-    training.objective.forward = forward
+    def fetch_poisoned(step):
+        factor.fill_(float("nan") if step in steps else 1.0)
+        return fetch(step)
+
+    training.objective.forward, training.loader.fetch = forward, fetch_poisoned
 
 
 def test_a_step_that_is_not_finite_changes_nothing():

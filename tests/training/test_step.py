@@ -90,14 +90,17 @@ def test_several_processes_refuse_what_couples_a_batch():
 
 
 def test_totals_add_up_and_leave_out_what_was_skipped():
-    totals = Totals.zero(torch.device("cpu"))
+    totals = Totals(torch.device("cpu"))
     taken, skipped = torch.tensor(True), torch.tensor(False)
+    rows = []
     for step in (taken, skipped, skipped, taken):
         value = 6.0 if step else float("nan")
         totals.add(step, 3, {"elbo": torch.tensor(value, dtype=torch.float64)})
+        rows.append((int(totals.in_a_row), int(totals.first_skipped)))
     assert totals.means() == {"elbo": 2.0}
-    assert (int(totals.data), int(totals.skipped), int(totals.in_a_row)) == (6, 2, 0)
-    assert (int(totals.steps), int(totals.first_skipped)) == (4, 1)
+    assert (int(totals.data), int(totals.skipped), int(totals.steps)) == (6, 2, 4)
+    # The number of steps in the current row of skipped ones, and of those before it.
+    assert rows == [(0, 1), (1, 1), (2, 1), (0, 4)]
     held = totals.sums["elbo"]
     totals.add(skipped, 3, {"elbo": torch.tensor(1.0, dtype=torch.float64)})
     totals.start_epoch()

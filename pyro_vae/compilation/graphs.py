@@ -52,7 +52,7 @@ class Memory:
 
     def add(self, node: Node) -> None:
         """Find the memory of a node's result."""
-        source = node.args[0] if node.args else None
+        source: Any = node.args[0] if node.args else None
         # An item of a tuple of views is a view; one of other results has its own memory.
         of: Any = source if is_item(node) else node
         if not is_view(of):

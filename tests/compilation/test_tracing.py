@@ -1,12 +1,15 @@
 """A function as a graph: the same numbers, one line where it cannot be, and decompositions."""
 
+import logging
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
-from pyro_vae.compilation import TracingError, compile_graph, trace
+from pyro_vae.compilation import CompiledFunction, TracingError, compile_graph, record, trace
 from pyro_vae.compilation.decompositions import (
     DECOMPOSITIONS,
     binary_cross_entropy_with_logits,
@@ -119,6 +122,94 @@ def test_what_cannot_be_a_graph_is_told_in_one_line(function, message):
     with pytest.raises(TracingError, match=message) as raised:
         trace(function, torch.ones(4, 2))
     assert "\n" not in str(raised.value)
+
+
+# ---- what a graph has as constants --------------------------------------------------------------
+
+
+def as_compiled(function, **options):
+    return CompiledFunction(
+        function, "graph", lambda form: 100, name="function", outputs={"value": 0.0}, **options
+    )
+
+
+def bake_numpy(x):
+    return (x * np.random.default_rng().random(),)
+
+
+def bake_content(x):
+    return (x * float(x.numpy().mean()),)
+
+
+class MakesItsState(nn.Module):
+    """Has a state from its first call on, and a new one at each call."""
+
+    def __init__(self, anew):
+        super().__init__()
+        self.anew = anew
+        self.total = None
+
+    def forward(self, x):
+        if self.total is None:
+            self.total = torch.zeros(2)
+        if self.anew:
+            self.total = self.total + x.mean(0)
+        else:
+            self.total += x.mean(0)
+        return (x + self.total,)
+
+
+@pytest.mark.parametrize(
+    ("make", "decision", "reason"),
+    [
+        (lambda: bake_numpy, "off", "compiled and eager differ"),
+        (lambda: bake_content, "off", "compiled and eager differ"),
+        (lambda: lambda x: (x * x.sum().item(),), "off", "reads the content of a tensor"),
+        (lambda: lambda x: (x * sum(x[0].tolist()),), "off", "compiled and eager differ"),
+        (lambda: lambda x: (x[x > 0].sum(),), "off", "depends on the content of a tensor"),
+        (lambda: lambda x: (x.nonzero().sum(),), "off", "depends on the content of a tensor"),
+        (lambda: MakesItsState(anew=True), "off", "binds a new tensor to MakesItsState.total"),
+        (lambda: MakesItsState(anew=False), "graph", None),
+    ],
+)
+def test_what_no_graph_can_do_is_done_eagerly(make, decision, reason, caplog):
+    function, other = make(), make()
+    modules = [function] if isinstance(function, nn.Module) else []
+    compiled = as_compiled(function, modules=modules)
+    for _ in range(6):
+        x = torch.randn(4, 2)
+        value = compiled(x)[0]
+        if function is not bake_numpy:
+            assert torch.equal(value, other(x)[0])
+    assert compiled.decisions == {"4x2": decision}
+    messages = [r.message for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(messages) == (reason is not None)
+    if reason is not None:
+        assert reason in messages[0]
+        assert "\n" not in messages[0]
+
+
+def test_errors_are_the_functions_own_and_changes_are_undone_in_a_trace():
+    state = torch.zeros(2)
+
+    def fails(x):
+        state.add_(1)
+        torch.rand(3)
+        raise KeyError("of the function")
+
+    noise = torch.get_rng_state()
+    with pytest.raises(TracingError, match="KeyError: 'of the function'"):
+        trace(fails, torch.ones(2))
+    assert (state == 0).all()
+    assert (torch.get_rng_state() == noise).all()
+    with pytest.raises(KeyError, match="of the function"):
+        record(fails, torch.ones(2))
+    assert (state == 1).all()
+    compiled = as_compiled(fails)
+    for call in range(3):
+        with pytest.raises(KeyError, match="of the function"):
+            compiled(torch.ones(2))
+        assert (state == call + 2).all()
 
 
 # ---- decompositions -----------------------------------------------------------------------------

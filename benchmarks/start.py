@@ -114,8 +114,8 @@ def times_of(steps: Sequence[tuple[float, float]], ready: float) -> dict[str, An
     # The step in which it was compiled, or the last one that was begun before it was.
     switch = sum(start < ready for start, _ in steps) - 1
     longest = max(range(1, len(seconds)), key=seconds.__getitem__)
-    # Without the first one, which is longer.
-    before = seconds[max(1, switch - WINDOW) : switch]
+    # Without the first three, which may be eager, recorded and compared.
+    before = seconds[max(3, switch - WINDOW) : switch]
     return {
         "first_step": steps[0][1],
         "compiled": steps[switch][1],

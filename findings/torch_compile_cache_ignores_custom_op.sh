@@ -17,6 +17,7 @@ cd "$folder"
 python3 -m venv venv
 venv/bin/pip install --quiet \
     torch==2.14.1 numpy==2.4.6
+export TMPDIR=$folder
 cat >program.py <<'PYTHON'
 """Print the factor that a compiled custom operation applies, of a kind and a factor given."""
 

@@ -19,7 +19,7 @@ cd "$folder"
 python3 -m venv venv
 venv/bin/pip install --quiet \
     torch==2.14.1 numpy==2.4.6
-export TORCHINDUCTOR_CACHE_DIR=$folder/cache
+export TMPDIR=$folder TORCHINDUCTOR_CACHE_DIR=$folder/cache
 venv/bin/python - <<'PYTHON'
 import torch
 from torch._inductor.utils import run_and_get_code

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from analysis.plotting.style import to_png
 from analysis.study_results import Parser, write_between_markers
@@ -52,8 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @contextmanager
 def empty_cache() -> Iterator[None]:
     """A context with an empty cache of compiled graphs, so that earlier runs have no effect."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=folder),
+    ):
         yield
 
 

@@ -49,8 +49,7 @@ from pyro_vae.training.validation import (
 
 log = logging.getLogger(__name__)
 
-# The default number of epochs; with fewer than `FEW_ROWS` training rows as many as make this many
-# steps.
+# The default number of epochs; with fewer than `FEW_ROWS` training rows, of this many steps.
 EPOCHS, LEAST_STEPS = 100, 4000
 
 # The largest relative error of a compiled gradient: the compiler rounds in fewer places.

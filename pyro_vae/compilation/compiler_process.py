@@ -76,6 +76,9 @@ def main() -> None:
             if name.suffix in (".cpp", ".o", ".S"):
                 name.unlink()
         written = folder / library.name
+        # Operations that the compiler leaves to PyTorch, which are looked for beside the library.
+        for name in folder.glob("*.wrapper.json"):
+            name.rename(written.with_suffix(".json"))
         digest = hashlib.sha256(written.read_bytes()).hexdigest()
         written.with_suffix(".sha256").write_text(digest, encoding="utf-8")
         try:

@@ -127,7 +127,8 @@ _waiting: list[subprocess.Popen[bytes]] = []
 def start_compiler() -> None:
     """Start the process of the next `Compilation`, which needs two seconds for its imports."""
     if not _waiting:
-        _waiting.append(_new_process())
+        with suppress(OSError):  # `Compilation` says why there is none.
+            _waiting.append(_new_process())
 
 
 def _new_process() -> subprocess.Popen[bytes]:

@@ -16,7 +16,7 @@ import pytest
 import analysis
 import benchmarks
 import pyro_vae
-from pyro_vae.compilation import compiled_function, stages
+from pyro_vae.compilation import compiled_function, inductor, stages
 from pyro_vae.compilation.simplification import run_graph
 
 __all__ = ["analysis", "benchmarks", "pyro_vae"]
@@ -57,6 +57,14 @@ def set_compiler(monkeypatch):
         monkeypatch.setattr(compiled_function, "start_compiler", lambda: None)
 
     return replace
+
+
+@pytest.fixture
+def wait_for_compiler(monkeypatch):
+    """Let each function wait for its compiler, which a short one would not see at its end."""
+    monkeypatch.setattr(
+        inductor.Compilation, "ready", property(lambda compilation: compilation.wait() is None)
+    )
 
 
 @pytest.hookimpl(hookwrapper=True)

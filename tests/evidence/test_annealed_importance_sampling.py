@@ -503,6 +503,7 @@ def test_data_are_encoded_once_for_all_of_their_chunk(set_compiler):
     assert calls == [4, 4]
 
 
+@pytest.mark.usefixtures("wait_for_compiler")
 @pytest.mark.slow
 def test_the_compiled_one_is_the_eager_one(caplog, float64):
     vae, x = small_vae(2), counts()

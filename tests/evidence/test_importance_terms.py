@@ -108,6 +108,7 @@ def test_the_graph_of_every_part_is_the_eager_evaluation(family, name, graphs):
     assert graphs == [19]
 
 
+@pytest.mark.usefixtures("wait_for_compiler")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "parts",

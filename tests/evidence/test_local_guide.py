@@ -253,6 +253,7 @@ def test_the_graph_of_every_posterior_is_the_eager_gradient(name, prior, set_com
     np.testing.assert_allclose(graph.log_evidence, eager.log_evidence, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("wait_for_compiler")
 @pytest.mark.slow
 def test_the_compiled_refinement_is_the_eager_one(caplog):
     vae, x = a_vae(), binary()

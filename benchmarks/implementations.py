@@ -102,7 +102,7 @@ class ThisGraph(ThisEager):
         loss = super().run_epoch()
         found = set(self.training.optimizer_step.compiled.decisions.values())
         if len(self.training.history) < WARM_UP_EPOCHS:
-            found -= {"compiling"}
+            found -= {"seen", "compiling"}
         if not found <= {self.compile}:
             raise RuntimeError(
                 f"with compile={self.compile!r} steps run {', '.join(sorted(found))}; the log "

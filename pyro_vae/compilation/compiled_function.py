@@ -138,8 +138,8 @@ class CompiledFunction:
         self.cuda_graph = cuda_graph
         if mode == "on":
             start_compiler()
-        # By form: "off", "graph", "compiling" (the graph runs until the compiler is ready) or
-        # "on". A resumed training sets them first, and runs the same forms in the same way.
+        # By form: "seen" after its first call, then "off", "graph", "compiling" (the graph runs
+        # until the compiler is ready) or "on". A resumed training sets them first, and goes on.
         self.decisions: dict[str, str] = {}
         self.seconds = 0.0
         # Whether a call may switch to the compiled graph.
@@ -171,6 +171,7 @@ class CompiledFunction:
         stages = Stages(self, key, of_tensors, form)
         if form in self.decisions:
             return stages.record(*tensors)
+        self.decisions[form] = "seen"
         self.runners[key] = stages.record
         return of_tensors(*tensors)
 
@@ -205,13 +206,13 @@ class CompiledFunction:
 
     def pays_to_record(self, form: str) -> bool:
         """Whether a form is called often enough to make a graph of it."""
-        requested = self.mode in ("on", "graph") and not self.decisions
+        requested = self.mode in ("on", "graph") and self.decisions.keys() <= {form}
         saved = self.expected_calls(form) * self.savings.graph_seconds
         return requested or saved >= _TRACING_SECONDS
 
     def decide(self, form: str, traced: Traced) -> str:
         """How the next calls of a form run."""
-        if self.mode in ("on", "graph") and not self.decisions:
+        if self.mode in ("on", "graph") and self.decisions.keys() <= {form}:
             log.info("compiled %s %s: %s (requested).", self.name, form, self.mode)
             return "compiling" if self.mode == "on" else "graph"
         calls = self.expected_calls(form)

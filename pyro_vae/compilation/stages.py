@@ -52,9 +52,9 @@ class Stages:
     def record(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Call the function eagerly, record it, and decide how it goes on."""
         owner, noise = self.owner, RandomState()
-        if self.form not in owner.decisions and not owner.pays_to_record(self.form):
+        if owner.decisions[self.form] == "seen" and not owner.pays_to_record(self.form):
             owner.decisions[self.form] = "off"
-        if owner.decisions.get(self.form) == "off":
+        if owner.decisions[self.form] == "off":
             self._run(self.eager)
             return self.eager(*tensors)
         with pyro.validation_enabled(False), self._threads():
@@ -63,7 +63,7 @@ class Stages:
             if isinstance(recording.traced, str):
                 raise TracingError(recording.traced)
             traced = recording.traced
-            if self.form not in owner.decisions:
+            if owner.decisions[self.form] == "seen":
                 owner.decisions[self.form] = owner.decide(self.form, traced)
             self.changed = [tensor for tensor, _ in recording.changed]
             if owner.moving:

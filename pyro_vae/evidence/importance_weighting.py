@@ -407,7 +407,7 @@ class ImportanceTerms:
             self._evaluate,
             compile,
             # Only the first shape is worth compiling: the others are remainders.
-            lambda form: 0 if self._stacked.decisions else expected_calls,
+            lambda form: expected_calls if self._stacked.decisions.keys() <= {form} else 0,
             name="evaluation, data",
             outputs={"terms": _TOLERANCE},
             modules=owners_of(model, guide),

@@ -480,8 +480,9 @@ def test_the_graph_is_the_eager_one(parts, graphs, float64):
     # Two chunks, of one size: the second is filled up, so both are compiled.
     transitions = 2 * (20 + 10 + 3)
     starts = 2 * 2
-    # Of each function the first call is eager, and the second is recorded.
-    assert graphs == [transitions + starts - 2, transitions - 2]
+    # The densities' first call is eager and the second is recorded; the leapfrog step shares their
+    # decision, and its first call is recorded.
+    assert sorted(graphs) == [transitions - 1, transitions + starts - 2]
 
 
 def test_data_are_encoded_once_for_all_of_their_chunk(set_compiler):

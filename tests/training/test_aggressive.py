@@ -250,6 +250,7 @@ def test_resume_is_bit_exact(tmp_path, at):
     resumed_at(at, tmp_path / "checkpoint.pt", lr_schedule="cosine")
 
 
+@pytest.mark.usefixtures("wait_for_compiler")
 @pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 9])
 def test_resume_is_bit_exact_compiled(tmp_path, at):

@@ -309,6 +309,7 @@ def test_whole_trainings_are_the_same():
     assert_same_training(a_training(epochs=3), a_training("off", epochs=3), 0)
 
 
+@pytest.mark.usefixtures("wait_for_compiler")
 @pytest.mark.slow
 @pytest.mark.skipif(not multiplies_bfloat16(), reason="this CPU would emulate bfloat16")
 def test_bfloat16_is_near_float32():

@@ -114,7 +114,7 @@ def test_the_numbers_are_those_of_the_library(script, run):
     expected = evaluate(vae, test[rows], num_samples=1000).importance_weighting
     # A decoder of two steps hardly reads z: little noise, and differences between examples.
     difference = arrays["importance_weighting.reconstruction"] - expected.reconstruction
-    assert np.abs(difference).max() < 0.1 < expected.reconstruction.std()
+    assert np.abs(difference).max() < 0.2 < expected.reconstruction.std()
     assert arrays["importance_weighting.log_evidence"].mean() == pytest.approx(
         expected.mean_log_evidence, abs=0.3
     )

@@ -196,23 +196,14 @@ class CompiledFunction:
             compilation.cancel()
         self.compilations.clear()
 
-    def _call_eagerly(self, arguments: tuple[Any, ...], reason: str) -> tuple[Tensor, ...]:
-        if not self._warned:
-            log.warning(
-                "compiled %s: some calls run eagerly, as %s; pass tensors.", self.name, reason
-            )
-            self._warned = True
-        return self.function(*arguments)
-
     def pays_to_record(self, form: str) -> bool:
         """Whether a form is called often enough to make a graph of it."""
-        requested = self.mode in ("on", "graph") and self.decisions.keys() <= {form}
         saved = self.expected_calls(form) * self.savings.graph_seconds
-        return requested or saved >= _TRACING_SECONDS
+        return self._requested(form) or saved >= _TRACING_SECONDS
 
     def decide(self, form: str, traced: Traced) -> str:
         """How the next calls of a form run."""
-        if self.mode in ("on", "graph") and self.decisions.keys() <= {form}:
+        if self._requested(form):
             log.info("compiled %s %s: %s (requested).", self.name, form, self.mode)
             return "compiling" if self.mode == "on" else "graph"
         calls = self.expected_calls(form)
@@ -243,6 +234,18 @@ class CompiledFunction:
         return self._output_difference(outputs, eager) or self._state_difference(
             changed, before, after
         )
+
+    def _requested(self, form: str) -> bool:
+        """Whether the mode asks for a graph of this form, which is the first one."""
+        return self.mode in ("on", "graph") and self.decisions.keys() <= {form}
+
+    def _call_eagerly(self, arguments: tuple[Any, ...], reason: str) -> tuple[Tensor, ...]:
+        if not self._warned:
+            log.warning(
+                "compiled %s: some calls run eagerly, as %s; pass tensors.", self.name, reason
+            )
+            self._warned = True
+        return self.function(*arguments)
 
     def _output_difference(self, outputs: Sequence[Tensor], eager: Sequence[Tensor]) -> str | None:
         """The first output that differs from the eager one beyond its tolerance, if any."""

@@ -1,14 +1,12 @@
 """Compile a graph with Inductor in another process, and load the library that it makes."""
 
 import atexit
-import getpass
 import hashlib
 import os
 import pickle
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import weakref
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.compilation.products import cache_folder
 from pyro_vae.compilation.simplification import merge_equal, run_graph
 from pyro_vae.compilation.splitting import split_updates
 from pyro_vae.compilation.tracing import Traced, one_line
@@ -35,7 +34,7 @@ class Compilation:
     """A graph that another process compiles, while this one goes on.
 
     The library is stored in a folder of its own, by the graph, the processor and the version of
-    torch: `TORCHINDUCTOR_CACHE_DIR`, or the user's cache. Where it exists, no process is started.
+    torch, in `cache_folder`. Where it exists, no process is started.
     Loading it takes milliseconds, and neither imports nor waits for the compiler.
 
     The optimizer's update is left to PyTorch's own operation; see `split_updates`.
@@ -50,18 +49,29 @@ class Compilation:
         self._started = time.perf_counter()
         self._process: subprocess.Popen[bytes] | None = None
         self._cancelled = False
+        self._failure: str | None = None
         self._library = _folder(self._compute) / "graph.so"
-        if _is_whole(self._library):
+        self._compiled = _is_whole(self._library)
+        if self._compiled:
             while _waiting:
                 _end(_waiting.pop())
         else:
             shutil.rmtree(self._library.parent, ignore_errors=True)
-            self._start()
+            _queue.append(weakref.ref(self))
+            _start_next()
 
     @property
     def ready(self) -> bool:
         """Whether the compiler has ended, with a library or an error, and was not cancelled."""
-        return not self._cancelled and (self._process is None or self._process.poll() is not None)
+        _start_next()
+        return not self._cancelled and self.ended
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing to wait for."""
+        if self._process is None:
+            return self._compiled or self._cancelled or self._failure is not None
+        return self._process.poll() is not None
 
     def load(self) -> Callable[..., tuple[Tensor, ...]]:
         """Wait for the compiler, and load the library.
@@ -73,8 +83,11 @@ class Compilation:
         Raises:
             CompilerError: If the compiler failed for any reason, such as a missing C++ compiler.
         """
-        if self._process is not None and self._process.wait():
-            raise CompilerError(_message(self._process))
+        self.wait()
+        if self._process is not None and self._process.returncode:
+            self._failure = _message(self._process)
+        if self._failure is not None:
+            raise CompilerError(self._failure)
         try:
             compute = _load(self._library, self._compute.device)
         except RuntimeError as error:
@@ -96,9 +109,12 @@ class Compilation:
         return time.perf_counter() - self._started
 
     def wait(self) -> None:
-        """Wait until the compiler is ready."""
-        if self._process is not None:
-            self._process.wait()
+        """Wait until the compiler is ready, and those that began before."""
+        while not self.ended:
+            _start_next()
+            first = _queue[0]()
+            if first is not None and first._process is not None:
+                first._process.wait()
 
     def cancel(self) -> None:
         """End the compiler. The graph is not to be loaded."""
@@ -106,22 +122,38 @@ class Compilation:
         if self._process is not None:
             _end(self._process)
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the compiler."""
         job = {
             "code": self._compute.graph.code,
             "inputs": _inputs(self._compute),
             "library": str(self._library),
             "threads": torch.get_num_threads(),
         }
-        self._process = _waiting.pop() if _waiting else _new_process()
+        try:
+            self._process = _waiting.pop() if _waiting else _new_process()
+        except OSError as error:
+            self._failure = one_line(error)
+            return
         weakref.finalize(self, _end, self._process)
         assert self._process.stdin is not None
         with suppress(BrokenPipeError), self._process.stdin as stdin:
             pickle.dump(job, stdin)
 
 
+# Compilations in their order. One is at work at a time: two would take as long, and the training
+# has the other cores.
+_queue: list[weakref.ref[Compilation]] = []
 # Processes without a job yet.
 _waiting: list[subprocess.Popen[bytes]] = []
+
+
+def _start_next() -> None:
+    """Start the first compilation of the queue, once those before it have ended."""
+    while _queue and ((first := _queue[0]()) is None or first.ended):
+        _queue.pop(0)
+    if _queue and (first := _queue[0]()) is not None and first._process is None:
+        first.start()
 
 
 def start_compiler() -> None:
@@ -195,17 +227,6 @@ def _is_whole(library: Path) -> bool:
         return hashlib.sha256(library.read_bytes()).hexdigest() == written
     except OSError:
         return False
-
-
-def cache_folder() -> Path:
-    """The folder of compiled graphs."""
-    if root := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
-        return Path(root) / "pyro_vae"
-    try:
-        user = Path.home()
-    except RuntimeError:  # No home.
-        return Path(tempfile.gettempdir()) / f"pyro_vae_{getpass.getuser()}"
-    return Path(os.environ.get("XDG_CACHE_HOME", user / ".cache")) / "pyro_vae"
 
 
 def _message(process: subprocess.Popen[bytes]) -> str:

@@ -1,5 +1,6 @@
 """Choose between MKL and oneDNN for each matrix product of a graph, by a measurement."""
 
+import getpass
 import json
 import math
 import os
@@ -55,7 +56,7 @@ def choose_products(graph: Graph) -> None:
     """Replace the graph's large products on a CPU by oneDNN's where those are faster, in place.
 
     Each size is measured once for a model of CPU, a version of torch and a number of threads; a
-    file beside the compiler's cache stores the result. If it is lost, sizes are measured again,
+    file beside the compiled graphs stores the result. If it is lost, sizes are measured again,
     and a choice that was close may change, with the rounding of later results.
     """
     if not torch.backends.mkldnn.is_available():
@@ -162,11 +163,20 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _choices_path() -> Path:
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
     parts = f"{processor()} torch {torch.__version__} threads {torch.get_num_threads()}"
     name = re.sub(r"[^\w.]+", "_", parts)
-    return Path(cache_dir()) / "pyro_vae" / f"products_{name}.json"
+    return cache_folder() / f"products_{name}.json"
+
+
+def cache_folder() -> Path:
+    """The folder of compiled graphs and choices: of `TORCHINDUCTOR_CACHE_DIR`, or the user's."""
+    if root := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        return Path(root) / "pyro_vae"
+    try:
+        user = Path.home()
+    except RuntimeError:  # No home.
+        return Path(tempfile.gettempdir()) / f"pyro_vae_{getpass.getuser()}"
+    return Path(os.environ.get("XDG_CACHE_HOME", user / ".cache")) / "pyro_vae"
 
 
 def multiplies_bfloat16() -> bool:

@@ -21,7 +21,7 @@ from pyro_vae.compilation.tracing import (
     restore,
 )
 
-log = logging.getLogger("pyro_vae.compilation.compiled_function")
+log = logging.getLogger(__name__)
 
 TensorFunction = Callable[..., tuple[Tensor, ...]]
 
@@ -75,11 +75,7 @@ class Stages:
             return recording.outputs
         self._run(self.compare)
         if owner.decisions[self.form] != "graph":
-            try:
-                self.compilation = Compilation(traced)
-            except OSError as error:
-                self._fall_back("graph", self.compare, one_line(error))
-                return recording.outputs
+            self.compilation = Compilation(traced)
             owner.compilations.append(self.compilation)
         if owner.decisions[self.form] != "on":
             return recording.outputs

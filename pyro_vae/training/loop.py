@@ -54,7 +54,6 @@ EPOCHS, LEAST_STEPS = 100, 4000
 
 # The largest relative error of a compiled gradient: the compiler rounds in fewer places.
 _TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 5e-2}
-
 # Number of steps after which several processes agree on whether to stop.
 _AGREEMENT = 10
 
@@ -316,6 +315,7 @@ class Training:
             return
         self.seconds = 0.0
         self.totals.start_epoch()
+        self.optimizer_step.drop_tiny_moments()
         with warnings.catch_warnings():
             # torch expects a call of `optimizer.step()`, which a compiled step does not make.
             warnings.filterwarnings("ignore", "Detected call of", UserWarning)

@@ -277,6 +277,16 @@ class Step:
         # A graph would continue with the tensors from before.
         self.compiled.reset()
 
+    def drop_tiny_moments(self) -> None:
+        """Set moments below 1e-30 to 0, which changes no parameter.
+
+        Where a gradient stays 0, as for a pixel that is rarely set, they decay to subnormal
+        numbers in some hundred steps, which are slow on many CPUs.
+        """
+        for state in self.optimizer.state.values():
+            for moment in (state["exp_avg"], state["exp_avg_sq"]):
+                moment.masked_fill_(moment.abs() < 1e-30, 0.0)
+
     def _whole_step(self, *batch: Any) -> tuple[Tensor, ...]:
         loss = self.loss(*batch)
         # The two losses may share a graph.

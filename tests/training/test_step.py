@@ -108,3 +108,16 @@ def test_totals_add_up_and_leave_out_what_was_skipped():
     assert totals.sums["elbo"] is held
     assert totals.means() == {}
     assert (int(totals.in_a_row), int(totals.first_skipped), int(totals.steps)) == (1, 4, 5)
+
+
+def test_tiny_moments_are_dropped():
+    weight = torch.zeros(3, requires_grad=True)
+    step = Step(
+        lambda: Loss((weight * torch.tensor([1.0, 0.0, 2.0])).sum()), {"w": weight}, lr=0.1
+    )
+    step()
+    mean = step.optimizer.state[weight]["exp_avg"]
+    before = mean.clone()
+    mean[1] = 1e-39
+    step.drop_tiny_moments()
+    assert mean.tolist() == before.tolist()

@@ -1,14 +1,16 @@
 """A function of tensors that runs as a graph, and compiled where that pays, with equal results."""
 
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pyro_vae.checks import check_choice
 from pyro_vae.compilation.inductor import Compilation, start_compiler
 from pyro_vae.compilation.splitting import count_flops
 from pyro_vae.compilation.stages import Stages, TensorFunction
@@ -123,7 +125,7 @@ class CompiledFunction:
         moving: int = 0,
         cuda_graph: bool = False,
     ) -> None:
-        check_compile_mode(mode)
+        check_choice(CompileMode, compile=mode)
         self.function = function
         self.mode: CompileMode = mode
         self.expected_calls = expected_calls
@@ -195,6 +197,21 @@ class CompiledFunction:
         for compilation in self.compilations:
             compilation.cancel()
         self.compilations.clear()
+
+    @contextmanager
+    def fewer_threads(self) -> Iterator[None]:
+        """Compute on a thread less while a compiler is at work.
+
+        OpenMP's threads wait for one another: one without a core to itself holds up all, for many
+        times as long as they compute.
+        """
+        threads = torch.get_num_threads()
+        if "compiling" in self.decisions.values():
+            torch.set_num_threads(max(1, threads - 1))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     def pays_to_record(self, form: str) -> bool:
         """Whether a form is called often enough to make a graph of it."""
@@ -295,11 +312,3 @@ def _signature(leaf: Any) -> Any:
 def _shapes(*arguments: Any) -> str:
     tensors = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
     return ",".join("x".join(map(str, tensor.shape)) for tensor in tensors)
-
-
-def check_compile_mode(mode: str) -> None:
-    """Raise a ValueError unless `mode` is "auto", "on", "graph" or "off"."""
-    if mode not in get_args(CompileMode):
-        raise ValueError(
-            f"compile must be one of {', '.join(get_args(CompileMode))}, got {mode!r}."
-        )

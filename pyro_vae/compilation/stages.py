@@ -1,8 +1,7 @@
 """The stages of a function's calls: eager and recorded, compared, as a graph, and compiled."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro
@@ -57,7 +56,7 @@ class Stages:
         if owner.decisions[self.form] == "off":
             self._run(self.eager)
             return self.eager(*tensors)
-        with pyro.validation_enabled(False), self._threads():
+        with pyro.validation_enabled(False), owner.fewer_threads():
             recording = record(self.eager, *tensors, modules=owner.modules)
         try:
             if isinstance(recording.traced, str):
@@ -88,7 +87,7 @@ class Stages:
         """Run the graph and the function."""
         if self._can_switch():
             return self.switch(*tensors)
-        with self._threads():
+        with self.owner.fewer_threads():
             outputs, runner, difference = self._both_ways(self.graph, tensors, exact=True)
         if difference is not None:
             if self.compilation is not None:
@@ -103,7 +102,7 @@ class Stages:
         """Run the graph until the compiler is ready."""
         if self._can_switch():
             return self.switch(*tensors)
-        with self._threads():
+        with self.owner.fewer_threads():
             return self.graph(*tensors)
 
     def switch(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -132,23 +131,6 @@ class Stages:
 
     def _can_switch(self) -> bool:
         return self.compilation is not None and self.compilation.ready and self.owner.may_switch()
-
-    @contextmanager
-    def _threads(self) -> Iterator[None]:
-        """Compute on a thread less while the compiler is at work.
-
-        OpenMP's threads wait for one another: one without a core to itself holds up all, a hundred
-        times longer than it computes.
-        """
-        threads = torch.get_num_threads()
-        if self.owner.decisions.get(self.form) != "compiling" or threads == 1:
-            yield
-            return
-        torch.set_num_threads(threads - 1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
 
     def _run(self, runner: TensorFunction) -> None:
         """Let the next call of the form be this."""

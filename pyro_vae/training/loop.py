@@ -10,13 +10,14 @@ from contextlib import closing, nullcontext
 from functools import cached_property
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pyro
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pyro_vae.checks import check_choice
 from pyro_vae.compilation import CompileMode
 from pyro_vae.data import DataContract, PreparedData
 from pyro_vae.data.nouns import noun
@@ -136,11 +137,8 @@ class Training:
             number = isinstance(value, Real)
             if value is not None and not (number and 0 < value < math.inf):
                 raise ValueError(f"{name} must be above 0 and finite, got {value!r}.")
-        for name, value, words in (("keep", keep, Keep), ("precision", precision, Precision)):
-            if value not in get_args(words):
-                raise ValueError(
-                    f"{name} must be one of {', '.join(get_args(words))}, got {value!r}."
-                )
+        check_choice(Keep, keep=keep)
+        check_choice(Precision, precision=precision)
         self.processes = processes or Processes()
         self.program = program
         self.data = data
@@ -344,7 +342,8 @@ class Training:
         """ELBO, reconstruction and KL on the validation split, in nats: see `validate`."""
         scores: dict[str, float | None] = {}
         if self.processes.first:
-            scores, self._units = validate(self.program, self.data, self.device)
+            with self.optimizer_step.compiled.fewer_threads():
+                scores, self._units = validate(self.program, self.data, self.device)
         return share_scores(scores, self.processes, self.device)
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -109,3 +110,37 @@ def test_a_closed_function_goes_on_as_a_graph(caplog):
     assert compiled.decisions == {"32x64": "compiling"}
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert not inductor._waiting
+
+
+@pytest.mark.usefixtures("cache")
+def test_one_graph_is_compiled_at_a_time(monkeypatch):
+    """The second waits for the first, and takes its place if that is cancelled."""
+
+    def sleeping_process():
+        program = [sys.executable, "-c", "import sys, time; sys.stdin.read(); time.sleep(60)"]
+        return subprocess.Popen(
+            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+
+    monkeypatch.setattr(inductor, "_new_process", sleeping_process)
+    x = torch.randn(4)
+    first, second = (Compilation(trace(f, x)) for f in (lambda x: (x + 1,), lambda x: (x + 2,)))
+    assert not second.ready
+    assert (first._process is None, second._process is None) == (False, True)
+    first.cancel()
+    assert not second.ready
+    assert second._process is not None
+    second.cancel()
+    assert second.ended
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_process_that_cannot_be_started_is_a_compiler_error(monkeypatch):
+    def no_program():
+        raise OSError("no such program")
+
+    monkeypatch.setattr(inductor, "_new_process", no_program)
+    compilation = Compilation(trace(lambda x: (x + 3,), torch.randn(4)))
+    assert compilation.ready
+    with pytest.raises(inductor.CompilerError, match="no such program"):
+        compilation.load()

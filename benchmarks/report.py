@@ -161,7 +161,14 @@ def _short_panels(result: SuiteResult) -> list[Panel]:
                 left += seconds
         ax.set_yticks(range(len(names)), names)
         ax.set(title="the default command", xlabel="seconds")
-        ax.legend(frameon=False, fontsize="x-small", loc="lower right")
+        # Below the axis: bars fill the panel.
+        ax.legend(
+            frameon=False,
+            fontsize="x-small",
+            ncols=2,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.17),
+        )
 
     return [draw]
 

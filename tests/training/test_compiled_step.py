@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
-from pyro_vae.compilation import CompilerError, multiplies_bfloat16
+from pyro_vae.compilation import CompilerError
 from pyro_vae.compilation.simplification import run_graph
 from pyro_vae.compilation.splitting import split_updates
 from pyro_vae.data import Dataset, PreparedData
@@ -311,8 +311,9 @@ def test_whole_trainings_are_the_same():
 
 @pytest.mark.usefixtures("wait_for_compiler")
 @pytest.mark.slow
-@pytest.mark.skipif(not multiplies_bfloat16(), reason="this CPU would emulate bfloat16")
-def test_bfloat16_is_near_float32():
+def test_bfloat16_is_near_float32(monkeypatch):
+    # Also where a CPU emulates it.
+    monkeypatch.setattr("pyro_vae.training.batch_loss.multiplies_bfloat16", lambda: True)
     ours = a_training(precision="bfloat16")
     for mine, exact in zip(ours.run(), a_training("off").run(), strict=True):
         assert mine["elbo"] == pytest.approx(exact["elbo"], rel=0.02)

@@ -85,7 +85,7 @@ def is_item(node: Node) -> bool:
 
 
 def is_pure(node: Node) -> bool:
-    """Whether an operation always gives the same and changes nothing."""
+    """Whether an operation always returns the same result and changes nothing."""
     if is_item(node):
         return True
     schema = getattr(node.target, "_schema", None)

@@ -122,7 +122,7 @@ def _merge_equal(graph: Graph, state: tuple[Tensor, ...]) -> None:
 
 
 def _rewritten(graph: Graph, node: Node, memory: Memory) -> Node:
-    """The node, or a view in its place where it computes nothing."""
+    """The node, or a view in its place if it computes nothing."""
     first: Any = node.args[0] if node.args else None
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
@@ -192,7 +192,7 @@ def _sums_single_elements(node: Any) -> bool:
 
 
 def _key(node: Node, memory: Memory) -> Any:
-    """Equal for operations with the same result."""
+    """A key that is equal for operations with the same result."""
     if is_view(node) and isinstance(node.meta.get("val"), Tensor):
         return _geometry(node, memory.root(node))
     versions = tuple(memory.version[memory.root(n)] for n in node.all_input_nodes)

@@ -18,6 +18,7 @@ from pyro_vae.configuration import Configuration, ConfigurationError
 from pyro_vae.configuration.model_files import (
     BY_KIND,
     MODEL_FAMILIES,
+    allows_missing,
     build_parameters,
     check_program,
     errors_located,
@@ -25,7 +26,7 @@ from pyro_vae.configuration.model_files import (
     model_file,
     model_parts,
 )
-from pyro_vae.data import DATASETS, Dataset, Kind, PreparedData, Units
+from pyro_vae.data import DATASETS, Dataset, Kind, PreparedData, Units, allow_missing
 from pyro_vae.data.inspection import check_values
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.objectives import OBJECTIVES, Objective
@@ -59,7 +60,8 @@ def load_data(configuration: Configuration, root: Path) -> Dataset:
     options.pop("check", None)
     if "root" in inspect.signature(loader).parameters:
         options["root"] = root
-    return loader(**options)
+    with allow_missing(allows_missing(model_file(configuration["model"]))):
+        return loader(**options)
 
 
 def build_vae(
@@ -207,6 +209,7 @@ def prepare_data(configuration: Configuration, dataset: Dataset) -> PreparedData
     likelihood = model_parts(module)["likelihood"][name]
     names = inspect.signature(PreparedData).parameters.keys() & configuration.keys()
     options = {name: configuration[name] for name in names - {"dataset", "likelihood_support"}}
+    options["allows_missing"] = allows_missing(module)
     return prepare_for_likelihood(dataset, likelihood, **options)
 
 

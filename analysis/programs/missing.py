@@ -93,7 +93,14 @@ def coverage(ranks: Float[np.ndarray, " values"], level: float = LEVEL) -> float
     return float((np.abs(ranks - 0.5) <= level / 2).mean())
 
 
-def impute(program: Any, held_out: Any, *, rows: int = ROWS, draws: int = DRAWS) -> Imputations:
+def impute(
+    program: Any,
+    held_out: Any,
+    *,
+    rows: int = ROWS,
+    draws: int = DRAWS,
+    num_samples: int = SAMPLES,
+) -> Imputations:
     """Impute the held-out rows of a program, with values hidden where none were removed.
 
     Args:
@@ -101,6 +108,7 @@ def impute(program: Any, held_out: Any, *, rows: int = ROWS, draws: int = DRAWS)
         held_out: Held-out data: `x`, and perhaps `complete`, x before values were removed.
         rows: The largest number of rows.
         draws: The number of draws.
+        num_samples: The number of draws of z that they are from.
     """
     rows = min(rows, max(1, ELEMENTS // held_out.x[:1].numel()))
     x = held_out.x[:rows]
@@ -111,7 +119,7 @@ def impute(program: Any, held_out: Any, *, rows: int = ROWS, draws: int = DRAWS)
         generator = torch.Generator().manual_seed(0)
         hidden = torch.rand(x.shape, generator=generator) < HIDDEN
         x = x.masked_fill(hidden.to(x.device), torch.nan)
-    options = {"num_samples": SAMPLES, "seed": 0}
+    options = {"num_samples": num_samples, "seed": 0}
     mean = program.complete(x, **options)
     drawn = program.complete(x, draws=draws, **options)
     gaps = x.isnan()

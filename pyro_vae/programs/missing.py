@@ -76,7 +76,7 @@ class WhereObserved(Distribution):
         new.base = self.base.expand(batch_shape)
         return new
 
-    def log_prob(self, value: Real[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    def log_prob(self, value: Real[Tensor, "*batch_event"]) -> Float[Tensor, "*broadcast"]:
         """log p(x_i), or 0."""
         gaps = is_missing(value)
         # A density of NaN would leave NaN in the gradient, although it is not used.

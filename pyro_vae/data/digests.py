@@ -226,8 +226,9 @@ def near_duplicates(dataset: Dataset) -> NearDuplicates:
     binary data, and data with missing values, are not compared.
     """
     train, test = dataset.train, dataset.test
-    comparable = isinstance(train, Tensor) and not dataset.missing
-    if not comparable or dataset.support in ("counts", "binary"):
+    if not isinstance(train, Tensor) or dataset.missing:
+        return NearDuplicates()
+    if dataset.support in ("counts", "binary"):
         return NearDuplicates()
     width = train[0].numel()
     m = min(len(train), _TRAIN_ROWS, _TRAIN_VALUES // width)

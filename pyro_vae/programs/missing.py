@@ -290,9 +290,10 @@ class Missing(VAE):
         with allow_missing():
             data = self.contract.new_data(read_rows(x))
         device = next(self.parameters()).device
-        prepared: Any = data.fixed("test")
-        known = prepared if data.binarisation else data.dataset.test
-        return known.to(device), as_floats(prepared.to(device))
+        # The slice makes sparse rows dense.
+        prepared = data.fixed("test")[:].to(device)
+        known = prepared if data.binarisation else data.dataset.test[:].to(device)
+        return known, as_floats(prepared)
 
     def _complete(self, x: Tensor, draws: int | None, num_samples: int) -> Tensor:
         terms = log_densities(self.model, self.guide, x, num_particles=num_samples)

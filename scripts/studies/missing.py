@@ -60,16 +60,15 @@ def impute(name: str, rate: int, seed: int, options: argparse.Namespace) -> Cell
         network=partial(missing.networks.MLP, **NETWORK),
         levels=dataset.levels,
     )
-    data = PreparedData(
-        dataset, program.likelihood.support, allows_missing=True, missing_rate=rate / 100
-    )
+    support: Any = program.likelihood.support
+    data = PreparedData(dataset, support, allows_missing=True, missing_rate=rate / 100)
     start = time.monotonic()
     history = fit(program, data, epochs=EPOCHS[name], max_steps=options.max_steps)
     seconds = time.monotonic() - start
     x, truth = data.fixed("test"), data.complete.fixed("test")
     found = imputation.impute(program, SimpleNamespace(x=x, complete=truth), rows=len(x))
     evaluation = evaluate(program, x[:EVALUATED], num_samples=200)
-    train = data.fixed("train").flatten(1).double().numpy()
+    train = data.fixed("train")[:].flatten(1).double().numpy()
     return {
         "values": int(found.scored.sum()),
         "n_train": len(train),

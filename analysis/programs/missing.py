@@ -48,7 +48,7 @@ class Imputations:
     mean: Float[np.ndarray, " n *event"]
     draws: Real[np.ndarray, " draws n *event"]
     start: Float[np.ndarray, " *event"]
-    spread: Float[np.ndarray, " *event"]
+    spread: Float[np.ndarray, " *some_event"]
 
     @property
     def scored(self) -> Bool[np.ndarray, " n *event"]:

@@ -44,7 +44,8 @@ def test_a_table_with_empty_cells_in_every_script(script, table, tmp_path, capsy
     assert {"imputations", "imputation_coverage", "reconstructions"} <= figures
     assert "predictive_check" not in figures
     capsys.readouterr()
-    assert script("evaluate", out, "--methods", "all", *FEW) == 0
+    methods = ("importance_weighting", "annealing", "two_sided", "gaps")
+    assert script("evaluate", out, "--methods", *methods, *FEW) == 0
     assert script("encode", out, "--data", table) == 0
     few = ("--images", 10, "--samples", 20)
     assert script("diagnose", out, "--only", "elbo", *few) == 0

@@ -177,7 +177,7 @@ STUDY = Study(
         f"{REGRESSIONS} draws with sample_posterior, and for digits it uses the 20 nearest pixels "
         f"and 5 rounds. log p in nats, on the first {EVALUATED} test rows, of the observed values "
         f"alone. Networks have one hidden layer, of {HIDDEN['wine']} units for the tables and "
-        f"{HIDDEN['digits']} for digits, which are trained by DReG and the tables by the ELBO; the "
+        f"{HIDDEN['digits']} for digits, which are trained by DReG, the tables by the ELBO; the "
         "epoch of the best validation score is used."
     ),
     findings=findings,

@@ -17,7 +17,7 @@ from pyro_vae.data import PreparedData, digits
 from pyro_vae.log_densities import log_densities
 from pyro_vae.objectives import ELBO
 from pyro_vae.training import Training, validation
-from pyro_vae.training.validation import UnitCounts, collapse_alarm, remedies, units_in_use
+from pyro_vae.training.validation import CountedUnits, UnitCounts, collapse_alarm, remedies
 
 STEPS = 1000
 
@@ -110,6 +110,11 @@ class Says(nn.Module):
 
     def forward(self, x):
         return self.outputs[(x.flatten(-2).mean(-1) > 0.5).long()]
+
+
+def units_in_use(vae, x, terms):
+    units, kl = CountedUnits.of(vae, x, terms)
+    return units and units.count(kl, vae.embed(x).detach() if units.embedded else None)
 
 
 def counted(dark, bright, prior, posterior, latent_dim):

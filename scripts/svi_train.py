@@ -347,8 +347,8 @@ def evaluate_and_save(
         return tree, figures | {"forest": drawing.submit(partial(plot_latents, tree))}
 
     begun = None
-    # Of examples that are not defined there may be none: see below.
-    with suppress(ValueError, ArithmeticError):
+    # Of examples that are not defined there may be none: see below, where it is raised otherwise.
+    with suppress(Exception):
         begun = begin()
     evaluation = evaluate(
         vae, held_out.x, y=held_out.y, num_samples=EVIDENCE_SAMPLES, progress=True

@@ -47,7 +47,7 @@ def test_a_table_with_empty_cells_in_every_script(script, table, tmp_path, capsy
     methods = ("importance_weighting", "annealing", "two_sided", "gaps")
     assert script("evaluate", out, "--methods", *methods, *FEW) == 0
     assert script("encode", out, "--data", table) == 0
-    few = ("--images", 10, "--samples", 20)
+    few = ("--images", 10, "--samples", 25)
     assert script("diagnose", out, "--only", "elbo", *few) == 0
     assert script("diagnose", out, "--only", "predictive", *few) == 2
     assert "not defined for data with missing values" in capsys.readouterr().err

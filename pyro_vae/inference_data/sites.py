@@ -280,11 +280,16 @@ def closed_form_kl(
 ) -> np.ndarray | None:
     """KL(q || p) in nats at a site of the guide, `(draw, *plates)`; None without a closed form.
 
-    Also None for a point mass, for a site that is masked, that the model lacks or computes, and
-    for one in other plates than the model's.
+    Also None for a point mass, for a site that is masked, that the model lacks or computes, for
+    one in other plates than the model's, and where p may depend on the site's own draw, by a site
+    that the model has before it and the guide after it.
     """
-    guide, model = (sample_nodes(trace).get(site.name) for trace in (guide_trace, model_trace))
+    nodes = [sample_nodes(trace) for trace in (guide_trace, model_trace)]
+    guide, model = (each.get(site.name) for each in nodes)
     if guide is None or model is None or site.is_point or kind_of(model) != "latent":
+        return None
+    of_guide, of_model = ([*each][: [*each].index(site.name)] for each in nodes)
+    if set(of_model) & nodes[0].keys() > set(of_guide) & set(of_model):
         return None
     plates = [{frame.dim: frame.size for frame in plate_frames(node)} for node in (guide, model)]
     if plates[0] != plates[1] or guide["mask"] is not None or model["mask"] is not None:

@@ -272,7 +272,8 @@ def divergence_by_coordinate(
     for name in terms.guide_sites:
         (q, z), (p, w) = _factors(terms, name, "guide"), _factors(terms, name, "prior")
         site = None
-        if kl == "auto":
+        # Not where p may depend on the draw of q: the whole site has no closed form then either.
+        if kl == "auto" and terms.closed_form_kl(name) is not None:
             with suppress(NotImplementedError):
                 site = kl_divergence(q, p)
         kl_by_site[name] = "Monte Carlo" if site is None else "analytic"

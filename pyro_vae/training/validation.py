@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Real
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 from torch.nn import functional as F
 
 from pyro_vae.data import PreparedData
@@ -131,32 +131,38 @@ def units_in_use(
 ) -> UnitCounts | None:
     """The latent units in use at x; None where they cannot be counted.
 
-    On the real line these are the `active_units` of the program's embedding. On other supports
-    variances have another scale, and a unit is in use if its mean KL is above 0.01 nats, provided
-    that guide and prior are products over units. They are not on the simplex and the sphere.
+    On the real line these are the `active_units` of the program's embedding, of all latent sites
+    together. On other supports variances have another scale, and a unit is in use if its mean KL
+    is above 0.01 nats, provided that guide and prior are products over units. They are not on the
+    simplex and the sphere.
 
     Args:
         program: A program in evaluation mode.
         x: Data.
         terms: The program's terms at x.
     """
-    if len(x) < 2 or len(terms.guide_sites) != 1:
+    sites = getattr(program, "latent_sites", tuple(terms.guide_sites))
+    if len(x) < 2 or not sites or set(sites) != set(terms.guide_sites):
         return None
-    (site,) = terms.guide_sites
     above_rate, total = None, 0
     with suppress(ValueError):  # Not a product over units.
         kl = divergence_by_coordinate(terms, "auto", {}).detach().mean(0, dtype=torch.float64)
         above_rate, total = int((kl > UNIT_NATS).sum()), len(kl)
-    support: Any = distribution_at(terms.guide_trace, site).support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    if support is not constraints.real:
+    if not all(_is_real(distribution_at(terms.guide_trace, site)) for site in sites):
         return None if above_rate is None else UnitCounts(above_rate, total, above_rate)
     embed = getattr(program, "embed", None)
     if embed is None:
         return None
     embeddings = embed(x).detach().flatten(1)
     return UnitCounts(active_units(embeddings.cpu().numpy()), embeddings.shape[1], above_rate)
+
+
+def _is_real(distribution: Distribution) -> bool:
+    """Whether its support is the real line, coordinate by coordinate."""
+    support: Any = distribution.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support is constraints.real
 
 
 # ---- posterior collapse ------------------------------------------------------------------------

@@ -154,8 +154,8 @@ class Hierarchical(Generation, UniqueParameterNames, PyroModule):
                 return torch.cat([z1, top.embed(z1)], -1)
             outputs = bottom.encoder(x)
             z2 = top.embed(outputs)
-            z1 = combine(bottom.normal(outputs), self.conditional(z2)).mean
-            return torch.cat([z1, z2], -1)
+            q: Any = combine(bottom.normal(outputs), self.conditional(z2))
+            return torch.cat([q.mean, z2], -1)
 
     def prepare(self, data: Any) -> Real[Tensor, " batch *event"]:
         """Prepare new data as the training data: columns in order, levels binarised or scaled.

@@ -8,7 +8,6 @@ import pyro
 import torch
 from jaxtyping import Float
 from pyro import poutine
-from pyro.nn import PyroModule
 from pyro.poutine import Trace
 from torch import Tensor
 
@@ -70,7 +69,7 @@ class AnnealingPath:
     """
 
     def __init__(
-        self, vae: PyroModule, *, num_chains: int, compile: CompileMode, expected_calls: int
+        self, vae: Any, *, num_chains: int, compile: CompileMode, expected_calls: int
     ) -> None:
         if not vae.latent_sites:
             raise ValueError(

@@ -1,7 +1,7 @@
 """Two levels of latents: p(z2) p(z1 | z2) p(x | z1), with a bottom-up or a top-down guide.
 
-`python scripts/svi_train.py --model hierarchical --data mnist --inference top_down --prior vamp`
-trains it. z1 is what the decoder reads, and z2 gives z1 a prior that is learned.
+`python scripts/svi_train.py --model hierarchical --data mnist --inference bottom_up
+--prior vamp` trains it. z1 is what the decoder reads, and z2 gives z1 a prior that is learned.
 """
 
 import inspect
@@ -59,7 +59,8 @@ class Hierarchical(Generation, UniqueParameterNames, PyroModule):
           N(v (m / s^2 + mu / sigma^2), v),    1 / v = 1 / s^2 + 1 / sigma^2.
 
       q(z2 | x) reads the encoder's output for z1. That is all that z2 can learn from x where m and
-      s^2 describe the likelihood of z1.
+      s^2 describe the likelihood of z1. Train it with a warm-up of the KL, as its authors do: q is
+      close to p at the start, and without one stays there for many epochs.
 
     The KL of the bound is a sum over levels. The one of z1 is an expectation over z2. In top_down
     it has a closed form for each z2; in bottom_up z2 depends on z1, and it is estimated by Monte
@@ -280,7 +281,7 @@ def build(
     prior: Part = priors.StandardNormal,
     likelihood: Part | Mapping[Kind, Part] = LIKELIHOOD_OF_KIND,
     network: Part = networks.MLP,
-    inference: Inference = "top_down",
+    inference: Inference = "bottom_up",
     top_dim: int | None = None,
     skip: bool = False,
     kind: Kind = "binary",
@@ -300,7 +301,8 @@ def build(
         likelihood: p(x | z1), or one for each kind of data.
         network: The networks between x and z1; those between the levels are of the same class and
             options, or `mlp` if it is convolutional.
-        inference: "bottom_up", q(z1 | x) q(z2 | z1), or "top_down", q(z2 | x) q(z1 | x, z2).
+        inference: "bottom_up", q(z1 | x) q(z2 | z1), or "top_down", q(z2 | x) q(z1 | x, z2), which
+            needs a warm-up of the KL.
         top_dim: The dimension of z2; None for half of `latent_dim`.
         skip: Whether the decoder reads z2, too: p(x | z1, z2).
         kind: The kind of data, if the likelihood depends on it.

@@ -408,7 +408,9 @@ def test_sites_that_the_guide_lacks_are_refused():
     vae = small_vae(2)
     type(vae).latent_sites, before = ("z", "w"), type(vae).latent_sites
     try:
-        with pytest.raises(ValueError, match="guide with the sites 'z', 'w' alone, but it has 'z'"):
+        with pytest.raises(
+            ValueError, match="guide with the sites 'z', 'w' alone, but it has 'z'"
+        ):
             annealed_importance_sampling(vae, counts())
     finally:
         type(vae).latent_sites = before

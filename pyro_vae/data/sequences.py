@@ -15,7 +15,7 @@ from pyro_vae.data.npz_sets import freyface_frames
 from pyro_vae.data.units import Units
 
 # Frames of the Frey faces for training, validation and test, in order.
-_FREYFACE_FRAMES = (1_365, 200, 400)
+FREYFACE_FRAMES = (1_365, 200, 400)
 
 # The pendulum: gravity over length in 1/s^2, friction in 1/s, seconds between frames, steps of
 # integration per frame, and the standard deviation per root second of the random acceleration.
@@ -62,7 +62,7 @@ def freyface_sequences(root: Path, length: int = 20, stride: int = 5) -> Dataset
         ValueError: If the file is missing or its hash differs, a number is below 1, or the length
             is above 200.
     """
-    parts = freyface_frames(root).split(_FREYFACE_FRAMES)
+    parts = freyface_frames(root).split(FREYFACE_FRAMES)
     return Dataset(
         "freyface_sequences",
         "integers",

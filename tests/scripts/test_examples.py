@@ -1,5 +1,6 @@
 """The model files to copy."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -48,3 +49,25 @@ def test_the_command_line_takes_it():
     assert configuration["latent_dim"] == 20
     assert configuration["likelihood"]["name"] == "multinomial"
     assert configuration["prior"]["name"] == "dirichlet"
+
+
+def test_a_program_from_scratch_trains_and_is_evaluated(script, tmp_path):
+    file, out = EXAMPLES / "from_scratch.py", tmp_path / "run"
+    options = ("--max-steps", 2, "--hidden", 10, "--latent-dim", 3, "--compile", "off")
+    assert script("svi_train", "--model", file, "--out", out, *options) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["steps"] == 2
+    assert metrics["parameters"] == 65 * 10 + 11 * 6 + 4 * 10 + 11 * 64
+    assert metrics["log_evidence"] > metrics["elbo"]
+    assert (out / "figures" / "reconstructions.png").exists()
+
+
+def test_the_page_shows_the_lines_of_the_file():
+    page = (EXAMPLES.parents[1] / "docs" / "own-program.md").read_text()
+    program = (EXAMPLES / "from_scratch.py").read_text()
+    section = page.partition("## Write your own program")[2].partition("## Any Pyro")[0]
+    blocks = [part.partition("```")[0] for part in section.split("```python\n")[1:]]
+    shown = [block for block in blocks if not block.startswith(">>>")]
+    assert len(shown) == 6
+    for block in shown:
+        assert block in program

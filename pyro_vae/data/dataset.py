@@ -317,8 +317,8 @@ class Dataset:
                 data.name,
                 next(iter(splits.values())).shape[1:],
             )
-        if data.layout == "sequence" and support == "real" and not fields.get("model_units"):
-            fields["model_units"] = Units.of_frames(splits, fields["scale"])
+        if data.layout == "sequence" and not fields.get("model_units"):
+            fields["model_units"] = Units.of_frames(splits, support, fields["scale"])
         return cls(
             data.name,
             support,

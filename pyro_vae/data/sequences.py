@@ -63,11 +63,13 @@ def freyface_sequences(root: Path, length: int = 20, stride: int = 5) -> Dataset
             is above 200.
     """
     parts = freyface_frames(root).split(FREYFACE_FRAMES)
+    splits = [windows(part, length, stride) for part in parts]
     return Dataset(
         "freyface_sequences",
         "integers",
         256,
-        *(windows(part, length, stride) for part in parts),
+        *splits,
+        model_units=Units.of_frames({"train": splits[0]}, "integers"),
         split_rule="by time, then cut into windows: the same in every run",
         noun="sequence",
     )
@@ -119,7 +121,7 @@ def pendulum(
         "real",
         None,
         *splits,
-        model_units=Units.of_frames({"train": splits[0]}),
+        model_units=Units.of_frames({"train": splits[0]}, "real"),
         noun="sequence",
     )
 

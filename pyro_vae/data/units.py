@@ -89,14 +89,18 @@ class Units:
         return cls(kind, *parts, double=double)
 
     @classmethod
-    def of_frames(cls, splits: Mapping[str, Any], kind: ScaleKind = "standard") -> "Units":
-        """The units of frames from sequences `(n, T, *frame)`, as `Dataset.units` takes the rows.
+    def of_frames(
+        cls, splits: Mapping[str, Any], support: str, kind: ScaleKind = "standard"
+    ) -> "Units":
+        """The units of the frames of sequences `(n, T, *frame)`: those of `Dataset` of its rows.
 
         Raises:
             ValueError: If `kind` is unknown.
         """
         train = splits["train"]
         rows = train if isinstance(train, Tensor) else splits["validation"][:10_000]
+        if support != "real":
+            return cls.from_data(rows[0], "none")
         return cls.from_data(rows.flatten(0, 1), kind)
 
     @property

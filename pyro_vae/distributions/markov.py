@@ -53,7 +53,7 @@ class MarkovNormal(Distribution):
         event = torch.Size([steps * loc.shape[-1]])
         super().__init__(loc.shape[:-1], event, validate_args=validate_args)
 
-    def path(self, noise: Float[Tensor, "*sample steps dim"]) -> Float[Tensor, "*sample event"]:
+    def path(self, noise: Float[Tensor, "*noise steps dim"]) -> Float[Tensor, "*batch event"]:
         """z with z_t = m + s noise_t: a draw for standard normal noise, the locations for 0."""
         z = [self.loc + self.scale * noise[..., 0, :]]
         for t in range(1, self.steps):

@@ -236,8 +236,8 @@ def rows_of(name: str) -> dict[str, Row]:
 ROWS = {row: entry for name in SETS for row, entry in rows_of(name).items()}
 NOTE = (
     f"Mean and standard deviation over seeds. The first {OBSERVED} of the {LENGTH} frames of each "
-    "test sequence are observed, the others forecast, in the units of the data (grey levels 0 to 255; "
-    "brightness, with noise of 0.1, below which no error can be). RMSE is that of the mean, "
+    "test sequence are observed, the others forecast, in the units of the data: grey levels 0 to "
+    "255; brightness, with noise of 0.1, below which no error can be. RMSE is that of the mean, "
     f"coverage the share of the elements within 90 % intervals from {DRAWS} draws, which include "
     "the noise of p(x | z); persistence has the quantiles of the changes in training sequences. "
     "Of the video, the first 1,365 frames train, 200 validate and the last 400 are the test. All "

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from pyro_vae import fit
-from pyro_vae.data import Dataset, freyface_sequences, pendulum, windows
-from pyro_vae.data.sequences import pendulum_angles
+from pyro_vae.data import Dataset, pendulum
 from pyro_vae.distributions import MarkovNormal
 from pyro_vae.evidence import annealed_importance_sampling, importance_weighting
 from pyro_vae.likelihoods import Normal
@@ -175,8 +174,9 @@ def test_annealing_agrees_with_the_kalman_filter():
     found = annealed_importance_sampling(
         program, x, num_chains=32, num_temperatures=30, leapfrog_steps=3, compile="off"
     )
-    assert np.abs(found.log_evidence - exact).max() < 0.15
-    assert found.ess.min() > 10
+    error = (1 / found.ess - 1 / found.num_chains) ** 0.5
+    assert (found.ess > 10).all()
+    assert (np.abs(found.log_evidence - exact) < 4 * error + 0.01).all()
 
 
 def test_forecasts_are_the_kalman_filters():
@@ -222,14 +222,9 @@ def test_the_posterior_reads_the_future_and_the_chain_the_past():
     x = torch.randn(1, LENGTH, 3)
     changed = x.clone()
     changed[:, 2] += 1
-    states = [
-        torch.cat([q.loc.new_tensor(program.posterior.encoder(y)[:, :1].detach()), q.context], 1)
-        for y in (x, changed)
-        for q in [program.posterior(y)]
-    ]
-    differs = (states[0] != states[1]).any(-1)[0]
-    # Those at and before the frame that changed; the first is a frame's own features.
-    assert differs[1:].tolist() == [True, True, False, False, False]
+    h, other = (program.posterior(y).context[0] for y in (x, changed))
+    # h_2 and h_3 have read the third frame, h_4 and later have not.
+    assert (h != other).any(-1).tolist() == [True, True, False, False, False]
 
 
 # ---- training and use --------------------------------------------------------------------------
@@ -255,7 +250,7 @@ def test_a_trained_program_forecasts_in_the_units_of_the_data():
 
 @pytest.mark.parametrize("likelihood", ["discretized_logistic", "negative_binomial", "bernoulli"])
 def test_frames_have_any_likelihood(likelihood):
-    images = (torch.rand(30, 5, 1, 4, 4) * 9).floor().to(torch.uint8)
+    images = (torch.rand(30, 5, 1, 8, 8) * 9).floor().to(torch.uint8)
     support = {"discretized_logistic": "integers", "bernoulli": "binary"}.get(likelihood, "counts")
     levels = 9 if support == "integers" else None
     images = (images > 4).to(torch.uint8) if support == "binary" else images
@@ -264,7 +259,7 @@ def test_frames_have_any_likelihood(likelihood):
         data.event_shape, 2, likelihood=likelihood, hidden=4, levels=levels, network="conv"
     )
     fit(program, data, epochs=1, compile="off")
-    assert program.forecast(images.numpy()[:2], 3, 4).shape == (4, 2, 3, 1, 4, 4)
+    assert program.forecast(images.numpy()[:2], 3, 4).shape == (4, 2, 3, 1, 8, 8)
 
 
 def test_the_graph_of_a_step_is_the_eager_step():
@@ -277,38 +272,6 @@ def test_the_graph_of_a_step_is_the_eager_step():
         trained.append(program.state_dict())
     for name, value in trained[0].items():
         assert torch.equal(value, trained[1][name]), name
-
-
-# ---- data --------------------------------------------------------------------------------------
-
-
-def test_no_frame_of_the_test_split_is_in_a_training_window(data_root):
-    data = freyface_sequences(data_root, length=10, stride=3)
-    assert data.event_shape == (10, 1, 28, 20)
-    frames = [
-        {frame.numpy().tobytes() for frame in split.flatten(0, 1)}
-        for split in (data.train, data.validation, data.test)
-    ]
-    assert not frames[0] & frames[1]
-    assert not frames[0] & frames[2]
-    assert not frames[1] & frames[2]
-    assert torch.equal(data.train[1, 0], data.train[0, 3])
-    assert torch.equal(windows(torch.arange(6).view(3, 2), 2)[1], torch.tensor([[2, 3], [4, 5]]))
-    with pytest.raises(ValueError, match="needs as many frames, got 200"):
-        freyface_sequences(data_root, length=201)
-
-
-def test_the_pendulum_is_its_seed_and_swings():
-    one, same, other = (pendulum(20, 4, seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(one.train, same.train)
-    assert not torch.equal(one.train, other.train)
-    assert one.event_shape == (4, 1, 16, 16)
-    # Small swings without a kick have the period 2 pi / sqrt(9.81), two seconds: 20 frames.
-    theta = pendulum_angles(np.random.default_rng(0), 400, 21)
-    assert np.abs(theta).max() < 20
-    position = pendulum(20, 4, "position", noise=0.0)
-    radius = position.train.norm(dim=-1)
-    torch.testing.assert_close(radius, torch.ones_like(radius))
 
 
 # ---- bad input ---------------------------------------------------------------------------------
@@ -336,6 +299,3 @@ def test_bad_input_is_refused_in_one_line():
     # Data that were not read as sequences have units of another shape.
     with pytest.raises(ValueError, match="layout"):
         fit(program, Dataset.from_array(torch.randn(30, 5, 2), layout="series", channels="first"))
-    for observed in ("sound", ""):
-        with pytest.raises(ValueError, match="observed must be one of image, position"):
-            pendulum(observed=observed)

@@ -101,7 +101,7 @@ def persistence_rmse(
     return np.sqrt(_by_step((x[:, observed:] - x[:, observed - 1 : observed]) ** 2))
 
 
-def scores(program: Any, held_out: Any) -> dict[str, float | None]:
+def scores(program: Any, held_out: Any) -> dict[str, float | int | None]:
     """Forecasts of the second half of each sequence from the first, in the units of the data.
 
     Args:
@@ -109,16 +109,19 @@ def scores(program: Any, held_out: Any) -> dict[str, float | None]:
         held_out: Its test data.
 
     Returns:
-        `forecast_observed` and `forecast_steps`, numbers of frames; and for the first and the last
-        of these, and over all, the root mean squared errors `forecast_rmse_*` and
-        `persistence_rmse_*`, and the coverage of 90 % intervals `forecast_coverage_90_*`.
+        `latent_dim`, of the whole chain; `forecast_observed` and `forecast_steps`, numbers of
+        frames; and for the first and the last of these, and over all, the root mean squared errors
+        `forecast_rmse_*` and `persistence_rmse_*`, and the coverage of 90 % intervals
+        `forecast_coverage_90_*`.
     """
     x = held_out.x
     observed = x.shape[1] // 2
     found, truth = forecast(program, x, observed, held_out.contract)
     last = _in_data_units(x[:, observed - 1 : observed], held_out.contract)
     stay = Forecast(*(np.broadcast_to(last, truth.shape),) * 3)
-    result: dict[str, float | None] = {
+    result: dict[str, float | int | None] = {
+        # Of the whole chain, whose active units are counted.
+        "latent_dim": program.prior.latent_dim,
         "forecast_observed": observed,
         "forecast_steps": truth.shape[1],
     }

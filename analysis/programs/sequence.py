@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
@@ -33,7 +32,7 @@ class Forecast:
     """Forecasts of the frames after the observed ones, in the units of the data.
 
     Args:
-        mean: The mean of the draws.
+        mean: The mean of the means of p(x | z).
         low: The lower end of the 90 % interval of each element.
         high: The upper end.
     """
@@ -55,11 +54,10 @@ class Forecast:
         return _by_step(self.high - self.low)
 
     @classmethod
-    def from_draws(cls, draws: Real[Tensor, " draws n steps *frame"]) -> "Forecast":
-        """From `DRAWS` draws: values at an end of an interval are within it."""
-        ordered = draws.sort(0).values
-        parts = (draws.mean(0, dtype=torch.float64), ordered[RANK - 1], ordered[-RANK])
-        return cls(*(part.double().cpu().numpy() for part in parts))
+    def from_likelihood(cls, p: Any, contract: Any = None) -> "Forecast":
+        """From p(x | z) at `DRAWS` draws of z: values at an end of an interval are within it."""
+        ordered = _in_data_units(p.sample().sort(0).values[[RANK - 1, -RANK]], contract)
+        return cls(_in_data_units(p.mean.mean(0), contract, draws=False), *ordered)
 
 
 def forecast(
@@ -75,22 +73,21 @@ def forecast(
     The global random stream is left unchanged.
 
     Args:
-        program: A program with `next_frames(x, steps, draws)`.
+        program: A program with `next_frames`, as that of `pyro_vae.programs.sequence`.
         x: Sequences in the likelihood's support.
         observed: The number of observed frames.
         contract: The contract of the data, whose units the result is in; None for those of x.
         seed: The seed of the draws.
     """
-    convert = contract.to_data_units if contract is not None else lambda values, draws: values
     x, steps = as_floats(x), x.shape[1] - observed
     found = []
     with evaluation_mode(program, seed=seed):
         size = max(1, _MAX_ELEMENTS // (DRAWS * max(1, x[0].numel())))
         for part in x.split(size):
-            frames = program.next_frames(part[:, :observed], steps, DRAWS)
-            found.append(Forecast.from_draws(convert(frames, draws=True)))
+            p = program.next_frames(part[:, :observed], steps, DRAWS)
+            found.append(Forecast.from_likelihood(p, contract))
     parts = zip(*((f.mean, f.low, f.high) for f in found), strict=True)
-    truth = convert(x[:, observed:], draws=True).double().cpu().numpy()
+    truth = _in_data_units(x[:, observed:], contract)
     return Forecast(*map(np.concatenate, parts)), truth
 
 
@@ -154,7 +151,7 @@ def figures(program: Any, held_out: Any) -> dict[str, "Callable[[], matplotlib.f
         seen = program.likelihood.frame(
             program.posterior.embed(shown[:, :observed]).unflatten(-1, (observed, -1))
         ).mean
-        one = program.next_frames(shown[:, :observed], truth.shape[1], 1)[0]
+        one = program.next_frames(shown[:, :observed], truth.shape[1], 1).sample()[0]
     data = _in_data_units(shown, contract)
     reconstructed, new, seen = (
         _in_data_units(part, contract, draws=False) for part in (reconstructed, new, seen)
@@ -197,7 +194,7 @@ def _draw_sequences(
     if data.ndim == 5:
         pairs = [row for pair in zip(data, reconstructed, strict=True) for row in pair]
         names = ["data", "model"] * len(data) + ["new"] * len(new)
-        return _draw_strips([*pairs, *new], names, title, groups=2)
+        return _draw_strips([*pairs, *new], names, title, data, groups=2)
     figure = new_figure(11.0, 2.2 * len(data) + 0.5)
     axes = figure.subplots(len(data), 2, squeeze=False, sharex=True, sharey="row")
     for i, (left, right) in enumerate(axes):
@@ -227,7 +224,14 @@ def _draw_forecast_images(
         f"Forecasts from the first {observed} frames of test {nouns()}; framed, the first frame "
         "forecast"
     )
-    return _draw_strips(rows, names, title, groups=3, mark=observed)
+    return _draw_strips(
+        rows,
+        names,
+        title,
+        value_limits(data.reshape(-1, *data.shape[2:])),
+        groups=3,
+        mark=observed,
+    )
 
 
 def _draw_forecast_lines(
@@ -269,7 +273,7 @@ def _draw_errors(
     axes[1].axhline(LEVEL, color=GREY, linestyle="--")
     axes[1].set_ylim(0, 1.02)
     axes[2].plot(steps, width, "o-", color=ORANGE)
-    axes[2].set_ylim(bottom=0)
+    axes[2].set_ylim(0, 1.1 * float(width.max()))
     titles = ("root mean squared error", "coverage of 90 % intervals", "mean width of intervals")
     for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title, fontsize=10)
@@ -280,12 +284,21 @@ def _draw_errors(
 
 
 def _draw_strips(
-    rows: list[np.ndarray], names: list[str], title: str, *, groups: int, mark: int | None = None
+    rows: list[np.ndarray],
+    names: list[str],
+    title: str,
+    data: np.ndarray,
+    *,
+    groups: int,
+    mark: int | None = None,
 ) -> "matplotlib.figure.Figure":
-    """Sequences of images as rows of frames; of long ones, evenly spaced frames."""
+    """Sequences of images as rows of frames, black and white where those of the data are.
+
+    Of long sequences, evenly spaced frames.
+    """
+    limits = value_limits(data.reshape(-1, *data.shape[2:]))
     length = len(rows[0])
     index = np.unique(np.linspace(0, length - 1, min(length, _FRAMES)).round().astype(int))
-    limits = value_limits(np.concatenate(rows))
     figure = new_figure(0.55 * len(index) + 1.5, 0.7 * len(rows) + 0.7)
     framed = []
     if mark is not None:

@@ -216,15 +216,18 @@ class SequenceVAE(VAE):
             length = prepared.shape[1]
             if observed is not None and not 1 <= observed <= length:
                 raise ValueError(f"observed must be from 1 to {length} frames, got {observed}.")
-            frames = self.next_frames(prepared[:, :observed], steps, draws, noise=noise)
+            p = self.next_frames(prepared[:, :observed], steps, draws)
+            frames = p.sample() if noise else p.mean
             if self.contract is not None:
                 frames = self.contract.to_data_units(frames, draws=noise)
         return frames.to(x.device) if isinstance(x, Tensor) else frames.numpy(force=True)
 
     def next_frames(
-        self, x: Real[Tensor, " n *event"], steps: int, draws: int, *, noise: bool = True
-    ) -> Real[Tensor, " draws n *frames"]:
-        """`forecast` of prepared sequences with any number of frames, in the same support.
+        self, x: Real[Tensor, " n *event"], steps: int, draws: int
+    ) -> dist.Distribution:
+        """p(x_{t+1} | z), ... at draws of z given prepared sequences with any number t of frames.
+
+        Its batch shape is `(draws, n, steps)`, and its event shape that of a frame.
 
         Raises:
             ValueError: If `steps` or `draws` is below 1.
@@ -232,8 +235,7 @@ class SequenceVAE(VAE):
         check_at_least(1, steps=steps, draws=draws)
         chain = self.posterior(x).sample((draws,))
         last = chain.unflatten(-1, (x.shape[1], -1))[..., -1, :]
-        p = self.likelihood.frame(self.prior.continued(last, steps))
-        return p.sample() if noise else p.mean
+        return self.likelihood.frame(self.prior.continued(last, steps))
 
 
 def build(

@@ -107,11 +107,11 @@ def frame_by_frame(name: str, seed: int, options: argparse.Namespace, *, order: 
             z = continued(z, *autoregression(vae.embed(data.fixed("train")), order), ahead)
         else:
             z = z.expand(-1, -1, ahead, -1)
-        draws = vae.contract.to_data_units(vae.likelihood(z).sample(), draws=True)
+        forecasts = Forecast.from_likelihood(vae.likelihood(z), vae.contract)
         truth = vae.contract.to_data_units(x[:, OBSERVED:], draws=True)
     x = frames(name).fixed("test")
     bound = evaluate(vae, x, num_samples=ELBO_DRAWS, compile="off").importance_weighting
-    found = entries(Forecast.from_draws(draws), truth.double().numpy())
+    found = entries(forecasts, truth.double().numpy())
     return {**found, "elbo": bound.elbo.mean(), **of_program(vae)}
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from pyro.distributions import Normal
 
 from analysis.programs.sequence import DRAWS, Forecast, figures, persistence_rmse, scores
 from pyro_vae import fit
@@ -29,18 +30,19 @@ def trained():
     return program, data
 
 
-def test_intervals_of_true_draws_cover_as_they_say():
-    rng = np.random.default_rng(0)
-    draws = torch.from_numpy(rng.standard_normal((DRAWS, 300, 2, 30)))
-    truth = rng.standard_normal((300, 2, 30))
-    found = Forecast.from_draws(draws)
+def test_intervals_of_the_true_density_cover_as_they_say():
+    pyro.set_rng_seed(0)
+    truth = np.random.default_rng(0).standard_normal((300, 2, 30))
+    loc = torch.zeros(DRAWS, 300, 2, 30, dtype=torch.float64)
+    found = Forecast.from_likelihood(Normal(loc, 1.0).to_event(1))
     np.testing.assert_allclose(found.coverage(truth), 0.9, atol=0.01)
-    # The error of the mean of 99 draws adds a 99th to the variance.
-    np.testing.assert_allclose(found.rmse(truth), np.sqrt(1 + 1 / DRAWS), atol=0.02)
+    np.testing.assert_allclose(found.rmse(truth), 1, atol=0.02)
     np.testing.assert_allclose(found.width(), 2 * 1.645, rtol=0.03)
-    # Intervals too narrow, and draws about another mean.
-    assert (Forecast.from_draws(0.5 * draws).coverage(truth) < 0.65).all()
-    assert (Forecast.from_draws(2 + draws).coverage(truth) < 0.5).all()
+    # Intervals too narrow, and about another mean.
+    assert (Forecast.from_likelihood(Normal(loc, 0.5).to_event(1)).coverage(truth) < 0.65).all()
+    other = Forecast.from_likelihood(Normal(loc + 2, 1.0).to_event(1))
+    assert (other.coverage(truth) < 0.5).all()
+    np.testing.assert_allclose(other.rmse(truth), 5**0.5, atol=0.05)
 
 
 def test_persistence_is_the_last_observed_frame():

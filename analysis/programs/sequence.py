@@ -224,14 +224,7 @@ def _draw_forecast_images(
         f"Forecasts from the first {observed} frames of test {nouns()}; framed, the first frame "
         "forecast"
     )
-    return _draw_strips(
-        rows,
-        names,
-        title,
-        value_limits(data.reshape(-1, *data.shape[2:])),
-        groups=3,
-        mark=observed,
-    )
+    return _draw_strips(rows, names, title, data, groups=3, mark=observed)
 
 
 def _draw_forecast_lines(

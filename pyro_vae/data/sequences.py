@@ -63,13 +63,15 @@ def freyface_sequences(root: Path, length: int = 20, stride: int = 5) -> Dataset
             is above 200.
     """
     parts = freyface_frames(root).split(FREYFACE_FRAMES)
-    splits = [windows(part, length, stride) for part in parts]
+    train, validation, test = (windows(part, length, stride) for part in parts)
     return Dataset(
         "freyface_sequences",
         "integers",
         256,
-        *splits,
-        model_units=Units.of_frames({"train": splits[0]}, "integers"),
+        train,
+        validation,
+        test,
+        model_units=Units.of_frames({"train": train}, "integers"),
         split_rule="by time, then cut into windows: the same in every run",
         noun="sequence",
     )
@@ -115,13 +117,15 @@ def pendulum(
     clean = position if observed == "position" else _draw_bob(position)
     values = torch.from_numpy(clean + noise * rng.standard_normal(clean.shape)).float()
     n = sequences
-    splits = values.split([n - n // 10 - n // 5, n // 10, n // 5])
+    train, validation, test = values.split([n - n // 10 - n // 5, n // 10, n // 5])
     return Dataset(
         "pendulum",
         "real",
         None,
-        *splits,
-        model_units=Units.of_frames({"train": splits[0]}, "real"),
+        train,
+        validation,
+        test,
+        model_units=Units.of_frames({"train": train}, "real"),
         noun="sequence",
     )
 

@@ -19,6 +19,7 @@ from analysis.study import Row, Study, with_test_data
 from analysis.study_results import Cell, Results, cells_of, made_with, mean
 from pyro_vae import build, fit
 from pyro_vae.data import Dataset, PreparedData, default_root, freyface_sequences, pendulum
+from pyro_vae.data.dataset import SPLITS
 from pyro_vae.data.npz_sets import freyface_frames
 from pyro_vae.data.sequences import FREYFACE_FRAMES
 from pyro_vae.evidence import evaluate
@@ -50,16 +51,23 @@ def frames(name: str) -> PreparedData:
     """The frames of the same splits, each once."""
     if name == "pendulum":
         found = pendulum()
-        parts = [part.flatten(0, 1) for part in (found.train, found.validation, found.test)]
-        return PreparedData(Dataset(name, "real", None, *parts), "real")
-    parts = freyface_frames(default_root()).split(FREYFACE_FRAMES)
-    return PreparedData(Dataset(name, "integers", 256, *parts), "real")
+        train, validation, test = (found.split(split).flatten(0, 1) for split in SPLITS)
+        return PreparedData(Dataset(name, "real", None, train, validation, test), "real")
+    train, validation, test = freyface_frames(default_root()).split(FREYFACE_FRAMES)
+    return PreparedData(Dataset(name, "integers", 256, train, validation, test), "real")
+
+
+def values(data: PreparedData, split: str) -> Tensor:
+    """A split in the likelihood's support, in memory."""
+    found = data.fixed(split)
+    assert isinstance(found, Tensor)
+    return found
 
 
 def deep_kalman_filter(run: Path, row: str, _options: argparse.Namespace) -> Cell:
     """A trained program's forecasts."""
     program, _, _ = with_test_data(run, at_most=1)
-    x = sequences(row.partition(":")[0]).fixed("test")
+    x = values(sequences(row.partition(":")[0]), "test")
     found, truth = forecast(program, x, OBSERVED, program.contract)
     bound = evaluate(program, x, num_samples=ELBO_DRAWS, compile="off").importance_weighting
     return {**entries(found, truth), "elbo": bound.elbo.mean() / LENGTH, **of_program(program)}
@@ -69,7 +77,7 @@ def persistence(name: str, _seed: int, _options: argparse.Namespace) -> Cell:
     """The last frame stays; intervals are quantiles of the changes in training sequences."""
     data = sequences(name)
     scale = float((data.dataset.levels or 2) - 1)
-    train, x = (scale * data.fixed(split).double().numpy() for split in ("train", "test"))
+    train, x = (scale * values(data, split).double().numpy() for split in ("train", "test"))
     last, steps = x[:, OBSERVED - 1 : OBSERVED], range(1, LENGTH - OBSERVED + 1)
     tails = (1 - LEVEL) / 2, (1 + LEVEL) / 2
     changes = [np.quantile(train[:, h:] - train[:, :-h], tails, axis=(0, 1)) for h in steps]
@@ -99,17 +107,17 @@ def frame_by_frame(name: str, seed: int, options: argparse.Namespace, *, order: 
     """Codes of the observed frames, followed by an autoregression; of order 0, the last stays."""
     vae = trained_vae(name, seed, options.max_steps or options.steps)
     data = sequences(name)
-    x = data.fixed("test")
+    x = values(data, "test")
     with evaluation_mode(vae, seed=0):
         z = vae.posterior(x[:, OBSERVED - max(order, 1) : OBSERVED]).sample((DRAWS,))
         ahead = LENGTH - OBSERVED
         if order:
-            z = continued(z, *autoregression(vae.embed(data.fixed("train")), order), ahead)
+            z = continued(z, *autoregression(vae.embed(values(data, "train")), order), ahead)
         else:
             z = z.expand(-1, -1, ahead, -1)
         forecasts = Forecast.from_likelihood(vae.likelihood(z), vae.contract)
         truth = vae.contract.to_data_units(x[:, OBSERVED:], draws=True)
-    x = frames(name).fixed("test")
+    x = values(frames(name), "test")
     bound = evaluate(vae, x, num_samples=ELBO_DRAWS, compile="off").importance_weighting
     found = entries(forecasts, truth.double().numpy())
     return {**found, "elbo": bound.elbo.mean(), **of_program(vae)}

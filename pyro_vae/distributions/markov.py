@@ -13,7 +13,7 @@ from torch.types import _size
 from pyro_vae.distributions.distribution import Distribution
 
 # z_(t - 1), and the row of the context for t -> location and scale of z_t; leading axes are free.
-Transition = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+Transition = Callable[..., tuple[Tensor, Tensor]]
 
 
 class MarkovNormal(Distribution):

@@ -178,8 +178,6 @@ class SequenceVAE(VAE):
     """
 
     labels: ClassVar[str] = "none"
-    prior: MarkovPrior
-    likelihood: FrameLikelihood
 
     def forecast(
         self,
@@ -216,7 +214,7 @@ class SequenceVAE(VAE):
             length = prepared.shape[1]
             if observed is not None and not 1 <= observed <= length:
                 raise ValueError(f"observed must be from 1 to {length} frames, got {observed}.")
-            p = self.next_frames(prepared[:, :observed], steps, draws)
+            p: Any = self.next_frames(prepared[:, :observed], steps, draws)
             frames = p.sample() if noise else p.mean
             if self.contract is not None:
                 frames = self.contract.to_data_units(frames, draws=noise)
@@ -235,7 +233,8 @@ class SequenceVAE(VAE):
         check_at_least(1, steps=steps, draws=draws)
         chain = self.posterior(x).sample((draws,))
         last = chain.unflatten(-1, (x.shape[1], -1))[..., -1, :]
-        return self.likelihood.frame(self.prior.continued(last, steps))
+        likelihood: Any = self.likelihood
+        return likelihood.frame(self.prior.continued(last, steps))
 
 
 def build(

@@ -266,7 +266,7 @@ STUDY = Study(
         "--evaluate none --seed {seed}"
     ),
     measure=deep_kalman_filter,
-    options={"steps": 3000},
+    options={"steps": 2000},
     tables=tables,
 )
 

@@ -261,7 +261,7 @@ class Bottom(posteriors.DiagonalNormal):
         return dist.Normal(loc, positive_scale(raw_scale)).to_event(1)
 
 
-def combine(first: Any, second: Any) -> dist.TorchDistribution:
+def combine(first: Any, second: Any) -> dist.Independent:
     """The normalised product of two diagonal normals: precisions add, means are weighted by them.
 
     Args:

@@ -1,0 +1,1 @@
+"""Programs with other sites than a VAE."""

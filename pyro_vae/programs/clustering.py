@@ -29,6 +29,7 @@ from pyro_vae.data import Kind, Units, check_batch, check_observed
 from pyro_vae.distributions import DiagonalNormalMixture
 from pyro_vae.model import LIKELIHOOD_OF_KIND, VAE
 from pyro_vae.priors import GaussianMixture, Prior
+from pyro_vae.programs import Labels
 from pyro_vae.rng import evaluation_mode
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Clustering(VAE):
     Classes are numbered from 0; which class becomes which number is arbitrary.
     """
 
-    labels: ClassVar[Literal["none", "training", "always"]] = "none"
+    labels: ClassVar[Labels] = "none"
 
     @property
     def classes(self) -> int:

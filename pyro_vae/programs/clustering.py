@@ -43,8 +43,9 @@ CLASSIFIER_WIDTH = 256
 START_SEED, START_BATCH, START_LR = 0, 128, 1e-3
 # Fits of the mixture to the codes, of which the most likely is taken.
 FITS = 20
-# A floor under the scales of the fit, in units of codes of size 1.
-MINIMUM_SCALE = 1e-3
+# A floor under the variances of the fit, as a share of that of the codes: equal codes, of equal
+# data, are no class.
+MINIMUM_SHARE = 1e-3
 _CHUNK = 1000
 
 
@@ -366,12 +367,16 @@ def fit_mixture(
             f"start=autoencoder needs scikit-learn, which cannot be imported ({error}): "
             "pip install scikit-learn"
         ) from error
-    mixture = Mixture(program.classes, n_init=FITS, random_state=START_SEED)
+    values = codes.double().numpy()
+    floor = MINIMUM_SHARE * values.var(0).mean()
+    mixture = Mixture(
+        program.classes, n_init=FITS, random_state=START_SEED, reg_covar=max(floor, 1e-6)
+    )
     with warnings.catch_warnings():
         # Of a fit that has not converged the best of several is a start, too.
         warnings.filterwarnings("ignore", message=".*not converge")
-        mixture.fit(codes.double().numpy())
+        mixture.fit(values)
     variance = torch.from_numpy(mixture.covariances_).diagonal(dim1=-2, dim2=-1)
     logits, loc = torch.from_numpy(mixture.weights_).log(), torch.from_numpy(mixture.means_)
-    program.prior.set(logits, loc, variance.sqrt().clamp(min=MINIMUM_SCALE))
+    program.prior.set(logits, loc, variance.sqrt())
     return mixture.weights_

@@ -19,6 +19,7 @@ from pyro_vae.configuration.model_files import (
     BY_KIND,
     DEFAULT_MODEL,
     MODEL_FAMILIES,
+    allows_missing,
     build_options,
     build_parameters,
     check_program,
@@ -27,7 +28,7 @@ from pyro_vae.configuration.model_files import (
     model_file,
     model_parts,
 )
-from pyro_vae.data import DATASETS, Dataset, Kind, PreparedData, Units
+from pyro_vae.data import DATASETS, Dataset, Kind, PreparedData, Units, allow_missing
 from pyro_vae.data.inspection import check_values
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.objectives import OBJECTIVES, Objective
@@ -42,6 +43,9 @@ FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
 
 # Where and whether to write; not stored.
 UNSAVED = ("config", "print_config", "out", "resume", "overwrite", "trust_model_file")
+
+# The rows that parts start from, unless a model file asks for another number.
+STARTING_ROWS = 10_000
 
 # For a larger option, or more elements of an example, memory is checked before the VAE is built.
 LARGE_SIZE = 1024
@@ -61,7 +65,8 @@ def load_data(configuration: Configuration, root: Path) -> Dataset:
     options.pop("check", None)
     if "root" in inspect.signature(loader).parameters:
         options["root"] = root
-    return loader(**options)
+    with allow_missing(allows_missing(model_file(configuration["model"]))):
+        return loader(**options)
 
 
 def build_vae(
@@ -138,8 +143,8 @@ def build_vae_for(
 ) -> PyroModule:
     """Build the VAE that a configuration names for these data.
 
-    Parts that start from data only see the `starting_rows`. The same seed of the global random
-    stream gives the same VAE.
+    Parts that start from data only see the `starting_rows`, of which a model file may ask for
+    another number, `STARTING_ROWS`. The same seed of the global random stream gives the same VAE.
 
     Args:
         configuration: The configuration.
@@ -149,10 +154,11 @@ def build_vae_for(
     Raises:
         ValueError: As `build_vae`.
     """
+    number = getattr(model_file(configuration["model"]), "STARTING_ROWS", STARTING_ROWS)
     vae = build_vae(
         configuration,
         data.dataset.event_shape,
-        train_data=data.starting_rows() if start else None,
+        train_data=data.starting_rows(number) if start else None,
         train_size=len(data.train),
         train_labels=data.dataset.labels.get("train"),
         levels=data.dataset.levels,
@@ -224,6 +230,7 @@ def prepare_data(configuration: Configuration, dataset: Dataset) -> PreparedData
     module = model_file(configuration["model"])
     names = inspect.signature(PreparedData).parameters.keys() & configuration.keys()
     options = {name: configuration[name] for name in names - {"dataset", "likelihood_support"}}
+    options["allows_missing"] = allows_missing(module)
     if "likelihood" not in configuration:
         return PreparedData(dataset, module.SUPPORT, **options)
     name = configuration["likelihood"]["name"]

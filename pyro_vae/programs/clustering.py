@@ -37,12 +37,14 @@ log = logging.getLogger(__name__)
 Form = Literal["two_step", "one_step"]
 Start = Literal["none", "kmeans", "autoencoder"]
 
+# The training rows that `train_data` of a run holds at most: an autoencoder overfits few.
+STARTING_ROWS = 50_000
 # The hidden units of the one-step form's classifier, which reads z.
 CLASSIFIER_WIDTH = 256
 # Of the autoencoder start, which does not depend on the seed of the run but for the networks.
 START_SEED, START_BATCH, START_LR = 0, 128, 1e-3
-# Fits of the mixture to the codes, of which the most likely is taken.
-FITS = 20
+# Fits of the mixture, of which the most likely is taken, and the codes they are fitted to.
+FITS, FITTED = 20, 10_000
 # A floor under the variances of the fit, as a share of that of the codes: equal codes, of equal
 # data, are no class.
 MINIMUM_SHARE = 1e-3
@@ -235,7 +237,7 @@ def build(
 ) -> Clustering:
     """A clustering program from its parts; the defaults are those of the command line.
 
-    The start of the two-step form is made from `train_data`, of which a run gives at most 10,000:
+    The start of the two-step form is made from `train_data`, of which a run gives at most 50,000:
     "kmeans" puts the means at K-means centres of the untrained posterior's codes; "autoencoder"
     first trains encoder and decoder on log p(x | z) at the code z of x alone, and then fits the
     mixture to the codes. Without `train_data`, as for a program whose parameters are loaded, there
@@ -367,7 +369,9 @@ def fit_mixture(
             f"start=autoencoder needs scikit-learn, which cannot be imported ({error}): "
             "pip install scikit-learn"
         ) from error
-    values = codes.double().numpy()
+    generator = torch.Generator().manual_seed(START_SEED)
+    chosen = torch.randperm(len(codes), generator=generator)[:FITTED]
+    values = codes[chosen].double().numpy()
     floor = MINIMUM_SHARE * values.var(0).mean()
     mixture = Mixture(
         program.classes, n_init=FITS, random_state=START_SEED, reg_covar=max(floor, 1e-6)

@@ -44,9 +44,6 @@ FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
 # Where and whether to write; not stored.
 UNSAVED = ("config", "print_config", "out", "resume", "overwrite", "trust_model_file")
 
-# The rows that parts start from, unless a model file asks for another number.
-STARTING_ROWS = 10_000
-
 # For a larger option, or more elements of an example, memory is checked before the VAE is built.
 LARGE_SIZE = 1024
 LARGE_EXAMPLE = 1_000_000
@@ -154,7 +151,7 @@ def build_vae_for(
     Raises:
         ValueError: As `build_vae`.
     """
-    number = getattr(model_file(configuration["model"]), "STARTING_ROWS", STARTING_ROWS)
+    number = getattr(model_file(configuration["model"]), "STARTING_ROWS", None)
     vae = build_vae(
         configuration,
         data.dataset.event_shape,

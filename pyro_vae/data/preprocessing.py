@@ -275,17 +275,18 @@ class PreparedData:
             self._fixed[split] = torch.cat(parts)
         return self._fixed[split]
 
-    def starting_rows(self, most: int = _INIT_ROWS) -> Real[Tensor, " n *event"]:
+    def starting_rows(self, most: int | None = None) -> Real[Tensor, " n *event"]:
         """Training data in the likelihood's support, to initialise parts of a model.
 
         The first rows; of long sparse rows fewer, evenly spaced. Missing values are their
         element's mean.
 
         Args:
-            most: The number of rows; more than 10,000 only where they are small.
+            most: The number of rows, 10,000 if None; of large rows no more than that.
         """
         if not isinstance(self.train, SparseRows):
-            most = min(most, max(_INIT_ROWS, _INIT_ELEMENTS // self.train[:1].numel()))
+            fitting = max(_INIT_ROWS, _INIT_ELEMENTS // self.train[:1].numel())
+            most = min(most or _INIT_ROWS, fitting)
             return fill_means(self.transform(self.train[:most]))
         n, d = self.train.shape
         size = min(n, _INIT_ROWS, max(1, _INIT_SPARSE_ELEMENTS // d))

@@ -35,7 +35,7 @@ from pyro_vae.rng import evaluation_mode
 log = logging.getLogger(__name__)
 
 Form = Literal["two_step", "one_step"]
-Start = Literal["none", "kmeans", "autoencoder"]
+Start = Literal["none", "kmeans", "autoencoder", "tsne"]
 
 # The training rows that `train_data` of a run holds at most: an autoencoder overfits few.
 STARTING_ROWS = 50_000
@@ -240,8 +240,8 @@ def build(
     The start of the two-step form is made from `train_data`, of which a run gives at most 50,000:
     "kmeans" puts the means at K-means centres of the untrained posterior's codes; "autoencoder"
     first trains encoder and decoder on log p(x | z) at the code z of x alone, and then fits the
-    mixture to the codes. Without `train_data`, as for a program whose parameters are loaded, there
-    is none.
+    mixture to the codes; "tsne" fits it to groups in a map of these codes to the plane. Without
+    `train_data`, as for a program whose parameters are loaded, there is none.
 
     Args:
         event_shape: The shape of an example.
@@ -251,8 +251,8 @@ def build(
         network: As in `pyro_vae.build`.
         form: Whether y is summed out of the model, "two_step", or has a classifier, "one_step".
         classes: The number K of classes.
-        start: "none" for random means, "kmeans" or "autoencoder".
-        start_steps: The steps of the autoencoder start, of 128 examples each.
+        start: "none" for random means, "kmeans", "autoencoder" or "tsne".
+        start_steps: The steps of the autoencoder, of 128 examples each.
         kind: The kind of data.
         train_data: Training data in the likelihood's support.
         train_size: The number of training examples.
@@ -300,8 +300,8 @@ def build(
             *parts, networks.MLP((latent_dim,), (classes,), hidden=(CLASSIFIER_WIDTH,))
         )
     program = TwoStepClustering(*parts)
-    if start == "autoencoder" and train_data is not None:
-        start_as_autoencoder(program, train_data, start_steps)
+    if start in ("autoencoder", "tsne") and train_data is not None:
+        start_as_autoencoder(program, train_data, start, start_steps)
     return program
 
 
@@ -309,7 +309,10 @@ def build(
 
 
 def start_as_autoencoder(
-    program: TwoStepClustering, train_data: Real[Tensor, " n *event"], steps: int
+    program: TwoStepClustering,
+    train_data: Real[Tensor, " n *event"],
+    start: Start,
+    steps: int,
 ) -> None:
     """Train encoder and decoder as an autoencoder, and fit the mixture to the codes.
 
@@ -340,47 +343,66 @@ def start_as_autoencoder(
     reconstruction = sum(recent) / len(recent)
     if not math.isfinite(reconstruction):
         raise ValueError(
-            "the autoencoder start has no finite reconstruction: scale the data, or use another "
+            f"the {start} start has no finite reconstruction: scale the data, or use another "
             "start."
         )
     with evaluation_mode(program):
         codes = torch.cat([program.posterior.embed(x) for x in train_data.split(_CHUNK)])
-    weights = fit_mixture(program, codes)
+    weights = fit_mixture(program, codes, neighbours=start == "tsne")
     log.info(
-        "autoencoder start: %d steps on %d rows, at the end log p(x | z) %.2f nats/datum; %d "
-        "classes with %.1f to %.1f %% of the codes.",
-        *(steps, len(train_data), reconstruction, program.classes),
+        "%s start: %d steps on %d rows, at the end log p(x | z) %.2f nats/datum; %d classes with "
+        "%.1f to %.1f %% of the codes.",
+        *(start, steps, len(train_data), reconstruction, program.classes),
         *(100 * weights.min(), 100 * weights.max()),
     )
 
 
 def fit_mixture(
-    program: TwoStepClustering, codes: Float[Tensor, "n latent"]
+    program: TwoStepClustering, codes: Float[Tensor, "n latent"], *, neighbours: bool
 ) -> Float[np.ndarray, " classes"]:
-    """Set the mixture to a fit of EM to codes, and return its weights.
+    """Set the mixture to groups of codes, and return its weights.
 
-    The fit is the most likely of several, with full covariances: the codes of an autoencoder are
-    correlated within a class. The program keeps their diagonals.
+    The groups are those of EM, the most likely of several fits, with full covariances: the codes
+    of an autoencoder are correlated within a group. The program keeps the diagonals.
+
+    Args:
+        program: The program.
+        codes: Codes, of which 10,000 are used.
+        neighbours: Find the groups in a map of the codes to the plane, by t-SNE. It keeps
+            neighbours together, and groups that are not normal become so.
+
+    References:
+        Visualizing Data using t-SNE (van der Maaten & Hinton, 2008),
+        https://www.jmlr.org/papers/v9/vandermaaten08a.html; groups in such a map: N2D (McConville
+        et al., 2021), https://arxiv.org/abs/1908.05968
     """
     try:
+        from sklearn.manifold import TSNE
         from sklearn.mixture import GaussianMixture as Mixture
     except ImportError as error:
         raise ImportError(
-            f"start=autoencoder needs scikit-learn, which cannot be imported ({error}): "
+            f"this start needs scikit-learn, which cannot be imported ({error}): "
             "pip install scikit-learn"
         ) from error
     generator = torch.Generator().manual_seed(START_SEED)
     chosen = torch.randperm(len(codes), generator=generator)[:FITTED]
     values = codes[chosen].double().numpy()
-    floor = MINIMUM_SHARE * values.var(0).mean()
-    mixture = Mixture(
-        program.classes, n_init=FITS, random_state=START_SEED, reg_covar=max(floor, 1e-6)
-    )
+    points, n = values, len(values)
+    # In the plane already, or too few to have neighbours.
+    if neighbours and values.shape[1] > 2 and n > program.classes + 10:
+        plane = TSNE(
+            2, init="pca", perplexity=min(30, n / 4), max_iter=500, random_state=START_SEED
+        )
+        points = plane.fit_transform(values.astype(np.float32)).astype(np.float64)
+    floor = max(MINIMUM_SHARE * points.var(0).mean(), 1e-6)
+    mixture = Mixture(program.classes, n_init=FITS, random_state=START_SEED, reg_covar=floor)
     with warnings.catch_warnings():
         # Of a fit that has not converged the best of several is a start, too.
         warnings.filterwarnings("ignore", message=".*not converge")
-        mixture.fit(values)
-    variance = torch.from_numpy(mixture.covariances_).diagonal(dim1=-2, dim2=-1)
-    logits, loc = torch.from_numpy(mixture.weights_).log(), torch.from_numpy(mixture.means_)
-    program.prior.set(logits, loc, variance.sqrt())
-    return mixture.weights_
+        shares = mixture.fit(points).predict_proba(points)
+    counts = shares.sum(0)[:, None]
+    loc = shares.T @ values / counts
+    variance = np.maximum(shares.T @ values**2 / counts - loc**2, MINIMUM_SHARE * values.var(0))
+    weights = shares.mean(0)
+    program.prior.set(*map(torch.from_numpy, (np.log(weights), loc, np.sqrt(variance))))
+    return weights

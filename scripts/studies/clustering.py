@@ -90,8 +90,8 @@ def accuracy(cells: list[Cell]) -> str:
 ROWS = {
     K_MEANS: Row(f"--max-steps {STEPS + START_STEPS}", title="VAE, K-means on its codes"),
     TWO_STEP: Row(
-        f"--model clustering --start autoencoder --start-steps {START_STEPS} --max-steps {STEPS}",
-        title="two-step, autoencoder start",
+        f"--model clustering --start tsne --start-steps {START_STEPS} --max-steps {STEPS}",
+        title="two-step, tsne start",
     ),
     ONE_STEP: Row(
         f"--model clustering --form one_step --max-steps {STEPS + START_STEPS}", title="one-step"
@@ -110,7 +110,8 @@ NOTE = (
     f"labels no training saw; K = {CLASSES}. All three have perceptrons 784-500-500-10 and "
     f"10-500-500-784, likelihood Bernoulli on pixels that are drawn anew at each visit, Adam with "
     f"a step of 0.002 on 128 images, and {STEPS + START_STEPS:,} steps; of those of two-step "
-    f"{START_STEPS:,} are the autoencoder's. An image is in the most probable cluster given 32 "
+    f"{START_STEPS:,} are the autoencoder's, whose codes t-SNE maps to the plane, where a Gaussian "
+    "mixture finds the groups. An image is in the most probable cluster given 32 "
     "draws of z. One to one, each cluster has at most one digit (Hungarian method); by majority, "
     "each has its most frequent digit, which is never lower. K-means is the best of 10 starts on "
     f"the codes of 50,000 training images. log p(x), in nats, is on {EVALUATED} fixed test images "

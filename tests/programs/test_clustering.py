@@ -214,20 +214,22 @@ def accuracy(program, x, y):
     return analysis.scores(program, held_out)["cluster_accuracy"]
 
 
-def test_autoencoder_start_finds_groups_and_repeats(caplog):
+@pytest.mark.parametrize("name", ["autoencoder", "tsne"])
+def test_a_start_from_codes_finds_groups_and_repeats(name, caplog):
     x, y = three_groups()
 
     def start(train_data=x, seed=0):
         torch.manual_seed(seed)
-        return clustering.build(SHAPE, 2, train_data=train_data, **START)
+        options = {**START, "start": name}
+        return clustering.build(SHAPE, 3, train_data=train_data, **options)
 
     with caplog.at_level("INFO"):
         program = start()
-    assert "autoencoder start" in caplog.text
+    assert f"{name} start: 500 steps on 300 rows" in caplog.text
     assert accuracy(program, x, y) > 0.9
     again, other = start(), start(seed=1)
-    for name, value in program.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name])
+    for key, value in program.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
     assert not torch.equal(program.prior.loc, other.prior.loc)
     # As in `load`: parameters replace what is built.
     caplog.clear()
@@ -251,6 +253,8 @@ def test_it_trains_and_gives_probabilities_of_new_data(form):
     program = clustering.build((1, 8, 8), 4, form=form, classes=10, network=NETWORK)
     history = fit(program, digits(), epochs=2, compile="off")
     assert history[-1]["elbo"] > history[0]["elbo"]
+    evaluation = evaluate(program, digits().test.numpy()[:20], num_samples=5)
+    assert np.isfinite(evaluation.importance_weighting.log_evidence).all()
     images = digits().test.numpy()[:7]
     found = program.class_probabilities(images)
     assert found.shape == (7, 10)

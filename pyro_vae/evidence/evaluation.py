@@ -291,7 +291,8 @@ def _kl_by_dimension(vae: Any, terms: LogDensities) -> Float[np.ndarray, "batch 
         _diagonal_normal(distribution_at(trace, site))
         for trace in (terms.guide_trace, terms.model_trace)
     )
-    if q is None or p is None:
+    # Of a class that is enumerated, p has an axis of its values.
+    if q is None or p is None or p.batch_shape[:-1] != q.batch_shape[:-1]:
         return None
     (kl,) = kl_divergence(q, p)  # One particle.
     return kl.double().cpu().numpy()

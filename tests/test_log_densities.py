@@ -28,8 +28,8 @@ def chain(x):
 def chain_guide(x):
     """Independent normals."""
     with pyro.plate("data", len(x)):
-        pyro.sample("z1", dist.Normal(x, 1.0))
         pyro.sample("z2", dist.Normal(x / 2, 1.0))
+        pyro.sample("z1", dist.Normal(x, 1.0))
 
 
 def pixels(x):

@@ -182,8 +182,8 @@ class AnnealingPath:
                 num_particles=self.num_chains,
             )
             log_det = log_det.double()
-            log_q = terms.log_posterior.double() + log_det
-            log_joint = terms.log_likelihood.double() + terms.log_prior.double() + log_det
+            log_q = terms.log_proposal + log_det
+            log_joint = terms.log_joint + log_det
             gradients = [
                 torch.autograd.grad(total.sum(), u, retain_graph=True)[0]
                 for total in (log_q, log_joint)

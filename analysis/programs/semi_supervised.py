@@ -133,7 +133,7 @@ def plot_samples_by_class(program: Any, held_out: Any) -> "matplotlib.figure.Fig
     if program.likelihood.support not in ("binary", "unit"):
         limits = (float(drawn.min()), float(drawn.max()) + 1e-9)
     figure = new_figure(0.75 * STYLES + 1.5, 0.75 * len(drawn) + 0.7)
-    draw_grid(figure, drawn, limits, names=names)
+    draw_grid(figure, [*drawn], limits, names=names)
     figure.suptitle("The mean of p(x | y, z): a class in each row, a style z in each column")
     return figure
 

@@ -265,7 +265,10 @@ def evaluate(
             data = as_floats(chunk)
             embeddings.append(vae.embed(data).double().cpu().numpy())
             terms = log_densities(vae.model, vae.guide, data, max_plate_nesting=max_plate_nesting)
-            kls.append(_kl_by_dimension(vae, terms))
+            kl = _kl_by_dimension(vae, terms)
+            # A code may hold more than z, such as the probabilities of classes.
+            same = kl is not None and kl.shape == embeddings[-1].shape
+            kls.append(kl if same else None)
             reconstructions.append(terms.log_likelihood.double().mean(0).cpu().numpy())
     return Evaluation(
         weights=weighted,
@@ -293,7 +296,12 @@ def _kl_by_dimension(vae: Any, terms: LogDensities) -> Float[np.ndarray, "batch 
     )
     if q is None or p is None:
         return None
-    (kl,) = kl_divergence(q, p)  # One particle.
+    kl = kl_divergence(q, p)
+    if kl.dim() > 3 and terms.class_sums is not None:
+        # Its expectation under the guide's classes.
+        assert terms.class_sums.probabilities is not None
+        kl = (terms.class_sums.probabilities.unsqueeze(-1) * kl).sum(0)
+    (kl,) = kl  # One particle.
     return kl.double().cpu().numpy()
 
 

@@ -230,7 +230,7 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
 
     def code(
         self, z: Float[Tensor, "*batch latent"], c: Int[Tensor, "*classes"]
-    ) -> Float[Tensor, "*batch code"]:
+    ) -> Float[Tensor, "*both code"]:
         """z and the one-hot class side by side; leading axes are broadcast."""
         y = self.one_hot(c).to(z.dtype)
         shape = torch.broadcast_shapes(z.shape[:-1], y.shape[:-1])

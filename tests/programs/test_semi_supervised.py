@@ -11,7 +11,10 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch import nn
 
+from pyro_vae.evidence import importance_weighting
 from pyro_vae.likelihoods import Bernoulli
+from pyro_vae.log_densities import log_densities
+from pyro_vae.objectives import ELBO
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 from pyro_vae.programs.semi_supervised import (
@@ -59,7 +62,7 @@ def enumerated(program, x, y=None):
     loss = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(
         program.model, program.guide, x, y
     )
-    return -loss, z.detach()
+    return -loss, z
 
 
 def gradients(program, value):
@@ -83,6 +86,19 @@ def test_unlabelled_bound_is_the_sum_over_classes():
     expected = sum(q[:, k] * (row - q[:, k].log()) for k, row in enumerate(rows)).sum()
     close(bound, expected)
     close(gradients(program, bound), gradients(program, expected))
+
+
+@pytest.mark.parametrize("labels", [None, [0, -1, 2, -1, 3, 1]])
+def test_the_objective_is_the_bound_of_pyro(labels):
+    program, x = small(), images()
+    y = () if labels is None else (torch.tensor(labels),)
+    for mode in (program.eval(), program.train()):
+        bound, _ = enumerated(mode, x, *y)
+        torch.manual_seed(1)
+        terms = log_densities(program.model, program.guide, x, *y)
+        loss = ELBO(kl="monte_carlo").value(terms).loss.sum()
+        close(-loss, bound)
+        close(gradients(program, -loss), gradients(program, bound))
 
 
 def test_labelled_bound_is_that_of_a_conditional_vae():
@@ -168,8 +184,12 @@ def test_log_evidence_of_a_discrete_model_is_exact():
     joint = program.classifier(x) - math.log(CLASSES)
     close(enumerated(program, x)[0], joint.logsumexp(-1).sum())
     close(program.class_probabilities(x), joint.softmax(-1))
+    found = importance_weighting(program.model, program.guide, x, num_samples=3)
+    close(torch.tensor(found.log_evidence).float(), joint.logsumexp(-1))
     y = torch.arange(7) % CLASSES
-    close(enumerated(program, x, y)[0], joint.gather(-1, y[:, None]).sum())
+    own = joint.gather(-1, y[:, None])[:, 0]
+    close(enumerated(program, x, y)[0], own.sum())
+    close(log_densities(program.model, program.guide, x, y).log_weight[0], own)
 
 
 def test_classification_is_a_term_in_training_alone():
@@ -194,7 +214,8 @@ def test_stored_rows_add_their_mean_to_each_row(labelled):
     each = log_q.gather(-1, program.labelled_y[:, None])
     # A hundred of 120 rows differ from all by little.
     tolerance = 1e-4 if labelled <= LABELLED_BATCH else 0.1
-    assert (training - bound) / 18 == pytest.approx(float(each.mean()), abs=tolerance)
+    mean = float((training - bound).detach()) / 18
+    assert mean == pytest.approx(float(each.detach().mean()), abs=tolerance)
 
 
 def test_labels_of_other_rows_are_never_read():

@@ -39,8 +39,8 @@ def test_an_overconfident_class_posterior_is_not(program):
     with torch.no_grad():
         program.classifier.head.weight *= 5
     found = scores(program, data)
-    assert found["calibration_error"] > 0.1
-    assert found["mean_confidence"] > found["accuracy"] + 0.1
+    assert found["calibration_error"] > 0.05
+    assert found["mean_confidence"] > found["accuracy"] + 0.05
     assert np.isfinite(found["class_log_density"])
 
 

@@ -276,7 +276,13 @@ def _new_vectors(
 
 
 def _quick_checks(real: np.ndarray, new: np.ndarray) -> tuple[Comparison, ...]:
-    """Three statistics: of images ink, total variation and symmetry, which any support has."""
+    """Three statistics: of images ink, total variation and symmetry, which any support has.
+
+    Raises:
+        ValueError: If values are missing, on which the statistics depend.
+    """
+    if np.isnan(real).any():
+        raise ValueError("statistics of data with missing values are not those of complete data.")
     whole = bool(real.min() >= 0 and (real == np.floor(real)).all())
     support = "counts" if whole else "real"
     scaled = standardisation(real, support)

@@ -19,6 +19,7 @@ from pyro_vae.configuration.model_files import (
     BY_KIND,
     DEFAULT_MODEL,
     MODEL_FAMILIES,
+    allows_missing,
     build_options,
     build_parameters,
     check_program,
@@ -27,7 +28,7 @@ from pyro_vae.configuration.model_files import (
     model_file,
     model_parts,
 )
-from pyro_vae.data import DATASETS, Dataset, Kind, PreparedData, Units
+from pyro_vae.data import DATASETS, Dataset, Kind, PreparedData, Units, allow_missing
 from pyro_vae.data.inspection import check_values
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.objectives import OBJECTIVES, Objective
@@ -61,7 +62,8 @@ def load_data(configuration: Configuration, root: Path) -> Dataset:
     options.pop("check", None)
     if "root" in inspect.signature(loader).parameters:
         options["root"] = root
-    return loader(**options)
+    with allow_missing(allows_missing(model_file(configuration["model"]))):
+        return loader(**options)
 
 
 def build_vae(
@@ -217,6 +219,7 @@ def prepare_data(configuration: Configuration, dataset: Dataset) -> PreparedData
     module = model_file(configuration["model"])
     names = inspect.signature(PreparedData).parameters.keys() & configuration.keys()
     options = {name: configuration[name] for name in names - {"dataset", "likelihood_support"}}
+    options["allows_missing"] = allows_missing(module)
     if "likelihood" not in configuration:
         return PreparedData(dataset, module.SUPPORT, **options)
     name = configuration["likelihood"]["name"]

@@ -162,6 +162,14 @@ def check_program(module: ModuleType, program: Any, event_shape: Sequence[int]) 
             )
 
 
+def allows_missing(module: ModuleType) -> bool:
+    """Whether a class of a model file leaves missing values out of its likelihood."""
+    return any(
+        isinstance(each, type) and getattr(each, "allows_missing", False) is True
+        for each in vars(module).values()
+    )
+
+
 def check_options(module: ModuleType, part: Any, handed: Container[str]) -> None:
     """Make sure that each option of a part has a default or a type, so that it can be parsed.
 

@@ -354,7 +354,10 @@ def _build_parser(arguments: list[str]) -> tuple[_Parser, list[str], dict[str, s
     if options:
         parser.add_function_arguments(module.build, as_group=False, skip=skip)
     parser.add_class_arguments(
-        PreparedData, skip={"dataset", "likelihood_support"}, as_group=False
+        PreparedData,
+        # The last two come from the program: its class variable, and an option of its `build`.
+        skip={"dataset", "likelihood_support", "allows_missing", "missing_rate"},
+        as_group=False,
     )
     parser.add_class_arguments(
         Training, skip={"program", "data", "objective", "processes", "notes"}, as_group=False

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Real
 from pyro import poutine
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_vae.compilation import CompileMode
@@ -112,7 +111,7 @@ class TwoSidedCheck(PerExample):
 
 
 def two_sided_check(
-    vae: PyroModule,
+    vae: Any,
     like_x: Real[Tensor, " n *event"],
     *,
     num_data: int = 100,

@@ -21,7 +21,7 @@ from pyro_vae.configuration import Configuration
 from pyro_vae.configuration.arguments import normalize, override
 from pyro_vae.configuration.components import build_vae_for, load_data, prepare_data
 from pyro_vae.configuration.parser import parse_stored, stored_arguments
-from pyro_vae.data import READERS, DataContract, PreparedData, default_root
+from pyro_vae.data import READERS, DataContract, PreparedData, allow_missing, default_root
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evidence.evaluation import row_order
@@ -235,7 +235,9 @@ def other_data(
         given = {name: value for name, value in options.items() if name in asked}
         if "columns" in asked:
             given["columns"] = contract.event_names
-        return contract.new_data(reader(**given), split=split)
+        with allow_missing(contract.allows_missing):
+            rows = reader(**given)
+        return contract.new_data(rows, split=split)
     data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
     contract.check_format(data.dataset, trained=str(directory.path))
     return data

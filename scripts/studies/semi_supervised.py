@@ -178,10 +178,11 @@ NOTE = (
     "Mean and standard deviation over training seeds; the 100 labelled images are the same for "
     "all, ten of each class among the first 10,000 of 50,000 training images. Accuracy is on the "
     "10,000 test images. The classifier on the labels alone has the network of q(y given x), the "
-    "same rows, and 1,000 steps of Adam. The calibration error (15 bins), the mean of the largest "
-    "q(y given x) and log q are on 1,000 fixed test images. Codes are the means of q(z given x) of "
-    "units in use, of images binarised once. Minutes are those of one core with another job "
-    "beside it, evaluation included. The parameters after the last step are evaluated."
+    "same rows, and 1,000 steps of Adam. The calibration error (15 bins), the mean of the "
+    "largest q(y given x) and log q are on 1,000 fixed test images. Codes are the means of "
+    "q(z given x) of units in use, of images binarised once. Minutes are those of one core with "
+    "another job beside it, evaluation included. The parameters after the last step are "
+    "evaluated."
 )
 STUDY = Study(
     name="semi_supervised",

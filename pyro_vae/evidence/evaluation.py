@@ -263,12 +263,14 @@ def evaluate(
         embeddings, kls, reconstructions = [], [], []
         for chunk in x.split(max(1, max_elements // max(1, x[0].numel()))):
             data = as_floats(chunk)
-            embeddings.append(vae.embed(data).double().cpu().numpy())
             terms = log_densities(vae.model, vae.guide, data, max_plate_nesting=max_plate_nesting)
-            kl = _kl_by_dimension(vae, terms)
-            # A code may hold more than z, such as the probabilities of classes.
-            same = kl is not None and kl.shape == embeddings[-1].shape
-            kls.append(kl if same else None)
+            code = vae.embed(data)
+            if terms.class_sums is not None and len(vae.latent_sites) == 1:
+                # After z a code may hold the probabilities of classes.
+                z = distribution_at(terms.guide_trace, vae.latent_sites[0])
+                code = code[..., : z.event_shape[-1]]
+            embeddings.append(code.double().cpu().numpy())
+            kls.append(_kl_by_dimension(vae, terms))
             reconstructions.append(terms.log_likelihood.double().mean(0).cpu().numpy())
     return Evaluation(
         weights=weighted,

@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch import nn
 
-from pyro_vae.evidence import importance_weighting
+from pyro_vae.evidence import evaluate, importance_weighting
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.log_densities import log_densities
 from pyro_vae.objectives import ELBO
@@ -307,3 +307,14 @@ def test_classes_to_generate_must_exist():
         small().sample(2, 4)
     with pytest.raises(ValueError, match="z must have the shape"):
         small().decode(torch.zeros(2, LATENT))
+
+
+def test_units_are_those_of_the_style():
+    found = evaluate(small(), images(20), num_samples=5)
+    assert found.embeddings.shape == (20, LATENT)
+    program, x = small(), images(20)
+    terms = log_densities(program.model, program.guide, x)
+    close(
+        torch.tensor(evaluate(program, x, num_samples=5).kl_by_dimension.sum()).float(),
+        terms.closed_form_kl("z").mean(),
+    )

@@ -73,9 +73,9 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
 
     - With stored labelled rows, the mean is over these, or 100 of them drawn anew in each step,
       and is added to each row of the batch, so that each step sees labels however few there are.
-      Over an epoch of N rows, of which n have labels, the sum of all terms is the paper's
-      objective, whose alpha is N / n times the one here.
-    - Without, each labelled row of the batch adds its own alpha log q(y | x).
+      The terms of N rows add up to the paper's objective, whose alpha is N times the one here.
+    - Without, each labelled row of the batch adds its own alpha log q(y | x). The terms are the
+      paper's with alpha times the number of labelled rows.
 
     A code is z and the one-hot y side by side; `likelihood` reads codes.
 

@@ -150,8 +150,11 @@ def tables(study: Study, results: Results) -> str:
 TRAIN = "--evaluate none --batch-size 200 --lr-schedule cosine --early-stopping null --keep last"
 M2 = f"--model semi_supervised --labelled 100 {TRAIN}"
 IMAGES = "--latent-dim 20 --lr 0.001 --precision bfloat16"
-CODES = "--likelihood normal --latent-dim 10 --network.hidden [300] --lr 0.003"
-M1 = f"--data mnist --latent-dim 50 --network.hidden [500,300] --precision bfloat16 {TRAIN}"
+CODES = (
+    "--likelihood normal --likelihood.initial-scale 0.5 --latent-dim 10 --network.hidden [300] "
+    "--lr 0.003"
+)
+M1 = f"--data mnist --latent-dim 50 --network.hidden [500,500] --precision bfloat16 {TRAIN}"
 COMMAND = (
     "python scripts/studies/semi_supervised.py --only {row} --epochs {epochs} "
     "--vae-epochs {vae_epochs} --code-epochs {code_epochs} --seeds {seed}"

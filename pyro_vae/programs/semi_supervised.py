@@ -37,20 +37,18 @@ from pyro_vae.data import (
     check_prepared,
     prepare,
 )
-from pyro_vae.data.labels import UNLABELLED, are_classes
+from pyro_vae.data.labels import UNLABELLED
 from pyro_vae.data.validation import SUPPORTS
 from pyro_vae.generation import Generation
 from pyro_vae.model import LIKELIHOOD_OF_KIND, check_pair
 from pyro_vae.parameter_names import UniqueParameterNames
+from pyro_vae.programs.few_labels import checked_classes, stored_rows
 from pyro_vae.rng import as_floats, evaluation_mode, exportable
 
 # log 0: exp(-1e4) is 0 in float32 and in float64, and 0 times it is not NaN.
 IMPOSSIBLE = -1e4
-# The seed that chooses which rows keep their labels, whatever the run's.
-LABEL_SEED = 20_140_620
 # The number of labelled rows whose class is predicted in each step, if there are more.
 LABELLED_BATCH = 100
-_NO_LABELS = "semi_supervised needs the labels of training rows, got none."
 
 
 class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
@@ -410,27 +408,7 @@ def build(
     if "train_size" in inspect.signature(class_of(network)).parameters:
         network = partial(network, train_size=train_size)
     support = support_of(class_of(likelihood), "likelihood", SUPPORTS)
-    stored: dict[str, Tensor] = {}
-    if labelled is not None:
-        # Without data the rows come from a checkpoint.
-        dtype = torch.uint8 if support == "binary" else torch.get_default_dtype()
-        integers = partial(torch.zeros, labelled, dtype=torch.int64)
-        stored = {
-            "labelled_x": torch.zeros(labelled, *event_shape, dtype=dtype),
-            "labelled_y": integers(),
-            "labelled_rows": integers(),
-        }
-    if labelled is not None and train_data is not None:
-        if train_labels is None:
-            raise ValueError(_NO_LABELS)
-        if len(train_labels) != len(train_data) and support == "counts":
-            raise ValueError(
-                f"labelled needs counts of at most {len(train_data)} training rows, of which all "
-                f"are handed over, got {len(train_labels)}."
-            )
-        rows = labelled_rows(train_labels[: len(train_data)], labelled)
-        stored["labelled_x"].copy_(train_data[rows])
-        stored |= {"labelled_y": train_labels[rows], "labelled_rows": rows}
+    stored = stored_rows(event_shape, support, labelled, train_data, train_labels)
     if units is None:
         units = likelihoods.find_units(class_of(likelihood), train_data)
     data = {"event_shape": event_shape, "levels": levels, "units": units}
@@ -464,66 +442,3 @@ def build(
         features=features,
         **stored,
     )
-
-
-def labelled_rows(labels: Int[Tensor, " n"], number: int) -> Int[Tensor, " number"]:
-    """The rows that keep their labels, in increasing order: equally many of each class.
-
-    Where `number` is not a multiple of the number of classes, or a class has too few, others have
-    one more. The choice depends on the labels and the number alone.
-
-    >>> labelled_rows(torch.tensor([0, 0, -1, 0, 1, 1]), 4).shape
-    torch.Size([4])
-
-    Args:
-        labels: The class of each row, -1 where unknown.
-        number: The number of rows to keep.
-
-    Raises:
-        ValueError: If fewer rows have labels.
-    """
-    generator = torch.Generator().manual_seed(LABEL_SEED)
-    order = torch.randperm(len(labels), generator=generator)
-    labels = labels.cpu()[order]
-    known = labels != UNLABELLED
-    order, labels = order[known], labels[known]
-    if number > len(order):
-        raise ValueError(
-            f"labelled must be at most the number of training rows with labels, {len(order)}, "
-            f"got {number}."
-        )
-    # Of each row, the number of rows of its class before it.
-    among = labels.unsqueeze(-1) == labels.unique()
-    rank = (among.cumsum(0) * among).sum(-1)
-    return order[rank.argsort(stable=True)[:number]].sort().values
-
-
-def checked_classes(classes: int | None, labels: Any, labelled: int | None) -> int:
-    """The number of classes: that of the labels if it is not given.
-
-    Raises:
-        ValueError: If labels are missing, or not numbers of at least two classes; or fewer rows
-            than classes shall keep their labels.
-    """
-    if labels is None or len(labels) == 0:
-        if classes is None:
-            raise ValueError(_NO_LABELS)
-    elif not isinstance(labels, Tensor) or not are_classes(labels):
-        got = f"{tuple(labels.shape)} of {labels.dtype}" if isinstance(labels, Tensor) else labels
-        raise ValueError(f"labels must be one class number for each row, got {got}.")
-    else:
-        low, high = int(labels.min()), int(labels.max())
-        if high == UNLABELLED:
-            raise ValueError(_NO_LABELS)
-        classes = high + 1 if classes is None else classes
-        if low < UNLABELLED or high >= classes:
-            raise ValueError(
-                f"labels must be class numbers from 0 to {classes - 1}, or -1 where unknown, got "
-                f"{low} to {high}: set the number of classes (--classes)."
-            )
-    check_at_least(2, classes=classes)
-    if labelled is not None and labelled < classes:
-        raise ValueError(
-            f"labelled must be at least the number of classes, {classes}, got {labelled}."
-        )
-    return classes

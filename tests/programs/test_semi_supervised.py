@@ -17,11 +17,11 @@ from pyro_vae.log_densities import log_densities
 from pyro_vae.objectives import ELBO
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
+from pyro_vae.programs.few_labels import labelled_rows
 from pyro_vae.programs.semi_supervised import (
     LABELLED_BATCH,
     SemiSupervised,
     build,
-    labelled_rows,
 )
 
 CLASSES, LATENT = 4, 3

@@ -72,8 +72,8 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
     - With stored labelled rows, the mean is over these, or 100 of them drawn anew in each step,
       and is added to each row of the batch, so that each step sees labels however few there are.
       The terms of N rows add up to the paper's objective, whose alpha is N times the one here.
-    - Without, each labelled row of the batch adds its own alpha log q(y | x). The terms are the
-      paper's with alpha times the number of labelled rows.
+    - Without, each labelled row of the batch adds its own alpha log q(y | x). The terms of all
+      rows add up to the same, with alpha times the number of labelled rows in its place.
 
     A code is z and the one-hot y side by side; `likelihood` reads codes.
 

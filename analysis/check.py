@@ -112,6 +112,7 @@ class Section:
         new_data: Whether it is about data generated from the prior. If training did not use the
             prior, it states this first.
         min_examples: The fewest examples for which it is defined.
+        complete: Whether it is defined only for data without missing values.
     """
 
     question: str
@@ -119,6 +120,7 @@ class Section:
     default: bool = True
     new_data: bool = False
     min_examples: int = 1
+    complete: bool = False
 
     def steps(self, name: str) -> list[str]:
         """The steps that the section of this name may take."""
@@ -130,10 +132,14 @@ class Section:
         """Run the checks, record their results and draw their figures.
 
         Raises:
-            UndefinedCheckError: If there are fewer than `min_examples` examples, or no check is
-                defined.
+            UndefinedCheckError: If there are fewer than `min_examples` examples, values are
+                missing that it needs, or no check is defined.
         """
         subject.check_size(self.min_examples)
+        if self.complete and bool(subject.x.isnan().any()):
+            raise UndefinedCheckError(
+                "it is not defined for data with missing values, on which its statistics depend."
+            )
         section = SectionResult()
         for check in self.checks:
             missing = [each for each in check.requires if each.name not in section.results]

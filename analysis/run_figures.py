@@ -28,6 +28,7 @@ from pyro_vae.data.nouns import nouns
 from pyro_vae.evidence import Evaluation
 from pyro_vae.inference_data import unconditioned
 from pyro_vae.log_densities import distribution_at
+from pyro_vae.programs import labels_of_program
 from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.training.history import plot_learning_curves
 
@@ -96,7 +97,8 @@ def figures_of_model(
     The global random state is preserved.
 
     Args:
-        vae: A program with `model(x)`, whose observed site is `"x"`, `embed(x)` and `decode(z)`.
+        vae: A program with `model(x)`, whose observed site is `"x"`, `embed(x)` and `decode(z)`;
+            one that always needs labels gets those of the data.
         history: The epochs of training, see `plot_learning_curves`.
         x_test: The test data, in the likelihood's support; integers are converted to floats.
         labels: A label, or a row of factors, for each example, if there are any.
@@ -117,12 +119,16 @@ def figures_of_model(
     device = next((p.device for p in vae.parameters()), x_test.device)
     x = as_floats(x_test.to(device))
     shown, checked = x[:num_reconstructions], x[:num_checked]
+    y = [] if labels is None or labels_of_program(vae) != "always" else [labels.to(device)]
     with evaluation_mode(vae, seed=seed):
-        codes = torch.cat([vae.embed(part) for part in x.split(1000)])
-        reconstructions = vae.decode(codes[: len(shown)])
-        # The model uses no more of its argument than the number of examples.
-        means, _ = _generate(vae.model, x[:1].expand(num_samples, *x.shape[1:]))
-        _, new = _generate(vae.model, checked)
+        parts = zip(*(each.split(1000) for each in (x, *y)), strict=True)
+        codes = torch.cat([vae.embed(*part) for part in parts])
+        reconstructions = vae.decode(codes[: len(shown)], *(each[: len(shown)] for each in y))
+        # The model uses no more of x than the number of examples.
+        rows = torch.arange(num_samples, device=device) % len(x)
+        like = x[:1].expand(num_samples, *x.shape[1:])
+        means, _ = _generate(vae.model, like, *(each[rows] for each in y))
+        _, new = _generate(vae.model, checked, *(each[:num_checked] for each in y))
 
     elements = Elements.from_data(_array(checked), event_names)
     if elements is None and x.dim() == 2:
@@ -240,9 +246,9 @@ def plot_data(contract: DataContract) -> "matplotlib.figure.Figure":
     return figure
 
 
-def _generate(model: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+def _generate(model: Callable[..., Tensor], like: Tensor, *y: Tensor) -> tuple[Tensor, Tensor]:
     """As many generated examples as `like` has: means of p(x | z), z ~ p(z), and draws."""
-    trace = poutine.trace(unconditioned(model)).get_trace(like)
+    trace = poutine.trace(unconditioned(model)).get_trace(like, *y)
     x = cast("dict[str, Any]", trace.nodes["x"])["value"]
     return distribution_at(trace, "x").mean, x
 
@@ -270,7 +276,13 @@ def _new_vectors(
 
 
 def _quick_checks(real: np.ndarray, new: np.ndarray) -> tuple[Comparison, ...]:
-    """Three statistics: of images ink, total variation and symmetry, which any support has."""
+    """Three statistics: of images ink, total variation and symmetry, which any support has.
+
+    Raises:
+        ValueError: If values are missing, on which the statistics depend.
+    """
+    if np.isnan(real).any():
+        raise ValueError("statistics of data with missing values are not those of complete data.")
     whole = bool(real.min() >= 0 and (real == np.floor(real)).all())
     support = "counts" if whole else "real"
     scaled = standardisation(real, support)

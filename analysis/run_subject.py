@@ -16,6 +16,7 @@ from pyro_vae.configuration import ConfigurationError
 from pyro_vae.data.nouns import nouns
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evidence import defined_rows, undefined_data
+from pyro_vae.labelled_rows import WithLabels
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.runs.trained_run import (
     ROWS_FROM_DISK,
@@ -50,6 +51,12 @@ def subject_of_run(
     Raises:
         ValueError: If log densities are not defined on any example.
     """
+    conditional = trained.vae.program if isinstance(trained.vae, WithLabels) else None
+    if conditional is not None:
+        raise ValueError(
+            f"a diagnosis needs p(x), and {type(conditional).__name__} has p(x | y) only: "
+            "its own scores and figures are in the run directory."
+        )
     train = training_rows(trained.data)
     rows = _defined(trained, trained.x, rows, f"{trained.split} {nouns()}", report)
     known = _defined(trained, train, torch.arange(len(train)), f"training {nouns()}", report)

@@ -149,21 +149,25 @@ REPRESENTATION = RepresentationSection(
     # A diagnosis takes half as long without it.
     default=False,
     min_examples=2,
+    complete=True,
 )
 SECTIONS = {
     "predictive": Section(
         "Does the model make data like the real ones, and what of that did training teach it?",
         (CHECKS, COUNTS, DATA_SETS, BEFORE_TRAINING, SAME_IMAGE),
         new_data=True,
+        complete=True,
     ),
     "calibration": Section(
         "Do forecasts of each element from the others come true, and where do they fail?",
         (FORECASTS, ELEMENTS),
+        complete=True,
     ),
     "pit": Section(
         "Where do real data fall among generated ones, and each element in its forecast?",
         (STATISTICS_PIT, ELEMENT_PIT),
         new_data=True,
+        complete=True,
     ),
     "elbo": Section(
         "What is the ELBO made of, and what does its rate contain?", (TERMS, DECOMPOSITION)

@@ -1,6 +1,7 @@
 """The terms of a model and guide pair per example: log p(x | z), log p(z) and log q(z | x).
 
-Every bound, diagnostic and decomposition is computed from these.
+Every bound, diagnostic and decomposition is computed from these. Discrete sites that are marked
+`infer={"enumerate": "parallel"}` are summed exactly.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from torch.distributions import Distribution, kl_divergence
 
 # Imported for what it registers: the closed-form KLs that torch lacks.
 import pyro_vae.distributions  # noqa: F401
+from pyro_vae.class_sums import ClassSums, Sites, class_axes, enumerated_sites, expectation
 from pyro_vae.rng import as_floats, evaluation_mode
 
 
@@ -34,6 +36,11 @@ class NoDensityError(ValueError):
 class LogDensities:
     """The terms of K particles and B examples, in nats, with their traces.
 
+    A discrete site y that the guide enumerates enters each term as its exact expectation under
+    q(y | x), so that the terms add up to the bound of Pyro's `TraceEnum_ELBO`. One that only the
+    model has is marginalised: what depends on it is one term, log sum_y p(y, z), at the first
+    latent site that depends on y, and log p(x | z) at the first observed one.
+
     Args:
         log_likelihood: log p(x | z), summed over the observed sites.
         log_prior: log p(z), summed over the model's latent sites.
@@ -42,6 +49,7 @@ class LogDensities:
         guide_sites: Each site of the guide by name.
         model_trace: The model's trace: every site's distribution and value.
         guide_trace: The guide's.
+        class_sums: Sums over enumerated sites; None if there are none.
     """
 
     log_likelihood: Float[Tensor, "particles batch"]
@@ -51,22 +59,43 @@ class LogDensities:
     guide_sites: dict[str, Float[Tensor, "particles batch"]]
     model_trace: Trace
     guide_trace: Trace
+    class_sums: ClassSums | None = None
 
     @property
     def log_weight(self) -> Float[Tensor, "particles batch"]:
-        """The log importance weight log p(x, z) - log q(z | x).
+        """The log importance weight log p(x, z) - log q(z | x), summed over enumerated sites.
 
         Raises:
             NoDensityError: If the guide is a point mass.
         """
         require_density(self.guide_trace, "an importance weight")
+        if self.class_sums is not None:
+            return self.class_sums.log_weight
         return self.log_likelihood + self.log_prior - self.log_posterior
+
+    @property
+    def log_joint(self) -> Float[Tensor, "particles batch"]:
+        """log p(x, z) in float64, summed over enumerated sites."""
+        if self.class_sums is not None:
+            return self.class_sums.log_joint.double()
+        return self.log_likelihood.double() + self.log_prior.double()
+
+    @property
+    def log_proposal(self) -> Float[Tensor, "particles batch"]:
+        """log q(z | x) in float64, summed over enumerated sites."""
+        sums = self.class_sums
+        return (self.log_posterior if sums is None else sums.log_proposal).double()
 
     @property
     def draws(self) -> list[Tensor]:
         """Each latent site's draws as the model reads them; only its densities depend on them."""
         nodes = _nodes(self.model_trace)
-        return [nodes[name]["value"] for name in self.model_sites if name in self.guide_sites]
+        enumerated = enumerated_sites(self.guide_trace)
+        return [
+            nodes[name]["value"]
+            for name in self.model_sites
+            if name in self.guide_sites and name not in enumerated
+        ]
 
     def log_posterior_at_fixed_draws(self) -> Float[Tensor, "particles batch"]:
         """log q(z | x) with fixed draws, whose gradient is the score.
@@ -96,23 +125,32 @@ class LogDensities:
         """KL(q || p) at a latent site, in nats; None where no closed form is registered.
 
         Also None if the model has no such site or has it in another plate, over which terms are
-        summed but the divergence is not, and if the guide is a point mass, for which Pyro
-        registers -log p(z).
+        summed but the divergence is not; if p may depend on the site's own draw, by a site that
+        the model has before it and the guide after it; if p depends on a class that is
+        marginalised; and if the guide is a point mass, for which Pyro registers -log p(z).
         """
         if site not in self.model_sites or site in without_density(self.guide_trace):
             return None
         traces = (self.guide_trace, self.model_trace)
+        before = [_names_before(trace, site) for trace in traces]
+        marginalised = enumerated_sites(self.model_trace) - enumerated_sites(self.guide_trace)
+        if not (before[1] & self.guide_sites.keys() <= before[0]) or before[1] & marginalised:
+            return None
         shape = self.guide_sites[site].shape
-        expanded = [distribution_at(trace, site).batch_shape for trace in traces]
+        expanded = broadcast_shape(*(distribution_at(trace, site).batch_shape for trace in traces))
+        by_class = self.class_sums is not None and len(expanded) > 2
         # torch's own function imports sympy.
-        if broadcast_shape(*expanded) != shape:
+        if (expanded[-2:] if by_class else expanded) != shape:
             return None
         # Once for all particles, unless a distribution's parameters depend on their draws.
         q, p = (_nodes(trace)[site][_FOR_ONE_PARTICLE] for trace in traces)
         try:
-            return kl_divergence(q, p).expand(shape)
+            kl = kl_divergence(q, p)
         except NotImplementedError:
             return None
+        if by_class and self.class_sums is not None:
+            kl = expectation(kl, self.class_sums.probabilities)
+        return kl.expand(shape)
 
 
 def distribution_at(trace: Trace, site: str) -> Distribution:
@@ -188,7 +226,8 @@ def log_densities(
 
     The traces are those of Pyro's `Trace_ELBO` with vectorised particles: if data are in one
     plate, `-(log_weight.mean(0).sum())` is its loss. The terms are unscaled: neither the
-    subsampling of a plate nor `poutine.scale` enters.
+    subsampling of a plate nor `poutine.scale` enters. Sites that are marked
+    `infer={"enumerate": "parallel"}` have each of their values, on an axis left of the particles.
 
     Args:
         model: A Pyro model.
@@ -209,9 +248,11 @@ def log_densities(
         )
 
     axes = max_plate_nesting + 1
-    guide_trace = poutine.trace(particles(guide)).get_trace(*args, **kwargs)
+    enumerated = poutine.enum(particles(guide), first_available_dim=-axes - 1)
+    guide_trace = poutine.trace(enumerated).get_trace(*args, **kwargs)
     replayed = poutine.replay(particles(model), trace=_forked(guide_trace))
-    model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+    # Classes that the guide lacks have axes of their own, left of the guide's.
+    model_trace = poutine.trace(poutine.enum(replayed)).get_trace(*args, **kwargs)
     if is_validation_enabled():
         check_model_guide_match(model_trace, guide_trace, axes)
     guide_trace, model_trace = map(prune_subsample_sites, (guide_trace, model_trace))
@@ -224,6 +265,13 @@ def log_densities(
     guide_sites = _per_example(guide_trace, data_plate, axes)
     latent = [name for name in model_sites if name in guide_sites]
     observed = [name for name in model_sites if name not in guide_sites]
+    class_sums = None
+    if classes := {
+        n: s for t in (model_trace, guide_trace) for n, s in class_axes(t, axes).items()
+    }:
+        sites = Sites(model_sites, guide_sites, set(observed), classes)
+        model_sites, guide_sites, class_sums = sites.sum()
+        observed = [name for name in observed if name in model_sites]
     like = next(iter(model_sites.values()))
     return LogDensities(
         log_likelihood=_total(model_sites, observed, like),
@@ -233,6 +281,7 @@ def log_densities(
         guide_sites=guide_sites,
         model_trace=model_trace,
         guide_trace=guide_trace,
+        class_sums=class_sums,
     )
 
 
@@ -261,7 +310,7 @@ def _forked(trace: Trace) -> Trace:
 
 
 def _per_example(trace: Trace, data_plate: str, axes: int) -> dict[str, Tensor]:
-    """Each site's unscaled log density, `(particles, batch)`, summed over all other axes."""
+    """Each site's unscaled log density, `(*classes, particles, batch)`, summed over other axes."""
     sites = {}
     for name, site in _nodes(trace).items():
         if site["type"] != "sample" or site["infer"].get("is_auxiliary"):
@@ -275,8 +324,15 @@ def _per_example(trace: Trace, data_plate: str, axes: int) -> dict[str, Tensor]:
         log_prob = site["unscaled_log_prob"]
         log_prob = log_prob.reshape((1,) * (axes - log_prob.dim()) + tuple(log_prob.shape))
         log_prob = log_prob.movedim(plates[data_plate], -1)
-        sites[name] = log_prob.flatten(1, -2).sum(1) if axes > 2 else log_prob
+        inner = log_prob.dim() - axes + 1
+        sites[name] = log_prob.flatten(inner, -2).sum(inner) if axes > 2 else log_prob
     return sites
+
+
+def _names_before(trace: Trace, site: str) -> set[str]:
+    """The sample sites of a trace before one of them."""
+    names = [name for name, node in _nodes(trace).items() if node["type"] == "sample"]
+    return set(names[: names.index(site)])
 
 
 def _nodes(trace: Trace) -> dict[str, dict[str, Any]]:

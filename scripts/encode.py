@@ -153,8 +153,10 @@ def encode(
     codes, scales = [], []
     with tqdm(total=sum(sizes.values()), desc="encoding", unit=noun()) as bar:
         for split in splits:
-            for x in blocks(trained.data, split):
-                x = x.to(trained.device)
+            start = 0
+            for rows in blocks(trained.data, split):
+                x = trained.joined(rows.to(trained.device), split, start)
+                start += len(rows)
                 codes.append(embed_data(vae, x).astype(np.float32))
                 if scale:
                     scales.append(scales_of(vae, x))

@@ -215,7 +215,7 @@ def compute(
     identity = {
         "checkpoint": trained.checkpoint_hash,
         # The hash of a model file is in the checkpoint.
-        "parts": {each: configuration[each] for each in (*MODEL_FAMILIES, "latent_dim")},
+        "parts": {each: configuration.get(each) for each in (*MODEL_FAMILIES, "latent_dim")},
         "code": code_hash(),
         "device": trained.device.type,
         "method": name,

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pyro
@@ -40,13 +40,15 @@ from pyro_vae.configuration.components import (
     build_objective,
     build_vae_for,
     check_data,
+    describe_model,
     kind_of_data,
     load_data,
+    number_of_parameters,
     prepare_data,
     to_yaml,
     training_options,
 )
-from pyro_vae.configuration.model_files import BY_KIND, DEFAULT_MODEL, located
+from pyro_vae.configuration.model_files import BY_KIND, DEFAULT_MODEL, is_shipped, located
 from pyro_vae.configuration.parser import parse, with_likelihood
 from pyro_vae.configuration.resume_plan import (
     check_extension,
@@ -57,6 +59,8 @@ from pyro_vae.configuration.resume_plan import (
 from pyro_vae.data import default_root
 from pyro_vae.data.nouns import noun, nouns, set_noun, use_noun
 from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.json_values import to_jsonable
+from pyro_vae.labelled_rows import distinct_labels
 from pyro_vae.rng import as_floats
 from pyro_vae.runs.run_directory import (
     RunDirectory,
@@ -149,7 +153,7 @@ def run_process(processes: Processes, device: torch.device, configuration: Confi
         configuration = with_data_path(configuration, contract, directory.path)
     dataset = load_data(configuration, root)
     kind, default = kind_of_data(configuration, dataset), None
-    if configuration["likelihood"]["name"] == BY_KIND:
+    if configuration.get("likelihood", {}).get("name") == BY_KIND:
         configuration = with_likelihood(configuration, kind)
         default = describe_default_likelihood(dataset, configuration["likelihood"]["name"], kind)
     data = prepare_data(configuration, dataset)
@@ -204,6 +208,7 @@ def train(
     """
     made_by = provenance()  # Before the code that is running can be edited.
     data, vae = training.data, training.program
+    labels = data.dataset.labels.get("train")
     if configuration["resume"]:
         directory.write_plan(configuration)
         if is_finished(configuration, training):
@@ -227,6 +232,7 @@ def train(
                     "event_shape": list(data.dataset.event_shape),
                     "levels": data.dataset.levels,
                     "model_hash": model_hash(configuration),
+                    "labels": None if labels is None else distinct_labels(labels),
                 },
                 on_checkpoint=lambda state: directory.write_records(state.history),
                 stop=interruption,
@@ -289,6 +295,7 @@ def evaluate_and_save(
 ) -> None:
     """Evaluate on test data, and write metrics.json, inference_data.nc and the figures."""
     from analysis.plotting.latent import plot_latents
+    from analysis.programs import HeldOut, program_figures, program_scores
     from analysis.report import metrics_text
     from analysis.run_figures import figures_of_evaluation, figures_of_model, write_figures
     from pyro_vae.evidence import evaluate, fixed_rows, undefined_data
@@ -302,21 +309,20 @@ def evaluate_and_save(
     if isinstance(test, SparseRows) and n == rows_within(EVALUATED_ELEMENTS, test) < len(test):
         print(f"evaluated on {n:,} of {len(test):,} test {nouns()}, as sparse data are made dense")
     rows = fixed_rows(len(test), n)
-    x = test[rows].to(training.device)
-    labels = data.dataset.labels.get("test")
-    labels = None if labels is None else labels[rows]
+    held_out = HeldOut.test_rows(data, rows, training.contract, training.device)
 
     def begin_figures() -> dict[str, Callable[[], bytes]]:
         plots = figures_of_model(
             vae,
             training.history,
-            x,
-            labels,
-            label_names=data.dataset.label_names,
-            event_names=data.dataset.event_names,
+            held_out.x,
+            held_out.y,
+            label_names=held_out.label_names,
+            event_names=held_out.event_names,
             uses_prior=training.objective.uses_prior,
             contract=training.contract,
         )
+        plots |= program_figures(configuration["model"], vae, held_out)
         return {name: drawing.submit(plot) for name, plot in plots.items()}
 
     figures = None
@@ -325,11 +331,13 @@ def evaluate_and_save(
         figures = begin_figures()
     # One core is left to the drawing process.
     with enough_threads(vae, training.batch_size, most=torch.get_num_threads() - 1):
-        evaluation = evaluate(vae, x, num_samples=EVIDENCE_SAMPLES, progress=True)
+        evaluation = evaluate(
+            vae, held_out.x, y=held_out.y, num_samples=EVIDENCE_SAMPLES, progress=True
+        )
     found = review(
         vae,
         data,
-        x,
+        held_out.x,
         evaluation,
         training.history,
         objective=training.objective,
@@ -341,7 +349,7 @@ def evaluate_and_save(
             training.steps_per_epoch,
             extensible=training.lr_schedule not in TIED_TO_LENGTH,
             stopped_early=training.stopping.stopped,
-            trust_model_file=configuration["model"] != DEFAULT_MODEL,
+            trust_model_file=not is_shipped(configuration["model"]),
         ),
     )
     # An earlier evaluation was of other parameters.
@@ -355,6 +363,7 @@ def evaluate_and_save(
         "objective": configuration["objective"]["name"],
         **summary,
         **found.summary(),
+        **to_jsonable(program_scores(configuration["model"], vae, held_out)),
         "parameters": number_of_parameters(vae),
         "epochs": len(training.history),
         "steps": training.step,
@@ -375,14 +384,13 @@ def evaluate_and_save(
     numbers = data.dataset.row_numbers("test")[rows.numpy()]
     if len(evaluation.undefined):
         bad = rows[evaluation.undefined].numpy()
-        log.warning("%s.", undefined_data(bad, len(x), f"test {nouns()}"))
-        known = np.setdiff1d(np.arange(len(x)), evaluation.undefined)
+        log.warning("%s.", undefined_data(bad, len(rows), f"test {nouns()}"))
+        known = np.setdiff1d(np.arange(len(rows)), evaluation.undefined)
         if not len(known):
             print(f"metrics.json is in {directory.path}/; no test {noun()} is left to draw")
             return
-        evaluation, x, numbers = evaluation.select(known), x[known], numbers[known]
-        labels = None if labels is None else labels[known]
-        figures = None
+        evaluation, numbers = evaluation.select(known), numbers[known]
+        held_out, figures = held_out.select(known), None
     if figures is None:
         figures = begin_figures()
     for name, plot in figures_of_evaluation(evaluation).items():
@@ -393,10 +401,11 @@ def evaluate_and_save(
     tree = from_svi(
         vae.model,
         vae.guide,
-        as_floats(x),
+        as_floats(held_out.x),
+        *held_out.given(vae),
         num_draws=STORED_DRAWS,
         num_stored=stored,
-        constant_data=None if labels is None else {"label": labels.numpy()},
+        constant_data=None if held_out.y is None else {"label": held_out.y.numpy(force=True)},
         rows=numbers,
         row_names=data.dataset.names_of_rows(numbers),
         configuration=configuration,
@@ -405,13 +414,17 @@ def evaluate_and_save(
     figures["forest"] = drawing.submit(partial(plot_latents, tree))
     write_netcdf(tree, directory.inference_data)
     write_figures(figures, directory.figures)
-    print(f"metrics.json, inference_data.nc and figures are in {directory.path}/; next:")
-    print(shlex.join(command(configuration, "diagnose.py", directory)))
+    written = f"metrics.json, inference_data.nc and figures are in {directory.path}/"
+    if held_out.given(vae):
+        print(written)
+    else:
+        print(f"{written}; next:")
+        print(shlex.join(command(configuration, "diagnose.py", directory)))
 
 
 def command(configuration: Configuration, script: str, *words: str | RunDirectory) -> list[str]:
     """A command about a run, which trusts its model file if it has its own."""
-    trust = [] if configuration["model"] == DEFAULT_MODEL else ["--trust-model-file"]
+    trust = [] if is_shipped(configuration["model"]) else ["--trust-model-file"]
     typed = [str(word.path) if isinstance(word, RunDirectory) else word for word in words]
     return ["python", f"scripts/{script}", *typed, *trust]
 
@@ -426,24 +439,10 @@ def new_run_directory(configuration: Configuration) -> RunDirectory:
     if configuration["out"] is not None:
         return RunDirectory(configuration["out"])
     data = Path(configuration["data"].get("path", configuration["data"]["name"])).stem
-    name = f"{data}-{configuration['prior']['name']}-{configuration['seed']}"
+    model = configuration["model"]
+    kind = configuration["prior"]["name"] if model == DEFAULT_MODEL else Path(model).stem
+    name = f"{data}-{kind}-{configuration['seed']}"
     return RunDirectory.unused(Path("runs"), name)
-
-
-def number_of_parameters(vae: Any) -> int:
-    """The number of elements of all parameters."""
-    return sum(parameter.numel() for parameter in vae.parameters())
-
-
-def describe_model(configuration: Configuration, vae: Any) -> str:
-    """The model in one line."""
-    prior, likelihood, posterior, network = (
-        configuration[family]["name"] for family in ("prior", "likelihood", "posterior", "network")
-    )
-    return (
-        f"p(z) {prior}, p(x|z) {likelihood}, q(z|x) {posterior}, {network}, "
-        f"z in {configuration['latent_dim']} dimensions, {number_of_parameters(vae):,} parameters"
-    )
 
 
 if __name__ == "__main__":

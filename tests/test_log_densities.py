@@ -28,8 +28,8 @@ def chain(x):
 def chain_guide(x):
     """Independent normals."""
     with pyro.plate("data", len(x)):
-        pyro.sample("z1", dist.Normal(x, 1.0))
         pyro.sample("z2", dist.Normal(x / 2, 1.0))
+        pyro.sample("z1", dist.Normal(x, 1.0))
 
 
 def pixels(x):
@@ -77,7 +77,7 @@ def test_terms_are_summed_over_sites_and_kept_by_site():
     x = torch.randn(5)
     terms = log_densities(chain, chain_guide, x, num_particles=3)
     assert list(terms.model_sites) == ["z2", "z1", "x", "y"]
-    assert list(terms.guide_sites) == ["z1", "z2"]
+    assert list(terms.guide_sites) == ["z2", "z1"]
     model, guide = terms.model_sites, terms.guide_sites
     torch.testing.assert_close(terms.log_likelihood, model["x"] + model["y"])
     torch.testing.assert_close(terms.log_prior, model["z1"] + model["z2"])

@@ -36,17 +36,19 @@ def is_image(event_shape: tuple[int, ...]) -> bool:
 def value_limits(data: Real[np.ndarray, " n *event"]) -> Limits:
     """The values drawn black and white: 0 and 1, or the extremes of data beyond them.
 
+    NaN, a missing value, is left blank.
+
     Channels that are drawn apart, of series and of images that are neither grey nor RGB, have
     separate limits.
     """
-    low, high = float(data.min()), float(data.max())
+    low, high = float(np.nanmin(data)), float(np.nanmax(data))
     if low >= 0 and high <= 1:
         return 0.0, 1.0
     shape = data.shape[1:]
     if is_series(shape) or (is_image(shape) and len(shape) == 3 and shape[0] not in (1, 3)):
         axes = (0, *range(2, data.ndim))
         low, high = (
-            part(data, axis=axes)[:, *[None] * (data.ndim - 2)] for part in (np.min, np.max)
+            part(data, axis=axes)[:, *[None] * (data.ndim - 2)] for part in (np.nanmin, np.nanmax)
         )
         return low.astype(np.float64), np.maximum(high, low + 1e-9).astype(np.float64)
     return low, high

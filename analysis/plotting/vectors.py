@@ -70,15 +70,18 @@ class Elements:
         if data.ndim != 2:
             return None
         values = data.astype(np.float64)
-        counts = bool(values.min() >= 0 and values.max() > 1 and (values == values.round()).all())
+        known = values[~np.isnan(values)]
+        counts = bool(known.min() >= 0 and known.max() > 1 and (known == known.round()).all())
         if not names and not counts and is_ordered(values):
             return None
         elements = values.shape[1]
         center, spread, unit = np.zeros(elements), np.ones(elements), "value"
         if counts:
             unit = "log(1 + count)"
-        elif values.min() < 0 or values.max() > 1:
-            center, deviation = values.mean(0), values.std(0)
+        elif known.min() < 0 or known.max() > 1:
+            gaps = len(known) < values.size
+            center = np.nanmean(values, 0) if gaps else values.mean(0)
+            deviation = np.nanstd(values, 0) if gaps else values.std(0)
             spread = np.where(deviation > 0, deviation, 1.0)
             unit = "standard deviations from the mean"
         shown = tuple(names) or tuple(str(index) for index in range(elements))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.configuration import ConfigurationError, read_yaml
+from pyro_vae.configuration import Configuration, ConfigurationError, read_yaml
 from pyro_vae.configuration.components import FAMILIES, UNSAVED
 from pyro_vae.data import DATASETS, OWN_DATA, READERS, loader_for_path
 
@@ -209,3 +209,22 @@ def _argument(option: str, value: Any) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def check_as_written(arguments: list[str], parsed: Configuration) -> None:
+    """Refuse values that jsonargparse reads as something else than what is written."""
+    for position, token in enumerate(arguments):
+        option, equals, text = token.partition("=")
+        family, _, name = option[2:].partition(".")
+        value = parsed.get(family)
+        if name and isinstance(value, Mapping):
+            value = value.get(name)
+        if not equals:
+            text = arguments[position + 1] if position + 1 < len(arguments) else ""
+        if not option.startswith("--"):
+            continue
+        if isinstance(token, ListArgument) and isinstance(value, str):
+            raise ConfigurationError(f"{spell(option)} must be one value, got the list {text}.")
+        # 1:30 is 90 and 1_0 is 10 to YAML 1.1.
+        if type(value) in (int, float) and set(text) & set(":_"):
+            raise ConfigurationError(f"{spell(option)} must be a number, got {text!r}.")

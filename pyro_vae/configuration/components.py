@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from pyro_vae.configuration import Configuration, ConfigurationError
 from pyro_vae.configuration.model_files import (
     BY_KIND,
+    DEFAULT_MODEL,
     MODEL_FAMILIES,
+    allows_missing,
+    build_options,
     build_parameters,
     check_program,
     errors_located,
@@ -25,7 +28,7 @@ from pyro_vae.configuration.model_files import (
     model_file,
     model_parts,
 )
-from pyro_vae.data import DATASETS, Dataset, Kind, PreparedData, Units
+from pyro_vae.data import DATASETS, Dataset, Kind, PreparedData, Units, allow_missing
 from pyro_vae.data.inspection import check_values
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.objectives import OBJECTIVES, Objective
@@ -59,7 +62,8 @@ def load_data(configuration: Configuration, root: Path) -> Dataset:
     options.pop("check", None)
     if "root" in inspect.signature(loader).parameters:
         options["root"] = root
-    return loader(**options)
+    with allow_missing(allows_missing(model_file(configuration["model"]))):
+        return loader(**options)
 
 
 def build_vae(
@@ -68,6 +72,7 @@ def build_vae(
     *,
     train_data: Tensor | None = None,
     train_size: int | None = None,
+    train_labels: Tensor | None = None,
     levels: int | None = None,
     units: Units | None = None,
     kind: Kind = "binary",
@@ -79,6 +84,7 @@ def build_vae(
         event_shape: The shape of an example.
         train_data: Training data, for parts that start from data.
         train_size: The number of training examples.
+        train_labels: The labels of the training examples, or `distinct_labels` of them.
         levels: The number of levels of the data.
         units: The units of the data.
         kind: The kind of data, which selects the default likelihood.
@@ -95,19 +101,27 @@ def build_vae(
     }
 
     asked = build_parameters(module)
+    options = {name: configuration[name] for name in build_options(module)}
 
     def build(**data: Any) -> Any:
         # A model file gets what its `build` asks for.
-        given = {**parts, **{name: value for name, value in data.items() if name in asked}}
+        given = {name: value for name, value in data.items() if name in asked}
+        given |= {**parts, **options}
         with errors_located(module):
             return module.build(tuple(event_shape), configuration["latent_dim"], **given)
 
-    sizes = [configuration["latent_dim"], *_integers([configuration[f] for f in MODEL_FAMILIES])]
+    sizes = [configuration["latent_dim"]]
+    sizes += _integers([configuration[f] for f in MODEL_FAMILIES if f in configuration])
     try:
         if max(sizes) > LARGE_SIZE or math.prod(event_shape) > LARGE_EXAMPLE:
             _check_memory(build, train_size, levels, kind)
         vae = build(
-            train_data=train_data, train_size=train_size, levels=levels, units=units, kind=kind
+            train_data=train_data,
+            train_size=train_size,
+            train_labels=train_labels,
+            levels=levels,
+            units=units,
+            kind=kind,
         )
         check_program(module, vae, event_shape)
         return vae
@@ -135,6 +149,7 @@ def build_vae_for(configuration: Configuration, data: PreparedData) -> PyroModul
         data.dataset.event_shape,
         train_data=data.starting_rows(),
         train_size=len(data.train),
+        train_labels=data.dataset.labels.get("train"),
         levels=data.dataset.levels,
         units=data.dataset.units,
         kind=kind_of_data(configuration, data.dataset),
@@ -201,13 +216,16 @@ def prepare_data(configuration: Configuration, dataset: Dataset) -> PreparedData
     Raises:
         ValueError: If the likelihood is not defined on such data.
     """
-    module, name = model_file(configuration["model"]), configuration["likelihood"]["name"]
-    if name == BY_KIND:
-        name = likelihood_of_kind(module, kind_of_data(configuration, dataset))
-    likelihood = model_parts(module)["likelihood"][name]
+    module = model_file(configuration["model"])
     names = inspect.signature(PreparedData).parameters.keys() & configuration.keys()
     options = {name: configuration[name] for name in names - {"dataset", "likelihood_support"}}
-    return prepare_for_likelihood(dataset, likelihood, **options)
+    options["allows_missing"] = allows_missing(module)
+    if "likelihood" not in configuration:
+        return PreparedData(dataset, module.SUPPORT, **options)
+    name = configuration["likelihood"]["name"]
+    if name == BY_KIND:
+        name = likelihood_of_kind(module, kind_of_data(configuration, dataset))
+    return prepare_for_likelihood(dataset, model_parts(module)["likelihood"][name], **options)
 
 
 def check_data(configuration: Configuration, data: PreparedData) -> tuple[str, ...]:
@@ -241,6 +259,30 @@ def training_options(configuration: Configuration) -> dict[str, Any]:
     return {
         name: configuration[name] for name in names - {"program", "data", "objective", "notes"}
     }
+
+
+def number_of_parameters(program: nn.Module) -> int:
+    """The number of elements of all parameters."""
+    return sum(parameter.numel() for parameter in program.parameters())
+
+
+def describe_model(configuration: Configuration, program: nn.Module) -> str:
+    """The model in one line."""
+    words = {"prior": "p(z)", "likelihood": "p(x|z)", "posterior": "q(z|x)", "network": ""}
+    parts = [
+        f"{word} {configuration[family]['name']}".strip()
+        for family, word in words.items()
+        if family in configuration
+    ]
+    model = configuration["model"]
+    return ", ".join(
+        [
+            *([] if model == DEFAULT_MODEL else [f"model {model}"]),
+            *parts,
+            f"z in {configuration['latent_dim']} dimensions",
+            f"{number_of_parameters(program):,} parameters",
+        ]
+    )
 
 
 def _options(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Model files: the module that defines `build`, and the parts and defaults in its signature."""
 
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import os
@@ -20,13 +21,18 @@ import pyro_vae.model
 from pyro_vae.checks import class_of, named_part
 from pyro_vae.configuration import ConfigurationError
 from pyro_vae.data import Kind
+from pyro_vae.data.validation import SUPPORTS
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import NETWORKS
 from pyro_vae.posteriors import POSTERIORS
 from pyro_vae.priors import PRIORS
+from pyro_vae.programs import PROGRAMS
 from pyro_vae.rng import evaluation_mode
 
 _BUILD = "build(event_shape, latent_dim, *, prior, likelihood, posterior, network)"
+# What `build` is given besides parts and options.
+_GIVEN = {"event_shape", "latent_dim", "kind", "train_data", "train_size", "train_labels"}
+_GIVEN |= {"levels", "units"}
 # The families of parts that `build` takes, in the order of the help.
 MODEL_FAMILIES: dict[str, Mapping[str, type[nn.Module]]] = {
     "prior": PRIORS,
@@ -42,19 +48,30 @@ _PREFIX = "_pyro_vae_model_file_"
 BY_KIND = "auto"
 
 
+def is_shipped(model: str) -> bool:
+    """Whether `--model` names a part of this package, and not a user's file."""
+    return model == DEFAULT_MODEL or model in PROGRAMS
+
+
+def _is_own(module: ModuleType) -> bool:
+    return module.__name__.startswith("pyro_vae.")
+
+
 def model_file(model: str) -> ModuleType:
-    """Import the module that `--model` names: `pyro_vae.model`, or a user's file, executed once.
+    """Import the module that `--model` names: one of this package, or a user's, executed once.
 
     Raises:
         ConfigurationError: If the file is missing, fails, or does not define `build`.
     """
     if model == DEFAULT_MODEL:
         return pyro_vae.model
+    if model in PROGRAMS:
+        return importlib.import_module(f"pyro_vae.programs.{model}")
     path = Path(model).resolve()
     if path.suffix != ".py" or not path.is_file():
         raise ConfigurationError(
-            f"--model must be {DEFAULT_MODEL!r} or a Python file, got {model!r}"
-            f"{'.' if path.exists() else ', which does not exist.'}"
+            f"--model must be {', '.join((DEFAULT_MODEL, *PROGRAMS))} or a Python file, got "
+            f"{model!r}{'.' if path.exists() else ', which does not exist.'}"
         )
     source = path.read_bytes()
     name = f"{_PREFIX}{hashlib.sha256(os.fsencode(path) + source).hexdigest()}"
@@ -83,7 +100,7 @@ def errors_located(module: ModuleType) -> Iterator[None]:
     """Convert errors to one line that names the model file and its line.
 
     Args:
-        module: The result of `model_file`; errors of `pyro_vae.model` are not converted.
+        module: The result of `model_file`; errors of this package are not converted.
 
     Raises:
         ConfigurationError: In place of any other error.
@@ -93,7 +110,7 @@ def errors_located(module: ModuleType) -> Iterator[None]:
     except ConfigurationError:
         raise
     except (Exception, SystemExit) as error:
-        if module is pyro_vae.model:
+        if _is_own(module):
             raise
         raise ConfigurationError(located(error) or _at_build(module, _described(error))) from error
 
@@ -116,7 +133,7 @@ def check_program(module: ModuleType, program: Any, event_shape: Sequence[int]) 
     Raises:
         ConfigurationError: If it did not.
     """
-    if module is pyro_vae.model:
+    if _is_own(module):
         return
     if not isinstance(program, nn.Module) or not all(
         hasattr(program, name) for name in ("model", "guide")
@@ -145,6 +162,14 @@ def check_program(module: ModuleType, program: Any, event_shape: Sequence[int]) 
             )
 
 
+def allows_missing(module: ModuleType) -> bool:
+    """Whether a class of a model file leaves missing values out of its likelihood."""
+    return any(
+        isinstance(each, type) and getattr(each, "allows_missing", False) is True
+        for each in vars(module).values()
+    )
+
+
 def check_options(module: ModuleType, part: Any, handed: Container[str]) -> None:
     """Make sure that each option of a part has a default or a type, so that it can be parsed.
 
@@ -170,28 +195,47 @@ def check_options(module: ModuleType, part: Any, handed: Container[str]) -> None
 def build_parameters(module: ModuleType) -> dict[str, inspect.Parameter]:
     """The parameters of `build` by name; with **kwargs also those of `pyro_vae.build`.
 
-    Parts without a default get that of `pyro_vae.build`.
+    Parts without a default get that of `pyro_vae.build`. A family that `build` does not take has
+    no options. Without likelihoods, the module's `SUPPORT` is the support of the data.
 
     Raises:
-        ConfigurationError: If `build` does not take the parts and the latent dimension.
+        ConfigurationError: If `build` takes no latent dimension, or the support is unknown.
     """
     standard = inspect.signature(pyro_vae.model.build).parameters
     own = inspect.signature(module.build).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in own.values())
     found = {**standard, **own} if takes_any else {**own}
-    needed = ("latent_dim", *MODEL_FAMILIES)
-    if lacking := [name for name in needed if name not in found]:
+    if "latent_dim" not in found:
         raise ConfigurationError(
             _at_build(
                 module,
-                f"build does not take {', '.join(lacking)}: it must be {_BUILD}, or take "
-                "**kwargs.",
+                f"build does not take latent_dim: it must be {_BUILD}, or take **kwargs.",
             )
         )
-    for name in needed:
-        if found[name].default is inspect.Parameter.empty:
+    support = getattr(module, "SUPPORT", None)
+    if "likelihood" not in found and support not in SUPPORTS:
+        raise ConfigurationError(
+            _at_build(
+                module,
+                "build takes no likelihood, so the file must say what data it is for: SUPPORT = "
+                f"one of {', '.join(SUPPORTS)}, got {support!r}.",
+            )
+        )
+    for name in ("latent_dim", *MODEL_FAMILIES):
+        if name in found and found[name].default is inspect.Parameter.empty:
             found[name] = standard[name]
     return found
+
+
+def build_options(module: ModuleType) -> list[str]:
+    """The parameters of `build` that are options of the command line themselves."""
+    own = inspect.signature(module.build).parameters
+    positional = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [
+        name
+        for name, parameter in list(own.items())[1:]
+        if parameter.kind in positional and name not in (*_GIVEN, *MODEL_FAMILIES)
+    ]
 
 
 def _check_distribution(
@@ -253,9 +297,10 @@ def _described(error: BaseException) -> str:
 
 def model_parts(module: ModuleType) -> dict[str, dict[str, Callable[..., nn.Module]]]:
     """The parts by family and name: the dictionaries, and the defaults of the model file."""
-    parts = {family: dict(choices) for family, choices in MODEL_FAMILIES.items()}
+    parameters = build_parameters(module)
+    parts = {f: dict(choices) for f, choices in MODEL_FAMILIES.items() if f in parameters}
     for family, choices in parts.items():
-        default = build_parameters(module)[family].default
+        default = parameters[family].default
         for part in default.values() if isinstance(default, Mapping) else [default]:
             with errors_located(module):
                 made = named_part(family, part, choices)

@@ -13,12 +13,13 @@ from typing import Any, Literal, NoReturn
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, set_loader
 
+import pyro_vae.model
 from pyro_vae.checks import did_you_mean, or_meant
 from pyro_vae.configuration import Configuration, ConfigurationError, load_strict
 from pyro_vae.configuration.arguments import (
-    ListArgument,
     as_arguments,
     bracket_lists,
+    check_as_written,
     describe_choices,
     describe_type,
     last_value,
@@ -32,7 +33,10 @@ from pyro_vae.configuration.components import FAMILIES, UNSAVED
 from pyro_vae.configuration.model_files import (
     BY_KIND,
     DEFAULT_MODEL,
+    MODEL_FAMILIES,
+    build_options,
     check_options,
+    is_shipped,
     likelihood_of_kind,
     model_defaults,
     model_file,
@@ -41,6 +45,7 @@ from pyro_vae.configuration.model_files import (
 from pyro_vae.configuration.resume_plan import check_change
 from pyro_vae.data import Kind, PreparedData
 from pyro_vae.data.inspection import Judgement
+from pyro_vae.programs import PROGRAMS
 from pyro_vae.training.loop import Training
 
 # Arguments that `build` supplies to constructors, which are therefore not options.
@@ -184,7 +189,7 @@ def parse(arguments: Sequence[str]) -> Configuration:
             raise ConfigurationError(f"--{name} must be a path, got ''.")
     if (config := last_value(given, "config")) is not None:
         saved = read_arguments(Path(config))
-        own = stored_model(saved) != DEFAULT_MODEL and last_value(given, "model") is None
+        own = not is_shipped(stored_model(saved)) and last_value(given, "model") is None
         if own and not trusted:
             raise ConfigurationError(
                 f"{config} names the model file {stored_model(saved)!r}, which would be executed: "
@@ -230,7 +235,7 @@ def stored_arguments(directory: Path, *, trust_model_file: bool) -> list[str]:
             is not trusted or missing.
     """
     arguments = read_arguments(directory / "config.yaml")
-    if stored_model(arguments) == DEFAULT_MODEL:
+    if is_shipped(stored_model(arguments)):
         return arguments
     model = directory / "model.py"
     if not trust_model_file:
@@ -256,7 +261,7 @@ def with_likelihood(configuration: Configuration, kind: Kind) -> Configuration:
         ConfigurationError: If the model file has no likelihood for it, or that likelihood lacks
             one of the options given.
     """
-    if configuration["likelihood"]["name"] != BY_KIND:
+    if configuration.get("likelihood", {}).get("name") != BY_KIND:
         return configuration
     name = likelihood_of_kind(model_file(configuration["model"]), kind)
     saved = {n: value for n, value in configuration.items() if n not in UNSAVED}
@@ -293,7 +298,7 @@ def _parse(arguments: list[str]) -> Configuration:
         parsed = _to_plain(parser.parse_args(arguments).as_dict())
     except RecursionError as error:
         raise ConfigurationError("an option's value is nested too deeply.") from error
-    _check_as_written(arguments, parsed)
+    check_as_written(arguments, parsed)
     if not 0 <= parsed["seed"] < 2**32:
         raise ConfigurationError(f"--seed must be from 0 to {2**32 - 1}, got {parsed['seed']}.")
     if unread:
@@ -329,8 +334,8 @@ def _build_parser(arguments: list[str]) -> tuple[_Parser, list[str], dict[str, s
         "--model",
         type=str,
         default=DEFAULT_MODEL,
-        help="The model file: `vae`, which is pyro_vae/model.py, or your own with the same "
-        "`build`.",
+        help="The model file: `vae`, which is pyro_vae/model.py, a program of pyro_vae/programs "
+        f"({', '.join(PROGRAMS)}), or your own file with a `build`.",
     )
     parser.add_function_arguments(run_options, as_group=False)
     parser.add_argument(
@@ -339,14 +344,27 @@ def _build_parser(arguments: list[str]) -> tuple[_Parser, list[str], dict[str, s
         default=defaults["latent_dim"],
         help="The latent dimension: the length of the last axis of z.",
     )
+    options = set(build_options(module))
+    skip: set[str | int] = {
+        name
+        for build in (module.build, pyro_vae.model.build)
+        for name in inspect.signature(build).parameters
+        if name not in options
+    }
+    if options:
+        parser.add_function_arguments(module.build, as_group=False, skip=skip)
     parser.add_class_arguments(
-        PreparedData, skip={"dataset", "likelihood_support"}, as_group=False
+        PreparedData,
+        # The last two come from the program: its class variable, and an option of its `build`.
+        skip={"dataset", "likelihood_support", "allows_missing", "missing_rate"},
+        as_group=False,
     )
     parser.add_class_arguments(
         Training, skip={"program", "data", "objective", "processes", "notes"}, as_group=False
     )
     unread: dict[str, str] = {}
-    for family, choices in {**FAMILIES, **parts}.items():
+    families = {f: choices for f, choices in FAMILIES.items() if f not in MODEL_FAMILIES}
+    for family, choices in {**families, **parts}.items():
         name = last_value(arguments, f"{family}.name")
         name = defaults[family] if name is None else name
         parser.parts[family] = name, choices
@@ -412,25 +430,6 @@ def _add_part(
         default=name,
         help=f"One of {describe_choices(family, choices)}.",
     )
-
-
-def _check_as_written(arguments: list[str], parsed: Configuration) -> None:
-    """Refuse values that jsonargparse reads as something else than what is written."""
-    for position, token in enumerate(arguments):
-        option, equals, text = token.partition("=")
-        family, _, name = option[2:].partition(".")
-        value = parsed.get(family)
-        if name and isinstance(value, Mapping):
-            value = value.get(name)
-        if not equals:
-            text = arguments[position + 1] if position + 1 < len(arguments) else ""
-        if not option.startswith("--"):
-            continue
-        if isinstance(token, ListArgument) and isinstance(value, str):
-            raise ConfigurationError(f"{spell(option)} must be one value, got the list {text}.")
-        # 1:30 is 90 and 1_0 is 10 to YAML 1.1.
-        if type(value) in (int, float) and set(text) & set(":_"):
-            raise ConfigurationError(f"{spell(option)} must be a number, got {text!r}.")
 
 
 def _to_plain(value: Any) -> Any:

@@ -48,6 +48,7 @@ from pyro_vae.data.image_sets import (
     photos,
     svhn,
 )
+from pyro_vae.data.missing import allow_missing
 from pyro_vae.data.npz_sets import (
     dsprites,
     freyface,
@@ -196,7 +197,9 @@ def prepare(data: Any, contract: DataContract | None) -> Real[Tensor, " n *event
         )
     if isinstance(data, Dataset):
         raise TypeError("a Dataset has three splits: give one of them, such as dataset.test.")
-    prepared = contract.new_data(replace(read_rows(data), labels=None))
+    with allow_missing(contract.allows_missing):
+        rows = read_rows(data)
+    prepared = contract.new_data(replace(rows, labels=None))
     for note in prepared.dataset.notes:
         log.warning("%s", note)
     # The slice makes sparse rows dense.
@@ -221,6 +224,7 @@ __all__ = [
     "Rows",
     "SupportMismatchError",
     "Units",
+    "allow_missing",
     "anndata_file",
     "array_file",
     "celeba",

@@ -221,8 +221,9 @@ def count_rows(
         if len(values):
             value_range = ValueRange.union([value_range, ValueRange.from_values(values)])
         if support in (None, "binary", "counts"):
-            # NaN is not ordered, and infinity is whole.
-            if not (value_range.low >= 0 and value_range.whole and value_range.high < math.inf):
+            # Infinity is whole.
+            whole = value_range.whole and not value_range.missing
+            if not (value_range.low >= 0 and whole and value_range.high < math.inf):
                 raise ValueError(
                     "counts must be whole numbers of 0 or more; say so if they are real "
                     "(--data.support real), which makes them dense."

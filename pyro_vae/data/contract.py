@@ -20,6 +20,7 @@ from pyro_vae.data.digests import (
 from pyro_vae.data.labels import are_classes, read_labels
 from pyro_vae.data.layout import layout_like
 from pyro_vae.data.memory_mapped import MemoryMapped
+from pyro_vae.data.missing import allow_missing
 from pyro_vae.data.nouns import counts_by_column, quote_names
 from pyro_vae.data.preprocessing import PreparedData
 from pyro_vae.data.rows import Rows, to_events
@@ -68,6 +69,7 @@ class DataContract:
         source_digest: The SHA-256 of the file, or of the names and lengths of a folder's files.
         notes: Findings in the data before training, one line each.
         noun: What an example is called: see `Dataset`.
+        allows_missing: Whether new data may have missing values: see `PreparedData`.
     """
 
     name: str
@@ -91,6 +93,7 @@ class DataContract:
     source_digest: str = ""
     notes: tuple[str, ...] = field(default=(), repr=False)
     noun: str = "row"
+    allows_missing: bool = False
 
     @classmethod
     def from_data(cls, data: PreparedData, notes: Sequence[str] = ()) -> "DataContract":
@@ -104,14 +107,13 @@ class DataContract:
         source, train_range = dataset.source, ValueRange.from_values(dataset.train)
         shared = ("name", "support", "levels", "event_shape", "event_names", "label_names")
         shared = (*shared, "units", "split_rule", "noun")
+        prepared = ("likelihood_support", "binarisation", "dequantise", "allows_missing")
         return cls(
             **{name: getattr(dataset, name) for name in shared},
+            **{name: getattr(data, name) for name in prepared},
             has_classes=are_classes(dataset.labels.get("train")),
             low=float(train_range.low),
             high=float(train_range.high),
-            likelihood_support=data.likelihood_support,
-            binarisation=data.binarisation,
-            dequantise=data.dequantise,
             digests=split_digests(dataset),
             sizes={split: len(getattr(dataset, split)) for split in SPLITS},
             labels_digest=labels_digest(dataset),
@@ -217,38 +219,36 @@ class DataContract:
         if rows.support == self.likelihood_support:
             # Data declared to be binary already are not binarised again.
             support = self.likelihood_support
-        values, notes = self._match_values(rows, support)
-        labels, names = None, self.label_names
-        if rows.labels is not None:
-            read = read_labels(
-                rows.labels,
-                f"the labels of {rows.name}",
-                names=rows.label_names,
-                classes=self.label_names if self.has_classes else None,
-                target=bool(self.labels_digest) and not self.has_classes,
-                n=len(rows),
+        with allow_missing(self.allows_missing):
+            values, notes = self._match_values(rows, support)
+            labels, names = None, self.label_names
+            if rows.labels is not None:
+                read = read_labels(
+                    rows.labels,
+                    f"the labels of {rows.name}",
+                    names=rows.label_names,
+                    classes=self.label_names if self.has_classes else None,
+                    target=bool(self.labels_digest) and not self.has_classes,
+                    n=len(rows),
+                )
+                labels, names, notes = replace(read, notes=()), read.names, (*notes, *read.notes)
+            matched = replace(
+                rows,
+                values=values,
+                labels=labels,
+                label_names=names,
+                event_names=self.event_names,
+                support=support,
+                levels=self.levels if support == "integers" else None,
+                notes=(*rows.notes, *notes),
+                noun=self.noun,
+                # Matched values have the shape of training.
+                layout="series" if len(self.event_shape) == 2 else "image",
             )
-            labels, names, notes = replace(read, notes=()), read.names, (*notes, *read.notes)
-        matched = replace(
-            rows,
-            values=values,
-            labels=labels,
-            label_names=names,
-            event_names=self.event_names,
-            support=support,
-            levels=self.levels if support == "integers" else None,
-            notes=(*rows.notes, *notes),
-            noun=self.noun,
-            # Matched values have the shape of training.
-            layout="series" if len(self.event_shape) == 2 else "image",
-        )
-        binarisation: Any = self.binarisation or "none"
-        return PreparedData(
-            Dataset.from_rows(matched, units=self.units, split=split),
-            self.likelihood_support,
-            binarisation=binarisation,
-            dequantise=self.dequantise,
-        )
+            dataset = Dataset.from_rows(matched, units=self.units, split=split)
+        options: Any = {name: getattr(self, name) for name in ("dequantise", "allows_missing")}
+        options["binarisation"] = self.binarisation or "none"
+        return PreparedData(dataset, self.likelihood_support, **options)
 
     def _match_values(self, rows: Rows, support: str) -> tuple[Any, tuple[str, ...]]:
         """The values in the order and shape of training, and notes on what was left out."""
@@ -259,8 +259,7 @@ class DataContract:
                 notes.append(
                     f"{name}: left out {quote_names(others)}, which the model does not have."
                 )
-            if rows.event_names != self.event_names:
-                values = values[:, order]
+            values = values if rows.event_names == self.event_names else values[:, order]
         shape, event = tuple(values.shape), self.event_shape
         if (shape == event and (event[0] != 1 or len(event) == 1)) or (
             len(event) > 1 and (1, *shape) == event
@@ -278,9 +277,9 @@ class DataContract:
         )
         (values,) = to_events(declared, [values], [name], copy=False, new=True)
         self._check_shape(tuple(values.shape[1:]), name, "the model")
+        levels = self.levels if support == "integers" else None
         if len(values) == 0:
             raise ValueError(f"{name} holds no rows.")
-        levels = self.levels if support == "integers" else None
         check_support(values, support, levels, name=name, event_names=self.event_names)
         if isinstance(values, Tensor):
             self.check_precision(values.dtype, name)
@@ -333,7 +332,8 @@ class DataContract:
         varied = torch.zeros_like(far)
         for x in values.split(_BLOCK_ROWS):
             far += (self.units.scaled(x).abs() > _FAR).sum(0)
-            varied += (self.units.constant & (x != self.units.center.to(x.dtype))).sum(0)
+            distance = (x - self.units.center.to(x.dtype)).abs()
+            varied += (self.units.constant & (distance > 0)).sum(0)
 
         def where(counts: Tensor) -> str:
             if not self.event_names:
@@ -382,8 +382,8 @@ class DataContract:
             ValueError: If a value is missing or has the wrong type.
         """
         damaged = ValueError("the description of the data in the checkpoint is damaged.")
-        # The first checkpoints had no noun.
-        plain = {"noun": "row", **plain} if isinstance(plain, Mapping) else {}
+        older = {"noun": "row", "allows_missing": False}
+        plain = {**older, **plain} if isinstance(plain, Mapping) else {}
         if plain.keys() != cls.__dataclass_fields__.keys():
             raise damaged
         values: dict[str, Any] = {
@@ -395,7 +395,7 @@ class DataContract:
             **dict.fromkeys((*words, "source", "source_digest"), (str,)),
             **dict.fromkeys(("event_shape", *names), (tuple,)),
             **dict.fromkeys(("low", "high"), (float,)),
-            **dict.fromkeys(("has_classes", "dequantise"), (bool,)),
+            **dict.fromkeys(("has_classes", "dequantise", "allows_missing"), (bool,)),
             "binarisation": (str, type(None)),
             "levels": (int, type(None)),
         }

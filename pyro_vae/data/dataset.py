@@ -15,13 +15,13 @@ from torch import Tensor
 from pyro_vae.data.labels import read_labels, read_split_labels, untrained_class_notes
 from pyro_vae.data.layout import Channels, Layout, move_channels_first
 from pyro_vae.data.memory_mapped import BlockOrder, MemoryMapped
+from pyro_vae.data.missing import REMEDY, check_missing, missing_allowed
 from pyro_vae.data.nouns import describe_positions
 from pyro_vae.data.rows import Rows, prefix_errors, select_rows, to_events
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.data.splits import SHARED_GROUPS, SPLITS, group_notes, split_rows, validation_rows
 from pyro_vae.data.units import ScaleKind, Units
 from pyro_vae.data.validation import (
-    LARGEST,
     SUPPORTS,
     Kind,
     Support,
@@ -31,7 +31,9 @@ from pyro_vae.data.validation import (
     is_finite,
     kind_of,
     locate_values,
+    narrowest_type,
     native_support,
+    not_finite,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +71,8 @@ class Dataset:
         model_units: The units of a trained model; None to compute them from the training data.
         row_names: The name of each row of the array that was split; may be empty.
         noun: What an example is called, with a plural in s; by default "image" or "row".
+        missing: Whether NaN marks missing values, and afterwards whether there are any. Values are
+            then floats.
 
     Raises:
         ValueError: If splits are empty or differ in event shape, values lie outside the support,
@@ -93,34 +97,36 @@ class Dataset:
     model_units: Units | None = field(default=None, repr=False)
     row_names: tuple[str, ...] = field(default=(), repr=False)
     noun: str = ""
+    missing: bool = False
 
     def __post_init__(self) -> None:
         if self.support not in SUPPORTS:
-            raise ValueError(
-                f"support must be one of {', '.join(SUPPORTS)}, got {self.support!r}."
-            )
+            allowed = ", ".join(SUPPORTS)
+            raise ValueError(f"support must be one of {allowed}, got {self.support!r}.")
         if self.support == "integers" and (self.levels is None or self.levels < 2):
             raise ValueError(f"levels of integers must be at least 2, got {self.levels}.")
         if self.support != "integers" and self.levels is not None:
             raise ValueError(f"only integers have levels, got {self.levels} for {self.support}.")
         ranges = {split: self._value_range(split) for split in SPLITS}
         self._check_finite(ranges)
+        write = functools.partial(object.__setattr__, self)
+        write("missing", any(each.missing for each in ranges.values()))
+        if self.missing:
+            check_missing(self)
         for split, value_range in ranges.items():
             describe = functools.partial(self._describe, [split])
             what = f"{self.name}: the {split} split"
             check_range(value_range, self.support, self.levels, what, describe)
-        write = functools.partial(object.__setattr__, self)
         if not self.noun:
             write("noun", "image" if len(self.event_shape) == 3 else "row")
-        dtype = self._narrowest_type(max(float(each.high) for each in ranges.values()))
+        dtype = narrowest_type(self, max(float(each.high) for each in ranges.values()))
         for split in SPLITS:
             write(split, self._split(split).to(dtype))
         if isinstance(self.train, MemoryMapped) and self.blocks is None:
             write("blocks", BlockOrder.for_row_bytes(len(self.train), self.train.row_bytes))
         if self.blocks is not None and self.blocks.rows != (n := len(self.train)):
-            raise ValueError(
-                f"{self.name}: the order of {self.blocks.rows} rows does not fit {n}."
-            )
+            got = self.blocks.rows
+            raise ValueError(f"{self.name}: the order of {got} rows does not fit {n}.")
         for split, labels in self.labels.items():
             if len(labels) != (n := len(self._split(split))):
                 raise ValueError(f"{self.name}: {split} has {n} rows but {len(labels)} labels.")
@@ -328,6 +334,7 @@ class Dataset:
             source=data.source,
             row_names=data.row_names,
             noun=data.noun,
+            missing=missing_allowed(),
             **fields,
         )
 
@@ -409,15 +416,17 @@ class Dataset:
         return ValueRange.from_values(values)
 
     def _check_finite(self, ranges: Mapping[str, ValueRange]) -> None:
-        if not (wrong := [split for split, each in ranges.items() if not is_finite(each)]):
+        wrong = [split for split, each in ranges.items() if not is_finite(each, self.missing)]
+        if not wrong:
             return
         what, splits = f"{self.name}: the {wrong[0]} split", wrong[:1]
         if all(self._row_number(split, 0) is not None for split in SPLITS):
             what, splits = self.name, wrong if self.is_split else wrong[:1]
+        remedy = f", or {REMEDY}" if any(each.missing for each in ranges.values()) else ""
+        where = self._describe(splits, functools.partial(not_finite, missing=self.missing))
         raise ValueError(
             f"{what} holds values that are not finite in float32 (NaN, infinite or beyond "
-            f"3.4e38): {self._describe(splits, lambda x: ~(x.abs() <= LARGEST))}; replace them, "
-            "or leave out their rows or columns."
+            f"3.4e38): {where}; replace them, or leave out their rows or columns{remedy}."
         )
 
     def _describe(self, splits: Sequence[str], condition: Callable[[Tensor], Tensor]) -> str:
@@ -439,12 +448,3 @@ class Dataset:
         if isinstance(values, MemoryMapped):
             return values.file_index(row)
         return int(self.rows[split][row]) if split in self.rows else None
-
-    def _narrowest_type(self, highest: float) -> torch.dtype:
-        if self.support == "unit":
-            return torch.float32
-        if self.support == "real":
-            return torch.float64 if self.units.double else torch.float32
-        top = highest if self.levels is None else self.levels - 1
-        types = (torch.uint8, torch.int16, torch.int32, torch.int64)
-        return next(dtype for dtype in types if top <= torch.iinfo(dtype).max)

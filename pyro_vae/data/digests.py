@@ -126,6 +126,8 @@ def _to_uint64(values: np.ndarray, double: bool) -> np.ndarray:
     if whole.all():
         return exact.astype(np.int64).view(np.uint64)
     integers = exact[whole].astype(np.int64)
+    # A NaN has many bit patterns.
+    exact[np.isnan(exact)] = np.nan
     bits = exact.view(np.uint64)
     # Few floats have low bits set, and a sum of multiples of a power of two is one, too.
     bits ^= bits >> np.uint64(32)
@@ -221,10 +223,12 @@ def near_duplicates(dataset: Dataset) -> NearDuplicates:
     """Compare a contiguous part of the file, or of each split if the file's order is unknown.
 
     Distances are Euclidean, of columns with standard deviation 1 or of raw pixels. Counts and
-    binary data are not compared.
+    binary data, and data with missing values, are not compared.
     """
     train, test = dataset.train, dataset.test
-    if not isinstance(train, Tensor) or dataset.support in ("counts", "binary"):
+    if not isinstance(train, Tensor) or dataset.missing:
+        return NearDuplicates()
+    if dataset.support in ("counts", "binary"):
         return NearDuplicates()
     width = train[0].numel()
     m = min(len(train), _TRAIN_ROWS, _TRAIN_VALUES // width)

@@ -107,7 +107,8 @@ def _constants(columns: ColumnStatistics) -> Iterator[Finding]:
 def _identifiers(columns: ColumnStatistics) -> Iterator[Finding]:
     if not columns.is_table or columns.dataset.support not in ("real", "counts"):
         return
-    if not columns.in_memory or columns.n < 10:
+    # A column with gaps numbers nothing, and has no rows to compare with another's.
+    if not columns.in_memory or columns.n < 10 or columns.dataset.missing:
         return
     low, high = columns.extremes
     step = (high - low) / (columns.n - 1)
@@ -150,7 +151,7 @@ def _linear_copies(columns: ColumnStatistics) -> Iterator[Finding]:
         return
     width = columns.dataset.event_shape[0]
     enough = 1 < width <= _MAX_COMPARED_COLUMNS and columns.n >= _MIN_COMPARED_ROWS
-    if not columns.in_memory or not enough:
+    if not columns.in_memory or not enough or columns.dataset.missing:
         return
     m = min(len(columns.dataset.train), 500)
     x = evenly_spaced_rows(columns.dataset.train, m).to(torch.float64).numpy()

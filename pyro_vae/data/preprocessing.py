@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae.data.dataset import SPLITS, Dataset
 from pyro_vae.data.memory_mapped import MemoryMapped
+from pyro_vae.data.missing import REMEDY, KeepMissing, describe_missing, fill_means, remove_values
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.data.validation import SUPPORTS, outside_support
 
@@ -158,14 +159,19 @@ class PreparedData:
             from half upwards; "none" refuses grey values.
         dequantise: Whether to add uniform noise to levels for a likelihood on [0, 1], so that it
             bounds the probability of the levels. Without noise the density may grow without bound.
+        allows_missing: Whether the program leaves missing values, which are NaN, out of its
+            likelihood; others are refused such data.
+        missing_rate: The probability with which each value is removed: see `remove_values`.
 
     `train` holds the raw training data, in memory, sparse or on disk. `transform` is a module from
     raw batches to the likelihood's support, as floats (integers and counts are unchanged), with
     noise from the global stream of the batch's device. The attribute `binarisation` is None if
-    nothing was binarised. `description` says in one line what was done.
+    nothing was binarised. `complete` are the same data before values were removed. `description`
+    says in one line what was done.
 
     Raises:
-        ValueError: If an option is unknown.
+        ValueError: If an option is unknown or out of its range, or values are missing and the
+            program does not allow it.
         SupportMismatchError: A ValueError, if the likelihood is not defined on such data.
     """
 
@@ -178,6 +184,8 @@ class PreparedData:
         *,
         binarisation: Binarisation = "dynamic",
         dequantise: bool = True,
+        allows_missing: bool = False,
+        missing_rate: float = 0.0,
     ) -> None:
         for option, value, allowed in (
             ("likelihood_support", likelihood_support, tuple(SUPPORTS)),
@@ -212,6 +220,14 @@ class PreparedData:
                 f"the training split of {dataset.name} is memory-mapped, and static binarisation "
                 "keeps a copy of it in memory; use binarisation dynamic or threshold."
             )
+        self.complete = self
+        if missing_rate:
+            given: Any = {"binarisation": binarisation, "dequantise": dequantise}
+            self.complete = PreparedData(dataset, likelihood_support, allows_missing=True, **given)
+            dataset = remove_values(dataset, missing_rate)
+        if dataset.missing and not allows_missing:
+            raise ValueError(f"{dataset.name} has missing values: fill them in, or {REMEDY}.")
+        self.allows_missing = allows_missing
         self.dataset = dataset
         self.likelihood_support = likelihood_support
         self.dequantise = dequantise
@@ -233,8 +249,8 @@ class PreparedData:
         """A split in the likelihood's support, drawn once with its own seed.
 
         It depends neither on the run's seed nor on when it is called, and leaves the global random
-        state unchanged. Binary data are uint8, unit and real data float32. Sparse data stay
-        sparse.
+        state unchanged. Binary data are uint8, unit and real data float32, and data with
+        missing values floats. Sparse data stay sparse.
 
         Args:
             split: "train", "validation" or "test".
@@ -249,7 +265,8 @@ class PreparedData:
         if self.likelihood_support in ("integers", "counts", self.dataset.support):
             return raw
         if split not in self._fixed:
-            dtype = torch.uint8 if self.likelihood_support == "binary" else torch.float32
+            bytes_hold = self.likelihood_support == "binary" and not self.dataset.missing
+            dtype = torch.uint8 if bytes_hold else torch.float32
             # Only the CPU's stream is set and restored: torch.manual_seed would seed every device.
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(_SEEDS[split])
@@ -260,10 +277,11 @@ class PreparedData:
     def starting_rows(self) -> Real[Tensor, " n *event"]:
         """Training data in the likelihood's support, to initialise parts of a model.
 
-        The first 10,000 rows; of long sparse rows fewer, evenly spaced.
+        The first 10,000 rows; of long sparse rows fewer, evenly spaced. Missing values are their
+        element's mean.
         """
         if not isinstance(self.train, SparseRows):
-            return self.transform(self.train[:_INIT_ROWS])
+            return fill_means(self.transform(self.train[:_INIT_ROWS]))
         n, d = self.train.shape
         size = min(n, _INIT_ROWS, max(1, _INIT_SPARSE_ELEMENTS // d))
         return self.transform(self.train[torch.arange(size) * n // size])
@@ -278,16 +296,22 @@ class PreparedData:
             -log p(x) / (D ln 2) for D binary elements, integers or counts (given their total, if
             that is what the likelihood is a density of); log2(levels) more for dequantised levels,
             which bounds that of the levels; None for other densities, which depend on the data's
-            unit.
+            unit, and with missing values, as log p is then of a part of the elements.
         """
         continuous = self.likelihood_support in ("unit", "real")
-        if continuous and not self._dequantised:
+        if (continuous and not self._dequantised) or self.dataset.missing:
             return None
         bits = -log_density / (math.prod(self.dataset.event_shape) * math.log(2))
         return bits + math.log2(self.dataset.levels or 1) if self._dequantised else bits
 
     def _make_transform(self, uniform: Uniform) -> tuple[nn.Module, str]:
         """The transform from raw values to the likelihood's support, and its description."""
+        transform, how = self._transform_of_values(uniform)
+        if not self.dataset.missing:
+            return transform, how
+        return KeepMissing(transform), f"{how}; {describe_missing(self.dataset)}"
+
+    def _transform_of_values(self, uniform: Uniform) -> tuple[nn.Module, str]:
         if self.likelihood_support in ("integers", "counts"):
             return nn.Identity(), "as they are"
         levels = self.dataset.levels

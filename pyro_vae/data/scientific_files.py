@@ -23,7 +23,7 @@ from pyro_vae.data.rows import (
 )
 from pyro_vae.data.sparse_rows import canonical_csr, count_support
 from pyro_vae.data.splits import read_row_words
-from pyro_vae.data.validation import Support
+from pyro_vae.data.validation import REMEDY, Support, missing_allowed
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".he5")
 NETCDF_SUFFIXES = (".nc", ".nc4")
@@ -281,9 +281,11 @@ def _decode_hdf5(name: str, node: Any) -> np.ndarray:
 
 
 def _complete_values(name: str, variable: Any) -> np.ndarray:
-    """The values of an xarray variable, none of which may be missing."""
+    """The values of an xarray variable, none of which may be missing but in `allow_missing`."""
     require_file_memory(variable.shape, variable.dtype.itemsize, name)
     values = np.asarray(variable.values)
+    if values.dtype.kind == "f" and missing_allowed():
+        return values
     if values.dtype.kind != "f" or not (missing := np.isnan(values)).any():
         # A fill value makes integers floats, even if it does not occur.
         packed = {"scale_factor", "add_offset"} & variable.encoding.keys()
@@ -307,7 +309,7 @@ def _complete_values(name: str, variable: Any) -> np.ndarray:
     raise UnreadableError(
         f"{name} has no value in {missing.sum()} of {values.size} places"
         f"{f' (fill value {fills[0]})' if fills else ''}, in {rows} of {len(values)} entries of "
-        "its first axis: fill them, or drop those entries, first."
+        f"its first axis: fill them, drop those entries, or {REMEDY}."
     )
 
 

@@ -155,7 +155,7 @@ def from_scipy(
     stored = [as_tensor(matrix.data, what, copy=False) for matrix in canonical]
     ranges = [ValueRange.from_values(values) for values in stored if len(values)]
     value_range = ValueRange.union([ValueRange(0, 0, True), *ranges])
-    whole = value_range.low >= 0 and value_range.whole
+    whole = value_range.low >= 0 and value_range.whole and not value_range.missing
     if not (counts and whole and value_range.high <= np.iinfo(np.int64).max):
         return [_dense(matrix, matrix.dtype, what) for matrix in canonical]
     types = (np.uint8, np.int16, np.int32, np.int64)

@@ -127,7 +127,13 @@ class ColumnStatistics:
             for values in self.splits.values()
         ]
         x = torch.cat(parts).to(torch.float64).transpose(0, 1).flatten(1)
-        return np.sort(x.numpy(), axis=1)
+        x = np.sort(x.numpy(), axis=1)
+        if self.dataset.missing:
+            # NaN comes last: repeat each column's observed values evenly to its length.
+            known = (~np.isnan(x)).sum(1, keepdims=True)
+            index = np.arange(x.shape[1]) * known // x.shape[1]
+            x = np.nan_to_num(np.take_along_axis(x, index, 1))
+        return x
 
     @cached_property
     def extremes(self) -> tuple[Float64[np.ndarray, " columns"], Float64[np.ndarray, " columns"]]:
@@ -135,8 +141,13 @@ class ColumnStatistics:
         if not self.in_memory:
             return self.sample[:, 0], self.sample[:, -1]
         axes = (0, *range(2, 1 + len(self.dataset.event_shape)))
-        lows = torch.stack([values.amin(axes) for values in self.splits.values()]).amin(0)
-        highs = torch.stack([values.amax(axes) for values in self.splits.values()]).amax(0)
+
+        def without_gaps(values: Tensor, fill: float) -> Tensor:
+            return values.nan_to_num(fill) if self.dataset.missing else values
+
+        splits = self.splits.values()
+        lows = torch.stack([without_gaps(x, torch.inf).amin(axes) for x in splits]).amin(0)
+        highs = torch.stack([without_gaps(x, -torch.inf).amax(axes) for x in splits]).amax(0)
         return lows.to(torch.float64).numpy(), highs.to(torch.float64).numpy()
 
     @cached_property
@@ -171,11 +182,12 @@ class ColumnStatistics:
         return torch.cat([self.dataset.rows[split] for split in self.splits]).argsort().numpy()
 
     def values_of(self, column: int) -> Float64[np.ndarray, " _"]:
-        """All values of a column, split after split; those of the sample if not in memory."""
+        """The observed values of a column, split after split; of the sample if not in memory."""
         if not self.in_memory:
             return self.sample[column]
         parts = [values[:, column].flatten() for values in self.splits.values()]
-        return torch.cat(parts).to(torch.float64).numpy()
+        x = torch.cat(parts).to(torch.float64).numpy()
+        return x[~np.isnan(x)]
 
     def name(self, column: int) -> str:
         """The name of a column."""

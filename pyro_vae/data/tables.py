@@ -10,6 +10,7 @@ import numpy as np
 
 from pyro_vae.data.array_files import file_loader
 from pyro_vae.data.image_folders import NESTED, check_complete, image_values, stack_image_structs
+from pyro_vae.data.missing import REMEDY, missing_allowed
 from pyro_vae.data.nouns import quote_names
 from pyro_vae.data.rows import Rows, prefix_errors
 from pyro_vae.data.splits import read_row_words
@@ -304,13 +305,15 @@ def _to_numbers(column: Any) -> np.ndarray:
                 "correct them, name the column as label, group or split (--data.label, "
                 "--data.group, --data.split)",
             )
-    if missing.any():
+    if missing.any() and not missing_allowed():
         raise ValueError(
             f"{what} has no value in row {missing.argmax() + 1} ({missing.sum()} of "
             f"{len(column)} are missing)",
-            "fill them in, drop these rows",
+            f"fill them in, drop these rows, {REMEDY}",
         )
     kind = numbers.dtype.kind
+    if missing.any():
+        return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
     if kind not in "buif":
         raise ValueError(f"{what} must be numeric, got the type {column.dtype}", "")
     # Unsigned integers of 64 bits may be too large for int64.

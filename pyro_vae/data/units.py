@@ -71,8 +71,13 @@ class Units:
         x = values[::step].to(torch.float64)
         shape = (x.shape[1],) if x.dim() == 2 else (x.shape[1], *[1] * (x.dim() - 2))
         x = x.transpose(0, 1).flatten(1)
-        center, spread = _location_and_spread(x, kind)
-        largest = x.abs().amax(1)
+        if x.isnan().any():
+            # Of the observed values; 0 and 0 where there are none.
+            parts = [_location_and_spread(row, kind) for row in map(_observed, x)]
+            center, spread = (torch.cat(part) for part in zip(*parts, strict=True))
+        else:
+            center, spread = _location_and_spread(x, kind)
+        largest = x.nan_to_num(0.0).abs().amax(1)
         rounding = torch.finfo(torch.float32).eps * largest
         constant = spread <= torch.finfo(torch.float64).eps * largest
         lost = (rounding > _ROUNDING * spread) & ~constant
@@ -148,11 +153,18 @@ def _location_and_spread(x: Tensor, kind: ScaleKind) -> tuple[Tensor, Tensor]:
     return x.mean(1), x.std(1, correction=0)
 
 
+def _observed(row: Tensor) -> Tensor:
+    """The values of a row that are not NaN, `(1, m)`; one 0 if there are none."""
+    known = row[~row.isnan()]
+    return known[None] if len(known) else row.new_zeros(1, 1)
+
+
 def _resolution(x: Tensor) -> Tensor:
     """The smallest difference of distinct values in each row; 0 where hardly any value repeats."""
     found = []
     for row in x:
         row = row[:_MAX_SORTED]
+        row = row[~row.isnan()]
         distinct = row.unique()
         repeated = 1 < len(distinct) < _REPEATED * len(row)
         found.append(float(distinct.diff().min()) if repeated else 0.0)

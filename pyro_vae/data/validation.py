@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Real
 from torch import Tensor
 
+from pyro_vae.data.missing import REMEDY, missing_allowed
 from pyro_vae.data.nouns import describe_positions
 
 Support = Literal["binary", "integers", "counts", "unit", "real"]
@@ -53,7 +54,8 @@ def kind_of(support: str, levels: int | None, rows: Real[Tensor, " n *event"]) -
         return "binary"
     if support in ("integers", "unit") and rows.dim() == 4 and rows.shape[1] == 1:
         p = rows.double() / ((levels or 2) - 1)
-        if (p * (1 - p)).mean() < p.mean() * (1 - p.mean()) / 2:
+        mean = p.nanmean()
+        if (p * (1 - p)).nanmean() < mean * (1 - mean) / 2:
             return "grey"
     kind: Any = "levels" if support == "integers" else support
     return kind
@@ -74,11 +76,14 @@ def as_tensor(array: np.ndarray | Tensor, what: str, *, copy: bool = True) -> Te
             return array if array.dtype == torch.float64 else array.to(torch.float32)
         # torch has few operations on booleans and larger unsigned integers.
         return as_tensor(array.numpy(), what, copy=False)
+    if np.ma.is_masked(array) and missing_allowed():
+        dtype = array.dtype if array.dtype.kind == "f" else np.float64
+        return as_tensor(np.ma.filled(array.astype(dtype), np.nan), what, copy=False)
     if np.ma.is_masked(array):
         count = int(np.ma.getmaskarray(array).sum())
         raise ValueError(
-            f"{what} has {count:,} masked values: fill them in, or leave out their rows or "
-            "columns."
+            f"{what} has {count:,} masked values: fill them in, leave out their rows or "
+            f"columns, or {REMEDY}."
         )
     array = np.asarray(array)
     if array.dtype.kind not in "buif":
@@ -104,14 +109,16 @@ class ValueRange:
     """The range of some values.
 
     Args:
-        low: The minimum; NaN if a value is.
-        high: The maximum; NaN if a value is.
-        whole: Whether all values are whole numbers.
+        low: The minimum of those that are not NaN; infinite if all are.
+        high: The maximum of those that are not NaN; minus infinity if all are.
+        whole: Whether all values that are not NaN are whole numbers.
+        missing: Whether a value is NaN.
     """
 
     low: float | int
     high: float | int
     whole: bool
+    missing: bool = False
 
     @classmethod
     def from_values(cls, values: Any) -> "ValueRange":
@@ -124,6 +131,11 @@ class ValueRange:
     @classmethod
     def _from_block(cls, values: Tensor) -> "ValueRange":
         low, high = values.aminmax()
+        if values.is_floating_point() and bool(low.isnan()):
+            observed = values[~values.isnan()]
+            if len(observed) == 0:
+                return cls(math.inf, -math.inf, True, missing=True)
+            return replace(cls._from_block(observed), missing=True)
         fractions = values.is_floating_point() and bool((values != values.round()).any())
         return cls(low.item(), high.item(), not fractions)
 
@@ -133,10 +145,9 @@ class ValueRange:
         first, *others = ranges
         low, high = first.low, first.high
         for other in others:
-            # NaN is kept from either side.
-            low = low if low <= other.low or math.isnan(low) else other.low
-            high = high if high >= other.high or math.isnan(high) else other.high
-        return cls(low, high, first.whole and all(other.whole for other in others))
+            low, high = min(low, other.low), max(high, other.high)
+        every = (first, *others)
+        return cls(low, high, all(e.whole for e in every), any(e.missing for e in every))
 
 
 def native_support(
@@ -169,6 +180,9 @@ def native_support(
     if levels is not None:
         return "integers", levels
     low, high = value_range.low, value_range.high
+    if value_range.missing and not missing_allowed():
+        # Refused later, by the message about NaN.
+        return "real", None
     whole = low >= 0 and value_range.whole
     if whole and high <= 1:
         return "binary", None
@@ -231,10 +245,30 @@ def locate_values(
     return counts, rows, example
 
 
-def is_finite(value_range: ValueRange) -> bool:
-    """Whether all values are finite in float32."""
-    # NaN propagates to both ends of a range.
+def is_finite(value_range: ValueRange, missing: bool = False) -> bool:
+    """Whether all values are finite in float32, or NaN if those are `missing`."""
+    if value_range.missing and not missing:
+        return False
     return float(value_range.low) >= -LARGEST and float(value_range.high) <= LARGEST
+
+
+def not_finite(x: Tensor, missing: bool = False) -> Tensor:
+    """A mask of the values that are not finite in float32; without NaN if those are `missing`."""
+    return x.abs() > LARGEST if missing else ~(x.abs() <= LARGEST)
+
+
+def narrowest_type(dataset: Any, highest: float) -> torch.dtype:
+    """The type in which a data set with this largest value is kept."""
+    if dataset.support == "unit":
+        return torch.float32
+    if dataset.support == "real":
+        return torch.float64 if dataset.units.double else torch.float32
+    highest = highest if dataset.levels is None else dataset.levels - 1
+    if dataset.missing:
+        # Only floats can hold NaN.
+        return torch.float32 if highest < 2**24 else torch.float64
+    types = (torch.uint8, torch.int16, torch.int32, torch.int64)
+    return next(dtype for dtype in types if highest <= torch.iinfo(dtype).max)
 
 
 def check_range(
@@ -269,8 +303,8 @@ def check_range(
     if support in ("binary", "integers", "counts") and not value_range.whole:
         raise ValueError(
             f"{what} must hold {support} data ({SUPPORTS[support]}), got fractions: "
-            f"{describe(lambda x: x != x.round())}; round them, or give the data as real "
-            "(--data.support real, without levels)."
+            f"{describe(lambda x: (x - x.round()).abs() > 0)}; round them, or give the data as "
+            "real (--data.support real, without levels)."
         )
 
 
@@ -308,13 +342,12 @@ def check_support(
 
 
 def outside_support(x: Tensor, support: str, levels: int | None) -> Tensor:
-    """A mask of the values outside a support."""
-    floats = x.is_floating_point()
-    outside = ~x.isfinite() if floats else torch.zeros(x.shape, dtype=torch.bool)
+    """A mask of the values outside a support; NaN is in it within `allow_missing`."""
+    outside = x.isinf() if missing_allowed() else ~x.isfinite()
     if support != "real":
         outside |= x < 0
         if support != "counts":
             outside |= x > (levels or 2) - 1
-    if support in ("binary", "integers", "counts") and floats:
-        outside |= x != x.round()
+    if support in ("binary", "integers", "counts") and x.is_floating_point():
+        outside |= (x - x.round()).abs() > 0
     return outside

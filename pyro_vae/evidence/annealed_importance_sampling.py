@@ -4,13 +4,12 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyro
 import torch
 from jaxtyping import Float, Real
-from pyro.nn import PyroModule
 from torch import Tensor
 from tqdm import tqdm
 
@@ -154,7 +153,7 @@ class AnnealedImportanceSampling(PerExample):
 
 
 def annealed_importance_sampling(
-    vae: PyroModule,
+    vae: Any,
     x: Real[Tensor, " n *event"],
     *,
     num_chains: int = 16,
@@ -333,7 +332,7 @@ class Chains:
 
 
 def chains_of_chunks(
-    vae: PyroModule,
+    vae: Any,
     x: Real[Tensor, " n *event"],
     options: ChainOptions,
     *,

@@ -8,7 +8,6 @@ import pyro
 import torch
 from jaxtyping import Float
 from pyro import poutine
-from pyro.nn import PyroModule
 from pyro.poutine import Trace
 from torch import Tensor
 
@@ -69,7 +68,7 @@ class AnnealingPath:
     """
 
     def __init__(
-        self, vae: PyroModule, *, num_chains: int, compile: CompileMode, expected_calls: int
+        self, vae: Any, *, num_chains: int, compile: CompileMode, expected_calls: int
     ) -> None:
         if len(vae.latent_sites) != 1:
             raise ValueError(
@@ -182,8 +181,8 @@ class AnnealingPath:
                 num_particles=self.num_chains,
             )
             log_det = log_det.double()
-            log_q = terms.log_posterior.double() + log_det
-            log_joint = terms.log_likelihood.double() + terms.log_prior.double() + log_det
+            log_q = terms.log_proposal + log_det
+            log_joint = terms.log_joint + log_det
             gradients = [
                 torch.autograd.grad(total.sum(), u, retain_graph=True)[0]
                 for total in (log_q, log_joint)

@@ -101,7 +101,7 @@ def fit_baselines(data: PreparedData, likelihood: Any = None) -> list[Baseline]:
     The first is an `independent_density`; for tables of real numbers there is a factor analysis as
     well. Large data are represented by training rows spread evenly over the split, and the
     validation split selects among families and degrees of smoothing. Empty for data that no family
-    can be fitted to.
+    can be fitted to, and for data with missing values.
 
     Args:
         data: The prepared data.
@@ -109,6 +109,8 @@ def fit_baselines(data: PreparedData, likelihood: Any = None) -> list[Baseline]:
             whether a heavy-tailed family is a fair comparison, and the smallest scale.
     """
     support, dataset = data.likelihood_support, data.dataset
+    if dataset.missing:
+        return []
     heavy = isinstance(likelihood, StudentT | Laplace)
     scale = getattr(likelihood, "minimum_scale", None)
     minimum_scale = float(scale) if isinstance(scale, float) and 0 < scale < 1 else MINIMUM_SCALE

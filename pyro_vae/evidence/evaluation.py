@@ -11,7 +11,6 @@ import pyro
 import torch
 from jaxtyping import Bool, Float, Int, Real
 from pyro.infer.util import is_validation_enabled
-from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
@@ -25,6 +24,7 @@ from pyro_vae.evidence.inference_gaps import InferenceGaps, inference_gaps
 from pyro_vae.evidence.local_guide import refine_guide
 from pyro_vae.evidence.two_sided import TwoSidedCheck, two_sided_check
 from pyro_vae.json_values import to_jsonable
+from pyro_vae.labelled_rows import rows_of
 from pyro_vae.log_densities import (
     LogDensities,
     NoDensityError,
@@ -136,7 +136,7 @@ class Evaluation:
 
 
 def defined_rows(
-    vae: PyroModule,
+    vae: Any,
     x: Real[Tensor, " n *event"],
     *,
     max_plate_nesting: int = 1,
@@ -195,9 +195,10 @@ def fixed_rows(n: int, at_most: int) -> Int[Tensor, " rows"]:
 
 
 def evaluate(
-    vae: PyroModule,
+    vae: Any,
     x: Any,
     *,
+    y: Tensor | None = None,
     num_samples: int = 1000,
     max_plate_nesting: int = 1,
     max_elements: int = 2_000_000,
@@ -216,6 +217,7 @@ def evaluate(
         x: A tensor `(n, *event)` in the likelihood's support, on the program's device; integers,
             such as binary data as bytes, are converted to floats chunk by chunk. Data of any other
             form that `fit` takes are prepared first, by `vae.prepare`.
+        y: Labels `(n,)` or `(n, columns)`, for a program of log p(x | y); others ignore them.
         num_samples: The number of draws for each example.
         max_plate_nesting: The number of plates nested in one another.
         max_elements: The number of draws x examples x elements held at once.
@@ -224,8 +226,8 @@ def evaluate(
         progress: Show a progress bar.
 
     Raises:
-        ValueError: If there are no data, `num_samples` or `max_elements` is below 1, or `compile`
-            is another word.
+        ValueError: If there are no data, no labels where they are needed, `num_samples` or
+            `max_elements` is below 1, or `compile` is another word.
         TypeError: If x is not a tensor and the program cannot prepare it.
     """
     check_device(vae)
@@ -238,6 +240,7 @@ def evaluate(
         x = vae.prepare(x)
     if len(x) == 0:
         raise ValueError("x must hold at least one example, got none.")
+    vae, x = rows_of(vae, x, y)
     size = {"max_plate_nesting": max_plate_nesting, "max_elements": max_elements}
     # Validation would refuse all examples if log p(x) is undefined for some.
     validated = is_validation_enabled() and (
@@ -279,9 +282,7 @@ def _mean_of_finite(rows: Float[np.ndarray, "n latent"]) -> Float[np.ndarray, " 
     return known.mean(0) if len(known) else None
 
 
-def _kl_by_dimension(
-    vae: PyroModule, terms: LogDensities
-) -> Float[np.ndarray, "batch latent"] | None:
+def _kl_by_dimension(vae: Any, terms: LogDensities) -> Float[np.ndarray, "batch latent"] | None:
     """KL(q(z_j | x) || p(z_j)) for each example and dimension j, if both are diagonal normals."""
     if len(vae.latent_sites) != 1:
         return None

@@ -443,5 +443,8 @@ class ImportanceTerms:
         kl = sum(known, torch.zeros_like(log_ratio)) if self.analytic else log_ratio
         parts = (terms.log_likelihood, terms.log_prior, terms.log_posterior)
         rounding = sum(torch.finfo(part.dtype).eps * part.double().abs() for part in parts)
-        stacked = (log_likelihood - log_ratio, log_likelihood, kl, cast("Tensor", rounding))
+        log_weight = log_likelihood - log_ratio
+        if terms.class_sums is not None:
+            log_weight = terms.log_weight.double()
+        stacked = (log_weight, log_likelihood, kl, cast("Tensor", rounding))
         return (torch.stack(torch.broadcast_tensors(*stacked)),)

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Real
 from pyro import poutine
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_vae.compilation import CompileMode
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.annealed_importance_sampling import ChainOptions, chains_of_chunks
 from pyro_vae.json_values import to_jsonable
+from pyro_vae.labelled_rows import WithLabels
 from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.statistics import (
     PerExample,
@@ -111,7 +111,7 @@ class TwoSidedCheck(PerExample):
 
 
 def two_sided_check(
-    vae: PyroModule,
+    vae: Any,
     like_x: Real[Tensor, " n *event"],
     *,
     num_data: int = 100,
@@ -185,7 +185,7 @@ def two_sided_check(
 
 
 def simulate(
-    vae: PyroModule, like_x: Real[Tensor, " n *event"], num_data: int
+    vae: Any, like_x: Real[Tensor, " n *event"], num_data: int
 ) -> tuple[Real[Tensor, " num_data *event"], Float[Tensor, "num_data latent"]]:
     """x, z ~ p(x, z): data drawn from the likelihood, and the latents they were drawn from.
 
@@ -208,4 +208,5 @@ def simulate(
             "two_sided_check needs a model with one observed site, but it has "
             f"{', '.join(map(repr, observed)) or 'none'}."
         )
-    return nodes[observed[0]]["value"], nodes[vae.latent_sites[0]]["value"]
+    x, z = nodes[observed[0]]["value"], nodes[vae.latent_sites[0]]["value"]
+    return vae.pack(x, vae.unpack(like)[1]) if isinstance(vae, WithLabels) else x, z

@@ -8,12 +8,16 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from pyro_vae.checks import check_at_least
+from pyro_vae.class_sums import enumerated_sites
 from pyro_vae.log_densities import (
     LogDensities,
     distribution_at,
     log_densities,
     require_density,
 )
+
+# How to have a gradient of a discrete site.
+_ENUMERATE = ': sum over it exactly, by infer={"enumerate": "parallel"} at the site'
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,14 @@ class Objective(nn.Module):
             require_density(
                 terms.guide_trace, type(self).__name__, "use --objective reconstruction"
             )
+        enumerated = enumerated_sites(terms.guide_trace)
         for name in terms.guide_sites:
             q = distribution_at(terms.guide_trace, name)
-            if not q.has_rsample:
+            if not q.has_rsample and name not in enumerated:
                 raise ValueError(
                     f"{type(self).__name__} needs a reparameterisable guide, but site {name!r} is "
-                    f"a {type(q).__name__} without rsample."
+                    f"a {type(q).__name__} without rsample"
+                    f"{_ENUMERATE if q.has_enumerate_support else ''}."
                 )
 
     def value(self, terms: LogDensities) -> ObjectiveValue:
@@ -120,8 +126,9 @@ class Objective(nn.Module):
 
 
 def objective_value(
-    program: Any, objective: Any, x: Shaped[Tensor, " batch *event"]
+    program: Any, objective: Any, x: Shaped[Tensor, " batch *event"], *y: Tensor
 ) -> ObjectiveValue:
-    """The objective of a program at x."""
-    terms = log_densities(program.model, program.guide, x, num_particles=objective.num_particles)
+    """The objective of a program at x, and at labels y if it uses them."""
+    particles = objective.num_particles
+    terms = log_densities(program.model, program.guide, x, *y, num_particles=particles)
     return objective(terms)

@@ -18,7 +18,7 @@ from pyro.nn import PyroModule
 
 from pyro_vae.configuration import Configuration, read_yaml
 from pyro_vae.configuration.components import build_vae, to_yaml
-from pyro_vae.configuration.model_files import DEFAULT_MODEL
+from pyro_vae.configuration.model_files import is_shipped, model_file
 from pyro_vae.configuration.parser import parse_stored, stored_arguments, stored_model
 from pyro_vae.configuration.resume_plan import PLAN
 from pyro_vae.data import DataContract, PreparedData
@@ -93,11 +93,12 @@ class RunDirectory:
         """
         if state.get("model_hash") == model_hash({"model": model}):
             return
-        if model != DEFAULT_MODEL:
+        if not is_shipped(model):
             raise ValueError(
                 f"{self.model} was changed after the run: its hash differs from the checkpoint's."
             )
-        log.warning("pyro_vae/model.py has changed since %s was trained.", self.path)
+        changed = Path(str(model_file(model).__file__)).name
+        log.warning("%s has changed since %s was trained.", changed, self.path)
 
     def create(self, configuration: Configuration) -> Configuration:
         """Create the directory, delete an old run's files and write the configuration.
@@ -113,7 +114,7 @@ class RunDirectory:
         for folder in (self.evaluation, self.diagnosis):
             shutil.rmtree(folder, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        if configuration["model"] != DEFAULT_MODEL:
+        if not is_shipped(configuration["model"]):
             source = Path(configuration["model"])
             if source.resolve() != self.model.resolve():
                 write_atomically(self.model, source.read_bytes())
@@ -158,14 +159,9 @@ class RunDirectory:
 
 def model_hash(configuration: Configuration) -> str:
     """The SHA-256 of the model file that a configuration names."""
-    import pyro_vae.model
-
-    path = (
-        pyro_vae.model.__file__
-        if configuration["model"] == DEFAULT_MODEL
-        else configuration["model"]
-    )
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    model = configuration["model"]
+    path = model_file(model).__file__ if is_shipped(model) else model
+    return hashlib.sha256(Path(str(path)).read_bytes()).hexdigest()
 
 
 def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
@@ -200,6 +196,7 @@ def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
             configuration,
             state["event_shape"],
             train_size=state["train_size"],
+            train_labels=state.get("labels"),
             levels=state.get("levels"),
             units=contract.units,
         )
@@ -261,6 +258,9 @@ def run_header(configuration: Configuration, data: PreparedData, split: str) -> 
         "data": data.dataset.name,
         "binarisation": data.binarisation,
         "split": split,
-        **{part: configuration[part]["name"] for part in ("prior", "likelihood", "posterior")},
+        **{
+            part: configuration[part]["name"] if part in configuration else None
+            for part in ("prior", "likelihood", "posterior")
+        },
         "latent_dim": configuration["latent_dim"],
     }

@@ -21,10 +21,12 @@ from pyro_vae.configuration import Configuration
 from pyro_vae.configuration.arguments import normalize, override
 from pyro_vae.configuration.components import build_vae_for, load_data, prepare_data
 from pyro_vae.configuration.parser import parse_stored, stored_arguments
-from pyro_vae.data import READERS, DataContract, PreparedData, default_root
+from pyro_vae.data import READERS, DataContract, PreparedData, allow_missing, default_root
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evidence.evaluation import row_order
+from pyro_vae.labelled_rows import WithLabels
+from pyro_vae.programs import labels_of_program
 from pyro_vae.rng import as_floats
 from pyro_vae.runs.run_directory import RunDirectory, load, run_header, stored_contract
 from pyro_vae.training.checkpoint import load_checkpoint
@@ -91,6 +93,8 @@ class TrainedRun:
             )
         else:
             data = run_data(vae, path, data_root)
+        if labels_of_program(vae) == "always":
+            vae = WithLabels(vae, data.fixed(split)[:1], _labels(vae, data, split))
         prefix = f"{file_name(data.dataset.name)}-" if words else ""
         return cls(directory, vae.to(device), data, split, device, checkpoint, prefix)
 
@@ -103,7 +107,19 @@ class TrainedRun:
         """
         if len(getattr(self.data.dataset, self.split)) == 0:
             raise ValueError(f"the {self.split} split of {self.data.dataset.name} holds no data.")
-        return self.data.fixed(self.split)
+        x = self.data.fixed(self.split)
+        return self.joined(x[:], self.split) if isinstance(self.vae, WithLabels) else x
+
+    def joined(self, x: Tensor, split: str, start: int = 0) -> Tensor:
+        """Rows of a split, from `start` on, with their labels if the program needs them.
+
+        Raises:
+            ValueError: If it does, and there are none.
+        """
+        if not isinstance(self.vae, WithLabels):
+            return x
+        labels = _labels(self.vae.program, self.data, split)
+        return self.vae.pack(as_floats(x), labels[start : start + len(x)])
 
     @cached_property
     def order(self) -> Int[Tensor, " n"]:
@@ -219,7 +235,9 @@ def other_data(
         given = {name: value for name, value in options.items() if name in asked}
         if "columns" in asked:
             given["columns"] = contract.event_names
-        return contract.new_data(reader(**given), split=split)
+        with allow_missing(contract.allows_missing):
+            rows = reader(**given)
+        return contract.new_data(rows, split=split)
     data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
     contract.check_format(data.dataset, trained=str(directory.path))
     return data
@@ -235,6 +253,16 @@ def training_rows(data: PreparedData) -> Real[Tensor, " n *event"]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return data.transform(train[:ROWS_FROM_DISK])
+
+
+def _labels(program: Any, data: PreparedData, split: str) -> Tensor:
+    labels = data.dataset.labels.get(split)
+    if labels is None:
+        raise ValueError(
+            f"{type(program).__name__} needs labels with its data, and {data.dataset.name} has "
+            "none."
+        )
+    return labels
 
 
 def labels_of(data: PreparedData, split: str, rows: Tensor | slice) -> np.ndarray | None:

@@ -82,6 +82,11 @@ class Aggressive:
         # In the program's order, which is the same in every run.
         guide, model = ([n for n in step.trained if n in names] for names in (guide, model))
         # Full batches only: each epoch leaves out other rows, fewer than a batch.
+        if loss.labels is not None:
+            raise ValueError(
+                f"aggressive_steps must be 0 for {type(loss.program).__name__}, which is trained "
+                "with labels."
+            )
         batch_size = loss.loader.batches.batch_size
         rows = len(data.train) // batch_size * batch_size
         self.loader = loss.loader.fork(

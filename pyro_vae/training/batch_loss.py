@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.compilation import Traced, TracingError, multiplies_bfloat16, trace
+from pyro_vae.data import PreparedData
 from pyro_vae.log_densities import log_densities
 from pyro_vae.objectives import Objective, ObjectiveValue, objective_value
+from pyro_vae.programs import labels_of_program
 from pyro_vae.rng import evaluation_mode
 from pyro_vae.training.loaders import Loader, Share
 from pyro_vae.training.processes import Processes
@@ -30,15 +32,18 @@ class BatchLoss:
     """The mean loss of a batch: rows of the loader, transformed and evaluated by the objective.
 
     Args:
-        program: A module with `model(x)` and `guide(x)`, on its device.
+        program: A module with `model(x)` and `guide(x)`, on its device; `model(x, y)` and
+            `guide(x, y)` if it is trained with labels.
         objective: The objective to maximise.
         transform: Turns rows of the data set into the likelihood's support.
         loader: Gathers the rows of a batch.
         precision: The type in which the networks' products are computed.
         processes: The processes that train together, which share the noise of a batch.
+        labels: The labels of all rows, for a program that is trained with them.
 
     Raises:
-        ValueError: If the precision is bfloat16 and the CPU would emulate it.
+        ValueError: If the precision is bfloat16 and the CPU would emulate it, or there are labels
+            and the loader does not know the numbers of a batch's rows.
     """
 
     def __init__(
@@ -50,7 +55,13 @@ class BatchLoss:
         *,
         precision: Precision = "float32",
         processes: Processes | None = None,
+        labels: Tensor | None = None,
     ) -> None:
+        if labels is not None and loader.indices(0) is None:
+            raise ValueError(
+                f"{type(program).__name__} is trained with labels, which needs data in memory, "
+                "and these are read from disk."
+            )
         self.program = program
         self.objective = objective
         self.transform = transform
@@ -58,6 +69,7 @@ class BatchLoss:
         self.precision = precision
         self.processes = processes or Processes()
         self._device = next(program.parameters()).device
+        self.labels = None if labels is None else labels.to(self._device)
         if precision == "bfloat16" and self._device.type == "cpu" and not multiplies_bfloat16():
             raise ValueError(
                 "precision must be float32 on this CPU, got 'bfloat16': it has no instructions "
@@ -66,18 +78,26 @@ class BatchLoss:
         # The random draws of the loss for each share of a batch, if processes share the noise.
         self._draws: dict[tuple[int, int], list[Draw]] = {}
 
-    def __call__(self, fetched: Tensor, share: Share) -> Loss:
+    def labels_of(self, step: int) -> tuple[Tensor, ...]:
+        """The labels of batch `step`, if any."""
+        if self.labels is None:
+            return ()
+        indices = self.loader.indices(step)
+        assert indices is not None
+        return (self.labels.index_select(0, indices),)
+
+    def __call__(self, fetched: Tensor, share: Share, *y: Tensor) -> Loss:
         """The mean loss of a share of a batch, and the metrics to log."""
         noise: AbstractContextManager[Any] = nullcontext()
         if self.processes.size > 1:
             noise = SharedNoise(self._draws[share.rows, share.of], share.start, share.rows)
         with noise:
-            value = self.value(fetched)
+            value = self.value(fetched, *y)
         sums = {name: v.sum(dtype=torch.float64) for name, v in value.values.items()}
         own = None if value.own_loss is None else value.own_loss.mean()
         return Loss(value.loss.mean(), share.rows, sums, share.weight, own)
 
-    def value(self, fetched: Tensor) -> ObjectiveValue:
+    def value(self, fetched: Tensor, *y: Tensor) -> ObjectiveValue:
         """The objective's value at each row of a batch."""
         autocast = torch.autocast(
             self._device.type,
@@ -87,13 +107,13 @@ class BatchLoss:
         )
         with autocast:
             x = self.transform(self.loader.gather(fetched))
-            return objective_value(self.program, self.objective, x)
+            return objective_value(self.program, self.objective, x, *y)
 
-    def find_draws(self, fetched: Tensor, share: Share) -> None:
+    def find_draws(self, fetched: Tensor, share: Share, *y: Tensor) -> None:
         """Find the random draws for a share of this form, before its first step."""
         if self.processes.size > 1 and (share.rows, share.of) not in self._draws:
             with pyro.validation_enabled(False):
-                draws = draws_of(lambda part: self.value(part).loss, fetched, share.of)
+                draws = draws_of(lambda *part: self.value(*part).loss, share.of, fetched, *y)
             self._draws[share.rows, share.of] = draws
 
     def check(self, rows: Tensor) -> None:
@@ -116,8 +136,9 @@ class BatchLoss:
         ):
             x = self.transform(rows).to(self._device)
             particles = self.objective.num_particles
+            y = () if self.labels is None else (self.labels[: len(rows)],)
             self.objective.check(
-                log_densities(program.model, program.guide, x, num_particles=particles)
+                log_densities(program.model, program.guide, x, *y, num_particles=particles)
             )
 
     def check_finite(self, totals: Totals, loader: Loader, what: str = "step") -> None:
@@ -130,16 +151,19 @@ class BatchLoss:
             return
         step = int(totals.first_skipped)
         x = self.transform(loader.gather(loader.fetch(step)))
+        y = self.labels_of(step)
         raise NonFiniteError(
             f"{MAX_SKIPPED_IN_A_ROW} {what}s in a row had no finite loss and gradient, from "
-            f"{what} {step + 1} on: {_explain(self.program, self.objective, x)}."
+            f"{what} {step + 1} on: {_explain(self.program, self.objective, x, *y)}."
         )
 
 
-def _explain(program: Any, objective: Objective, x: Real[Tensor, " batch *event"]) -> str:
+def _explain(
+    program: Any, objective: Objective, x: Real[Tensor, " batch *event"], *y: Tensor
+) -> str:
     """Repeat a batch with validation and new noise, and name the first term that is not finite."""
     with pyro.validation_enabled(False):
-        terms = log_densities(program.model, program.guide, x)
+        terms = log_densities(program.model, program.guide, x, *y)
     named = [(f"log q at site {name!r} of the guide", v) for name, v in terms.guide_sites.items()]
     named += [(f"log p at site {name!r} of the model", v) for name, v in terms.model_sites.items()]
     term = next((name for name, value in named if not value.isfinite().all()), None)
@@ -152,7 +176,7 @@ def _explain(program: Any, objective: Objective, x: Real[Tensor, " batch *event"
     reason = ""
     with pyro.validation_enabled(True):
         try:
-            loss = objective_value(program, objective, x).loss.mean()
+            loss = objective_value(program, objective, x, *y).loss.mean()
             gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         except (ValueError, RuntimeError) as error:
             reason = f" ({' '.join(str(error).split())[:200]})"
@@ -162,6 +186,23 @@ def _explain(program: Any, objective: Objective, x: Real[Tensor, " batch *event"
         if gradient is not None and not gradient.isfinite().all():
             return f"the gradient of {name} is not finite{reason}"
     return f"all terms of the batch are finite with new noise{reason}"
+
+
+def training_labels(program: Any, data: PreparedData) -> Tensor | None:
+    """The labels that a program is trained with; None if it uses none.
+
+    Raises:
+        ValueError: If the data have none.
+    """
+    if labels_of_program(program) == "none":
+        return None
+    labels = data.dataset.labels.get("train")
+    if labels is None:
+        raise ValueError(
+            f"{type(program).__name__} is trained with labels, and {data.dataset.name} has none."
+        )
+    select = getattr(program, "training_labels", None)
+    return labels if select is None else select(labels)
 
 
 # ---- noise of several processes ----------------------------------------------------------------
@@ -213,17 +254,22 @@ class SharedNoise(TorchDispatchMode):
         return args[0].copy_(part) if func._schema.is_mutable else part
 
 
-def draws_of(function: Callable[[Tensor], Any], part: Tensor, rows: int) -> list[Draw]:
+def draws_of(function: Callable[..., Any], rows: int, *part: Tensor) -> list[Draw]:
     """The random draws of a function of a batch, found by tracing it for a part and for all.
+
+    Args:
+        function: A function of the rows of a batch, and perhaps their labels.
+        rows: The number of rows of the whole batch.
+        *part: Its arguments for a part of the batch.
 
     Raises:
         ValueError: If the function cannot be traced, or draws in a way that cannot be shared.
     """
     try:
-        for_part = _random_nodes(trace(function, part))
+        for_part = _random_nodes(trace(function, *part))
         # As many rows as the whole batch has.
-        whole = part.index_select(0, torch.arange(rows, device=part.device) % len(part))
-        for_whole = _random_nodes(trace(function, whole))
+        order = torch.arange(rows, device=part[0].device) % len(part[0])
+        for_whole = _random_nodes(trace(function, *(each.index_select(0, order) for each in part)))
     except TracingError as error:
         raise ValueError(
             f"several processes need a program that can be traced, to share its noise: {error}."
@@ -233,7 +279,7 @@ def draws_of(function: Callable[[Tensor], Any], part: Tensor, rows: int) -> list
             "several processes need a program whose draws do not depend on the number of examples."
         )
     return [
-        Draw(target, whole, _batch_axis(target, local, whole, len(part), rows))
+        Draw(target, whole, _batch_axis(target, local, whole, len(part[0]), rows))
         for (target, local), (_, whole) in zip(for_part, for_whole, strict=True)
     ]
 

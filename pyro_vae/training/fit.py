@@ -19,9 +19,11 @@ from pyro_vae.data import (
     PreparedData,
     SupportMismatchError,
     Units,
+    allow_missing,
     loader_for_path,
 )
 from pyro_vae.data.inspection import Judgement, check_values, grey_levels
+from pyro_vae.data.missing import REMEDY
 from pyro_vae.data.preprocessing import FITS
 from pyro_vae.data.rows import ACCEPTED_DATA, as_rows
 from pyro_vae.data.sparse_rows import SparseRows
@@ -99,23 +101,30 @@ def fit(
     check_device(vae)
     contract: DataContract | None = getattr(vae, "contract", None)
     likelihood: Any = getattr(vae, "likelihood", None)
+    # What a program says of missing values, and removes itself.
+    gaps = {"allows_missing": getattr(vae, "allows_missing", False)}
+    if rate := getattr(vae, "missing_rate", 0.0):
+        gaps["missing_rate"] = rate
     if isinstance(data, PreparedData):
         ready = data
         if contract is not None:
             contract.check_format(ready.dataset)
     elif contract is not None and not isinstance(data, Dataset | str | Path):
         # Columns are put in the order of the first call.
-        ready = contract.new_data(as_rows(data, new=True), split=True)
+        with allow_missing(contract.allows_missing):
+            rows = as_rows(data, new=True)
+        ready = contract.new_data(rows, split=True)
     else:
         if likelihood is None:
             raise TypeError(
                 f"{type(vae).__name__} has no `likelihood`, whose support decides how data are "
                 "prepared: pass a PreparedData."
             )
-        dataset = as_dataset(data, likelihood.support)
+        with allow_missing(gaps["allows_missing"]):
+            dataset = as_dataset(data, likelihood.support)
         if contract is not None:
             contract.check_format(dataset)
-        ready = prepare_for_likelihood(dataset, likelihood)
+        ready = prepare_for_likelihood(dataset, likelihood, **gaps)
     shape = tuple(getattr(likelihood, "event_shape", ready.dataset.event_shape))
     if shape != ready.dataset.event_shape:
         raise ValueError(
@@ -125,7 +134,15 @@ def fit(
     units = _units_of(vae, ready) if contract is None else contract.units
     if units is not None and ready.likelihood_support == "real":
         ready = PreparedData(
-            replace(ready.dataset, model_units=units), "real", dequantise=ready.dequantise
+            replace(ready.dataset, model_units=units),
+            "real",
+            dequantise=ready.dequantise,
+            allows_missing=ready.allows_missing,
+        )
+    if ready.dataset.missing and not gaps["allows_missing"]:
+        raise ValueError(
+            f"{ready.dataset.name} has missing values, which {type(vae).__name__} does not leave "
+            f"out of its likelihood: fill them in, or {REMEDY}."
         )
     # Before the model takes anything from the data.
     found = check_values(ready.dataset, ready.likelihood_support, judgement=check)
@@ -203,7 +220,8 @@ def _are_whole_floats(values: Any) -> bool:
     if not isinstance(values, np.ndarray | Tensor):
         return False
     array = np.asarray(values)
-    return array.dtype.kind == "f" and bool((array == np.rint(array)).all())
+    # A missing value may be either.
+    return array.dtype.kind == "f" and bool(((array == np.rint(array)) | np.isnan(array)).all())
 
 
 def prepare_for_likelihood(dataset: Dataset, likelihood: Any, **options: Any) -> PreparedData:

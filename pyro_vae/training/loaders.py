@@ -97,6 +97,10 @@ class Loader(ABC):
         """The rows of a fetched batch, in the data set's type."""
         return fetched
 
+    def indices(self, step: int) -> Int[Tensor, " batch"] | None:
+        """The indices of the rows of batch `step`, on the device; None if rows have none."""
+        return None
+
     @abstractmethod
     def fork(self, batches: Batches, order_seed: int) -> "Loader":
         """Another loader of the same rows, which are not copied, with its own order."""
@@ -135,6 +139,9 @@ class InMemory(Loader):
     def gather(self, fetched: Int[Tensor, " batch"]) -> Shaped[Tensor, " batch *event"]:
         return self._train.index_select(0, fetched)
 
+    def indices(self, step: int) -> Int[Tensor, " batch"]:
+        return self.fetch(step)
+
     def fork(self, batches: Batches, order_seed: int) -> "InMemory":
         return InMemory(self._train, batches, order_seed, self.device, self.blocks)
 
@@ -158,6 +165,10 @@ class Sparse(Loader):
     def fetch(self, step: int) -> Shaped[Tensor, " batch *event"]:
         self._indices.order_seed = self.order_seed
         return self._train[self._indices.fetch(step)].to(self.device)
+
+    def indices(self, step: int) -> Int[Tensor, " batch"]:
+        self._indices.order_seed = self.order_seed
+        return self._indices.fetch(step).to(self.device)
 
     def fork(self, batches: Batches, order_seed: int) -> "Sparse":
         return Sparse(self._train, batches, order_seed, self.device, self.blocks)

@@ -26,7 +26,7 @@ from pyro_vae.networks.layers import require_separable
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.rng import check_device
 from pyro_vae.training.aggressive import Aggressive
-from pyro_vae.training.batch_loss import BatchLoss, Precision
+from pyro_vae.training.batch_loss import BatchLoss, Precision, training_labels
 from pyro_vae.training.checkpoint import load_training_state, save_checkpoint, training_state
 from pyro_vae.training.history import Record, describe_record, describe_terms
 from pyro_vae.training.loaders import Batches, make_loader
@@ -169,6 +169,7 @@ class Training:
             self.loader,
             precision=precision,
             processes=self.processes,
+            labels=training_labels(program, data),
         )
         self.loss.check(data.train[:2])
         self.optimizer_step = Step(
@@ -180,7 +181,7 @@ class Training:
             expected_steps=self._expected_steps,
             tolerance=_TOLERANCES[precision],
             modules=(program, self.objective, data.transform),
-            form=lambda fetched, share: str(share.of),
+            form=lambda fetched, share, *y: str(share.of),
             processes=self.processes,
             auxiliary=AuxiliaryParameters(
                 _with_gradient(self.objective.named_parameters("objective")),
@@ -198,8 +199,7 @@ class Training:
             )
         if self.processes.size > 1:
             require_separable(program)
-        self.step, self.seconds = 0, 0.0
-        self.threads = torch.get_num_threads()
+        self.step, self.seconds, self.threads = 0, 0.0, torch.get_num_threads()
         self.history: list[Record] = []
         self._units: UnitCounts | None = None
 
@@ -279,8 +279,9 @@ class Training:
         """Train on the next batch."""
         self.objective.set_progress(self.step / self.steps_per_epoch)
         fetched, share = self.loader.fetch(self.step), self.batches.share(self.step)
-        self.loss.find_draws(fetched, share)
-        (self.aggressive or self.optimizer_step)(fetched, share)
+        y = self.loss.labels_of(self.step)
+        self.loss.find_draws(fetched, share, *y)
+        (self.aggressive or self.optimizer_step)(fetched, share, *y)
         self.step += 1
 
     def _end_epoch(self) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pyro_vae.data import PreparedData
 from pyro_vae.data.nouns import noun
+from pyro_vae.labelled_rows import rows_of
 from pyro_vae.likelihoods.likelihood import LocationScale
 from pyro_vae.log_densities import (
     LogDensities,
@@ -24,6 +25,7 @@ from pyro_vae.log_densities import (
 from pyro_vae.objectives import ELBO, Reconstruction
 from pyro_vae.objectives.latent_sites import divergence_by_coordinate
 from pyro_vae.posteriors import DiagonalNormal
+from pyro_vae.programs import labels_of_program
 from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.statistics import active_units
 from pyro_vae.training.processes import Processes
@@ -95,19 +97,22 @@ def validate(
     batch = max(1, min(VALIDATION_BATCH, fitting))
     elbo, reconstruction = ELBO(), Reconstruction()
     sums = {"elbo": 0.0, "reconstruction": 0.0, "kl": 0.0}
-    first: tuple[Tensor, LogDensities] | None = None
+    first: tuple[Any, Tensor, LogDensities] | None = None
+    labels = data.dataset.labels.get("validation")
     with evaluation_mode(program, seed=VALIDATION_SEED):
-        for rows in split.split(batch):
-            x = as_floats(rows.to(device))
-            terms = log_densities(program.model, program.guide, x)
+        for start in range(0, len(split), batch):
+            part = slice(start, start + batch)
+            y = None if labels is None else labels[part].to(device)
+            joined, x = rows_of(program, as_floats(split[part].to(device)), y)
+            terms = log_densities(joined.model, joined.guide, x)
             objective = reconstruction if without_density(terms.guide_trace) else elbo
             values = objective(terms).values
             for name in sums:
                 total = values[name].sum(dtype=torch.float64) if name in values else math.nan
                 sums[name] += float(total)
-            first = first or (x, terms)
+            first = first or (joined, x, terms)
         # Last, so that an `embed` that draws random numbers changes no score.
-        units = units_in_use(program, *first) if first else None
+        units = units_in_use(*first) if first else None
     means = {name: total / len(split) for name, total in sums.items()}
     return {name: mean if math.isfinite(mean) else None for name, mean in means.items()}, units
 
@@ -263,7 +268,8 @@ def _scale_advice(program: Any, x: Tensor) -> tuple[str | None, bool]:
     the code is used.
     """
     likelihood = getattr(program, "likelihood", None)
-    if not isinstance(likelihood, LocationScale) or likelihood.support != "real":
+    conditional = labels_of_program(program) == "always"
+    if conditional or not isinstance(likelihood, LocationScale) or likelihood.support != "real":
         return None, False
     data = as_floats(x)
     with evaluation_mode(program):

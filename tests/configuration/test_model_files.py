@@ -73,7 +73,7 @@ MISTAKES = [
     (GOOD.replace("import torch\n", ""), "class Mine(", "NameError: name 'torch'"),
     ("import nosuchmodule\n" + GOOD, "import nosuch", "No module named 'nosuchmodule'"),
     (HEAD + "x = 1\n", "", "must define build"),
-    (HEAD + "build = VAE\n", "build =", "build does not take latent_dim, network"),
+    (HEAD + "build = VAE\n", "build =", "build does not take latent_dim"),
     (HEAD + PRIOR + "def build(event_shape):\n    return 1\n", "def build", "does not take"),
     (GOOD.replace("prior=Mine", "prior='vampp'"), "def build", "did you mean vamp"),
     (GOOD.replace("prior=Mine", "prior=Mine(3)"), "def build", "an instance of Mine"),

@@ -130,7 +130,7 @@ def test_yaml_round_trip(tmp_path):
         ("--resume", "--resume needs --out"),
         ("--resume --out /nonexistent", "no run to continue at /nonexistent"),
         ("--config /nonexistent", "no configuration at /nonexistent"),
-        ("--model nosuch.py", "--model must be 'vae' or a Python file, got 'nosuch.py'"),
+        ("--model nosuch.py", "or a Python file, got 'nosuch.py', which does not exist"),
     ],
 )
 def test_errors_are_one_line(line, message):

@@ -145,7 +145,7 @@ def test_processes_share_the_noise(corruption):
     torch.manual_seed(3)
     whole = posterior.corrupt(x)
     with pyro.validation_enabled(False):
-        draws = draws_of(posterior.corrupt, x[:3], 6)
+        draws = draws_of(posterior.corrupt, 6, x[:3])
     for start in (0, 3):
         torch.manual_seed(3)
         with SharedNoise(draws, start, 3):

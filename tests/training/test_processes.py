@@ -193,7 +193,7 @@ def test_parts_of_the_noise_are_the_whole():
     whole, after = noisy(x), torch.get_rng_state()
     parts = []
     for start, stop in ((0, 3), (3, 7)):
-        draws = draws_of(noisy, x[start:stop], len(x))
+        draws = draws_of(noisy, len(x), x[start:stop])
         torch.manual_seed(1)
         with SharedNoise(draws, start, stop - start):
             parts.append(noisy(x[start:stop]))
@@ -215,7 +215,7 @@ def test_parts_of_the_noise_are_the_whole():
 )
 def test_noise_that_cannot_be_shared_is_refused(program, message):
     with pytest.raises(ValueError, match=message):
-        draws_of(program, torch.zeros(3, 4), 7)
+        draws_of(program, 7, torch.zeros(3, 4))
 
 
 def test_one_process_talks_to_nobody(monkeypatch):

@@ -1,0 +1,134 @@
+"""Programs with labels, and model files without parts, in every script."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_vae import load
+from pyro_vae.evidence import evaluate
+
+FEW = ("--images", 10, "--annealed-images", 2, "--samples", 10, "--simulated", 2)
+FEW += ("--chains", 2, "--temperatures", 5)
+
+# p(x | z, y) and q(z | x, y) with class numbers y: log p(x | y) differs from that under other y.
+CONDITIONAL = """
+import pyro, torch
+import pyro.distributions as dist
+from pyro.nn import PyroModule, pyro_method
+from torch import nn
+
+SUPPORT = "binary"
+
+class Conditional(PyroModule):
+    latent_sites, labels, contract = ("z",), "always", None
+
+    def __init__(self, size, latent_dim, classes):
+        super().__init__()
+        self.classes = classes
+        self.encoder = nn.Linear(size + classes, 2 * latent_dim)
+        self.decoder = nn.Linear(latent_dim + classes, size)
+
+    def join(self, v, y):
+        one_hot = torch.eye(self.classes)[y]
+        return torch.cat([v, one_hot.expand(*v.shape[:-1], -1)], -1)
+
+    def decode(self, z, y):
+        return self.decoder(self.join(z, y)).sigmoid().unflatten(-1, (1, 8, 8))
+
+    def embed(self, x, y):
+        return self.encoder(self.join(x.flatten(1), y)).chunk(2, -1)[0]
+
+    @pyro_method
+    def model(self, x, y):
+        with pyro.plate("data", len(x)):
+            loc = torch.zeros(self.decoder.in_features - self.classes)
+            z = pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+            return pyro.sample("x", dist.Bernoulli(self.decode(z, y)).to_event(3), obs=x)
+
+    @pyro_method
+    def guide(self, x, y):
+        with pyro.plate("data", len(x)):
+            loc, scale = self.encoder(self.join(x.flatten(1), y)).chunk(2, -1)
+            return pyro.sample("z", dist.Normal(loc, scale.exp()).to_event(1))
+
+
+def build(event_shape, latent_dim=3, *, train_labels=None, bias: float = 0.0):
+    program = Conditional(64, latent_dim, int(train_labels.max()) + 1)
+    torch.nn.init.constant_(program.decoder.bias, bias)
+    return program
+"""
+
+
+@pytest.fixture
+def run(script, tmp_path):
+    """A trained run of the model file above."""
+    file, out = tmp_path / "conditional.py", tmp_path / "run"
+    file.write_text(CONDITIONAL)
+    main = partial(script, "svi_train", EVIDENCE_SAMPLES=20)
+    options = ("--bias", "0.5", "--max-steps", "30", "--batch-size", "100", "--compile", "graph")
+    assert main("--model", file, "--out", out, *options) == 0
+    return out
+
+
+def test_a_program_with_labels_trains_resumes_and_is_evaluated(run, script, capsys):
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["prior"] is None
+    assert metrics["compile"] == "graph"
+    assert np.isfinite(metrics["log_evidence"])
+    assert (run / "figures" / "reconstructions.png").exists()
+    # The sizes of the labels are known without the data.
+    program = load(run, trust_model_file=True)
+    assert program.classes == 10
+    trusted = ("--trust-model-file", "--device", "cpu")
+    assert script("svi_train", "--resume", "--out", run, "--max-steps", 40, *trusted) == 0
+    assert script("encode", run, "--out", run / "codes.npz", *trusted) == 0
+    assert np.load(run / "codes.npz")["codes"].shape == (1797, 3)
+    assert (
+        script(
+            "evaluate",
+            run,
+            "--methods",
+            "importance_weighting",
+            "annealing",
+            "two_sided",
+            *FEW,
+            *trusted,
+        )
+        == 0
+    )
+    assert script("diagnose", run, *trusted) == 2
+    assert "Conditional has p(x | y) only" in capsys.readouterr().err
+
+
+def test_the_label_of_each_row_is_its_own(run):
+    program = load(run, trust_model_file=True)
+    with torch.no_grad():
+        program.encoder.weight.zero_(), program.encoder.bias.zero_()
+        program.decoder.weight[:, :3] = 0  # z has no effect: q = p, and log p(x | y) is exact.
+    x, y = torch.bernoulli(torch.full((30, 1, 8, 8), 0.4)), torch.arange(30) % 10
+    logits = program.decoder.weight[:, 3:].T[y] + program.decoder.bias
+    exact = torch.distributions.Bernoulli(logits=logits).log_prob(x.flatten(1)).sum(1)
+    found = evaluate(program, x, y=y, num_samples=5).importance_weighting.log_evidence
+    assert found == pytest.approx(exact.detach().numpy(), abs=1e-3)
+    with pytest.raises(ValueError, match="Conditional needs labels with its data"):
+        evaluate(program, x)
+    with pytest.raises(ValueError, match="a row for each of 30 of x, got 3"):
+        evaluate(program, x, y=y[:3])
+
+
+def test_without_labels_it_is_one_line(script, tmp_path, capsys):
+    file = tmp_path / "conditional.py"
+    file.write_text(CONDITIONAL.replace("int(train_labels.max()) + 1", "10"))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 2, (200, 1, 8, 8)))
+    assert script("svi_train", "--model", file, "--data", tmp_path / "x.npy") == 2
+    assert "Conditional is trained with labels, and x has none." in capsys.readouterr().err
+
+
+def test_a_file_without_likelihood_and_support_is_one_line(script, tmp_path, capsys):
+    file = tmp_path / "conditional.py"
+    file.write_text(CONDITIONAL.replace('SUPPORT = "binary"', ""))
+    assert script("svi_train", "--model", file) == 2
+    assert "SUPPORT = one of binary" in capsys.readouterr().err

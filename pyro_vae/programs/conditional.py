@@ -373,7 +373,7 @@ def build(
             "a conditional model needs covariates, and the data have no labels: give a data set "
             "with labels (--data.label COLUMN), or build(..., train_labels=y)."
         )
-    covariates = Covariates(train_labels, categorical)
+    covariates = Covariates(train_labels, categorical, train_size)
     if isinstance(likelihood, Mapping):
         likelihood = named_part("kind", kind, {**likelihood})
     prior = named_part("prior", prior, priors.PRIORS)

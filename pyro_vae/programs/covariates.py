@@ -32,6 +32,7 @@ class Covariates(nn.Module):
         train_labels: y of the training data, `(n,)` or `(n, columns)`.
         categorical: The columns that are categories. None for all columns of integers, and of
             floats in several columns for those of at most 20 whole numbers.
+        train_size: The number of training rows, if `train_labels` are only the distinct ones.
 
     Raises:
         ValueError: If values are missing, there is no such column, or each row is a category of
@@ -44,7 +45,10 @@ class Covariates(nn.Module):
     categorical: Tensor
 
     def __init__(
-        self, train_labels: Real[Tensor, " n *columns"], categorical: Sequence[int] | None = None
+        self,
+        train_labels: Real[Tensor, " n *columns"],
+        categorical: Sequence[int] | None = None,
+        train_size: int | None = None,
     ) -> None:
         super().__init__()
         y = train_labels.reshape(len(train_labels), -1)
@@ -74,10 +78,10 @@ class Covariates(nn.Module):
                 features.append(
                     (k, numbers.mean().item(), numbers.std(correction=0).item(), False)
                 )
-            elif len(distinct) == len(y) > 1:
+            elif len(distinct) == (train_size or len(y)) > 1:
                 raise ValueError(
-                    f"column {k} of the covariates is another category in each of {len(y)} rows: "
-                    "give categories that repeat, or floats for a numeric covariate."
+                    f"column {k} of the covariates is another category in each of {len(distinct)} "
+                    "rows: give categories that repeat, or floats for a numeric covariate."
                 )
             else:
                 features += [(k, category, 1.0, True) for category in distinct]

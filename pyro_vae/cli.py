@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import ctypes
 import logging
 import os
 import re
@@ -18,6 +19,8 @@ import torch
 from pyro_vae.checks import did_you_mean, or_meant
 from pyro_vae.data.nouns import use_noun
 
+# Of malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # Longer words in an error message, such as values from a damaged file, are shortened.
 LONGEST_WORD = 1000
 
@@ -149,6 +152,9 @@ def in_one_line(error: object) -> str:
 def select_device(name: str) -> torch.device:
     """The device called "auto", "cpu" or "cuda"; of several processes each gets its own GPU.
 
+    On a CPU this process keeps the memory that tensors of up to 32 MiB have freed for the next
+    ones.
+
     Raises:
         ValueError: If CUDA is requested but not available.
     """
@@ -156,9 +162,21 @@ def select_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise ValueError("--device cuda needs a GPU, but torch found none; use cpu or auto.")
     if name == "cpu" or not available:
+        _keep_freed_memory()
         return torch.device("cpu")
     # torchrun numbers the processes of a machine.
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep freed memory, instead of asking the system for new pages each time.
+
+    Otherwise these pages, which are cleared first, take 0.4 of the time of importance weighting.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # glibc's.
+        mallopt(_M_MMAP_THRESHOLD, 2**25)
+        mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 def at_least(lowest: int) -> Callable[[str], int]:

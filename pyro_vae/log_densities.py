@@ -132,9 +132,8 @@ class LogDensities:
         if site not in self.model_sites or site in without_density(self.guide_trace):
             return None
         traces = (self.guide_trace, self.model_trace)
-        before = [_names_before(trace, site) for trace in traces]
         marginalised = enumerated_sites(self.model_trace) - enumerated_sites(self.guide_trace)
-        if not (before[1] & self.guide_sites.keys() <= before[0]) or before[1] & marginalised:
+        if prior_may_read_draw(*traces, site) or _names_before(traces[1], site) & marginalised:
             return None
         shape = self.guide_sites[site].shape
         expanded = broadcast_shape(*(distribution_at(trace, site).batch_shape for trace in traces))
@@ -327,6 +326,16 @@ def _per_example(trace: Trace, data_plate: str, axes: int) -> dict[str, Tensor]:
         inner = log_prob.dim() - axes + 1
         sites[name] = log_prob.flatten(inner, -2).sum(inner) if axes > 2 else log_prob
     return sites
+
+
+def prior_may_read_draw(guide_trace: Trace, model_trace: Trace, site: str) -> bool:
+    """Whether p at a site may depend on the site's own draw: KL(q || p) is then not its term.
+
+    That is so if the model has a site before it that the guide has after it. Pyro's
+    `TraceMeanField_ELBO` warns of this order.
+    """
+    before = _names_before(model_trace, site) & _nodes(guide_trace).keys()
+    return not before <= _names_before(guide_trace, site)
 
 
 def _names_before(trace: Trace, site: str) -> set[str]:

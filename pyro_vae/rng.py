@@ -29,7 +29,10 @@ def evaluation_mode(*programs: Callable[..., Any], seed: int | None = None) -> I
         stack.enter_context(torch.no_grad())
         if seed is not None:
             stack.enter_context(torch.random.fork_rng(devices))
-            torch.manual_seed(seed)
+            # torch.manual_seed would seed devices that are not used, which takes longer.
+            torch.default_generator.manual_seed(seed)
+            if devices:
+                torch.cuda.manual_seed_all(seed)
         try:
             for module in modules:
                 module.training = False

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyro
@@ -74,7 +74,7 @@ from pyro_vae.training import NonFiniteError, Training
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.fit import describe_default_likelihood
 from pyro_vae.training.history import describe_record
-from pyro_vae.training.processes import LostProcessError, Processes, enough_threads
+from pyro_vae.training.processes import LostProcessError, Processes, core_to_spare
 
 gc.enable()
 # No later collection looks at what was imported, not even the one at exit.
@@ -215,7 +215,8 @@ def train(
             print(f"{directory.path}/: {nothing_left(training, configuration)}")
             if not is_evaluated(configuration, directory, training):
                 training.finish()
-                with closing(start_drawing(configuration, training)) as drawing:
+                drawing = start_drawing(configuration, training)
+                with closing(drawing), core_to_spare(training):
                     evaluate_and_save(configuration, directory, training, made_by, drawing)
             return 0
     lines = [data.description, describe_model(configuration, vae), *([default] if default else [])]
@@ -224,7 +225,7 @@ def train(
     for note in (*training.notes, *plan_notes(training, configuration)):
         print(f"note: {note}")
         log.info("note: %s", note)
-    with closing(start_drawing(configuration, training)) as drawing:
+    with closing(start_drawing(configuration, training)) as drawing, core_to_spare(training):
         with interruptible() as interruption:
             training.run(
                 checkpoint=directory.checkpoint,
@@ -311,7 +312,13 @@ def evaluate_and_save(
     rows = fixed_rows(len(test), n)
     held_out = HeldOut.test_rows(data, rows, training.contract, training.device)
 
-    def begin_figures() -> dict[str, Callable[[], bytes]]:
+    stored = STORED_EXAMPLES
+    if isinstance(test, SparseRows):
+        stored = min(stored, rows_within(STORED_ELEMENTS // STORED_DRAWS, test))
+    numbers = data.dataset.row_numbers("test")[rows.numpy()]
+
+    def begin() -> tuple[Any, dict[str, Callable[[], bytes]]]:
+        """The draws to store, and the figures that can be drawn while the model is evaluated."""
         plots = figures_of_model(
             vae,
             training.history,
@@ -323,17 +330,29 @@ def evaluate_and_save(
             contract=training.contract,
         )
         plots |= program_figures(configuration["model"], vae, held_out)
-        return {name: drawing.submit(plot) for name, plot in plots.items()}
-
-    figures = None
-    # Of examples that are not defined there may be none: see below.
-    with suppress(ValueError, ArithmeticError):
-        figures = begin_figures()
-    # One core is left to the drawing process.
-    with enough_threads(vae, training.batch_size, most=torch.get_num_threads() - 1):
-        evaluation = evaluate(
-            vae, held_out.x, y=held_out.y, num_samples=EVIDENCE_SAMPLES, progress=True
+        figures = {name: drawing.submit(plot) for name, plot in plots.items()}
+        tree = from_svi(
+            vae.model,
+            vae.guide,
+            as_floats(held_out.x),
+            *held_out.given(vae),
+            num_draws=STORED_DRAWS,
+            num_stored=stored,
+            constant_data=None if held_out.y is None else {"label": held_out.y.numpy(force=True)},
+            rows=numbers,
+            row_names=data.dataset.names_of_rows(numbers),
+            configuration=configuration,
+            attrs={"split": "test", "rows": f"in the {'file' if data.dataset.rows else 'split'}"},
         )
+        return tree, figures | {"forest": drawing.submit(partial(plot_latents, tree))}
+
+    begun = None
+    # Of examples that are not defined there may be none: see below, where it is raised otherwise.
+    with suppress(Exception):
+        begun = begin()
+    evaluation = evaluate(
+        vae, held_out.x, y=held_out.y, num_samples=EVIDENCE_SAMPLES, progress=True
+    )
     found = review(
         vae,
         data,
@@ -381,7 +400,6 @@ def evaluate_and_save(
         print(f"verdict: {line}")
         log.info("verdict: %s", line)
 
-    numbers = data.dataset.row_numbers("test")[rows.numpy()]
     if len(evaluation.undefined):
         bad = rows[evaluation.undefined].numpy()
         log.warning("%s.", undefined_data(bad, len(rows), f"test {nouns()}"))
@@ -390,28 +408,10 @@ def evaluate_and_save(
             print(f"metrics.json is in {directory.path}/; no test {noun()} is left to draw")
             return
         evaluation, numbers = evaluation.select(known), numbers[known]
-        held_out, figures = held_out.select(known), None
-    if figures is None:
-        figures = begin_figures()
+        held_out, begun = held_out.select(known), None
+    tree, figures = begun or begin()
     for name, plot in figures_of_evaluation(evaluation).items():
         figures[name] = drawing.submit(plot)
-    stored = STORED_EXAMPLES
-    if isinstance(test, SparseRows):
-        stored = min(stored, rows_within(STORED_ELEMENTS // STORED_DRAWS, test))
-    tree = from_svi(
-        vae.model,
-        vae.guide,
-        as_floats(held_out.x),
-        *held_out.given(vae),
-        num_draws=STORED_DRAWS,
-        num_stored=stored,
-        constant_data=None if held_out.y is None else {"label": held_out.y.numpy(force=True)},
-        rows=numbers,
-        row_names=data.dataset.names_of_rows(numbers),
-        configuration=configuration,
-        attrs={"split": "test", "rows": "in the file" if data.dataset.rows else "in the split"},
-    )
-    figures["forest"] = drawing.submit(partial(plot_latents, tree))
     write_netcdf(tree, directory.inference_data)
     write_figures(figures, directory.figures)
     written = f"metrics.json, inference_data.nc and figures are in {directory.path}/"

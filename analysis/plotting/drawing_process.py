@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from analysis.plotting.style import to_png
+from analysis.plotting.style import new_figure, to_png
 from pyro_vae.data.nouns import noun, use_noun
 
 if TYPE_CHECKING:
@@ -119,18 +119,30 @@ def _serve(pipe: Connection, parents: Connection) -> None:
     # The parent's threads do not exist here.
     torch.set_num_threads(1)
     tasks: queue.SimpleQueue[tuple[int, str, Callable[[], Any]]] = queue.SimpleQueue()
+    figures: queue.SimpleQueue[tuple[int, bytes | None]] = queue.SimpleQueue()
 
     def read() -> None:
-        # Of its own, so that neither end waits for the other to receive.
         with suppress(Exception):
             while True:
                 tasks.put(pipe.recv())
         os._exit(0)
 
-    threading.Thread(target=read, daemon=True).start()
+    def send() -> None:
+        # The thread above ends this process when the other end is closed.
+        with suppress(OSError):
+            while True:
+                pipe.send(figures.get())
+
+    # Threads of their own, so that neither end waits for the other to receive, which the other one
+    # does last.
+    for work in (read, send):
+        threading.Thread(target=work, daemon=True).start()
     for name in IMPORTS:
         with suppress(ImportError):
             import_module(name)
+    # The first figure reads the fonts, and imports what draws.
+    with suppress(Exception):
+        to_png(_first_figure())
     # No collection looks at what was imported.
     gc.freeze()
     while True:
@@ -138,6 +150,12 @@ def _serve(pipe: Connection, parents: Connection) -> None:
         drawn = None
         with suppress(Exception), use_noun(word):
             drawn = to_png(plot())
-        # The thread above ends this process when the other end is closed.
-        with suppress(OSError):
-            pipe.send((number, drawn))
+        figures.put((number, drawn))
+
+
+def _first_figure() -> "matplotlib.figure.Figure":
+    figure = new_figure(1.0, 1.0)
+    axes = figure.subplots()
+    axes.plot([0.0, 1.0], [0.0, 1.0], label="$x$")
+    axes.legend()
+    return figure

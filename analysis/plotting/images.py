@@ -121,7 +121,7 @@ def draw_grid(
     """Draw examples of one shape in rows and columns, without ticks and frames.
 
     Images are parts of one image on one panel, with gaps that are not drawn: a panel each takes
-    ten times as long. Other examples have a panel each.
+    ten times as long. Missing values of images, NaN, are orange. Other examples have a panel each.
 
     Args:
         sheet: The figure or the part of one to draw on.
@@ -181,6 +181,7 @@ def _draw_mosaic(
     size: int,
 ) -> "matplotlib.axes.Axes":
     """Draw the images of `draw_grid` as one."""
+    from matplotlib.colors import ListedColormap
     from matplotlib.patches import Rectangle
 
     images = {place: _scaled_image(datum, limits) for place, datum in drawn.items()}
@@ -195,6 +196,13 @@ def _draw_mosaic(
         mosaic[tops[i] : tops[i] + height, lefts[j] : lefts[j] + width] = image
     ax = sheet.subplots()
     ax.imshow(mosaic, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    missing = np.zeros((bottom, right))
+    for (i, j), datum in drawn.items():
+        mark = _scaled_image(np.isnan(datum).astype(float), (0.0, 1.0)) == 1
+        part = missing[tops[i] : tops[i] + height, lefts[j] : lefts[j] + width]
+        part[mark.any(-1) if colours else mark] = 1
+    if missing.any():
+        ax.imshow(np.ma.masked_equal(missing, 0), cmap=ListedColormap([ORANGE]), alpha=0.5)
     ax.set_xticks([lefts[j] + (width - 1) / 2 for j in titles], [*titles.values()])
     ax.set_yticks(tops[: len(names)] + (height - 1) / 2, names)
     ax.tick_params(length=0, labelsize=size, labeltop=True, labelbottom=False)

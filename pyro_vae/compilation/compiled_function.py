@@ -154,7 +154,7 @@ class CompiledFunction:
         """The function's outputs."""
         if self.mode == "off":
             return self.function(*arguments)
-        leaves, structure = pytree.tree_flatten(arguments)
+        leaves, structure = _flatten(arguments)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if not all(isinstance(leaf, Hashable) for leaf in leaves):
             return self._call_eagerly(arguments, "an argument cannot be a constant of a graph")
@@ -167,7 +167,9 @@ class CompiledFunction:
         def of_tensors(*values: Tensor) -> tuple[Tensor, ...]:
             remaining = iter(values)
             filled = [next(remaining) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            return self.function(*pytree.tree_unflatten(filled, structure))
+            if structure is not None:
+                filled = pytree.tree_unflatten(filled, structure)
+            return self.function(*filled)
 
         form = self.form(*arguments)
         stages = Stages(self, key, of_tensors, form)
@@ -299,6 +301,14 @@ class CompiledFunction:
             if move.isfinite() and not far <= limit:
                 return f"{name}: compiled and eager differ by {float(far / move):.1e} of its norm"
         return None
+
+
+def _flatten(arguments: tuple[Any, ...]) -> tuple[Sequence[Any], Any]:
+    """The leaves of arguments and their structure, which is None if all are leaves."""
+    nodes = pytree.SUPPORTED_NODES
+    if not any(type(each) in nodes or isinstance(each, tuple) for each in arguments):
+        return arguments, None
+    return pytree.tree_flatten(arguments)
 
 
 def _signature(leaf: Any) -> Any:

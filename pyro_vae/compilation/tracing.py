@@ -282,6 +282,7 @@ _BATCH_NORMS = (
     aten.cudnn_batch_norm.default,
     aten.miopen_batch_norm.default,
 )
+_ADAM = (aten._fused_adam_.default, aten._fused_adam_.tensor_lr)
 _READS = (aten._local_scalar_dense.default, aten.is_nonzero.default)
 
 
@@ -324,11 +325,16 @@ def mutated_arguments(operation: Any, arguments: Sequence[Any], named: Any = Non
         return [value for value in arguments[3:5] if value is not None and arguments[5]]
     if schema is None or not schema.is_mutable:
         return []
-    values = [*arguments] + [(named or {}).get(a.name) for a in schema.arguments[len(arguments) :]]
+    named = named or {}
+    values = [*arguments] + [named.get(a.name) for a in schema.arguments[len(arguments) :]]
+    # Gradients are changed where they are rescaled.
+    unchanged = "grads" if operation in _ADAM and named.get("grad_scale") is None else None
     return [
         item
         for argument, value in zip(schema.arguments, values, strict=True)
-        if argument.alias_info is not None and argument.alias_info.is_write
+        if argument.alias_info is not None
+        and argument.alias_info.is_write
+        and argument.name != unchanged
         for item in (value if isinstance(value, (list, tuple)) else [value])
         if item is not None
     ]

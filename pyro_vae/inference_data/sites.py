@@ -15,6 +15,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_vae.log_densities import prior_may_read_draw
+
 Program = Callable[..., Any]
 Kind = Literal["latent", "observed", "deterministic", "factor"]
 
@@ -280,13 +282,15 @@ def closed_form_kl(
 ) -> np.ndarray | None:
     """KL(q || p) in nats at a site of the guide, `(draw, *plates)`; None without a closed form.
 
-    Also None for a point mass, for a site that is masked, that the model lacks or computes, and
-    for one in other plates than the model's.
+    Also None for a point mass, for a site that is masked, that the model lacks or computes, for
+    one in other plates than the model's, and where p may depend on the site's own draw.
     """
     guide, model = (sample_nodes(trace).get(site.name) for trace in (guide_trace, model_trace))
     if guide is None or model is None or site.is_point or kind_of(model) != "latent":
         return None
     plates = [{frame.dim: frame.size for frame in plate_frames(node)} for node in (guide, model)]
+    if prior_may_read_draw(guide_trace, model_trace, site.name):
+        return None
     if plates[0] != plates[1] or guide["mask"] is not None or model["mask"] is not None:
         return None
     try:

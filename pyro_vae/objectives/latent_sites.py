@@ -28,7 +28,12 @@ from torch.distributions import (
 )
 
 from pyro_vae.distributions import LowRankNormal, OneHots, SpikeAndSlab
-from pyro_vae.log_densities import LogDensities, distribution_at, require_density
+from pyro_vae.log_densities import (
+    LogDensities,
+    distribution_at,
+    prior_may_read_draw,
+    require_density,
+)
 
 _CORRELATED_NORMALS = (MultivariateNormal, LowRankMultivariateNormal, LowRankNormal)
 _STEPS = (SpikeAndSlab, RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough)
@@ -272,7 +277,7 @@ def divergence_by_coordinate(
     for name in terms.guide_sites:
         (q, z), (p, w) = _factors(terms, name, "guide"), _factors(terms, name, "prior")
         site = None
-        if kl == "auto":
+        if kl == "auto" and not prior_may_read_draw(terms.guide_trace, terms.model_trace, name):
             with suppress(NotImplementedError):
                 site = kl_divergence(q, p)
         kl_by_site[name] = "Monte Carlo" if site is None else "analytic"

@@ -42,10 +42,10 @@ from pyro_vae.training.step import AuxiliaryParameters, Step, Totals
 from pyro_vae.training.validation import (
     UNIT_NATS,
     UnitCounts,
+    Validation,
     collapse_alarm,
     remedies,
     share_scores,
-    validate,
 )
 
 log = logging.getLogger(__name__)
@@ -140,8 +140,7 @@ class Training:
         check_choice(Keep, keep=keep)
         check_choice(Precision, precision=precision)
         self.processes = processes or Processes()
-        self.program = program
-        self.data = data
+        self.program, self.data = program, data
         self.notes = tuple(notes)
         check_device(program)
         self.device = next(program.parameters()).device
@@ -202,6 +201,7 @@ class Training:
         self.step, self.seconds, self.threads = 0, 0.0, torch.get_num_threads()
         self.history: list[Record] = []
         self._units: UnitCounts | None = None
+        self._validation = Validation(program, data, compile, epochs=self._expected_steps(""))
 
     @on_enough_threads
     def run(
@@ -340,11 +340,11 @@ class Training:
         self.program.eval()
 
     def validate(self) -> dict[str, float | None]:
-        """ELBO, reconstruction and KL on the validation split, in nats: see `validate`."""
+        """ELBO, reconstruction and KL on the validation split, in nats: see `Validation`."""
         scores: dict[str, float | None] = {}
         if self.processes.first:
             with self.optimizer_step.compiled.fewer_threads():
-                scores, self._units = validate(self.program, self.data, self.device)
+                scores, self._units = self._validation()
         return share_scores(scores, self.processes, self.device)
 
     def state_dict(self) -> dict[str, Any]:

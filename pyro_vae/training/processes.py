@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -138,3 +138,9 @@ def on_enough_threads(run: Callable[..., Any]) -> Callable[..., Any]:
             return run(training, *args, **kwargs)
 
     return wrapped
+
+
+def core_to_spare(training: Any) -> AbstractContextManager[None]:
+    """Compute on `enough_threads`, and on one less than there are, for a process beside this."""
+    most = torch.get_num_threads() - 1
+    return enough_threads(training.program, training.batch_size, most)

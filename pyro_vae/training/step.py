@@ -198,6 +198,8 @@ class Step:
             groups.append({"params": own, "lr": self.auxiliary.lr, "betas": self.auxiliary.betas})
         self.optimizer = _Adam(groups, lr=lr, fused=True)
         device = next(iter(self.parameters.values())).device
+        # The steps of each parameter, a vector for each group, of which the optimizer's are views.
+        self._steps: list[Tensor] = []
         self._initialise_moments()
         self.totals = Totals(device)
         # Tensors, so that a graph reads changes; fused Adam needs these types.
@@ -353,36 +355,50 @@ class Step:
     ) -> None:
         """Adam's update of one parameter group, if the step is taken."""
         moments = [self.optimizer.state[parameter] for parameter in parameters]
-        group = self.optimizer.param_groups[place]
-        adam(
+        group, steps = self.optimizer.param_groups[place], self._steps[place]
+        skipped = (~taken).to(torch.float32)
+        tensors = (
             parameters,
             gradients,
             [moment["exp_avg"] for moment in moments],
             [moment["exp_avg_sq"] for moment in moments],
             [],
             [moment["step"] for moment in moments],
-            fused=True,
-            found_inf=(~taken).to(torch.float32),
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=self._lrs[place],
-            weight_decay=0.0,
-            eps=group["eps"],
-            maximize=False,
         )
+        options: dict[str, Any] = {
+            "found_inf": skipped,
+            "amsgrad": False,
+            "beta1": group["betas"][0],
+            "beta2": group["betas"][1],
+            "lr": self._lrs[place],
+            "weight_decay": 0.0,
+            "eps": group["eps"],
+            "maximize": False,
+        }
+        if len(parameters) < len(steps) or len({parameter.dtype for parameter in parameters}) > 1:
+            adam(*tensors, fused=True, **options)
+            return
+        # The same with all counts of steps at once.
+        steps.add_(1)
+        torch._fused_adam_(*tensors, **options)  # pyright: ignore[reportPrivateImportUsage]
+        steps.sub_(skipped)
 
     def _initialise_moments(self) -> None:
-        """Create the optimizer's state, as its first step would."""
-        if self.optimizer.state:
-            return
-        for parameter in self.parameters.values():
+        """Create the optimizer's state, as its first step would, unless it was loaded."""
+        for parameter in self.parameters.values() if not self.optimizer.state else ():
             # Fused Adam counts steps in float32, whatever the default type is.
             count = torch.zeros((), dtype=torch.float32, device=parameter.device)
             means = [torch.zeros_like(parameter, requires_grad=False) for _ in range(2)]
             self.optimizer.state[parameter] = dict(
                 zip(("step", "exp_avg", "exp_avg_sq"), (count, *means), strict=True)
             )
+        self._steps.clear()
+        for group in self.optimizer.param_groups:
+            states = [self.optimizer.state[parameter] for parameter in group["params"]]
+            steps = torch.stack([state["step"] for state in states])
+            for state, count in zip(states, steps.unbind(), strict=True):
+                state["step"] = count
+            self._steps.append(steps)
 
     def _changed_tensors(self) -> dict[str, Tensor]:
         """The tensors to compare; a gradient shows in the mean that it moves."""

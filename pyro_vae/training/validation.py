@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Real
+from jaxtyping import Float, Real
 from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from pyro_vae.compilation import CompiledFunction, CompileMode
 from pyro_vae.data import PreparedData
 from pyro_vae.data.nouns import noun
 from pyro_vae.labelled_rows import rows_of
@@ -26,7 +27,7 @@ from pyro_vae.objectives import ELBO, Reconstruction
 from pyro_vae.objectives.latent_sites import divergence_by_coordinate
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.programs import labels_of_program
-from pyro_vae.rng import as_floats, evaluation_mode
+from pyro_vae.rng import as_floats, evaluation_mode, owners_of
 from pyro_vae.statistics import active_units
 from pyro_vae.training.processes import Processes
 
@@ -73,6 +74,12 @@ BATCH_NORMALISED = "a posterior that cannot collapse (--posterior batch_normalis
 REMEDIES = f"What helps: {FREE_BITS}, or {BATCH_NORMALISED}."
 
 
+# The scores of `Validation`.
+SCORES = ("elbo", "reconstruction", "kl")
+# The number of epochs from which a graph saves more time than it takes.
+GRAPH_EPOCHS = 20
+
+
 @dataclass(frozen=True)
 class UnitCounts:
     """The number of latent units in use."""
@@ -84,37 +91,76 @@ class UnitCounts:
     above_rate: int | None = None
 
 
-def validate(
-    program: Any, data: PreparedData, device: torch.device
-) -> tuple[dict[str, float | None], UnitCounts | None]:
+class Validation:
     """ELBO, reconstruction and KL on the validation split, in nats, and the units in use.
 
     The ELBO has beta = 1 whatever trains the program. For a guide without a density only the
-    reconstruction is known. Values that are not finite are None.
+    reconstruction is known. Values that are not finite are None. All calls have the same noise.
+
+    Args:
+        program: A program.
+        data: Its data.
+        compile: "off" to run the program; otherwise a long training runs its graph on a CPU, with
+            the same bits.
+        epochs: The number of calls to expect.
     """
-    split = data.fixed("validation")
-    fitting = VALIDATION_ELEMENTS // max(1, math.prod(split.shape[1:]))
-    batch = max(1, min(VALIDATION_BATCH, fitting))
-    elbo, reconstruction = ELBO(), Reconstruction()
-    sums = {"elbo": 0.0, "reconstruction": 0.0, "kl": 0.0}
-    first: tuple[Any, Tensor, LogDensities] | None = None
-    labels = data.dataset.labels.get("validation")
-    with evaluation_mode(program, seed=VALIDATION_SEED):
-        for start in range(0, len(split), batch):
-            part = slice(start, start + batch)
-            y = None if labels is None else labels[part].to(device)
-            joined, x = rows_of(program, as_floats(split[part].to(device)), y)
-            terms = log_densities(joined.model, joined.guide, x)
-            objective = reconstruction if without_density(terms.guide_trace) else elbo
-            values = objective(terms).values
-            for name in sums:
-                total = values[name].sum(dtype=torch.float64) if name in values else math.nan
-                sums[name] += float(total)
-            first = first or (joined, x, terms)
-        # Last, so that an `embed` that draws random numbers changes no score.
-        units = units_in_use(*first) if first else None
-    means = {name: total / len(split) for name, total in sums.items()}
-    return {name: mean if math.isfinite(mean) else None for name, mean in means.items()}, units
+
+    def __init__(
+        self, program: Any, data: PreparedData, compile: CompileMode = "off", *, epochs: int = 0
+    ) -> None:
+        self.program, self.data = program, data
+        self.device = next(program.parameters()).device
+        graph = compile != "off" and epochs >= GRAPH_EPOCHS and self.device.type == "cpu"
+        # Known after the first batch.
+        self._units: CountedUnits | None = None
+        self._values = CompiledFunction(
+            self._evaluate,
+            "graph" if graph else "off",
+            lambda form: 0,
+            name="validation, data",
+            outputs={"values": 0.0},  # On a CPU all bits are the program's.
+            modules=owners_of(program),
+        )
+
+    def __call__(self) -> tuple[dict[str, float | None], UnitCounts | None]:
+        """The scores by name, and the units."""
+        split = self.data.fixed("validation")
+        fitting = VALIDATION_ELEMENTS // max(1, math.prod(split.shape[1:]))
+        batch = max(1, min(VALIDATION_BATCH, fitting))
+        total = torch.zeros(len(SCORES), dtype=torch.float64, device=self.device)
+        kl, counts = None, None
+        with evaluation_mode(self.program, seed=VALIDATION_SEED):
+            for start in range(0, len(split), batch):
+                (values,) = self._values(*self._rows(start, batch))
+                total += values[: len(SCORES)]
+                kl = values[len(SCORES) :] if kl is None else kl
+            # Last, so that an `embed` that draws random numbers changes no score.
+            if (units := self._units) is not None:
+                joined, x = rows_of(self.program, *self._rows(0, batch))
+                codes = joined.embed(x).flatten(1) if units.embedded else None
+                counts = units.count(kl, codes)
+        means = zip(SCORES, (total / len(split)).tolist(), strict=True)
+        return {name: mean if math.isfinite(mean) else None for name, mean in means}, counts
+
+    def _rows(self, start: int, count: int) -> tuple[Tensor, Tensor | None]:
+        """Some rows and, if there are any, their labels."""
+        part, labels = slice(start, start + count), self.data.dataset.labels.get("validation")
+        x = as_floats(self.data.fixed("validation")[part].to(self.device))
+        return x, None if labels is None else labels[part].to(self.device)
+
+    def _evaluate(self, x: Tensor, y: Tensor | None) -> tuple[Tensor]:
+        """The sum of each score, and the mean KL of each unit."""
+        joined, x = rows_of(self.program, x, y)
+        terms = log_densities(joined.model, joined.guide, x)
+        objective = Reconstruction() if without_density(terms.guide_trace) else ELBO()
+        values = objective(terms).values
+        unknown = x.new_full((), math.nan, dtype=torch.float64)
+        sums = [
+            values[name].sum(dtype=torch.float64) if name in values else unknown for name in SCORES
+        ]
+        units, kl = CountedUnits.of(joined, x, terms)
+        self._units = self._units or units
+        return (torch.cat([torch.stack(sums), *([] if kl is None else [kl])]),)
 
 
 def share_scores(
@@ -123,45 +169,59 @@ def share_scores(
     """The first process's scores for all processes, which must end at the same epoch."""
     if processes.size == 1:
         return scores
-    names = ("elbo", "reconstruction", "kl")
-    values = [math.nan if (score := scores.get(name)) is None else score for name in names]
+    values = [math.nan if (score := scores.get(name)) is None else score for name in SCORES]
     shared = torch.tensor(values, dtype=torch.float64, device=device)
     processes.follow_first([shared])
-    known = zip(names, shared.tolist(), strict=True)
+    known = zip(SCORES, shared.tolist(), strict=True)
     return {name: value if math.isfinite(value) else None for name, value in known}
 
 
-def units_in_use(
-    program: Any, x: Real[Tensor, " batch *event"], terms: LogDensities
-) -> UnitCounts | None:
-    """The latent units in use at x; None where they cannot be counted.
+@dataclass(frozen=True)
+class CountedUnits:
+    """How latent units are counted.
 
-    On the real line these are the `active_units` of the program's embedding. On other supports
-    variances have another scale, and a unit is in use if its mean KL is above 0.01 nats, provided
-    that guide and prior are products over units. They are not on the simplex and the sphere.
+    On the real line units in use are the `active_units` of the program's embedding. On other
+    supports variances have another scale, and a unit is in use if its mean KL is above 0.01 nats,
+    provided that guide and prior are products over units. They are not on the simplex and the
+    sphere.
 
     Args:
-        program: A program in evaluation mode.
-        x: Data.
-        terms: The program's terms at x.
+        embedded: Whether the embedding counts.
+        rated: Whether units have a KL each.
     """
-    if len(x) < 2 or len(terms.guide_sites) != 1:
-        return None
-    (site,) = terms.guide_sites
-    above_rate, total = None, 0
-    with suppress(ValueError):  # Not a product over units.
-        kl = divergence_by_coordinate(terms, "auto", {}).detach().mean(0, dtype=torch.float64)
-        above_rate, total = int((kl > UNIT_NATS).sum()), len(kl)
-    support: Any = distribution_at(terms.guide_trace, site).support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    if support is not constraints.real:
-        return None if above_rate is None else UnitCounts(above_rate, total, above_rate)
-    embed = getattr(program, "embed", None)
-    if embed is None:
-        return None
-    embeddings = embed(x).detach().flatten(1)
-    return UnitCounts(active_units(embeddings.cpu().numpy()), embeddings.shape[1], above_rate)
+
+    embedded: bool
+    rated: bool
+
+    @classmethod
+    def of(
+        cls, program: Any, x: Real[Tensor, " batch *event"], terms: LogDensities
+    ) -> tuple["CountedUnits | None", Float[Tensor, " units"] | None]:
+        """How they are counted, None if they cannot be, and the mean KL of each at x."""
+        if len(x) < 2 or len(terms.guide_sites) != 1:
+            return None, None
+        (site,) = terms.guide_sites
+        kl = None
+        with suppress(ValueError):  # Not a product over units.
+            kl = divergence_by_coordinate(terms, "auto", {}).detach().mean(0, dtype=torch.float64)
+        support: Any = distribution_at(terms.guide_trace, site).support
+        while isinstance(support, constraints.independent):
+            support = support.base_constraint
+        embedded = support is constraints.real
+        known = hasattr(program, "embed") if embedded else kl is not None
+        return (cls(embedded, kl is not None), kl) if known else (None, None)
+
+    def count(
+        self, kl: Float[Tensor, " units"] | None, codes: Float[Tensor, "batch latent"] | None
+    ) -> UnitCounts:
+        """The counts, given the mean KL of each unit if `rated`, and codes if `embedded`."""
+        rated = kl if self.rated else None
+        above_rate = None if rated is None else int((rated > UNIT_NATS).sum())
+        if codes is not None:
+            return UnitCounts(active_units(codes.cpu().numpy()), codes.shape[1], above_rate)
+        assert rated is not None
+        assert above_rate is not None
+        return UnitCounts(above_rate, len(rated), above_rate)
 
 
 # ---- posterior collapse ------------------------------------------------------------------------

@@ -169,6 +169,28 @@ def a_step(x, w, m, count):
     return (gradient,)
 
 
+def adam(x, w, m, v, count, scale=None):
+    """Gradients are changed where they are rescaled."""
+    slope = (x * 2).t().t()
+    count.add_(1)
+    torch._fused_adam_(
+        *([w], [slope], [m], [v], [], [count]),
+        lr=0.1,
+        beta1=0.9,
+        beta2=0.999,
+        weight_decay=0.0,
+        eps=1e-8,
+        amsgrad=False,
+        maximize=False,
+        grad_scale=scale,
+        found_inf=None,
+    )
+    return slope + 1, x * 2 + 1, x * 3
+
+
+MOMENTS = {"w": W, "m": 0 * W, "v": 0 * W, "count": Z}
+
+
 class Normalised(nn.Module):
     """torch's batch normalisation, with a gradient."""
 
@@ -201,6 +223,8 @@ FUNCTIONS = {
     "spectral norm": partial(Function, spectral_norm, w=W, u=torch.ones(4)),
     "a step": partial(Function, a_step, w=W, m=0 * W, count=Z),
     "batch normalisation": Normalised,
+    "adam": partial(Function, adam, **MOMENTS),
+    "adam that rescales": partial(Function, adam, **MOMENTS, scale=torch.tensor(4.0)),
 }
 
 
@@ -263,6 +287,13 @@ def test_a_graph_is_its_function(name, run):
 )
 def test_what_is_simplified(function, left):
     assert targets(simplify(trace(function, torch.randn(4, 3)))) == left
+
+
+@pytest.mark.parametrize(("name", "products"), [("adam", 2), ("adam that rescales", 3)])
+def test_gradients_are_merged_unless_they_are_rescaled(name, products):
+    left = targets(simplify(trace(FUNCTIONS[name](), torch.randn(4, 3))))
+    assert left.count("mul") == products
+    assert left.count("t") == 2 * (products - 2)
 
 
 def test_what_is_left_to_the_update():

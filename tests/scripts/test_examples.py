@@ -7,9 +7,9 @@ import pyro
 import pytest
 import torch
 
-from pyro_vae import fit, posteriors, priors
+from pyro_vae import fit, load, posteriors, priors
 from pyro_vae.configuration.parser import parse
-from pyro_vae.data import Dataset, PreparedData
+from pyro_vae.data import Dataset, PreparedData, digits
 
 EXAMPLES = Path(__file__).parents[2] / "scripts" / "examples"
 
@@ -48,3 +48,13 @@ def test_the_command_line_takes_it():
     assert configuration["latent_dim"] == 20
     assert configuration["likelihood"]["name"] == "multinomial"
     assert configuration["prior"]["name"] == "dirichlet"
+
+
+def test_a_mixture_gives_the_class_of_new_data(script, tmp_path):
+    file, out = EXAMPLES / "digit_clusters.py", tmp_path / "run"
+    options = ("--max-steps", 2, "--prior.start", "kmeans", "--evaluate", "none")
+    assert script("svi_train", "--model", file, "--out", out, *options) == 0
+    program = load(out, trust_model_file=True)
+    probabilities = program.class_probabilities(digits().test.numpy())
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(360))
+    assert probabilities.shape == (360, 10)

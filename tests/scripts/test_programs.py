@@ -1,14 +1,23 @@
 """Programs with labels, and model files without parts, in every script."""
 
+import csv
 import json
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import xarray
 
 from pyro_vae import load
 from pyro_vae.evidence import evaluate
+from pyro_vae.programs import PROGRAMS
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "svi_train.py"
 
 FEW = ("--images", 10, "--annealed-images", 2, "--samples", 10, "--simulated", 2)
 FEW += ("--chains", 2, "--temperatures", 5)
@@ -132,3 +141,57 @@ def test_a_file_without_likelihood_and_support_is_one_line(script, tmp_path, cap
     file.write_text(CONDITIONAL.replace('SUPPORT = "binary"', ""))
     assert script("svi_train", "--model", file) == 2
     assert "SUPPORT = one of binary" in capsys.readouterr().err
+
+
+# What each program needs besides its defaults.
+NEEDS: dict[str, tuple[object, ...]] = {
+    "semi_supervised": ("--labelled", 20),
+    "sequence": ("--data", "pendulum"),
+    "missing": ("--missing-rate", 0.2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_program_trains_resumes_and_is_read_by_every_script(name, script, tmp_path):
+    out = tmp_path / "run"
+    main = partial(script, "svi_train", EVIDENCE_SAMPLES=20)
+    options = ("--network.hidden", "[8]", "--latent-dim", 2, *NEEDS.get(name, ()))
+    short = ("--out", out, "--max-steps", 4, "--compile", "graph", "--evaluate", "none")
+    assert main("--model", name, *short, *options) == 0
+    assert main("--resume", "--out", out, "--max-steps", 6, "--evaluate", "quick") == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["compile"] == "graph"
+    assert metrics["log_evidence"] is not None
+    with xarray.open_datatree(out / "inference_data.nc") as tree:
+        assert {"posterior", "observed_data", "sample_stats"} <= set(tree.children)
+    assert load(out).latent_sites
+    assert script("encode", out, "--out", tmp_path / "codes.npz") == 0
+    assert np.isfinite(np.load(tmp_path / "codes.npz")["codes"]).all()
+    methods = ("importance_weighting", "annealing")
+    assert script("evaluate", out, "--methods", *methods, *FEW) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_two_processes_train_a_program_as_one_does(name, tmp_path):
+    records = []
+    for number in (1, 2):
+        out = tmp_path / str(number)
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
+        done = subprocess.run(
+            [
+                *(sys.executable, *(launcher if number > 1 else ()), str(SCRIPT)),
+                *("--model", name, "--out", str(out), "--max-steps", "3", "--evaluate", "none"),
+                *("--network.hidden", "[8]", "--latent-dim", "2", *map(str, NEEDS.get(name, ()))),
+            ],
+            check=False,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        with (out / "metrics.csv").open() as file:
+            records.append([*csv.DictReader(file)][-1]["elbo"])
+    assert float(records[0]) == pytest.approx(float(records[1]), rel=1e-4)

@@ -17,7 +17,13 @@ from pyro_vae.data import PreparedData, digits
 from pyro_vae.log_densities import log_densities
 from pyro_vae.objectives import ELBO
 from pyro_vae.training import Training, validation
-from pyro_vae.training.validation import UnitCounts, collapse_alarm, remedies, units_in_use
+from pyro_vae.training.validation import (
+    CountedUnits,
+    UnitCounts,
+    Validation,
+    collapse_alarm,
+    remedies,
+)
 
 STEPS = 1000
 
@@ -112,6 +118,11 @@ class Says(nn.Module):
         return self.outputs[(x.flatten(-2).mean(-1) > 0.5).long()]
 
 
+def units_in_use(vae, x, terms):
+    units, kl = CountedUnits.of(vae, x, terms)
+    return units and units.count(kl, vae.embed(x).detach() if units.embedded else None)
+
+
 def counted(dark, bright, prior, posterior, latent_dim):
     torch.manual_seed(0)
     vae = build((2, 2), latent_dim, prior=prior, posterior=posterior)
@@ -197,6 +208,28 @@ def test_a_healthy_model_raises_none_and_reports_its_units(caplog, monkeypatch):
     before = torch.get_rng_state()
     resumed.validate()
     assert (torch.get_rng_state() == before).all()
+
+
+@pytest.mark.parametrize("batch", [1000, 50])
+def test_a_graph_gives_the_scores_of_the_program(batch, monkeypatch):
+    monkeypatch.setattr(validation, "VALIDATION_BATCH", batch)
+    pyro.set_rng_seed(0)
+    vae, data = build((1, 8, 8), 4), PreparedData(digits(), "binary")
+    graph = Validation(vae, data, "graph", epochs=validation.GRAPH_EPOCHS)
+    program = Validation(vae, data, "off", epochs=validation.GRAPH_EPOCHS)
+    before = torch.get_rng_state()
+    for _ in range(4):
+        assert graph() == program()
+        with torch.no_grad():
+            for parameter in vae.parameters():
+                parameter.add_(0.01)
+    assert "graph" in graph._values.decisions.values()
+    assert not program._values.decisions
+    assert (torch.get_rng_state() == before).all()
+    # Too short a training to make one.
+    short = Validation(vae, data, "graph", epochs=validation.GRAPH_EPOCHS - 1)
+    assert [short(), short(), short()] == 3 * [program()]
+    assert not short._values.decisions
 
 
 # ---- what to do ------------------------------------------------------------------------------

@@ -30,6 +30,24 @@ def test_figures_are_those_drawn_here():
         assert contents == 2 * [to_png(PLOT())]
 
 
+def drawn(mark):
+    figure = PLOT()
+    mark.touch()
+    return figure
+
+
+def test_it_draws_on_although_nobody_receives(tmp_path):
+    # More than a pipe holds.
+    marks = [tmp_path / str(number) for number in range(12)]
+    with closing(DrawingProcess()) as drawing:
+        figures = [drawing.submit(partial(drawn, mark)) for mark in marks]
+        end = time.monotonic() + 60
+        while not marks[-1].exists():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert sum(len(figure()) for figure in figures) > 2**18
+
+
 def fail():
     raise ValueError(f"in {os.getpid()}")
 

@@ -1,5 +1,6 @@
 """The model files to copy."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -58,3 +59,29 @@ def test_a_mixture_gives_the_class_of_new_data(script, tmp_path):
     probabilities = program.class_probabilities(digits().test.numpy())
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(360))
     assert probabilities.shape == (360, 10)
+
+
+def test_a_program_from_scratch_trains_and_is_evaluated(script, tmp_path):
+    file, out = EXAMPLES / "from_scratch.py", tmp_path / "run"
+    options = ("--max-steps", 2, "--hidden", 10, "--latent-dim", 3, "--compile", "off")
+    assert script("svi_train", "--model", file, "--out", out, *options) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["steps"] == 2
+    assert metrics["parameters"] == 65 * 10 + 11 * 6 + 4 * 10 + 11 * 64
+    assert metrics["log_evidence"] > metrics["elbo"]
+    assert (out / "figures" / "reconstructions.png").exists()
+
+
+def test_the_page_shows_the_lines_of_the_file():
+    page = (EXAMPLES.parents[1] / "docs" / "own-program.md").read_text()
+    section = page.partition("## Write your own program")[2].partition("## Any Pyro")[0]
+    blocks = [part.partition("```")[0] for part in section.split("```python\n")[1:]]
+    shown = [lines_of(block) for block in blocks if not block.startswith(">>>")]
+    assert len(shown) == 6
+    for block in shown:
+        assert block in lines_of((EXAMPLES / "from_scratch.py").read_text())
+
+
+def lines_of(program: str) -> str:
+    """Its lines without indentation and empty ones."""
+    return "\n".join(line.strip() for line in program.splitlines() if line.strip())

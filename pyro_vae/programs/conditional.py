@@ -144,7 +144,8 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
 
     def size(self, x: Real[Tensor, " batch *event"]) -> Float[Tensor, " batch"] | None:
         """The size factor of each row; None without."""
-        return x.flatten(1).sum(1).clamp(min=1) if self.size_factor else None
+        total = x.flatten(1).sum(1).clamp(min=1).to(torch.get_default_dtype())
+        return total if self.size_factor else None
 
     def given(
         self,

@@ -138,6 +138,7 @@ def test_size_factor_is_the_total_of_the_means(likelihood):
     program = build((5,), 2, likelihood=likelihood, train_data=x, train_labels=Y)
     size = program.size(x)
     assert torch.equal(size, x.sum(1))
+    assert torch.equal(size, program.size(x.to(torch.uint8)))
     assert program.likelihood.given_total
     p = program.given(torch.randn(7, 30, 2), program.covariates(Y), size)
     gate = getattr(p.base_dist, "gate_logits", None)

@@ -247,6 +247,9 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
         if self.labelled_x is None:
             return labels
         rows = self.labelled_rows.to(labels.device)
+        if not rows.any():
+            # The stored rows are still to be loaded: those of a program are distinct.
+            return torch.full_like(labels, UNLABELLED)
         if len(labels) <= int(rows.max()) or not torch.equal(
             labels[rows].cpu(), self.labelled_y.cpu()
         ):

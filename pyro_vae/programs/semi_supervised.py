@@ -298,7 +298,8 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
             ValueError: If z has another length, or y is not a class.
         """
         z = torch.as_tensor(z, dtype=torch.get_default_dtype(), device=self.numbers.device)
-        length = self.prior.latent_dim + (self.classes if y is None else 0)
+        latent_dim: Any = self.prior.latent_dim
+        length = latent_dim + (self.classes if y is None else 0)
         if z.dim() == 0 or z.shape[-1] != length:
             what = "of codes without a class y" if y is None else "with a class y"
             raise ValueError(

@@ -33,8 +33,8 @@ from pyro_vae.statistics import unit_activity
 
 SPLITS = ("train", "validation", "test")
 FIGURES = ROOT / "docs" / "results" / "figures"
-# Reported for M2 with an auxiliary classification loss, by the Pyro project's own example.
-TARGET = 0.93
+# The accuracy asked for, and those of the paper, table 1: M2, and M1 + M2.
+TARGET, PUBLISHED = 0.93, (0.8803, 0.9667)
 # Steps and learning rate of the classifier alone, which has learned its rows by heart long before.
 ALONE_STEPS, ALONE_LR = 1000, 1e-3
 # The least variance of a unit's mean. M2 reads units scaled to variance 1, so that the noise of
@@ -69,11 +69,14 @@ def codes(seed: int, options: argparse.Namespace) -> Cell:
 def write_codes(run: Path, file: Path) -> np.ndarray:
     """Write the codes of each split with their labels; return which of their units are in use."""
     opened = TrainedRun.open(run, "test", device=CPU)
-    found = {split: embed_data(opened.vae, opened.data.fixed(split)) for split in SPLITS}
+    prepared: dict[str, Any] = {split: opened.data.fixed(split) for split in SPLITS}
+    found = {split: embed_data(opened.vae, x) for split, x in prepared.items()}
     used = unit_activity(found["train"]) > IN_USE
-    arrays = {split: values[:, used].astype(np.float32) for split, values in found.items()}
-    labels = opened.data.dataset.labels
-    np.savez(file, **arrays, **{f"{split}_labels": labels[split].numpy() for split in SPLITS})
+    arrays: dict[str, Any] = {}
+    for split, values in found.items():
+        arrays[split] = values[:, used].astype(np.float32)
+        arrays[f"{split}_labels"] = opened.data.dataset.labels[split].numpy()
+    np.savez(file, **arrays)
     return used
 
 
@@ -182,7 +185,9 @@ NOTE = (
     "the same rows, and 1,000 steps of Adam. The calibration error has 15 bins. Codes are the "
     "means of q(z given x) of images binarised once, of the units in use, whose mean has a "
     f"variance above {IN_USE}. Minutes are those of one "
-    "core with another job beside it. The parameters after the last step are evaluated."
+    "core with another job beside it. The parameters after the last step are evaluated. "
+    "Kingma et al. (2014), https://arxiv.org/abs/1406.5298, report {:.4f} for M2 and {:.4f} for "
+    "M1 + M2, with longer training and over other choices of labels.".format(*PUBLISHED)
 )
 STUDY = Study(
     name="semi_supervised",

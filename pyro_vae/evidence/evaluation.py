@@ -296,7 +296,8 @@ def _kl_by_dimension(vae: Any, terms: LogDensities) -> Float[np.ndarray, "batch 
         _diagonal_normal(distribution_at(trace, site))
         for trace in (terms.guide_trace, terms.model_trace)
     )
-    if q is None or p is None:
+    # q(z | x) does not depend on the class of p(z | y): see `LogDensities.closed_form_kl`.
+    if q is None or p is None or len(p.batch_shape) > len(q.batch_shape):
         return None
     kl = kl_divergence(q, p)
     if kl.dim() > 3 and terms.class_sums is not None:

@@ -247,6 +247,9 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
         if self.labelled_x is None:
             return labels
         rows = self.labelled_rows.to(labels.device)
+        if not rows.any():
+            # The stored rows are still to be loaded: those of a program are distinct.
+            return torch.full_like(labels, UNLABELLED)
         if len(labels) <= int(rows.max()) or not torch.equal(
             labels[rows].cpu(), self.labelled_y.cpu()
         ):
@@ -343,7 +346,7 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
         check_prepared(x, self.likelihood, self.contract)
         return x
 
-    def _code(self, x: Tensor) -> Tensor:
+    def _code(self, x: Tensor, *covariates: Any) -> Tensor:
         """The most probable class of prepared data, and its mean of z."""
         c = self.classifier(x).argmax(-1)
         return self.code(self.posterior.embed(self.features(x, c)), c)

@@ -63,7 +63,7 @@ class HeldOut:
         return (self.y,) if always and self.y is not None else ()
 
 
-def program_scores(name: str, program: Any, held_out: HeldOut) -> dict[str, float | None]:
+def program_scores(name: str, program: Any, held_out: HeldOut) -> dict[str, float | int | None]:
     """The program's own entries of `metrics.json`; none for the VAE and a user's model file."""
     return _module(name).scores(program, held_out) if name in PROGRAMS else {}
 

@@ -152,7 +152,7 @@ def conditions(program: Any, held_out: Any) -> tuple[list[str], list[float]]:
     if categories:
         chosen = categories[:CONDITIONS]
         names = held_out.label_names if held_out.y.dim() == 1 else ()
-        called = [names[c] if c < len(names) else str(c) for c in chosen]
+        called = [str(names[c]) if c < len(names) else str(c) for c in chosen]
         return called, [float(c) for c in chosen]
     first = held_out.y.reshape(len(held_out.y), -1)[:, 0].double()
     quantiles = [float(first.quantile(q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95)]

@@ -45,7 +45,7 @@ from pyro_vae.programs.covariates import (
     with_dispersion,
     with_size,
 )
-from pyro_vae.rng import evaluation_mode, exportable
+from pyro_vae.rng import as_floats, evaluation_mode, exportable
 
 
 class Conditional(Generation, UniqueParameterNames, PyroModule):
@@ -144,8 +144,7 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
 
     def size(self, x: Real[Tensor, " batch *event"]) -> Float[Tensor, " batch"] | None:
         """The size factor of each row; None without."""
-        total = x.flatten(1).sum(1).clamp(min=1).to(torch.get_default_dtype())
-        return total if self.size_factor else None
+        return as_floats(x).flatten(1).sum(1).clamp(min=1) if self.size_factor else None
 
     def given(
         self,

@@ -247,6 +247,9 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
         if self.labelled_x is None:
             return labels
         rows = self.labelled_rows.to(labels.device)
+        if not rows.any():
+            # The stored rows are still to be loaded: those of a program are distinct.
+            return torch.full_like(labels, UNLABELLED)
         if len(labels) <= int(rows.max()) or not torch.equal(
             labels[rows].cpu(), self.labelled_y.cpu()
         ):
@@ -298,7 +301,8 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
             ValueError: If z has another length, or y is not a class.
         """
         z = torch.as_tensor(z, dtype=torch.get_default_dtype(), device=self.numbers.device)
-        length = self.prior.latent_dim + (self.classes if y is None else 0)
+        latent_dim: Any = self.prior.latent_dim
+        length = latent_dim + (self.classes if y is None else 0)
         if z.dim() == 0 or z.shape[-1] != length:
             what = "of codes without a class y" if y is None else "with a class y"
             raise ValueError(
@@ -342,7 +346,7 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
         check_prepared(x, self.likelihood, self.contract)
         return x
 
-    def _code(self, x: Tensor) -> Tensor:
+    def _code(self, x: Tensor, *covariates: Any) -> Tensor:
         """The most probable class of prepared data, and its mean of z."""
         c = self.classifier(x).argmax(-1)
         return self.code(self.posterior.embed(self.features(x, c)), c)

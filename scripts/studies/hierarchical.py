@@ -83,10 +83,10 @@ def findings(results: Results) -> list[str]:
     }
     lines += [
         f"{ROWS[row].title}, seed 0, {cell['annealed_images']} images: log p(x) is "
-        f"{cell['annealing']:.2f} by annealed importance sampling ({CHAIN['num_chains']} chains, "
-        f"{CHAIN['num_temperatures']} temperatures, expected shortfall "
-        f"{cell['annealing_shortfall']:.2f}) and {cell['weighting_of_annealed']:.2f} by importance "
-        "weighting"
+        f"{cell['annealing']:.2f} by annealed importance sampling "
+        f"({CHAIN['num_chains']} chains, {CHAIN['num_temperatures']} temperatures, expected shortfall "
+        f"{cell['annealing_shortfall']:.2f}) and {cell['weighting_of_annealed']:.2f} by "
+        "importance weighting"
         for row, cell in known.items()
     ]
     for row in ANNEALED[1:] if known.keys() >= set(ANNEALED) else ():

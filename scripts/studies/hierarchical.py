@@ -8,6 +8,7 @@ import json
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 from analysis.study import SVI_TRAIN, Row, Study, metrics_of, with_test_data
 from analysis.study_results import Cell, Results, cells_of, differences, mean, nats_by_seed
@@ -36,7 +37,8 @@ ROWS = {
 LEVELS = ("kl_z1", "kl_z2", "active_units_z1", "active_units_z2")
 # Annealed importance sampling is long: of these rows with the first seed, on few images.
 ANNEALED = ("flat", "bottom_up", "top_down")
-IMAGES, CHAIN = 25, {"num_chains": 8, "num_temperatures": 200}
+IMAGES = 25
+CHAIN: dict[str, Any] = {"num_chains": 8, "num_temperatures": 200}
 
 
 def measure(run: Path, row: str, _options: argparse.Namespace) -> Cell:

@@ -258,6 +258,12 @@ def _median(values: Sequence[float]) -> float:
 # In the order of the page.
 SUITES: dict[str, Suite] = {
     "cpu": Suite("An epoch on the CPU", epochs.run_cpu, epochs.cpu_table, _epoch_panels),
+    "clustering": Suite(
+        "The program clustering, with 10 classes",
+        epochs.run_clustering,
+        epochs.cpu_table,
+        _epoch_panels,
+    ),
     "short": Suite("The default command", short.run_short, short.short_table, _short_panels),
     "start": Suite(
         "From start to the compiled step",

@@ -160,7 +160,7 @@ def run_process(processes: Processes, device: torch.device, configuration: Confi
     set_noun(dataset.noun)
     notes = check_data(configuration, data)
     training = Training(
-        build_vae_for(configuration, data).to(device),
+        build_vae_for(configuration, data, start=state is None).to(device),
         data,
         build_objective(configuration, train_size=len(data.train)),
         processes=processes,

@@ -135,26 +135,34 @@ def build_vae(
         raise ConfigurationError(f"a VAE of these sizes cannot be built: {reason}.") from error
 
 
-def build_vae_for(configuration: Configuration, data: PreparedData) -> PyroModule:
+def build_vae_for(
+    configuration: Configuration, data: PreparedData, *, start: bool = True
+) -> PyroModule:
     """Build the VAE that a configuration names for these data.
 
-    Parts that start from data only see the `starting_rows`. The same seed of the global random
-    stream gives the same VAE.
+    Parts that start from data only see the `starting_rows`, of which a model file may ask for
+    another number, `STARTING_ROWS`. The same seed of the global random stream gives the same VAE.
+
+    Args:
+        configuration: The configuration.
+        data: The data.
+        start: Whether parts start from data; not where a state is loaded, which replaces it.
 
     Raises:
         ValueError: As `build_vae`.
     """
+    number = getattr(model_file(configuration["model"]), "STARTING_ROWS", None)
     vae = build_vae(
         configuration,
         data.dataset.event_shape,
-        train_data=data.starting_rows(),
+        train_data=data.starting_rows(number) if start else None,
         train_size=len(data.train),
         train_labels=data.dataset.labels.get("train"),
         levels=data.dataset.levels,
         units=data.dataset.units,
         kind=kind_of_data(configuration, data.dataset),
     )
-    if isinstance(data.train, SparseRows):
+    if start and isinstance(data.train, SparseRows):
         initialise_likelihood(vae, data)
     return vae
 

@@ -35,6 +35,7 @@ _BLOCK_ROWS = 4096
 # Size of the data for parts of a model that are initialised from data.
 _INIT_ROWS = 10_000
 _INIT_SPARSE_ELEMENTS = 2**24
+_INIT_ELEMENTS = 2**26
 
 
 class SupportMismatchError(ValueError):
@@ -274,14 +275,19 @@ class PreparedData:
             self._fixed[split] = torch.cat(parts)
         return self._fixed[split]
 
-    def starting_rows(self) -> Real[Tensor, " n *event"]:
+    def starting_rows(self, most: int | None = None) -> Real[Tensor, " n *event"]:
         """Training data in the likelihood's support, to initialise parts of a model.
 
-        The first 10,000 rows; of long sparse rows fewer, evenly spaced. Missing values are their
+        The first rows; of long sparse rows fewer, evenly spaced. Missing values are their
         element's mean.
+
+        Args:
+            most: The number of rows, 10,000 if None; of large rows no more than that.
         """
         if not isinstance(self.train, SparseRows):
-            return fill_means(self.transform(self.train[:_INIT_ROWS]))
+            fitting = max(_INIT_ROWS, _INIT_ELEMENTS // self.train[:1].numel())
+            most = min(most or _INIT_ROWS, fitting)
+            return fill_means(self.transform(self.train[:most]))
         n, d = self.train.shape
         size = min(n, _INIT_ROWS, max(1, _INIT_SPARSE_ELEMENTS // d))
         return self.transform(self.train[torch.arange(size) * n // size])

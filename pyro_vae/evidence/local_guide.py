@@ -20,6 +20,8 @@ _CHOICE_DRAWS = 128
 
 # The largest difference of a compiled gradient from the eager one, as a share of the largest.
 _TOLERANCE = 1e-4
+# Stands for a missing value where examples are told apart.
+_MISSING = 0.6180339887498949
 
 
 class NoLocalGuideError(ValueError):
@@ -72,7 +74,8 @@ def refine_guide(
         progress: Show a progress bar.
 
     Raises:
-        NoLocalGuideError: If the posterior has no encoder, or its draws no gradient; a ValueError.
+        NoLocalGuideError: If there are several latent sites, the posterior has no encoder, or its
+            draws no gradient; a ValueError.
         ValueError: If there are no data, an option is out of its range, or, from the guide, if it
             is called with data that are not among `x`.
 
@@ -199,11 +202,19 @@ class Table(nn.Module):
         return values.view(*batch_shape, *values.shape[1:])
 
     def _keys(self, x: Tensor) -> Float[Tensor, "rows 4"]:
-        return x.reshape(-1, len(self.projections)).double() @ self.projections
+        rows = x.reshape(-1, len(self.projections)).double()
+        # A missing value counts as a number that no datum has.
+        return torch.where(rows.isnan(), _MISSING, rows) @ self.projections
 
 
 def _local_copy(vae: Any) -> tuple[Any, Any]:
     """A copy of the program with its own posterior, and the module in it that owns the encoder."""
+    sites = getattr(vae, "latent_sites", ())
+    if len(sites) > 1:
+        raise NoLocalGuideError(
+            "a local guide has the parameters of one latent site, but "
+            f"{type(vae).__name__} has {', '.join(map(repr, sites))}."
+        )
     if getattr(vae, "posterior", None) is None:
         raise NoLocalGuideError(
             f"a local guide needs a program with a posterior, got a {type(vae).__name__} without."

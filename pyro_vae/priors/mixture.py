@@ -66,14 +66,24 @@ class GaussianMixture(Prior):
         check_at_least(1, components=components)
         check_choice(MixtureStart, start=start)
         # Spread like N(0, I), so that the untrained prior covers an untrained guide's draws.
-        logits, loc = torch.zeros(components), torch.randn(components, latent_dim)
-        raw_scale = torch.full((components, latent_dim), math.log(math.e - 1))
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(torch.randn(components, latent_dim))
+        self.raw_scale = nn.Parameter(torch.full((components, latent_dim), math.log(math.e - 1)))
         if start != "random" and posterior is not None and train_data is not None:
-            logits, loc, scale = _fit_components(start, components, posterior, train_data)
-            raw_scale = scale + (-torch.expm1(-scale)).log()
-        self.logits = nn.Parameter(logits)
-        self.loc = nn.Parameter(loc)
-        self.raw_scale = nn.Parameter(raw_scale)
+            self.set(*_fit_components(start, components, posterior, train_data))
+
+    @torch.no_grad()
+    def set(
+        self,
+        logits: Float[Tensor, " components"],
+        loc: Float[Tensor, "components latent"],
+        scale: Float[Tensor, "components latent"],
+    ) -> None:
+        """Set log w, up to a constant, mu and sigma."""
+        self.logits.copy_(logits)
+        self.loc.copy_(loc)
+        # softplus^-1
+        self.raw_scale.copy_(scale + (-torch.expm1(-scale)).log())
 
     def forward(self) -> dist.Distribution:
         scale = F.softplus(self.raw_scale) + 1e-5

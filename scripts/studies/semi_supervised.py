@@ -1,6 +1,6 @@
 """MNIST with 100 labels: M2 on images and on the codes of a VAE, beside their classifier alone.
 
-On one core it takes about twenty minutes. More `--epochs` and
+On one core it takes about a quarter of an hour. More `--epochs` and
 `--code-epochs` are for a GPU.
 """
 
@@ -29,14 +29,17 @@ from pyro_vae import load
 from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.runs.run_directory import provenance
 from pyro_vae.runs.trained_run import TrainedRun
-from pyro_vae.statistics import ACTIVE_VARIANCE, unit_activity
+from pyro_vae.statistics import unit_activity
 
 SPLITS = ("train", "validation", "test")
 FIGURES = ROOT / "docs" / "results" / "figures"
-# Reported for M2 with an auxiliary classification loss, by the Pyro project's own example.
-TARGET = 0.93
+# The accuracy asked for, and those of the paper, table 1: M2, and M1 + M2.
+TARGET, PUBLISHED = 0.93, (0.8803, 0.9667)
 # Steps and learning rate of the classifier alone, which has learned its rows by heart long before.
 ALONE_STEPS, ALONE_LR = 1000, 1e-3
+# The least variance of a unit's mean. M2 reads units scaled to variance 1, so that the noise of
+# nearly unused ones would count as much as what digits differ in.
+IN_USE = 0.05
 CPU = torch.device("cpu")
 
 
@@ -66,11 +69,14 @@ def codes(seed: int, options: argparse.Namespace) -> Cell:
 def write_codes(run: Path, file: Path) -> np.ndarray:
     """Write the codes of each split with their labels; return which of their units are in use."""
     opened = TrainedRun.open(run, "test", device=CPU)
-    found = {split: embed_data(opened.vae, opened.data.fixed(split)) for split in SPLITS}
-    used = unit_activity(found["train"]) > ACTIVE_VARIANCE
-    arrays = {split: values[:, used].astype(np.float32) for split, values in found.items()}
-    labels = opened.data.dataset.labels
-    np.savez(file, **arrays, **{f"{split}_labels": labels[split].numpy() for split in SPLITS})
+    prepared: dict[str, Any] = {split: opened.data.fixed(split) for split in SPLITS}
+    found = {split: embed_data(opened.vae, x) for split, x in prepared.items()}
+    used = unit_activity(found["train"]) > IN_USE
+    arrays: dict[str, Any] = {}
+    for split, values in found.items():
+        arrays[split] = values[:, used].astype(np.float32)
+        arrays[f"{split}_labels"] = opened.data.dataset.labels[split].numpy()
+    np.savez(file, **arrays)
     return used
 
 
@@ -160,8 +166,8 @@ COMMAND = (
     "--vae-epochs {vae_epochs} --code-epochs {code_epochs} --seeds {seed}"
 )
 ROWS = {
-    "images": Row(title="M2 on images", make=images),
     "codes": Row(title="M1 + M2: M2 on the codes of a VAE", make=codes),
+    "images": Row(title="M2 on images", make=images),
 }
 COLUMNS = (
     ("accuracy", mean("accuracy", 4)),
@@ -177,8 +183,11 @@ NOTE = (
     "all, ten of each class among the first 10,000 of 50,000 training images. All numbers are on "
     "the 10,000 test images. The classifier on the labels alone has the network of q(y given x), "
     "the same rows, and 1,000 steps of Adam. The calibration error has 15 bins. Codes are the "
-    "means of q(z given x) of units in use, of images binarised once. Minutes are those of one "
-    "core with another job beside it. The parameters after the last step are evaluated."
+    "means of q(z given x) of images binarised once, of the units in use, whose mean has a "
+    f"variance above {IN_USE}. Minutes are those of one "
+    "core with another job beside it. The parameters after the last step are evaluated. "
+    "Kingma et al. (2014), https://arxiv.org/abs/1406.5298, report {:.4f} for M2 and {:.4f} for "
+    "M1 + M2, with longer training and over other choices of labels.".format(*PUBLISHED)
 )
 STUDY = Study(
     name="semi_supervised",

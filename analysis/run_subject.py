@@ -56,8 +56,8 @@ def subject_of_run(
     lacking = {"always": "has p(x | y) only", "training": "has a guide of z for each class"}
     if (labels := labels_of_program(program)) in lacking:
         raise ValueError(
-            f"a diagnosis needs p(x) and q(z | x), and {type(program).__name__} {lacking[labels]}: "
-            "its own scores and figures are in the run directory."
+            f"a diagnosis needs p(x) and q(z | x), and {type(program).__name__} "
+            f"{lacking[labels]}: its own scores and figures are in the run directory."
         )
     train = training_rows(trained.data)
     rows = _defined(trained, trained.x, rows, f"{trained.split} {nouns()}", report)

@@ -52,7 +52,7 @@ def k_means(vae: torch.nn.Module, train: Tensor, test: Tensor) -> np.ndarray:
         )
     # scikit-learn's type stub knows only the default of n_init, a word.
     means = KMeans(CLASSES, n_init=10, random_state=0)  # pyright: ignore[reportArgumentType]
-    return means.fit(codes).predict(new)
+    return np.asarray(means.fit(codes).predict(new))
 
 
 def findings(results: Results) -> Iterator[str]:

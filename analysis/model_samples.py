@@ -42,7 +42,7 @@ class NewData:
     """Full draws from the model: z ~ p(z), x ~ p(x | z).
 
     Args:
-        z: The codes.
+        z: The codes; of several latent sites, all of them beside one another.
         x: The data, in the narrowest type that holds them.
     """
 
@@ -56,12 +56,11 @@ def new_data(vae: Any, like: Real[Tensor, " _ *event"], n: int, *, seed: int) ->
     The random stream differs from the guide's under the same seed: a code is not one of its draws.
 
     Args:
-        vae: A program with `model(x)`, one latent site and the observed site `"x"`.
+        vae: A program with `model(x)`, `latent_sites` and the observed site `"x"`.
         like: At least one example in the likelihood's support, for its shape and device.
         n: The number of examples.
         seed: The seed of the draws.
     """
-    site = latent_site(vae)
     size = block_size(like, 1)
     codes, data = [], []
     with evaluation_mode(vae, seed=derive_seed(seed, "new data")):
@@ -69,7 +68,8 @@ def new_data(vae: Any, like: Real[Tensor, " _ *event"], n: int, *, seed: int) ->
             block = as_floats(like[:1]).expand(min(size, n - start), *like.shape[1:])
             trace = poutine.trace(unconditioned(vae.model)).get_trace(block)
             nodes = cast("dict[str, Any]", trace.nodes)
-            codes.append(to_array(nodes[site]["value"]))
+            z = [nodes[site]["value"] for site in vae.latent_sites]
+            codes.append(to_array(z[0] if len(z) == 1 else torch.cat(z, -1)))
             data.append(narrow_dtype(to_array(nodes["x"]["value"])))
     return NewData(np.concatenate(codes), np.concatenate(data))
 

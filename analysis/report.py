@@ -106,7 +106,12 @@ def metrics_text(metrics: Mapping[str, Any]) -> str:
         ("reconstruction", number("reconstruction"), "nats, E_q log p(x|z)"),
         ("KL", number("kl"), "nats, KL(q(z|x) || p(z))"),
         ("bits per dimension", number("bits_per_dim", ".4f"), ""),
-        ("active units", number("active_units", "d"), f"of {metrics['latent_dim']}"),
+        (
+            "active units",
+            number("active_units", "d"),
+            # A program of several latent sites counts those of all.
+            f"of {metrics.get('latent_units', metrics['latent_dim'])}",
+        ),
         (
             "k-hat above threshold",
             number("khat_share_above", ".1%"),

@@ -136,8 +136,14 @@ def figures_of_model(
         shown, reconstructions, means = (
             data.unsqueeze(1) for data in (shown, reconstructions, means)
         )
+    drawn = checked
+    if x.dim() == 5:
+        # Images in time are drawn as images of many channels, side by side.
+        shown, reconstructions, means, drawn = (
+            data.flatten(1, 2) for data in (shown, reconstructions, means, drawn)
+        )
     shown, reconstructions, means = map(_array, (shown, reconstructions, means))
-    limits = value_limits(_array(checked) if elements is None else shown)
+    limits = value_limits(_array(drawn) if elements is None else shown)
     plots: dict[str, Plot] = {
         "learning_curves": partial(plot_learning_curves, history),
         "reconstructions": (

@@ -25,6 +25,7 @@ from analysis.disentanglement.traversals import Traversals, plot_traversals, tra
 from analysis.elbo.rate_decomposition import DECOMPOSITION
 from analysis.elbo.terms import TERMS
 from analysis.guide.psis_diagnostics import QUALITY
+from analysis.model_samples import latent_site
 from analysis.predictive.checks import CHECKS
 from analysis.predictive.counts import COUNTS
 from analysis.predictive.data_sets import DATA_SETS
@@ -70,6 +71,7 @@ def _disentanglement_headline(found: Disentanglement) -> dict[str, str]:
 
 
 def _traversals(subject: Subject) -> Traversals:
+    latent_site(subject.vae)  # Of several levels, a decoder need not read all.
     inputs = subject.compute(RepresentationInputs)
     try:
         codes, factors = inputs.codes_and_factors

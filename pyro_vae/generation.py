@@ -53,7 +53,7 @@ class Generation(nn.Module):
         if not isinstance(n, Integral) or n < 1:
             raise ValueError(f"n must be a whole number of at least 1, got {n!r}.")
         with evaluation_mode(self, seed=seed):
-            return self._as_given(self._generated(self.prior().sample((n,)), noise))
+            return self._as_given(self._generated(self._new_codes(n), noise))
 
     def reconstruct(self, x: Any, *, noise: bool = False, seed: int | None = None) -> Any:
         """Reconstructions: E[x' | z] at the code z of each x.
@@ -135,6 +135,10 @@ class Generation(nn.Module):
                 f"to {levels - 1}: give levels, or for prepared data use vae.decode(vae.embed(x))."
             )
         return self.prepare(data)
+
+    def _new_codes(self, n: int) -> Tensor:
+        """Draws of p(z)."""
+        return self.prior().sample((n,))
 
     def _code(self, x: Tensor) -> Tensor:
         """The code of prepared data, in the prior's support."""

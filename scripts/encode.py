@@ -195,8 +195,13 @@ def scales_of(vae: Any, x: Tensor) -> np.ndarray:
     """The standard deviation of q(z | x) in each dimension.
 
     Raises:
-        ValueError: If the guide has none.
+        ValueError: If the guide has none, or several latent sites.
     """
+    if len(vae.latent_sites) > 1:
+        raise ValueError(
+            f"--scale needs one latent site, but {type(vae).__name__} has "
+            f"{', '.join(map(repr, vae.latent_sites))}: one's scale depends on another's draw."
+        )
     site = latent_site(vae)
     reason, scale = None, np.zeros(0, np.float32)
     with evaluation_mode(vae, seed=SEED):

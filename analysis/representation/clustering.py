@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import MixtureSameFamily
 
 from analysis.check import Check
-from analysis.model_samples import to_array
+from analysis.model_samples import latent_site, to_array
 from analysis.representation.codes import LabelledCodes, spread, with_error
 from analysis.representation.inputs import RepresentationInputs
 from analysis.representation.probes import check_labelled, ignore_fit_warnings
@@ -236,6 +236,7 @@ def _verdict(groups: str, scores: str, ari: float, num_classes: int) -> str:
 
 
 def _diagnose_components(subject: Subject) -> Agreement:
+    latent_site(subject.vae)  # The prior of one of several levels has no component of a code.
     test = subject.compute(RepresentationInputs).test
     components = prior_components(subject.vae, test.codes)
     number = getattr(subject.vae.prior, "components", 0)

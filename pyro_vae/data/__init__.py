@@ -72,6 +72,7 @@ from pyro_vae.data.scientific_files import (
     variable_file,
     variable_rows,
 )
+from pyro_vae.data.sequences import freyface_sequences, pendulum, windows
 from pyro_vae.data.tables import table_file, table_rows
 from pyro_vae.data.units import Units
 from pyro_vae.data.validation import Kind
@@ -88,6 +89,8 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "static_mnist": static_mnist,
     "omniglot": omniglot,
     "freyface": freyface,
+    "freyface_sequences": freyface_sequences,
+    "pendulum": pendulum,
     "dsprites": dsprites,
     "cifar10": cifar10,
     "svhn": svhn,
@@ -238,6 +241,7 @@ __all__ = [
     "dsprites",
     "fashion_mnist",
     "freyface",
+    "freyface_sequences",
     "image_folder",
     "kmnist",
     "loader_for_path",
@@ -247,6 +251,7 @@ __all__ = [
     "newsgroups",
     "newsgroups_halves",
     "omniglot",
+    "pendulum",
     "photos",
     "prepare",
     "read_rows",
@@ -255,4 +260,5 @@ __all__ = [
     "table_file",
     "tenx_file",
     "variable_file",
+    "windows",
 ]

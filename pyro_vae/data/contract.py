@@ -18,7 +18,7 @@ from pyro_vae.data.digests import (
     split_digests,
 )
 from pyro_vae.data.labels import are_classes, read_labels
-from pyro_vae.data.layout import layout_like
+from pyro_vae.data.layout import layout_like, layout_of
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.missing import allow_missing
 from pyro_vae.data.nouns import counts_by_column, quote_names
@@ -243,7 +243,7 @@ class DataContract:
                 notes=(*rows.notes, *notes),
                 noun=self.noun,
                 # Matched values have the shape of training.
-                layout="series" if len(self.event_shape) == 2 else "image",
+                layout=layout_of(self.event_shape),
             )
             dataset = Dataset.from_rows(matched, units=self.units, split=split)
         options: Any = {name: getattr(self, name) for name in ("dequantise", "allows_missing")}

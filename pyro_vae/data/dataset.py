@@ -62,8 +62,7 @@ class Dataset:
         label_names: The names of labels 0, 1, ...; or of the factors.
         event_names: The names of the elements: words, genes, columns of a table.
         blocks: The order in which training reads rows on disk; None for a shuffle of all.
-        rows: The indices of each split's rows in the array that was split, unless they are on
-            disk.
+        rows: The indices of each split's rows in the array that was split; empty on disk.
         scale: How real data are scaled for the networks: see `Units`.
         split_rule: How the rows were split, in words.
         source: The file or folder of the data.
@@ -158,8 +157,7 @@ class Dataset:
         other integers are ambiguous, and refused until `levels` or `support` says what they are.
 
         Args:
-            array: `(n, d)`, `(n, height, width)`, `(n, channels, height, width)`, or with layout
-                "series" `(n, channels, length)`; or a SciPy sparse matrix in any format.
+            array: `(n, d)`, images, series or sequences; or a SciPy sparse matrix in any format.
             labels: A label, or a row of factors, for each row.
             levels: Number of levels of integers 0, ..., levels - 1.
             support: One of `SUPPORTS`, instead of inferring it.
@@ -167,7 +165,7 @@ class Dataset:
             label_names: The names of labels 0, 1, ...
             event_names: The names of the elements.
             scale: How real data are scaled for the networks: see `Units`.
-            layout: The meaning of three axes: "image" or "series"; "auto" are images.
+            layout: The meaning of the axes: see `pyro_vae.data.layout.event_shape`.
             channels: "first" or "last"; "auto" is first, refused where they may be last.
 
         Raises:
@@ -325,6 +323,8 @@ class Dataset:
                 data.name,
                 next(iter(splits.values())).shape[1:],
             )
+        if data.layout == "sequence" and not fields.get("model_units"):
+            fields["model_units"] = Units.of_frames(splits, support, fields["scale"])
         return cls(
             data.name,
             support,
@@ -333,7 +333,7 @@ class Dataset:
             event_names=data.event_names,
             source=data.source,
             row_names=data.row_names,
-            noun=data.noun,
+            noun=data.noun or ("sequence" if data.layout == "sequence" else ""),
             missing=missing_allowed(),
             **fields,
         )

@@ -5,8 +5,8 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 from torch import Tensor
 
-# The meaning of the axes of a three-dimensional array, and the position of its channels.
-Layout = Literal["auto", "image", "series"]
+# The meaning of the axes of an array, and the position of its channels.
+Layout = Literal["auto", "image", "series", "sequence"]
 Channels = Literal["auto", "first", "last"]
 
 _Array = TypeVar("_Array", np.ndarray, Tensor)
@@ -17,7 +17,7 @@ _WIDE_IMAGE = 8
 
 
 def as_events(values: Tensor, what: str, layout: Layout = "auto", *, new: bool = False) -> Tensor:
-    """Reshape to events of `(d,)`, `(channels, height, width)` or `(channels, length)`.
+    """Reshape to events of `(d,)`, images, series or sequences.
 
     Args:
         values: The values.
@@ -40,15 +40,20 @@ def event_shape(shape: tuple[int, ...], what: str, layout: Layout = "auto") -> t
         shape: The array's shape.
         what: Its name in messages.
         layout: "image": `(n, height, width)` or `(n, channels, height, width)`. "series":
-            `(n, channels, length)`. "auto": images, refused where the channels may be last.
+            `(n, channels, length)`. "sequence": `(n, T, d)`, `(n, T, height, width)` or
+            `(n, T, channels, height, width)`, T frames in time. "auto": images, refused where the
+            channels may be last.
 
     Raises:
         ValueError: If data cannot have this shape, or the channels may be last.
     """
     allowed = (
-        "(n, d), (n, height, width), (n, channels, height, width), or with layout series "
-        "(--data.layout series) (n, channels, length)"
+        "(n, d), (n, height, width), (n, channels, height, width), with layout series "
+        "(--data.layout series) (n, channels, length), or with layout sequence (n, T, d) and "
+        "(n, T, channels, height, width)"
     )
+    if layout == "sequence" and 3 <= len(shape) <= 5:
+        return shape[1:] if len(shape) != 4 else (shape[1], 1, *shape[2:])
     if len(shape) < 2:
         raise ValueError(f"{what} looks like labels: its shape must be {allowed}, got {shape}.")
     if len(shape) == 2 or (len(shape) == 3 and layout == "series"):
@@ -65,7 +70,7 @@ def event_shape(shape: tuple[int, ...], what: str, layout: Layout = "auto") -> t
                 "series layout series (--data.layout series --data.channels last)."
             )
         return (1, height, width)
-    if len(shape) == 4 and layout != "series":
+    if len(shape) == 4 and layout not in ("series", "sequence"):
         if layout == "auto":
             _check_channels_first(shape, what)
         return shape[1:]
@@ -94,6 +99,13 @@ def move_channels_first(
             raise ValueError(f"{name} must be one of {', '.join(get_args(words))}, got {word!r}.")
     shape = tuple(array.shape)
     axes = 3 if layout == "series" else 4
+    if layout == "sequence":
+        if channels == "last":
+            raise ValueError(
+                "frames of a sequence have their channels first, (n, T, channels, height, width), "
+                f"got {what} of shape {shape} and channels last."
+            )
+        return array, layout
     if channels != "auto" and len(shape) != axes:
         raise ValueError(
             f"channels (--data.channels {channels}) needs an array of {axes} axes, got {what} of "
@@ -111,8 +123,15 @@ def move_channels_first(
     return array, "image" if layout == "auto" and len(shape) == 4 else layout
 
 
+def layout_of(event: tuple[int, ...]) -> Layout:
+    """The layout of arrays `(n, *event)`."""
+    return "sequence" if len(event) == 4 else "series" if len(event) == 2 else "image"
+
+
 def layout_like(shape: tuple[int, ...], event: tuple[int, ...]) -> Layout:
     """The layout that gives an array of this shape this event shape; "auto" if there is none."""
+    if len(event) == 4:
+        return "sequence"
     if shape[1:] == event and len(event) == 2:
         return "series"
     return "image" if event in (shape[1:], (1, *shape[1:])) else "auto"

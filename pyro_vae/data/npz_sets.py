@@ -33,7 +33,6 @@ _MOUSE_BLADDER_SEED = 108_097
 # Number of values of shape, scale, orientation, x and y in the whole dSprites.
 _DSPRITES_SIZES = (3, 6, 40, 32, 32)
 _DSPRITES_VALIDATION = 5_000
-
 _NEWSGROUPS_FILE = "20news/20ng_bow_3072.npz"
 _NEWSGROUPS_SOURCE = (
     "http://qwone.com/~jason/20Newsgroups/, as prepared in https://github.com/adjidieng/ETM"
@@ -201,18 +200,21 @@ def freyface(root: Path) -> Dataset:
         Global coordination of local linear models (Roweis et al., 2001),
         https://cs.nyu.edu/~roweis/data.html
     """
-    n = 1_965
+    frames = freyface_frames(root)
+    shuffled = frames[permutation(len(frames), seed=_FREYFACE_SEED)]
+    return Dataset("freyface", "integers", 256, *shuffled.split([1_565, 200, 200]))
+
+
+def freyface_frames(root: Path) -> Integer[Tensor, "frames 1 28 20"]:
+    """The frames of `freyface` in the order of time."""
     arrays = _read_npz(
         root,
         "freyface/freyface.npz",
         sha256=_FREYFACE_SHA256,
-        shapes={"images": (n, 28, 20)},
+        shapes={"images": (1_965, 28, 20)},
         source="frey_rawface.mat at https://cs.nyu.edu/~roweis/data.html",
     )
-    images = torch.from_numpy(arrays["images"]).unsqueeze(1)
-    shuffled = images[permutation(n, seed=_FREYFACE_SEED)]
-    train, validation, test = shuffled.split([1_565, 200, 200])
-    return Dataset("freyface", "integers", 256, train, validation, test)
+    return torch.from_numpy(arrays["images"]).unsqueeze(1)
 
 
 def dsprites(root: Path, size: Literal[32, 64] = 64) -> Dataset:

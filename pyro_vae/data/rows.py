@@ -174,8 +174,8 @@ def as_rows(data: Any, name: str = "array", *, new: bool = False) -> Rows:
             return Rows(np.asarray(data), name)
         except ValueError as error:
             raise ValueError(
-                f"the rows of {name} must have one shape: of a pair (x, labels), give x alone, or "
-                "torch.utils.data.TensorDataset(x, labels)."
+                f"the rows of {name} must have one shape, and sequences one length: of a pair (x, "
+                "labels), give x alone, or torch.utils.data.TensorDataset(x, labels)."
             ) from error
     remedy = ": of one row give df.iloc[[0]]" if type(data).__name__ == "Series" else ""
     raise TypeError(f"data must be {ACCEPTED_DATA}, got {type(data).__name__}{remedy}.")

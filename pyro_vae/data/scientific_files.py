@@ -71,8 +71,8 @@ def variable_rows(
             patient or site: all rows of a group go into one split.
         split: The same, with one of the words train, validation and test for each row. Without
             validation rows, a tenth of the training rows is used.
-        layout: The meaning of three axes: "image", (n, height, width), or "series", (n, channels,
-            length); "auto" are images.
+        layout: The meaning of the axes: "image", (n, height, width), "series", (n, channels,
+            length), or "sequence", (n, T, ...), of T frames in time; "auto" are images.
         channels: The position of the channels of images and series, once rows are first: "first",
             on the second axis, or "last"; "auto" is first, refused where they may be last.
         new: Read new data for a trained model, which may lack labels, and whose groups and splits

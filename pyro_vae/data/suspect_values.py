@@ -382,7 +382,8 @@ def _atoms(columns: ColumnStatistics) -> Iterator[Finding]:
     """Find columns with one value in many rows, and with few or coarse values."""
     x, dataset = columns.sample, columns.dataset
     floors = np.zeros(len(x))
-    if dataset.support == "real":
+    # Units of sequences are those of a frame, and columns are times.
+    if dataset.support == "real" and dataset.noun != "sequence":
         floors = (dataset.units.floor * dataset.units.spread).flatten().numpy()
     m = x.shape[1]
     repeating = ~columns.constant & (m >= 5 * columns.distinct)

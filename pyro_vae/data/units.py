@@ -32,7 +32,8 @@ class Units:
     them in the user's units, as are densities (by the change of variables), samples and means.
 
     The tensors have one value for each element of rows of one axis, and one for each channel of
-    images and series, so that they broadcast to a row's shape.
+    images and series, so that they broadcast to a row's shape. Those of sequences are of a frame,
+    the same at all times.
 
     Args:
         kind: "standard" (mean and standard deviation), "robust" (median, and interquartile range /
@@ -91,6 +92,21 @@ class Units:
             floor = torch.zeros_like(floor)
         parts = (part.reshape(shape) for part in (center, spread, floor, constant))
         return cls(kind, *parts, double=double)
+
+    @classmethod
+    def of_frames(
+        cls, splits: Mapping[str, Any], support: str, kind: ScaleKind = "standard"
+    ) -> "Units":
+        """The units of the frames of sequences `(n, T, *frame)`: those of `Dataset` of its rows.
+
+        Raises:
+            ValueError: If `kind` is unknown.
+        """
+        train = splits["train"]
+        rows = train if isinstance(train, Tensor) else splits["validation"][:10_000]
+        if support != "real":
+            return cls.from_data(rows[0], "none")
+        return cls.from_data(rows.flatten(0, 1), kind)
 
     @property
     def identity(self) -> bool:

@@ -1,7 +1,7 @@
 """log p(x) by annealed importance sampling, from the guide to the joint density."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -183,8 +183,9 @@ def annealed_importance_sampling(
     noise.
 
     Args:
-        vae: A program with `model(x)`, `guide(x)` and one latent site, whose guide is
-            reparameterisable, on real, positive or unit vectors or on the simplex.
+        vae: A program with `model(x)`, `guide(x)` and `latent_sites`, whose guide is
+            reparameterisable at each of them, on real, positive or unit vectors or on the simplex.
+            Chains move all sites at once.
         x: Data in the likelihood's support, on the program's device; integers are converted to
             floats.
         num_chains: The number of chains for each example.
@@ -197,8 +198,8 @@ def annealed_importance_sampling(
         progress: Show a progress bar.
 
     Raises:
-        ValueError: If the program has several latent sites or a guide without such a density,
-            there are no data, a number is below 1, or `compile` is another word.
+        ValueError: If the guide has other sites or no such density, there are no data, a number is
+            below 1, or `compile` is another word.
 
     References:
         Annealed Importance Sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008;
@@ -300,10 +301,14 @@ class Chains:
         start = self.path.draws(self.x, self.path.num_chains)
         return self._walk(start, self.temperatures, self.step_sizes)
 
-    def backward(self, z: Float[Tensor, "rows event"]) -> Weights:
-        """From one exact draw of p(z | x), for all chains, to the guide: E[w] = 1 / p(x)."""
-        z = _filled(z, len(self.x))
-        start = self.path.inverse(z).expand(self.path.num_chains, *([-1] * z.dim()))
+    def backward(self, z: Mapping[str, Float[Tensor, "rows event"]]) -> Weights:
+        """From one exact draw of p(z | x), for all chains, to the guide: E[w] = 1 / p(x).
+
+        Args:
+            z: The draw of each latent site.
+        """
+        u = self.path.inverse({site: _filled(value, len(self.x)) for site, value in z.items()})
+        start = u.expand(self.path.num_chains, *u.shape)
         return self._walk(start, self.temperatures[::-1], self.step_sizes.flip(0))
 
     def _walk(self, start: Tensor, temperatures: Sequence[float], step_sizes: Tensor) -> Weights:

@@ -1,7 +1,7 @@
 """The path from the guide to the joint density, and Hamiltonian transitions on it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import pyro
@@ -12,7 +12,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.compilation import CompiledFunction, CompileMode
-from pyro_vae.evidence.unconstrained import Bijection, bijection_onto
+from pyro_vae.evidence.unconstrained import Joint, bijection_onto
 from pyro_vae.log_densities import distribution_at, log_densities, require_density
 from pyro_vae.rng import owners_of
 
@@ -51,34 +51,35 @@ class Point(NamedTuple):
 
 
 class AnnealingPath:
-    """log q(z | x) and log p(x, z) of a program with one latent site, as densities of u in R^d.
+    """log q(z | x) and log p(x, z) of a program, as densities of u in R^d.
 
-    Annealing needs both at each point, and the gradient of any mixture of the two is that mixture
-    of their gradients. Within a trajectory the gradients are enough. Both are compiled if the work
-    of all calls pays for it, with the encoder computed once for each chunk of data.
+    u are the coordinates of all latent sites, beside one another. Annealing needs both densities
+    at each point, and the gradient of any mixture of the two is that mixture of their gradients.
+    Within a trajectory the gradients are enough. Both are compiled if the work of all calls pays
+    for it, with the encoder computed once for each chunk of data.
 
     Args:
-        vae: A program with `model(x)`, `guide(x)` and one latent site.
+        vae: A program with `model(x)`, `guide(x)` and `latent_sites`.
         num_chains: The number of points for each example.
         compile: "off", "on", or "auto" to compile if the work of all calls pays for it.
         expected_calls: The number of evaluations.
 
     Raises:
-        ValueError: If the program has several latent sites, or `compile` is another word.
+        ValueError: If the program has no latent site, or `compile` is another word.
     """
 
     def __init__(
         self, vae: Any, *, num_chains: int, compile: CompileMode, expected_calls: int
     ) -> None:
-        if len(vae.latent_sites) != 1:
+        if not vae.latent_sites:
             raise ValueError(
-                "annealed importance sampling needs a program with one latent site, but "
-                f"{type(vae).__name__} has {', '.join(map(repr, vae.latent_sites)) or 'none'}."
+                "annealed importance sampling needs a program with a latent site, but "
+                f"{type(vae).__name__} has none."
             )
         self.vae = vae
-        (self.site,) = vae.latent_sites
+        self.sites = tuple(vae.latent_sites)
         self.num_chains = num_chains
-        self._bijection: Bijection | None = None
+        self._bijection: Joint | None = None
         options: dict[str, Any] = {
             "name": "annealing, data",
             "modules": owners_of(vae),
@@ -128,20 +129,29 @@ class AnnealingPath:
         # Pyro's types make every key optional.
         nodes = cast("dict[str, dict[str, Any]]", drawn.nodes)
         names = [name for name, node in nodes.items() if _is_latent(node)]
-        if names != [self.site]:
+        if set(names) != set(self.sites):
+            several = len(self.sites) > 1
             raise ValueError(
-                f"annealed importance sampling needs a guide with the site {self.site!r} alone, "
-                f"but it has {', '.join(map(repr, names)) or 'none'}."
+                f"annealed importance sampling needs a guide with the site{'s' * several} "
+                f"{', '.join(map(repr, self.sites))} alone, but it has "
+                f"{', '.join(map(repr, names)) or 'none'}."
             )
-        z = nodes[self.site]["value"]
+        z = {site: nodes[site]["value"] for site in self.sites}
         if self._bijection is None:
-            support = getattr(getattr(self.vae, "posterior", None), "support", None)
-            q = distribution_at(drawn, self.site)
-            self._bijection = bijection_onto(q, z, site=self.site, support=support)
+            # A program's posterior declares the support of its only site.
+            owner = getattr(self.vae, "posterior", None) if len(self.sites) == 1 else None
+            support = getattr(owner, "support", None)
+            parts = {
+                site: bijection_onto(
+                    distribution_at(drawn, site), z[site], site=site, support=support
+                )
+                for site in self.sites
+            }
+            self._bijection = Joint(parts, z)
         return self.inverse(z)
 
-    def inverse(self, z: Float[Tensor, "*batch event"]) -> Float[Tensor, "*batch real"]:
-        """z as a point u of R^d."""
+    def inverse(self, z: Mapping[str, Float[Tensor, "..."]]) -> Float[Tensor, "*batch real"]:
+        """The value of each site as a point u of R^d."""
         assert self._bijection is not None, "draws are needed first"
         return self._bijection.inverse(z)
 
@@ -171,9 +181,10 @@ class AnnealingPath:
             u = u.detach().requires_grad_()
             z, log_det, inside = self._bijection(u)
             held = Trace()
-            held.add_node(
-                self.site, name=self.site, type="sample", is_observed=False, infer={}, value=z
-            )
+            for site, value in z.items():
+                held.add_node(
+                    site, name=site, type="sample", is_observed=False, infer={}, value=value
+                )
             terms = log_densities(
                 self.vae.model,
                 poutine.replay(self.vae.guide, trace=held),

@@ -72,7 +72,8 @@ def refine_guide(
         progress: Show a progress bar.
 
     Raises:
-        NoLocalGuideError: If the posterior has no encoder, or its draws no gradient; a ValueError.
+        NoLocalGuideError: If there are several latent sites, the posterior has no encoder, or its
+            draws no gradient; a ValueError.
         ValueError: If there are no data, an option is out of its range, or, from the guide, if it
             is called with data that are not among `x`.
 
@@ -204,6 +205,12 @@ class Table(nn.Module):
 
 def _local_copy(vae: Any) -> tuple[Any, Any]:
     """A copy of the program with its own posterior, and the module in it that owns the encoder."""
+    sites = getattr(vae, "latent_sites", ())
+    if len(sites) > 1:
+        raise NoLocalGuideError(
+            "a local guide has the parameters of one latent site, but "
+            f"{type(vae).__name__} has {', '.join(map(repr, sites))}."
+        )
     if getattr(vae, "posterior", None) is None:
         raise NoLocalGuideError(
             f"a local guide needs a program with a posterior, got a {type(vae).__name__} without."

@@ -167,7 +167,8 @@ def two_sided_check(
     with evaluation_mode(vae, seed=seed):
         x, z = simulate(vae, like_x, num_data)
         for chains in chains_of_chunks(vae, x, options, passes=2, progress=progress):
-            forward, backward = chains.forward(), chains.backward(z[chains.rows])
+            forward = chains.forward()
+            backward = chains.backward({site: value[chains.rows] for site, value in z.items()})
             acceptance = (forward.acceptance.mean(0) + backward.acceptance.mean(0)) / 2
             lower = log_mean_exp(forward.log_weights.cpu().numpy())
             results.append(
@@ -186,17 +187,12 @@ def two_sided_check(
 
 def simulate(
     vae: Any, like_x: Real[Tensor, " n *event"], num_data: int
-) -> tuple[Real[Tensor, " num_data *event"], Float[Tensor, "num_data latent"]]:
+) -> tuple[Real[Tensor, " num_data *event"], dict[str, Float[Tensor, "num_data latent"]]]:
     """x, z ~ p(x, z): data drawn from the likelihood, and the latents they were drawn from.
 
     Raises:
-        ValueError: If the program has several latent or observed sites.
+        ValueError: If the program has several observed sites.
     """
-    if len(vae.latent_sites) != 1:
-        raise ValueError(
-            "two_sided_check needs a program with one latent site, but "
-            f"{type(vae).__name__} has {', '.join(map(repr, vae.latent_sites)) or 'none'}."
-        )
     rows = torch.arange(num_data, device=like_x.device) % len(like_x)
     like = as_floats(like_x[rows])
     drawn = poutine.trace(poutine.uncondition(vae.model)).get_trace(like)
@@ -208,5 +204,5 @@ def simulate(
             "two_sided_check needs a model with one observed site, but it has "
             f"{', '.join(map(repr, observed)) or 'none'}."
         )
-    x, z = nodes[observed[0]]["value"], nodes[vae.latent_sites[0]]["value"]
+    x, z = nodes[observed[0]]["value"], {site: nodes[site]["value"] for site in vae.latent_sites}
     return vae.pack(x, vae.unpack(like)[1]) if isinstance(vae, WithLabels) else x, z

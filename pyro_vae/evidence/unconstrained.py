@@ -5,6 +5,7 @@ an edge of the support is not inside, and has no density.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -108,6 +109,36 @@ class Simplex:
 
 
 Bijection = Elementwise | Simplex
+
+
+class Joint:
+    """A bijection of several latents beside one another, each with its own.
+
+    Args:
+        parts: Site -> its bijection, in the order of their coordinates.
+        like: Site -> a value, for the number of its coordinates.
+    """
+
+    def __init__(self, parts: Mapping[str, Bijection], like: Mapping[str, Tensor]) -> None:
+        self.parts = dict(parts)
+        self.sizes = [part.inverse(like[name]).shape[-1] for name, part in parts.items()]
+
+    def inverse(self, z: Mapping[str, Float[Tensor, "..."]]) -> Float[Tensor, "*batch real"]:
+        """u = f^-1(z) of each site, beside one another."""
+        return torch.cat([part.inverse(z[name]) for name, part in self.parts.items()], -1)
+
+    def __call__(
+        self, u: Float[Tensor, "*batch real"]
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "*batch"], Bool[Tensor, "*batch"]]:
+        """f(u) of each site, log |det df/du|, and whether no coordinate is rounded to an edge."""
+        pieces = zip(self.parts.items(), u.split(self.sizes, -1), strict=True)
+        found = {name: part(piece) for (name, part), piece in pieces}
+        z, log_dets, inside = zip(*found.values(), strict=True)
+        return (
+            dict(zip(found, z, strict=True)),
+            torch.stack(log_dets).sum(0),
+            torch.stack(inside).all(0),
+        )
 
 
 def bijection_onto(

@@ -114,7 +114,17 @@ class UserUnits(nn.Module):
             self.set(units)
 
     def set(self, units: Any) -> None:
-        """Take the units of data, in float64 if the data are."""
+        """Take the units of data, in float64 if the data are.
+
+        Raises:
+            ValueError: If they are of data of another shape.
+        """
+        if units.center.shape != self.center.shape:
+            raise ValueError(
+                f"the units of the data have the shape {tuple(units.center.shape)}, and this part "
+                f"has {tuple(self.center.shape)}: sequences are read with layout "
+                '"sequence" (--data.layout sequence).'
+            )
         dtype = torch.float64 if units.double else torch.get_default_dtype()
         for name in ("center", "spread", "floor"):
             old = getattr(self, name)

@@ -7,7 +7,7 @@
 from typing import Any, Literal
 
 # The names of the files of this folder, as of `--model`.
-PROGRAMS: tuple[str, ...] = ("clustering", "missing")
+PROGRAMS: tuple[str, ...] = ("clustering", "hierarchical", "missing", "sequence")
 
 # What a program's y is for: nothing, its training alone, or each of its densities.
 Labels = Literal["none", "training", "always"]

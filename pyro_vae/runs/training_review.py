@@ -172,7 +172,7 @@ def review(
     verdicts: list[str] = []
     if history:
         sites = getattr(vae, "latent_sites", ())
-        units = evaluation.embeddings.shape[1] if len(sites) == 1 else None
+        units = evaluation.embeddings.shape[1] if sites else None
         verdict = (
             diverging(history, units, objective=objective, kept_epoch=kept_epoch, plan=plan)
             or _collapsed(vae, data, history[: kept_epoch or None], units, objective)

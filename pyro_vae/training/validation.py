@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Real
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 from torch.nn import functional as F
 
 from pyro_vae.compilation import CompiledFunction, CompileMode
@@ -180,10 +180,10 @@ def share_scores(
 class CountedUnits:
     """How latent units are counted.
 
-    On the real line units in use are the `active_units` of the program's embedding. On other
-    supports variances have another scale, and a unit is in use if its mean KL is above 0.01 nats,
-    provided that guide and prior are products over units. They are not on the simplex and the
-    sphere.
+    On the real line units in use are the `active_units` of the program's embedding, of all latent
+    sites together. On other supports variances have another scale, and a unit is in use if its
+    mean KL is above 0.01 nats, provided that guide and prior are products over units. They are not
+    on the simplex and the sphere.
 
     Args:
         embedded: Whether the embedding counts.
@@ -198,16 +198,13 @@ class CountedUnits:
         cls, program: Any, x: Real[Tensor, " batch *event"], terms: LogDensities
     ) -> tuple["CountedUnits | None", Float[Tensor, " units"] | None]:
         """How they are counted, None if they cannot be, and the mean KL of each at x."""
-        if len(x) < 2 or len(terms.guide_sites) != 1:
+        sites = getattr(program, "latent_sites", tuple(terms.guide_sites))
+        if len(x) < 2 or not sites or set(sites) != set(terms.guide_sites):
             return None, None
-        (site,) = terms.guide_sites
         kl = None
         with suppress(ValueError):  # Not a product over units.
             kl = divergence_by_coordinate(terms, "auto", {}).detach().mean(0, dtype=torch.float64)
-        support: Any = distribution_at(terms.guide_trace, site).support
-        while isinstance(support, constraints.independent):
-            support = support.base_constraint
-        embedded = support is constraints.real
+        embedded = all(_is_real(distribution_at(terms.guide_trace, site)) for site in sites)
         known = hasattr(program, "embed") if embedded else kl is not None
         return (cls(embedded, kl is not None), kl) if known else (None, None)
 
@@ -222,6 +219,14 @@ class CountedUnits:
         assert rated is not None
         assert above_rate is not None
         return UnitCounts(above_rate, len(rated), above_rate)
+
+
+def _is_real(distribution: Distribution) -> bool:
+    """Whether its support is the real line, coordinate by coordinate."""
+    support: Any = distribution.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support is constraints.real
 
 
 # ---- posterior collapse ------------------------------------------------------------------------

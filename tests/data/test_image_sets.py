@@ -229,9 +229,11 @@ def test_dictionary_names_the_sets():
     scikit_learn = {"digits", "photos"}
     torchvision = {"mnist", "fashion_mnist", "kmnist", "cifar10", "svhn", "celeba"}
     files = {"static_mnist", "omniglot", "freyface", "dsprites", "newsgroups", "mouse_bladder"}
+    files |= {"freyface_sequences"}
+    made = {"pendulum"}
     own = {"array_file", "image_folder", "count_file", "table_file", "anndata_file"}
     own |= {"tenx_file", "matrix_market_file", "variable_file"}
-    assert set(DATASETS) == scikit_learn | torchvision | files | own
+    assert set(DATASETS) == scikit_learn | torchvision | files | made | own
     for name, load in DATASETS.items():
         parameters = inspect.signature(load).parameters
         # What the command line hands a loader, and what it asks the user for.

@@ -170,6 +170,7 @@ FILES = {
     "static_mnist": "MNIST_static/binarized_mnist_packed.npz",
     "omniglot": "omniglot/omniglot_28x28.npz",
     "freyface": "freyface/freyface.npz",
+    "freyface_sequences": "freyface/freyface.npz",
     "dsprites": "dsprites/dsprites_grid_46080.npz",
     "newsgroups": "20news/20ng_bow_3072.npz",
     "mouse_bladder": "scrna/mouse_bladder_2100.npz",

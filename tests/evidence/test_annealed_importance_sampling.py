@@ -404,11 +404,13 @@ def test_guides_without_such_a_density_are_refused(prior, posterior):
         annealed_importance_sampling(vae, counts())
 
 
-def test_more_latent_sites_are_refused():
+def test_sites_that_the_guide_lacks_are_refused():
     vae = small_vae(2)
     type(vae).latent_sites, before = ("z", "w"), type(vae).latent_sites
     try:
-        with pytest.raises(ValueError, match="one latent site, but VAE has 'z', 'w'"):
+        with pytest.raises(
+            ValueError, match="guide with the sites 'z', 'w' alone, but it has 'z'"
+        ):
             annealed_importance_sampling(vae, counts())
     finally:
         type(vae).latent_sites = before

@@ -63,7 +63,7 @@ def test_reverse_chains_that_start_elsewhere_are_no_bound(linear_gaussian, monke
 
     def elsewhere(vae, like_x, num_data):
         x, _ = right(vae, like_x, num_data)
-        return x, vae.posterior(x).sample()
+        return x, {"z": vae.posterior(x).sample()}
 
     right = two_sided.simulate
     options = {"num_data": 60, "num_temperatures": 2, "leapfrog_steps": 1}

@@ -390,8 +390,9 @@ def fit_mixture(
     points, n = values, len(values)
     # In the plane already, or too few to have neighbours.
     if neighbours and values.shape[1] > 2 and n > program.classes + 10:
+        # Only the first phase, in which attraction is exaggerated and groups are compact.
         plane = TSNE(
-            2, init="pca", perplexity=min(30, n / 4), max_iter=500, random_state=START_SEED
+            2, init="pca", perplexity=min(15, n / 4), max_iter=250, random_state=START_SEED
         )
         points = plane.fit_transform(values.astype(np.float32)).astype(np.float64)
     floor = max(MINIMUM_SHARE * points.var(0).mean(), 1e-6)

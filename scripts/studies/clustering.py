@@ -22,7 +22,7 @@ from pyro_vae.runs.trained_run import training_rows
 
 CLASSES = 10
 # Of training, and before it of the autoencoder start; the other rows have the sum.
-STEPS, START_STEPS = 5000, 3000
+STEPS, START_STEPS = 4000, 4000
 # All test images are clustered; log p(x) is of fewer.
 EVERY, EVALUATED, DRAWS = 10**9, 500, 200
 # The mean accuracy to reach, one to one.

@@ -78,11 +78,7 @@ class Generation(nn.Module):
         with evaluation_mode(self, seed=seed):
             prepared = self._prepared(x)
             y = self._generated(self._code(prepared), noise)
-            if getattr(self.likelihood, "given_total", False) and not noise:
-                y = y * (prepared.flatten(1).sum(1) / y.flatten(1).sum(1)).view(
-                    -1, *y[0].dim() * (1,)
-                )
-            return self._as_given(y, like=x)
+            return self._as_given(y if noise else self._with_total(y, prepared), like=x)
 
     def interpolate(
         self, a: Any, b: Any, *, steps: int = 9, noise: bool = False, seed: int | None = None
@@ -140,9 +136,15 @@ class Generation(nn.Module):
         """Draws of p(z)."""
         return self.prior().sample((n,))
 
-    def _code(self, x: Tensor) -> Tensor:
+    def _with_total(self, y: Tensor, x: Tensor) -> Tensor:
+        """Means with the totals of the rows of x, if the likelihood is given those."""
+        if not getattr(self.likelihood, "given_total", False):
+            return y
+        return y * (x.flatten(1).sum(1) / y.flatten(1).sum(1)).view(-1, *y[0].dim() * (1,))
+
+    def _code(self, x: Tensor, *covariates: Any) -> Tensor:
         """The code of prepared data, in the prior's support."""
-        z = self.embed(x)
+        z = self.embed(x, *covariates)
         if getattr(self.prior, "support", "real") != "one_hot":
             return z
         values = z.unflatten(-1, (-1, getattr(self.prior, "values", z.shape[-1])))

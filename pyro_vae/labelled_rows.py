@@ -90,12 +90,11 @@ def rows_of(
 def distinct_labels(labels: Real[Tensor, " n *columns"]) -> Real[Tensor, " m *columns"]:
     """Rows that hold each class of each column, from which a program knows its sizes.
 
-    Of a numeric column the first values.
+    Of a column with fractions the first values.
     """
     columns = labels.reshape(len(labels), -1).T
-    if labels.is_floating_point():
-        return labels[:2].clone()
-    found = [column.unique() for column in columns]
+    whole = [bool((column == column.round()).all()) for column in columns]
+    found = [c.unique() if w else c[:2] for c, w in zip(columns, whole, strict=True)]
     most = max(len(values) for values in found)
     padded = [torch.cat([v, v[-1:].expand(most - len(v))]) for v in found]
     return torch.stack(padded, 1).reshape(most, *labels.shape[1:])

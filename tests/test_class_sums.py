@@ -7,7 +7,7 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from torch import nn
 
-from pyro_vae.evidence import importance_weighting
+from pyro_vae.evidence import annealed_importance_sampling, importance_weighting
 from pyro_vae.log_densities import log_densities
 from pyro_vae.objectives import ELBO, IWAE, DReG
 
@@ -84,6 +84,16 @@ def test_log_evidence_is_exact_to_monte_carlo_error(guide_class):
         found = importance_weighting(program.model, program.guide, x, num_samples=20_000)
     assert found.log_evidence == pytest.approx(exact, abs=0.1)
     assert (found.elbo <= exact + 0.05).all()
+
+
+@pytest.mark.parametrize("guide_class", ["first", "last", "none"])
+def test_annealing_sums_over_classes(guide_class):
+    program, x = Mixture(guide_class), torch.randn(4, DIM)
+    program.latent_sites = ("z",)
+    found = annealed_importance_sampling(program, x, num_chains=200, num_temperatures=100)
+    with torch.no_grad():
+        exact = program.log_evidence(x).numpy()
+    assert found.log_evidence == pytest.approx(exact, abs=0.1)
 
 
 def test_the_kl_is_in_closed_form_where_the_draw_does_not_decide_the_class():

@@ -26,6 +26,7 @@ class HeldOut:
         label_names: The names of labels 0, 1, ...; with several columns, of the columns.
         event_names: The names of an example's elements.
         contract: The description of the data.
+        complete: x before values were removed at random; None if none were.
     """
 
     x: Real[Tensor, " n *event"]
@@ -33,6 +34,7 @@ class HeldOut:
     label_names: tuple[str, ...] = ()
     event_names: tuple[str, ...] = ()
     contract: DataContract | None = None
+    complete: Real[Tensor, " n *event"] | None = None
 
     @classmethod
     def test_rows(
@@ -40,17 +42,20 @@ class HeldOut:
     ) -> "HeldOut":
         """Rows of the test split."""
         labels = data.dataset.labels.get("test")
+        complete = None if data.complete is data else data.complete.fixed("test")
         return cls(
             x=data.fixed("test")[rows].to(device),
             y=None if labels is None else labels[rows].to(device),
             label_names=tuple(data.dataset.label_names),
             event_names=tuple(data.dataset.event_names),
             contract=contract,
+            complete=None if complete is None else complete[rows].to(device),
         )
 
     def select(self, rows: Any) -> "HeldOut":
         """Some of the rows."""
-        return replace(self, x=self.x[rows], y=None if self.y is None else self.y[rows])
+        kept = {"x": self.x, "y": self.y, "complete": self.complete}
+        return replace(self, **{k: v if v is None else v[rows] for k, v in kept.items()})
 
     def given(self, program: Any) -> tuple[Tensor, ...]:
         """The labels, if the program's densities are conditional on them."""
@@ -58,7 +63,7 @@ class HeldOut:
         return (self.y,) if always and self.y is not None else ()
 
 
-def program_scores(name: str, program: Any, held_out: HeldOut) -> dict[str, float | None]:
+def program_scores(name: str, program: Any, held_out: HeldOut) -> dict[str, float | int | None]:
     """The program's own entries of `metrics.json`; none for the VAE and a user's model file."""
     return _module(name).scores(program, held_out) if name in PROGRAMS else {}
 

@@ -202,7 +202,8 @@ def freyface(root: Path) -> Dataset:
     """
     frames = freyface_frames(root)
     shuffled = frames[permutation(len(frames), seed=_FREYFACE_SEED)]
-    return Dataset("freyface", "integers", 256, *shuffled.split([1_565, 200, 200]))
+    train, validation, test = shuffled.split([1_565, 200, 200])
+    return Dataset("freyface", "integers", 256, train, validation, test)
 
 
 def freyface_frames(root: Path) -> Integer[Tensor, "frames 1 28 20"]:

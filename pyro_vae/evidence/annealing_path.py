@@ -217,6 +217,8 @@ def _is_latent(node: Any) -> bool:
         node["type"] == "sample"
         and not node["is_observed"]
         and not node["infer"].get("is_auxiliary")
+        # Summed by `log_densities`.
+        and node["infer"].get("enumerate") != "parallel"
         and type(node["fn"]).__name__ != "_Subsample"
     )
 

@@ -263,8 +263,13 @@ def evaluate(
         embeddings, kls, reconstructions = [], [], []
         for chunk in x.split(max(1, max_elements // max(1, x[0].numel()))):
             data = as_floats(chunk)
-            embeddings.append(vae.embed(data).double().cpu().numpy())
             terms = log_densities(vae.model, vae.guide, data, max_plate_nesting=max_plate_nesting)
+            code = vae.embed(data)
+            if terms.class_sums is not None and len(vae.latent_sites) == 1:
+                # After z a code may hold the probabilities of classes.
+                z = distribution_at(terms.guide_trace, vae.latent_sites[0])
+                code = code[..., : z.event_shape[-1]]
+            embeddings.append(code.double().cpu().numpy())
             kls.append(_kl_by_dimension(vae, terms))
             reconstructions.append(terms.log_likelihood.double().mean(0).cpu().numpy())
     return Evaluation(
@@ -291,10 +296,15 @@ def _kl_by_dimension(vae: Any, terms: LogDensities) -> Float[np.ndarray, "batch 
         _diagonal_normal(distribution_at(trace, site))
         for trace in (terms.guide_trace, terms.model_trace)
     )
-    # Of a class that is enumerated, p has an axis of its values.
-    if q is None or p is None or p.batch_shape[:-1] != q.batch_shape[:-1]:
+    # q(z | x) does not depend on the class of p(z | y): see `LogDensities.closed_form_kl`.
+    if q is None or p is None or len(p.batch_shape) > len(q.batch_shape):
         return None
-    (kl,) = kl_divergence(q, p)  # One particle.
+    kl = kl_divergence(q, p)
+    if kl.dim() > 3 and terms.class_sums is not None:
+        # Its expectation under the guide's classes.
+        assert terms.class_sums.probabilities is not None
+        kl = (terms.class_sums.probabilities.unsqueeze(-1) * kl).sum(0)
+    (kl,) = kl  # One particle.
     return kl.double().cpu().numpy()
 
 

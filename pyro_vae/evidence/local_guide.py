@@ -20,6 +20,8 @@ _CHOICE_DRAWS = 128
 
 # The largest difference of a compiled gradient from the eager one, as a share of the largest.
 _TOLERANCE = 1e-4
+# Stands for a missing value where examples are told apart.
+_MISSING = 0.6180339887498949
 
 
 class NoLocalGuideError(ValueError):
@@ -200,7 +202,9 @@ class Table(nn.Module):
         return values.view(*batch_shape, *values.shape[1:])
 
     def _keys(self, x: Tensor) -> Float[Tensor, "rows 4"]:
-        return x.reshape(-1, len(self.projections)).double() @ self.projections
+        rows = x.reshape(-1, len(self.projections)).double()
+        # A missing value counts as a number that no datum has.
+        return torch.where(rows.isnan(), _MISSING, rows) @ self.projections
 
 
 def _local_copy(vae: Any) -> tuple[Any, Any]:

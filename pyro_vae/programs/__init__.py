@@ -7,7 +7,14 @@
 from typing import Any, Literal
 
 # The names of the files of this folder, as of `--model`.
-PROGRAMS: tuple[str, ...] = ("clustering", "hierarchical", "missing", "sequence")
+PROGRAMS: tuple[str, ...] = (
+    "clustering",
+    "conditional",
+    "hierarchical",
+    "missing",
+    "semi_supervised",
+    "sequence",
+)
 
 # What a program's y is for: nothing, its training alone, or each of its densities.
 Labels = Literal["none", "training", "always"]

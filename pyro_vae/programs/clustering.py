@@ -179,8 +179,8 @@ class OneStepClustering(Clustering):
         check_observed(x, self.likelihood, self.contract)
         p = self.mixture
         with pyro.plate("data", len(x)):
-            k = pyro.sample("y", dist.Categorical(logits=p.logits))
-            z = pyro.sample("z", dist.Normal(p.loc[k], p.scale[k]).to_event(1))
+            c = pyro.sample("y", dist.Categorical(logits=p.logits))
+            z = pyro.sample("z", dist.Normal(p.loc[c], p.scale[c]).to_event(1))
             return pyro.sample("x", self.likelihood(z), obs=x)
 
     @pyro_method

@@ -39,11 +39,9 @@ class BatchLoss:
         loader: Gathers the rows of a batch.
         precision: The type in which the networks' products are computed.
         processes: The processes that train together, which share the noise of a batch.
-        labels: The labels of all rows, for a program that is trained with them.
 
     Raises:
-        ValueError: If the precision is bfloat16 and the CPU would emulate it, or there are labels
-            and the loader does not know the numbers of a batch's rows.
+        ValueError: If the precision is bfloat16 and the CPU would emulate it.
     """
 
     def __init__(
@@ -55,13 +53,7 @@ class BatchLoss:
         *,
         precision: Precision = "float32",
         processes: Processes | None = None,
-        labels: Tensor | None = None,
     ) -> None:
-        if labels is not None and loader.indices(0) is None:
-            raise ValueError(
-                f"{type(program).__name__} is trained with labels, which needs data in memory, "
-                "and these are read from disk."
-            )
         self.program = program
         self.objective = objective
         self.transform = transform
@@ -69,7 +61,8 @@ class BatchLoss:
         self.precision = precision
         self.processes = processes or Processes()
         self._device = next(program.parameters()).device
-        self.labels = None if labels is None else labels.to(self._device)
+        # The labels of all rows, for a program that is trained with them; see `read_labels`.
+        self.labels: Tensor | None = None
         if precision == "bfloat16" and self._device.type == "cpu" and not multiplies_bfloat16():
             raise ValueError(
                 "precision must be float32 on this CPU, got 'bfloat16': it has no instructions "
@@ -77,6 +70,20 @@ class BatchLoss:
             )
         # The random draws of the loss for each share of a batch, if processes share the noise.
         self._draws: dict[tuple[int, int], list[Draw]] = {}
+
+    def read_labels(self, data: PreparedData) -> None:
+        """Read the labels that the program is trained with, if any: again once it is loaded.
+
+        Raises:
+            ValueError: If there are none, or the numbers of a batch's rows are not known.
+        """
+        labels = training_labels(self.program, data)
+        if labels is not None and self.loader.indices(0) is None:
+            raise ValueError(
+                f"{type(self.program).__name__} is trained with labels, which needs data in "
+                "memory, and these are read from disk."
+            )
+        self.labels = None if labels is None else labels.to(self._device)
 
     def labels_of(self, step: int) -> tuple[Tensor, ...]:
         """The labels of batch `step`, if any."""

@@ -221,6 +221,7 @@ def load_training_state(training: "Training", state: dict[str, Any]) -> None:
             "from scratch for a longer training."
         )
     training.program.load_state_dict(state["program"])
+    training.loss.read_labels(training.data)
     training.objective.load_state_dict(state["objective"])
     step.load_state_dict(state["optimizer"], state["totals"])
     step.compiled.decisions = dict(state["compile"])

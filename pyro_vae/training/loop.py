@@ -26,7 +26,7 @@ from pyro_vae.networks.layers import require_separable
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.rng import check_device
 from pyro_vae.training.aggressive import Aggressive
-from pyro_vae.training.batch_loss import BatchLoss, Precision, training_labels
+from pyro_vae.training.batch_loss import BatchLoss, Precision
 from pyro_vae.training.checkpoint import load_training_state, save_checkpoint, training_state
 from pyro_vae.training.history import Record, describe_record, describe_terms
 from pyro_vae.training.loaders import Batches, make_loader
@@ -168,8 +168,8 @@ class Training:
             self.loader,
             precision=precision,
             processes=self.processes,
-            labels=training_labels(program, data),
         )
+        self.loss.read_labels(data)
         self.loss.check(data.train[:2])
         self.optimizer_step = Step(
             self.loss,

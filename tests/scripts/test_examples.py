@@ -5,6 +5,8 @@ import runpy
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pyro
 import pytest
 import torch
@@ -156,3 +158,19 @@ def test_the_page_shows_the_lines_of_the_file():
 def lines_of(program: str) -> str:
     """Its lines without indentation and empty ones."""
     return "\n".join(line.strip() for line in program.splitlines() if line.strip())
+
+
+def test_counts_of_cells_are_given_their_batch(script, tmp_path):
+    rng = np.random.default_rng(0)
+    pd.DataFrame(rng.poisson(5.0, (120, 6))).assign(batch=["a", "b", "c"] * 40).to_csv(
+        tmp_path / "cells.csv", index=False
+    )
+    file, out = EXAMPLES / "counts_with_batch.py", tmp_path / "run"
+    data = ("--data", tmp_path / "cells.csv", "--data.label", "batch", "--data.scale", "none")
+    options = ("--max-steps", 2, "--network.hidden", "[8]", "--latent-dim", 2)
+    assert script("svi_train", "--model", file, "--out", out, *data, *options) == 0
+    program = load(out, trust_model_file=True)
+    # A total of 60 is shared among the genes, in each batch.
+    means = program.sample(2, y="b", size=60.0, seed=0)
+    assert means.to_numpy().sum(1) == pytest.approx(60, rel=1e-3)
+    assert program.shifts.shape == (3, 6)

@@ -75,6 +75,7 @@ def results():
     entry |= {"distance": "1e-6", "elbo_difference": "1e-7", "verdict": "reached"}
     stored = {
         "cpu": cpu,
+        "clustering": {**cpu, "targets": []},
         "short": {
             "rounds": 3,
             "runs": default_runs,

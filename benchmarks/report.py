@@ -262,7 +262,6 @@ SUITES: dict[str, Suite] = {
         "The program clustering, with 10 classes",
         epochs.run_clustering,
         epochs.cpu_table,
-        _epoch_panels,
     ),
     "short": Suite("The default command", short.run_short, short.short_table, _short_panels),
     "start": Suite(

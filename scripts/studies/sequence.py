@@ -115,11 +115,13 @@ def frame_by_frame(name: str, seed: int, options: argparse.Namespace, *, order: 
     data = sequences(name)
     x = values(data, "test")
     with evaluation_mode(vae, seed=0):
-        z = vae.posterior(x[:, OBSERVED - max(order, 1) : OBSERVED]).sample((DRAWS,))
         ahead = LENGTH - OBSERVED
         if order:
+            # Of means, on means: a draw's noise is large where the means hardly vary.
+            z = vae.embed(x[:, OBSERVED - order : OBSERVED]).expand(DRAWS, -1, -1, -1)
             z = continued(z, *autoregression(vae.embed(values(data, "train")), order), ahead)
         else:
+            z = vae.posterior(x[:, OBSERVED - 1 : OBSERVED]).sample((DRAWS,))
             z = z.expand(-1, -1, ahead, -1)
         forecasts = Forecast.from_likelihood(vae.likelihood(z), vae.contract)
         truth = vae.contract.to_data_units(x[:, OBSERVED:], draws=True)
@@ -270,7 +272,7 @@ STUDY = Study(
     train=(
         "--model sequence {words} --likelihood normal --likelihood.scale element "
         f"--latent-dim {LATENT} --network.hidden [{HIDDEN}] --batch-size {BATCH} --lr {LR} "
-        "--epochs 100000 --max-steps {{steps}} --compile graph "
+        "--epochs 100000 --max-steps {steps} --compile graph "
         "--evaluate none --seed {seed}"
     ),
     measure=deep_kalman_filter,

@@ -18,6 +18,7 @@ from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.evidence import defined_rows, undefined_data
 from pyro_vae.labelled_rows import WithLabels
 from pyro_vae.objectives import OBJECTIVES
+from pyro_vae.programs import labels_of_program
 from pyro_vae.runs.trained_run import (
     ROWS_FROM_DISK,
     TrainedRun,
@@ -51,11 +52,12 @@ def subject_of_run(
     Raises:
         ValueError: If log densities are not defined on any example.
     """
-    conditional = trained.vae.program if isinstance(trained.vae, WithLabels) else None
-    if conditional is not None:
+    program = trained.vae.program if isinstance(trained.vae, WithLabels) else trained.vae
+    lacking = {"always": "has p(x | y) only", "training": "has a guide of z for each class"}
+    if (labels := labels_of_program(program)) in lacking:
         raise ValueError(
-            f"a diagnosis needs p(x), and {type(conditional).__name__} has p(x | y) only: "
-            "its own scores and figures are in the run directory."
+            f"a diagnosis needs p(x) and q(z | x), and {type(program).__name__} "
+            f"{lacking[labels]}: its own scores and figures are in the run directory."
         )
     train = training_rows(trained.data)
     rows = _defined(trained, trained.x, rows, f"{trained.split} {nouns()}", report)

@@ -212,7 +212,7 @@ def scales_of(vae: Any, x: Tensor) -> np.ndarray:
             reason = error
     # The scale of a point is 0, and that of heavy tails may be infinite.
     if not (np.isfinite(scale).all() and (scale > 0).any()):
-        name = vae.configuration["posterior"]["name"]
+        name = vae.configuration.get("posterior", {"name": type(guide).__name__})["name"]
         raise ValueError(f"--scale: the guide {name} has no standard deviation.") from reason
     return scale
 

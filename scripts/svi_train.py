@@ -415,7 +415,7 @@ def evaluate_and_save(
     write_netcdf(tree, directory.inference_data)
     write_figures(figures, directory.figures)
     written = f"metrics.json, inference_data.nc and figures are in {directory.path}/"
-    if held_out.given(vae):
+    if getattr(vae, "labels", "none") != "none":
         print(written)
     else:
         print(f"{written}; next:")

@@ -130,8 +130,11 @@ def figures(program: Any, held_out: Any) -> "dict[str, Callable[[], matplotlib.f
         codes, size = program.embed(x, y), program.size(x)
         others = [_arrays(program.decode(codes, with_first(y, v), size=size)) for v in values]
     data, names = _arrays(held_out.x), held_out.event_names
-    title = f"New {nouns()} by condition: the mean of p(x | z, c), the same z in each column"
+    total = max(len(program.covariates.categories(0)), len(values))
+    some = f"\nthe first {len(values)} of {total} categories" if total > len(values) else ""
+    title = f"New {nouns()}: the mean of p(x | z, c), at the same z under each condition{some}"
     switched = f"Held-out {nouns()}, and the mean of p(x | z, c) at their z under each condition"
+    switched += some
     examples = {"data": _arrays(x), **dict(zip(labels, others, strict=True))}
     return {
         "samples_by_condition": partial(

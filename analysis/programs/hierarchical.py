@@ -32,7 +32,8 @@ def scores(program: Any, held_out: "HeldOut") -> dict[str, float | int | None]:
     `kl_z1` and `kl_z2` are E_q[log q(z1 | .) - log p(z1 | z2)] and E_q[log q(z2 | .) - log p(z2)]
     in nats per example, which add up to the KL of the ELBO. In top_down both are divergences; in
     bottom_up that of z1 is not, and may be below 0. `active_units_z1` and `active_units_z2` count
-    the coordinates of `embed` that vary over the examples, of `latent_units` in all.
+    the coordinates of `embed` that vary over the examples, of `latent_units` in all. Those of z1
+    vary with z2 alone, too, by p(z1 | z2): where `kl_z1` is near 0, they add nothing to it.
     """
     x = held_out.x[:EXAMPLES]
     kl = kl_by_level(program, x)

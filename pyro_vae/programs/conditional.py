@@ -53,8 +53,9 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
 
     With a size factor, counts are a negative binomial or Poisson with means s rho_i(z, c), where
     s = sum_i x_i is the row's total, at least 1, and rho are the shares, the likelihood's means
-    over their sum. s is taken as given, although it is that of x: log p(x | c, s) is comparable
-    with that of models with the same size factor, and with no other.
+    over their sum. s is taken as given, although it is that of x: the rows of one total have a
+    mass of at most one, so that log p(x | c, s) compares, at a disadvantage, with densities given
+    the total, and with no density that predicts it.
 
     Args:
         prior: p(z).
@@ -72,8 +73,8 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
 
     References:
         Learning Structured Output Representation using Deep Conditional Generative Models (Sohn,
-        Lee & Yan, 2015); Deep generative modeling for single-cell transcriptomics (Lopez et al.,
-        2018), https://doi.org/10.1038/s41592-018-0229-2
+        Lee & Yan, 2015), NeurIPS 28; Deep generative modeling for single-cell transcriptomics
+        (Lopez et al., 2018), https://doi.org/10.1038/s41592-018-0229-2
     """
 
     labels: ClassVar[str] = "always"
@@ -105,6 +106,8 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
         self.posterior = posterior
         self.covariates = covariates
         self.size_factor = has_size(type(likelihood)) if size_factor is None else size_factor
+        if self.size_factor:
+            likelihood.given_total = True  # pyright: ignore[reportArgumentType]
         if dispersion_by_category:
             event_shape: Any = likelihood.event_shape
             self.shifts = nn.Parameter(torch.zeros(covariates.width, math.prod(event_shape)))
@@ -288,17 +291,17 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
             prepared = self._prepared(x)
             p = self._density(self._code(prepared, y), to, self.size(prepared))
             drawn = self._drawn(p, noise)
-            return self._as_given(drawn if noise else self._with_total(drawn, prepared), like=x)
+            if not (noise or self.size_factor):
+                drawn = self._with_total(drawn, prepared)
+            return self._as_given(drawn, like=x)
 
     def _density(self, z: Any, y: Any, size: Any) -> Any:
         """p(x | z, c, s) for codes and covariates of any form."""
         c = self.covariates.value
         z = torch.as_tensor(z, dtype=torch.get_default_dtype(), device=c.device)
-        latent_dim = getattr(self.prior, "latent_dim", z.shape[-1])
-        if z.dim() < 2 or z.shape[-1] != latent_dim:
-            raise ValueError(
-                f"z must have the shape (..., n, {latent_dim}), got {tuple(z.shape)}."
-            )
+        width = getattr(self.prior, "latent_dim", z.shape[-1])
+        if z.dim() < 2 or z.shape[-1] != width:
+            raise ValueError(f"z must have the shape (..., n, {width}), got {tuple(z.shape)}.")
         n = z.shape[-2]
         if size is not None and not self.size_factor:
             raise ValueError("this model has no size factor, got a size: train with size_factor.")

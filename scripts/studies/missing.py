@@ -178,7 +178,8 @@ STUDY = Study(
         f"and 5 rounds. log p in nats, on the first {EVALUATED} test rows, of the observed values "
         f"alone. Networks have one hidden layer, of {HIDDEN['wine']} units for the tables and "
         f"{HIDDEN['digits']} for digits, which are trained by DReG, the tables by the ELBO; the "
-        "epoch of the best validation score is used."
+        "epoch of the best validation score is used. Networks, latent sizes, likelihoods and "
+        "objectives were chosen by the error on these test splits with another training seed."
     ),
     findings=findings,
 )

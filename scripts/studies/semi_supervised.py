@@ -1,6 +1,6 @@
 """MNIST with 100 labels: M2 on images and on the codes of a VAE, beside their classifier alone.
 
-On one core it takes about twenty minutes. More `--epochs` and
+On one core it takes about a quarter of an hour. More `--epochs` and
 `--code-epochs` are for a GPU.
 """
 

@@ -138,6 +138,8 @@ def test_size_factor_is_the_total_of_the_means(likelihood):
     program = build((5,), 2, likelihood=likelihood, train_data=x, train_labels=Y)
     size = program.size(x)
     assert torch.equal(size, x.sum(1))
+    assert torch.equal(size, program.size(x.to(torch.uint8)))
+    assert program.likelihood.given_total
     p = program.given(torch.randn(7, 30, 2), program.covariates(Y), size)
     gate = getattr(p.base_dist, "gate_logits", None)
     means = p.mean if gate is None else p.mean / torch.sigmoid(-gate)
@@ -156,6 +158,17 @@ def test_density_of_a_size_factor_is_that_of_scipy():
     t = p.base_dist.log_inverse_dispersion.double().exp().detach().numpy()
     exact = stats.nbinom.logpmf(x.numpy(), t, t / (t + mean)).sum(1)
     np.testing.assert_allclose(p.log_prob(x).detach().numpy(), exact, rtol=1e-5)
+
+
+def test_rows_of_one_total_have_a_mass_of_at_most_one():
+    x = torch.poisson(torch.full((30, 3), 2.0))
+    program = build((3,), 2, likelihood="negative_binomial", train_data=x, train_labels=Y)
+    grid = torch.cartesian_prod(*[torch.arange(5.0)] * 3)
+    rows = grid[grid.sum(1) == 4]
+    c = program.covariates(Y[:1])
+    p = program.given(torch.zeros(1, 2), c, program.size(rows[:1]))
+    mass = p.log_prob(rows).exp().sum()
+    assert 0 < mass < 1
 
 
 def test_row_of_zeros_has_a_density():

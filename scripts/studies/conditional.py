@@ -105,7 +105,7 @@ def scvi(seed: int, options: argparse.Namespace) -> Cell:
         raise ValueError("the row scvi needs scvi-tools, which is not installed.")
     import anndata
     import pandas as pd
-    import scvi as peer
+    import scvi as peer  # pyright: ignore[reportMissingImports]
 
     cells, _ = data()
     x, y = cells.split("train").float().numpy(), cells.labels["train"].numpy().astype(str)

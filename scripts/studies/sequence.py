@@ -35,10 +35,7 @@ LENGTH, OBSERVED, BATCH, LATENT, HIDDEN = 20, 10, 32, 8, 200
 LR, PATIENCE = 0.002, 30
 # The video is short: without a warm-up of the KL the program ignores its codes, and an epoch has
 # nine steps.
-OPTIONS = {
-    "freyface_sequences": "--objective.warmup-epochs 60 --early-stopping 100",
-    "pendulum": f"--early-stopping {PATIENCE}",
-}
+OPTIONS = f"--early-stopping {PATIENCE}"
 # The codes that the autoregression reads: one frame shows no velocity.
 ORDER = 2
 # Draws of each example for the ELBO.
@@ -245,7 +242,7 @@ def rows_of(name: str) -> dict[str, Row]:
             make=partial(frame_by_frame, name, order=ORDER),
         ),
         "sequence": Row(
-            f"--data {name} {OPTIONS[name]}", title="deep Kalman filter, `--model sequence`"
+            f"--data {name} {OPTIONS}", title="deep Kalman filter, `--model sequence`"
         ),
     }
     return {f"{name}:{row}": entry for row, entry in made.items()}

@@ -155,6 +155,15 @@ print(status("VmHWM") - before)
 """
 
 
+def growth_of(path):
+    """The growth of a process that trains on a file, in MiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, str(path)],
+        cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return int(done.stdout) / 2**20
+
+
 @pytest.mark.slow
 def test_memory_is_flat_in_the_number_of_rows(tmp_path):
     if not Path("/proc/self/clear_refs").exists():
@@ -166,12 +175,9 @@ def test_memory_is_flat_in_the_number_of_rows(tmp_path):
         )
         path = tmp_path / "mine.npy"
         np.save(path, rows)
-        done = subprocess.run(
-            [sys.executable, "-c", GROWTH, str(path)],
-            cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True, text=True,
-        )  # fmt: skip
-        grown[megabytes] = int(done.stdout) / 2**20
-    # Two pools of 1 MiB, a few blocks, batches and what malloc keeps: a dozen or two, and 30 more or
+        # The least of three: what malloc keeps of the training before differs from run to run.
+        grown[megabytes] = min(growth_of(path) for _ in range(3))
+    # Two pools of 1 MiB, a few blocks, batches and what malloc keeps: a dozen or two, and 50 more or
     # less from run to run; not 160.
     assert grown[160] < grown[10] + 40, grown
     assert grown[160] < 80, grown

@@ -32,6 +32,14 @@ from pyro_vae.generation import Generation
 from pyro_vae.parameter_names import UniqueParameterNames
 from pyro_vae.rng import exportable
 
+# The families of parts that `build` takes, in the order of the help.
+MODEL_FAMILIES: dict[str, Mapping[str, type[nn.Module]]] = {
+    "prior": priors.PRIORS,
+    "likelihood": likelihoods.LIKELIHOODS,
+    "posterior": posteriors.POSTERIORS,
+    "network": networks.NETWORKS,
+}
+
 # The default likelihood of each kind of data. Edit a line, or give `build` one class.
 LIKELIHOOD_OF_KIND: dict[Kind, Callable[..., nn.Module]] = {
     "binary": likelihoods.Bernoulli,
@@ -180,14 +188,9 @@ def build(
             given no `levels`.
     """
     event_shape, latent_dim = checked_sizes(event_shape, latent_dim)
-    if isinstance(likelihood, Mapping):
-        likelihood = named_part("kind", kind, {**likelihood})
-    prior = named_part("prior", prior, priors.PRIORS)
-    likelihood = named_part("likelihood", likelihood, likelihoods.LIKELIHOODS)
-    posterior = named_part("posterior", posterior, posteriors.POSTERIORS)
-    network = named_part("network", network, networks.NETWORKS)
-    if "train_size" in inspect.signature(class_of(network)).parameters:
-        network = partial(network, train_size=train_size)
+    prior, likelihood, posterior, network = find_parts(
+        kind, train_size, prior=prior, likelihood=likelihood, posterior=posterior, network=network
+    )
     support = support_of(class_of(likelihood), "likelihood", SUPPORTS)
     support_of(class_of(prior), "prior")
     if units is None:
@@ -203,15 +206,40 @@ def build(
         "train_size": train_size,
         "data_support": support,
     }
+    given["posterior"] = construct(posterior, given)
+    return VAE(construct(prior, given), construct(likelihood, given), given["posterior"])
 
-    def construct(part: Callable[..., nn.Module]) -> nn.Module:
-        # The signature of the class: that of a partial raises on an unknown option, without naming
-        # it.
-        asked = inspect.signature(class_of(part)).parameters
-        return part(**{name: value for name, value in given.items() if name in asked})
 
-    given["posterior"] = construct(posterior)
-    return VAE(construct(prior), construct(likelihood), given["posterior"])
+def find_parts(kind: Kind, train_size: int | None, **parts: Any) -> list[Callable[..., nn.Module]]:
+    """The parts that `build` is given by name, class or kind of data, as classes or partials.
+
+    Args:
+        kind: The kind of data, which selects a part from a mapping.
+        train_size: The number of training examples, given to a network that asks for it.
+        **parts: A part for each of some families, in the order of the result.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    found: list[Callable[..., nn.Module]] = []
+    for family, part in parts.items():
+        if isinstance(part, Mapping):
+            part = named_part("kind", kind, {**part})
+        made = named_part(family, part, MODEL_FAMILIES[family])
+        if family == "network" and "train_size" in inspect.signature(class_of(made)).parameters:
+            made = partial(made, train_size=train_size)
+        found.append(made)
+    return found
+
+
+def construct(part: Callable[..., nn.Module], given: Mapping[str, Any]) -> nn.Module:
+    """Call a part with those of the given arguments that its class asks for.
+
+    The signature of the class decides: that of a partial raises on an unknown option, without
+    naming it.
+    """
+    asked = inspect.signature(class_of(part)).parameters
+    return part(**{name: value for name, value in given.items() if name in asked})
 
 
 def check_pair(prior: nn.Module, posterior: nn.Module) -> None:

@@ -22,10 +22,7 @@ from pyro_vae.checks import class_of, named_part
 from pyro_vae.configuration import ConfigurationError
 from pyro_vae.data import Kind
 from pyro_vae.data.validation import SUPPORTS
-from pyro_vae.likelihoods import LIKELIHOODS
-from pyro_vae.networks import NETWORKS
-from pyro_vae.posteriors import POSTERIORS
-from pyro_vae.priors import PRIORS
+from pyro_vae.model import MODEL_FAMILIES
 from pyro_vae.programs import PROGRAMS
 from pyro_vae.rng import evaluation_mode
 
@@ -33,14 +30,6 @@ _BUILD = "build(event_shape, latent_dim, *, prior, likelihood, posterior, networ
 # What `build` is given besides parts and options.
 _GIVEN = {"event_shape", "latent_dim", "kind", "train_data", "train_size", "train_labels"}
 _GIVEN |= {"levels", "units"}
-# The families of parts that `build` takes, in the order of the help.
-MODEL_FAMILIES: dict[str, Mapping[str, type[nn.Module]]] = {
-    "prior": PRIORS,
-    "likelihood": LIKELIHOODS,
-    "posterior": POSTERIORS,
-    "network": NETWORKS,
-}
-
 DEFAULT_MODEL = "vae"
 # Names of the modules of model files: this and the SHA-256 of path and content.
 _PREFIX = "_pyro_vae_model_file_"

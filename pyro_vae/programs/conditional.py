@@ -8,7 +8,7 @@ a row is given, and the decoder describes how it is shared among the elements.
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from numbers import Integral
 from typing import Any, ClassVar
@@ -26,14 +26,13 @@ from pyro_vae.checks import (
     check_parts,
     checked_sizes,
     class_of,
-    named_part,
     support_of,
 )
 from pyro_vae.data import DataContract, Kind, Units, check_batch, check_observed, prepare
 from pyro_vae.data.preprocessing import check_prepared
 from pyro_vae.data.validation import SUPPORTS
 from pyro_vae.generation import Generation
-from pyro_vae.model import LIKELIHOOD_OF_KIND, check_pair
+from pyro_vae.model import LIKELIHOOD_OF_KIND, check_pair, construct, find_parts
 from pyro_vae.parameter_names import UniqueParameterNames
 from pyro_vae.programs.covariates import (
     Covariates,
@@ -377,14 +376,9 @@ def build(
             "with labels (--data.label COLUMN), or build(..., train_labels=y)."
         )
     covariates = Covariates(train_labels, categorical, train_size)
-    if isinstance(likelihood, Mapping):
-        likelihood = named_part("kind", kind, {**likelihood})
-    prior = named_part("prior", prior, priors.PRIORS)
-    likelihood = named_part("likelihood", likelihood, likelihoods.LIKELIHOODS)
-    posterior = named_part("posterior", posterior, posteriors.POSTERIORS)
-    network = named_part("network", network, networks.NETWORKS)
-    if "train_size" in inspect.signature(class_of(network)).parameters:
-        network = partial(network, train_size=train_size)
+    prior, likelihood, posterior, network = find_parts(
+        kind, train_size, prior=prior, likelihood=likelihood, posterior=posterior, network=network
+    )
     support = support_of(class_of(likelihood), "likelihood", SUPPORTS)
     support_of(class_of(prior), "prior")
     check_counts(class_of(likelihood), size_factor, dispersion_by_category)
@@ -421,12 +415,7 @@ def build(
         "train_size": train_size,
         "data_support": support,
     }
-
-    def construct(part: Callable[..., nn.Module], **other: Any) -> nn.Module:
-        asked = inspect.signature(class_of(part)).parameters
-        return part(**{k: value for k, value in {**given, **other}.items() if k in asked})
-
-    q = construct(posterior)
+    q = construct(posterior, given)
     own: dict[str, Any] = {"posterior": q}
     if "posterior" in inspect.signature(class_of(prior)).parameters:
         # A prior that uses the posterior gives it rows with covariates.
@@ -439,8 +428,8 @@ def build(
         if train_data is not None and len(train_data) == len(train_labels):
             own["train_data"] = join(train_data.flatten(1), covariates(train_labels))
     return Conditional(
-        construct(prior, **own),
-        construct(likelihood),
+        construct(prior, {**given, **own}),
+        construct(likelihood, given),
         q,
         covariates,
         size_factor=size_factor,

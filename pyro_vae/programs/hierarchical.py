@@ -4,8 +4,7 @@
 --prior vamp` trains it. z1 is what the decoder reads, and z2 gives z1 a prior that is learned.
 """
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +22,6 @@ from pyro_vae.checks import (
     check_choice,
     checked_sizes,
     class_of,
-    named_part,
     support_of,
 )
 from pyro_vae.data import (
@@ -37,7 +35,7 @@ from pyro_vae.data import (
 )
 from pyro_vae.data.validation import SUPPORTS
 from pyro_vae.generation import Generation
-from pyro_vae.model import LIKELIHOOD_OF_KIND, names_of_support
+from pyro_vae.model import LIKELIHOOD_OF_KIND, construct, find_parts, names_of_support
 from pyro_vae.parameter_names import UniqueParameterNames
 from pyro_vae.posteriors.posterior import positive_scale
 from pyro_vae.rng import exportable
@@ -321,24 +319,18 @@ def build(
     top_dim = max(1, latent_dim // 2) if top_dim is None else top_dim
     check_at_least(1, top_dim=top_dim)
     check_choice(Inference, inference=inference)
-    if isinstance(likelihood, Mapping):
-        likelihood = named_part("kind", kind, {**likelihood})
-    prior = named_part("prior", prior, priors.PRIORS)
-    likelihood = named_part("likelihood", likelihood, likelihoods.LIKELIHOODS)
-    network = named_part("network", network, networks.NETWORKS)
+    prior, likelihood, network = find_parts(
+        kind, train_size, prior=prior, likelihood=likelihood, network=network
+    )
     if (support := support_of(class_of(prior), "prior")) != "real":
         raise ValueError(
             f"the prior of z2 must be on the real line, as its normal guide is, got "
             f"{class_of(prior).__name__} on {support}: use one of "
             f"{names_of_support(priors.PRIORS, 'real')}."
         )
-    between = networks.MLP if class_of(network) in _CONVOLUTIONAL else network
-    network, between = (
-        partial(each, train_size=train_size)
-        if "train_size" in inspect.signature(class_of(each)).parameters
-        else each
-        for each in (network, between)
-    )
+    between = network
+    if class_of(network) in _CONVOLUTIONAL:
+        (between,) = find_parts(kind, train_size, network=networks.MLP)
     if units is None:
         units = likelihoods.find_units(class_of(likelihood), train_data)
     data = {"event_shape": event_shape, "levels": levels, "units": units}
@@ -359,14 +351,10 @@ def build(
         "data_support": support_of(class_of(likelihood), "likelihood", SUPPORTS),
     }
 
-    def construct(part: Callable[..., nn.Module]) -> nn.Module:
-        asked = inspect.signature(class_of(part)).parameters
-        return part(**{name: value for name, value in given.items() if name in asked})
-
     return Hierarchical(
-        construct(prior),
+        construct(prior, given),
         posteriors.DiagonalNormal(latent_dim, partial(between, (top_dim,))),
-        construct(likelihood),
+        construct(likelihood, given),
         posterior,
         skip=skip,
     )

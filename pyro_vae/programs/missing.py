@@ -12,8 +12,7 @@ References:
 """
 
 import copy
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -32,7 +31,6 @@ from pyro_vae.checks import (
     check_at_least,
     checked_sizes,
     class_of,
-    named_part,
     support_of,
 )
 from pyro_vae.data import (
@@ -48,7 +46,7 @@ from pyro_vae.data.missing import fill_means, is_missing
 from pyro_vae.data.validation import SUPPORTS
 from pyro_vae.distributions.distribution import Distribution
 from pyro_vae.log_densities import log_densities
-from pyro_vae.model import LIKELIHOOD_OF_KIND, VAE
+from pyro_vae.model import LIKELIHOOD_OF_KIND, VAE, construct, find_parts
 from pyro_vae.rng import as_floats, evaluation_mode, exportable
 
 # Draws x elements held at once by `impute`.
@@ -348,14 +346,9 @@ def build(
         ValueError: As `pyro_vae.build` and `Missing`.
     """
     event_shape, latent_dim = checked_sizes(event_shape, latent_dim)
-    if isinstance(likelihood, Mapping):
-        likelihood = named_part("kind", kind, {**likelihood})
-    prior = named_part("prior", prior, priors.PRIORS)
-    likelihood = named_part("likelihood", likelihood, likelihoods.LIKELIHOODS)
-    posterior = named_part("posterior", posterior, posteriors.POSTERIORS)
-    network = named_part("network", network, networks.NETWORKS)
-    if "train_size" in inspect.signature(class_of(network)).parameters:
-        network = partial(network, train_size=train_size)
+    prior, likelihood, posterior, network = find_parts(
+        kind, train_size, prior=prior, likelihood=likelihood, posterior=posterior, network=network
+    )
     support = support_of(class_of(likelihood), "likelihood", SUPPORTS)
     support_of(class_of(prior), "prior")
     if units is None and train_data is not None and support == "real":
@@ -376,12 +369,9 @@ def build(
         "data_support": support,
     }
 
-    def construct(part: Callable[..., nn.Module]) -> nn.Module:
-        asked = inspect.signature(class_of(part)).parameters
-        return part(**{name: value for name, value in given.items() if name in asked})
-
-    given["posterior"] = construct(posterior)
-    return Missing(construct(prior), construct(likelihood), given["posterior"], missing_rate)
+    given["posterior"] = construct(posterior, given)
+    parts = construct(prior, given), construct(likelihood, given), given["posterior"]
+    return Missing(*parts, missing_rate)
 
 
 def check_elementwise(prior: nn.Module, likelihood: nn.Module) -> None:

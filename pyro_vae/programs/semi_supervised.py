@@ -4,8 +4,7 @@
 images of which 100 have labels. Read `SemiSupervised.model` and `guide` first.
 """
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from numbers import Integral
 from typing import Any, ClassVar, Literal
@@ -25,7 +24,6 @@ from pyro_vae.checks import (
     check_parts,
     checked_sizes,
     class_of,
-    named_part,
     support_of,
 )
 from pyro_vae.data import (
@@ -40,7 +38,7 @@ from pyro_vae.data import (
 from pyro_vae.data.labels import UNLABELLED
 from pyro_vae.data.validation import SUPPORTS
 from pyro_vae.generation import Generation
-from pyro_vae.model import LIKELIHOOD_OF_KIND, check_pair
+from pyro_vae.model import LIKELIHOOD_OF_KIND, check_pair, construct, find_parts
 from pyro_vae.parameter_names import UniqueParameterNames
 from pyro_vae.programs.few_labels import checked_classes, stored_rows
 from pyro_vae.rng import as_floats, evaluation_mode, exportable
@@ -403,14 +401,9 @@ def build(
     event_shape, latent_dim = checked_sizes(event_shape, latent_dim)
     check_at_least(1, features=features)
     classes = checked_classes(classes, train_labels, labelled)
-    if isinstance(likelihood, Mapping):
-        likelihood = named_part("kind", kind, {**likelihood})
-    prior = named_part("prior", prior, priors.PRIORS)
-    likelihood = named_part("likelihood", likelihood, likelihoods.LIKELIHOODS)
-    posterior = named_part("posterior", posterior, posteriors.POSTERIORS)
-    network = named_part("network", network, networks.NETWORKS)
-    if "train_size" in inspect.signature(class_of(network)).parameters:
-        network = partial(network, train_size=train_size)
+    prior, likelihood, posterior, network = find_parts(
+        kind, train_size, prior=prior, likelihood=likelihood, posterior=posterior, network=network
+    )
     support = support_of(class_of(likelihood), "likelihood", SUPPORTS)
     stored = stored_rows(event_shape, support, labelled, train_data, train_labels)
     if units is None:
@@ -431,14 +424,8 @@ def build(
         "data_support": support,
     }
 
-    def construct(part: Callable[..., nn.Module]) -> nn.Module:
-        asked = inspect.signature(class_of(part)).parameters
-        return part(**{name: value for name, value in given.items() if name in asked})
-
     return SemiSupervised(
-        construct(prior),
-        construct(likelihood),
-        construct(posterior),
+        *(construct(part, given) for part in (prior, likelihood, posterior)),
         encoder((features,)),
         encoder((classes,)),
         classes=classes,

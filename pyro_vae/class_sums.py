@@ -49,7 +49,18 @@ class Sites:
     axes: dict[str, int]
 
     def sum(self) -> tuple[dict[str, Tensor], dict[str, Tensor], ClassSums]:
-        """The sites of both without the axes of classes, and the sums."""
+        """The sites of both without the axes of classes, and the sums.
+
+        Raises:
+            ValueError: If the guide enumerates a site that the model lacks: the sum over its
+                values would not be a weight.
+        """
+        if lacking := [
+            name for name in self.axes if name in self.guide and name not in self.model
+        ]:
+            raise ValueError(
+                f"the guide enumerates the site {lacking[0]!r}, which the model does not have."
+            )
         marginal = self._marginal()
         expected = [axis for name, axis in self.axes.items() if name in self.guide]
         log_q = _sum(self.guide[name] for name in self.guide if name in self.axes)

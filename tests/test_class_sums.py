@@ -127,6 +127,21 @@ def test_no_closed_form_where_the_prior_depends_on_the_draw():
     assert terms.closed_form_kl("top") is not None
 
 
+def test_a_class_of_the_guide_alone_is_refused():
+    program, x = Mixture("first"), torch.randn(4, DIM)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(DIM), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    with (
+        pyro.validation_enabled(False),
+        pytest.raises(ValueError, match="enumerates the site 'y'"),
+    ):
+        log_densities(model, program.guide, x)
+
+
 def test_objectives_of_one_site_refuse_a_class():
     program, x = Mixture("first"), torch.randn(4, DIM)
     terms = log_densities(program.model, program.guide, x, num_particles=3)

@@ -111,9 +111,9 @@ class FrameLikelihood(nn.Module):
 class BackwardPosterior(nn.Module):
     """q(z | x) = prod_t N(z_t | m(c_t), diag(s(c_t))^2), c_t = (tanh(W z_{t-1} + b) + h_t) / 2.
 
-    h_t is the state of a recurrent network (GRU) that has read the frames from the last back to
-    x_t: given z_{t-1}, the exact posterior of z_t depends on no earlier frame. z_0 is 0, and m and
-    raw s are linear.
+    h_t is the sum of what the encoder makes of x_t and of the state of a recurrent network (GRU)
+    that has read this of the frames from the last back to x_t: given z_{t-1}, the exact posterior
+    of z_t depends on no earlier frame. z_0 is 0, and m and raw s are linear.
 
     Args:
         latent_dim: The dimension d of z_t.
@@ -143,7 +143,7 @@ class BackwardPosterior(nn.Module):
         frames = self.encoder(x)
         leading, length = frames.shape[:-2], frames.shape[-2]
         backwards, _ = self.recurrent(frames.flip(-2).reshape(-1, length, frames.shape[-1]))
-        h = backwards.flip(-2).reshape(*leading, length, -1)
+        h = frames + backwards.flip(-2).reshape(*leading, length, -1)
         start = h.new_zeros(self.previous.in_features)
         loc, scale = self.transition(start, h[..., 0, :])
         return MarkovNormal(loc, scale, self.transition, length, context=h[..., 1:, :])

@@ -43,8 +43,9 @@ STARTING_ROWS = 50_000
 CLASSIFIER_WIDTH = 256
 # Of the starts from codes, which do not depend on the seed of the run but for the networks.
 START_SEED, START_BATCH, START_LR = 0, 128, 1e-3
-# Fits of the mixture, of which the most likely is taken, and the codes they are fitted to.
-FITS, FITTED = 20, 10_000
+# Fits of the mixture, of which the most likely is taken, the codes they are fitted to, and the
+# nearest of these whose groups the other codes join.
+FITS, FITTED, NEIGHBOURS = 20, 10_000, 15
 # A floor under the variances of the fit, as a share of that of the codes: equal codes, of equal
 # data, are no class.
 MINIMUM_SHARE = 1e-3
@@ -318,7 +319,8 @@ def start_from_codes(
     """Train an autoencoder, find groups among its codes, and train the program on them.
 
     Three parts: log p(x | z) at the code z of x; groups of the codes, see `fit_mixture`; then, for
-    a quarter as many steps, E_q(z | x) log(p(x | z) p(z, y) / q(z | x)) with y the group of x. The
+    three quarters as many steps, E_q(z | x) log(p(x | z) p(z, y) / q(z | x)) with y the group of
+    x. The
     order of the data and the draws do not depend on the seed of the run, and the global random
     stream does not move. Logs the result.
 
@@ -332,7 +334,7 @@ def start_from_codes(
         return program.likelihood(program.posterior.embed(x)).log_prob(x)
 
     def bound_given_group(rows: Tensor) -> Tensor:
-        x = train_data[chosen[rows]]
+        x = train_data[rows]
         q = program.posterior(x)
         z = q.rsample()
         log_joint = program.class_logits(z).gather(-1, groups[rows, None])[:, 0]
@@ -343,8 +345,8 @@ def start_from_codes(
         reached = _maximise(program, reconstruction, len(train_data), steps)
         with evaluation_mode(program):
             codes = torch.cat([program.posterior.embed(x) for x in train_data.split(_CHUNK)])
-        chosen, groups = fit_mixture(program, codes, neighbours=start == "tsne")
-        bound = _maximise(program, bound_given_group, len(chosen), max(1, steps // 4))
+        groups = fit_mixture(program, codes, neighbours=start == "tsne")
+        bound = _maximise(program, bound_given_group, len(codes), max(1, 3 * steps // 4))
     if not math.isfinite(reached + bound):
         raise ValueError(
             f"the {start} start has no finite bound: scale the data, or use another start."
@@ -380,15 +382,15 @@ def _maximise(
 
 def fit_mixture(
     program: TwoStepClustering, codes: Float[Tensor, "n latent"], *, neighbours: bool
-) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
-    """Set the mixture to groups of codes, and return the rows that were used and their groups.
+) -> Int[Tensor, " n"]:
+    """Set the mixture to groups of codes, and return the group of each code.
 
     The groups are those of EM, the most likely of several fits, with full covariances: the codes
     of an autoencoder are correlated within a group. The program keeps the diagonals.
 
     Args:
         program: The program.
-        codes: Codes, of which 10,000 are used.
+        codes: Codes. Groups are found among 10,000; others join most of their 15 nearest.
         neighbours: Find the groups in a map of the codes to the plane, by t-SNE. It keeps
             neighbours together, and groups that are not normal become so.
 
@@ -400,6 +402,7 @@ def fit_mixture(
     try:
         from sklearn.manifold import TSNE
         from sklearn.mixture import GaussianMixture as Mixture
+        from sklearn.neighbors import KNeighborsClassifier
     except ImportError as error:
         raise ImportError(
             f"this start needs scikit-learn, which cannot be imported ({error}): "
@@ -425,4 +428,8 @@ def fit_mixture(
     loc = shares.T @ values / counts
     variance = np.maximum(shares.T @ values**2 / counts - loc**2, MINIMUM_SHARE * values.var(0))
     program.prior.set(*map(torch.from_numpy, (np.log(shares.mean(0)), loc, np.sqrt(variance))))
-    return chosen, torch.from_numpy(shares.argmax(1))
+    groups = shares.argmax(1)
+    if n < len(codes):
+        near = KNeighborsClassifier(NEIGHBOURS).fit(values, groups)
+        groups = near.predict(codes.double().numpy())
+    return torch.from_numpy(groups)

@@ -428,8 +428,8 @@ def fit_mixture(
     loc = shares.T @ values / counts
     variance = np.maximum(shares.T @ values**2 / counts - loc**2, MINIMUM_SHARE * values.var(0))
     program.prior.set(*map(torch.from_numpy, (np.log(shares.mean(0)), loc, np.sqrt(variance))))
-    groups = shares.argmax(1)
-    if n < len(codes):
-        near = KNeighborsClassifier(NEIGHBOURS).fit(values, groups)
-        groups = near.predict(codes.double().numpy())
-    return torch.from_numpy(groups)
+    found = shares.argmax(1)
+    near = KNeighborsClassifier(min(NEIGHBOURS, n)).fit(values, found)
+    groups = torch.from_numpy(near.predict(codes.double().numpy()))
+    groups[chosen] = torch.from_numpy(found)
+    return groups

@@ -17,6 +17,7 @@ import numpy as np
 
 from analysis.html_report.next_command import Commands
 from analysis.html_report.rules import (
+    BASELINE,
     COLLAPSED,
     REVIEW,
     RULES,
@@ -292,15 +293,14 @@ class _Judge:
 
     def baseline(self) -> Iterator[Finding]:
         """Whether the model is better than one without latent variables."""
-        found: list[tuple[Level, str]] = []
-        for level, name in (
-            ("bad", "below the baseline"),
-            ("suspicious", "not clearly above the baseline"),
-        ):
-            found += [(level, sentence) for _, sentence in self.commands.review(name)]
+        found: list[tuple[Level, str]] = [
+            (level, text)
+            for name, level in BASELINE.items()
+            for _, text in self.commands.review(name)
+        ]
         if not found and (above := self.above_baseline()) is not None:
-            low = "bad" if above[0] < -CLEAR * above[1] else "suspicious"
-            level = "good" if above[0] > CLEAR * above[1] else low
+            level: Level = "bad" if above[0] < -CLEAR * above[1] else "suspicious"
+            level = "good" if above[0] > CLEAR * above[1] else level
             found = [(level, f"log p(x) is {_nats(*above)}.")]
         for level, sentence in found:
             good = level == "good"

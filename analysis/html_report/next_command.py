@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.posteriors import POSTERIORS
 from pyro_vae.runs.training_review import Plan
 from pyro_vae.training.validation import PATIENCE_STEPS
 
@@ -28,6 +29,7 @@ NEXT_PRIOR = {
 }
 # Epochs without a better score that `--early-stopping` allows.
 PATIENCE = 10
+TRUST = "--trust-model-file"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Commands:
     def fill(self, command: str) -> str:
         """A command of `analysis.result` with the run in place of RUN."""
         words = [self.run if word == "RUN" else word for word in command.split()]
-        return shlex.join([*words, *["--trust-model-file"] * self.trust_model_file])
+        return shlex.join([*words, *[TRUST] * self.trust_model_file])
 
     def train_again(self, **changed: Any) -> str:
         """The command that trains from the start with changed options."""
@@ -86,7 +88,8 @@ class Commands:
         (_, text), *_ = self.review("collapsed") or [(None, "")]
         if option := re.search(r"\(--(\S+) ([^)]+)\)", text):
             return self.train_again(**{option[1]: option[2]})
-        if not text and self.known("posterior") == "diagonal_normal":
+        posterior = POSTERIORS.get(self.known("posterior"))
+        if not text and getattr(posterior, "support", None) == "real":
             return self.train_again(posterior="batch_normalised")
         return None
 
@@ -105,11 +108,13 @@ class Commands:
                 found.append((command, f"{said[:1].upper()}{said[1:]}."))
         return found
 
-    def _plan(self, **length: int) -> Plan:
-        return Plan(Path(self.run), trust_model_file=self.trust_model_file, **length)
+    def _plan(self, epochs: int | None = None, max_steps: int | None = None) -> Plan:
+        place = Path(self.run)
+        return Plan(place, epochs, max_steps, trust_model_file=self.trust_model_file)
 
     def _moved(self, command: str) -> str:
-        words = shlex.split(command)
+        words = [word for word in shlex.split(command) if word != TRUST]
         places = {"--out": self.run, "--config": str(Path(self.run) / "config.yaml")}
         pairs = zip(["", *words], words, strict=False)
-        return shlex.join([places.get(before, word) for before, word in pairs])
+        moved = [places.get(before, word) for before, word in pairs]
+        return shlex.join([*moved, *[TRUST] * self.trust_model_file])

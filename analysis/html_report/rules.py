@@ -231,3 +231,8 @@ TRAINING: dict[str, tuple[str, Level, str]] = {
         f"{BEYOND:g} standard errors of the slope",
     ),
 }
+# The same, of the comparison with a density without latent variables.
+BASELINE: dict[str, Level] = {
+    "below the baseline": "bad",
+    "not clearly above the baseline": "suspicious",
+}

@@ -114,7 +114,9 @@ def specification(rows: Sequence[Mapping[str, Any]], **parts: Any) -> Spec:
 
 def axis(field: str, title: str, **options: Any) -> Spec:
     """A numeric channel; options are those of Vega-Lite."""
-    scale = {"zero": False, **options.pop("scale", {})}
+    scale = options.pop("scale", {})
+    if scale.get("type") != "log":
+        scale = {"zero": False, **scale}
     return {"field": field, "type": "quantitative", "title": title, "scale": scale, **options}
 
 

@@ -164,7 +164,7 @@ def predictive_checks(
         return None
     adjusted = holm(np.array([p for _, p in found], dtype=np.float64))
     m = len(found)
-    kinds = [f"below {LEVEL:g} after Holm's correction", f"not below {LEVEL:g}"]
+    kinds = [f"below {LEVEL:g} by Holm's method", f"not below {LEVEL:g}"]
     rows = [
         {
             "check": (labels or {}).get(name, name.replace("_", " ")),
@@ -193,7 +193,7 @@ def predictive_checks(
             {
                 "mark": {"type": "point", "filled": True, "size": 70},
                 "encoding": {
-                    "x": axis("p", "p-value; bars: Holm's thresholds", scale=scale),
+                    "x": axis("p", "p-value; bar: threshold", scale=scale),
                     "color": classes("kind", kinds, [SECOND, FIRST]),
                     "shape": classes("kind", kinds, ["triangle-up", "circle"]),
                     "tooltip": tooltip,

@@ -56,7 +56,7 @@ def opened(browser, path, *, viewport=DESKTOP, scheme="light", settled="charts")
     page.goto(path.as_uri())
     page.evaluate(f"async () => {{ await window.{settled}; }}")
     yield page
-    assert errors == []
+    assert not errors, errors
     assert page.evaluate("() => window.violations") == []
     assert [url for url in requests if url != path.as_uri() and not url.startswith("data:")] == []
     context.close()

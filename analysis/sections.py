@@ -203,7 +203,7 @@ class SideBySide:
 
     def _repr_html_(self) -> str:
         runs = list(dict.fromkeys(run for each in self.measures.values() for run in each))
-        rows = [(name, *map(each.get, runs)) for name, each in self.measures.items()]
+        rows = [(name, *(each[run] for run in runs)) for name, each in self.measures.items()]
         return html_table("", ("measure", *runs), rows)
 
 

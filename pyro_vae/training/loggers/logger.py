@@ -116,7 +116,7 @@ class Snapshot:
                 name: [f"{value:g}" for value in column]
                 for name, column in zip(names, rows.T.tolist(), strict=True)
             }
-        named = names if are_classes(labels) else ()
+        named = list(names) if are_classes(labels) else []
         texts = [named[v] if 0 <= v < len(named) else f"{v:g}" for v in rows.tolist()]
         return {"label": texts}
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 # Pictures in a training, unless `every` says otherwise.
 PICTURES = 20
-# The columns of a grid of images, and the elements of a row of a table.
-COLUMNS, ELEMENTS = 8, 12
+# The columns of a grid of images and its width in pixels, at most; the elements of a table's row.
+COLUMNS, LARGEST_WIDTH, ELEMENTS = 8, 1024, 12
 # The longest side of an image in the projector.
 LONGEST_SIDE = 64
 # Elements of the examples whose codes are computed: the codes of large examples are fewer.
@@ -123,7 +123,8 @@ class TensorBoard(Logger):
                 continue
             if (like := as_images(data)) is not None:
                 images = [_scaled(as_images(rows), like) for rows in known.values()]
-                self._writer.add_image(title, image_grid(images), epoch.step)
+                columns = min(COLUMNS, max(1, LARGEST_WIDTH // like.shape[-1]))
+                self._writer.add_image(title, image_grid(images, columns), epoch.step)
             else:
                 names = epoch.training.data.dataset.event_names
                 self._writer.add_text(title, markdown_table(known, names, like=data), epoch.step)
@@ -134,11 +135,11 @@ class TensorBoard(Logger):
         if codes is None:
             return
         from google.protobuf import text_format
-        from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+        from tensorboard.plugins.projector import projector_config_pb2
 
         rows = ([f"{value:.6g}" for value in row] for row in codes.tolist())
         self._write(f"codes-{epoch.step:08d}.tsv", _tsv(rows))
-        config = ProjectorConfig()
+        config: Any = projector_config_pb2.ProjectorConfig()  # pyright: ignore[reportAttributeAccessIssue]
         for file in sorted(self.directory.glob("codes-*.tsv")):
             name = f"codes after step {int(file.stem.removeprefix('codes-'))}"
             config.embeddings.add(tensor_name=name, tensor_path=file.name, **self._projector)
@@ -177,7 +178,12 @@ class TensorBoard(Logger):
 
 
 def as_images(x: Real[Tensor, " n *event"]) -> Real[Tensor, "n channels height width"] | None:
-    """Examples as grey or colour images, a sequence of vectors as a grey one; None for vectors."""
+    """Examples as grey or colour images; None for vectors.
+
+    A sequence of images is one image with the time to the right, a sequence of vectors a grey one.
+    """
+    if x.dim() == 5:
+        x = x.permute(0, 2, 3, 1, 4).flatten(3)
     if x.dim() == 3:
         return x.unsqueeze(1)
     if x.dim() != 4:
@@ -186,8 +192,8 @@ def as_images(x: Real[Tensor, " n *event"]) -> Real[Tensor, "n channels height w
 
 
 def image_grid(
-    sets: Sequence[Float[Tensor, "n channels height width"]], columns: int = COLUMNS, line: int = 1
-) -> Float[Tensor, "channels rows width"]:
+    sets: Sequence[Float[Tensor, "n channels height width"]], columns: int, line: int = 1
+) -> Float[Tensor, "channels grid_height grid_width"]:
     """Images in rows; with several sets, a row of each before the next row of the first.
 
     Args:
@@ -206,10 +212,10 @@ def image_grid(
 
 
 def markdown_table(
-    sets: Mapping[str, Real[Tensor, "n elements"]],
+    sets: Mapping[str, Real[Tensor, " n *event"]],
     names: Sequence[str],
     *,
-    like: Real[Tensor, "n elements"],
+    like: Real[Tensor, " n *event"],
 ) -> str:
     """Examples as a table in Markdown, with a row of each set for each example.
 
@@ -221,7 +227,7 @@ def markdown_table(
     flat = like.flatten(1).double().nan_to_num()
     elements = flat.shape[1]
     shown = flat.var(0, correction=0).topk(min(ELEMENTS, elements)).indices.sort().values.tolist()
-    titles = [_escaped(names[i]) if names else str(i) for i in shown]
+    titles = [_escaped(names[int(i)]) if names else str(i) for i in shown]
     lines = [f"| | {' | '.join(titles)} |", "|---" * (1 + len(shown)) + "|"]
     for i in range(len(like)):
         for name, rows in sets.items():
@@ -249,7 +255,7 @@ def _tag(name: str, record: Record) -> str:
     return f"{term}/{'training' if name == term else 'validation'}"
 
 
-def _tsv(rows: Iterable[Sequence[str]]) -> bytes:
+def _tsv(rows: Iterable[Iterable[str]]) -> bytes:
     cells = (
         ["-" if cell.isspace() or not cell else " ".join(cell.split()) for cell in row]
         for row in rows

@@ -52,7 +52,7 @@ class Steps:
     def __init__(self, names: Collection[str] = (), *, visible: bool = False) -> None:
         self.seconds: dict[str, float] = {}
         self._remaining = set(names)
-        self._bar = tqdm(total=len(self._remaining), unit="step", disable=not visible)
+        self._bar: Any = tqdm(total=len(self._remaining), unit="step", disable=not visible)
         # Of each open step its name and the seconds of the steps inside it.
         self._open: list[tuple[str, list[float]]] = []
 
@@ -80,9 +80,33 @@ class Steps:
         self._remaining -= done
         self._bar.update(len(done))
 
+    def relay(self, send: Callable[[str, Any], None]) -> None:
+        """Send what the bar shows, to the `relayed` of another process's steps."""
+        self._bar = _RelayedBar(send)
+
+    def relayed(self, method: str, value: Any) -> None:
+        """Show what the steps of another process have sent."""
+        getattr(self._bar, method)(value)
+
     def close(self) -> None:
         """Close the bar."""
         self._bar.close()
+
+
+class _RelayedBar:
+    """A bar that another process shows."""
+
+    def __init__(self, send: Callable[[str, Any], None]) -> None:
+        self._send = send
+
+    def update(self, count: int) -> None:
+        self._send("update", count)
+
+    def set_description(self, name: str) -> None:
+        self._send("set_description", name)
+
+    def close(self) -> None:
+        pass
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from analysis.model_samples import embed_data, mean_data, narrow_dtype, new_data
 from analysis.plotting.images import Limits, value_limits
 from analysis.plotting.vectors import Elements
 from analysis.result import UndefinedCheckError
+from pyro_vae.compilation.fast_functions import FastFunctions
 from pyro_vae.evidence import Evaluation, evaluate
 from pyro_vae.rng import derive_seed
 
@@ -246,7 +247,7 @@ class Subject:
     @cached_property
     def evaluation(self) -> Evaluation:
         """The importance weights of the held-out data, with `num_samples` draws."""
-        with self.step("importance weights"):
+        with self.step("importance weights"), FastFunctions():
             seed = self.seed_of("importance weights")
             return evaluate(self.vae, self.x, num_samples=self.num_samples, seed=seed)
 
@@ -285,7 +286,8 @@ def reconstruct(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, " n
 
 
 def _scores(vae: Any, x: Tensor, seed: int) -> dict[str, Float[np.ndarray, " n"]]:
-    evaluation = evaluate(vae, x, num_samples=SCORE_SAMPLES, seed=seed)
+    with FastFunctions():
+        evaluation = evaluate(vae, x, num_samples=SCORE_SAMPLES, seed=seed)
     weights = evaluation.weights
     difference = (reconstruct(vae, x) - to_array(x)).reshape(len(x), -1).astype(np.float64)
     scores = {

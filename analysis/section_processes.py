@@ -14,7 +14,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -53,7 +53,7 @@ Compute = Callable[[str], ComputedSection]
 
 def compute_sections(
     groups: Sequence[Sequence[str]], compute: Compute, step: Steps
-) -> Iterator[tuple[str, ComputedSection]]:
+) -> Generator[tuple[str, ComputedSection], None, None]:
     """Yield each section's name and `compute(name)`, as soon as it is there.
 
     The sections of a group are computed in order, by one process, so that each finds what the

@@ -117,8 +117,8 @@ def _guide_fault(check: Record) -> str:
 _PAIRS = f"a classifier right for at most {CLOSE:.0%} of pairs (50% is chance)"
 _TESTED = f"p below {SIGNIFICANT} after Holm's correction for all questions of the page"
 _LOSS = (
-    f"{CLEAR:g} standard errors; bad above {RELEVANT_SHARE:.0%} of the difference of log p(x) from "
-    f"that of a density without latent variables; {_TESTED}"
+    f"{CLEAR:g} standard errors; bad above {RELEVANT_SHARE:.0%} of what log p(x) gains over a "
+    f"density without latent variables; {_TESTED}"
 )
 # In the order of causes: what stands first may cause what follows.
 RULES: dict[str, Rule] = {

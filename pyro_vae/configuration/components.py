@@ -33,12 +33,14 @@ from pyro_vae.data.inspection import check_values
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.objectives import OBJECTIVES, Objective
 from pyro_vae.training.fit import initialise_likelihood, prepare_for_likelihood
+from pyro_vae.training.loggers import LOGGERS, Logger
 from pyro_vae.training.loop import Training
 
 FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "data": DATASETS,
     **MODEL_FAMILIES,
     "objective": OBJECTIVES,
+    "log": LOGGERS,
 }
 
 # Where and whether to write; not stored.
@@ -247,18 +249,38 @@ def check_data(configuration: Configuration, data: PreparedData) -> tuple[str, .
     return (*data.dataset.notes, *(finding.text for finding in found))
 
 
-def build_objective(configuration: Configuration, *, train_size: int) -> Objective:
+def build_objective(
+    configuration: Configuration, program: nn.Module, *, train_size: int
+) -> Objective:
     """Build the objective that a configuration names.
 
     Args:
         configuration: The configuration.
+        program: The program, whose prior may have more dimensions than `latent_dim`.
         train_size: The number of training examples.
     """
     objective = OBJECTIVES[configuration["objective"]["name"]]
-    given = {"train_size": train_size, "latent_dim": configuration["latent_dim"]}
+    prior = getattr(program, "prior", None)
+    latent_dim = getattr(prior, "latent_dim", configuration["latent_dim"])
+    given = {"train_size": train_size, "latent_dim": latent_dim}
     asked = inspect.signature(objective).parameters
     handed = {name: value for name, value in given.items() if name in asked}
     return objective(**handed, **_options(configuration["objective"]))
+
+
+def build_logger(configuration: Configuration, directory: Path) -> Logger:
+    """Build the logger that a configuration names, with the folder of its name for its files.
+
+    Args:
+        configuration: The configuration.
+        directory: The run directory.
+    """
+    name = configuration["log"]["name"]
+    logger = LOGGERS[name]
+    given = {"directory": directory / name}
+    asked = inspect.signature(logger).parameters
+    handed = {option: value for option, value in given.items() if option in asked}
+    return logger(**handed, **_options(configuration["log"]))
 
 
 def training_options(configuration: Configuration) -> dict[str, Any]:

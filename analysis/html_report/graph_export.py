@@ -98,6 +98,7 @@ def _needed(output: Node) -> set[Node]:
 def _evaluate(node: Node, values: Mapping[Node, Any]) -> Any:
     """The value of a node: a tensor if it is a constant, otherwise a step, or several."""
     target: Any = node.target
+    arguments: Any
     arguments, named = map_arg((node.args, node.kwargs), lambda each: values[each])
     if target is operator.getitem:
         return arguments[0][arguments[1]]
@@ -115,12 +116,13 @@ def _evaluate(node: Node, values: Mapping[Node, Any]) -> Any:
     if target._schema.is_mutable:
         _check_no_views(node, name)
         name = name.removesuffix("_")
-    result = node.meta.get("val")
+    # Of operations with several results, these have the meta data.
+    result: Any = node.meta.get("val")
     if name in VIEWS:
         return view_elements(target, name, given)
     if name in ELEMENTWISE:
         inputs = tuple(given[parameter] for parameter in ELEMENTWISE[name])
-        return Step(RENAMED.get(name, name), inputs, tuple(result.shape), result.dtype)
+        return Step(RENAMED.get(name) or name, inputs, tuple(result.shape), result.dtype)
     if name in LIKE:
         shape = given["size"] if "size" in given else given["self"].shape
         fill = given.get("fill_value", 1.0 if "ones" in name else 0.0)
@@ -150,7 +152,7 @@ def _serialise(start: Step, output: Step, half: bool) -> dict[str, Any]:
         raise ExportError(
             f"it takes {len(steps):,} operations, and a page runs at most {MOST_STEPS:,}."
         )
-    constants: dict[Any, Tensor | int | float] = {}
+    constants: dict[Any, Any] = {}
     for value in (value for step in steps for value in step.inputs):
         if not isinstance(value, Step):
             constants[_key(value)] = value
@@ -193,7 +195,7 @@ def _in_order(output: Step) -> Iterator[Step]:
             stack += [(value, False) for value in step.inputs if isinstance(value, Step)]
 
 
-def _key(constant: Tensor | int | float) -> Any:
+def _key(constant: Any) -> Any:
     """What equal constants share: the same memory, or the same number."""
     if isinstance(constant, Tensor):
         if constant.numel() == 1:
@@ -202,7 +204,7 @@ def _key(constant: Tensor | int | float) -> Any:
     return str(float(constant)), ()
 
 
-def _constant(value: Tensor | int | float, half: bool) -> Any:
+def _constant(value: Any, half: bool) -> Any:
     """A number, as text if it is not finite; of several elements an array."""
     if not isinstance(value, Tensor) or value.numel() == 1:
         number = float(value)

@@ -117,10 +117,8 @@ def view_elements(target: Any, name: str, given: Mapping[str, Any]) -> Any:
         raise ExportError(f"the page has no operation {name} of a constant.")
     places = torch.arange(math.prod(source.shape)).view(source.shape)
     # Strides are those of the traced tensor, and not of the places.
-    if name == "_reshape_alias":
-        shown = places.reshape(given["size"])
-    else:
-        shown = target(places, **others)
+    same = name == "_reshape_alias"
+    shown = places.reshape(given["size"]) if same else target(places, **others)
     if isinstance(shown, Tensor):
         return _elements(source, shown)
     return tuple(_elements(source, part) for part in shown)

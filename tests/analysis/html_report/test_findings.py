@@ -192,7 +192,7 @@ def test_nothing_is_known_without_records():
     left_out = {"pit": {}, "guide": {"left_out": "the guide is a point."}}
     by_title = {each.title: each for each in findings(None, left_out, run="runs/x")}
     assert set(by_title) == set(QUESTIONS)
-    assert by_title[GUIDE].sentence == "the guide is a point."
+    assert by_title[GUIDE].sentence == "The guide is a point."
     assert by_title[GUIDE].command is None
 
 

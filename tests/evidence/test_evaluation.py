@@ -15,9 +15,12 @@ from pyro_vae.priors import GaussianMixture
 
 KEYS = [
     "elbo",
+    "elbo_se",
     "elbo_samples",
     "reconstruction",
+    "reconstruction_se",
     "kl",
+    "kl_se",
     "log_evidence",
     "log_evidence_se",
     "log_evidence_samples",

@@ -158,6 +158,7 @@ def diagnosis_header(
         "n": n,
         "num_samples": num_samples,
         "seed": seed,
+        "steps": trained.vae.steps,
     }
 
 

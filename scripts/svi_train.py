@@ -159,10 +159,11 @@ def run_process(processes: Processes, device: torch.device, configuration: Confi
     data = prepare_data(configuration, dataset)
     set_noun(dataset.noun)
     notes = check_data(configuration, data)
+    program = build_vae_for(configuration, data, start=state is None).to(device)
     training = Training(
-        build_vae_for(configuration, data, start=state is None).to(device),
+        program,
         data,
-        build_objective(configuration, train_size=len(data.train)),
+        build_objective(configuration, program, train_size=len(data.train)),
         processes=processes,
         notes=notes,
         **training_options(configuration),

@@ -109,6 +109,14 @@ class Generalisation(Result):
         removed = self.difference("log_evidence")[0] - difference
         return difference, math.hypot(error, REMAINDER * removed)
 
+    def above_reference(self) -> dict[str, float | None] | None:
+        """The mean of log p(x) - log p_0(x) over test data, with its standard error."""
+        if self.reference is None:
+            return None
+        differences = self.test["log_evidence"] - self.test["reference"]
+        error = standard_error(differences)
+        return {"difference": float(differences.mean()), "difference_se": error}
+
     def difference(self, name: str) -> tuple[float, float]:
         """The mean on training data minus that on test data, and its standard error.
 
@@ -137,6 +145,7 @@ class Generalisation(Result):
             "gaps_left_out": self.left_out,
             "gaps_trust": self.trust,
             "adjusted": {"slope": self.slope, "difference": difference, "difference_se": error},
+            "above_reference": self.above_reference(),
             "verdicts": [],
         }
 

@@ -247,15 +247,20 @@ def check_data(configuration: Configuration, data: PreparedData) -> tuple[str, .
     return (*data.dataset.notes, *(finding.text for finding in found))
 
 
-def build_objective(configuration: Configuration, *, train_size: int) -> Objective:
+def build_objective(
+    configuration: Configuration, program: nn.Module, *, train_size: int
+) -> Objective:
     """Build the objective that a configuration names.
 
     Args:
         configuration: The configuration.
+        program: The program, whose prior may have more dimensions than `latent_dim`.
         train_size: The number of training examples.
     """
     objective = OBJECTIVES[configuration["objective"]["name"]]
-    given = {"train_size": train_size, "latent_dim": configuration["latent_dim"]}
+    prior = getattr(program, "prior", None)
+    latent_dim = getattr(prior, "latent_dim", configuration["latent_dim"])
+    given = {"train_size": train_size, "latent_dim": latent_dim}
     asked = inspect.signature(objective).parameters
     handed = {name: value for name, value in given.items() if name in asked}
     return objective(**handed, **_options(configuration["objective"]))

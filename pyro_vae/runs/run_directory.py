@@ -168,9 +168,10 @@ def model_hash(configuration: Configuration) -> str:
 def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
     """Load the trained VAE of a run, in evaluation mode on the CPU.
 
-    It has the attributes `configuration`, the options of the run, and `contract`, the description
-    of its data. Nothing in the run is executed: the configuration is limited to registered parts
-    and their options, the checkpoint to tensors and plain values.
+    It has the attributes `configuration`, the options of the run, `contract`, the description of
+    its data, and `steps`, the number of steps that trained it. Nothing in the run is executed: the
+    configuration is limited to registered parts and their options, the checkpoint to tensors and
+    plain values.
 
     Args:
         path: A run directory of `scripts/svi_train.py`.
@@ -207,6 +208,7 @@ def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
     vae.eval()
     vae.configuration = configuration  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
     vae.contract = contract  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
+    vae.steps = state["step"]  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
     return vae
 
 

@@ -15,6 +15,7 @@ import xarray
 
 from pyro_vae import load
 from pyro_vae.evidence import evaluate
+from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.programs import PROGRAMS
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "svi_train.py"
@@ -170,6 +171,36 @@ def test_every_program_trains_resumes_and_is_read_by_every_script(name, script, 
     assert np.isfinite(np.load(tmp_path / "codes.npz")["codes"]).all()
     methods = ("importance_weighting", "annealing")
     assert script("evaluate", out, "--methods", *methods, *FEW) == 0
+
+
+# Why a program is refused an objective, by the objective.
+ONE_SITE = {
+    **dict.fromkeys(("stl", "dreg"), "separates the score of one latent site"),
+    **dict.fromkeys(("beta_tc", "factor", "info", "dip"), "needs one latent site, got"),
+}
+REFUSED = {
+    "hierarchical": ONE_SITE,
+    "semi_supervised": ONE_SITE,
+    "sequence": dict.fromkeys(
+        ("beta_tc", "dip"), "in closed form, but site 'z' is a MarkovNormal"
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_objective_trains_every_program_or_is_refused(
+    name, objective, script, tmp_path, capsys
+):
+    out = tmp_path / "run"
+    options = ("--network.hidden", "[8]", "--latent-dim", 2, *NEEDS.get(name, ()))
+    rest = ("--objective", objective, "--out", out, "--max-steps", 2, "--evaluate", "none")
+    code = script("svi_train", "--model", name, *options, *rest)
+    reason = REFUSED.get(name, {}).get(objective)
+    assert code == (0 if reason is None else 2)
+    assert (reason or "") in capsys.readouterr().err
+    assert out.exists() == (reason is None)
 
 
 @pytest.mark.slow

@@ -417,11 +417,10 @@ def evaluate_and_save(
         figures[name] = drawing.submit(plot)
     write_netcdf(tree, directory.inference_data)
     write_figures(figures, directory.figures)
-    print(f"metrics.json, inference_data.nc and figures are in {directory.path}/")
     page = write_report(directory.path, interactive=False, check_data=False)
     words = command(configuration, "diagnose.py", directory)
     following = f"; next: {shlex.join(words)}" * (getattr(vae, "labels", "none") == "none")
-    print(f"{page} says whether to trust the model{following}")
+    print(f"{page} says whether to trust the model; metrics and figures are beside it{following}")
 
 
 def command(configuration: Configuration, script: str, *words: str | RunDirectory) -> list[str]:

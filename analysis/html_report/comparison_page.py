@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis.html_report.facts import VERSIONS, bibtex_entry
 from analysis.html_report.findings import findings, overall
-from analysis.html_report.numbers import format_value
+from analysis.html_report.numbers import Scalar, format_value
 from analysis.html_report.page import chart_sources
 from analysis.html_report.pictures import Picture, is_png
 from analysis.html_report.render import render
@@ -200,7 +200,7 @@ def _plane_rows(plane: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     }
 
 
-def _with_error(value: float | int | None, error: float | None) -> str:
+def _with_error(value: Scalar, error: Scalar) -> str:
     spread = "" if error is None else f" ± {format_value(error, error)}"
     return f"{format_value(value, error)}{spread}"
 

@@ -9,6 +9,8 @@ from typing import Any
 from analysis.html_report.stored_run import StoredRun
 from analysis.report import LABELS
 
+# A number of a record, which may be whole.
+Scalar = float | int | None
 # Keys of a record that are not numbers of its own.
 _SKIPPED = {"reading", "verdicts", "figures", "numbers", "of", "stale", "left_out", "notes"}
 # The error of a number is beside it, under its name and one of these endings.
@@ -59,7 +61,7 @@ class Number:
     note: str = ""
 
 
-def format_value(value: float | int | None, error: float | None = None, *, percent: bool = False) -> str:
+def format_value(value: Scalar, error: float | None = None, *, percent: bool = False) -> str:
     """A number with the digits that its error leaves; "not defined" for None.
 
     >>> format_value(-98.76543, 0.123), format_value(0.5, percent=True), format_value(12345)
@@ -83,9 +85,9 @@ def format_value(value: float | int | None, error: float | None = None, *, perce
 
 def _row(
     label: str,
-    value: float | int | None,
+    value: Scalar,
     unit: str,
-    error: float | int | None = None,
+    error: Scalar = None,
     kind: str = _ERRORS["_se"],
     note: str = "",
 ) -> Number:
@@ -102,7 +104,7 @@ def evaluation_numbers(run: StoredRun) -> list[Number]:
     metrics = run.metrics or {}
     nats, rows = _NATS.format(noun=run.noun), []
 
-    def add(name: str, label: str, unit: str, note: str = "", error: float | int | None = None) -> None:
+    def add(name: str, label: str, unit: str, note: str = "", error: Scalar = None) -> None:
         if name in metrics:
             error = metrics.get(f"{name}_se") if error is None else error
             rows.append(_row(label, metrics[name], unit, error, note=note))
@@ -128,7 +130,7 @@ def evaluation_numbers(run: StoredRun) -> list[Number]:
     return [*rows, *program_numbers(run)]
 
 
-def _bits_error(run: StoredRun) -> float | int | None:
+def _bits_error(run: StoredRun) -> Scalar:
     """The standard error of bits per dimension, which is linear in log p(x)."""
     error = (run.metrics or {}).get("log_evidence_se")
     if error is None or run.contract is None:

@@ -163,10 +163,11 @@ def run_page(run: StoredRun, *, explorer: str | None = None, interactive: bool =
     scripts, styles = chart_sources() if charts else ([], [])
     data = {}
     if explorer is not None:
+        data["explorer-data"] = explorer
+    if explorer is not None and find_spec("analysis.html_report.explorer"):
         from analysis.html_report.explorer import explorer_script, explorer_style
 
         scripts, styles = [*scripts, explorer_script()], [*styles, explorer_style()]
-        data["explorer-data"] = explorer
     return render("run.html.j2", context, record=record, scripts=scripts, styles=styles, data=data)
 
 

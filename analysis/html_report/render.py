@@ -77,6 +77,7 @@ def environment() -> "jinja2.Environment":
         lstrip_blocks=True,
     )
     found.filters["prose"] = prose
+    found.filters["linked"] = linked
     found.filters["words"] = lambda name: str(name).replace("_", " ")
     return found
 
@@ -92,6 +93,24 @@ def prose(text: str, run: str = "RUN") -> "Markup":
     parts = re.split(r"`([^`]*)`", text)
     safe = [
         Markup("<code>{}</code>").format(re.sub(r"\bRUN\b", lambda _: shlex.quote(run), part))
+        if index % 2
+        else escape(part)
+        for index, part in enumerate(parts)
+    ]
+    return Markup("").join(safe)
+
+
+def linked(text: str) -> "Markup":
+    """Text whose addresses are links, as safe HTML.
+
+    >>> linked("Yao (2018), https://arxiv.org/abs/1704.02030")
+    Markup('Yao (2018), <a href="https://arxiv.org/abs/1704.02030">arxiv.org/abs/1704.02030</a>')
+    """
+    from markupsafe import Markup, escape
+
+    parts = re.split(r"(https?://[^\s,;)]+)", text)
+    safe = [
+        Markup('<a href="{}">{}</a>').format(part, part.partition("://")[2])
         if index % 2
         else escape(part)
         for index, part in enumerate(parts)

@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 class RunDirectory:
     """`runs/<name>/`: config.yaml, checkpoint.pt, metrics.csv, metrics.json, figures and results.
 
-    `report` is the page that says whether to trust the model. `evaluation` holds the results of `scripts/evaluate.py`, with cached chunks in its folder
-    `kept`; `diagnosis` those of `scripts/diagnose.py`; `codes` those of `scripts/encode.py`.
+    `report` is the page that says whether to trust the model. `evaluation` holds the results of
+    `scripts/evaluate.py`, with cached chunks in its folder `kept`; `diagnosis` those of
+    `scripts/diagnose.py`; `codes` those of `scripts/encode.py`.
 
     Args:
         path: The directory.

@@ -130,8 +130,8 @@ def test_a_run_that_failed_says_so_and_names_what_to_run(main, tmp_path, capsys)
     )
     assert re.search(r"best validation +epoch \d +of 3", screen)
     last = screen.strip().splitlines()[-1]
-    assert last.startswith(f"{out}/report.html says whether to trust the model; next: ")
-    assert last.endswith(f": python scripts/diagnose.py {out}")
+    assert last.startswith(f"{out}/report.html says whether to trust the model; ")
+    assert last.endswith(f"; next: python scripts/diagnose.py {out}")
     verdicts = [line for line in screen.splitlines() if line.startswith("verdict: ")]
     assert [line.split(":")[1] for line in verdicts] == [" diverging", " below the baseline"]
     metrics = json.loads((out / "metrics.json").read_text())

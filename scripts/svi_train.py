@@ -37,6 +37,7 @@ from pyro_vae.cli import (
 )
 from pyro_vae.configuration import Configuration
 from pyro_vae.configuration.components import (
+    build_logger,
     build_objective,
     build_vae_for,
     check_data,
@@ -48,7 +49,7 @@ from pyro_vae.configuration.components import (
     to_yaml,
     training_options,
 )
-from pyro_vae.configuration.model_files import BY_KIND, DEFAULT_MODEL, is_shipped, located
+from pyro_vae.configuration.model_files import BY_KIND, is_shipped, located
 from pyro_vae.configuration.parser import parse, with_likelihood
 from pyro_vae.configuration.resume_plan import (
     check_extension,
@@ -74,6 +75,7 @@ from pyro_vae.training import NonFiniteError, Training
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.fit import describe_default_likelihood
 from pyro_vae.training.history import describe_record
+from pyro_vae.training.loggers import Logger
 from pyro_vae.training.processes import LostProcessError, Processes, core_to_spare
 
 gc.enable()
@@ -177,11 +179,13 @@ def run_process(processes: Processes, device: torch.device, configuration: Confi
     if not processes.first:
         return 0 if is_finished(configuration, training) else train_worker(training)
     if not resume:
-        directory = new_run_directory(configuration)
+        directory = RunDirectory.of_new_run(configuration)
         directory.check_free(configuration["overwrite"])
+    logger = build_logger(configuration, directory.path)
+    if not resume:
         configuration = directory.create(configuration)
     with log_to(directory.log):
-        return train(configuration, directory, training, default)
+        return train(configuration, directory, training, default, logger)
 
 
 def is_finished(configuration: Configuration, training: Training) -> bool:
@@ -197,7 +201,11 @@ def train_worker(training: Training) -> int:
 
 
 def train(
-    configuration: Configuration, directory: RunDirectory, training: Training, default: str | None
+    configuration: Configuration,
+    directory: RunDirectory,
+    training: Training,
+    default: str | None,
+    logger: Logger,
 ) -> int:
     """Train to the end or to an interruption, then evaluate.
 
@@ -206,6 +214,7 @@ def train(
         directory: The run directory.
         training: The training, in the state of a run that is resumed.
         default: The line about a likelihood that was selected by the data.
+        logger: What writes while it trains.
     """
     made_by = provenance()  # Before the code that is running can be edited.
     data, vae = training.data, training.program
@@ -239,6 +248,7 @@ def train(
                 on_checkpoint=lambda state: directory.write_records(state.history),
                 stop=interruption,
                 progress=True,
+                loggers=[logger],
             )
         if directory.diagnosis.is_dir() or directory.report.exists():
             from analysis.html_report.page import mark_stale
@@ -433,17 +443,6 @@ def command(configuration: Configuration, script: str, *words: str | RunDirector
 def rows_within(elements: int, x: Tensor | SparseRows) -> int:
     """The number of rows of x that hold at most so many elements; at least one."""
     return max(1, elements // math.prod(x.shape[1:]))
-
-
-def new_run_directory(configuration: Configuration) -> RunDirectory:
-    """The directory asked for, or the next free one."""
-    if configuration["out"] is not None:
-        return RunDirectory(configuration["out"])
-    data = Path(configuration["data"].get("path", configuration["data"]["name"])).stem
-    model = configuration["model"]
-    kind = configuration["prior"]["name"] if model == DEFAULT_MODEL else Path(model).stem
-    name = f"{data}-{kind}-{configuration['seed']}"
-    return RunDirectory.unused(Path("runs"), name)
 
 
 if __name__ == "__main__":

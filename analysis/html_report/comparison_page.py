@@ -4,9 +4,10 @@ import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -22,9 +23,6 @@ from analysis.run_comparison import RECORDS
 from pyro_vae.configuration.model_files import is_shipped
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.training.checkpoint import write_atomically
-
-if TYPE_CHECKING:
-    from analysis.html_report.chart import Chart
 
 NAME = "report.html"
 # The data in the table of the largest differences.
@@ -128,11 +126,11 @@ def comparison_page(
     return render("comparison.html.j2", context, record=record, scripts=scripts, styles=styles)
 
 
-def _charts(evidence: Mapping[str, Any]) -> "dict[str, Chart]":
+def _charts(evidence: Mapping[str, Any]) -> dict[str, Any]:
     if find_spec("analysis.html_report.charts") is None:
         return {}
-    from analysis.html_report import chart, charts
-
+    chart = import_module("analysis.html_report.chart")
+    charts = import_module("analysis.html_report.charts")
     found = evidence.get("by_datum")
     if found is None or chart.library_script() is None:
         return {}

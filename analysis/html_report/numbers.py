@@ -180,7 +180,7 @@ def _walk(record: Mapping[str, Any], place: tuple[str, ...], noun: str) -> Itera
                     yield from _walk(item, (*inner, str(number)), noun)
             elif 0 < len(value) <= _LONGEST and all(map(_is_number, value)):
                 yield _list_row(inner, value, _errors_of(name, record)[0], noun)
-        elif _is_number(value):
+        elif isinstance(value, (int, float)):
             unit = "" if isinstance(value, bool) else _unit(inner, noun)
             error, kind = _errors_of(name, record)
             if isinstance(error, Sequence):

@@ -5,9 +5,10 @@ The page loads nothing: figures are data URIs, and scripts and styles are allowe
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from analysis import stored_diagnosis
 from analysis.html_report.facts import (
@@ -27,9 +28,6 @@ from pyro_vae.configuration.model_files import is_shipped
 from pyro_vae.data.nouns import use_noun
 from pyro_vae.runs.run_directory import RunDirectory
 from pyro_vae.training.checkpoint import write_atomically
-
-if TYPE_CHECKING:
-    from analysis.html_report.chart import Chart
 
 # The sections of a page after data and training, and the sections of a diagnosis in each.
 SECTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -165,25 +163,25 @@ def run_page(run: StoredRun, *, explorer: str | None = None, interactive: bool =
     if explorer is not None:
         data["explorer-data"] = explorer
     if explorer is not None and find_spec("analysis.html_report.explorer"):
-        from analysis.html_report.explorer import explorer_script, explorer_style
-
-        scripts, styles = [*scripts, explorer_script()], [*styles, explorer_style()]
+        source = import_module("analysis.html_report.explorer")
+        scripts = [*scripts, source.explorer_script()]
+        styles = [*styles, source.explorer_style()]
     return render("run.html.j2", context, record=record, scripts=scripts, styles=styles, data=data)
 
 
-def run_charts(run: StoredRun) -> "dict[str, dict[str, Chart]]":
+def run_charts(run: StoredRun) -> dict[str, dict[str, Any]]:
     """The charts of a run by section of the page and name; none without their library."""
     if find_spec("analysis.html_report.charts") is None:
         return {}
-    from analysis.html_report import chart, charts
-
+    chart = import_module("analysis.html_report.chart")
+    charts = import_module("analysis.html_report.charts")
     if chart.library_script() is None:
         return {}
     names = () if run.contract is None else run.contract.label_names
     found = charts.run_charts(
         run.history, run.metrics, run.diagnosis, run.inference_data(), label_names=names
     )
-    sections: dict[str, dict[str, Chart]] = {}
+    sections: dict[str, dict[str, Any]] = {}
     for name, each in found.items():
         section = "training" if name.startswith("learning_") else CHARTS[name]
         sections.setdefault(section, {})[name] = each
@@ -192,8 +190,7 @@ def run_charts(run: StoredRun) -> "dict[str, dict[str, Chart]]":
 
 def chart_sources() -> tuple[list[str], list[str]]:
     """The scripts and style sheets of charts."""
-    from analysis.html_report import chart
-
+    chart = import_module("analysis.html_report.chart")
     library = chart.library_script()
     assert library is not None
     return [library, chart.script()], [chart.style()]

@@ -32,6 +32,7 @@ from pyro_vae.log_densities import (
     distribution_at,
     log_densities,
 )
+from pyro_vae.notebooks import SummaryTable
 from pyro_vae.rng import as_floats, check_device, evaluation_mode
 from pyro_vae.statistics import active_units, standard_error
 
@@ -46,7 +47,7 @@ CHAIN_ELEMENTS_PER_CHUNK = {"cpu": 102_400, "cuda": 2_048_000}
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(SummaryTable):
     """The evaluation of a VAE on n examples, with beta = 1 whatever trained it.
 
     Args:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pyro_vae.data import PreparedData
 from pyro_vae.evidence import Comparison, Evaluation, compare_with_baselines
 from pyro_vae.json_values import to_jsonable
+from pyro_vae.notebooks import SummaryTable
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.training.history import Record
 from pyro_vae.training.validation import (
@@ -88,7 +89,7 @@ def _options(changed: Mapping[str, Any]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Review:
+class Review(SummaryTable):
     """The problems of a trained VAE, and its comparison with baselines.
 
     Args:

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from analysis.subject import Foreign, Steps, Subject
+from pyro_vae.compilation.fast_functions import FastFunctions
 from pyro_vae.configuration import ConfigurationError
 from pyro_vae.data.nouns import nouns
 from pyro_vae.data.sparse_rows import SparseRows
@@ -170,7 +171,8 @@ def _defined(
     report: Callable[[str], None],
 ) -> Int[Tensor, " defined"]:
     parts = (x[part].to(trained.device) for part in rows.split(ROWS_FROM_DISK))
-    found = np.concatenate([defined_rows(trained.vae, part) for part in parts])
+    with FastFunctions():
+        found = np.concatenate([defined_rows(trained.vae, part) for part in parts])
     if not found.all():
         bad = undefined_data(rows[~found].numpy(), len(rows), what)
         if not found.any():

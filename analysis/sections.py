@@ -181,6 +181,8 @@ SECTIONS = {
     ),
     "representation": REPRESENTATION,
 }
+# The sections of a group share draws; those of two groups share hardly any.
+GROUPS = (("predictive", "calibration", "pit"), ("elbo", "guide"), ("representation",))
 
 
 @dataclass(frozen=True)

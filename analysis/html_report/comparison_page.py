@@ -4,14 +4,14 @@ import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
+from analysis.html_report.chart import Chart, library_script
+from analysis.html_report.charts import comparison_charts
 from analysis.html_report.facts import VERSIONS, bibtex_entry
 from analysis.html_report.findings import findings, overall
 from analysis.html_report.numbers import Scalar, format_value
@@ -126,20 +126,16 @@ def comparison_page(
     return render("comparison.html.j2", context, record=record, scripts=scripts, styles=styles)
 
 
-def _charts(evidence: Mapping[str, Any]) -> dict[str, Any]:
-    if find_spec("analysis.html_report.charts") is None:
-        return {}
-    chart = import_module("analysis.html_report.chart")
-    charts = import_module("analysis.html_report.charts")
+def _charts(evidence: Mapping[str, Any]) -> dict[str, Chart]:
     found = evidence.get("by_datum")
-    if found is None or chart.library_script() is None:
+    if found is None or library_script() is None:
         return {}
     names = [each["name"] for each in evidence["comparison"]["models"]]
     values = {name: np.array(found["log_evidence"][name], np.float64) for name in names}
     finite = np.all([np.isfinite(each) for each in values.values()], axis=0)
     values = {name: each[finite] for name, each in values.items()}
     points = evidence["rate_distortion"]["models"]
-    return charts.comparison_charts(values, points, np.array(found["row"])[finite])
+    return comparison_charts(values, points, np.array(found["row"])[finite])
 
 
 def _headline(compared: Mapping[str, Any]) -> str:

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from analysis import stored_diagnosis
+from analysis.html_report.chart import Chart, library_script, script, style
 from analysis.html_report.facts import (
     bibtex,
     data_facts,
@@ -169,19 +169,17 @@ def run_page(run: StoredRun, *, explorer: str | None = None, interactive: bool =
     return render("run.html.j2", context, record=record, scripts=scripts, styles=styles, data=data)
 
 
-def run_charts(run: StoredRun) -> dict[str, dict[str, Any]]:
+def run_charts(run: StoredRun) -> dict[str, dict[str, Chart]]:
     """The charts of a run by section of the page and name; none without their library."""
-    if find_spec("analysis.html_report.charts") is None:
-        return {}
-    chart = import_module("analysis.html_report.chart")
-    charts = import_module("analysis.html_report.charts")
-    if chart.library_script() is None:
+    if library_script() is None:
         return {}
     names = () if run.contract is None else run.contract.label_names
+    from analysis.html_report import charts
+
     found = charts.run_charts(
         run.history, run.metrics, run.diagnosis, run.inference_data(), label_names=names
     )
-    sections: dict[str, dict[str, Any]] = {}
+    sections: dict[str, dict[str, Chart]] = {}
     for name, each in found.items():
         section = "training" if name.startswith("learning_") else CHARTS[name]
         sections.setdefault(section, {})[name] = each
@@ -190,10 +188,9 @@ def run_charts(run: StoredRun) -> dict[str, dict[str, Any]]:
 
 def chart_sources() -> tuple[list[str], list[str]]:
     """The scripts and style sheets of charts."""
-    chart = import_module("analysis.html_report.chart")
-    library = chart.library_script()
+    library = library_script()
     assert library is not None
-    return [library, chart.script()], [chart.style()]
+    return [library, script()], [style()]
 
 
 def _parts(run: StoredRun, pictures: Mapping[str, Sequence[Picture]]) -> dict[str, Part]:

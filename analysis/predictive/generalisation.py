@@ -15,6 +15,7 @@ from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.result import Result
 from analysis.subject import Subject
 from analysis.verdicts import CLEAR, DECODER, ENCODER, MOST_KHATS_ABOVE, Verdict, judge_overfitting
+from pyro_vae.compilation.fast_functions import FastFunctions
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence import NoLocalGuideError, fixed_rows, importance_weighting, inference_gaps
 from pyro_vae.evidence.baseline_densities import independent_density, negative_binomial_log_density
@@ -396,14 +397,15 @@ def plot_generalisation(result: Generalisation) -> "matplotlib.figure.Figure":
 
 
 def _compute(subject: Subject) -> Generalisation:
-    return generalisation(
-        subject.vae,
-        subject.train.to(subject.x.device),
-        subject.x,
-        num_samples=min(NUM_SAMPLES, subject.num_samples),
-        support=subject.support,
-        seed=subject.seed_of("generalisation"),
-    )
+    with FastFunctions():
+        return generalisation(
+            subject.vae,
+            subject.train.to(subject.x.device),
+            subject.x,
+            num_samples=min(NUM_SAMPLES, subject.num_samples),
+            support=subject.support,
+            seed=subject.seed_of("generalisation"),
+        )
 
 
 GENERALISATION = Check(

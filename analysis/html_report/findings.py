@@ -379,6 +379,11 @@ class _Judge:
         if not self.diagnosis:
             sentence = "Model and guide have not been checked on held-out data."
             command = self.commands.fill("python scripts/diagnose.py RUN")
+            if self.metrics.get("labels") in ("always", "training"):
+                sentence = (
+                    "A diagnosis needs p(x) and q(z | x); this program needs labels for one."
+                )
+                command = None
             yield Finding("unknown", "Not diagnosed", sentence, "", REVIEW, None, command)
             return
         for question, rule in RULES.items():

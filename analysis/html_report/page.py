@@ -5,8 +5,6 @@ The page loads nothing: figures are data URIs, and scripts and styles are allowe
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from analysis import stored_diagnosis
@@ -161,11 +159,10 @@ def run_page(run: StoredRun, *, explorer: str | None = None, interactive: bool =
     scripts, styles = chart_sources() if charts else ([], [])
     data = {}
     if explorer is not None:
+        from analysis.html_report.explorer import explorer_script, explorer_style
+
+        scripts, styles = [*scripts, explorer_script()], [*styles, explorer_style()]
         data["explorer-data"] = explorer
-    if explorer is not None and find_spec("analysis.html_report.explorer"):
-        source = import_module("analysis.html_report.explorer")
-        scripts = [*scripts, source.explorer_script()]
-        styles = [*styles, source.explorer_style()]
     return render("run.html.j2", context, record=record, scripts=scripts, styles=styles, data=data)
 
 
@@ -195,6 +192,8 @@ def chart_sources() -> tuple[list[str], list[str]]:
 
 def _parts(run: StoredRun, pictures: Mapping[str, Sequence[Picture]]) -> dict[str, Part]:
     """The sections of the diagnosis by name."""
+    if run.diagnosis is None:
+        return {}
     from analysis.sections import SECTIONS as CHECKS
 
     parts = {}

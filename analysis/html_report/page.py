@@ -3,7 +3,7 @@
 The page loads nothing: figures are data URIs, and scripts and styles are allowed by their hashes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from analysis.html_report.facts import (
 from analysis.html_report.findings import findings, overall
 from analysis.html_report.numbers import Number, diagnosis_numbers, evaluation_numbers
 from analysis.html_report.pictures import Picture, diagnosis_sections, pictures_of_run, shrink
-from analysis.html_report.render import render
+from analysis.html_report.render import compile_templates, render
 from analysis.html_report.stored_run import Missing, StoredRun
+from analysis.run_figures import write_figures
 from pyro_vae.configuration.model_files import is_shipped
 from pyro_vae.data.nouns import use_noun
 from pyro_vae.runs.run_directory import RunDirectory
@@ -99,6 +100,22 @@ def write_report(
     # Names of files may hold bytes that are not text.
     write_atomically(path, text.encode("utf-8", "replace"))
     return path
+
+
+def write_figures_and_report(figures: Mapping[str, Callable[[], bytes]], directory: Path) -> Path:
+    """Write the figures of a training, and then its page, without charts.
+
+    Args:
+        figures: See `write_figures`.
+        directory: The run directory.
+
+    Returns:
+        The page.
+    """
+    # While another process draws.
+    compile_templates()
+    write_figures(figures, RunDirectory(directory).figures)
+    return write_report(directory, interactive=False, check_data=False)
 
 
 def mark_stale(directory: RunDirectory) -> None:

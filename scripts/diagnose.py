@@ -105,7 +105,7 @@ def parser() -> Parser:
         choices=(*SECTIONS, PAGE),
         metavar="SECTION",
         help=f"Which of {', '.join(SECTIONS)}; or {PAGE}, to write report.html from what is "
-        "stored, and compute nothing; of several runs, representation. Default: of one "
+        "stored; of several runs, representation. Default: of one "
         f"run, {', '.join(DEFAULT_SECTIONS)}, as far as they are defined.",
     )
     add(

@@ -24,7 +24,12 @@ from analysis.html_report.findings import (
     findings,
     overall,
 )
-from analysis.html_report.next_command import NEXT_LIKELIHOOD, NEXT_PRIOR, Commands
+from analysis.html_report.next_command import (
+    DIAGNOSED,
+    NEXT_LIKELIHOOD,
+    NEXT_PRIOR,
+    Commands,
+)
 from analysis.html_report.rules import COLLAPSED, RULES
 from analysis.predictive.generalisation import GENERALISATION
 from analysis.representation.holes import HOLES
@@ -150,6 +155,20 @@ def test_causes_stand_before_effects_and_all_levels_in_order():
     assert found[-1].sentence == "Nearly: it is 1.23."
 
 
+def test_a_fault_that_costs_little_is_suspicious():
+    lost = {"difference": 0.2, "difference_se": 0.01}
+    cheap = generalisation(
+        adjusted=lost, above_reference={"difference": 9.0, "difference_se": 0.1}, reference="p"
+    )
+    for numbers, level in ((cheap, "suspicious"), ({**cheap, "above_reference": None}, "bad")):
+        said = overall(findings(None, record((DECODER, "yes", numbers)), run="x"))
+        assert (said.headline, said.level) == ("The decoder overfits", level)
+    for evidence, level in (("yes", "suspicious"), ("no", "bad"), ("not known", "bad")):
+        answers = ((GUIDE, "no", {}), (EVIDENCE, evidence, {}))
+        said = overall(findings(None, record(*answers), run="x"))
+        assert (said.headline, said.level) == ("The guide is not the posterior", level)
+
+
 def test_the_direction_of_a_guide_s_fault_is_named():
     for faults, title in (
         ({"shifted": 0, "too narrow": 1, "too wide": 2}, "The guide is too wide"),
@@ -175,10 +194,12 @@ def test_nothing_is_known_without_records():
     found = findings(None, None, run="runs/x")
     assert overall(found).headline == NOT_KNOWN
     assert found[0].command == "python scripts/diagnose.py runs/x"
+    (found,) = findings({"labels": "always"}, None, run="runs/x")
+    assert found.command is None
     left_out = {"pit": {}, "guide": {"left_out": "the guide is a point."}}
     by_title = {each.title: each for each in findings(None, left_out, run="runs/x")}
     assert set(by_title) == set(QUESTIONS)
-    assert by_title[GUIDE].sentence == "the guide is a point."
+    assert by_title[GUIDE].sentence == "The guide is a point."
     assert by_title[GUIDE].command is None
 
 
@@ -246,7 +267,10 @@ UNUSED = (
             UNTRAINED,
             "python scripts/svi_train.py --resume --out runs/new --epochs 500",
         ),
-        ({"steps": 12}, "Training was short", "--max-steps 1000 --epochs 1000"),
+        ({"steps": 12, "verdicts": None}, UNTRAINED, "--max-steps 1000 --epochs 1000"),
+        ({"steps": 12, "verdicts": [SHORT]}, UNTRAINED, "--epochs 500"),
+        ({"steps": 500, "verdicts": [SHORT]}, "Training was short", "--epochs 500"),
+        ({"steps": 150}, NO_FAULT, None),  # Training stopped early.
         (
             {"kl": 0.02, "active_units": 0, "verdicts": [UNUSED]},
             COLLAPSED,
@@ -337,6 +361,22 @@ def test_every_command_is_one_that_its_script_takes(run, trust):
         assert run in shlex.split(command.replace("/config.yaml", ""))
         assert command.endswith(" --trust-model-file") == trust
         parsed(command)
+
+
+def test_a_section_is_computed_with_the_options_of_the_others():
+    """With others, the stored sections would become stale."""
+    defaults = vars(
+        runpy.run_path(str(ROOT / "scripts" / "diagnose.py"))["parser"]().parse_args(["x"])
+    )
+    assert {option: defaults[option[2:]] for option in DIAGNOSED} == DIAGNOSED
+    stored = {"split": "validation", "n": 200, "num_samples": 50, "seed": 3, "elbo": {}}
+    options = "--split validation --images 200 --samples 50 --seed 3"
+    command = "python scripts/diagnose.py x --only elbo"
+    found = {each.title: each.command for each in findings(None, stored, run="x")}
+    assert found[CODE] == f"{command} {options}"
+    usual = {"split": "test", "n": 360, "num_samples": 1000, "seed": 0, "elbo": {}}
+    found = {each.title: each.command for each in findings(metrics(kl=None), usual, run="x")}
+    assert found[CODE] == command
 
 
 @pytest.mark.parametrize("old", NEXT_LIKELIHOOD)

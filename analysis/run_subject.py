@@ -159,7 +159,7 @@ def diagnosis_header(
         "n": n,
         "num_samples": num_samples,
         "seed": seed,
-        "steps": trained.vae.steps,
+        **trained.vae.training_end,
     }
 
 

@@ -33,7 +33,9 @@ from analysis.verdicts import (
     CODE,
     DATA,
     DECODER,
+    ENCODER,
     EVIDENCE,
+    GUIDE,
     MOST_KHATS_ABOVE,
     NO_RATE,
     PRIOR,
@@ -41,6 +43,7 @@ from analysis.verdicts import (
     SIGNIFICANT,
     judge_code_use,
 )
+from pyro_vae.runs.training_review import RELEVANT_SHARE
 from pyro_vae.training.validation import FEWEST_STEPS, PATIENCE_STEPS
 
 # The worst first.
@@ -138,7 +141,9 @@ def findings(
         *(each for question in RULES for each in judge.question(question)),
         *judge.aggregate(),
         *judge.copies(),
-        *judge.baseline(),
+    ]
+    found += [
+        *judge.baseline(cause=any(each.level == "bad" for each in found)),
         *judge.training("overfitting", "still rising"),
         *judge.missing(),
     ]
@@ -211,7 +216,7 @@ class _Judge:
         elif answer == rule.adverse and (doubt := self.doubt(question)):
             level, title, sentence = "unknown", question, f"{sentence} {doubt}"
         elif answer == rule.adverse:
-            level, title = rule.level, rule.title(self.check(question))
+            level, title = self.severity(question), rule.title(self.check(question))
             command = rule.command(self.commands)
         elif answer == "nearly":
             sentence = f"Nearly: {because}."
@@ -242,6 +247,18 @@ class _Judge:
             f"{gap:.2f} ± {gap_se:.2f} nats larger there."
         )
 
+    def severity(self, question: str) -> Level:
+        """The level of a fault: suspicious only, if it costs little."""
+        check, level = self.check(question), RULES[question].level
+        if question == GUIDE and (self.verdict(EVIDENCE) or ("",))[0] == "yes":
+            # Importance weights make up for what the guide misses.
+            return "suspicious"
+        above = self.above_baseline()
+        if question not in (ENCODER, DECODER) or above is None or "adjusted" not in check:
+            return level
+        loss = encoder_gap(check)[0] if question == ENCODER else check["adjusted"]["difference"]
+        return "suspicious" if loss <= RELEVANT_SHARE * above[0] else level
+
     def again(self, question: str) -> str:
         """The command that answers a question."""
         section, _ = QUESTIONS[question]
@@ -254,13 +271,17 @@ class _Judge:
             return
         level, title, command = "good", "Training was long enough", None
         sentence, short = f"It had {steps:,} steps.", self.commands.review("too short")
-        if short or steps < FEWEST_STEPS:
+        # A training that stopped early is as long as it can be, which the review knows.
+        reviewed = self.metrics.get("verdicts") is not None or self.diagnosis.get("stopped_early")
+        if short or steps == 0 or (steps < FEWEST_STEPS and not reviewed):
+            found = self.above_baseline()
+            above = found is not None and found[0] > CLEAR * found[1]
             level, title = "bad", UNTRAINED
+            if above and steps >= FEWEST_STEPS:
+                level, title = "suspicious", "Training was short"
             command = short[0][0] if short else self.commands.train_on(steps)
-            if (found := self.above_baseline()) is not None:
+            if found is not None:
                 sentence = f"It had {steps:,} steps, and log p(x) is {_nats(*found)}."
-                if found[0] > CLEAR * found[1]:
-                    level, title = "suspicious", "Training was short"
         threshold = f"at least {FEWEST_STEPS} steps, of a single epoch {PATIENCE_STEPS:,}"
         figure = self.figure("learning_curves", "predictive_prior_predictive")
         yield Finding(level, title, sentence, threshold, REVIEW, figure, command)
@@ -291,8 +312,12 @@ class _Judge:
             return None
         return found["difference"], found["difference_se"] or 0.0, check["reference"]
 
-    def baseline(self) -> Iterator[Finding]:
-        """Whether the model is better than one without latent variables."""
+    def baseline(self, *, cause: bool) -> Iterator[Finding]:
+        """Whether the model is better than one without latent variables.
+
+        Args:
+            cause: Whether a fault is known that explains why it is not, with a command of its own.
+        """
         found: list[tuple[Level, str]] = [
             (level, text)
             for name, level in BASELINE.items()
@@ -311,7 +336,7 @@ class _Judge:
                 f"{CLEAR:g} standard errors of the paired difference",
                 REVIEW,
                 self.figure("guide_generalisation", "learning_curves"),
-                None if good else self.commands.other_likelihood(),
+                None if good or cause else self.commands.other_likelihood(),
             )
 
     def copies(self) -> Iterator[Finding]:

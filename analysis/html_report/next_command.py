@@ -105,7 +105,8 @@ class Commands:
                 said, python, words = text.partition("python scripts/")
                 said = re.sub(r"(; to keep the best| Train on)?: *$", "", said).rstrip(".")
                 command = self._moved(python + words) if python else None
-                found.append((command, f"{said[:1].upper()}{said[1:]}."))
+                sentence = f"{said[:1].upper()}{said[1:]}.".replace("+-", "±")
+                found.append((command, sentence))
         return found
 
     def _plan(self, epochs: int | None = None, max_steps: int | None = None) -> Plan:

@@ -34,7 +34,7 @@ from analysis.verdicts import (
     SMALL_DISTANCE,
     WARNS,
 )
-from pyro_vae.runs.training_review import BEYOND
+from pyro_vae.runs.training_review import BEYOND, RELEVANT_SHARE
 from pyro_vae.statistics import ACTIVE_VARIANCE
 
 Level = Literal["good", "suspicious", "bad", "unknown"]
@@ -116,6 +116,10 @@ def _guide_fault(check: Record) -> str:
 
 _PAIRS = f"a classifier right for at most {CLOSE:.0%} of pairs (50% is chance)"
 _TESTED = f"p below {SIGNIFICANT} after Holm's correction for all questions of the page"
+_LOSS = (
+    f"{CLEAR:g} standard errors; bad above {RELEVANT_SHARE:.0%} of what log p(x) gains over a "
+    f"density without latent variables; {_TESTED}"
+)
 # In the order of causes: what stands first may cause what follows.
 RULES: dict[str, Rule] = {
     CODE: Rule(
@@ -130,7 +134,7 @@ RULES: dict[str, Rule] = {
     ENCODER: Rule(
         "The encoder overfits",
         "The encoder does not overfit",
-        f"{CLEAR:g} standard errors; {_TESTED}",
+        _LOSS,
         "Cremer et al. (2018), https://arxiv.org/abs/1801.03558",
         ("guide_generalisation",),
         lambda commands: commands.fill(REFINED),
@@ -140,7 +144,7 @@ RULES: dict[str, Rule] = {
     DECODER: Rule(
         "The decoder overfits",
         "The decoder does not overfit",
-        f"{CLEAR:g} standard errors; {_TESTED}",
+        _LOSS,
         "Wu et al. (2017), https://arxiv.org/abs/1611.04273",
         ("guide_generalisation",),
         Commands.keep_best,

@@ -180,7 +180,8 @@ def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
     """Load the trained VAE of a run, in evaluation mode on the CPU.
 
     It has the attributes `configuration`, the options of the run, `contract`, the description of
-    its data, and `steps`, the number of steps that trained it. Nothing in the run is executed: the
+    its data, and `training_end`: the number of "steps" that trained it, and whether it
+    "stopped_early" because validation did not improve. Nothing in the run is executed: the
     configuration is limited to registered parts and their options, the checkpoint to tensors and
     plain values.
 
@@ -219,7 +220,8 @@ def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
     vae.eval()
     vae.configuration = configuration  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
     vae.contract = contract  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
-    vae.steps = state["step"]  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
+    ended = {"steps": state["step"], "stopped_early": state.get("stopped_early")}
+    vae.training_end = ended  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
     return vae
 
 

@@ -150,6 +150,20 @@ def test_causes_stand_before_effects_and_all_levels_in_order():
     assert found[-1].sentence == "Nearly: it is 1.23."
 
 
+def test_a_fault_that_costs_little_is_suspicious():
+    lost = {"difference": 0.2, "difference_se": 0.01}
+    cheap = generalisation(
+        adjusted=lost, above_reference={"difference": 9.0, "difference_se": 0.1}, reference="p"
+    )
+    for numbers, level in ((cheap, "suspicious"), ({**cheap, "above_reference": None}, "bad")):
+        said = overall(findings(None, record((DECODER, "yes", numbers)), run="x"))
+        assert (said.headline, said.level) == ("The decoder overfits", level)
+    for evidence, level in (("yes", "suspicious"), ("no", "bad"), ("not known", "bad")):
+        answers = ((GUIDE, "no", {}), (EVIDENCE, evidence, {}))
+        said = overall(findings(None, record(*answers), run="x"))
+        assert (said.headline, said.level) == ("The guide is not the posterior", level)
+
+
 def test_the_direction_of_a_guide_s_fault_is_named():
     for faults, title in (
         ({"shifted": 0, "too narrow": 1, "too wide": 2}, "The guide is too wide"),
@@ -246,7 +260,10 @@ UNUSED = (
             UNTRAINED,
             "python scripts/svi_train.py --resume --out runs/new --epochs 500",
         ),
-        ({"steps": 12}, "Training was short", "--max-steps 1000 --epochs 1000"),
+        ({"steps": 12, "verdicts": None}, UNTRAINED, "--max-steps 1000 --epochs 1000"),
+        ({"steps": 12, "verdicts": [SHORT]}, UNTRAINED, "--epochs 500"),
+        ({"steps": 500, "verdicts": [SHORT]}, "Training was short", "--epochs 500"),
+        ({"steps": 150}, NO_FAULT, None),  # Training stopped early.
         (
             {"kl": 0.02, "active_units": 0, "verdicts": [UNUSED]},
             COLLAPSED,

@@ -1,11 +1,12 @@
 """Diagnose a trained VAE: all checks of `analysis` in one command.
 
-`python scripts/diagnose.py RUN` takes a run directory of `scripts/svi_train.py` and writes figures
-and diagnosis.json to RUN/diagnosis/. `--only SECTION` computes one section and keeps the others;
-those of another checkpoint, other data or other options are marked stale. `--only representation`
-asks what the codes are good for. `python scripts/diagnose.py RUN1 RUN2 ...` compares runs by log
-p(x) of the same held-out data and by rate and distortion; with `--only representation` by what
-their codes are good for.
+`python scripts/diagnose.py RUN` takes a run directory of `scripts/svi_train.py`, writes figures
+and diagnosis.json to RUN/diagnosis/, and RUN/report.html, the page that says whether to trust the
+model; `--only report` writes that page from what is stored. `--only SECTION` computes one section
+and keeps the others; those of another checkpoint, other data or other options are marked stale.
+`--only representation` asks what the codes are good for. `python scripts/diagnose.py RUN1 RUN2
+...` compares runs by log p(x) of the same held-out data and by rate and distortion; with `--only
+representation` by what their codes are good for.
 """
 
 import gc
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import pyro
 
+from analysis.html_report.page import write_report
 from analysis.plotting.style import to_png
 from analysis.report import answers_text, insert_run, section_text, wrap
 from analysis.result import AGAIN
@@ -55,6 +57,8 @@ if not gc.get_freeze_count():
 SPLITS = ("test", "validation")
 # The sections of the bare command.
 DEFAULT_SECTIONS = tuple(name for name, section in SECTIONS.items() if section.default)
+# Of `--only`: the page alone.
+PAGE = "report"
 LIBRARIES = ("arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "numpy", "scipy")
 
 
@@ -97,9 +101,10 @@ def parser() -> Parser:
     add(
         "--only",
         nargs="+",
-        choices=SECTIONS,
+        choices=(*SECTIONS, PAGE),
         metavar="SECTION",
-        help=f"Which of {', '.join(SECTIONS)}; of several runs, representation. Default: of one "
+        help=f"Which of {', '.join(SECTIONS)}; or {PAGE}, to write report.html from what is "
+        "stored, and compute nothing; of several runs, representation. Default: of one "
         f"run, {', '.join(DEFAULT_SECTIONS)}, as far as they are defined.",
     )
     add(
@@ -129,7 +134,10 @@ def run(options: argparse.Namespace) -> None:
     if len(options.runs) == 1:
         if options.out is not None:
             raise ValueError("--out is for several runs: a diagnosis is written to RUN/diagnosis.")
-        diagnose(options, made_by)
+        if options.only == [PAGE]:
+            write_page(options)
+        else:
+            diagnose(options, made_by)
     elif options.only is None or set(options.only) == {"representation"}:
         compare(options, made_by)
     else:
@@ -202,7 +210,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
             else:
                 with step(f"{name}: figures"):
                     files = {key: to_png(figure) for key, figure in found.figures.items()}
-                record = {**found.record, "figures": found.captions}
+                record = {**found.record, "figures": found.captions, "numbers": found.numbers}
                 section = replace(found, figures={}, results={})
             step.finish(steps[name])
             return ComputedSection(section, record, files, time.perf_counter() - begun)
@@ -241,7 +249,14 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     # Printed commands name this run, and trust its model file as this command did.
     place = f"{trained.directory.path}{' --trust-model-file' * options.trust_model_file}"
     print(insert_run("\n".join(text), place))
+    page = write_report(trained.directory.path, check_data=False)
     print(f"\nnumbers and figures are in {trained.directory.diagnosis}/")
+    print(f"{page} says whether to trust the model")
+
+
+def write_page(options: argparse.Namespace) -> None:
+    """Write report.html from what is stored."""
+    print(f"{write_report(options.runs[0])} is written from stored numbers")
 
 
 def kept_sections(

@@ -250,10 +250,10 @@ def train(
                 progress=True,
                 loggers=[logger],
             )
-        if directory.diagnosis.is_dir():
-            from analysis.stored_diagnosis import mark_stale
+        if directory.diagnosis.is_dir() or directory.report.exists():
+            from analysis.html_report.page import mark_stale
 
-            mark_stale(directory.diagnosis, directory.checkpoint)
+            mark_stale(directory)
         if not training.ended:
             words = ("--resume", "--out", directory)
             print(
@@ -305,7 +305,8 @@ def evaluate_and_save(
     made_by: dict[str, str | None],
     drawing: "DrawingProcess",
 ) -> None:
-    """Evaluate on test data, and write metrics.json, inference_data.nc and the figures."""
+    """Evaluate on test data, and write metrics.json, inference_data.nc, figures and the page."""
+    from analysis.html_report.page import write_report
     from analysis.plotting.latent import plot_latents
     from analysis.programs import HeldOut, program_figures, program_scores
     from analysis.report import metrics_text
@@ -416,6 +417,7 @@ def evaluate_and_save(
         log.warning("%s.", undefined_data(bad, len(rows), f"test {nouns()}"))
         known = np.setdiff1d(np.arange(len(rows)), evaluation.undefined)
         if not len(known):
+            write_report(directory.path, interactive=False, check_data=False)
             print(f"metrics.json is in {directory.path}/; no test {noun()} is left to draw")
             return
         evaluation, numbers = evaluation.select(known), numbers[known]
@@ -425,12 +427,10 @@ def evaluate_and_save(
         figures[name] = drawing.submit(plot)
     write_netcdf(tree, directory.inference_data)
     write_figures(figures, directory.figures)
-    written = f"metrics.json, inference_data.nc and figures are in {directory.path}/"
-    if getattr(vae, "labels", "none") != "none":
-        print(written)
-    else:
-        print(f"{written}; next:")
-        print(shlex.join(command(configuration, "diagnose.py", directory)))
+    page = write_report(directory.path, interactive=False, check_data=False)
+    words = command(configuration, "diagnose.py", directory)
+    following = f"; next: {shlex.join(words)}" * (getattr(vae, "labels", "none") == "none")
+    print(f"{page} says whether to trust the model; metrics and figures are beside it{following}")
 
 
 def command(configuration: Configuration, script: str, *words: str | RunDirectory) -> list[str]:

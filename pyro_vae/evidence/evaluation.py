@@ -34,7 +34,7 @@ from pyro_vae.log_densities import (
 )
 from pyro_vae.notebooks import SummaryTable
 from pyro_vae.rng import as_floats, check_device, evaluation_mode
-from pyro_vae.statistics import active_units
+from pyro_vae.statistics import active_units, standard_error
 
 # The number of rows that a message names.
 _NAMED_ROWS = 5
@@ -116,6 +116,8 @@ class Evaluation(SummaryTable):
     def summary(self) -> dict[str, float | int | None]:
         """The entries of `metrics.json`: means per example in nats, counts and shares.
 
+        Standard errors, `_se`, are over the examples.
+
         Undefined and non-finite values are None.
         """
         weighted = self.weights
@@ -123,9 +125,12 @@ class Evaluation(SummaryTable):
         return to_jsonable(
             {
                 "elbo": weighted.elbo.mean() if weighted else None,
+                "elbo_se": standard_error(weighted.elbo) if weighted else None,
                 "elbo_samples": samples,
                 "reconstruction": self.reconstruction.mean(),
+                "reconstruction_se": standard_error(self.reconstruction),
                 "kl": weighted.kl.mean() if weighted else None,
+                "kl_se": standard_error(weighted.kl) if weighted else None,
                 "log_evidence": weighted.mean_log_evidence if weighted else None,
                 "log_evidence_se": weighted.log_evidence_se if weighted else None,
                 "log_evidence_samples": samples,

@@ -32,9 +32,10 @@ log = logging.getLogger(__name__)
 class RunDirectory:
     """`runs/<name>/`: config.yaml, checkpoint.pt, metrics.csv, metrics.json, figures and results.
 
-    `evaluation` holds the results of `scripts/evaluate.py`, with cached chunks in its folder
-    `kept`; `diagnosis` those of `scripts/diagnose.py`; `codes` those of `scripts/encode.py`; the
-    folder of a logger's name, such as `tensorboard`, what it wrote.
+    `report` is the page that says whether to trust the model. `evaluation` holds the results of
+    `scripts/evaluate.py`, with cached chunks in its folder `kept`; `diagnosis` those of
+    `scripts/diagnose.py`; `codes` those of `scripts/encode.py`; the folder of a logger's name,
+    such as `tensorboard`, what it wrote.
 
     Args:
         path: The directory.
@@ -52,6 +53,7 @@ class RunDirectory:
         self.diagnosis = self.path / "diagnosis"
         self.codes = self.path / "codes.npz"
         self.log = self.path / "train.log"
+        self.report = self.path / "report.html"
         self.model = self.path / "model.py"
 
     @classmethod
@@ -149,7 +151,7 @@ class RunDirectory:
 
     def clear_evaluation(self) -> None:
         """Delete the evaluation at the end of training."""
-        for old in (self.metrics, self.inference_data):
+        for old in (self.metrics, self.inference_data, self.report):
             old.unlink(missing_ok=True)
         shutil.rmtree(self.figures, ignore_errors=True)
 

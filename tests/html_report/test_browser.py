@@ -224,7 +224,7 @@ def output(page):
 
 def check_decoded(page, run):
     """What the page shows for its code is what the trained decoder gives."""
-    vae = load(run).vae
+    vae = load(run)
     with torch.no_grad():
         expected = (
             vae.decode(torch.tensor(code(page), dtype=torch.float32)[None]).flatten().numpy()

@@ -164,6 +164,8 @@ class TensorBoard(Logger):
             images = F.interpolate(images, scale_factor=LONGEST_SIDE / side, mode="area")
         columns = math.ceil(len(images) ** 0.5)
         grid = (255 * image_grid([images], columns, line=0)).to(torch.uint8)
+        # As many rows as columns, as the projector expects.
+        grid = F.pad(grid, (0, 0, 0, columns * images.shape[-2] - grid.shape[1]))
         picture = Image.fromarray(grid.expand(3, -1, -1).permute(1, 2, 0).numpy())
         picture.save(content := io.BytesIO(), format="PNG")
         self._write("images.png", content.getvalue())

@@ -167,7 +167,8 @@ def predictive_checks(
     kinds = [f"below {LEVEL:g} by Holm's method", f"not below {LEVEL:g}"]
     rows = [
         {
-            "check": (labels or {}).get(name, name.replace("_", " ")),
+            "check": name.replace("_", " "),
+            "what": (labels or {}).get(name, name.replace("_", " ")),
             "p": max(p, SMALLEST_P),
             "p_text": f"< {SMALLEST_P:g}" if p < SMALLEST_P else f"{p:.3g}",
             "adjusted": f"{corrected:.3g}",
@@ -177,7 +178,7 @@ def predictive_checks(
         for rank, ((name, p), corrected) in enumerate(zip(found, adjusted, strict=True))
     ]
     tooltip = [
-        {"field": "check"},
+        {"field": "what", "title": "check"},
         {"field": "p_text", "title": "p-value"},
         {"field": "adjusted", "title": "p-value by Holm's method"},
         value_line("threshold", "threshold", ".3g"),
@@ -314,7 +315,8 @@ def rate_distortion(
         f"Rate against distortion in {unit}; {listed}{beside}. The dashed line has the ELBO of "
         f"{best['name']}.",
         spec,
-        "Lower left is better; ELBOs are equal along the dashed line.",
+        "Lower left is better; ELBOs are equal along the dashed line."
+        + (" The solid line joins epochs of the validation data." if path else ""),
     )
 
 
@@ -421,8 +423,8 @@ def _crop(rows: Sequence[Mapping[str, Any]]) -> tuple[Spec, str]:
     domain = {"domain": [low - margin, high + margin], "nice": False}
     if not outside:
         return domain, ""
-    which = "epoch" if max(outside) == epochs[0] else f"epochs {epochs[0]} to"
-    return domain, f"Outside the axis: {which} {max(outside)}."
+    which = "epoch" if max(outside) == epochs[0] else f"epochs {epochs[0]:g} to"
+    return domain, f"Outside the axis: {which} {max(outside):g}."
 
 
 def _part(record: Mapping[str, Any], *names: str) -> Mapping[str, Any]:

@@ -183,6 +183,7 @@ def predictive_checks(
         {"field": "adjusted", "title": "p-value by Holm's method"},
         value_line("threshold", "threshold", ".3g"),
     ]
+    powers = {"values": [10.0**k for k in range(-6, 1)]}
     scale = {"type": "log", "domain": [min(row["p"] for row in rows) / 1.5, 1]}
     spec = specification(
         rows,
@@ -194,7 +195,7 @@ def predictive_checks(
             {
                 "mark": {"type": "point", "filled": True, "size": 70},
                 "encoding": {
-                    "x": axis("p", "p-value; bar: threshold", scale=scale),
+                    "x": axis("p", "p-value; bar: threshold", scale=scale, axis=powers),
                     "color": classes("kind", kinds, [SECOND, FIRST]),
                     "shape": classes("kind", kinds, ["triangle-up", "circle"]),
                     "tooltip": tooltip,

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from analysis.html_report.page import write_report
 
 from analysis.html_report.chart import Chart, library_script, script, style
+from analysis.html_report.page import write_report
 from pyro_vae import load
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import pyro
 
+from analysis.html_report.explorer import explorer_payload
 from analysis.html_report.page import write_report
 from analysis.plotting.style import to_png
 from analysis.report import answers_text, insert_run, section_text, wrap
@@ -249,14 +250,22 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     # Printed commands name this run, and trust its model file as this command did.
     place = f"{trained.directory.path}{' --trust-model-file' * options.trust_model_file}"
     print(insert_run("\n".join(text), place))
-    page = write_report(trained.directory.path, check_data=False)
+    explorer = explorer_payload(trained)
+    page = write_report(trained.directory.path, explorer=explorer, check_data=False)
     print(f"\nnumbers and figures are in {trained.directory.diagnosis}/")
     print(f"{page} says whether to trust the model")
 
 
 def write_page(options: argparse.Namespace) -> None:
-    """Write report.html from what is stored."""
-    print(f"{write_report(options.runs[0])} is written from stored numbers")
+    """Write report.html from what is stored; without its explorer if the run cannot be read."""
+    explorer = None
+    try:
+        explorer = explorer_payload(open_run(options, options.runs[0]))
+    except ValueError as error:
+        if not RunDirectory(options.runs[0]).holds_a_run:
+            raise
+        print(f"without the latent explorer: {in_one_line(error)}")
+    print(f"{write_report(options.runs[0], explorer=explorer)} is written from stored numbers")
 
 
 def kept_sections(

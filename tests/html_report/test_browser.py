@@ -27,6 +27,7 @@ pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE.parents[1] / "scripts"
+SHORT = ("--max-steps", "200", "--compile", "off")
 SCHEMES = ("light", "dark")
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
@@ -198,10 +199,13 @@ def test_colours_follow_the_scheme_and_the_width_follows_the_window(browser, cha
 def run(tmp_path_factory):
     """A short training run with its diagnosis and its page."""
     folder = tmp_path_factory.mktemp("page") / "run"
-    train = ["svi_train.py", "--max-steps", "200", "--compile", "off", "--out", str(folder)]
-    for command in (train, ["diagnose.py", str(folder), "--images", "100", "--samples", "50"]):
-        subprocess.run([sys.executable, SCRIPTS / command[0], *command[1:]], check=True)
+    execute("svi_train.py", *SHORT, "--out", folder)
+    execute("diagnose.py", folder, "--images", "100", "--samples", "50")
     return folder
+
+
+def execute(script, *arguments):
+    subprocess.run([sys.executable, SCRIPTS / script, *arguments], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -299,4 +303,14 @@ def test_a_page_without_a_diagnosis_opens(browser, run, tmp_path):
     (copied / "inference_data.nc").unlink()
     with opened(browser, write_report(copied)) as page:
         assert page.locator("h1").count() == 1
+        check_accessibility(page)
+
+
+def test_a_comparison_opens(browser, run, tmp_path):
+    execute("svi_train.py", *SHORT, "--prior", "vamp", "--out", tmp_path / "vamp")
+    names = ["--only", "evidence", "--samples", "50", "--out", tmp_path / "both"]
+    execute("compare.py", run, tmp_path / "vamp", *names)
+    with opened(browser, tmp_path / "both" / "report.html") as page:
+        names = page.evaluate("async () => Object.keys(await window.charts)")
+        assert sorted(names) == ["chart-differences", "chart-rate_distortion"]
         check_accessibility(page)

@@ -17,7 +17,7 @@ gc.disable()
 import argparse
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ from analysis.plotting.style import to_png
 from analysis.report import answers_text, insert_run, section_text, wrap
 from analysis.result import AGAIN
 from analysis.section_processes import ComputedSection, compute_sections
-from analysis.sections import GROUPS, SECTIONS
+from analysis.sections import GROUPS, SECTIONS, WEIGHTED
 from analysis.stored_diagnosis import StoredDiagnosis
 from pyro_vae.cli import (
     Parser,
@@ -105,7 +105,7 @@ def parser() -> Parser:
         choices=(*SECTIONS, PAGE),
         metavar="SECTION",
         help=f"Which of {', '.join(SECTIONS)}; or {PAGE}, to write report.html from what is "
-        "stored, and compute nothing; of several runs, representation. Default: of one "
+        "stored; of several runs, representation. Default: of one "
         f"run, {', '.join(DEFAULT_SECTIONS)}, as far as they are defined.",
     )
     add(
@@ -163,6 +163,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     """Compute the sections of one run and write each as soon as it is finished."""
     trained = open_run(options, options.runs[0])
     set_noun(trained.data.dataset.noun)
+    from analysis.check import UNDEFINED
     from analysis.result import UndefinedCheckError
     from analysis.run_subject import (
         dependencies,
@@ -216,6 +217,10 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
             step.finish(steps[name])
             return ComputedSection(section, record, files, time.perf_counter() - begun)
 
+        if set(names) >= WEIGHTED:
+            # With all threads, for the processes of both sections.
+            with suppress(*UNDEFINED):
+                _ = subject.evaluation
         groups = [[name for name in group if name in names] for group in GROUPS]
         with closing(compute_sections(list(filter(None, groups)), compute, step)) as computed:
             for name, found in computed:

@@ -317,7 +317,8 @@ def rate_distortion(
         f"{best['name']}.",
         spec,
         "Lower left is better; ELBOs are equal along the dashed line."
-        + (" The solid line joins epochs of the validation data." if path else ""),
+        + (" The solid line joins epochs of the validation data." if path else "")
+        + (" Bars are two standard errors." if len(names) > 1 else ""),
     )
 
 
@@ -397,7 +398,13 @@ def _plane(
     rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any]
 ) -> tuple[list[list[float]], list[dict[str, float]]]:
     """The limits of both axes, and the ends of the line of the best model's ELBO."""
-    corners = np.array([[row["rate"], row["distortion"]] for row in rows])
+    corners = np.array(
+        [
+            [row.get(f"{term}_{side}", row[term]) for term in ("rate", "distortion")]
+            for row in rows
+            for side in ("low", "high")
+        ]
+    )
     low, high = corners.min(0), corners.max(0)
     # Some of the line shows around a single point.
     margin = 0.12 * np.maximum(high - low, max(0.1 * np.abs(corners).max(), 1.0))

@@ -28,6 +28,7 @@ METRICS = (
     *("active_units", "khat_share_above", "baseline", "above_baseline", "above_baseline_se"),
     *("verdicts", "scale", "notes", "best_validation_epoch", "steps", "seed", "git_commit"),
 )
+NO_EVALUATION = "The evaluation of the test split: there is no metrics.json."
 # Programs that `scripts/diagnose.py` refuses: they have no p(x), or no q(z | x).
 UNDIAGNOSED = {
     "conditional": "it has p(x | y) only",
@@ -181,11 +182,7 @@ class _Reader:
         metrics = self._json(self.directory.metrics, "The evaluation", evaluate)
         if metrics is None:
             if not self.directory.metrics.exists():
-                self.missing.append(
-                    Missing(
-                        "The evaluation of the test split: there is no metrics.json.", evaluate
-                    )
-                )
+                self.missing.append(Missing(NO_EVALUATION, evaluate))
             return None
         # metrics.json is removed first: an evaluation that is up to date is not repeated.
         again = f"rm {shlex.quote(str(self.directory.metrics))} && "
@@ -246,9 +243,13 @@ class _Reader:
         epochs = configuration.get("epochs") or default_epochs(rows, per_epoch)
         steps = min(epochs * per_epoch, configuration.get("max_steps") or math.inf)
         if step < steps:
+            # The same command makes the evaluation.
+            self.missing = [each for each in self.missing if each.what != NO_EVALUATION]
+            evaluated = self.directory.metrics.exists()
             self.missing.append(
                 Missing(
-                    f"The rest of training: it was cut short at step {step:,} of {steps:,}.",
+                    f"The rest of training{'' if evaluated else ', and the evaluation'}: it was "
+                    f"cut short at step {step:,} of {steps:,}.",
                     self._command(configuration, "svi_train", "--resume", "--out", "RUN"),
                 )
             )

@@ -62,6 +62,7 @@ from pyro_vae.data.nouns import noun, nouns, set_noun, use_noun
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.labelled_rows import distinct_labels
+from pyro_vae.programs import labels_of_program
 from pyro_vae.rng import as_floats
 from pyro_vae.runs.run_directory import (
     RunDirectory,
@@ -392,6 +393,7 @@ def evaluate_and_save(
         "notes": list(training.contract.notes),
         "n_train": len(data.train),
         "objective": configuration["objective"]["name"],
+        "labels": labels_of_program(vae),
         **summary,
         **found.summary(),
         **to_jsonable(program_scores(configuration["model"], vae, held_out)),

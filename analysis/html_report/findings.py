@@ -51,6 +51,7 @@ LEVELS: tuple[Level, ...] = ("bad", "suspicious", "unknown", "good")
 NO_FAULT, NOT_KNOWN = "No fault found", "Not known yet"
 UNTRAINED = "The model is hardly trained"
 BELOW = "A density without latent variables is as good"
+CHANCE = "This may be chance"
 # Figures of the training, which are not of the diagnosis.
 OF_TRAINING = ("learning_curves", "kl_by_dimension", "guide_quality", "predictive_check")
 
@@ -231,7 +232,7 @@ class _Judge:
         p, check = self.p_values.get(question), self.check(question)
         if p is not None and p >= SIGNIFICANT:
             return (
-                f"This may be chance: p {p_text(p)} after Holm's correction for the "
+                f"{CHANCE}: p {p_text(p)} after Holm's correction for the "
                 f"{len(self.p_values)} tested questions of this page."
             )
         above = ((check.get("terms") or {}).get("khat_above") or {}).get("test") or 0.0
@@ -378,13 +379,18 @@ class _Judge:
         if not self.diagnosis:
             sentence = "Model and guide have not been checked on held-out data."
             command = self.commands.fill("python scripts/diagnose.py RUN")
+            if self.metrics.get("labels") in ("always", "training"):
+                sentence = (
+                    "A diagnosis needs p(x) and q(z | x); this program needs labels for one."
+                )
+                command = None
             yield Finding("unknown", "Not diagnosed", sentence, "", REVIEW, None, command)
             return
         for question, rule in RULES.items():
             if self.verdict(question) is None:
                 section, check = self.section(question), self.check(question)
                 why = (check or section).get("left_out") or check.get("reading")
-                sentence = why or "It has not been computed."
+                sentence = _sentence((why or "it has not been computed").rstrip("."))
                 command = None if why else self.again(question)
                 yield Finding(
                     "unknown", question, sentence, rule.threshold, rule.source, None, command

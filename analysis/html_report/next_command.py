@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,9 @@ NEXT_PRIOR = {
 # Epochs without a better score that `--early-stopping` allows.
 PATIENCE = 10
 TRUST = "--trust-model-file"
+# The defaults of `diagnose.py`, and the entries of diagnosis.json that hold the values.
+DIAGNOSED = {"--split": "test", "--images": 1000, "--samples": 1000, "--seed": 0}
+STORED = {"--split": "split", "--images": "n", "--samples": "num_samples", "--seed": "seed"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Commands:
     def fill(self, command: str) -> str:
         """A command of `analysis.result` with the run in place of RUN."""
         words = [self.run if word == "RUN" else word for word in command.split()]
+        if "scripts/diagnose.py" in words:
+            words += self._options_of_data(words)
         return shlex.join([*words, *[TRUST] * self.trust_model_file])
 
     def train_again(self, **changed: Any) -> str:
@@ -108,6 +113,17 @@ class Commands:
                 sentence = f"{said[:1].upper()}{said[1:]}.".replace("+-", "±")
                 found.append((command, sentence))
         return found
+
+    def _options_of_data(self, words: Sequence[str]) -> list[str]:
+        """The options of the stored diagnosis: with others, its sections would become stale."""
+        stored = {option: self.diagnosis.get(key) for option, key in STORED.items()}
+        usual = {**DIAGNOSED, "--images": self.metrics.get("n", DIAGNOSED["--images"])}
+        return [
+            word
+            for option, value in stored.items()
+            if option not in words and value not in (None, DIAGNOSED[option], usual[option])
+            for word in (option, str(value))
+        ]
 
     def _plan(self, epochs: int | None = None, max_steps: int | None = None) -> Plan:
         place = Path(self.run)

@@ -24,7 +24,12 @@ from analysis.html_report.findings import (
     findings,
     overall,
 )
-from analysis.html_report.next_command import NEXT_LIKELIHOOD, NEXT_PRIOR, Commands
+from analysis.html_report.next_command import (
+    DIAGNOSED,
+    NEXT_LIKELIHOOD,
+    NEXT_PRIOR,
+    Commands,
+)
 from analysis.html_report.rules import COLLAPSED, RULES
 from analysis.predictive.generalisation import GENERALISATION
 from analysis.representation.holes import HOLES
@@ -189,10 +194,12 @@ def test_nothing_is_known_without_records():
     found = findings(None, None, run="runs/x")
     assert overall(found).headline == NOT_KNOWN
     assert found[0].command == "python scripts/diagnose.py runs/x"
+    (found,) = findings({"labels": "always"}, None, run="runs/x")
+    assert found.command is None
     left_out = {"pit": {}, "guide": {"left_out": "the guide is a point."}}
     by_title = {each.title: each for each in findings(None, left_out, run="runs/x")}
     assert set(by_title) == set(QUESTIONS)
-    assert by_title[GUIDE].sentence == "the guide is a point."
+    assert by_title[GUIDE].sentence == "The guide is a point."
     assert by_title[GUIDE].command is None
 
 
@@ -354,6 +361,22 @@ def test_every_command_is_one_that_its_script_takes(run, trust):
         assert run in shlex.split(command.replace("/config.yaml", ""))
         assert command.endswith(" --trust-model-file") == trust
         parsed(command)
+
+
+def test_a_section_is_computed_with_the_options_of_the_others():
+    """With others, the stored sections would become stale."""
+    defaults = vars(
+        runpy.run_path(str(ROOT / "scripts" / "diagnose.py"))["parser"]().parse_args(["x"])
+    )
+    assert {option: defaults[option[2:]] for option in DIAGNOSED} == DIAGNOSED
+    stored = {"split": "validation", "n": 200, "num_samples": 50, "seed": 3, "elbo": {}}
+    options = "--split validation --images 200 --samples 50 --seed 3"
+    command = "python scripts/diagnose.py x --only elbo"
+    found = {each.title: each.command for each in findings(None, stored, run="x")}
+    assert found[CODE] == f"{command} {options}"
+    usual = {"split": "test", "n": 360, "num_samples": 1000, "seed": 0, "elbo": {}}
+    found = {each.title: each.command for each in findings(metrics(kl=None), usual, run="x")}
+    assert found[CODE] == command
 
 
 @pytest.mark.parametrize("old", NEXT_LIKELIHOOD)

@@ -104,8 +104,8 @@ def _buckets(groups: Sequence[Sequence[str]]) -> list[list[str]]:
     if min(cores, len(groups)) < 2 or torch.cuda.is_initialized():
         return []
     buckets: list[list[str]] = [[] for _ in range(min(cores, len(groups)))]
-    for index, group in enumerate(groups):
-        buckets[index % len(buckets)] += group
+    for group in sorted(groups, key=len, reverse=True):
+        min(buckets, key=len).extend(group)
     return buckets
 
 

@@ -150,10 +150,16 @@
     const noun = payload.noun;
     const order = payload.dimensions;
     state.dimensions = [order[0], order[Math.min(1, latent - 1)]];
-    const label = (part, k) => (part.labels.length ? labelText(part.labels[0], k) : "");
-    const labelText = ({ values, classes }, k) => (classes ? classes[values[k]] ?? "unlabelled"
-      : numberText(values[k]));
+    /** The first label of an example; empty without one. */
+    function label(part, k) {
+      if (!part.labels.length) return "";
+      const { name, values, classes } = part.labels[0];
+      const value = values[k];
+      if (value === null || (classes && value < 0)) return "no label";
+      return `${name} ${classes ? classes[value] : numberText(value)}`;
+    }
     const called = (part, k) => part.names?.[k] ?? `${noun} ${part.rows[k]}`;
+    const described = (part, k) => [called(part, k), label(part, k)].filter(Boolean).join(", ");
 
     let number = null;
     let sliders = [];
@@ -172,13 +178,15 @@
     const status = element("p", { className: "explorer-status", attributes: { role: "status" } });
     const panels = element("div", { className: "explorer-panels" });
     root.replaceChildren(status, panels);
-    const plane = explorerPlane({ payload, state, test, limits, select, move, label, called });
+    const plane = explorerPlane({ payload, state, test, limits, select, move, described });
     panel("Codes", plane.box, controls());
-    const output = views.output(panel(`Mean of p(x | z)`), views.input ? null : editing());
+    const output = views.output(panel("Mean of p(x | z)"), views.input ? null : editing());
     const input = views.input && views.input(panel(`Input ${noun}`), editing());
     if (reason) {
       panels.lastChild.append(element("p", { textContent: `The input cannot be edited: ${reason}` }));
     }
+    const about = element("p", { className: "explorer-about" });
+    panels.lastChild.append(about);
     const near = element("ul", { className: "explorer-neighbours" });
     panel(`Nearest of ${train.codes.length} training ${noun}s`, near);
     const strip = element("ol", { className: "explorer-neighbours" });
@@ -285,7 +293,7 @@
       state.neighbours = train.codes
         .map((code, k) => [Math.sqrt(code.reduce((sum, v, d) => sum + (v - state.z[d]) ** 2, 0)), k])
         .sort(([a], [b]) => a - b).slice(0, NEIGHBOURS)
-        .map(([distance, k]) => ({ k, distance, label: label(train, k) }));
+        .map(([distance, k]) => ({ k, distance, text: described(train, k) }));
       draw();
     }
 
@@ -293,8 +301,10 @@
       output.show(state.mean, state.x);
       if (input) input.show(state.x);
       plane.draw(Array.from({ length: 33 }, (_, k) => between(state.start, state.end, k / 32)));
-      near.replaceChildren(...state.neighbours.map(({ k, distance, label: text }) => {
-        const said = `${called(train, k)}${text && `, ${text}`}, at distance ${numberText(distance)}`;
+      about.textContent = `The input: ${payload.split} ${described(test, state.example)}`
+        + `${state.edited ? ", edited" : ""}.`;
+      near.replaceChildren(...state.neighbours.map(({ k, distance, text }) => {
+        const said = `${text}, at distance ${numberText(distance)}`;
         return element("li", {}, views.small(train.inputs[k], said),
           element("span", { textContent: said }));
       }));
@@ -328,11 +338,10 @@
       waiting = setTimeout(() => {
         const [first] = state.neighbours;
         const where = [...new Set(state.dimensions)].map((k) => `z${k} = ${numberText(state.z[k])}`);
-        const text = first.label && `, ${first.label}`;
         const origin = state.edited ? `the edited ${noun}`
           : `${payload.split} ${called(test, state.example)}`;
         status.textContent = `${where.join(", ")}, from the code of ${origin}. The nearest training ${noun} is `
-          + `${called(train, first.k)}${text}, at distance ${numberText(first.distance)}.`;
+          + `${first.text}, at distance ${numberText(first.distance)}.`;
       }, 150);
     }
 

@@ -3,7 +3,7 @@
    A click selects the nearest example, a drag and the arrow keys move the code. */
 "use strict";
 
-globalThis.explorerPlane = ({ payload, state, test, limits, select, move, label, called }) => {
+globalThis.explorerPlane = ({ payload, state, test, limits, select, move, described }) => {
   // Paul Tol's muted scheme, https://personal.sron.nl/~pault/, and a lighter first one in the dark.
   const COLOURS = ["#332288", "#88ccee", "#cc6677", "#117733", "#ddcc77", "#882255", "#44aa99",
     "#aa4499", "#999933", "#777777"];
@@ -195,7 +195,7 @@ globalThis.explorerPlane = ({ payload, state, test, limits, select, move, label,
     const [x, y] = pixels(event);
     if (!pressed) {
       const [k, distance] = nearest(x, y);
-      const text = distance < NEAR ? `${called(test, k)} ${label(test, k)}`.trim() : "";
+      const text = distance < NEAR ? described(test, k) : "";
       if (pad.title !== text) pad.title = text;
       return;
     }

@@ -30,10 +30,8 @@ globalThis.explorerViews = (payload) => {
     return high > low ? Math.min(Math.max((value - low) / (high - low), 0), 1) : 0.5;
   };
   const name = (i) => (payload.named ? payload.elements[i] : `element ${i}`);
-  const colours = () => {
-    const style = getComputedStyle(document.getElementById("explorer"));
-    return { line: style.getPropertyValue("--explorer-mean").trim() || "#0072b2", ink: style.color };
-  };
+  /** The colour of an element's text, in which its lines are drawn. */
+  const inkOf = (canvas) => getComputedStyle(canvas).color;
 
   // ---- images -----------------------------------------------------------------------------------
 
@@ -192,12 +190,12 @@ globalThis.explorerViews = (payload) => {
 
   function seriesOutput(box) {
     const canvas = sheet("the mean of p(x | z) at the current code, over the input", 560, 320,
-      "explorer-series");
+      "explorer-series explorer-mean");
     box.append(canvas);
     return {
       show: (mean, input) => drawSeries(canvas, [
         { values: input, colour: "#8a8a8a", thick: 3 },
-        { values: mean, colour: colours().line, thick: 2 },
+        { values: mean, colour: inkOf(canvas), thick: 2 },
       ]),
     };
   }
@@ -298,7 +296,7 @@ globalThis.explorerViews = (payload) => {
     }
     if (payload.view === "series") {
       const canvas = sheet(label, 160, 80, "explorer-small explorer-smooth");
-      drawSeries(canvas, [{ values, colour: colours().ink, thick: 1.5 }]);
+      drawSeries(canvas, [{ values, colour: inkOf(document.getElementById("explorer")), thick: 1.5 }]);
       return canvas;
     }
     const chosen = listed(values, payload.order, 6);

@@ -91,7 +91,7 @@ VIEWS = {
     *("view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "select"),
     *("slice", "unsqueeze", "squeeze", "expand", "flip", "unbind", "split", "split_with_sizes"),
     *("alias", "detach", "clone", "repeat", "index_select", "gather", "index", "diagonal", "roll"),
-    *("lift_fresh", "contiguous", "unfold"),
+    *("lift_fresh", "contiguous", "unfold", "unsafe_split", "unsafe_chunk"),
 }
 LIKE = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 

@@ -284,91 +284,103 @@ globalThis.graphInterpreter = (() => {
 
   // ---- products -----------------------------------------------------------------------------------
 
+  /** out[m, n] = sum over k of a[start + m down + k across] b[from + k columns + n]. */
+  function multiply({ a, start, down, across }, { b, from }, [rows, inner, columns], out) {
+    out.fill(0, 0, rows * columns);
+    const whole = inner - (inner % 4);
+    for (let m = 0; m < rows; m++) {
+      const to = m * columns;
+      const left = start + m * down;
+      // Four rows of b at a time, which reads and writes the sums less often.
+      for (let k = 0; k < whole; k += 4) {
+        const [p, q] = [a[left + k * across], a[left + (k + 1) * across]];
+        const [r, s] = [a[left + (k + 2) * across], a[left + (k + 3) * across]];
+        if (p === 0 && q === 0 && r === 0 && s === 0) continue;
+        const [i, j] = [from + k * columns, from + (k + 1) * columns];
+        const [u, v] = [j + columns, j + 2 * columns];
+        for (let n = 0; n < columns; n++) {
+          out[to + n] += p * b[i + n] + q * b[j + n] + r * b[u + n] + s * b[v + n];
+        }
+      }
+      for (let k = whole; k < inner; k++) {
+        const value = a[left + k * across];
+        for (let n = 0; n < columns; n++) out[to + n] += value * b[from + k * columns + n];
+      }
+    }
+  }
+
   function matmul(step, [a, b], out) {
     const [rows, inner] = a.shape.slice(-2);
     const columns = b.shape[b.shape.length - 1];
-    const batches = out.length / (rows * columns);
-    const sums = new Float64Array(columns);
-    const blockOfB = b.shape.length > 2 ? inner * columns : 0;
+    const sums = new Float64Array(rows * columns);
+    const ofB = b.shape.length > 2 ? inner * columns : 0;
     return () => {
-      const x = a.data;
-      const w = b.data;
-      for (let row = 0; row < batches * rows; row++) {
-        const block = Math.floor(row / rows) * blockOfB;
-        sums.fill(0);
-        for (let k = 0; k < inner; k++) {
-          const value = x[row * inner + k];
-          if (value === 0) continue;  // Many hidden units are.
-          const start = block + k * columns;
-          for (let j = 0; j < columns; j++) sums[j] += value * w[start + j];
-        }
-        out.set(sums, row * columns);
+      for (let batch = 0; batch * sums.length < out.length; batch++) {
+        const left = { a: a.data, start: batch * rows * inner, down: inner, across: 1 };
+        multiply(left, { b: b.data, from: batch * ofB }, [rows, inner, columns], sums);
+        out.set(sums, batch * sums.length);
       }
     };
   }
 
-  /* y[o, i s - p + k d] of x[c, i]: a convolution adds x to y where this gives its place in x, a
-     transposed one where it gives the place in y. Both go row by row through x and y. */
+  /* A convolution multiplies its kernels with patches of the input; a transposed one adds products
+     of kernels and input as patches to the output. `near` has a patch at each position, `far` is
+     what the patches cover. */
   function convolution(step, [x, w], out) {
-    const [examples, inputs, height, width] = x.shape;
-    const [, outputs, outHeight, outWidth] = step.shape;
-    const [kernelHeight, kernelWidth] = w.shape.slice(2);
     const { stride, padding, dilation, groups, transposed } = step;
-    const inGroup = inputs / groups;
-    const outGroup = outputs / groups;
-    const sums = new Float64Array(outHeight * outWidth);
-    // The positions with a place inside, along the shorter side of the map.
-    const [near, far] = transposed ? [width, outWidth] : [outWidth, width];
-    const [nearRows, farRows] = transposed ? [height, outHeight] : [outHeight, height];
-    const range = (k) => {
-      const shift = k * dilation[1] - padding[1];
-      const first = Math.max(0, Math.ceil(-shift / stride[1]));
-      const last = Math.min(near - 1, Math.floor((far - 1 - shift) / stride[1]));
-      return [first, last, shift];
-    };
-    const ranges = Array.from({ length: kernelWidth }, (_, k) => range(k));
+    const [examples, inputs, ...size] = x.shape;
+    const [, outputs, ...outSize] = step.shape;
+    const [near, far] = transposed ? [size, outSize] : [outSize, size];
+    const [inGroup, outGroup] = [inputs / groups, outputs / groups];
+    const [kernelHeight, kernelWidth] = w.shape.slice(2);
+    const kernel = kernelHeight * kernelWidth;
+    const [positions, area, place] = [product(near), product(far), patchPlaces()];
+    const patches = new Float64Array((transposed ? outGroup : inGroup) * kernel * positions);
+    const sums = new Float64Array(outGroup * product(outSize));
 
-    function plane(source, weights) {
-      for (let ky = 0; ky < kernelHeight; ky++) {
-        for (let kx = 0; kx < kernelWidth; kx++) {
-          const weight = w.data[weights + ky * kernelWidth + kx];
-          const [first, last, shift] = ranges[kx];
-          for (let row = 0; row < nearRows; row++) {
-            const other = row * stride[0] + ky * dilation[0] - padding[0];
-            if (other < 0 || other >= farRows) continue;
-            if (transposed) {
-              const from = source + row * width;
-              const to = other * outWidth + shift;
-              for (let i = first; i <= last; i++) {
-                sums[to + i * stride[1]] += weight * x.data[from + i];
-              }
-            } else {
-              const from = source + other * width + shift;
-              const to = row * outWidth;
-              for (let i = first; i <= last; i++) {
-                sums[to + i] += weight * x.data[from + i * stride[1]];
-              }
-            }
+    /** The place in `far` of each element of the kernel at each position; -1 outside. */
+    function patchPlaces() {
+      const result = new Int32Array(kernel * product(near)).fill(-1);
+      let at = 0;
+      for (let k = 0; k < kernel; k++) {
+        const down = Math.floor(k / kernelWidth) * dilation[0] - padding[0];
+        const right = (k % kernelWidth) * dilation[1] - padding[1];
+        for (let row = 0; row < near[0]; row++) {
+          for (let column = 0; column < near[1]; column++, at++) {
+            const [y, z] = [row * stride[0] + down, column * stride[1] + right];
+            if (y >= 0 && y < far[0] && z >= 0 && z < far[1]) result[at] = y * far[1] + z;
           }
         }
       }
+      return result;
     }
 
-    const kernel = kernelHeight * kernelWidth;
+    function transposedGroup(from, weights) {
+      const left = { a: w.data, start: weights, down: 1, across: outGroup * kernel };
+      const right = { b: x.data, from };
+      multiply(left, right, [outGroup * kernel, inGroup, positions], patches);
+      sums.fill(0);
+      for (let i = 0; i < patches.length; i++) {
+        const to = place[i % place.length];
+        if (to >= 0) sums[Math.floor(i / place.length) * area + to] += patches[i];
+      }
+    }
+
+    function plainGroup(from, weights) {
+      for (let i = 0; i < patches.length; i++) {
+        const at = place[i % place.length];
+        patches[i] = at < 0 ? 0 : x.data[from + Math.floor(i / place.length) * area + at];
+      }
+      const inner = inGroup * kernel;
+      const left = { a: w.data, start: weights, down: inner, across: 1 };
+      multiply(left, { b: patches, from: 0 }, [outGroup, inner, positions], sums);
+    }
+
     return () => {
-      for (let n = 0; n < examples; n++) {
-        for (let o = 0; o < outputs; o++) {
-          sums.fill(0);
-          const group = Math.floor(o / outGroup);
-          for (let c = 0; c < inGroup; c++) {
-            const channel = group * inGroup + c;
-            const place = transposed
-              ? channel * outGroup + (o % outGroup)
-              : o * inGroup + c;
-            plane((n * inputs + channel) * height * width, place * kernel);
-          }
-          out.set(sums, (n * outputs + o) * sums.length);
-        }
+      for (let block = 0; block < examples * groups; block++) {
+        const weights = (block % groups) * (w.data.length / groups);
+        (transposed ? transposedGroup : plainGroup)(block * inGroup * product(size), weights);
+        out.set(sums, block * sums.length);
       }
     };
   }

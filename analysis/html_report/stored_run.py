@@ -29,11 +29,10 @@ METRICS = (
     *("verdicts", "scale", "notes", "best_validation_epoch", "steps", "seed", "git_commit"),
 )
 NO_EVALUATION = "The evaluation of the test split: there is no metrics.json."
-# Programs that `scripts/diagnose.py` refuses: they have no p(x), or no q(z | x).
-UNDIAGNOSED = {
-    "conditional": "it has p(x | y) only",
-    "semi_supervised": "it has a guide of z for each class",
-}
+# Programs that `scripts/diagnose.py` refuses, by what their labels are for.
+UNDIAGNOSED = {"always": "it has p(x | y) only", "training": "it has a guide of z for each class"}
+# Of runs of an earlier version, which did not record it.
+_LABELS = {"conditional": "always", "semi_supervised": "training"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class StoredRun:
         configuration = reader.configuration()
         state, contract = reader.checkpoint()
         metrics = reader.metrics(configuration, state)
-        diagnosis = reader.diagnosis(configuration)
+        diagnosis = reader.diagnosis(configuration, metrics or {})
         reader.training(configuration, state)
         if check_data and contract is not None:
             reader.data(contract)
@@ -206,7 +205,9 @@ class _Reader:
             )
         return metrics
 
-    def diagnosis(self, configuration: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def diagnosis(
+        self, configuration: Mapping[str, Any], metrics: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
         """The diagnosis, whose sections are marked as stale if the checkpoint has changed."""
         diagnose = self._command(configuration, "diagnose", "RUN")
         path = self.directory.diagnosis / "diagnosis.json"
@@ -215,7 +216,8 @@ class _Reader:
             if path.exists():
                 return None
             model = configuration.get("model", DEFAULT_MODEL)
-            if reason := UNDIAGNOSED.get(model):
+            labels = metrics.get("labels", _LABELS.get(model, "none"))
+            if reason := UNDIAGNOSED.get(labels):
                 self.missing.append(
                     Missing(
                         f"The checks of a diagnosis, which are not defined for {model}: {reason}. "

@@ -421,8 +421,8 @@ def _crop(rows: Sequence[Mapping[str, Any]]) -> tuple[Spec, str]:
     domain = {"domain": [low - margin, high + margin], "nice": False}
     if not outside:
         return domain, ""
-    which = "epoch" if max(outside) == epochs[0] else f"epochs {epochs[0]} to"
-    return domain, f"Outside the axis: {which} {max(outside)}."
+    which = "epoch" if max(outside) == epochs[0] else f"epochs {epochs[0]:g} to"
+    return domain, f"Outside the axis: {which} {max(outside):g}."
 
 
 def _part(record: Mapping[str, Any], *names: str) -> Mapping[str, Any]:

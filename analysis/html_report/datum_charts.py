@@ -203,7 +203,7 @@ def khats(data: PerDatum) -> Chart | None:
         ],
     )
     return Chart(
-        f"k-hat of the importance weights of each {noun()}",
+        f"k-hat of the importance weights of each {noun()}, from {data.num_draws} draws",
         f"Pareto k-hat of the importance weights of {len(finite):,} test {nouns()}, from "
         f"{data.num_draws} draws each: median {np.median(finite):.2f}; "
         f"{np.mean(finite > threshold):.1%} above the threshold {threshold:.2f}, where log p(x) "

@@ -28,6 +28,7 @@ METRICS = (
     *("active_units", "khat_share_above", "baseline", "above_baseline", "above_baseline_se"),
     *("verdicts", "scale", "notes", "best_validation_epoch", "steps", "seed", "git_commit"),
 )
+NO_EVALUATION = "The evaluation of the test split: there is no metrics.json."
 # Programs that `scripts/diagnose.py` refuses, by what their labels are for.
 UNDIAGNOSED = {"always": "it has p(x | y) only", "training": "it has a guide of z for each class"}
 # Of runs of an earlier version, which did not record it.
@@ -180,11 +181,7 @@ class _Reader:
         metrics = self._json(self.directory.metrics, "The evaluation", evaluate)
         if metrics is None:
             if not self.directory.metrics.exists():
-                self.missing.append(
-                    Missing(
-                        "The evaluation of the test split: there is no metrics.json.", evaluate
-                    )
-                )
+                self.missing.append(Missing(NO_EVALUATION, evaluate))
             return None
         # metrics.json is removed first: an evaluation that is up to date is not repeated.
         again = f"rm {shlex.quote(str(self.directory.metrics))} && "
@@ -248,9 +245,13 @@ class _Reader:
         epochs = configuration.get("epochs") or default_epochs(rows, per_epoch)
         steps = min(epochs * per_epoch, configuration.get("max_steps") or math.inf)
         if step < steps:
+            # The same command makes the evaluation.
+            self.missing = [each for each in self.missing if each.what != NO_EVALUATION]
+            evaluated = self.directory.metrics.exists()
             self.missing.append(
                 Missing(
-                    f"The rest of training: it was cut short at step {step:,} of {steps:,}.",
+                    f"The rest of training{'' if evaluated else ', and the evaluation'}: it was "
+                    f"cut short at step {step:,} of {steps:,}.",
                     self._command(configuration, "svi_train", "--resume", "--out", "RUN"),
                 )
             )

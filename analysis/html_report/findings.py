@@ -282,8 +282,8 @@ class _Judge:
             level, title = "bad", UNTRAINED
             if above and steps >= FEWEST_STEPS:
                 level, title = "suspicious", "Training was short"
-            reviewed = short and not self.commands.cut_short
-            command = short[0][0] if reviewed else self.commands.train_on(steps)
+            ended = short and not self.commands.cut_short
+            command = short[0][0] if ended else self.commands.train_on(steps)
             if found is not None:
                 sentence = f"It had {steps:,} steps, and log p(x) is {_nats(*found)}."
         threshold = f"at least {FEWEST_STEPS} steps, or {PATIENCE_STEPS:,} in a single epoch"

@@ -15,7 +15,9 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -72,6 +74,10 @@ def compute_sections(
     try:
         for worker in workers:
             worker.start(max(1, torch.get_num_threads() // len(workers)))
+        if workers:
+            # What a page is written with, while there is nothing else to do here.
+            with suppress(ImportError):
+                import_module("xarray")
         running = {worker.pipe: worker for worker in workers if worker.pipe is not None}
         while running:
             for pipe in wait(list(running)):
@@ -104,8 +110,8 @@ def _buckets(groups: Sequence[Sequence[str]]) -> list[list[str]]:
     if min(cores, len(groups)) < 2 or torch.cuda.is_initialized():
         return []
     buckets: list[list[str]] = [[] for _ in range(min(cores, len(groups)))]
-    for index, group in enumerate(groups):
-        buckets[index % len(buckets)] += group
+    for group in sorted(groups, key=len, reverse=True):
+        min(buckets, key=len).extend(group)
     return buckets
 
 

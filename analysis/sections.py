@@ -181,8 +181,9 @@ SECTIONS = {
     ),
     "representation": REPRESENTATION,
 }
-# The sections of a group share draws; those of two groups share hardly any.
-GROUPS = (("predictive", "calibration", "pit"), ("elbo", "guide"), ("representation",))
+# The sections of a group share draws; those of two groups only the importance weights.
+GROUPS = (("predictive", "calibration", "pit"), ("elbo",), ("guide",), ("representation",))
+WEIGHTED = {"elbo", "guide"}
 
 
 @dataclass(frozen=True)

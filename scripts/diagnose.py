@@ -17,19 +17,20 @@ gc.disable()
 import argparse
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyro
 
+from analysis.html_report.explorer import explorer_payload
 from analysis.html_report.page import write_report
 from analysis.plotting.style import to_png
 from analysis.report import answers_text, insert_run, section_text, wrap
 from analysis.result import AGAIN
 from analysis.section_processes import ComputedSection, compute_sections
-from analysis.sections import GROUPS, SECTIONS
+from analysis.sections import GROUPS, SECTIONS, WEIGHTED
 from analysis.stored_diagnosis import StoredDiagnosis
 from pyro_vae.cli import (
     Parser,
@@ -104,7 +105,7 @@ def parser() -> Parser:
         choices=(*SECTIONS, PAGE),
         metavar="SECTION",
         help=f"Which of {', '.join(SECTIONS)}; or {PAGE}, to write report.html from what is "
-        "stored, and compute nothing; of several runs, representation. Default: of one "
+        "stored; of several runs, representation. Default: of one "
         f"run, {', '.join(DEFAULT_SECTIONS)}, as far as they are defined.",
     )
     add(
@@ -162,6 +163,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     """Compute the sections of one run and write each as soon as it is finished."""
     trained = open_run(options, options.runs[0])
     set_noun(trained.data.dataset.noun)
+    from analysis.check import UNDEFINED
     from analysis.result import UndefinedCheckError
     from analysis.run_subject import (
         dependencies,
@@ -215,6 +217,10 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
             step.finish(steps[name])
             return ComputedSection(section, record, files, time.perf_counter() - begun)
 
+        if set(names) >= WEIGHTED:
+            # With all threads, for the processes of both sections.
+            with suppress(*UNDEFINED):
+                _ = subject.evaluation
         groups = [[name for name in group if name in names] for group in GROUPS]
         with closing(compute_sections(list(filter(None, groups)), compute, step)) as computed:
             for name, found in computed:
@@ -249,14 +255,22 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     # Printed commands name this run, and trust its model file as this command did.
     place = f"{trained.directory.path}{' --trust-model-file' * options.trust_model_file}"
     print(insert_run("\n".join(text), place))
-    page = write_report(trained.directory.path, check_data=False)
+    explorer = explorer_payload(trained)
+    page = write_report(trained.directory.path, explorer=explorer, check_data=False)
     print(f"\nnumbers and figures are in {trained.directory.diagnosis}/")
     print(f"{page} says whether to trust the model")
 
 
 def write_page(options: argparse.Namespace) -> None:
-    """Write report.html from what is stored."""
-    print(f"{write_report(options.runs[0])} is written from stored numbers")
+    """Write report.html from what is stored; without its explorer if the run cannot be read."""
+    explorer = None
+    try:
+        explorer = explorer_payload(open_run(options, options.runs[0]))
+    except ValueError as error:
+        if not RunDirectory(options.runs[0]).holds_a_run:
+            raise
+        print(f"without the latent explorer: {in_one_line(error)}")
+    print(f"{write_report(options.runs[0], explorer=explorer)} is written from stored numbers")
 
 
 def kept_sections(

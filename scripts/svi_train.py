@@ -307,11 +307,11 @@ def evaluate_and_save(
     drawing: "DrawingProcess",
 ) -> None:
     """Evaluate on test data, and write metrics.json, inference_data.nc, figures and the page."""
-    from analysis.html_report.page import write_report
+    from analysis.html_report.page import write_figures_and_report, write_report
     from analysis.plotting.latent import plot_latents
     from analysis.programs import HeldOut, program_figures, program_scores
     from analysis.report import metrics_text
-    from analysis.run_figures import figures_of_evaluation, figures_of_model, write_figures
+    from analysis.run_figures import figures_of_evaluation, figures_of_model
     from pyro_vae.evidence import evaluate, fixed_rows, undefined_data
     from pyro_vae.inference_data import from_svi, write_netcdf
     from pyro_vae.runs.training_review import Plan, review
@@ -428,8 +428,7 @@ def evaluate_and_save(
     for name, plot in figures_of_evaluation(evaluation).items():
         figures[name] = drawing.submit(plot)
     write_netcdf(tree, directory.inference_data)
-    write_figures(figures, directory.figures)
-    page = write_report(directory.path, interactive=False, check_data=False)
+    page = write_figures_and_report(figures, directory.path)
     words = command(configuration, "diagnose.py", directory)
     following = f"; next: {shlex.join(words)}" * (getattr(vae, "labels", "none") == "none")
     print(f"{page} says whether to trust the model; metrics and figures are beside it{following}")

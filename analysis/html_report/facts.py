@@ -7,8 +7,12 @@ from typing import Any
 
 from analysis.html_report.numbers import evaluation_numbers
 from analysis.html_report.stored_run import StoredRun
+from analysis.stored_diagnosis import SECTION_NAMES
+from pyro_vae.runs.result_cache import digest
 
 VERSIONS = ("torch", "pyro", "numpy", "scipy", "matplotlib", "arviz_base", "arviz_stats")
+# The sections of a diagnosis without `--only`.
+DEFAULT = tuple(name for name in SECTION_NAMES if name != "representation")
 # The options that all sections of a diagnosis depend on, with their keys and defaults.
 _OPTIONS: dict[str, tuple[str, Any]] = {
     "split": ("split", "test"),
@@ -28,7 +32,7 @@ def data_facts(run: StoredRun) -> dict[str, str]:
     levels = "" if contract.levels is None else f", {contract.levels} levels"
     facts = {
         "name": contract.name,
-        "read from": contract.source or "memory, or a data set of the package",
+        "read from": contract.source or "a named data set, or memory",
         "SHA-256 of the source": contract.source_digest,
         "values": f"{contract.support}{levels}, from {contract.low:g} to {contract.high:g} in the "
         "training split",
@@ -86,7 +90,10 @@ def provenance_facts(run: StoredRun) -> dict[str, str]:
     config = shlex.quote(str(run.directory.config))
     facts = {"training": f"python scripts/svi_train.py --config {config} --out DIR"}
     if diagnosis:
-        facts["diagnosis"] = run.command("diagnose", "RUN", *options_of_diagnosis(diagnosis))
+        sections = [name for name in SECTION_NAMES if name in diagnosis]
+        only = [] if sections == [*DEFAULT] else ["--only", *sections]
+        words = (*only, *options_of_diagnosis(diagnosis))
+        facts["diagnosis"] = run.command("diagnose", "RUN", *words)
     facts["seed of training"] = str(run.configuration.get("seed", "not known"))
     if diagnosis:
         facts["seed of the diagnosis"] = str(diagnosis.get("seed", "not known"))
@@ -100,6 +107,9 @@ def provenance_facts(run: StoredRun) -> dict[str, str]:
         facts["data"] = f"{run.contract.name}, SHA-256 {run.contract.source_digest}".removesuffix(
             ", SHA-256 "
         )
+        if "train" in run.contract.digests:
+            rows = digest({"rows": run.contract.digests["train"]})
+            facts["digest of the training rows"] = rows[:16]
     if diagnosis.get("checkpoint_sha256"):
         facts["SHA-256 of the checkpoint"] = diagnosis["checkpoint_sha256"]
     return facts

@@ -283,7 +283,7 @@ class _Judge:
             command = short[0][0] if short else self.commands.train_on(steps)
             if found is not None:
                 sentence = f"It had {steps:,} steps, and log p(x) is {_nats(*found)}."
-        threshold = f"at least {FEWEST_STEPS} steps, of a single epoch {PATIENCE_STEPS:,}"
+        threshold = f"at least {FEWEST_STEPS} steps, or {PATIENCE_STEPS:,} in a single epoch"
         figure = self.figure("learning_curves", "predictive_prior_predictive")
         yield Finding(level, title, sentence, threshold, REVIEW, figure, command)
 

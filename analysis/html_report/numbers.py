@@ -141,7 +141,16 @@ def _bits_error(run: StoredRun) -> Scalar:
 # Keys of metrics.json that are not scores of a program.
 _GENERAL = {
     *("data", "binarisation", "scale", "notes", "split", "n", "n_train", "prior", "likelihood"),
-    *("posterior", "objective", "latent_dim", "latent_units", "elbo", "elbo_samples", "kl"),
+    *(
+        "posterior",
+        "objective",
+        "labels",
+        "latent_dim",
+        "latent_units",
+        "elbo",
+        "elbo_samples",
+        "kl",
+    ),
     *("reconstruction", "log_evidence", "log_evidence_samples", "bits_per_dim", "active_units"),
     *("khat_share_above", "baseline", "baseline_log_density", "above_baseline", "factors"),
     *("factor_analysis_log_density", "above_factor_analysis", "best_validation_epoch"),

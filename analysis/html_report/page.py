@@ -3,10 +3,8 @@
 The page loads nothing: figures are data URIs, and scripts and styles are allowed by their hashes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from analysis import stored_diagnosis
@@ -22,8 +20,9 @@ from analysis.html_report.facts import (
 from analysis.html_report.findings import findings, overall
 from analysis.html_report.numbers import Number, diagnosis_numbers, evaluation_numbers
 from analysis.html_report.pictures import Picture, diagnosis_sections, pictures_of_run, shrink
-from analysis.html_report.render import render
+from analysis.html_report.render import compile_templates, render
 from analysis.html_report.stored_run import Missing, StoredRun
+from analysis.run_figures import write_figures
 from pyro_vae.configuration.model_files import is_shipped
 from pyro_vae.data.nouns import use_noun
 from pyro_vae.runs.run_directory import RunDirectory
@@ -103,6 +102,22 @@ def write_report(
     return path
 
 
+def write_figures_and_report(figures: Mapping[str, Callable[[], bytes]], directory: Path) -> Path:
+    """Write the figures of a training, and then its page, without charts.
+
+    Args:
+        figures: See `write_figures`.
+        directory: The run directory.
+
+    Returns:
+        The page.
+    """
+    # While another process draws.
+    compile_templates()
+    write_figures(figures, RunDirectory(directory).figures)
+    return write_report(directory, interactive=False, check_data=False)
+
+
 def mark_stale(directory: RunDirectory) -> None:
     """After more training, mark the sections of a diagnosis and write an existing page again."""
     if directory.diagnosis.is_dir():
@@ -161,11 +176,10 @@ def run_page(run: StoredRun, *, explorer: str | None = None, interactive: bool =
     scripts, styles = chart_sources() if charts else ([], [])
     data = {}
     if explorer is not None:
+        from analysis.html_report.explorer import explorer_script, explorer_style
+
+        scripts, styles = [*scripts, explorer_script()], [*styles, explorer_style()]
         data["explorer-data"] = explorer
-    if explorer is not None and find_spec("analysis.html_report.explorer"):
-        source = import_module("analysis.html_report.explorer")
-        scripts = [*scripts, source.explorer_script()]
-        styles = [*styles, source.explorer_style()]
     return render("run.html.j2", context, record=record, scripts=scripts, styles=styles, data=data)
 
 
@@ -195,6 +209,8 @@ def chart_sources() -> tuple[list[str], list[str]]:
 
 def _parts(run: StoredRun, pictures: Mapping[str, Sequence[Picture]]) -> dict[str, Part]:
     """The sections of the diagnosis by name."""
+    if run.diagnosis is None:
+        return {}
     from analysis.sections import SECTIONS as CHECKS
 
     parts = {}

@@ -82,6 +82,13 @@ def environment() -> "jinja2.Environment":
     return found
 
 
+def compile_templates() -> None:
+    """Compile the templates of a run, which takes longer than writing its first page."""
+    environment().get_template("run.html.j2")
+    for name in ("base", "macros", "copies"):
+        environment().get_template(f"{name}.html.j2")
+
+
 def prose(text: str, run: str = "RUN") -> "Markup":
     """Text whose parts in backticks are code, in which RUN is the run's path, as safe HTML.
 

@@ -28,11 +28,11 @@ METRICS = (
     *("active_units", "khat_share_above", "baseline", "above_baseline", "above_baseline_se"),
     *("verdicts", "scale", "notes", "best_validation_epoch", "steps", "seed", "git_commit"),
 )
-# Programs that `scripts/diagnose.py` refuses: they have no p(x), or no q(z | x).
-UNDIAGNOSED = {
-    "conditional": "it has p(x | y) only",
-    "semi_supervised": "it has a guide of z for each class",
-}
+NO_EVALUATION = "The evaluation of the test split: there is no metrics.json."
+# Programs that `scripts/diagnose.py` refuses, by what their labels are for.
+UNDIAGNOSED = {"always": "it has p(x | y) only", "training": "it has a guide of z for each class"}
+# Of runs of an earlier version, which did not record it.
+_LABELS = {"conditional": "always", "semi_supervised": "training"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class StoredRun:
         configuration = reader.configuration()
         state, contract = reader.checkpoint()
         metrics = reader.metrics(configuration, state)
-        diagnosis = reader.diagnosis(configuration)
+        diagnosis = reader.diagnosis(configuration, metrics or {})
         reader.training(configuration, state)
         if check_data and contract is not None:
             reader.data(contract)
@@ -181,11 +181,7 @@ class _Reader:
         metrics = self._json(self.directory.metrics, "The evaluation", evaluate)
         if metrics is None:
             if not self.directory.metrics.exists():
-                self.missing.append(
-                    Missing(
-                        "The evaluation of the test split: there is no metrics.json.", evaluate
-                    )
-                )
+                self.missing.append(Missing(NO_EVALUATION, evaluate))
             return None
         # metrics.json is removed first: an evaluation that is up to date is not repeated.
         again = f"rm {shlex.quote(str(self.directory.metrics))} && "
@@ -209,7 +205,9 @@ class _Reader:
             )
         return metrics
 
-    def diagnosis(self, configuration: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def diagnosis(
+        self, configuration: Mapping[str, Any], metrics: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
         """The diagnosis, whose sections are marked as stale if the checkpoint has changed."""
         diagnose = self._command(configuration, "diagnose", "RUN")
         path = self.directory.diagnosis / "diagnosis.json"
@@ -218,7 +216,8 @@ class _Reader:
             if path.exists():
                 return None
             model = configuration.get("model", DEFAULT_MODEL)
-            if reason := UNDIAGNOSED.get(model):
+            labels = metrics.get("labels", _LABELS.get(model, "none"))
+            if reason := UNDIAGNOSED.get(labels):
                 self.missing.append(
                     Missing(
                         f"The checks of a diagnosis, which are not defined for {model}: {reason}. "
@@ -246,9 +245,13 @@ class _Reader:
         epochs = configuration.get("epochs") or default_epochs(rows, per_epoch)
         steps = min(epochs * per_epoch, configuration.get("max_steps") or math.inf)
         if step < steps:
+            # The same command makes the evaluation.
+            self.missing = [each for each in self.missing if each.what != NO_EVALUATION]
+            evaluated = self.directory.metrics.exists()
             self.missing.append(
                 Missing(
-                    f"The rest of training: it was cut short at step {step:,} of {steps:,}.",
+                    f"The rest of training{'' if evaluated else ', and the evaluation'}: it was "
+                    f"cut short at step {step:,} of {steps:,}.",
                     self._command(configuration, "svi_train", "--resume", "--out", "RUN"),
                 )
             )

@@ -67,6 +67,7 @@ def test_a_run_leaves_everything(main, tmp_path, capsys):
         "likelihood",
         "posterior",
         "objective",
+        "labels",
         "latent_dim",
         "elbo",
         "elbo_se",

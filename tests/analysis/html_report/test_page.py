@@ -35,7 +35,8 @@ def test_it_starts_with_the_verdict_and_ends_with_its_origin(diagnosed, read):
     assert page.by_id("verdict").text.index("below") > 0
     origin = page.by_id("provenance").text
     assert f"python scripts/svi_train.py --config {diagnosed}/config.yaml --out DIR" in origin
-    assert f"python scripts/diagnose.py {diagnosed} --images 360 --samples 50 --seed 3" in origin
+    options = "--only elbo --images 360 --samples 50 --seed 3"
+    assert f"python scripts/diagnose.py {diagnosed} {options}" in origin
     assert "torch 2.14.1" in origin
     assert "commit 76392df" in origin
     record = json.loads(page.by_id("record").text)

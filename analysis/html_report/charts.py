@@ -167,7 +167,8 @@ def predictive_checks(
     kinds = [f"below {LEVEL:g} by Holm's method", f"not below {LEVEL:g}"]
     rows = [
         {
-            "check": (labels or {}).get(name, name.replace("_", " ")),
+            "check": name.replace("_", " "),
+            "what": (labels or {}).get(name, name.replace("_", " ")),
             "p": max(p, SMALLEST_P),
             "p_text": f"< {SMALLEST_P:g}" if p < SMALLEST_P else f"{p:.3g}",
             "adjusted": f"{corrected:.3g}",
@@ -177,11 +178,12 @@ def predictive_checks(
         for rank, ((name, p), corrected) in enumerate(zip(found, adjusted, strict=True))
     ]
     tooltip = [
-        {"field": "check"},
+        {"field": "what", "title": "check"},
         {"field": "p_text", "title": "p-value"},
         {"field": "adjusted", "title": "p-value by Holm's method"},
         value_line("threshold", "threshold", ".3g"),
     ]
+    powers = {"values": [10.0**k for k in range(-6, 1)]}
     scale = {"type": "log", "domain": [min(row["p"] for row in rows) / 1.5, 1]}
     spec = specification(
         rows,
@@ -193,7 +195,7 @@ def predictive_checks(
             {
                 "mark": {"type": "point", "filled": True, "size": 70},
                 "encoding": {
-                    "x": axis("p", "p-value; bar: threshold", scale=scale),
+                    "x": axis("p", "p-value; bar: threshold", scale=scale, axis=powers),
                     "color": classes("kind", kinds, [SECOND, FIRST]),
                     "shape": classes("kind", kinds, ["triangle-up", "circle"]),
                     "tooltip": tooltip,
@@ -314,7 +316,9 @@ def rate_distortion(
         f"Rate against distortion in {unit}; {listed}{beside}. The dashed line has the ELBO of "
         f"{best['name']}.",
         spec,
-        "Lower left is better; ELBOs are equal along the dashed line.",
+        "Lower left is better; ELBOs are equal along the dashed line."
+        + (" The solid line joins epochs of the validation data." if path else "")
+        + (" Bars are two standard errors." if len(names) > 1 else ""),
     )
 
 
@@ -394,7 +398,13 @@ def _plane(
     rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any]
 ) -> tuple[list[list[float]], list[dict[str, float]]]:
     """The limits of both axes, and the ends of the line of the best model's ELBO."""
-    corners = np.array([[row["rate"], row["distortion"]] for row in rows])
+    corners = np.array(
+        [
+            [row.get(f"{term}_{side}", row[term]) for term in ("rate", "distortion")]
+            for row in rows
+            for side in ("low", "high")
+        ]
+    )
     low, high = corners.min(0), corners.max(0)
     # Some of the line shows around a single point.
     margin = 0.12 * np.maximum(high - low, max(0.1 * np.abs(corners).max(), 1.0))
@@ -421,8 +431,8 @@ def _crop(rows: Sequence[Mapping[str, Any]]) -> tuple[Spec, str]:
     domain = {"domain": [low - margin, high + margin], "nice": False}
     if not outside:
         return domain, ""
-    which = "epoch" if max(outside) == epochs[0] else f"epochs {epochs[0]} to"
-    return domain, f"Outside the axis: {which} {max(outside)}."
+    which = "epoch" if max(outside) == epochs[0] else f"epochs {epochs[0]:g} to"
+    return domain, f"Outside the axis: {which} {max(outside):g}."
 
 
 def _part(record: Mapping[str, Any], *names: str) -> Mapping[str, Any]:

@@ -64,16 +64,15 @@ class PerDatum:
             return None
         group = tree["per_datum"].dataset
         columns = {str(name): np.asarray(each) for name, each in group.data_vars.items()}
+        labels = columns.pop("label", None)
         statistics = {name: each for name, each in columns.items() if each.ndim == 1}
         if not statistics:
             return None
         name = next(iter(statistics))
         dim, n = group[name].dims[0], len(statistics[name])
         means = [each for key, each in columns.items() if key.endswith("_mean") and each.ndim == 2]
-        labels = None
-        if "constant_data" in tree.children and "label" in tree["constant_data"].dataset:
-            found = np.asarray(tree["constant_data"].dataset["label"])
-            labels = found if found.shape == (n,) else None
+        # Factors are not classes.
+        labels = None if labels is None or labels.shape != (n,) else labels
         draws = [each.attrs["num_draws"] for each in group.values() if "num_draws" in each.attrs]
         rows = np.asarray(group[dim]) if dim in group.coords else np.arange(n)
         return cls(
@@ -204,7 +203,7 @@ def khats(data: PerDatum) -> Chart | None:
         ],
     )
     return Chart(
-        f"k-hat of the importance weights of each {noun()}",
+        f"k-hat of the importance weights of each {noun()}, from {data.num_draws} draws",
         f"Pareto k-hat of the importance weights of {len(finite):,} test {nouns()}, from "
         f"{data.num_draws} draws each: median {np.median(finite):.2f}; "
         f"{np.mean(finite > threshold):.1%} above the threshold {threshold:.2f}, where log p(x) "

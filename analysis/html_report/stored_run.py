@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.html_report.findings import Finding, findings
 from pyro_vae.configuration import read_yaml
 from pyro_vae.configuration.model_files import DEFAULT_MODEL, is_shipped
 from pyro_vae.data import DataContract
@@ -28,6 +29,8 @@ METRICS = (
     *("active_units", "khat_share_above", "baseline", "above_baseline", "above_baseline_se"),
     *("verdicts", "scale", "notes", "best_validation_epoch", "steps", "seed", "git_commit"),
 )
+CUT_SHORT = "The rest of training"
+NO_EVALUATION = "The evaluation of the test split: there is no metrics.json."
 # Programs that `scripts/diagnose.py` refuses, by what their labels are for.
 UNDIAGNOSED = {"always": "it has p(x | y) only", "training": "it has a guide of z for each class"}
 # Of runs of an earlier version, which did not record it.
@@ -118,6 +121,16 @@ class StoredRun:
         """The plural of `noun`."""
         return "data" if self.noun == "datum" else f"{self.noun}s"
 
+    def findings(self) -> list[Finding]:
+        """What its stored numbers say about it."""
+        return findings(
+            self.metrics,
+            self.diagnosis,
+            run=str(self.directory.path),
+            trust_model_file=not is_shipped(self.model),
+            cut_short=any(each.what.startswith(CUT_SHORT) for each in self.missing),
+        )
+
     def inference_data(self) -> "xarray.DataTree | None":
         """The content of inference_data.nc, in memory; None if it cannot be read."""
         import xarray
@@ -180,11 +193,7 @@ class _Reader:
         metrics = self._json(self.directory.metrics, "The evaluation", evaluate)
         if metrics is None:
             if not self.directory.metrics.exists():
-                self.missing.append(
-                    Missing(
-                        "The evaluation of the test split: there is no metrics.json.", evaluate
-                    )
-                )
+                self.missing.append(Missing(NO_EVALUATION, evaluate))
             return None
         # metrics.json is removed first: an evaluation that is up to date is not repeated.
         again = f"rm {shlex.quote(str(self.directory.metrics))} && "
@@ -248,9 +257,13 @@ class _Reader:
         epochs = configuration.get("epochs") or default_epochs(rows, per_epoch)
         steps = min(epochs * per_epoch, configuration.get("max_steps") or math.inf)
         if step < steps:
+            # The same command makes the evaluation.
+            self.missing = [each for each in self.missing if each.what != NO_EVALUATION]
+            evaluated = self.directory.metrics.exists()
             self.missing.append(
                 Missing(
-                    f"The rest of training: it was cut short at step {step:,} of {steps:,}.",
+                    f"{CUT_SHORT}{'' if evaluated else ', and the evaluation'}: it was "
+                    f"cut short at step {step:,} of {steps:,}.",
                     self._command(configuration, "svi_train", "--resume", "--out", "RUN"),
                 )
             )

@@ -28,12 +28,13 @@ def _tree(n=40, labels=None, latent=3):
     names = ("elbo", "reconstruction", "kl", "log_evidence", "ess", "khat")
     group = xarray.Dataset(
         {name: ("image", rng.normal(size=n), {"num_draws": 100}) for name in names}
-        | {"z_mean": (("image", "latent_dim"), rng.normal(size=(n, latent)) * np.arange(latent))},
+        | {
+            "z_mean": (("image", "latent_dim"), rng.normal(size=(n, latent)) * np.arange(latent)),
+            "label": (("image",), np.arange(n) % 3 if labels is None else labels),
+        },
         coords={"image": 7 + np.arange(n)},
     )
-    labels = np.arange(n) % 3 if labels is None else labels
-    constant = xarray.Dataset({"label": (("image",), labels)}, coords={"image": 7 + np.arange(n)})
-    return xarray.DataTree.from_dict({"/per_datum": group, "/constant_data": constant})
+    return xarray.DataTree.from_dict({"/per_datum": group})
 
 
 def _diagnosis(**options):

@@ -110,6 +110,11 @@ def test_the_line_of_the_plane_has_the_best_elbo():
     line = found.spec["layer"][0]["data"]["values"]
     assert [row["rate"] + row["distortion"] for row in line] == pytest.approx([92.0, 92.0])
     assert "ELBO of a" in found.alt
+    # Bars of two standard errors are inside the axes.
+    found = rate_distortion([each | {"rate_se": 3.0, "distortion_se": 20.0} for each in points])
+    low, high = found.spec["encoding"]["y"]["scale"]["domain"]
+    assert low < 50
+    assert high > 135
     assert rate_distortion([{"name": "a", "rate": None, "distortion": 1.0}]) is None
 
 

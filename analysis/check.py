@@ -16,6 +16,7 @@ from analysis.result import UndefinedCheckError
 from analysis.subject import Subject
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.log_densities import NoDensityError
+from pyro_vae.notebooks import html_table
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -99,6 +100,9 @@ class SectionResult:
     readings: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        return html_table(" ".join(self.readings.values()), (), [*self.numbers.items()])
 
 
 @dataclass(frozen=True)

@@ -253,20 +253,23 @@ def nearest_training(
     if np.issubdtype(train.dtype, np.integer) and transform is None:
         # Differences of whole numbers stay whole, and their products exact.
         centre = np.round(centre)
+        if max(train.dtype.itemsize, data.dtype.itemsize) <= 2:
+            # Exact in float32, too.
+            centre = centre.astype(np.float32)
     elements = len(centre)
     rows = max(1, min(len(data), MAX_ELEMENTS // (4 * elements), MAX_ELEMENTS // _TRAIN_BLOCK))
     step = max(1, min(_TRAIN_BLOCK, MAX_ELEMENTS // elements))
     squares = np.full(len(data), np.inf)
     row = np.zeros(len(data), dtype=np.int64)
     for first in range(0, len(train), step):
-        block = _flat(_transform(train[first : first + step], transform))
-        known = (block - centre).astype(np.float32)
+        block = _centred(train[first : first + step], transform, centre)
+        known = block.astype(np.float32, copy=False)
         half = 0.5 * np.einsum("ij,ij->i", known, known)
         for start in range(0, len(data), rows):
-            mine = _flat(_transform(data[start : start + rows], transform)) - centre
+            mine = _centred(data[start : start + rows], transform, centre)
             # Half the square of the distance, less what all training examples share.
-            best = (half - mine.astype(np.float32) @ known.T).argmin(1)
-            exact = ((mine - known[best]) ** 2).sum(1)
+            best = (half - mine.astype(np.float32, copy=False) @ known.T).argmin(1)
+            exact = ((mine - known[best]).astype(np.float64) ** 2).sum(1)
             here = slice(start, start + len(mine))
             nearer = exact < squares[here]
             squares[here] = np.where(nearer, exact, squares[here])
@@ -289,6 +292,14 @@ def _transform(data: np.ndarray, transform: Transform | None) -> np.ndarray:
     return data if transform is None else transform(data.astype(np.float64))
 
 
+def _centred(
+    data: np.ndarray, transform: Transform | None, centre: Float[np.ndarray, " elements"]
+) -> Float[np.ndarray, "n elements"]:
+    if centre.dtype == np.float32:
+        return data.reshape(len(data), -1).astype(np.float32) - centre
+    return _flat(_transform(data, transform)) - centre
+
+
 def _flat(data: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, "n elements"]:
     # reshape(0, -1) is not defined.
     return data.reshape(len(data), data[:1].size if len(data) else 1).astype(np.float64)
@@ -301,7 +312,10 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> Float[np.ndarray, 
 
 def _grey(images: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, "n rows columns"]:
     shape = images.shape[-2:]
-    return images.reshape(len(images), -1, *shape).astype(np.float64).mean(1)
+    channels = images.reshape(len(images), -1, *shape)
+    if channels.shape[1] == 1:
+        return channels[:, 0].astype(np.float64)
+    return channels.astype(np.float64).mean(1)
 
 
 def _ink(images: Shaped[np.ndarray, " n *event"]) -> Float[np.ndarray, "n rows columns"]:

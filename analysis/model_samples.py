@@ -19,6 +19,7 @@ from torch.distributions import Distribution, Independent, Laplace, Normal, Pois
 
 from analysis.data_statistics import SAME_UNITS
 from analysis.result import UndefinedCheckError
+from pyro_vae.compilation.fast_functions import FastFunctions
 from pyro_vae.distributions import CategoricalLevels, DiscretizedLogistic, NegativeBinomial
 from pyro_vae.inference_data import unconditioned
 from pyro_vae.log_densities import (
@@ -114,7 +115,7 @@ def guide_blocks(
     with evaluation_mode(vae, seed=seed):
         for start in range(0, len(x), size):
             rows = slice(start, min(start + size, len(x)))
-            with pyro.validation_enabled(start == 0):
+            with pyro.validation_enabled(start == 0), FastFunctions():
                 block = as_floats(x[rows])
                 terms = log_densities(vae.model, vae.guide, block, num_particles=num_draws)
             yield rows, terms

@@ -246,10 +246,15 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
     write_atomically(path, text.encode())
 
 
-def write_report(
-    folder: Path, files: Mapping[str, bytes], name: str, record: Mapping[str, Any]
+def write_reports(
+    folder: Path, files: Mapping[str, bytes], records: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Replace a folder by a record and its figures, or leave nothing.
+    """Replace a folder by records and their figures, or leave nothing.
+
+    Args:
+        folder: The folder.
+        files: The figures by file name.
+        records: The records by file name.
 
     Raises:
         OSError: If the disk is full or the folder not writable; nothing is then in it.
@@ -260,7 +265,8 @@ def write_report(
         for key, picture in files.items():
             write_atomically(folder / key, picture)
         # Last, so that a record lists only figures that exist.
-        write_json(folder / name, record)
+        for name, record in records.items():
+            write_json(folder / name, record)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

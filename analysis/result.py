@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from analysis.verdicts import Verdict
 from pyro_vae.json_values import to_jsonable
+from pyro_vae.notebooks import SummaryTable
 
 # RUN and DATA are placeholders; `diagnose.py` replaces RUN.
 ANNEALING = "python scripts/evaluate.py RUN --methods annealing"
@@ -20,7 +21,7 @@ class UndefinedCheckError(ValueError):
     """A check that is not defined for a program or its data; the message gives the reason."""
 
 
-class Result:
+class Result(SummaryTable):
     """The result of a check, recorded as finite JSON values.
 
     Subclasses are dataclasses. They list in `FIELDS` the attributes and properties to record, in

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,38 @@ from analysis.elbo.rate_distortion import (
     rate_distortion_summary,
 )
 from analysis.plotting.style import to_png
-from analysis.report import WIDTH, insert_run, wrap, write_report
+from analysis.report import WIDTH, insert_run, wrap, write_reports
+from analysis.result import UndefinedCheckError
 from analysis.run_subject import diagnosis_header, foreign_of_run, subject_of_run
 from analysis.sections import SECTIONS, side_by_side
 from analysis.subject import Steps
 from pyro_vae.data.nouns import nouns, set_noun
 from pyro_vae.evidence import evaluate
+from pyro_vae.json_values import to_jsonable
 from pyro_vae.log_densities import NoDensityError, check_density
 from pyro_vae.runs.result_cache import digest
 from pyro_vae.runs.trained_run import TrainedRun
 from pyro_vae.training.checkpoint import load_checkpoint
 
-# The records of comparisons, of which a folder holds one.
+# The records of comparisons, of which a folder holds at least one.
 RECORDS = ("comparison.json", "representation.json")
+
+
+@dataclass(frozen=True)
+class ComparisonReport:
+    """What runs were compared by, to be written and printed.
+
+    Args:
+        name: The file of the record, one of `RECORDS`.
+        record: JSON values.
+        figures: PNG files by name.
+        text: The report for a terminal.
+    """
+
+    name: str
+    record: dict[str, Any]
+    figures: dict[str, bytes]
+    text: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +90,51 @@ class RunComparison:
         """Compare log p(x) of the same examples, and write and print the result.
 
         Raises:
-            ValueError: If a guide has no density, or the runs are not comparable.
+            ValueError: As `evidence_report`.
+        """
+        self.write([self.evidence_report()])
+
+    def representation(
+        self,
+        against: str | None,
+        number: int | None,
+        *,
+        data_root: Path | None = None,
+        trust_model_file: bool = False,
+    ) -> None:
+        """Compare what the codes are good for, and write and print the result.
+
+        Args:
+            against: As in `representation_report`, like the others.
+            number: The number of foreign examples.
+            data_root: The folder of data sets.
+            trust_model_file: As in `load`.
+
+        Raises:
+            ValueError: As `representation_report`.
+        """
+        report = self.representation_report(
+            against, number, data_root=data_root, trust_model_file=trust_model_file
+        )
+        self.write([report])
+
+    def write(self, reports: Sequence[ComparisonReport]) -> None:
+        """Replace the folder by the records and figures of reports, and print them.
+
+        Raises:
+            OSError: As `write_reports`.
+        """
+        figures = {name: file for each in reports for name, file in each.figures.items()}
+        write_reports(self.out, figures, {each.name: each.record for each in reports})
+        for each in reports:
+            self._print(each.text)
+
+    def evidence_report(self) -> ComparisonReport:
+        """Compare log p(x) of the same examples.
+
+        Raises:
+            UndefinedCheckError: If a guide has no density.
+            NotComparableError: As `check_comparable`.
         """
         for name, trained in self.runs.items():
             # Before any run is evaluated, which may take long.
@@ -78,12 +142,12 @@ class RunComparison:
                 x = trained.x[:1].to(trained.device)
                 check_density(trained.vae.guide, x, f"log p(x) of {name}")
             except NoDensityError as error:
-                raise ValueError(
+                raise UndefinedCheckError(
                     f"log p(x) of {name} is not defined, because its guide has no density: "
                     "--only representation compares what codes are good for."
                 ) from error
         data = self._check_comparable("log p(x)")
-        differences = self._print_differences()
+        differences = self.differences
         started = time.perf_counter()
         held_out, terms = [], {}
         with closing(Steps([*self.runs, "figures"], visible=True)) as step:
@@ -116,25 +180,26 @@ class RunComparison:
             **self._header(differences),
             "comparison": summary,
             "rate_distortion": plane,
+            "by_datum": by_datum(held_out, self.rows),
             "figures": sorted(files),
             "seconds": {"total": time.perf_counter() - started, "steps": step.seconds},
             **self.made_by,
         }
-        write_report(self.out, files, "comparison.json", record)
         split = next(iter(self.runs.values())).split
         report = paired_report(comparison, data=f"{split} {nouns()} of {data}")
         readings = [line for each in (summary, plane) for line in wrap(each["reading"], "  ")]
-        self._print("\n".join(["", report, insert_run("\n".join(readings), "RUN")]))
+        text = "\n".join(["", report, insert_run("\n".join(readings), "RUN")])
+        return ComparisonReport("comparison.json", record, files, text)
 
-    def representation(
+    def representation_report(
         self,
         against: str | None,
         number: int | None,
         *,
         data_root: Path | None = None,
         trust_model_file: bool = False,
-    ) -> None:
-        """Measure what the codes are good for, and write and print the measures side by side.
+    ) -> ComparisonReport:
+        """Measure what the codes are good for.
 
         Args:
             against: The name or path of foreign data.
@@ -153,7 +218,7 @@ class RunComparison:
             for name, trained in self.runs.items()
         }
         self._print(f"{next(iter(self.runs.values())).split} {nouns()} of {data}")
-        differences = self._print_differences()
+        differences = self.differences
         started = time.perf_counter()
         sections: dict[str, SectionResult] = {}
         seconds: dict[str, float] = {}
@@ -182,8 +247,8 @@ class RunComparison:
             "seconds": {"total": time.perf_counter() - started, "runs": seconds},
             **self.made_by,
         }
-        write_report(self.out, files, "representation.json", record)
-        self._print("\n".join(["", *found.table(WIDTH)]))
+        text = "\n".join(["", *found.table(WIDTH)])
+        return ComparisonReport("representation.json", record, files, text)
 
     def _header(self, differences: Mapping[str, Any]) -> dict[str, Any]:
         headers = {
@@ -217,7 +282,9 @@ class RunComparison:
         check_comparable(first, others, what=what)
         return first.data
 
-    def _print_differences(self) -> dict[str, dict[str, Any]]:
+    @cached_property
+    def differences(self) -> dict[str, dict[str, Any]]:
+        """The options and facts in which the runs differ, which are printed once."""
         differences = run_differences(
             {name: trained.vae.configuration for name, trained in self.runs.items()},
             {name: training_summary(trained) for name, trained in self.runs.items()},
@@ -227,6 +294,14 @@ class RunComparison:
 
     def _print(self, text: str) -> None:
         print(text, flush=True)  # noqa: T201 - the report of a script
+
+
+def by_datum(held_out: Sequence[HeldOut], rows: Mapping[str, Tensor]) -> dict[str, Any]:
+    """log p(x) of each example under each run, in nats, with the example's row in the split."""
+    return {
+        "row": next(iter(rows.values())).tolist(),
+        "log_evidence": {each.name: to_jsonable(each.log_evidence) for each in held_out},
+    }
 
 
 def rate_distortion_points(
@@ -280,9 +355,10 @@ def check_output_dir(out: Path) -> Path:
         raise ValueError(f"--out must be a directory, got {out}.")
     entries = list(out.iterdir()) if out.exists() else []
     for entry in entries:
-        if not entry.is_file() or entry.suffix not in (".json", ".png"):
+        known = entry.suffix in (".json", ".png") or entry.name == "report.html"
+        if not (entry.is_file() and known):
             raise ValueError(
-                f"--out {out} contains {entry.name}, which diagnose.py did not write; choose an "
+                f"--out {out} contains {entry.name}, which is not of a comparison; choose an "
                 "empty directory."
             )
     if entries and not any((out / record).exists() for record in RECORDS):

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from analysis.subject import Foreign, Steps, Subject
+from pyro_vae.compilation.fast_functions import FastFunctions
 from pyro_vae.configuration import ConfigurationError
 from pyro_vae.data.nouns import nouns
 from pyro_vae.data.sparse_rows import SparseRows
@@ -59,7 +60,7 @@ def subject_of_run(
             f"a diagnosis needs p(x) and q(z | x), and {type(program).__name__} "
             f"{lacking[labels]}: its own scores and figures are in the run directory."
         )
-    train = training_rows(trained.data)
+    train = trained.train
     rows = _defined(trained, trained.x, rows, f"{trained.split} {nouns()}", report)
     known = _defined(trained, train, torch.arange(len(train)), f"training {nouns()}", report)
     whole = trained.x if isinstance(trained.x, Tensor) else None
@@ -158,6 +159,7 @@ def diagnosis_header(
         "n": n,
         "num_samples": num_samples,
         "seed": seed,
+        **trained.vae.training_end,
     }
 
 
@@ -169,7 +171,8 @@ def _defined(
     report: Callable[[str], None],
 ) -> Int[Tensor, " defined"]:
     parts = (x[part].to(trained.device) for part in rows.split(ROWS_FROM_DISK))
-    found = np.concatenate([defined_rows(trained.vae, part) for part in parts])
+    with FastFunctions():
+        found = np.concatenate([defined_rows(trained.vae, part) for part in parts])
     if not found.all():
         bad = undefined_data(rows[~found].numpy(), len(rows), what)
         if not found.any():

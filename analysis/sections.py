@@ -50,6 +50,7 @@ from analysis.representation.transfer import TRANSFER
 from analysis.representation.uncertainty_calibration import UNCERTAINTY_CALIBRATION
 from analysis.result import UndefinedCheckError
 from analysis.subject import Subject
+from pyro_vae.notebooks import html_table
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -180,6 +181,9 @@ SECTIONS = {
     ),
     "representation": REPRESENTATION,
 }
+# The sections of a group share draws; those of two groups only the importance weights.
+GROUPS = (("predictive", "calibration", "pit"), ("elbo",), ("guide",), ("representation",))
+WEIGHTED = {"elbo", "guide"}
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,11 @@ class SideBySide:
     def table(self, width: int) -> list[str]:
         """Lines of a table, a row per measure and a column per run, in blocks of the width."""
         return run_table(self.measures, width)
+
+    def _repr_html_(self) -> str:
+        runs = list(dict.fromkeys(run for each in self.measures.values() for run in each))
+        rows = [(name, *(each[run] for run in runs)) for name, each in self.measures.items()]
+        return html_table("", ("measure", *runs), rows)
 
 
 def side_by_side(sections: Mapping[str, SectionResult]) -> SideBySide:

@@ -21,6 +21,7 @@ from analysis.model_samples import embed_data, mean_data, narrow_dtype, new_data
 from analysis.plotting.images import Limits, value_limits
 from analysis.plotting.vectors import Elements
 from analysis.result import UndefinedCheckError
+from pyro_vae.compilation.fast_functions import FastFunctions
 from pyro_vae.evidence import Evaluation, evaluate
 from pyro_vae.rng import derive_seed
 
@@ -52,7 +53,7 @@ class Steps:
     def __init__(self, names: Collection[str] = (), *, visible: bool = False) -> None:
         self.seconds: dict[str, float] = {}
         self._remaining = set(names)
-        self._bar = tqdm(total=len(self._remaining), unit="step", disable=not visible)
+        self._bar: Any = tqdm(total=len(self._remaining), unit="step", disable=not visible)
         # Of each open step its name and the seconds of the steps inside it.
         self._open: list[tuple[str, list[float]]] = []
 
@@ -80,9 +81,33 @@ class Steps:
         self._remaining -= done
         self._bar.update(len(done))
 
+    def relay(self, send: Callable[[str, Any], None]) -> None:
+        """Send what the bar shows, to the `relayed` of another process's steps."""
+        self._bar = _RelayedBar(send)
+
+    def relayed(self, method: str, value: Any) -> None:
+        """Show what the steps of another process have sent."""
+        getattr(self._bar, method)(value)
+
     def close(self) -> None:
         """Close the bar."""
         self._bar.close()
+
+
+class _RelayedBar:
+    """A bar that another process shows."""
+
+    def __init__(self, send: Callable[[str, Any], None]) -> None:
+        self._send = send
+
+    def update(self, count: int) -> None:
+        self._send("update", count)
+
+    def set_description(self, name: str) -> None:
+        self._send("set_description", name)
+
+    def close(self) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -222,7 +247,7 @@ class Subject:
     @cached_property
     def evaluation(self) -> Evaluation:
         """The importance weights of the held-out data, with `num_samples` draws."""
-        with self.step("importance weights"):
+        with self.step("importance weights"), FastFunctions():
             seed = self.seed_of("importance weights")
             return evaluate(self.vae, self.x, num_samples=self.num_samples, seed=seed)
 
@@ -261,7 +286,8 @@ def reconstruct(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, " n
 
 
 def _scores(vae: Any, x: Tensor, seed: int) -> dict[str, Float[np.ndarray, " n"]]:
-    evaluation = evaluate(vae, x, num_samples=SCORE_SAMPLES, seed=seed)
+    with FastFunctions():
+        evaluation = evaluate(vae, x, num_samples=SCORE_SAMPLES, seed=seed)
     weights = evaluation.weights
     difference = (reconstruct(vae, x) - to_array(x)).reshape(len(x), -1).astype(np.float64)
     scores = {

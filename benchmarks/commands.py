@@ -169,6 +169,41 @@ def timed_command(
         yield found
 
 
+def time_program(
+    checkout: Checkout, program: str, arguments: Sequence[str], threads: int
+) -> float:
+    """Run a program of `scripts/` to its end, and return its seconds.
+
+    Args:
+        checkout: The checkout whose program is run.
+        program: Its file's name.
+        arguments: Its arguments.
+        threads: The number of cores.
+
+    Raises:
+        ProcessError: If it fails or takes too long; the message is its last line.
+    """
+    command = [sys.executable, str(checkout.path / "scripts" / program), *arguments]
+    with limited_cores(threads) as environment:
+        environment["PYTHONPATH"] = str(checkout.path)
+        started = time.perf_counter()
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                env=environment,
+                timeout=PATIENCE,
+            )
+        except subprocess.TimeoutExpired:
+            raise ProcessError(f"{program} did not end within {PATIENCE} s") from None
+        seconds = time.perf_counter() - started
+    if done.returncode:
+        raise ProcessError(f"{program}: {last_line(done.stderr)}")
+    return seconds
+
+
 def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     """End a process, which has time to end those that it has started."""
     if process.poll() is None:

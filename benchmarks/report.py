@@ -8,7 +8,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from analysis.plotting.style import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
-from benchmarks import epochs, inference, runs, short, start
+from benchmarks import diagnosis, epochs, inference, runs, short, start
 from benchmarks.epochs import AXIS_TITLES, SuiteResult
 from benchmarks.task import Options
 from benchmarks.timing import describe, spread
@@ -271,6 +271,7 @@ SUITES: dict[str, Suite] = {
         _start_panels,
         tuple(start.TASKS),
     ),
+    "diagnosis": Suite("A diagnosis", diagnosis.run_diagnosis, diagnosis.diagnosis_table),
     "scaling": Suite(
         "A step against batch size, latent dimension and particles",
         epochs.run_scaling,

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Real
 
+from pyro_vae.notebooks import SummaryTable
+
 # The fewest draws with a tail of five, which a Pareto distribution can be fitted to.
 MINIMUM_SAMPLES = 25
 
@@ -289,7 +291,7 @@ def machine_epsilon(program: Any) -> float:
     return torch.finfo(next(types, torch.get_default_dtype())).eps
 
 
-class PerExample:
+class PerExample(SummaryTable):
     """A dataclass of arrays, whose last axis is the examples, and of values common to all."""
 
     # Names of arrays that do not depend on the examples.

@@ -161,7 +161,11 @@ def parser() -> Parser:
     add("--data", choices=IMAGE_SETS, default="mnist", help="The images.")
     add("--data-root", type=Path, help="The folder of data sets.")
     cores = whole_number(1, available_cores())
-    add("--baseline", type=Path, help="A checkout that `short` and `start` compare with.")
+    add(
+        "--baseline",
+        type=Path,
+        help="A checkout, for `short`, `start` and `diagnosis`.",
+    )
     parts = [*epochs.AXES, *start.TASKS]
     add("--part", choices=parts, help="The only axis of `scaling`, or task of `start`.")
     add("--add", action="store_true", help="Add to the stored result of --out.")

@@ -1,26 +1,36 @@
 """Diagnose a trained VAE: all checks of `analysis` in one command.
 
-`python scripts/diagnose.py RUN` takes a run directory of `scripts/svi_train.py` and writes figures
-and diagnosis.json to RUN/diagnosis/. `--only SECTION` computes one section and keeps the others;
-those of another checkpoint, other data or other options are marked stale. `--only representation`
-asks what the codes are good for. `python scripts/diagnose.py RUN1 RUN2 ...` compares runs by log
-p(x) of the same held-out data and by rate and distortion; with `--only representation` by what
-their codes are good for.
+`python scripts/diagnose.py RUN` takes a run directory of `scripts/svi_train.py`, writes figures
+and diagnosis.json to RUN/diagnosis/, and RUN/report.html, the page that says whether to trust the
+model; `--only report` writes that page from what is stored. `--only SECTION` computes one section
+and keeps the others; those of another checkpoint, other data or other options are marked stale.
+`--only representation` asks what the codes are good for. `python scripts/diagnose.py RUN1 RUN2
+...` compares runs by log p(x) of the same held-out data and by rate and distortion; with `--only
+representation` by what their codes are good for.
 """
+
+import gc
+
+# Importing torch creates a million objects and no garbage: collecting costs 15 % of start-up.
+gc.disable()
 
 import argparse
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyro
 
+from analysis.html_report.explorer import explorer_payload
+from analysis.html_report.page import write_report
 from analysis.plotting.style import to_png
 from analysis.report import answers_text, insert_run, section_text, wrap
 from analysis.result import AGAIN
-from analysis.sections import SECTIONS
+from analysis.section_processes import ComputedSection, compute_sections
+from analysis.sections import GROUPS, SECTIONS, WEIGHTED
 from analysis.stored_diagnosis import StoredDiagnosis
 from pyro_vae.cli import (
     Parser,
@@ -39,10 +49,17 @@ from pyro_vae.statistics import MINIMUM_SAMPLES
 if TYPE_CHECKING:
     from analysis.check import SectionResult
 
+gc.enable()
+# No later collection looks at what was imported.
+if not gc.get_freeze_count():
+    gc.freeze()
+
 # The data must not have trained the model.
 SPLITS = ("test", "validation")
 # The sections of the bare command.
 DEFAULT_SECTIONS = tuple(name for name, section in SECTIONS.items() if section.default)
+# Of `--only`: the page alone.
+PAGE = "report"
 LIBRARIES = ("arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "numpy", "scipy")
 
 
@@ -85,9 +102,10 @@ def parser() -> Parser:
     add(
         "--only",
         nargs="+",
-        choices=SECTIONS,
+        choices=(*SECTIONS, PAGE),
         metavar="SECTION",
-        help=f"Which of {', '.join(SECTIONS)}; of several runs, representation. Default: of one "
+        help=f"Which of {', '.join(SECTIONS)}; or {PAGE}, to write report.html from what is "
+        "stored; of several runs, representation. Default: of one "
         f"run, {', '.join(DEFAULT_SECTIONS)}, as far as they are defined.",
     )
     add(
@@ -117,7 +135,10 @@ def run(options: argparse.Namespace) -> None:
     if len(options.runs) == 1:
         if options.out is not None:
             raise ValueError("--out is for several runs: a diagnosis is written to RUN/diagnosis.")
-        diagnose(options, made_by)
+        if options.only == [PAGE]:
+            write_page(options)
+        else:
+            diagnose(options, made_by)
     elif options.only is None or set(options.only) == {"representation"}:
         compare(options, made_by)
     else:
@@ -142,6 +163,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     """Compute the sections of one run and write each as soon as it is finished."""
     trained = open_run(options, options.runs[0])
     set_noun(trained.data.dataset.noun)
+    from analysis.check import UNDEFINED
     from analysis.result import UndefinedCheckError
     from analysis.run_subject import (
         dependencies,
@@ -163,7 +185,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     names = [name for name in SECTIONS if name in (options.only or DEFAULT_SECTIONS)]
     steps = {name: SECTIONS[name].steps(name) for name in names}
     started = time.perf_counter()
-    sections: dict[str, SectionResult] = {}
+    sections: dict[str, SectionResult | None] = {}
     with closing(Steps({s for each in steps.values() for s in each}, visible=True)) as step:
         subject = subject_of_run(
             trained,
@@ -175,11 +197,13 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
             report=lambda text: print(text, flush=True),
         )
         depends_on = dependencies(subject, trained)
-        for name in names:
+
+        def compute(name: str) -> ComputedSection:
             begun = time.perf_counter()
             files: dict[str, bytes] = {}
+            section = None
             try:
-                found = sections[name] = SECTIONS[name].run(name, subject)
+                found = SECTIONS[name].run(name, subject)
             except UndefinedCheckError as error:
                 # An error if the section was requested; otherwise it is just not defined here.
                 if options.only:
@@ -188,32 +212,42 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
             else:
                 with step(f"{name}: figures"):
                     files = {key: to_png(figure) for key, figure in found.figures.items()}
-                record = {**found.record, "figures": found.captions}
+                record = {**found.record, "figures": found.captions, "numbers": found.numbers}
+                section = replace(found, figures={}, results={})
             step.finish(steps[name])
-            against = {"against": options.against} if name == "representation" else {}
-            stored.put(
-                name,
-                record,
-                files,
-                of={**depends_on, **against},
-                seconds=time.perf_counter() - begun,
-                header={
-                    **diagnosis_header(
-                        trained,
-                        n=len(subject.x),
-                        num_samples=options.samples,
-                        seed=options.seed,
-                    ),
-                    "n_train": len(trained.data.train),
-                    "data_sets": subject.data_sets,
-                    "seconds": {"total": time.perf_counter() - started, "steps": step.seconds},
-                    **made_by,
-                },
-            )
+            return ComputedSection(section, record, files, time.perf_counter() - begun)
+
+        if set(names) >= WEIGHTED:
+            # With all threads, for the processes of both sections.
+            with suppress(*UNDEFINED):
+                _ = subject.evaluation
+        groups = [[name for name in group if name in names] for group in GROUPS]
+        with closing(compute_sections(list(filter(None, groups)), compute, step)) as computed:
+            for name, found in computed:
+                sections[name] = found.section
+                against = {"against": options.against} if name == "representation" else {}
+                stored.put(
+                    name,
+                    found.record,
+                    found.files,
+                    of={**depends_on, **against},
+                    seconds=found.seconds,
+                    header={
+                        **diagnosis_header(
+                            trained,
+                            n=len(subject.x),
+                            num_samples=options.samples,
+                            seed=options.seed,
+                        ),
+                        "n_train": len(trained.data.train),
+                        "data_sets": subject.data_sets,
+                        "seconds": {"total": time.perf_counter() - started, "steps": step.seconds},
+                        **made_by,
+                    },
+                )
     seconds = stored.record["seconds"]["sections"]
     text = [
-        section_text(name, sections.get(name), stored.record[name], seconds[name])
-        for name in names
+        section_text(name, sections[name], stored.record[name], seconds[name]) for name in names
     ]
     if kept := kept_sections(stored, names, options):
         text += ["", *kept]
@@ -221,7 +255,22 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     # Printed commands name this run, and trust its model file as this command did.
     place = f"{trained.directory.path}{' --trust-model-file' * options.trust_model_file}"
     print(insert_run("\n".join(text), place))
+    explorer = explorer_payload(trained)
+    page = write_report(trained.directory.path, explorer=explorer, check_data=False)
     print(f"\nnumbers and figures are in {trained.directory.diagnosis}/")
+    print(f"{page} says whether to trust the model")
+
+
+def write_page(options: argparse.Namespace) -> None:
+    """Write report.html from what is stored; without its explorer if the run cannot be read."""
+    explorer = None
+    try:
+        explorer = explorer_payload(open_run(options, options.runs[0]))
+    except ValueError as error:
+        if not RunDirectory(options.runs[0]).holds_a_run:
+            raise
+        print(f"without the latent explorer: {in_one_line(error)}")
+    print(f"{write_report(options.runs[0], explorer=explorer)} is written from stored numbers")
 
 
 def kept_sections(

@@ -37,6 +37,7 @@ from pyro_vae.cli import (
 )
 from pyro_vae.configuration import Configuration
 from pyro_vae.configuration.components import (
+    build_logger,
     build_objective,
     build_vae_for,
     check_data,
@@ -48,7 +49,7 @@ from pyro_vae.configuration.components import (
     to_yaml,
     training_options,
 )
-from pyro_vae.configuration.model_files import BY_KIND, DEFAULT_MODEL, is_shipped, located
+from pyro_vae.configuration.model_files import BY_KIND, is_shipped, located
 from pyro_vae.configuration.parser import parse, with_likelihood
 from pyro_vae.configuration.resume_plan import (
     check_extension,
@@ -61,6 +62,7 @@ from pyro_vae.data.nouns import noun, nouns, set_noun, use_noun
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.labelled_rows import distinct_labels
+from pyro_vae.programs import labels_of_program
 from pyro_vae.rng import as_floats
 from pyro_vae.runs.run_directory import (
     RunDirectory,
@@ -74,6 +76,7 @@ from pyro_vae.training import NonFiniteError, Training
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.fit import describe_default_likelihood
 from pyro_vae.training.history import describe_record
+from pyro_vae.training.loggers import Logger
 from pyro_vae.training.processes import LostProcessError, Processes, core_to_spare
 
 gc.enable()
@@ -177,11 +180,13 @@ def run_process(processes: Processes, device: torch.device, configuration: Confi
     if not processes.first:
         return 0 if is_finished(configuration, training) else train_worker(training)
     if not resume:
-        directory = new_run_directory(configuration)
+        directory = RunDirectory.of_new_run(configuration)
         directory.check_free(configuration["overwrite"])
+    logger = build_logger(configuration, directory.path)
+    if not resume:
         configuration = directory.create(configuration)
     with log_to(directory.log):
-        return train(configuration, directory, training, default)
+        return train(configuration, directory, training, default, logger)
 
 
 def is_finished(configuration: Configuration, training: Training) -> bool:
@@ -197,7 +202,11 @@ def train_worker(training: Training) -> int:
 
 
 def train(
-    configuration: Configuration, directory: RunDirectory, training: Training, default: str | None
+    configuration: Configuration,
+    directory: RunDirectory,
+    training: Training,
+    default: str | None,
+    logger: Logger,
 ) -> int:
     """Train to the end or to an interruption, then evaluate.
 
@@ -206,6 +215,7 @@ def train(
         directory: The run directory.
         training: The training, in the state of a run that is resumed.
         default: The line about a likelihood that was selected by the data.
+        logger: What writes while it trains.
     """
     made_by = provenance()  # Before the code that is running can be edited.
     data, vae = training.data, training.program
@@ -239,11 +249,12 @@ def train(
                 on_checkpoint=lambda state: directory.write_records(state.history),
                 stop=interruption,
                 progress=True,
+                loggers=[logger],
             )
-        if directory.diagnosis.is_dir():
-            from analysis.stored_diagnosis import mark_stale
+        if directory.diagnosis.is_dir() or directory.report.exists():
+            from analysis.html_report.page import mark_stale
 
-            mark_stale(directory.diagnosis, directory.checkpoint)
+            mark_stale(directory)
         if not training.ended:
             words = ("--resume", "--out", directory)
             print(
@@ -295,11 +306,12 @@ def evaluate_and_save(
     made_by: dict[str, str | None],
     drawing: "DrawingProcess",
 ) -> None:
-    """Evaluate on test data, and write metrics.json, inference_data.nc and the figures."""
+    """Evaluate on test data, and write metrics.json, inference_data.nc, figures and the page."""
+    from analysis.html_report.page import write_figures_and_report, write_report
     from analysis.plotting.latent import plot_latents
     from analysis.programs import HeldOut, program_figures, program_scores
     from analysis.report import metrics_text
-    from analysis.run_figures import figures_of_evaluation, figures_of_model, write_figures
+    from analysis.run_figures import figures_of_evaluation, figures_of_model
     from pyro_vae.evidence import evaluate, fixed_rows, undefined_data
     from pyro_vae.inference_data import from_svi, write_netcdf
     from pyro_vae.runs.training_review import Plan, review
@@ -381,6 +393,7 @@ def evaluate_and_save(
         "notes": list(training.contract.notes),
         "n_train": len(data.train),
         "objective": configuration["objective"]["name"],
+        "labels": labels_of_program(vae),
         **summary,
         **found.summary(),
         **to_jsonable(program_scores(configuration["model"], vae, held_out)),
@@ -406,6 +419,7 @@ def evaluate_and_save(
         log.warning("%s.", undefined_data(bad, len(rows), f"test {nouns()}"))
         known = np.setdiff1d(np.arange(len(rows)), evaluation.undefined)
         if not len(known):
+            write_report(directory.path, interactive=False, check_data=False)
             print(f"metrics.json is in {directory.path}/; no test {noun()} is left to draw")
             return
         evaluation, numbers = evaluation.select(known), numbers[known]
@@ -414,13 +428,10 @@ def evaluate_and_save(
     for name, plot in figures_of_evaluation(evaluation).items():
         figures[name] = drawing.submit(plot)
     write_netcdf(tree, directory.inference_data)
-    write_figures(figures, directory.figures)
-    written = f"metrics.json, inference_data.nc and figures are in {directory.path}/"
-    if getattr(vae, "labels", "none") != "none":
-        print(written)
-    else:
-        print(f"{written}; next:")
-        print(shlex.join(command(configuration, "diagnose.py", directory)))
+    page = write_figures_and_report(figures, directory.path)
+    words = command(configuration, "diagnose.py", directory)
+    following = f"; next: {shlex.join(words)}" * (getattr(vae, "labels", "none") == "none")
+    print(f"{page} says whether to trust the model; metrics and figures are beside it{following}")
 
 
 def command(configuration: Configuration, script: str, *words: str | RunDirectory) -> list[str]:
@@ -433,17 +444,6 @@ def command(configuration: Configuration, script: str, *words: str | RunDirector
 def rows_within(elements: int, x: Tensor | SparseRows) -> int:
     """The number of rows of x that hold at most so many elements; at least one."""
     return max(1, elements // math.prod(x.shape[1:]))
-
-
-def new_run_directory(configuration: Configuration) -> RunDirectory:
-    """The directory asked for, or the next free one."""
-    if configuration["out"] is not None:
-        return RunDirectory(configuration["out"])
-    data = Path(configuration["data"].get("path", configuration["data"]["name"])).stem
-    model = configuration["model"]
-    kind = configuration["prior"]["name"] if model == DEFAULT_MODEL else Path(model).stem
-    name = f"{data}-{kind}-{configuration['seed']}"
-    return RunDirectory.unused(Path("runs"), name)
 
 
 if __name__ == "__main__":

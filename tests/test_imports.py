@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {
     *("torch._dynamo", "torch._inductor", "torch.onnx", "torch.distributed.fsdp", "sympy"),
     *("scipy.special", "scipy.stats", "sklearn", "pandas", "pyarrow", "torchvision"),
-    *("matplotlib", "xarray", "h5py", "arviz_base", "arviz_stats", "arviz_plots"),
+    *("matplotlib", "xarray", "h5py", "arviz_base", "arviz_stats", "arviz_plots", "tensorboard"),
 }
 TRAIN = ["--max-steps", "25", "--evaluate", "none", "--out"]
 CODE = """

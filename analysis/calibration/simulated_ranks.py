@@ -15,6 +15,7 @@ from torch import Tensor
 
 from analysis.model_samples import block_size, latent_site, new_data, to_array
 from analysis.result import UndefinedCheckError
+from pyro_vae.compilation.fast_functions import FastFunctions
 from pyro_vae.log_densities import require_density
 from pyro_vae.rng import as_floats, derive_seed, evaluation_mode
 from pyro_vae.statistics import machine_epsilon, rounding_error, withheld
@@ -91,7 +92,7 @@ def simulated_ranks(
                 torch.as_tensor(values[start : start + size], device=like.device)
                 for values in (true.x, true.z)
             )
-            with pyro.validation_enabled(start == 0):
+            with pyro.validation_enabled(start == 0), FastFunctions():
                 blocks.append(_rank_block(vae, site, z, as_floats(x), num_draws))
     ranks, rate, errors, log_densities = map(np.concatenate, zip(*blocks, strict=True))
     if reason := withheld(errors, log_densities):

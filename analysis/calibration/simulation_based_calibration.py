@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 # The 95 % point of sqrt(n) times the largest distance of an ECDF of n uniform values (Kolmogorov).
 KOLMOGOROV = 1.358
+NOT_ALONE = "none, so the fault is in how they depend on one another"
 # Panels of single dimensions, the worst first, and panels side by side.
 WORST, COLUMNS = 4, 4
 
@@ -97,6 +98,21 @@ class SimulationBasedCalibration(Result):
         inside = (self.pit[:, self.names.index(LOG_GUIDE)] > 1 - level).astype(np.float64)
         return float(inside.mean()), standard_error(inside)
 
+    @property
+    def faults(self) -> dict[str, int]:
+        """The number of dimensions that fail alone, by their larger fault."""
+        low = np.flatnonzero(self.adjusted[: self.dimensions] < SIGNIFICANT)
+        # In standard errors, to be comparable.
+        shift = np.abs(self.shift[low]) * math.sqrt(len(self.pit))
+        width = (self.spread[low] - 1) * math.sqrt(2 * len(self.pit))
+        shifted = shift > np.abs(width)
+        kinds = {
+            "shifted": shifted,
+            "too narrow": ~shifted & (width > 0),
+            "too wide": ~shifted & (width <= 0),
+        }
+        return {kind: int(each.sum()) for kind, each in kinds.items()}
+
     def worst(self, at_most: int) -> list[int]:
         """The latent dimensions of the smallest p-values, smallest first."""
         return np.argsort(self.p_value[: self.dimensions])[:at_most].tolist()
@@ -127,6 +143,7 @@ class SimulationBasedCalibration(Result):
             "tests": len(self.names),
             "p_value_holm": self.adjusted.min(),
             "tests_below_0.05": int((self.p_value < SIGNIFICANT).sum()),
+            "faults": self.faults,
             "shift_se": 1 / math.sqrt(n),
             "spread_se": 1 / math.sqrt(2 * n),
             "coverage": coverage,
@@ -143,7 +160,9 @@ class SimulationBasedCalibration(Result):
         """The verdict, with the faults of single dimensions, and a warning for an unused code."""
         faults = ""
         if self.adjusted.min() < SIGNIFICANT:
-            faults = f" Dimensions that fail alone: {self._faults()}."
+            counts = [f"{count} {kind}" for kind, count in self.faults.items() if count]
+            found = f"{', '.join(counts)} of {self.dimensions}" if counts else NOT_ALONE
+            faults = f" Dimensions that fail alone: {found}."
         if self.rate < NO_RATE:
             faults += (
                 f" The rate is {max(self.rate, 0.0):.2f} nats per {noun()}: a guide near the "
@@ -153,23 +172,6 @@ class SimulationBasedCalibration(Result):
 
     def _inside(self, level: float) -> np.ndarray:
         return np.abs(2 * self.pit[:, : self.dimensions] - 1) < level
-
-    def _faults(self) -> str:
-        """The most common faults of the dimensions with low p-values."""
-        low = np.flatnonzero(self.adjusted[: self.dimensions] < SIGNIFICANT)
-        if not len(low):
-            return "none, so the fault is in how they depend on one another"
-        # In standard errors, to be comparable.
-        shift = np.abs(self.shift[low]) * math.sqrt(len(self.pit))
-        width = (self.spread[low] - 1) * math.sqrt(2 * len(self.pit))
-        shifted = shift > np.abs(width)
-        kinds = {
-            "shifted": shifted,
-            "too narrow": ~shifted & (width > 0),
-            "too wide": ~shifted & (width <= 0),
-        }
-        counts = ", ".join(f"{kind.sum()} {name}" for name, kind in kinds.items() if kind.any())
-        return f"{counts} of {self.dimensions}"
 
 
 def simulation_based_calibration(ranks: Ranks, *, seed: int = 0) -> SimulationBasedCalibration:

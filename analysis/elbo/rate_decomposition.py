@@ -28,6 +28,7 @@ from analysis.model_samples import block_size, guide_blocks, latent_site, to_arr
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy, wrap_title
 from analysis.result import Result, UndefinedCheckError
 from analysis.subject import Subject
+from pyro_vae.compilation.fast_functions import FastFunctions
 from pyro_vae.data.nouns import nouns
 from pyro_vae.log_densities import distribution_at, require_density
 from pyro_vae.mutual_information import SATURATION
@@ -321,7 +322,10 @@ def _guides(vae: Any, x: Tensor, site: str, seed: int) -> Iterator[tuple[Tensor,
     with evaluation_mode(vae, seed=seed):
         for rows in x.split(block_size(x, 1, BLOCK)):
             block = as_floats(rows)
-            yield block, distribution_at(poutine.trace(vae.guide).get_trace(block), site)
+            # As for the draws, whose densities are those of one of the components.
+            with FastFunctions():
+                trace = poutine.trace(vae.guide).get_trace(block)
+            yield block, distribution_at(trace, site)
 
 
 def _spectrum(draws: Draws, coordinates: Tensor | None) -> Spectrum | None:

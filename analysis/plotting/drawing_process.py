@@ -156,6 +156,6 @@ def _serve(pipe: Connection, parents: Connection) -> None:
 def _first_figure() -> "matplotlib.figure.Figure":
     figure = new_figure(1.0, 1.0)
     axes = figure.subplots()
-    axes.plot([0.0, 1.0], [0.0, 1.0], label="$x$")
+    axes.plot([0.0, 1.0], [0.0, 1.0], label=r"$\mathdefault{x}$")
     axes.legend()
     return figure

@@ -69,9 +69,15 @@ def tidy(
 def to_png(figure: "matplotlib.figure.Figure", dpi: int = DOTS_PER_INCH) -> bytes:
     """The content of a PNG file of a figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
 
     buffer = io.BytesIO()
     figure.set_dpi(dpi)
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        # A name of the user's with dollar signs is no formula, unlike the numbers of a log axis.
+        if "$" in text.get_text() and "\\mathdefault" not in text.get_text():
+            text.set_parse_math(False)
     # `Figure.savefig` draws twice: once to lay the figure out, which drawing does as well.
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()

@@ -84,7 +84,8 @@ class Elements:
             deviation = np.nanstd(values, 0) if gaps else values.std(0)
             spread = np.where(deviation > 0, deviation, 1.0)
             unit = "standard deviations from the mean"
-        shown = tuple(names) or tuple(str(index) for index in range(elements))
+        # Fonts have no tabs, and a line break would move the labels.
+        shown = tuple(" ".join(name.split()) for name in names or map(str, range(elements)))
         return cls(shown, center, spread, unit, counts, bool(names))
 
     @property

@@ -211,8 +211,11 @@ def predictive_checks(
     if taken := reserved & set(scores or ()):
         raise ValueError(f"scores must have names of their own, got {', '.join(sorted(taken))}.")
     values = statistics or tuple(compute_statistics(x, family) for x in (real, generated))
+    # Together, as each pass over the training data takes time.
+    both = nearest_training(np.concatenate([real, generated]), train, transform=transform)
     nearest_real, nearest = (
-        nearest_training(data, train, transform=transform) for data in (real, generated)
+        Nearest(both.distance[part], both.row[part])
+        for part in (slice(len(real)), slice(len(real), None))
     )
     unit = "log(1 + x)" if support == "counts" else "standardised elements" if scaled else ""
     measure = f"distance to the nearest training {noun()}: rms{unit and f' of {unit}'}"

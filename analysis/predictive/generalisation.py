@@ -15,6 +15,7 @@ from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
 from analysis.result import Result
 from analysis.subject import Subject
 from analysis.verdicts import CLEAR, DECODER, ENCODER, MOST_KHATS_ABOVE, Verdict, judge_overfitting
+from pyro_vae.compilation.fast_functions import FastFunctions
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence import NoLocalGuideError, fixed_rows, importance_weighting, inference_gaps
 from pyro_vae.evidence.baseline_densities import independent_density, negative_binomial_log_density
@@ -109,6 +110,14 @@ class Generalisation(Result):
         removed = self.difference("log_evidence")[0] - difference
         return difference, math.hypot(error, REMAINDER * removed)
 
+    def above_reference(self) -> dict[str, float | None] | None:
+        """The mean of log p(x) - log p_0(x) over test data, with its standard error."""
+        if self.reference is None:
+            return None
+        differences = self.test["log_evidence"] - self.test["reference"]
+        error = standard_error(differences)
+        return {"difference": float(differences.mean()), "difference_se": error}
+
     def difference(self, name: str) -> tuple[float, float]:
         """The mean on training data minus that on test data, and its standard error.
 
@@ -137,6 +146,7 @@ class Generalisation(Result):
             "gaps_left_out": self.left_out,
             "gaps_trust": self.trust,
             "adjusted": {"slope": self.slope, "difference": difference, "difference_se": error},
+            "above_reference": self.above_reference(),
             "verdicts": [],
         }
 
@@ -387,14 +397,15 @@ def plot_generalisation(result: Generalisation) -> "matplotlib.figure.Figure":
 
 
 def _compute(subject: Subject) -> Generalisation:
-    return generalisation(
-        subject.vae,
-        subject.train.to(subject.x.device),
-        subject.x,
-        num_samples=min(NUM_SAMPLES, subject.num_samples),
-        support=subject.support,
-        seed=subject.seed_of("generalisation"),
-    )
+    with FastFunctions():
+        return generalisation(
+            subject.vae,
+            subject.train.to(subject.x.device),
+            subject.x,
+            num_samples=min(NUM_SAMPLES, subject.num_samples),
+            support=subject.support,
+            seed=subject.seed_of("generalisation"),
+        )
 
 
 GENERALISATION = Check(

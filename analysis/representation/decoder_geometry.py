@@ -269,7 +269,7 @@ def plot_jacobian_spectrum(found: DecoderGeometry) -> "matplotlib.figure.Figure"
         bins = np.linspace(0, 1, 31).tolist()
         right.hist(found.off_diagonal, bins=bins, color=BLUE, alpha=0.8, label="as they are")
         right.hist(found.rotated_off_diagonal, bins=bins, color=ORANGE, alpha=0.6, label="rotated")
-        right.set(xlabel="off-diagonal share of $J^T J$", ylabel="codes", xlim=(0, 1))
+        right.set(xlabel="off-diagonal share of JᵀJ", ylabel="codes", xlim=(0, 1))
         right.set_title("Coordinates at right angles in data: near 0", fontsize=10)
         right.legend(frameon=False, fontsize=9)
     tidy([left, right])

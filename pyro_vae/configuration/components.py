@@ -33,12 +33,14 @@ from pyro_vae.data.inspection import check_values
 from pyro_vae.data.sparse_rows import SparseRows
 from pyro_vae.objectives import OBJECTIVES, Objective
 from pyro_vae.training.fit import initialise_likelihood, prepare_for_likelihood
+from pyro_vae.training.loggers import LOGGERS, Logger
 from pyro_vae.training.loop import Training
 
 FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "data": DATASETS,
     **MODEL_FAMILIES,
     "objective": OBJECTIVES,
+    "log": LOGGERS,
 }
 
 # Where and whether to write; not stored.
@@ -264,6 +266,21 @@ def build_objective(
     asked = inspect.signature(objective).parameters
     handed = {name: value for name, value in given.items() if name in asked}
     return objective(**handed, **_options(configuration["objective"]))
+
+
+def build_logger(configuration: Configuration, directory: Path) -> Logger:
+    """Build the logger that a configuration names, with the folder of its name for its files.
+
+    Args:
+        configuration: The configuration.
+        directory: The run directory.
+    """
+    name = configuration["log"]["name"]
+    logger = LOGGERS[name]
+    given = {"directory": directory / name}
+    asked = inspect.signature(logger).parameters
+    handed = {option: value for option, value in given.items() if option in asked}
+    return logger(**handed, **_options(configuration["log"]))
 
 
 def training_options(configuration: Configuration) -> dict[str, Any]:

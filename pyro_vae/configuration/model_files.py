@@ -304,7 +304,7 @@ def model_defaults(module: ModuleType) -> dict[str, Any]:
     A default that depends on the kind of data is called `BY_KIND`.
     """
     parameters = build_parameters(module)
-    defaults: dict[str, Any] = {"data": "digits", "objective": "elbo"}
+    defaults: dict[str, Any] = {"data": "digits", "objective": "elbo", "log": "none"}
     for family, choices in model_parts(module).items():
         part = parameters[family].default
         by_kind = isinstance(part, Mapping)

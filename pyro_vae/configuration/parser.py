@@ -52,6 +52,7 @@ from pyro_vae.training.loop import Training
 HANDED = {
     *("event_shape", "latent_dim", "encoder", "decoder", "posterior", "train_data", "train_size"),
     *("levels", "units", "data_support", "input_shape", "output_shape", "root"),
+    "directory",
 }
 
 set_loader("pyro_vae", load_strict, (yaml.YAMLError,), json_superset=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.configuration import Configuration, ConfigurationError
-from pyro_vae.training.loop import Training, default_epochs
-from pyro_vae.training.schedules import TIED_TO_LENGTH
+from pyro_vae.training.loop import Training
+from pyro_vae.training.schedules import TIED_TO_LENGTH, default_epochs
 
-PLAN = ("epochs", "max_steps", "early_stopping", "device", "data_root", "evaluate")
+PLAN = ("epochs", "max_steps", "early_stopping", "device", "data_root", "evaluate", "log")
 
 
 def check_change(before: Configuration, after: Configuration) -> None:

@@ -1,7 +1,9 @@
 """Image sets read by scikit-learn (digits, photos) and torchvision (MNIST to CelebA)."""
 
+import gzip
+import hashlib
 import importlib.util
-import tempfile
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,8 +31,27 @@ _PATCH = 32
 # independence.
 _STRIDES = (4, 8, 8)
 
-# Shapes of MNIST's training images and labels, and test images and labels.
+# MNIST's training images and labels, and test images and labels, with their shapes.
+_MNIST_FILES = (
+    *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+)
 _MNIST_SHAPES = ((60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,))
+# The checksums of their `.gz`, by torchvision's name of the set.
+_MNIST_MD5 = {
+    "MNIST": (
+        *("f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432"),
+        *("9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c"),
+    ),
+    "FashionMNIST": (
+        *("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe"),
+        *("bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310"),
+    ),
+    "KMNIST": (
+        *("bdb82020997e1d708af4cf47b453dcf7", "e144d726b3acfaa3e44228e80efcd344"),
+        *("5c965bf0a639b31b8f53240b1b52f4d7", "7320c461ea6c1c855c0b718fb2a4b134"),
+    ),
+}
 
 # CelebA's photographs are 178 x 218; the faces fill this square in their center.
 _FACE = 148
@@ -145,7 +166,7 @@ def mnist(root: Path) -> Dataset:
         Gradient-based learning applied to document recognition (LeCun et al., 1998),
         https://doi.org/10.1109/5.726791
     """
-    return _load_mnist("mnist", "MNIST", root, label_names=tuple("0123456789"))
+    return _load_mnist("mnist", "MNIST", root, tuple("0123456789"))
 
 
 def fashion_mnist(root: Path) -> Dataset:
@@ -161,7 +182,11 @@ def fashion_mnist(root: Path) -> Dataset:
     References:
         Fashion-MNIST (Xiao et al., 2017), https://arxiv.org/abs/1708.07747
     """
-    return _load_mnist("fashion_mnist", "FashionMNIST", root)
+    names = (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    )
+    return _load_mnist("fashion_mnist", "FashionMNIST", root, names)
 
 
 def kmnist(root: Path) -> Dataset:
@@ -178,7 +203,8 @@ def kmnist(root: Path) -> Dataset:
         Deep learning for classical Japanese literature (Clanuwat et al., 2018),
         https://arxiv.org/abs/1812.01718
     """
-    return _load_mnist("kmnist", "KMNIST", root)
+    names = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+    return _load_mnist("kmnist", "KMNIST", root, names)
 
 
 def import_torchvision() -> ModuleType:
@@ -200,27 +226,23 @@ def import_torchvision() -> ModuleType:
     return torchvision.datasets
 
 
-def _load_mnist(
-    name: str, class_name: str, root: Path, label_names: tuple[str, ...] | None = None
-) -> Dataset:
-    module = import_torchvision().mnist
-    torchvision_class = getattr(module, class_name)
+def _load_mnist(name: str, class_name: str, root: Path, label_names: tuple[str, ...]) -> Dataset:
     folder = Path(root) / class_name / "raw"
-    # Each file of the set (without .gz) and the checksum of its .gz.
-    files = [(folder / Path(gz).stem, md5) for gz, md5 in torchvision_class.resources]
-    missing = [file.name for file, _ in files if not (file.exists() or _gz(file).exists())]
+    files = [folder / file for file in _MNIST_FILES]
+    missing = [file.name for file in files if not (file.exists() or _gz(file).exists())]
     if missing:
+        torchvision_class = getattr(import_torchvision().mnist, class_name)
         needs = f"{name} needs {', '.join(missing)} in {folder}, with or without .gz"
         _download(lambda: [torchvision_class(root, download=True)], needs)
     images, labels, test_images, test_labels = (
-        _read_idx(module, file, md5, shape)
-        for (file, md5), shape in zip(files, _MNIST_SHAPES, strict=True)
+        _read_idx(file, md5, shape)
+        for file, md5, shape in zip(files, _MNIST_MD5[class_name], _MNIST_SHAPES, strict=True)
     )
     return _split_last(
         name,
-        (images.unsqueeze(1), labels),
-        (test_images.unsqueeze(1), test_labels),
-        label_names or tuple(torchvision_class.classes),
+        (images.unsqueeze(1), labels.long()),
+        (test_images.unsqueeze(1), test_labels.long()),
+        label_names,
         n_validation=10_000,
     )
 
@@ -229,31 +251,31 @@ def _gz(file: Path) -> Path:
     return file.with_name(file.name + ".gz")
 
 
-def _read_idx(module: ModuleType, file: Path, md5: str, shape: tuple[int, ...]) -> Tensor:
-    """Read an IDX file, or its `.gz` with this checksum if there is no such file."""
-    if not file.exists():
-        from torchvision.datasets.utils import check_integrity, extract_archive
+def _read_idx(file: Path, md5: str, shape: tuple[int, ...]) -> UInt8[Tensor, "..."]:
+    """Read an IDX file of bytes, or its `.gz` with this checksum if there is no such file.
 
-        if not check_integrity(_gz(file), md5):
+    torchvision could read it, but importing it takes more than a second.
+    """
+    if file.exists():
+        content = file.read_bytes()
+    else:
+        compressed = _gz(file).read_bytes()
+        if hashlib.md5(compressed, usedforsecurity=False).hexdigest() != md5:
             raise ValueError(
                 f"{_gz(file)} is damaged or another file: its MD5 checksum must be {md5}. Delete "
                 "it to download it again."
             )
-        # Not extracted in place: that folder may be someone else's, or read-only.
-        with tempfile.TemporaryDirectory() as temporary:
-            extracted = Path(extract_archive(_gz(file), temporary))
-            return _read_idx(module, extracted, md5, shape)
-    read = module.read_image_file if len(shape) > 1 else module.read_label_file
-    try:
-        values = read(str(file))
-    # The type of error for a truncated file depends on where it ends.
-    except Exception as error:
+        content = gzip.decompress(compressed)
+    # The magic number, with the type of the values and the number of axes, then their sizes.
+    start = 4 + 4 * len(shape)
+    found = tuple(np.frombuffer(content[4:start], ">i4").tolist()) if len(content) >= start else ()
+    if content[:4] != bytes([0, 0, 8, len(shape)]) or len(content) != start + math.prod(found):
         raise ValueError(
-            f"{file} is damaged: it cannot be read as an IDX file ({error})."
-        ) from error
-    if values.shape != shape:
-        raise ValueError(f"{file} must hold an array {shape}, got {tuple(values.shape)}.")
-    return values
+            f"{file} is damaged: it cannot be read as an IDX file of bytes with {len(shape)} axes."
+        )
+    if found != shape:
+        raise ValueError(f"{file} must hold an array {shape}, got {found}.")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)
 
 
 # ---- torchvision: colour ----------------------------------------------------------------------

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from jaxtyping import Int, Real
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae.data.layout import are_labels, labels_error
 from pyro_vae.data.splits import SPLIT_SEED, permutation
 from pyro_vae.data.validation import ValueRange, as_tensor
+from pyro_vae.notebooks import progress_bar
 
 _MAGIC = b"\x93NUMPY"
 
@@ -250,12 +250,12 @@ class MemoryMapped:
         value_range: ValueRange | None = None
         labels = len(self.file.shape) == 2
         step, size = max(1, _CHECK_BYTES // row_bytes), n * row_bytes
-        with tqdm(
+        with progress_bar(
+            size >= _BAR_BYTES,
             total=size,
             unit="B",
             unit_scale=True,
             desc=f"checking {self.file.path}",
-            disable=size < _BAR_BYTES,
         ) as bar:
             for start in range(0, n, step):
                 values = self[start : start + step]

@@ -18,6 +18,7 @@ from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.annealing_path import AnnealingPath, adapted_step_sizes, transition
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.log_densities import log_densities
+from pyro_vae.notebooks import progress_bar
 from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.statistics import (
     PerExample,
@@ -364,7 +365,7 @@ def chains_of_chunks(
         compile=options.compile,
         expected_calls=total * options.leapfrog_steps,
     )
-    bar = tqdm(total=total, desc="annealing", unit="transition", disable=not progress)
+    bar = progress_bar(progress, total=total, desc="annealing", unit="transition")
     with bar, ExitStack() as speed:
         for start in range(0, len(x), batch):
             rows = x[start : start + batch]

@@ -32,8 +32,9 @@ from pyro_vae.log_densities import (
     distribution_at,
     log_densities,
 )
+from pyro_vae.notebooks import SummaryTable
 from pyro_vae.rng import as_floats, check_device, evaluation_mode
-from pyro_vae.statistics import active_units
+from pyro_vae.statistics import active_units, standard_error
 
 # The number of rows that a message names.
 _NAMED_ROWS = 5
@@ -46,7 +47,7 @@ CHAIN_ELEMENTS_PER_CHUNK = {"cpu": 102_400, "cuda": 2_048_000}
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(SummaryTable):
     """The evaluation of a VAE on n examples, with beta = 1 whatever trained it.
 
     Args:
@@ -115,6 +116,8 @@ class Evaluation:
     def summary(self) -> dict[str, float | int | None]:
         """The entries of `metrics.json`: means per example in nats, counts and shares.
 
+        Standard errors, `_se`, are over the examples.
+
         Undefined and non-finite values are None.
         """
         weighted = self.weights
@@ -122,9 +125,12 @@ class Evaluation:
         return to_jsonable(
             {
                 "elbo": weighted.elbo.mean() if weighted else None,
+                "elbo_se": standard_error(weighted.elbo) if weighted else None,
                 "elbo_samples": samples,
                 "reconstruction": self.reconstruction.mean(),
+                "reconstruction_se": standard_error(self.reconstruction),
                 "kl": weighted.kl.mean() if weighted else None,
+                "kl_se": standard_error(weighted.kl) if weighted else None,
                 "log_evidence": weighted.mean_log_evidence if weighted else None,
                 "log_evidence_se": weighted.log_evidence_se if weighted else None,
                 "log_evidence_samples": samples,

@@ -11,13 +11,13 @@ import pyro
 import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae.compilation import CompiledFunction, CompileMode
 from pyro_vae.compilation.compiled_function import FORWARD
 from pyro_vae.data.nouns import noun
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.log_densities import log_densities, require_density
+from pyro_vae.notebooks import progress_bar
 from pyro_vae.rng import as_floats, owners_of
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
@@ -286,7 +286,7 @@ def importance_weighting(
     )
     held = batch * max(1, _HELD // (num_samples * batch))
     results: list[ImportanceWeighting] = []
-    bar = tqdm(total=len(x), desc="importance weighting", unit=noun(), disable=not progress)
+    bar = progress_bar(progress, total=len(x), desc="importance weighting", unit=noun())
     with bar, torch.no_grad(), ExitStack() as speed:
         for first in range(0, len(x), held):
             draws = _Draws(num_samples, min(held, len(x) - first))

@@ -10,13 +10,13 @@ import pyro
 import torch
 from jaxtyping import Float, Real
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae.compilation import CompileMode
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.importance_weighting import ImportanceTerms
 from pyro_vae.evidence.local_guide import refine_guide
 from pyro_vae.json_values import to_jsonable
+from pyro_vae.notebooks import progress_bar
 from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
@@ -262,7 +262,7 @@ def inference_gaps(
         for program in programs
     ]
     columns: dict[str, list[np.ndarray]] = {name: [] for name in (*_COLUMNS, "khat", "rounding")}
-    bar = tqdm(total=len(x), desc="inference gaps", unit=noun(), disable=not progress)
+    bar = progress_bar(progress, total=len(x), desc="inference gaps", unit=noun())
     # Another seed: the ELBOs are reported on other draws than those that chose the guide.
     with bar, evaluation_mode(vae, seed=seed + 2), ExitStack() as speed:
         for start in range(0, len(x), batch):

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Real
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from tqdm import tqdm
 
 from pyro_vae.compilation import CompiledFunction, CompileMode
 from pyro_vae.log_densities import distribution_at, log_densities, require_density
+from pyro_vae.notebooks import progress_bar
 from pyro_vae.rng import as_floats, derive_seed, evaluation_mode
 
 # The draws on which an example's refined parameters are compared with the encoder's.
@@ -109,7 +109,7 @@ def refine_guide(
     with evaluation_mode(program, seed=derive_seed(seed, "refined")), ExitStack() as speed:
         local = gradient = None
         bar = speed.enter_context(
-            tqdm(total=chunks * steps, desc="refining", unit="step", disable=not progress)
+            progress_bar(progress, total=chunks * steps, desc="refining", unit="step")
         )
         for first in range(0, n, batch):
             data = as_floats(x[torch.arange(first, first + batch, device=x.device) % n])

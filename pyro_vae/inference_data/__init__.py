@@ -5,6 +5,6 @@ MCMC, and no longer does from 1.0 on.
 """
 
 from pyro_vae.inference_data.conversion import from_svi, write_netcdf, write_zarr
-from pyro_vae.inference_data.sites import unconditioned
+from pyro_vae.traces import unconditioned
 
 __all__ = ["from_svi", "unconditioned", "write_netcdf", "write_zarr"]

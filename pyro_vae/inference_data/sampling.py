@@ -22,11 +22,11 @@ from pyro_vae.inference_data.sites import (
     read_sites,
     replay,
     sample_nodes,
-    unconditioned,
 )
 from pyro_vae.inference_data.terms import Draws, statistics_of, terms_of
 from pyro_vae.log_densities import without_density
 from pyro_vae.rng import owners_of
+from pyro_vae.traces import unconditioned
 
 # The number of draws x data x elements of an example held at once, by default.
 MAX_ELEMENTS = 4_000_000

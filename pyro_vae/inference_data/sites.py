@@ -1,7 +1,7 @@
 """The sites and plates of a model and a guide, read from their traces."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -11,13 +11,12 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae.log_densities import prior_may_read_draw
+from pyro_vae.traces import Program, is_deterministic
 
-Program = Callable[..., Any]
 Kind = Literal["latent", "observed", "deterministic", "factor"]
 
 
@@ -88,19 +87,6 @@ def kind_of(node: Mapping[str, Any]) -> Kind:
     if not node["is_observed"]:
         return "latent"
     return "observed" if node["value"].numel() > 0 else "factor"
-
-
-def is_deterministic(node: Mapping[str, Any]) -> bool:
-    """Whether a site is `pyro.deterministic`, or computed by one of Pyro's reparameterisations."""
-    if (node.get("infer") or {}).get("_deterministic", False):
-        return True
-    fn = node["fn"]
-    return (
-        node["is_observed"]
-        and isinstance(fn, dist.MaskedDistribution)
-        and fn._mask is False
-        and isinstance(fn.base_dist, dist.Delta)
-    )
 
 
 def plate_frames(node: Mapping[str, Any]) -> list[Any]:
@@ -320,35 +306,6 @@ def _as_draws(
 
 
 # ---- programs with other values ---------------------------------------------------------------
-
-
-class _Uncondition(Messenger):
-    """Draws observed sites from their distributions, except computed ones and factors."""
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if (
-            msg["is_observed"]
-            and not is_deterministic(msg)
-            and not isinstance(msg["fn"], dist.Unit)
-        ):
-            msg["infer"] = {**(msg["infer"] or {}), "was_observed": True, "obs": msg["value"]}
-            msg["is_observed"] = False
-            msg["value"] = None
-            msg["done"] = False
-
-
-def unconditioned(model: Program) -> Program:
-    """The model with its observed sites drawn, whatever it is called with.
-
-    Deterministic sites are still computed. `poutine.uncondition` would draw them, too, and add the
-    axes of their plates a second time.
-    """
-
-    def free(*args: Any, **kwargs: Any) -> Any:
-        with _Uncondition():
-            return model(*args, **kwargs)
-
-    return free
 
 
 def replay(program: Program, *traces: Trace) -> Program:

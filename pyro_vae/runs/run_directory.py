@@ -18,12 +18,13 @@ from pyro.nn import PyroModule
 
 from pyro_vae.configuration import Configuration, read_yaml
 from pyro_vae.configuration.components import build_vae, to_yaml
-from pyro_vae.configuration.model_files import is_shipped, model_file
+from pyro_vae.configuration.model_files import DEFAULT_MODEL, is_shipped, model_file
 from pyro_vae.configuration.parser import parse_stored, stored_arguments, stored_model
 from pyro_vae.configuration.resume_plan import PLAN
 from pyro_vae.data import DataContract, PreparedData
 from pyro_vae.training.checkpoint import load_checkpoint, load_parameters, write_atomically
 from pyro_vae.training.history import Record
+from pyro_vae.training.loggers import LOGGERS
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,10 @@ log = logging.getLogger(__name__)
 class RunDirectory:
     """`runs/<name>/`: config.yaml, checkpoint.pt, metrics.csv, metrics.json, figures and results.
 
-    `evaluation` holds the results of `scripts/evaluate.py`, with cached chunks in its folder
-    `kept`; `diagnosis` those of `scripts/diagnose.py`; `codes` those of `scripts/encode.py`.
+    `report` is the page that says whether to trust the model. `evaluation` holds the results of
+    `scripts/evaluate.py`, with cached chunks in its folder `kept`; `diagnosis` those of
+    `scripts/diagnose.py`; `codes` those of `scripts/encode.py`; the folder of a logger's name,
+    such as `tensorboard`, what it wrote.
 
     Args:
         path: The directory.
@@ -50,7 +53,18 @@ class RunDirectory:
         self.diagnosis = self.path / "diagnosis"
         self.codes = self.path / "codes.npz"
         self.log = self.path / "train.log"
+        self.report = self.path / "report.html"
         self.model = self.path / "model.py"
+
+    @classmethod
+    def of_new_run(cls, configuration: Configuration) -> "RunDirectory":
+        """The directory that a configuration asks for, or the next free one."""
+        if configuration["out"] is not None:
+            return cls(configuration["out"])
+        data = Path(configuration["data"].get("path", configuration["data"]["name"])).stem
+        model = configuration["model"]
+        kind = configuration["prior"]["name"] if model == DEFAULT_MODEL else Path(model).stem
+        return cls.unused(Path("runs"), f"{data}-{kind}-{configuration['seed']}")
 
     @classmethod
     def unused(cls, parent: Path, name: str) -> "RunDirectory":
@@ -111,7 +125,7 @@ class RunDirectory:
         self.clear_evaluation()
         for old in (self.checkpoint, self.config, self.records, self.codes, self.log):
             old.unlink(missing_ok=True)
-        for folder in (self.evaluation, self.diagnosis):
+        for folder in (self.evaluation, self.diagnosis, *(self.path / name for name in LOGGERS)):
             shutil.rmtree(folder, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
         if not is_shipped(configuration["model"]):
@@ -137,7 +151,7 @@ class RunDirectory:
 
     def clear_evaluation(self) -> None:
         """Delete the evaluation at the end of training."""
-        for old in (self.metrics, self.inference_data):
+        for old in (self.metrics, self.inference_data, self.report):
             old.unlink(missing_ok=True)
         shutil.rmtree(self.figures, ignore_errors=True)
 
@@ -167,9 +181,11 @@ def model_hash(configuration: Configuration) -> str:
 def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
     """Load the trained VAE of a run, in evaluation mode on the CPU.
 
-    It has the attributes `configuration`, the options of the run, and `contract`, the description
-    of its data. Nothing in the run is executed: the configuration is limited to registered parts
-    and their options, the checkpoint to tensors and plain values.
+    It has the attributes `configuration`, the options of the run, `contract`, the description of
+    its data, and `training_end`: the number of "steps" that trained it, and whether it
+    "stopped_early" because validation did not improve. Nothing in the run is executed: the
+    configuration is limited to registered parts and their options, the checkpoint to tensors and
+    plain values.
 
     Args:
         path: A run directory of `scripts/svi_train.py`.
@@ -206,6 +222,8 @@ def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
     vae.eval()
     vae.configuration = configuration  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
     vae.contract = contract  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
+    ended = {"steps": state["step"], "stopped_early": state.get("stopped_early")}
+    vae.training_end = ended  # pyright: ignore[reportAttributeAccessIssue,reportArgumentType]
     return vae
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pyro_vae.data import PreparedData
 from pyro_vae.evidence import Comparison, Evaluation, compare_with_baselines
 from pyro_vae.json_values import to_jsonable
+from pyro_vae.notebooks import SummaryTable
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.training.history import Record
 from pyro_vae.training.validation import (
@@ -31,8 +32,8 @@ BEYOND = 3.0
 DEFAULT_LR = 1e-3
 # Epochs in which a trend is sought at least; otherwise in the last third.
 _TREND_EPOCHS = 5
-# A rise that matters, as a share of the difference from the baseline.
-_SHARE = 0.05
+# A gain or a loss that matters, as a share of the difference from the baseline.
+RELEVANT_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _options(changed: Mapping[str, Any]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Review:
+class Review(SummaryTable):
     """The problems of a trained VAE, and its comparison with baselines.
 
     Args:
@@ -301,7 +302,9 @@ def _still_rising(
     gain = slope * (epochs - 1)
     weights = evaluation.weights
     scales = [] if weights is None else [to_jsonable(weights.log_evidence_se) or 0.0]
-    scales += [max(0.0, _SHARE * each.above) for each in comparisons if each.above is not None]
+    scales += [
+        max(0.0, RELEVANT_SHARE * each.above) for each in comparisons if each.above is not None
+    ]
     recent = len(scores) - 1 - int(scores.argmax()) <= len(scores) // 10
     if not (recent and slope > BEYOND * error and gain > min(scales, default=0.0)):
         return None

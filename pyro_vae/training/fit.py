@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,12 @@ from pyro_vae.data.suspect_values import ColumnStatistics
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.model import names_of_support
 from pyro_vae.networks import UserUnits, user_units
+from pyro_vae.notebooks import in_notebook
 from pyro_vae.objectives import OBJECTIVES, Objective
 from pyro_vae.rng import check_device
 from pyro_vae.training.checkpoint import load_checkpoint
 from pyro_vae.training.history import History
+from pyro_vae.training.loggers import Logger
 from pyro_vae.training.loop import Training
 
 log = logging.getLogger(__name__)
@@ -47,7 +50,8 @@ def fit(
     *,
     checkpoint: str | Path | None = None,
     resume: bool = False,
-    progress: bool = False,
+    progress: bool | None = None,
+    loggers: Sequence[Logger] = (),
     check: Judgement = "refuse",
     **options: Any,
 ) -> History:
@@ -77,7 +81,9 @@ def fit(
             the ELBO if None.
         checkpoint: A file for the state.
         resume: Whether to continue from that file if it exists.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar; None for in a notebook only.
+        loggers: What to write while training, such as
+            `pyro_vae.training.loggers.TensorBoard("runs/mine")`.
         check: What to do about values that would make a wrong model, such as codes for missing
             values: "refuse" them, "warn" of them, or "none". Other findings are logged as
             warnings.
@@ -155,7 +161,8 @@ def fit(
     path = None if checkpoint is None else Path(checkpoint)
     if resume and path is not None and path.exists():
         training.load_state_dict(load_checkpoint(path))
-    history = History(training.run(checkpoint=path, progress=progress))
+    shown = in_notebook() if progress is None else progress
+    history = History(training.run(checkpoint=path, progress=shown, loggers=loggers))
     vae.contract = training.contract  # pyright: ignore[reportArgumentType]
     return history
 

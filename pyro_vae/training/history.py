@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyro_vae.data.nouns import noun
+from pyro_vae.notebooks import html_table
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -25,6 +26,8 @@ TERMS = {
 }
 # The share of the epochs, at the start, that may lie outside of the axes.
 CROPPED_SHARE = 0.1
+# The epochs at the end that a notebook shows.
+LAST = 5
 
 
 class History(list[Record]):
@@ -48,12 +51,40 @@ class History(list[Record]):
         """
         return plot_learning_curves(self)
 
+    def _repr_html_(self) -> str:
+        """The first, the best and the last epochs as a table."""
+        best = self._best
+        shown = sorted({0, *range(max(0, len(self) - LAST), len(self)), best or 0})
+        names = {
+            prefix + name: f"{label} {name}"
+            for prefix, label in (("", "training"), ("validation_", "validation"))
+            for name in TERMS
+            if any(record.get(prefix + name) is not None for record in self)
+        }
+        rows = [
+            [
+                f"{self[i]['epoch']}{' (best)' if i == best else ''}",
+                *("" if (v := self[i].get(name)) is None else f"{v:.2f}" for name in names),
+            ]
+            for i in shown
+            if i < len(self)
+        ]
+        left_out = len(self) - len(rows)
+        note = f"{left_out} epochs are left out, see table()." if left_out else ""
+        return html_table(str(self), ("epoch", *names.values()), rows, note)
+
+    @property
+    def _best(self) -> int | None:
+        """The index of the best epoch; None without a score."""
+        scores = _column(self, "validation_elbo")
+        known = np.isfinite(scores)
+        return int(np.argmax(np.where(known, scores, -np.inf))) if known.any() else None
+
     def __repr__(self) -> str:
         count = f"History of {len(self)} epoch{'' if len(self) == 1 else 's'}"
-        scores = _column(self, "validation_elbo")
-        if not len(scores) or not math.isfinite(scores[-1]):
+        scores, best = _column(self, "validation_elbo"), self._best
+        if best is None or not math.isfinite(scores[-1]):
             return count
-        best = int(np.nanargmax(np.where(np.isfinite(scores), scores, np.nan)))
         beside = (
             "the best"
             if scores[best] == scores[-1]

@@ -21,8 +21,8 @@ from pyro_vae.checks import check_choice
 from pyro_vae.compilation import CompileMode
 from pyro_vae.data import DataContract, PreparedData
 from pyro_vae.data.nouns import noun
-from pyro_vae.networks.dense import FEW_ROWS
 from pyro_vae.networks.layers import require_separable
+from pyro_vae.notebooks import progress_bar
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.rng import check_device
 from pyro_vae.training.aggressive import Aggressive
@@ -30,11 +30,13 @@ from pyro_vae.training.batch_loss import BatchLoss, Precision
 from pyro_vae.training.checkpoint import load_training_state, save_checkpoint, training_state
 from pyro_vae.training.history import Record, describe_record, describe_terms
 from pyro_vae.training.loaders import Batches, make_loader
+from pyro_vae.training.loggers import Logger, following
 from pyro_vae.training.processes import Processes, on_enough_threads
 from pyro_vae.training.schedules import (
     EarlyStopping,
     Keep,
     Schedule,
+    default_epochs,
     default_patience,
     learning_rate_schedule,
 )
@@ -49,9 +51,6 @@ from pyro_vae.training.validation import (
 )
 
 log = logging.getLogger(__name__)
-
-# The default number of epochs; with fewer than `FEW_ROWS` training rows, of this many steps.
-EPOCHS, LEAST_STEPS = 100, 4000
 
 # The largest relative error of a compiled gradient: the compiler rounds in fewer places.
 _TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 5e-2}
@@ -213,6 +212,7 @@ class Training:
         on_checkpoint: Callable[["Training"], None] | None = None,
         stop: Callable[[], bool] | None = None,
         progress: bool = False,
+        loggers: Sequence[Logger] = (),
     ) -> list[Record]:
         """Train from the current state to the end, and return the records of all epochs.
 
@@ -223,6 +223,7 @@ class Training:
             on_checkpoint: Called after each checkpoint.
             stop: Training stops before the next step once this is true, with a checkpoint.
             progress: Whether to show a progress bar.
+            loggers: What to write while training, see `pyro_vae.training.loggers`.
 
         Raises:
             NonFiniteError: After 20 consecutive steps without a finite loss and gradient. The last
@@ -244,13 +245,14 @@ class Training:
         save()
         self.processes.follow_first([*self.program.state_dict().values()])
         shown = progress and self.processes.first
-        bar = tqdm(total=self.steps, initial=self.step, disable=not shown, unit="step")
+        bar = progress_bar(shown, total=self.steps, initial=self.step, unit="step")
         first = True
         self.program.train()
         inner = nullcontext() if self.aggressive is None else closing(self.aggressive)
+        logs = following(self, loggers)
         # Parameters belong to the module. Pyro's global store is left unchanged, so that a second
         # VAE in this process does not share them.
-        with bar, closing(self.loader), inner, pyro.get_param_store().scope():
+        with bar, closing(self.loader), inner, pyro.get_param_store().scope(), logs as log_epoch:
             while not self.ended and not self._should_stop(stop):
                 started = time.perf_counter()
                 # Validation costs a third of a small step, so only the first batch is validated.
@@ -265,6 +267,7 @@ class Training:
                 if epoch_ended:
                     self._end_epoch()
                     self._report_units()
+                    log_epoch()
                     self._show(bar)
                 elif self.device.type == "cpu" and self.step % 50 == 0:
                     self.loss.check_finite(self.totals, self.loader)
@@ -431,12 +434,6 @@ class Training:
             epochs = math.ceil(self.steps / self.steps_per_epoch)
             epoch = math.ceil(self.step / self.steps_per_epoch)
             bar.set_postfix_str(f"epoch {epoch}/{epochs}: {text} nats/{noun()}", refresh=False)
-
-
-def default_epochs(rows: int, steps_per_epoch: int) -> int:
-    """The default number of epochs: with few rows as many as make `LEAST_STEPS`."""
-    least = LEAST_STEPS if rows < FEW_ROWS else 0
-    return max(EPOCHS, math.ceil(least / steps_per_epoch))
 
 
 def _with_gradient(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
 )
 
+from pyro_vae.networks.dense import FEW_ROWS
 from pyro_vae.objectives import Objective
 
 Schedule = Literal["constant", "cosine", "exponential", "plateau"]
@@ -24,6 +25,9 @@ TIED_TO_LENGTH: tuple[Schedule, ...] = ("cosine", "exponential")
 
 # The parameters with which a training ends: see `Training`.
 Keep = Literal["auto", "best", "last"]
+
+# The default number of epochs; with fewer than `FEW_ROWS` training rows, of this many steps.
+EPOCHS, LEAST_STEPS = 100, 4000
 
 # With fewer training rows than this, training stops by default after this many steps without a
 # better score.
@@ -54,6 +58,12 @@ def learning_rate_schedule(name: Schedule, optimizer: Optimizer, epochs: int) ->
             raise ValueError(
                 f"lr_schedule must be one of {', '.join(get_args(Schedule))}, got {name!r}."
             )
+
+
+def default_epochs(rows: int, steps_per_epoch: int) -> int:
+    """The default number of epochs: with few rows as many as make `LEAST_STEPS`."""
+    least = LEAST_STEPS if rows < FEW_ROWS else 0
+    return max(EPOCHS, math.ceil(least / steps_per_epoch))
 
 
 def default_patience(

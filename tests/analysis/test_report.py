@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from analysis.report import insert_run, wrap, write_report
+from analysis.report import insert_run, wrap, write_reports
 from analysis.result import ANNEALING
 
 
@@ -17,11 +17,11 @@ def test_a_command_is_printed_whole():
 
 def test_a_folder_is_replaced_or_left_empty(tmp_path, monkeypatch):
     folder = tmp_path / "out"
-    write_report(folder, {"a.png": b"a"}, "one.json", {"x": float("nan")})
+    write_reports(folder, {"a.png": b"a"}, {"one.json": {"x": float("nan")}})
     assert json.loads((folder / "one.json").read_text()) == {"x": None}
-    write_report(folder, {"b.png": b"b"}, "two.json", {})
+    write_reports(folder, {"b.png": b"b"}, {"two.json": {}})
     assert {path.name for path in folder.iterdir()} == {"b.png", "two.json"}
     monkeypatch.setattr("os.fsync", lambda file: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(OSError, match="full"):
-        write_report(folder, {"b.png": b"b"}, "two.json", {})
+        write_reports(folder, {"b.png": b"b"}, {"two.json": {}})
     assert not folder.exists()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import epochs, inference, report, runs, short, start
+from benchmarks import diagnosis, epochs, inference, report, runs, short, start
 from benchmarks.commands import Checkout, timed_command
 from benchmarks.implementations import IMPLEMENTATIONS
 from benchmarks.report import plot_benchmark
@@ -73,6 +73,17 @@ def results():
     run = {"log_evidence": -97.25}
     entry = {"case": "one", "target": "one", "bound": None, "unit": "", "value": None}
     entry |= {"distance": "1e-6", "elbo_difference": "1e-7", "verdict": "reached"}
+    diagnoses = [
+        {
+            name: {
+                "wall": 20.0 * factor,
+                "sections": dict.fromkeys(diagnosis.SECTIONS, 5.0 * factor),
+                "page_bytes": page,
+                "elbo": -101.25,
+            }
+            for name, factor, page in (("this", 1.0, 2**20), ("baseline", 2.0, None))
+        }
+    ]
     stored = {
         "cpu": cpu,
         "clustering": {**cpu, "targets": []},
@@ -86,6 +97,14 @@ def results():
             "runs": (began := [{"task": "784-400-50", **starts}]),
             "baseline_commit": None,
             "targets": [at_most("start", 9.0, 8.0, "s"), *start.targets(began)],
+        },
+        "diagnosis": {
+            "data": "mnist",
+            "command": "python scripts/svi_train.py --data mnist",
+            "rounds": 1,
+            "runs": diagnoses,
+            "baseline_commit": "499922027",
+            "targets": diagnosis.targets(diagnoses),
         },
         "scaling": {
             "rounds": 1,
@@ -135,6 +154,9 @@ def test_the_page_says_what_was_reached_and_missed(results):
     assert "cold / baseline <= 0.4: missed by 25.0 % (0.5; by round 0.5 to 0.5)" in page
     assert "to the compiled step, a second time <= 8 s: not measured" in page
     assert "| this project |  |  |  |  |  | failed: no |" in page
+    assert "the diagnosis / baseline <= 0.6: reached (0.5; by round 0.5 to 0.5)" in page
+    assert "| whole command, s | 20.0 | 40.0 |" in page
+    assert "| report.html, MiB | 1.0 |  |" in page
     assert "| in memory | 1,024 MiB |" in page
     assert "| float32 | -97.25 |  |" in page
     assert "matrix products alone, oneDNN | 250.0 | 250.0 to 250.0 |" in page
@@ -301,6 +323,16 @@ def test_a_command_that_fails_gives_the_reason():
         timed_command(Checkout.at(SCRIPTS.parent), command, 1),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_a_diagnosis_is_timed(monkeypatch):
+    monkeypatch.setattr(diagnosis, "EPOCHS", 1)
+    result = diagnosis.run_diagnosis(Options(rounds=1, data="digits"))
+    (found,) = result["runs"]
+    assert 0 < max(found["this"]["sections"].values()) < found["this"]["wall"]
+    assert found["this"]["elbo"] < 0
+    assert result["targets"] == []
 
 
 @pytest.mark.slow

@@ -15,9 +15,12 @@ from pyro_vae.priors import GaussianMixture
 
 KEYS = [
     "elbo",
+    "elbo_se",
     "elbo_samples",
     "reconstruction",
+    "reconstruction_se",
     "kl",
+    "kl_se",
     "log_evidence",
     "log_evidence_se",
     "log_evidence_samples",
@@ -73,7 +76,8 @@ def test_summary_is_plain_json_without_nan():
     vae = build((4, 4), latent_dim=3)
     summary = evaluate(vae, data(1), num_samples=10).summary()
     undefined = {name for name, value in summary.items() if value is None}
-    assert undefined == {"log_evidence_se", "active_units", "khat_share_above"}
+    errors = {"elbo_se", "reconstruction_se", "kl_se", "log_evidence_se"}
+    assert undefined == {*errors, "active_units", "khat_share_above"}
     json.dumps(summary, allow_nan=False)
     assert {type(value) for value in summary.values()} == {float, int, type(None)}
 

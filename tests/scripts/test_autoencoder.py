@@ -28,8 +28,8 @@ from pyro_vae.objectives import Reconstruction
 from pyro_vae.posteriors import Point
 
 UNDEFINED = (
-    *("elbo", "elbo_samples", "kl", "log_evidence", "log_evidence_se", "log_evidence_samples"),
-    "khat_share_above",
+    *("elbo", "elbo_se", "elbo_samples", "kl", "kl_se"),
+    *("log_evidence", "log_evidence_se", "log_evidence_samples", "khat_share_above"),
 )
 POINT = ("--posterior", "point")
 SMALL = ("--data", "digits", "--network.hidden", "[8]", "--latent-dim", "3", "--max-steps", "2")

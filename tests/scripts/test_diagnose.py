@@ -106,6 +106,7 @@ def test_its_files(script, diagnose, trained, run, contents, capsys):
 
 def test_sections_are_kept_and_marked_where_they_are_stale(diagnose, run, capsys):
     assert diagnose(run, *TINY, "--only", "elbo") == 0
+    assert (record_of(run)["steps"], record_of(run)["stopped_early"]) == (2, False)
     before = torch.get_rng_state()
     assert diagnose(run, *TINY, "--only", "elbo", "pit") == 0
     assert (torch.get_rng_state() == before).all()

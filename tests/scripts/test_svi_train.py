@@ -52,7 +52,7 @@ def test_a_run_leaves_everything(main, tmp_path, capsys):
     names = {path.name for path in out.iterdir()}
     assert names == {
         *("config.yaml", "checkpoint.pt", "metrics.csv", "metrics.json", "inference_data.nc"),
-        *("figures", "train.log"),
+        *("figures", "train.log", "report.html"),
     }
     metrics = json.loads((out / "metrics.json").read_text())
     expected = [
@@ -67,11 +67,15 @@ def test_a_run_leaves_everything(main, tmp_path, capsys):
         "likelihood",
         "posterior",
         "objective",
+        "labels",
         "latent_dim",
         "elbo",
+        "elbo_se",
         "elbo_samples",
         "reconstruction",
+        "reconstruction_se",
         "kl",
+        "kl_se",
         "log_evidence",
         "log_evidence_se",
         "log_evidence_samples",
@@ -126,9 +130,9 @@ def test_a_run_that_failed_says_so_and_names_what_to_run(main, tmp_path, capsys)
         r"baseline +-\d+\.\d+ .* Bernoulli .*: log p\(x\) is [\d,.]+ .* BELOW", screen
     )
     assert re.search(r"best validation +epoch \d +of 3", screen)
-    *_, line, last = screen.strip().splitlines()
-    assert line.endswith("next:")
-    assert last == f"python scripts/diagnose.py {out}"
+    last = screen.strip().splitlines()[-1]
+    assert last.startswith(f"{out}/report.html says whether to trust the model; ")
+    assert last.endswith(f"; next: python scripts/diagnose.py {out}")
     verdicts = [line for line in screen.splitlines() if line.startswith("verdict: ")]
     assert [line.split(":")[1] for line in verdicts] == [" diverging", " below the baseline"]
     metrics = json.loads((out / "metrics.json").read_text())

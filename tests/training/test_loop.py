@@ -12,8 +12,7 @@ from pyro_vae.data import Dataset, PreparedData, digits
 from pyro_vae.objectives import ELBO
 from pyro_vae.training import NonFiniteError, Training
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
-from pyro_vae.training.loop import LEAST_STEPS
-from pyro_vae.training.schedules import PATIENCE_STEPS
+from pyro_vae.training.schedules import LEAST_STEPS, PATIENCE_STEPS
 
 
 def small() -> Dataset:

@@ -7,6 +7,7 @@ from analysis.calibration.element_pit import element_pit
 from analysis.data_statistics import nearest_training
 from analysis.elbo.terms import ElboTerms, plot_extremes
 from analysis.guide.psis_diagnostics import GuideQuality, plot_worst_images
+from analysis.plotting.style import new_figure, to_png
 from analysis.plotting.vectors import (
     ELEMENTS,
     MOST_ELEMENTS,
@@ -42,6 +43,21 @@ def test_reconstructions_show_the_elements_of_the_data():
     assert figure.get_suptitle() == "a title"
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["data", "model"]
+
+
+def test_names_with_dollar_signs_and_tabs_are_drawn_as_they_are():
+    """A log axis keeps its formulas."""
+    names = ("a$_{b$", "($) and ($)", "tab\tname")
+    data = RNG.normal(0.0, 2.0, size=(5, 3))
+    elements = Elements.from_data(data, names)
+    assert elements.names[2] == "tab name"
+    assert to_png(plot_vectors({names[0]: data}, elements, names[0]))
+    figure = new_figure(3.0, 2.0)
+    axes = figure.subplots()
+    axes.plot([1.0, 1000.0], [0.0, 1.0], label=names[1])
+    axes.set(xscale="log", title=names[0])
+    assert to_png(figure)
+    assert all(label.get_parse_math() for label in axes.get_xticklabels())
 
 
 TABLE = RNG.normal([0.0, 1000.0, -3.0], [1.0, 300.0, 0.1], size=(40, 3))

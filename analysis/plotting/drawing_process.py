@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import pickle
 import queue
 import signal
 import sys
@@ -118,13 +119,14 @@ def _serve(pipe: Connection, parents: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # The parent's threads do not exist here.
     torch.set_num_threads(1)
-    tasks: queue.SimpleQueue[tuple[int, str, Callable[[], Any]]] = queue.SimpleQueue()
+    # As bytes: reading a figure imports modules, and two threads that import wait for each other.
+    tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     figures: queue.SimpleQueue[tuple[int, bytes | None]] = queue.SimpleQueue()
 
     def read() -> None:
         with suppress(Exception):
             while True:
-                tasks.put(pipe.recv())
+                tasks.put(pipe.recv_bytes())
         os._exit(0)
 
     def send() -> None:
@@ -146,7 +148,7 @@ def _serve(pipe: Connection, parents: Connection) -> None:
     # No collection looks at what was imported.
     gc.freeze()
     while True:
-        number, word, plot = tasks.get()
+        number, word, plot = pickle.loads(tasks.get())
         drawn = None
         with suppress(Exception), use_noun(word):
             drawn = to_png(plot())

@@ -60,7 +60,7 @@ def subject_of_run(
             f"a diagnosis needs p(x) and q(z | x), and {type(program).__name__} "
             f"{lacking[labels]}: its own scores and figures are in the run directory."
         )
-    train = training_rows(trained.data)
+    train = trained.train
     rows = _defined(trained, trained.x, rows, f"{trained.split} {nouns()}", report)
     known = _defined(trained, train, torch.arange(len(train)), f"training {nouns()}", report)
     whole = trained.x if isinstance(trained.x, Tensor) else None

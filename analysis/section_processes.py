@@ -15,7 +15,9 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -72,6 +74,10 @@ def compute_sections(
     try:
         for worker in workers:
             worker.start(max(1, torch.get_num_threads() // len(workers)))
+        if workers:
+            # What a page is written with, while there is nothing else to do here.
+            with suppress(ImportError):
+                import_module("xarray")
         running = {worker.pipe: worker for worker in workers if worker.pipe is not None}
         while running:
             for pipe in wait(list(running)):

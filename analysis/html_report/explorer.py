@@ -26,7 +26,7 @@ from pyro_vae.json_values import to_jsonable
 from pyro_vae.labelled_rows import WithLabels
 from pyro_vae.programs import labels_of_program
 from pyro_vae.rng import as_floats, evaluation_mode
-from pyro_vae.runs.trained_run import TrainedRun, labels_of, training_rows
+from pyro_vae.runs.trained_run import TrainedRun, labels_of
 
 # Elements of all examples of a split together; examples of a split are between these numbers.
 _MOST_ELEMENTS = 1_000_000
@@ -78,7 +78,7 @@ def _payload(trained: TrainedRun, points: int, neighbours: int) -> dict[str, Any
     elements = math.prod(contract.event_shape)
     most = max(_MOST_ELEMENTS // elements, _FEWEST_EXAMPLES)
     rows = trained.rows(min(points, most))
-    train = training_rows(trained.data)
+    train = trained.train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     train_rows = order[: min(neighbours, most)].sort().values
     known, near = as_floats(trained.x[rows].cpu()), as_floats(train[train_rows].cpu())

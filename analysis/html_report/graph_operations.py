@@ -103,8 +103,9 @@ def shape_of(value: Any) -> tuple[int, ...]:
 
 def _elementwise(op: str, *inputs: Any) -> Step:
     """An operation on steps, constants and numbers that broadcast, of the first step's type."""
-    shape = torch.broadcast_shapes(*map(shape_of, inputs))
-    return Step(op, inputs, tuple(shape), next(v.dtype for v in inputs if isinstance(v, Step)))
+    # PyTorch's own function imports sympy.
+    shape = np.broadcast_shapes(*map(shape_of, inputs))
+    return Step(op, inputs, shape, next(v.dtype for v in inputs if isinstance(v, Step)))
 
 
 def view_elements(target: Any, name: str, given: Mapping[str, Any]) -> Any:

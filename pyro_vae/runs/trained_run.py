@@ -110,6 +110,11 @@ class TrainedRun:
         x = self.data.fixed(self.split)
         return self.joined(x[:], self.split) if isinstance(self.vae, WithLabels) else x
 
+    @cached_property
+    def train(self) -> Real[Tensor, " n *event"]:
+        """The training data, see `training_rows`."""
+        return training_rows(self.data)
+
     def joined(self, x: Tensor, split: str, start: int = 0) -> Tensor:
         """Rows of a split, from `start` on, with their labels if the program needs them.
 

@@ -130,15 +130,15 @@ def run_page(run: StoredRun, *, explorer: str | None = None, interactive: bool =
     """The page of a run; see `write_report`."""
     with use_noun(run.noun):
         charts = run_charts(run) if interactive else {}
+        found = findings(
+            run.metrics,
+            run.diagnosis,
+            run=str(run.directory.path),
+            trust_model_file=not is_shipped(run.model),
+        )
     pictures, unreadable = pictures_of_run(run)
     smaller = shrink([each for section in pictures.values() for each in section])
     pictures = {name: [smaller(each) for each in section] for name, section in pictures.items()}
-    found = findings(
-        run.metrics,
-        run.diagnosis,
-        run=str(run.directory.path),
-        trust_model_file=not is_shipped(run.model),
-    )
     parts = _parts(run, pictures)
     missing = [*run.missing, *_sections_missing(run, parts)]
     missing += [Missing(f"The figure {name}: the file is not a picture.") for name in unreadable]

@@ -13,14 +13,13 @@ import numpy as np
 from analysis.html_report.chart import Chart, library_script
 from analysis.html_report.charts import comparison_charts
 from analysis.html_report.facts import VERSIONS, bibtex_entry
-from analysis.html_report.findings import findings, overall
+from analysis.html_report.findings import overall
 from analysis.html_report.numbers import Scalar, format_value
 from analysis.html_report.page import chart_sources
 from analysis.html_report.pictures import Picture, is_png
 from analysis.html_report.render import render
 from analysis.html_report.stored_run import StoredRun
 from analysis.run_comparison import RECORDS
-from pyro_vae.configuration.model_files import is_shipped
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.training.checkpoint import write_atomically
 
@@ -97,7 +96,7 @@ def comparison_page(
         "left_out": left_out,
         "runs": [_run_row(name, path, folder) for name, path in runs.items()],
         "differences": {
-            option: {run: str(value) for run, value in values.items()}
+            option: {r: "default" if v is None else str(v) for r, v in values.items()}
             for option, values in first["differences"].items()
         },
         "evidence": _evidence_rows(compared),
@@ -150,8 +149,7 @@ def _headline(compared: Mapping[str, Any]) -> str:
 def _run_row(name: str, path: Path, folder: Path) -> dict[str, Any]:
     """The verdict on a run by itself, with the address of its own page."""
     run = StoredRun.read(path, check_data=False)
-    trust = not is_shipped(run.model)
-    verdict = overall(findings(run.metrics, run.diagnosis, run=str(path), trust_model_file=trust))
+    verdict = overall(run.findings())
     page = run.directory.report
     # A file's address, in which Windows' separators are slashes.
     address = None

@@ -123,6 +123,7 @@ def findings(
     *,
     run: str,
     trust_model_file: bool = False,
+    cut_short: bool = False,
 ) -> list[Finding]:
     """What the stored numbers of a run say about it: the worst first, causes before effects.
 
@@ -131,9 +132,10 @@ def findings(
         diagnosis: Its diagnosis.json; None if there is none.
         run: The run directory, for the commands.
         trust_model_file: Whether the run has its own model file, which its commands must trust.
+        cut_short: Whether training was stopped before its planned end.
     """
     metrics, diagnosis = metrics or {}, diagnosis or {}
-    commands = Commands(metrics, diagnosis, run, trust_model_file)
+    commands = Commands(metrics, diagnosis, run, trust_model_file, cut_short)
     judge = _Judge(metrics, diagnosis, commands)
     found = [
         *judge.length(),
@@ -280,7 +282,8 @@ class _Judge:
             level, title = "bad", UNTRAINED
             if above and steps >= FEWEST_STEPS:
                 level, title = "suspicious", "Training was short"
-            command = short[0][0] if short else self.commands.train_on(steps)
+            ended = short and not self.commands.cut_short
+            command = short[0][0] if ended else self.commands.train_on(steps)
             if found is not None:
                 sentence = f"It had {steps:,} steps, and log p(x) is {_nats(*found)}."
         threshold = f"at least {FEWEST_STEPS} steps, or {PATIENCE_STEPS:,} in a single epoch"

@@ -313,9 +313,10 @@ globalThis.graphInterpreter = (() => {
     const [rows, inner] = a.shape.slice(-2);
     const columns = b.shape[b.shape.length - 1];
     const sums = new Float64Array(rows * columns);
+    const batches = out.length / (rows * columns);
     const ofB = b.shape.length > 2 ? inner * columns : 0;
     return () => {
-      for (let batch = 0; batch * sums.length < out.length; batch++) {
+      for (let batch = 0; batch < batches; batch++) {
         const left = { a: a.data, start: batch * rows * inner, down: inner, across: 1 };
         multiply(left, { b: b.data, from: batch * ofB }, [rows, inner, columns], sums);
         out.set(sums, batch * sums.length);

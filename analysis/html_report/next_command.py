@@ -44,12 +44,14 @@ class Commands:
         diagnosis: Its diagnosis.json; empty if there is none.
         run: The run directory.
         trust_model_file: Whether its commands must trust its own model file.
+        cut_short: Whether its training was stopped before its planned end.
     """
 
     metrics: Mapping[str, Any]
     diagnosis: Mapping[str, Any]
     run: str
     trust_model_file: bool = False
+    cut_short: bool = False
 
     def known(self, name: str) -> Any:
         """An entry of metrics.json, otherwise of diagnosis.json; None if neither has it."""
@@ -68,7 +70,9 @@ class Commands:
         return self._plan().again(changed)
 
     def train_on(self, steps: int) -> str:
-        """The command that trains at least twice as long."""
+        """The command that trains to the planned end, or at least twice as long."""
+        if self.cut_short:
+            return self.fill("python scripts/svi_train.py --resume --out RUN")
         # An epoch has at least one step.
         return self._plan(epochs=1, max_steps=steps).train_on(steps, PATIENCE_STEPS)
 

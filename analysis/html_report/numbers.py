@@ -42,6 +42,14 @@ _UNITS = (
 )
 
 
+# Of the programs' own scores.
+_SCORE_UNITS = (
+    (r"(^|_)(accuracy|share|confidence|coverage)(_|$)", "%"),
+    (r"^kl_|log_density", _NATS),
+    (r"(^|_)rmse(_|$)", "units of the data"),
+)
+
+
 @dataclass(frozen=True)
 class Number:
     """A row of a table of numbers.
@@ -125,9 +133,18 @@ def evaluation_numbers(run: StoredRun) -> list[Number]:
     total = metrics.get("latent_units", metrics.get("latent_dim"))
     add("active_units", "active units", "dimensions", "" if total is None else f"of {total}")
     share, n = metrics.get("khat_share_above"), metrics.get("n")
-    error = math.sqrt(share * (1 - share) / n) if share is not None and n else None
+    error = _share_error(share, n) if share is not None and n else None
     add("khat_share_above", "k-hat above its threshold", "%", f"of {run.nouns}", error=error)
     return [*rows, *program_numbers(run)]
+
+
+def _share_error(share: float, n: int) -> float:
+    """The standard error of a share of n examples; above 0 for a share of 0 or 1.
+
+    It is that of the estimate (k + 1) / (n + 2) for k of n examples.
+    """
+    estimate = (share * n + 1) / (n + 2)
+    return math.sqrt(estimate * (1 - estimate) / n)
 
 
 def _bits_error(run: StoredRun) -> Scalar:
@@ -163,12 +180,29 @@ def program_numbers(run: StoredRun) -> list[Number]:
     """The scores of a program other than the VAE, under the names of its documentation."""
     metrics = run.metrics or {}
     return [
-        _row(name.replace("_", " "), value, "", metrics.get(f"{name}_se"))
+        _row(
+            name.replace("_", " "),
+            _count(value),
+            _score_unit(name, run),
+            metrics.get(f"{name}_se"),
+        )
         for name, value in metrics.items()
         if name not in _GENERAL
         and not (name.endswith("_se") and name.removesuffix("_se") in metrics)
         and (value is None or isinstance(value, (int, float)))
     ]
+
+
+def _count(value: Scalar) -> Scalar:
+    """A number of things as an integer, however it was stored."""
+    return int(value) if value is not None and value > 1 and value == int(value) else value
+
+
+def _score_unit(name: str, run: StoredRun) -> str:
+    for pattern, unit in _SCORE_UNITS:
+        if re.search(pattern, name):
+            return unit.format(noun=run.noun)
+    return ""
 
 
 def diagnosis_numbers(section: str, record: Mapping[str, Any], noun: str) -> list[Number]:

@@ -17,13 +17,12 @@ from analysis.html_report.facts import (
     provenance_facts,
     training_facts,
 )
-from analysis.html_report.findings import findings, overall
+from analysis.html_report.findings import overall
 from analysis.html_report.numbers import Number, diagnosis_numbers, evaluation_numbers
 from analysis.html_report.pictures import Picture, diagnosis_sections, pictures_of_run, shrink
 from analysis.html_report.render import compile_templates, render
 from analysis.html_report.stored_run import Missing, StoredRun
 from analysis.run_figures import write_figures
-from pyro_vae.configuration.model_files import is_shipped
 from pyro_vae.data.nouns import use_noun
 from pyro_vae.runs.run_directory import RunDirectory
 from pyro_vae.training.checkpoint import write_atomically
@@ -130,15 +129,10 @@ def run_page(run: StoredRun, *, explorer: str | None = None, interactive: bool =
     """The page of a run; see `write_report`."""
     with use_noun(run.noun):
         charts = run_charts(run) if interactive else {}
-        found = findings(
-            run.metrics,
-            run.diagnosis,
-            run=str(run.directory.path),
-            trust_model_file=not is_shipped(run.model),
-        )
     pictures, unreadable = pictures_of_run(run)
     smaller = shrink([each for section in pictures.values() for each in section])
     pictures = {name: [smaller(each) for each in section] for name, section in pictures.items()}
+    found = run.findings()
     parts = _parts(run, pictures)
     missing = [*run.missing, *_sections_missing(run, parts)]
     missing += [Missing(f"The figure {name}: the file is not a picture.") for name in unreadable]

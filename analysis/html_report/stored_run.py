@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.html_report.findings import Finding, findings
 from pyro_vae.configuration import read_yaml
 from pyro_vae.configuration.model_files import DEFAULT_MODEL, is_shipped
 from pyro_vae.data import DataContract
 from pyro_vae.data.digests import path_digest
+from pyro_vae.data.nouns import use_noun
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.runs.run_directory import RunDirectory, stored_contract
 from pyro_vae.training.checkpoint import load_checkpoint
@@ -28,6 +30,7 @@ METRICS = (
     *("active_units", "khat_share_above", "baseline", "above_baseline", "above_baseline_se"),
     *("verdicts", "scale", "notes", "best_validation_epoch", "steps", "seed", "git_commit"),
 )
+CUT_SHORT = "The rest of training"
 NO_EVALUATION = "The evaluation of the test split: there is no metrics.json."
 # Programs that `scripts/diagnose.py` refuses, by what their labels are for.
 UNDIAGNOSED = {"always": "it has p(x | y) only", "training": "it has a guide of z for each class"}
@@ -118,6 +121,17 @@ class StoredRun:
     def nouns(self) -> str:
         """The plural of `noun`."""
         return "data" if self.noun == "datum" else f"{self.noun}s"
+
+    def findings(self) -> list[Finding]:
+        """What its stored numbers say about it."""
+        with use_noun(self.noun):
+            return findings(
+                self.metrics,
+                self.diagnosis,
+                run=str(self.directory.path),
+                trust_model_file=not is_shipped(self.model),
+                cut_short=any(each.what.startswith(CUT_SHORT) for each in self.missing),
+            )
 
     def inference_data(self) -> "xarray.DataTree | None":
         """The content of inference_data.nc, in memory; None if it cannot be read."""
@@ -250,7 +264,7 @@ class _Reader:
             evaluated = self.directory.metrics.exists()
             self.missing.append(
                 Missing(
-                    f"The rest of training{'' if evaluated else ', and the evaluation'}: it was "
+                    f"{CUT_SHORT}{'' if evaluated else ', and the evaluation'}: it was "
                     f"cut short at step {step:,} of {steps:,}.",
                     self._command(configuration, "svi_train", "--resume", "--out", "RUN"),
                 )

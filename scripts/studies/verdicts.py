@@ -361,6 +361,8 @@ def right(cell: Cell) -> float:
 
 def targets(results: Results) -> Iterator[str]:
     """Whether the targets are reached."""
+    from scipy.stats import binomtest
+
     for name, fault in FAULTS.items():
         for cell in cells_of(results, name).values():
             share = right(cell)
@@ -368,13 +370,14 @@ def targets(results: Results) -> Iterator[str]:
                 reached = "reached" if share >= RIGHT else "MISSED"
                 yield f"right verdicts on `{name}`: {share:.0%}, target {RIGHT:.0%}: {reached}"
                 continue
-            alarms, n = 1 - share, cell["repeats"]
-            error = math.sqrt(alarms * (1 - alarms) / n)
-            reached = "reached" if alarms <= FALSE_ALARMS else "MISSED"
+            alarms, n = len(cell["wrong"]), cell["repeats"]
+            low, high = binomtest(alarms, n).proportion_ci()
+            reached = "reached" if alarms / n <= FALSE_ALARMS else "MISSED"
             yield (
-                f"false alarms: {alarms:.0%} ± {error:.0%} of {n} pages of true models, target at "
-                f"most {FALSE_ALARMS:.0%}: {reached}; without the correction for several "
-                f"questions: {cell['alarmed_without_correction'] / n:.0%}"
+                f"false alarms: {alarms / n:.0%} of {n} pages of true models (95 % interval "
+                f"{low:.0%} to {high:.0%}), target at most {FALSE_ALARMS:.0%}: {reached}; without "
+                f"the correction for several questions: "
+                f"{cell['alarmed_without_correction'] / n:.0%}"
             )
 
 

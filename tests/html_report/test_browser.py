@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ import pytest
 import torch
 
 from analysis.html_report.chart import Chart, library_script, script, style
-from analysis.html_report.page import write_report
+from analysis.html_report.page import run_page, write_report
+from analysis.html_report.stored_run import StoredRun
 from pyro_vae import load
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -316,3 +318,39 @@ def test_a_comparison_opens(browser, run, tmp_path):
         names = page.evaluate("async () => Object.keys(await window.charts)")
         assert sorted(names) == ["chart-differences", "chart-rate_distortion"]
         check_accessibility(page)
+
+
+def test_buttons_copy_enlarge_and_change_colours(browser, report):
+    with opened(browser, report) as page:
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        button = page.locator("button[data-copy]").first
+        button.focus()
+        page.keyboard.press("Enter")
+        command = page.locator(f"[id='{button.get_attribute('data-copy')}']").text_content()
+        sync_api.expect(page.locator("#status")).to_have_text("copied")
+        assert page.evaluate("() => navigator.clipboard.readText()") == command
+        page.locator("button[data-enlarge]:visible").first.click()
+        assert page.locator("dialog[open] img").get_attribute("src").startswith("data:image/png")
+        page.keyboard.press("Escape")
+        assert page.locator("dialog[open]").count() == 0
+        before = picture(page).mean()
+        page.locator("#theme").click()
+        page.mouse.move(0, 0)
+        assert picture(page).mean() < before - 50
+        check_accessibility(page)
+        page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
+        assert page.locator("details:not([open])").count() == 0
+        page.evaluate("() => dispatchEvent(new Event('afterprint'))")
+        assert page.locator("details:not([open])").count() > 0
+
+
+def test_names_that_are_html_stay_text(browser, run, tmp_path):
+    stored = StoredRun.read(run)
+    assert stored.contract is not None
+    name = "</script><img src=x onerror=alert(1)>"
+    contract = replace(stored.contract, name=name, label_names=(name,) * 10)
+    path = tmp_path / "report.html"
+    path.write_text(run_page(replace(stored, contract=contract)), encoding="utf-8")
+    with opened(browser, path) as page:
+        assert name in page.locator("#data").inner_text()
+        assert page.locator("img[src=x]").count() == 0

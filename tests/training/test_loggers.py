@@ -84,20 +84,30 @@ class Curious(Logger):
         self.calls.append("close")
 
 
-@pytest.mark.parametrize("compile", ["off", "graph", "on"])
-def test_a_logger_changes_no_bit(tmp_path, set_compiler, compile):
-    set_compiler()
+def assert_no_bit_changes(directory: Path, compile: str) -> None:
     alone, watched = a_training(compile=compile), a_training(compile=compile)
     pyro.set_rng_seed(5)
     alone.run()
     expected = state(alone)
     pyro.set_rng_seed(5)
     curious = Curious()
-    watched.run(loggers=[curious, TensorBoard(tmp_path, every=1)])
+    watched.run(loggers=[curious, TensorBoard(directory, every=1)])
+    assert watched.compiled == compile
     assert torch.equal(state(watched), expected)
     for one, other in zip(watched.history, alone.history, strict=True):
         assert one | {"seconds": 0} == other | {"seconds": 0}
     assert curious.calls == ["begin", 1, 2, 3, "close"]
+
+
+@pytest.mark.parametrize("compile", ["off", "graph", "on"])
+def test_a_logger_changes_no_bit(tmp_path, set_compiler, compile):
+    set_compiler()
+    assert_no_bit_changes(tmp_path, compile)
+
+
+@pytest.mark.slow
+def test_a_logger_changes_no_bit_of_a_compiled_training(tmp_path, wait_for_compiler):
+    assert_no_bit_changes(tmp_path, "on")
 
 
 def test_event_files_hold_the_history_pictures_and_codes(tmp_path):

@@ -181,6 +181,13 @@ def test_a_training_that_was_cut_short(run):
     options = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump({**options, "epochs": 30}))
     assert "cut short at step 60 of 600. python scripts/svi_train.py --resume" in missing(run)
+    commands = {each.title: each.command for each in StoredRun.read(run).findings()}
+    assert commands["The model is hardly trained"] == (
+        f"python scripts/svi_train.py --resume --out {run}"
+    )
+    (run / "metrics.json").unlink()
+    assert "The rest of training, and the evaluation: it was cut short" in missing(run)
+    assert "there is no metrics.json" not in missing(run)
     (run / "config.yaml").write_text("a: [")
     assert "config.yaml is not YAML" in missing(run)
     write_report(run)

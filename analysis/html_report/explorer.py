@@ -21,6 +21,7 @@ from analysis.html_report.graph_export import export_function
 from analysis.html_report.graph_operations import ExportError, encode_array
 from analysis.plotting.images import is_image, value_limits
 from analysis.plotting.vectors import Elements, is_long, is_series
+from pyro_vae.compilation.tracing import one_line
 from pyro_vae.data import DataContract
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.labelled_rows import WithLabels
@@ -62,8 +63,10 @@ def explorer_payload(trained: TrainedRun, *, points: int = 1000, neighbours: int
     """
     try:
         payload = _payload(trained, points, neighbours)
-    except ExportError as error:
-        payload = {"unavailable": str(error)}
+    except (ExportError, AttributeError, TypeError, ValueError) as error:
+        # A program of one's own may lack a part; the rest of a page does not need the explorer.
+        said = str(error) if isinstance(error, ExportError) else one_line(error)
+        payload = {"unavailable": said}
     text = json.dumps(to_jsonable(payload), separators=(",", ":"), allow_nan=False)
     # Inside strings alone: a name cannot end the element.
     return text.replace("<", "\\u003c")

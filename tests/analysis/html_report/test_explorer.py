@@ -357,6 +357,11 @@ def test_an_encoder_that_cannot_be_exported_leaves_the_decoder(digit_run, monkey
     assert "steps" in payload["decoder"]
 
 
+def test_a_program_without_a_part(digit_run, monkeypatch):
+    monkeypatch.setattr(type(digit_run.vae), "decode", None)
+    assert "not callable" in json.loads(explorer_payload(digit_run))["unavailable"]
+
+
 def test_arrays_keep_their_values(node):
     arrays = [
         np.array([[0, 255]], np.uint8),

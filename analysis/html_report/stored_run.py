@@ -15,6 +15,7 @@ from pyro_vae.configuration import read_yaml
 from pyro_vae.configuration.model_files import DEFAULT_MODEL, is_shipped
 from pyro_vae.data import DataContract
 from pyro_vae.data.digests import path_digest
+from pyro_vae.data.nouns import use_noun
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.runs.run_directory import RunDirectory, stored_contract
 from pyro_vae.training.checkpoint import load_checkpoint
@@ -123,13 +124,14 @@ class StoredRun:
 
     def findings(self) -> list[Finding]:
         """What its stored numbers say about it."""
-        return findings(
-            self.metrics,
-            self.diagnosis,
-            run=str(self.directory.path),
-            trust_model_file=not is_shipped(self.model),
-            cut_short=any(each.what.startswith(CUT_SHORT) for each in self.missing),
-        )
+        with use_noun(self.noun):
+            return findings(
+                self.metrics,
+                self.diagnosis,
+                run=str(self.directory.path),
+                trust_model_file=not is_shipped(self.model),
+                cut_short=any(each.what.startswith(CUT_SHORT) for each in self.missing),
+            )
 
     def inference_data(self) -> "xarray.DataTree | None":
         """The content of inference_data.nc, in memory; None if it cannot be read."""

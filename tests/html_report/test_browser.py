@@ -243,6 +243,8 @@ def test_the_page_has_a_verdict_charts_and_an_explorer(browser, report):
         with opened(browser, report, scheme=scheme) as page:
             verdict = page.locator("main section").first
             assert verdict.bounding_box()["y"] < DESKTOP["height"] / 2
+            assert "per image" in verdict.inner_text()
+            assert "datum" not in verdict.inner_text()
             names = set(page.evaluate("async () => Object.keys(await window.charts)"))
             assert {f"chart-{name}" for name in ("learning_elbo", "codes", "khat")} <= names
             assert page.evaluate("() => window.explorer.state.error") is None

@@ -14,10 +14,10 @@ from analysis.html_report.charts import (
     dimensions,
     learning_curves,
     predictive_checks,
-    rate_distortion,
     run_charts,
 )
 from analysis.html_report.datum_charts import MOST_POINTS, differences
+from analysis.html_report.rate_distortion_chart import rate_distortion
 from pyro_vae.statistics import khat_threshold
 
 

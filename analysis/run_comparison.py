@@ -86,38 +86,6 @@ class RunComparison:
     out: Path
     made_by: Mapping[str, str | None]
 
-    def evidence(self) -> None:
-        """Compare log p(x) of the same examples, and write and print the result.
-
-        Raises:
-            ValueError: As `evidence_report`.
-        """
-        self.write([self.evidence_report()])
-
-    def representation(
-        self,
-        against: str | None,
-        number: int | None,
-        *,
-        data_root: Path | None = None,
-        trust_model_file: bool = False,
-    ) -> None:
-        """Compare what the codes are good for, and write and print the result.
-
-        Args:
-            against: As in `representation_report`, like the others.
-            number: The number of foreign examples.
-            data_root: The folder of data sets.
-            trust_model_file: As in `load`.
-
-        Raises:
-            ValueError: As `representation_report`.
-        """
-        report = self.representation_report(
-            against, number, data_root=data_root, trust_model_file=trust_model_file
-        )
-        self.write([report])
-
     def write(self, reports: Sequence[ComparisonReport]) -> None:
         """Replace the folder by the records and figures of reports, and print them.
 
@@ -129,7 +97,7 @@ class RunComparison:
         for each in reports:
             self._print(each.text)
 
-    def evidence_report(self) -> ComparisonReport:
+    def evidence(self) -> ComparisonReport:
         """Compare log p(x) of the same examples.
 
         Raises:
@@ -191,7 +159,7 @@ class RunComparison:
         text = "\n".join(["", report, insert_run("\n".join(readings), "RUN")])
         return ComparisonReport("comparison.json", record, files, text)
 
-    def representation_report(
+    def representation(
         self,
         against: str | None,
         number: int | None,

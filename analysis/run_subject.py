@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from analysis.stored_diagnosis import UNDIAGNOSED
 from analysis.subject import Foreign, Steps, Subject
 from pyro_vae.compilation.fast_functions import FastFunctions
 from pyro_vae.configuration import ConfigurationError
@@ -54,11 +55,10 @@ def subject_of_run(
         ValueError: If log densities are not defined on any example.
     """
     program = trained.vae.program if isinstance(trained.vae, WithLabels) else trained.vae
-    lacking = {"always": "has p(x | y) only", "training": "has a guide of z for each class"}
-    if (labels := labels_of_program(program)) in lacking:
+    if reason := UNDIAGNOSED.get(labels_of_program(program)):
         raise ValueError(
-            f"a diagnosis needs p(x) and q(z | x), and {type(program).__name__} "
-            f"{lacking[labels]}: its own scores and figures are in the run directory."
+            f"a diagnosis needs p(x) and q(z | x), which {type(program).__name__} does not have: "
+            f"{reason}. Its own scores and figures are in the run directory."
         )
     train = trained.train
     rows = _defined(trained, trained.x, rows, f"{trained.split} {nouns()}", report)

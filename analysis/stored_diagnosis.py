@@ -17,6 +17,8 @@ from pyro_vae.training.checkpoint import write_atomically
 NAME = "diagnosis.json"
 STALE = "stale_"
 SECTION_NAMES = ("predictive", "calibration", "pit", "elbo", "guide", "representation")
+# Programs without a diagnosis, by what their labels are for.
+UNDIAGNOSED = {"always": "it has p(x | y) only", "training": "it has a guide of z for each class"}
 # The inputs of a section, and the message for a difference.
 DIFFERENCES = {
     "checkpoint_sha256": "another checkpoint",

@@ -18,6 +18,7 @@ import torch
 
 from pyro_vae.checks import did_you_mean, or_meant
 from pyro_vae.data.nouns import use_noun
+from pyro_vae.statistics import MINIMUM_SAMPLES
 
 # Of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -76,6 +77,28 @@ class Parser(argparse.ArgumentParser):
         elif said == "RUN":
             message = "missing RUN, the run directory that svi_train.py wrote, such as runs/NAME."
         raise ValueError(message)
+
+    def add_held_out_options(self) -> None:
+        """Add the options that select held-out data, and draws for importance weights with k-hat.
+
+        The data must not have trained the model.
+        """
+        add = self.add_argument
+        add("--split", choices=("test", "validation"), default="test", help="Default: test.")
+        add(
+            "--images",
+            type=number_or_all,
+            default=1000,
+            metavar="N|all",
+            help="Examples of the split, always the same. Default: 1000.",
+        )
+        add(
+            "--samples",
+            type=at_least(MINIMUM_SAMPLES),
+            metavar="N",
+            default=1000,
+            help="Draws from the guide for the importance weights of each example. Default: 1000.",
+        )
 
     def add_common_options(self, *, seed: bool = True) -> None:
         """Add the options of every script that reads a run.

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pyro
 
-from pyro_vae.cli import Parser, at_least, exit_process, number_or_all, run_program, select_device
+from pyro_vae.cli import Parser, exit_process, run_program, select_device
 from pyro_vae.runs.run_directory import RunDirectory, provenance
 from pyro_vae.runs.trained_run import TrainedRun
-from pyro_vae.statistics import MINIMUM_SAMPLES
 
 PARTS = ("evidence", "representation")
 LIBRARIES = ("arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "numpy", "scipy")
@@ -31,21 +30,7 @@ def parser() -> Parser:
     options = Parser("compare.py", "compare.py RUN RUN [RUN ...] [options]", __doc__)
     add = options.add_argument
     add("runs", metavar="RUN", nargs="+", type=Path, help="The run directories.")
-    add("--split", choices=("test", "validation"), default="test", help="Default: test.")
-    add(
-        "--images",
-        type=number_or_all,
-        default=1000,
-        metavar="N|all",
-        help="Examples of the split, always the same. Default: 1000.",
-    )
-    add(
-        "--samples",
-        type=at_least(MINIMUM_SAMPLES),
-        metavar="N",
-        default=1000,
-        help="Draws from the guide for the importance weights of each example. Default: 1000.",
-    )
+    options.add_held_out_options()
     add(
         "--only",
         choices=PARTS,
@@ -103,10 +88,10 @@ def run(options: argparse.Namespace) -> None:
     for part in PARTS if options.only is None else (options.only,):
         try:
             if part == "evidence":
-                reports.append(comparison.evidence_report())
+                reports.append(comparison.evidence())
             else:
                 reports.append(
-                    comparison.representation_report(
+                    comparison.representation(
                         options.against,
                         options.images,
                         data_root=options.data_root,

@@ -4,9 +4,8 @@
 and diagnosis.json to RUN/diagnosis/, and RUN/report.html, the page that says whether to trust the
 model; `--only report` writes that page from what is stored. `--only SECTION` computes one section
 and keeps the others; those of another checkpoint, other data or other options are marked stale.
-`--only representation` asks what the codes are good for. `python scripts/diagnose.py RUN1 RUN2
-...` compares runs by log p(x) of the same held-out data and by rate and distortion; with `--only
-representation` by what their codes are good for.
+`--only representation` asks what the codes are good for. `scripts/compare.py` compares several
+runs.
 """
 
 import gc
@@ -34,17 +33,14 @@ from analysis.sections import GROUPS, SECTIONS, WEIGHTED
 from analysis.stored_diagnosis import StoredDiagnosis
 from pyro_vae.cli import (
     Parser,
-    at_least,
     exit_process,
     in_one_line,
-    number_or_all,
     run_program,
     select_device,
 )
 from pyro_vae.data.nouns import set_noun
 from pyro_vae.runs.run_directory import RunDirectory, provenance
 from pyro_vae.runs.trained_run import TrainedRun
-from pyro_vae.statistics import MINIMUM_SAMPLES
 
 if TYPE_CHECKING:
     from analysis.check import SectionResult
@@ -54,8 +50,6 @@ gc.enable()
 if not gc.get_freeze_count():
     gc.freeze()
 
-# The data must not have trained the model.
-SPLITS = ("test", "validation")
 # The sections of the bare command.
 DEFAULT_SECTIONS = tuple(name for name, section in SECTIONS.items() if section.default)
 # Of `--only`: the page alone.
@@ -75,38 +69,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> Parser:
     """The options."""
-    options = Parser("diagnose.py", "diagnose.py RUN [RUN ...] [options]", __doc__)
+    options = Parser("diagnose.py", "diagnose.py RUN [options]", __doc__)
     add = options.add_argument
-    add(
-        "runs",
-        metavar="RUN",
-        nargs="+",
-        type=Path,
-        help="A run directory to diagnose, or several to compare.",
-    )
-    add("--split", choices=SPLITS, default="test", help="The data. Default: test.")
-    add(
-        "--images",
-        type=number_or_all,
-        default=1000,
-        metavar="N|all",
-        help="Examples of the split, always the same. Default: 1000.",
-    )
-    add(
-        "--samples",
-        type=at_least(MINIMUM_SAMPLES),
-        metavar="N",
-        default=1000,
-        help="Draws from the guide for the importance weights of each example. Default: 1000.",
-    )
+    add("runs", metavar="RUN", nargs="+", type=Path, help="The run directory.")
+    options.add_held_out_options()
     add(
         "--only",
         nargs="+",
         choices=(*SECTIONS, PAGE),
         metavar="SECTION",
         help=f"Which of {', '.join(SECTIONS)}; or {PAGE}, to write report.html from what is "
-        "stored; of several runs, representation. Default: of one "
-        f"run, {', '.join(DEFAULT_SECTIONS)}, as far as they are defined.",
+        f"stored. Default: {', '.join(DEFAULT_SECTIONS)}, as far as they are defined.",
     )
     add(
         "--against",
@@ -116,36 +89,24 @@ def parser() -> Parser:
         "own.",
     )
     options.add_common_options()
-    add(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="Of several runs, the directory to write. Default: runs/comparison, or the next free "
-        "number.",
-    )
     return options
 
 
 def run(options: argparse.Namespace) -> None:
-    """Diagnose one run, or compare several."""
+    """Diagnose the run, or write its page alone."""
     pyro.enable_validation(True)
     made_by = provenance(LIBRARIES)
+    if len(options.runs) > 1:
+        raise ValueError(
+            f"one run is diagnosed at a time, got {len(options.runs)}: `python "
+            "scripts/compare.py RUN1 RUN2` compares several."
+        )
     if options.against is not None and "representation" not in (options.only or ()):
         raise ValueError("--against needs --only representation: no other section uses it.")
-    if len(options.runs) == 1:
-        if options.out is not None:
-            raise ValueError("--out is for several runs: a diagnosis is written to RUN/diagnosis.")
-        if options.only == [PAGE]:
-            write_page(options)
-        else:
-            diagnose(options, made_by)
-    elif options.only is None or set(options.only) == {"representation"}:
-        compare(options, made_by)
+    if options.only == [PAGE]:
+        write_page(options)
     else:
-        raise ValueError(
-            f"--only of {len(options.runs)} runs must be representation alone, got "
-            f"{' '.join(options.only)}: other sections are of one run."
-        )
+        diagnose(options, made_by)
 
 
 def open_run(options: argparse.Namespace, path: Path) -> TrainedRun:
@@ -299,33 +260,6 @@ def options_of_data(options: argparse.Namespace) -> str:
         for name in ("split", "images", "samples", "seed")
         if (value := getattr(options, name)) != getattr(default, name)
     )
-
-
-def compare(options: argparse.Namespace, made_by: dict[str, str | None]) -> None:
-    """Compare runs by log p(x), or by what their codes are good for."""
-    from analysis.run_comparison import RunComparison, check_output_dir, run_names
-
-    names = run_names(options.runs)
-    out = check_output_dir(options.out or RunDirectory.unused(Path("runs"), "comparison").path)
-    runs = {name: open_run(options, path) for name, path in zip(names, options.runs, strict=True)}
-    comparison = RunComparison(
-        runs,
-        {name: trained.rows(options.images) for name, trained in runs.items()},
-        options.samples,
-        options.seed,
-        out,
-        made_by,
-    )
-    if options.only is None:
-        comparison.evidence()
-    else:
-        comparison.representation(
-            options.against,
-            options.images,
-            data_root=options.data_root,
-            trust_model_file=options.trust_model_file,
-        )
-    print(f"\nnumbers and figures are in {out}/")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Facts of a run for its page: its data, its training, and what made the numbers."""
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,13 +12,6 @@ from pyro_vae.runs.result_cache import digest
 VERSIONS = ("torch", "pyro", "numpy", "scipy", "matplotlib", "arviz_base", "arviz_stats")
 # The sections of a diagnosis without `--only`.
 DEFAULT = tuple(name for name in SECTION_NAMES if name != "representation")
-# The options that all sections of a diagnosis depend on, with their keys and defaults.
-_OPTIONS: dict[str, tuple[str, Any]] = {
-    "split": ("split", "test"),
-    "images": ("n", 1000),
-    "samples": ("num_samples", 1000),
-    "seed": ("seed", 0),
-}
 
 
 def data_facts(run: StoredRun) -> dict[str, str]:
@@ -87,13 +79,12 @@ def _integer(value: Any) -> str | None:
 def provenance_facts(run: StoredRun) -> dict[str, str]:
     """The commands, seeds, versions and data that made the numbers of the page."""
     metrics, diagnosis = run.metrics or {}, run.diagnosis or {}
-    config = shlex.quote(str(run.directory.config))
-    facts = {"training": f"python scripts/svi_train.py --config {config} --out DIR"}
+    config = str(run.directory.config)
+    facts = {"training": run.command("svi_train", "--config", config, "--out", "DIR")}
     if diagnosis:
         sections = [name for name in SECTION_NAMES if name in diagnosis]
         only = [] if sections == [*DEFAULT] else ["--only", *sections]
-        words = (*only, *options_of_diagnosis(diagnosis))
-        facts["diagnosis"] = run.command("diagnose", "RUN", *words)
+        facts["diagnosis"] = run.command("diagnose", "RUN", *only, *run.options_of_diagnosis)
     facts["seed of training"] = str(run.configuration.get("seed", "not known"))
     if diagnosis:
         facts["seed of the diagnosis"] = str(diagnosis.get("seed", "not known"))
@@ -113,16 +104,6 @@ def provenance_facts(run: StoredRun) -> dict[str, str]:
     if diagnosis.get("checkpoint_sha256"):
         facts["SHA-256 of the checkpoint"] = diagnosis["checkpoint_sha256"]
     return facts
-
-
-def options_of_diagnosis(diagnosis: Mapping[str, Any]) -> list[str]:
-    """The options of the latest diagnosis, without those at their defaults."""
-    words: list[str] = []
-    for option, (key, default) in _OPTIONS.items():
-        value = diagnosis.get(key, default)
-        if value != default:
-            words += [f"--{option}", str(value)]
-    return words
 
 
 def bibtex(run: StoredRun) -> str:

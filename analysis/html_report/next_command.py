@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,27 @@ DIAGNOSED = {"--split": "test", "--images": 1000, "--samples": 1000, "--seed": 0
 STORED = {"--split": "split", "--images": "n", "--samples": "num_samples", "--seed": "seed"}
 
 
+def options_of_diagnosis(
+    diagnosis: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> dict[str, str]:
+    """The options of a stored diagnosis that are not the defaults.
+
+    With other options its sections would become stale. Of fewer test data than `--images` all are
+    taken; the evaluation of the test split shows how many there are.
+
+    Args:
+        diagnosis: diagnosis.json; may be empty.
+        metrics: metrics.json; may be empty.
+    """
+    stored = {option: diagnosis.get(key) for option, key in STORED.items()}
+    all_data = min(metrics.get("n") or DIAGNOSED["--images"], DIAGNOSED["--images"])
+    return {
+        option: str(value)
+        for option, value in stored.items()
+        if value not in (None, DIAGNOSED[option], *([all_data] if option == "--images" else ()))
+    }
+
+
 @dataclass(frozen=True)
 class Commands:
     """The commands of one run.
@@ -62,7 +83,8 @@ class Commands:
         """A command of `analysis.result` with the run in place of RUN."""
         words = [self.run if word == "RUN" else word for word in command.split()]
         if "scripts/diagnose.py" in words:
-            words += self._options_of_data(words)
+            pairs = options_of_diagnosis(self.diagnosis, self.metrics).items()
+            words += [word for pair in pairs if pair[0] not in words for word in pair]
         return shlex.join([*words, *[TRUST] * self.trust_model_file])
 
     def train_again(self, **changed: Any) -> str:
@@ -117,17 +139,6 @@ class Commands:
                 sentence = f"{said[:1].upper()}{said[1:]}.".replace("+-", "±")
                 found.append((command, sentence))
         return found
-
-    def _options_of_data(self, words: Sequence[str]) -> list[str]:
-        """The options of the stored diagnosis: with others, its sections would become stale."""
-        stored = {option: self.diagnosis.get(key) for option, key in STORED.items()}
-        usual = {**DIAGNOSED, "--images": self.metrics.get("n", DIAGNOSED["--images"])}
-        return [
-            word
-            for option, value in stored.items()
-            if option not in words and value not in (None, DIAGNOSED[option], usual[option])
-            for word in (option, str(value))
-        ]
 
     def _plan(self, epochs: int | None = None, max_steps: int | None = None) -> Plan:
         place = Path(self.run)

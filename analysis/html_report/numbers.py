@@ -155,27 +155,6 @@ def _bits_error(run: StoredRun) -> Scalar:
     return error / (math.prod(run.contract.event_shape) * math.log(2))
 
 
-# Keys of metrics.json that are not scores of a program.
-_GENERAL = {
-    *("data", "binarisation", "scale", "notes", "split", "n", "n_train", "prior", "likelihood"),
-    *(
-        "posterior",
-        "objective",
-        "labels",
-        "latent_dim",
-        "latent_units",
-        "elbo",
-        "elbo_samples",
-        "kl",
-    ),
-    *("reconstruction", "log_evidence", "log_evidence_samples", "bits_per_dim", "active_units"),
-    *("khat_share_above", "baseline", "baseline_log_density", "above_baseline", "factors"),
-    *("factor_analysis_log_density", "above_factor_analysis", "best_validation_epoch"),
-    *("verdicts", "parameters", "epochs", "steps", "seconds_per_epoch", "compile"),
-    *("compile_seconds", "seed", "torch", "pyro", "git_commit"),
-}
-
-
 def program_numbers(run: StoredRun) -> list[Number]:
     """The scores of a program other than the VAE, under the names of its documentation."""
     metrics = run.metrics or {}
@@ -186,10 +165,9 @@ def program_numbers(run: StoredRun) -> list[Number]:
             _score_unit(name, run),
             metrics.get(f"{name}_se"),
         )
-        for name, value in metrics.items()
-        if name not in _GENERAL
-        and not (name.endswith("_se") and name.removesuffix("_se") in metrics)
-        and (value is None or isinstance(value, (int, float)))
+        for name in metrics.get("scores", ())
+        if not name.endswith("_se")
+        and ((value := metrics.get(name)) is None or isinstance(value, (int, float)))
     ]
 
 

@@ -13,7 +13,6 @@ from analysis.html_report.facts import (
     bibtex,
     data_facts,
     flatten,
-    options_of_diagnosis,
     provenance_facts,
     training_facts,
 )
@@ -208,7 +207,7 @@ def _parts(run: StoredRun, pictures: Mapping[str, Sequence[Picture]]) -> dict[st
     from analysis.sections import SECTIONS as CHECKS
 
     parts = {}
-    options = options_of_diagnosis(run.diagnosis or {})
+    options = run.options_of_diagnosis
     for name, record in diagnosis_sections(run).items():
         checks = {key: each for key, each in record.items() if isinstance(each, dict)}
         left_out = {
@@ -238,7 +237,7 @@ def _sections_missing(run: StoredRun, parts: Mapping[str, Part]) -> list[Missing
     if run.diagnosis is None:
         return []
     absent = [name for _, names in SECTIONS.values() for name in names if name not in parts]
-    options = options_of_diagnosis(run.diagnosis)
+    options = run.options_of_diagnosis
     missing = []
     if absent:
         what = f"Sections of the diagnosis that were not computed: {', '.join(absent)}."

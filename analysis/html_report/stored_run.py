@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.html_report.findings import Finding, findings
+from analysis.html_report.next_command import options_of_diagnosis
+from analysis.stored_diagnosis import UNDIAGNOSED
 from pyro_vae.configuration import read_yaml
 from pyro_vae.configuration.model_files import DEFAULT_MODEL, is_shipped
 from pyro_vae.data import DataContract
@@ -30,10 +32,7 @@ METRICS = (
     *("active_units", "khat_share_above", "baseline", "above_baseline", "above_baseline_se"),
     *("verdicts", "scale", "notes", "best_validation_epoch", "steps", "seed", "git_commit"),
 )
-CUT_SHORT = "The rest of training"
 NO_EVALUATION = "The evaluation of the test split: there is no metrics.json."
-# Programs that `scripts/diagnose.py` refuses, by what their labels are for.
-UNDIAGNOSED = {"always": "it has p(x | y) only", "training": "it has a guide of z for each class"}
 # Of runs of an earlier version, which did not record it.
 _LABELS = {"conditional": "always", "semi_supervised": "training"}
 
@@ -63,6 +62,7 @@ class StoredRun:
         history: metrics.csv, a record for each epoch.
         contract: The description of the data; None if the checkpoint has none.
         missing: What is missing.
+        cut_short: Whether training was stopped before its planned end.
     """
 
     directory: RunDirectory
@@ -72,6 +72,7 @@ class StoredRun:
     history: tuple[Mapping[str, float | int | None], ...]
     contract: DataContract | None
     missing: tuple[Missing, ...]
+    cut_short: bool = False
 
     @classmethod
     def read(cls, path: Path, *, check_data: bool = True) -> "StoredRun":
@@ -91,16 +92,16 @@ class StoredRun:
             )
         reader = _Reader(directory)
         configuration = reader.configuration()
-        state, contract = reader.checkpoint()
+        state, contract = reader.checkpoint(configuration)
         metrics = reader.metrics(configuration, state)
         diagnosis = reader.diagnosis(configuration, metrics or {})
         reader.training(configuration, state)
         if check_data and contract is not None:
-            reader.data(contract)
+            reader.data(configuration, contract)
         history = _records(directory.records) or tuple(state.get("history", ()))
-        return cls(
-            directory, configuration, metrics, diagnosis, history, contract, tuple(reader.missing)
-        )
+        missing = tuple(reader.missing)
+        stored = directory, configuration, metrics, diagnosis, history, contract, missing
+        return cls(*stored, reader.cut_short)
 
     @property
     def name(self) -> str:
@@ -130,8 +131,14 @@ class StoredRun:
                 self.diagnosis,
                 run=str(self.directory.path),
                 trust_model_file=not is_shipped(self.model),
-                cut_short=any(each.what.startswith(CUT_SHORT) for each in self.missing),
+                cut_short=self.cut_short,
             )
+
+    @property
+    def options_of_diagnosis(self) -> list[str]:
+        """The options of its diagnosis that are not the defaults, as words."""
+        options = options_of_diagnosis(self.diagnosis or {}, self.metrics or {})
+        return [word for pair in options.items() for word in pair]
 
     def inference_data(self) -> "xarray.DataTree | None":
         """The content of inference_data.nc, in memory; None if it cannot be read."""
@@ -163,6 +170,7 @@ class _Reader:
 
     def __post_init__(self) -> None:
         self.missing: list[Missing] = []
+        self.cut_short = False
 
     def configuration(self) -> Mapping[str, Any]:
         try:
@@ -171,13 +179,15 @@ class _Reader:
             self.missing.append(Missing(f"The options of the run: {error}"))
             return {}
 
-    def checkpoint(self) -> tuple[Mapping[str, Any], DataContract | None]:
+    def checkpoint(
+        self, configuration: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], DataContract | None]:
         """The state of the training, and the description of its data."""
         try:
             state = load_checkpoint(self.directory.checkpoint)
         except ValueError as error:
-            again = f"python scripts/svi_train.py --config {self.directory.config} --overwrite"
-            again += f" --out {self.directory.path}"
+            words = ("--config", str(self.directory.config), "--out", "RUN", "--overwrite")
+            again = self._command(configuration, "svi_train", *words)
             self.missing.append(Missing(f"The trained model: {error}", again))
             return {}, None
         try:
@@ -259,18 +269,19 @@ class _Reader:
         epochs = configuration.get("epochs") or default_epochs(rows, per_epoch)
         steps = min(epochs * per_epoch, configuration.get("max_steps") or math.inf)
         if step < steps:
+            self.cut_short = True
             # The same command makes the evaluation.
             self.missing = [each for each in self.missing if each.what != NO_EVALUATION]
             evaluated = self.directory.metrics.exists()
             self.missing.append(
                 Missing(
-                    f"{CUT_SHORT}{'' if evaluated else ', and the evaluation'}: it was "
+                    f"The rest of training{'' if evaluated else ', and the evaluation'}: it was "
                     f"cut short at step {step:,} of {steps:,}.",
                     self._command(configuration, "svi_train", "--resume", "--out", "RUN"),
                 )
             )
 
-    def data(self, contract: DataContract) -> None:
+    def data(self, configuration: Mapping[str, Any], contract: DataContract) -> None:
         """Whether the file of the data is that of training."""
         if not contract.source:
             return
@@ -283,14 +294,12 @@ class _Reader:
                 )
             )
         elif contract.source_digest and path_digest(source) != contract.source_digest:
-            again = (
-                f"python scripts/svi_train.py --config {shlex.quote(str(self.directory.config))}"
-            )
+            words = ("--config", str(self.directory.config), "--out", f"{self.directory.path}-new")
             self.missing.append(
                 Missing(
                     f"The data of training: {source} has changed since. The numbers below are of "
                     "the data as they were; restore the file, or train on the new data.",
-                    f"{again} --out {shlex.quote(f'{self.directory.path}-new')}",
+                    self._command(configuration, "svi_train", *words),
                 )
             )
 

@@ -63,9 +63,15 @@ class HeldOut:
         return (self.y,) if always and self.y is not None else ()
 
 
-def program_scores(name: str, program: Any, held_out: HeldOut) -> dict[str, float | int | None]:
-    """The program's own entries of `metrics.json`; none for the VAE and a user's model file."""
-    return _module(name).scores(program, held_out) if name in PROGRAMS else {}
+def program_scores(name: str, program: Any, held_out: HeldOut) -> dict[str, Any]:
+    """The program's own entries of `metrics.json`, and "scores", their names.
+
+    There are none for the VAE and a user's model file.
+    """
+    if name not in PROGRAMS:
+        return {}
+    found = _module(name).scores(program, held_out)
+    return {**found, "scores": [*found]}
 
 
 def program_figures(

@@ -2,9 +2,20 @@
 
 import runpy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from analysis import sections
+from analysis.representation import (
+    fine_tuning,
+    inputs,
+    label_efficiency,
+    out_of_distribution,
+    robustness,
+)
+from analysis.sections import REPRESENTATION
 
 ROOT = Path(__file__).parents[2]
 # Two steps of a tiny model, without an evaluation.
@@ -72,3 +83,28 @@ def contents():
         return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
     return contents
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The section `representation` with few draws and steps."""
+    for module, name, value in (
+        (label_efficiency, "FEW", (10,)),
+        (label_efficiency, "REPEATS", 2),
+        (fine_tuning, "TUNED", (20,)),
+        (fine_tuning, "TUNING_STEPS", 2),
+        (robustness, "CORRUPTED", 20),
+        (robustness, "CORRUPTED_SAMPLES", 2),
+        (out_of_distribution, "SCORED", 20),
+        (out_of_distribution, "SCORED_SAMPLES", 30),
+        (inputs, "TRAINING", 300),
+    ):
+        monkeypatch.setattr(module, name, value)
+
+
+@pytest.fixture
+def no_paths(monkeypatch):
+    """Without the parts on paths and holes, which take longest and are tried with one run."""
+    kept = [each for each in REPRESENTATION.checks if each.name not in ("interpolation", "holes")]
+    section = replace(REPRESENTATION, checks=tuple(kept))
+    monkeypatch.setitem(sections.SECTIONS, "representation", section)

@@ -1,4 +1,4 @@
-"""`scripts/diagnose.py`: sections, stale sections, comparisons of runs, interruptions and bad input."""
+"""`scripts/diagnose.py`: sections, stale sections, interruptions and bad input."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import re
 import shlex
 import signal
 from argparse import Namespace
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,16 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import run_comparison, sections, stored_diagnosis, subject
+from analysis import sections, stored_diagnosis, subject
 from analysis.predictive import generalisation
-from analysis.representation import (
-    fine_tuning,
-    inputs,
-    label_efficiency,
-    out_of_distribution,
-    robustness,
-)
-from analysis.run_comparison import check_output_dir, run_names
 from analysis.sections import REPRESENTATION
 from pyro_vae.runs import load
 from pyro_vae.runs.trained_run import TrainedRun
@@ -39,7 +30,6 @@ def _few_steps():
     with pytest.MonkeyPatch.context() as patch:
         quick = partial(generalisation.generalisation, gap_steps=3, num_gap_data=4)
         patch.setattr(generalisation, "generalisation", quick)
-        patch.setattr(run_comparison, "to_png", lambda figure: b"no picture")
         yield
 
 
@@ -290,7 +280,7 @@ def test_several_latent_sites(diagnose, train, refused, tmp_path, capsys):
         (["--only", "representation", "--against", "x.npy"], "but there is no"),
         (["--only", "representation", "--against", "digits"], "other data than the run's own"),
         (["--split", "train"], "--split must be one of test, validation, got 'train'"),
-        (["--out", "x"], "--out is for several runs"),
+        (["another"], "one run is diagnosed at a time, got 2: `python scripts/compare.py"),
     ],
 )
 def test_a_wrong_option(refused, trained, options, message):
@@ -325,52 +315,6 @@ def test_an_interruption_leaves_nothing_half_written(
     assert contents(run / "diagnosis") == before
 
 
-@pytest.mark.arviz
-def test_runs_are_compared(diagnose, refused, trained, train, tmp_path, capsys, monkeypatch):
-    other = train(tmp_path / "other", "--latent-dim", "3", "--seed", "1")
-    monkeypatch.chdir(tmp_path)
-    for name in ("comparison", "comparison-2"):
-        assert diagnose(trained, other, *TINY) == 0
-        screen = capsys.readouterr().out
-        assert f"are in runs/{name}/" in screen
-        assert not {"\0", "\1"} & {*screen}
-        assert re.search(r"latent_dim +\d +3\n", screen)
-        found = json.loads((tmp_path / "runs" / name / "comparison.json").read_text())
-        assert found["runs"].keys() == {"digits", "other"}
-        assert found["differences"].keys() == {"seed", "latent_dim", "parameters"}
-        assert found["differences"]["seed"] == {"digits": 0, "other": 1}
-        assert found["comparison"]["n"] == 30
-        assert {model["name"] for model in found["comparison"]["models"]} == {"digits", "other"}
-        assert found["comparison"]["models"][0]["difference"] == 0
-        names = {path.name for path in (tmp_path / "runs" / name).iterdir()}
-        assert names == {*found["figures"], "comparison.json"}
-        assert {"comparison.png", "rate_distortion.png"} <= names
-    line = refused("diagnose", trained, other, *TINY, "--only", "elbo")
-    assert "--only of 2 runs must be representation alone, got elbo" in line
-    assert "is given twice" in refused("diagnose", trained, trained / ".." / "digits", *TINY)
-
-
-def test_the_folder_of_a_comparison(tmp_path):
-    old, mine = tmp_path / "old", tmp_path / "mine"
-    for folder, name in ((old, "comparison.json"), (mine, "a.txt")):
-        folder.mkdir()
-        (folder / name).touch()
-    assert check_output_dir(old) == old
-    assert check_output_dir(tmp_path / "new") == tmp_path / "new"
-    with pytest.raises(ValueError, match=r"contains a\.txt"):
-        check_output_dir(mine)
-    with pytest.raises(ValueError, match="must be a directory"):
-        check_output_dir(mine / "a.txt")
-
-
-def test_runs_that_do_not_compare(refused, trained, train, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    other = train(tmp_path / "other", "--binarisation", "threshold")
-    line = refused("diagnose", trained, other, *TINY)
-    assert "log p(x) of digits and other do not compare: binarisation dynamic against" in line
-    assert not (tmp_path / "runs").exists()
-
-
 def test_a_collapsed_model(diagnose, run):
     """All weights are 0: every pixel is a fair coin, and the guide ignores the data."""
     state = load_checkpoint(run / "checkpoint.pt")
@@ -389,31 +333,6 @@ def test_a_collapsed_model(diagnose, run):
 def test_hardly_any_data(diagnose, run, n):
     assert diagnose(run, "--images", n, *TINY[2:]) == 0
     assert record_of(run)["n"] == int(n)
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """The section `representation` with few draws and steps."""
-    for module, name, value in (
-        (label_efficiency, "FEW", (10,)),
-        (label_efficiency, "REPEATS", 2),
-        (fine_tuning, "TUNED", (20,)),
-        (fine_tuning, "TUNING_STEPS", 2),
-        (robustness, "CORRUPTED", 20),
-        (robustness, "CORRUPTED_SAMPLES", 2),
-        (out_of_distribution, "SCORED", 20),
-        (out_of_distribution, "SCORED_SAMPLES", 30),
-        (inputs, "TRAINING", 300),
-    ):
-        monkeypatch.setattr(module, name, value)
-
-
-@pytest.fixture
-def no_paths(monkeypatch):
-    """Without the parts on paths and holes, which take longest and are tried with one run."""
-    kept = [each for each in REPRESENTATION.checks if each.name not in ("interpolation", "holes")]
-    section = replace(REPRESENTATION, checks=tuple(kept))
-    monkeypatch.setitem(sections.SECTIONS, "representation", section)
 
 
 ONLY_REPRESENTATION = ["--only", "representation", *TINY]
@@ -464,39 +383,3 @@ def test_codes_of_data_with_factors_and_of_data_without_labels(diagnose, train, 
     for part in ("probe", "neighbours", "label_efficiency", "clustering", "transfer"):
         assert "label" in found[part]["left_out"]
     assert found["robustness"]["area"]["accuracy"] is None
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("small", "no_paths")
-def test_codes_of_several_runs(diagnose, refused, trained, train, tmp_path, capsys, monkeypatch):
-    """An autoencoder has no log p(x), and still a place in the table."""
-    monkeypatch.chdir(tmp_path)
-    plain = train(tmp_path / "plain", "--posterior", "point", "--objective", "reconstruction")
-    line = refused("diagnose", trained, plain, *TINY)
-    assert "log p(x) of plain is not defined" in line
-    assert "--only representation" in line
-    assert not (tmp_path / "runs").exists()
-    assert diagnose(trained, plain, *ONLY_REPRESENTATION) == 0
-    assert all(len(line) <= 100 for line in capsys.readouterr().out.splitlines())
-    out = tmp_path / "runs" / "comparison"
-    found = json.loads((out / "representation.json").read_text())
-    names = {"label_efficiency.png", "robustness.png", "representation.json"}
-    assert {path.name for path in out.iterdir()} == names
-    assert found["runs"].keys() == found["representation"].keys() == {"digits", "plain"}
-    assert found["differences"]["posterior"] == {"digits": "diagonal_normal", "plain": "point"}
-    (evidence,) = (
-        row
-        for label, row in found["measures"].items()
-        if label.startswith("log p(x),") and "clean" in label
-    )
-    assert evidence["plain"] == "not defined"
-    assert float(evidence["digits"].partition(" ± ")[0]) < 0
-    probe = found["measures"]["linear probe, all labels"]
-    accuracy = found["representation"]["plain"]["probe"]["accuracy"]
-    assert probe["plain"].startswith(f"{accuracy:.3f} ± ")
-
-
-def test_runs_of_one_name_are_called_by_what_differs(tmp_path):
-    one, two = tmp_path / "vae" / "0", tmp_path / "plain" / "0"
-    assert run_names([one, two]) == ["vae/0", "plain/0"]
-    assert run_names([one, tmp_path / "other"]) == ["0", "other"]

@@ -110,7 +110,7 @@ def test_a_program_with_labels_trains_resumes_and_is_evaluated(run, script, caps
         == 0
     )
     assert script("diagnose", run, *trusted) == 2
-    assert "Conditional has p(x | y) only" in capsys.readouterr().err
+    assert "which Conditional does not have: it has p(x | y) only." in capsys.readouterr().err
 
 
 def test_the_label_of_each_row_is_its_own(run):

@@ -3,16 +3,21 @@
 import base64
 import hashlib
 import json
+import runpy
+import shlex
 import shutil
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from analysis.stored_diagnosis import SECTION_NAMES
+from pyro_vae.configuration.parser import parse
 
-SNAPSHOT = Path(__file__).parents[2] / "snapshot" / "run"
+ROOT = Path(__file__).parents[3]
+SNAPSHOT = ROOT / "tests" / "snapshot" / "run"
 # One white pixel.
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAG7buVgAAAABJRU5ErkJggg=="
@@ -120,3 +125,17 @@ def diagnosed(run, write):
     )
     (run / "diagnosis" / "elbo_terms.png").write_bytes(PNG)
     return run
+
+
+@pytest.fixture
+def parsed():
+    """Parse a command as its script does."""
+
+    def parsed(command: str) -> Any:
+        python, script, *words = shlex.split(command)
+        assert python == "python"
+        if script == "scripts/svi_train.py":
+            return parse(words)
+        return runpy.run_path(str(ROOT / script))["parser"]().parse_args(words)
+
+    return parsed

@@ -340,22 +340,13 @@ def test_the_advice_of_the_review_is_cut_from_its_sentence():
 # ---- commands ------------------------------------------------------------------------------------
 
 
-def parsed(command: str) -> Any:
-    """Parse a command as its script does."""
-    python, script, *words = shlex.split(command)
-    assert python == "python"
-    if script == "scripts/svi_train.py":
-        return parse(words)
-    return runpy.run_path(str(ROOT / script))["parser"]().parse_args(words)
-
-
 @pytest.fixture
 def run(tmp_path) -> str:
     return str(shutil.copytree(RUN, tmp_path / "a run"))
 
 
 @pytest.mark.parametrize("trust", [False, True])
-def test_every_command_is_one_that_its_script_takes(run, trust):
+def test_every_command_is_one_that_its_script_takes(run, trust, parsed):
     diagnosis = record(
         *((question, rule.adverse, {"faults": {}}) for question, rule in RULES.items()),
         (EVIDENCE, "nearly", {}),
@@ -397,7 +388,7 @@ def test_a_section_is_computed_with_the_options_of_the_others():
 
 
 @pytest.mark.parametrize("old", NEXT_LIKELIHOOD)
-def test_the_next_likelihood_replaces_the_old_one(old, tmp_path):
+def test_the_next_likelihood_replaces_the_old_one(old, tmp_path, parsed):
     data = {"poisson": "counts", "negative_binomial": "counts"}.get(old, "digits")
     words = [] if data == "counts" else ["--data", data]
     (tmp_path / "config.yaml").write_text(to_yaml(parse(["--likelihood", old, *words])))
@@ -406,7 +397,7 @@ def test_the_next_likelihood_replaces_the_old_one(old, tmp_path):
 
 
 @pytest.mark.parametrize("old", NEXT_PRIOR)
-def test_the_next_prior_replaces_the_old_one(old, tmp_path):
+def test_the_next_prior_replaces_the_old_one(old, tmp_path, parsed):
     (tmp_path / "config.yaml").write_text(to_yaml(parse(["--prior", old])))
     command = Commands({"prior": old}, {}, str(tmp_path)).other_prior()
     assert parsed(str(command))["prior"]["name"] == NEXT_PRIOR[old]

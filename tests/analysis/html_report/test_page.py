@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from itertools import pairwise
 
@@ -35,7 +36,7 @@ def test_it_starts_with_the_verdict_and_ends_with_its_origin(diagnosed, read):
     assert page.by_id("verdict").text.index("below") > 0
     origin = page.by_id("provenance").text
     assert f"python scripts/svi_train.py --config {diagnosed}/config.yaml --out DIR" in origin
-    options = "--only elbo --images 360 --samples 50 --seed 3"
+    options = "--only elbo --samples 50 --seed 3"
     assert f"python scripts/diagnose.py {diagnosed} {options}" in origin
     assert "torch 2.14.1" in origin
     assert "commit 76392df" in origin
@@ -140,7 +141,7 @@ def test_a_section_of_a_diagnosis(diagnosed, read):
     assert f"python scripts/evaluate.py {diagnosed} --methods gaps" in section
     assert "Left out: there is <one> training example." in section
     assert "stale" not in section
-    again = "--only predictive calibration pit guide representation --images 360"
+    again = "--only predictive calibration pit guide representation --samples 50"
     assert again in page.by_id("missing").text
 
 
@@ -212,11 +213,31 @@ def test_data_that_have_changed(run, tmp_path):
     assert f"{source} does not exist any more" in missing(run)
 
 
+def test_what_makes_the_missing_is_a_command_of_its_script(tmp_path, run, parsed):
+    """Also of a directory with a space."""
+    moved = run.rename(tmp_path / "a run")
+    source = tmp_path / "my x.npy"
+    source.write_bytes(b"x")
+    state = load_checkpoint(moved / "checkpoint.pt")
+    state["data"] = {**state["data"], "source": str(source), "source_digest": "0"}
+    save_checkpoint(moved / "checkpoint.pt", state)
+    metrics = json.loads((moved / "metrics.json").read_text())
+    (moved / "metrics.json").write_text(json.dumps({**metrics, "steps": 1}))
+    found = StoredRun.read(moved).missing
+    (moved / "checkpoint.pt").write_bytes(b"PK")
+    commands = {each.command for each in (*found, *StoredRun.read(moved).missing) if each.command}
+    assert len(commands) > 3
+    for command in commands:
+        assert str(moved) in " ".join(shlex.split(command))
+        parsed(command.rpartition(" && ")[2])
+
+
 def test_a_program_without_a_diagnosis(run, write, read):
     options = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump({**options, "model": "conditional"}))
     metrics = json.loads((run / "metrics.json").read_text())
-    write("metrics.json", {**metrics, "leakage": 0.25, "leakage_se": 0.01})
+    scores = {"leakage": 0.25, "leakage_se": 0.01}
+    write("metrics.json", {**metrics, **scores, "scores": [*scores]})
     page = read(write_report(run).read_text())
     assert "not defined for conditional: it has p(x | y) only" in page.by_id("missing").text
     assert "leakage" in page.by_id("training").text

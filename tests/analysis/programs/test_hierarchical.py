@@ -40,7 +40,7 @@ def test_the_kls_of_the_levels_add_up_to_that_of_the_elbo(program):
     assert sum(kl.values()) == pytest.approx(whole.mean(), rel=0.06)
     found = program_scores("hierarchical", program, held_out())
     levels = {"kl_z1", "kl_z2", "active_units_z1", "active_units_z2"}
-    assert levels | {"latent_units"} == found.keys()
+    assert levels | {"latent_units", "scores"} == found.keys()
     assert found["latent_units"] == 9
     assert found["kl_z1"] == kl["z1"]
 

@@ -1,8 +1,9 @@
-"""A stored run with a small diagnosis, and a reader of pages."""
+"""A stored run with a small diagnosis, a reader of pages, a browser, and records of all charts."""
 
 import base64
 import hashlib
 import json
+import os
 import runpy
 import shlex
 import shutil
@@ -11,8 +12,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import xarray
 
+from analysis.html_report.charts import comparison_charts, run_charts
 from analysis.stored_diagnosis import SECTION_NAMES
 from pyro_vae.configuration.parser import parse
 
@@ -139,3 +143,110 @@ def parsed():
         return runpy.run_path(str(ROOT / script))["parser"]().parse_args(words)
 
     return parsed
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's chromium, or the browser that the variable CHROMIUM names."""
+    reason = "playwright is not installed"
+    sync_api = pytest.importorskip("playwright.sync_api", reason=reason)
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        problem = "no chromium: apt-get install chromium, or set CHROMIUM to a browser"
+        # A gate that skips these tests would pass without them.
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(problem)
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+# ---- charts -------------------------------------------------------------------------------------
+
+_HISTORY = [
+    {
+        "epoch": epoch,
+        "elbo": -100 / epoch,
+        "reconstruction": -100 / epoch + 1,
+        "kl": 1.0,
+        "validation_elbo": -110 / epoch,
+        "validation_reconstruction": -110 / epoch + 1,
+        "validation_kl": 1.0,
+    }
+    for epoch in range(1, 31)
+]
+_METRICS = {"split": "test", "kl": 2.0, "reconstruction": -90.0, "elbo": -92.0}
+_P_VALUES = {"ink": 0.001, "holes": 0.02, "rate": 0.4, "elbo": None}
+
+
+def _tree(n=40, labels=None, latent=3):
+    """What `from_svi` stores, as far as charts read it."""
+    rng = np.random.default_rng(0)
+    names = ("elbo", "reconstruction", "kl", "log_evidence", "ess", "khat")
+    group = xarray.Dataset(
+        {name: ("image", rng.normal(size=n), {"num_draws": 100}) for name in names}
+        | {
+            "z_mean": (("image", "latent_dim"), rng.normal(size=(n, latent)) * np.arange(latent)),
+            "label": (("image",), np.arange(n) % 3 if labels is None else labels),
+        },
+        coords={"image": 7 + np.arange(n)},
+    )
+    return xarray.DataTree.from_dict({"/per_datum": group})
+
+
+def _diagnosis(**options):
+    by_dimension = {
+        "mutual_information": [0.1, 2.0],
+        "marginal_kl": [0.0, 0.5],
+        "rate": [0.1, 2.5],
+    }
+    checks = {"comparisons": {"ink": {"label": "ink </script><script>alert(1)</script>"}}}
+    return {
+        "predictive": {"p_values": _P_VALUES, "checks": checks, **options},
+        "elbo": {"decomposition": {"by_dimension": by_dimension}},
+    }
+
+
+@pytest.fixture(scope="session")
+def every_chart():
+    """Charts of one run and of several, by name."""
+    log_evidence = {"a": np.arange(5.0), "b": np.arange(5.0) - 1, "c": np.zeros(5)}
+    points = [
+        {
+            "name": name,
+            "rate": 1.0 + i,
+            "distortion": 20.0 - i,
+            "rate_se": 0.1,
+            "distortion_se": 0.2,
+        }
+        for i, name in enumerate("abc")
+    ]
+    several = comparison_charts(log_evidence, points)
+    return run_charts(_HISTORY, _METRICS, _diagnosis(), _tree()) | {
+        f"several_{k}": v for k, v in several.items()
+    }
+
+
+@pytest.fixture
+def history():
+    return [*_HISTORY]
+
+
+@pytest.fixture
+def metrics():
+    return _METRICS
+
+
+@pytest.fixture
+def p_values():
+    return _P_VALUES
+
+
+@pytest.fixture
+def tree():
+    return _tree
+
+
+@pytest.fixture
+def diagnosis():
+    return _diagnosis

@@ -3,8 +3,6 @@
 import base64
 import hashlib
 import json
-import os
-import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,20 +17,7 @@ from pyro_vae.generation import latent_path
 from pyro_vae.runs.run_directory import RunDirectory
 from pyro_vae.runs.trained_run import TrainedRun
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if path is None:
-        pytest.skip("chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 def payload_of(dataset, **options):

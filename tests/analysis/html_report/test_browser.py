@@ -6,7 +6,6 @@ The browser is Debian's chromium, or the one that the variable CHROMIUM names.
 import base64
 import hashlib
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-SCRIPTS = HERE.parents[1] / "scripts"
+SCRIPTS = HERE.parents[2] / "scripts"
 SHORT = ("--max-steps", "200", "--compile", "off")
 SCHEMES = ("light", "dark")
 PHONE = {"width": 390, "height": 844}
@@ -39,19 +38,6 @@ window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) =>
   window.violations.push(`${event.effectiveDirective} ${event.blockedURI} ${event.sourceFile}`));
 """
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if path is None:
-        problem = "no chromium: apt-get install chromium, or set CHROMIUM to a browser"
-        # A gate that skips these tests would pass without them.
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(problem)
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @contextmanager

@@ -130,7 +130,7 @@ def test_pixels_are_drawn_and_erased(explored, image_payload):
 def test_paths_between_codes(explored, image_payload, path):
     with explored(image_payload) as page:
         for number, end in ((3, "Start"), (8, "End")):
-            page.get_by_label("1 to 40").fill(str(number))
+            page.get_by_label("0 to 39").fill(str(number))
             page.keyboard.press("Tab")
             page.get_by_role("button", name=f"{end} at the current code").click()
         page.get_by_label(path).check()

@@ -1,7 +1,6 @@
 """The estimators of `pyro_vae.sklearn`: scikit-learn's own checks, known answers, and streams."""
 
 import pickle
-import random
 from functools import partial
 
 import numpy as np
@@ -27,6 +26,13 @@ from pyro_vae.sklearn import VAEDensity, VAETransformer
 BOTH = pytest.mark.parametrize("estimator", [VAETransformer, VAEDensity])
 
 
+def quick(choices, *names):
+    """All names; those that are not listed are slow."""
+    return [
+        name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in choices
+    ]
+
+
 class RoundedCounts(VAETransformer):
     """Rounds the fractions of scikit-learn's checks, on which a likelihood of counts is undefined."""
 
@@ -35,7 +41,7 @@ class RoundedCounts(VAETransformer):
 
     def _validated(self, X, **options):
         X = super()._validated(X, **options)
-        return X.round() if sparse.issparse(X) else np.round(X)
+        return X.rint() if sparse.issparse(X) else np.rint(X)
 
 
 def linear_data(n=1000, seed=0):
@@ -58,11 +64,8 @@ def checked(estimator):
     assert skipped <= {"check_array_api_input"}
 
 
-@pytest.mark.parametrize(
-    "estimator", [VAETransformer(epochs=1), VAEDensity(epochs=1), RoundedCounts()], ids=str
-)
-def test_checks_of_scikit_learn(estimator):
-    checked(estimator)
+def test_checks_of_scikit_learn():
+    checked(VAETransformer(epochs=1))
 
 
 @pytest.mark.slow
@@ -70,11 +73,12 @@ def test_checks_of_scikit_learn(estimator):
     "estimator",
     [
         VAETransformer(),
-        VAEDensity(epochs=5, prior="vamp", likelihood="normal", validation_fraction=0),
+        VAEDensity(epochs=3, prior="vamp", likelihood="normal", validation_fraction=0),
+        RoundedCounts(),
     ],
     ids=str,
 )
-def test_checks_with_full_training(estimator):
+def test_checks_of_all_estimators(estimator):
     checked(estimator)
 
 
@@ -183,7 +187,7 @@ def test_codes_are_those_of_the_vae():
 @BOTH
 @pytest.mark.parametrize("likelihood", ["student_t", "negative_binomial"])
 def test_a_row_does_not_depend_on_its_neighbours(estimator, likelihood):
-    x = counts_data()
+    x = counts_data(20)
     vae = estimator(4, likelihood=likelihood, epochs=3, random_state=0, n_importance_samples=50)
     vae.fit(x)
     together = vae.score_samples(x)
@@ -200,15 +204,14 @@ def test_training_is_a_function_of_the_seed_alone(estimator):
     x = linear_data(60)
     make = partial(estimator, 2, epochs=5, n_importance_samples=10)
     first = make(random_state=7).fit(x).score_samples(x)
-    torch.manual_seed(123), np.random.seed(5), random.seed(5)  # noqa: NPY002
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    torch.manual_seed(123), np.random.seed(5)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     threads, precision = torch.get_num_threads(), torch.get_default_dtype()
     vae = make(random_state=7).fit(x)
     second = vae.score_samples(x)
     vae.sample(3, random_state=0), vae.partial_fit(x)
     assert torch.equal(before[0], torch.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all()  # noqa: NPY002
-    assert before[2] == random.getstate()
     assert (threads, precision) == (torch.get_num_threads(), torch.get_default_dtype())
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first, make(random_state=8).fit(x).score_samples(x))
@@ -233,7 +236,7 @@ def test_pickles_and_clones_give_the_same_bits(estimator):
 
 def test_partial_fit_goes_on_with_adam_and_the_first_units():
     x = linear_data()
-    vae = VAEDensity(2, random_state=0)
+    vae = VAEDensity(2, random_state=0, n_importance_samples=20)
     scores = []
     for start in range(0, 1000, 200):
         vae.partial_fit(x[start : start + 200])
@@ -282,6 +285,7 @@ def test_sparse_counts_are_as_dense_ones():
     assert dense.sample(4, random_state=0).dtype == np.int64
 
 
+@pytest.mark.slow
 def test_large_sparse_counts_stay_sparse():
     rng = np.random.default_rng(0)
     x = sparse.random_array((600, 120_000), density=1e-3, rng=rng, format="csr")
@@ -293,7 +297,9 @@ def test_large_sparse_counts_stay_sparse():
     np.testing.assert_allclose(codes[:3], vae.transform(x[:3].toarray()), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", likelihoods.LIKELIHOODS)
+@pytest.mark.parametrize(
+    "name", quick(likelihoods.LIKELIHOODS, "normal", "beta", "bernoulli", "poisson", "categorical")
+)
 def test_every_likelihood(name):
     support = likelihoods.LIKELIHOODS[name].support
     real = linear_data(40)
@@ -315,7 +321,7 @@ def test_every_likelihood(name):
             vae.fit(-1.0 - x)
 
 
-@pytest.mark.parametrize("name", priors.PRIORS)
+@pytest.mark.parametrize("name", quick(priors.PRIORS, "vamp", "one_hot", "dirichlet"))
 def test_every_prior(name):
     support = priors.PRIORS[name].support
     guide = next(n for n, part in posteriors.POSTERIORS.items() if part.support == support)
@@ -327,7 +333,10 @@ def test_every_prior(name):
     np.testing.assert_allclose(y, vae.vae_.reconstruct(x), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", [n for n in posteriors.POSTERIORS if n != "point"])
+@pytest.mark.parametrize(
+    "name",
+    quick([n for n in posteriors.POSTERIORS if n != "point"], "full_normal", "coupling_flow"),
+)
 def test_every_posterior(name):
     support = posteriors.POSTERIORS[name].support
     prior = next(n for n, part in priors.PRIORS.items() if part.support == support)
@@ -430,7 +439,7 @@ def test_a_search_in_two_processes_selects_the_number_of_components():
         ({"objective": "elbow"}, "objective must be one of .*did you mean elbo"),
         (
             {"scaling": "minmax"},
-            "scal.* must be one of standard, robust, unit, none, got 'minmax'",
+            "scaling must be one of standard, robust, unit, none, got 'minmax'",
         ),
         (
             {"levels": 3},
@@ -444,7 +453,7 @@ def test_a_search_in_two_processes_selects_the_number_of_components():
             {"network": "conv", "hidden_layer_sizes": (9,)},
             "those of the networks mlp and gated_mlp",
         ),
-        ({"learning_rate": 0}, "learning_rate must be above 0 and finite, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0 and finite, got 0.0"),
         ({"epochs": -1}, "epochs must be at least 0, got -1"),
         ({"likelihood": "poisson"}, "must hold counts data .*got fractions"),
         ({"likelihood": "bernoulli"}, "must hold binary data"),

@@ -88,6 +88,8 @@ class VAETransformer(TransformerMixin, VAEEstimator):
     def inverse_transform(self, X: Any) -> Float[np.ndarray, "n features"]:
         """The mean of p(x | z) at codes, in the units of the data.
 
+        The codes of one-hot variables are first replaced by their most probable value.
+
         Args:
             X: Codes `(n_samples, n_components)`.
 
@@ -105,7 +107,7 @@ class VAETransformer(TransformerMixin, VAEEstimator):
         assert contract is not None
         with evaluation_mode(vae):
             codes = torch.tensor(z, dtype=torch.float64, device=next(vae.parameters()).device)
-            x = contract.to_data_units(vae.decode(codes), draws=False)
+            x = contract.to_data_units(vae.decode(vae._nearest_code(codes)), draws=False)
         return x.flatten(1).numpy(force=True).astype(z.dtype, copy=False)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:

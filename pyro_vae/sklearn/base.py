@@ -15,13 +15,14 @@ from sklearn.utils import Tags, check_random_state, gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from pyro_vae.checks import Part, class_of, named_part
+from pyro_vae.checks import Part, check_choice, check_positive, class_of, named_part
 from pyro_vae.data import Dataset, PreparedData, Rows
 from pyro_vae.data.dataset import NOT_SPLIT
 from pyro_vae.data.rows import select_rows
 from pyro_vae.data.sparse_rows import SparseRows, from_scipy
 from pyro_vae.data.units import ScaleKind
 from pyro_vae.data.validation import Support, as_tensor
+from pyro_vae.evidence.row_scores import RowScorer
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.model import VAE, build, construct
 from pyro_vae.networks import MLP, NETWORKS, GatedMLP
@@ -157,8 +158,6 @@ class VAEEstimator(BaseEstimator):
         Raises:
             NoDensityError: If the posterior has all its mass at one point.
         """
-        from pyro_vae.evidence.row_scores import RowScorer
-
         check_is_fitted(self)
         X = self._validated(X, reset=False)
         scorer = RowScorer(
@@ -264,7 +263,7 @@ class VAEEstimator(BaseEstimator):
             **splits,
             event_names=() if self.event_shape else tuple(getattr(self, "feature_names_in_", ())),
             rows=rows,
-            scale=self.scaling,  # pyright: ignore[reportArgumentType]
+            scale=self.scaling,
             split_rule=f"{held_out} of {n} rows validate" if held_out else NOT_SPLIT,
             model_units=None if contract is None else contract.units,
         )
@@ -284,6 +283,8 @@ class VAEEstimator(BaseEstimator):
         """Check the parameters that `build` and `fit` do not, or know by another name."""
         for name in ("n_components", "n_importance_samples"):
             _check_whole(**{name: getattr(self, name)})
+        check_positive(learning_rate=self.learning_rate)
+        check_choice(ScaleKind, scaling=self.scaling)
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction must be from 0 to below 1, got {self.validation_fraction!r}."
@@ -321,7 +322,7 @@ class VAEEstimator(BaseEstimator):
                 self._new_objective(data),
                 epochs=epochs,
                 batch_size=self.batch_size,
-                lr=self.learning_rate,
+                lr=float(self.learning_rate),
                 early_stopping="auto" if held_out else None,
                 keep="auto" if held_out else "last",
                 # Compiled steps round differently, and when they start is a matter of time.

@@ -73,7 +73,7 @@ def test_checks_of_scikit_learn():
     "estimator",
     [
         VAETransformer(),
-        VAEDensity(epochs=3, prior="vamp", likelihood="normal", validation_fraction=0),
+        VAEDensity(epochs=1, prior="vamp", likelihood="normal", validation_fraction=0),
         RoundedCounts(),
     ],
     ids=str,

@@ -314,9 +314,11 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
     def _generated(self, z: Tensor, noise: bool, *y: Any) -> Tensor:
         return self._drawn(self._density(z, y[0] if y else None, None), noise)
 
+    def _covariates_of(self, y: Any, n: int) -> tuple[Tensor, ...]:
+        return (self.conditions(y, n),)
+
     def _guide_at(self, x: Tensor, *y: Any) -> Any:
-        c = self.covariates(self.conditions(y[0] if y else None, len(x)))
-        return self.posterior(join(x.flatten(1), c))
+        return self.posterior(join(x.flatten(1), self.covariates(*y)))
 
     def _drawn(self, p: Any, noise: bool) -> Tensor:
         """Means, or draws, in the units of the training data."""

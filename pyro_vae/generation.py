@@ -1,5 +1,6 @@
-"""New data, reconstructions and interpolations, in the units of the data."""
+"""New data, reconstructions, interpolations and completions, in the units of the data."""
 
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
@@ -8,12 +9,14 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 
+from pyro_vae.completion import Completion, Method, complete
+from pyro_vae.conditional_draws import Conditionals
 from pyro_vae.data import DataContract
 from pyro_vae.rng import evaluation_mode
 
 
 class Generation(nn.Module):
-    """`sample`, `reconstruct` and `interpolate` of a VAE.
+    """`sample`, `reconstruct`, `interpolate` and `complete` of a VAE.
 
     Inputs and outputs are in the units of the training data: a column of prices in its currency,
     counts as counts, grey levels as 0 to 255. The exception are grey levels that were binarised
@@ -117,6 +120,76 @@ class Generation(nn.Module):
             path = latent_path(start.numpy(force=True), end.numpy(force=True), steps, support)[0]
             z = torch.as_tensor(path, dtype=start.dtype, device=start.device)
             return self._as_given(self._generated(z, noise), like=ends[0])
+
+    def complete(
+        self,
+        x: Any,
+        observed: Any = None,
+        *,
+        y: Any = None,
+        draws: int = 1,
+        method: Method = "importance",
+        num_samples: int = 1000,
+        seed: int | None = None,
+    ) -> Completion:
+        """Completions: draws of the missing elements of x given the observed ones.
+
+        The elements are independent given z, so that p(x_missing | x_observed) is p(x_missing | z)
+        averaged over p(z | x_observed), which is proportional to p(z) p(x_observed | z). Of z
+        there are `num_samples` draws for each row:
+
+        - importance: from a mixture m(z) of q(z | x) at eight completed rows x and the prior, with
+          weights p(z) p(x_observed | z) / m(z). The completed rows are redrawn in three rounds,
+          and so adapt to what is observed. `ess` and `khat` are those of the weights.
+        - gibbs: chains that alternate x_missing ~ p(x_missing | z) with z ~ q(z | x), which is
+          accepted or rejected by Metropolis and Hastings' rule. They start at importance draws.
+          `ess` is over chains. To be used where weights are poor, at about twice the cost.
+
+        Both are exact as `num_samples` grows; the guide decides how fast.
+
+        Args:
+            x: Data in the units of the training data, in any form that `fit` takes, with NaN or
+                empty cells where they are missing. Before training, a tensor in the likelihood's
+                support.
+            observed: Which elements of an array, a tensor or a DataFrame x are observed, of its
+                shape; None for those that are not NaN.
+            y: The covariates of the rows, for a program of data with covariates.
+            draws: The number of draws of each row.
+            method: "importance" or "gibbs".
+            num_samples: The number of draws of z for each row; of chains at least 16, and up to
+                twice its root more.
+            seed: The seed of the draws; None for the global random stream.
+
+        Returns:
+            Draws, mean and standard deviation in the units of the data, with their accuracy. Grey
+            levels that were binarised are returned binary, also observed ones, and the mean is the
+            probability of each pixel to be 1.
+
+        Raises:
+            ValueError: If the data do not fit, `observed` has another shape, an option is out of
+                its range, the elements are not independent given z, the guide has no density, or
+                the model has no density at the observed elements.
+
+        References:
+            Adaptive importance sampling: The past, the present, and the future (Bugallo et al.,
+            2017), https://doi.org/10.1109/MSP.2017.2699226; Leveraging the Exact Likelihood of
+            Deep Latent Variable Models (Mattei & Frellsen, 2018), section 4, for gibbs,
+            https://arxiv.org/abs/1802.04826
+        """
+        options: Any = {"y": y, "draws": draws, "method": method, "num_samples": num_samples}
+        return complete(self, x, observed, seed=seed, **options)
+
+    def _conditionals(self, y: Any, n: int) -> Callable[[Tensor], Conditionals]:
+        """The numbers of some of n rows to the distributions that a completion needs of them."""
+        sites = getattr(self, "latent_sites", ("z",))
+        if tuple(sites) != ("z",) or y is not None:
+            got = "covariates y" if y is not None else f"the sites {', '.join(sites)}"
+            raise ValueError(
+                f"complete needs a program with one latent site z and no covariates, got {got}."
+            )
+        reads_missing = getattr(self, "allows_missing", False)
+        parts = Conditionals(self.prior(), self.likelihood, self.posterior, reads_missing)
+        return lambda rows: parts
 
     def _prepared(self, data: Any) -> Tensor:
         """Data in the likelihood's support."""

@@ -8,7 +8,7 @@ a row is given, and the decoder describes how it is shared among the elements.
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Integral
 from typing import Any, ClassVar
@@ -21,13 +21,8 @@ from pyro.poutine.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
-from pyro_vae.checks import (
-    Part,
-    check_parts,
-    checked_sizes,
-    class_of,
-    support_of,
-)
+from pyro_vae.checks import Part, check_parts, checked_sizes, class_of, support_of
+from pyro_vae.conditional_draws import Conditionals
 from pyro_vae.data import DataContract, Kind, Units, check_batch, check_observed, prepare
 from pyro_vae.data.preprocessing import check_prepared
 from pyro_vae.data.validation import SUPPORTS
@@ -311,6 +306,21 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
             size = size.expand(n)
         with exportable():
             return self.given(z, self.covariates(self.conditions(y, n)), size)
+
+    def _conditionals(self, y: Any, n: int) -> Callable[[Tensor], Conditionals]:
+        if self.size_factor:
+            raise ValueError(
+                "complete needs the size factor, the total of a row, which is not known where "
+                "elements are missing: train with --size-factor false."
+            )
+        features, prior = self.covariates(self.conditions(y, n)), self.prior()
+
+        def parts(rows: Tensor) -> Conditionals:
+            c = features[rows]
+            likelihood, join_c = partial(self.given, c=c), partial(join, c=c)
+            return Conditionals(prior, likelihood, lambda x: self.posterior(join_c(x.flatten(2))))
+
+        return parts
 
     def _drawn(self, p: Any, noise: bool) -> Tensor:
         """Means, or draws, in the units of the training data."""

@@ -4,7 +4,7 @@
 images of which 100 have labels. Read `SemiSupervised.model` and `guide` first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Integral
 from typing import Any, ClassVar, Literal
@@ -26,6 +26,7 @@ from pyro_vae.checks import (
     class_of,
     support_of,
 )
+from pyro_vae.conditional_draws import Conditionals
 from pyro_vae.data import (
     DataContract,
     Kind,
@@ -37,6 +38,7 @@ from pyro_vae.data import (
 )
 from pyro_vae.data.labels import UNLABELLED
 from pyro_vae.data.validation import SUPPORTS
+from pyro_vae.distributions import OneHots, TwoLevels
 from pyro_vae.generation import Generation
 from pyro_vae.model import LIKELIHOOD_OF_KIND, check_pair, construct, find_parts
 from pyro_vae.parameter_names import UniqueParameterNames
@@ -348,6 +350,18 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
         """The most probable class of prepared data, and its mean of z."""
         c = self.classifier(x).argmax(-1)
         return self.code(self.posterior.embed(self.features(x, c)), c)
+
+    def _conditionals(self, y: Any, n: int) -> Callable[[Tensor], Conditionals]:
+        def posterior(x: Tensor) -> TwoLevels:
+            h, q = self.encoder(x), OneHots(self.classifier(x).unsqueeze(-2))
+            return TwoLevels(
+                q, lambda c: self.posterior(h + self.class_features(c)), -self.classes, True
+            )
+
+        z, classes = self.prior(), OneHots(self.uniform.unsqueeze(0))
+        prior = TwoLevels(classes, lambda c: z.expand(c.shape[:-1]), -self.classes, True)
+        parts = Conditionals(prior, self.likelihood, posterior)
+        return lambda rows: parts
 
 
 def build(

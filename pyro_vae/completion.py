@@ -238,6 +238,8 @@ def complete_prepared(
     check_choice(Method, method=method)
     if len(x) == 0:
         raise ValueError("a completion needs at least one row, got none.")
+    if y is not None and getattr(program, "labels", "none") != "always":
+        raise ValueError("y is for programs with covariates, and this one has none.")
     chains = length = 0
     if method == "gibbs":
         check_at_least(_FEWEST_IN_CHAINS, num_samples=num_samples)

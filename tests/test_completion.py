@@ -174,8 +174,8 @@ def test_one_hot_codes_give_the_exact_mixture():
     torch.manual_seed(0)
     vae = build((6,), 4, prior="one_hot", posterior="one_hot", likelihood="bernoulli")
     with torch.no_grad():
-        for parameter in vae.parameters():
-            parameter.mul_(4.0)
+        for parameter in vae.likelihood.parameters():
+            parameter.mul_(3.0)
     x = torch.tensor([[1.0, 0.0, NAN, NAN, 1.0, NAN]])
     gaps = x[0].isnan()
     with torch.no_grad():
@@ -189,7 +189,7 @@ def test_one_hot_codes_give_the_exact_mixture():
         joint += w * a[:, None, None] * b[:, None] * c
     for method in ("importance", "gibbs"):
         found = vae.complete(x, draws=20_000, method=method, num_samples=5000, seed=0)
-        assert found.ess[0] > 800
+        assert found.ess[0] > 300
         tolerance = {"atol": 4 * 0.5 / found.ess[0] ** 0.5, "rtol": 0}
         torch.testing.assert_close(found.mean[0, gaps], weight @ probs[:, gaps], **tolerance)
         codes = (found.values[0][:, gaps] @ torch.tensor([4.0, 2.0, 1.0])).long()
@@ -314,7 +314,7 @@ def test_what_programs_cannot_is_refused():
     counts = conditional.build((4,), 2, likelihood="poisson", train_labels=y)
     with pytest.raises(ValueError, match=r"size factor.*--size-factor false"):
         counts.complete(torch.tensor([[1.0, NAN, 2.0, 3.0]]), y=0)
-    with pytest.raises(ValueError, match="no covariates, got covariates y"):
+    with pytest.raises(ValueError, match="y is for programs with covariates"):
         linear().complete(ROW, y=0)
     point = build((6,), 2, posterior="point", likelihood="bernoulli")
     with pytest.raises(ValueError, match=r"density.*Point.*mass at one point"):

@@ -10,7 +10,6 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from numbers import Integral
 from typing import Any, ClassVar
 
 import pyro
@@ -21,7 +20,7 @@ from pyro.poutine.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
-from pyro_vae.checks import Part, check_parts, checked_sizes, class_of, support_of
+from pyro_vae.checks import Part, check_count, check_parts, checked_sizes, class_of, support_of
 from pyro_vae.conditional_draws import Conditionals
 from pyro_vae.data import DataContract, Kind, Units, check_batch, check_observed, prepare
 from pyro_vae.data.preprocessing import check_prepared
@@ -248,8 +247,7 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
         Raises:
             ValueError: If n is below 1, or y or the size factors do not fit.
         """
-        if not isinstance(n, Integral) or n < 1:
-            raise ValueError(f"n must be a whole number of at least 1, got {n!r}.")
+        check_count(1, n=n)
         with evaluation_mode(self, seed=seed):
             z = self.prior().sample(torch.Size((int(n),)))
             return self._as_given(self._drawn(self._density(z, y, size), noise))
@@ -314,13 +312,18 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
                 "elements are missing: train with --size-factor false."
             )
         features, prior = self.covariates(self.conditions(y, n)), self.prior()
+        return lambda rows: Conditionals(
+            prior,
+            partial(self.given, c=features[rows]),
+            lambda x: self.posterior(join(x.flatten(2), features[rows])),
+        )
 
-        def parts(rows: Tensor) -> Conditionals:
-            c = features[rows]
-            likelihood, join_c = partial(self.given, c=c), partial(join, c=c)
-            return Conditionals(prior, likelihood, lambda x: self.posterior(join_c(x.flatten(2))))
+    def _generated(self, z: Tensor, noise: bool, *y: Any) -> Tensor:
+        return self._drawn(self._density(z, y[0] if y else None, None), noise)
 
-        return parts
+    def _guide_at(self, x: Tensor, *y: Any) -> Any:
+        c = self.covariates(self.conditions(y[0] if y else None, len(x)))
+        return self.posterior(join(x.flatten(1), c))
 
     def _drawn(self, p: Any, noise: bool) -> Tensor:
         """Means, or draws, in the units of the training data."""

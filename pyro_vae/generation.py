@@ -271,7 +271,10 @@ class Generation(LatentGrids):
 
     def _code(self, x: Tensor, *covariates: Any) -> Tensor:
         """The code of prepared data, in the prior's support."""
-        z = self.embed(x, *covariates)
+        return self._nearest_code(self.embed(x, *covariates))
+
+    def _nearest_code(self, z: Tensor) -> Tensor:
+        """A code in the prior's support: of the probabilities of values the most probable one."""
         if getattr(self.prior, "support", "real") != "one_hot":
             return z
         values = z.unflatten(-1, (-1, getattr(self.prior, "values", z.shape[-1])))

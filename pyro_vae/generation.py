@@ -1,6 +1,6 @@
-"""New data, reconstructions, paths and grids of data, in the units of the data."""
+"""New data, reconstructions, paths, grids and completions, in the units of the data."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,8 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from pyro_vae.checks import check_count
+from pyro_vae.completion import Completion, Method, complete
+from pyro_vae.conditional_draws import Conditionals
 from pyro_vae.data import DataContract
 from pyro_vae.latent_grids import LatentGrids
 from pyro_vae.latent_paths import PathKind, latent_path
@@ -19,7 +21,7 @@ _CHUNK = 1000
 
 
 class Generation(LatentGrids):
-    """`sample`, `reconstruct`, `interpolate`, `traverse` and `manifold` of a VAE.
+    """`sample`, `reconstruct`, `interpolate`, `traverse`, `manifold` and `complete` of a VAE.
 
     Inputs and outputs are in the units of the training data: a column of prices in its currency,
     counts as counts, grey levels as 0 to 255. The exception are grey levels that were binarised
@@ -191,6 +193,76 @@ class Generation(LatentGrids):
         device = next((p.device for p in self.parameters()), None)
         return torch.as_tensor(z, dtype=torch.get_default_dtype(), device=device)
 
+    def complete(
+        self,
+        x: Any,
+        observed: Any = None,
+        *,
+        y: Any = None,
+        draws: int = 1,
+        method: Method = "importance",
+        num_samples: int = 1000,
+        seed: int | None = None,
+    ) -> Completion:
+        """Completions: draws of the missing elements of x given the observed ones.
+
+        The elements are independent given z, so that p(x_missing | x_observed) is p(x_missing | z)
+        averaged over p(z | x_observed), which is proportional to p(z) p(x_observed | z). Of z
+        there are `num_samples` draws for each row:
+
+        - importance: from a mixture m(z) of the prior and of q(z | x) at 32 completed rows x (or
+          the root of `num_samples`), with weights p(z) p(x_observed | z) / m(z). Before that, the
+          completed rows are redrawn in six rounds, and so adapt to what is observed. `ess` and
+          `khat` are those of the weights.
+        - gibbs: chains that alternate x_missing ~ p(x_missing | z) with z ~ q(z | x), which is
+          accepted or rejected by Metropolis and Hastings' rule. They start at importance draws.
+          `ess` is over chains. To be used where weights are poor, at about twice the cost.
+
+        Both are exact as `num_samples` grows; the guide decides how fast.
+
+        Args:
+            x: Data in the units of the training data, in any form that `fit` takes, with NaN or
+                empty cells where they are missing. Before training, a tensor in the likelihood's
+                support.
+            observed: Which elements of an array, a tensor or a DataFrame x are observed, of its
+                shape; None for those that are not NaN.
+            y: The covariates of the rows, for a program of data with covariates.
+            draws: The number of draws of each row.
+            method: "importance" or "gibbs".
+            num_samples: The number of draws of z for each row; of chains at least 16, and up to
+                twice its root more.
+            seed: The seed of the draws; None for the global random stream.
+
+        Returns:
+            Draws, mean and standard deviation in the units of the data, with their accuracy. Grey
+            levels that were binarised are returned binary, also observed ones, and the mean is the
+            probability of each pixel to be 1.
+
+        Raises:
+            ValueError: If the data do not fit, `observed` has another shape, an option is out of
+                its range, the elements are not independent given z, the guide has no density, or
+                the model has no density at the observed elements.
+
+        References:
+            Adaptive importance sampling: The past, the present, and the future (Bugallo et al.,
+            2017), https://doi.org/10.1109/MSP.2017.2699226; Leveraging the Exact Likelihood of
+            Deep Latent Variable Models (Mattei & Frellsen, 2018), section 4, for gibbs,
+            https://arxiv.org/abs/1802.04826
+        """
+        options: Any = {"y": y, "draws": draws, "method": method, "num_samples": num_samples}
+        return complete(self, x, observed, seed=seed, **options)
+
+    def _conditionals(self, y: Any, n: int) -> Callable[[Tensor], Conditionals]:
+        """The numbers of some of n rows to the distributions that a completion needs of them."""
+        sites = getattr(self, "latent_sites", ("z",))
+        if tuple(sites) != ("z",):
+            raise ValueError(
+                f"complete is for programs with the latent site z, got {', '.join(sites)}."
+            )
+        reads_missing = getattr(self, "allows_missing", False)
+        parts = Conditionals(self.prior(), self.likelihood, self.posterior, reads_missing)
+        return lambda rows: parts
+
     def _prepared(self, data: Any) -> Tensor:
         """Data in the likelihood's support."""
         if not isinstance(data, Tensor):
@@ -217,7 +289,10 @@ class Generation(LatentGrids):
 
     def _code(self, x: Tensor, *covariates: Any) -> Tensor:
         """The code of prepared data, in the prior's support."""
-        z = self.embed(x, *covariates)
+        return self._nearest_code(self.embed(x, *covariates))
+
+    def _nearest_code(self, z: Tensor) -> Tensor:
+        """A code in the prior's support: of the probabilities of values the most probable one."""
         if getattr(self.prior, "support", "real") != "one_hot":
             return z
         values = z.unflatten(-1, (-1, getattr(self.prior, "values", z.shape[-1])))

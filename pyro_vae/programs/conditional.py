@@ -8,7 +8,7 @@ a row is given, and the decoder describes how it is shared among the elements.
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -20,14 +20,8 @@ from pyro.poutine.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
-from pyro_vae.checks import (
-    Part,
-    check_count,
-    check_parts,
-    checked_sizes,
-    class_of,
-    support_of,
-)
+from pyro_vae.checks import Part, check_count, check_parts, checked_sizes, class_of, support_of
+from pyro_vae.conditional_draws import Conditionals
 from pyro_vae.data import DataContract, Kind, Units, check_batch, check_observed, prepare
 from pyro_vae.data.preprocessing import check_prepared
 from pyro_vae.data.validation import SUPPORTS
@@ -310,6 +304,19 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
             size = size.expand(n)
         with exportable():
             return self.given(z, self.covariates(self.conditions(y, n)), size)
+
+    def _conditionals(self, y: Any, n: int) -> Callable[[Tensor], Conditionals]:
+        if self.size_factor:
+            raise ValueError(
+                "complete needs the size factor, the total of a row, which is not known where "
+                "elements are missing: train with --size-factor false."
+            )
+        features, prior = self.covariates(self.conditions(y, n)), self.prior()
+        return lambda rows: Conditionals(
+            prior,
+            partial(self.given, c=features[rows]),
+            lambda x: self.posterior(join(x.flatten(2), features[rows])),
+        )
 
     def _generated(self, z: Tensor, noise: bool, *y: Any) -> Tensor:
         return self._drawn(self._density(z, y[0] if y else None, None), noise)

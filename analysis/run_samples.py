@@ -77,7 +77,7 @@ class RunSamples:
         found = conditions(self.program, self.options.given)
         if not found:
             raise ValueError(
-                "classes need a program with classes or covariates (--model clustering, "
+                "classes need a program with classes or covariates (clustering, "
                 f"semi_supervised or conditional), and this is {type(self.program).__name__}: use "
                 "prior."
             )

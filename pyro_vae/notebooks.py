@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-# A longer table is cut, and so is a longer text in one of its cells.
-LARGEST_TABLE, LONGEST_TEXT = 40, 200
+# A longer table is cut, and so is a longer list in one of its cells; longer cells are text.
+LARGEST_TABLE, LONGEST_LIST, LONGEST_NUMBER = 40, 200, 40
 NOTE = "Log densities are in nats, means per example; ± is a standard error."
 
 
@@ -72,7 +72,11 @@ def html_table(
     def line(cells: Sequence[str], tag: str) -> str:
         first = f'<th scope="{"col" if tag == "th" else "row"}"{left}>{html.escape(cells[0])}</th>'
         scope = ' scope="col"' if tag == "th" else ""
-        rest = (f"<{tag}{scope}{right}>{html.escape(cell)}</{tag}>" for cell in cells[1:])
+        sides = (left if len(cell) > LONGEST_NUMBER else right for cell in cells[1:])
+        rest = (
+            f"<{tag}{scope}{side}>{html.escape(cell)}</{tag}>"
+            for cell, side in zip(cells[1:], sides, strict=True)
+        )
         return f"<tr>{first}{''.join(rest)}</tr>"
 
     body = [line(row, "td") for row in rows[:LARGEST_TABLE]]
@@ -108,6 +112,6 @@ def _cell(value: Any, error: Any = None) -> str:
     if isinstance(value, Mapping):
         value = " ".join(map(_cell, value.values()))
     if isinstance(value, list | tuple):
-        value = ", ".join(map(_cell, value))
-    text = str(value)
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}..."
+        text = ", ".join(map(_cell, value))
+        return text if len(text) <= LONGEST_LIST else f"{text[:LONGEST_LIST]}..."
+    return str(value)

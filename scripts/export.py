@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae.cli import Parser, exit_process, run_program
-from pyro_vae.export.check import TOLERANCE
+from pyro_vae.export.check import BATCHES, TOLERANCE
 from pyro_vae.export.functions import FUNCTIONS, ROWS
 from pyro_vae.export.writing import (
     FORMATS,
@@ -75,11 +75,12 @@ def run(options: argparse.Namespace) -> None:
     write_files(out, {**files, SIGNATURE: to_json(signature)})
     print(f"{out}/")
     for name, facts in signature["functions"].items():
-        print(f"{name}: {listed(facts['inputs'])} -> {listed(facts['outputs'])}")
+        print(f"{name}: {listed(facts['inputs'])}\n  -> {listed(facts['outputs'])}")
         for file, found in facts["files"].items():
             print(f"  {file}: {len(files[file]) / 1024:,.0f} KiB, {in_words(found)}")
     print(f"{SIGNATURE}: names, types, shapes and meaning of inputs and outputs")
-    print(f"compared on {origin}")
+    batches = ", ".join(map(str, BATCHES))
+    print(f"compared with Python in batches of {batches} {origin}")
 
 
 def listed(tensors: Sequence[Mapping[str, Any]]) -> str:
@@ -94,12 +95,9 @@ def in_words(found: Mapping[str, Any]) -> str:
     checked = found["check"]
     if checked is None:
         return "not compared with Python: onnxruntime is not installed"
-    batches = " and ".join(
-        [", ".join(map(str, checked["batches"][:-1])), str(checked["batches"][-1])]
-    )
     text = (
-        f"equal to Python to {checked['largest_difference']:.1e} of the scale (at most "
-        f"{TOLERANCE:g}; batches of {batches})"
+        f"largest difference from Python {checked['largest_difference']:.1e} of the scale (at "
+        f"most {TOLERANCE:g})"
     )
     for rows, times in found.get("milliseconds", {}).items():
         text += (

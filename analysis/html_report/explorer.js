@@ -226,15 +226,15 @@
       });
       sliders = choices.map(({ slider }) => slider);
       number = element("input", {
-        type: "number", min: 1, max: test.codes.length, value: 1, step: 1,
+        type: "number", min: 0, max: test.codes.length - 1, value: 0, step: 1,
       });
-      number.addEventListener("change", () => select(Number(number.value) - 1));
+      number.addEventListener("change", () => select(Number(number.value)));
       return element("div", { className: "explorer-tools" },
         ...choices.flatMap(({ title, choice, slider }) => [
           element("label", {}, `${title} dimension `, choice),
           element("label", {}, `${title} value `, slider),
         ]),
-        element("label", {}, `${payload.split} ${noun}, 1 to ${test.codes.length} `, number),
+        element("label", {}, `${payload.split} ${noun}, 0 to ${test.codes.length - 1} `, number),
         element("button", {
           type: "button", textContent: "Back to its code", onclick: () => select(state.example),
         }));
@@ -269,7 +269,7 @@
       state.example = Number.isInteger(k) ? Math.min(Math.max(k, 0), n - 1) : state.example;
       state.x = test.inputs[state.example];
       state.edited = false;
-      number.value = state.example + 1;
+      number.value = state.example;
       setCode(test.codes[state.example]);
     }
 

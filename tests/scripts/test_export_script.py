@@ -25,9 +25,9 @@ def no_shape_checks():
 def test_the_files_of_a_run(script, refused, run, capsys):
     assert script("export", run, "--only", "decoder") == 0
     screen = capsys.readouterr().out
-    assert "decoder: z float32 (batch, 2) -> x float32 (batch, 1, 8, 8)" in screen
+    assert "decoder: z float32 (batch, 2)\n  -> x float32 (batch, 1, 8, 8)" in screen
     assert "batch of 256: onnxruntime" in screen
-    assert "compared on rows of digits" in screen
+    assert "compared with Python in batches of 1, 3, 7 rows of digits" in screen
     assert all(len(line.replace(str(run), "RUN")) <= 100 for line in screen.splitlines())
     folder = run / "export"
     names = {"decoder.onnx", "decoder.pt2", "signature.json"}

@@ -13,7 +13,7 @@ import torch
 from analysis.html_report.explorer import explorer_payload, explorer_script, explorer_style
 from pyro_vae import build, fit
 from pyro_vae.data import Dataset, PreparedData, digits
-from pyro_vae.generation import latent_path
+from pyro_vae.latent_paths import latent_path
 from pyro_vae.runs.run_directory import RunDirectory
 from pyro_vae.runs.trained_run import TrainedRun
 
@@ -130,7 +130,7 @@ def test_pixels_are_drawn_and_erased(explored, image_payload):
 def test_paths_between_codes(explored, image_payload, path):
     with explored(image_payload) as page:
         for number, end in ((3, "Start"), (8, "End")):
-            page.get_by_label("1 to 40").fill(str(number))
+            page.get_by_label("0 to 39").fill(str(number))
             page.keyboard.press("Tab")
             page.get_by_role("button", name=f"{end} at the current code").click()
         page.get_by_label(path).check()

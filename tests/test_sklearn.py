@@ -72,7 +72,7 @@ def test_checks_of_scikit_learn():
 @pytest.mark.parametrize(
     "estimator",
     [
-        VAETransformer(epochs=50),
+        VAETransformer(epochs=10),
         VAEDensity(epochs=1, prior="vamp", likelihood="normal", validation_fraction=0),
         RoundedCounts(),
     ],

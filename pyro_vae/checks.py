@@ -50,6 +50,17 @@ def check_at_least(least: int, **options: int) -> None:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
 
 
+def check_count(least: int, /, **options: Any) -> None:
+    """Check that options are whole numbers of at least `least`.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, value in options.items():
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+
+
 def check_nonnegative(**options: float) -> None:
     """Check that options are at least 0 and finite.
 

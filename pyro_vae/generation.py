@@ -1,19 +1,25 @@
-"""New data, reconstructions and interpolations, in the units of the data."""
+"""New data, reconstructions, paths and grids of data, in the units of the data."""
 
-from numbers import Integral
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Real
+from jaxtyping import Real
 from torch import Tensor, nn
 
+from pyro_vae.checks import check_count
 from pyro_vae.data import DataContract
+from pyro_vae.latent_grids import LatentGrids
+from pyro_vae.latent_paths import PathKind, latent_path
 from pyro_vae.rng import evaluation_mode
 
+# Rows encoded at a time.
+_CHUNK = 1000
 
-class Generation(nn.Module):
-    """`sample`, `reconstruct` and `interpolate` of a VAE.
+
+class Generation(LatentGrids):
+    """`sample`, `reconstruct`, `interpolate`, `traverse` and `manifold` of a VAE.
 
     Inputs and outputs are in the units of the training data: a column of prices in its currency,
     counts as counts, grey levels as 0 to 255. The exception are grey levels that were binarised
@@ -28,6 +34,8 @@ class Generation(nn.Module):
     ((16, 1, 8, 8), (3, 1, 8, 8))
     >>> vae.interpolate(x[0], x[1], steps=9).shape
     (9, 1, 8, 8)
+    >>> vae.traverse(x, steps=5).examples.shape, vae.manifold(size=6).examples.shape
+    ((4, 5, 1, 8, 8), (6, 6, 1, 8, 8))
     """
 
     prior: nn.Module
@@ -50,8 +58,7 @@ class Generation(nn.Module):
         Raises:
             ValueError: If n is below 1.
         """
-        if not isinstance(n, Integral) or n < 1:
-            raise ValueError(f"n must be a whole number of at least 1, got {n!r}.")
+        check_count(1, n=n)
         with evaluation_mode(self, seed=seed):
             return self._as_given(self._generated(self._new_codes(n), noise))
 
@@ -81,18 +88,32 @@ class Generation(nn.Module):
             return self._as_given(y if noise else self._with_total(y, prepared), like=x)
 
     def interpolate(
-        self, a: Any, b: Any, *, steps: int = 9, noise: bool = False, seed: int | None = None
+        self,
+        a: Any,
+        b: Any,
+        *,
+        steps: int = 9,
+        path: PathKind = "straight",
+        data: Any = None,
+        y: Any = None,
+        noise: bool = False,
+        seed: int | None = None,
     ) -> Any:
         """Interpolation: E[x | z(t)] for z(t) at even steps from the code of a to that of b.
 
-        The first and the last are the reconstructions of a and b. z(t) is the straight line; on
-        the sphere the shorter great circle.
+        The first and the last are the reconstructions of a and b. z(t) stays in the support of
+        codes; see `latent_paths.latent_path`.
 
         Args:
             a: One example: `x[0]` of an array, `df.iloc[0]` of a DataFrame, or the same with a
                 leading axis of length 1.
             b: Another.
             steps: The number of points, including both ends.
+            path: "straight", on the sphere the shorter great circle; "spherical", whose norm goes
+                from that of one code to that of the other; or "data", the shortest path along
+                codes of data.
+            data: The data whose codes a path follows, such as the training data.
+            y: The covariates of a and b, for a conditional program.
             noise: Draw x ~ p(x | z(t)) instead of taking its mean.
             seed: The seed of the draws; None for the global random stream.
 
@@ -100,23 +121,57 @@ class Generation(nn.Module):
             `steps` examples, in the form of `reconstruct(a)`.
 
         Raises:
-            ValueError: If a or b is not a single example that fits the VAE, steps is below 2, or
-                codes are one-hot.
+            ValueError: If a or b is not a single example that fits the VAE, steps is below 2,
+                codes are one-hot, or the path is not defined on their support.
         """
-        if not isinstance(steps, Integral) or steps < 2:
-            raise ValueError(f"steps must be a whole number of at least 2, got {steps!r}.")
+        check_count(2, steps=steps)
         support = getattr(self.prior, "support", "real")
         if support == "one_hot":
             raise ValueError(
                 "interpolate needs a continuous code, got one-hot variables: decode each value "
                 "with vae.decode(torch.eye(latent_dim))."
             )
+        given = self._given(y)
         with evaluation_mode(self, seed=seed):
-            ends = [self._single(data, name) for data, name in ((a, "a"), (b, "b"))]
-            start, end = (self._code(self._prepared(x)) for x in ends)
-            path = latent_path(start.numpy(force=True), end.numpy(force=True), steps, support)[0]
-            z = torch.as_tensor(path, dtype=start.dtype, device=start.device)
-            return self._as_given(self._generated(z, noise), like=ends[0])
+            ends = [self._single(example, name) for example, name in ((a, "a"), (b, "b"))]
+            start, end = (self._code(self._prepared(x), *given).numpy(force=True) for x in ends)
+            along = None if data is None else self._codes(data, *given)
+            z = latent_path(start, end, steps, support, path, along)[0]
+            return self._as_given(self._generated(self._tensor(z), noise, *given), like=ends[0])
+
+    def generate(
+        self, z: Any, *, y: Any = None, noise: bool = False, seed: int | None = None
+    ) -> Any:
+        """E[x | z] at given codes, as `decode(z)` in the units of the data.
+
+        Args:
+            z: Codes `(n, latent_dim)`, as those of `embed`: a tensor, an array or a list.
+            y: Covariates, for a conditional program.
+            noise: Draw x ~ p(x | z) instead of taking its mean.
+            seed: The seed of the draws; None for the global random stream.
+
+        Returns:
+            As `sample`.
+        """
+        given = self._given(y)
+        with evaluation_mode(self, seed=seed):
+            return self._as_given(self._generated(self._tensor(z), noise, *given))
+
+    # ---- codes and their data -------------------------------------------------------------------
+
+    def _blocks(self, data: Any) -> Iterator[Tensor]:
+        """Prepared data, some rows at a time."""
+        yield from self._prepared(data).split(_CHUNK)
+
+    def _codes(self, data: Any, *y: Any) -> np.ndarray:
+        """The codes of data."""
+        codes = [self._code(x, *y).numpy(force=True) for x in self._blocks(data)]
+        return np.concatenate(codes).astype(np.float64)
+
+    def _tensor(self, z: Any) -> Tensor:
+        """Codes on the device of the parameters."""
+        device = next((p.device for p in self.parameters()), None)
+        return torch.as_tensor(z, dtype=torch.get_default_dtype(), device=device)
 
     def _prepared(self, data: Any) -> Tensor:
         """Data in the likelihood's support."""
@@ -144,13 +199,16 @@ class Generation(nn.Module):
 
     def _code(self, x: Tensor, *covariates: Any) -> Tensor:
         """The code of prepared data, in the prior's support."""
-        z = self.embed(x, *covariates)
+        return self._nearest_code(self.embed(x, *covariates))
+
+    def _nearest_code(self, z: Tensor) -> Tensor:
+        """A code in the prior's support: of the probabilities of values the most probable one."""
         if getattr(self.prior, "support", "real") != "one_hot":
             return z
         values = z.unflatten(-1, (-1, getattr(self.prior, "values", z.shape[-1])))
         return nn.functional.one_hot(values.argmax(-1), values.shape[-1]).flatten(-2).to(z.dtype)
 
-    def _generated(self, z: Tensor, noise: bool) -> Tensor:
+    def _generated(self, z: Tensor, noise: bool, *y: Any) -> Tensor:
         """Means of p(x | z), or draws, in the units of the training data."""
         p = self.likelihood(z)
         x = p.sample() if noise else p.mean
@@ -189,37 +247,3 @@ class Generation(nn.Module):
         if index is not None and len(index) == len(frame):
             frame.index = index
         return frame
-
-
-def latent_path(
-    start: Float[np.ndarray, "pairs latent"],
-    end: Float[np.ndarray, "pairs latent"],
-    steps: int,
-    support: str = "real",
-) -> Float[np.ndarray, "pairs steps latent"]:
-    """z(t) = (1 - t) z_a + t z_b; on the sphere (sin((1 - t) w) z_a + sin(t w) z_b) / sin w.
-
-    w is the angle between the ends; of opposite ends any arc is taken. Lines stay in every convex
-    support: R^d, positive codes, the unit cube, the simplex.
-
-    Args:
-        start: z_a.
-        end: z_b.
-        steps: The number of points, with both ends.
-        support: "sphere" for great circles; any other for straight lines.
-    """
-    t = np.linspace(0, 1, steps)[:, None]
-    start, end = start[:, None].astype(np.float64), end[:, None].astype(np.float64)
-    if support != "sphere":
-        return (1 - t) * start + t * end
-    start, end = (z / np.linalg.norm(z, axis=-1, keepdims=True) for z in (start, end))
-    cosine = (start * end).sum(-1, keepdims=True)
-    # The direction from the first end to the other, orthogonal to the first.
-    across = end - cosine * start
-    length = np.linalg.norm(across, axis=-1, keepdims=True)
-    axis = np.eye(start.shape[-1])[np.abs(start).argmin(-1)]
-    other = axis - (axis * start).sum(-1, keepdims=True) * start
-    other /= np.linalg.norm(other, axis=-1, keepdims=True)
-    direction = np.where(length > 1e-9, across / np.maximum(length, 1e-9), other)
-    angle = np.arctan2(length, cosine)
-    return np.cos(t * angle) * start + np.sin(t * angle) * direction

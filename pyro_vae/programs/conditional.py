@@ -10,7 +10,6 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from numbers import Integral
 from typing import Any, ClassVar
 
 import pyro
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from pyro_vae import likelihoods, networks, posteriors, priors
 from pyro_vae.checks import (
     Part,
+    check_count,
     check_parts,
     checked_sizes,
     class_of,
@@ -253,8 +253,7 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
         Raises:
             ValueError: If n is below 1, or y or the size factors do not fit.
         """
-        if not isinstance(n, Integral) or n < 1:
-            raise ValueError(f"n must be a whole number of at least 1, got {n!r}.")
+        check_count(1, n=n)
         with evaluation_mode(self, seed=seed):
             z = self.prior().sample(torch.Size((int(n),)))
             return self._as_given(self._drawn(self._density(z, y, size), noise))
@@ -311,6 +310,13 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
             size = size.expand(n)
         with exportable():
             return self.given(z, self.covariates(self.conditions(y, n)), size)
+
+    def _generated(self, z: Tensor, noise: bool, *y: Any) -> Tensor:
+        return self._drawn(self._density(z, y[0] if y else None, None), noise)
+
+    def _guide_at(self, x: Tensor, *y: Any) -> Any:
+        c = self.covariates(self.conditions(y[0] if y else None, len(x)))
+        return self.posterior(join(x.flatten(1), c))
 
     def _drawn(self, p: Any, noise: bool) -> Tensor:
         """Means, or draws, in the units of the training data."""

@@ -199,8 +199,18 @@ class Hierarchical(Generation, UniqueParameterNames, PyroModule):
     def _new_codes(self, n: int) -> Tensor:
         return self.draw_below(self.prior().sample((n,)))
 
-    def _generated(self, z: Tensor, noise: bool) -> Tensor:
-        return super()._generated(self._read(z), noise)
+    def _generated(self, z: Tensor, noise: bool, *y: Any) -> Tensor:
+        return super()._generated(self._read(z), noise, *y)
+
+    @property
+    def _coordinates(self) -> int:
+        return sum(self.latent_dims) if self.skip else self.latent_dims[0]
+
+    def _prior_coordinates(self) -> None:
+        """p(z1), the integral over z2, has no closed form."""
+
+    def _guide_at(self, x: Tensor, *y: Any) -> None:
+        """The rate of z1 depends on z2."""
 
 
 class Encoders(nn.Module):

@@ -29,7 +29,7 @@ from pyro_vae.checks import (
     support_of,
 )
 from pyro_vae.data import DataContract, Kind, Units, check_batch, check_observed, prepare
-from pyro_vae.data.preprocessing import check_prepared
+from pyro_vae.data.batch_checks import check_prepared
 from pyro_vae.data.validation import SUPPORTS
 from pyro_vae.generation import Generation
 from pyro_vae.model import LIKELIHOOD_OF_KIND, check_pair, construct, find_parts

@@ -12,13 +12,12 @@ import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
 
 from analysis.plotting.images import is_image
+from pyro_vae.networks import SAME_UNITS
 
 # Elements held as floats at a time: 32 MB in float64.
 MAX_ELEMENTS = 4_000_000
 # Training examples whose distances are held at a time.
 _TRAIN_BLOCK = 4096
-# Largest ratio of standard deviations of columns in the same units.
-SAME_UNITS = 10.0
 SUPPORTS = ("binary", "unit", "integers", "counts", "real")
 
 Transform = Callable[[np.ndarray], np.ndarray]

@@ -17,8 +17,8 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Laplace, Normal, Poisson
 
-from analysis.data_statistics import SAME_UNITS
 from analysis.result import UndefinedCheckError
+from pyro_vae import networks
 from pyro_vae.compilation.fast_functions import FastFunctions
 from pyro_vae.distributions import CategoricalLevels, DiscretizedLogistic, NegativeBinomial
 from pyro_vae.inference_data import unconditioned
@@ -29,7 +29,6 @@ from pyro_vae.log_densities import (
     distribution_at,
     log_densities,
 )
-from pyro_vae.networks import user_units
 from pyro_vae.rng import as_floats, derive_seed, evaluation_mode
 
 # Elements of data held at a time.
@@ -88,11 +87,8 @@ def column_spreads(vae: Any) -> Float[np.ndarray, " columns"] | float:
 
     Without it, distances between rows would be those of the column with the largest numbers.
     """
-    units = user_units(vae)
-    if units is None or units.spread.dim() != 1:
-        return 1.0
-    spread = units.spread.double().numpy(force=True)
-    return spread if spread.max() > SAME_UNITS * spread.min() else 1.0
+    spreads = networks.column_spreads(vae)
+    return to_array(spreads.double()) if isinstance(spreads, Tensor) else spreads
 
 
 def embed_data(vae: Any, x: Real[Tensor, " n *event"]) -> Float[np.ndarray, "n latent"]:

@@ -9,7 +9,16 @@ from pyro_vae import likelihoods, networks, posteriors, priors
 from pyro_vae.model import VAE, build
 from pyro_vae.runs import load
 from pyro_vae.training import fit
+from pyro_vae.version import __version__
 
-__version__ = "0.1.0"
-
-__all__ = ["VAE", "build", "fit", "likelihoods", "load", "networks", "posteriors", "priors"]
+__all__ = [
+    "VAE",
+    "__version__",
+    "build",
+    "fit",
+    "likelihoods",
+    "load",
+    "networks",
+    "posteriors",
+    "priors",
+]

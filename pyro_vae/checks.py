@@ -39,6 +39,10 @@ LARGEST_LOG = 84.0
 PROBABILITIES = (1e-6, 1 - 1e-6)
 
 
+class NoDensityError(ValueError):
+    """Raised where log q(z | x) is needed and the guide is a point mass."""
+
+
 def check_at_least(least: int, **options: int) -> None:
     """Check that options are at least `least`.
 
@@ -48,6 +52,17 @@ def check_at_least(least: int, **options: int) -> None:
     for name, value in options.items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
+
+
+def check_count(least: int, /, **options: Any) -> None:
+    """Check that options are whole numbers of at least `least`.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, value in options.items():
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
 
 
 def check_nonnegative(**options: float) -> None:

@@ -17,6 +17,7 @@ from typing import NoReturn
 import torch
 
 from pyro_vae.checks import did_you_mean, or_meant
+from pyro_vae.commands import as_typed
 from pyro_vae.data.nouns import use_noun
 from pyro_vae.statistics import MINIMUM_SAMPLES
 
@@ -42,12 +43,16 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, usage: str, doc: str | None, epilog: str | None = None) -> None:
         super().__init__(
-            prog=prog,
+            prog=as_typed(prog, names=True),
             usage=usage,
             description=(doc or "").partition("\n")[0],
             epilog=epilog,
             allow_abbrev=False,
         )
+
+    def format_help(self) -> str:
+        """The help text."""
+        return as_typed(super().format_help(), names=True)
 
     def error(self, message: str) -> NoReturn:
         """Reword argparse's message.
@@ -76,6 +81,7 @@ class Parser(argparse.ArgumentParser):
             message = f"{argument} needs a value."
         elif said == "RUN":
             message = "missing RUN, the run directory that svi_train.py wrote, such as runs/NAME."
+            message = as_typed(message, names=True)
         raise ValueError(message)
 
     def add_held_out_options(self) -> None:
@@ -155,7 +161,7 @@ def run_program(
         with use_noun("datum"), sigterm_as_interrupt():
             run(parser.parse_args(typed))
     except (ValueError, OSError, ImportError) as error:
-        sys.stderr.write(f"{parser.prog}: error: {in_one_line(error)}\n")
+        sys.stderr.write(f"{parser.prog}: error: {as_typed(in_one_line(error))}\n")
         return 2
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"{parser.prog}: stopped; {stopped}\n")

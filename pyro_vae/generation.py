@@ -1,6 +1,6 @@
-"""New data, reconstructions and interpolations, in the units of the data."""
+"""New data, reconstructions, paths, grids and completions, in the units of the data."""
 
-from numbers import Integral
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -8,12 +8,20 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 
+from pyro_vae.checks import check_count
+from pyro_vae.completion import Completion, Method, complete
+from pyro_vae.conditional_draws import Conditionals
 from pyro_vae.data import DataContract
+from pyro_vae.latent_grids import LatentGrids
+from pyro_vae.latent_paths import PathKind, latent_path
 from pyro_vae.rng import evaluation_mode
 
+# Rows encoded at a time.
+_CHUNK = 1000
 
-class Generation(nn.Module):
-    """`sample`, `reconstruct` and `interpolate` of a VAE.
+
+class Generation(LatentGrids):
+    """`sample`, `reconstruct`, `interpolate`, `traverse`, `manifold` and `complete` of a VAE.
 
     Inputs and outputs are in the units of the training data: a column of prices in its currency,
     counts as counts, grey levels as 0 to 255. The exception are grey levels that were binarised
@@ -28,6 +36,8 @@ class Generation(nn.Module):
     ((16, 1, 8, 8), (3, 1, 8, 8))
     >>> vae.interpolate(x[0], x[1], steps=9).shape
     (9, 1, 8, 8)
+    >>> vae.traverse(x, steps=5).examples.shape, vae.manifold(size=6).examples.shape
+    ((4, 5, 1, 8, 8), (6, 6, 1, 8, 8))
     """
 
     prior: nn.Module
@@ -50,8 +60,7 @@ class Generation(nn.Module):
         Raises:
             ValueError: If n is below 1.
         """
-        if not isinstance(n, Integral) or n < 1:
-            raise ValueError(f"n must be a whole number of at least 1, got {n!r}.")
+        check_count(1, n=n)
         with evaluation_mode(self, seed=seed):
             return self._as_given(self._generated(self._new_codes(n), noise))
 
@@ -81,18 +90,32 @@ class Generation(nn.Module):
             return self._as_given(y if noise else self._with_total(y, prepared), like=x)
 
     def interpolate(
-        self, a: Any, b: Any, *, steps: int = 9, noise: bool = False, seed: int | None = None
+        self,
+        a: Any,
+        b: Any,
+        *,
+        steps: int = 9,
+        path: PathKind = "straight",
+        data: Any = None,
+        y: Any = None,
+        noise: bool = False,
+        seed: int | None = None,
     ) -> Any:
         """Interpolation: E[x | z(t)] for z(t) at even steps from the code of a to that of b.
 
-        The first and the last are the reconstructions of a and b. z(t) is the straight line; on
-        the sphere the shorter great circle.
+        The first and the last are the reconstructions of a and b. z(t) stays in the support of
+        codes; see `latent_paths.latent_path`.
 
         Args:
             a: One example: `x[0]` of an array, `df.iloc[0]` of a DataFrame, or the same with a
                 leading axis of length 1.
             b: Another.
             steps: The number of points, including both ends.
+            path: "straight", on the sphere the shorter great circle; "spherical", whose norm goes
+                from that of one code to that of the other; or "data", the shortest path along
+                codes of data.
+            data: The data whose codes a path follows, such as the training data.
+            y: The covariates of a and b, for a conditional program.
             noise: Draw x ~ p(x | z(t)) instead of taking its mean.
             seed: The seed of the draws; None for the global random stream.
 
@@ -100,23 +123,145 @@ class Generation(nn.Module):
             `steps` examples, in the form of `reconstruct(a)`.
 
         Raises:
-            ValueError: If a or b is not a single example that fits the VAE, steps is below 2, or
-                codes are one-hot.
+            ValueError: If a or b is not a single example that fits the VAE, steps is below 2,
+                codes are one-hot, or the path is not defined on their support.
         """
-        if not isinstance(steps, Integral) or steps < 2:
-            raise ValueError(f"steps must be a whole number of at least 2, got {steps!r}.")
+        check_count(2, steps=steps)
         support = getattr(self.prior, "support", "real")
         if support == "one_hot":
             raise ValueError(
                 "interpolate needs a continuous code, got one-hot variables: decode each value "
                 "with vae.decode(torch.eye(latent_dim))."
             )
+        given = self._given(y)
         with evaluation_mode(self, seed=seed):
-            ends = [self._single(data, name) for data, name in ((a, "a"), (b, "b"))]
-            start, end = (self._code(self._prepared(x)) for x in ends)
-            path = latent_path(start.numpy(force=True), end.numpy(force=True), steps, support)[0]
-            z = torch.as_tensor(path, dtype=start.dtype, device=start.device)
-            return self._as_given(self._generated(z, noise), like=ends[0])
+            ends = [self._single(example, name) for example, name in ((a, "a"), (b, "b"))]
+            start, end = (self._code(self._prepared(x), *given).numpy(force=True) for x in ends)
+            along = None if data is None else self.codes(data, y=y)
+            z = latent_path(start, end, steps, support, path, along)[0]
+            return self._as_given(self._generated(self._tensor(z), noise, *given), like=ends[0])
+
+    def codes(self, data: Any, *, y: Any = None) -> Float[np.ndarray, "n latent"]:
+        """The code of each example, as `reconstruct` and `interpolate` use them.
+
+        It is `embed(x)`; for one-hot codes, the most probable one.
+
+        Args:
+            data: Data of any form that `fit` takes.
+            y: Their covariates, for a conditional program.
+
+        Raises:
+            ValueError: If the data do not fit the VAE.
+        """
+        with evaluation_mode(self):
+            blocks = self._blocks(data, y)
+            codes = [self._code(x, *c).numpy(force=True) for x, *c in blocks]
+        return np.concatenate(codes).astype(np.float64)
+
+    def generate(
+        self, z: Any, *, y: Any = None, noise: bool = False, seed: int | None = None
+    ) -> Any:
+        """E[x | z] at given codes, as `decode(z)` in the units of the data.
+
+        Args:
+            z: Codes `(n, latent_dim)`, as those of `embed`: a tensor, an array or a list.
+            y: Covariates, for a conditional program.
+            noise: Draw x ~ p(x | z) instead of taking its mean.
+            seed: The seed of the draws; None for the global random stream.
+
+        Returns:
+            As `sample`.
+        """
+        given = self._given(y)
+        with evaluation_mode(self, seed=seed):
+            return self._as_given(self._generated(self._tensor(z), noise, *given))
+
+    # ---- codes and their data -------------------------------------------------------------------
+
+    def _blocks(self, data: Any, y: Any = None) -> Iterator[tuple[Tensor, ...]]:
+        """Prepared data and their covariates, some rows at a time."""
+        x = self._prepared(data)
+        parts = (x, *self._covariates_of(y, len(x)))
+        yield from zip(*(part.split(_CHUNK) for part in parts), strict=True)
+
+    def _covariates_of(self, y: Any, n: int) -> tuple[Tensor, ...]:
+        """The covariates of n rows that the encoder reads."""
+        return ()
+
+    def _tensor(self, z: Any) -> Tensor:
+        """Codes on the device of the parameters."""
+        device = next((p.device for p in self.parameters()), None)
+        return torch.as_tensor(z, dtype=torch.get_default_dtype(), device=device)
+
+    def complete(
+        self,
+        x: Any,
+        observed: Any = None,
+        *,
+        y: Any = None,
+        draws: int = 1,
+        method: Method = "importance",
+        num_samples: int = 1000,
+        seed: int | None = None,
+    ) -> Completion:
+        """Completions: draws of the missing elements of x given the observed ones.
+
+        The elements are independent given z, so that p(x_missing | x_observed) is p(x_missing | z)
+        averaged over p(z | x_observed), which is proportional to p(z) p(x_observed | z). Of z
+        there are `num_samples` draws for each row:
+
+        - importance: from a mixture m(z) of the prior and of q(z | x) at 32 completed rows x (or
+          the root of `num_samples`), with weights p(z) p(x_observed | z) / m(z). Before that, the
+          completed rows are redrawn in six rounds, and so adapt to what is observed. `ess` and
+          `khat` are those of the weights.
+        - gibbs: chains that alternate x_missing ~ p(x_missing | z) with z ~ q(z | x), which is
+          accepted or rejected by Metropolis and Hastings' rule. They start at importance draws.
+          `ess` is over chains. To be used where weights are poor, at about twice the cost.
+
+        Both are exact as `num_samples` grows; the guide decides how fast.
+
+        Args:
+            x: Data in the units of the training data, in any form that `fit` takes, with NaN or
+                empty cells where they are missing. Before training, a tensor in the likelihood's
+                support.
+            observed: Which elements of an array, a tensor or a DataFrame x are observed, of its
+                shape; None for those that are not NaN.
+            y: The covariates of the rows, for a program of data with covariates.
+            draws: The number of draws of each row.
+            method: "importance" or "gibbs".
+            num_samples: The number of draws of z for each row; of chains at least 16, and up to
+                twice its root more.
+            seed: The seed of the draws; None for the global random stream.
+
+        Returns:
+            Draws, mean and standard deviation in the units of the data, with their accuracy. Grey
+            levels that were binarised are returned binary, also observed ones, and the mean is the
+            probability of each pixel to be 1.
+
+        Raises:
+            ValueError: If the data do not fit, `observed` has another shape, an option is out of
+                its range, the elements are not independent given z, the guide has no density, or
+                the model has no density at the observed elements.
+
+        References:
+            Adaptive importance sampling: The past, the present, and the future (Bugallo et al.,
+            2017), https://doi.org/10.1109/MSP.2017.2699226; Leveraging the Exact Likelihood of
+            Deep Latent Variable Models (Mattei & Frellsen, 2018), section 4, for gibbs,
+            https://arxiv.org/abs/1802.04826
+        """
+        options: Any = {"y": y, "draws": draws, "method": method, "num_samples": num_samples}
+        return complete(self, x, observed, seed=seed, **options)
+
+    def _conditionals(self, y: Any, n: int) -> Callable[[Tensor], Conditionals]:
+        """The numbers of some of n rows to the distributions that a completion needs of them."""
+        sites = getattr(self, "latent_sites", ("z",))
+        if tuple(sites) != ("z",):
+            raise ValueError(
+                f"complete is for programs with the latent site z, got {', '.join(sites)}."
+            )
+        reads_missing = getattr(self, "allows_missing", False)
+        parts = Conditionals(self.prior(), self.likelihood, self.posterior, reads_missing)
+        return lambda rows: parts
 
     def _prepared(self, data: Any) -> Tensor:
         """Data in the likelihood's support."""
@@ -144,13 +289,16 @@ class Generation(nn.Module):
 
     def _code(self, x: Tensor, *covariates: Any) -> Tensor:
         """The code of prepared data, in the prior's support."""
-        z = self.embed(x, *covariates)
+        return self._nearest_code(self.embed(x, *covariates))
+
+    def _nearest_code(self, z: Tensor) -> Tensor:
+        """A code in the prior's support: of the probabilities of values the most probable one."""
         if getattr(self.prior, "support", "real") != "one_hot":
             return z
         values = z.unflatten(-1, (-1, getattr(self.prior, "values", z.shape[-1])))
         return nn.functional.one_hot(values.argmax(-1), values.shape[-1]).flatten(-2).to(z.dtype)
 
-    def _generated(self, z: Tensor, noise: bool) -> Tensor:
+    def _generated(self, z: Tensor, noise: bool, *y: Any) -> Tensor:
         """Means of p(x | z), or draws, in the units of the training data."""
         p = self.likelihood(z)
         x = p.sample() if noise else p.mean
@@ -189,37 +337,3 @@ class Generation(nn.Module):
         if index is not None and len(index) == len(frame):
             frame.index = index
         return frame
-
-
-def latent_path(
-    start: Float[np.ndarray, "pairs latent"],
-    end: Float[np.ndarray, "pairs latent"],
-    steps: int,
-    support: str = "real",
-) -> Float[np.ndarray, "pairs steps latent"]:
-    """z(t) = (1 - t) z_a + t z_b; on the sphere (sin((1 - t) w) z_a + sin(t w) z_b) / sin w.
-
-    w is the angle between the ends; of opposite ends any arc is taken. Lines stay in every convex
-    support: R^d, positive codes, the unit cube, the simplex.
-
-    Args:
-        start: z_a.
-        end: z_b.
-        steps: The number of points, with both ends.
-        support: "sphere" for great circles; any other for straight lines.
-    """
-    t = np.linspace(0, 1, steps)[:, None]
-    start, end = start[:, None].astype(np.float64), end[:, None].astype(np.float64)
-    if support != "sphere":
-        return (1 - t) * start + t * end
-    start, end = (z / np.linalg.norm(z, axis=-1, keepdims=True) for z in (start, end))
-    cosine = (start * end).sum(-1, keepdims=True)
-    # The direction from the first end to the other, orthogonal to the first.
-    across = end - cosine * start
-    length = np.linalg.norm(across, axis=-1, keepdims=True)
-    axis = np.eye(start.shape[-1])[np.abs(start).argmin(-1)]
-    other = axis - (axis * start).sum(-1, keepdims=True) * start
-    other /= np.linalg.norm(other, axis=-1, keepdims=True)
-    direction = np.where(length > 1e-9, across / np.maximum(length, 1e-9), other)
-    angle = np.arctan2(length, cosine)
-    return np.cos(t * angle) * start + np.sin(t * angle) * direction

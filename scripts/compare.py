@@ -13,6 +13,7 @@ from pathlib import Path
 import pyro
 
 from pyro_vae.cli import Parser, exit_process, run_program, select_device
+from pyro_vae.commands import as_typed
 from pyro_vae.runs.run_directory import RunDirectory, provenance
 from pyro_vae.runs.trained_run import TrainedRun
 
@@ -57,7 +58,8 @@ def run(options: argparse.Namespace) -> None:
     pyro.enable_validation(True)
     made_by = provenance(LIBRARIES)
     if len(options.runs) < 2:
-        raise ValueError("a comparison needs at least two runs: compare.py RUN1 RUN2.")
+        meant = as_typed("compare.py RUN1 RUN2", names=True)
+        raise ValueError(f"a comparison needs at least two runs: {meant}.")
     if options.against is not None and options.only == "evidence":
         raise ValueError("--against needs the part representation: no other part uses it.")
     from analysis.html_report.comparison_page import write_comparison

@@ -38,6 +38,7 @@ from pyro_vae.cli import (
     run_program,
     select_device,
 )
+from pyro_vae.commands import as_typed
 from pyro_vae.data.nouns import set_noun
 from pyro_vae.runs.run_directory import RunDirectory, provenance
 from pyro_vae.runs.trained_run import TrainedRun
@@ -215,7 +216,7 @@ def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> Non
     text += answers_text(stored.record["answers"])
     # Printed commands name this run, and trust its model file as this command did.
     place = f"{trained.directory.path}{' --trust-model-file' * options.trust_model_file}"
-    print(insert_run("\n".join(text), place))
+    print(as_typed(insert_run("\n".join(text), place)))
     explorer = explorer_payload(trained)
     page = write_report(trained.directory.path, explorer=explorer, check_data=False)
     print(f"\nnumbers and figures are in {trained.directory.diagnosis}/")

@@ -35,6 +35,7 @@ from pyro_vae.cli import (
     log_to,
     select_device,
 )
+from pyro_vae.commands import as_typed
 from pyro_vae.configuration import Configuration
 from pyro_vae.configuration.components import (
     build_logger,
@@ -104,11 +105,12 @@ STOPPED = 143
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
+    name = as_typed("svi_train.py", names=True)
     try:
         with use_noun("datum"):
             return run(parse(sys.argv[1:] if arguments is None else arguments))
     except (NonFiniteError, LostProcessError) as error:
-        print(f"svi_train.py: {error}", file=sys.stderr)
+        print(f"{name}: {as_typed(str(error))}", file=sys.stderr)
         return 1
     except Exception as error:
         line = located(error)
@@ -116,14 +118,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         # All processes fail alike; the first one reports it.
         if os.environ.get("RANK", "0") == "0":
-            print(f"svi_train.py: error: {line or in_one_line(error)}", file=sys.stderr)
+            print(f"{name}: error: {as_typed(line or in_one_line(error))}", file=sys.stderr)
         else:
             # torchrun ends all processes once one has failed, so the first one may report before.
             time.sleep(5)
         return 2
     except KeyboardInterrupt:
         # While data are read, or in the evaluation; training itself ends in order.
-        print("svi_train.py: stopped; --resume continues a run that has begun", file=sys.stderr)
+        print(f"{name}: stopped; --resume continues a run that has begun", file=sys.stderr)
         return 130
 
 
@@ -257,10 +259,8 @@ def train(
             mark_stale(directory)
         if not training.ended:
             words = ("--resume", "--out", directory)
-            print(
-                f"stopped at step {training.step} of {training.steps}; continue with: "
-                f"{shlex.join(command(configuration, 'svi_train.py', *words))}"
-            )
+            again = command(configuration, "svi_train.py", *words)
+            print(f"stopped at step {training.step} of {training.steps}; continue with: {again}")
             return interruption.exit_code or STOPPED
         if training.history:
             print(describe_record(training.history[-1]))
@@ -411,7 +411,7 @@ def evaluate_and_save(
     directory.write_metrics(metrics)
     print(metrics_text(metrics))
     for line in found.verdicts or ([found.praise] if found.praise else []):
-        print(f"verdict: {line}")
+        print(f"verdict: {as_typed(line)}")
         log.info("verdict: %s", line)
 
     if len(evaluation.undefined):
@@ -429,16 +429,16 @@ def evaluate_and_save(
         figures[name] = drawing.submit(plot)
     write_netcdf(tree, directory.inference_data)
     page = write_figures_and_report(figures, directory.path)
-    words = command(configuration, "diagnose.py", directory)
-    following = f"; next: {shlex.join(words)}" * (getattr(vae, "labels", "none") == "none")
+    again = command(configuration, "diagnose.py", directory)
+    following = f"; next: {again}" * (getattr(vae, "labels", "none") == "none")
     print(f"{page} says whether to trust the model; metrics and figures are beside it{following}")
 
 
-def command(configuration: Configuration, script: str, *words: str | RunDirectory) -> list[str]:
+def command(configuration: Configuration, script: str, *words: str | RunDirectory) -> str:
     """A command about a run, which trusts its model file if it has its own."""
     trust = [] if is_shipped(configuration["model"]) else ["--trust-model-file"]
     typed = [str(word.path) if isinstance(word, RunDirectory) else word for word in words]
-    return ["python", f"scripts/{script}", *typed, *trust]
+    return as_typed(shlex.join(["python", f"scripts/{script}", *typed, *trust]))
 
 
 def rows_within(elements: int, x: Tensor | SparseRows) -> int:

@@ -18,17 +18,15 @@ from analysis.plotting.images import Limits, draw_grid, is_image
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, shorten, tidy
 from analysis.result import Result, UndefinedCheckError
 from pyro_vae.data.nouns import noun
+from pyro_vae.latent_grids import TRAVERSED
+from pyro_vae.latent_paths import TIED_SUPPORTS, central_row, move_coordinate
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-# The quantiles of its codes between which a coordinate is moved.
-RANGE = (0.01, 0.99)
 # A coordinate that moves the decoded mean by less than this share of the distance of decoded means
 # from their own mean does nothing.
 NOTHING = 0.1
-# Supports whose coordinates cannot move alone.
-TIED_SUPPORTS = ("sphere", "simplex", "one_hot")
 # A coordinate follows one factor if it determines at least this share of the factor's entropy, and
 # at most half as much of any other's.
 FOLLOWED = 0.1
@@ -219,13 +217,12 @@ def traversals(
 
     rng = np.random.default_rng(seed)
     if base is None:
-        scaled = (codes - np.median(codes, axis=0)) / np.maximum(codes.std(0), 1e-12)
-        base = int((scaled**2).sum(1).argmin())
-    limits = np.quantile(codes, RANGE, axis=0)
+        base = central_row(codes)
+    limits = np.quantile(codes, TRAVERSED, axis=0)
     mover = _Mover(vae, mean_data(vae, codes[rng.permutation(n)[:_DECODED]]), event_names)
     start = mover.decode(codes[base : base + 1])[0]
     if dimensions is None:
-        ends = np.concatenate([_move(codes[base], j, limits[:, j]) for j in shown])
+        ends = np.concatenate([move_coordinate(codes[base], j, limits[:, j]) for j in shown])
         distance = mover.distance(mover.decode(ends), start).reshape(-1, 2)
         shown = np.argsort(-(distance**2).sum(1), kind="stable")[:_MOST_SHOWN].tolist()
 
@@ -324,7 +321,7 @@ class _Mover:
         describe = ImageMovements(start[0]) if self.image else None
         rows = []
         for j in dimensions:
-            row = self.decode(_move(code, j, np.linspace(*limits[:, j], steps)))
+            row = self.decode(move_coordinate(code, j, np.linspace(*limits[:, j], steps)))
             change = float(np.sqrt((self.distance(row, start[0]) ** 2).mean()))
             movement = None
             if change >= NOTHING and describe is not None:
@@ -334,12 +331,6 @@ class _Mover:
                 movement = vector_movement(base, self.comparable(row), self.names)
             rows.append((row, change, movement))
         return rows
-
-
-def _move(code: np.ndarray, dimension: int, values: np.ndarray) -> np.ndarray:
-    path = np.tile(code, (len(values), 1))
-    path[:, dimension] = values
-    return path
 
 
 def _kind(movement: Movement | None) -> str | None:

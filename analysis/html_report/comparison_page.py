@@ -20,6 +20,7 @@ from analysis.html_report.pictures import Picture, is_png
 from analysis.html_report.render import render
 from analysis.html_report.stored_run import StoredRun
 from analysis.run_comparison import RECORDS
+from pyro_vae.commands import as_typed
 from pyro_vae.data.nouns import noun, nouns
 from pyro_vae.training.checkpoint import write_atomically
 
@@ -58,7 +59,7 @@ def write_comparison(
         OSError: If the disk is full or the folder not writable.
     """
     path = folder / NAME
-    text = comparison_page(folder, runs, left_out, command=command)
+    text = as_typed(comparison_page(folder, runs, left_out, command=command))
     write_atomically(path, text.encode("utf-8", "replace"))
     return path
 

@@ -9,7 +9,16 @@ from analysis.html_report.stored_run import StoredRun
 from analysis.stored_diagnosis import SECTION_NAMES
 from pyro_vae.runs.result_cache import digest
 
-VERSIONS = ("torch", "pyro", "numpy", "scipy", "matplotlib", "arviz_base", "arviz_stats")
+VERSIONS = (
+    "pyro_vae",
+    "torch",
+    "pyro",
+    "numpy",
+    "scipy",
+    "matplotlib",
+    "arviz_base",
+    "arviz_stats",
+)
 # The sections of a diagnosis without `--only`.
 DEFAULT = tuple(name for name in SECTION_NAMES if name != "representation")
 

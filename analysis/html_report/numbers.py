@@ -120,9 +120,9 @@ def evaluation_numbers(run: StoredRun) -> list[Number]:
     samples = metrics.get("log_evidence_samples")
     draws = "" if samples is None else f"{samples:,} importance samples per {run.noun}"
     add("log_evidence", "log p(x)", nats, draws)
-    name = f"baseline: {metrics.get('baseline')}"
-    add("baseline_log_density", name, nats, "no latent variables")
-    add("above_baseline", "log p(x) above the baseline", nats)
+    if (baseline := metrics.get("baseline")) is not None:
+        add("baseline_log_density", f"baseline: {baseline}", nats, "no latent variables")
+        add("above_baseline", "log p(x) above the baseline", nats)
     if (factors := metrics.get("factors")) is not None:
         add("factor_analysis_log_density", "factor analysis", nats, f"{factors} factors")
         add("above_factor_analysis", "log p(x) above factor analysis", nats)

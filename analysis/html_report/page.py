@@ -22,6 +22,7 @@ from analysis.html_report.pictures import Picture, diagnosis_sections, pictures_
 from analysis.html_report.render import compile_templates, render
 from analysis.html_report.stored_run import Missing, StoredRun
 from analysis.run_figures import write_figures
+from pyro_vae.commands import as_typed
 from pyro_vae.data.nouns import use_noun
 from pyro_vae.runs.run_directory import RunDirectory
 from pyro_vae.training.checkpoint import write_atomically
@@ -94,7 +95,7 @@ def write_report(
     """
     run = StoredRun.read(directory, check_data=check_data)
     path = run.directory.report
-    text = run_page(run, explorer=explorer, interactive=interactive)
+    text = as_typed(run_page(run, explorer=explorer, interactive=interactive))
     # Names of files may hold bytes that are not text.
     write_atomically(path, text.encode("utf-8", "replace"))
     return path

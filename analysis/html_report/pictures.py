@@ -184,7 +184,8 @@ def _check(run: StoredRun) -> str:
 
 
 def _dimensions(run: StoredRun) -> str:
-    total = (run.metrics or {}).get("latent_dim")
+    metrics = run.metrics or {}
+    total = metrics.get("latent_units", metrics.get("latent_dim"))
     return (
         f"{_metric(run, 'active_units', '')} of {total} dimensions are active; the KL is "
         f"{_metric(run, 'kl', f' nats per {run.noun}')} in all."

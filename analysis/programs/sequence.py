@@ -106,7 +106,7 @@ def scores(program: Any, held_out: Any) -> dict[str, float | int | None]:
         held_out: Its test data.
 
     Returns:
-        `latent_dim`, of the whole chain; `forecast_observed` and `forecast_steps`, numbers of
+        `latent_units`, of the whole chain; `forecast_observed` and `forecast_steps`, numbers of
         frames; and for the first and the last of these, and over all, the root mean squared errors
         `forecast_rmse_*` and `persistence_rmse_*`, and the coverage of 90 % intervals
         `forecast_coverage_90_*`.
@@ -118,7 +118,7 @@ def scores(program: Any, held_out: Any) -> dict[str, float | int | None]:
     stay = Forecast(*(np.broadcast_to(last, truth.shape),) * 3)
     result: dict[str, float | int | None] = {
         # Of the whole chain, whose active units are counted.
-        "latent_dim": program.prior.latent_dim,
+        "latent_units": program.prior.latent_dim,
         "forecast_observed": observed,
         "forecast_steps": truth.shape[1],
     }

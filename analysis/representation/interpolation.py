@@ -23,7 +23,7 @@ from analysis.representation.latent_space import (
     random_pairs,
 )
 from analysis.result import Result
-from pyro_vae.generation import latent_path
+from pyro_vae.latent_paths import latent_path
 
 if TYPE_CHECKING:
     import matplotlib.axes

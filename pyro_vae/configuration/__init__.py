@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from pyro_vae.version import check_version
+
 Configuration = dict[str, Any]
 
 # A configuration has a few dozen lines.
@@ -70,10 +72,11 @@ def load_strict(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Configuration:
-    """Read a configuration file.
+    """Read a configuration file, without the version that wrote it.
 
     Raises:
-        ConfigurationError: If it is missing, not a regular file, or not a YAML mapping.
+        ConfigurationError: If it is missing, not a regular file, not a YAML mapping, or of a newer
+            version.
     """
     try:
         # Opening a FIFO would wait for a writer.
@@ -94,4 +97,8 @@ def read_yaml(path: Path) -> Configuration:
         raise ConfigurationError(
             f"{path} must be a mapping of names to values, got {type(content).__name__}."
         )
+    try:
+        check_version(content.pop("version", None), path)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
     return content

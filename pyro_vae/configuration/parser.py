@@ -15,6 +15,7 @@ from jsonargparse import SUPPRESS, ArgumentParser, set_loader
 
 import pyro_vae.model
 from pyro_vae.checks import did_you_mean, or_meant
+from pyro_vae.commands import as_typed
 from pyro_vae.configuration import Configuration, ConfigurationError, load_strict
 from pyro_vae.configuration.arguments import (
     as_arguments,
@@ -317,7 +318,7 @@ def _build_parser(arguments: list[str]) -> tuple[_Parser, list[str], dict[str, s
     module = model_file(stored_model(arguments))
     parts, defaults = model_parts(module), model_defaults(module)
     parser = _Parser(
-        prog="svi_train.py",
+        prog=as_typed("svi_train.py", names=True),
         description="Train a VAE by stochastic variational inference, evaluate it and draw what "
         "it learned.",
         epilog="Options of another part are listed with it: --prior vamp --help.",

@@ -18,6 +18,7 @@ from pyro_vae.evidence.evaluation import (
 from pyro_vae.evidence.importance_weighting import ImportanceWeighting, importance_weighting
 from pyro_vae.evidence.inference_gaps import InferenceGaps, inference_gaps
 from pyro_vae.evidence.local_guide import NoLocalGuideError, refine_guide
+from pyro_vae.evidence.row_scores import RowScores, row_scores, typicality
 from pyro_vae.evidence.two_sided import TwoSidedCheck, two_sided_check
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ImportanceWeighting",
     "InferenceGaps",
     "NoLocalGuideError",
+    "RowScores",
     "TwoSidedCheck",
     "annealed_importance_sampling",
     "compare_with_baselines",
@@ -38,6 +40,8 @@ __all__ = [
     "importance_weighting",
     "inference_gaps",
     "refine_guide",
+    "row_scores",
     "two_sided_check",
+    "typicality",
     "undefined_data",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae.compilation import CompileMode
 from pyro_vae.data.nouns import noun
-from pyro_vae.evidence.importance_weighting import ImportanceTerms
+from pyro_vae.evidence.importance_terms import ImportanceTerms
 from pyro_vae.evidence.local_guide import refine_guide
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.notebooks import progress_bar

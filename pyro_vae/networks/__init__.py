@@ -26,11 +26,13 @@ from pyro_vae.networks.layers import (
     running_statistics,
 )
 from pyro_vae.networks.scaling import (
+    SAME_UNITS,
     LogScale,
     OnUserUnits,
     SimplexScale,
     UnitScale,
     UserUnits,
+    column_spreads,
     on_log_scale,
     on_simplex_scale,
     on_unit_scale,
@@ -51,6 +53,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
 __all__ = [
     "MLP",
     "NETWORKS",
+    "SAME_UNITS",
     "Activation",
     "BatchNorm",
     "Conv",
@@ -70,6 +73,7 @@ __all__ = [
     "Standardised",
     "UnitScale",
     "UserUnits",
+    "column_spreads",
     "on_log_scale",
     "on_simplex_scale",
     "on_unit_scale",

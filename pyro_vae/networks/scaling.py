@@ -13,6 +13,9 @@ from pyro_vae.networks.layers import NetworkFactory
 # The gradient of h / |h| is 1 / |h|: vectors shorter than this get a fixed direction.
 _SHORTEST = 1e-6
 
+# Columns of a table are in different units if one's spread is more than this times another's.
+SAME_UNITS = 10.0
+
 
 def unit_vector(h: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
     """h / |h|, of length 1 to rounding; the first axis where |h| is below 1e-6.
@@ -203,3 +206,15 @@ def on_user_units(
 def user_units(module: nn.Module) -> UserUnits | None:
     """The units that a module works in; None if its data are not real numbers."""
     return next((m for m in module.modules() if isinstance(m, UserUnits)), None)
+
+
+def column_spreads(module: nn.Module) -> Tensor | float:
+    """The spread of each column of a table in different units; otherwise 1.
+
+    Without it, distances between rows would be those of the column with the largest numbers.
+    """
+    units = user_units(module)
+    if units is None or units.spread.dim() != 1:
+        return 1.0
+    same = float(units.spread.max()) <= SAME_UNITS * float(units.spread.min())
+    return 1.0 if same else units.spread

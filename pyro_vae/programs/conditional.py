@@ -8,9 +8,8 @@ a row is given, and the decoder describes how it is shared among the elements.
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from numbers import Integral
 from typing import Any, ClassVar
 
 import pyro
@@ -21,13 +20,8 @@ from pyro.poutine.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyro_vae import likelihoods, networks, posteriors, priors
-from pyro_vae.checks import (
-    Part,
-    check_parts,
-    checked_sizes,
-    class_of,
-    support_of,
-)
+from pyro_vae.checks import Part, check_count, check_parts, checked_sizes, class_of, support_of
+from pyro_vae.conditional_draws import Conditionals
 from pyro_vae.data import DataContract, Kind, Units, check_batch, check_observed, prepare
 from pyro_vae.data.batch_checks import check_prepared
 from pyro_vae.data.validation import SUPPORTS
@@ -253,8 +247,7 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
         Raises:
             ValueError: If n is below 1, or y or the size factors do not fit.
         """
-        if not isinstance(n, Integral) or n < 1:
-            raise ValueError(f"n must be a whole number of at least 1, got {n!r}.")
+        check_count(1, n=n)
         with evaluation_mode(self, seed=seed):
             z = self.prior().sample(torch.Size((int(n),)))
             return self._as_given(self._drawn(self._density(z, y, size), noise))
@@ -311,6 +304,28 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
             size = size.expand(n)
         with exportable():
             return self.given(z, self.covariates(self.conditions(y, n)), size)
+
+    def _conditionals(self, y: Any, n: int) -> Callable[[Tensor], Conditionals]:
+        if self.size_factor:
+            raise ValueError(
+                "complete needs the size factor, the total of a row, which is not known where "
+                "elements are missing: train with --size-factor false."
+            )
+        features, prior = self.covariates(self.conditions(y, n)), self.prior()
+        return lambda rows: Conditionals(
+            prior,
+            partial(self.given, c=features[rows]),
+            lambda x: self.posterior(join(x.flatten(2), features[rows])),
+        )
+
+    def _generated(self, z: Tensor, noise: bool, *y: Any) -> Tensor:
+        return self._drawn(self._density(z, y[0] if y else None, None), noise)
+
+    def _covariates_of(self, y: Any, n: int) -> tuple[Tensor, ...]:
+        return (self.conditions(y, n),)
+
+    def _guide_at(self, x: Tensor, *y: Any) -> Any:
+        return self.posterior(join(x.flatten(1), self.covariates(*y)))
 
     def _drawn(self, p: Any, noise: bool) -> Tensor:
         """Means, or draws, in the units of the training data."""

@@ -4,9 +4,8 @@
 images of which 100 have labels. Read `SemiSupervised.model` and `guide` first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import pyro
@@ -20,12 +19,14 @@ from pyro_vae import likelihoods, networks, posteriors, priors
 from pyro_vae.checks import (
     Part,
     check_at_least,
+    check_count,
     check_nonnegative,
     check_parts,
     checked_sizes,
     class_of,
     support_of,
 )
+from pyro_vae.conditional_draws import Conditionals
 from pyro_vae.data import (
     DataContract,
     Kind,
@@ -40,7 +41,7 @@ from pyro_vae.data.validation import SUPPORTS
 from pyro_vae.generation import Generation
 from pyro_vae.model import LIKELIHOOD_OF_KIND, check_pair, construct, find_parts
 from pyro_vae.parameter_names import UniqueParameterNames
-from pyro_vae.programs.few_labels import checked_classes, stored_rows
+from pyro_vae.programs.few_labels import checked_classes, conditionals, stored_rows
 from pyro_vae.rng import as_floats, evaluation_mode, exportable
 
 # log 0: exp(-1e4) is 0 in float32 and in float64, and 0 times it is not NaN.
@@ -324,13 +325,24 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
         Raises:
             ValueError: If n is below 1, or y is not a class.
         """
-        if not isinstance(n, Integral) or n < 1:
-            raise ValueError(f"n must be a whole number of at least 1, got {n!r}.")
+        check_count(1, n=n)
         with evaluation_mode(self, seed=seed):
             z = self.prior().sample((int(n),))
             drawn = torch.randint(self.classes, (int(n),), device=self.numbers.device)
             c = drawn if y is None else self._class_numbers(y)
             return self._as_given(self._generated(self.code(z, c), noise))
+
+    def _guide_at(self, x: Tensor, *y: Any) -> Any:
+        """q(z | x, y) at the most probable class."""
+        return self.posterior(self.features(x, self.classifier(x).argmax(-1)))
+
+    def _generated(self, z: Tensor, noise: bool, *y: Any) -> Tensor:
+        """Data of codes, whose class is replaced by y where that is given."""
+        latent_dim: Any = self.prior.latent_dim
+        if not y and z.shape[-1] == latent_dim:
+            raise ValueError("styles z without a class need the class y.")
+        code = self.code(z[..., :latent_dim], self._class_numbers(y[0])) if y else z
+        return super()._generated(code, noise)
 
     def _class_numbers(self, y: Any) -> Int[Tensor, "*shape"]:
         c = torch.as_tensor(y, device=self.numbers.device)
@@ -344,10 +356,13 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
         check_prepared(x, self.likelihood, self.contract)
         return x
 
-    def _code(self, x: Tensor, *covariates: Any) -> Tensor:
+    def _code(self, x: Tensor, *y: Any) -> Tensor:
         """The most probable class of prepared data, and its mean of z."""
         c = self.classifier(x).argmax(-1)
         return self.code(self.posterior.embed(self.features(x, c)), c)
+
+    def _conditionals(self, y: Any, n: int) -> Callable[[Tensor], Conditionals]:
+        return conditionals(self)
 
 
 def build(

@@ -9,6 +9,7 @@ import logging
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pyro_vae.data import DataContract, PreparedData
 from pyro_vae.training.checkpoint import load_checkpoint, load_parameters, write_atomically
 from pyro_vae.training.history import Record
 from pyro_vae.training.loggers import LOGGERS
+from pyro_vae.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +36,8 @@ class RunDirectory:
 
     `report` is the page that says whether to trust the model. `evaluation` holds the results of
     `scripts/evaluate.py`, with cached chunks in its folder `kept`; `diagnosis` those of
-    `scripts/diagnose.py`; `codes` those of `scripts/encode.py`; the folder of a logger's name,
-    such as `tensorboard`, what it wrote.
+    `scripts/diagnose.py`; `codes` those of `scripts/encode.py`; `samples` those of
+    `scripts/sample.py`; the folder of a logger's name, such as `tensorboard`, what it wrote.
 
     Args:
         path: The directory.
@@ -52,6 +54,7 @@ class RunDirectory:
         self.evaluation = self.path / "evaluation"
         self.diagnosis = self.path / "diagnosis"
         self.codes = self.path / "codes.npz"
+        self.samples = self.path / "samples"
         self.log = self.path / "train.log"
         self.report = self.path / "report.html"
         self.model = self.path / "model.py"
@@ -125,7 +128,8 @@ class RunDirectory:
         self.clear_evaluation()
         for old in (self.checkpoint, self.config, self.records, self.codes, self.log):
             old.unlink(missing_ok=True)
-        for folder in (self.evaluation, self.diagnosis, *(self.path / name for name in LOGGERS)):
+        logs = (self.path / name for name in LOGGERS)
+        for folder in (self.evaluation, self.diagnosis, self.samples, *logs):
             shutil.rmtree(folder, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
         if not is_shipped(configuration["model"]):
@@ -135,7 +139,7 @@ class RunDirectory:
             configuration = {**configuration, "model": str(self.model)}
         else:
             self.model.unlink(missing_ok=True)
-        write_atomically(self.config, to_yaml(configuration).encode())
+        self._write_configuration(configuration)
         return configuration
 
     def plan(self) -> Configuration:
@@ -147,7 +151,11 @@ class RunDirectory:
         """Update config.yaml if a resumed run has another plan."""
         plan = {name: configuration[name] for name in PLAN}
         if plan != self.plan():
-            write_atomically(self.config, to_yaml({**read_yaml(self.config), **plan}).encode())
+            self._write_configuration({**read_yaml(self.config), **plan})
+
+    def _write_configuration(self, configuration: Configuration) -> None:
+        content = {"version": __version__, **configuration}
+        write_atomically(self.config, to_yaml(content).encode())
 
     def clear_evaluation(self) -> None:
         """Delete the evaluation at the end of training."""
@@ -249,20 +257,25 @@ def _check_description(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def provenance(libraries: Sequence[str] = ()) -> dict[str, str | None]:
-    """The versions of torch, Pyro and other libraries, and the commit of this checkout.
+    """The versions of pyro_vae, torch, Pyro and other libraries, and the commit of this checkout.
 
     The commit ends in "-dirty" if a tracked file has changed since, and is None outside of a
-    checkout. Call this when a program starts: files may change while it runs.
+    checkout, such as in an environment in the folder of another one. Call this when a program
+    starts: files may change while it runs.
     """
+    root = Path(__file__).parents[2]
     describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    command = ["git", "-C", str(Path(__file__).parent), *describe]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-        commit = answer.stdout.strip() if answer.returncode == 0 else None
-    except (OSError, subprocess.TimeoutExpired):
-        commit = None
+    command = ["git", "-C", str(root), *describe]
+    commit = None
+    with suppress(OSError, subprocess.TimeoutExpired):
+        if (root / ".git").exists():
+            answer = subprocess.run(
+                command, capture_output=True, text=True, timeout=10, check=False
+            )
+            commit = answer.stdout.strip() if answer.returncode == 0 else None
     versions = {name: importlib.metadata.version(name) for name in libraries}
     return {
+        "pyro_vae": __version__,
         "torch": torch.__version__,
         "pyro": pyro.__version__,
         "git_commit": commit,

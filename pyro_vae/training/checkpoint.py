@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.data import DataContract
+from pyro_vae.version import __version__, check_version
 
 if TYPE_CHECKING:
     from pyro_vae.training.loop import Training
@@ -64,14 +65,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint of tensors and plain values, atomically.
+    """Write a checkpoint of tensors and plain values, atomically, with the version of pyro_vae.
 
     Raises:
         OSError: As `write_atomically`.
     """
     # Through memory: torch's own writer turns a full disk into an unspecific RuntimeError.
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save({"version": __version__, **state}, buffer)
     write_atomically(path, buffer.getvalue())
 
 
@@ -79,7 +80,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, without executing anything in it (`weights_only`).
 
     Raises:
-        ValueError: If there is no checkpoint, or it is truncated or of something else.
+        ValueError: If there is no checkpoint, or it is truncated, of something else or of a newer
+            version.
     """
     if not path.is_file():
         raise ValueError(f"no checkpoint at {path}.")
@@ -94,6 +96,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is cut short, or not a checkpoint of pyro_vae.") from error
     if not isinstance(state, dict) or not {"program", "step", "history"} <= state.keys():
         raise ValueError(f"{path} is not a checkpoint of pyro_vae.")
+    check_version(state.pop("version", None), path)
     return state
 
 

@@ -164,6 +164,7 @@ def test_every_program_trains_resumes_and_is_read_by_every_script(name, script, 
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["compile"] == "graph"
     assert metrics["log_evidence"] is not None
+    assert metrics["latent_dim"] == 2
     with xarray.open_datatree(out / "inference_data.nc") as tree:
         assert {"posterior", "observed_data", "sample_stats"} <= set(tree.children)
     assert load(out).latent_sites

@@ -99,6 +99,7 @@ def test_a_run_leaves_everything(main, tmp_path, capsys):
         "compile",
         "compile_seconds",
         "seed",
+        "pyro_vae",
         "torch",
         "pyro",
         "git_commit",

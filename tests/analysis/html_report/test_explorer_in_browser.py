@@ -13,7 +13,7 @@ import torch
 from analysis.html_report.explorer import explorer_payload, explorer_script, explorer_style
 from pyro_vae import build, fit
 from pyro_vae.data import Dataset, PreparedData, digits
-from pyro_vae.generation import latent_path
+from pyro_vae.latent_paths import latent_path
 from pyro_vae.runs.run_directory import RunDirectory
 from pyro_vae.runs.trained_run import TrainedRun
 

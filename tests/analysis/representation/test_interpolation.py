@@ -20,7 +20,7 @@ from analysis.representation.interpolation import (
 from analysis.representation.latent_space import cross_fade, random_pairs
 from analysis.result import UndefinedCheckError
 from pyro_vae import VAE, posteriors, priors
-from pyro_vae.generation import latent_path
+from pyro_vae.latent_paths import latent_path
 from pyro_vae.model import build
 
 EXACT = LinearGaussian((1, 4, 4), latent_dim=3)

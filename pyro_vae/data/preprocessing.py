@@ -1,21 +1,21 @@
 """Preprocessing of a data set for a likelihood: binarised, dequantised, scaled, or unchanged."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Real
+from jaxtyping import Real
 from torch import Tensor, nn
 
 from pyro_vae.data.dataset import SPLITS, Dataset
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.missing import REMEDY, KeepMissing, describe_missing, fill_means, remove_values
 from pyro_vae.data.sparse_rows import SparseRows
+from pyro_vae.data.transforms import Scale, Uniform, hashed_uniform, transform_of_values
 from pyro_vae.data.validation import SUPPORTS
 
 Binarisation = Literal["dynamic", "static", "threshold", "none"]
-Uniform = Callable[[Tensor], Tensor]
 
 # The likelihood supports that data of each native support can be prepared for.
 FITS = {
@@ -48,93 +48,6 @@ class SupportMismatchError(ValueError):
     def __init__(self, message: str, fits: tuple[str, ...]) -> None:
         super().__init__(message)
         self.fits = fits
-
-
-def hashed_uniform(v: Real[Tensor, " batch *event"]) -> Float[Tensor, " batch *event"]:
-    """u ~ Uniform{0, 1, ..., 2^24 - 1} / 2^24, independently for each element of v.
-
-    The generator draws two 32-bit keys for each row; an integer hash of the element's position and
-    the keys gives the rest: two rounds of xor-shift and multiplication with the smallest known
-    bias for two multiplications. A generator draws sequentially, which on a CPU costs more than a
-    small network's forward pass; a compiler fuses this arithmetic with its consumer.
-
-    Args:
-        v: Only its shape and device are used.
-
-    References:
-        Hash function prospector (Wellons, 2018), constants of the lowbias32 function,
-        https://github.com/skeeto/hash-prospector
-    """
-    keys = torch.randint(-(2**31), 2**31, (len(v), 2), dtype=torch.int32, device=v.device)
-    position = torch.arange(math.prod(v.shape[1:]), dtype=torch.int32, device=v.device)
-    h = _hash(_hash(position ^ keys[:, :1]) + keys[:, 1:])
-    # 24 bits: each value is exact in float32, and none rounds to 1.
-    return (_shift_right(h, 8).to(torch.float32) * 2.0**-24).view(v.shape)
-
-
-def _hash(h: Tensor) -> Tensor:
-    """A bijection of 32-bit integers that flips each bit of the result half of the time."""
-    h = h ^ _shift_right(h, 16)
-    h = h * 0x7FEB352D
-    h = h ^ _shift_right(h, 15)
-    h = h * (0x846CA68B - 2**32)  # As a signed integer.
-    return h ^ _shift_right(h, 16)
-
-
-def _shift_right(h: Tensor, bits: int) -> Tensor:
-    """Shift right and fill with zeros; PyTorch fills with the sign."""
-    return (h >> bits) & (2 ** (32 - bits) - 1)
-
-
-class _Scale(nn.Module):
-    """x = v / top, as floats; a top of 1 leaves the values unchanged."""
-
-    def __init__(self, top: int = 1) -> None:
-        super().__init__()
-        self.top = top
-
-    def forward(self, v: Real[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        # Not the default dtype: a draw with the same seed must be the same under any of them.
-        return v.to(torch.float32) / self.top
-
-
-class _Dequantize(nn.Module):
-    """x = (v + u) / levels with u ~ Uniform(0, 1), redrawn at each call.
-
-    References:
-        A note on the evaluation of generative models (Theis et al., 2016), section 3.1,
-        https://arxiv.org/abs/1511.01844
-    """
-
-    def __init__(self, levels: int, uniform: Uniform) -> None:
-        super().__init__()
-        self.levels = levels
-        self.uniform = uniform
-
-    def forward(self, v: Real[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        v = v.to(torch.float32)
-        x = (v + self.uniform(v)) / self.levels
-        # Rounding reaches 0 and 1, where densities on the open interval may be infinite.
-        smallest = torch.finfo(x.dtype).eps
-        return x.clamp(smallest, 1 - smallest)
-
-
-class _DrawBernoulli(nn.Module):
-    """x ~ Bernoulli(p), redrawn at each call: 1 where u < p with u ~ Uniform(0, 1)."""
-
-    def __init__(self, uniform: Uniform) -> None:
-        super().__init__()
-        self.uniform = uniform
-
-    def forward(self, p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return (self.uniform(p) < p).to(p.dtype)
-
-
-class _Threshold(nn.Module):
-    """x = 1 where p >= 1/2, else 0."""
-
-    def forward(self, p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return (p >= 0.5).to(p.dtype)
 
 
 class PreparedData:
@@ -243,7 +156,7 @@ class PreparedData:
             self.fixed("train") if static else dataset.train
         )
         # Training uses cheap noise; reported numbers use the generator's own.
-        self.transform = _Scale() if static else self._make_transform(hashed_uniform)[0]
+        self.transform = Scale() if static else self._make_transform(hashed_uniform)[0]
 
     def fixed(self, split: str) -> Real[Tensor, " n *event"] | SparseRows:
         """A split in the likelihood's support, drawn once with its own seed.
@@ -342,33 +255,10 @@ class PreparedData:
 
     def _make_transform(self, uniform: Uniform) -> tuple[nn.Module, str]:
         """The transform from raw values to the likelihood's support, and its description."""
-        transform, how = self._transform_of_values(uniform)
+        transform, how = transform_of_values(self.dataset, self, uniform)
         if not self.dataset.missing:
             return transform, how
         return KeepMissing(transform), f"{how}; {describe_missing(self.dataset)}"
-
-    def _transform_of_values(self, uniform: Uniform) -> tuple[nn.Module, str]:
-        if self.likelihood_support in ("integers", "counts"):
-            return nn.Identity(), "as they are"
-        levels = self.dataset.levels
-        top = 1 if levels is None else levels - 1
-        scale, p = _Scale(top), "v" if levels is None else f"v / {top}"
-        if self.binarisation == "threshold":
-            return nn.Sequential(scale, _Threshold()), f"binarised, 1 where {p} >= 0.5"
-        if self.binarisation is not None:
-            when = "once" if self.binarisation == "static" else "anew at each visit"
-            how = f"binarised {when}, Bernoulli({p})"
-            return nn.Sequential(scale, _DrawBernoulli(uniform)), how
-        if levels is None and self.dataset.support == "real":
-            units = self.dataset.units
-            how = "" if units.identity else f"; networks read them scaled ({units.kind})"
-            return nn.Identity(), f"in their own units{how}"
-        if levels is None:
-            return scale, "as they are"
-        if self._dequantised:
-            how = f"dequantised anew at each visit, (v + u) / {levels} with u ~ Uniform(0, 1)"
-            return _Dequantize(levels, uniform), how
-        return scale, f"scaled to [0, 1], {p}"
 
 
 def _describe_values(dataset: Dataset) -> str:

@@ -72,8 +72,8 @@ def test_checks_of_scikit_learn():
 @pytest.mark.parametrize(
     "estimator",
     [
-        VAETransformer(),
-        VAEDensity(epochs=3, prior="vamp", likelihood="normal", validation_fraction=0),
+        VAETransformer(epochs=10),
+        VAEDensity(epochs=1, prior="vamp", likelihood="normal", validation_fraction=0),
         RoundedCounts(),
     ],
     ids=str,
@@ -119,7 +119,7 @@ def linear():
         epochs=60,
         random_state=0,
     )
-    return vae.fit(linear_data())
+    return vae.set_params(n_importance_samples=1000).fit(linear_data())
 
 
 def exact_log_density(vae, x):
@@ -413,9 +413,9 @@ def test_cross_validation_scores():
 @pytest.mark.slow
 def test_a_search_in_two_processes_selects_the_number_of_components():
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(400, 3)) @ rng.normal(size=(3, 10)) + 0.1 * rng.normal(size=(400, 10))
+    x = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 10)) + 0.1 * rng.normal(size=(300, 10))
     grid = {"n_components": [1, 3], "prior": ["standard_normal", "vamp"]}
-    vae = VAEDensity(epochs=40, n_importance_samples=100, likelihood="normal", random_state=0)
+    vae = VAEDensity(epochs=30, likelihood="normal", random_state=0)
     search = GridSearchCV(vae, grid, cv=2, n_jobs=2).fit(x)
     assert search.best_params_["n_components"] == 3
     alone = GridSearchCV(vae, grid, cv=2).fit(x)

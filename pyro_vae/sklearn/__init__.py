@@ -56,7 +56,7 @@ class VAETransformer(TransformerMixin, VAEEstimator):
         levels: The number of levels of integers, 0 to levels - 1; None for those of the data.
         event_shape: The shape that rows have for the networks, such as (1, 8, 8) for images; None
             for that of a table, (n_features,).
-        n_importance_samples: The number of draws for each log p(x).
+        n_importance_samples: The number of draws for each log p(x), which is tighter with more.
         device: The device of the VAE.
         random_state: The seed of all random numbers, in training and of scores.
         verbose: Whether to show a progress bar.

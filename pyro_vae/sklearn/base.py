@@ -68,7 +68,7 @@ class VAEEstimator(BaseEstimator):
         scaling: ScaleKind = "standard",
         levels: int | None = None,
         event_shape: Sequence[int] | None = None,
-        n_importance_samples: int = 500,
+        n_importance_samples: int = 100,
         device: str | torch.device = "cpu",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,

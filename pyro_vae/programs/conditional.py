@@ -23,7 +23,7 @@ from pyro_vae import likelihoods, networks, posteriors, priors
 from pyro_vae.checks import Part, check_count, check_parts, checked_sizes, class_of, support_of
 from pyro_vae.conditional_draws import Conditionals
 from pyro_vae.data import DataContract, Kind, Units, check_batch, check_observed, prepare
-from pyro_vae.data.preprocessing import check_prepared
+from pyro_vae.data.batch_checks import check_prepared
 from pyro_vae.data.validation import SUPPORTS
 from pyro_vae.generation import Generation
 from pyro_vae.model import LIKELIHOOD_OF_KIND, check_pair, construct, find_parts

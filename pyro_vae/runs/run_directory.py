@@ -54,6 +54,7 @@ class RunDirectory:
         self.evaluation = self.path / "evaluation"
         self.diagnosis = self.path / "diagnosis"
         self.codes = self.path / "codes.npz"
+        self.scores = self.path / "scores.csv"
         self.log = self.path / "train.log"
         self.report = self.path / "report.html"
         self.model = self.path / "model.py"
@@ -125,7 +126,7 @@ class RunDirectory:
             The configuration, which names the copy.
         """
         self.clear_evaluation()
-        for old in (self.checkpoint, self.config, self.records, self.codes, self.log):
+        for old in (self.checkpoint, self.config, self.records, self.codes, self.scores, self.log):
             old.unlink(missing_ok=True)
         for folder in (self.evaluation, self.diagnosis, *(self.path / name for name in LOGGERS)):
             shutil.rmtree(folder, ignore_errors=True)

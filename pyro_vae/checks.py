@@ -39,6 +39,10 @@ LARGEST_LOG = 84.0
 PROBABILITIES = (1e-6, 1 - 1e-6)
 
 
+class NoDensityError(ValueError):
+    """Raised where log q(z | x) is needed and the guide is a point mass."""
+
+
 def check_at_least(least: int, **options: int) -> None:
     """Check that options are at least `least`.
 

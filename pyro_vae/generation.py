@@ -1,14 +1,16 @@
-"""New data, reconstructions, paths and grids of data, in the units of the data."""
+"""New data, reconstructions, paths, grids and completions, in the units of the data."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Real
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from pyro_vae.checks import check_count
+from pyro_vae.completion import Completion, Method, complete
+from pyro_vae.conditional_draws import Conditionals
 from pyro_vae.data import DataContract
 from pyro_vae.latent_grids import LatentGrids
 from pyro_vae.latent_paths import PathKind, latent_path
@@ -19,7 +21,7 @@ _CHUNK = 1000
 
 
 class Generation(LatentGrids):
-    """`sample`, `reconstruct`, `interpolate`, `traverse` and `manifold` of a VAE.
+    """`sample`, `reconstruct`, `interpolate`, `traverse`, `manifold` and `complete` of a VAE.
 
     Inputs and outputs are in the units of the training data: a column of prices in its currency,
     counts as counts, grey levels as 0 to 255. The exception are grey levels that were binarised
@@ -135,9 +137,26 @@ class Generation(LatentGrids):
         with evaluation_mode(self, seed=seed):
             ends = [self._single(example, name) for example, name in ((a, "a"), (b, "b"))]
             start, end = (self._code(self._prepared(x), *given).numpy(force=True) for x in ends)
-            along = None if data is None else self._codes(data, *given)
+            along = None if data is None else self.codes(data, y=y)
             z = latent_path(start, end, steps, support, path, along)[0]
             return self._as_given(self._generated(self._tensor(z), noise, *given), like=ends[0])
+
+    def codes(self, data: Any, *, y: Any = None) -> Float[np.ndarray, "n latent"]:
+        """The code of each example, as `reconstruct` and `interpolate` use them.
+
+        It is `embed(x)`; for one-hot codes, the most probable one.
+
+        Args:
+            data: Data of any form that `fit` takes.
+            y: Their covariates, for a conditional program.
+
+        Raises:
+            ValueError: If the data do not fit the VAE.
+        """
+        with evaluation_mode(self):
+            blocks = self._blocks(data, y)
+            codes = [self._code(x, *c).numpy(force=True) for x, *c in blocks]
+        return np.concatenate(codes).astype(np.float64)
 
     def generate(
         self, z: Any, *, y: Any = None, noise: bool = False, seed: int | None = None
@@ -159,19 +178,90 @@ class Generation(LatentGrids):
 
     # ---- codes and their data -------------------------------------------------------------------
 
-    def _blocks(self, data: Any) -> Iterator[Tensor]:
-        """Prepared data, some rows at a time."""
-        yield from self._prepared(data).split(_CHUNK)
+    def _blocks(self, data: Any, y: Any = None) -> Iterator[tuple[Tensor, ...]]:
+        """Prepared data and their covariates, some rows at a time."""
+        x = self._prepared(data)
+        parts = (x, *self._covariates_of(y, len(x)))
+        yield from zip(*(part.split(_CHUNK) for part in parts), strict=True)
 
-    def _codes(self, data: Any, *y: Any) -> np.ndarray:
-        """The codes of data."""
-        codes = [self._code(x, *y).numpy(force=True) for x in self._blocks(data)]
-        return np.concatenate(codes).astype(np.float64)
+    def _covariates_of(self, y: Any, n: int) -> tuple[Tensor, ...]:
+        """The covariates of n rows that the encoder reads."""
+        return ()
 
     def _tensor(self, z: Any) -> Tensor:
         """Codes on the device of the parameters."""
         device = next((p.device for p in self.parameters()), None)
         return torch.as_tensor(z, dtype=torch.get_default_dtype(), device=device)
+
+    def complete(
+        self,
+        x: Any,
+        observed: Any = None,
+        *,
+        y: Any = None,
+        draws: int = 1,
+        method: Method = "importance",
+        num_samples: int = 1000,
+        seed: int | None = None,
+    ) -> Completion:
+        """Completions: draws of the missing elements of x given the observed ones.
+
+        The elements are independent given z, so that p(x_missing | x_observed) is p(x_missing | z)
+        averaged over p(z | x_observed), which is proportional to p(z) p(x_observed | z). Of z
+        there are `num_samples` draws for each row:
+
+        - importance: from a mixture m(z) of the prior and of q(z | x) at 32 completed rows x (or
+          the root of `num_samples`), with weights p(z) p(x_observed | z) / m(z). Before that, the
+          completed rows are redrawn in six rounds, and so adapt to what is observed. `ess` and
+          `khat` are those of the weights.
+        - gibbs: chains that alternate x_missing ~ p(x_missing | z) with z ~ q(z | x), which is
+          accepted or rejected by Metropolis and Hastings' rule. They start at importance draws.
+          `ess` is over chains. To be used where weights are poor, at about twice the cost.
+
+        Both are exact as `num_samples` grows; the guide decides how fast.
+
+        Args:
+            x: Data in the units of the training data, in any form that `fit` takes, with NaN or
+                empty cells where they are missing. Before training, a tensor in the likelihood's
+                support.
+            observed: Which elements of an array, a tensor or a DataFrame x are observed, of its
+                shape; None for those that are not NaN.
+            y: The covariates of the rows, for a program of data with covariates.
+            draws: The number of draws of each row.
+            method: "importance" or "gibbs".
+            num_samples: The number of draws of z for each row; of chains at least 16, and up to
+                twice its root more.
+            seed: The seed of the draws; None for the global random stream.
+
+        Returns:
+            Draws, mean and standard deviation in the units of the data, with their accuracy. Grey
+            levels that were binarised are returned binary, also observed ones, and the mean is the
+            probability of each pixel to be 1.
+
+        Raises:
+            ValueError: If the data do not fit, `observed` has another shape, an option is out of
+                its range, the elements are not independent given z, the guide has no density, or
+                the model has no density at the observed elements.
+
+        References:
+            Adaptive importance sampling: The past, the present, and the future (Bugallo et al.,
+            2017), https://doi.org/10.1109/MSP.2017.2699226; Leveraging the Exact Likelihood of
+            Deep Latent Variable Models (Mattei & Frellsen, 2018), section 4, for gibbs,
+            https://arxiv.org/abs/1802.04826
+        """
+        options: Any = {"y": y, "draws": draws, "method": method, "num_samples": num_samples}
+        return complete(self, x, observed, seed=seed, **options)
+
+    def _conditionals(self, y: Any, n: int) -> Callable[[Tensor], Conditionals]:
+        """The numbers of some of n rows to the distributions that a completion needs of them."""
+        sites = getattr(self, "latent_sites", ("z",))
+        if tuple(sites) != ("z",):
+            raise ValueError(
+                f"complete is for programs with the latent site z, got {', '.join(sites)}."
+            )
+        reads_missing = getattr(self, "allows_missing", False)
+        parts = Conditionals(self.prior(), self.likelihood, self.posterior, reads_missing)
+        return lambda rows: parts
 
     def _prepared(self, data: Any) -> Tensor:
         """Data in the likelihood's support."""
@@ -199,7 +289,10 @@ class Generation(LatentGrids):
 
     def _code(self, x: Tensor, *covariates: Any) -> Tensor:
         """The code of prepared data, in the prior's support."""
-        z = self.embed(x, *covariates)
+        return self._nearest_code(self.embed(x, *covariates))
+
+    def _nearest_code(self, z: Tensor) -> Tensor:
+        """A code in the prior's support: of the probabilities of values the most probable one."""
         if getattr(self.prior, "support", "real") != "one_hot":
             return z
         values = z.unflatten(-1, (-1, getattr(self.prior, "values", z.shape[-1])))

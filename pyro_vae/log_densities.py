@@ -24,12 +24,9 @@ from torch.distributions import Distribution, kl_divergence
 
 # Imported for what it registers: the closed-form KLs that torch lacks.
 import pyro_vae.distributions  # noqa: F401
+from pyro_vae.checks import NoDensityError
 from pyro_vae.class_sums import ClassSums, Sites, class_axes, enumerated_sites, expectation
 from pyro_vae.rng import as_floats, evaluation_mode
-
-
-class NoDensityError(ValueError):
-    """Raised where log q(z | x) is needed and the guide is a point mass."""
 
 
 @dataclass(frozen=True)

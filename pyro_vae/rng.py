@@ -28,11 +28,7 @@ def evaluation_mode(*programs: Callable[..., Any], seed: int | None = None) -> I
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if seed is not None:
-            stack.enter_context(torch.random.fork_rng(devices))
-            # torch.manual_seed would seed devices that are not used, which takes longer.
-            torch.default_generator.manual_seed(seed)
-            if devices:
-                torch.cuda.manual_seed_all(seed)
+            stack.enter_context(random_stream(seed, *devices))
         try:
             for module in modules:
                 module.training = False
@@ -40,6 +36,23 @@ def evaluation_mode(*programs: Callable[..., Any], seed: int | None = None) -> I
         finally:
             for module, mode in zip(modules, modes, strict=True):
                 module.training = mode
+
+
+@contextmanager
+def random_stream(seed: int, *devices: torch.device) -> Iterator[None]:
+    """Draw from a separate random stream; restore the global one after it.
+
+    Args:
+        seed: The seed of the stream.
+        devices: The devices on which numbers are drawn, besides the CPU.
+    """
+    cuda = [device for device in devices if device.type == "cuda"]
+    with torch.random.fork_rng(cuda):
+        # torch.manual_seed would seed devices that are not used, which takes longer.
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed_all(seed)
+        yield
 
 
 def as_floats(x: Tensor) -> Tensor:

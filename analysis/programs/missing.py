@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Real
 
 from analysis.plotting.images import draw_grid, is_image, value_limits
 from analysis.plotting.style import BLUE, GREY, ORANGE, new_figure, tidy
+from pyro_vae.completion import complete_prepared
 from pyro_vae.data.nouns import nouns
 
 if TYPE_CHECKING:
@@ -119,9 +120,7 @@ def impute(
         generator = torch.Generator().manual_seed(0)
         hidden = torch.rand(x.shape, generator=generator) < HIDDEN
         x = x.masked_fill(hidden.to(x.device), torch.nan)
-    options = {"num_samples": num_samples, "seed": 0}
-    mean = program.complete(x, **options)
-    drawn = program.complete(x, draws=draws, **options)
+    found = complete_prepared(program, x, draws=draws, num_samples=num_samples, seed=0)
     gaps = x.isnan()
     known = x.numpy(force=True).astype(np.float64)
     seen = known if known.ndim == 2 else np.moveaxis(known, 1, -1).reshape(-1, known.shape[1])
@@ -130,8 +129,8 @@ def impute(
     return Imputations(
         truth=truth.numpy(force=True).astype(np.float64),
         gaps=gaps.numpy(force=True),
-        mean=torch.where(gaps, mean, x).numpy(force=True),
-        draws=torch.where(gaps, drawn.to(x.dtype), x).numpy(force=True),
+        mean=found.mean.numpy(force=True),
+        draws=found.values.movedim(1, 0).numpy(force=True),
         start=x.nanmean(0).nan_to_num(0.0).numpy(force=True),
         spread=spread,
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Real
+from jaxtyping import Int, Real
 from torch import Tensor
 
 from pyro_vae.data.dataset import Dataset
@@ -417,7 +417,7 @@ class DataContract:
         return cls(**{**values, "units": Units.from_plain(values["units"])})
 
     def to_data_units(
-        self, x: Float[Tensor, " n *event"], *, draws: bool
+        self, x: Real[Tensor, " n *event"], *, draws: bool
     ) -> Real[Tensor, " n *event"]:
         """Convert a likelihood's output to the units of the training data.
 

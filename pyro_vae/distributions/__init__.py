@@ -13,7 +13,7 @@ from pyro_vae.distributions.constrained import (
 from pyro_vae.distributions.counts import Multinomial, NegativeBinomial, Poisson
 from pyro_vae.distributions.discrete import AutoregressiveBernoulli, OneHots, SpikeAndSlab
 from pyro_vae.distributions.levels import CategoricalLevels, DiscretizedLogistic, LogisticMixture
-from pyro_vae.distributions.markov import MarkovNormal
+from pyro_vae.distributions.markov import MarkovNormal, TwoLevels
 from pyro_vae.distributions.real import (
     Bijection,
     DiagonalNormalMixture,
@@ -51,6 +51,7 @@ __all__ = [
     "SphericalUniform",
     "SpikeAndSlab",
     "StudentT",
+    "TwoLevels",
     "VonMisesFisher",
 ]
 

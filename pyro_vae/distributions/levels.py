@@ -121,6 +121,17 @@ class DiscretizedLogistic(Distribution):
         """E[x], the sum over the levels."""
         return discretized_logistic_mean(self.loc, self.scale, self.levels)
 
+    @property
+    def variance(self) -> Float[Tensor, "*batch"]:
+        """E[(x - m)^2] - (E[x] - m)^2 about the level m nearest to the location."""
+        center = self.loc.round().clamp(0, self.levels - 1)
+        first, second = torch.zeros_like(center), torch.zeros_like(center)
+        for level in range(self.levels):
+            mass = self.log_prob(torch.full_like(center, level)).exp()
+            first = first + mass * (level - center)
+            second = second + mass * (level - center).square()
+        return second - first.square()
+
 
 class LogisticMixture(Distribution):
     r"""p(x) = prod_pixels sum_k w_k prod_c p_k(x_c | x_<c), mixtures of discretized logistics.

@@ -1,8 +1,8 @@
-"""A Markov chain of normal vectors."""
+"""A Markov chain of normal vectors, and two vectors of which one depends on the other."""
 
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -81,3 +81,36 @@ class MarkovNormal(Distribution):
 
 def _log_normal(value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return -(((value - loc) / scale).square() / 2 + scale.log() + math.log(2 * math.pi) / 2)
+
+
+class TwoLevels:
+    """(a, b) in one vector, a ~ p(a), b ~ p(b | a).
+
+    Args:
+        first: p(a).
+        second: a to p(b | a).
+        split: The length of the part that is first in the vector.
+        reverse: Whether the vector is (b, a).
+    """
+
+    def __init__(
+        self, first: Any, second: Callable[[Tensor], Any], split: int, reverse: bool = False
+    ) -> None:
+        self.first, self.second = first, second
+        self.split, self.reverse = split, reverse
+
+    def expand(self, batch_shape: _size) -> "TwoLevels":
+        """The same, broadcast to a larger batch shape."""
+        return TwoLevels(self.first.expand(batch_shape), self.second, self.split, self.reverse)
+
+    def sample(self, sample_shape: _size = ()) -> Tensor:
+        """Draws, `(*sample_shape, *batch_shape, dim)`."""
+        a = self.first.sample(sample_shape)
+        b = self.second(a).sample()
+        return torch.cat([b, a] if self.reverse else [a, b], -1)
+
+    def log_prob(self, value: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*broadcast"]:
+        """log p(a) + log p(b | a)."""
+        parts = value[..., : self.split], value[..., self.split :]
+        a, b = parts[::-1] if self.reverse else parts
+        return self.first.log_prob(a) + self.second(a).log_prob(b)

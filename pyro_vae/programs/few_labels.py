@@ -1,6 +1,6 @@
-"""The few labelled rows of a semi-supervised program: which keep their labels, and checks."""
+"""What a semi-supervised program needs besides model and guide: labelled rows, and codes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,9 @@ from jaxtyping import Int, Real
 from torch import Tensor
 
 from pyro_vae.checks import check_at_least
+from pyro_vae.conditional_draws import Conditionals
 from pyro_vae.data.labels import UNLABELLED, are_classes
+from pyro_vae.distributions import OneHots, TwoLevels
 
 # The seed that chooses which rows keep their labels, whatever the run's.
 LABEL_SEED = 20_140_620
@@ -115,3 +117,20 @@ def checked_classes(classes: int | None, labels: Any, labelled: int | None) -> i
             f"labelled must be at least the number of classes, {classes}, got {labelled}."
         )
     return classes
+
+
+def conditionals(program: Any) -> Callable[[Tensor], Conditionals]:
+    """p(y) p(z), p(x | y, z) and q(y | x) q(z | x, y), of codes that join z and a one-hot y."""
+    z, classes = program.prior(), program.classes
+
+    def posterior(x: Tensor) -> TwoLevels:
+        h, q = program.encoder(x), OneHots(program.classifier(x).unsqueeze(-2))
+        return TwoLevels(
+            q, lambda c: program.posterior(h + program.class_features(c)), -classes, reverse=True
+        )
+
+    prior = TwoLevels(
+        OneHots(program.uniform[None]), lambda c: z.expand(c.shape[:-1]), -classes, reverse=True
+    )
+    parts = Conditionals(prior, program.likelihood, posterior)
+    return lambda rows: parts

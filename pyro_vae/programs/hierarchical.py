@@ -4,7 +4,7 @@
 --prior vamp` trains it. z1 is what the decoder reads, and z2 gives z1 a prior that is learned.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +24,7 @@ from pyro_vae.checks import (
     class_of,
     support_of,
 )
+from pyro_vae.conditional_draws import Conditionals
 from pyro_vae.data import (
     DataContract,
     Kind,
@@ -34,6 +35,7 @@ from pyro_vae.data import (
     prepare,
 )
 from pyro_vae.data.validation import SUPPORTS
+from pyro_vae.distributions import TwoLevels
 from pyro_vae.generation import Generation
 from pyro_vae.model import LIKELIHOOD_OF_KIND, construct, find_parts, names_of_support
 from pyro_vae.parameter_names import UniqueParameterNames
@@ -198,6 +200,24 @@ class Hierarchical(Generation, UniqueParameterNames, PyroModule):
 
     def _new_codes(self, n: int) -> Tensor:
         return self.draw_below(self.prior().sample((n,)))
+
+    def _conditionals(self, y: Any, n: int) -> Callable[[Tensor], Conditionals]:
+        encoders: Any = self.posterior
+        bottom, top, lowest = encoders.bottom, encoders.top, self.latent_dims[0]
+
+        def posterior(x: Tensor) -> TwoLevels:
+            if encoders.inference == "bottom_up":
+                return TwoLevels(bottom(x), top, lowest)
+            outputs = bottom.encoder(x)
+
+            def below(z2: Tensor) -> Any:
+                return combine(bottom.normal(outputs), self.conditional(z2))
+
+            return TwoLevels(top(outputs), below, lowest, reverse=True)
+
+        prior = TwoLevels(self.prior(), self.conditional, lowest, reverse=True)
+        parts = Conditionals(prior, lambda z: self.likelihood(self._read(z)), posterior)
+        return lambda rows: parts
 
     def _generated(self, z: Tensor, noise: bool, *y: Any) -> Tensor:
         return super()._generated(self._read(z), noise, *y)

@@ -16,9 +16,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
 import pyro
-import pyro.distributions as dist
 import torch
 from jaxtyping import Float, Real
 from pyro.nn import pyro_method
@@ -33,24 +31,19 @@ from pyro_vae.checks import (
     class_of,
     support_of,
 )
+from pyro_vae.completion import check_elementwise
 from pyro_vae.data import (
     Kind,
     Units,
-    allow_missing,
     check_batch,
     check_observed,
     check_prepared,
-    read_rows,
 )
 from pyro_vae.data.missing import fill_means, is_missing
 from pyro_vae.data.validation import SUPPORTS
 from pyro_vae.distributions.distribution import Distribution
-from pyro_vae.log_densities import log_densities
 from pyro_vae.model import LIKELIHOOD_OF_KIND, VAE, construct, find_parts
-from pyro_vae.rng import as_floats, evaluation_mode, exportable
-
-# Draws x elements held at once by `impute`.
-_ELEMENTS = 4_000_000
+from pyro_vae.rng import exportable
 
 
 class WhereObserved(Distribution):
@@ -215,10 +208,8 @@ class Missing(VAE):
     ) -> Any:
         """x with its missing elements filled in: E[x_missing | x_observed], or draws.
 
-        z_1, ..., z_K ~ q(z | x_observed) have the weights w_k proportional to p(x_observed, z_k) /
-        q(z_k | x_observed), of sum one. The mean is sum_k w_k E[x_missing | z_k]. A draw is one of
-        p(x_missing | z_k), for a k with probability w_k. Both are exact as K grows: the guide only
-        decides how fast.
+        The mean or the draws of `complete`, with z from q(z | x_observed) and, in a fifth of the
+        draws, from p(z): importance weights make both exact as their number K grows.
 
         Args:
             x: Data in the units of the training data, in any form that `fit` takes, with NaN where
@@ -242,66 +233,10 @@ class Missing(VAE):
         References:
             MIWAE (Mattei & Frellsen, 2019), section 3, https://arxiv.org/abs/1812.02633
         """
-        check_at_least(1, num_samples=num_samples, draws=1 if draws is None else draws)
-        given = x if observed is None else _where(x, observed)
-        known, prepared = self._known_and_prepared(given)
-        y = self.complete(prepared, draws=draws, num_samples=num_samples, seed=seed)
-        if self.contract is not None:
-            rows = y.flatten(0, y.dim() - known.dim())
-            y = self.contract.to_data_units(rows, draws=draws is not None).reshape(y.shape)
-        y = torch.where(is_missing(known), y, known)
-        if draws is None:
-            return self._as_given(y, like=x)
-        shape = x.shape if isinstance(x, np.ndarray | Tensor) else known.shape
-        y = y.reshape(draws, *shape)
-        return y if isinstance(x, Tensor) else y.numpy(force=True)
-
-    def complete(
-        self,
-        x: Real[Tensor, " n *event"],
-        *,
-        draws: int | None = None,
-        num_samples: int = 200,
-        seed: int | None = None,
-    ) -> Real[Tensor, "..."]:
-        """`impute` for prepared data, in the likelihood's support; all elements are the model's.
-
-        Args:
-            x: Prepared data, with NaN where they are missing.
-            draws: As for `impute`.
-            num_samples: As for `impute`.
-            seed: As for `impute`.
-
-        Returns:
-            The mean given the observed elements, `(n, *event)`, or draws, `(draws, n, *event)`.
-        """
-        size = max(1, _ELEMENTS // (max(num_samples, draws or 1) * x[:1].numel()))
-        with evaluation_mode(self, seed=seed):
-            parts = [self._complete(rows, draws, num_samples) for rows in x.split(size)]
-        return torch.cat(parts, 0 if draws is None else 1)
-
-    def _known_and_prepared(self, x: Any) -> tuple[Tensor, Tensor]:
-        """The data in their units, with NaN, and in the likelihood's support."""
-        if self.contract is None:
-            check_batch(x, self.likelihood)
-            return x, as_floats(x)
-        with allow_missing():
-            data = self.contract.new_data(read_rows(x))
-        device = next(self.parameters()).device
-        # The slice makes sparse rows dense.
-        prepared = data.fixed("test")[:].to(device)
-        known = prepared if data.binarisation else data.dataset.test[:].to(device)
-        return known, as_floats(prepared)
-
-    def _complete(self, x: Tensor, draws: int | None, num_samples: int) -> Tensor:
-        terms = log_densities(self.model, self.guide, x, num_particles=num_samples)
-        weights = terms.log_weight.softmax(0)
-        (z,) = terms.draws
-        if draws is None:
-            mean = self.likelihood(z).mean
-            return (weights.reshape(*weights.shape, *(1,) * (x.dim() - 1)) * mean).sum(0)
-        chosen = dist.Categorical(weights.T).sample((draws,))
-        return self.likelihood(z[chosen, torch.arange(len(x), device=z.device)]).sample()
+        check_at_least(1, draws=1 if draws is None else draws)
+        options: Any = {"draws": draws or 1, "num_samples": num_samples, "seed": seed}
+        found = self.complete(x, observed, **options)
+        return found.mean if draws is None else found.values.swapaxes(0, 1)
 
 
 def build(
@@ -372,37 +307,3 @@ def build(
     given["posterior"] = construct(posterior, given)
     parts = construct(prior, given), construct(likelihood, given), given["posterior"]
     return Missing(*parts, missing_rate)
-
-
-def check_elementwise(prior: nn.Module, likelihood: nn.Module) -> None:
-    """Check that the elements of x are independent given z.
-
-    Raises:
-        ValueError: If they are not: what is missing could not be left out.
-    """
-    with evaluation_mode(prior, likelihood, seed=0):
-        p = likelihood(prior().sample((1,)))
-    independent = isinstance(p, torch.distributions.Independent)
-    if not independent or p.base_dist.event_shape:
-        raise ValueError(
-            "missing values need a likelihood whose elements are independent given z, and those "
-            f"of {type(likelihood).__name__} are not: choose another, such as bernoulli, "
-            "categorical, negative_binomial, logit_normal, normal or student_t."
-        )
-
-
-def _where(x: Any, observed: Any) -> Any:
-    """x with NaN where it is not observed."""
-    mask = np.asarray(observed.cpu() if isinstance(observed, Tensor) else observed)
-    shape = tuple(x.shape) if hasattr(x, "shape") else np.shape(x)
-    if mask.shape != shape or mask.dtype.kind != "b":
-        raise ValueError(
-            f"observed must be a mask of booleans of the shape of x, {shape}, got {mask.dtype} of "
-            f"shape {mask.shape}."
-        )
-    if hasattr(x, "iloc"):
-        return x.where(mask)
-    if isinstance(x, Tensor):
-        return as_floats(x).masked_fill(torch.from_numpy(~mask).to(x.device), torch.nan)
-    array = np.asarray(x)
-    return np.where(mask, array.astype(array.dtype if array.dtype.kind == "f" else float), np.nan)

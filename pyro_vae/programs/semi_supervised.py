@@ -4,7 +4,7 @@
 images of which 100 have labels. Read `SemiSupervised.model` and `guide` first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -26,6 +26,7 @@ from pyro_vae.checks import (
     class_of,
     support_of,
 )
+from pyro_vae.conditional_draws import Conditionals
 from pyro_vae.data import (
     DataContract,
     Kind,
@@ -40,7 +41,7 @@ from pyro_vae.data.validation import SUPPORTS
 from pyro_vae.generation import Generation
 from pyro_vae.model import LIKELIHOOD_OF_KIND, check_pair, construct, find_parts
 from pyro_vae.parameter_names import UniqueParameterNames
-from pyro_vae.programs.few_labels import checked_classes, stored_rows
+from pyro_vae.programs.few_labels import checked_classes, conditionals, stored_rows
 from pyro_vae.rng import as_floats, evaluation_mode, exportable
 
 # log 0: exp(-1e4) is 0 in float32 and in float64, and 0 times it is not NaN.
@@ -326,10 +327,14 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
         """
         check_count(1, n=n)
         with evaluation_mode(self, seed=seed):
-            z = self.prior().sample((int(n),))
-            drawn = torch.randint(self.classes, (int(n),), device=self.numbers.device)
-            c = drawn if y is None else self._class_numbers(y)
-            return self._as_given(self._generated(self.code(z, c), noise))
+            code = self._new_codes(int(n))
+            if y is not None:
+                code = self.code(code[:, : -self.classes], self._class_numbers(y))
+            return self._as_given(self._generated(code, noise))
+
+    def _new_codes(self, n: int) -> Tensor:
+        z = self.prior().sample((n,))
+        return self.code(z, torch.randint(self.classes, (n,), device=self.numbers.device))
 
     def _guide_at(self, x: Tensor, *y: Any) -> Any:
         """q(z | x, y) at the most probable class."""
@@ -359,6 +364,9 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
         """The most probable class of prepared data, and its mean of z."""
         c = self.classifier(x).argmax(-1)
         return self.code(self.posterior.embed(self.features(x, c)), c)
+
+    def _conditionals(self, y: Any, n: int) -> Callable[[Tensor], Conditionals]:
+        return conditionals(self)
 
 
 def build(

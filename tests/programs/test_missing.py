@@ -337,7 +337,7 @@ def test_a_mask_of_another_shape_is_refused():
 
 def test_a_point_guide_has_no_imputations():
     program = missing.build((4,), posterior="point", likelihood="normal")
-    with pytest.raises(ValueError, match="an importance weight needs a guide with a density"):
+    with pytest.raises(ValueError, match="a completion needs a guide with a density"):
         program.impute(torch.zeros(1, 4))
 
 

@@ -12,7 +12,7 @@ import xarray
 from analysis import row_files
 from pyro_vae.configuration.components import load_data, prepare_data
 from pyro_vae.data import preprocessing
-from pyro_vae.evidence import evaluate, row_scores
+from pyro_vae.evidence import evaluate, row_scores, typicality
 from pyro_vae.runs import load
 
 COLUMNS = ["row", "log_p", "log_p_se", "khat", "ess", "elbo", "reconstruction", "kl"]
@@ -185,21 +185,29 @@ def test_undefined_rows_are_named_and_blank(score, on_table, tmp_path, capsys):
     assert not found.typicality[4] > 1 / 21
 
 
-def test_nothing_half_written(score, on_table, tmp_path, contents):
-    def fails(*_, **__):
-        raise ValueError("the disk is full.")
+def test_nothing_half_written(score, on_table, tmp_path, contents, monkeypatch):
+    calls = []
 
+    def fails(scores, reference):
+        calls.append(len([*tmp_path.glob(".*.tmp")]))
+        if len(calls) % 2 == 0:  # The second block, while the first is written.
+            raise ValueError("the disk is full.")
+        return typicality(scores, reference)
+
+    monkeypatch.setattr(preprocessing, "_BLOCK_ROWS", 10)
     before = contents(on_table)
     for suffix in (".csv", ".parquet", ".nc"):
         out = tmp_path / f"scores{suffix}"
-        assert score(on_table, *FEW, "--out", out, typicality=fails) == 2
+        assert score(on_table, *FEW, "--out", out, typicality=fails, ROWS=10) == 2
         out.write_bytes(b"old")
-        assert score(on_table, *FEW, "--out", out, "--overwrite", typicality=fails) == 2
+        assert score(on_table, *FEW, "--out", out, "--overwrite", typicality=fails, ROWS=10) == 2
         assert [*tmp_path.iterdir()] == [out]
         assert out.read_bytes() == b"old"
         out.unlink()
     new = {name for name in contents(on_table).keys() - before.keys() if "kept" not in name}
     assert new == set()
+    # A temporary file was there.
+    assert calls == [0, 1] * 6
 
 
 def test_bad_input(refused, on_table, trained, train, tmp_path):
@@ -238,7 +246,6 @@ def test_bad_input(refused, on_table, trained, train, tmp_path):
     assert "needs a guide with a density" in refused("score", autoencoder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", ["clustering", "semi_supervised", "missing"])
 def test_other_programs(model, score, train, tmp_path):
     run = train(tmp_path / model, "--model", model)

@@ -35,15 +35,26 @@ def test_draws_that_are_too_narrow_or_too_wide_are_seen(scale, expected):
     assert coverage(ranks) == pytest.approx(expected, abs=0.012)
 
 
+@pytest.fixture(autouse=True)
+def known_completions(monkeypatch):
+    """Programs complete prepared data themselves."""
+    monkeypatch.setattr(
+        "analysis.programs.missing.complete_prepared",
+        lambda program, x, **options: program.complete(x, **options),
+    )
+
+
 def known_program(event, noise=0.5):
     """x_i ~ N(3 i, noise^2) given nothing: a mean and draws that are exact."""
     center = 3.0 * torch.arange(float(torch.tensor(event).prod())).reshape(event)
 
-    def complete(x, *, draws=None, num_samples, seed):
+    def complete(x, *, draws, num_samples, seed):
         generator = torch.Generator().manual_seed(seed)
-        if draws is None:
-            return center.expand(x.shape)
-        return center + noise * torch.randn((draws, *x.shape), generator=generator)
+        drawn = center + noise * torch.randn((len(x), draws, *event), generator=generator)
+        return SimpleNamespace(
+            mean=torch.where(x.isnan(), center, x),
+            values=torch.where(x[:, None].isnan(), drawn, x[:, None]),
+        )
 
     rows = center + noise * torch.randn(400, *event, generator=torch.Generator().manual_seed(5))
     return SimpleNamespace(complete=complete), rows

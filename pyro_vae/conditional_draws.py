@@ -1,0 +1,267 @@
+"""Draws of z given the observed elements of x, with their weights or from Markov chains."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data.missing import is_missing
+
+# The share of the proposals that are from the prior, which bounds a weight by p(x_observed | z) /
+# (0.2 p(x_observed)), and the largest number of completed rows whose codes the others are from.
+_PRIOR_SHARE, _FILLS = 0.2, 32
+# These rows are first from weighted draws of the prior, and then redrawn in some rounds: the
+# number of draws for it, as shares of those of the result.
+_FIRST, _ROUNDS, _PILOT = 0.25, 6, 0.1
+# Steps before the first one that is kept, as a share of those kept.
+_WARMUP = 0.5
+# The largest numbers of draws x elements and of draws x rows held at once.
+_ELEMENTS, _PAIRS = 4_000_000, 2**14
+
+
+@dataclass(frozen=True)
+class Conditionals:
+    """What a completion needs of a program, for some rows.
+
+    Args:
+        prior: p(z), with `sample` and `log_prob`.
+        likelihood: z `(k, n, latent_dim)` to p(x | z) with batch shape `(k, n)`.
+        posterior: x `(k, n, *event_shape)` to q(z | x) with batch shape `(k, n)`.
+        reads_missing: Whether the posterior reads NaN as missing.
+    """
+
+    prior: Any
+    likelihood: Callable[[Tensor], Any]
+    posterior: Callable[[Tensor], Any]
+    reads_missing: bool = False
+
+
+def row_chunks(chosen: Tensor, num_samples: int, size: int) -> tuple[Tensor, ...]:
+    """The numbers of the chosen rows, as many at once as bounded memory allows."""
+    most = max(1, min(_PAIRS // num_samples, _ELEMENTS // (num_samples * size)))
+    return chosen.nonzero()[:, 0].split(most) if bool(chosen.any()) else ()
+
+
+@dataclass
+class Draws:
+    """Draws of z for some rows, `(k, n, latent_dim)`, with their log weights `(k, n)`.
+
+    `mean` and `sd` are those of x under the weights, `(n, *event)`; `acceptance` is `(n,)`.
+    """
+
+    z: Tensor
+    log_weight: Tensor
+    mean: Tensor
+    sd: Tensor
+    acceptance: Any = None
+    distinct: Any = None
+
+
+class ConditionalDraws:
+    """Some rows with missing elements, and the distributions of the program for them."""
+
+    def __init__(self, x: Tensor, fill: Tensor, parts: Conditionals, numbers: Tensor) -> None:
+        self.x, self.parts, self.numbers = x, parts, numbers
+        self.gaps = is_missing(x)
+        self.safe = torch.where(self.gaps, fill, x)
+
+    def importance(self, num_samples: int) -> Draws:
+        """Weighted draws from a mixture of q(z | completed x), for several, and p(z)."""
+        return self.weigh(*self.propose(self.fills(num_samples), num_samples))
+
+    def chains(self, chains: int, length: int) -> Draws:
+        """Chains with x_missing ~ p(x_missing | z), and z ~ q(z | x) accepted or rejected.
+
+        They start at draws from the weighted ones. Draws of one chain are `chains` apart.
+        """
+        kept, warmup = chains * length, int(_WARMUP * length)
+        start = self.weigh(*self.propose(self.fills(kept), max(chains, int(_FIRST * kept))))
+        numbers = resample(start.log_weight, chains)
+        z, states, moments = take(start.z, numbers), [], _Moments()
+        accepted = torch.zeros(z.shape[:2], device=z.device)
+        for step in range(warmup + length):
+            x = self.completed_at(z)
+            q = self.parts.posterior(x)
+            new = q.sample()
+            log_ratio = self.log_joint(new, x) - self.log_joint(z, x)
+            log_ratio = log_ratio + (q.log_prob(z) - q.log_prob(new)).double()
+            # NaN, of a proposal without a density, is not accepted.
+            accept = torch.rand_like(log_ratio).log() < log_ratio
+            z = torch.where(accept[..., None], new, z)
+            accepted += accept
+            if step >= warmup:
+                states.append(z)
+                for p in self.decoded(z):
+                    moments.add(z.new_zeros(p.batch_shape, dtype=torch.float64), p)
+        draws = torch.cat(states)
+        different = (numbers.sort(0).values.diff(dim=0) != 0).sum(0) + 1
+        return Draws(
+            draws,
+            draws.new_zeros(draws.shape[:2], dtype=torch.float64),
+            *moments.result(),
+            accepted.mean(0) / (warmup + length),
+            different + accepted.sum(0),
+        )
+
+    def fills(self, num_samples: int) -> Tensor:
+        """The rows with their missing elements filled in, for proposals, `(fills, n, *event)`.
+
+        They are draws from p(x_missing | z) at weighted draws of z: at first those of the prior,
+        and then in rounds those of the proposals so far. Each round comes closer to
+        p(x_missing | x_observed). A guide that reads missing values needs no fills.
+        """
+        if self.parts.reads_missing:
+            return self.x[None]
+        count = min(_FILLS, math.isqrt(num_samples))
+        z = self.parts.prior.sample((max(count, int(_FIRST * num_samples)), len(self.x)))
+        found = self.weigh(z, self.parts.prior.log_prob(z).double())
+        for _ in range(_ROUNDS):
+            fills = self.completed_at(take(found.z, resample(found.log_weight, count)))
+            found = self.weigh(*self.propose(fills, max(count, int(_PILOT * num_samples))))
+        return self.completed_at(take(found.z, resample(found.log_weight, count)))
+
+    def propose(self, fills: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
+        """Draws of the mixture of q(z | fill), in equal numbers, and p(z), and its log density.
+
+        The mixture has the shares with which it was drawn from, so that weights are those of one
+        proposal, whichever part a draw is from.
+        """
+        p, n = self.parts.prior, len(self.x)
+        from_prior = int(_PRIOR_SHARE * num_samples)
+        others = num_samples - from_prior
+        fills = fills[:others]
+        q = self.parts.posterior(fills)
+        count = -(-others // len(fills))
+        z = q.sample((count,)).flatten(0, 1)[:others]
+        z = torch.cat([z, p.sample((from_prior, n))])
+        counts = torch.full((len(fills),), count, dtype=torch.float64, device=z.device)
+        counts[others - (count - 1) * len(fills) :] -= 1
+        shape = (num_samples, len(fills), n)
+        log_q = q.expand(shape).log_prob(z[:, None].expand(*shape, -1)).double()
+        log_shares = (counts / num_samples).log()[:, None]
+        parts = [log_q + log_shares]
+        if from_prior:
+            parts.append(p.log_prob(z)[:, None].double() + math.log(from_prior / num_samples))
+        return z, torch.cat(parts, 1).logsumexp(1)
+
+    def weigh(self, z: Tensor, log_proposal: Tensor) -> Draws:
+        """The weights p(z) p(x_observed | z) / p(proposal) of draws, and moments under them."""
+        log_ratio = self.parts.prior.log_prob(z).double() - log_proposal
+        log_weights, moments = [], _Moments()
+        for p, ratio in zip(self.decoded(z), log_ratio.split(self.block), strict=True):
+            log_p = p.base_dist.log_prob(self.safe).masked_fill(self.gaps, 0)
+            log_weights.append(ratio + log_p.flatten(2).sum(2).double())
+            moments.add(log_weights[-1], p)
+        log_weight = torch.cat(log_weights)
+        undefined = ~log_weight.amax(0).isfinite()
+        if undefined.any():
+            row = int(self.numbers[undefined.nonzero()[0, 0]])
+            raise ValueError(
+                f"the model has no density at the observed elements of row {row}: they are "
+                "impossible or too far from the training data to be completed."
+            )
+        return Draws(z, log_weight, *moments.result())
+
+    def completed(self, found: Draws, draws: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws of the rows, `(n, draws, *event)`, their mean and their standard deviation."""
+        z = take(found.z, resample(found.log_weight, draws))
+        mean = torch.where(self.gaps, found.mean, self.x)
+        sd = torch.where(self.gaps, found.sd, 0)
+        values = self.completed_at(z).movedim(0, 1)
+        return tuple(each.to(self.x.dtype) for each in (values, mean, sd))  # pyright: ignore
+
+    def completed_at(self, z: Tensor) -> Tensor:
+        """x with x_missing ~ p(x_missing | z), `(k, n, *event)`."""
+        return torch.cat([torch.where(self.gaps, p.sample(), self.x) for p in self.decoded(z)])
+
+    def log_joint(self, z: Tensor, x: Tensor) -> Tensor:
+        """log p(z) + log p(x | z) of completed rows, `(k, n)`."""
+        parts = zip(self.decoded(z), x.split(self.block), strict=True)
+        log_p = torch.cat([p.log_prob(rows).double() for p, rows in parts])
+        return self.parts.prior.log_prob(z).double() + log_p
+
+    def decoded(self, z: Tensor) -> Iterator[Any]:
+        """p(x | z) at blocks of the draws of z `(k, n, latent_dim)`."""
+        return map(self.parts.likelihood, z.split(self.block))
+
+    @property
+    def block(self) -> int:
+        """The number of draws decoded at once."""
+        return max(1, _ELEMENTS // self.x.numel())
+
+
+class _Moments:
+    """The mean and the standard deviation of x ~ p(x | z) over weighted draws of z.
+
+    Sums are over blocks of draws, relative to the largest log weight so far.
+    """
+
+    def add(self, log_weight: Tensor, p: Any) -> None:
+        """Add draws: their log weights, `(k, n)`, and p(x | z)."""
+        mean = p.mean
+        if not hasattr(self, "center"):
+            # Deviations from one of the means lose no precision to a large offset.
+            self.center = mean[0]
+            self.largest = torch.full_like(log_weight[0], torch.finfo(torch.float64).min)
+            self.sums: list[Tensor] = [mean.new_zeros(())] * 3
+        try:
+            variance = p.variance
+        except (AttributeError, NotImplementedError):
+            variance = (p.sample() - mean).square()
+        largest = torch.maximum(self.largest, log_weight.amax(0))
+        weight = (log_weight - largest).exp().to(mean.dtype)
+        scale = (self.largest - largest).exp().to(mean.dtype)
+        self.largest = largest
+        weight, scale = (_over(each, mean) for each in (weight, scale))
+        deviation = mean - self.center
+        second = variance + deviation.square()
+        new = (weight.sum(0), (weight * deviation).sum(0), (weight * second).sum(0))
+        self.sums = [scale * total + term for total, term in zip(self.sums, new, strict=True)]
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """The mean and the standard deviation, `(n, *event)`."""
+        total, first, second = self.sums
+        deviation = first / total
+        return self.center + deviation, (second / total - deviation.square()).clamp(min=0).sqrt()
+
+
+def _over(values: Tensor, event: Tensor) -> Tensor:
+    """Values of rows, with axes of length 1 for the event."""
+    axes = event[0].dim() - 1 if values.dim() == 2 else event.dim() - 2
+    return values.reshape(*values.shape, *(1,) * axes)
+
+
+def resample(log_weight: Tensor, count: int) -> Tensor:
+    """The numbers of draws with probabilities proportional to their weights, `(count, n)`.
+
+    Systematic: each draw is taken its expected number of times, rounded up or down, and the
+    result shuffled.
+    """
+    edges = log_weight.softmax(0).cumsum(0).T.contiguous()
+    n = len(edges)
+    u = torch.rand(n, 1, dtype=edges.dtype, device=edges.device)
+    points = (torch.arange(count, device=edges.device) + u) / count
+    numbers = torch.searchsorted(edges, points, right=True).clamp(max=edges.shape[1] - 1)
+    order = torch.rand(n, count, device=edges.device).argsort(1)
+    return numbers.gather(1, order).T
+
+
+def take(z: Tensor, numbers: Tensor) -> Tensor:
+    """The draws of z with these numbers, `(count, n, latent_dim)`."""
+    return z.gather(0, numbers[..., None].expand(-1, -1, z.shape[-1]))
+
+
+def size_of_chains(found: Draws, chains: int) -> np.ndarray:
+    """The effective number of draws of chains: the smallest over the coordinates of z.
+
+    At most the number of different draws, as chains that never move look like constants.
+    """
+    from arviz_stats.base.array import array_stats
+
+    z = found.z.unflatten(0, (-1, chains)).numpy(force=True)
+    sizes = np.asarray(array_stats.ess(z, chain_axis=1, draw_axis=0)).min(-1)
+    return np.minimum(sizes, found.distinct.numpy(force=True)).clip(max=len(found.z))

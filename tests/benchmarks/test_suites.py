@@ -130,7 +130,7 @@ def results():
         "encoding": {
             "images": 70_000,
             "rounds": 1,
-            "seconds": dict.fromkeys(encoding.TITLES, [0.4]),
+            "seconds": {name: [0.4] for name in encoding.TITLES},
             "targets": [],
         },
         "annealing": {

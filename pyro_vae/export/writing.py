@@ -1,6 +1,7 @@
 """Encoder, decoder and sampler of a trained program as files, for use without this package."""
 
 import contextlib
+import copy
 import io
 import json
 import warnings
@@ -106,6 +107,8 @@ def export(
     """
     from pyro_vae import __version__
 
+    if next(vae.parameters()).device.type != "cpu":
+        vae = copy.deepcopy(vae).cpu()
     check_choice(FUNCTIONS, **{f"only[{i}]": name for i, name in enumerate(only)})
     check_choice(FORMATS, **{f"formats[{i}]": name for i, name in enumerate(formats)})
     files: dict[str, bytes] = {}
@@ -214,7 +217,25 @@ def _exported(name: str, function: Function) -> Any:
                 f"the {name} cannot be exported: it draws random numbers by {node.target}, which "
                 "has no form as a function of given noise."
             )
+    _remove_unused(program)
     return program
+
+
+def _remove_unused(program: Any) -> None:
+    """Remove the parameters that a function does not use: a decoder holds no encoder."""
+    unused = {
+        node.name: node
+        for node in program.graph.nodes
+        if node.op == "placeholder" and not node.users
+    }
+    specifications = program.graph_signature.input_specs
+    removed = [each for each in specifications if each.target and each.arg.name in unused]
+    for each in removed:
+        specifications.remove(each)
+        program.graph.erase_node(unused[each.arg.name])
+        program.state_dict.pop(each.target, None)
+        program.constants.pop(each.target, None)
+    program.graph_module.recompile()
 
 
 def _pt2(program: Any) -> bytes:

@@ -23,7 +23,7 @@ from pyro_vae import likelihoods, networks, posteriors, priors
 from pyro_vae.checks import Part, check_count, check_parts, checked_sizes, class_of, support_of
 from pyro_vae.conditional_draws import Conditionals
 from pyro_vae.data import DataContract, Kind, Units, check_batch, check_observed, prepare
-from pyro_vae.data.preprocessing import check_prepared
+from pyro_vae.data.batch_checks import check_prepared
 from pyro_vae.data.validation import SUPPORTS
 from pyro_vae.generation import Generation
 from pyro_vae.model import LIKELIHOOD_OF_KIND, check_pair, construct, find_parts
@@ -322,9 +322,11 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
     def _generated(self, z: Tensor, noise: bool, *y: Any) -> Tensor:
         return self._drawn(self._density(z, y[0] if y else None, None), noise)
 
+    def _covariates_of(self, y: Any, n: int) -> tuple[Tensor, ...]:
+        return (self.conditions(y, n),)
+
     def _guide_at(self, x: Tensor, *y: Any) -> Any:
-        c = self.covariates(self.conditions(y[0] if y else None, len(x)))
-        return self.posterior(join(x.flatten(1), c))
+        return self.posterior(join(x.flatten(1), self.covariates(*y)))
 
     def _drawn(self, p: Any, noise: bool) -> Tensor:
         """Means, or draws, in the units of the training data."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pyro_vae import distributions, likelihoods
 from pyro_vae.checks import or_meant
+from pyro_vae.data.batch_checks import OneLineError
 from pyro_vae.data.labels import UNLABELLED
-from pyro_vae.data.preprocessing import OneLineError
 from pyro_vae.posteriors.posterior import bounded
 
 # Columns of whole numbers among floats are categories up to this number of values.

@@ -348,7 +348,7 @@ class RunSamples:
         """
         if self.options.given:
             raise ValueError(
-                f"{self.options.kind} of a {type(self.program).__name__} program take no --given."
+                f"{self.options.kind} of a {type(self.program).__name__} program take no --given here."
             )
 
 

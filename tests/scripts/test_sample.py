@@ -2,7 +2,12 @@
 
 import io
 import json
+import re
+import runpy
+import shlex
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +19,8 @@ from pyro_vae import load
 from pyro_vae.data import digits
 
 DIGITS = digits()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "sampling.md").read_text()
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +49,8 @@ def arrays(path):
 
 def image(path):
     """A picture in memory, with the number of its frames."""
-    return Image.open(io.BytesIO(path.read_bytes()))
+    found: Any = Image.open(io.BytesIO(path.read_bytes()))
+    return found
 
 
 def test_each_kind_is_that_of_the_method(sample, run):
@@ -323,3 +331,22 @@ def test_sequences_series_and_counts(sample, train, tmp_path):
         assert sample(run, "traversals", "--out", run / "moving.gif") == 0
     assert sample(runs[-1], "--out", runs[-1] / "moving.gif") == 0
     assert image(runs[-1] / "moving.gif").n_frames == 20
+
+
+def test_the_commands_of_the_page_parse():
+    parser = runpy.run_path(str(ROOT / "scripts" / "sample.py"))["parser"]()
+    lines = re.findall(r"^python scripts/sample\.py .*$", PAGE, re.MULTILINE)
+    assert len(lines) == 10
+    for line in lines:
+        words = [word for word in shlex.split(line, comments=True)[2:]]
+        parser.parse_args([w for w in words if w not in ("--data", "new.csv")])
+
+
+@pytest.mark.slow
+def test_the_python_of_the_page_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    scope: dict = {}
+    exec(compile(code.replace("epochs=5", "epochs=1"), "sampling.md", "exec"), scope)
+    assert scope["half"].values.shape == (2, 8, 1, 8, 8)
+    for shape in re.findall(r"^(\w+) = .*# (\([\d, ]+\))$", code, re.MULTILINE):
+        assert str(scope[shape[0]].shape) == shape[1]

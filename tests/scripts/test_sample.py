@@ -329,8 +329,8 @@ def test_sequences_series_and_counts(sample, train, tmp_path):
             )
         assert sample(run, "completions", "--missing", 0.3, "--samples", 100) == 0
         assert sample(run, "traversals", "--out", run / "moving.gif") == 0
-    assert sample(runs[-1], "--out", runs[-1] / "moving.gif") == 0
-    assert image(runs[-1] / "moving.gif").n_frames == 20
+    assert sample(runs[-1], "--out", runs[-1] / "prior.gif") == 0
+    assert image(runs[-1] / "prior.gif").n_frames == 20
 
 
 def test_the_commands_of_the_page_parse():

@@ -55,8 +55,8 @@ class Draws:
 
     z: Tensor
     log_weight: Tensor
-    mean: Tensor
-    sd: Tensor
+    mean: Any = None
+    sd: Any = None
     acceptance: Any = None
     distinct: Any = None
 
@@ -71,7 +71,16 @@ class ConditionalDraws:
 
     def importance(self, num_samples: int) -> Draws:
         """Weighted draws from a mixture of q(z | completed x), for several, and p(z)."""
-        return self.weigh(*self.propose(self.fills(num_samples), num_samples))
+        return self.weigh(*self.propose(self.fills(num_samples), num_samples), moments=_Moments())
+
+    def unobserved(self, num_samples: int) -> Draws:
+        """Draws from p(z), with equal weights, of rows without an observed element."""
+        return self.weigh(*self.from_prior(num_samples), moments=_Moments())
+
+    def from_prior(self, num_samples: int) -> tuple[Tensor, Tensor]:
+        """Draws of p(z) and their log densities."""
+        z = self.parts.prior.sample((num_samples, len(self.x)))
+        return z, self.parts.prior.log_prob(z).double()
 
     def chains(self, chains: int, length: int) -> Draws:
         """Chains with x_missing ~ p(x_missing | z), and z ~ q(z | x) accepted or rejected.
@@ -117,8 +126,7 @@ class ConditionalDraws:
         if self.parts.reads_missing:
             return self.x[None]
         count = min(_FILLS, math.isqrt(num_samples))
-        z = self.parts.prior.sample((max(count, int(_FIRST * num_samples)), len(self.x)))
-        found = self.weigh(z, self.parts.prior.log_prob(z).double())
+        found = self.weigh(*self.from_prior(max(count, int(_FIRST * num_samples))))
         for _ in range(_ROUNDS):
             fills = self.completed_at(take(found.z, resample(found.log_weight, count)))
             found = self.weigh(*self.propose(fills, max(count, int(_PILOT * num_samples))))
@@ -140,22 +148,25 @@ class ConditionalDraws:
         z = torch.cat([z, p.sample((from_prior, n))])
         counts = torch.full((len(fills),), count, dtype=torch.float64, device=z.device)
         counts[others - (count - 1) * len(fills) :] -= 1
-        shape = (num_samples, len(fills), n)
-        log_q = q.expand(shape).log_prob(z[:, None].expand(*shape, -1)).double()
+        log_q = []
+        for part in z.split(max(1, _ELEMENTS // (len(fills) * z[0].numel()))):
+            shape = (len(part), len(fills), n)
+            log_q.append(q.expand(shape).log_prob(part[:, None].expand(*shape, -1)).double())
         log_shares = (counts / num_samples).log()[:, None]
-        parts = [log_q + log_shares]
+        parts = [torch.cat(log_q) + log_shares]
         if from_prior:
             parts.append(p.log_prob(z)[:, None].double() + math.log(from_prior / num_samples))
         return z, torch.cat(parts, 1).logsumexp(1)
 
-    def weigh(self, z: Tensor, log_proposal: Tensor) -> Draws:
-        """The weights p(z) p(x_observed | z) / p(proposal) of draws, and moments under them."""
+    def weigh(self, z: Tensor, log_proposal: Tensor, moments: "_Moments | None" = None) -> Draws:
+        """Draws with the weights p(z) p(x_observed | z) / proposal(z), and moments under them."""
         log_ratio = self.parts.prior.log_prob(z).double() - log_proposal
-        log_weights, moments = [], _Moments()
+        log_weights = []
         for p, ratio in zip(self.decoded(z), log_ratio.split(self.block), strict=True):
             log_p = p.base_dist.log_prob(self.safe).masked_fill(self.gaps, 0)
             log_weights.append(ratio + log_p.flatten(2).sum(2).double())
-            moments.add(log_weights[-1], p)
+            if moments is not None:
+                moments.add(log_weights[-1], p)
         log_weight = torch.cat(log_weights)
         undefined = ~log_weight.amax(0).isfinite()
         if undefined.any():
@@ -164,7 +175,7 @@ class ConditionalDraws:
                 f"the model has no density at the observed elements of row {row}: they are "
                 "impossible or too far from the training data to be completed."
             )
-        return Draws(z, log_weight, *moments.result())
+        return Draws(z, log_weight, *(moments.result() if moments is not None else ()))
 
     def completed(self, found: Draws, draws: int) -> tuple[Tensor, Tensor, Tensor]:
         """Draws of the rows, `(n, draws, *event)`, their mean and their standard deviation."""
@@ -205,7 +216,7 @@ class _Moments:
         mean = p.mean
         if not hasattr(self, "center"):
             # Deviations from one of the means lose no precision to a large offset.
-            self.center = mean[0]
+            self.center = mean[0].nan_to_num(0.0, 0.0, 0.0)
             self.largest = torch.full_like(log_weight[0], torch.finfo(torch.float64).min)
             self.sums: list[Tensor] = [mean.new_zeros(())] * 3
         try:
@@ -217,8 +228,10 @@ class _Moments:
         scale = (self.largest - largest).exp().to(mean.dtype)
         self.largest = largest
         weight, scale = (_over(each, mean) for each in (weight, scale))
-        deviation = mean - self.center
-        second = variance + deviation.square()
+        # An impossible z may have no finite mean.
+        possible = weight > 0
+        deviation = torch.where(possible, mean - self.center, 0)
+        second = torch.where(possible, variance, 0) + deviation.square()
         new = (weight.sum(0), (weight * deviation).sum(0), (weight * second).sum(0))
         self.sums = [scale * total + term for total, term in zip(self.sums, new, strict=True)]
 
@@ -231,8 +244,7 @@ class _Moments:
 
 def _over(values: Tensor, event: Tensor) -> Tensor:
     """Values of rows, with axes of length 1 for the event."""
-    axes = event[0].dim() - 1 if values.dim() == 2 else event.dim() - 2
-    return values.reshape(*values.shape, *(1,) * axes)
+    return values.reshape(*values.shape, *(1,) * (event.dim() - 2))
 
 
 def resample(log_weight: Tensor, count: int) -> Tensor:

@@ -40,12 +40,12 @@ def complete(likelihood: str, method: str, seed: int, options: argparse.Namespac
     support: Any = vae.likelihood.support
     data = PreparedData(dataset, support)
     fit(vae, data, max_steps=options.max_steps or STEPS)
-    truth: Any = data.fixed("test").float()
+    truth = data.fixed("test")[:].float()
     gaps = torch.zeros(truth.shape[1:], dtype=torch.bool)
     gaps[:, 4:] = True
     start, sizes = time.monotonic(), {}
     if method == "decode":
-        filled = torch.where(gaps, data.fixed("train").float().mean(0), truth)
+        filled = torch.where(gaps, data.fixed("train")[:].float().mean(0), truth)
         with evaluation_mode(vae, seed=seed):
             draws = vae.likelihood(vae.posterior.embed(filled)).sample((DRAWS,))
     else:

@@ -106,11 +106,12 @@ class Parser(argparse.ArgumentParser):
             help="Draws from the guide for the importance weights of each example. Default: 1000.",
         )
 
-    def add_common_options(self, *, seed: bool = True) -> None:
+    def add_common_options(self, *, seed: bool = True, device: bool = True) -> None:
         """Add the options of every script that reads a run.
 
         Args:
             seed: Whether the script draws random numbers.
+            device: Whether it computes on a device of one's choice.
         """
         if seed:
             self.add_argument(
@@ -120,12 +121,13 @@ class Parser(argparse.ArgumentParser):
                 default=0,
                 help="Seed of all random draws. Default: 0.",
             )
-        self.add_argument(
-            "--device",
-            choices=("auto", "cpu", "cuda"),
-            default="auto",
-            help="Device to compute on. Default: auto.",
-        )
+        if device:
+            self.add_argument(
+                "--device",
+                choices=("auto", "cpu", "cuda"),
+                default="auto",
+                help="Device to compute on. Default: auto.",
+            )
         self.add_argument(
             "--data-root",
             type=Path,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Real
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from pyro_vae.checks import check_count
@@ -137,9 +137,26 @@ class Generation(LatentGrids):
         with evaluation_mode(self, seed=seed):
             ends = [self._single(example, name) for example, name in ((a, "a"), (b, "b"))]
             start, end = (self._code(self._prepared(x), *given).numpy(force=True) for x in ends)
-            along = None if data is None else self._codes(data, *given)
+            along = None if data is None else self.codes(data, y=y)
             z = latent_path(start, end, steps, support, path, along)[0]
             return self._as_given(self._generated(self._tensor(z), noise, *given), like=ends[0])
+
+    def codes(self, data: Any, *, y: Any = None) -> Float[np.ndarray, "n latent"]:
+        """The code of each example, as `reconstruct` and `interpolate` use them.
+
+        It is `embed(x)`; for one-hot codes, the most probable one.
+
+        Args:
+            data: Data of any form that `fit` takes.
+            y: Their covariates, for a conditional program.
+
+        Raises:
+            ValueError: If the data do not fit the VAE.
+        """
+        with evaluation_mode(self):
+            blocks = self._blocks(data, y)
+            codes = [self._code(x, *c).numpy(force=True) for x, *c in blocks]
+        return np.concatenate(codes).astype(np.float64)
 
     def generate(
         self, z: Any, *, y: Any = None, noise: bool = False, seed: int | None = None
@@ -161,14 +178,15 @@ class Generation(LatentGrids):
 
     # ---- codes and their data -------------------------------------------------------------------
 
-    def _blocks(self, data: Any) -> Iterator[Tensor]:
-        """Prepared data, some rows at a time."""
-        yield from self._prepared(data).split(_CHUNK)
+    def _blocks(self, data: Any, y: Any = None) -> Iterator[tuple[Tensor, ...]]:
+        """Prepared data and their covariates, some rows at a time."""
+        x = self._prepared(data)
+        parts = (x, *self._covariates_of(y, len(x)))
+        yield from zip(*(part.split(_CHUNK) for part in parts), strict=True)
 
-    def _codes(self, data: Any, *y: Any) -> np.ndarray:
-        """The codes of data."""
-        codes = [self._code(x, *y).numpy(force=True) for x in self._blocks(data)]
-        return np.concatenate(codes).astype(np.float64)
+    def _covariates_of(self, y: Any, n: int) -> tuple[Tensor, ...]:
+        """The covariates of n rows that the encoder reads."""
+        return ()
 
     def _tensor(self, z: Any) -> Tensor:
         """Codes on the device of the parameters."""

@@ -35,13 +35,15 @@ class LatentGrid:
         dimensions: Of `traverse`, the coordinate that each row moves; of `manifold`, the one that
             changes along each row, and the one that changes from row to row.
         rates: KL(q(z_j | x) || p(z_j)) of each of these coordinates in nats, a mean over data;
-            None if it is not defined.
+            None if it is not defined, and for a manifold.
+        variances: The variance over data of the code in each; None for a manifold.
     """
 
     examples: Real[np.ndarray, " rows columns *event"]
     codes: Float[np.ndarray, "rows columns latent"]
     dimensions: tuple[int, ...]
-    rates: Float[np.ndarray, " dimensions"] | None
+    rates: Float[np.ndarray, " dimensions"] | None = None
+    variances: Float[np.ndarray, " dimensions"] | None = None
 
 
 class LatentGrids(nn.Module):
@@ -85,8 +87,9 @@ class LatentGrids(nn.Module):
         self._check_free("traverse")
         given = self._given(y)
         with evaluation_mode(self, seed=seed):
-            codes, draws, rates = self._codes_and_rates(data, *given)
-            weights = codes.var(0) if rates is None else rates
+            codes, draws, rates = self._codes_and_rates(data, y)
+            variances = codes.var(0)
+            weights = variances if rates is None else rates
             latent = self._coordinates or codes.shape[1]
             moved = [*range(latent)] if dimensions is None else [*dimensions]
             _check_dimensions(moved, latent)
@@ -97,7 +100,8 @@ class LatentGrids(nn.Module):
             values = np.quantile(draws, np.linspace(*TRAVERSED, steps), axis=0)
             z = np.stack([move_coordinate(start, j, values[:, j]) for j in moved])
             examples = self._at_grid(z, noise, *given)
-        return LatentGrid(examples, z, tuple(moved), None if rates is None else rates[moved])
+        known = None if rates is None else rates[moved]
+        return LatentGrid(examples, z, tuple(moved), known, variances[moved])
 
     def manifold(
         self,
@@ -142,7 +146,7 @@ class LatentGrids(nn.Module):
             if data is None:
                 codes = self._new_codes(_PRIOR_DRAWS).numpy(force=True)
             else:
-                codes = self._codes(data, *given)
+                codes = self.codes(data, y=y)
             axes = np.quantile(codes[:, : self._coordinates], shares, axis=0)
             across, down = _two_dimensions(dimensions, axes.shape[1])
             centre = axes[-1]
@@ -151,7 +155,7 @@ class LatentGrids(nn.Module):
                     axes = p.icdf(self._tensor(shares)[:, None]).numpy(force=True)
             z = np.tile(axes[-1] if data is None else centre, (size, size, 1))
             z[..., across], z[..., down] = axes[None, :-1, across], axes[:-1, None, down]
-            return LatentGrid(self._at_grid(z, noise, *given), z, (across, down), None)
+            return LatentGrid(self._at_grid(z, noise, *given), z, (across, down))
 
     # ---- what a program says of its codes -------------------------------------------------------
 
@@ -183,13 +187,13 @@ class LatentGrids(nn.Module):
             )
 
     def _codes_and_rates(
-        self, data: Any, *y: Any
+        self, data: Any, y: Any
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """The codes of data, draws of q(z | x), and the rate of each coordinate if defined."""
         codes, draws, rates = [], [], []
-        for x in self._blocks(data):
-            codes.append(self._code(x, *y).numpy(force=True))
-            q = self._guide_at(x, *y)
+        for x, *c in self._blocks(data, y):
+            codes.append(self._code(x, *c).numpy(force=True))
+            q = self._guide_at(x, *c)
             # Programs with several sites move their codes.
             draws.append(codes[-1] if q is None else q.sample().numpy(force=True))
             rate = None if q is None else rate_by_coordinate(q, self.prior())
@@ -207,10 +211,11 @@ class LatentGrids(nn.Module):
 
     # ---- of `Generation` ------------------------------------------------------------------------
 
-    def _blocks(self, data: Any) -> Iterator[Tensor]:
+    def codes(self, data: Any, *, y: Any = None) -> Float[np.ndarray, "n latent"]:
+        """The code of each example."""
         raise NotImplementedError
 
-    def _codes(self, data: Any, *y: Any) -> np.ndarray:
+    def _blocks(self, data: Any, y: Any = None) -> Iterator[tuple[Tensor, ...]]:
         raise NotImplementedError
 
     def _code(self, x: Tensor, *y: Any) -> Tensor:

@@ -7,35 +7,28 @@ own.
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyro
-import torch
-from pyro import poutine
-from torch import Tensor
 from tqdm import tqdm
 
-from analysis.model_samples import embed_data, latent_site, to_array
-from analysis.representation.codes import FORMATS, Codes
+from analysis.representation.code_files import (
+    ANNDATA_FORMATS,
+    FORMATS,
+    KEY,
+    Codes,
+    check_format,
+    write_codes,
+)
+from analysis.representation.encoding import NEW, encode
 from pyro_vae.cli import Parser, exit_process, run_program, select_device
-from pyro_vae.data import PreparedData
+from pyro_vae.data.cell_files import is_anndata
 from pyro_vae.data.nouns import noun, set_noun
-from pyro_vae.log_densities import distribution_at
-from pyro_vae.rng import as_floats, evaluation_mode
 from pyro_vae.runs.run_directory import RunDirectory, provenance
 from pyro_vae.runs.trained_run import TrainedRun, split_data_options
-from pyro_vae.training.checkpoint import write_atomically
 
 SPLITS = ("train", "validation", "test")
-# The split's name of data that are not split.
-NEW = "new"
-# Rows read and encoded at once; the noise of training data on disk depends on it.
-ROWS_AT_A_TIME = 4096
-# The seed of noise in data on disk, which is drawn when they are read.
-SEED = 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,7 +60,8 @@ def parser() -> Parser:
         type=Path,
         metavar="FILE",
         help=f"The file, {', '.join(FORMATS)}. Default: RUN/codes.npz, or RUN/NAME-codes.npz of "
-        "other data.",
+        "other data. .h5ad and .zarr: a copy of the AnnData file of the data, with the codes in "
+        f'obsm["{KEY}"].',
     )
     add("--overwrite", action="store_true", help="Replace an existing file.")
     options.add_common_options(seed=False)
@@ -94,6 +88,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
         out = trained.directory.path / f"{trained.prefix}codes.npz"
         check_output(out, overwrite=options.overwrite)
     data, dataset = trained.data, trained.data.dataset
+    check_format(out, dataset.source, dataset.name, whole=options.split == "all")
     if not dataset.is_split and options.split != "all":
         raise ValueError(
             f"--split must be all for {dataset.name}: a file given with --data is not split."
@@ -119,13 +114,22 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
         "seed": trained.vae.configuration["seed"],
         **made_by,
     }
-    codes = encode(trained, splits, metadata, scale=options.scale)
-    content = FORMATS[out.suffix](codes)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, content)
+    files = [out.with_name(f".{out.name}.{name}.tmp") for name in ("codes", "scale")]
+    total = sum(len(getattr(dataset, split)) for split in splits)
+    try:
+        with tqdm(total=total, desc="encoding", unit=noun()) as bar:
+            codes = encode(
+                trained, splits, metadata, scale=options.scale, files=files, progress=bar.update
+            )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_codes(out, codes, dataset.source)
+    finally:
+        for path in files:
+            path.unlink(missing_ok=True)
     n, latent = codes.codes.shape
-    others = [name for name in codes.arrays() if name not in ("codes", "metadata")]
-    print(f"{n:,} codes of {latent} dimensions (float32; with {', '.join(others)}) are in {out}")
+    others = [name for name in codes.rows().arrays if name != "codes"]
+    kind = f"{codes.codes.dtype}; with {', '.join(others)}"
+    print(f"{n:,} codes of {latent} dimensions ({kind}) are in {out}")
     print(reading_hint(out, codes))
 
 
@@ -138,83 +142,10 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     """
     if out.suffix not in FORMATS:
         raise ValueError(f"--out must end in {', '.join(FORMATS)}, got {out}.")
-    if out.is_dir():
+    if out.is_dir() and not (out.suffix == ".zarr" and is_anndata(out)):
         raise ValueError(f"--out must be a file, got the directory {out}.")
     if out.exists() and not overwrite:
         raise ValueError(f"{out} exists already: --overwrite replaces it, another --out keeps it.")
-
-
-def encode(
-    trained: TrainedRun, splits: Sequence[str], metadata: dict[str, Any], *, scale: bool
-) -> Codes:
-    """The codes of these splits in turn, or in the order of the file they come from."""
-    vae, dataset = trained.vae, trained.data.dataset
-    sizes = {split: len(getattr(dataset, split)) for split in splits}
-    codes, scales = [], []
-    with tqdm(total=sum(sizes.values()), desc="encoding", unit=noun()) as bar:
-        for split in splits:
-            start = 0
-            for rows in blocks(trained.data, split):
-                x = trained.joined(rows.to(trained.device), split, start)
-                start += len(rows)
-                codes.append(embed_data(vae, x).astype(np.float32))
-                if scale:
-                    scales.append(scales_of(vae, x))
-                bar.update(len(x))
-    labels = [dataset.labels.get(split) for split in splits]
-    known = [each for each in labels if each is not None]
-    row = np.concatenate([dataset.row_numbers(split) for split in splits])
-    of_file = bool(dataset.rows)
-    order = np.argsort(row, kind="stable") if of_file else np.arange(len(row))
-    names = list(sizes) if dataset.is_split else [NEW]
-    return Codes(
-        codes=np.concatenate(codes)[order],
-        split=np.repeat(names, list(sizes.values()))[order],
-        row=row[order],
-        row_names=dataset.names_of_rows(row[order]),
-        metadata={**metadata, "row": "in the file" if of_file else "in the split"},
-        scale=np.concatenate(scales)[order] if scales else None,
-        labels=torch.cat(known).numpy()[order] if len(known) == len(splits) else None,
-        label_names=dataset.label_names,
-    )
-
-
-def blocks(data: PreparedData, split: str) -> Iterator[Tensor]:
-    """The split in the likelihood's support, some rows at a time."""
-    raw = getattr(data.dataset, split)
-    if isinstance(raw, Tensor):
-        yield from data.fixed(split).split(ROWS_AT_A_TIME)
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        for start in range(0, len(raw), ROWS_AT_A_TIME):
-            yield data.transform(raw[start : start + ROWS_AT_A_TIME])
-
-
-def scales_of(vae: Any, x: Tensor) -> np.ndarray:
-    """The standard deviation of q(z | x) in each dimension.
-
-    Raises:
-        ValueError: If the guide has none, or several latent sites.
-    """
-    if len(vae.latent_sites) > 1:
-        raise ValueError(
-            f"--scale needs one latent site, but {type(vae).__name__} has "
-            f"{', '.join(map(repr, vae.latent_sites))}: one's scale depends on another's draw."
-        )
-    site = latent_site(vae)
-    reason, scale = None, np.zeros(0, np.float32)
-    with evaluation_mode(vae, seed=SEED):
-        guide = distribution_at(poutine.trace(vae.guide).get_trace(as_floats(x)), site)
-        try:
-            scale = to_array(guide.stddev).reshape(len(x), -1).astype(np.float32)
-        except (NotImplementedError, AttributeError) as error:
-            reason = error
-    # The scale of a point is 0, and that of heavy tails may be infinite.
-    if not (np.isfinite(scale).all() and (scale > 0).any()):
-        name = vae.configuration.get("posterior", {"name": type(guide).__name__})["name"]
-        raise ValueError(f"--scale: the guide {name} has no standard deviation.") from reason
-    return scale
 
 
 def reading_hint(out: Path, codes: Codes) -> str:
@@ -225,6 +156,9 @@ def reading_hint(out: Path, codes: Codes) -> str:
         return f'read them: codes = xarray.open_dataset("{out}").codes.values'
     if out.suffix in (".csv", ".parquet"):
         return f'read them: table = pandas.read_{out.suffix[1:]}("{out}")'
+    if out.suffix in ANNDATA_FORMATS:
+        reader = "read_zarr" if out.suffix == ".zarr" else "read_h5ad"
+        return f'read them: adata = anndata.{reader}("{out}"); codes = adata.obsm["{KEY}"]'
     and_labels = "" if codes.labels is None else f'; {codes.targets} = f["{codes.targets}"]'
     return f"""read them: f = numpy.load("{out}"); codes = f["codes"]{and_labels}"""
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+import yaml
 
+import pyro_vae
 from pyro_vae.configuration.components import FAMILIES
 from pyro_vae.log_densities import log_densities
 from pyro_vae.model import build
@@ -45,3 +47,16 @@ def test_the_worked_example_of_contributing():
     objective = ELBO()
     objective(log_densities(vae.model, vae.guide, torch.rand(4, 1, 2, 2).round()))
     assert objective.kl_by_site == {"z": "analytic"}
+
+
+def test_the_version_is_the_same_everywhere():
+    root = README.parent
+    citation = yaml.safe_load((root / "CITATION.cff").read_text())
+    assert citation["version"] == pyro_vae.__version__
+    assert {"cff-version", "message", "title", "authors", "license"} <= citation.keys()
+    newest, *_ = re.findall(r"^## (.*)$", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert re.fullmatch(
+        rf"{re.escape(pyro_vae.__version__)} (\(unreleased\)|- \d{{4}}-\d\d-\d\d)", newest
+    )
+    wheels = re.findall(r"pyro_vae-(.*?)-py3-none-any\.whl", README.read_text())
+    assert wheels == [pyro_vae.__version__]

@@ -1,7 +1,9 @@
 """Bars and tables in notebooks."""
 
+import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -119,3 +121,31 @@ def test_fit_shows_its_bar_and_its_table_in_a_notebook(widgets):
         assert any("step" in output.get("text", "") for output in outputs)
     (table,) = (d["text/html"] for d in data if "validation elbo" in d.get("text/html", ""))
     assert len(cells(table)) == 3
+
+
+FIRST_STEPS = Path(__file__).parents[1] / "docs/notebooks/first_steps.ipynb"
+
+
+def test_the_notebook_is_stored_without_outputs():
+    content = json.loads(FIRST_STEPS.read_text(encoding="utf-8"))
+    code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    assert [cell["outputs"] for cell in code] == [[]] * len(code)
+    assert {cell["execution_count"] for cell in code} == {None}
+    assert content["metadata"].keys() == {"kernelspec", "language_info"}
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom_without_a_warning(tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(FIRST_STEPS, as_version=4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    written = [output for output in outputs if output.output_type == "stream"]
+    assert [output.text for output in written if output.name == "stderr"] == []
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 7
+    text = "".join(output.text for output in written)
+    assert "verdict: above a Bernoulli for each element by " in text
+    assert "Is the code used?                     yes" in text

@@ -3,6 +3,7 @@
 import pickle
 from functools import partial
 
+import joblib
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -22,8 +23,6 @@ from sklearn.utils.estimator_checks import check_estimator
 from pyro_vae import likelihoods, posteriors, priors
 from pyro_vae.objectives import ELBO
 from pyro_vae.sklearn import VAEDensity, VAETransformer
-
-BOTH = pytest.mark.parametrize("estimator", [VAETransformer, VAEDensity])
 
 
 def quick(choices, *names):
@@ -72,8 +71,8 @@ def test_checks_of_scikit_learn():
 @pytest.mark.parametrize(
     "estimator",
     [
-        VAETransformer(),
-        VAEDensity(epochs=3, prior="vamp", likelihood="normal", validation_fraction=0),
+        VAETransformer(epochs=10),
+        VAEDensity(epochs=1, prior="vamp", likelihood="normal", validation_fraction=0),
         RoundedCounts(),
     ],
     ids=str,
@@ -82,15 +81,14 @@ def test_checks_of_all_estimators(estimator):
     checked(estimator)
 
 
-@BOTH
-def test_parameters_are_kept_as_given(estimator):
+def test_parameters_are_kept_as_given():
     given = {
         "n_components": 3,
         "prior": partial(priors.GaussianMixture, components=4),
         "objective": ELBO(beta=2.0),
         "hidden_layer_sizes": (5, 4),
     }
-    made = estimator(**given)
+    made = VAETransformer(**given)
     assert all(getattr(made, name) is value for name, value in given.items())
     before = {name: value.clone() for name, value in given["objective"].state_dict().items()}
     fitted = clone(made.set_params(epochs=2, random_state=0)).fit(linear_data(40))
@@ -119,7 +117,7 @@ def linear():
         epochs=60,
         random_state=0,
     )
-    return vae.fit(linear_data())
+    return vae.set_params(n_importance_samples=1000).fit(linear_data())
 
 
 def exact_log_density(vae, x):
@@ -149,14 +147,13 @@ def test_a_linear_vae_is_factor_analysis(linear):
     assert exact_log_density(linear, new).mean() == pytest.approx(factors.score(new), abs=0.08)
 
 
-def test_scores_are_in_the_units_of_the_data(linear):
+def test_scores_are_in_the_units_of_the_data():
     """With the same seed, a change of units adds minus the logarithm of the factors."""
-    factor = np.array([1e3, 1e-2, 1, 5, 1e6, 0.3])
-    other = clone(linear).fit(linear_data() * factor)
-    difference = linear.score_samples(linear_data(50, seed=1)) - other.score_samples(
-        linear_data(50, seed=1) * factor
-    )
-    np.testing.assert_allclose(difference, np.log(factor).sum(), atol=0.02)
+    factor, new = np.array([1e3, 1e-2, 1, 5, 1e6, 0.3]), linear_data(50, seed=1)
+    vae = VAEDensity(2, epochs=4, random_state=0)
+    scores = vae.fit(linear_data(200)).score_samples(new)
+    other = vae.fit(linear_data(200) * factor).score_samples(new * factor)
+    np.testing.assert_allclose(scores - other, np.log(factor).sum(), atol=1e-3)
 
 
 def test_samples_have_the_moments_of_the_data(linear):
@@ -184,11 +181,10 @@ def test_codes_are_those_of_the_vae():
 # ---- neighbours, streams and seeds --------------------------------------------------------------
 
 
-@BOTH
 @pytest.mark.parametrize("likelihood", ["student_t", "negative_binomial"])
-def test_a_row_does_not_depend_on_its_neighbours(estimator, likelihood):
+def test_a_row_does_not_depend_on_its_neighbours(likelihood):
     x = counts_data(20)
-    vae = estimator(4, likelihood=likelihood, epochs=3, random_state=0, n_importance_samples=50)
+    vae = VAEDensity(4, likelihood=likelihood, epochs=3, random_state=0, n_importance_samples=50)
     vae.fit(x)
     together = vae.score_samples(x)
     alone = np.concatenate([vae.score_samples(row[None]) for row in x])
@@ -199,10 +195,9 @@ def test_a_row_does_not_depend_on_its_neighbours(estimator, likelihood):
     np.testing.assert_allclose(repeated, together[0], rtol=0, atol=1e-10)
 
 
-@BOTH
-def test_training_is_a_function_of_the_seed_alone(estimator):
+def test_training_is_a_function_of_the_seed_alone():
     x = linear_data(60)
-    make = partial(estimator, 2, epochs=5, n_importance_samples=10)
+    make = partial(VAETransformer, 2, epochs=2, n_importance_samples=10)
     first = make(random_state=7).fit(x).score_samples(x)
     torch.manual_seed(123), np.random.seed(5)  # noqa: NPY002
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
@@ -217,14 +212,13 @@ def test_training_is_a_function_of_the_seed_alone(estimator):
     assert not np.array_equal(first, make(random_state=8).fit(x).score_samples(x))
 
 
-@BOTH
-def test_pickles_and_clones_give_the_same_bits(estimator):
+def test_pickles_and_clones_give_the_same_bits():
     x = linear_data(60)
-    vae = estimator(2, epochs=5, random_state=0, n_importance_samples=20).fit(x)
+    vae = VAEDensity(2, epochs=2, random_state=0, n_importance_samples=20).fit(x)
     vae.partial_fit(x)
     for other in (pickle.loads(pickle.dumps(vae)), clone(vae).fit(x).partial_fit(x)):
         np.testing.assert_array_equal(other.score_samples(x), vae.score_samples(x))
-        assert other.n_iter_ == vae.n_iter_ == 6
+        assert other.n_iter_ == vae.n_iter_ == 3
         # The state of Adam, too.
         other.partial_fit(x)
     again = pickle.loads(pickle.dumps(vae)).partial_fit(x)
@@ -238,15 +232,15 @@ def test_partial_fit_goes_on_with_adam_and_the_first_units():
     x = linear_data()
     vae = VAEDensity(2, random_state=0, n_importance_samples=20)
     scores = []
-    for start in range(0, 1000, 200):
+    for start in range(0, 600, 200):
         vae.partial_fit(x[start : start + 200])
-        scores.append(vae.score(x[:200]))
-    assert scores[-1] > scores[0] + 0.5
-    assert vae.n_iter_ == len(vae.history_) == 5
+        scores.append(vae.score(x[:50]))
+    assert scores[-1] > scores[0] + 0.3
+    assert vae.n_iter_ == len(vae.history_) == 3
     first = VAEDensity(2, random_state=0).partial_fit(x[:200])
     torch.testing.assert_close(vae.vae_.contract.units.center, first.vae_.contract.units.center)
     steps = {float(state["step"]) for state in vae._adam_state["state"].values()}
-    assert steps == {5 * 4.0}
+    assert steps == {3 * 4.0}
     vae.set_params(learning_rate=1e-9)
     before = [p.detach().clone() for p in vae.vae_.parameters()]
     vae.partial_fit(x[:200])
@@ -410,12 +404,19 @@ def test_cross_validation_scores():
     assert vae.__sklearn_tags__().estimator_type == "density_estimator"
 
 
+def test_threads_wait_for_one_another():
+    vae = VAEDensity(2, epochs=2, n_importance_samples=10, random_state=0)
+    alone = cross_val_score(vae, linear_data(60), cv=2)
+    with joblib.parallel_backend("threading", n_jobs=2):
+        np.testing.assert_array_equal(cross_val_score(vae, linear_data(60), cv=2), alone)
+
+
 @pytest.mark.slow
 def test_a_search_in_two_processes_selects_the_number_of_components():
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(400, 3)) @ rng.normal(size=(3, 10)) + 0.1 * rng.normal(size=(400, 10))
+    x = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 10)) + 0.1 * rng.normal(size=(300, 10))
     grid = {"n_components": [1, 3], "prior": ["standard_normal", "vamp"]}
-    vae = VAEDensity(epochs=40, n_importance_samples=100, likelihood="normal", random_state=0)
+    vae = VAEDensity(epochs=30, likelihood="normal", random_state=0)
     search = GridSearchCV(vae, grid, cv=2, n_jobs=2).fit(x)
     assert search.best_params_["n_components"] == 3
     alone = GridSearchCV(vae, grid, cv=2).fit(x)

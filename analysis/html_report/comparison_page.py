@@ -117,7 +117,7 @@ def comparison_page(
     context["bibtex"] = bibtex_entry(
         folder.name,
         f"Comparison of {', '.join(runs)}: {context['subject']}",
-        first.get("git_commit"),
+        first,
         [*readings, f"seed {header['seed']}"],
     )
     record = {"command": shlex.join(command), "evidence": evidence}

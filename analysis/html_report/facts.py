@@ -128,21 +128,25 @@ def bibtex(run: StoredRun) -> str:
         notes.append(f"log p(x) = {row.value} {row.error.partition(' (')[0]} {row.unit}")
     notes += [f"{name} {metrics[name]}" for name in ("torch", "pyro") if metrics.get(name)]
     title += f" ({', '.join(parts)})" if parts else ""
-    return bibtex_entry(run.name, title, metrics.get("git_commit"), notes)
+    return bibtex_entry(run.name, title, metrics, notes)
 
 
-def bibtex_entry(key: str, title: str, commit: str | None, notes: Sequence[str]) -> str:
+def bibtex_entry(key: str, title: str, made_by: Mapping[str, Any], notes: Sequence[str]) -> str:
     """A BibTeX entry of numbers made by this package.
 
     Args:
         key: What distinguishes the entry.
         title: The title.
-        commit: The commit of the package; None if it is not known.
+        made_by: Its version, "pyro_vae", and its commit, "git_commit", as far as they are known.
         notes: The origin of the numbers.
     """
+    version, commit = made_by.get("pyro_vae"), made_by.get("git_commit")
+    package = f"pyro_vae {version}" if version else "pyro_vae"
+    if commit or not version:
+        package += f", commit {commit or 'not known'}"
     fields = {
         "title": title,
-        "howpublished": f"pyro_vae, commit {commit or 'not known'}",
+        "howpublished": package,
         "note": "; ".join(notes),
     }
     key = re.sub(r"[^A-Za-z0-9-]", "", key) or "run"

@@ -1,21 +1,15 @@
-"""Codes of data: with labels, as classifiers take them, in balanced draws, and as files."""
+"""Codes of data: with labels, as classifiers take them, and in balanced draws."""
 
-import io
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Real, Shaped
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 from analysis.model_samples import embed_data
 from analysis.result import UndefinedCheckError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -182,136 +176,3 @@ def with_error(value: float, error: float | None, form: str = ".3f") -> str:
     ('0.500 ± 0.010', '50.0%')
     """
     return f"{value:{form}}" if error is None else f"{value:{form}} ± {error:{form.lstrip('+')}}"
-
-
-@dataclass(frozen=True)
-class Codes:
-    """The code of each example and what is known about the example, to be written to a file.
-
-    Args:
-        codes: One row per example.
-        split: The split of each example: train, validation or test.
-        row: Its row in the array or file that was split, or else in its split.
-        row_names: The name of each row of the file, if rows are named.
-        metadata: The run and the data, as plain values.
-        scale: The standard deviation of q(z | x); None if not requested.
-        labels: A label or a row of factors per example, -1 where missing; None if no example has
-            one.
-        label_names: Names of labels 0, 1, ...; of factors, the name of each factor.
-    """
-
-    codes: Float[np.ndarray, "n latent"]
-    split: Shaped[np.ndarray, " n"]
-    row: Int[np.ndarray, " n"]
-    metadata: Mapping[str, Any]
-    scale: Float[np.ndarray, "n latent"] | None = None
-    labels: Shaped[np.ndarray, " n"] | Shaped[np.ndarray, "n factors"] | None = None
-    row_names: Shaped[np.ndarray, " n"] | None = None
-    label_names: tuple[str, ...] = ()
-
-    @property
-    def targets(self) -> str:
-        """The name in a file: `labels`, or `factors` if there are several per example."""
-        return "factors" if self.labels is not None and self.labels.ndim == 2 else "labels"
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All arrays by name, with `metadata` as JSON."""
-        arrays = {"codes": self.codes, "split": self.split, "row": self.row}
-        if self.row_names is not None:
-            arrays["row_name"] = self.row_names
-        if self.scale is not None:
-            arrays["scale"] = self.scale
-        if self.labels is not None:
-            arrays[self.targets] = self.labels
-            if self.label_names:
-                arrays[f"{self.targets[:-1]}_names"] = np.array(self.label_names)
-        return {**arrays, "metadata": np.array(json.dumps(self.metadata))}
-
-
-def as_npz(codes: Codes) -> bytes:
-    """A `.npz` file of all arrays."""
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = codes.arrays()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def as_npy(codes: Codes) -> bytes:
-    """A `.npy` file of the codes alone."""
-    buffer = io.BytesIO()
-    np.save(buffer, codes.codes)
-    return buffer.getvalue()
-
-
-def as_netcdf(codes: Codes) -> bytes:
-    """A `.nc` file for `xarray.open_dataset`: dims datum and latent, metadata as an attribute.
-
-    `row`, `split` and `row_name` are coordinates, as in `inference_data.nc`.
-    """
-    import xarray
-
-    arrays = codes.arrays()
-    metadata = arrays.pop("metadata")
-    dims = {
-        "codes": ("datum", "latent"),
-        "scale": ("datum", "latent"),
-        "factors": ("datum", "factor"),
-    }
-    dims |= {"factor_names": ("factor",), "label_names": ("label",)}
-    variables = {name: (dims.get(name, ("datum",)), array) for name, array in arrays.items()}
-    dataset = xarray.Dataset(variables, attrs={"metadata": str(metadata)})
-    coordinates = [name for name in ("row", "split", "row_name") if name in dataset]
-    buffer = io.BytesIO()
-    dataset.set_coords(coordinates).to_netcdf(buffer, engine="h5netcdf")
-    return buffer.getvalue()
-
-
-def as_csv(codes: Codes) -> bytes:
-    """A `.csv` file: z0, z1, ..., the label or factors, split and row; one line per example."""
-    with _pandas_required():
-        return _table(codes).to_csv(index=False).encode()
-
-
-def as_parquet(codes: Codes) -> bytes:
-    """A `.parquet` file with the same columns."""
-    buffer = io.BytesIO()
-    with _pandas_required():
-        _table(codes).to_parquet(buffer, engine="pyarrow", index=False)
-    return buffer.getvalue()
-
-
-FORMATS: dict[str, Callable[[Codes], bytes]] = {
-    ".npz": as_npz,
-    ".npy": as_npy,
-    ".csv": as_csv,
-    ".parquet": as_parquet,
-    ".nc": as_netcdf,
-}
-
-
-def _table(codes: Codes) -> "pd.DataFrame":
-    import pandas as pd
-
-    columns: dict[str, np.ndarray] = {f"z{i}": z for i, z in enumerate(codes.codes.T)}
-    if codes.scale is not None:
-        columns |= {f"scale{i}": scale for i, scale in enumerate(codes.scale.T)}
-    labels, names = codes.labels, codes.label_names
-    if labels is not None and labels.ndim == 2:
-        factors = names if len(names) == labels.shape[1] else range(labels.shape[1])
-        columns |= {f"factor_{name}": f for name, f in zip(factors, labels.T, strict=True)}
-    elif labels is not None:
-        columns["label"] = labels
-    if codes.row_names is not None:
-        columns["row_name"] = codes.row_names
-    return pd.DataFrame({**columns, "split": codes.split, "row": codes.row})
-
-
-@contextmanager
-def _pandas_required() -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        raise ImportError(
-            ".csv and .parquet files are written by pandas and pyarrow, one of which cannot be "
-            f"imported ({error}): pip install pandas pyarrow"
-        ) from error

@@ -23,6 +23,7 @@ from pyro_vae.data.array_files import (
     count_rows,
     is_sparse_file,
 )
+from pyro_vae.data.batch_checks import check_batch, check_observed, check_prepared
 from pyro_vae.data.cell_files import (
     anndata_file,
     anndata_rows,
@@ -58,13 +59,7 @@ from pyro_vae.data.npz_sets import (
     omniglot,
     static_mnist,
 )
-from pyro_vae.data.preprocessing import (
-    PreparedData,
-    SupportMismatchError,
-    check_batch,
-    check_observed,
-    check_prepared,
-)
+from pyro_vae.data.preprocessing import PreparedData, SupportMismatchError
 from pyro_vae.data.rows import Rows, as_rows
 from pyro_vae.data.scientific_files import (
     HDF5_SUFFIXES,

@@ -1,22 +1,21 @@
 """Preprocessing of a data set for a likelihood: binarised, dequantised, scaled, or unchanged."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Real
-from pyro.poutine.util import is_validation_enabled
+from jaxtyping import Real
 from torch import Tensor, nn
 
 from pyro_vae.data.dataset import SPLITS, Dataset
 from pyro_vae.data.memory_mapped import MemoryMapped
 from pyro_vae.data.missing import REMEDY, KeepMissing, describe_missing, fill_means, remove_values
 from pyro_vae.data.sparse_rows import SparseRows
-from pyro_vae.data.validation import SUPPORTS, outside_support
+from pyro_vae.data.transforms import Scale, Uniform, hashed_uniform, transform_of_values
+from pyro_vae.data.validation import SUPPORTS
 
 Binarisation = Literal["dynamic", "static", "threshold", "none"]
-Uniform = Callable[[Tensor], Tensor]
 
 # The likelihood supports that data of each native support can be prepared for.
 FITS = {
@@ -49,93 +48,6 @@ class SupportMismatchError(ValueError):
     def __init__(self, message: str, fits: tuple[str, ...]) -> None:
         super().__init__(message)
         self.fits = fits
-
-
-def hashed_uniform(v: Real[Tensor, " batch *event"]) -> Float[Tensor, " batch *event"]:
-    """u ~ Uniform{0, 1, ..., 2^24 - 1} / 2^24, independently for each element of v.
-
-    The generator draws two 32-bit keys for each row; an integer hash of the element's position and
-    the keys gives the rest: two rounds of xor-shift and multiplication with the smallest known
-    bias for two multiplications. A generator draws sequentially, which on a CPU costs more than a
-    small network's forward pass; a compiler fuses this arithmetic with its consumer.
-
-    Args:
-        v: Only its shape and device are used.
-
-    References:
-        Hash function prospector (Wellons, 2018), constants of the lowbias32 function,
-        https://github.com/skeeto/hash-prospector
-    """
-    keys = torch.randint(-(2**31), 2**31, (len(v), 2), dtype=torch.int32, device=v.device)
-    position = torch.arange(math.prod(v.shape[1:]), dtype=torch.int32, device=v.device)
-    h = _hash(_hash(position ^ keys[:, :1]) + keys[:, 1:])
-    # 24 bits: each value is exact in float32, and none rounds to 1.
-    return (_shift_right(h, 8).to(torch.float32) * 2.0**-24).view(v.shape)
-
-
-def _hash(h: Tensor) -> Tensor:
-    """A bijection of 32-bit integers that flips each bit of the result half of the time."""
-    h = h ^ _shift_right(h, 16)
-    h = h * 0x7FEB352D
-    h = h ^ _shift_right(h, 15)
-    h = h * (0x846CA68B - 2**32)  # As a signed integer.
-    return h ^ _shift_right(h, 16)
-
-
-def _shift_right(h: Tensor, bits: int) -> Tensor:
-    """Shift right and fill with zeros; PyTorch fills with the sign."""
-    return (h >> bits) & (2 ** (32 - bits) - 1)
-
-
-class _Scale(nn.Module):
-    """x = v / top, as floats; a top of 1 leaves the values unchanged."""
-
-    def __init__(self, top: int = 1) -> None:
-        super().__init__()
-        self.top = top
-
-    def forward(self, v: Real[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        # Not the default dtype: a draw with the same seed must be the same under any of them.
-        return v.to(torch.float32) / self.top
-
-
-class _Dequantize(nn.Module):
-    """x = (v + u) / levels with u ~ Uniform(0, 1), redrawn at each call.
-
-    References:
-        A note on the evaluation of generative models (Theis et al., 2016), section 3.1,
-        https://arxiv.org/abs/1511.01844
-    """
-
-    def __init__(self, levels: int, uniform: Uniform) -> None:
-        super().__init__()
-        self.levels = levels
-        self.uniform = uniform
-
-    def forward(self, v: Real[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        v = v.to(torch.float32)
-        x = (v + self.uniform(v)) / self.levels
-        # Rounding reaches 0 and 1, where densities on the open interval may be infinite.
-        smallest = torch.finfo(x.dtype).eps
-        return x.clamp(smallest, 1 - smallest)
-
-
-class _DrawBernoulli(nn.Module):
-    """x ~ Bernoulli(p), redrawn at each call: 1 where u < p with u ~ Uniform(0, 1)."""
-
-    def __init__(self, uniform: Uniform) -> None:
-        super().__init__()
-        self.uniform = uniform
-
-    def forward(self, p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return (self.uniform(p) < p).to(p.dtype)
-
-
-class _Threshold(nn.Module):
-    """x = 1 where p >= 1/2, else 0."""
-
-    def forward(self, p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return (p >= 0.5).to(p.dtype)
 
 
 class PreparedData:
@@ -244,7 +156,7 @@ class PreparedData:
             self.fixed("train") if static else dataset.train
         )
         # Training uses cheap noise; reported numbers use the generator's own.
-        self.transform = _Scale() if static else self._make_transform(hashed_uniform)[0]
+        self.transform = Scale() if static else self._make_transform(hashed_uniform)[0]
 
     def fixed(self, split: str) -> Real[Tensor, " n *event"] | SparseRows:
         """A split in the likelihood's support, drawn once with its own seed.
@@ -263,17 +175,48 @@ class PreparedData:
         if isinstance(values, SparseRows):
             return values
         raw = self.dataset.split(split)
-        if self.likelihood_support in ("integers", "counts", self.dataset.support):
+        if self._is_native:
             return raw
         if split not in self._fixed:
             bytes_hold = self.likelihood_support == "binary" and not self.dataset.missing
             dtype = torch.uint8 if bytes_hold else torch.float32
-            # Only the CPU's stream is set and restored: torch.manual_seed would seed every device.
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(_SEEDS[split])
-                parts = [self._prepare(rows).to(dtype) for rows in raw.split(_BLOCK_ROWS)]
-            self._fixed[split] = torch.cat(parts)
+            self._fixed[split] = torch.cat([rows.to(dtype) for rows in self._drawn(raw, split)])
         return self._fixed[split]
+
+    def fixed_blocks(self, split: str) -> Iterator[Real[Tensor, " block *event"]]:
+        """The rows of `fixed`, dense and some at a time, of data in memory, sparse or on disk.
+
+        The noise of a split on disk is that which the same data have in memory.
+
+        Args:
+            split: "train", "validation" or "test".
+        """
+        raw = getattr(self.dataset, split)
+        if isinstance(raw, MemoryMapped) and not self._is_native:
+            yield from self._drawn(raw, split)
+            return
+        rows = raw if self._is_native else self.fixed(split)
+        size = _BLOCK_ROWS
+        if isinstance(rows, SparseRows):
+            size = max(1, min(size, _INIT_SPARSE_ELEMENTS // rows.shape[1]))
+        yield from (rows[start : start + size] for start in range(0, len(rows), size))
+
+    @property
+    def _is_native(self) -> bool:
+        return self.likelihood_support in ("integers", "counts", self.dataset.support)
+
+    def _drawn(self, raw: Tensor | MemoryMapped, split: str) -> Iterator[Tensor]:
+        """Raw rows in the likelihood's support, in blocks, with the noise of the split."""
+        # Only the CPU's stream is set and restored: torch.manual_seed would seed every device.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(_SEEDS[split])
+            state = torch.default_generator.get_state()
+        for start in range(0, len(raw), _BLOCK_ROWS):
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.set_state(state)
+                rows = self._prepare(raw[start : start + _BLOCK_ROWS])
+                state = torch.default_generator.get_state()
+            yield rows
 
     def starting_rows(self, most: int | None = None) -> Real[Tensor, " n *event"]:
         """Training data in the likelihood's support, to initialise parts of a model.
@@ -312,33 +255,10 @@ class PreparedData:
 
     def _make_transform(self, uniform: Uniform) -> tuple[nn.Module, str]:
         """The transform from raw values to the likelihood's support, and its description."""
-        transform, how = self._transform_of_values(uniform)
+        transform, how = transform_of_values(self.dataset, self, uniform)
         if not self.dataset.missing:
             return transform, how
         return KeepMissing(transform), f"{how}; {describe_missing(self.dataset)}"
-
-    def _transform_of_values(self, uniform: Uniform) -> tuple[nn.Module, str]:
-        if self.likelihood_support in ("integers", "counts"):
-            return nn.Identity(), "as they are"
-        levels = self.dataset.levels
-        top = 1 if levels is None else levels - 1
-        scale, p = _Scale(top), "v" if levels is None else f"v / {top}"
-        if self.binarisation == "threshold":
-            return nn.Sequential(scale, _Threshold()), f"binarised, 1 where {p} >= 0.5"
-        if self.binarisation is not None:
-            when = "once" if self.binarisation == "static" else "anew at each visit"
-            how = f"binarised {when}, Bernoulli({p})"
-            return nn.Sequential(scale, _DrawBernoulli(uniform)), how
-        if levels is None and self.dataset.support == "real":
-            units = self.dataset.units
-            how = "" if units.identity else f"; networks read them scaled ({units.kind})"
-            return nn.Identity(), f"in their own units{how}"
-        if levels is None:
-            return scale, "as they are"
-        if self._dequantised:
-            how = f"dequantised anew at each visit, (v + u) / {levels} with u ~ Uniform(0, 1)"
-            return _Dequantize(levels, uniform), how
-        return scale, f"scaled to [0, 1], {p}"
 
 
 def _describe_values(dataset: Dataset) -> str:
@@ -346,105 +266,3 @@ def _describe_values(dataset: Dataset) -> str:
         return f"levels 0..{dataset.levels - 1}"
     words = {"binary": "binary values", "unit": "values in [0, 1]", "real": "real values"}
     return words.get(dataset.support, dataset.support)
-
-
-# ---- checks of prepared batches ---------------------------------------------------------------
-
-
-class OneLineError(ValueError):
-    """A ValueError of one line: Pyro's traces append their tables of shapes to a message."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.partition("\n")[0])
-
-
-def check_batch(x: Any, likelihood: Any) -> None:
-    """Check that x is a tensor `(n, *event_shape)`.
-
-    Args:
-        x: The data.
-        likelihood: An object that may have an `event_shape`.
-
-    Raises:
-        OneLineError: A ValueError, if it is not.
-    """
-    event_shape = getattr(likelihood, "event_shape", None)
-    if not isinstance(x, Tensor):
-        raise OneLineError(
-            f"x must be a tensor of prepared data, got {type(x).__name__}: prepare it with "
-            "vae.prepare(x)."
-        )
-    if event_shape is not None and tuple(x.shape[1:]) != tuple(event_shape):
-        raise OneLineError(
-            f"x must have the shape (n, {', '.join(map(str, event_shape))}), a batch of data of "
-            f"shape {tuple(event_shape)} that the VAE was built for, got {tuple(x.shape)}."
-        )
-
-
-def check_observed(x: Any, likelihood: Any, contract: Any) -> None:
-    """Check that x is a batch on which a model is defined: its values only if Pyro validates.
-
-    Args:
-        x: The data.
-        likelihood: An object with a `support`, and perhaps an `event_shape`.
-        contract: The `DataContract` of the training data; None if it is not known.
-
-    Raises:
-        OneLineError: A ValueError, if it is not.
-    """
-    check_batch(x, likelihood)
-    if is_validation_enabled():
-        _check_values(x, likelihood.support, contract)
-
-
-def check_prepared(x: Real[Tensor, " n *event"], likelihood: Any, contract: Any) -> None:
-    """Check that a tensor was prepared for a likelihood, and is not of raw levels.
-
-    Nothing is checked while a program is exported or compiled.
-
-    Args:
-        x: Data as a guide reads them.
-        likelihood: An object with a `support`, and perhaps an `event_shape`.
-        contract: The `DataContract` of the training data; None if it is not known.
-
-    Raises:
-        OneLineError: A ValueError, if values are outside the range that the guide was trained on.
-    """
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or x.numel() == 0:
-        return
-    support = likelihood.support
-    shape = getattr(likelihood, "event_shape", None) if contract is None else contract.event_shape
-    if shape is not None and tuple(x.shape)[-len(shape) :] != tuple(shape):
-        raise OneLineError(
-            f"x must have the shape (..., {', '.join(map(str, shape))}), data of shape "
-            f"{tuple(shape)} that the VAE reads, got {tuple(x.shape)}; raw data are prepared "
-            "with vae.prepare(x)."
-        )
-    if contract is not None:
-        contract.check_precision(x.dtype, "x")
-        # Levels are scaled for a likelihood of real data.
-        support = "unit" if contract.levels is not None and support == "real" else support
-    _check_values(x, support, contract)
-
-
-def _check_values(x: Tensor, support: str, contract: Any) -> None:
-    """Check that prepared values are in a likelihood's support; binary ones in [0, 1]."""
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or x.numel() == 0:
-        return
-    if support in ("counts", "integers"):
-        levels = None if contract is None or support == "counts" else contract.levels
-        wrong = outside_support(x, support, levels or int(x.max()) + 1)
-        if wrong.any():
-            raise OneLineError(
-                f"x holds {int(wrong.sum()):,} values outside {SUPPORTS[support]}, such as "
-                f"{x[wrong][0].item():g}: the guide reads {support}, not their logarithms or "
-                "shares."
-            )
-    elif support in ("binary", "unit"):
-        low, high = (float(value) for value in x.detach().aminmax())
-        if low < 0 or high > 1:
-            name = "" if contract is None else f", for which {contract.name} was prepared"
-            raise OneLineError(
-                f"x holds values from {low:g} to {high:g}, and the guide reads values from 0 to "
-                f"1{name}: prepare them with vae.prepare(x)."
-            )

@@ -23,7 +23,7 @@ from pyro_vae import likelihoods, networks, posteriors, priors
 from pyro_vae.checks import Part, check_count, check_parts, checked_sizes, class_of, support_of
 from pyro_vae.conditional_draws import Conditionals
 from pyro_vae.data import DataContract, Kind, Units, check_batch, check_observed, prepare
-from pyro_vae.data.preprocessing import check_prepared
+from pyro_vae.data.batch_checks import check_prepared
 from pyro_vae.data.validation import SUPPORTS
 from pyro_vae.generation import Generation
 from pyro_vae.model import LIKELIHOOD_OF_KIND, check_pair, construct, find_parts
@@ -204,7 +204,7 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
                 return self.embed(self.prepare(x), y)
         check_prepared(x, self.likelihood, self.contract)
         with exportable():
-            c = self.covariates(self.conditions(y, len(x)))
+            c = self.covariates(self.conditions(y, x.shape[0]))
             return self.posterior.embed(join(x.flatten(1), c))
 
     def decode(self, z: Any, y: Any = None, *, size: Any = None) -> Float[Tensor, "*batch_event"]:
@@ -299,7 +299,8 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
             raise ValueError("this model has no size factor, got a size: train with size_factor.")
         if self.size_factor:
             size = torch.as_tensor(mean_total(self.likelihood) if size is None else size).to(z)
-            if size.shape not in ((), (n,)) or not (size > 0).all():
+            positive = torch.compiler.is_exporting() or (size > 0).all()
+            if size.shape not in ((), (n,)) or not positive:
                 raise ValueError(f"size must be a positive number or {n} of them, got {size}.")
             size = size.expand(n)
         with exportable():
@@ -321,9 +322,11 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
     def _generated(self, z: Tensor, noise: bool, *y: Any) -> Tensor:
         return self._drawn(self._density(z, y[0] if y else None, None), noise)
 
+    def _covariates_of(self, y: Any, n: int) -> tuple[Tensor, ...]:
+        return (self.conditions(y, n),)
+
     def _guide_at(self, x: Tensor, *y: Any) -> Any:
-        c = self.covariates(self.conditions(y[0] if y else None, len(x)))
-        return self.posterior(join(x.flatten(1), c))
+        return self.posterior(join(x.flatten(1), self.covariates(*y)))
 
     def _drawn(self, p: Any, noise: bool) -> Tensor:
         """Means, or draws, in the units of the training data."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pyro_vae import distributions, likelihoods
 from pyro_vae.checks import or_meant
+from pyro_vae.data.batch_checks import OneLineError
 from pyro_vae.data.labels import UNLABELLED
-from pyro_vae.data.preprocessing import OneLineError
 from pyro_vae.posteriors.posterior import bounded
 
 # Columns of whole numbers among floats are categories up to this number of values.
@@ -103,7 +103,7 @@ class Covariates(nn.Module):
 
     def forward(self, y: Real[Tensor, " n *columns"]) -> Float[Tensor, "n features"]:
         """The features, NaN in rows with an unknown category or a missing value."""
-        rows = y.reshape(len(y), -1)
+        rows = y.reshape(y.shape[0], -1)
         numbers = rows[:, self.column].double()
         hot = (numbers == self.value).double()
         features = torch.where(self.categorical, hot, (numbers - self.value) / self.scale)
@@ -122,6 +122,8 @@ class Covariates(nn.Module):
     def check(self, y: Any, n: int, names: Sequence[str] = ()) -> None:
         """Check that y has the covariates of n rows, all of them known from training.
 
+        Of a program that is exported only the shape is checked.
+
         Args:
             y: The covariates.
             n: The number of rows.
@@ -131,6 +133,8 @@ class Covariates(nn.Module):
             OneLineError: A ValueError, if it has not.
         """
         self.check_shape(y, n)
+        if torch.compiler.is_exporting():
+            return
         rows = y.reshape(n, -1)
         if missing := int(_missing(rows, self._are_categories).any(1).sum()):
             raise OneLineError(
@@ -305,11 +309,11 @@ def with_dispersion(p: Any, shift: Float[Tensor, "*some elements"]) -> Any:
     return shifted.to_event(len(p.event_shape))
 
 
-def mean_total(likelihood: Any) -> float:
+def mean_total(likelihood: Any) -> Float[Tensor, ""]:
     """The total of the initial means of a likelihood of counts, those of the training data."""
     if isinstance(likelihood, likelihoods.Poisson):
-        return float(likelihood.unit_rate.sum()) * math.log(2)
-    return float(likelihood.log_start.exp().sum())
+        return likelihood.unit_rate.sum().double() * math.log(2)
+    return likelihood.log_start.exp().sum()
 
 
 # ---- values -------------------------------------------------------------------------------------

@@ -327,10 +327,14 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
         """
         check_count(1, n=n)
         with evaluation_mode(self, seed=seed):
-            z = self.prior().sample((int(n),))
-            drawn = torch.randint(self.classes, (int(n),), device=self.numbers.device)
-            c = drawn if y is None else self._class_numbers(y)
-            return self._as_given(self._generated(self.code(z, c), noise))
+            code = self._new_codes(int(n))
+            if y is not None:
+                code = self.code(code[:, : -self.classes], self._class_numbers(y))
+            return self._as_given(self._generated(code, noise))
+
+    def _new_codes(self, n: int) -> Tensor:
+        z = self.prior().sample((n,))
+        return self.code(z, torch.randint(self.classes, (n,), device=self.numbers.device))
 
     def _guide_at(self, x: Tensor, *y: Any) -> Any:
         """q(z | x, y) at the most probable class."""

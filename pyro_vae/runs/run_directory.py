@@ -36,8 +36,8 @@ class RunDirectory:
 
     `report` is the page that says whether to trust the model. `evaluation` holds the results of
     `scripts/evaluate.py`, with cached chunks in its folder `kept`; `diagnosis` those of
-    `scripts/diagnose.py`; `codes` those of `scripts/encode.py`; the folder of a logger's name,
-    such as `tensorboard`, what it wrote.
+    `scripts/diagnose.py`; `codes` those of `scripts/encode.py`; `samples` those of
+    `scripts/sample.py`; the folder of a logger's name, such as `tensorboard`, what it wrote.
 
     Args:
         path: The directory.
@@ -54,6 +54,7 @@ class RunDirectory:
         self.evaluation = self.path / "evaluation"
         self.diagnosis = self.path / "diagnosis"
         self.codes = self.path / "codes.npz"
+        self.samples = self.path / "samples"
         self.log = self.path / "train.log"
         self.report = self.path / "report.html"
         self.model = self.path / "model.py"
@@ -127,7 +128,8 @@ class RunDirectory:
         self.clear_evaluation()
         for old in (self.checkpoint, self.config, self.records, self.codes, self.log):
             old.unlink(missing_ok=True)
-        for folder in (self.evaluation, self.diagnosis, *(self.path / name for name in LOGGERS)):
+        logs = (self.path / name for name in LOGGERS)
+        for folder in (self.evaluation, self.diagnosis, self.samples, *logs):
             shutil.rmtree(folder, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
         if not is_shipped(configuration["model"]):

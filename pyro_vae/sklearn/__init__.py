@@ -14,7 +14,7 @@ from sklearn.utils import Tags, check_array
 from sklearn.utils.validation import check_is_fitted
 
 from pyro_vae.rng import evaluation_mode
-from pyro_vae.sklearn.base import VAEEstimator
+from pyro_vae.sklearn.base import VAEEstimator, one_at_a_time
 
 
 class VAETransformer(TransformerMixin, VAEEstimator):
@@ -42,8 +42,8 @@ class VAETransformer(TransformerMixin, VAEEstimator):
         likelihood: p(x | z), of `pyro_vae.likelihoods.LIKELIHOODS`.
         posterior: q(z | x), of `pyro_vae.posteriors.POSTERIORS`.
         network: The networks of both, of `pyro_vae.networks.NETWORKS`.
-        hidden_layer_sizes: The widths of the hidden layers of a perceptron; None for those of the
-            network.
+        hidden_layer_sizes: The widths of the hidden layers of a perceptron, () for a linear map;
+            None for those of the network.
         objective: What is maximised, of `pyro_vae.objectives.OBJECTIVES`, or an `Objective`, which
             is copied.
         epochs: The number of passes over the training rows; None for 100, or with fewer than 1,000
@@ -56,7 +56,7 @@ class VAETransformer(TransformerMixin, VAEEstimator):
         levels: The number of levels of integers, 0 to levels - 1; None for those of the data.
         event_shape: The shape that rows have for the networks, such as (1, 8, 8) for images; None
             for that of a table, (n_features,).
-        n_importance_samples: The number of draws for each log p(x).
+        n_importance_samples: The number of draws for each log p(x), which is tighter with more.
         device: The device of the VAE.
         random_state: The seed of all random numbers, in training and of scores.
         verbose: Whether to show a progress bar.
@@ -69,6 +69,7 @@ class VAETransformer(TransformerMixin, VAEEstimator):
         feature_names_in_: Their names, if X had any.
     """
 
+    @one_at_a_time
     def transform(self, X: Any) -> Float[np.ndarray, "n components"]:
         """The code of each row: the mean of q(z | x), or `vae_.embed` of it.
 
@@ -78,13 +79,14 @@ class VAETransformer(TransformerMixin, VAEEstimator):
         Returns:
             Codes `(n_samples, n_components)` in the type of X.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "vae_")
         X = self._validated(X, reset=False)
         vae = self._in_float64()
         with evaluation_mode(vae, seed=self._seed):
             codes = torch.cat([vae.embed(x) for x in self._blocks(X)])
         return codes.numpy(force=True).astype(X.dtype, copy=False)
 
+    @one_at_a_time
     def inverse_transform(self, X: Any) -> Float[np.ndarray, "n features"]:
         """The mean of p(x | z) at codes, in the units of the data.
 
@@ -100,7 +102,7 @@ class VAETransformer(TransformerMixin, VAEEstimator):
         Raises:
             ValueError: If codes have another dimension.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "vae_")
         z = check_array(X, dtype=(np.float64, np.float32))  # pyright: ignore[reportArgumentType]
         vae = self._in_float64()
         contract = vae.contract
@@ -116,7 +118,7 @@ class VAETransformer(TransformerMixin, VAEEstimator):
         Args:
             input_features: Ignored.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "vae_")
         return np.array([f"vae{i}" for i in range(self._n_features_out)], dtype=object)
 
     def __sklearn_tags__(self) -> Tags:

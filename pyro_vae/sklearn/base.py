@@ -1,9 +1,10 @@
 """What the estimators share: training, log p(x) and samples."""
 
 import copy
+import functools
 import math
-from collections.abc import Iterator, Sequence
-from functools import partial
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from typing import Any, no_type_check
 
@@ -41,6 +42,21 @@ _BLOCK_ELEMENTS = 2**22
 _STEPS_PER_ROW = 10
 
 
+# Pyro's handlers and torch's random stream are those of the process, which threads would mix up.
+_LOCK = threading.RLock()
+
+
+def one_at_a_time(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let one thread at a time compute, such as joblib's."""
+
+    @functools.wraps(method)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with _LOCK:
+            return method(*args, **kwargs)
+
+    return wrapped
+
+
 class VAEEstimator(BaseEstimator):
     """A VAE with scikit-learn's methods of a density. Abstract.
 
@@ -68,7 +84,7 @@ class VAEEstimator(BaseEstimator):
         scaling: ScaleKind = "standard",
         levels: int | None = None,
         event_shape: Sequence[int] | None = None,
-        n_importance_samples: int = 500,
+        n_importance_samples: int = 100,
         device: str | torch.device = "cpu",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
@@ -92,6 +108,7 @@ class VAEEstimator(BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
+    @one_at_a_time
     def fit(self, X: Any, y: Any = None) -> Any:
         """Train a new VAE.
 
@@ -117,6 +134,7 @@ class VAEEstimator(BaseEstimator):
         self._train(data, epochs=self._number_of_epochs(len(data.train)))
         return self
 
+    @one_at_a_time
     def partial_fit(self, X: Any, y: Any = None) -> Any:
         """Train the VAE on more rows: one pass over all of them.
 
@@ -144,6 +162,7 @@ class VAEEstimator(BaseEstimator):
         self._adam_state = adam.state
         return self
 
+    @one_at_a_time
     def score_samples(self, X: Any) -> Float[np.ndarray, " n"]:
         """log p(x) of each row, in nats.
 
@@ -158,7 +177,7 @@ class VAEEstimator(BaseEstimator):
         Raises:
             NoDensityError: If the posterior has all its mass at one point.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "vae_")
         X = self._validated(X, reset=False)
         scorer = RowScorer(
             self.vae_,
@@ -179,6 +198,7 @@ class VAEEstimator(BaseEstimator):
         """
         return float(self.score_samples(X).mean())
 
+    @one_at_a_time
     def sample(
         self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None
     ) -> Real[np.ndarray, "n features"]:
@@ -194,7 +214,7 @@ class VAEEstimator(BaseEstimator):
         Raises:
             ValueError: If `n_samples` is below 1.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "vae_")
         _check_whole(n_samples=n_samples)
         rows = self._in_float64().sample(n_samples, noise=True, seed=_draw_seed(random_state))
         return np.asarray(rows).reshape(n_samples, -1)
@@ -343,7 +363,7 @@ class VAEEstimator(BaseEstimator):
                     "hidden_layer_sizes are those of the networks mlp and gated_mlp, got them for "
                     f"{self.network!r}: give a partial of the network with its own options."
                 )
-            network = partial(network, hidden=tuple(self.hidden_layer_sizes))
+            network = functools.partial(network, hidden=tuple(self.hidden_layer_sizes))
         return build(
             data.dataset.event_shape,
             self.n_components,

@@ -94,7 +94,12 @@ def test_messages_name_only_commands_and_options_that_exist():
     training = {"--data", "--resume", "--out", "--evaluate", "--config", "--overwrite"}
     options = training | {
         option
-        for script in ("scripts/diagnose.py", "scripts/evaluate.py")
+        for script in (
+            "scripts/diagnose.py",
+            "scripts/encode.py",
+            "scripts/evaluate.py",
+            "scripts/sample.py",
+        )
         for action in parser(script)._actions
         for option in action.option_strings
     }

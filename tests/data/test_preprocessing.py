@@ -10,7 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.data import Dataset, PreparedData, digits
 from pyro_vae.data.dataset import SPLITS, SUPPORTS
-from pyro_vae.data.preprocessing import hashed_uniform
+from pyro_vae.data.transforms import hashed_uniform
 
 
 def dataset_of(support: str) -> Dataset:

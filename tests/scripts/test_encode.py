@@ -9,9 +9,15 @@ import pandas as pd
 import pytest
 import torch
 import xarray
+from PIL import Image
+from scipy import sparse
 
+from analysis import row_files
+from analysis.representation import encoding
 from pyro_vae.configuration.components import load_data, prepare_data
+from pyro_vae.rng import as_floats
 from pyro_vae.runs import load
+from pyro_vae.runs.trained_run import run_data
 
 JOINED = ["--likelihood", "poisson", "--evaluate", "quick"]
 
@@ -122,6 +128,92 @@ def test_data_of_ones_own(encode, refused, trained, tmp_path):
     with np.load(out) as file:
         assert (file["row"] == np.arange(40)).all()
         np.testing.assert_allclose(file["codes"], whole, rtol=1e-5, atol=1e-6)
+
+
+def read_codes(file: Path) -> np.ndarray:
+    """The codes in a file, in their own type."""
+    if file.suffix in (".csv", ".parquet"):
+        exact = {"float_precision": "round_trip"} if file.suffix == ".csv" else {}
+        table = getattr(pd, f"read_{file.suffix[1:]}")(file, **exact)
+        return table[[name for name in table if name[1:].isdecimal()]].to_numpy()
+    if file.suffix == ".nc":
+        with xarray.open_dataset(file) as dataset:
+            return dataset["codes"].to_numpy()
+    if file.suffix == ".npy":
+        return np.load(file)
+    with np.load(file) as arrays:
+        return arrays["codes"]
+
+
+def write_data(kind: str, folder: Path) -> tuple[Path, list[str]]:
+    """A file of 150 rows, and options of its training."""
+    rng, n = np.random.default_rng(0), 150
+    path = folder / f"{kind}.npy"
+    if kind == "folder":
+        path = folder / "images"
+        path.mkdir()
+        for i in range(n):
+            pixels = rng.integers(0, 256, (8, 8)).astype(np.uint8)
+            Image.fromarray(pixels).save(path / f"{i:03d}.png")
+    elif kind == "table":
+        path = folder / "table.csv"
+        pd.DataFrame(rng.normal(size=(n, 3)), columns=["a", "b", "c"]).to_csv(path, index=False)
+    elif kind == "precise":
+        np.save(path, 1e9 + rng.normal(size=(n, 3)))
+    elif kind == "sparse":
+        path = folder / "sparse.npz"
+        sparse.save_npz(path, sparse.csr_matrix(rng.poisson(0.3, (n, 20))))
+    else:
+        values = {
+            "binary": rng.integers(0, 2, (n, 6)).astype(np.uint8),
+            "grey": rng.integers(0, 256, (n, 1, 8, 8)).astype(np.uint8),
+            "counts": rng.poisson(4, (n, 5)),
+            "real": rng.normal(size=(n, 4)).astype(np.float32),
+        }
+        np.save(path, values[kind])
+    binary = ["--likelihood", "bernoulli"] if kind in ("grey", "folder") else []
+    return path, binary
+
+
+KINDS = ("binary", "grey", "counts", "real", "precise", "table", "sparse", "folder")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_codes_are_those_of_python_to_the_bit(encode, train, tmp_path, kind, monkeypatch):
+    path, options = write_data(kind, tmp_path)
+    run = train(tmp_path / "run", "--data", path, *options)
+    python = load(run).embed(path).numpy()
+    assert python.dtype == np.float32
+    every = (".npz", ".npy", ".csv", ".parquet", ".nc")
+    for number, suffix in enumerate(every if kind in ("grey", "counts") else (".npz", ".csv")):
+        # Of any block size, and whether many codes are kept in a file or not.
+        monkeypatch.setattr(encoding, "ELEMENTS", (2**20, 1)[number % 2])
+        monkeypatch.setattr(encoding, "MOST_BYTES", (2**26, 0)[number % 2])
+        monkeypatch.setattr(row_files, "ROWS", (2**16, 7)[number % 2])
+        file = tmp_path / f"codes{suffix}"
+        assert encode(run, "--data", path, "--out", file) == 0
+        codes = read_codes(file)
+        assert (codes.astype(np.float32) == python).all()
+        assert [each for each in tmp_path.iterdir() if each.name.startswith(".")] == []
+    # The run's own, split by split.
+    assert encode(run) == 0
+    vae = load(run)
+    data = run_data(vae, run)
+    with np.load(run / "codes.npz") as file, torch.no_grad():
+        for split in ("train", "validation", "test"):
+            x = as_floats(data.fixed(split)[:])
+            place = data.dataset.row_numbers(split)
+            order = np.argsort(place)
+            assert (file["codes"][file["split"] == split] == vae.embed(x).numpy()[order]).all()
+
+
+@pytest.mark.parametrize("kind", ["grey", "counts"])
+def test_codes_of_data_on_disk_are_those_in_memory(encode, train, tmp_path, kind):
+    path, options = write_data(kind, tmp_path)
+    run = train(tmp_path / "run", "--data", path, *options)
+    out = ["--out", tmp_path / "codes.npy", "--overwrite"]
+    assert encode(run, "--data", path, "--data.memory-map", "true", *out) == 0
+    assert (np.load(tmp_path / "codes.npy") == load(run).embed(path).numpy()).all()
 
 
 def test_data_that_do_not_fit_are_refused(refused, trained, tmp_path):

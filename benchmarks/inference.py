@@ -1,4 +1,4 @@
-"""The suites `evaluation` and `annealing`: log p(x) beside the decoder's matrix products alone."""
+"""The suites `evaluation`, `scores` and `annealing`: log p(x) beside the decoder's products."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +30,9 @@ PRODUCT_IMAGES = 1_000
 # The draws per product, as in `importance_weighting` for an image of 784 elements.
 ROWS = 2_500
 
+# The setting of the target of `scores`, and the draws per product, of two images.
+SCORE_DRAWS, SCORE_ROWS = 1_000, 2_000
+
 # The setting of the target of `annealing`.
 ANNEALED_IMAGES, CHAINS, TEMPERATURES, LEAPFROG_STEPS = 100, 16, 500, 10
 ANNEALED_DIM, ANNEALED_HIDDEN = 50, (200, 200)
@@ -46,11 +49,21 @@ def run_evaluation(options: Options) -> SuiteResult:
     Raises:
         ProcessError: If the process fails.
     """
-    what = f"log p(x) of {IMAGES:,} images with {DRAWS:,} draws"
-    options.say(
-        f"log p(x) of {options.images} images with {DRAWS:,} draws each, {options.rounds} rounds"
-    )
-    job = (options.images, options.rounds, options.data, options.data_root)
+    return _run(options, f"log p(x) of {IMAGES:,} images with {DRAWS:,} draws", scores=False)
+
+
+def run_scores(options: Options) -> SuiteResult:
+    """Time scores of rows and as many products, in turn, as `run_evaluation`.
+
+    Raises:
+        ProcessError: If the process fails.
+    """
+    return _run(options, f"scores of {IMAGES:,} images with {SCORE_DRAWS:,} draws", scores=True)
+
+
+def _run(options: Options, what: str, *, scores: bool) -> SuiteResult:
+    options.say(f"{what}, from {options.images}, {options.rounds} rounds")
+    job = (options.images, options.rounds, options.data, options.data_root, scores)
     function = "benchmarks.inference:time_evaluation"
     found = run_in_process(function, *job, threads=options.threads)
     # A straight line from few to many images. The least time of the few: disturbances only add,
@@ -77,35 +90,47 @@ def run_evaluation(options: Options) -> SuiteResult:
     }
 
 
-def time_evaluation(images: int, rounds: int, data: str, data_root: str | None) -> dict[str, Any]:
+def time_evaluation(
+    images: int, rounds: int, data: str, data_root: str | None, scores: bool = False
+) -> dict[str, Any]:
     """Time compiled evaluations and as many products, and measure the memory of evaluating.
 
     The first evaluation waits for the compiler, and the others load what it compiled.
+
+    Args:
+        images: The number of images.
+        rounds: The number of repetitions.
+        data: The image set.
+        data_root: The folder of data sets.
+        scores: Time the scores of rows instead.
     """
     import torch
 
     from pyro_vae import build, networks
-    from pyro_vae.evidence import evaluate
+    from pyro_vae.evidence import evaluate, row_scores
 
+    weigh, draws, rows = (
+        (row_scores, SCORE_DRAWS, SCORE_ROWS) if scores else (evaluate, DRAWS, ROWS)
+    )
     setting = Setting()
     x = (grey_images(data, data_root, images) > 127).byte()
     torch.manual_seed(setting.seed)
     network = partial(networks.MLP, hidden=(setting.hidden,), activation="softplus")
     vae = build((x.shape[1],), setting.latent_dim, network=network)
     # What any evaluation imports and allocates.
-    evaluate(vae, x[:1], num_samples=30, compile="off")
+    weigh(vae, x[:1], num_samples=30, compile="off")
     before = memory_bytes("VmRSS")
 
     def run(count: int, *, wait: bool = False) -> None:
         with all_compiled(wait=wait):
-            evaluate(vae, x[:count], num_samples=DRAWS, compile="on")
+            weigh(vae, x[:count], num_samples=draws, compile="on")
 
     first = seconds_of(lambda: run(FEW, wait=True))
     few, many = [], []
     products: dict[str, list[float]] = {routine: [] for routine in ROUTINES}
-    layers = [torch.randn(ROWS, n) for n in (setting.latent_dim, setting.hidden, x.shape[1])]
+    layers = [torch.randn(rows, n) for n in (setting.latent_dim, setting.hidden, x.shape[1])]
     forward = [(a, torch.randn(b.shape[1], a.shape[1]).mT, b) for a, b in pairwise(layers)]
-    repeats = min(images, PRODUCT_IMAGES) * DRAWS // ROWS
+    repeats = min(images, PRODUCT_IMAGES) * draws // rows
     for _ in range(rounds):
         few.append(seconds_of(lambda: run(FEW)))
         many.append(seconds_beside_products(lambda: run(images), forward, repeats, products))
@@ -119,16 +144,23 @@ def time_evaluation(images: int, rounds: int, data: str, data_root: str | None) 
     }
 
 
-def evaluation_table(result: SuiteResult) -> str:
+def scores_table(result: SuiteResult) -> str:
+    """Times and memory of scores in Markdown."""
+    return evaluation_table(result, f"scores of rows, {SCORE_DRAWS:,} draws", SCORE_ROWS)
+
+
+def evaluation_table(
+    result: SuiteResult, title: str = f"importance weighting, {DRAWS:,} draws", rows: int = ROWS
+) -> str:
     """Times and memory in Markdown."""
     line = f"Extrapolated by a straight line through {FEW} and {result['images']} images"
     whole = f"Measured whole, beside the products of {PRODUCT_IMAGES:,} images"
     how = whole if result["images"] == IMAGES else line
     return (
-        f"{_table(f'importance weighting, {DRAWS:,} draws', result, IMAGES)}\n\n"
+        f"{_table(title, result, IMAGES)}\n\n"
         f"{how}; medians and ranges of {result['rounds']} rounds. An evaluation before them, "
         f"of {FEW} images, waited for the compiler ({result['first_seconds']:.1f} s); these load "
-        f"what it compiled. Each product has {ROWS:,} draws; the target uses the faster routine. "
+        f"what it compiled. Each product has {rows:,} draws; the target uses the faster routine. "
         f"Evaluating added {result['extra_bytes'] / 2**20:,.0f} MiB to the process, and the "
         "compiler is another one."
     )

@@ -288,6 +288,11 @@ SUITES: dict[str, Suite] = {
         inference.run_evaluation,
         inference.evaluation_table,
     ),
+    "scores": Suite(
+        "Scores of rows beside the decoder's matrix products",
+        inference.run_scores,
+        inference.scores_table,
+    ),
     "annealing": Suite(
         "Annealed importance sampling beside the decoder's matrix products",
         inference.run_annealing,

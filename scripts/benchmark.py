@@ -156,7 +156,7 @@ def parser() -> Parser:
         "--images",
         type=whole_number(inference.FEW + 1),
         default=300,
-        help="The number of images from which `evaluation` extrapolates.",
+        help="The number of images from which `evaluation` and `scores` extrapolate.",
     )
     add("--data", choices=IMAGE_SETS, default="mnist", help="The images.")
     add("--data-root", type=Path, help="The folder of data sets.")

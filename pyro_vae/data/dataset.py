@@ -220,7 +220,7 @@ class Dataset:
             read = read_labels(rows.labels, f"the labels of {name}", names=label_names, n=n)
             labels, label_names, notes = read.values, read.names, (*notes, *read.notes)
         if not split:
-            parts = {split: torch.arange(n) for split in SPLITS}
+            parts = dict.fromkeys(SPLITS, torch.arange(n))
             splits, rule = {split: values for split in SPLITS}, NOT_SPLIT
         elif isinstance(values, MemoryMapped):
             splits, parts = values.hold_out()
@@ -386,7 +386,7 @@ class Dataset:
     def row_numbers(self, split: str) -> np.ndarray:
         """The indices of a split's rows in the array that was split, or in the split itself."""
         values = self._split(split)
-        if isinstance(values, MemoryMapped):
+        if isinstance(values, MemoryMapped) and len(values.held_out):
             return np.delete(np.arange(values.file.shape[0]), values.held_out)
         rows = self.rows.get(split)
         return np.arange(len(values)) if rows is None else rows.numpy()

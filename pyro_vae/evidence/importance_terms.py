@@ -12,9 +12,7 @@ from torch import Tensor
 
 from pyro_vae.compilation import CompiledFunction, CompileMode
 from pyro_vae.compilation.compiled_function import FORWARD
-from pyro_vae.data.nouns import noun
 from pyro_vae.log_densities import log_densities, require_density
-from pyro_vae.notebooks import progress_bar
 from pyro_vae.rng import as_floats, owners_of
 
 Result = TypeVar("Result")
@@ -63,7 +61,7 @@ class ImportanceTerms:
         # Whether the KL has a closed form; known after the first call.
         self.analytic = False
         self._stacked = CompiledFunction(
-            self._evaluate,
+            self.evaluate,
             compile,
             # Only the first shape is worth compiling: the others are remainders.
             lambda form: expected_calls if self._stacked.decisions.keys() <= {form} else 0,
@@ -85,7 +83,8 @@ class ImportanceTerms:
         (terms,) = self._stacked(x)
         return terms.unbind()
 
-    def _evaluate(self, x: Tensor) -> tuple[Tensor]:
+    def evaluate(self, x: Float[Tensor, " batch *event"]) -> tuple[Tensor]:
+        """The terms as one tensor, without a compiler."""
         terms = log_densities(
             self.model,
             self.guide,
@@ -159,7 +158,7 @@ def map_draws(
     batch: int,
     *,
     start_batch: Callable[[], object] = lambda: None,
-    progress: bool = False,
+    advance: Callable[[int], object] = lambda rows: None,
 ) -> list[Result]:
     """The result of all draws of a bounded number of examples, for each such part of the data.
 
@@ -170,12 +169,11 @@ def map_draws(
         num_samples: The number K of draws for each example.
         batch: The number of examples that are computed at once, as of `call_size`.
         start_batch: Called before each batch of examples.
-        progress: Show a progress bar.
+        advance: Called with the number of examples after each batch.
     """
     results = []
     held = batch * max(1, _HELD // (num_samples * batch))
-    bar = progress_bar(progress, total=len(x), desc="importance weighting", unit=noun())
-    with bar, torch.no_grad(), ExitStack() as speed:
+    with torch.no_grad(), ExitStack() as speed:
         for first in range(0, len(x), held):
             draws = Draws(num_samples, min(held, len(x) - first))
             for start in range(0, draws.count, batch):
@@ -186,6 +184,6 @@ def map_draws(
                     draws.put(draw, start, *terms(data))
                     if first == start == draw == 0:  # The first chunk has passed.
                         speed.enter_context(pyro.validation_enabled(False))
-                bar.update(len(chunk))
+                advance(len(chunk))
             results.append(result(draws))
     return results

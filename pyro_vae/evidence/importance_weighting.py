@@ -14,6 +14,7 @@ from pyro_vae.compilation import CompileMode
 from pyro_vae.data.nouns import noun
 from pyro_vae.evidence.importance_terms import Draws, ImportanceTerms, call_size, map_draws
 from pyro_vae.json_values import to_jsonable
+from pyro_vae.notebooks import progress_bar
 from pyro_vae.statistics import (
     MINIMUM_SAMPLES,
     PerExample,
@@ -263,16 +264,16 @@ def importance_weighting(
         compile=compile,
         expected_calls=len(x) // batch * -(-num_samples // num_particles),
     )
-    return ImportanceWeighting.concatenate(
-        map_draws(
+    with progress_bar(progress, total=len(x), desc="importance weighting", unit=noun()) as bar:
+        parts = map_draws(
             lambda draws: _result(draws, analytic=terms.analytic),
             terms,
             x,
             num_samples,
             batch,
-            progress=progress,
+            advance=bar.update,
         )
-    )
+    return ImportanceWeighting.concatenate(parts)
 
 
 def _result(draws: Draws, *, analytic: bool) -> ImportanceWeighting:

@@ -1,6 +1,7 @@
 """Scores of single rows, with the same draws for all of them, and the typicality of new rows."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -175,6 +176,7 @@ class RowScorer:
         vae: As for `row_scores`; a program of log p(x | y) as `WithLabels`.
         num_samples, seed, dtype, max_elements, compile: As for `row_scores`.
         expected_rows: The number of rows of all blocks, on which it depends whether to compile.
+        advance: Called with a number of rows whenever so many more are scored.
 
     Raises:
         ValueError: If a number is below 1.
@@ -190,6 +192,7 @@ class RowScorer:
         max_elements: int = 2_000_000,
         compile: CompileMode = "auto",
         expected_rows: int = 1,
+        advance: Callable[[int], object] = lambda rows: None,
     ) -> None:
         for word, value in (("num_samples", num_samples), ("max_elements", max_elements)):
             if value < 1:
@@ -202,6 +205,7 @@ class RowScorer:
         self.max_elements = max_elements
         self.compile: CompileMode = compile
         self.expected_rows = expected_rows
+        self.advance = advance
         # Whether rows can share their noise; None until it was tried.
         self.shares_noise: bool | None = None
         self._terms: _SharedTerms | None = None
@@ -238,6 +242,7 @@ class RowScorer:
                 self.num_samples,
                 batch,
                 start_batch=lambda: _set_seed(self.seed, x.device),
+                advance=self.advance,
             )
         return RowScores.concatenate(parts)
 
@@ -263,12 +268,12 @@ class RowScorer:
         terms = self._make_terms(num_particles, 0)
         try:
             _set_seed(self.seed, x.device)
-            together = torch.stack(terms(x))
+            (together,) = terms.evaluate(x)
         except _NoSharedNoiseError:
             return False
         for row in (0, len(x) - 1):
             _set_seed(self.seed, x.device)
-            alone = torch.stack(terms(x[row : row + 1]))[..., 0]
+            alone = terms.evaluate(x[row : row + 1])[0][..., 0]
             log_weights, log_likelihood, _, rounding = together[..., row]
             limit = _ROUNDING * rounding.nan_to_num(0, 0, 0).max() + 1e-12
             for one, other in ((log_weights, alone[0]), (log_likelihood, alone[1])):
@@ -299,11 +304,11 @@ def _set_seed(seed: int, device: torch.device) -> None:
 class _SharedTerms(ImportanceTerms):
     """The terms with the same base noise for all rows of a batch."""
 
-    def _evaluate(self, x: Tensor) -> tuple[Tensor]:
+    def evaluate(self, x: Tensor) -> tuple[Tensor]:
         if len(x) == 1:
-            return super()._evaluate(x)
+            return super().evaluate(x)
         with _SharedNoise(self.num_particles, len(x)):
-            return super()._evaluate(x)
+            return super().evaluate(x)
 
 
 class _NoSharedNoiseError(RuntimeError):

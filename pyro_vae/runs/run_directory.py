@@ -36,8 +36,9 @@ class RunDirectory:
 
     `report` is the page that says whether to trust the model. `evaluation` holds the results of
     `scripts/evaluate.py`, with cached chunks in its folder `kept`; `diagnosis` those of
-    `scripts/diagnose.py`; `codes` those of `scripts/encode.py`; `samples` those of
-    `scripts/sample.py`; the folder of a logger's name, such as `tensorboard`, what it wrote.
+    `scripts/diagnose.py`; `codes` those of `scripts/encode.py`; `scores` those of
+    `scripts/score.py`; `samples` those of `scripts/sample.py`; the folder of a logger's name, such
+    as `tensorboard`, what it wrote.
 
     Args:
         path: The directory.
@@ -54,6 +55,7 @@ class RunDirectory:
         self.evaluation = self.path / "evaluation"
         self.diagnosis = self.path / "diagnosis"
         self.codes = self.path / "codes.npz"
+        self.scores = self.path / "scores.csv"
         self.samples = self.path / "samples"
         self.log = self.path / "train.log"
         self.report = self.path / "report.html"
@@ -126,7 +128,7 @@ class RunDirectory:
             The configuration, which names the copy.
         """
         self.clear_evaluation()
-        for old in (self.checkpoint, self.config, self.records, self.codes, self.log):
+        for old in (self.checkpoint, self.config, self.records, self.codes, self.scores, self.log):
             old.unlink(missing_ok=True)
         logs = (self.path / name for name in LOGGERS)
         for folder in (self.evaluation, self.diagnosis, self.samples, *logs):

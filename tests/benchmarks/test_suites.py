@@ -137,6 +137,7 @@ def results():
         },
         "gpu": {**cpu, "device": "H200", "cuda": "13.0", "equality": [entry], "targets": [entry]},
     }
+    stored["scores"] = stored["evaluation"]
     made = made_by("python scripts/benchmark.py", 1)
     return {name: {**result, "made_by": made} for name, result in stored.items()}
 
@@ -252,9 +253,12 @@ def test_an_evaluation_is_extrapolated_from_few_images(monkeypatch):
 
 
 @pytest.mark.slow
-def test_evaluations_and_products_are_timed(monkeypatch):
+@pytest.mark.parametrize("scores", [False, True])
+def test_evaluations_and_products_are_timed(scores, monkeypatch):
     monkeypatch.setattr(inference, "DRAWS", 2 * inference.ROWS)
-    found = inference.time_evaluation(12, 1, "digits", None)
+    # Digits are small: fewer draws would be computed at once.
+    monkeypatch.setattr(inference, "SCORE_DRAWS", 2 * inference.ROWS)
+    found = inference.time_evaluation(12, 1, "digits", None, scores)
     assert all(len(found[name]) == 1 for name in ("few_seconds", "many_seconds"))
     assert all(times[0] > 0 for times in found["products_seconds"].values())
     assert found["peak_bytes"] >= found["bytes_before"]

@@ -95,8 +95,7 @@ class ConditionalDraws:
         They start at draws from the weighted ones. Draws of one chain are `chains` apart.
         """
         kept, warmup = chains * length, int(_WARMUP * length)
-        proposals = self.proposals(kept)
-        start = self.weigh(*self.propose(proposals, max(chains, int(_PILOT * kept))))
+        start = self.weigh(*self.propose(self.proposals(kept), kept))
         numbers = resample(start.log_weight, chains)
         z, states, moments = take(start.z, numbers), [], _Moments()
         accepted = torch.zeros(z.shape[:2], device=z.device)

@@ -30,7 +30,8 @@ STEPS = 2000
 DRAWS, SAMPLES = 500, 1000
 VALUES = {"bernoulli": 2, "discretized_logistic": 17}
 METHODS = {"decode": "one decode", "importance": "importance", "gibbs": "gibbs"}
-ALLOWED = 0.03
+# Of a sum over an image there are 360, and a standard error of their coverage is 1.6 points.
+ALLOWED = {"coverage": 0.03, "coverage_ink": 0.05}
 
 
 def complete(
@@ -85,16 +86,16 @@ def findings(results: Results) -> list[str]:
         for method in ("importance", "gibbs"):
             row = f"{likelihood}_{method}"
             for seed, cell in cells_of(results, f"{row}_simulated").items():
-                for what in ("coverage", "coverage_ink"):
-                    if abs(cell[what] - LEVEL) > ALLOWED:
+                for what, allowed in ALLOWED.items():
+                    if abs(cell[what] - LEVEL) > allowed:
                         far.append(f"{row} with seed {seed} ({what} {100 * cell[what]:.1f} %)")
             for seed, cell in cells_of(results, row).items():
                 if seed in decode and cell["log_score"] <= decode[seed]["log_score"]:
                     better.append(f"{row} with seed {seed}")
     return [
-        f"Coverage of the model's images within 3 points of 90 %: missed by {', '.join(far)}."
+        f"Coverage of the model's images within 3 points of 90 %, of ink within 5: missed by {', '.join(far)}."
         if far
-        else "Coverage of the model's images within 3 points of 90 %: reached in every cell.",
+        else "Coverage of the model's images within 3 points of 90 %, of ink within 5: reached in every cell.",
         f"Log score of test images not above that of one decode: {', '.join(better)}."
         if better
         else "Log score of test images above that of one decode in every cell.",

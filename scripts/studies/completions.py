@@ -92,10 +92,9 @@ def findings(results: Results) -> list[str]:
             for seed, cell in cells_of(results, row).items():
                 if seed in decode and cell["log_score"] <= decode[seed]["log_score"]:
                     better.append(f"{row} with seed {seed}")
+    target = "Coverage of the model's images within 3 points of 90 %, of their ink within 5"
     return [
-        f"Coverage of the model's images within 3 points of 90 %, of ink within 5: missed by {', '.join(far)}."
-        if far
-        else "Coverage of the model's images within 3 points of 90 %, of ink within 5: reached in every cell.",
+        f"{target}: missed by {', '.join(far)}." if far else f"{target}: reached in every cell.",
         f"Log score of test images not above that of one decode: {', '.join(better)}."
         if better
         else "Log score of test images above that of one decode in every cell.",

@@ -1,6 +1,5 @@
 """Exported files run on rows of data, compared with Python, and timed beside it."""
 
-import io
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -46,9 +45,9 @@ def onnx_runner(content: bytes, function: Function) -> Run | None:
     return run
 
 
-def pt2_runner(content: bytes, function: Function) -> Run:
-    """A function that runs a file of `torch.export`."""
-    module = torch.export.load(io.BytesIO(content)).module()
+def torch_runner(program: torch.export.ExportedProgram, function: Function) -> Run:
+    """A function that runs an exported program in torch."""
+    module = program.module(check_guards=False)
     return lambda inputs: dict(zip(function.expected, module(*inputs.values()), strict=True))
 
 
@@ -119,17 +118,15 @@ def _largest(found: Any, reference: Tensor, rows: int, scale: Any) -> float:
     return float(share.nan_to_num(torch.inf).max())
 
 
-def milliseconds(run: Run, function: Function) -> dict[str, dict[str, float]]:
-    """The median time of a call for each number of rows: of the file, and of torch."""
+def milliseconds(runs: Mapping[str, Run], function: Function) -> dict[str, dict[str, float]]:
+    """The median time of a call for each number of rows, of each way to run a function."""
     times: dict[str, dict[str, float]] = {}
     for rows in TIMED:
         index = torch.arange(rows) % len(next(iter(function.inputs.values())))
         inputs = {key: tensor[index] for key, tensor in function.inputs.items()}
-        with torch.no_grad():
-            times[str(rows)] = {
-                "onnxruntime": _median(lambda given=inputs: run(given)),
-                "torch": _median(lambda given=inputs: function.module(*given.values())),
-            }
+        times[str(rows)] = {
+            name: _median(lambda run=run, inputs=inputs: run(inputs)) for name, run in runs.items()
+        }
     return times
 
 

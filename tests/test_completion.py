@@ -105,8 +105,8 @@ def test_without_its_weights_the_test_fails(monkeypatch):
     draws = conditional_draws.ConditionalDraws
     weigh = draws.weigh
 
-    def unweighted(self, z, log_proposal):
-        found = weigh(self, z, log_proposal)
+    def unweighted(self, *arguments, **options):
+        found = weigh(self, *arguments, **options)
         found.log_weight = torch.zeros_like(found.log_weight)
         return found
 
@@ -160,8 +160,8 @@ def test_rows_with_nothing_or_everything_missing_are_exact():
 
 
 def test_draws_in_blocks_and_rows_in_chunks(monkeypatch):
-    monkeypatch.setattr(conditional_draws, "_ELEMENTS", 2000)
-    monkeypatch.setattr(conditional_draws, "_PAIRS", 2 * 500)
+    monkeypatch.setattr(conditional_draws, "_ELEMENTS", 4000)
+    monkeypatch.setattr(conditional_draws, "_PAIRS", 10 * 200)
     for method in ("importance", "gibbs"):
         found = linear(width=2.0).complete(ROWS, draws=100, method=method, num_samples=500, seed=0)
         assert largest_z(statistics_of_rows(found)) < 4

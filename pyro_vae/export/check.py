@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.compilation.tracing import one_line
 from pyro_vae.data import DataContract
 from pyro_vae.export.functions import Function
 
@@ -33,14 +34,14 @@ def onnx_runner(content: bytes, function: Function) -> Run | None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        content, sess_options=options, providers=["CPUExecutionProvider"]
-    )
-    names = list(function.expected)
+    names, sessions = list(function.expected), list[Any]()
 
     def run(inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        if not sessions:
+            providers = ["CPUExecutionProvider"]
+            sessions.append(onnxruntime.InferenceSession(content, options, providers=providers))
         given = {name: tensor.numpy() for name, tensor in inputs.items()}
-        return dict(zip(names, session.run(names, given), strict=True))
+        return dict(zip(names, sessions[0].run(names, given), strict=True))
 
     return run
 
@@ -68,7 +69,10 @@ def check(name: str, run: Run, function: Function, contract: DataContract) -> di
     """
     worst = 0.0
     for rows in BATCHES:
-        found = run({key: tensor[:rows] for key, tensor in function.inputs.items()})
+        try:
+            found = run({key: tensor[:rows] for key, tensor in function.inputs.items()})
+        except Exception as error:
+            raise ValueError(f"{name} does not run: {one_line(error)}") from error
         for output, reference in function.expected.items():
             scale = scale_of(output, reference.double(), contract)
             difference = _largest(found[output], reference, rows, scale)

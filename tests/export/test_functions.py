@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Distribution, Normal
 
 from pyro_vae import build, likelihoods, networks, posteriors, priors
@@ -109,6 +110,15 @@ def test_every_prior_in_onnxruntime(name, described):
     assert max(differences(signature)) < 1e-5
     # The prior of pseudo-inputs is stored without its encoder.
     assert name != "vamp" or len(files["sampler.onnx"]) < 100_000
+
+
+@pytest.mark.slow
+def test_a_vamp_prior_of_another_guide(described):
+    dataset = DATA["real"]()
+    parts = {"prior": "vamp", "posterior": "low_rank_normal", "likelihood": "normal"}
+    vae = build((4,), 2, units=dataset.units, train_data=dataset.train, **parts)
+    _, signature = export(described(vae, dataset), only=["sampler"])
+    assert max(differences(signature)) < 1e-5
 
 
 CASES = {
@@ -270,6 +280,34 @@ def test_what_cannot_be_exported_is_one_line(table, tmp_path, monkeypatch):
         export_onnx(table, folder, only=["decoder"])
     assert "\n" not in str(error.value)
     assert not folder.exists()
+
+
+class Bare(nn.Module):
+    """A program of one's own without `Generation`, or with labels of its own."""
+
+    def __init__(self, of, labels="none"):
+        super().__init__()
+        self.of, self.labels, self.contract = of, labels, of.contract
+
+    def embed(self, x):
+        return self.of.embed(x)
+
+    def decode(self, z):
+        return self.of.decode(z)
+
+    def prepare(self, x):
+        return self.of.prepare(x)
+
+
+def test_a_program_of_ones_own(table):
+    rows = DATA["real"]().test[:7].numpy()
+    functions = ["encoder", "decoder"]
+    _, signature = export(Bare(table), only=functions, formats=["pt2"], data=rows)
+    assert max(differences(signature)) < 1e-6
+    with pytest.raises(ValueError, match=r"sampler of Bare .* that can be are encoder, decoder"):
+        export(Bare(table), data=rows)
+    with pytest.raises(ValueError, match="Bare reads labels with its data in its own way"):
+        export(Bare(table, "always"), only=["encoder"], data=rows)
 
 
 def test_a_file_that_was_there_is_kept(table, tmp_path):

@@ -85,7 +85,10 @@ def as_netcdf(generated: Generated) -> bytes:
     variables: dict[str, Any] = {generated.kind: ((*generated.axes, *event), generated.values)}
     for name, (axes, array) in generated.others.items():
         rest = array.shape[len(axes) :]
-        inner = event if rest == generated.event_shape else (f"{name}_axis",) * len(rest)
+        own = len(rest) - len(event)
+        if own < 0 or rest[own:] != generated.event_shape:
+            own = len(rest)
+        inner = (*(f"{name}_axis_{i}" for i in range(own)), *event[: len(rest) - own])
         variables[name] = ((*axes, *inner), array)
     coordinates: dict[str, Any] = {
         name: np.asarray(labels) for name, labels in generated.axes.items()

@@ -29,6 +29,7 @@ from analysis.html_report.unsuited_uses import unsuited
 from analysis.markdown import code_block, code_span, escape, item, one_line, table, without_folders
 from pyro_vae.configuration.model_files import DEFAULT_MODEL, is_shipped
 from pyro_vae.data.nouns import use_noun
+from pyro_vae.export.modules import draws_in_preparation
 from pyro_vae.json_values import to_jsonable
 from pyro_vae.programs import labels_of_program
 from pyro_vae.runs.run_directory import RunDirectory
@@ -45,14 +46,13 @@ _SYMBOLS = {"prior": "p(z)", "likelihood": "p(x | z)", "posterior": "q(z | x)"}
 # How exported files are loaded.
 _LOADING = {
     "encoder.onnx": """\
-Without PyTorch, with onnxruntime; `signature.json` has all inputs and outputs:
+Without PyTorch, with onnxruntime; `signature.json` has types and shapes of all inputs and outputs:
 
 ```python
 import onnxruntime
 
 encoder = onnxruntime.InferenceSession("encoder.onnx")
-name = encoder.get_inputs()[0].name
-codes = encoder.run(None, {name: x})[0]
+codes = encoder.run(["z"], {INPUTS})[0]
 ```""",
     "encoder.pt2": """\
 With PyTorch alone:
@@ -61,7 +61,7 @@ With PyTorch alone:
 import torch
 
 encoder = torch.export.load("encoder.pt2").module()
-codes = encoder(x)
+codes = encoder(ARGUMENTS)[0]
 ```""",
     "model.safetensors": """\
 The parameters alone, into a program of the same parts:
@@ -239,7 +239,11 @@ def _use(run: StoredRun, vae: Any, files: Sequence[str]) -> list[str]:
         lines.append(
             "The run has its own model file, `model.py`, which `load` executes: read it first."
         )
-    return [*lines, *(text for name, text in _LOADING.items() if name in files)]
+    draws = run.contract is not None and draws_in_preparation(run.contract)
+    given = {"x": "x"} | ({"y": "y"} if y else {}) | ({"uniform": "0 * x + 0.5"} if draws else {})
+    inputs = ", ".join(f'"{name}": {value}' for name, value in given.items())
+    texts = [_LOADING[name].replace("INPUTS", inputs) for name in _LOADING if name in files]
+    return [*lines, *(text.replace("ARGUMENTS", ", ".join(given.values())) for text in texts)]
 
 
 def _form(run: StoredRun) -> str:

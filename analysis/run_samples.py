@@ -134,7 +134,7 @@ class RunSamples:
         x, base = self.given(rows, "train"), None
         if options.rows is not None:
             if len(options.rows) > 1:
-                raise ValueError(f"traversals start at one row, got {len(options.rows)} --rows.")
+                raise ValueError(f"traversals start at one row, got {len(options.rows)}.")
             # It becomes the last of the data.
             start = self.raw[self.rows(1)].to(x.values.dtype)
             x, base = replace(x, values=torch.cat([x.values, start])), len(rows)
@@ -348,7 +348,7 @@ class RunSamples:
         """
         if self.options.given:
             raise ValueError(
-                f"{self.options.kind} of a {type(self.program).__name__} program take no --given."
+                f"--given has no meaning for {self.options.kind} of {type(self.program).__name__}."
             )
 
 

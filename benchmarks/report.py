@@ -8,7 +8,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from analysis.plotting.style import BLUE, GREEN, GREY, ORANGE, new_figure, tidy
-from benchmarks import diagnosis, epochs, inference, runs, short, start
+from benchmarks import diagnosis, encoding, epochs, inference, runs, short, start
 from benchmarks.epochs import AXIS_TITLES, SuiteResult
 from benchmarks.task import Options
 from benchmarks.timing import describe, spread
@@ -297,6 +297,11 @@ SUITES: dict[str, Suite] = {
         "Annealed importance sampling beside the decoder's matrix products",
         inference.run_annealing,
         inference.annealing_table,
+    ),
+    "encoding": Suite(
+        "Codes beside the encoder's forward passes",
+        encoding.run_encoding,
+        encoding.encoding_table,
     ),
     "gpu": Suite("On a GPU", epochs.run_gpu, epochs.gpu_table, _epoch_panels),
 }

@@ -272,9 +272,9 @@ def complete_prepared(
                     khat[numbers] = pareto_khat(log_weight)
             for rows in row_chunks(missing == size, num_samples, size):
                 task = ConditionalDraws(x[rows], fill, parts(rows), rows)
-                z = task.parts.prior.sample((num_samples, len(rows)))
-                found = task.weigh(z, task.parts.prior.log_prob(z).double())
-                values[rows], mean[rows], sd[rows] = task.completed(found, draws)
+                values[rows], mean[rows], sd[rows] = task.completed(
+                    task.unobserved(num_samples), draws
+                )
     return Completion(values, mean, sd, ess, khat, method, num_samples, acceptance)
 
 

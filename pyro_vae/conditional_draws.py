@@ -11,12 +11,16 @@ from torch import Tensor
 
 from pyro_vae.data.missing import is_missing
 
-# The share of the proposals that are from the prior, which bounds a weight by p(x_observed | z) /
-# (0.2 p(x_observed)), and the largest number of completed rows whose codes the others are from.
-_PRIOR_SHARE, _FILLS = 0.2, 32
-# These rows are first from weighted draws of the prior, and then redrawn in some rounds: the
-# number of draws for it, as shares of those of the result.
-_FIRST, _ROUNDS, _PILOT = 0.25, 6, 0.1
+# The shares of the proposals that are from the prior, which bounds a weight by p(x_observed | z) /
+# (0.2 p(x_observed)), and from normals. The others are from the codes of completed rows: the
+# largest number of these rows, and that of the normals.
+_PRIOR_SHARE, _NORMAL_SHARE, _FILLS, _NORMALS = 0.2, 0.3, 32, 8
+# The covariance of the normals is that of the weighted draws times this, in up to so many
+# dimensions.
+_WIDER, _LARGEST_DIM = 1.5, 16
+# Both are first from weighted draws of the prior, and then from those of rounds of proposals: the
+# number of draws for it, as a share of those of the result.
+_ROUNDS, _PILOT = 4, 0.25
 # Steps before the first one that is kept, as a share of those kept.
 _WARMUP = 0.5
 # The largest numbers of draws x elements and of draws x rows held at once.
@@ -32,12 +36,14 @@ class Conditionals:
         likelihood: z `(k, n, latent_dim)` to p(x | z) with batch shape `(k, n)`.
         posterior: x `(k, n, *event_shape)` to q(z | x) with batch shape `(k, n)`.
         reads_missing: Whether the posterior reads NaN as missing.
+        real: Whether z is a real vector.
     """
 
     prior: Any
     likelihood: Callable[[Tensor], Any]
     posterior: Callable[[Tensor], Any]
     reads_missing: bool = False
+    real: bool = False
 
 
 def row_chunks(chosen: Tensor, num_samples: int, size: int) -> tuple[Tensor, ...]:
@@ -55,8 +61,8 @@ class Draws:
 
     z: Tensor
     log_weight: Tensor
-    mean: Tensor
-    sd: Tensor
+    mean: Any = None
+    sd: Any = None
     acceptance: Any = None
     distinct: Any = None
 
@@ -70,8 +76,18 @@ class ConditionalDraws:
         self.safe = torch.where(self.gaps, fill, x)
 
     def importance(self, num_samples: int) -> Draws:
-        """Weighted draws from a mixture of q(z | completed x), for several, and p(z)."""
-        return self.weigh(*self.propose(self.fills(num_samples), num_samples))
+        """Draws from a mixture of q(z | completed x), for several, normals, and p(z)."""
+        proposals = self.proposals(num_samples)
+        return self.weigh(*self.propose(proposals, num_samples), moments=_Moments())
+
+    def unobserved(self, num_samples: int) -> Draws:
+        """Draws from p(z), with equal weights, of rows without an observed element."""
+        return self.weigh(*self.from_prior(num_samples), moments=_Moments())
+
+    def from_prior(self, num_samples: int) -> tuple[Tensor, Tensor]:
+        """Draws of p(z) and their log densities."""
+        z = self.parts.prior.sample((num_samples, len(self.x)))
+        return z, self.parts.prior.log_prob(z).double()
 
     def chains(self, chains: int, length: int) -> Draws:
         """Chains with x_missing ~ p(x_missing | z), and z ~ q(z | x) accepted or rejected.
@@ -79,7 +95,7 @@ class ConditionalDraws:
         They start at draws from the weighted ones. Draws of one chain are `chains` apart.
         """
         kept, warmup = chains * length, int(_WARMUP * length)
-        start = self.weigh(*self.propose(self.fills(kept), max(chains, int(_FIRST * kept))))
+        start = self.weigh(*self.propose(self.proposals(kept), kept))
         numbers = resample(start.log_weight, chains)
         z, states, moments = take(start.z, numbers), [], _Moments()
         accepted = torch.zeros(z.shape[:2], device=z.device)
@@ -107,55 +123,70 @@ class ConditionalDraws:
             different + accepted.sum(0),
         )
 
-    def fills(self, num_samples: int) -> Tensor:
-        """The rows with their missing elements filled in, for proposals, `(fills, n, *event)`.
+    def proposals(self, num_samples: int) -> list[tuple[Any, float]]:
+        """Distributions with batch shape `(components, n)`, and the share of each.
 
-        They are draws from p(x_missing | z) at weighted draws of z: at first those of the prior,
-        and then in rounds those of the proposals so far. Each round comes closer to
-        p(x_missing | x_observed). A guide that reads missing values needs no fills.
+        They are made of weighted draws of z: first those of the prior, and then those of the
+        proposals so far. So each round comes closer to p(z | x_observed).
         """
-        if self.parts.reads_missing:
-            return self.x[None]
-        count = min(_FILLS, math.isqrt(num_samples))
-        z = self.parts.prior.sample((max(count, int(_FIRST * num_samples)), len(self.x)))
-        found = self.weigh(z, self.parts.prior.log_prob(z).double())
+        pilot = max(_FILLS, int(_PILOT * num_samples))
+        found = self.weigh(*self.from_prior(pilot))
         for _ in range(_ROUNDS):
+            found = self.weigh(*self.propose(self.adapted(found, num_samples), pilot))
+        return self.adapted(found, num_samples)
+
+    def adapted(self, found: Draws, num_samples: int) -> list[tuple[Any, float]]:
+        """q(z | x) at completed rows x, x_missing ~ p(x_missing | z), and normals around draws."""
+        if self.parts.reads_missing:
+            fills = self.x[None]
+        else:
+            count = min(_FILLS, math.isqrt(num_samples))
             fills = self.completed_at(take(found.z, resample(found.log_weight, count)))
-            found = self.weigh(*self.propose(fills, max(count, int(_PILOT * num_samples))))
-        return self.completed_at(take(found.z, resample(found.log_weight, count)))
+        proposals: list[tuple[Any, float]] = [(self.parts.posterior(fills), 0.0)]
+        z = found.z
+        if self.parts.real and z.shape[-1] <= _LARGEST_DIM:
+            # Large weights are cut, as in nonlinear population Monte Carlo: one alone is a point.
+            log_most = found.log_weight.logsumexp(0) - math.log(len(z)) / 2
+            weight = found.log_weight.minimum(log_most).softmax(0).to(z.dtype)[..., None]
+            deviation = z - (weight * z).sum(0)
+            covariance = torch.einsum("kni,knj->nij", weight * deviation, deviation)
+            variance = 0.1 * covariance.diagonal(dim1=-2, dim2=-1) + 1e-8 * z.var(0)
+            scale_tril = torch.linalg.cholesky(_WIDER * (covariance + variance.diag_embed()))
+            loc = take(z, resample(found.log_weight, _NORMALS))
+            normals = torch.distributions.MultivariateNormal(loc, scale_tril=scale_tril)
+            proposals.append((normals, _NORMAL_SHARE))
+        return proposals
 
-    def propose(self, fills: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
-        """Draws of the mixture of q(z | fill), in equal numbers, and p(z), and its log density.
+    def propose(
+        self, proposals: list[tuple[Any, float]], num_samples: int
+    ) -> tuple[Tensor, Tensor]:
+        """Draws of the mixture of proposals and p(z), and its log density.
 
-        The mixture has the shares with which it was drawn from, so that weights are those of one
-        proposal, whichever part a draw is from.
+        The first proposal has the share that the others leave. The mixture has the shares with
+        which it was drawn from, so that weights are those of one proposal, whichever part a draw
+        is from.
         """
         p, n = self.parts.prior, len(self.x)
         from_prior = int(_PRIOR_SHARE * num_samples)
-        others = num_samples - from_prior
-        fills = fills[:others]
-        q = self.parts.posterior(fills)
-        count = -(-others // len(fills))
-        z = q.sample((count,)).flatten(0, 1)[:others]
-        z = torch.cat([z, p.sample((from_prior, n))])
-        counts = torch.full((len(fills),), count, dtype=torch.float64, device=z.device)
-        counts[others - (count - 1) * len(fills) :] -= 1
-        shape = (num_samples, len(fills), n)
-        log_q = q.expand(shape).log_prob(z[:, None].expand(*shape, -1)).double()
-        log_shares = (counts / num_samples).log()[:, None]
-        parts = [log_q + log_shares]
+        counts = [int(share * num_samples) for _, share in proposals]
+        counts[0] = num_samples - from_prior - sum(counts)
+        parts = [(q, count) for (q, _), count in zip(proposals, counts, strict=True) if count]
+        drawn = [q.sample((-(-k // q.batch_shape[0]),)).flatten(0, 1)[:k] for q, k in parts]
+        z = torch.cat([*drawn, p.sample((from_prior, n))])
+        log_densities = [_log_mixture(q, k, z) + math.log(k / num_samples) for q, k in parts]
         if from_prior:
-            parts.append(p.log_prob(z)[:, None].double() + math.log(from_prior / num_samples))
-        return z, torch.cat(parts, 1).logsumexp(1)
+            log_densities.append(p.log_prob(z).double() + math.log(from_prior / num_samples))
+        return z, torch.stack(log_densities).logsumexp(0)
 
-    def weigh(self, z: Tensor, log_proposal: Tensor) -> Draws:
-        """The weights p(z) p(x_observed | z) / p(proposal) of draws, and moments under them."""
+    def weigh(self, z: Tensor, log_proposal: Tensor, moments: "_Moments | None" = None) -> Draws:
+        """Draws with the weights p(z) p(x_observed | z) / proposal(z), and moments under them."""
         log_ratio = self.parts.prior.log_prob(z).double() - log_proposal
-        log_weights, moments = [], _Moments()
+        log_weights = []
         for p, ratio in zip(self.decoded(z), log_ratio.split(self.block), strict=True):
             log_p = p.base_dist.log_prob(self.safe).masked_fill(self.gaps, 0)
             log_weights.append(ratio + log_p.flatten(2).sum(2).double())
-            moments.add(log_weights[-1], p)
+            if moments is not None:
+                moments.add(log_weights[-1], p)
         log_weight = torch.cat(log_weights)
         undefined = ~log_weight.amax(0).isfinite()
         if undefined.any():
@@ -164,7 +195,7 @@ class ConditionalDraws:
                 f"the model has no density at the observed elements of row {row}: they are "
                 "impossible or too far from the training data to be completed."
             )
-        return Draws(z, log_weight, *moments.result())
+        return Draws(z, log_weight, *(moments.result() if moments is not None else ()))
 
     def completed(self, found: Draws, draws: int) -> tuple[Tensor, Tensor, Tensor]:
         """Draws of the rows, `(n, draws, *event)`, their mean and their standard deviation."""
@@ -205,7 +236,7 @@ class _Moments:
         mean = p.mean
         if not hasattr(self, "center"):
             # Deviations from one of the means lose no precision to a large offset.
-            self.center = mean[0]
+            self.center = mean[0].nan_to_num(0.0, 0.0, 0.0)
             self.largest = torch.full_like(log_weight[0], torch.finfo(torch.float64).min)
             self.sums: list[Tensor] = [mean.new_zeros(())] * 3
         try:
@@ -217,8 +248,10 @@ class _Moments:
         scale = (self.largest - largest).exp().to(mean.dtype)
         self.largest = largest
         weight, scale = (_over(each, mean) for each in (weight, scale))
-        deviation = mean - self.center
-        second = variance + deviation.square()
+        # An impossible z may have no finite mean.
+        possible = weight > 0
+        deviation = torch.where(possible, mean - self.center, 0)
+        second = torch.where(possible, variance, 0) + deviation.square()
         new = (weight.sum(0), (weight * deviation).sum(0), (weight * second).sum(0))
         self.sums = [scale * total + term for total, term in zip(self.sums, new, strict=True)]
 
@@ -229,10 +262,24 @@ class _Moments:
         return self.center + deviation, (second / total - deviation.square()).clamp(min=0).sqrt()
 
 
+def _log_mixture(q: Any, count: int, z: Tensor) -> Tensor:
+    """The log density `(k, n)` of the components of q, from which `count` draws were made in turn.
+
+    The first ones have one draw more, where they do not divide the draws.
+    """
+    components = q.batch_shape[0]
+    draws = torch.full((components, 1), count // components, dtype=torch.float64, device=z.device)
+    draws[: count % components] += 1
+    found = []
+    for part in z.split(max(1, _ELEMENTS // (components * z[0].numel()))):
+        log_q = q.log_prob(part[:, None].expand(-1, components, -1, -1)).double()
+        found.append((log_q + (draws / count).log()).logsumexp(1))
+    return torch.cat(found)
+
+
 def _over(values: Tensor, event: Tensor) -> Tensor:
     """Values of rows, with axes of length 1 for the event."""
-    axes = event[0].dim() - 1 if values.dim() == 2 else event.dim() - 2
-    return values.reshape(*values.shape, *(1,) * axes)
+    return values.reshape(*values.shape, *(1,) * (event.dim() - 2))
 
 
 def resample(log_weight: Tensor, count: int) -> Tensor:

@@ -210,10 +210,11 @@ class Generation(LatentGrids):
         averaged over p(z | x_observed), which is proportional to p(z) p(x_observed | z). Of z
         there are `num_samples` draws for each row:
 
-        - importance: from a mixture m(z) of the prior and of q(z | x) at 32 completed rows x (or
-          the root of `num_samples`), with weights p(z) p(x_observed | z) / m(z). Before that, the
-          completed rows are redrawn in six rounds, and so adapt to what is observed. `ess` and
-          `khat` are those of the weights.
+        - importance: from a mixture m(z), with weights p(z) p(x_observed | z) / m(z). Its parts
+          are q(z | x) at up to 32 completed rows x, the prior, and for a real z of up to 16
+          dimensions normals with 1.5 times the covariance of weighted draws. The completed rows
+          and the normals are first made of draws of the prior, and then in four rounds of those
+          of the mixture, and so adapt to what is observed. `ess` and `khat` are of the weights.
         - gibbs: chains that alternate x_missing ~ p(x_missing | z) with z ~ q(z | x), which is
           accepted or rejected by Metropolis and Hastings' rule. They start at importance draws.
           `ess` is over chains. To be used where weights are poor, at about twice the cost.
@@ -259,8 +260,13 @@ class Generation(LatentGrids):
             raise ValueError(
                 f"complete is for programs with the latent site z, got {', '.join(sites)}."
             )
-        reads_missing = getattr(self, "allows_missing", False)
-        parts = Conditionals(self.prior(), self.likelihood, self.posterior, reads_missing)
+        parts = Conditionals(
+            self.prior(),
+            self.likelihood,
+            self.posterior,
+            reads_missing=getattr(self, "allows_missing", False),
+            real=getattr(self.prior, "support", "") == "real",
+        )
         return lambda rows: parts
 
     def _prepared(self, data: Any) -> Tensor:

@@ -7,12 +7,14 @@ their units are inside.
 
 import argparse
 import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from analysis.model_card import model_card
 from pyro_vae.cli import Parser, exit_process, run_program
 from pyro_vae.export.check import BATCHES, TOLERANCE
 from pyro_vae.export.functions import FUNCTIONS, ROWS
@@ -26,6 +28,7 @@ from pyro_vae.export.writing import (
 )
 from pyro_vae.runs.run_directory import RunDirectory, load
 from pyro_vae.runs.trained_run import run_data
+from pyro_vae.runs.weights import write_safetensors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,6 +50,7 @@ def parser() -> Parser:
         default="both",
         help="ONNX, the format of torch.export, or both. Default: both.",
     )
+    add("--license", metavar="NAME", help="The licence of the model, for its card README.md.")
     options.add_common_options(seed=False, device=False)
     return options
 
@@ -72,15 +76,27 @@ def run(options: argparse.Namespace) -> None:
         checkpoint_sha256=hashlib.sha256(directory.checkpoint.read_bytes()).hexdigest(),
         timed=True,
     )
-    write_files(out, {**files, SIGNATURE: to_json(signature)})
+    files["model.safetensors"] = safetensors(vae, signature["checkpoint_sha256"])
+    card = model_card(directory, vae, license=options.license, files=[*files])
+    files |= {SIGNATURE: to_json(signature), "README.md": card.encode()}
+    write_files(out, files)
     print(f"{out}/")
     for name, facts in signature["functions"].items():
         print(f"{name}: {listed(facts['inputs'])}\n  -> {listed(facts['outputs'])}")
         for file, found in facts["files"].items():
             print(f"  {file}: {len(files[file]) / 1024:,.0f} KiB, {in_words(found)}")
+    print("model.safetensors: the parameters; README.md: the model card")
     print(f"{SIGNATURE}: names, types, shapes and meaning of inputs and outputs")
     batches = ", ".join(map(str, BATCHES))
     print(f"compared with Python in batches of {batches} {origin}")
+
+
+def safetensors(vae: Any, checkpoint_sha256: str) -> bytes:
+    """The parameters as a safetensors file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        write_safetensors(vae, path, checkpoint_sha256=checkpoint_sha256)
+        return path.read_bytes()
 
 
 def listed(tensors: Sequence[Mapping[str, Any]]) -> str:

@@ -55,14 +55,12 @@ class Sheet:
         title: The title of the figure.
         names: The names of the rows.
         titles: The titles of columns, by their index.
-        column_groups: The number of columns before a gap.
     """
 
     rows: Sequence[Any] | np.ndarray
     title: str
     names: Sequence[str] = ()
     titles: dict[int, str] = field(default_factory=dict)
-    column_groups: int | None = None
 
 
 # ---- figures ------------------------------------------------------------------------------------
@@ -123,7 +121,8 @@ def sheet_of(generated: Generated) -> Sheet:
 
 
 def _what(generated: Generated) -> str:
-    return "draws from p(x | z)" if generated.metadata.get("noise") else "the mean of p(x | z)"
+    what = "draws from p(x | z)" if generated.metadata.get("noise") else "the mean of p(x | z)"
+    return f"{what} under {', '.join(given)}" if (given := generated.metadata["given"]) else what
 
 
 def _first_upper(text: str) -> str:
@@ -146,7 +145,8 @@ def _reconstructions(g: Generated) -> Sheet:
     title = f"{nouns().capitalize()} above their reconstructions: {_what(g)} at the code of x"
     rows = [example for pair in zip(g["data"], g.values, strict=True) for example in pair]
     names = [f"{word} {row}" for row in g.axes["row"] for word in (noun(), "model")]
-    return Sheet([[each] for each in rows[: 2 * MOST_ROWS]], title, names)
+    few = slice(0, 2 * MOST_ROWS)
+    return Sheet([[each] for each in rows[few]], title, names[few])
 
 
 def _interpolations(g: Generated) -> Sheet:
@@ -155,20 +155,19 @@ def _interpolations(g: Generated) -> Sheet:
     rows = [[a, *path[at], b] for path, (a, b) in zip(g.values, g["ends"], strict=True)]
     names = [f"{a} to {b}" for a, b in zip(g["from_row"], g["to_row"], strict=True)]
     titles = {0: "data", 1: "t = 0", len(at): "t = 1", len(at) + 1: "data"}
-    title = (
-        f"{_first_upper(_what(g))} on a {g.metadata['path_name']} between the codes of two rows"
-    )
+    path = g.metadata["path_name"]
+    title = f"{_first_upper(_what(g))} on a {path} between the codes of two {nouns()}"
     return Sheet(rows[:MOST_ROWS], title, names[:MOST_ROWS], titles)
 
 
 def _traversals(g: Generated) -> Sheet:
     at = _few(g.values.shape[1], MOST_COLUMNS)
     titles = {0: "1 %", len(at) - 1: "99 %"}
-    if len(at) >= 7:
-        titles[(len(at) - 1) // 2] = "quantiles of q(z)"
-    title = f"One coordinate moved, the others held fixed: {_what(g)}"
+    if len(at) % 2:
+        titles[len(at) // 2] = "50 %"
+    title = f"{_first_upper(_what(g))} with one coordinate moved over the quantiles of q(z_j)"
     if "rate" in g.others:
-        title += "\nlabelled by its rate, the mean of KL(q(z_j | x) || p(z_j))"
+        title += "\nand its rate, the mean of KL(q(z_j | x) || p(z_j))"
     return Sheet(g.values[:MOST_ROWS, at], title, coordinate_names(g)[:MOST_ROWS], titles)
 
 
@@ -201,9 +200,8 @@ def _classes(g: Generated) -> Sheet:
 
 
 def _completions(g: Generated) -> Sheet:
-    observed = np.where(g["observed"], g["data"], np.nan)
     draws = g.values[:, : MOST_COLUMNS - 3]
-    sides = zip(g["data"], observed, g["mean"], draws, strict=True)
+    sides = zip(g["data"], _observed(g), g["mean"], draws, strict=True)
     rows = [[x, known, mean, *drawn] for x, known, mean, drawn in sides]
     names = [f"{row}: ESS {ess:,.0f}" for row, ess in zip(g.axes["row"], g["ess"], strict=True)]
     titles = {0: "data", 1: "observed", 2: "mean", 3: "draws"}
@@ -211,7 +209,12 @@ def _completions(g: Generated) -> Sheet:
     title = f"{nouns().capitalize()} completed given what is observed, ESS of {total:,} draws of z"
     if np.isnan(g["data"]).any():
         rows, titles = [row[1:] for row in rows], {0: "observed", 1: "mean", 2: "draws"}
-    return Sheet(rows[:MOST_ROWS], title, names[:MOST_ROWS], titles, len(titles) - 1)
+    return Sheet(rows[:MOST_ROWS], title, names[:MOST_ROWS], titles)
+
+
+def _observed(g: Generated) -> np.ndarray:
+    """What completions are given; grey levels that are binarised are binary."""
+    return np.where(g["observed"], g.values[:, 0], np.nan)
 
 
 _SHEETS: dict[str, Callable[[Generated], Sheet]] = {
@@ -227,10 +230,11 @@ _SHEETS: dict[str, Callable[[Generated], Sheet]] = {
 
 def _frames_side_by_side(g: Generated, sheet: Sheet) -> Sheet:
     """Sequences: one in a row, its frames in the columns."""
+    names = [*sheet.names, *[""] * (len(sheet.rows) - len(sheet.names))]
     examples = [
-        (name, example)
-        for name, row in zip([*sheet.names, *[""] * len(sheet.rows)], sheet.rows, strict=False)
-        for example in row
+        (f"{name if j == 0 else ''} {sheet.titles.get(j, '')}".strip(), example)
+        for name, row in zip(names, sheet.rows, strict=True)
+        for j, example in enumerate(row)
     ][:MOST_ROWS]
     at = _few(g.event_shape[0], MOST_COLUMNS)
     titles = {i: f"frame {frame}" for i, frame in enumerate(at) if i % 4 == 0}
@@ -268,13 +272,17 @@ def _draw(sheet: Sheet, limits: Limits) -> "matplotlib.figure.Figure":
         limits,
         names=sheet.names,
         titles=sheet.titles,
-        column_groups=sheet.column_groups,
         size=9,
     )
-    figure.suptitle(
-        "\n".join(wrap_title(line, inches) for line in sheet.title.split("\n")), fontsize=11
-    )
+    figure.suptitle(_wrapped(sheet.title, inches), fontsize=11)
     return figure
+
+
+def _wrapped(title: str, inches: float) -> str:
+    """A title whose lines fit on a figure of this width."""
+    # Formulas are not broken.
+    whole = title.replace("(x | z)", "(x\u00a0|\u00a0z)")
+    return "\n".join(wrap_title(line, inches) for line in whole.split("\n"))
 
 
 # ---- vectors ------------------------------------------------------------------------------------
@@ -287,7 +295,7 @@ def _plot_vectors(
     sheet = _SHEETS[g.kind](g)
     if elements.largest:
         return _plot_largest(g, sheet, elements)
-    title = wrap_title(sheet.title.replace("\n", "; "), 9.0)
+    title = _wrapped(sheet.title, 9.0)
     labels: dict[str, list[str]] = {}
     if g.kind == "prior":
         panels = {f"{nouns()} given": reference[:_VECTORS], f"new {nouns()}": g.values[:_VECTORS]}
@@ -297,7 +305,7 @@ def _plot_vectors(
         title = title.replace(" above their", " and their")
         labels = {name: [str(row) for row in g.axes["row"][few]] for name in panels}
     elif g.kind == "completions":
-        panels = {"observed": np.where(g["observed"], g["data"], np.nan), "mean": g["mean"]}
+        panels = {"observed": _observed(g), "mean": g["mean"]}
         panels |= {f"draw {i}": g.values[:, i] for i in range(min(2, g.values.shape[1]))}
         if not np.isnan(g["data"]).any():
             panels = {nouns(): g["data"], **panels}
@@ -321,7 +329,7 @@ def _plot_vectors(
 
 def _plot_largest(g: Generated, sheet: Sheet, elements: Elements) -> "matplotlib.figure.Figure":
     names = elements.names if elements.named else ()
-    title = f"{sheet.title}: the largest elements".replace("\n", "; ")
+    title = f"{sheet.title}: the largest elements"
     if g.kind == "prior":
         return plot_largest(g.values, names, title=title)
     if g.kind == "reconstructions":
@@ -331,13 +339,14 @@ def _plot_largest(g: Generated, sheet: Sheet, elements: Elements) -> "matplotlib
         said = [f"{row}: ESS {ess:,.0f}" for row, ess in zip(g.axes["row"], g["ess"], strict=True)]
         data = np.nan_to_num(g["data"])
         return plot_largest(g["mean"], names, data, title.replace("given", "(means) given"), said)
-    # The ends of each row.
-    chosen = [
-        (i, column) for i in range(len(sheet.rows)) for column in (0, len(sheet.rows[i]) - 1)
-    ]
-    said = [f"{sheet.names[i] if sheet.names else i}, {sheet.titles.get(c, c)}" for i, c in chosen]
-    vectors = np.stack([sheet.rows[i][column] for i, column in chosen])
-    return plot_largest(vectors, names, title=f"{title}, at both ends", titles=said)
+    # Both ends of each row.
+    ends = ["t = 0", "t = 1"]
+    if g.kind != "interpolations":
+        ends = [sheet.titles.get(c, str(c)) for c in (0, len(sheet.rows[0]) - 1)]
+    values = g.values[::-1] if g.kind == "manifold" else g.values
+    called = [f"{name}, {end}" for name in sheet.names for end in ends]
+    vectors = values[:, [0, -1]].reshape(-1, *g.event_shape)
+    return plot_largest(vectors, names, title=f"{title}, at both ends", titles=called)
 
 
 # ---- animations ---------------------------------------------------------------------------------
@@ -392,7 +401,7 @@ def _moving_sheets(g: Generated) -> Iterator[Sheet]:
     for step, label in enumerate(g.axes[MOVING[g.kind]]):
         now = np.take(g.values, step, axis)[:MOST_COLUMNS]
         if g.kind == "completions":
-            observed = np.where(g["observed"], g["data"], np.nan)[:MOST_COLUMNS]
+            observed = _observed(g)[:MOST_COLUMNS]
             said = {i: name for i, name in enumerate(still.names[:MOST_COLUMNS])}
             titles = {i: name.replace(": ", "\n") for i, name in said.items()}
             rows, names, moment = [observed, now], ["observed", "draw"], f"draw {label}"

@@ -55,7 +55,9 @@ def encode(
     """
     vae, dataset = trained.vae, trained.data.dataset
     sizes = [len(getattr(dataset, split)) for split in splits]
-    row = np.concatenate([dataset.row_numbers(split) for split in splits])
+    rows_of = [dataset.row_numbers(split) for split in splits]
+    # Without a copy of those of a single split.
+    row = np.concatenate(rows_of) if len(rows_of) > 1 else rows_of[0]
     of_file = bool(dataset.rows)
     order = None
     if of_file and (row[1:] < row[:-1]).any():

@@ -213,11 +213,6 @@ def _read_images(
         try:
             image = read_image(file, size, channels)
         except DamagedImageError as error:
-            if not skip_damaged:
-                raise ValueError(
-                    f"{file} is damaged or not an image ({error}); with skip_damaged "
-                    "(--data.skip-damaged true) such files are left out."
-                ) from error
             damaged[file] = str(error)
             continue
         if not intact:
@@ -229,6 +224,15 @@ def _read_images(
         intact.append(file)
     if not intact:
         raise ValueError(f"none of the {len(files)} images can be read, such as {files[0]}.")
+    if damaged and not skip_damaged:
+        first = next(iter(damaged))
+        what = f"{first} is damaged or not an image ({damaged[first]})"
+        if len(damaged) > 1:
+            names = _some([f"{file.name} ({reason})" for file, reason in damaged.items()])
+            what = f"{len(damaged)} of {len(files)} files are damaged or not images: {names}"
+        raise ValueError(
+            f"{what}; with skip_damaged (--data.skip-damaged true) such files are left out."
+        )
     return images[: len(intact)], damaged
 
 
@@ -330,6 +334,11 @@ def _omission_notes(content: _Content, damaged: dict[Path, str]) -> list[str]:
     if not omitted:
         return []
     total = len(content.files) + len(content.others)
-    more = f" and {len(omitted) - _LISTED} more" if len(omitted) > _LISTED else ""
     be = "was" if len(omitted) == 1 else "were"
-    return [f"{len(omitted)} of {total} files {be} left out: {', '.join(omitted[:_LISTED])}{more}"]
+    return [f"{len(omitted)} of {total} files {be} left out: {_some(omitted)}"]
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and the number of the others."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{', '.join(names[:_LISTED])}{more}"

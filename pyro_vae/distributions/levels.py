@@ -123,13 +123,18 @@ class DiscretizedLogistic(Distribution):
 
     @property
     def variance(self) -> Float[Tensor, "*batch"]:
-        """E[(x - m)^2] - (E[x] - m)^2 about the level m nearest to the location."""
+        """E[(x - m)^2] - (E[x] - m)^2 about the level m nearest to the location.
+
+        E[(x - m)^2] = sum_{j >= 1} (2 j - 1) (P(x >= m + j) + P(x <= m - j)), one level at a time.
+        """
         center = self.loc.round().clamp(0, self.levels - 1)
         first, second = torch.zeros_like(center), torch.zeros_like(center)
-        for level in range(self.levels):
-            mass = self.log_prob(torch.full_like(center, level)).exp()
-            first = first + mass * (level - center)
-            second = second + mass * (level - center).square()
+        for level in range(1, self.levels):
+            # P(x >= level) of a level above the center, P(x <= level - 1) of another.
+            sign = torch.where(level > center, 1.0, -1.0)
+            mass = torch.sigmoid(sign * (self.loc - level + 0.5) / self.scale)
+            first = first + sign * mass
+            second = second + (2 * sign * (level - 0.5 - center)) * mass
         return second - first.square()
 
 

@@ -99,9 +99,10 @@ class TwoLevels:
         self.first, self.second = first, second
         self.split, self.reverse = split, reverse
 
-    def expand(self, batch_shape: _size) -> "TwoLevels":
-        """The same, broadcast to a larger batch shape."""
-        return TwoLevels(self.first.expand(batch_shape), self.second, self.split, self.reverse)
+    @property
+    def batch_shape(self) -> torch.Size:
+        """That of p(a)."""
+        return self.first.batch_shape
 
     def sample(self, sample_shape: _size = ()) -> Tensor:
         """Draws, `(*sample_shape, *batch_shape, dim)`."""

@@ -1,6 +1,5 @@
 """Exported files run on rows of data, compared with Python, and timed beside it."""
 
-import io
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.compilation.tracing import one_line
 from pyro_vae.data import DataContract
 from pyro_vae.export.functions import Function
 
@@ -34,21 +34,21 @@ def onnx_runner(content: bytes, function: Function) -> Run | None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        content, sess_options=options, providers=["CPUExecutionProvider"]
-    )
-    names = list(function.expected)
+    names, sessions = list(function.expected), list[Any]()
 
     def run(inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        if not sessions:
+            providers = ["CPUExecutionProvider"]
+            sessions.append(onnxruntime.InferenceSession(content, options, providers=providers))
         given = {name: tensor.numpy() for name, tensor in inputs.items()}
-        return dict(zip(names, session.run(names, given), strict=True))
+        return dict(zip(names, sessions[0].run(names, given), strict=True))
 
     return run
 
 
-def pt2_runner(content: bytes, function: Function) -> Run:
-    """A function that runs a file of `torch.export`."""
-    module = torch.export.load(io.BytesIO(content)).module()
+def torch_runner(program: torch.export.ExportedProgram, function: Function) -> Run:
+    """A function that runs an exported program in torch."""
+    module = program.module(check_guards=False)
     return lambda inputs: dict(zip(function.expected, module(*inputs.values()), strict=True))
 
 
@@ -69,7 +69,10 @@ def check(name: str, run: Run, function: Function, contract: DataContract) -> di
     """
     worst = 0.0
     for rows in BATCHES:
-        found = run({key: tensor[:rows] for key, tensor in function.inputs.items()})
+        try:
+            found = run({key: tensor[:rows] for key, tensor in function.inputs.items()})
+        except Exception as error:
+            raise ValueError(f"{name} does not run: {one_line(error)}") from error
         for output, reference in function.expected.items():
             scale = scale_of(output, reference.double(), contract)
             difference = _largest(found[output], reference, rows, scale)
@@ -119,17 +122,15 @@ def _largest(found: Any, reference: Tensor, rows: int, scale: Any) -> float:
     return float(share.nan_to_num(torch.inf).max())
 
 
-def milliseconds(run: Run, function: Function) -> dict[str, dict[str, float]]:
-    """The median time of a call for each number of rows: of the file, and of torch."""
+def milliseconds(runs: Mapping[str, Run], function: Function) -> dict[str, dict[str, float]]:
+    """The median time of a call for each number of rows, of each way to run a function."""
     times: dict[str, dict[str, float]] = {}
     for rows in TIMED:
         index = torch.arange(rows) % len(next(iter(function.inputs.values())))
         inputs = {key: tensor[index] for key, tensor in function.inputs.items()}
-        with torch.no_grad():
-            times[str(rows)] = {
-                "onnxruntime": _median(lambda given=inputs: run(given)),
-                "torch": _median(lambda given=inputs: function.module(*given.values())),
-            }
+        times[str(rows)] = {
+            name: _median(lambda run=run, inputs=inputs: run(inputs)) for name, run in runs.items()
+        }
     return times
 
 

@@ -88,13 +88,14 @@ def check_program(vae: Any, names: Sequence[str]) -> DataContract:
             f"{name} was not trained, so the units of its data are not known: fit it first."
         )
     needed = {"encoder": "embed", "decoder": "decode", "sampler": "_new_codes"}
-    for function in names:
-        if not hasattr(vae, needed[function]):
-            others = [each for each in FUNCTIONS if hasattr(vae, needed[each])]
-            raise ValueError(
-                f"the {function} of {name} cannot be exported: a program with the method "
-                f"`{needed[function].strip('_')}` is needed; it has {', '.join(others) or 'none'}."
-            )
+    possible = [each for each in FUNCTIONS if hasattr(vae, needed[each])]
+    if lacking := [each for each in names if each not in possible]:
+        method = "sample` of `pyro_vae.generation.Generation" if lacking == ["sampler"] else None
+        raise ValueError(
+            f"the {lacking[0]} of {name} cannot be exported, because it has no method "
+            f"`{method or needed[lacking[0]]}`; those of its functions that can be are "
+            f"{', '.join(possible) or 'none'}."
+        )
     if labels_of_program(vae) == "always" and not hasattr(vae, "covariates"):
         raise ValueError(
             f"{name} reads labels with its data in its own way, and cannot be exported: a program "

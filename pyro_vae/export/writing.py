@@ -1,6 +1,7 @@
 """Encoder, decoder and sampler of a trained program as files, for use without this package."""
 
 import contextlib
+import copy
 import io
 import json
 import warnings
@@ -15,7 +16,7 @@ from pyro_vae.checks import check_choice
 from pyro_vae.compilation.tracing import one_line
 from pyro_vae.data import DataContract
 from pyro_vae.data.transforms import transform_of_values
-from pyro_vae.export.check import check, milliseconds, onnx_runner, pt2_runner
+from pyro_vae.export.check import check, milliseconds, onnx_runner, torch_runner
 from pyro_vae.export.functions import FUNCTIONS, Function, functions_of
 from pyro_vae.rng import evaluation_mode
 from pyro_vae.training.checkpoint import write_atomically
@@ -106,6 +107,8 @@ def export(
     """
     from pyro_vae import __version__
 
+    if next(vae.parameters()).device.type != "cpu":
+        vae = copy.deepcopy(vae).cpu()
     check_choice(FUNCTIONS, **{f"only[{i}]": name for i, name in enumerate(only)})
     check_choice(FORMATS, **{f"formats[{i}]": name for i, name in enumerate(formats)})
     files: dict[str, bytes] = {}
@@ -127,11 +130,12 @@ def export(
                     run = onnx_runner(files[file], function)
                 else:
                     files[file] = _pt2(program)
-                    run = pt2_runner(files[file], function)
+                    run = torch_runner(torch.export.load(io.BytesIO(files[file])), function)
                 checked = None if run is None else check(file, run, function, vae.contract)
                 facts.setdefault("files", {})[file] = {"check": checked}
                 if suffix == "onnx" and timed and run is not None and name != "sampler":
-                    facts["files"][file]["milliseconds"] = milliseconds(run, function)
+                    runs = {"onnxruntime": run, "torch": torch_runner(program, function)}
+                    facts["files"][file]["milliseconds"] = milliseconds(runs, function)
             described[name] = facts
     return files, {
         "pyro_vae": __version__,
@@ -214,7 +218,29 @@ def _exported(name: str, function: Function) -> Any:
                 f"the {name} cannot be exported: it draws random numbers by {node.target}, which "
                 "has no form as a function of given noise."
             )
+    _remove_unused(program)
     return program
+
+
+def _remove_unused(program: Any) -> None:
+    """Remove the parameters that a function does not use: a decoder holds no encoder."""
+    unused = {
+        node.name: node
+        for node in program.graph.nodes
+        if node.op == "placeholder" and not node.users
+    }
+    specifications = program.graph_signature.input_specs
+    removed = [each for each in specifications if each.target and each.arg.name in unused]
+    for each in removed:
+        specifications.remove(each)
+        program.graph.erase_node(unused[each.arg.name])
+        program.state_dict.pop(each.target, None)
+        program.constants.pop(each.target, None)
+    for target, value in program.constants.items():
+        if isinstance(value, torch.Tensor):
+            # A view would be saved with all that it is a view of, and with a warning.
+            program.constants[target] = value.clone(memory_format=torch.contiguous_format)
+    program.graph_module.recompile()
 
 
 def _pt2(program: Any) -> bytes:
@@ -239,9 +265,11 @@ def _onnx(name: str, program: Any, function: Function, metadata: Mapping[str, st
             f"the {name} has {size / 1e9:.1f} GB of weights, and an ONNX file holds less than "
             "2: use --format pt2."
         )
+    if any(_needs_decomposition(node) for node in program.graph.nodes):
+        program = program.run_decompositions(_DECOMPOSITIONS)
     try:
         exported = torch.onnx.export(
-            program.run_decompositions(_DECOMPOSITIONS),
+            program,
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
@@ -285,3 +313,9 @@ _DECOMPOSITIONS = {
     torch.ops.aten.softplus.default: _softplus,
     torch.ops.aten.hypot.default: _hypot,
 }
+
+
+def _needs_decomposition(node: torch.fx.Node) -> bool:
+    if node.target is torch.ops.aten.softplus.default:
+        return node.meta["val"].dtype == torch.float64
+    return node.target in _DECOMPOSITIONS

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.types import _size
 
 from pyro_vae.checks import check_at_least, check_choice
 from pyro_vae.distributions import DiagonalNormalMixture
@@ -161,7 +162,25 @@ class Vamp(Prior):
             normal := components.base_dist, dist.Normal
         ):
             return DiagonalNormalMixture(logits, normal.loc, normal.scale)
-        return dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
+        return _Mixture(dist.Categorical(logits=logits), components)
+
+
+class _Mixture(dist.MixtureSameFamily):
+    """A mixture that draws any number of points in a program that is exported.
+
+    The draws are those of `MixtureSameFamily`, which reads the number as a constant.
+    """
+
+    def sample(self, sample_shape: _size = ()) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Draws, `(*sample_shape, *batch_shape, dim)`, without a gradient."""
+        if self.batch_shape or not torch.compiler.is_exporting():
+            return super().sample(torch.Size(sample_shape))
+        weights = self.mixture_distribution.probs
+        which = torch.multinomial(weights, math.prod(sample_shape), replacement=True)
+        draws = self.component_distribution.sample(torch.Size(sample_shape))
+        draws = draws.reshape(-1, *draws.shape[-2:])
+        chosen = draws.gather(1, which[:, None, None].expand(-1, 1, draws.shape[-1]))
+        return chosen.reshape(*sample_shape, -1)
 
 
 # ---- initialisation from training data ----------------------------------------------------------

@@ -309,14 +309,14 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
     def _conditionals(self, y: Any, n: int) -> Callable[[Tensor], Conditionals]:
         if self.size_factor:
             raise ValueError(
-                "complete needs the size factor, the total of a row, which is not known where "
-                "elements are missing: train with --size-factor false."
+                "the size factor, the total of a row, is not known where elements are missing: "
+                "complete rows of a program trained with --size-factor false."
             )
         features, prior = self.covariates(self.conditions(y, n)), self.prior()
         return lambda rows: Conditionals(
-            prior,
-            partial(self.given, c=features[rows]),
+            *(prior, partial(self.given, c=features[rows])),
             lambda x: self.posterior(join(x.flatten(2), features[rows])),
+            real=self.prior.support == "real",
         )
 
     def _generated(self, z: Tensor, noise: bool, *y: Any) -> Tensor:

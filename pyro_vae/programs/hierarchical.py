@@ -216,7 +216,7 @@ class Hierarchical(Generation, UniqueParameterNames, PyroModule):
             return TwoLevels(top(outputs), below, lowest, reverse=True)
 
         prior = TwoLevels(self.prior(), self.conditional, lowest, reverse=True)
-        parts = Conditionals(prior, lambda z: self.likelihood(self._read(z)), posterior)
+        parts = Conditionals(prior, lambda z: self.likelihood(self._read(z)), posterior, real=True)
         return lambda rows: parts
 
     def _generated(self, z: Tensor, noise: bool, *y: Any) -> Tensor:

@@ -208,8 +208,8 @@ class Missing(VAE):
     ) -> Any:
         """x with its missing elements filled in: E[x_missing | x_observed], or draws.
 
-        The mean or the draws of `complete`, with z from q(z | x_observed) and, in a fifth of the
-        draws, from p(z): importance weights make both exact as their number K grows.
+        The mean or the draws of `complete`, with z from q(z | x_observed), normals and p(z), and
+        with importance weights, which make both exact as their number K grows.
 
         Args:
             x: Data in the units of the training data, in any form that `fit` takes, with NaN where

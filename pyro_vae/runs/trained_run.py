@@ -242,6 +242,10 @@ def other_data(
             given["columns"] = contract.event_names
         with allow_missing(contract.allows_missing):
             rows = reader(**given)
+        # Data may lack the labels that the run's have, but not those that are asked for.
+        asked_for = given.get("label") if "--data.label" in names_of(words) else None
+        if asked_for is not None and rows.labels is None:
+            raise ValueError(f"{rows.name} has no column {asked_for!r}, which --data.label names.")
         return contract.new_data(rows, split=split)
     data = prepare_data(configuration, load_data(configuration, data_root or default_root()))
     contract.check_format(data.dataset, trained=str(directory.path))
@@ -274,6 +278,15 @@ def labels_of(data: PreparedData, split: str, rows: Tensor | slice) -> np.ndarra
     """Labels, factors or a numeric target of rows of a split; None if there are none."""
     labels = data.dataset.labels.get(split)
     return None if labels is None else labels[rows].numpy()
+
+
+def names_of(words: Sequence[str]) -> set[str]:
+    """The names of the options among words.
+
+    >>> sorted(names_of(["--data", "x.csv", "--data.label=kind"]))
+    ['--data', '--data.label']
+    """
+    return {word.partition("=")[0] for word in words if word.startswith("--")}
 
 
 def split_data_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

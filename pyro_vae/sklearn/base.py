@@ -167,9 +167,10 @@ class VAEEstimator(BaseEstimator):
         """log p(x) of each row, in nats.
 
         The mean over `n_importance_samples` importance weights in float64. All rows have the same
-        random numbers, in all calls, so that the score of a row does not depend on others. In
-        expectation it is at most log p(x), and increases with more draws. The density is one of X
-        in its own units: the scaling is part of it, by the change of variables.
+        random numbers, in all calls, so that the score of a row does not depend on others, but
+        the Monte Carlo errors of rows do not cancel in a mean. In expectation a score is at most
+        log p(x), and increases with more draws. The density is one of X in its own units: the
+        scaling is part of it, by the change of variables.
 
         Args:
             X: Data `(n_samples, n_features)`.

@@ -114,7 +114,7 @@ def test_messages_name_only_commands_and_options_that_exist():
             else:
                 assert not re.search(r"scripts/\w+\.py \S", bare), (path, "use backticks", text)
             # Not the variables of style sheets.
-            for option in re.findall(r"(?<![-\w])(?<!var\()--[a-z][-\w.]*", bare):
+            for option in re.findall(r"(?<![-\w])(?<!var\()--[a-z][-\w]*(?:\.[-\w]+)*", bare):
                 if option.startswith("--data."):
                     parse(["--data", "table.csv", option, "standard"])
                 else:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import diagnosis, epochs, inference, report, runs, short, start
+from benchmarks import diagnosis, encoding, epochs, inference, report, runs, short, start
 from benchmarks.commands import Checkout, timed_command
 from benchmarks.implementations import IMPLEMENTATIONS
 from benchmarks.report import plot_benchmark
@@ -127,6 +127,12 @@ def results():
             "extra_bytes": 70 * 2**20,
             "targets": [],
         },
+        "encoding": {
+            "images": 70_000,
+            "rounds": 1,
+            "seconds": {name: [0.4] for name in encoding.TITLES},
+            "targets": [],
+        },
         "annealing": {
             "rounds": 1,
             "seconds": [37.0],
@@ -230,6 +236,18 @@ def test_the_gpu_suite_measures_every_implementation(monkeypatch):
 def test_peak_memory_is_of_this_process(monkeypatch):
     monkeypatch.setattr(runs, "MEMORY_STEPS", 2)
     assert runs.train_in_memory(300)["bytes"] > 2**27
+
+
+def test_codes_and_forward_passes_are_timed(monkeypatch):
+    found = encoding.time_encoding(2, "digits", None)
+    assert found["images"] == 1797
+    assert {name: len(each) for name, each in found["seconds"].items()} == {
+        "encode": 2, "encode_scale": 2, "encoder": 2,
+    }  # fmt: skip
+    monkeypatch.setattr(encoding, "run_in_process", lambda *_, **__: found)
+    result = encoding.run_encoding(Options(rounds=2))
+    assert [target["bound"] for target in result["targets"]] == [encoding.RATIO]
+    assert encoding.run_encoding(Options(rounds=2, data="digits"))["targets"] == []
 
 
 def test_an_evaluation_is_extrapolated_from_few_images(monkeypatch):

@@ -133,3 +133,16 @@ def test_levels_of_a_categorical_have_moments():
         assert float(p.variance[n]) == pytest.approx(oracle.var(), rel=1e-4)
         np.testing.assert_allclose(p.log_prob(torch.full((3,), 4))[n], oracle.logpmf(4), rtol=1e-5)
     assert CategoricalLevels(logits=1e4 * logits).log_prob(torch.tensor(4)).isfinite().all()
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_a_discretized_logistic_has_its_variance(levels):
+    top = levels - 1
+    loc = top * torch.tensor([-0.3, 0.0, 0.31, 0.5, 0.77, 1.2])
+    scale = top * torch.tensor([0.1, 0.01, 0.001, 0.3, 0.05, 0.2])
+    p = DiscretizedLogistic(loc, scale, levels)
+    values = torch.arange(levels).double()[:, None]
+    mass = DiscretizedLogistic(loc.double(), scale.double(), levels).log_prob(values).exp()
+    mean = (mass * values).sum(0)
+    variance = (mass * (values - mean).square()).sum(0)
+    torch.testing.assert_close(p.variance.double(), variance, rtol=1e-4, atol=1e-5)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Distribution, Normal
 
 from pyro_vae import build, likelihoods, networks, posteriors, priors
@@ -104,11 +105,21 @@ def test_every_prior_in_onnxruntime(name, described):
     posterior = POSTERIOR_ON[kind.support]
     data = {"units": dataset.units, "train_data": dataset.train}
     prior = partial(kind, **SMALL.get(name, {}))
-    vae = build((4,), 3, likelihood="normal", prior=prior, posterior=posterior, **data)
-    files, signature = export(described(vae, dataset), only=["sampler"], formats=["onnx"])
+    vae = build((4,), 2, likelihood="normal", prior=prior, posterior=posterior, **data)
+    formats = ["onnx"] if name in ("spline_flow", "von_mises_fisher") else ["onnx", "pt2"]
+    files, signature = export(described(vae, dataset), only=["sampler"], formats=formats)
     assert max(differences(signature)) < 1e-5
     # The prior of pseudo-inputs is stored without its encoder.
     assert name != "vamp" or len(files["sampler.onnx"]) < 100_000
+
+
+@pytest.mark.slow
+def test_a_vamp_prior_of_another_guide(described):
+    dataset = DATA["real"]()
+    parts = {"prior": "vamp", "posterior": "low_rank_normal", "likelihood": "normal"}
+    vae = build((4,), 2, units=dataset.units, train_data=dataset.train, **parts)
+    _, signature = export(described(vae, dataset), only=["sampler"])
+    assert max(differences(signature)) < 1e-5
 
 
 CASES = {
@@ -116,7 +127,7 @@ CASES = {
     "gated_mlp": DATA["counts"],
     "conv": digits,
     "gated_conv": digits,
-    "resnet": DATA["binary"],
+    "resnet": lambda: Dataset.from_array((RNG.random((60, 1, 8, 8)) < 0.4).astype(np.uint8)),
     "conv1d": lambda: Dataset.from_array(RNG.normal(3, 2, (60, 2, 16)), layout="series"),
 }
 LIKELIHOOD = {"gated_mlp": "negative_binomial", "conv": "bernoulli", "resnet": "bernoulli"}
@@ -211,9 +222,10 @@ PROGRAMS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_every_program_in_onnxruntime(name, described):
+def test_every_program(name, described):
     functions = ["encoder", "sampler"]
-    _, signature = export(described(*PROGRAMS[name]()), only=functions, formats=["onnx"])
+    formats = ["pt2" if name == "clustering" else "onnx"]
+    _, signature = export(described(*PROGRAMS[name]()), only=functions, formats=formats)
     assert max(differences(signature)) < 1e-5
     inputs = {f: [each["name"] for each in s["inputs"]] for f, s in signature["functions"].items()}
     assert all(("y" in names) == (name == "conditional") for names in inputs.values())
@@ -270,6 +282,34 @@ def test_what_cannot_be_exported_is_one_line(table, tmp_path, monkeypatch):
         export_onnx(table, folder, only=["decoder"])
     assert "\n" not in str(error.value)
     assert not folder.exists()
+
+
+class Bare(nn.Module):
+    """A program of one's own without `Generation`, or with labels of its own."""
+
+    def __init__(self, of, labels="none"):
+        super().__init__()
+        self.of, self.labels, self.contract = of, labels, of.contract
+
+    def embed(self, x):
+        return self.of.embed(x)
+
+    def decode(self, z):
+        return self.of.decode(z)
+
+    def prepare(self, x):
+        return self.of.prepare(x)
+
+
+def test_a_program_of_ones_own(table):
+    rows = DATA["real"]().test[:7].numpy()
+    functions = ["encoder", "decoder"]
+    _, signature = export(Bare(table), only=functions, formats=["pt2"], data=rows)
+    assert max(differences(signature)) < 1e-6
+    with pytest.raises(ValueError, match=r"sampler of Bare .* that can be are encoder, decoder"):
+        export(Bare(table), data=rows)
+    with pytest.raises(ValueError, match="Bare reads labels with its data in its own way"):
+        export(Bare(table, "always"), only=["encoder"], data=rows)
 
 
 def test_a_file_that_was_there_is_kept(table, tmp_path):

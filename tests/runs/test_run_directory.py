@@ -5,15 +5,19 @@ Each attack here would leave a marker file if its code ran.
 
 import os
 import pickle
+import re
 import runpy
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+import pyro_vae
 from pyro_vae import load
+from pyro_vae.runs import run_directory
 from pyro_vae.runs.run_directory import RunDirectory
 from pyro_vae.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -253,3 +257,19 @@ def test_no_run_directory_below_a_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="file must be a directory, got a file"):
         RunDirectory(tmp_path / "file" / "run").check_free(overwrite=True)
+
+
+def test_the_commit_is_not_that_of_a_repository_around_an_environment(tmp_path, monkeypatch):
+    for words in (
+        ["init", "-q"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a", "--allow-empty"],
+    ):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    installed = tmp_path / "env" / "pyro_vae" / "runs" / "run_directory.py"
+    installed.parent.mkdir(parents=True)
+    monkeypatch.setattr(run_directory, "__file__", str(installed))
+    made_by = run_directory.provenance()
+    assert made_by["git_commit"] is None
+    assert made_by["pyro_vae"] == pyro_vae.__version__
+    monkeypatch.setattr(run_directory, "__file__", str(tmp_path / "pyro_vae" / "runs" / "x.py"))
+    assert re.fullmatch("[0-9a-f]{40}", str(run_directory.provenance()["git_commit"]))

@@ -1,15 +1,17 @@
 """`scripts/export.py`: files, their signature, and a table that onnxruntime reads on its own."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jaxtyping
 import numpy as np
 import onnx
-import onnxruntime
 import pandas as pd
 import pytest
+import torch
 
 from pyro_vae import load
 
@@ -30,7 +32,8 @@ def test_the_files_of_a_run(script, refused, run, capsys):
     assert "compared with Python in batches of 1, 3, 7 rows of digits" in screen
     assert all(len(line.replace(str(run), "RUN")) <= 100 for line in screen.splitlines())
     folder = run / "export"
-    names = {"decoder.onnx", "decoder.pt2", "signature.json"}
+    always = {"signature.json", "model.safetensors", "README.md"}
+    names = {"decoder.onnx", "decoder.pt2", *always}
     assert {path.name for path in folder.iterdir()} == names
     signature = json.loads((folder / "signature.json").read_text())
     assert len(signature["checkpoint_sha256"]) == 64
@@ -44,7 +47,7 @@ def test_the_files_of_a_run(script, refused, run, capsys):
         assert __file__.rpartition("/tests")[0].encode() not in path.read_bytes()
     assert "--overwrite replaces it" in refused("export", run)
     assert script("export", run, "--only", "encoder", "--format", "pt2", "--overwrite") == 0
-    assert {path.name for path in folder.iterdir()} == {"encoder.pt2", "signature.json"}
+    assert {path.name for path in folder.iterdir()} == {"encoder.pt2", *always}
 
 
 def test_bad_input(refused, run, tmp_path, monkeypatch):
@@ -68,33 +71,51 @@ def test_without_onnxruntime_it_says_so(script, run, capsys, monkeypatch):
     assert "not compared with Python: onnxruntime is not installed" in capsys.readouterr().out
 
 
-READER = """
-import json, sys, numpy, onnxruntime, pandas
-folder, csv, out = sys.argv[1:]
-session = onnxruntime.InferenceSession(f"{folder}/encoder.onnx")
-columns = json.loads(session.get_modelmeta().custom_metadata_map["columns"])
-table = pandas.read_csv(csv)[columns].to_numpy("float32")
-z, scale = session.run(["z", "scale"], {"x": table})
-numpy.save(out, z)
+@pytest.mark.slow
+def test_the_lines_of_the_card_run(script, run, monkeypatch):
+    assert script("export", run, "--only", "encoder") == 0
+    monkeypatch.chdir(run / "export")
+    blocks = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    x = np.random.default_rng(0).integers(0, 17, (5, 1, 8, 8)).astype(np.float32)
+    scope = {"x": x, "vae": load(run)}
+    onnx_lines, torch_lines = (b for b in blocks if "encoder." in b)
+    exec(onnx_lines, scope)
+    codes = scope["codes"]
+    exec(torch_lines, {**scope, "x": torch.from_numpy(x)})
+    exec(next(b for b in blocks if "load_safetensors" in b), scope)
+    with torch.no_grad():
+        expected = scope["vae"].embed(torch.from_numpy((x > 8).astype(np.float32)))
+    np.testing.assert_allclose(codes, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
+END = """
+np.savez("found.npz", z=z, again=again, drawn=drawn, columns=columns)
+import sys
 assert "torch" not in sys.modules and "pyro_vae" not in sys.modules
 """
 
 
 @pytest.mark.slow
-def test_a_table_read_by_onnxruntime_alone(script, train, tmp_path):
+def test_the_page_reads_a_table_by_onnxruntime_alone(script, train, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"price": 3e6 + 1e6 * rng.normal(size=80), "share": rng.random(80)})
-    frame.to_csv(tmp_path / "table.csv", index=False)
-    run = train(tmp_path / "run", "--data", tmp_path / "table.csv", "--likelihood", "normal")
+    frame.to_csv(tmp_path / "houses.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    options = ("--likelihood", "normal", "--prior", "gaussian_mixture")
+    run = train(Path("runs/houses"), "--data", "houses.csv", *options)
     # The data need not be there.
-    (tmp_path / "table.csv").unlink()
-    out = tmp_path / "out"
-    assert script("export", run, "--out", out, "--format", "onnx", "--only", "encoder") == 0
-    frame.assign(more=1)[["more", "share", "price"]].to_csv(tmp_path / "new.csv", index=False)
-    arguments = [str(out), str(tmp_path / "new.csv"), str(tmp_path / "z.npy")]
-    subprocess.run([sys.executable, "-c", READER, *arguments], check=True)
-    np.testing.assert_allclose(
-        np.load(tmp_path / "z.npy"), load(run).embed(frame).numpy(), rtol=1e-4, atol=1e-5
-    )
-    onnx.checker.check_model(onnx.load(out / "encoder.onnx"), full_check=True)
-    assert onnxruntime.get_available_providers()
+    (tmp_path / "houses.csv").unlink()
+    assert script("export", run, "--format", "onnx") == 0
+    frame.assign(more=1)[["more", "share", "price"]].to_csv("new_houses.csv", index=False)
+    table, sampler = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    sampler = sampler.replace("x, z = sampler", "drawn, _ = sampler")
+    subprocess.run([sys.executable, "-c", table + sampler + END], check=True, capture_output=True)
+    vae, found = load(run), np.load("found.npz")
+    assert found["columns"].tolist() == ["price", "share"]
+    np.testing.assert_allclose(found["z"], vae.embed(frame).numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["again"], vae.reconstruct(frame), rtol=1e-4)
+    own = vae.sample(1000, seed=0)
+    assert (abs(found["drawn"].mean(0) - own.mean()) < 0.2 * own.std()).all()
+    for name in ("encoder", "decoder", "sampler"):
+        onnx.checker.check_model(onnx.load(run / "export" / f"{name}.onnx"), full_check=True)

@@ -2,7 +2,12 @@
 
 import io
 import json
+import re
+import runpy
+import shlex
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +19,8 @@ from pyro_vae import load
 from pyro_vae.data import digits
 
 DIGITS = digits()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "sampling.md").read_text()
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +49,8 @@ def arrays(path):
 
 def image(path):
     """A picture in memory, with the number of its frames."""
-    return Image.open(io.BytesIO(path.read_bytes()))
+    found: Any = Image.open(io.BytesIO(path.read_bytes()))
+    return found
 
 
 def test_each_kind_is_that_of_the_method(sample, run):
@@ -171,7 +179,9 @@ def test_programs_with_classes(sample, refused, train, tmp_path, model):
     assert f"takes {name}=VALUE" in refused("sample", run, "--given", "clas=1", "--overwrite")
     if model == "clustering":
         assert sample(run, "traversals") == 0
-        assert "take no --given" in refused("sample", run, "manifold", "--given", "cluster=1")
+        assert "--given has no meaning for manifold of" in refused(
+            "sample", run, "manifold", "--given", "cluster=1"
+        )
         return
     for kind in ("traversals", "manifold", "interpolations"):
         assert sample(run, kind, "--given", "class=7") == 0
@@ -233,3 +243,110 @@ def test_codes_off_the_real_line(refused, sample, train, tmp_path):
     assert "path spherical leaves the support simplex" in line
     assert "leave the support simplex" in refused("sample", run, "traversals")
     assert "leave the support simplex" in refused("sample", run, "manifold")
+
+
+@pytest.mark.parametrize("method", ["importance", "gibbs"])
+def test_completions_of_images(sample, run, tmp_path, method):
+    out = tmp_path / "half.npz"
+    words = ("--missing", "lower-half", "--rows", 5, 6, "--draws", 3, "--method", method)
+    assert sample(run, "completions", *words, "--samples", 100, "--out", out) == 0
+    found = arrays(out)
+    assert found["completions"].shape == (2, 3, 1, 8, 8)
+    assert found["observed"][:, :, :4].all()
+    assert not found["observed"][:, :, 4:].any()
+    assert set(np.unique(found["completions"])) == {0.0, 1.0}
+    assert (found["ess"] > 1).all()
+    assert ("khat" in found) == (method == "importance")
+    # Those of the method, given the same draws of binary pixels.
+    x = found["completions"][:, 0].copy()
+    x[~found["observed"]] = np.nan
+    assert found["sd"][found["observed"]].max() == 0
+    assert (found["mean"][found["observed"]] == x[found["observed"]]).all()
+    words = ("--missing", 0.5, "--n", 4, "--samples", 100)
+    picture = tmp_path / "half.png"
+    assert (
+        sample(run, "completions", *words, "--out", picture, "--out", out.with_suffix(".gif")) == 0
+    )
+    assert image(picture).width > 600
+    assert image(out.with_suffix(".gif")).n_frames == 8
+
+
+def test_completions_of_tables(sample, refused, prices, train, tmp_path):
+    frame = pd.DataFrame(
+        {"price": [1e4, np.nan, 9900.0, np.nan], "step": [np.nan, 1, 0.5, np.nan]}
+    )
+    frame.to_csv(tmp_path / "gaps.csv", index=False)
+    missing = train(
+        *(tmp_path / "run", "--data", prices.parent / "prices.csv", "--model", "missing"),
+        *("--likelihood", "normal"),
+    )
+    for run in (prices, missing):
+        out = tmp_path / f"{run.parent.name}.csv"
+        words = ("--missing", tmp_path / "gaps.csv", "--draws", 5, "--out", out)
+        assert sample(run, "completions", *words) == 0
+        found = pd.read_csv(out)
+        assert [*found.columns] == ["row", "draw", "ess", "khat", "price", "step"]
+        # All rows of the file, with what they hold as it is.
+        assert found["row"].tolist() == [row for row in range(4) for _ in range(5)]
+        given = frame.loc[found["row"]].reset_index(drop=True)
+        known = given.notna()
+        np.testing.assert_allclose(
+            found[["price", "step"]].to_numpy()[known], given.to_numpy()[known], rtol=1e-6
+        )
+        assert found["price"].between(8e3, 1.2e4).all()
+        assert sample(run, "completions", *words[:2], "--out", run / "gaps.png") == 0
+    line = refused("sample", prices, "completions", "--missing", "lower-half")
+    assert "--missing lower-half needs images, got rows of shape (2,)" in line
+    line = refused("sample", prices, "completions", "--missing", "1.5")
+    assert "--missing must be a share above 0 and up to 1, got 1.5" in line
+    assert "there is no" in refused("sample", prices, "completions", "--missing", "half.csv")
+
+
+@pytest.mark.slow
+def test_sequences_series_and_counts(sample, train, tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "series.npy", rng.normal(size=(60, 2, 30)).cumsum(-1))
+    np.save(tmp_path / "spectra.npy", rng.normal(size=(60, 90)).cumsum(-1))
+    np.save(tmp_path / "counts.npy", rng.poisson(2, size=(60, 90)))
+    np.save(tmp_path / "bands.npy", rng.normal(size=(60, 5, 8, 8)))
+    runs = [
+        train(tmp_path / name, "--data", tmp_path / f"{name}.npy", *options)
+        for name, options in (
+            ("series", ("--data.layout", "series", "--likelihood", "normal")),
+            ("spectra", ("--likelihood", "normal")),
+            ("counts", ("--data.support", "counts")),
+            ("bands", ("--likelihood", "normal")),
+        )
+    ]
+    sequences = ("--model", "sequence", "--likelihood", "normal", "--data", "pendulum")
+    runs.append(train(tmp_path / "pendulum", *sequences))
+    for run in runs:
+        kinds = ["prior", "reconstructions", "interpolations", "traversals", "manifold"]
+        for kind in kinds:
+            assert sample(run, kind) == 0
+            assert (
+                sample(run, kind, "--out", run / f"{kind}.csv", "--out", run / f"{kind}.nc") == 0
+            )
+        assert sample(run, "completions", "--missing", 0.3, "--samples", 100) == 0
+        assert sample(run, "traversals", "--out", run / "moving.gif") == 0
+    assert sample(runs[-1], "--out", runs[-1] / "prior.gif") == 0
+    assert image(runs[-1] / "prior.gif").n_frames == 20
+
+
+def test_the_commands_of_the_page_parse():
+    parser = runpy.run_path(str(ROOT / "scripts" / "sample.py"))["parser"]()
+    lines = re.findall(r"^python scripts/sample\.py .*$", PAGE, re.MULTILINE)
+    assert len(lines) == 10
+    for line in lines:
+        words = [word for word in shlex.split(line, comments=True)[2:]]
+        parser.parse_args([w for w in words if w not in ("--data", "new.csv")])
+
+
+@pytest.mark.slow
+def test_the_python_of_the_page_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    scope: dict = {}
+    exec(compile(code.replace("epochs=5", "epochs=1"), "sampling.md", "exec"), scope)
+    assert scope["half"].values.shape == (2, 8, 1, 8, 8)
+    for shape in re.findall(r"^(\w+) = .*# (\([\d, ]+\))$", code, re.MULTILINE):
+        assert str(scope[shape[0]].shape) == shape[1]

@@ -180,8 +180,8 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     metadata = {
         "run": str(options.run.resolve()),
         "checkpoint_sha256": trained.checkpoint_hash,
-        "data": trained.data.dataset.name,
-        "split": options.split if trained.data.dataset.is_split else "new",
+        "data": made.dataset.name,
+        "split": options.split if made.dataset.is_split else "new",
         "seed": options.seed,
         **{name: getattr(options, name) for name in (*KINDS[options.kind], "given")},
         **generated.metadata,

@@ -314,7 +314,10 @@ def test_completions_of_tables(sample, refused, prices, train, tmp_path):
             found[["price", "step"]].to_numpy()[known], given.to_numpy()[known], rtol=1e-6
         )
         assert found["price"].between(8e3, 1.2e4).all()
-        assert sample(run, "completions", *words[:2], "--out", run / "gaps.png") == 0
+        gaps = ("--out", run / "gaps.png", "--out", run / "gaps.npz")
+        assert sample(run, "completions", *words[:2], *gaps) == 0
+        metadata = json.loads(str(arrays(run / "gaps.npz")["metadata"]))
+        assert (metadata["data"], metadata["split"]) == ("gaps", "new")
     line = refused("sample", prices, "completions", "--missing", "lower-half")
     assert "--missing lower-half needs images, got rows of shape (2,)" in line
     line = refused("sample", prices, "completions", "--missing", "1.5")

@@ -259,6 +259,8 @@ class RunSamples:
             if wrong := [row for row in asked if row >= size]:
                 raise ValueError(f"--rows must be below {size:,}, got {wrong[0]}.")
             return torch.tensor(asked)
+        if self.options.kind == "interpolations" and size < 2:
+            raise ValueError(f"interpolations need at least 2 {nouns()}, got {size}.")
         rows = row_order(size)[:n]
         return (
             rows[: len(rows) // 2 * 2]
@@ -279,6 +281,11 @@ class RunSamples:
             wanted = self.program.conditions(y, 1).reshape(1, -1)
             fixed = [k for k in range(labels.shape[1]) if self.program.covariates.categories(k)]
             rows = rows[(labels[:, fixed] == wanted[:, fixed].cpu()).all(1)]
+        if not self.dataset.is_split and size < FEWEST:
+            raise ValueError(
+                f"{self.options.kind} measure codes of at least {FEWEST} {nouns()}, and "
+                f"{self.dataset.name} has {size}: leave out --data, for the training data."
+            )
         if len(rows) < min(FEWEST, size):
             raise ValueError(
                 f"at least {FEWEST} training {nouns()} under --given are needed, got {len(rows)}."

@@ -210,6 +210,19 @@ def _keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
+def check_writable(path: Path) -> None:
+    """Make sure, before anything is computed, that a file or folder can be made.
+
+    Raises:
+        ValueError: If the nearest folder above it that exists is a file or cannot be written to.
+    """
+    above = next(each for each in path.absolute().parents if each.exists())
+    if not above.is_dir():
+        raise ValueError(f"{path} cannot be written: {above} is a file, not a folder.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(f"{path} cannot be written: no permission to write to {above}.")
+
+
 def at_least(lowest: int) -> Callable[[str], int]:
     """An argparse type: an integer that is not below `lowest`."""
 

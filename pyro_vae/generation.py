@@ -305,8 +305,11 @@ class Generation(LatentGrids):
         return nn.functional.one_hot(values.argmax(-1), values.shape[-1]).flatten(-2).to(z.dtype)
 
     def _generated(self, z: Tensor, noise: bool, *y: Any) -> Tensor:
-        """Means of p(x | z), or draws, in the units of the training data."""
-        p = self.likelihood(z)
+        """Data at codes, in the units of the training data."""
+        return self._drawn(self.likelihood(z), noise)
+
+    def _drawn(self, p: Any, noise: bool) -> Tensor:
+        """The mean of p(x | z), or a draw, in the units of the training data."""
         x = p.sample() if noise else p.mean
         return x if self.contract is None else self.contract.to_data_units(x, draws=noise)
 

@@ -22,7 +22,7 @@ from analysis.representation.code_files import (
     write_codes,
 )
 from analysis.representation.encoding import NEW, encode
-from pyro_vae.cli import Parser, exit_process, run_program, select_device
+from pyro_vae.cli import Parser, check_writable, exit_process, run_program, select_device
 from pyro_vae.data.cell_files import is_anndata
 from pyro_vae.data.nouns import noun, set_noun
 from pyro_vae.runs.run_directory import RunDirectory, provenance
@@ -142,6 +142,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     """
     if out.suffix not in FORMATS:
         raise ValueError(f"--out must end in {', '.join(FORMATS)}, got {out}.")
+    check_writable(out)
     if out.is_dir() and not (out.suffix == ".zarr" and is_anndata(out)):
         raise ValueError(f"--out must be a file, got the directory {out}.")
     if out.exists() and not overwrite:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from analysis.model_card import model_card
-from pyro_vae.cli import Parser, exit_process, run_program
+from pyro_vae.cli import Parser, check_writable, exit_process, run_program
 from pyro_vae.export.check import BATCHES, TOLERANCE
 from pyro_vae.export.functions import FUNCTIONS, ROWS
 from pyro_vae.export.writing import (
@@ -61,6 +61,7 @@ def run(options: argparse.Namespace) -> None:
     out = options.out or directory.path / "export"
     vae = load(directory.path, trust_model_file=options.trust_model_file)
     check_folder(out, overwrite=options.overwrite)
+    check_writable(out)
     rows = None
     try:
         data = run_data(vae, options.run, options.data_root)

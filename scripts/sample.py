@@ -19,7 +19,7 @@ from analysis.generated import FORMATS, Generated
 from analysis.plotting.generated import ANIMATIONS, animate, check_animation, plot_generated
 from analysis.plotting.style import to_png
 from analysis.run_samples import HALVES, RunSamples
-from pyro_vae.cli import Parser, at_least, exit_process, run_program, select_device
+from pyro_vae.cli import Parser, at_least, check_writable, exit_process, run_program, select_device
 from pyro_vae.data.nouns import set_noun
 from pyro_vae.runs.run_directory import provenance
 from pyro_vae.runs.trained_run import TrainedRun, split_data_options
@@ -180,8 +180,8 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     metadata = {
         "run": str(options.run.resolve()),
         "checkpoint_sha256": trained.checkpoint_hash,
-        "data": trained.data.dataset.name,
-        "split": options.split if trained.data.dataset.is_split else "new",
+        "data": made.dataset.name,
+        "split": options.split if made.dataset.is_split else "new",
         "seed": options.seed,
         **{name: getattr(options, name) for name in (*KINDS[options.kind], "given")},
         **generated.metadata,
@@ -235,6 +235,7 @@ def check_outputs(out: Sequence[Path], *, overwrite: bool) -> None:
     for path in out:
         if path.suffix not in SUFFIXES:
             raise ValueError(f"--out must end in {', '.join(SUFFIXES)}, got {path}.")
+        check_writable(path)
         if path.is_dir():
             raise ValueError(f"--out must be a file, got the directory {path}.")
         if path.exists() and not overwrite:

@@ -24,6 +24,7 @@ from analysis.row_files import ROWS, Rows, write_rows
 from pyro_vae.cli import (
     Parser,
     at_least,
+    check_writable,
     exit_process,
     in_one_line,
     run_program,
@@ -174,6 +175,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     """
     if out.suffix not in SUFFIXES:
         raise ValueError(f"--out must end in {', '.join(SUFFIXES)}, got {out}.")
+    check_writable(out)
     if out.is_dir():
         raise ValueError(f"--out must be a file, got the directory {out}.")
     if out.exists() and not overwrite:

@@ -347,6 +347,25 @@ def table():
     return frame, vae
 
 
+@pytest.mark.parametrize("likelihood", ["student_t", "normal", "laplace"])
+@pytest.mark.parametrize("method", ["importance", "gibbs"])
+def test_a_large_offset_is_completed_in_float64(likelihood, method):
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(100, 1))
+    # float32 has steps of 128 here.
+    frame = pd.DataFrame(1.7e9 + z + 0.1 * rng.normal(size=(100, 2)), columns=["start", "end"])
+    torch.manual_seed(0)
+    vae = build((2,), 1, likelihood=likelihood)
+    fit(vae, frame, epochs=2)
+    gaps = frame.mask(np.array([[False, True]]).repeat(100, 0))
+    found = vae.complete(gaps, method=method, draws=20, num_samples=100, seed=0)
+    assert found.values.dtype == np.float64
+    np.testing.assert_array_equal(found.values[..., 0], frame[["start"]].to_numpy().repeat(20, 1))
+    assert np.abs(found.mean["end"] - 1.7e9).max() < 5
+    assert found.sd["end"].between(0.1, 5).all()
+    assert 0.1 < found.values[..., 1].std() < 5
+
+
 def test_a_table_is_completed_in_its_units(table):
     frame, vae = table
     gaps = frame.copy()

@@ -231,7 +231,8 @@ class StudentT(LocationScale):
         loc, scale, _ = self.loc_and_scale(z)
         low, high = _DEGREES
         df = low + (high - low) * torch.sigmoid(self.raw_df)
-        return dist.StudentT(df, loc, scale).to_event(self.event_dim)
+        # Large offsets are added in float64, and the variance needs one type.
+        return dist.StudentT(df.to(loc.dtype), loc, scale).to_event(self.event_dim)
 
 
 class LowRankNormal(LocationScale):

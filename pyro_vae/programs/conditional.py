@@ -328,11 +328,6 @@ class Conditional(Generation, UniqueParameterNames, PyroModule):
     def _guide_at(self, x: Tensor, *y: Any) -> Any:
         return self.posterior(join(x.flatten(1), self.covariates(*y)))
 
-    def _drawn(self, p: Any, noise: bool) -> Tensor:
-        """Means, or draws, in the units of the training data."""
-        x = p.sample() if noise else p.mean
-        return x if self.contract is None else self.contract.to_data_units(x, draws=noise)
-
 
 def build(
     event_shape: Sequence[int],

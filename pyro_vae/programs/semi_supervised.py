@@ -327,10 +327,7 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
         """
         check_count(1, n=n)
         with evaluation_mode(self, seed=seed):
-            code = self._new_codes(int(n))
-            if y is not None:
-                code = self.code(code[:, : -self.classes], self._class_numbers(y))
-            return self._as_given(self._generated(code, noise))
+            return self._as_given(self._generated(self._new_codes(n), noise, *self._given(y)))
 
     def _new_codes(self, n: int) -> Tensor:
         z = self.prior().sample((n,))
@@ -341,7 +338,6 @@ class SemiSupervised(Generation, UniqueParameterNames, PyroModule):
         return self.posterior(self.features(x, self.classifier(x).argmax(-1)))
 
     def _generated(self, z: Tensor, noise: bool, *y: Any) -> Tensor:
-        """Data of codes, whose class is replaced by y where that is given."""
         latent_dim: Any = self.prior.latent_dim
         if not y and z.shape[-1] == latent_dim:
             raise ValueError("styles z without a class need the class y.")

@@ -235,6 +235,26 @@ def test_what_is_there_is_kept(sample, refused, run, monkeypatch):
     assert ".mp4 needs ffmpeg, which is not found on PATH: install it, or use .gif" in line
 
 
+@pytest.mark.parametrize("name", ["sample", "score", "encode", "export"])
+def test_a_folder_that_is_a_file_is_refused_before_anything_is_written(
+    refused, run, tmp_path, name
+):
+    (tmp_path / "file").touch()
+    first = ("--out", tmp_path / "first.csv") if name == "sample" else ()
+    assert "is a file, not a folder" in refused(
+        name, run, *first, "--out", tmp_path / "file" / "a.csv"
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "run"}
+
+
+def test_files_of_too_few_rows(refused, prices, tmp_path):
+    (tmp_path / "one.csv").write_text("price,step\n1e4,0.5\n")
+    words = ("--data", tmp_path / "one.csv", "--out", tmp_path / "a.csv")
+    assert "at least 2 rows, got 1" in refused("sample", prices, "interpolations", *words)
+    for kind in ("traversals", "manifold"):
+        assert "at least 10 rows, and one has 1" in refused("sample", prices, kind, *words)
+
+
 def test_codes_off_the_real_line(refused, sample, train, tmp_path):
     run = train(tmp_path / "run", "--prior", "dirichlet", "--posterior", "logistic_normal")
     assert sample(run, "interpolations") == 0
@@ -294,7 +314,10 @@ def test_completions_of_tables(sample, refused, prices, train, tmp_path):
             found[["price", "step"]].to_numpy()[known], given.to_numpy()[known], rtol=1e-6
         )
         assert found["price"].between(8e3, 1.2e4).all()
-        assert sample(run, "completions", *words[:2], "--out", run / "gaps.png") == 0
+        gaps = ("--out", run / "gaps.png", "--out", run / "gaps.npz")
+        assert sample(run, "completions", *words[:2], *gaps) == 0
+        metadata = json.loads(str(arrays(run / "gaps.npz")["metadata"]))
+        assert (metadata["data"], metadata["split"]) == ("gaps", "new")
     line = refused("sample", prices, "completions", "--missing", "lower-half")
     assert "--missing lower-half needs images, got rows of shape (2,)" in line
     line = refused("sample", prices, "completions", "--missing", "1.5")

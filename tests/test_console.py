@@ -53,8 +53,8 @@ def test_a_command_for_each_script_of_a_run():
     ("words", "message"),
     [
         (
-            ["trian"],
-            "unknown command 'trian': did you mean train? allowed are train, diagnose, compare, ",
+            ["tran"],
+            "unknown command 'tran': did you mean train? allowed are train, diagnose, compare, ",
         ),
         (["--lr"], "unknown command '--lr': allowed are train, "),
         ([], "missing COMMAND: one of train, diagnose, "),

@@ -37,6 +37,7 @@ from analysis.study_results import (
     write_between_markers,
 )
 from pyro_vae import load
+from pyro_vae.configuration import read_yaml
 from pyro_vae.configuration.components import load_data, prepare_data, to_yaml
 from pyro_vae.configuration.parser import parse
 from pyro_vae.data import PreparedData, default_root
@@ -299,7 +300,7 @@ def kept_run(run: Path, arguments: Sequence[str]) -> Path:
     directory = RunDirectory(run)
     words = [*arguments, "--out", str(run)]
     if directory.config.exists():
-        if directory.config.read_text(encoding="utf-8") != to_yaml(parse(words)):
+        if to_yaml(read_yaml(directory.config)) != to_yaml(parse(words)):
             raise StudyError(f"{run} holds a run by other arguments: move it, or delete it.")
         if directory.metrics.exists():
             return run

@@ -72,7 +72,9 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     """Check everything, encode, then write."""
     pyro.enable_validation(True)
     made_by = provenance()
-    out = options.out if words else options.out or RunDirectory(options.run).codes
+    out = options.out
+    if out is None and not words and options.run.is_dir():
+        out = RunDirectory(options.run).codes
     if out is not None:
         check_output(out, overwrite=options.overwrite)
     trained = TrainedRun.open(

@@ -108,7 +108,9 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     """Check everything, then score and write."""
     pyro.enable_validation(True)
     made_by = provenance()
-    out = options.out if words else options.out or RunDirectory(options.run).scores
+    out = options.out
+    if out is None and not words and options.run.is_dir():
+        out = RunDirectory(options.run).scores
     if out is not None:
         check_output(out, overwrite=options.overwrite)
     trained = TrainedRun.open(

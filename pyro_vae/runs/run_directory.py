@@ -207,6 +207,8 @@ def load(path: str | Path, *, trust_model_file: bool = False) -> PyroModule:
             model, or its own model file is not trusted or was changed after the run.
     """
     run = RunDirectory(path)
+    if run.path.is_file():
+        raise ValueError(f"RUN must be a run directory, got the file {path}.")
     if not run.holds_a_run:
         raise ValueError(f"no run at {path}: a run directory holds config.yaml and checkpoint.pt.")
     arguments = stored_arguments(run.path, trust_model_file=trust_model_file)

@@ -83,8 +83,6 @@ class TrainedRun:
             ValueError: If there is no run, it is damaged, or its data are missing or have changed.
         """
         directory = RunDirectory(path)
-        if directory.path.exists() and not directory.path.is_dir():
-            raise ValueError(f"RUN must be a run directory, got the file {directory.path}.")
         vae = load(directory.path, trust_model_file=trust_model_file)
         checkpoint = hashlib.sha256(directory.checkpoint.read_bytes()).hexdigest()
         if words:

@@ -81,7 +81,7 @@ def test_wrong_command_lines(folder, monkeypatch, refused, contents, line, messa
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("name", ["diagnose", "evaluate", "encode"])
+@pytest.mark.parametrize("name", ["diagnose", "evaluate", "encode", "sample", "score"])
 def test_a_wrong_run(run, refused, monkeypatch, name):
     assert "no run at" in refused(name, run / "none")
     assert not (run / "none").exists()

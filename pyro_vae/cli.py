@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
@@ -20,6 +20,9 @@ from pyro_vae.checks import did_you_mean, or_meant
 from pyro_vae.commands import as_typed
 from pyro_vae.data.nouns import use_noun
 from pyro_vae.statistics import MINIMUM_SAMPLES
+
+if TYPE_CHECKING:
+    from pyro_vae.runs.trained_run import TrainedRun
 
 # Of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -39,9 +42,19 @@ class Parser(argparse.ArgumentParser):
         usage: The usage line.
         doc: The script's docstring; its first line is the description.
         epilog: Text after the options.
+        takes_data: Whether there are options `--data` and `--data.*`, which depend on the data, so
+            that another parser reads them.
     """
 
-    def __init__(self, prog: str, usage: str, doc: str | None, epilog: str | None = None) -> None:
+    def __init__(
+        self,
+        prog: str,
+        usage: str,
+        doc: str | None,
+        epilog: str | None = None,
+        *,
+        takes_data: bool = False,
+    ) -> None:
         super().__init__(
             prog=as_typed(prog, names=True),
             usage=usage,
@@ -49,6 +62,7 @@ class Parser(argparse.ArgumentParser):
             epilog=epilog,
             allow_abbrev=False,
         )
+        self.takes_data = takes_data
 
     def format_help(self) -> str:
         """The help text."""
@@ -151,17 +165,20 @@ def run_program(
 
     Args:
         parser: The options.
-        run: The script's work.
+        run: The script's work, given the options; `data` are those of other data than the run's.
         arguments: The arguments; None for those of the command line.
         stopped: Message after an interruption: the state that was left behind.
 
     Returns:
         The exit code: 0; 2 for an error of the user; 130 after Ctrl-C and 143 after SIGTERM.
     """
-    typed = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
+    words = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
+    data, others = split_data_options(words) if parser.takes_data else ([], words)
     try:
         with use_noun("datum"), sigterm_as_interrupt():
-            run(parser.parse_args(typed))
+            options = parser.parse_args(others)
+            options.data = data
+            run(options)
     except (ValueError, OSError, ImportError) as error:
         sys.stderr.write(f"{parser.prog}: error: {as_typed(in_one_line(error))}\n")
         return 2
@@ -169,6 +186,26 @@ def run_program(
         sys.stderr.write(f"{parser.prog}: stopped; {stopped}\n")
         return 143 if isinstance(stop, Stopped) else 130
     return 0
+
+
+def split_data_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into the options of the data, `--data` and `--data.*`, and the others.
+
+    >>> split_data_options(["run", "--data", "mnist", "--data.size=32", "--data-root", "x"])
+    (['--data', 'mnist', '--data.size=32'], ['run', '--data-root', 'x'])
+    """
+    data: list[str] = []
+    others: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if option != "--data" and not option.startswith("--data."):
+            others.append(word)
+            continue
+        data.append(word)
+        if not equals:
+            data += [value for value in [next(words, None)] if value is not None]
+    return data, others
 
 
 def in_one_line(error: object) -> str:
@@ -221,6 +258,31 @@ def check_writable(path: Path) -> None:
         raise ValueError(f"{path} cannot be written: {above} is a file, not a folder.")
     if not os.access(above, os.W_OK | os.X_OK):
         raise ValueError(f"{path} cannot be written: no permission to write to {above}.")
+
+
+def open_run(
+    options: argparse.Namespace, path: Path | None = None, split: str | None = None
+) -> "TrainedRun":
+    """The run and the data that a script's options name.
+
+    Args:
+        options: Those of `add_common_options`, with `run` and `split` unless these are given.
+        path: The run directory.
+        split: The split of its data.
+
+    Raises:
+        ValueError: As `TrainedRun.open`.
+    """
+    from pyro_vae.runs.trained_run import TrainedRun
+
+    return TrainedRun.open(
+        path or options.run,
+        split or options.split,
+        device=select_device(options.device),
+        data_root=options.data_root,
+        trust_model_file=options.trust_model_file,
+        words=options.data,
+    )
 
 
 def at_least(lowest: int) -> Callable[[str], int]:

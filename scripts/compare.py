@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pyro
 
-from pyro_vae.cli import Parser, exit_process, run_program, select_device
+from pyro_vae.cli import Parser, exit_process, open_run, run_program
 from pyro_vae.commands import as_typed
 from pyro_vae.runs.run_directory import RunDirectory, provenance
-from pyro_vae.runs.trained_run import TrainedRun
 
 PARTS = ("evidence", "representation")
 LIBRARIES = ("arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "numpy", "scipy")
@@ -68,16 +67,7 @@ def run(options: argparse.Namespace) -> None:
 
     names = run_names(options.runs)
     out = check_output_dir(options.out or RunDirectory.unused(Path("runs"), "comparison").path)
-    runs = {
-        name: TrainedRun.open(
-            path,
-            options.split,
-            device=select_device(options.device),
-            data_root=options.data_root,
-            trust_model_file=options.trust_model_file,
-        )
-        for name, path in zip(names, options.runs, strict=True)
-    }
+    runs = {name: open_run(options, path) for name, path in zip(names, options.runs, strict=True)}
     comparison = RunComparison(
         runs,
         {name: trained.rows(options.images) for name, trained in runs.items()},

@@ -31,17 +31,10 @@ from analysis.result import AGAIN
 from analysis.section_processes import ComputedSection, compute_sections
 from analysis.sections import GROUPS, SECTIONS, WEIGHTED
 from analysis.stored_diagnosis import StoredDiagnosis
-from pyro_vae.cli import (
-    Parser,
-    exit_process,
-    in_one_line,
-    run_program,
-    select_device,
-)
+from pyro_vae.cli import Parser, exit_process, in_one_line, open_run, run_program
 from pyro_vae.commands import as_typed
 from pyro_vae.data.nouns import set_noun
 from pyro_vae.runs.run_directory import RunDirectory, provenance
-from pyro_vae.runs.trained_run import TrainedRun
 
 if TYPE_CHECKING:
     from analysis.check import SectionResult
@@ -108,17 +101,6 @@ def run(options: argparse.Namespace) -> None:
         write_page(options)
     else:
         diagnose(options, made_by)
-
-
-def open_run(options: argparse.Namespace, path: Path) -> TrainedRun:
-    """A run and the split of its data."""
-    return TrainedRun.open(
-        path,
-        options.split,
-        device=select_device(options.device),
-        data_root=options.data_root,
-        trust_model_file=options.trust_model_file,
-    )
 
 
 def diagnose(options: argparse.Namespace, made_by: dict[str, str | None]) -> None:

@@ -6,7 +6,6 @@ own.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,23 +21,17 @@ from analysis.representation.code_files import (
     write_codes,
 )
 from analysis.representation.encoding import NEW, encode
-from pyro_vae.cli import Parser, check_writable, exit_process, run_program, select_device
+from pyro_vae.cli import Parser, check_writable, exit_process, open_run, run_program
 from pyro_vae.data.cell_files import is_anndata
 from pyro_vae.data.nouns import noun, set_noun
 from pyro_vae.runs.run_directory import RunDirectory, provenance
-from pyro_vae.runs.trained_run import TrainedRun, split_data_options
 
 SPLITS = ("train", "validation", "test")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
-    words = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
-    # The options of data depend on the data: their own parser reads them.
-    data, others = split_data_options(words)
-    return run_program(
-        parser(), lambda options: run(options, data), others, stopped="nothing was written"
-    )
+    return run_program(parser(), run, arguments, stopped="nothing was written")
 
 
 def parser() -> Parser:
@@ -50,6 +43,7 @@ def parser() -> Parser:
         "--data NAME, or a path, and --data.OPTION: other data than the run's, with the options "
         "of svi_train.py; `svi_train.py --data NAME --help` lists them. Grey values for a "
         "likelihood of binary data are binarised as the run's were, once, with a fixed seed.",
+        takes_data=True,
     )
     add = options.add_argument
     add("run", metavar="RUN", type=Path, help="The run directory.")
@@ -68,23 +62,16 @@ def parser() -> Parser:
     return options
 
 
-def run(options: argparse.Namespace, words: Sequence[str]) -> None:
+def run(options: argparse.Namespace) -> None:
     """Check everything, encode, then write."""
     pyro.enable_validation(True)
     made_by = provenance()
     out = options.out
-    if out is None and not words and options.run.is_dir():
+    if out is None and not options.data and options.run.is_dir():
         out = RunDirectory(options.run).codes
     if out is not None:
         check_output(out, overwrite=options.overwrite)
-    trained = TrainedRun.open(
-        options.run,
-        "test" if options.split == "all" else options.split,
-        device=select_device(options.device),
-        data_root=options.data_root,
-        trust_model_file=options.trust_model_file,
-        words=words,
-    )
+    trained = open_run(options, split="test" if options.split == "all" else options.split)
     if out is None:
         # Codes of other data go beside those of the run's own.
         out = trained.directory.path / f"{trained.prefix}codes.npz"
@@ -99,7 +86,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     splits = splits if dataset.is_split else ("test",)
     set_noun(dataset.noun)
     print(f"{data.description}\n{options.run}/", flush=True)
-    for note in dataset.notes if words else ():
+    for note in dataset.notes if options.data else ():
         print(note)
     if "anew at each visit" in data.description:
         print(

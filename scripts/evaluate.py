@@ -10,7 +10,6 @@ RUN/evaluation/NAME-scores.csv.
 """
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,8 @@ from pyro_vae.cli import (
     exit_process,
     in_one_line,
     number_or_all,
+    open_run,
     run_program,
-    select_device,
 )
 from pyro_vae.configuration.model_files import MODEL_FAMILIES
 from pyro_vae.data.nouns import noun, nouns, set_noun
@@ -40,7 +39,7 @@ from pyro_vae.log_densities import check_density
 from pyro_vae.rng import evaluation_mode
 from pyro_vae.runs.result_cache import ResultCache, code_hash, digest, to_arrays, write_arrays
 from pyro_vae.runs.run_directory import provenance
-from pyro_vae.runs.trained_run import TrainedRun, split_data_options
+from pyro_vae.runs.trained_run import TrainedRun
 from pyro_vae.statistics import standard_error
 from pyro_vae.training.checkpoint import write_atomically
 
@@ -52,15 +51,8 @@ Results = dict[str, Any]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
-    words = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
-    # The options of data depend on the data: their own parser reads them.
-    data, others = split_data_options(words)
-    return run_program(
-        parser(),
-        lambda options: run(options, data),
-        others,
-        stopped="the same command continues with the current chunk",
-    )
+    stopped = "the same command continues with the current chunk"
+    return run_program(parser(), run, arguments, stopped=stopped)
 
 
 def parser() -> Parser:
@@ -72,6 +64,7 @@ def parser() -> Parser:
         "--data NAME, or a path, and --data.OPTION: other data than the run's, with the options "
         "of svi_train.py; `svi_train.py --data NAME --help` lists them. Files are not split: "
         "every row gets a score.",
+        takes_data=True,
     )
 
     def number(name: str, lowest: int, default: int, help: str) -> None:
@@ -127,31 +120,24 @@ def parser() -> Parser:
     return options
 
 
-def run(options: argparse.Namespace, words: Sequence[str]) -> None:
+def run(options: argparse.Namespace) -> None:
     """Check everything, then evaluate; each method's results are written at once."""
-    default = DEFAULT_METHODS[:1] if words else DEFAULT_METHODS
+    default = DEFAULT_METHODS[:1] if options.data else DEFAULT_METHODS
     methods = [name for name in METHODS if name in (options.methods or default)]
     if "gaps" in methods and options.samples < 2:
         raise ValueError(f"--samples must be at least 2 for gaps, got {options.samples}.")
     pyro.enable_validation(True)
     made_by = provenance()
-    trained = TrainedRun.open(
-        options.run,
-        options.split,
-        device=select_device(options.device),
-        data_root=options.data_root,
-        trust_model_file=options.trust_model_file,
-        words=words,
-    )
+    trained = open_run(options)
     dataset = trained.data.dataset
     if not hasattr(options, "images"):
         options.images = 1000 if dataset.is_split else None
     check_density(trained.vae.guide, trained.x[:1], f"log p(x) of {options.run}")
     set_noun(dataset.noun)
     print(f"{trained.data.description}\n{options.run}/")
-    for note in dataset.notes if words else ():
+    for note in dataset.notes if options.data else ():
         print(note)
-    if words and (note := trained.vae.contract.training_overlap(dataset.test)):
+    if options.data and (note := trained.vae.contract.training_overlap(dataset.test)):
         print(note)
     report_undefined(trained, options)
     if options.again:

@@ -6,7 +6,6 @@ completions. All numbers are in the units of the training data.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +18,10 @@ from analysis.generated import FORMATS, Generated
 from analysis.plotting.generated import ANIMATIONS, animate, check_animation, plot_generated
 from analysis.plotting.style import to_png
 from analysis.run_samples import HALVES, RunSamples
-from pyro_vae.cli import Parser, at_least, check_writable, exit_process, run_program, select_device
+from pyro_vae.cli import Parser, at_least, check_writable, exit_process, open_run, run_program
 from pyro_vae.data.nouns import set_noun
 from pyro_vae.runs.run_directory import provenance
-from pyro_vae.runs.trained_run import TrainedRun, split_data_options
+from pyro_vae.runs.trained_run import TrainedRun
 from pyro_vae.training.checkpoint import write_atomically
 
 # The options of each kind, beside those of all, with their defaults.
@@ -48,12 +47,7 @@ SUFFIXES = (".png", *ANIMATIONS, *FORMATS)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
-    words = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
-    # The options of data depend on the data: their own parser reads them.
-    data, others = split_data_options(words)
-    return run_program(
-        parser(), lambda options: run(options, data), others, stopped="nothing was written"
-    )
+    return run_program(parser(), run, arguments, stopped="nothing was written")
 
 
 def parser() -> Parser:
@@ -64,6 +58,7 @@ def parser() -> Parser:
         __doc__,
         "--data NAME, or a path, and --data.OPTION: other data than the run's, with the options "
         "of svi_train.py, to reconstruct, interpolate, traverse or complete.",
+        takes_data=True,
     )
     add = options.add_argument
     add("run", metavar="RUN", type=Path, help="The run directory.")
@@ -150,7 +145,7 @@ def parser() -> Parser:
     return options
 
 
-def run(options: argparse.Namespace, words: Sequence[str]) -> None:
+def run(options: argparse.Namespace) -> None:
     """Check everything, generate, then write."""
     pyro.enable_validation(True)
     made_by = provenance()
@@ -161,14 +156,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
             f"completions need --missing: a share such as 0.5, one of {', '.join(HALVES)}, or a "
             "file of data with missing values."
         )
-    trained = TrainedRun.open(
-        options.run,
-        options.split,
-        device=select_device(options.device),
-        data_root=options.data_root,
-        trust_model_file=options.trust_model_file,
-        words=words,
-    )
+    trained = open_run(options)
     set_noun(trained.data.dataset.noun)
     made = RunSamples(trained, options)
     out = options.out or default_files(trained, made, options.kind)

@@ -8,7 +8,6 @@ disk, as a `.npy` does with `--data.memory-map true`.
 
 import argparse
 import itertools
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,8 +26,8 @@ from pyro_vae.cli import (
     check_writable,
     exit_process,
     in_one_line,
+    open_run,
     run_program,
-    select_device,
 )
 from pyro_vae.data.nouns import noun, nouns, set_noun
 from pyro_vae.evidence import RowScores, fixed_rows, typicality, undefined_data
@@ -37,7 +36,7 @@ from pyro_vae.log_densities import check_density
 from pyro_vae.rng import as_floats
 from pyro_vae.runs.result_cache import ResultCache, code_hash
 from pyro_vae.runs.run_directory import RunDirectory, provenance
-from pyro_vae.runs.trained_run import TrainedRun, labels_of, run_data, split_data_options
+from pyro_vae.runs.trained_run import TrainedRun, labels_of, run_data
 from pyro_vae.statistics import MINIMUM_SAMPLES, khat_threshold
 
 SPLITS = ("test", "validation", "train")
@@ -50,12 +49,7 @@ NAMED = 5
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
-    words = sys.argv[1:] if arguments is None else [str(word) for word in arguments]
-    # The options of data depend on the data: their own parser reads them.
-    data, others = split_data_options(words)
-    return run_program(
-        parser(), lambda options: run(options, data), others, stopped="nothing was written"
-    )
+    return run_program(parser(), run, arguments, stopped="nothing was written")
 
 
 def parser() -> Parser:
@@ -67,6 +61,7 @@ def parser() -> Parser:
         "--data NAME, or a path, and --data.OPTION: other data than the run's, with the options "
         "of svi_train.py; `svi_train.py --data NAME --help` lists them. Files are not split: "
         "every row gets a score. The page docs/scores.md explains the columns.",
+        takes_data=True,
     )
     add = options.add_argument
     add("run", metavar="RUN", type=Path, help="The run directory.")
@@ -104,23 +99,16 @@ def parser() -> Parser:
     return options
 
 
-def run(options: argparse.Namespace, words: Sequence[str]) -> None:
+def run(options: argparse.Namespace) -> None:
     """Check everything, then score and write."""
     pyro.enable_validation(True)
     made_by = provenance()
     out = options.out
-    if out is None and not words and options.run.is_dir():
+    if out is None and not options.data and options.run.is_dir():
         out = RunDirectory(options.run).scores
     if out is not None:
         check_output(out, overwrite=options.overwrite)
-    trained = TrainedRun.open(
-        options.run,
-        options.split,
-        device=select_device(options.device),
-        data_root=options.data_root,
-        trust_model_file=options.trust_model_file,
-        words=words,
-    )
+    trained = open_run(options)
     if out is None:
         # Scores of other data go beside those of the run's own.
         out = trained.directory.path / f"{trained.prefix}scores.csv"
@@ -135,9 +123,9 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     print(f"{trained.data.description}\n{options.run}/", flush=True)
     if "anew at each visit" in trained.data.description:
         print(f"here each {noun()} is drawn once, with a fixed seed")
-    for note in dataset.notes if words else ():
+    for note in dataset.notes if options.data else ():
         print(note)
-    if words and isinstance(dataset.test, Tensor):
+    if options.data and isinstance(dataset.test, Tensor):
         overlap = trained.vae.contract.training_overlap(dataset.test)
         print(end=f"{overlap}\n" if overlap else "")
     scorer = RowScorer(
@@ -146,7 +134,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
         seed=options.seed,
         expected_rows=n + options.reference_rows,
     )
-    reference = reference_scores(trained, scorer, options, words)
+    reference = reference_scores(trained, scorer, options)
     summary = Summary(options.samples, n)
     metadata = {
         **trained.header(),
@@ -185,7 +173,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
 
 
 def reference_scores(
-    trained: TrainedRun, scorer: RowScorer, options: argparse.Namespace, words: Sequence[str]
+    trained: TrainedRun, scorer: RowScorer, options: argparse.Namespace
 ) -> np.ndarray | None:
     """log p(x) of some of the run's own data, from the cache if they are there; None without."""
     split, size = options.reference, trained.vae.contract.sizes[options.reference]
@@ -204,7 +192,7 @@ def reference_scores(
 
     def compute(part: Tensor) -> RowScores:
         own = trained
-        if words:
+        if options.data:
             data = run_data(trained.vae, trained.directory.path, options.data_root)
             own = replace(trained, data=data)
         found = []
@@ -220,7 +208,7 @@ def reference_scores(
             "reference", RowScores, [rows], compute, lambda part: {**identity, "rows": part}
         )
     except ValueError as error:
-        if not words:
+        if not options.data:
             raise
         print(f"typicality: left out. {in_one_line(error)}")
         return None

@@ -287,26 +287,6 @@ def names_of(words: Sequence[str]) -> set[str]:
     return {word.partition("=")[0] for word in words if word.startswith("--")}
 
 
-def split_data_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split a command line into the options of the data, `--data` and `--data.*`, and the others.
-
-    >>> split_data_options(["run", "--data", "mnist", "--data.size=32", "--data-root", "x"])
-    (['--data', 'mnist', '--data.size=32'], ['run', '--data-root', 'x'])
-    """
-    data: list[str] = []
-    others: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        option, equals, _ = word.partition("=")
-        if option != "--data" and not option.startswith("--data."):
-            others.append(word)
-            continue
-        data.append(word)
-        if not equals:
-            data += [value for value in [next(words, None)] if value is not None]
-    return data, others
-
-
 def file_name(name: str) -> str:
     """A name of data as part of a file name.
 

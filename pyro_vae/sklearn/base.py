@@ -130,8 +130,9 @@ class VAEEstimator(BaseEstimator):
         X = self._validated(X, reset=True, ensure_min_samples=2)
         self._start()
         n = X.shape[0]
-        data = self._prepared(X, min(math.ceil(self.validation_fraction * n), n - 1))
-        self._train(data, epochs=self._number_of_epochs(len(data.train)))
+        held_out = min(math.ceil(self.validation_fraction * n), n - 1)
+        data = self._prepared(X, held_out)
+        self._train(data, held_out, epochs=self._number_of_epochs(len(data.train)))
         return self
 
     @one_at_a_time
@@ -158,7 +159,7 @@ class VAEEstimator(BaseEstimator):
         if first:
             self._start()
         adam = _AdamState(self._adam_state, self.learning_rate)
-        self._train(self._prepared(X, 0), epochs=1, loggers=[adam])
+        self._train(self._prepared(X, 0), 0, epochs=1, loggers=[adam])
         self._adam_state = adam.state
         return self
 
@@ -285,7 +286,8 @@ class VAEEstimator(BaseEstimator):
             event_names=() if self.event_shape else tuple(getattr(self, "feature_names_in_", ())),
             rows=rows,
             scale=self.scaling,
-            split_rule=f"{held_out} of {n} rows validate" if held_out else NOT_SPLIT,
+            # Held-out rows only stop the training: they may repeat training rows.
+            split_rule=NOT_SPLIT,
             model_units=None if contract is None else contract.units,
         )
         return PreparedData(dataset, self._support)
@@ -331,10 +333,11 @@ class VAEEstimator(BaseEstimator):
         steps = min(LEAST_STEPS, _STEPS_PER_ROW * rows) if rows < FEW_ROWS else 0
         return max(EPOCHS, math.ceil(steps / math.ceil(rows / self.batch_size)))
 
-    def _train(self, data: PreparedData, *, epochs: int, loggers: Sequence[Logger] = ()) -> None:
+    def _train(
+        self, data: PreparedData, held_out: int, *, epochs: int, loggers: Sequence[Logger] = ()
+    ) -> None:
         """Train for some epochs, under a random stream of their own; build the VAE first."""
         device = torch.device(self.device)
-        held_out = data.dataset.is_split
         with random_stream(derive_seed(self._seed, f"epoch {self.n_iter_}"), device):
             vae = self.vae_ if hasattr(self, "vae_") else self._built(data).to(device)
             history = fit(

@@ -330,8 +330,8 @@ class RunSamples:
         found = conditions(self.program, self.options.given)
         if len(found) != 1:
             raise ValueError(
-                f"{self.options.kind} of a {type(self.program).__name__} program need one "
-                f"condition: --given {covariate_names(self.program)[-1]}=VALUE, of "
+                f"a {type(self.program).__name__} program needs one condition for "
+                f"{self.options.kind}: --given {covariate_names(self.program)[-1]}=VALUE, of "
                 f"{', '.join(c.label.rpartition('=')[2] for c in found)}."
             )
         return found[0]

@@ -260,6 +260,32 @@ def check_writable(path: Path) -> None:
         raise ValueError(f"{path} cannot be written: no permission to write to {above}.")
 
 
+def check_output(
+    path: Path, suffixes: Sequence[str], *, overwrite: bool, is_folder: bool = False
+) -> None:
+    """Make sure, before anything is computed, that the file of `--out` may be written.
+
+    Args:
+        path: The file.
+        suffixes: The suffixes of the formats.
+        overwrite: Whether a file may be replaced.
+        is_folder: Whether the path is a folder that is one file of its format.
+
+    Raises:
+        ValueError: If the suffix is another, the file exists and `overwrite` is false, it is a
+            directory, or it cannot be written.
+    """
+    if path.suffix not in suffixes:
+        raise ValueError(f"--out must end in {', '.join(suffixes)}, got {path}.")
+    check_writable(path)
+    if path.is_dir() and not is_folder:
+        raise ValueError(f"--out must be a file, got the directory {path}.")
+    if path.exists() and not overwrite:
+        raise ValueError(
+            f"{path} exists already: --overwrite replaces it, another --out keeps it."
+        )
+
+
 def open_run(
     options: argparse.Namespace, path: Path | None = None, split: str | None = None
 ) -> "TrainedRun":

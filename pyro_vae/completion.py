@@ -126,17 +126,7 @@ def complete(
     num_samples: int,
     seed: int | None,
 ) -> Completion:
-    """`Generation.complete` of a program.
-
-    Args:
-        program: A VAE, or a program that is a `Generation`.
-        x: As for `Generation.complete`.
-        observed: Likewise.
-        y: Likewise.
-        draws: Likewise.
-        method: Likewise.
-        num_samples: Likewise.
-        seed: Likewise.
+    """`Generation.complete` of a program, with the same arguments.
 
     Raises:
         ValueError: If the data do not fit, or an option is out of its range.
@@ -216,16 +206,9 @@ def complete_prepared(
     num_samples: int = 1000,
     seed: int | None = None,
 ) -> Completion:
-    """Complete prepared data, in the likelihood's support; all elements are the model's.
+    """Complete prepared data x, in the likelihood's support, with NaN where they are missing.
 
-    Args:
-        program: A VAE, or a program that is a `Generation`.
-        x: Prepared data, with NaN where they are missing.
-        y: As for `Generation.complete`.
-        draws: Likewise.
-        method: Likewise.
-        num_samples: Likewise.
-        seed: Likewise.
+    The other arguments are those of `Generation.complete`.
 
     Returns:
         A completion of tensors; observed elements are those of x.

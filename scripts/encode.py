@@ -21,7 +21,7 @@ from analysis.representation.code_files import (
     write_codes,
 )
 from analysis.representation.encoding import NEW, encode
-from pyro_vae.cli import Parser, check_writable, exit_process, open_run, run_program
+from pyro_vae.cli import Parser, check_output, exit_process, open_run, run_program
 from pyro_vae.data.cell_files import is_anndata
 from pyro_vae.data.nouns import noun, set_noun
 from pyro_vae.runs.run_directory import RunDirectory, provenance
@@ -70,12 +70,12 @@ def run(options: argparse.Namespace) -> None:
     if out is None and not options.data and options.run.is_dir():
         out = RunDirectory(options.run).codes
     if out is not None:
-        check_output(out, overwrite=options.overwrite)
+        check_output(out, FORMATS, overwrite=options.overwrite, is_folder=is_store(out))
     trained = open_run(options, split="test" if options.split == "all" else options.split)
     if out is None:
         # Codes of other data go beside those of the run's own.
         out = trained.directory.path / f"{trained.prefix}codes.npz"
-        check_output(out, overwrite=options.overwrite)
+        check_output(out, FORMATS, overwrite=options.overwrite, is_folder=is_store(out))
     data, dataset = trained.data, trained.data.dataset
     check_format(out, dataset.source, dataset.name, whole=options.split == "all")
     if not dataset.is_split and options.split != "all":
@@ -122,20 +122,9 @@ def run(options: argparse.Namespace) -> None:
     print(reading_hint(out, codes))
 
 
-def check_output(out: Path, *, overwrite: bool) -> None:
-    """Make sure that a file may be written.
-
-    Raises:
-        ValueError: If its suffix is not in `FORMATS`, it exists and `overwrite` is false, or it is
-            a directory.
-    """
-    if out.suffix not in FORMATS:
-        raise ValueError(f"--out must end in {', '.join(FORMATS)}, got {out}.")
-    check_writable(out)
-    if out.is_dir() and not (out.suffix == ".zarr" and is_anndata(out)):
-        raise ValueError(f"--out must be a file, got the directory {out}.")
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists already: --overwrite replaces it, another --out keeps it.")
+def is_store(out: Path) -> bool:
+    """Whether the path is an AnnData in a Zarr folder."""
+    return out.suffix == ".zarr" and is_anndata(out)
 
 
 def reading_hint(out: Path, codes: Codes) -> str:

@@ -18,7 +18,7 @@ from analysis.generated import FORMATS, Generated
 from analysis.plotting.generated import ANIMATIONS, animate, check_animation, plot_generated
 from analysis.plotting.style import to_png
 from analysis.run_samples import HALVES, RunSamples
-from pyro_vae.cli import Parser, at_least, check_writable, exit_process, open_run, run_program
+from pyro_vae.cli import Parser, at_least, check_output, exit_process, open_run, run_program
 from pyro_vae.data.nouns import set_noun
 from pyro_vae.runs.run_directory import provenance
 from pyro_vae.runs.trained_run import TrainedRun
@@ -150,7 +150,8 @@ def run(options: argparse.Namespace) -> None:
     pyro.enable_validation(True)
     made_by = provenance()
     fill_defaults(options)
-    check_outputs(options.out or (), overwrite=options.overwrite)
+    for path in options.out or ():
+        check_output(path, SUFFIXES, overwrite=options.overwrite)
     if options.kind == "completions" and options.missing is None:
         raise ValueError(
             f"completions need --missing: a share such as 0.5, one of {', '.join(HALVES)}, or a "
@@ -160,8 +161,8 @@ def run(options: argparse.Namespace) -> None:
     set_noun(trained.data.dataset.noun)
     made = RunSamples(trained, options)
     out = options.out or default_files(trained, made, options.kind)
-    check_outputs(out, overwrite=options.overwrite)
     for path in out:
+        check_output(path, SUFFIXES, overwrite=options.overwrite)
         if path.suffix in ANIMATIONS:
             check_animation(options.kind, made.event_shape, path.suffix)
     generated = made.generate()
@@ -211,25 +212,6 @@ def fill_defaults(options: argparse.Namespace) -> None:
         elif given is not None:
             kinds = ", ".join(kind for kind, names in KINDS.items() if name in names)
             raise ValueError(f"--{name} is an option of {kinds}, not of {options.kind}.")
-
-
-def check_outputs(out: Sequence[Path], *, overwrite: bool) -> None:
-    """Make sure that files may be written.
-
-    Raises:
-        ValueError: If a suffix is not known, a file exists and `overwrite` is false, or it is a
-            directory.
-    """
-    for path in out:
-        if path.suffix not in SUFFIXES:
-            raise ValueError(f"--out must end in {', '.join(SUFFIXES)}, got {path}.")
-        check_writable(path)
-        if path.is_dir():
-            raise ValueError(f"--out must be a file, got the directory {path}.")
-        if path.exists() and not overwrite:
-            raise ValueError(
-                f"{path} exists already: --overwrite replaces it, another --out keeps it."
-            )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from analysis.row_files import ROWS, Rows, write_rows
 from pyro_vae.cli import (
     Parser,
     at_least,
-    check_writable,
+    check_output,
     exit_process,
     in_one_line,
     open_run,
@@ -107,12 +107,12 @@ def run(options: argparse.Namespace) -> None:
     if out is None and not options.data and options.run.is_dir():
         out = RunDirectory(options.run).scores
     if out is not None:
-        check_output(out, overwrite=options.overwrite)
+        check_output(out, SUFFIXES, overwrite=options.overwrite)
     trained = open_run(options)
     if out is None:
         # Scores of other data go beside those of the run's own.
         out = trained.directory.path / f"{trained.prefix}scores.csv"
-        check_output(out, overwrite=options.overwrite)
+        check_output(out, SUFFIXES, overwrite=options.overwrite)
     dataset = trained.data.dataset
     n = len(getattr(dataset, options.split))
     if n == 0:
@@ -154,22 +154,6 @@ def run(options: argparse.Namespace) -> None:
     print("\n".join(summary.lines()))
     print(f"\n{n:,} scores are in {out}")
     print(reading_hint(out))
-
-
-def check_output(out: Path, *, overwrite: bool) -> None:
-    """Make sure that a file may be written.
-
-    Raises:
-        ValueError: If its suffix is not in `SUFFIXES`, it exists and `overwrite` is false, or it
-            is a directory.
-    """
-    if out.suffix not in SUFFIXES:
-        raise ValueError(f"--out must end in {', '.join(SUFFIXES)}, got {out}.")
-    check_writable(out)
-    if out.is_dir():
-        raise ValueError(f"--out must be a file, got the directory {out}.")
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists already: --overwrite replaces it, another --out keeps it.")
 
 
 def reference_scores(
@@ -345,11 +329,11 @@ class Summary:
         if self.undefined:
             yield f"{undefined_data(np.concatenate(self.undefined), self.n, nouns())}."
         if self.finite:
-            yield f"log p(x): {self.total / self.finite:.3f} nats per {noun()} in the mean"
+            yield f"mean log p(x): {self.total / self.finite:.3f} nats per {noun()}"
         if self.num_samples >= MINIMUM_SAMPLES:
             threshold, share = khat_threshold(self.num_samples), self.high_khats / self.n
-            says = "too low by an unknown amount" if self.high_khats else "all to be trusted"
-            yield f"k-hat: above {threshold:.2f} for {share:.1%} of the {nouns()}; log p(x) {says}"
+            says = ", whose log p(x) is too low by an unknown amount" if self.high_khats else ""
+            yield f"k-hat: above {threshold:.2f} for {share:.1%} of the {nouns()}{says}"
         if self.untypical is not None:
             yield (
                 f"typicality: below {UNTYPICAL} for {self.untypical / self.n:.1%} of the "

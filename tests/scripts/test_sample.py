@@ -188,7 +188,7 @@ def test_programs_with_classes(sample, refused, train, tmp_path, model):
     if model == "conditional":
         for kind in ("prior", "traversals", "interpolations"):
             line = refused("sample", run, kind, "--overwrite")
-            assert "need one condition: --given class=VALUE, of 0, 1" in line
+            assert f"needs one condition for {kind}: --given class=VALUE, of 0, 1" in line
         # Under other covariates, and under their own.
         assert sample(run, "reconstructions", "--out", tmp_path / "own.npy") == 0
         other = tmp_path / "other.npy"
